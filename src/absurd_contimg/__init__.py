@@ -1,0 +1,1 @@
+"""Durable execution for the DSA-110 continuum imaging pipeline, on Absurd."""

@@ -1,0 +1,190 @@
+"""The `Backend` protocol: Absurd's procedures, one async method each, by Absurd's names.
+
+A backend is a thin, stateless door to the database: no retry, no cache, no policy. Each method
+is one transaction and has either taken effect or raised. What may be raised is in
+`absurd_contimg.core.errors`: `TaskCancelled` (AB001) and `RunAlreadyFailed` (AB002) as control
+flow, everything else as a `BackendError`.
+
+Beside the procedures stand two things that Absurd lacks: a permanent failure, composed in one
+transaction from what the schema has, and read-only inspection that every backend answers alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Protocol
+from uuid import UUID
+
+from absurd_contimg.core.records import (
+    AwaitedEvent,
+    Checkpoint,
+    ClaimedTask,
+    History,
+    Json,
+    QueuePolicy,
+    QueueStats,
+    Run,
+    SpawnedTask,
+    SpawnOptions,
+    State,
+    StorageMode,
+    Task,
+    TaskResult,
+)
+
+
+class Backend(Protocol):
+    """Absurd, wherever it runs. Argument meanings and defaults are those of the schema."""
+
+    # -- queues ---------------------------------------------------------------------------
+
+    async def create_queue(
+        self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
+    ) -> None:
+        """Make the queue's tables; no effect if it exists in the same storage mode."""
+
+    async def drop_queue(self, queue_name: str) -> None:
+        """Remove the queue with everything in it; no effect if there is none."""
+
+    async def list_queues(self) -> list[str]:
+        """The names of all queues, in order."""
+
+    async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
+        """The queue's policy, None if there is no such queue."""
+
+    async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
+        """Change the named fields of the queue's policy."""
+
+    # -- tasks ----------------------------------------------------------------------------
+
+    async def spawn_task(
+        self,
+        queue_name: str,
+        task_name: str,
+        params: Json,
+        options: SpawnOptions | None = None,
+    ) -> SpawnedTask:
+        """Enqueue a task, or find the one that already has the idempotency key."""
+
+    async def claim_task(
+        self, queue_name: str, worker_id: str, claim_timeout: int = 30, qty: int = 1
+    ) -> list[ClaimedTask]:
+        """Lease up to `qty` due runs for `claim_timeout` seconds.
+
+        Also applies cancellation rules and fails up to `qty` runs whose lease has expired:
+        nothing else in Absurd does.
+        """
+
+    async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
+        """Complete the run and its task with `state` as the result."""
+
+    async def schedule_run(self, queue_name: str, run_id: UUID, wake_at: datetime) -> None:
+        """Give the lease back; the same run can be claimed again from `wake_at` on."""
+
+    async def fail_run(
+        self, queue_name: str, run_id: UUID, reason: Json, retry_at: datetime | None = None
+    ) -> None:
+        """Fail the run; while attempts remain, the next one is due by strategy or `retry_at`."""
+
+    async def fail_run_permanently(self, queue_name: str, run_id: UUID, reason: Json) -> None:
+        """Fail the run and its task, however many attempts were left, in one transaction.
+
+        Locks the run row before the task row, as Absurd does, and lowers the task's
+        ``max_attempts`` to the run's attempt, so that an operator's ``retry_task`` still works.
+        """
+
+    async def retry_task(
+        self, queue_name: str, task_id: UUID, options: Mapping[str, Json] | None = None
+    ) -> SpawnedTask:
+        """Run a failed task again, in place or (``spawn_new``) as a new task."""
+
+    async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
+        """Cancel the task; its running run learns of it at its next checkpoint or heartbeat."""
+
+    async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
+        """The task's state and outcome, None if there is no such task."""
+
+    # -- leases and checkpoints -----------------------------------------------------------
+
+    async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
+        """Let the lease end `extend_by` seconds from now."""
+
+    async def set_task_checkpoint_state(
+        self,
+        queue_name: str,
+        task_id: UUID,
+        step_name: str,
+        state: Json,
+        owner_run: UUID,
+        extend_claim_by: int | None = None,
+    ) -> None:
+        """Write a step's checkpoint, unless a later attempt has written it."""
+
+    async def get_task_checkpoint_state(
+        self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
+    ) -> Checkpoint | None:
+        """One checkpoint by name, None if there is none."""
+
+    async def get_task_checkpoint_states(
+        self, queue_name: str, task_id: UUID, run_id: UUID
+    ) -> list[Checkpoint]:
+        """All committed checkpoints that the run may see, in order of their last write."""
+
+    # -- events ---------------------------------------------------------------------------
+
+    async def await_event(
+        self,
+        queue_name: str,
+        task_id: UUID,
+        run_id: UUID,
+        step_name: str,
+        event_name: str,
+        timeout: int | None = None,
+    ) -> AwaitedEvent:
+        """The event's payload, or the run put to sleep until it is emitted or time is up."""
+
+    async def emit_event(self, queue_name: str, event_name: str, payload: Json = None) -> None:
+        """Emit an event and wake who waits for it. The first payload of a name stays."""
+
+    # -- clean-up -------------------------------------------------------------------------
+
+    async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
+        """Delete up to `limit` tasks that ended over `ttl_seconds` ago; how many went."""
+
+    async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
+        """Delete up to `limit` events emitted over `ttl_seconds` ago; how many went."""
+
+    # -- inspection, read only ------------------------------------------------------------
+
+    async def current_time(self) -> datetime:
+        """The database's clock, which decides about every lease and every wake-up."""
+
+    async def schema_version(self) -> str:
+        """The version of Absurd's schema."""
+
+    async def queue_stats(self, queue_name: str) -> QueueStats:
+        """Counts for operators; see `QueueStats`."""
+
+    async def list_tasks(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        task_name: str | None = None,
+        limit: int = 100,
+    ) -> list[Task]:
+        """The newest `limit` tasks (by id, newest first) in any of the given states."""
+
+    async def list_runs(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        claimed_by: str | None = None,
+        limit: int = 1000,
+    ) -> list[Run]:
+        """The first `limit` runs by id in any of the given states, of the given worker."""
+
+    async def history(self, queue_name: str, task_id: UUID) -> History | None:
+        """Everything known of one task, read in one snapshot; None if there is no such task."""
