@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Absurd behind the `Backend` protocol: the real engine in Postgres, and the emulator."""

@@ -1,0 +1,87 @@
+"""Installs Absurd's schema from the text in the ``absurdctl`` package, and checks its version."""
+
+from __future__ import annotations
+
+import absurdctl
+import psycopg
+
+from absurd_contimg.core.errors import BackendUnavailable, SchemaMissing
+
+SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
+"""The version that ``absurdctl`` carries, and so the one that this package speaks."""
+
+_LOCK_KEY = 0x41425355
+"""Serialises installation between processes; any number that nobody else uses ("ABSU")."""
+
+
+def install_schema(url: str) -> str:
+    """Install Absurd's schema, or migrate an older one; what was done, as a sentence.
+
+    One transaction: a failed installation or migration leaves the database as it was. Raises
+    `BackendUnavailable` if the database cannot be reached, and `SchemaMissing` if the database
+    holds a newer schema than the installed ``absurdctl``.
+    """
+    with _connect(url) as connection:
+        connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+        found = _recorded_version(connection)
+        if found is None:
+            connection.execute(absurdctl.BUNDLED_SCHEMA_SQL.encode())
+            return f"Installed Absurd's schema {SCHEMA_VERSION}."
+        if found == SCHEMA_VERSION:
+            return f"Absurd's schema {found} is already there."
+        if absurdctl.compare_versions(found, SCHEMA_VERSION) > 0:
+            raise SchemaMissing(
+                f"The database holds Absurd's schema {found}, newer than the {SCHEMA_VERSION} "
+                "that this package speaks. Upgrade the package absurdctl."
+            )
+        steps = absurdctl.resolve_migration_path(
+            found, SCHEMA_VERSION, absurdctl.discover_bundled_migrations()
+        )
+        for step in steps:
+            connection.execute(absurdctl.get_migration_sql(step).encode())
+        return f"Migrated Absurd's schema from {found} to {SCHEMA_VERSION}."
+
+
+def check_schema(url: str) -> None:
+    """Raise `SchemaMissing` unless the database holds the schema version that we speak."""
+    with _connect(url) as connection:
+        require_version(_recorded_version(connection))
+
+
+def require_version(found: str | None) -> None:
+    """Raise `SchemaMissing`, saying what to do, unless `found` is the version that we speak."""
+    if found is None:
+        raise SchemaMissing(
+            "The database holds no Absurd schema. Run: contimg db init", sqlstate="3F000"
+        )
+    if found != SCHEMA_VERSION:
+        raise SchemaMissing(
+            f"The database holds Absurd's schema {found}, and this package speaks "
+            f"{SCHEMA_VERSION}. Run: contimg db init"
+        )
+
+
+def _recorded_version(connection: psycopg.Connection) -> str | None:
+    present = connection.execute(
+        "select to_regprocedure('absurd.get_schema_version()') is not null"
+    ).fetchone()
+    if present is None or not present[0]:
+        return None
+    row = connection.execute("select absurd.get_schema_version()").fetchone()
+    return None if row is None else str(row[0])
+
+
+def _connect(url: str) -> psycopg.Connection:
+    try:
+        return psycopg.connect(url, connect_timeout=10)
+    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+        raise unavailable(error) from error
+
+
+def unavailable(error: psycopg.Error) -> BackendUnavailable:
+    """The error to raise when the database cannot be reached, with what to look at."""
+    return BackendUnavailable(
+        f"The database cannot be reached: {str(error).strip()} "
+        "Check ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
+        sqlstate=error.sqlstate,
+    )

@@ -1,0 +1,346 @@
+"""`TaskContext`: what a handler sees of the durable world.
+
+The API is that of absurd-sdk's asynchronous context, with its own types and its checkpoint names
+and JSON, so that a handler moves between our worker and the SDK's unchanged. Three things
+differ behind it: all checkpoints are read once at the start, waiting is computed from the
+database's clock, and control flow cannot be swallowed by ``except Exception``.
+
+`TaskContext.tracked_step` is ours: it also records that a step was *started*, in a checkpoint
+of its own (``$start:<step>``), so that history shows where a worker died, and a step that keeps
+ending its workers is noticed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from absurd_sdk import StepHandle, TaskResultSnapshot
+from absurd_sdk import TimeoutError as EventTimeout
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import RunSuspended
+from absurd_contimg.core.failures import PoisonStep
+from absurd_contimg.core.lease import Lease
+from absurd_contimg.core.records import TERMINAL_STATES, ClaimedTask, Json
+
+_T = TypeVar("_T")
+
+START_PREFIX = "$start:"
+"""A checkpoint of this prefix lists the starts of the tracked step named after it."""
+
+_STARTS_KEPT = 20
+"""Older starts of a step are dropped from its record, so that it stays small."""
+
+_POLL_FIRST_SECONDS = 0.05
+_POLL_LIMIT_SECONDS = 1.0
+
+
+class HandBack(BaseException):
+    """The worker is stopping: the run goes back to the queue without costing an attempt."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunScope:
+    """What a context needs to know of the worker that runs it."""
+
+    backend: Backend
+    queue_name: str
+    worker_id: str
+    claim_timeout_seconds: int
+    lease: Lease
+    stopping: Callable[[], bool]
+    poison_limit: int
+
+
+class TaskContext:
+    """The durable context of one run. Made by the worker; used by one handler."""
+
+    def __init__(
+        self, claimed: ClaimedTask, scope: RunScope, checkpoints: Mapping[str, Json]
+    ) -> None:
+        self._claimed = claimed
+        self._scope = scope
+        self._checkpoints = dict(checkpoints)
+        self._calls_by_step: dict[str, int] = {}
+        self._wake_event = claimed.wake_event
+        self._current_step: str | None = None
+        self._tracked_step: str | None = None
+
+    # -- who am I -------------------------------------------------------------------------
+
+    @property
+    def task_id(self) -> str:
+        """The task's id."""
+        return str(self._claimed.task_id)
+
+    @property
+    def run_id(self) -> UUID:
+        """The id of this run."""
+        return self._claimed.run_id
+
+    @property
+    def attempt(self) -> int:
+        """The number of this run among the task's, from 1."""
+        return self._claimed.attempt
+
+    @property
+    def queue_name(self) -> str:
+        """The queue this task is on."""
+        return self._scope.queue_name
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The headers given at spawn."""
+        headers = self._claimed.headers
+        return headers if isinstance(headers, Mapping) else {}
+
+    @property
+    def current_step(self) -> str | None:
+        """The step that has begun and is not yet completed."""
+        return self._current_step
+
+    # -- steps ----------------------------------------------------------------------------
+
+    async def step(self, name: str, fn: Callable[[], Awaitable[_T]]) -> _T:
+        """Run `fn` once in the life of the task; later attempts get its saved result."""
+        handle = await self.begin_step(name)
+        if handle.done:
+            return cast(_T, handle.state)
+        return await self.complete_step(handle, await fn())
+
+    async def begin_step(self, name: str) -> StepHandle:
+        """Take the next checkpoint of this name; `done` tells whether it was saved before."""
+        checkpoint_name = self._next_name(name)
+        if checkpoint_name in self._checkpoints:
+            state = cast(Any, self._checkpoints[checkpoint_name])
+            return StepHandle(name=name, checkpoint_name=checkpoint_name, done=True, state=state)
+        self._current_step = checkpoint_name
+        return StepHandle(name=name, checkpoint_name=checkpoint_name, done=False)
+
+    async def complete_step(self, handle: StepHandle, value: _T) -> _T:
+        """Save the step's result; it must be JSON. Returns the result."""
+        if handle.done:
+            return cast(_T, handle.state)
+        await self._save(handle.checkpoint_name, cast(Json, value))
+        self._current_step = None
+        return value
+
+    async def tracked_step(self, name: str, fn: Callable[[int], Awaitable[_T]]) -> _T:
+        """A step whose every start is recorded before `fn` runs; for long or dangerous work.
+
+        `fn` gets the number of this start, from 1: a name for its logs and its scratch. Raises
+        `PoisonStep` when the step's earlier starts ended too many workers without a word, and
+        hands the run back instead of starting if the worker is about to stop.
+        """
+        handle = await self.begin_step(name)
+        if handle.done:
+            return cast(_T, handle.state)
+        if self._scope.stopping():
+            raise HandBack
+        start = await self._record_start(handle.checkpoint_name)
+        result = await self.complete_step(handle, await fn(start))
+        self._tracked_step = None
+        return result
+
+    async def record_outcome(self, outcome: str) -> None:
+        """Note in the record of the tracked step that is under way how this start of it ended.
+
+        Called by the worker before it fails, parks or hands back the run; no effect without a
+        tracked step.
+        """
+        if self._tracked_step is None:
+            return
+        record = self._starts(self._tracked_step)
+        if record:
+            record[-1]["outcome"] = outcome
+            await self._save(START_PREFIX + self._tracked_step, {"starts": record})
+
+    def parked(self) -> int:
+        """How many starts of the step under way were parked, over all attempts."""
+        if self._tracked_step is None:
+            return 0
+        starts = self._starts(self._tracked_step)
+        return sum(str(one.get("outcome")).startswith("parked") for one in starts)
+
+    # -- waiting --------------------------------------------------------------------------
+
+    async def sleep_for(self, step_name: str, duration: float) -> None:
+        """Suspend for `duration` seconds, counted from the first time this is reached."""
+        now = await self._scope.backend.current_time()
+        await self._sleep_until(step_name, now + timedelta(seconds=duration), now)
+
+    async def sleep_until(self, step_name: str, wake_at: datetime | int | float) -> None:
+        """Suspend until a time, given as an aware datetime or in seconds of the Unix epoch."""
+        if isinstance(wake_at, int | float):
+            wake_at = datetime.fromtimestamp(wake_at, UTC)
+        await self._sleep_until(step_name, wake_at, await self._scope.backend.current_time())
+
+    async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
+        checkpoint_name = self._next_name(step_name)
+        saved = self._checkpoints.get(checkpoint_name)
+        if isinstance(saved, str):
+            wake_at = datetime.fromisoformat(saved)
+        else:
+            await self._save(checkpoint_name, wake_at.isoformat())
+        if wake_at > now:
+            await self._scope.backend.schedule_run(self.queue_name, self.run_id, wake_at)
+            raise RunSuspended(f"until {wake_at.isoformat()}")
+
+    async def await_event(
+        self, event_name: str, step_name: str | None = None, timeout: int | None = None
+    ) -> Any:
+        """The event's payload; suspends until it is emitted.
+
+        Raises absurd-sdk's `TimeoutError` when `timeout` seconds have passed without it.
+        """
+        checkpoint_name = self._next_name(step_name or f"$awaitEvent:{event_name}")
+        if checkpoint_name in self._checkpoints:
+            return self._checkpoints[checkpoint_name]
+        if self._wake_event == event_name and self._claimed.event_payload is None:
+            self._wake_event = None
+            raise EventTimeout(f'Timed out waiting for event "{event_name}"')
+        answer = await self._scope.backend.await_event(
+            self.queue_name,
+            self._claimed.task_id,
+            self.run_id,
+            checkpoint_name,
+            event_name,
+            timeout,
+        )
+        if answer.should_suspend:
+            raise RunSuspended(f"until event {event_name}")
+        self._checkpoints[checkpoint_name] = answer.payload
+        return answer.payload
+
+    async def await_task_result(
+        self,
+        task_id: str,
+        queue_name: str | None = None,
+        timeout: float | None = None,
+        step_name: str | None = None,
+    ) -> TaskResultSnapshot:
+        """Wait, holding the slot, until a task on another queue has ended; its outcome.
+
+        Raises `ValueError` for a task on this queue (workers could all wait for each other) and
+        absurd-sdk's `TimeoutError` after `timeout` seconds.
+        """
+        queue = queue_name or self.queue_name
+        if queue == self.queue_name:
+            raise ValueError(
+                f"task {task_id} is on this task's own queue {queue!r}: waiting for it there can "
+                "block every worker. Spawn it on another queue and pass queue_name."
+            )
+
+        async def wait() -> dict[str, Json]:
+            return await self._poll_result(queue, task_id, timeout)
+
+        saved = await self.step(step_name or f"$awaitTaskResult:{task_id}", wait)
+        return TaskResultSnapshot(**cast(dict[str, Any], saved))
+
+    async def _poll_result(
+        self, queue: str, task_id: str, timeout: float | None
+    ) -> dict[str, Json]:
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout is None else loop.time() + max(timeout, 0.0)
+        delay = _POLL_FIRST_SECONDS
+        while True:
+            found = await self._scope.backend.get_task_result(queue, UUID(task_id))
+            if found is None:
+                raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
+            if found.state in TERMINAL_STATES:
+                snapshot: dict[str, Json] = {"state": found.state}
+                if found.state == "completed":
+                    snapshot["result"] = found.result
+                elif found.state == "failed":
+                    snapshot["failure"] = found.failure_reason
+                return snapshot
+            if deadline is not None:
+                if loop.time() >= deadline:
+                    raise EventTimeout(f'Timed out waiting for task "{task_id}"')
+                delay = min(delay, deadline - loop.time())
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, _POLL_LIMIT_SECONDS)
+
+    # -- the rest -------------------------------------------------------------------------
+
+    async def emit_event(self, event_name: str, payload: Json = None) -> None:
+        """Emit an event on this task's queue; the first payload of a name stays."""
+        if not event_name:
+            raise ValueError("event_name must be a non-empty string")
+        await self._scope.backend.emit_event(self.queue_name, event_name, payload)
+
+    async def heartbeat(self, seconds: int | None = None) -> None:
+        """Extend the lease. The worker does so by itself; this also notices a cancelled task."""
+        seconds = self._scope.claim_timeout_seconds if seconds is None else seconds
+        await self._scope.backend.extend_claim(self.queue_name, self.run_id, seconds)
+
+    async def fence(self) -> None:
+        """Return only if the lease is still ours, freshly extended; else raise.
+
+        To be called just before an effect that must not happen twice, such as the renaming of a
+        finished product into place.
+        """
+        await self._scope.lease.extend()
+
+    # -- how it is done -------------------------------------------------------------------
+
+    def _next_name(self, name: str) -> str:
+        count = self._calls_by_step.get(name, 0) + 1
+        self._calls_by_step[name] = count
+        return name if count == 1 else f"{name}#{count}"
+
+    async def _save(self, checkpoint_name: str, state: Json) -> None:
+        """Write a checkpoint, insisting while the database is away and the lease is ours."""
+        lease = self._scope.lease
+
+        async def write() -> None:
+            sent_at = asyncio.get_running_loop().time()
+            await self._scope.backend.set_task_checkpoint_state(
+                self.queue_name,
+                self._claimed.task_id,
+                checkpoint_name,
+                state,
+                self.run_id,
+                self._scope.claim_timeout_seconds,
+            )
+            lease.renewed(sent_at)
+
+        await lease.insist(write)
+        self._checkpoints[checkpoint_name] = state
+
+    def _starts(self, step: str) -> list[dict[str, Json]]:
+        saved = self._checkpoints.get(START_PREFIX + step)
+        starts = saved.get("starts") if isinstance(saved, Mapping) else None
+        return [dict(cast(Mapping[str, Json], one)) for one in cast(list[Json], starts or [])]
+
+    async def _record_start(self, step: str) -> int:
+        starts = self._starts(step)
+        silent = [one for one in starts if one.get("outcome") is None]
+        if len(silent) >= self._scope.poison_limit:
+            for one in silent:  # so that an operator's retry starts with a clean count
+                one["outcome"] = "poison"
+            await self._save(START_PREFIX + step, {"starts": cast(Json, starts)})
+            raise PoisonStep(
+                f"Step {step!r} was started {len(starts)} times, and {len(silent)} times its "
+                "worker ended without a word: it is not started again."
+            )
+        number = 1 + max((int(cast(int, one.get("start", 0))) for one in starts), default=0)
+        now = await self._scope.backend.current_time()
+        starts.append(
+            {
+                "start": number,
+                "attempt": self.attempt,
+                "run_id": str(self.run_id),
+                "worker": self._scope.worker_id,
+                "started_at": now.isoformat(),
+                "outcome": None,
+            }
+        )
+        self._tracked_step = step
+        await self._save(START_PREFIX + step, {"starts": cast(Json, starts[-_STARTS_KEPT:])})
+        return number

@@ -1,0 +1,130 @@
+"""The lease keeper: holds a run's claim while its handler works, and says when it is lost.
+
+Self-fencing: if the claim cannot be extended, the handler is stopped a margin *before* the
+lease ends, so that no other worker can start the run while this one still works on it.
+Lease times are reckoned from the moment an extension was sent, by the event loop's clock, which
+is never later than the moment the database counted from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+from uuid import UUID
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import (
+    BackendError,
+    BackendUnavailable,
+    LeaseLost,
+    RunAlreadyFailed,
+    TaskCancelled,
+)
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_EXTENSIONS_PER_LEASE = 3
+"""The claim is extended every third of its length: two extensions may fail without harm."""
+_MARGIN_SHARE = 1 / 6
+"""The share of the lease, before its end, by which the handler must have been stopped."""
+_RETRY_SECONDS = 0.25
+
+
+class Lease:
+    """One run's claim: when it ends for certain, and the work to keep it."""
+
+    def __init__(
+        self, backend: Backend, queue_name: str, run_id: UUID, seconds: int, claimed_at: float
+    ) -> None:
+        self._backend = backend
+        self._queue_name = queue_name
+        self._run_id = run_id
+        self._seconds = seconds
+        self._ends_at = claimed_at + seconds
+
+    @property
+    def fence_at(self) -> float:
+        """The event loop's time by which all work on the run must have stopped."""
+        return self._ends_at - self._seconds * _MARGIN_SHARE
+
+    def renewed(self, sent_at: float) -> None:
+        """Note that a call sent at `sent_at` has extended the claim by its full length."""
+        self._ends_at = max(self._ends_at, sent_at + self._seconds)
+
+    async def extend(self) -> None:
+        """Extend the claim now; raise `LeaseLost`, `TaskCancelled` or `RunAlreadyFailed`.
+
+        A database that does not answer is asked again until the fence, then `LeaseLost`.
+        """
+
+        async def extend() -> None:
+            sent_at = asyncio.get_running_loop().time()
+            await self._backend.extend_claim(self._queue_name, self._run_id, self._seconds)
+            self.renewed(sent_at)
+
+        try:
+            await self.insist(extend)
+        except BackendUnavailable as error:
+            raise LeaseLost(
+                f"run {self._run_id}: the database was unreachable until shortly before the "
+                f"lease ended: {error}"
+            ) from error
+        except BackendError as error:
+            # "not currently running": swept and claimed again, handed back, or completed.
+            raise LeaseLost(f"run {self._run_id}: the claim is gone: {error}") from error
+
+    async def insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Make a call, again and again while the database is unreachable, until the fence.
+
+        The call must be safe to repeat: it may have taken effect although it raised. Raises the
+        last `BackendUnavailable` when the fence is reached.
+        """
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                async with asyncio.timeout_at(self.fence_at):
+                    return await call()
+            except TimeoutError as error:
+                raise BackendUnavailable("no answer before the end of the lease") from error
+            except BackendUnavailable:
+                if loop.time() + _RETRY_SECONDS >= self.fence_at:
+                    raise
+                await asyncio.sleep(_RETRY_SECONDS)
+
+    async def keep(self) -> None:
+        """Extend the claim every third of its length, for ever; ends only by raising."""
+        while True:
+            await asyncio.sleep(self._seconds / _EXTENSIONS_PER_LEASE)
+            await self.extend()
+
+
+async def while_leased(lease: Lease, work: asyncio.Task[_T]) -> _T:
+    """Wait for the work while keeping its lease; if the lease is lost, stop the work and raise.
+
+    On return or raise, the work has ended: what is cancelled is also waited for.
+    """
+    keeper = asyncio.create_task(lease.keep(), name="lease-keeper")
+    try:
+        await asyncio.wait({work, keeper}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        await _end(work)
+        await keeper  # raises what ended it
+        raise AssertionError("a lease keeper ends only by raising")
+    except (LeaseLost, TaskCancelled, RunAlreadyFailed) as reason:
+        _log.warning("%s: %s", type(reason).__name__, reason)
+        raise
+    finally:
+        await _end(keeper)
+        await _end(work)
+
+
+async def _end(task: asyncio.Task[_T]) -> None:
+    """Cancel a task and wait until it has ended, whatever it ends with."""
+    task.cancel()
+    await asyncio.wait({task})
+    if not task.cancelled():
+        task.exception()  # retrieved: its outcome has been dealt with, or no longer matters

@@ -1,0 +1,41 @@
+"""How often and how soon a failed step is tried again: budgets by failure kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from absurd_contimg.core.failures import FailureKind
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Budgets of one step, counted over the whole life of its task.
+
+    `transient_attempts` and `unknown_attempts` count all tries of a step that failed so, the
+    first included. A step that ended `poison_limit` workers without a word is not started again.
+    A parked step waits `park_seconds` at a time, at most `park_limit` times.
+    """
+
+    transient_attempts: int = 3
+    unknown_attempts: int = 2
+    poison_limit: int = 3
+    backoff_first_seconds: float = 5.0
+    backoff_factor: float = 2.0
+    backoff_limit_seconds: float = 300.0
+    park_seconds: float = 60.0
+    park_limit: int = 1440
+
+    def attempts(self, kind: FailureKind) -> int:
+        """How many tries a step has that fails in this way."""
+        match kind:
+            case FailureKind.TRANSIENT:
+                return self.transient_attempts
+            case FailureKind.UNKNOWN:
+                return self.unknown_attempts
+            case _:
+                return 1
+
+    def delay_seconds(self, failures: int) -> float:
+        """How long to wait after the `failures`-th failure of the step."""
+        delay = self.backoff_first_seconds * self.backoff_factor ** max(failures - 1, 0)
+        return min(delay, self.backoff_limit_seconds)

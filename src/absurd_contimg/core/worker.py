@@ -1,0 +1,306 @@
+"""The worker: claims runs, runs their handlers under a lease, and settles how they end.
+
+It speaks to the database through the `Backend` protocol, and knows the time only from the
+running event loop, so the same code runs in production, in tests and in virtual time. Signals
+are not its business: whoever owns the process calls `Worker.stop`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, cast
+
+import absurd_sdk
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.context import HandBack, RunScope, TaskContext
+from absurd_contimg.core.errors import (
+    BackendError,
+    BackendUnavailable,
+    ControlFlow,
+    RunAlreadyFailed,
+    TaskCancelled,
+)
+from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.lease import Lease, while_leased
+from absurd_contimg.core.records import ClaimedTask, Json
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.settle import Settler
+from absurd_contimg.core.tasks import Handler, TaskRegistry
+
+_log = logging.getLogger(__name__)
+
+_UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
+_UNKNOWN_TASK_SECONDS = 15.0
+"""How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """How a worker works. Defaults are those of the operations guide where it names one.
+
+    `claim_timeout_seconds` is the lease: after a worker's death its runs wait that long, unless it
+    restarts under the same `worker_id`. `grace_seconds` is how long `Worker.stop` lets runs go on.
+    """
+
+    queue_name: str
+    worker_id: str
+    concurrency: int = 1
+    claim_timeout_seconds: int = 60
+    poll_interval_seconds: float = 1.0
+    grace_seconds: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.claim_timeout_seconds < 1:
+            raise ValueError("claim_timeout_seconds must be at least 1: 0 is a lease without end")
+        if self.concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+
+
+@dataclass(slots=True)
+class Worker:
+    """Runs the tasks of one queue until `stop` is called."""
+
+    backend: Backend
+    registry: TaskRegistry
+    settings: WorkerSettings
+    classifier: Classifier = field(
+        default_factory=lambda: Classifier((POISON_RULE, *GENERIC_RULES))
+    )
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    ready_to_claim: Callable[[], Awaitable[bool]] | None = None
+    """Asked before each claim; False leaves the queue to others (a full disk, say)."""
+    _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    _runs: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+
+    def stop(self) -> None:
+        """Claim no more; let runs go on for the grace period, then hand them back."""
+        self._stopping.set()
+
+    async def run(self, until_idle: bool = False) -> None:
+        """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
+
+        Returns when every run has been settled or handed back. If cancelled, hands the runs
+        back at once.
+        """
+        try:
+            await self._recover_orphans()
+            while not self._stopping.is_set():
+                sent_at = asyncio.get_running_loop().time()
+                claimed = await self._claim()
+                for one in claimed:
+                    run = asyncio.create_task(self._execute(one, sent_at), name=f"run {one.run_id}")
+                    self._runs.add(run)
+                    run.add_done_callback(self._runs.discard)
+                if until_idle and not claimed and not self._runs:
+                    return
+                await self._pause(idle=not claimed)
+            await self._drain(self.settings.grace_seconds)
+        finally:
+            await self._drain(0.0)
+
+    # -- claiming -------------------------------------------------------------------------
+
+    async def _recover_orphans(self) -> None:
+        """Hand back what an earlier life of this worker left running.
+
+        Only the owner of the id may do so: the caller guards it by an operating-system lock.
+        """
+        settings = self.settings
+        while not self._stopping.is_set():
+            try:
+                orphans = await self.backend.list_runs(
+                    settings.queue_name, states=["running"], claimed_by=settings.worker_id
+                )
+                for orphan in orphans:
+                    now = await self.backend.current_time()
+                    try:
+                        await self.backend.schedule_run(settings.queue_name, orphan.run_id, now)
+                    except BackendUnavailable:
+                        raise
+                    except BackendError as error:  # swept by another worker in the meantime
+                        _log.info("orphan run %s is gone: %s", orphan.run_id, error)
+                    else:
+                        _log.warning("handed back orphan run %s", orphan.run_id)
+            except BackendUnavailable as error:
+                _log.warning("%s", error)
+                await self._wait_for_stop(_UNREACHABLE_PAUSE_LIMIT_SECONDS / 5)
+            else:
+                return
+
+    async def _claim(self) -> list[ClaimedTask]:
+        free = self.settings.concurrency - len(self._runs)
+        if free <= 0 or not await self._may_claim():
+            return []
+        try:
+            return await self.backend.claim_task(
+                self.settings.queue_name,
+                self.settings.worker_id,
+                self.settings.claim_timeout_seconds,
+                free,
+            )
+        except BackendUnavailable as error:
+            _log.warning("cannot claim: %s", error)
+            return []
+
+    async def _may_claim(self) -> bool:
+        return self.ready_to_claim is None or await self.ready_to_claim()
+
+    async def _pause(self, idle: bool) -> None:
+        """Wait until there may be something to do: a free slot, the next poll, or the end."""
+        full = len(self._runs) >= self.settings.concurrency
+        if not idle and not full:
+            return
+        timeout = None if full else self.settings.poll_interval_seconds
+        stop = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait(
+                {stop, *self._runs}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stop.cancel()
+
+    async def _wait_for_stop(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._stopping.wait()
+        except TimeoutError:
+            return
+
+    async def _drain(self, grace_seconds: float) -> None:
+        """Wait for the runs for the grace period, then hand back what still runs."""
+        if self._runs and grace_seconds > 0:
+            await asyncio.wait(self._runs, timeout=grace_seconds)
+        for run in list(self._runs):
+            run.cancel()
+        if self._runs:
+            await asyncio.wait(self._runs)
+
+    # -- running --------------------------------------------------------------------------
+
+    async def _execute(self, claimed: ClaimedTask, claimed_at: float) -> None:
+        """Run one claimed run to whatever end it has; raises nothing but cancellation."""
+        settings = self.settings
+        lease = Lease(
+            self.backend,
+            settings.queue_name,
+            claimed.run_id,
+            settings.claim_timeout_seconds,
+            claimed_at,
+        )
+        handler = self.registry.find(claimed.task_name)
+        if handler is None:
+            await self._leave_to_others(claimed)
+            return
+        ctx: TaskContext | None = None
+        try:
+            ctx = await self._context(claimed, lease)
+            work = asyncio.create_task(_call(handler, claimed, ctx), name=claimed.task_name)
+            result = await while_leased(lease, work)
+            await lease.insist(lambda: self._complete(claimed, result))
+        except ControlFlow as reason:
+            _log.info("run %s ended early: %s %s", claimed.run_id, type(reason).__name__, reason)
+        except HandBack:
+            await self._hand_back(claimed, ctx)
+        except asyncio.CancelledError:
+            if _being_cancelled():
+                await self._hand_back(claimed, ctx)
+                raise
+            await self._settle(claimed, ctx, lease, RuntimeError("the handler cancelled itself"))
+        except Exception as error:  # noqa: BLE001 - the boundary: every failure is settled here
+            await self._settle(claimed, ctx, lease, error)
+
+    async def _context(self, claimed: ClaimedTask, lease: Lease) -> TaskContext:
+        saved = await lease.insist(
+            lambda: self.backend.get_task_checkpoint_states(
+                self.settings.queue_name, claimed.task_id, claimed.run_id
+            )
+        )
+        scope = RunScope(
+            backend=self.backend,
+            queue_name=self.settings.queue_name,
+            worker_id=self.settings.worker_id,
+            claim_timeout_seconds=self.settings.claim_timeout_seconds,
+            lease=lease,
+            stopping=self._stopping.is_set,
+            poison_limit=self.policy.poison_limit,
+        )
+        return TaskContext(claimed, scope, {one.checkpoint_name: one.state for one in saved})
+
+    async def _complete(self, claimed: ClaimedTask, result: Json) -> None:
+        queue = self.settings.queue_name
+        try:
+            await self.backend.complete_run(queue, claimed.run_id, result)
+        except BackendUnavailable:
+            raise
+        except BackendError:
+            # An earlier try may have been committed although its reply was lost.
+            found = await self.backend.get_task_result(queue, claimed.task_id)
+            if found is None or found.state != "completed":
+                raise
+
+    async def _settle(
+        self, claimed: ClaimedTask, ctx: TaskContext | None, lease: Lease, error: Exception
+    ) -> None:
+        settler = Settler(
+            self.backend,
+            self.settings.queue_name,
+            self.classifier,
+            self.policy,
+            self.settings.worker_id,
+        )
+        try:
+            settlement = await settler.settle(claimed, ctx, lease, error)
+        except (TaskCancelled, RunAlreadyFailed) as reason:
+            _log.info("run %s: %s", claimed.run_id, reason)
+        except BackendError as refusal:
+            # Nothing more can be said under this lease; it will expire and the run be taken up.
+            _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, refusal)
+        else:
+            _log.warning(
+                "run %s, step %s: %s (%s, %s): %s",
+                claimed.run_id,
+                None if ctx is None else ctx.current_step,
+                settlement.action,
+                settlement.verdict.kind.value,
+                settlement.verdict.rule_id,
+                error,
+            )
+
+    async def _hand_back(self, claimed: ClaimedTask, ctx: TaskContext | None) -> None:
+        """Give the run back to the queue at once; it keeps its attempt."""
+        queue = self.settings.queue_name
+        try:
+            if ctx is not None:
+                await ctx.record_outcome("handed back")
+            now = await self.backend.current_time()
+            await self.backend.schedule_run(queue, claimed.run_id, now)
+        except (BackendError, ControlFlow) as error:
+            # Then the lease runs out, or the next worker of this name hands it back.
+            _log.warning("run %s could not be handed back: %s", claimed.run_id, error)
+        else:
+            _log.info("handed back run %s", claimed.run_id)
+
+    async def _leave_to_others(self, claimed: ClaimedTask) -> None:
+        _log.warning("no handler for task %r here: left to other workers", claimed.task_name)
+        try:
+            now = await self.backend.current_time()
+            wake_at = now + timedelta(seconds=_UNKNOWN_TASK_SECONDS)
+            await self.backend.schedule_run(self.settings.queue_name, claimed.run_id, wake_at)
+        except BackendError as error:
+            _log.warning("run %s could not be handed back: %s", claimed.run_id, error)
+
+
+async def _call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json:
+    """Call the handler with the context where absurd-sdk's `get_current_context` finds it."""
+    absurd_sdk._current_task_context.set(cast(Any, ctx))
+    return cast(Json, await handler(claimed.params, ctx))
+
+
+def _being_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

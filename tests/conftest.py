@@ -1,0 +1,40 @@
+"""What all tests share: one embedded Postgres, a fresh database from a template for each test."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.postgres.schema import install_schema
+
+_TEMPLATE = "absurd_template"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One real server for the session; each xdist worker has its own."""
+    server = EmbeddedPostgres(tmp_path_factory.mktemp("pg"), durable=False)
+    with server:
+        install_schema(server.create_database(_TEMPLATE))
+        yield server
+
+
+@pytest.fixture(scope="session")
+def new_database(postgres_server: EmbeddedPostgres) -> Callable[[], str]:
+    """Makes a fresh database with Absurd's schema each time it is called; its URL."""
+    numbers = itertools.count(1)
+
+    def make() -> str:
+        return postgres_server.create_database(f"test_{os.getpid()}_{next(numbers)}", _TEMPLATE)
+
+    return make
+
+
+@pytest.fixture
+def database_url(new_database: Callable[[], str]) -> str:
+    """The URL of a fresh database with Absurd's schema."""
+    return new_database()
