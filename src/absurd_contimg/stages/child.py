@@ -1,0 +1,198 @@
+"""A stage's own process: ``python -P -m absurd_contimg.stages.child REQUEST LIFELINE``.
+
+Reads a request, takes the stage through its life, seals the product in scratch and writes
+``result.json`` beside it: the outputs, or the evidence of the failure. It publishes nothing; the
+parent does that, if it still may.
+
+The process and everything that it starts die with the parent. LIFELINE is the read end of a pipe
+whose write end only the parent holds: when the parent ends, however it ends, the kernel sends
+SIGKILL to the whole process group. ``PR_SET_PDEATHSIG`` would reach this process alone and leave
+a WSClean that it started.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import fcntl
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from absurd_contimg.core.failures import Evidence
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.base import PipelineStage, Workspace
+from absurd_contimg.stages.config import PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import OutputError
+from absurd_contimg.stages.products import (
+    InputEntry,
+    Manifest,
+    file_entries,
+    find_committed,
+    input_entries,
+    product_location,
+    seal,
+    software_versions,
+    write_json,
+)
+
+REQUEST_NAME = "request.json"
+RESULT_NAME = "result.json"
+
+
+def main(arguments: list[str]) -> None:
+    """Run the request; does not return.
+
+    Leaves by `os._exit`: nothing may write after the product is sealed, and CASA's destructors
+    both write and abort.
+    """
+    die_with_parent(int(arguments[1]))
+    faulthandler.enable()
+    request_path = Path(arguments[0])
+    request = json.loads(request_path.read_bytes())
+    set_limits(request["limits"])
+    sys.path.extend(path for path in request["module_path"] if path not in sys.path)
+    try:
+        result: dict[str, Json] = {"succeeded": True, **_run_request(request)}
+    except Exception as error:  # noqa: BLE001 - the end of the process: all of it is evidence
+        result = {"succeeded": False, **_failure(error)}
+    write_json(request_path.with_name(RESULT_NAME), result)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if result["succeeded"] else 1)
+
+
+def die_with_parent(lifeline: int) -> None:
+    """Have the kernel kill our process group when the other end of the pipe is closed."""
+    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
+    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
+    poller = select.poll()
+    poller.register(lifeline, 0)
+    if poller.poll(0):  # it was closed before we asked to be told
+        os.killpg(0, signal.SIGKILL)
+
+
+def set_limits(limits: Mapping[str, Any]) -> None:
+    """No core dumps, as many open files as allowed, and as little memory as asked."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = min(limits["open_files"], most) if most != resource.RLIM_INFINITY else None
+    wanted = limits["open_files"] if files is None else files
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    if limits["memory_bytes"] is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"], limits["memory_bytes"]))
+
+
+def run_stage(
+    stage: PipelineStage, context: PipelineContext, workspace: Workspace
+) -> dict[str, Json]:
+    """Execute and check; on failure clean up and let the stage's own error through."""
+    try:
+        outputs = dict(stage.execute(context, workspace))
+        check_provided(stage, outputs)
+        stage.validate_outputs(context, workspace, outputs)
+    except Exception as error:
+        try:
+            stage.cleanup(context, workspace)
+        except Exception as second:  # noqa: BLE001 - must not hide the first
+            error.add_note(f"cleanup failed too: {second!r}")
+        raise
+    return outputs
+
+
+def check_provided(stage: PipelineStage, outputs: Mapping[str, Json]) -> None:
+    """Raise `OutputError` unless a stage returned exactly what it says it provides."""
+    if outputs.keys() != stage.provides:
+        raise OutputError(
+            f"Stage {stage.name!r} provides {sorted(stage.provides)} "
+            f"but returned {sorted(outputs)}.",
+            "Correct the stage.",
+        )
+
+
+def load_stage(reference: str) -> PipelineStage:
+    """The stage that ``module:Class`` names."""
+    module, _, name = reference.partition(":")
+    stage = getattr(importlib.import_module(module), name)()
+    if not isinstance(stage, PipelineStage):
+        raise TypeError(f"{reference} is no PipelineStage")
+    return stage
+
+
+def _run_request(request: Mapping[str, Any]) -> dict[str, Json]:
+    stage = load_stage(request["stage"])
+    config = PipelineConfig.model_validate(request["config"])
+    context = PipelineContext.from_json(request["context"], config)
+    scratch = Path(request["scratch"])
+    stage.validate(context)
+    inputs = input_entries(stage, context)
+    key, committed = None, scratch / "product"
+    if stage.product_folder is not None:
+        key, committed = product_location(stage, context, inputs)
+        found = find_committed(committed, key)
+        if found is not None:
+            outputs = dict(found.outputs)
+            return {"outputs": outputs, "committed": str(committed), "adopted": True}
+    workspace = Workspace(
+        scratch / "product", scratch / "temporary", Path(request["casa_log"]), committed
+    )
+    workspace.product.mkdir()
+    workspace.temporary.mkdir()
+    outputs = run_stage(stage, context, workspace)
+    if key is None:
+        return {"outputs": outputs, "committed": None, "adopted": False}
+    manifest = _manifest(stage, context, request, workspace, inputs, key, outputs)
+    seal(workspace.product, manifest)
+    return {"outputs": outputs, "committed": str(committed), "adopted": False}
+
+
+def _manifest(
+    stage: PipelineStage,
+    context: PipelineContext,
+    request: Mapping[str, Any],
+    workspace: Workspace,
+    inputs: tuple[InputEntry, ...],
+    key: str,
+    outputs: Mapping[str, Json],
+) -> Manifest:
+    output_dir = context.config.paths.output_dir
+    return Manifest(
+        stage=stage.name,
+        stage_version=stage.version,
+        key=key,
+        location=workspace.committed.relative_to(output_dir).as_posix(),
+        output_dir=str(output_dir),
+        group_id=str(context.inputs["group_id"]),
+        parameters=stage.parameters(context),
+        inputs=inputs,
+        outputs=outputs,
+        files=file_entries(workspace.product),
+        software=software_versions(),
+        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        attempt=request["attempt"],
+        host=socket.gethostname(),
+    )
+
+
+def _failure(error: Exception) -> dict[str, Json]:
+    evidence = replace(
+        Evidence.of(error), traceback="".join(traceback.format_exception(error))[-20_000:]
+    )
+    return {"message": f"{type(error).__name__}: {error}", "evidence": evidence.to_json()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,67 @@
+"""The logs of a stage's process: what they say about its death, and keeping them short."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_TAIL_BYTES = 64_000
+_MESSAGES_MAX = 20
+_MESSAGE_LENGTH = 500
+
+_DYING_WORDS = (
+    "terminate called", "what():", "bad_alloc", "MemoryError", "Fatal Python error",
+    "No space left on device", "Segmentation fault", "double free", "Aborted",
+)  # fmt: skip
+"""What the C++ runtime, glibc and Python's faulthandler print when a process goes down."""
+
+
+def severe_messages(casa_log: Path) -> tuple[str, ...]:
+    """The last messages that CASA logged as SEVERE, oldest first, without their times."""
+    found = []
+    for line in _tail(casa_log):
+        columns = line.split("\t", 2)
+        if len(columns) > 1 and columns[1].strip() == "SEVERE":
+            found.append(" ".join(columns[-1].split())[:_MESSAGE_LENGTH])
+    return tuple(found[-_MESSAGES_MAX:])
+
+
+def death_messages(output_log: Path) -> tuple[str, ...]:
+    """The last lines of a process's output in which it or its runtime speaks of its end."""
+    found = [
+        line.strip()[:_MESSAGE_LENGTH]
+        for line in _tail(output_log)
+        if any(word in line for word in _DYING_WORDS)
+    ]
+    return tuple(found[-_MESSAGES_MAX:])
+
+
+def trim_log(path: Path, bytes_max: int) -> None:
+    """Cut the middle out of a log that is longer than allowed; beginning and end remain.
+
+    The file is rewritten in place, because a living process may hold it open for appending.
+    """
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return
+    if size <= bytes_max:
+        return
+    keep = bytes_max // 4
+    with path.open("r+b") as file:
+        head = file.read(keep)
+        file.seek(size - keep)
+        tail = file.read(keep)
+        file.seek(0)
+        file.truncate()
+        file.write(head + f"\n[... {size - 2 * keep} bytes cut out ...]\n".encode() + tail)
+
+
+def _tail(path: Path) -> list[str]:
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            return file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []  # the process never came to log anything

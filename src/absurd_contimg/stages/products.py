@@ -1,0 +1,418 @@
+"""Products: what a stage leaves behind, whole or not at all, and never changed afterwards.
+
+A product is a folder with its files and a manifest. It is made in scratch, sealed (manifest
+written, everything flushed to disk) and then renamed into the output folder. The rename is the
+only moment at which it appears, so a process killed at any time leaves no product or all of it.
+
+A product is named by what it was made from: its key covers the stage and its version, the
+parameters and the digests of the inputs. The same work therefore has the same place, whoever
+does it and however often: a repeated run finds the product and adopts it, and the loser of a
+race finds the place taken. A committed product that serves as an input counts by its own key,
+not by the bytes in it, because CASA writes times and paths into its tables.
+
+This module knows files and manifests. It knows no process, no registry and no queue.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.base import PipelineStage
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import (
+    CorruptInputError,
+    MissingInputError,
+    OutputError,
+    SettingError,
+)
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_SCHEMA = 1
+
+KEY_DIGITS_IN_NAME = 10
+"""Hex digits of the key in a folder's name: 40 bits, with the readable name before it."""
+
+_LOCK_FILE = "table.lock"
+"""casacore rewrites it whenever a table is opened, even to read: no part of the content."""
+
+_SOFTWARE = (
+    "absurd-contimg", "casatools", "casatasks", "casadata", "pyuvdata", "python-casacore",
+    "astropy", "scipy", "numpy",
+)  # fmt: skip
+
+
+class BrokenProductError(CorruptInputError):
+    """A folder stands where a product belongs, but it is not that product, or not all of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a product: its path inside the product, bytes, and blake2b-160 in hex."""
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputEntry:
+    """One input of a product. `kind` is ``file``, ``folder`` or ``product``."""
+
+    path: str
+    kind: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a product is, what it was made from and by what. Written beside its files."""
+
+    stage: str
+    stage_version: int
+    key: str
+    """blake2b-160 in hex over everything that decides what the product is."""
+    location: str
+    """Its folder, relative to the output folder."""
+    output_dir: str
+    """The output folder when it was made; paths in `outputs` begin with it."""
+    group_id: str
+    parameters: Mapping[str, Json]
+    inputs: tuple[InputEntry, ...]
+    outputs: Mapping[str, Json]
+    """What the stage returned: its part of the pipeline context."""
+    files: tuple[FileEntry, ...]
+    software: Mapping[str, str]
+    created_at: str
+    """ISO 8601, UTC."""
+    attempt: str
+    host: str
+
+    def to_json(self) -> dict[str, Json]:
+        """As written to ``manifest.json``."""
+        return {"schema": MANIFEST_SCHEMA, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        """What `to_json` wrote; raises `ValueError` on anything else."""
+        if not isinstance(data, Mapping) or data.get("schema") != MANIFEST_SCHEMA:
+            raise ValueError(f"not a manifest of schema {MANIFEST_SCHEMA}")
+        fields = {name: value for name, value in data.items() if name != "schema"}
+        try:
+            fields["files"] = tuple(FileEntry(**entry) for entry in fields["files"])
+            fields["inputs"] = tuple(InputEntry(**entry) for entry in fields["inputs"])
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"manifest fields do not fit: {error}") from error
+
+    def moved_to(self, output_dir: Path) -> Manifest:
+        """The same with its paths below another output folder, for products that were moved."""
+        if self.output_dir == str(output_dir):
+            return self
+        outputs = _relocated(self.outputs, self.output_dir, str(output_dir))
+        assert isinstance(outputs, Mapping)
+        return replace(self, output_dir=str(output_dir), outputs=outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """Where a product is now. `adopted`: another attempt had already put it there."""
+
+    folder: Path
+    manifest: Manifest
+    adopted: bool
+
+
+# What a product will be: inputs, key and place.
+
+
+def input_entries(stage: PipelineStage, context: PipelineContext) -> tuple[InputEntry, ...]:
+    """The digests of everything the stage will read, in the stage's order.
+
+    Raises `MissingInputError` for a path that is not there.
+    """
+    output_dir = context.config.paths.output_dir
+    return tuple(_input_entry(path, output_dir) for path in stage.input_paths(context))
+
+
+def product_location(
+    stage: PipelineStage, context: PipelineContext, inputs: tuple[InputEntry, ...]
+) -> tuple[str, Path]:
+    """The key of the product and the folder where it belongs once committed.
+
+    Paths are no part of the key: renaming or moving an input file does not make it another one.
+    """
+    if stage.product_folder is None:
+        raise ValueError(f"stage {stage.name!r} makes no product")
+    name = stage.product_name(context)
+    if not name or "/" in name or name.startswith("."):
+        raise SettingError(f"{name!r} cannot be the name of a product of {stage.name!r}.")
+    identity = {
+        "stage": stage.name,
+        "version": stage.version,
+        "folder": stage.product_folder,
+        "name": name,
+        "parameters": stage.parameters(context),
+        "inputs": [entry.digest for entry in inputs],
+    }
+    text = json.dumps(identity, sort_keys=True, allow_nan=False)
+    key = hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+    folder = f"{name}-{key[:KEY_DIGITS_IN_NAME]}"
+    return key, context.config.paths.output_dir / stage.product_folder / folder
+
+
+def _input_entry(path: Path, output_dir: Path) -> InputEntry:
+    if not path.exists():
+        raise MissingInputError(
+            f"Input {path} does not exist.", "Restore it, or run the stage that makes it."
+        )
+    product = _enclosing_product(path, output_dir)
+    if product is not None:
+        manifest = read_manifest(product)
+        inside = path.relative_to(product).as_posix()
+        return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
+    if path.is_dir():
+        digest = hashlib.blake2b(digest_size=20)
+        for file in _tracked_files(path):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\0".encode())
+        return InputEntry(str(path), "folder", digest.hexdigest())
+    return InputEntry(str(path), "file", _digest(path))
+
+
+def _enclosing_product(path: Path, output_dir: Path) -> Path | None:
+    """The product that a path lies in, if it is one below the output folder."""
+    if not path.is_relative_to(output_dir):
+        return None
+    for folder in (path, *path.parents):
+        if folder == output_dir:
+            return None
+        if (folder / MANIFEST_NAME).is_file():
+            return folder
+    return None
+
+
+# Making: seal in scratch, publish by renaming.
+
+
+def file_entries(product: Path) -> tuple[FileEntry, ...]:
+    """All files of a product with sizes and digests, in the order of their paths.
+
+    Raises `OutputError` on a symbolic link or a special file: a product stands on its own.
+    """
+    if (product / MANIFEST_NAME).exists():
+        raise OutputError(f"{product} already has a {MANIFEST_NAME}; that name is taken.")
+    return tuple(
+        FileEntry(file.relative_to(product).as_posix(), file.stat().st_size, _digest(file))
+        for file in _tracked_files(product)
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """The packages that shape results, as installed here, and Python itself."""
+    found = {"python": platform.python_version()}
+    for name in _SOFTWARE:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional package that is not installed has shaped nothing
+    return found
+
+
+def seal(product: Path, manifest: Manifest) -> None:
+    """Write the manifest into a finished product and flush all of it to the disk.
+
+    Belongs in the stage's process: flushing gigabytes takes time, and there it can be killed.
+    """
+    write_json(product / MANIFEST_NAME, manifest.to_json())
+    for folder, _, files in os.walk(product, topdown=False):
+        for name in files:
+            _flush(Path(folder, name))
+        _flush(Path(folder))
+
+
+def publish(product: Path, committed: Path) -> Published:
+    """Rename a sealed product into its place.
+
+    When the place is taken by the same product, that one is adopted and ours is left in scratch.
+    Raises `BrokenProductError` when something else is there (nothing is ever overwritten) and
+    `SettingError` when scratch lies on another file system.
+    """
+    manifest = read_manifest(product)
+    committed.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(product, committed)
+    except OSError as error:
+        if error.errno == errno.EXDEV:
+            raise SettingError(
+                f"Scratch ({product}) and output ({committed.parent}) are on different file "
+                "systems, so a product cannot be handed over in one step.",
+                "Put scratch_dir on the file system of output_dir.",
+            ) from error
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise
+        winner = find_committed(committed, manifest.key)
+        if winner is None:
+            raise
+        return Published(committed, winner, adopted=True)
+    _flush(committed.parent)
+    _flush(committed.parent.parent)
+    return Published(committed, load_committed(committed), adopted=False)
+
+
+# Reading: what is there, and is it whole.
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a product folder; raises `BrokenProductError` when there is none."""
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.from_json(json.loads(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise BrokenProductError(
+            f"{folder} is no product: {path} is missing or unreadable ({error}).",
+            "It was not put there by the pipeline; move it away and run again.",
+        ) from error
+
+
+def load_committed(folder: Path) -> Manifest:
+    """The manifest of a product in its place, with paths as they are now.
+
+    A product may be moved together with its output folder, but not be renamed inside it.
+    """
+    manifest = read_manifest(folder)
+    location = Path(manifest.location)
+    if folder.parts[-len(location.parts) :] != location.parts:
+        raise BrokenProductError(
+            f"{folder} holds the product {manifest.location}.", "Move it back to that place."
+        )
+    return manifest.moved_to(folder.parents[len(location.parts) - 1])
+
+
+def find_committed(folder: Path, key: str, *, deep: bool = False) -> Manifest | None:
+    """The product of that key if it is in its place, None if the place is free.
+
+    Raises `BrokenProductError` when the folder holds anything but the whole product.
+    """
+    if not folder.exists():
+        return None
+    manifest = load_committed(folder)
+    if manifest.key != key:
+        raise BrokenProductError(
+            f"{folder} holds a product with the key {manifest.key}, not {key}.",
+            "Move it away and run again.",
+        )
+    verify(folder, manifest, deep=deep)
+    return manifest
+
+
+def verify(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
+    """Compare a product's files with its manifest: names and sizes, and with `deep` the bytes.
+
+    Raises `BrokenProductError` that names the first few files in which they differ.
+    """
+    listed = {entry.path: entry for entry in manifest.files}
+    found = {
+        file.relative_to(folder).as_posix(): file
+        for file in _tracked_files(folder)
+        if file != folder / MANIFEST_NAME
+    }
+    wrong = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
+    wrong += [f"{name} does not belong to it" for name in sorted(found.keys() - listed.keys())]
+    for name in sorted(listed.keys() & found.keys()):
+        entry, size = listed[name], found[name].stat().st_size
+        if size != entry.size:
+            wrong.append(f"{name} has {size} bytes, not {entry.size}")
+        elif deep and _digest(found[name]) != entry.digest:
+            wrong.append(f"{name} has other content")
+    if wrong:
+        raise BrokenProductError(
+            f"Product {folder} differs from its manifest: {'; '.join(wrong[:5])}"
+            f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}.",
+            "A committed product must not be changed; move it away and run its stage again.",
+        )
+
+
+def committed_products(output_dir: Path) -> Iterator[tuple[Path, Manifest]]:
+    """Every product below an output folder, in the order of their paths.
+
+    Folders without a manifest are passed over; a broken manifest raises `BrokenProductError`.
+    """
+    for folder, subfolders, files in os.walk(output_dir):
+        subfolders.sort()
+        if MANIFEST_NAME in files:
+            subfolders.clear()
+            yield Path(folder), load_committed(Path(folder))
+
+
+# Files.
+
+
+def copy_writable(source: Path, destination: Path) -> Path:
+    """A working copy of a file or folder in which everything can be written.
+
+    Committed files are read-only, and so would be their copies; CASA then fails even to solve.
+    """
+    if source.is_dir():
+        shutil.copytree(source, destination, copy_function=shutil.copyfile)
+        for folder, _, _ in os.walk(destination):
+            Path(folder).chmod(0o755)
+    else:
+        shutil.copyfile(source, destination)
+    return destination
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write JSON so that the file is there with all its content or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.rename(partial, path)
+
+
+def _tracked_files(folder: Path) -> list[Path]:
+    found = []
+    for parent, subfolders, files in os.walk(folder):
+        for name in (*subfolders, *files):
+            path = Path(parent, name)
+            mode = path.lstat().st_mode
+            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise OutputError(f"{path} is a link or a special file; only plain files count.")
+            if stat.S_ISREG(mode) and name != _LOCK_FILE:
+                found.append(path)
+    return sorted(found)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _relocated(value: Json, old: str, new: str) -> Json:
+    if isinstance(value, str):
+        return new + value[len(old) :] if value == old or value.startswith(old + "/") else value
+    if isinstance(value, Mapping):
+        return {name: _relocated(part, old, new) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_relocated(part, old, new) for part in value]
+    return value

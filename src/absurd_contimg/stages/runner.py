@@ -1,0 +1,203 @@
+"""`StageRunner`: one attempt of one stage, from its requirements to a registered product.
+
+The order of events is what makes a kill harmless at any moment: work and seal in scratch, ask
+the fence, rename into place, register, return. Killed before the rename, nothing is there;
+killed after it, the next attempt adopts what is there and registers it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.base import PipelineStage, Workspace
+from absurd_contimg.stages.child import run_stage
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import MissingInputError, SettingError
+from absurd_contimg.stages.executor import StageExecutor, StageReport, StageRequest, uninterrupted
+from absurd_contimg.stages.products import Manifest, Published, load_committed, publish
+from absurd_contimg.stages.scratch import ScratchOwner, remove_tree, safe_name
+
+Fence = Callable[[], Awaitable[None]]
+"""Asked once before anything is published; raises when this worker may not publish any more."""
+
+
+class ProductRegistry(Protocol):
+    """What the runner needs of the registry; called in a thread."""
+
+    def register(self, folder: Path, manifest: Manifest) -> None:
+        """Enter a committed product; the same one again changes nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What one attempt of a stage has achieved: the product is in place and registered."""
+
+    stage: str
+    outputs: Mapping[str, Json]
+    adopted: bool
+    """The product was already there, from an earlier attempt or a faster worker."""
+    seconds: float
+    """Of the stage itself, on the event loop's clock."""
+    product: Path | None
+    casa_log: Path
+    output_log: Path
+
+
+class StageRunner:
+    """Runs stages of one pipeline for one worker process."""
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        executor: StageExecutor,
+        registry: ProductRegistry | None,
+        scratch_owner: ScratchOwner,
+    ) -> None:
+        self.config = config
+        self._executor = executor
+        self._registry = registry
+        self._scratch = scratch_owner
+
+    async def run(
+        self,
+        stage: PipelineStage,
+        context: PipelineContext,
+        *,
+        attempt: str,
+        fence: Fence | None = None,
+    ) -> StageResult:
+        """Run one attempt; returns when its product is committed and registered.
+
+        Raises the stage's failure as `StageFailed` (isolated) or as itself (in process), what
+        the fence raises, and `MissingInputError` when a requirement is not in the context.
+        Leaves nothing in scratch. When cancelled, returns only after the stage has ended.
+        """
+        check_requirements(stage, context)
+        scratch = self._scratch.new_path(_group_id(context), stage.name, attempt)
+        try:
+            await uninterrupted(scratch.mkdir, parents=True)
+            return await self._run_in(scratch, stage, context, attempt, fence)
+        finally:
+            await uninterrupted(remove_tree, scratch)
+
+    async def _run_in(
+        self,
+        scratch: Path,
+        stage: PipelineStage,
+        context: PipelineContext,
+        attempt: str,
+        fence: Fence | None,
+    ) -> StageResult:
+        request = self._request(scratch, stage, context, attempt)
+        isolated = getattr(stage, "isolated", True)
+        if isolated:
+            report = await self._executor.execute(request)
+        else:
+            report = await _run_in_process(stage, request)
+        if fence is not None:
+            await fence()
+        product = await uninterrupted(self._commit, report)
+        return StageResult(
+            stage=stage.name,
+            outputs=report.outputs if product is None else product.manifest.outputs,
+            adopted=product is not None and product.adopted,
+            seconds=report.seconds,
+            product=None if product is None else product.folder,
+            casa_log=request.casa_log,
+            output_log=request.output_log,
+        )
+
+    def _commit(self, report: StageReport) -> Published | None:
+        """Put a product in its place, if there is one, and enter it into the registry."""
+        if report.committed is None:
+            return None
+        if report.product is None:
+            adopted = load_committed(report.committed)
+            product = Published(report.committed, adopted, adopted=True)
+        else:
+            product = publish(report.product, report.committed)
+        if self._registry is not None:
+            self._registry.register(product.folder, product.manifest)
+        return product
+
+    def _request(
+        self, scratch: Path, stage: PipelineStage, context: PipelineContext, attempt: str
+    ) -> StageRequest:
+        logs = self.config.paths.state_dir / "logs" / safe_name(_group_id(context))
+        name = safe_name(f"{stage.name}-{attempt}")
+        return StageRequest(
+            stage=f"{type(stage).__module__}:{type(stage).__qualname__}",
+            stage_name=stage.name,
+            context=context,
+            attempt=attempt,
+            scratch=scratch,
+            casa_log=logs / f"{name}.casa.log",
+            output_log=logs / f"{name}.out.log",
+            deadline_seconds=self.config.execution.deadline_seconds,
+        )
+
+
+def check_requirements(stage: PipelineStage, context: PipelineContext) -> None:
+    """Raise `MissingInputError` unless the context holds everything that the stage requires."""
+    missing = stage.requires - context.inputs.keys() - context.outputs.keys()
+    if missing:
+        raise MissingInputError(
+            f"Stage {stage.name!r} of group {_group_id(context)} requires {sorted(missing)}.",
+            "Run the stages that provide them first, or give them as inputs.",
+        )
+
+
+def prepare_folders(paths: PathsConfig) -> None:
+    """Create the folders that the pipeline writes to, and check that it can work there.
+
+    Raises `SettingError` that names the folder: not creatable, not writable, or scratch on
+    another file system than the output.
+    """
+    for name in ("output_dir", "scratch_dir", "state_dir"):
+        folder: Path = getattr(paths, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SettingError(
+                f"{name} {folder} cannot be written to: {error.strerror}.",
+                f"Make it writable for this user, or set {name} to another folder.",
+            ) from error
+    if paths.scratch_dir.stat().st_dev != paths.output_dir.stat().st_dev:
+        raise SettingError(
+            f"scratch_dir {paths.scratch_dir} and output_dir {paths.output_dir} are on "
+            "different file systems, so products cannot be renamed into place.",
+            "Put scratch_dir on the file system of output_dir.",
+        )
+
+
+async def _run_in_process(stage: PipelineStage, request: StageRequest) -> StageReport:
+    """For a stage that only asks the registry: no process, no product."""
+    if stage.product_folder is not None:
+        raise ValueError(f"stage {stage.name!r} makes a product, so it must be isolated")
+    clock = asyncio.get_running_loop().time
+    started = clock()
+    outputs = await uninterrupted(_validate_and_run, stage, request)
+    return StageReport(outputs, None, adopted=False, product=None, seconds=clock() - started)
+
+
+def _validate_and_run(stage: PipelineStage, request: StageRequest) -> dict[str, Json]:
+    product = request.scratch / "product"
+    workspace = Workspace(product, request.scratch / "temporary", request.casa_log, product)
+    workspace.product.mkdir()
+    workspace.temporary.mkdir()
+    stage.validate(request.context)
+    return run_stage(stage, request.context, workspace)
+
+
+def _group_id(context: PipelineContext) -> str:
+    return str(context.inputs["group_id"])

@@ -1,0 +1,241 @@
+"""A stage's process: what it reports, how it dies, and that nothing of it outlives its keeper."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.executor import (
+    IsolatedStageExecutor,
+    ResourceLimits,
+    StageFailed,
+    StageReport,
+    StageRequest,
+    StageTimeout,
+    no_environment,
+)
+from absurd_contimg.stages.products import load_committed, publish
+
+sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
+from toy_stages import Make
+
+
+def request_for(tmp_path: Path, do: str = "work", *, deadline: float = 60.0) -> StageRequest:
+    config = PipelineConfig(paths=PathsConfig.below(tmp_path))
+    source = tmp_path / "source"
+    source.write_bytes(b"data")
+    number = len(list(tmp_path.glob("scratch*")))
+    scratch = tmp_path / f"scratch{number}"
+    scratch.mkdir()
+    context = PipelineContext(config, {"group_id": "G", "source": str(source), "do": do})
+    return StageRequest(
+        stage=f"{Make.__module__}:{Make.__name__}",
+        stage_name="make",
+        context=context,
+        attempt="1",
+        scratch=scratch,
+        casa_log=tmp_path / "logs" / f"{number}.casa.log",
+        output_log=tmp_path / "logs" / f"{number}.out.log",
+        deadline_seconds=deadline,
+    )
+
+
+def execute(request: StageRequest, **options: object) -> StageReport:
+    executor = IsolatedStageExecutor(no_environment, **options)  # type: ignore[arg-type]
+    return asyncio.run(executor.execute(request))
+
+
+def failure_of(request: StageRequest, **options: object) -> StageFailed:
+    with pytest.raises(StageFailed) as caught:
+        execute(request, **options)
+    return caught.value
+
+
+async def pids_of(casa_log: Path) -> list[int]:
+    """The processes that the stage has told us of; waits until it has."""
+    path = casa_log.with_suffix(".pids")
+    while not path.exists():
+        await asyncio.sleep(0.01)
+    return [int(pid) for pid in path.read_text().split()]
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_success_leaves_a_sealed_product_in_scratch(tmp_path: Path) -> None:
+    """The child checks and seals; nothing is in place before the parent publishes it."""
+    request = request_for(tmp_path)
+    report = execute(request)
+    assert report.committed is not None
+    assert report.product == request.scratch / "product"
+    assert not report.committed.exists()
+    assert report.outputs == {"made": str(report.committed / "whole")}
+    publish(report.product, report.committed)
+    manifest = load_committed(report.committed)
+    assert [entry.path for entry in manifest.files] == ["table/part", "whole"]
+    assert manifest.attempt == "1"
+
+
+def test_committed_product_is_adopted_without_work(tmp_path: Path) -> None:
+    """The second run would fail if it executed anything: it is told to break."""
+    first = execute(request_for(tmp_path))
+    assert first.product is not None
+    assert first.committed is not None
+    publish(first.product, first.committed)
+    again = execute(request_for(tmp_path, "segfault"))
+    assert (again.adopted, again.product) == (True, None)
+    assert again.outputs == first.outputs
+
+
+def test_exception_arrives_with_its_cause_chain(tmp_path: Path) -> None:
+    """The errno under CASA's own words is what tells a full disk."""
+    evidence = failure_of(request_for(tmp_path, "raise from errno")).evidence
+    assert [e.type_names[0] for e in evidence.exceptions] == [
+        "builtins.RuntimeError",
+        "builtins.OSError",
+    ]
+    assert evidence.exceptions[1].errno == 28
+    assert evidence.traceback is not None
+    assert "toy_stages.py" in evidence.traceback
+
+
+def test_severe_messages_of_casa_are_evidence(tmp_path: Path) -> None:
+    """CASA says only in its log what went wrong."""
+    evidence = failure_of(request_for(tmp_path, "severe")).evidence
+    assert evidence.casa_messages == ("task::x Table x.ms does not exist",)
+
+
+@pytest.mark.parametrize(
+    ("do", "number"), [("segfault", signal.SIGSEGV), ("abort", signal.SIGABRT)]
+)
+def test_death_by_signal_is_told_as_such(tmp_path: Path, do: str, number: int) -> None:
+    """A crash of C++ is a failure with the signal and the runtime's last words."""
+    error = failure_of(request_for(tmp_path, do))
+    assert error.evidence.signal == number
+    assert error.evidence.exit_code is None
+    assert error.evidence.casa_messages
+    assert str(error.output_log) in str(error)
+
+
+@pytest.mark.parametrize("do", ["leave with 0", "sys.exit"])
+def test_exit_code_zero_without_result_is_failure(tmp_path: Path, do: str) -> None:
+    """An exit code alone proves nothing."""
+    assert failure_of(request_for(tmp_path, do)).evidence.exit_code == 0
+
+
+def test_abort_after_the_result_is_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CASA's destructors abort when all is done; the result counts."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\n{sys.executable} "$@"\nkill -ABRT $$\n', encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    assert execute(request_for(tmp_path)).product is not None
+
+
+def test_failed_post_condition_fails_the_stage(tmp_path: Path) -> None:
+    """validate_outputs decides, not that execute returned."""
+    evidence = failure_of(request_for(tmp_path, "spoil")).evidence
+    assert evidence.exceptions[0].type_names[0] == "absurd_contimg.stages.errors.OutputError"
+
+
+def test_link_in_a_product_is_refused(tmp_path: Path) -> None:
+    """A product stands on its own."""
+    assert "link" in str(failure_of(request_for(tmp_path, "link")))
+
+
+def test_memory_limit_holds(tmp_path: Path) -> None:
+    """A stage that wants more than its limit fails by itself, not the machine."""
+    limits = ResourceLimits(memory_bytes=4 << 30)
+    evidence = failure_of(request_for(tmp_path, "eat memory"), limits=limits).evidence
+    assert evidence.exceptions[0].type_names[0] == "builtins.MemoryError"
+
+
+@pytest.mark.parametrize("do", ["hang", "stop", "hang with helper"])
+async def test_deadline_kills_whatever_the_stage_does(tmp_path: Path, do: str) -> None:
+    """A stage that ignores SIGTERM, is stopped, or has helpers is gone at its deadline."""
+    request = request_for(tmp_path, do, deadline=1.0)
+    with pytest.raises(StageTimeout) as caught:
+        await IsolatedStageExecutor(no_environment).execute(request)
+    assert not [pid for pid in await pids_of(request.casa_log) if lives(pid)]
+    assert caught.value.evidence.exceptions[0].type_names[0].endswith("StageTimeout")
+
+
+async def test_cancellation_returns_only_when_nothing_lives(tmp_path: Path) -> None:
+    """Self-fencing: after the cancelled call has ended another worker may start the stage."""
+    request = request_for(tmp_path, "hang with helper")
+    task = asyncio.create_task(IsolatedStageExecutor(no_environment).execute(request))
+    pids = await pids_of(request.casa_log)
+    assert all(map(lives, pids))
+    task.cancel()
+    await asyncio.sleep(0)
+    task.cancel()  # an impatient caller changes nothing
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not [pid for pid in pids if lives(pid)]
+
+
+async def test_helper_left_behind_by_a_finished_stage_is_killed(tmp_path: Path) -> None:
+    """Success does not leave processes either."""
+    request = request_for(tmp_path, "leave helper")
+    await IsolatedStageExecutor(no_environment).execute(request)
+    assert not [pid for pid in await pids_of(request.casa_log) if lives(pid)]
+
+
+def test_everything_dies_with_a_killed_worker(tmp_path: Path) -> None:
+    """SIGKILL to the worker leaves neither the stage nor a program that the stage started."""
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _WORKER, str(tmp_path), str(Path(__file__).parent)]
+    )
+    pids = asyncio.run(pids_of(tmp_path / "logs" / "0.casa.log"))
+    assert all(map(lives, pids))
+    worker.kill()
+    worker.wait()
+    while [pid for pid in pids if lives(pid)]:
+        time.sleep(0.001)  # the test's timeout bounds it
+
+
+_WORKER = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_executor import request_for, IsolatedStageExecutor, no_environment
+request = request_for(Path(sys.argv[1]), "hang with helper")
+asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
+"""
+
+
+def test_output_is_kept_within_bounds(tmp_path: Path) -> None:
+    """Beginning and end of a log that is far too long remain."""
+    request = request_for(tmp_path, "talk")
+    execute(request, log_bytes_max=10_000)
+    text = request.output_log.read_text()
+    assert len(text) < 6_000
+    assert text.startswith("line 0 ")
+    assert "line 19999 " in text
+
+
+def test_child_of_a_dead_parent_does_not_start(tmp_path: Path) -> None:
+    """A lifeline that is already cut ends the child before it reads its request."""
+    read_end, write_end = os.pipe()
+    os.close(write_end)
+    child = subprocess.run(
+        [sys.executable, "-m", "absurd_contimg.stages.child", "/nowhere", str(read_end)],
+        pass_fds=(read_end,),
+        start_new_session=True,
+        check=False,
+    )
+    os.close(read_end)
+    assert child.returncode == -signal.SIGKILL

@@ -1,0 +1,279 @@
+"""Products: their keys, that they appear whole or not at all, and that they are never changed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import MissingInputError, OutputError, SettingError
+from absurd_contimg.stages.products import (
+    MANIFEST_NAME,
+    BrokenProductError,
+    Manifest,
+    committed_products,
+    copy_writable,
+    file_entries,
+    find_committed,
+    input_entries,
+    load_committed,
+    product_location,
+    publish,
+    seal,
+    verify,
+)
+
+sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
+from toy_stages import Make, Refine
+
+
+def context_for(root: Path, **inputs: Json) -> PipelineContext:
+    config = PipelineConfig(paths=PathsConfig.below(root))
+    source = root / "source"
+    if not source.exists():
+        source.write_bytes(b"data")
+    return PipelineContext(config, {"group_id": "G", "source": str(source), **inputs})
+
+
+def key_of(context: PipelineContext) -> str:
+    return product_location(Make(), context, input_entries(Make(), context))[0]
+
+
+def make(root: Path, scratch: str = "scratch1", text: str = "whole") -> tuple[Path, Path]:
+    """A sealed product in scratch and its place, without any process."""
+    context = context_for(root)
+    inputs = input_entries(Make(), context)
+    key, committed = product_location(Make(), context, inputs)
+    product = root / scratch / "product"
+    (product / "table").mkdir(parents=True)
+    (product / "table" / "part").write_text("part")
+    (product / "table" / "table.lock").write_text("lock")
+    (product / "whole").write_text(text)
+    manifest = Manifest(
+        stage="make",
+        stage_version=1,
+        key=key,
+        location=committed.relative_to(context.config.paths.output_dir).as_posix(),
+        output_dir=str(context.config.paths.output_dir),
+        group_id="G",
+        parameters={"factor": 1},
+        inputs=inputs,
+        outputs={"made": str(committed / "whole"), "list": [str(committed)], "n": 1},
+        files=file_entries(product),
+        software={"python": "3"},
+        created_at="2026-01-01T00:00:00+00:00",
+        attempt="1",
+        host="here",
+    )
+    seal(product, manifest)
+    return product, committed
+
+
+def test_key_covers_parameters_inputs_and_group(tmp_path: Path) -> None:
+    """Another parameter, other content or another group is another product."""
+    base = key_of(context_for(tmp_path))
+    assert key_of(context_for(tmp_path)) == base
+    assert key_of(context_for(tmp_path, factor=2)) != base
+    assert key_of(context_for(tmp_path, group_id="H")) != base
+    (tmp_path / "source").write_bytes(b"tada")
+    assert key_of(context_for(tmp_path)) != base
+
+
+def test_key_ignores_where_an_input_lies(tmp_path: Path) -> None:
+    """Files are renamed when their group is known; that makes no new product."""
+    base = key_of(context_for(tmp_path))
+    moved = shutil.copy(tmp_path / "source", tmp_path / "elsewhere")
+    assert key_of(context_for(tmp_path, source=str(moved))) == base
+
+
+def test_version_of_the_stage_is_in_the_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A corrected stage does not adopt what its faulty version made."""
+    base = key_of(context_for(tmp_path))
+    monkeypatch.setattr(Make, "version", 2)
+    assert key_of(context_for(tmp_path)) != base
+
+
+def test_committed_input_counts_by_its_key(tmp_path: Path) -> None:
+    """CASA writes times into its tables: a product made again has other bytes, the same key."""
+
+    def key_downstream() -> str:
+        context = context_for(tmp_path).with_outputs({"made": str(committed / "whole")})
+        return product_location(Refine(), context, input_entries(Refine(), context))[0]
+
+    product, committed = make(tmp_path)
+    publish(product, committed)
+    before = key_downstream()
+    shutil.rmtree(committed)
+    product, _ = make(tmp_path, "scratch2", text="made again")
+    publish(product, committed)
+    assert key_downstream() == before
+
+
+def test_missing_input_is_named(tmp_path: Path) -> None:
+    """The error names the file."""
+    context = context_for(tmp_path, source=str(tmp_path / "gone"))
+    with pytest.raises(MissingInputError, match="gone"):
+        input_entries(Make(), context)
+
+
+def test_publish_puts_the_whole_product_in_place(tmp_path: Path) -> None:
+    """One rename: afterwards scratch is empty and the product verifies to the byte."""
+    product, committed = make(tmp_path)
+    published = publish(product, committed)
+    assert not published.adopted
+    assert not product.exists()
+    assert find_committed(committed, published.manifest.key, deep=True) == published.manifest
+
+
+def test_loser_of_a_race_adopts_the_winner(tmp_path: Path) -> None:
+    """The winner's bytes stay; the loser's product stays in scratch for removal."""
+    first, committed = make(tmp_path, text="first")
+    second, _ = make(tmp_path, "scratch2", text="second")
+    publish(first, committed)
+    published = publish(second, committed)
+    assert published.adopted
+    assert (committed / "whole").read_text() == "first"
+    assert second.exists()
+
+
+@pytest.mark.parametrize("there", ["no manifest", "bad manifest", "a file", "lost file", "other"])
+def test_broken_product_in_the_place_is_an_error_and_stays(tmp_path: Path, there: str) -> None:
+    """Nothing is ever overwritten, and the error names the folder."""
+    product, committed = make(tmp_path)
+    committed.parent.mkdir(parents=True)
+    if there == "a file":
+        committed.write_text("x")
+    elif there == "lost file":
+        shutil.copytree(product, committed)
+        (committed / "whole").unlink()
+    elif there == "other":
+        shutil.copytree(product, committed)
+        manifest = json.loads((committed / MANIFEST_NAME).read_text())
+        (committed / MANIFEST_NAME).write_text(json.dumps({**manifest, "key": "0"}))
+    else:
+        committed.mkdir()
+        (committed / "whole").write_text("x")
+        if there == "bad manifest":
+            (committed / MANIFEST_NAME).write_text('{"schema": 1}')
+    with pytest.raises(BrokenProductError, match=committed.name):
+        publish(product, committed)
+    assert product.exists()
+    assert committed.exists()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda p: (p / "whole").unlink(), "whole is missing"),
+        (lambda p: (p / "more").touch(), "more does not belong"),
+        (lambda p: (p / "whole").write_text("longer than it was"), "has 18 bytes, not 5"),
+        (lambda p: (p / "whole").write_text("whale"), "other content"),
+    ],
+)
+def test_changed_product_is_noticed(
+    tmp_path: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    """Every change of names, sizes or bytes is found and told."""
+    product, committed = make(tmp_path)
+    published = publish(product, committed)
+    damage(committed)
+    with pytest.raises(BrokenProductError, match=message):
+        verify(committed, published.manifest, deep=True)
+
+
+def test_lock_files_are_no_content(tmp_path: Path) -> None:
+    """casacore rewrites table.lock when a table is only read."""
+    product, committed = make(tmp_path)
+    published = publish(product, committed)
+    (committed / "table" / "table.lock").write_text("another process was here")
+    verify(committed, published.manifest, deep=True)
+
+
+def test_other_file_system_is_a_setting_error(tmp_path: Path) -> None:
+    """EXDEV cannot be cured by trying again; the error says which setting is wrong."""
+    product, committed = make(tmp_path)
+    if Path("/dev/shm").stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is only one file system here")
+    elsewhere = Path("/dev/shm") / f"absurd-{os.getpid()}"
+    try:
+        with pytest.raises(SettingError, match="scratch_dir"):
+            publish(product, elsewhere / committed.name)
+    finally:
+        shutil.rmtree(elsewhere)
+
+
+def test_unforeseen_error_of_rename_is_not_hidden(tmp_path: Path) -> None:
+    """Only a taken place means a lost race."""
+    product, committed = make(tmp_path)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with mock.patch("os.rename", side_effect=full), pytest.raises(OSError, match="No space"):
+        publish(product, committed)
+
+
+def test_moved_output_folder_still_works(tmp_path: Path) -> None:
+    """Paths in the outputs follow the product to its new home."""
+    product, committed = make(tmp_path)
+    publish(product, committed)
+    (tmp_path / "products").rename(tmp_path / "archive")
+    ((folder, manifest),) = committed_products(tmp_path / "archive")
+    assert manifest.outputs == {"made": str(folder / "whole"), "list": [str(folder)], "n": 1}
+
+
+def test_renamed_product_is_refused(tmp_path: Path) -> None:
+    """A product in another's place must not be taken for it."""
+    product, committed = make(tmp_path)
+    publish(product, committed)
+    wrong = committed.rename(committed.with_name("other"))
+    with pytest.raises(BrokenProductError, match="Move it back"):
+        load_committed(wrong)
+
+
+def test_name_of_the_manifest_is_taken(tmp_path: Path) -> None:
+    """A stage cannot write a manifest of its own."""
+    (tmp_path / MANIFEST_NAME).touch()
+    with pytest.raises(OutputError, match="taken"):
+        file_entries(tmp_path)
+
+
+def test_working_copy_is_writable(tmp_path: Path) -> None:
+    """CASA needs write access even to solve; the committed original may be read-only."""
+    source = tmp_path / "a.ms"
+    source.mkdir()
+    (source / "table.dat").write_text("x")
+    (source / "table.dat").chmod(0o444)
+    source.chmod(0o555)
+    copy = copy_writable(source, tmp_path / "b.ms")
+    assert (copy.stat().st_mode & 0o200, (copy / "table.dat").stat().st_mode & 0o200) == (128, 128)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(outputs=st.dictionaries(st.text(), json_values, max_size=4))
+def test_manifest_survives_json(tmp_path: Path, outputs: dict[str, Json]) -> None:
+    """Whatever a stage returns comes back as it was."""
+    manifest = Manifest(
+        *("make", 1, "k", "made/x", "/out", "G"),
+        *({}, (), outputs, (), {}, "2026-01-01T00:00:00+00:00", "1", "h"),
+    )
+    assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest

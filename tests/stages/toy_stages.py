@@ -1,0 +1,161 @@
+"""Small stages that behave well or badly on request, for tests of how stages are run.
+
+What to do comes in ``inputs["do"]``; how long, in ``inputs["seconds"]``. They import nothing
+heavy, so that a child process of theirs lives for a fraction of a second.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.base import PipelineStage, Workspace
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import CorruptInputError, OutputError
+
+
+class Make(PipelineStage):
+    """Makes a product of two files from one input file."""
+
+    name = "make"
+    requires = frozenset({"source"})
+    provides = frozenset({"made"})
+    product_folder = "made"
+
+    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+        return {"factor": context.inputs.get("factor", 1)}
+
+    def input_paths(self, context: PipelineContext) -> list[Path]:
+        return [Path(str(context.inputs["source"]))]
+
+    def validate(self, context: PipelineContext) -> None:
+        if not Path(str(context.inputs["source"])).stat().st_size:
+            raise CorruptInputError(f"{context.inputs['source']} is empty.", "Fetch it again.")
+
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        seconds = float(str(context.inputs.get("seconds", 0.0)))
+        data = Path(str(context.inputs["source"])).read_bytes()
+        table = workspace.product / "table"
+        table.mkdir()
+        (table / "part").write_bytes(data)
+        (workspace.temporary / "rubbish").write_bytes(b"rubbish")
+        misbehave(str(context.inputs.get("do", "work")), workspace)
+        time.sleep(seconds)
+        (workspace.product / "whole").write_bytes(data * int(str(context.inputs.get("factor", 1))))
+        return {"made": workspace.final_path(workspace.product / "whole")}
+
+    def validate_outputs(
+        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+    ) -> None:
+        if context.inputs.get("do") == "spoil":
+            raise OutputError("The product is spoilt.", "Try again.")
+
+    def cleanup(self, context: PipelineContext, workspace: Workspace) -> None:
+        if "cleanup_mark" in context.inputs:
+            Path(str(context.inputs["cleanup_mark"])).touch()
+        if context.inputs.get("do") == "fail twice":
+            raise RuntimeError("cleanup is broken")
+
+
+class Refine(PipelineStage):
+    """Makes a product from the product of `Make`."""
+
+    name = "refine"
+    requires = frozenset({"made"})
+    provides = frozenset({"refined", "bytes"})
+    product_folder = "refined"
+
+    def input_paths(self, context: PipelineContext) -> list[Path]:
+        return [Path(str(context.outputs["made"]))]
+
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        data = Path(str(context.outputs["made"])).read_bytes()
+        (workspace.product / "refined").write_bytes(data[::-1])
+        return {
+            "refined": workspace.final_path(workspace.product / "refined"),
+            "bytes": len(data),
+        }
+
+
+class Ask(PipelineStage):
+    """Asks something and makes nothing."""
+
+    name = "ask"
+    requires = frozenset({"made"})
+    provides = frozenset({"answer"})
+    product_folder = None
+    isolated = False
+
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        return {"answer": f"{os.getpid()}"}
+
+
+class Liar(Make):
+    """Returns other outputs than it says."""
+
+    name = "liar"
+
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        return {"something": 1}
+
+
+def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
+    """Do the wrong thing by its name."""
+    if how == "raise from errno":
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("Error in Calibrater::solve.") from error
+    elif how in {"raise", "fail twice"}:
+        raise RuntimeError("it broke")
+    elif how == "severe":
+        workspace.casa_log.write_text(
+            "2026-01-01 00:00:00\tINFO\ttask::x\tfine\n"
+            "2026-01-01 00:00:01\tSEVERE\ttask::x\tTable x.ms does not exist\n"
+        )
+        raise RuntimeError("Error in Calibrater::solve.")
+    elif how == "segfault":
+        ctypes.string_at(0)
+    elif how == "abort":
+        print("terminate called after throwing an instance of 'casacore::AipsError'", flush=True)
+        os.abort()
+    elif how == "leave with 0":
+        os._exit(0)
+    elif how == "sys.exit":
+        sys.exit(0)
+    elif how == "hang":
+        say(workspace, os.getpid())
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(600)
+    elif how == "stop":
+        say(workspace, os.getpid())
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif how == "hang with helper":
+        helper = subprocess.Popen(["sleep", "600"])
+        say(workspace, os.getpid(), helper.pid)
+        time.sleep(600)
+    elif how == "leave helper":
+        helper = subprocess.Popen(["sleep", "600"])
+        say(workspace, helper.pid)
+    elif how == "talk":
+        for number in range(20_000):
+            print(f"line {number} of a stage that says far too much")
+    elif how == "link":
+        (workspace.product / "link").symlink_to("/etc/hostname")
+    elif how == "eat memory":
+        _ = bytearray(1 << 40)
+
+
+def say(workspace: Workspace, *pids: int) -> None:
+    """Tell the test which processes there are, beside the log."""
+    path = workspace.casa_log.with_suffix(".pids")
+    partial = path.with_suffix(".partial")
+    partial.write_text(" ".join(map(str, pids)))
+    os.rename(partial, path)
