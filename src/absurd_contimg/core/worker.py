@@ -35,6 +35,8 @@ from absurd_contimg.core.tasks import Handler, TaskRegistry
 _log = logging.getLogger(__name__)
 
 _UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
+_HAND_BACK_SECONDS = 5.0
+"""How long a stopping worker tries to give a run back while the database is away."""
 _UNKNOWN_TASK_SECONDS = 15.0
 """How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
 
@@ -275,11 +277,12 @@ class Worker:
         """Give the run back to the queue at once; it keeps its attempt."""
         queue = self.settings.queue_name
         try:
-            if ctx is not None:
-                await ctx.record_outcome("handed back")
-            now = await self.backend.current_time()
-            await self.backend.schedule_run(queue, claimed.run_id, now)
-        except (BackendError, ControlFlow) as error:
+            async with asyncio.timeout(_HAND_BACK_SECONDS):
+                if ctx is not None:
+                    await ctx.record_outcome("handed back")
+                now = await self.backend.current_time()
+                await self.backend.schedule_run(queue, claimed.run_id, now)
+        except (BackendError, ControlFlow, TimeoutError) as error:
             # Then the lease runs out, or the next worker of this name hands it back.
             _log.warning("run %s could not be handed back: %s", claimed.run_id, error)
         else:
