@@ -1,0 +1,610 @@
+"""`MemoryBackend`: core's `Backend` protocol over the emulator.
+
+Each method is one transaction. Nothing waits, except for a lock that a connection to the same
+database holds in an open transaction; the event loop goes on meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, TypeVar, cast
+from uuid import UUID
+
+from absurd_contimg.backends.memory import catalog, jsonb, times
+from absurd_contimg.backends.memory.database import MemoryDatabase, Operation
+from absurd_contimg.backends.memory.errors import EngineError, raise_exception
+from absurd_contimg.backends.memory.procedures import (
+    cancellation,
+    checkpoints,
+    cleaning,
+    events,
+    queues,
+    running,
+    spawning,
+)
+from absurd_contimg.backends.memory.tables import CLAIMABLE, RunRow, TaskRow
+from absurd_contimg.backends.memory.text import uuid_in
+from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.core.errors import (
+    BackendError,
+    InvalidRetryStrategy,
+    QueueNotFound,
+    RunAlreadyFailed,
+    TaskCancelled,
+)
+from absurd_contimg.core.records import (
+    AwaitedEvent,
+    Checkpoint,
+    ClaimedTask,
+    History,
+    Json,
+    QueuePolicy,
+    QueueStats,
+    Run,
+    SpawnedTask,
+    SpawnOptions,
+    State,
+    StorageMode,
+    Task,
+    TaskResult,
+    Wait,
+)
+
+T = TypeVar("T")
+SCHEMA_VERSION = "0.5.1"
+
+
+class MemoryBackend:
+    """Absurd in memory, for tests and simulation."""
+
+    def __init__(self, db: MemoryDatabase) -> None:
+        self.db = db
+        self._session = db.session()
+
+    async def _run(self, name: str, work: Callable[[Transaction], T], *arguments: object) -> T:
+        """Run one procedure as a transaction of its own, and note it in the timeline."""
+        session = self._session
+        try:
+            answer = await session.run_async(work)
+        except EngineError as error:
+            self._note(name, arguments, f"{error.sqlstate} {error.message}")
+            raise translated(error) from None
+        self._note(name, arguments, "ok")
+        return answer
+
+    def _note(self, name: str, arguments: tuple[object, ...], outcome: str) -> None:
+        db = self.db
+        db.timeline.append(Operation(db.now(), self._session.session_id, name, arguments, outcome))
+
+    # -- queues -----------------------------------------------------------------------------
+
+    async def create_queue(
+        self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
+    ) -> None:
+        """See `Backend.create_queue`."""
+        await self._run(
+            "create_queue",
+            lambda tx: queues.create_queue(tx, queue_name, storage_mode),
+            queue_name,
+            storage_mode,
+        )
+
+    async def drop_queue(self, queue_name: str) -> None:
+        """See `Backend.drop_queue`."""
+        await self._run("drop_queue", lambda tx: queues.drop_queue(tx, queue_name), queue_name)
+
+    async def list_queues(self) -> list[str]:
+        """See `Backend.list_queues`."""
+        return await self._read(queues.list_queues)
+
+    async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
+        """See `Backend.get_queue_policy`."""
+        found = await self._read(lambda tx: queues.get_queue_policy(tx, queue_name))
+        if not found:
+            return None
+        values = [_delta(value) if type(value) is times.Interval else value for value in found[0]]
+        return QueuePolicy(*cast(list[Any], values))
+
+    async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
+        """See `Backend.set_queue_policy`."""
+        text = dumped(policy)
+        await self._run(
+            "set_queue_policy",
+            lambda tx: queues.set_queue_policy(tx, queue_name, text),
+            queue_name,
+            text,
+        )
+
+    # -- tasks ------------------------------------------------------------------------------
+
+    async def spawn_task(
+        self,
+        queue_name: str,
+        task_name: str,
+        params: Json,
+        options: SpawnOptions | None = None,
+    ) -> SpawnedTask:
+        """See `Backend.spawn_task`."""
+        text = dumped(params)
+        chosen = jsonb.EMPTY if options is None else dumped(options.to_json())
+        answer = await self._run(
+            "spawn_task",
+            lambda tx: spawning.spawn_task(tx, queue_name, task_name, text, chosen),
+            queue_name,
+            task_name,
+            text,
+            chosen,
+        )
+        return _spawned(answer)
+
+    async def claim_task(
+        self, queue_name: str, worker_id: str, claim_timeout: int = 30, qty: int = 1
+    ) -> list[ClaimedTask]:
+        """See `Backend.claim_task`."""
+        found = await self._run(
+            "claim_task",
+            lambda tx: running.claim_task(tx, queue_name, worker_id, claim_timeout, qty),
+            queue_name,
+            worker_id,
+            claim_timeout,
+            qty,
+        )
+        return [_claimed(row) for row in found]
+
+    async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
+        """See `Backend.complete_run`."""
+        key, text = uuid_int(run_id), dumped(state)
+        await self._run(
+            "complete_run",
+            lambda tx: running.complete_run(tx, queue_name, key, text),
+            queue_name,
+            key,
+            text,
+        )
+
+    async def schedule_run(self, queue_name: str, run_id: UUID, wake_at: datetime) -> None:
+        """See `Backend.schedule_run`."""
+        key, moment = uuid_int(run_id), time_us(wake_at)
+        await self._run(
+            "schedule_run",
+            lambda tx: running.schedule_run(tx, queue_name, key, moment),
+            queue_name,
+            key,
+            wake_at,
+        )
+
+    async def fail_run(
+        self, queue_name: str, run_id: UUID, reason: Json, retry_at: datetime | None = None
+    ) -> None:
+        """See `Backend.fail_run`."""
+        key, text = uuid_int(run_id), dumped(reason)
+        moment = None if retry_at is None else time_us(retry_at)
+        await self._run(
+            "fail_run",
+            lambda tx: running.fail_run(tx, queue_name, key, text, moment),
+            queue_name,
+            key,
+            text,
+            retry_at,
+        )
+
+    async def fail_run_permanently(self, queue_name: str, run_id: UUID, reason: Json) -> None:
+        """See `Backend.fail_run_permanently`."""
+        key, text = uuid_int(run_id), dumped(reason)
+
+        def work(tx: Transaction) -> None:
+            runs = catalog.runs(tx, queue_name)
+            run = running.locked_run(tx, runs, key)
+            if run is None:
+                raise_exception(f'Run "{run_id}" cannot be failed in queue "{queue_name}"')
+            tasks = catalog.tasks(tx, queue_name)
+            task = tasks.get(tx, run.task_id)
+            if task is not None and run.state in ("running", "sleeping"):
+                tasks.lock(tx, task.task_id)
+                tasks.put(tx, task.task_id, task._replace(max_attempts=run.attempt))
+            running.fail_run(tx, queue_name, key, text)
+
+        await self._run("fail_run_permanently", work, queue_name, key, text)
+
+    async def retry_task(
+        self, queue_name: str, task_id: UUID, options: Mapping[str, Json] | None = None
+    ) -> SpawnedTask:
+        """See `Backend.retry_task`."""
+        key, text = uuid_int(task_id), jsonb.EMPTY if options is None else dumped(options)
+        answer = await self._run(
+            "retry_task",
+            lambda tx: spawning.retry_task(tx, queue_name, key, text),
+            queue_name,
+            key,
+            text,
+        )
+        return _spawned(answer)
+
+    async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
+        """See `Backend.cancel_task`."""
+        key = uuid_int(task_id)
+        await self._run(
+            "cancel_task",
+            lambda tx: cancellation.cancel_task(tx, queue_name, key),
+            queue_name,
+            key,
+        )
+
+    async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
+        """See `Backend.get_task_result`."""
+        key = uuid_int(task_id)
+        found = await self._read(lambda tx: cleaning.get_task_result(tx, queue_name, key))
+        if not found:
+            return None
+        _, state, result, reason = found[0]
+        return TaskResult(UUID(int=key), cast(State, state), loaded(result), loaded(reason))
+
+    # -- leases and checkpoints -------------------------------------------------------------
+
+    async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
+        """See `Backend.extend_claim`."""
+        key = uuid_int(run_id)
+        await self._run(
+            "extend_claim",
+            lambda tx: running.extend_claim(tx, queue_name, key, extend_by),
+            queue_name,
+            key,
+            extend_by,
+        )
+
+    async def set_task_checkpoint_state(
+        self,
+        queue_name: str,
+        task_id: UUID,
+        step_name: str,
+        state: Json,
+        owner_run: UUID,
+        extend_claim_by: int | None = None,
+    ) -> None:
+        """See `Backend.set_task_checkpoint_state`."""
+        task, run, text = uuid_int(task_id), uuid_int(owner_run), dumped(state)
+        await self._run(
+            "set_task_checkpoint_state",
+            lambda tx: checkpoints.set_task_checkpoint_state(
+                tx, queue_name, task, step_name, text, run, extend_claim_by
+            ),
+            queue_name,
+            task,
+            step_name,
+            text,
+            run,
+            extend_claim_by,
+        )
+
+    async def get_task_checkpoint_state(
+        self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
+    ) -> Checkpoint | None:
+        """See `Backend.get_task_checkpoint_state`."""
+        key = uuid_int(task_id)
+        found = await self._read(
+            lambda tx: checkpoints.get_task_checkpoint_state(
+                tx, queue_name, key, step_name, include_pending
+            )
+        )
+        return _checkpoint(found[0]) if found else None
+
+    async def get_task_checkpoint_states(
+        self, queue_name: str, task_id: UUID, run_id: UUID
+    ) -> list[Checkpoint]:
+        """See `Backend.get_task_checkpoint_states`."""
+        task, run = uuid_int(task_id), uuid_int(run_id)
+        found = await self._read(
+            lambda tx: checkpoints.get_task_checkpoint_states(tx, queue_name, task, run)
+        )
+        return [_checkpoint(row) for row in found]
+
+    # -- events -----------------------------------------------------------------------------
+
+    async def await_event(
+        self,
+        queue_name: str,
+        task_id: UUID,
+        run_id: UUID,
+        step_name: str,
+        event_name: str,
+        timeout: int | None = None,
+    ) -> AwaitedEvent:
+        """See `Backend.await_event`."""
+        task, run = uuid_int(task_id), uuid_int(run_id)
+        should_suspend, payload = await self._run(
+            "await_event",
+            lambda tx: events.await_event(
+                tx, queue_name, task, run, step_name, event_name, timeout
+            ),
+            queue_name,
+            task,
+            run,
+            step_name,
+            event_name,
+            timeout,
+        )
+        return AwaitedEvent(should_suspend, loaded(payload))
+
+    async def emit_event(self, queue_name: str, event_name: str, payload: Json = None) -> None:
+        """See `Backend.emit_event`."""
+        text = dumped(payload)
+        await self._run(
+            "emit_event",
+            lambda tx: events.emit_event(tx, queue_name, event_name, text),
+            queue_name,
+            event_name,
+            text,
+        )
+
+    # -- clean-up ---------------------------------------------------------------------------
+
+    async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
+        """See `Backend.cleanup_tasks`."""
+        return await self._run(
+            "cleanup_tasks",
+            lambda tx: cleaning.cleanup_tasks(tx, queue_name, ttl_seconds, limit),
+            queue_name,
+            ttl_seconds,
+            limit,
+        )
+
+    async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
+        """See `Backend.cleanup_events`."""
+        return await self._run(
+            "cleanup_events",
+            lambda tx: cleaning.cleanup_events(tx, queue_name, ttl_seconds, limit),
+            queue_name,
+            ttl_seconds,
+            limit,
+        )
+
+    # -- inspection, read only --------------------------------------------------------------
+
+    async def _read(self, work: Callable[[Transaction], T]) -> T:
+        try:
+            return await self._session.run_async(work)
+        except EngineError as error:
+            raise translated(error) from None
+
+    async def current_time(self) -> datetime:
+        """See `Backend.current_time`."""
+        return times.to_datetime(self._session.current_time())
+
+    async def schema_version(self) -> str:
+        """See `Backend.schema_version`."""
+        return SCHEMA_VERSION
+
+    async def queue_stats(self, queue_name: str) -> QueueStats:
+        """See `Backend.queue_stats`."""
+
+        def work(tx: Transaction) -> QueueStats:
+            now = tx.session.current_time()
+            tasks = catalog.tasks(tx, queue_name)
+            by_state: dict[str, int] = {}
+            for task in tasks.scan(tx):
+                by_state[task.state] = by_state.get(task.state, 0) + 1
+            due: list[int] = []
+            expired = 0
+            for run in catalog.runs(tx, queue_name).scan(tx):
+                if run.state in CLAIMABLE and run.available_at <= now:
+                    owner = tasks.get(tx, run.task_id)
+                    if owner is not None and owner.state in ("pending", "sleeping", "running"):
+                        due.append(run.available_at)
+                elif run.state == "running" and run.claim_expires_at is not None:
+                    expired += run.claim_expires_at <= now
+            oldest = (now - min(due)) / times.SECOND_US if due else None
+            return QueueStats(queue_name, by_state, len(due), oldest, expired)
+
+        return await self._read(work)
+
+    async def list_tasks(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        task_name: str | None = None,
+        limit: int = 100,
+    ) -> list[Task]:
+        """See `Backend.list_tasks`."""
+
+        def work(tx: Transaction) -> list[Task]:
+            rows = sorted(catalog.tasks(tx, queue_name).scan(tx), reverse=True)
+            wanted = (
+                row
+                for row in rows
+                if (states is None or row.state in states)
+                and (task_name is None or row.task_name == task_name)
+            )
+            return [_task(row) for row in islice(wanted, limit)]
+
+        return await self._read(work)
+
+    async def list_runs(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        claimed_by: str | None = None,
+        limit: int = 1000,
+    ) -> list[Run]:
+        """See `Backend.list_runs`."""
+
+        def work(tx: Transaction) -> list[Run]:
+            rows = sorted(catalog.runs(tx, queue_name).scan(tx))
+            wanted = (
+                row
+                for row in rows
+                if (states is None or row.state in states)
+                and (claimed_by is None or row.claimed_by == claimed_by)
+            )
+            return [_run(row) for row in islice(wanted, limit)]
+
+        return await self._read(work)
+
+    async def history(self, queue_name: str, task_id: UUID) -> History | None:
+        """See `Backend.history`."""
+        key = uuid_int(task_id)
+
+        def work(tx: Transaction) -> History | None:
+            task = catalog.tasks(tx, queue_name).get(tx, key)
+            if task is None:
+                return None
+            runs = catalog.runs(tx, queue_name).of_task(tx, key)
+            written = catalog.checkpoints(tx, queue_name).of_task(tx, key)
+            waits = catalog.waits(tx, queue_name).of_task(tx, key)
+            return History(
+                queue_name,
+                _task(task),
+                tuple(_run(run) for run in sorted(runs, key=lambda run: (run.attempt, run.run_id))),
+                tuple(
+                    _checkpoint(row[1:])
+                    for row in sorted(
+                        written, key=lambda row: (row.updated_at, row.checkpoint_name)
+                    )
+                ),
+                tuple(
+                    Wait(
+                        UUID(int=wait.task_id),
+                        UUID(int=wait.run_id),
+                        wait.step_name,
+                        wait.event_name,
+                        _time(wait.timeout_at),
+                        times.to_datetime(wait.created_at),
+                    )
+                    for wait in sorted(waits)
+                ),
+            )
+
+        return await self._read(work)
+
+
+# -- between Python's values and the engine's ---------------------------------------------------
+
+
+def translated(error: EngineError) -> BaseException:
+    """Core's exception for an engine's error."""
+    kind = {
+        "AB001": TaskCancelled,
+        "AB002": RunAlreadyFailed,
+    }.get(error.sqlstate)
+    if kind is not None:
+        return kind(error.message)
+    refused = {"AB003": InvalidRetryStrategy, "42P01": QueueNotFound}.get(
+        error.sqlstate, BackendError
+    )
+    return refused(error.message, error.sqlstate)
+
+
+def dumped(value: object) -> str:
+    """A Python value as jsonb; `BackendError` for what jsonb does not take."""
+    try:
+        return jsonb.dumps(value)
+    except EngineError as error:
+        raise translated(error) from None
+
+
+def loaded(text: str | None) -> Json:
+    """A jsonb value as a fresh Python value; SQL NULL as None."""
+    return None if text is None else cast(Json, jsonb.loads(text))
+
+
+def uuid_int(value: UUID | str) -> int:
+    """A UUID's number; text is read as Postgres reads it."""
+    if type(value) is UUID:
+        return value.int
+    try:
+        return uuid_in(str(value))
+    except EngineError as error:
+        raise translated(error) from None
+
+
+def time_us(value: datetime) -> int:
+    """Microseconds; Python's last moment stands for infinity."""
+    if value.tzinfo is None:
+        raise ValueError(f"{value!r} has no time zone; give an aware datetime")
+    return times.INFINITY if value.year == 9999 else times.from_datetime(value)
+
+
+def _time(value: int | None) -> datetime | None:
+    return None if value is None else times.to_datetime(value)
+
+
+def _uuid(value: int | None) -> UUID | None:
+    return None if value is None else UUID(int=value)
+
+
+def _delta(span: times.Interval) -> timedelta:
+    """As psycopg loads intervals: months of 30 days, years of 365."""
+    years, months = divmod(abs(span.months), 12)
+    days = (years * 365 + months * 30) * (1 if span.months >= 0 else -1)
+    return timedelta(days=days + span.days, microseconds=span.us)
+
+
+def _spawned(row: spawning.Spawned) -> SpawnedTask:
+    task_id, run_id, attempt, created = row
+    return SpawnedTask(
+        UUID(int=cast(int, task_id)), UUID(int=cast(int, run_id)), cast(int, attempt), created
+    )
+
+
+def _claimed(row: running.Claimed) -> ClaimedTask:
+    run_id, task_id, attempt, name, params, strategy, attempts_max, headers, event, payload = row
+    return ClaimedTask(
+        UUID(int=run_id),
+        UUID(int=task_id),
+        attempt,
+        name,
+        loaded(params),
+        loaded(strategy),
+        attempts_max,
+        loaded(headers),
+        event,
+        loaded(payload),
+    )
+
+
+def _checkpoint(row: checkpoints.Shown | tuple[Any, ...]) -> Checkpoint:
+    name, state, status, owner, updated_at = row
+    return Checkpoint(name, loaded(state), status, _uuid(owner), times.to_datetime(updated_at))
+
+
+def _task(row: TaskRow) -> Task:
+    return Task(
+        task_id=UUID(int=row.task_id),
+        task_name=row.task_name,
+        params=loaded(row.params),
+        headers=loaded(row.headers),
+        retry_strategy=loaded(row.retry_strategy),
+        max_attempts=row.max_attempts,
+        cancellation=loaded(row.cancellation),
+        enqueue_at=times.to_datetime(row.enqueue_at),
+        first_started_at=_time(row.first_started_at),
+        state=cast(State, row.state),
+        attempts=row.attempts,
+        last_attempt_run=_uuid(row.last_attempt_run),
+        completed_payload=loaded(row.completed_payload),
+        cancelled_at=_time(row.cancelled_at),
+        idempotency_key=row.idempotency_key,
+    )
+
+
+def _run(row: RunRow) -> Run:
+    return Run(
+        run_id=UUID(int=row.run_id),
+        task_id=UUID(int=row.task_id),
+        attempt=row.attempt,
+        state=cast(State, row.state),
+        claimed_by=row.claimed_by,
+        claim_expires_at=_time(row.claim_expires_at),
+        available_at=times.to_datetime(row.available_at),
+        wake_event=row.wake_event,
+        event_payload=loaded(row.event_payload),
+        started_at=_time(row.started_at),
+        completed_at=_time(row.completed_at),
+        failed_at=_time(row.failed_at),
+        result=loaded(row.result),
+        failure_reason=loaded(row.failure_reason),
+        created_at=times.to_datetime(row.created_at),
+    )

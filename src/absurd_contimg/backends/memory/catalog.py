@@ -1,0 +1,130 @@
+"""The relations of the schema ``absurd`` by name: which queue has which tables.
+
+A relation is a row of a table of its own, so that creating and dropping queues is transactional
+like everything else. Procedures ask for their tables here, as ``format('absurd.%I', ...)`` does.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, TypeVar, cast
+
+from absurd_contimg.backends.memory.errors import null_identifier, undefined_table
+from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.tables import (
+    Checkpoints,
+    Events,
+    Keys,
+    Partition,
+    Queues,
+    Runs,
+    Table,
+    Tasks,
+    Waits,
+)
+from absurd_contimg.backends.memory.transaction import Transaction
+
+AnyTable = Table[Any, Any]
+T = TypeVar("T", bound=AnyTable)
+
+CLASSES: dict[str, type[AnyTable]] = {
+    "t": Tasks,
+    "r": Runs,
+    "c": Checkpoints,
+    "e": Events,
+    "w": Waits,
+    "i": Keys,
+    "queues": Queues,
+}
+IDENTIFIER_BYTES_MAX = 63
+
+
+class Relation(NamedTuple):
+    """A table, or a partition of one: then `partition` is set and `table` is its parent's."""
+
+    name: str
+    letter: str
+    table: AnyTable
+    parent: str | None = None
+    partition: Partition | None = None
+
+
+class Relations(Table[str, Relation]):
+    """All relations of the schema."""
+
+    def copy(self) -> Relations:
+        """Copies every table once; partitions share their parent's copy."""
+        twin = super().copy()
+        tables: dict[int, AnyTable] = {}
+        for name, relation in twin.rows.items():
+            table = tables.get(id(relation.table))
+            if table is None:
+                table = tables[id(relation.table)] = relation.table.copy()
+            twin.rows[name] = relation._replace(table=table)
+        return twin
+
+
+def truncated(name: str) -> str:
+    """An identifier as Postgres keeps it: at most 63 bytes, cut between characters."""
+    if len(name) * 4 <= IDENTIFIER_BYTES_MAX:
+        return name
+    return name.encode()[:IDENTIFIER_BYTES_MAX].decode(errors="ignore")
+
+
+def find(tx: Transaction, name: str) -> Relation | None:
+    """The relation that `tx` sees under this name."""
+    return tx.db.relations.get(tx, name)
+
+
+def relation(tx: Transaction, name: str, mode: TableLock = TableLock.ACCESS_SHARE) -> Relation:
+    """The relation of this name, locked in `mode`; 42P01 if there is none."""
+    name = truncated(name)
+    found = tx.db.relations.get(tx, name)
+    if found is None:
+        raise undefined_table(name)
+    if tx.explicit or tx.db.table_locks:
+        tx.lock_table(name, mode)
+    return found
+
+
+def _table(tx: Transaction, letter: str, queue: str | None, mode: TableLock) -> AnyTable:
+    if queue is None:
+        raise null_identifier()
+    return relation(tx, f"{letter}_{queue}", mode).table
+
+
+_READ, _LOCK, _WRITE = TableLock.ACCESS_SHARE, TableLock.ROW_SHARE, TableLock.ROW_EXCLUSIVE
+
+
+def queues(tx: Transaction, mode: TableLock = _READ) -> Queues:
+    """``absurd.queues``."""
+    return cast(Queues, relation(tx, "queues", mode).table)
+
+
+def tasks(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Tasks:
+    """``absurd.t_<queue>``."""
+    return cast(Tasks, _table(tx, "t", queue, mode))
+
+
+def runs(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Runs:
+    """``absurd.r_<queue>``."""
+    return cast(Runs, _table(tx, "r", queue, mode))
+
+
+def checkpoints(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Checkpoints:
+    """``absurd.c_<queue>``."""
+    return cast(Checkpoints, _table(tx, "c", queue, mode))
+
+
+def events(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Events:
+    """``absurd.e_<queue>``."""
+    return cast(Events, _table(tx, "e", queue, mode))
+
+
+def waits(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Waits:
+    """``absurd.w_<queue>``."""
+    return cast(Waits, _table(tx, "w", queue, mode))
+
+
+def keys(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Keys:
+    """``absurd.i_<queue>``."""
+    return cast(Keys, _table(tx, "i", queue, mode))

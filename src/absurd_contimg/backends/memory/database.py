@@ -1,0 +1,150 @@
+"""`MemoryDatabase`: everything that a Postgres database with Absurd's schema holds.
+
+One mutex guards it all. Time comes from the clock given, ids from the seed given. The wall clock
+is read in one place, `_wall_clock`, and only where no clock was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from absurd_contimg.backends.memory import times
+from absurd_contimg.backends.memory.catalog import Relation, Relations
+from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.tables import Queues
+from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.uuid7 import UuidSource
+
+Clock = Callable[[], datetime]
+TIMELINE_LENGTH_MAX = 10_000
+
+
+def _wall_clock() -> datetime:
+    return datetime.now(UTC)
+
+
+class Operation(NamedTuple):
+    """One call of a procedure, for people to read."""
+
+    time: int
+    session_id: int
+    procedure: str
+    arguments: tuple[object, ...]
+    outcome: str
+
+    def __str__(self) -> str:
+        shown = ", ".join(_brief(argument) for argument in self.arguments)
+        moment = times.to_datetime(self.time).isoformat(timespec="milliseconds")
+        return f"{moment}  s{self.session_id}  {self.procedure}({shown}) -> {self.outcome}"
+
+
+def _brief(value: object, length_max: int = 60) -> str:
+    if isinstance(value, int) and value.bit_length() > 64:
+        return f"{value:032x}"[-8:]
+    text = repr(value)
+    return text if len(text) <= length_max else f"{text[: length_max - 3]}..."
+
+
+class MemoryDatabase:
+    """A database in memory with Absurd's schema and no queue yet.
+
+    `seed` decides the random bits of every id. `clock` gives aware datetimes; without it the
+    database follows the wall clock.
+    """
+
+    def __init__(self, seed: int = 0, clock: Clock | None = None) -> None:
+        self.clock = _wall_clock if clock is None else clock
+        self.mutex = threading.RLock()
+        self.ended = threading.Condition(self.mutex)
+        self.releases = 0
+        self.table_locks: dict[str, dict[Transaction, set[int]]] = {}
+        self.uuids = UuidSource(seed)
+        self.relations = Relations()
+        self.relations.rows["queues"] = Relation("queues", "queues", Queues())
+        self.timeline: deque[Operation] = deque(maxlen=TIMELINE_LENGTH_MAX)
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._sessions = 0
+
+    # -- time and ids -----------------------------------------------------------------------
+
+    def now(self) -> int:
+        """The clock in microseconds."""
+        return times.from_datetime(self.clock())
+
+    def next_uuid(self) -> int:
+        """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
+        return self.uuids.next(self.now())
+
+    # -- sessions ---------------------------------------------------------------------------
+
+    def session(self) -> Session:
+        """A new session."""
+        with self.mutex:
+            self._sessions += 1
+            return Session(self, self._sessions)
+
+    def transaction_ended(self) -> None:
+        """Wake everybody who waits for a lock. The caller holds the mutex."""
+        self.releases += 1
+        self.ended.notify_all()
+        waiters, self._waiters = self._waiters, []
+        for loop, future in waiters:
+            loop.call_soon_threadsafe(_wake, future)
+
+    def wait_async(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Done when the next transaction ends. The caller holds the mutex."""
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiters.append((loop, future))
+        return future
+
+    # -- copies -----------------------------------------------------------------------------
+
+    def fork(self) -> MemoryDatabase:
+        """An independent copy of everything committed, with the same future ids.
+
+        Rows are shared, so this costs one reference a row. Sessions are not copied.
+        """
+        twin = MemoryDatabase.__new__(MemoryDatabase)
+        with self.mutex:
+            twin.__dict__.update(self.__dict__)
+            twin.uuids = self.uuids.copy()
+            twin.relations = self.relations.copy()
+            twin.timeline = self.timeline.copy()
+        twin.mutex = threading.RLock()
+        twin.ended = threading.Condition(twin.mutex)
+        twin.table_locks, twin._waiters = {}, []
+        return twin
+
+    def snapshot(self) -> MemoryDatabase:
+        """What `restore` takes: a fork that nobody works on."""
+        return self.fork()
+
+    def restore(self, snapshot: MemoryDatabase) -> None:
+        """Go back to the snapshot, which may be restored again.
+
+        Open transactions of this database's sessions are rolled back first by their owners; with
+        one still open this raises RuntimeError.
+        """
+        with self.mutex:
+            if self.table_locks:
+                raise RuntimeError(
+                    "restore: a transaction is open; commit it or roll it back first"
+                )
+            copy = snapshot.fork()
+            self.uuids, self.relations = copy.uuids, copy.relations
+            self.timeline = copy.timeline
+            self.transaction_ended()
+
+    def timeline_text(self) -> str:
+        """The latest operations, one a line, oldest first."""
+        return "\n".join(str(operation) for operation in self.timeline)
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

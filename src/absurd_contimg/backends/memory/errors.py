@@ -1,0 +1,67 @@
+"""How the emulator says no: one exception that carries what Postgres would have sent.
+
+The engine knows SQLSTATEs and messages, not psycopg and not `core.errors`; the backend and the
+connection translate `EngineError` into theirs.
+"""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+
+class EngineError(Exception):
+    """What Postgres would report: SQLSTATE, primary message, detail and hint."""
+
+    def __init__(
+        self, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.sqlstate = sqlstate
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+
+def raise_exception(message: str) -> NoReturn:
+    """PL/pgSQL's ``raise exception`` without a code: P0001."""
+    raise EngineError("P0001", message)
+
+
+def shown(value: object) -> str:
+    """A value as ``raise exception '%'`` prints it."""
+    return "<NULL>" if value is None else str(value)
+
+
+def task_cancelled() -> EngineError:
+    """AB001."""
+    return EngineError("AB001", "Task has been cancelled")
+
+
+def run_already_failed(run: str, queue: str) -> EngineError:
+    """AB002."""
+    return EngineError("AB002", f'Run "{run}" has already failed in queue "{queue}"')
+
+
+def invalid_strategy(message: str) -> EngineError:
+    """AB003."""
+    return EngineError("AB003", message)
+
+
+def undefined_table(name: str) -> EngineError:
+    """42P01, as Postgres words it for a name within the schema ``absurd``."""
+    return EngineError("42P01", f'relation "absurd.{name}" does not exist')
+
+
+def invalid_text(type_name: str, text: str) -> EngineError:
+    """22P02, the text form of a value is not one of its type."""
+    return EngineError("22P02", f'invalid input syntax for type {type_name}: "{text}"')
+
+
+def null_identifier() -> EngineError:
+    """22004, what ``format('%I', null)`` raises: the queue name was null."""
+    return EngineError("22004", "null values cannot be formatted as an SQL identifier")
+
+
+def timestamp_out_of_range() -> EngineError:
+    """22008 of timestamp arithmetic."""
+    return EngineError("22008", "timestamp out of range")

@@ -1,0 +1,255 @@
+"""jsonb: which values it takes, and the one text that it gives back for each.
+
+A jsonb value is kept as its canonical text, exactly what Postgres prints: keys ordered by length
+and then by bytes, the last of duplicated keys, numbers without exponent. Text is immutable and
+compact, and loading it gives each reader a copy of his own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal, DecimalTuple
+from functools import lru_cache
+from json.encoder import encode_basestring
+from typing import Any, Final, NoReturn, cast
+
+from absurd_contimg.backends.memory.errors import EngineError
+
+NULL: Final = "null"
+EMPTY: Final = "{}"
+
+_INVALID = "invalid input syntax for type json"
+
+
+class _Number(str):
+    """A number as jsonb prints it."""
+
+    __slots__ = ()
+
+
+def dumps(value: object) -> str:
+    """The canonical text of a Python value, as if sent by psycopg's ``Jsonb``.
+
+    Raises 22P02 or 22P05 for what jsonb rejects, TypeError for what JSON does not have.
+    """
+    kind = type(value)
+    if kind is str:
+        return _string(cast(str, value))
+    if value is None:
+        return NULL
+    if kind is bool:
+        return "true" if value else "false"
+    if kind is int:
+        return str(value)
+    if kind is dict:
+        return _object(cast("dict[object, object]", value))
+    if kind is list or kind is tuple:
+        return "[" + ", ".join([dumps(item) for item in cast("list[object]", value)]) + "]"
+    if kind is float:
+        return _number(repr(value))
+    return _uncommon(value)
+
+
+def _uncommon(value: object) -> str:
+    """Subclasses and other mappings, in the order in which json.dumps asks."""
+    if isinstance(value, _Number):
+        return str(value)
+    if isinstance(value, str):
+        return _string(str.__str__(value))
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return _number(float.__repr__(value))
+    if isinstance(value, Mapping):
+        return _object(value)
+    if isinstance(value, list | tuple):
+        return dumps(list(value))
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+def _string(value: str) -> str:
+    text = encode_basestring(value)
+    if not value.isascii():
+        _check_surrogates(value)
+    if "\\u0000" in text and "\0" in value:
+        raise EngineError(
+            "22P05",
+            "unsupported Unicode escape sequence",
+            detail="\\u0000 cannot be converted to text.",
+        )
+    return text
+
+
+def _check_surrogates(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        detail = (
+            "Unicode high surrogate must not follow a high surrogate."
+            if 0xD800 <= code < 0xDC00
+            and "\ud800" <= value[error.start + 1 : error.start + 2] < "\udc00"
+            else "Unicode low surrogate must follow a high surrogate."
+        )
+        raise EngineError("22P02", _INVALID, detail=detail) from None
+
+
+def _key_order(item: tuple[str, str]) -> tuple[int, bytes]:
+    key = item[0].encode()
+    return len(key), key
+
+
+def _object(value: Mapping[Any, object]) -> str:
+    pairs: list[tuple[str, str]] = []
+    for key, item in value.items():
+        name = key if type(key) is str else _key(key)
+        pairs.append((name, dumps(item)))
+    if len(pairs) > 1:
+        pairs = sorted(dict(pairs).items() if len(value) > 1 else pairs, key=_key_order)
+    return "{" + ", ".join([f"{_string(key)}: {item}" for key, item in pairs]) + "}"
+
+
+def _key(key: object) -> str:
+    """A key that is no str, as json.dumps turns it into one."""
+    if isinstance(key, str):
+        return str.__str__(key)
+    if key is None or isinstance(key, bool | int | float):
+        return json.dumps(key)
+    raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
+
+
+def _invalid(_: str = "") -> NoReturn:
+    raise EngineError("22P02", _INVALID)
+
+
+def _number(text: str) -> str:
+    """A JSON number as ``numeric`` prints it: scale kept, exponent and minus zero gone."""
+    if text.lstrip("-").isdigit():
+        return "0" if text == "-0" else text
+    if text in ("nan", "inf", "-inf"):
+        _invalid()
+    sign, digits, exponent = cast(DecimalTuple, Decimal(text).as_tuple())
+    assert isinstance(exponent, int)
+    if len(digits) + max(exponent, 0) > 131_072 or -exponent > 16_383:
+        raise EngineError("22003", "value overflows numeric format")
+    shown = format(Decimal((0, digits, exponent)), "f")
+    return "-" + shown if sign and any(digits) else shown
+
+
+def parse(text: str) -> str:
+    """The canonical text of a JSON text; 22P02 if Postgres would not take it."""
+    try:
+        value = _DECODER.decode(text)
+    except RecursionError:
+        raise EngineError(
+            "54001",
+            "stack depth limit exceeded",
+            hint='Increase the configuration parameter "max_stack_depth" (currently 2048kB), '
+            "after ensuring the platform's stack depth limit is adequate.",
+        ) from None
+    except ValueError:
+        _invalid()
+    return dumps(value)
+
+
+_DECODER = json.JSONDecoder(
+    parse_int=lambda text: _Number(_number(text)),
+    parse_float=lambda text: _Number(_number(text)),
+    parse_constant=_invalid,
+)
+
+
+def loads(text: str) -> Any:
+    """A fresh Python value, as psycopg loads it."""
+    return json.loads(text)
+
+
+@lru_cache(maxsize=4096)
+def _tree(text: str) -> Any:
+    """The parsed value, shared and never handed out; numbers stay text."""
+    return _DECODER.decode(text)
+
+
+def kind(text: str) -> str:
+    """``jsonb_typeof``."""
+    first = text[0]
+    names = {"{": "object", "[": "array", '"': "string", "t": "boolean", "f": "boolean"}
+    return names.get(first) or ("null" if first == "n" else "number")
+
+
+def _member(text: str, key: str) -> tuple[bool, Any]:
+    if text[0] != "{":
+        return False, None
+    tree = _tree(text)
+    return (True, tree[key]) if key in tree else (False, None)
+
+
+def field(text: str | None, key: str) -> str | None:
+    """``value -> key``: jsonb, or None where there is no such member."""
+    if text is None:
+        return None
+    found, value = _member(text, key)
+    return dumps(value) if found else None
+
+
+def field_text(text: str | None, key: str) -> str | None:
+    """``value ->> key``: text, None where there is no such member or it is JSON null."""
+    if text is None:
+        return None
+    found, value = _member(text, key)
+    return as_text(value) if found else None
+
+
+def as_text(value: Any) -> str | None:
+    """A parsed member as ``->>`` shows it."""
+    if value is None or type(value) is str:
+        return value
+    return dumps(value)
+
+
+def has_key(text: str, key: str) -> bool:
+    """``value ? key``: also an element of an array, or the string itself."""
+    tree = _tree(text)
+    if isinstance(tree, dict):
+        return key in tree
+    if isinstance(tree, list):
+        return any(type(item) is str and item == key for item in tree)
+    return type(tree) is str and tree == key
+
+
+def keys(text: str) -> list[str]:
+    """``jsonb_object_keys`` of an object, in jsonb's order."""
+    return list(_tree(text))
+
+
+def build_without_nulls(**members: str | None) -> str:
+    """``jsonb_strip_nulls(jsonb_build_object(...))`` of members that are already jsonb.
+
+    Nulls go inside objects at every depth; in arrays they stay.
+    """
+    present = {key: _tree(value) for key, value in members.items() if value is not None}
+    return dumps(_strip(present))
+
+
+def _strip(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strip(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [_strip(item) for item in value]
+    return value
+
+
+def equal(left: str, right: str) -> bool:
+    """``jsonb = jsonb``: numbers by value, 1.0 as 1."""
+    return left == right or _comparable(_tree(left)) == _comparable(_tree(right))
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, _Number):
+        return ("n", Decimal(value))
+    if isinstance(value, dict):
+        return {key: _comparable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_comparable(item) for item in value]
+    return (type(value).__name__, value)

@@ -1,0 +1,69 @@
+"""Locks that outlive a statement: which sessions hold what, and who would have to wait.
+
+Only transactions that a session began leave anything here. A statement on its own runs under the
+database's mutex from start to end, so nobody can see its locks; it only asks whether somebody
+else's stand in its way.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from absurd_contimg.backends.memory.transaction import Transaction
+
+
+class RowLock(IntEnum):
+    """Postgres' row locks, weakest first."""
+
+    KEY_SHARE = 0
+    SHARE = 1
+    NO_KEY_UPDATE = 2
+    UPDATE = 3
+
+
+class TableLock(IntEnum):
+    """The table locks that Absurd's statements take, weakest first."""
+
+    ACCESS_SHARE = 1
+    ROW_SHARE = 2
+    ROW_EXCLUSIVE = 3
+    SHARE_UPDATE_EXCLUSIVE = 4
+    SHARE = 5
+    ACCESS_EXCLUSIVE = 8
+
+
+ROW_CONFLICTS: tuple[frozenset[RowLock], ...] = (
+    frozenset({RowLock.UPDATE}),
+    frozenset({RowLock.NO_KEY_UPDATE, RowLock.UPDATE}),
+    frozenset({RowLock.SHARE, RowLock.NO_KEY_UPDATE, RowLock.UPDATE}),
+    frozenset(RowLock),
+)
+"""By row lock: those of others that it has to wait for (Postgres' manual, table 13.3)."""
+
+TABLE_CONFLICTS: dict[TableLock, frozenset[TableLock]] = {
+    TableLock.ACCESS_SHARE: frozenset({TableLock.ACCESS_EXCLUSIVE}),
+    TableLock.ROW_SHARE: frozenset({TableLock.ACCESS_EXCLUSIVE}),
+    TableLock.ROW_EXCLUSIVE: frozenset({TableLock.SHARE, TableLock.ACCESS_EXCLUSIVE}),
+    TableLock.SHARE_UPDATE_EXCLUSIVE: frozenset(
+        {TableLock.SHARE_UPDATE_EXCLUSIVE, TableLock.SHARE, TableLock.ACCESS_EXCLUSIVE}
+    ),
+    TableLock.SHARE: frozenset(
+        {
+            TableLock.ROW_EXCLUSIVE,
+            TableLock.SHARE_UPDATE_EXCLUSIVE,
+            TableLock.ACCESS_EXCLUSIVE,
+        }
+    ),
+    TableLock.ACCESS_EXCLUSIVE: frozenset(TableLock),
+}
+"""By table lock: those of others that it has to wait for (Postgres' manual, table 13.2)."""
+
+
+class WouldBlock(Exception):  # noqa: N818 - no error: the statement is run again after the wait
+    """The statement needs what `holder` has; undo it, wait for `holder` to end, run it again."""
+
+    def __init__(self, holder: Transaction) -> None:
+        super().__init__()
+        self.holder = holder

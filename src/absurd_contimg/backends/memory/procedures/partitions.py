@@ -1,0 +1,256 @@
+"""Weekly partitions by UUIDv7: their bounds, their names, and which may be detached.
+
+A partition is bookkeeping: rows stay in their parent's table, which only refuses what no
+partition takes. What can be seen of partitions is as in Postgres.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+
+from absurd_contimg.backends.memory import catalog
+from absurd_contimg.backends.memory.catalog import AnyTable, Relation
+from absurd_contimg.backends.memory.errors import EngineError, raise_exception
+from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
+from absurd_contimg.backends.memory.tables import Partition, QueueRow
+from absurd_contimg.backends.memory.text import timestamptz_out
+from absurd_contimg.backends.memory.times import (
+    DAY_US,
+    WEEK_US,
+    add_interval,
+    is_finite,
+    iso_week,
+    negate,
+)
+from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
+
+UUIDV7_MS_MAX = 281_474_976_710_655
+PARENTS = "trcw"
+
+
+def uuidv7_timestamp(value: int | None) -> int | None:
+    """``absurd.uuidv7_timestamp``: microseconds, None for other versions."""
+    ms = None if value is None else timestamp_ms(value)
+    return None if ms is None else ms * 1000
+
+
+def uuidv7_floor(tx: Transaction, time: int | None) -> int | None:
+    """``absurd.uuidv7_floor``."""
+    if time is None:
+        return None
+    if not is_finite(time):
+        raise EngineError("0A000", "cannot convert infinity to bigint")
+    ms = time // 1000
+    if not 0 <= ms <= UUIDV7_MS_MAX:
+        shown = timestamptz_out(time, tx.session.zone)
+        raise_exception(f'Timestamp "{shown}" is outside UUIDv7 supported range')
+    return floor_of(ms)
+
+
+def week_bucket_utc(time: int | None) -> int | None:
+    """``absurd.week_bucket_utc``: Monday 00:00 UTC of the week."""
+    if time is None or not is_finite(time):
+        return time
+    day = time // DAY_US
+    return (day - (day + 3) % 7) * DAY_US  # 1970-01-01 was a Thursday
+
+
+def partition_week_tag(time: int | None) -> str | None:
+    """``absurd.partition_week_tag``: last digit of the ISO year and the ISO week."""
+    if time is None:
+        return None
+    if not is_finite(time):
+        raise EngineError("0A000", "cannot convert infinity to integer")
+    bucket = week_bucket_utc(time)
+    assert bucket is not None
+    year, week = iso_week(bucket // DAY_US)
+    if year <= 0:  # Postgres has no year 0
+        year -= 1
+    last_digit = abs(year) % 10 * (1 if year > 0 else -1)
+    return f"{last_digit}{week:02}"
+
+
+def ensure_partitions(tx: Transaction, queue: str | None = None) -> None:
+    """``absurd.ensure_partitions``."""
+    now = tx.session.current_time()
+    if queue is not None:
+        require_queue(tx, validate_queue_name(queue))
+    rows = sorted(catalog.queues(tx).scan(tx), key=lambda row: row.queue_name.encode())
+    for row in rows:
+        if row.storage_mode == "partitioned" and queue in (None, row.queue_name):
+            _ensure_partitions_of(tx, row, now)
+
+
+def _ensure_partitions_of(tx: Transaction, row: QueueRow, now: int) -> None:
+    zone = tx.session.zone
+    week = week_bucket_utc(add_interval(now, negate(row.partition_lookback), zone))
+    last = week_bucket_utc(add_interval(now, row.partition_lookahead, zone))
+    assert week is not None
+    assert last is not None
+    parents = [f"{letter}_{row.queue_name}" for letter in PARENTS]
+    if row.default_partition == "enabled":
+        for parent in parents:
+            _create(tx, parent, Partition(f"{parent}_d"))
+    while week <= last:
+        tag = partition_week_tag(week)
+        lower, upper = uuidv7_floor(tx, week), uuidv7_floor(tx, week + WEEK_US)
+        for parent in parents:
+            _create(tx, parent, Partition(f"{parent}_{tag}", lower, upper))
+        week += WEEK_US
+
+
+def _create(tx: Transaction, parent: str, partition: Partition) -> None:
+    """``create table if not exists ... partition of ...``."""
+    if catalog.find(tx, partition.name) is not None:
+        return
+    relation = catalog.relation(tx, parent, TableLock.SHARE_UPDATE_EXCLUSIVE)
+    table = relation.table
+    if table.partitions is None:
+        raise EngineError("42P17", f'"{parent}" is not partitioned')
+    if partition.is_default:
+        for other in table.partitions:
+            if other.is_default:
+                raise EngineError(
+                    "42P17",
+                    f'partition "{partition.name}" conflicts with existing default partition '
+                    f'"{other.name}"',
+                )
+    else:
+        _check_bounds(tx, table, partition)
+    attach(tx, relation, partition)
+    tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
+
+
+def _check_bounds(tx: Transaction, table: AnyTable, new: Partition) -> None:
+    assert new.lower is not None
+    assert new.upper is not None
+    default = None
+    for other in table.partitions or ():
+        if other.lower is None or other.upper is None:
+            default = other
+        elif new.lower < other.upper and other.lower < new.upper:
+            raise EngineError(
+                "42P17", f'partition "{new.name}" would overlap partition "{other.name}"'
+            )
+    if default is None:
+        return
+    tx.lock_table(default.name, TableLock.ACCESS_EXCLUSIVE)
+    if any(new.takes(row[table.partition_column]) for row in partition_rows(tx, table, default)):
+        raise EngineError(
+            "23514",
+            f'updated partition constraint for default partition "{default.name}" would be '
+            "violated by some row",
+        )
+
+
+def partition_of(table: AnyTable, value: int) -> Partition | None:
+    """The partition that holds rows with this key."""
+    default = None
+    for partition in table.partitions or ():
+        if partition.is_default:
+            default = partition
+        elif partition.takes(value):
+            return partition
+    return default
+
+
+def partition_rows(
+    tx: Transaction, table: AnyTable, partition: Partition
+) -> list[tuple[object, ...]]:
+    """The rows that Postgres would keep in this partition."""
+    column = table.partition_column
+    return [row for row in table.scan(tx) if partition_of(table, row[column]) is partition]
+
+
+def attach(tx: Transaction, parent: Relation, partition: Partition) -> None:
+    """Add the partition to its parent; undone with the transaction."""
+    table = parent.table
+    before = table.partitions
+    tx.undo.append(lambda: setattr(table, "partitions", before))
+    table.partitions = (*(before or ()), partition)
+    tx.db.relations.put(
+        tx, partition.name, Relation(partition.name, parent.letter, table, parent.name, partition)
+    )
+
+
+def remove_partition(tx: Transaction, parent: Relation, partition: Partition) -> None:
+    """Take the partition from its parent; undone with the transaction."""
+    table = parent.table
+    before = table.partitions
+    tx.undo.append(lambda: setattr(table, "partitions", before))
+    table.partitions = tuple(other for other in before or () if other is not partition)
+    tx.db.relations.delete(tx, partition.name)
+
+
+def detach_default_partitions(tx: Transaction, queue: str) -> None:
+    """What ``set_queue_policy`` does when the default partition is disabled."""
+    for letter in PARENTS:
+        parent = catalog.find(tx, f"{letter}_{queue}")
+        if parent is None:
+            continue
+        name = f"{parent.name}_d"
+        default = next((part for part in parent.table.partitions or () if part.name == name), None)
+        if default is None:
+            continue
+        tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
+        if partition_rows(tx, parent.table, default):
+            raise_exception(
+                f'Cannot disable default_partition for queue "{queue}": default partition '
+                f'"{name}" is not empty'
+            )
+        remove_partition(tx, parent, default)
+
+
+def list_detach_candidates(tx: Transaction, queue: str | None = None) -> list[tuple[str, str, str]]:
+    """``absurd.list_detach_candidates``: queue_name, parent_table, partition_table."""
+    now = tx.session.current_time()
+    if queue is not None:
+        require_queue(tx, validate_queue_name(queue))
+    found: list[tuple[str, str, str]] = []
+    for row in sorted(catalog.queues(tx).scan(tx), key=lambda row: row.queue_name.encode()):
+        wanted = row.storage_mode == "partitioned" and row.detach_mode == "empty"
+        if not wanted or queue not in (None, row.queue_name):
+            continue
+        oldest = add_interval(now, negate(row.detach_min_age), tx.session.zone)
+        for letter in PARENTS:
+            parent = catalog.find(tx, f"{letter}_{row.queue_name}")
+            if parent is None:
+                continue
+            found += [
+                (row.queue_name, parent.name, partition.name)
+                for partition in _ended(tx, parent.table, oldest)
+            ]
+    return found
+
+
+def _ended(tx: Transaction, table: AnyTable, oldest: int) -> list[Partition]:
+    """Empty partitions that end before `oldest`."""
+    column = table.partition_column
+    values = sorted(row[column] for row in table.scan(tx))
+    found: list[Partition] = []
+    for partition in table.partitions or ():
+        ends_at = uuidv7_timestamp(partition.upper)
+        if ends_at is None or ends_at >= oldest:
+            continue
+        assert partition.lower is not None
+        assert partition.upper is not None
+        if bisect_left(values, partition.lower) == bisect_left(values, partition.upper):
+            found.append(partition)
+    return found
+
+
+def drop_detached_partition(
+    tx: Transaction, partition_table: str | None, unschedule_job_name: str | None = None
+) -> bool:
+    """``absurd.drop_detached_partition`` on a server without pg_cron."""
+    name = ("" if partition_table is None else partition_table).strip(" ")
+    if not name:
+        raise_exception("partition table must be provided")
+    relation = catalog.find(tx, name)
+    if relation is None or relation.partition is not None:
+        return False
+    tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
+    tx.db.relations.delete(tx, name)
+    return True

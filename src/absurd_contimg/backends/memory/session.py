@@ -1,0 +1,371 @@
+"""Sessions: settings, transactions, savepoints, and waiting for others.
+
+A session is what a connection to Postgres is on the server's side. Its statements run one at a
+time under the database's mutex. A statement that needs a lock of another session's transaction is
+undone, waits without the mutex, and is run again; so others see none of its work before it is
+done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping
+from datetime import UTC, tzinfo
+from enum import Enum
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.locks import WouldBlock
+from absurd_contimg.backends.memory.text import session_zone, timestamptz_in
+from absurd_contimg.backends.memory.transaction import Transaction
+
+if TYPE_CHECKING:
+    from absurd_contimg.backends.memory.database import MemoryDatabase
+
+T = TypeVar("T")
+
+FAKE_NOW = "absurd.fake_now"
+DEFAULTS: Mapping[str, str] = {
+    "timezone": "Etc/UTC",
+    "lock_timeout": "0",
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    "search_path": '"$user", public',
+    "application_name": "",
+    "client_encoding": "UTF8",
+    "server_encoding": "UTF8",
+    "datestyle": "ISO, MDY",
+    "intervalstyle": "postgres",
+    "standard_conforming_strings": "on",
+    "server_version": "18.6",
+    "server_version_num": "180006",
+    "transaction_isolation": "read committed",
+    "default_transaction_isolation": "read committed",
+    "transaction_read_only": "off",
+    "default_transaction_read_only": "off",
+    "client_min_messages": "notice",
+    "synchronous_commit": "on",
+    "extra_float_digits": "1",
+    "jit": "on",
+    "max_identifier_length": "63",
+    "in_hot_standby": "off",
+    "is_superuser": "on",
+    "session_authorization": "postgres",
+    "integer_datetimes": "on",
+    "row_security": "on",
+    "work_mem": "4MB",
+    "deadlock_timeout": "1s",
+}
+"""Settings that every session knows, by lower-case name."""
+
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?\s*\Z")
+_UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+class TransactionStatus(Enum):
+    """What libpq calls the transaction status."""
+
+    IDLE = "idle"
+    OPEN = "open"
+    FAILED = "failed"
+
+
+class _Savepoint(NamedTuple):
+    name: str
+    position: int
+    settings: dict[str, str]
+    local: dict[str, str]
+
+
+class Session:
+    """One client of the database."""
+
+    def __init__(self, db: MemoryDatabase, session_id: int) -> None:
+        self.db = db
+        self.session_id = session_id
+        self.transaction: Transaction | None = None
+        self.failed = False
+        self.closed = False
+        self.settings: dict[str, str] = {}
+        self.local: dict[str, str] = {}
+        self.known: set[str] = set()
+        self._at_begin: dict[str, str] = {}
+        self._savepoints: list[_Savepoint] = []
+        self._fake: tuple[str, tzinfo, int] | None = None
+
+    # -- settings ---------------------------------------------------------------------------
+
+    def setting(self, name: str) -> str | None:
+        """``current_setting(name, true)``."""
+        key = name.lower()
+        value = self.local.get(key)
+        if value is None:
+            value = self.settings.get(key)
+        if value is None:
+            value = DEFAULTS.get(key)
+        if value is None and key in self.known:
+            return ""
+        return value
+
+    def set(self, name: str, value: str | None, *, local: bool = False) -> None:
+        """``set`` or ``set local``; None is ``default``. Undone with the transaction."""
+        key = name.lower()
+        value = self._checked(name, key, value)
+        self.known.add(key)
+        if local:
+            if self.transaction is None:
+                return
+            self.local = {**self.local, key: DEFAULTS.get(key, "") if value is None else value}
+            return
+        settings = {**self.settings}
+        settings.pop(key, None)
+        if value is not None:
+            settings[key] = value
+        self.settings = settings
+        if key in self.local:
+            self.local = {name: text for name, text in self.local.items() if name != key}
+
+    def reset_all(self) -> None:
+        """``reset all``."""
+        self.settings, self.local = {}, {}
+
+    def _checked(self, name: str, key: str, value: str | None) -> str | None:
+        if "." not in key and key not in DEFAULTS:
+            raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
+        if value is None:
+            return None
+        if key == "timezone" and session_zone(value) is None:
+            raise EngineError("22023", f'invalid value for parameter "TimeZone": "{value}"')
+        if key.endswith("_timeout"):
+            if _DURATION.match(value) is None:
+                raise EngineError("22023", f'invalid value for parameter "{name}": "{value}"')
+            return _shown_duration(_seconds(value))
+        if key in ("server_version", "server_version_num", "server_encoding", "in_hot_standby"):
+            raise EngineError("55P02", f'parameter "{name}" cannot be changed')
+        return value
+
+    @property
+    def zone(self) -> tzinfo:
+        """The session's time zone."""
+        if not self.settings and not self.local:
+            return UTC
+        name = self.setting("timezone") or "UTC"
+        return session_zone(name) or UTC
+
+    @property
+    def lock_timeout_seconds(self) -> float | None:
+        """How long a statement waits for a lock; None without end."""
+        return _seconds(self.setting("lock_timeout") or "0") or None
+
+    # -- time -------------------------------------------------------------------------------
+
+    def current_time(self) -> int:
+        """``absurd.current_time()``: the session's fake time, or the database's clock."""
+        if not self.known:
+            return self.db.now()
+        fake = self.setting(FAKE_NOW)
+        if fake is None or not fake.strip(" "):
+            return self.db.now()
+        zone = self.zone
+        if self._fake is not None and self._fake[0] == fake and self._fake[1] is zone:
+            return self._fake[2]
+        time = timestamptz_in(fake, zone, self.db.now())
+        if fake[:1].isdigit():
+            self._fake = (fake, zone, time)
+        return time
+
+    # -- transactions -----------------------------------------------------------------------
+
+    @property
+    def status(self) -> TransactionStatus:
+        """Idle, in a transaction, or in one that has failed."""
+        if self.transaction is None:
+            return TransactionStatus.IDLE
+        return TransactionStatus.FAILED if self.failed else TransactionStatus.OPEN
+
+    def begin(self) -> None:
+        """``begin``; within a transaction Postgres only warns."""
+        if self.transaction is None:
+            with self.db.mutex:
+                self.transaction = Transaction(self.db, self, explicit=True)
+                self.transaction.started_at = self.db.now()
+            self._at_begin = self.settings
+
+    def commit(self) -> bool:
+        """``commit``; False if the transaction had failed and was rolled back."""
+        if self.failed:
+            self.rollback()
+            return False
+        self._end()
+        return True
+
+    def rollback(self) -> None:
+        """``rollback``: data, locks and settings are as they were at ``begin``."""
+        if self.transaction is not None:
+            with self.db.mutex:
+                self.transaction.rollback_to(0)
+            self.settings = self._at_begin
+        self._end()
+
+    def _end(self) -> None:
+        self.local = {}
+        self.failed = False
+        self._savepoints = []
+        if self.transaction is not None:
+            with self.db.mutex:
+                self.transaction.finish()
+                self.transaction = None
+                self.db.transaction_ended()
+
+    def savepoint(self, name: str) -> None:
+        """``savepoint``; 25P01 outside a transaction."""
+        tx = self._in_transaction("SAVEPOINT")
+        self._savepoints.append(_Savepoint(name, len(tx.undo), self.settings, self.local))
+
+    def release_savepoint(self, name: str) -> None:
+        """``release savepoint``."""
+        self._in_transaction("RELEASE SAVEPOINT")
+        index = self._find_savepoint(name)
+        del self._savepoints[index:]
+
+    def rollback_to_savepoint(self, name: str) -> None:
+        """``rollback to savepoint``: undoes what came after it and heals a failed transaction."""
+        tx = self._in_transaction("ROLLBACK TO SAVEPOINT")
+        index = self._find_savepoint(name)
+        kept = self._savepoints[index]
+        with self.db.mutex:
+            tx.rollback_to(kept.position)
+            self.db.transaction_ended()
+        self.settings, self.local = kept.settings, kept.local
+        del self._savepoints[index + 1 :]
+        self.failed = False
+
+    def _in_transaction(self, command: str) -> Transaction:
+        if self.transaction is None:
+            raise EngineError("25P01", f"{command} can only be used in transaction blocks")
+        return self.transaction
+
+    def _find_savepoint(self, name: str) -> int:
+        for index in range(len(self._savepoints) - 1, -1, -1):
+            if self._savepoints[index].name == name:
+                return index
+        self.failed = True
+        raise EngineError("3B001", f'savepoint "{name}" does not exist')
+
+    # -- statements -------------------------------------------------------------------------
+
+    def attempt(self, work: Callable[[Transaction], T]) -> T:
+        """Run one statement; it has taken effect wholly, or not at all and raised.
+
+        Raises `WouldBlock` where it would have to wait. The caller holds the mutex.
+        """
+        tx = self.transaction
+        if tx is None:
+            tx = Transaction(self.db, self, explicit=False)
+        elif self.failed:
+            raise in_failed_transaction()
+        position, settings, local = len(tx.undo), self.settings, self.local
+        try:
+            return work(tx)
+        except BaseException as error:
+            tx.rollback_to(position)
+            self.settings, self.local = settings, local
+            if tx.explicit and not isinstance(error, WouldBlock):
+                self.failed = True
+            raise
+
+    def run(self, work: Callable[[Transaction], T]) -> T:
+        """`attempt`, waiting in this thread as often as needed."""
+        while True:
+            try:
+                with self.db.mutex:
+                    return self.attempt(work)
+            except WouldBlock as blocked:
+                self._wait(blocked.holder)
+
+    async def run_async(self, work: Callable[[Transaction], T]) -> T:
+        """`attempt`, letting the event loop go on as often as it has to wait."""
+        while True:
+            try:
+                with self.db.mutex:
+                    return self.attempt(work)
+            except WouldBlock as blocked:
+                await self._wait_async(blocked.holder)
+
+    def _wait(self, holder: Transaction) -> None:
+        with self.db.mutex:
+            if holder.finished:
+                return
+            self._begin_wait(holder)
+            seen = self.db.releases
+            try:
+                ended = self.db.ended.wait_for(
+                    lambda: self.db.releases != seen, self.lock_timeout_seconds
+                )
+            finally:
+                self._end_wait()
+        if not ended:
+            self._time_out()
+
+    async def _wait_async(self, holder: Transaction) -> None:
+        with self.db.mutex:
+            if holder.finished:
+                return
+            self._begin_wait(holder)
+            waiter = self.db.wait_async(asyncio.get_running_loop())
+        try:
+            await asyncio.wait_for(waiter, self.lock_timeout_seconds)
+        except TimeoutError:
+            self._time_out()
+        finally:
+            self._end_wait()
+
+    def _begin_wait(self, holder: Transaction) -> None:
+        mine = self.transaction
+        if mine is None:
+            return
+        other: Transaction | None = holder
+        while other is not None:
+            if other is mine:
+                self.failed = True
+                raise EngineError("40P01", "deadlock detected")
+            other = other.waiting_for
+        mine.waiting_for = holder
+
+    def _end_wait(self) -> None:
+        if self.transaction is not None:
+            self.transaction.waiting_for = None
+
+    def _time_out(self) -> None:
+        self.failed = self.transaction is not None
+        raise EngineError("55P03", "canceling statement due to lock timeout")
+
+    def close(self) -> None:
+        """Roll back what is open."""
+        self.rollback()
+        self.closed = True
+
+
+def in_failed_transaction() -> EngineError:
+    """25P02."""
+    return EngineError(
+        "25P02",
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
+
+
+def _seconds(text: str) -> float:
+    match = _DURATION.match(text)
+    if match is None:
+        return 0.0
+    return float(match.group(1)) * _UNIT_SECONDS[match.group(2) or "ms"]
+
+
+def _shown_duration(seconds: float) -> str:
+    """A duration in the largest unit that holds it whole, as ``show`` prints it."""
+    ms = round(seconds * 1000)
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
+        if ms and ms % size == 0:
+            return f"{ms // size}{unit}"
+    return f"{ms}ms" if ms else "0"

@@ -1,0 +1,221 @@
+"""Times and intervals as Postgres keeps them: integers, with infinity, in any year.
+
+A ``timestamptz`` is a number of microseconds since 1970-01-01 UTC; `INFINITY` and `NEG_INFINITY`
+stand outside its range. An ``interval`` keeps months, days and microseconds apart, because only
+the calendar and the session's time zone can add them to a time. Nothing here reads a clock.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import NamedTuple
+
+from absurd_contimg.backends.memory.errors import EngineError, timestamp_out_of_range
+
+INFINITY = 2**63 - 1
+NEG_INFINITY = -(2**63)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+SECOND_US = 1_000_000
+DAY_US = 86_400 * SECOND_US
+WEEK_US = 7 * DAY_US
+MIN_TIME = -210_866_803_200_000_000  # 4714-11-24 BC 00:00:00 UTC, Postgres' first moment
+END_TIME = 9_224_318_016_000_000_000  # 294277-01-01 UTC, just after its last
+_MICROSECOND = timedelta(microseconds=1)
+_INTERVAL_LIMIT = 2**63
+
+
+class Interval(NamedTuple):
+    """Postgres' ``interval``; infinite when all three fields are at their limits."""
+
+    months: int = 0
+    days: int = 0
+    us: int = 0
+
+    @property
+    def is_infinite(self) -> bool:
+        """True for ``infinity`` and ``-infinity``."""
+        return self in (INFINITE, NEG_INFINITE)
+
+    def span(self) -> int:
+        """Microseconds with months of 30 days and days of 24 hours: how intervals compare."""
+        return self.us + (self.days + 30 * self.months) * DAY_US
+
+    def epoch_us(self) -> int:
+        """``extract(epoch)`` in microseconds: years of 365.25 days, months of 30."""
+        years, months = _quotient(self.months, 12)
+        quarter_days = 1461 * years + 120 * months + 4 * self.days
+        return quarter_days * (DAY_US // 4) + self.us
+
+
+INFINITE = Interval(2**31 - 1, 2**31 - 1, INFINITY)
+NEG_INFINITE = Interval(-(2**31), -(2**31), NEG_INFINITY)
+ZERO = Interval()
+
+
+def _quotient(value: int, by: int) -> tuple[int, int]:
+    """Division that truncates toward zero, as C's does."""
+    quotient = abs(value) // by * (1 if value >= 0 else -1)
+    return quotient, value - quotient * by
+
+
+def is_finite(time: int) -> bool:
+    """False for the two infinities."""
+    return NEG_INFINITY < time < INFINITY
+
+
+def check_range(time: int) -> int:
+    """`time` if Postgres can hold it; 22008 if not."""
+    if MIN_TIME <= time < END_TIME or not is_finite(time):
+        return time
+    raise timestamp_out_of_range()
+
+
+def from_datetime(value: datetime) -> int:
+    """Microseconds of an aware datetime."""
+    return (value - EPOCH) // _MICROSECOND
+
+
+def to_datetime(time: int) -> datetime:
+    """An aware datetime in UTC.
+
+    What Python cannot hold becomes its last or first moment, so ``infinity`` is
+    `core.records.INFINITY`.
+    """
+    try:
+        return EPOCH + timedelta(microseconds=time)
+    except OverflowError:
+        return (datetime.max if time > 0 else datetime.min).replace(tzinfo=UTC)
+
+
+def add_us(time: int, us: int) -> int:
+    """``time + interval`` for an interval of microseconds only."""
+    if not is_finite(time):
+        return time
+    return check_range(time + us)
+
+
+def seconds_us(seconds: float) -> int:
+    """``seconds * interval '1 second'`` in microseconds, rounded half to even as rint does."""
+    us = seconds * SECOND_US
+    if not -_INTERVAL_LIMIT < us < _INTERVAL_LIMIT:
+        raise EngineError("22008", "interval out of range")
+    return round(us)
+
+
+def subtract(left: int, right: int) -> Interval:
+    """``timestamptz - timestamptz``: days of 24 hours and the rest; infinite times count."""
+    if is_finite(left) and is_finite(right):
+        days, us = _quotient(left - right, DAY_US)
+        return Interval(0, days, us)
+    if left == right:
+        raise EngineError("22008", "interval out of range")
+    return INFINITE if left == INFINITY or right == NEG_INFINITY else NEG_INFINITE
+
+
+def elapsed_us(later: int, earlier: int) -> int:
+    """``extract(epoch from later - earlier)`` in microseconds; the infinities for infinite."""
+    if NEG_INFINITY < later < INFINITY and NEG_INFINITY < earlier < INFINITY:
+        return later - earlier
+    return subtract(later, earlier).us
+
+
+def add_interval(time: int, span: Interval, zone: tzinfo) -> int:
+    """``timestamptz + interval``: months and days by the calendar of `zone`, then time."""
+    if span.is_infinite:
+        if is_finite(time) or (time > 0) == (span == INFINITE):
+            return INFINITY if span == INFINITE else NEG_INFINITY
+        raise timestamp_out_of_range()
+    if not is_finite(time):
+        return time
+    if span.months or span.days:
+        local = time + utc_offset_us(time, zone)
+        day, of_day = divmod(local, DAY_US)
+        if span.months:
+            year, month, dom = civil_from_days(day)
+            index = year * 12 + month - 1 + span.months
+            year, month = index // 12, index % 12 + 1
+            day = days_from_civil(year, month, min(dom, days_in_month(year, month)))
+        time = from_local((day + span.days) * DAY_US + of_day, zone)
+    return check_range(time + span.us)
+
+
+def negate(span: Interval) -> Interval:
+    """``- interval``."""
+    if span == INFINITE:
+        return NEG_INFINITE
+    if span == NEG_INFINITE:
+        return INFINITE
+    return Interval(-span.months, -span.days, -span.us)
+
+
+# -- the calendar, for every year that Postgres has -------------------------------------------
+
+
+def days_from_civil(year: int, month: int, day: int) -> int:
+    """Days since 1970-01-01 in the proleptic Gregorian calendar (Hinnant's algorithm)."""
+    year -= month <= 2
+    era, of_era = divmod(year, 400)
+    day_of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
+    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + day_of_year - 719_468
+
+
+def civil_from_days(days: int) -> tuple[int, int, int]:
+    """Astronomical year, month and day of a number of days since 1970-01-01."""
+    era, of_era = divmod(days + 719_468, 146_097)
+    year = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
+    day_of_year = of_era - (365 * year + year // 4 - year // 100)
+    month_index = (5 * day_of_year + 2) // 153
+    day = day_of_year - (153 * month_index + 2) // 5 + 1
+    month = month_index + (3 if month_index < 10 else -9)
+    return year + era * 400 + (month <= 2), month, day
+
+
+def days_in_month(year: int, month: int) -> int:
+    """28 to 31."""
+    following = (year + 1, 1) if month == 12 else (year, month + 1)
+    return days_from_civil(*following, 1) - days_from_civil(year, month, 1)
+
+
+def iso_week(days: int) -> tuple[int, int]:
+    """ISO year and week of a number of days since 1970-01-01, a Thursday."""
+    thursday = days - (days + 3) % 7 + 3
+    year = civil_from_days(thursday)[0]
+    return year, (thursday - days_from_civil(year, 1, 1)) // 7 + 1
+
+
+# -- time zones ---------------------------------------------------------------------------------
+
+
+def utc_offset_us(time: int, zone: tzinfo) -> int:
+    """How far local time in `zone` is ahead of UTC at `time`.
+
+    Beyond Python's years the offset of the nearest one that it knows.
+    """
+    if zone is UTC:
+        return 0
+    moment = EPOCH + timedelta(microseconds=min(max(time, _FIRST_US), _LAST_US))
+    offset = moment.astimezone(zone).utcoffset()
+    return 0 if offset is None else offset // _MICROSECOND
+
+
+def from_local(local: int, zone: tzinfo) -> int:
+    """The time at which clocks in `zone` show `local` (microseconds as if it were UTC).
+
+    In a gap the clock before the change counts, in an overlap standard time, as in Postgres.
+    """
+    if zone is UTC:
+        return local
+    before = utc_offset_us(local - DAY_US, zone)
+    after = utc_offset_us(local + DAY_US, zone)
+    if before == after:
+        return local - before
+    candidates = [
+        local - offset
+        for offset in (before, after)
+        if utc_offset_us(local - offset, zone) == offset
+    ]
+    return max(candidates) if candidates else local - before
+
+
+_FIRST_US = from_datetime(datetime(2, 1, 1, tzinfo=UTC))
+_LAST_US = from_datetime(datetime(9998, 12, 31, tzinfo=UTC))
