@@ -1,7 +1,9 @@
 """`PipelineConfig`: every number the stages use, as a named default with its unit and source.
 
 Values come from outside (files, environment, command line), so this is pydantic: an unknown
-setting or a value out of bounds is refused with its name.
+setting or a value out of bounds is refused with its name. Sources: "guide" is the operations
+guide and code of the telescope's own pipeline, "measured" is what was found with this package
+on synthetic data. Where the telescope's sources disagree, the docstring says what was chosen.
 """
 
 from __future__ import annotations
@@ -9,9 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from absurd_contimg.core.records import Json
 
@@ -55,11 +57,199 @@ class ExecutionConfig(_Section):
     """OMP_NUM_THREADS of a stage's child process."""
 
 
+class BeamConfig(_Section):
+    """The primary beam: an Airy pattern that looks along the meridian."""
+
+    dish_diameter_m: float = Field(4.65, gt=0)
+    """Measured diameter. 4.7 and 4.5 also appear in older code; 4.65 is in the headers."""
+    cutoff: float = Field(0.2, gt=0, lt=1)
+    """Images are blank where the mean beam is below this (guide: pblimit 0.2)."""
+    n_frequencies: int = Field(8, ge=1)
+    """Over how many frequencies the mean beam of an image is averaged."""
+
+
+class CatalogConfig(_Section):
+    """Which part of the sky catalogue belongs to a declination strip."""
+
+    strip_half_width_deg: float = Field(6.0, gt=0)
+    """Sources within this of the strip's declination are kept (guide: 6 deg)."""
+
+
+class ConversionConfig(_Section):
+    """From UVH5 sub-bands to one Measurement Set."""
+
+    expected_subbands: int = Field(16, ge=1)
+    subbands_min: int = Field(12, ge=1)
+    """With fewer the group is refused; missing ones get flagged stand-ins (guide: 12)."""
+    averaging_max: int = Field(4, ge=1)
+    """Channels averaged into one, at most; a divisor of the channels per sub-band is taken."""
+    averaged_width_max_hz: float = Field(1.0e6, gt=0)
+    """Averaging never makes channels wider than this: 4 x 244.14 kHz fit, coarser data stay."""
+    baseline_max_m: float = Field(3210.0, gt=0)
+    """A longer baseline means wrong antenna positions (guide: 3210 m)."""
+    meridian_tolerance_arcsec: float = Field(60.0, gt=0)
+    """How far a phase centre of the file may lie from the meridian of its integration."""
+
+
+class FlaggingConfig(_Section):
+    """What is flagged before calibration."""
+
+    tfcrop: bool = True
+    """Time-frequency outliers (guide: 4 sigma in both axes)."""
+    tfcrop_cutoff_sigma: float = Field(4.0, gt=0)
+    amplitude_max_jy: float | None = Field(None, gt=0)
+    """Anything brighter is flagged. The guide's 0.5 is in raw correlator units: off by default."""
+    dead_antenna_fraction: float = Field(0.95, gt=0, le=1)
+    """An antenna with more than this flagged is flagged entirely (guide: 0.95)."""
+    flagged_fraction_max: float = Field(0.8, gt=0, le=1)
+    """Data with more flagged than this are not worth calibrating."""
+
+
+class CalibrationConfig(_Section):
+    """Choice of calibrator, model, solutions and what makes them good enough."""
+
+    calibrator_flux_min_jy: float = Field(0.3, gt=0)
+    """Weaker ones give too noisy channels with 28 antennas (measured; the guide says 0.1)."""
+    beam_response_min: float = Field(0.3, gt=0, lt=1)
+    """Smallest mean beam at the calibrator (guide: 0.3)."""
+    search_radius_deg: float = Field(1.0, gt=0)
+    """Declination offset within which a calibrator is looked for (guide: 1 deg)."""
+    model_radius_deg: float = Field(3.5, gt=0)
+    """Catalogue sources within this of the group's centre enter the model."""
+    model_flux_min_jy: float = Field(0.005, ge=0)
+    """Sources whose flux times mean beam is below this are left out of the model."""
+    reference_antennas: tuple[str, ...] = tuple(
+        f"DSA{n:03d}" for n in (103, *range(104, 109), *range(109, 114), *range(114, 117), 117)
+    )
+    """Tried in this order, by name; after them whichever antenna has the most good data."""
+    reference_flagged_max: float = Field(0.5, gt=0, le=1)
+    """An antenna with more flagged than this does not serve as reference."""
+    prebandpass_interval: str = "60s"
+    """Phase-only solutions before the bandpass, so that phase drifts do not decorrelate it."""
+    bandpass_interval: str = "inf"
+    gain_interval: str = "inf"
+    minsnr: float = Field(3.0, gt=0)
+    """Guide: 3 to 5. At 5 weak channels drop out at random and bias the mean (measured)."""
+    minblperant: int = Field(4, ge=2)
+    antennas_min: int = Field(10, ge=4)
+    """Antennas with solutions, at least (guide: 10)."""
+    flagged_fraction_max: float = Field(0.25, gt=0, le=1)
+    """Flagged fraction of the solutions above which the set is refused (guide: 0.25)."""
+    amplitude_scatter_max: float = Field(0.10, gt=0)
+    """Relative scatter from channel to channel of the bandpass, median over antennas.
+
+    Scatter, not the reported signal-to-noise: that depends on the field's structure.
+    """
+    phase_scatter_max_deg: float = Field(8.0, gt=0)
+    """The same of the phase."""
+    valid_before_hours: float = Field(12.0, ge=0)
+    """A set serves data from this long before its observation. Sources name 0.5 to 24 h;
+    12 h each side covers the day between two transits of a calibrator."""
+    valid_after_hours: float = Field(12.0, ge=0)
+
+
+class ApplyConfig(_Section):
+    """Applying solutions, and averaging once more for imaging."""
+
+    averaging_max: int = Field(4, ge=1)
+    averaged_width_max_hz: float = Field(4.0e6, gt=0)
+    """Channels for imaging are no wider than this: bandwidth smearing below 1.5 % at 1 deg."""
+    flagged_fraction_max: float = Field(0.8, gt=0, le=1)
+    """More than this flagged afterwards means that the solutions do not fit the data."""
+
+
+class ImagingConfig(_Section):
+    """Imaging and cleaning."""
+
+    imager: Literal["tclean", "wsclean"] = "tclean"
+    size_px: int = Field(1024, ge=64)
+    cell_arcsec: float = Field(8.0, gt=0)
+    """About seven pixels across the minor axis of the beam, or peaks come out low."""
+    robust: float = Field(0.5, ge=-2, le=2)
+    """Briggs weighting (guide: 0 to 0.5)."""
+    w_planes: int = Field(16, ge=1)
+    """Planes of the w-projection: without it positions err by 12 arcsec at 1 deg."""
+    niter: int = Field(1000, ge=0)
+    nmajor: int = Field(6, ge=1)
+    """Major cycles at most."""
+    loop_gain: float = Field(0.1, gt=0, lt=1)
+    threshold_sigma: float = Field(4.0, gt=0)
+    """Cleaning stops at this many times the residual's noise."""
+    scale_for_aberration: bool = True
+    """Correct the pixel scale for annual aberration (up to 1e-4: 0.4 arcsec at 1 deg)."""
+
+
+class ValidationConfig(_Section):
+    """What makes an image good enough. A failed gate means degraded, not an error."""
+
+    snr_min: float = Field(10.0, gt=0)
+    """Catalogue sources whose apparent flux is this many times the noise are compared."""
+    isolation_beams: float = Field(2.0, ge=0)
+    """Sources with a neighbour of comparable flux within this many beams are not compared."""
+    beam_response_min: float = Field(0.3, gt=0, lt=1)
+    match_radius_arcsec: float = Field(30.0, gt=0)
+    gate_snr_min: float = Field(50.0, gt=0)
+    """Sources above this signal-to-noise decide the flux and position gates."""
+    flux_error_max: float = Field(0.2, gt=0)
+    """Largest error of the median flux ratio (guide: 0.2)."""
+    position_error_max_arcsec: float = Field(5.0, gt=0)
+    """Largest median position error."""
+    completeness_min: float = Field(0.9, gt=0, le=1)
+    """Fraction of the expected sources that must be found (guide: 0.95)."""
+    dynamic_range_min: float = Field(5.0, gt=0)
+    """Peak over noise (guide: 5)."""
+
+
 class PipelineConfig(_Section):
     """All settings of a pipeline."""
 
     paths: PathsConfig
     execution: ExecutionConfig = ExecutionConfig()
+    beam: BeamConfig = BeamConfig()
+    catalog: CatalogConfig = CatalogConfig()
+    conversion: ConversionConfig = ConversionConfig()
+    flagging: FlaggingConfig = FlaggingConfig()
+    calibration: CalibrationConfig = CalibrationConfig()
+    apply: ApplyConfig = ApplyConfig()
+    imaging: ImagingConfig = ImagingConfig()
+    validation: ValidationConfig = ValidationConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.conversion.subbands_min > self.conversion.expected_subbands:
+            raise ValueError(
+                f"conversion.subbands_min {self.conversion.subbands_min} exceeds "
+                f"conversion.expected_subbands {self.conversion.expected_subbands}"
+            )
+        return self
+
+    @classmethod
+    def demo(cls, paths: PathsConfig) -> Self:
+        """For data made with ``SynthesisConfig.demo()``: a group takes about 30 s on one core."""
+        return cls(paths=paths)
+
+    @classmethod
+    def tiny(cls, paths: PathsConfig) -> Self:
+        """For data made with ``SynthesisConfig.tiny()``: seconds, a coarse image, loose gates."""
+        return cls(
+            paths=paths,
+            execution=ExecutionConfig(deadline_seconds=120.0, threads=1),
+            calibration=CalibrationConfig(antennas_min=6),
+            imaging=ImagingConfig(
+                size_px=256, cell_arcsec=24.0, w_planes=4, niter=200, nmajor=3, loop_gain=0.2
+            ),
+            validation=ValidationConfig(
+                gate_snr_min=20.0, position_error_max_arcsec=15.0, match_radius_arcsec=60.0
+            ),
+        )
+
+    @classmethod
+    def full(cls, paths: PathsConfig) -> Self:
+        """For the full instrument: the whole primary beam in one image."""
+        return cls(
+            paths=paths,
+            imaging=ImagingConfig(size_px=2048, cell_arcsec=6.0, w_planes=32, niter=6000, nmajor=8),
+        )
 
     def digest(self) -> str:
         """Twelve hex digits that change with any setting but the folders."""

@@ -1,0 +1,116 @@
+"""Stage ``flag``: bad data are flagged in a copy of the Measurement Set.
+
+Zeros, autocorrelations' absence and outliers in time and frequency; then antennas with hardly
+anything left. Runs in a child process with CASA.
+"""
+
+# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from typing_extensions import override
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.base import PipelineStage, Workspace
+from absurd_contimg.stages.config import FlaggingConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import DataQualityError, OutputError
+from absurd_contimg.stages.measurement_set import MeasurementSet, count_flags, working_copy
+
+
+class FlagStage(PipelineStage):
+    """Copies the Measurement Set into its own product and flags the copy."""
+
+    name = "flag"
+    requires = frozenset({"measurement_set"})
+    provides = frozenset({"flagged_ms"})
+    product_folder: ClassVar[str | None] = "flagged/ms"
+
+    @override
+    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+        return context.config.flagging.model_dump(mode="json")
+
+    @override
+    def input_paths(self, context: PipelineContext) -> list[Path]:
+        return [Path(MeasurementSet.from_outputs(context.outputs, "measurement_set").path)]
+
+    @override
+    def validate(self, context: PipelineContext) -> None:
+        MeasurementSet.from_outputs(context.outputs, "measurement_set")
+
+    @override
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        ms = MeasurementSet.from_outputs(context.outputs, "measurement_set")
+        copy = working_copy(ms, workspace.product)
+        shutil.copy(ms.beam_centres, workspace.product)
+        _flag(copy, context.config.flagging)
+        counts = count_flags(copy)
+        limit = context.config.flagging.flagged_fraction_max
+        if counts.total > limit:
+            raise DataQualityError(
+                f"{counts.total:.1%} of group {context.inputs['group_id']} is flagged, more than "
+                f"{limit:.0%}.",
+                "Look at the data for interference or a dead correlator; "
+                "flagging.flagged_fraction_max sets the limit.",
+            )
+        flagged = ms.moved(
+            path=workspace.final_path(copy),
+            beam_centres=workspace.final_path(workspace.product / Path(ms.beam_centres).name),
+            flagged_fraction=round(counts.total, 6),
+        )
+        dead = sorted(name for name, share in counts.by_antenna.items() if share >= 1.0)
+        return {"flagged_ms": {**flagged.to_json(), "dead_antennas": list(dead)}}
+
+    @override
+    def validate_outputs(
+        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+    ) -> None:
+        before = MeasurementSet.from_outputs(context.outputs, "measurement_set")
+        described = outputs["flagged_ms"]
+        if not isinstance(described, Mapping):
+            raise OutputError(f"flagging described no Measurement Set but {described!r}.")
+        after = float(str(described["flagged_fraction"]))
+        if after < before.flagged_fraction - 1e-6:
+            raise OutputError(
+                f"flagging lowered the flagged fraction from {before.flagged_fraction:.4f} to "
+                f"{after:.4f}.",
+                "CASA did not do what it was told; see its log.",
+            )
+
+
+def _flag(ms: Path, settings: FlaggingConfig) -> None:
+    """Flag in place, in the guide's order."""
+    from casatasks import flagdata
+
+    common = {"vis": str(ms), "flagbackup": False}
+    flagdata(mode="clip", clipzeros=True, datacolumn="DATA", **common)
+    if settings.amplitude_max_jy is not None:
+        flagdata(
+            mode="clip",
+            clipminmax=[0.0, settings.amplitude_max_jy],
+            correlation="ABS_ALL",
+            datacolumn="DATA",
+            **common,
+        )
+    if settings.tfcrop:
+        flagdata(
+            mode="tfcrop",
+            datacolumn="DATA",
+            timecutoff=settings.tfcrop_cutoff_sigma,
+            freqcutoff=settings.tfcrop_cutoff_sigma,
+            extendflags=False,
+            **common,
+        )
+    dead = [
+        name
+        for name, share in count_flags(ms).by_antenna.items()
+        if share > settings.dead_antenna_fraction
+    ]
+    if dead:
+        flagdata(mode="manual", antenna=",".join(dead), **common)

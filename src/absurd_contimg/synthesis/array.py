@@ -1,0 +1,95 @@
+"""The array: a T of closely spaced dishes and a ring of outriggers.
+
+Numbering, pitches and which stations are active follow the telescope's description: stations
+1 to 51 along the east-west arm (5.75 m), 52 to 102 along the north-south arm (8.65 m), 103 to
+117 outriggers with baselines to 2.6 km. The outriggers' exact places are not in that
+description; here they lie on a spiral that fills the aperture evenly.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+LATITUDE_DEG = 37.2314
+LONGITUDE_DEG = -118.2817
+ALTITUDE_M = 1222.0
+"""Owens Valley Radio Observatory, as in the telescope's own constants."""
+
+_EAST_WEST = [n for n in range(1, 52) if n not in (10, 21, 22, 23)]
+_NORTH_SOUTH = list(range(68, 103))
+_OUTRIGGERS = list(range(103, 117))
+_GOLDEN_ANGLE = math.pi * (3.0 - math.sqrt(5.0))
+
+
+def station_position_m(number: int) -> tuple[float, float, float]:
+    """East, north and up of a station in metres from the corner of the T."""
+    if 1 <= number <= 51:
+        return (number - 26) * 5.75, 0.0, 0.0
+    if 52 <= number <= 102:
+        return 0.0, (number - 51) * 8.65, 0.0
+    if 103 <= number <= 117:
+        k = number - 103
+        radius = 1320.0 * math.sqrt((k + 1.5) / 15.5)
+        angle = k * _GOLDEN_ANGLE + 0.4
+        return radius * math.cos(angle), radius * math.sin(angle), 3.0 * math.sin(5.0 * k)
+    raise ValueError(f"station {number} does not exist; stations are 1 to 117")
+
+
+def active_stations(count: int) -> list[int]:
+    """`count` of the 96 active stations, spread over both arms and the outriggers.
+
+    Small arrays get relatively more outriggers, so that their beam stays round and small.
+    """
+    outriggers = min(len(_OUTRIGGERS), max(2, (count * 3) // 8))
+    arm = count - outriggers
+    east_west = min(len(_EAST_WEST), (arm * len(_EAST_WEST) + 41) // 82)
+    chosen = (
+        _spread(_EAST_WEST, east_west)
+        + _spread(_NORTH_SOUTH, arm - east_west)
+        + _spread(_OUTRIGGERS, outriggers)
+    )
+    return sorted(chosen)
+
+
+def station_name(number: int) -> str:
+    """``DSA103`` for station 103."""
+    return f"DSA{number:03d}"
+
+
+def equatorial_positions_m(numbers: list[int]) -> NDArray[np.float64]:
+    """Station positions in a frame fixed to the Earth, shape (n, 3), relative to the T's corner.
+
+    x points to the equator on the local meridian, y east, z along the Earth's axis.
+    """
+    east, north, up = np.array([station_position_m(n) for n in numbers]).T
+    lat = math.radians(LATITUDE_DEG)
+    return np.stack(
+        [
+            up * math.cos(lat) - north * math.sin(lat),
+            east,
+            up * math.sin(lat) + north * math.cos(lat),
+        ],
+        axis=-1,
+    )
+
+
+def terrestrial_positions_m(numbers: list[int]) -> NDArray[np.float64]:
+    """The same turned to the terrestrial frame (x to Greenwich), as UVH5 files hold them."""
+    x, y, z = equatorial_positions_m(numbers).T
+    lon = math.radians(LONGITUDE_DEG)
+    return np.stack(
+        [
+            x * math.cos(lon) - y * math.sin(lon),
+            x * math.sin(lon) + y * math.cos(lon),
+            z,
+        ],
+        axis=-1,
+    )
+
+
+def _spread(numbers: list[int], count: int) -> list[int]:
+    """`count` of the numbers, evenly spread and with the first among them."""
+    return [numbers[(i * len(numbers)) // count] for i in range(count)] if count else []

@@ -1,0 +1,134 @@
+"""`synthesize`: write an observing run to disk, one sub-band at a time.
+
+Memory holds one sub-band of one group: 96 antennas with 48 channels need about 0.5 GB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from absurd_contimg.stages.sky import write_catalogue
+from absurd_contimg.synthesis import array, files
+from absurd_contimg.synthesis.config import (
+    BAND_HIGH_HZ,
+    SUBBAND_WIDTH_HZ,
+    SUBBANDS,
+    SynthesisConfig,
+)
+from absurd_contimg.synthesis.frames import group_times_jd
+from absurd_contimg.synthesis.instrument import Instrument, thermal_noise
+from absurd_contimg.synthesis.sources import make_sky
+from absurd_contimg.synthesis.truth import write_truth
+from absurd_contimg.synthesis.visibilities import SkyResponse
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesizedGroup:
+    """One observation group on disk."""
+
+    group_id: str
+    """Time stamp of the earliest sub-band, ``YYYY-MM-DDTHH:MM:SS``."""
+    files: tuple[Path, ...]
+    """Those that were written, by sub-band; a duplicate follows its original."""
+    calibrator: bool
+    start_mjd: float
+    end_mjd: float
+
+
+@dataclass(frozen=True, slots=True)
+class SynthesisResult:
+    """What `synthesize` wrote."""
+
+    output_dir: Path
+    catalog: Path
+    truth: Path
+    """``truth.npz``: gains and bandpass (see `truth.compare_gains`)."""
+    groups: tuple[SynthesizedGroup, ...]
+
+
+def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
+    """Write all groups, ``catalog.csv`` and ``truth.npz`` into a folder, which is created."""
+    files.use_offline_tables()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    sky = make_sky(config)
+    catalog = output_dir / "catalog.csv"
+    write_catalogue(catalog, sky)
+    stations = array.active_stations(config.n_antennas)
+    instrument = Instrument.random(config, stations)
+    groups = []
+    for index in range(config.n_groups):
+        times = group_times_jd(config, index)
+        response = SkyResponse.of(sky, config, stations, times)
+        template = files.template(config, stations, times)
+        paths: list[Path] = []
+        for subband in range(SUBBANDS):
+            frequencies = subband_frequencies(config, subband)
+            data = _observe(config, instrument, response, index, subband, frequencies)
+            paths += files.write_subband(
+                output_dir, template, config, index, subband, frequencies, data
+            )
+        half = config.integration_s / 2.0 / 86400.0
+        groups.append(
+            SynthesizedGroup(
+                group_id=group_start(config, index).strftime("%Y-%m-%dT%H:%M:%S"),
+                files=tuple(paths),
+                calibrator=config.calibrator_group and index == 0,
+                start_mjd=float(times[0]) - 2400000.5 - half,
+                end_mjd=float(times[-1]) - 2400000.5 + half,
+            )
+        )
+    truth = output_dir / "truth.npz"
+    write_truth(truth, instrument, all_frequencies(config))
+    return SynthesisResult(output_dir, catalog, truth, tuple(groups))
+
+
+def group_start(config: SynthesisConfig, index: int) -> datetime:
+    """Time stamp in the names of a group, whole seconds."""
+    start = config.start + timedelta(seconds=config.group_offset_s(index))
+    return start.replace(microsecond=0)
+
+
+def subband_frequencies(config: SynthesisConfig, subband: int) -> NDArray[np.float64]:
+    """Channel centres of a sub-band in Hz, descending; sub-band 0 is the highest."""
+    width = SUBBAND_WIDTH_HZ / config.channels_per_subband
+    top = BAND_HIGH_HZ - subband * SUBBAND_WIDTH_HZ
+    return np.asarray(top - width * (np.arange(config.channels_per_subband) + 0.5))
+
+
+def all_frequencies(config: SynthesisConfig) -> NDArray[np.float64]:
+    """All channel centres in Hz, descending."""
+    return np.concatenate([subband_frequencies(config, s) for s in range(SUBBANDS)])
+
+
+def _observe(
+    config: SynthesisConfig,
+    instrument: Instrument,
+    response: SkyResponse,
+    group: int,
+    subband: int,
+    frequencies: NDArray[np.float64],
+) -> NDArray[np.complex64]:
+    """Visibilities of a sub-band, shape (integrations, baselines, channels, 2)."""
+    first, second = files.antenna_pairs(config.n_antennas)
+    data = np.empty((len(response.times_jd), len(first), len(frequencies), 2), np.complex64)
+    gains = instrument.gains(frequencies)
+    for channel, sky in _each_channel(response, frequencies):
+        for pol in range(2):
+            g = gains[:, channel, pol]
+            data[:, :, channel, pol] = sky[:, first, second] * (g[first] * g[second].conj())
+    rng = np.random.default_rng([config.seed, 3, group, subband])
+    data += thermal_noise(config, rng, data.shape)
+    return data
+
+
+def _each_channel(
+    response: SkyResponse, frequencies: NDArray[np.float64]
+) -> Iterator[tuple[int, NDArray[np.complex128]]]:
+    for channel, frequency in enumerate(frequencies):
+        yield channel, response.visibilities(float(frequency))

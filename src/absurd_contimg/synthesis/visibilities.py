@@ -1,0 +1,90 @@
+"""What an ideal array at rest would measure: the sky through the drifting beam.
+
+Everything is done in a frame fixed to the Earth, with hour angles and apparent declinations:
+the delay of a source at an antenna is its position times the source's direction. The fringes
+are stopped towards the meridian at the time of each integration.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from absurd_contimg.stages.beam import SPEED_OF_LIGHT_M_S, airy_power
+from absurd_contimg.stages.sky import SkySource, separation_rad
+from absurd_contimg.synthesis.array import equatorial_positions_m
+from absurd_contimg.synthesis.config import SynthesisConfig
+from absurd_contimg.synthesis.frames import apparent_position, sidereal_time_rad
+
+_NULL_RADII = 1.5
+"""Sources beyond this many radii of the beam's first null are left out (1.22 lambda / D)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkyResponse:
+    """Delays and beam angles of all sources for the integrations of one group.
+
+    `delay_m` has the shape (integrations, antennas, sources): path towards a source minus path
+    towards the meridian. `separation` (integrations, sources) is the angle to the beam's centre.
+    """
+
+    sources: Sequence[SkySource]
+    times_jd: NDArray[np.float64]
+    delay_m: NDArray[np.float64]
+    separation: NDArray[np.float64]
+    dish_diameter_m: float
+
+    @classmethod
+    def of(
+        cls,
+        sky: Sequence[SkySource],
+        config: SynthesisConfig,
+        stations: list[int],
+        times_jd: NDArray[np.float64],
+    ) -> Self:
+        """The response to those sources that the beam reaches."""
+        lst = sidereal_time_rad(times_jd)
+        dec0 = math.radians(config.declination_deg)
+        meridian = _direction(np.zeros(1), np.array([dec0]))[0]
+        reach = _NULL_RADII * 1.22 * SPEED_OF_LIGHT_M_S / 1.311e9 / config.dish_diameter_m
+        kept, directions = [], []
+        for source in sky:
+            ra, dec = apparent_position(source.ra_deg, source.dec_deg, times_jd)
+            direction = _direction(lst - ra, dec)
+            if separation_rad(direction, meridian).min() < reach:
+                kept.append(source)
+                directions.append(direction)
+        towards = np.stack(directions, axis=1) if kept else np.zeros((len(times_jd), 0, 3))
+        return cls(
+            sources=kept,
+            times_jd=times_jd,
+            delay_m=np.einsum("ad,tsd->tas", equatorial_positions_m(stations), towards - meridian),
+            separation=separation_rad(towards, meridian),
+            dish_diameter_m=config.dish_diameter_m,
+        )
+
+    def visibilities(self, frequency_hz: float) -> NDArray[np.complex128]:
+        """All antenna pairs (first, second), shape (integrations, antennas, antennas).
+
+        The sign is that of pyuvdata: phase +2 pi (u l + v m + w (n - 1)) with baselines from
+        the first antenna to the second.
+        """
+        beam = airy_power(self.separation, frequency_hz, self.dish_diameter_m)
+        flux = np.array([float(s.flux_at(np.array(frequency_hz))) for s in self.sources])
+        turns = (frequency_hz / SPEED_OF_LIGHT_M_S) * self.delay_m
+        wave = np.exp(2j * math.pi * turns)
+        both = np.einsum("tas,ts,tbs->tab", wave.conj(), beam * flux, wave, optimize=True)
+        return np.asarray(both)
+
+
+def _direction(hour_angle: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Unit vectors with x on the meridian, y east, z north; hour angle grows to the west."""
+    cos_dec = np.cos(dec)
+    return np.stack(
+        [cos_dec * np.cos(hour_angle), -cos_dec * np.sin(hour_angle), np.sin(dec)], axis=-1
+    )
