@@ -265,8 +265,8 @@ def publish(product: Path, committed: Path) -> Published:
         if winner is None:
             raise
         return Published(committed, winner, adopted=True)
-    _flush(committed.parent)
-    _flush(committed.parent.parent)
+    for folder in committed.parents[: len(Path(manifest.location).parts)]:
+        _flush(folder)  # up to the output folder: some of them may be new
     return Published(committed, load_committed(committed), adopted=False)
 
 
@@ -343,16 +343,19 @@ def verify(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
         )
 
 
-def committed_products(output_dir: Path) -> Iterator[tuple[Path, Manifest]]:
-    """Every product below an output folder, in the order of their paths.
-
-    Folders without a manifest are passed over; a broken manifest raises `BrokenProductError`.
-    """
+def product_folders(output_dir: Path) -> Iterator[Path]:
+    """Every folder with a manifest below an output folder, in the order of their paths."""
     for folder, subfolders, files in os.walk(output_dir):
         subfolders.sort()
         if MANIFEST_NAME in files:
-            subfolders.clear()
-            yield Path(folder), load_committed(Path(folder))
+            subfolders.clear()  # what is inside belongs to the product
+            yield Path(folder)
+
+
+def committed_products(output_dir: Path) -> Iterator[tuple[Path, Manifest]]:
+    """Every product below an output folder; a broken manifest raises `BrokenProductError`."""
+    for folder in product_folders(output_dir):
+        yield folder, load_committed(folder)
 
 
 # Files.

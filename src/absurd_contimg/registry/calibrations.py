@@ -1,0 +1,89 @@
+"""Sets of calibration tables, and which of them may serve which data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absurd_contimg.registry.models import CaltableRow, CaltableSetRow
+
+
+@dataclass(frozen=True, slots=True)
+class Caltable:
+    """One table: where, of which type, in which place of the order, interpolated how."""
+
+    path: Path
+    type: str
+    apply_order: int
+    """K 10, BA 20, BP 30, GA 40, GP 50, 2G 60, FLUX 70 (the telescope's own order)."""
+    interp: str
+
+
+@dataclass(frozen=True, slots=True)
+class CaltableSet:
+    """The solutions of one calibrator observation; tables in their order of application."""
+
+    product_key: str
+    set_name: str
+    group_id: str
+    calibrator: str
+    refant: str
+    declination_deg: float
+    mid_mjd: float
+    valid_start_mjd: float
+    valid_end_mjd: float
+    created_at: str
+    tables: tuple[Caltable, ...]
+
+    @classmethod
+    def of_rows(cls, row: CaltableSetRow, tables: Sequence[CaltableRow]) -> CaltableSet:
+        """From the registry's rows; tables come in order."""
+        return cls(
+            row.product_key,
+            row.set_name,
+            row.group_id,
+            row.calibrator,
+            row.refant,
+            row.declination_deg,
+            row.mid_mjd,
+            row.valid_start_mjd,
+            row.valid_end_mjd,
+            row.created_at,
+            tuple(Caltable(Path(t.path), t.type, t.apply_order, t.interp) for t in tables),
+        )
+
+    def is_valid_at(self, mid_mjd: float) -> bool:
+        """Whether a time (MJD) lies in the window, its ends included."""
+        return self.valid_start_mjd <= mid_mjd <= self.valid_end_mjd
+
+    def hours_from(self, mid_mjd: float) -> float:
+        """How far the observation of the set is from a time (MJD), in hours."""
+        return abs(self.mid_mjd - mid_mjd) * 24.0
+
+
+def rank_sets(
+    sets: Sequence[CaltableSet],
+    mid_mjd: float,
+    declination_deg: float,
+    declination_tolerance_deg: float,
+    reach_hours: float,
+) -> list[CaltableSet]:
+    """The sets that may serve, best first; the order of `sets` does not matter.
+
+    Newest means observed last; only between sets of the same time is the one made last newer.
+    So the choice depends on what was observed, not on the order in which groups were processed.
+    """
+    near = [
+        one
+        for one in sets
+        if abs(one.declination_deg - declination_deg) <= declination_tolerance_deg
+    ]
+    near.sort(key=lambda one: (one.mid_mjd, one.created_at, one.product_key), reverse=True)
+    valid = [one for one in near if one.is_valid_at(mid_mjd)]
+    others = [
+        one
+        for one in near
+        if not one.is_valid_at(mid_mjd) and one.hours_from(mid_mjd) <= reach_hours
+    ]
+    return valid + sorted(others, key=lambda one: one.hours_from(mid_mjd))

@@ -1,0 +1,126 @@
+"""Connections of the registry: SQLite in WAL mode by default, Postgres by URL.
+
+Writers are serialised in both: ``BEGIN IMMEDIATE`` in SQLite, one advisory lock in Postgres. A
+read-then-write transaction is therefore never overtaken, and the code above needs no retries.
+Transactions are short. Every one opens a connection of its own, so a `Database` may be used
+from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, NullPool, create_engine, event, make_url, select, text
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.orm import Session
+
+from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
+from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.stages.scratch import file_lock
+
+_BUSY_SECONDS = 30.0
+"""A writer waits this long for another (the operations guide's busy_timeout)."""
+
+_POSTGRES_SCHEMA = "contimg"
+_POSTGRES_LOCK = 0x636F6E74
+"""Key of the advisory lock that serialises writers ("cont")."""
+
+_READ_ONLY = "registry_read_only"
+
+
+class Database:
+    """The registry's tables behind a URL or a path to an SQLite file."""
+
+    def __init__(self, url: str | Path) -> None:
+        self._engine = _engine(url)
+        self._install()
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """A transaction that no other writer overlaps; committed at the end."""
+        with Session(self._engine) as session, session.begin():
+            if self._is_postgres:
+                session.execute(text(f"select pg_advisory_xact_lock({_POSTGRES_LOCK})"))
+            yield session
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A transaction that sees one state and changes nothing."""
+        with Session(self._engine.execution_options(**{_READ_ONLY: True})) as session:
+            yield session
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._engine.dispose()
+
+    @property
+    def _is_postgres(self) -> bool:
+        return self._engine.dialect.name == "postgresql"
+
+    def _install(self) -> None:
+        if self._is_postgres:
+            with self._engine.begin() as connection:
+                connection.execute(text(f"select pg_advisory_xact_lock({_POSTGRES_LOCK})"))
+                connection.execute(text(f"create schema if not exists {_POSTGRES_SCHEMA}"))
+                Base.metadata.create_all(connection)
+        else:
+            path = Path(self._engine.url.database or "")
+            # Switching to WAL does not wait for others, whatever the timeout; so we do.
+            with file_lock(path.with_name(path.name + ".lock")):
+                with self._engine.connect() as connection:
+                    driver: Any = connection.connection.driver_connection
+                    driver.execute("pragma journal_mode = wal").fetchall()
+                with self._engine.begin() as connection:
+                    Base.metadata.create_all(connection)
+        with self.writing() as session:
+            found = session.scalar(select(SchemaVersion.version))
+            if found is None:
+                session.add(SchemaVersion(version=SCHEMA_VERSION))
+            elif found != SCHEMA_VERSION:
+                raise SettingError(
+                    f"Registry {self._engine.url!r} has schema {found}, not {SCHEMA_VERSION}.",
+                    "Move it away; it is rebuilt from the manifests: contimg registry rebuild.",
+                )
+
+
+def _engine(url: str | Path) -> Engine:
+    given = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
+    try:
+        parsed = make_url(given)
+        if parsed.drivername in {"postgres", "postgresql"}:
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        options: dict[str, Any] = {"poolclass": NullPool}
+        if parsed.drivername.startswith("sqlite"):
+            if not parsed.database or parsed.database == ":memory:":
+                raise SettingError(f"Registry {url} is no file.", "Give the path of a file.")
+            Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
+            options["connect_args"] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
+        engine = create_engine(parsed, **options)
+    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
+        raise SettingError(
+            f"Registry URL {url!r} is not understood ({error}).",
+            "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.",
+        ) from error
+    if engine.dialect.name == "sqlite":
+        _take_over_transactions(engine)
+        return engine
+    return engine.execution_options(schema_translate_map={None: _POSTGRES_SCHEMA})
+
+
+def _take_over_transactions(engine: Engine) -> None:
+    """Begin transactions ourselves: the driver would begin them late and not exclusively."""
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None
+        # A commit is on the disk when it returns: a registered product stays registered.
+        connection.execute("pragma synchronous = full")
+        connection.execute("pragma foreign_keys = on")
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Any) -> None:
+        read_only = connection.get_execution_options().get(_READ_ONLY, False)
+        connection.exec_driver_sql("begin" if read_only else "begin immediate")

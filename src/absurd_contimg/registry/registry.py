@@ -1,0 +1,348 @@
+"""`Registry`: what exists. Observation groups and their files, and all committed products.
+
+Entering a product again changes nothing, and the order of entries does not matter; so a worker
+that was killed between committing a product and entering it loses nothing, and the whole can be
+rebuilt from the manifests on disk. The registry never decides what is true: the files do.
+
+Methods block for a moment (SQLite or Postgres); async code calls them in a thread. One registry
+may be used by any number of threads and processes at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import delete, func, inspect, select, update
+from sqlalchemy.orm import Session
+
+from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.derived import PROGRESS, derived_rows
+from absurd_contimg.registry.grouping import (
+    TOLERANCE_SECONDS,
+    group_name,
+    nearest_group,
+    parse_subband_name,
+)
+from absurd_contimg.registry.models import (
+    DERIVED_TABLES,
+    Base,
+    CaltableRow,
+    CaltableSetRow,
+    GroupStatus,
+    ImageRow,
+    MeasurementSetRow,
+    ObservationGroup,
+    Product,
+    SubbandFile,
+    ValidationRow,
+)
+from absurd_contimg.stages.errors import MissingInputError
+from absurd_contimg.stages.products import (
+    BrokenProductError,
+    Manifest,
+    load_committed,
+    product_folders,
+    verify,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """One observation group as the registry knows it."""
+
+    group_id: str
+    status: GroupStatus
+    reason: str | None
+    files: tuple[Path, ...]
+    """In the order of their sub-bands."""
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildReport:
+    """What a rebuild found: products entered, and broken ones that were left out, with why."""
+
+    entered: int
+    broken: tuple[tuple[Path, str], ...]
+
+
+class Registry:
+    """The registry behind a URL or a path to an SQLite file; tables are made if missing."""
+
+    def __init__(self, url: str | Path) -> None:
+        self._database = Database(url)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._database.close()
+
+    # Products.
+
+    def register(self, folder: Path, manifest: Manifest) -> None:
+        """Enter a committed product; the same one again changes nothing."""
+        with self._database.writing() as session:
+            _enter(session, folder, manifest)
+
+    def rebuild(self, output_dir: Path) -> RebuildReport:
+        """Write everything that is derived from products anew, from the manifests on disk.
+
+        Groups, their files, their status and the retirement of sets are kept, because no
+        manifest holds them. A reader sees the old state or the new one.
+        """
+        found, broken = _scan(output_dir)
+        with self._database.writing() as session:
+            retired = {
+                row.product_key: row.retired_reason
+                for row in session.scalars(select(CaltableSetRow))
+                if row.status == "retired"
+            }
+            for table in DERIVED_TABLES:
+                session.execute(delete(table))
+            for folder, manifest in found:
+                _enter(session, folder, manifest)
+            for key, reason in retired.items():
+                _retire(session, key, reason)
+        return RebuildReport(len(found), tuple(broken))
+
+    def products(self, group_id: str | None = None) -> list[dict[str, Any]]:
+        """Committed products, by stage and key; all columns."""
+        return self._rows(Product, group_id)
+
+    def measurement_sets(self, group_id: str | None = None) -> list[dict[str, Any]]:
+        """Measurement Sets in products; all columns."""
+        return self._rows(MeasurementSetRow, group_id)
+
+    def images(self, group_id: str | None = None) -> list[dict[str, Any]]:
+        """Image products; all columns."""
+        return self._rows(ImageRow, group_id)
+
+    def validations(self, group_id: str | None = None) -> list[dict[str, Any]]:
+        """What validations found; all columns."""
+        return self._rows(ValidationRow, group_id)
+
+    def snapshot(self) -> dict[str, list[dict[str, Any]]]:
+        """Every table in a fixed order, to compare two registries."""
+        tables: tuple[type[Base], ...] = (ObservationGroup, SubbandFile, *DERIVED_TABLES)
+        return {table.__tablename__: self._rows(table) for table in tables}
+
+    def _rows(self, table: type[Base], group_id: str | None = None) -> list[dict[str, Any]]:
+        query = select(table).order_by(*inspect(table).primary_key)
+        if group_id is not None:
+            query = query.where(inspect(table).columns["group_id"] == group_id)
+        with self._database.reading() as session:
+            return [_as_dict(row) for row in session.scalars(query)]
+
+    # Calibration.
+
+    def caltable_sets_valid_at(
+        self,
+        mid_mjd: float,
+        declination_deg: float,
+        *,
+        declination_tolerance_deg: float = 5.0,
+        reach_hours: float = 12.0,
+    ) -> list[CaltableSet]:
+        """Active sets that may serve data of that time and declination strip, best first.
+
+        Sets whose window holds the time come first, the newest at the head; then those whose
+        own time is within `reach_hours`, the nearest at the head. Sets of another strip (more
+        than the tolerance away) would make fluxes wrong by an order of magnitude and are left out.
+        """
+        with self._database.reading() as session:
+            query = select(CaltableSetRow).where(CaltableSetRow.status == "active")
+            sets = [_caltable_set(session, row) for row in session.scalars(query)]
+        return rank_sets(sets, mid_mjd, declination_deg, declination_tolerance_deg, reach_hours)
+
+    def retire_set(self, product_key: str, reason: str) -> None:
+        """Take a set out of use; it stays known, with the reason."""
+        with self._database.writing() as session:
+            _retire(session, product_key, reason)
+
+    # Observation groups.
+
+    def register_files(
+        self, paths: Iterable[Path], tolerance_seconds: int = TOLERANCE_SECONDS
+    ) -> dict[Path, str]:
+        """Assign sub-band files to groups, in one serialised transaction; path to group.
+
+        A file joins the group of the nearest file within the tolerance, or begins a group. A
+        group that nothing has been made of yet takes the name of an earlier file that joins it;
+        afterwards its name stays. As long as the sub-bands of an observation keep within the
+        tolerance and observations are twice as far apart, the order of arrival does not matter.
+        Raises `InputError` for a name that is none of a sub-band.
+        """
+        files = sorted(parse_subband_name(path) for path in paths)
+        with self._database.writing() as session:
+            for file in files:
+                if session.get(SubbandFile, str(file.path)) is None:
+                    time = file.timestamp_seconds
+                    group_id = _join_or_begin(session, time, tolerance_seconds)
+                    _add_file(session, group_id, file.path, file.subband, time)
+                    session.flush()
+            return {
+                file.path: session.get_one(SubbandFile, str(file.path)).group_id for file in files
+            }
+
+    def register_group(self, group_id: str, files: Iterable[Path]) -> None:
+        """Enter a group whose files are already known to belong together; repeatable."""
+        with self._database.writing() as session:
+            _ensure_group(session, group_id)
+            for path in files:
+                if session.get(SubbandFile, str(path)) is None:
+                    name = parse_subband_name(path)
+                    _add_file(session, group_id, path, name.subband, name.timestamp_seconds)
+
+    def set_group_status(
+        self, group_id: str, status: GroupStatus, reason: str | None = None
+    ) -> None:
+        """Note where a group stands, and why if it did not end well."""
+        with self._database.writing() as session:
+            row = _ensure_group(session, group_id)
+            row.status, row.reason = status.value, reason
+
+    def group(self, group_id: str) -> Group:
+        """One group; raises `MissingInputError` if it is not known."""
+        with self._database.reading() as session:
+            row = session.get(ObservationGroup, group_id)
+            if row is None:
+                raise MissingInputError(
+                    f"Group {group_id} is not in the registry.", "Check its name: contimg status."
+                )
+            return _group(session, row)
+
+    def groups(self, status: GroupStatus | None = None) -> list[Group]:
+        """All groups, or those of one status, in the order of their names."""
+        query = select(ObservationGroup).order_by(ObservationGroup.group_id)
+        if status is not None:
+            query = query.where(ObservationGroup.status == status.value)
+        with self._database.reading() as session:
+            return [_group(session, row) for row in session.scalars(query)]
+
+
+# Products into rows.
+
+
+def _scan(output_dir: Path) -> tuple[list[tuple[Path, Manifest]], list[tuple[Path, str]]]:
+    found: list[tuple[Path, Manifest]] = []
+    broken: list[tuple[Path, str]] = []
+    for folder in product_folders(output_dir):
+        try:
+            manifest = load_committed(folder)
+            verify(folder, manifest)
+        except BrokenProductError as error:
+            broken.append((folder, str(error)))
+        else:
+            found.append((folder, manifest))
+    return found, broken
+
+
+def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
+    group = _ensure_group(session, manifest.group_id)
+    progress = PROGRESS.get(manifest.stage)
+    if progress is not None:
+        _advance(group, progress)
+    before = session.get(CaltableSetRow, manifest.key)
+    retired = before is not None and before.status == "retired"
+    reason = None if before is None else before.retired_reason
+    for row in derived_rows(folder, manifest):
+        session.merge(row)
+        session.flush()
+    if retired:
+        _retire(session, manifest.key, reason)
+
+
+_LADDER = (
+    GroupStatus.DISCOVERED, GroupStatus.CONVERTED, GroupStatus.CALIBRATED, GroupStatus.IMAGED,
+)  # fmt: skip
+
+
+def _advance(group: ObservationGroup, status: GroupStatus) -> None:
+    """Products move a group up the ladder and never down; an outcome that was set stays."""
+    now = GroupStatus(group.status)
+    if now is GroupStatus.WAITING_FOR_CALIBRATION:
+        now = GroupStatus.CONVERTED  # where it waits; calibrated data end the waiting
+    if now in _LADDER and _LADDER.index(status) > _LADDER.index(now):
+        group.status = status.value
+
+
+def _retire(session: Session, key: str, reason: str | None) -> None:
+    session.execute(
+        update(CaltableSetRow)
+        .where(CaltableSetRow.product_key == key)
+        .values(status="retired", retired_reason=reason)
+    )
+
+
+def _caltable_set(session: Session, row: CaltableSetRow) -> CaltableSet:
+    query = (
+        select(CaltableRow)
+        .where(CaltableRow.product_key == row.product_key)
+        .order_by(CaltableRow.apply_order, CaltableRow.path)
+    )
+    return CaltableSet.of_rows(row, list(session.scalars(query)))
+
+
+def _as_dict(row: Base) -> dict[str, Any]:
+    return {column.key: getattr(row, column.key) for column in inspect(type(row)).columns}
+
+
+# Groups and their files.
+
+
+def _ensure_group(session: Session, group_id: str) -> ObservationGroup:
+    row = session.get(ObservationGroup, group_id)
+    if row is None:
+        row = ObservationGroup(group_id=group_id, status=GroupStatus.DISCOVERED.value, reason=None)
+        session.add(row)
+        session.flush()
+    return row
+
+
+def _add_file(session: Session, group_id: str, path: Path, subband: int, time: int) -> None:
+    session.add(
+        SubbandFile(path=str(path), group_id=group_id, subband=subband, timestamp_seconds=time)
+    )
+
+
+def _join_or_begin(session: Session, time: int, tolerance_seconds: int) -> str:
+    """The group for a file of that time: the nearest one, perhaps renamed, or a new one."""
+    near = session.execute(
+        select(SubbandFile.group_id, SubbandFile.timestamp_seconds).where(
+            SubbandFile.timestamp_seconds.between(
+                time - tolerance_seconds, time + tolerance_seconds
+            )
+        )
+    )
+    group_id = nearest_group(time, ((name, at) for name, at in near), tolerance_seconds)
+    name = group_name(time)
+    if group_id is None:
+        _ensure_group(session, name)
+        return name
+    if name < group_id and _may_be_renamed(session, group_id):
+        _ensure_group(session, name)
+        session.execute(
+            update(SubbandFile).where(SubbandFile.group_id == group_id).values(group_id=name)
+        )
+        session.execute(delete(ObservationGroup).where(ObservationGroup.group_id == group_id))
+        return name
+    return group_id
+
+
+def _may_be_renamed(session: Session, group_id: str) -> bool:
+    """Nothing has been made or begun under the name yet."""
+    row = session.get_one(ObservationGroup, group_id)
+    made = session.scalar(select(func.count()).where(Product.group_id == group_id))
+    return row.status == GroupStatus.DISCOVERED and not made
+
+
+def _group(session: Session, row: ObservationGroup) -> Group:
+    query = (
+        select(SubbandFile.path)
+        .where(SubbandFile.group_id == row.group_id)
+        .order_by(SubbandFile.subband, SubbandFile.path)
+    )
+    files = tuple(Path(path) for path in session.scalars(query))
+    return Group(row.group_id, GroupStatus(row.status), row.reason, files)

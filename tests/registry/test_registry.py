@@ -1,0 +1,288 @@
+"""The registry: idempotent, independent of order, shared by processes, rebuilt from disk."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import text
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.registry.database import Database
+from absurd_contimg.stages.errors import MissingInputError, SettingError
+from absurd_contimg.stages.products import (
+    BrokenProductError,
+    InputEntry,
+    Manifest,
+    file_entries,
+    load_committed,
+    seal,
+)
+
+GROUPS = ("2026-01-25T22:26:05", "2026-01-25T22:31:14")
+
+
+def measurement_set(name: str, path: str, mjd: float) -> dict[str, Json]:
+    described: dict[str, Json] = {
+        "path": path, "start_mjd": mjd - 0.001, "mid_mjd": mjd, "end_mjd": mjd + 0.001,
+        "ra_deg": 10.0, "dec_deg": 16.1, "declination_deg": 16.0, "n_rows": 100,
+        "n_channels": 48, "flagged_fraction": 0.1, "beam_centres": f"{path}.json",
+    }  # fmt: skip
+    return {name: described}
+
+
+def caltables(folder: Path, mjd: float, *, declination: float = 16.0) -> dict[str, Json]:
+    tables: list[Json] = [
+        {"path": str(folder / "x_gacal"), "type": "GA", "apply_order": 40, "interp": "linear"},
+        {"path": str(folder / "x_bpcal"), "type": "BP", "apply_order": 30, "interp": "nearest"},
+    ]
+    described: dict[str, Json] = {
+        "solved": True, "set_name": f"set_{mjd:.6f}", "tables": tables, "calibrator": "3C286",
+        "refant": "DSA103", "mid_mjd": mjd, "declination_deg": declination,
+        "valid_start_mjd": mjd - 0.1, "valid_end_mjd": mjd + 0.1, "quality": {"antennas": 20},
+    }  # fmt: skip
+    return {"caltables": described}
+
+
+def commit(
+    output_dir: Path, stage: str, group_id: str, outputs: dict[str, Json], name: str = "x"
+) -> tuple[Path, Manifest]:
+    """A committed product on disk, as a stage would leave it."""
+    key = f"{stage}-{group_id}-{name}"
+    folder = output_dir / stage / key
+    folder.mkdir(parents=True)
+    (folder / "file").write_text(key)
+    manifest = Manifest(
+        *(stage, 1, key, f"{stage}/{key}", str(output_dir), group_id, {}),
+        *((InputEntry("/in/flagged.ms", "product", "k"),), outputs, file_entries(folder)),
+        *({}, "2026-01-26T00:00:00+00:00", "1", "host"),
+    )
+    seal(folder, manifest)
+    return folder, load_committed(folder)
+
+
+def commit_all(output_dir: Path) -> list[tuple[Path, Manifest]]:
+    """Every sort of product, for two groups."""
+    made = []
+    for number, group_id in enumerate(GROUPS):
+        mjd = 61065.9 + number * 0.0036
+        table_folder = output_dir / "calibrate_solve" / f"calibrate_solve-{group_id}-x"
+        solved = caltables(table_folder, mjd) if number == 0 else _UNSOLVED
+        ms = f"{output_dir}/{group_id}"
+        for stage, outputs in (
+            ("catalog_setup", {"catalog": {"path": "/c.csv"}}),
+            ("convert", measurement_set("measurement_set", f"{ms}.raw.ms", mjd)),
+            ("flag", measurement_set("flagged_ms", f"{ms}.flagged.ms", mjd)),
+            ("calibrate_solve", solved),
+            ("calibrate_apply", measurement_set("calibrated_ms", f"{ms}.ms", mjd)),
+            ("image", {"image": {"fits": f"{ms}.fits", "noise_jy": 0.001}}),
+            ("validate", {"validation": {"passed": True}}),
+        ):
+            made.append(commit(output_dir, stage, group_id, outputs))
+    return made
+
+
+_UNSOLVED: dict[str, Json] = {"caltables": {"solved": False, "reason": "no calibrator"}}
+
+
+def test_every_product_is_found_again(registry: Registry, tmp_path: Path) -> None:
+    """Typed tables hold what the stages said."""
+    for folder, manifest in commit_all(tmp_path / "products"):
+        registry.register(folder, manifest)
+    assert len(registry.products()) == 14
+    assert [row["kind"] for row in registry.measurement_sets(GROUPS[0])] == [
+        *("flagged", "calibrated", "raw"),
+    ]
+    assert registry.images(GROUPS[0])[0]["details"]["image"]["noise_jy"] == 0.001
+    assert registry.validations(GROUPS[1])[0]["details"] == {"validation": {"passed": True}}
+    assert [group.status for group in registry.groups()] == [GroupStatus.IMAGED] * 2
+
+
+@pytest.fixture(scope="module")
+def all_products(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Path, Manifest]]:
+    return commit_all(tmp_path_factory.mktemp("all") / "products")
+
+
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_order_and_repetition_do_not_matter_and_a_rebuild_is_equal(
+    data: st.DataObject,
+    all_products: list[tuple[Path, Manifest]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """Any sequence with every product in it, however repeated, equals the rebuild from disk."""
+    numbers = st.lists(st.integers(0, len(all_products) - 1), max_size=8)
+    order: Sequence[int] = data.draw(st.permutations(range(len(all_products))))
+    folder = tmp_path_factory.mktemp("registry")
+    entered = Registry(folder / "entered.sqlite3")
+    for number in itertools.chain(data.draw(numbers), order, data.draw(numbers)):
+        entered.register(*all_products[number])
+    rebuilt = Registry(folder / "rebuilt.sqlite3")
+    output_dir = Path(all_products[0][1].output_dir)
+    report = rebuilt.rebuild(output_dir)
+    assert (report.entered, report.broken) == (14, ())
+    assert rebuilt.snapshot() == entered.snapshot()
+
+
+def test_rebuild_in_place_drops_what_is_gone_and_keeps_what_no_manifest_holds(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """Outcomes of groups and retirements survive; products that were deleted do not."""
+    products = commit_all(tmp_path / "products")
+    for folder, manifest in products:
+        registry.register(folder, manifest)
+    registry.set_group_status(GROUPS[0], GroupStatus.DEGRADED, "noise too high")
+    key = registry.caltable_sets_valid_at(61065.9, 16.0)[0].product_key
+    registry.retire_set(key, "wrong model")
+    gone = next(folder for folder, manifest in products if manifest.stage == "image")
+    (gone / "manifest.json").unlink()
+    damaged = next(folder for folder, manifest in products if manifest.stage == "validate")
+    (damaged / "file").unlink()
+    report = registry.rebuild(tmp_path / "products")
+    assert report.entered == 12
+    assert [path for path, _ in report.broken] == [damaged]
+    assert registry.group(GROUPS[0]).status is GroupStatus.DEGRADED
+    assert registry.group(GROUPS[0]).reason == "noise too high"
+    assert registry.caltable_sets_valid_at(61065.9, 16.0) == []
+
+
+def test_tables_come_in_their_order_of_application(registry: Registry, tmp_path: Path) -> None:
+    """Bandpass before gains, whatever order the stage named them in."""
+    folder, manifest = commit(tmp_path, "calibrate_solve", GROUPS[0], caltables(tmp_path, 61065.9))
+    registry.register(folder, manifest)
+    (found,) = registry.caltable_sets_valid_at(61065.95, 16.0)
+    assert [table.type for table in found.tables] == ["BP", "GA"]
+
+
+@pytest.mark.parametrize(
+    ("mjd", "expected"),
+    [
+        (61066.0, ["second", "first"]),  # both windows hold it: the newest first
+        (61065.86, ["first", "second"]),  # only the first's window; the second is within 12 h
+        (61066.55, ["second"]),  # no window; the first is beyond 12 h
+        (61067.0, []),
+    ],
+)
+def test_choice_of_the_set(
+    registry: Registry, tmp_path: Path, mjd: float, expected: list[str]
+) -> None:
+    """Windows before nearness, newest before older, nothing beyond the reach."""
+    for name, at in (("first", 61065.95), ("second", 61066.06)):
+        outputs = caltables(tmp_path / name, at)
+        registry.register(*commit(tmp_path, "calibrate_solve", GROUPS[0], outputs, name))
+    found = registry.caltable_sets_valid_at(mjd, 16.0)
+    assert [one.product_key.rpartition("-")[2] for one in found] == expected
+
+
+def test_other_strips_are_not_used(registry: Registry, tmp_path: Path) -> None:
+    """Tables of a strip 17 degrees away made fluxes wrong by a factor of 16."""
+    outputs = caltables(tmp_path, 61065.9, declination=33.0)
+    registry.register(*commit(tmp_path, "calibrate_solve", GROUPS[0], outputs))
+    assert registry.caltable_sets_valid_at(61065.9, 16.0) == []
+    assert len(registry.caltable_sets_valid_at(61065.9, 29.0)) == 1
+
+
+def test_retired_set_stays_retired_when_entered_again(registry: Registry, tmp_path: Path) -> None:
+    """Adopting the product of a set does not bring it back into use."""
+    outputs = caltables(tmp_path, 61065.9)
+    folder, manifest = commit(tmp_path, "calibrate_solve", GROUPS[0], outputs)
+    registry.register(folder, manifest)
+    registry.retire_set(manifest.key, "tables are gone")
+    registry.register(folder, manifest)
+    assert registry.caltable_sets_valid_at(61065.9, 16.0) == []
+
+
+def test_outcome_of_a_group_is_not_undone_by_products(registry: Registry, tmp_path: Path) -> None:
+    """Progress moves a group up its ladder only."""
+    registry.register(*commit(tmp_path, "image", GROUPS[0], {"image": {}}))
+    outputs = measurement_set("measurement_set", "/a.ms", 61065.9)
+    registry.register(*commit(tmp_path, "convert", GROUPS[0], outputs))
+    assert registry.group(GROUPS[0]).status is GroupStatus.IMAGED
+    registry.set_group_status(GROUPS[0], GroupStatus.QUARANTINED, "all flagged")
+    registry.register(*commit(tmp_path, "image", GROUPS[0], {"image": {}}, "again"))
+    assert registry.group(GROUPS[0]).status is GroupStatus.QUARANTINED
+
+
+def test_name_of_a_group_stays_once_something_was_made(registry: Registry, tmp_path: Path) -> None:
+    """A late file with an earlier time joins, and the group keeps its name."""
+    files = [Path(f"/in/2026-01-25T22:26:{second:02}_sb{second:02}.hdf5") for second in (5, 3, 1)]
+    assert registry.register_files(files[:1]) == {files[0]: "2026-01-25T22:26:05"}
+    assert set(registry.register_files(files[:2]).values()) == {"2026-01-25T22:26:03"}
+    outputs = measurement_set("measurement_set", "/a.ms", 61065.9)
+    registry.register(*commit(tmp_path, "convert", "2026-01-25T22:26:03", outputs))
+    assert set(registry.register_files(files).values()) == {"2026-01-25T22:26:03"}
+    assert registry.group("2026-01-25T22:26:03").files == tuple(reversed(files))
+
+
+def test_unknown_group_is_named(registry: Registry) -> None:
+    with pytest.raises(MissingInputError, match="nowhere"):
+        registry.group("nowhere")
+
+
+def test_manifest_that_says_too_little_is_refused(registry: Registry, tmp_path: Path) -> None:
+    """The error names the product and the missing field, and nothing is entered."""
+    folder, manifest = commit(tmp_path, "convert", GROUPS[0], {"measurement_set": {"path": "/a"}})
+    with pytest.raises(BrokenProductError, match="start_mjd"):
+        registry.register(folder, manifest)
+    assert registry.products() == []
+
+
+def test_processes_share_a_registry(tmp_path: Path, registry: Registry) -> None:
+    """Four processes enter the same files and products at once; nothing is lost or doubled."""
+    url = registry._database._engine.url.render_as_string(hide_password=False)
+    workers = [
+        subprocess.Popen([sys.executable, "-c", _WORKER, url, str(number)]) for number in range(4)
+    ]
+    assert [worker.wait() for worker in workers] == [0] * 4
+    groups = registry.groups()
+    assert [group.group_id for group in groups] == ["2026-01-25T22:26:00", "2026-01-25T22:32:00"]
+    assert [len(group.files) for group in groups] == [6, 6]
+    assert all(group.reason in {"0", "1", "2", "3"} for group in groups)
+
+
+_WORKER = """
+import random, sys
+from pathlib import Path
+from absurd_contimg.registry import GroupStatus, Registry
+registry = Registry(sys.argv[1])
+files = [Path(f"/in/2026-01-25T22:{minute}:{second:02}_sb{second:02}.hdf5")
+         for minute in (26, 32) for second in range(6)]
+random.Random(sys.argv[2]).shuffle(files)
+for file in files:
+    (group,) = registry.register_files([file]).values()
+for group in registry.groups():
+    registry.set_group_status(group.group_id, GroupStatus.FAILED, sys.argv[2])
+"""
+
+
+def test_many_processes_may_create_it_at_once(tmp_path: Path) -> None:
+    """The first moment of a new registry is the most dangerous one in SQLite."""
+    path = tmp_path / "new" / "registry.sqlite3"
+    code = "import sys; from absurd_contimg.registry import Registry; Registry(sys.argv[1])"
+    workers = [subprocess.Popen([sys.executable, "-c", code, str(path)]) for _ in range(4)]
+    assert [worker.wait() for worker in workers] == [0] * 4
+    assert Registry(path).groups() == []
+
+
+@pytest.mark.parametrize("url", ["nonsense://x", "sqlite://", "postgres//x@y:z://"])
+def test_wrong_url_is_a_setting_error(url: str) -> None:
+    """The error shows the URL and what one looks like."""
+    with pytest.raises(SettingError, match="egistry"):
+        Registry(url)
+
+
+def test_other_schema_is_refused(tmp_path: Path) -> None:
+    """A registry of another version is not touched; the error says how to get a new one."""
+    path = tmp_path / "registry.sqlite3"
+    Registry(path)
+    with Database(path).writing() as session:
+        session.execute(text("update registry_schema set version = 99"))
+    with pytest.raises(SettingError, match="99"):
+        Registry(path)

@@ -1,0 +1,119 @@
+"""Which calibration a group gets, and what happens when there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.registry import Registry
+from absurd_contimg.stages.base import Workspace
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import InputError, NoCalibrationError
+from absurd_contimg.stages.products import InputEntry, Manifest
+from absurd_contimg.stages.select_calibration import SelectCalibrationStage
+
+MJD = 61065.9
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "registry.sqlite3")
+
+
+def add_set(
+    registry: Registry, root: Path, name: str, hours: float, *, window_hours: float = 12.0
+) -> Path:
+    """A registered set, its tables on disk, observed so many hours from the group."""
+    mjd = MJD + hours / 24.0
+    folder = root / name
+    tables: list[Json] = []
+    for kind, order in (("GA", 40), ("BP", 30)):
+        table = folder / f"x_{kind}"
+        table.mkdir(parents=True)
+        (table / "table.dat").touch()
+        tables.append({"path": str(table), "type": kind, "apply_order": order, "interp": "linear"})
+    described: dict[str, Json] = {
+        "solved": True, "set_name": name, "tables": tables, "calibrator": "3C286",
+        "refant": "DSA103", "mid_mjd": mjd, "declination_deg": 16.0, "quality": {},
+        "valid_start_mjd": mjd - window_hours / 24, "valid_end_mjd": mjd + window_hours / 24,
+    }  # fmt: skip
+    manifest = Manifest(
+        *("calibrate_solve", 1, name, f"calibration/{name}", str(root), name, {}),
+        *((InputEntry("/in.ms", "product", "k"),), {"caltables": described}, (), {}),
+        *("2026-01-26T00:00:00+00:00", "1", "host"),
+    )
+    registry.register(folder, manifest)
+    return folder
+
+
+def select(registry: Registry, root: Path, group_id: str = "G") -> dict[str, Json]:
+    context = PipelineContext(
+        PipelineConfig(paths=PathsConfig.below(root)),
+        {"group_id": group_id},
+        {"flagged_ms": {"mid_mjd": MJD, "declination_deg": 16.1}},
+    )
+    workspace = Workspace(root, root, root / "casa.log", root)
+    outputs = SelectCalibrationStage(registry).execute(context, workspace)
+    chosen = outputs["calibration"]
+    assert isinstance(chosen, dict)
+    return chosen
+
+
+def test_tables_are_given_in_their_order(registry: Registry, tmp_path: Path) -> None:
+    """What the apply stage reads: paths, types, order and interpolation."""
+    folder = add_set(registry, tmp_path, "set", 1.0)
+    chosen = select(registry, tmp_path)
+    assert [table["path"] for table in chosen["tables"]] == [  # type: ignore[union-attr, index, call-overload]
+        *(str(folder / "x_BP"), str(folder / "x_GA")),
+    ]
+    assert (chosen["hours_away"], chosen["inside_window"], chosen["warning"]) == (1.0, True, None)
+
+
+def test_newest_set_in_its_window_wins(registry: Registry, tmp_path: Path) -> None:
+    """Also over a nearer one that was observed earlier (the telescope's rule)."""
+    add_set(registry, tmp_path, "near", -1.0)
+    add_set(registry, tmp_path, "newest", 3.0)
+    assert select(registry, tmp_path)["set_name"] == "newest"
+
+
+def test_own_solutions_of_a_group_come_first(registry: Registry, tmp_path: Path) -> None:
+    """The result of a calibrator's group does not depend on what was processed before it."""
+    add_set(registry, tmp_path, "own", 0.0)
+    add_set(registry, tmp_path, "newer", 3.0)
+    assert select(registry, tmp_path, "own")["set_name"] == "own"
+
+
+def test_set_far_outside_its_window_carries_a_warning(registry: Registry, tmp_path: Path) -> None:
+    """Better old solutions than none, but it is said."""
+    add_set(registry, tmp_path, "old", -9.0, window_hours=1.0)
+    chosen = select(registry, tmp_path)
+    assert (chosen["inside_window"], chosen["warning"]) == (False, "solutions are 9.0 h away")
+
+
+def test_set_whose_tables_are_gone_is_retired_and_the_next_one_taken(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """A registry that promises what is not on disk is corrected, once."""
+    add_set(registry, tmp_path, "whole", -1.0)
+    (add_set(registry, tmp_path, "gone", 3.0) / "x_BP" / "table.dat").unlink()
+    assert select(registry, tmp_path)["set_name"] == "whole"
+    assert [one.set_name for one in registry.caltable_sets_valid_at(MJD, 16.0)] == ["whole"]
+
+
+def test_no_calibration_says_what_to_do(registry: Registry, tmp_path: Path) -> None:
+    """Time, declination and the way out are in the error."""
+    add_set(registry, tmp_path, "too far", 13.0, window_hours=1.0)
+    with pytest.raises(NoCalibrationError, match=r"61065\.9000.*16\.1.*calibrator transits"):
+        select(registry, tmp_path)
+
+
+def test_outputs_without_time_are_refused(registry: Registry, tmp_path: Path) -> None:
+    context = PipelineContext(
+        PipelineConfig(paths=PathsConfig.below(tmp_path)), {"group_id": "G"}, {"flagged_ms": {}}
+    )
+    workspace = Workspace(tmp_path, tmp_path, tmp_path / "casa.log", tmp_path)
+    with pytest.raises(InputError, match="mid_mjd"):
+        SelectCalibrationStage(registry).execute(context, workspace)
