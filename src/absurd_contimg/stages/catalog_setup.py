@@ -75,9 +75,9 @@ class CatalogSetupStage(PipelineStage):
 
 
 def _catalogue_path(context: PipelineContext) -> Path:
-    path = context.inputs.get("catalog")
+    path = context.inputs.get("catalog_path")
     if not isinstance(path, str):
         raise InputError(
-            f"the input catalog is not a path but {path!r}.", "Name the sky catalogue's CSV file."
+            f"the input catalog_path is not a path but {path!r}.", "Name the sky catalogue's CSV file."
         )
     return Path(path)
