@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Self
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.config import PipelineConfig
-
-_EMPTY: Mapping[str, Json] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +25,8 @@ class PipelineContext:
 
     config: PipelineConfig
     inputs: Mapping[str, Json]
-    outputs: Mapping[str, Json] = field(default=_EMPTY)
-    metadata: Mapping[str, Json] = field(default=_EMPTY)
+    outputs: Mapping[str, Json] = field(default_factory=dict)
+    metadata: Mapping[str, Json] = field(default_factory=dict)
 
     def with_outputs(self, outputs: Mapping[str, Json]) -> Self:
         """A copy that also holds the given outputs."""
