@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     set_limits(request["limits"])
     sys.path.extend(path for path in request["module_path"] if path not in sys.path)
     try:
-        result: dict[str, Json] = {"succeeded": True, **_run_request(request)}
+        result: dict[str, Json] = {"succeeded": True, **run_request(request)}
     except Exception as error:  # noqa: BLE001 - the end of the process: all of it is evidence
         result = {"succeeded": False, **_failure(error)}
     write_json(request_path.with_name(RESULT_NAME), result)
@@ -132,7 +132,12 @@ def load_stage(reference: str) -> PipelineStage:
     return stage
 
 
-def _run_request(request: Mapping[str, Any]) -> dict[str, Json]:
+def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
+    """Take the stage through its life: adopt its product if it is there, else make and seal it.
+
+    Returns the outputs, the place where the product belongs (None: it makes none), and whether
+    it was adopted.
+    """
     stage = load_stage(request["stage"])
     config = PipelineConfig.model_validate(request["config"])
     context = PipelineContext.from_json(request["context"], config)

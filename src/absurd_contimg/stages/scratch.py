@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,14 +46,23 @@ class ScratchOwner:
         self._lock: int | None = None
         self._numbers = itertools.count()
 
-    def acquire(self) -> Self:
-        """Take the lock and an empty folder; raises `ScratchInUseError` if it is taken."""
-        self._lock = _try_lock(_lock_path(self._scratch_dir, self.name))
-        if self._lock is None:
-            raise ScratchInUseError(
-                f"Scratch folder {self.folder} belongs to a process that is still running.",
-                "Give each worker a name of its own.",
-            )
+    def acquire(self, patience_seconds: float = 10.0) -> Self:
+        """Take the lock and an empty folder.
+
+        Another worker's janitor may be sweeping this very name, so a taken lock is tried for a
+        while; then it raises `ScratchInUseError`.
+        """
+        give_up = time.monotonic() + patience_seconds
+        lock = _try_lock(_lock_path(self._scratch_dir, self.name))
+        while lock is None:
+            if time.monotonic() >= give_up:
+                raise ScratchInUseError(
+                    f"Scratch folder {self.folder} belongs to a process that is still running.",
+                    "Give each worker a name of its own.",
+                )
+            time.sleep(0.02)
+            lock = _try_lock(_lock_path(self._scratch_dir, self.name))
+        self._lock = lock
         remove_tree(self.folder)
         self.folder.mkdir()
         return self

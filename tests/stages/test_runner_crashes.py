@@ -1,0 +1,211 @@
+"""kill -9 at every effect of a stage's life: no product or the whole product, and a way on.
+
+The effects (files opened for writing, folders made, renames, removals, connections to the
+registry) are counted by Python's audit hook, in a fork of this process that runs parent and child
+of the stage in one; at the chosen effect the fork sends itself a real SIGKILL. Another test kills
+real workers with real children at random moments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from absurd_contimg.registry import Registry
+from absurd_contimg.stages.child import RESULT_NAME, run_request
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.executor import (
+    IsolatedStageExecutor,
+    StageExecutor,
+    StageReport,
+    StageRequest,
+    no_environment,
+    uninterrupted,
+)
+from absurd_contimg.stages.orchestrator import PipelineOrchestrator
+from absurd_contimg.stages.products import committed_products, verify, write_json
+from absurd_contimg.stages.runner import StageRunner
+from absurd_contimg.stages.scratch import Janitor, ScratchOwner
+
+sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
+from toy_stages import Make, Refine
+
+State = dict[str, Any]
+
+
+class InOneProcess:
+    """Runs the child's code in this process, so that all effects are in one sequence."""
+
+    async def execute(self, request: StageRequest) -> StageReport:
+        isolated = IsolatedStageExecutor(no_environment)
+        return await uninterrupted(self._execute, isolated, request)
+
+    def _execute(self, isolated: IsolatedStageExecutor, request: StageRequest) -> StageReport:
+        isolated._prepare(request)
+        result = run_request(json.loads((request.scratch / "request.json").read_text()))
+        write_json(request.scratch / RESULT_NAME, {"succeeded": True, **result})
+        return isolated._conclude(request, 0, True, 0.0)
+
+
+def work(root: Path, executor: StageExecutor, seconds: float = 0.0) -> None:
+    """What a worker does with one group, from its start to its end."""
+    config = PipelineConfig(paths=PathsConfig.below(root))
+    context = PipelineContext(
+        config, {"group_id": "G", "source": str(root / "source"), "seconds": seconds}
+    )
+    config.paths.output_dir.mkdir(exist_ok=True)
+    registry = Registry(root / "registry.sqlite3")
+    with ScratchOwner(config.paths.scratch_dir, "worker") as owner:
+        runner = StageRunner(config, executor, registry, owner)
+        asyncio.run(PipelineOrchestrator([Make(), Refine()], runner).run(context))
+
+
+def state(root: Path) -> State:
+    """Everything that must be the same however often it was killed; checks each product."""
+    products = {}
+    for folder, manifest in committed_products(root / "products"):
+        verify(folder, manifest, deep=True)
+        products[manifest.location] = (manifest.files, manifest.key)
+    rows = Registry(root / "registry.sqlite3").snapshot()
+    for row in rows["products"]:
+        row["folder"] = str(Path(row["folder"]).relative_to(root))
+        del row["created_at"], row["outputs"]
+    return {"products": products, **rows}
+
+
+def prepare(root: Path) -> Path:
+    root.mkdir(exist_ok=True)
+    (root / "source").write_bytes(b"data")
+    return root
+
+
+_CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "sqlite3.connect")
+
+
+def fork(root: Path, act: Callable[[], None], kill_at: int | None = None) -> tuple[int, list[str]]:
+    """Run in a fork, kill it before its n-th effect; the wait status and the effects seen."""
+    read_end, write_end = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        count = 0
+
+        def hook(event: str, arguments: tuple[Any, ...]) -> None:
+            nonlocal count
+            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
+            if event not in _CHANGES and not writes:
+                return
+            if not str(arguments[0]).startswith(str(root)):
+                return
+            if count == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+            os.write(write_end, f"{event} {arguments[0]}\n".encode())
+
+        code = 1
+        try:
+            sys.addaudithook(hook)
+            act()
+            code = 0
+        finally:
+            os._exit(code)
+    os.close(write_end)
+    with os.fdopen(read_end) as effects:
+        seen = effects.read().splitlines()
+    return os.waitpid(pid, 0)[1], seen
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, int]:
+    """The state after a run that nothing disturbs, and the number of its effects."""
+    root = prepare(tmp_path_factory.mktemp("undisturbed"))
+    status, effects = fork(root, lambda: work(root, InOneProcess()))
+    assert status == 0
+    return state(root), len(effects)
+
+
+def check_after_crash(root: Path) -> None:
+    """No half product is in place, and the janitor leaves nothing of the dead worker."""
+    for folder, manifest in committed_products(root / "products"):
+        verify(folder, manifest, deep=True)
+    Janitor(root / "scratch").sweep()
+    left = [path for path in (root / "scratch").glob("*") if path.name != ".owners"]
+    assert left == []
+
+
+def test_killed_before_each_effect(tmp_path: Path, undisturbed: tuple[State, int]) -> None:
+    """Every crash point is tried; after each the next run ends like the undisturbed one."""
+    expected, effects = undisturbed
+    assert effects > 40
+    for number in range(effects):
+        root = prepare(tmp_path / str(number))
+        status, _ = fork(root, lambda root=root: work(root, InOneProcess()), number)
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        check_after_crash(root)
+        assert fork(root, lambda root=root: work(root, InOneProcess()))[0] == 0
+        assert state(root) == expected, f"killed before effect {number}"
+
+
+def test_killed_again_and_again(tmp_path: Path, undisturbed: tuple[State, int]) -> None:
+    """Crashes of the run that recovers from a crash, without a janitor between them."""
+    expected, effects = undisturbed
+    chance = random.Random(1)
+    for number in range(10):
+        root = prepare(tmp_path / str(number))
+        for _ in range(4):
+            fork(root, lambda root=root: work(root, InOneProcess()), chance.randrange(effects))
+        assert fork(root, lambda root=root: work(root, InOneProcess()))[0] == 0
+        check_after_crash(root)
+        assert state(root) == expected, f"seed 1, round {number}"
+
+
+_WORKER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_runner_crashes import work, IsolatedStageExecutor, no_environment
+print("ready", flush=True)
+work(Path(sys.argv[1]), IsolatedStageExecutor(no_environment), seconds=0.1)
+"""
+
+
+def start_worker(root: Path) -> subprocess.Popen[str]:
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _WORKER, str(root), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "ready\n"
+    return worker
+
+
+def test_real_workers_killed_at_random_moments(
+    tmp_path: Path, undisturbed: tuple[State, int]
+) -> None:
+    """Real children, real SIGKILL of the worker: after each kill the next worker goes on."""
+    seed = random.randrange(10_000)
+    chance = random.Random(seed)
+    for number in range(4):
+        root = prepare(tmp_path / str(number))
+        for _ in range(2):
+            worker = start_worker(root)
+            time.sleep(chance.uniform(0.0, 0.9))
+            worker.kill()
+            worker.communicate()
+            check_after_crash(root)
+        worker = start_worker(root)
+        worker.communicate()
+        assert worker.returncode == 0
+        assert state(root) == undisturbed[0], f"seed {seed}"
