@@ -174,8 +174,11 @@ async def test_deadline_kills_whatever_the_stage_does(tmp_path: Path, do: str) -
 
 
 async def test_cancellation_returns_only_when_nothing_lives(tmp_path: Path) -> None:
-    """Self-fencing: after the cancelled call has ended another worker may start the stage."""
-    request = request_for(tmp_path, "hang with helper")
+    """Self-fencing: after the cancelled call has ended another worker may start the stage.
+
+    The helper holds half a gigabyte, so that its death takes longer than that of the stage.
+    """
+    request = request_for(tmp_path, "hang with heavy helper")
     task = asyncio.create_task(IsolatedStageExecutor(no_environment).execute(request))
     pids = await pids_of(request.casa_log)
     assert all(map(lives, pids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -132,17 +134,38 @@ def test_sweeping_never_takes_a_folder_from_a_new_owner(tmp_path: Path) -> None:
         while not done.is_set():
             Janitor(tmp_path).sweep()
 
-    janitor = threading.Thread(target=sweep)
-    janitor.start()
-    try:
-        for _ in range(300):
-            owner = ScratchOwner(tmp_path, "me").acquire()
-            assert owner.folder.is_dir()
-            owner.new_path("run", "stage", "1").mkdir(parents=True)
-            owner.release()
-    finally:
-        done.set()
-        janitor.join()
+    with ThreadPoolExecutor(1) as pool:
+        janitor = pool.submit(sweep)
+        try:
+            for _ in range(300):
+                owner = ScratchOwner(tmp_path, "me").acquire()
+                assert owner.folder.is_dir()
+                owner.new_path("run", "stage", "1").mkdir(parents=True)
+                owner.release()
+        finally:
+            done.set()
+        janitor.result()
+
+
+def test_lock_on_a_file_that_was_just_swept_is_worth_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening and locking, a janitor may remove the file and others make a new one."""
+    path = tmp_path / ".owners" / "me.lock"
+    real, calls = fcntl.flock, []
+
+    def swept_meanwhile(descriptor: int, operation: int) -> None:
+        real(descriptor, operation)
+        calls.append(descriptor)
+        if len(calls) == 1:
+            path.unlink()
+            path.touch()
+
+    monkeypatch.setattr("fcntl.flock", swept_meanwhile)
+    with ScratchOwner(tmp_path, "me"):
+        with pytest.raises(ScratchInUseError):
+            ScratchOwner(tmp_path, "me").acquire(patience_seconds=0.0)
+        assert Janitor(tmp_path).sweep() == []
 
 
 def test_read_only_folders_are_removed(tmp_path: Path) -> None:

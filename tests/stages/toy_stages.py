@@ -141,6 +141,15 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
         helper = subprocess.Popen(["sleep", "600"])
         say(workspace, os.getpid(), helper.pid)
         time.sleep(600)
+    elif how == "hang with heavy helper":
+        code = "b = b'x' * (500 << 20); print('ready', flush=True); input()"
+        helper = subprocess.Popen(
+            [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert helper.stdout is not None
+        helper.stdout.readline()
+        say(workspace, os.getpid(), helper.pid)
+        time.sleep(600)
     elif how == "leave helper":
         helper = subprocess.Popen(["sleep", "600"])
         say(workspace, helper.pid)
