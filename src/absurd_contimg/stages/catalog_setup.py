@@ -20,7 +20,7 @@ class CatalogSetupStage(PipelineStage):
     """Reads the strip's declination from the data and keeps the sources around it."""
 
     name = "catalog_setup"
-    requires = frozenset({"input_files"})
+    requires = frozenset({"input_files", "catalog_path"})
     provides = frozenset({"catalog"})
     product_folder: ClassVar[str | None] = "catalogs"
 
@@ -78,6 +78,7 @@ def _catalogue_path(context: PipelineContext) -> Path:
     path = context.inputs.get("catalog_path")
     if not isinstance(path, str):
         raise InputError(
-            f"the input catalog_path is not a path but {path!r}.", "Name the sky catalogue's CSV file."
+            f"the input catalog_path is not a path but {path!r}.",
+            "Name the sky catalogue's CSV file.",
         )
     return Path(path)

@@ -89,18 +89,21 @@ def predict(
     `uvw_m` has the shape (rows, 3); `integration` says for each row which beam centre applies.
     """
     steps = np.diff(frequencies_hz)
-    even = len(steps) == 0 or bool(np.ptp(steps) < 1.0)
+    even = len(steps) > 0 and bool(np.ptp(steps) < 1.0)
+    width = float(steps.mean()) if len(steps) else 0.0
     total = np.zeros((len(uvw_m), len(frequencies_hz)), np.complex128)
     for source, lmn, vector in zip(sources, cosines, source_vectors(sources), strict=True):
         rho = separation_rad(centres.vectors, vector)
         beam = airy_power(rho[:, None], frequencies_hz, diameter_m)
         flux = (beam * source.flux_at(frequencies_hz))[integration]
         turns_per_hz = uvw_m @ lmn / SPEED_OF_LIGHT_M_S
-        if even and len(steps):
+        # Bandwidth smearing: the mean of a wave over a channel.
+        flux *= np.sinc(turns_per_hz * width)[:, None]
+        if even:
             # Evenly spaced channels: one factor from each to the next.
             wave = np.empty(flux.shape, np.complex128)
             wave[:, 0] = np.exp(2j * math.pi * turns_per_hz * frequencies_hz[0])
-            wave[:, 1:] = np.exp(2j * math.pi * turns_per_hz * steps.mean())[:, None]
+            wave[:, 1:] = np.exp(2j * math.pi * turns_per_hz * width)[:, None]
             np.multiply.accumulate(wave, axis=1, out=wave)
         else:
             wave = np.exp(2j * math.pi * turns_per_hz[:, None] * frequencies_hz)

@@ -118,7 +118,8 @@ def write_subband(
     if FaultKind.SHIFTED in faults:
         uvd.time_array = uvd.time_array + config.integration_s / 86400.0
         uvd.set_lsts_from_time_array()
-    uvd.write_uvh5(path, clobber=True, run_check=False, check_autos=False)
+    path.unlink(missing_ok=True)
+    uvd.write_uvh5(path, run_check=False, check_autos=False)
     if FaultKind.TRUNCATED in faults:
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)

@@ -5,7 +5,6 @@ Memory holds one sub-band of one group: 96 antennas with 48 channels need about 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -116,19 +115,14 @@ def _observe(
 ) -> NDArray[np.complex64]:
     """Visibilities of a sub-band, shape (integrations, baselines, channels, 2)."""
     first, second = files.antenna_pairs(config.n_antennas)
+    width = SUBBAND_WIDTH_HZ / config.channels_per_subband
     data = np.empty((len(response.times_jd), len(first), len(frequencies), 2), np.complex64)
     gains = instrument.gains(frequencies)
-    for channel, sky in _each_channel(response, frequencies):
+    for channel, frequency in enumerate(frequencies):
+        sky = response.channel(float(frequency), width)
         for pol in range(2):
             g = gains[:, channel, pol]
             data[:, :, channel, pol] = sky[:, first, second] * (g[first] * g[second].conj())
     rng = np.random.default_rng([config.seed, 3, group, subband])
     data += thermal_noise(config, rng, data.shape)
     return data
-
-
-def _each_channel(
-    response: SkyResponse, frequencies: NDArray[np.float64]
-) -> Iterator[tuple[int, NDArray[np.complex128]]]:
-    for channel, frequency in enumerate(frequencies):
-        yield channel, response.visibilities(float(frequency))

@@ -68,6 +68,15 @@ class SkyResponse:
             dish_diameter_m=config.dish_diameter_m,
         )
 
+    def channel(self, frequency_hz: float, width_hz: float) -> NDArray[np.complex128]:
+        """The mean of `visibilities` over a channel: bandwidth smearing as a correlator has it.
+
+        Gauss-Legendre quadrature with two points, exact to the third order.
+        """
+        offset = width_hz / (2.0 * math.sqrt(3.0))
+        below = self.visibilities(frequency_hz - offset)
+        return (below + self.visibilities(frequency_hz + offset)) / 2.0
+
     def visibilities(self, frequency_hz: float) -> NDArray[np.complex128]:
         """All antenna pairs (first, second), shape (integrations, antennas, antennas).
 
