@@ -130,8 +130,9 @@ def cause_chain(error: BaseException) -> Iterator[BaseException]:
 class FailureRule:
     """One line of a failure table: the evidence it matches, and what that means.
 
-    A rule names one sort of evidence. `decisive` exception rules are for errors that were raised
-    on purpose, with the cause already weighed: they count before other exceptions of the chain.
+    A rule names one sort of evidence, or a signal together with what CASA said (then both must
+    match). `decisive` exception rules are for errors that were raised on purpose, with the cause
+    already weighed: they count before other exceptions of the chain.
     """
 
     id: str
@@ -227,20 +228,30 @@ class Classifier:
     def _by_process(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
         for rule in self._rules:
             if evidence.signal is not None and evidence.signal in rule.signals:
-                yield rule, f"signal {signals.Signals(evidence.signal).name}"
+                said = _casa_match(rule, evidence)
+                name = signals.Signals(evidence.signal).name
+                if rule.casa is None or said is not None:
+                    yield rule, f"signal {name}" + (f" and CASA: {said}" if said else "")
         for rule in self._rules:
             if evidence.exit_code is not None and evidence.exit_code in rule.exit_codes:
                 yield rule, f"exit code {evidence.exit_code}"
 
     def _by_message(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
         for rule in self._rules:
-            for message in evidence.casa_messages:
-                if rule.casa is not None and (found := rule.casa.search(message)):
-                    yield rule, f"CASA: {found.group()}"
+            said = _casa_match(rule, evidence)
+            if said is not None and not rule.signals:
+                yield rule, f"CASA: {said}"
         for rule in self._rules:
             for one in evidence.exceptions:
                 if rule.text is not None and (found := rule.text.search(one.message)):
                     yield rule, f"text: {found.group()}"
+
+
+def _casa_match(rule: FailureRule, evidence: Evidence) -> str | None:
+    if rule.casa is None:
+        return None
+    found = (rule.casa.search(message) for message in evidence.casa_messages)
+    return next((match.group() for match in found if match), None)
 
 
 def _errnos(*names: str) -> frozenset[int]:

@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""What operators touch: settings, the command line, the worker service, reports, the doctor."""

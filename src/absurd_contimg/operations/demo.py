@@ -1,0 +1,336 @@
+"""``contimg demo``: the main job on synthetic data, with a worker killed in mid-stage.
+
+Two workers, one of them killed with SIGKILL while it images and started again as systemd
+would; then the recovered sky is compared with the one that was put in. A wrong image, a stage
+that ran again although it was committed, or a kill that hit nothing makes the demo fail.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from rich.console import Console
+from rich.table import Table
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.core.records import History
+from absurd_contimg.operations import service
+from absurd_contimg.operations.history_view import history_tables
+from absurd_contimg.operations.progress import watch
+from absurd_contimg.operations.report import Section, write_report
+from absurd_contimg.operations.settings import Settings, load_settings
+from absurd_contimg.operations.spawning import spawn_groups
+from absurd_contimg.operations.timeline import group_of, step_starts
+from absurd_contimg.registry import Registry
+from absurd_contimg.stages.scratch import Janitor
+from absurd_contimg.synthesis import (
+    SynthesisConfig,
+    SynthesisResult,
+    compare_gains,
+    compare_sources,
+    synthesize,
+)
+
+_KILL_STAGE = "image"
+"""The longest stage: a kill in the middle of it costs most."""
+_KILL_AFTER_SECONDS = 4.0
+_RESTART_SECONDS = 2.0
+"""The units of the guide restart after 5 s; here nobody wants to wait."""
+
+_SETTLED_SECONDS = 20.0
+
+
+async def run_demo(folder: Path, console: Console) -> bool:
+    """Run the demo in a folder, which it empties first; True if all that it checks holds."""
+    settings = _settings(folder)
+    _clear(folder, settings)
+    console.rule("Synthetic observations")
+    made = await asyncio.to_thread(
+        synthesize, settings.pipeline.paths.input_dir, SynthesisConfig.demo()
+    )
+    console.print(
+        f"{len(made.groups)} groups of 16 sub-band files in {made.output_dir}, "
+        f"the first with a calibrator.",
+        highlight=False,
+    )
+    try:
+        console.rule("Two workers, one of which will be killed")
+        histories, workers = await _process(settings, console)
+    finally:
+        EmbeddedPostgres(settings.embedded_folder).stop()
+    for table in history_tables(histories):
+        console.print(table, "")
+    sections = [*_compare(histories, made), _durability(histories, workers, settings)]
+    for section in sections:
+        _show(section, console)
+    written = write_report(folder / "report.html", histories, sections)
+    for path in written:
+        console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+    good = all(section.ok for section in sections)
+    console.print("[green]All as it should be.[/]" if good else "[red]The demo failed.[/]")
+    return good
+
+
+def _settings(folder: Path) -> Settings:
+    # The demo is a world of its own: neither variables nor a server of this machine touch it.
+    return load_settings(
+        {
+            "input_dir": folder / "incoming",
+            "output_dir": folder / "products",
+            "scratch_dir": folder / "scratch",
+            "state_dir": folder / "state",
+        },
+        # One core for each of the two workers; otherwise the defaults of the pipeline.
+        assignments=["execution.threads=1"],
+        environment={},
+    )
+
+
+def _clear(folder: Path, settings: Settings) -> None:
+    """Remove what an earlier demo left, after stopping its server; never anything else."""
+    paths = settings.pipeline.paths
+    if settings.embedded_folder.exists():
+        EmbeddedPostgres(settings.embedded_folder).stop("immediate")
+    for path in (paths.input_dir, paths.output_dir, paths.scratch_dir, paths.state_dir):
+        shutil.rmtree(path, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
+
+
+class WorkerEnded(RuntimeError):
+    """A worker process of the demo ended although nobody killed it."""
+
+
+def _tail(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace")[-2000:]
+
+
+@dataclass(slots=True)
+class _Workers:
+    """The demo's worker processes, and the kill."""
+
+    settings: Settings
+    processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
+    killed: str | None = None
+    """Which worker was killed in the middle of which stage."""
+    _dying: str | None = None
+    _killing: asyncio.Task[None] | None = None
+
+    async def start(self, name: str) -> None:
+        """Start a worker process; it logs into the state folder."""
+        paths = self.settings.pipeline.paths
+        log = paths.state_dir / "logs" / f"{name}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        options = {
+            "--input-dir": paths.input_dir,
+            "--output-dir": paths.output_dir,
+            "--scratch-dir": paths.scratch_dir,
+            "--state-dir": paths.state_dir,
+        }
+        with log.open("ab") as output:
+            self.processes[name] = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "absurd_contimg.operations"),
+                *(str(part) for pair in options.items() for part in pair),
+                *("--set", "execution.threads=1", "worker", "--worker-id", name),
+                stdout=output,
+                stderr=output,
+                stdin=asyncio.subprocess.DEVNULL,
+                env={k: v for k, v in os.environ.items() if not k.startswith(_OUR_PREFIXES)},
+            )
+
+    async def look_after(self, histories: Sequence[History]) -> None:
+        """SIGKILL the first worker seen imaging, and start it again; raise if one ends itself."""
+        for name, process in self.processes.items():
+            if process.returncode is not None and name != self._dying:
+                log = self.settings.pipeline.paths.state_dir / "logs" / f"{name}.log"
+                raise WorkerEnded(f"{name} ended by itself; the end of {log}:\n{_tail(log)}")
+        if self.killed is not None:
+            return
+        for history in histories:
+            for start in step_starts(history):
+                running = start.step == _KILL_STAGE and start.outcome == "running"
+                if running and start.worker in self.processes:
+                    self.killed = f"{start.worker} in {start.step} of {group_of(history)}"
+                    self._dying = start.worker
+                    self._killing = asyncio.create_task(self._kill(start.worker))
+                    return
+
+    async def _kill(self, name: str) -> None:
+        await asyncio.sleep(_KILL_AFTER_SECONDS)
+        self.processes[name].send_signal(signal.SIGKILL)
+        await self.processes[name].wait()
+        await asyncio.sleep(_RESTART_SECONDS)
+        await self.start(name)
+        self._dying = None
+
+    async def stop(self) -> None:
+        """Stop all workers as systemd would, and wait for them."""
+        if self._killing is not None:
+            self._killing.cancel()
+        for process in self.processes.values():
+            if process.returncode is None:
+                process.terminate()
+        for process in self.processes.values():
+            try:
+                async with asyncio.timeout(_SETTLED_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+_OUR_PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
+
+
+@asynccontextmanager
+async def _running_workers(settings: Settings) -> AsyncIterator[_Workers]:
+    workers = _Workers(settings)
+    try:
+        for name in ("worker-1", "worker-2"):
+            await workers.start(name)
+        yield workers
+    finally:
+        await workers.stop()
+
+
+async def _process(settings: Settings, console: Console) -> tuple[list[History], _Workers]:
+    """Spawn the groups and see them through; their histories, and what was done to workers."""
+    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    async with service.open_backend(settings) as backend:
+        registry = Registry(settings.registry_url)
+        try:
+            spawned = await spawn_groups(backend, settings, registry)
+        finally:
+            registry.close()
+        tasks = [one.task.task_id for one in spawned if one.task is not None]
+        async with _running_workers(settings) as workers:
+            histories = await watch(
+                backend, settings.queue_name, tasks, console, workers.look_after
+            )
+        return histories, workers
+
+
+# -- what must hold -------------------------------------------------------------------------
+
+
+def _compare(histories: Sequence[History], made: SynthesisResult) -> list[Section]:
+    """Recovered against injected: gains of the calibrator, sources of every image."""
+    sections = []
+    for history in histories:
+        outputs = _outputs(history)
+        caltables = cast(Mapping[str, Any], outputs.get("caltables") or {})
+        if caltables.get("solved"):
+            sections.append(_gains_section(history, caltables, made))
+        sections.append(_sources_section(history, outputs))
+    if not any(section.title.startswith("Gains") for section in sections):
+        sections.append(Section("Gains", ["No group solved any calibration."], ok=False))
+    return sections
+
+
+def _gains_section(
+    history: History, caltables: Mapping[str, Any], made: SynthesisResult
+) -> Section:
+    folder = Path(str(caltables["tables"][0]["path"])).parent
+    found = compare_gains(made.truth, folder)
+    return Section(
+        f"Gains solved in {group_of(history)} against those injected",
+        [],
+        columns=["", "reached", "must be at most"],
+        rows=[
+            ["amplitude, per channel", f"{found.channel_amplitude:.2%}", "2 %"],
+            ["phase, per channel", f"{found.channel_phase_deg:.2f} deg", "1 deg"],
+            ["amplitude, whole band", f"{found.band_amplitude:.3%}", ""],
+            ["flux scale", f"{abs(found.amplitude_mean - 1):.3%}", "2 %"],
+            ["flagged", f"{found.flagged_fraction:.1%}", ""],
+        ],
+        ok=found.within(),
+    )
+
+
+def _sources_section(history: History, outputs: Mapping[str, Any]) -> Section:
+    title = f"Sources in {group_of(history)}: recovered against injected"
+    validation = outputs.get("validation")
+    if not isinstance(validation, Mapping):
+        return Section(title, ["There is no checked image of this group."], ok=False)
+    table = json.loads(Path(str(validation["report"])).read_text(encoding="utf-8"))["sources"]
+    found = compare_sources(table)
+    rows = []
+    for row in found.rows:
+        measured = row["measured_jy"]
+        if measured is None:
+            rows.append([str(row["name"]), f"{row['flux_jy']:.3f}", "not found", "", ""])
+            continue
+        ratio = cast(float, measured) / cast(float, row["flux_jy"])
+        rows.append(
+            [
+                str(row["name"]),
+                f"{row['flux_jy']:.3f}",
+                f"{measured:.3f}",
+                f"{ratio - 1:+.1%}",
+                f'{row["position_error_arcsec"]:.2f}"',
+            ]
+        )
+    summary = (
+        f"Worst flux error {found.flux_error_max:.1%} (at most 6 %), worst position error "
+        f'{found.position_error_max_arcsec:.2f}" (at most 1.5").'
+    )
+    return Section(
+        title,
+        [summary],
+        columns=["source", "injected Jy", "recovered Jy", "error", "position"],
+        rows=rows,
+        ok=found.within(),
+    )
+
+
+def _durability(histories: Sequence[History], workers: _Workers, settings: Settings) -> Section:
+    """The kill landed, its stage was run again, and no committed stage was."""
+    starts = [start for history in histories for start in step_starts(history)]
+    died = [start for start in starts if start.outcome == "died"]
+    again = sum(
+        later.step == earlier.step and later.start > earlier.start and earlier.outcome == "done"
+        for history in histories
+        for earlier in step_starts(history)
+        for later in step_starts(history)
+    )
+    left = Janitor(settings.pipeline.paths.scratch_dir).sweep()
+    rows = [
+        ["tasks completed", f"{_completed(histories)} of {len(histories)}"],
+        ["worker killed", workers.killed or "none: nothing was running long enough"],
+        ["stages that died with it", ", ".join(start.step for start in died) or "none"],
+        ["committed stages run again", str(again)],
+        ["left in scratch after the janitor", str(len(left))],
+    ]
+    ok = _completed(histories) == len(histories) and len(died) == 1 and again == 0 and not left
+    return Section("Durability", [], columns=["", ""], rows=rows, ok=ok)
+
+
+def _completed(histories: Sequence[History]) -> int:
+    return sum(history.task.state == "completed" for history in histories)
+
+
+def _outputs(history: History) -> Mapping[str, Any]:
+    payload = history.task.completed_payload
+    return cast(Mapping[str, Any], payload["outputs"]) if isinstance(payload, Mapping) else {}
+
+
+def _show(section: Section, console: Console) -> None:
+    mark = {True: "[green]ok[/]", False: "[red]wrong[/]", None: ""}[section.ok]
+    table = Table(
+        *section.columns, title=f"{section.title}  {mark}", title_justify="left", box=None
+    )
+    for row in section.rows:
+        table.add_row(*row)
+    console.print(table)
+    for paragraph in section.paragraphs:
+        console.print(paragraph, highlight=False)
+    console.print()

@@ -1,0 +1,90 @@
+"""Tables for the terminal: what happened to tasks, from their histories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from absurd_contimg.core.records import History
+from absurd_contimg.operations.timeline import (
+    StepStart,
+    group_of,
+    last_failure,
+    step_starts,
+)
+
+_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
+
+
+def tasks_table(histories: Sequence[History]) -> Table:
+    """One line for each task."""
+    table = Table("task", "group", "state", "attempts", "last step", "worker", box=None)
+    for history in histories:
+        starts = step_starts(history)
+        last = starts[-1] if starts else None
+        colour = _COLOURS.get(history.task.state, "yellow")
+        table.add_row(
+            str(history.task.task_id)[-12:],
+            group_of(history),
+            f"[{colour}]{history.task.state}[/]",
+            str(history.task.attempts),
+            "" if last is None else f"{last.step} ({last.outcome})",
+            "" if last is None else last.worker,
+        )
+    return table
+
+
+def history_tables(histories: Sequence[History]) -> list[Table]:
+    """For each task: every start of every stage, who ran it, how long, how it ended."""
+    return [_history_table(history) for history in histories]
+
+
+def _history_table(history: History) -> Table:
+    verdict = history.task.completed_payload
+    said = f", {verdict['verdict']}" if isinstance(verdict, dict) and "verdict" in verdict else ""
+    colour = _COLOURS.get(history.task.state, "yellow")
+    table = Table(
+        title=f"{group_of(history)}: [{colour}]{history.task.state}[/]{said}",
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+    )
+    for heading in ("stage", "start", "attempt", "worker", "began", "seconds", "how it ended"):
+        table.add_column(heading, justify="right" if heading == "seconds" else "left")
+    for previous, start in _with_previous(step_starts(history)):
+        seconds = "" if start.seconds is None else f"{start.seconds:.1f}"
+        table.add_row(
+            start.step,
+            str(start.start),
+            str(start.attempt),
+            start.worker,
+            f"{start.started_at:%H:%M:%S}",
+            seconds,
+            _ending(start, previous),
+        )
+    reason = last_failure(history)
+    if reason is not None and history.task.state == "failed":
+        table.caption = (
+            f"[red]{escape(str(reason.get('kind', reason.get('name'))))}[/]: "
+            f"{escape(str(reason.get('message')))}\n{escape(str(reason.get('advice', '')))}"
+        )
+        table.caption_justify = "left"
+    return table
+
+
+def _with_previous(starts: Sequence[StepStart]) -> list[tuple[StepStart | None, StepStart]]:
+    return list(zip([None, *starts], starts, strict=False))
+
+
+def _ending(start: StepStart, previous: StepStart | None) -> str:
+    """How a start ended, and whether it took up what another had left."""
+    resumed = previous is not None and previous.step == start.step and previous.outcome != "done"
+    note = " [cyan](resumed here)[/]" if resumed else ""
+    if start.adopted:
+        note += " [dim](product was already there)[/]"
+    if start.outcome in ("died", "poison"):
+        return f"[red]its worker died[/]{note}"
+    colour = "green" if start.outcome == "done" else "yellow"
+    return f"[{colour}]{escape(start.outcome)}[/]{note}"

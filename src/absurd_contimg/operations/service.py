@@ -1,0 +1,113 @@
+"""The worker as an operating-system process: its lock, its signals, what it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
+from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.operations.settings import Settings
+from absurd_contimg.registry import Registry
+from absurd_contimg.stages.casa import casa_environment
+from absurd_contimg.stages.executor import IsolatedStageExecutor
+from absurd_contimg.stages.failures import STAGE_RULES
+from absurd_contimg.stages.orchestrator import resolve_order, standard_imaging_stages
+from absurd_contimg.stages.runner import StageRunner, prepare_folders
+from absurd_contimg.stages.scratch import Janitor, ScratchOwner
+from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams, PipelineWorkflow
+
+_log = logging.getLogger(__name__)
+
+CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
+"""The whole failure table of the pipeline."""
+
+
+def database_url(settings: Settings) -> str:
+    """The database's URL; starts the embedded server if it is that one."""
+    if settings.database_url is not None:
+        return settings.database_url
+    server = EmbeddedPostgres(settings.embedded_folder).start()
+    return server.create_database("dsa110_absurd")
+
+
+@asynccontextmanager
+async def open_backend(settings: Settings) -> AsyncIterator[PostgresBackend]:
+    """A connected backend; raises `BackendUnavailable` or `SchemaMissing`, which say what to do.
+
+    The embedded server is ours alone, so its schema and queue are made when they are missing.
+    """
+    url = await asyncio.to_thread(database_url, settings)
+    if settings.database_url is None:
+        await initialise(url, settings.queue_name)
+    async with PostgresBackend(url) as backend:
+        yield backend
+
+
+async def initialise(url: str, queue_name: str) -> str:
+    """Install or migrate the schema and make the queue; what was done, as a sentence."""
+    done = await asyncio.to_thread(install_schema, url)
+    async with PostgresBackend(url, pool_min_size=1) as backend:
+        await backend.create_queue(queue_name)
+    return f"{done} Queue {queue_name!r} is there."
+
+
+def make_worker(
+    backend: Backend, settings: Settings, registry: Registry, scratch: ScratchOwner
+) -> Worker:
+    """A worker that runs the pipeline's tasks."""
+    runner = StageRunner(
+        settings.pipeline, IsolatedStageExecutor(casa_environment), registry, scratch
+    )
+    stages = resolve_order(standard_imaging_stages(registry), PipelineParams.model_fields)
+    workflow = PipelineWorkflow(
+        stages, runner, registry, settings.pipeline.execution.calibration_wait_seconds
+    )
+    tasks = TaskRegistry()
+    tasks.add(TASK_NAME, workflow)
+    return Worker(
+        backend,
+        tasks,
+        WorkerSettings(
+            queue_name=settings.queue_name,
+            worker_id=settings.worker_id,
+            concurrency=settings.concurrency,
+            claim_timeout_seconds=settings.claim_timeout_seconds,
+            poll_interval_seconds=settings.poll_interval_seconds,
+            grace_seconds=settings.grace_seconds,
+        ),
+        CLASSIFIER,
+        RetryPolicy(transient_attempts=settings.transient_attempts),
+    )
+
+
+async def serve(settings: Settings, until_idle: bool = False) -> None:
+    """Run a worker until SIGTERM or SIGINT (or, with `until_idle`, until there is no work).
+
+    Raises `ScratchInUseError` when a living process already works under this worker's name: the
+    name is what lets a restarted worker take up at once what it left.
+    """
+    prepare_folders(settings.pipeline.paths)
+    scratch_dir = settings.pipeline.paths.scratch_dir
+    with ScratchOwner(scratch_dir, settings.worker_id) as scratch:
+        for swept in Janitor(scratch_dir).sweep():
+            _log.info("swept what a dead process left in scratch: %s", swept)
+        registry = Registry(settings.registry_url)
+        try:
+            async with open_backend(settings) as backend:
+                worker = make_worker(backend, settings, registry, scratch)
+                loop = asyncio.get_running_loop()
+                for one in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(one, worker.stop)
+                _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
+                await worker.run(until_idle)
+        finally:
+            registry.close()

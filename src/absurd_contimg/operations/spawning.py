@@ -1,0 +1,108 @@
+"""From sub-band files in the input folder to one task for each observation group."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import SpawnedTask
+from absurd_contimg.operations.settings import Settings
+from absurd_contimg.registry import Group, Registry
+from absurd_contimg.stages.errors import MissingInputError, SettingError
+from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams
+
+_SUBBAND_FILE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d_sb\d\d\.(hdf5|uvh5)")
+
+GROUP_WAIT_SECONDS = 300.0
+"""An incomplete group is left alone this long after its first file arrived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """What became of one group: its task, or None while its sub-bands are still waited for."""
+
+    group: Group
+    task: SpawnedTask | None
+
+
+async def spawn_groups(
+    backend: Backend,
+    settings: Settings,
+    registry: Registry,
+    *,
+    calibrator: str = "auto",
+    incomplete_now: bool = False,
+) -> list[Spawned]:
+    """Form groups from the files in the input folder and spawn a task for each.
+
+    Repeatable: a group that has its task keeps it. A group with fewer sub-bands than expected is
+    spawned once its first file is `GROUP_WAIT_SECONDS` old, or at once with `incomplete_now`;
+    whether it has enough is for the conversion to say. Raises `MissingInputError` when there is
+    no input folder, no file in it or no catalogue.
+    """
+    catalog = find_catalog(settings)
+    groups = await asyncio.to_thread(_groups, settings, registry)
+    expected = settings.pipeline.conversion.expected_subbands
+    done = []
+    for group in groups:
+        present = [path for path in group.files if path.exists()]
+        if len(present) < expected and not incomplete_now and _is_young(present):
+            done.append(Spawned(group, None))
+            continue
+        params = PipelineParams(
+            group_id=group.group_id,
+            input_files=[str(path) for path in group.files],
+            catalog_path=str(catalog),
+            calibrator=calibrator,
+        )
+        task = await backend.spawn_task(
+            settings.queue_name, TASK_NAME, params.model_dump(), params.spawn_options()
+        )
+        done.append(Spawned(group, task))
+    return done
+
+
+def find_catalog(settings: Settings) -> Path:
+    """The sky catalogue: as set, or ``catalog.csv`` in the input folder."""
+    path = settings.catalog or settings.pipeline.paths.input_dir / "catalog.csv"
+    if not path.is_file():
+        raise MissingInputError(
+            f"There is no sky catalogue at {path}.",
+            "Give one with --catalog or PIPELINE_CATALOG (contimg synth writes one).",
+        )
+    return path
+
+
+def _groups(settings: Settings, registry: Registry) -> list[Group]:
+    folder = settings.pipeline.paths.input_dir
+    try:
+        files = [path for path in sorted(folder.iterdir()) if _SUBBAND_FILE.fullmatch(path.name)]
+    except OSError as error:
+        raise MissingInputError(
+            f"The input folder {folder} cannot be read: {error.strerror}.",
+            "Give it with --input-dir or PIPELINE_INPUT_DIR.",
+        ) from error
+    if not files:
+        raise MissingInputError(
+            f"There is no sub-band file in {folder}.",
+            "They are named like 2025-01-02T03:04:05_sb00.hdf5; contimg synth makes some.",
+        )
+    by_file: Mapping[Path, str] = registry.register_files(files)
+    return [registry.group(name) for name in sorted(set(by_file.values()))]
+
+
+def _is_young(files: list[Path]) -> bool:
+    first = min((path.stat().st_mtime for path in files), default=0.0)
+    return time.time() - first < GROUP_WAIT_SECONDS
+
+
+def parse_calibrator(text: str) -> str:
+    """``auto``, ``none`` or a name; raises `SettingError` for an empty one."""
+    if not text.strip():
+        raise SettingError("--calibrator is empty.", "Give auto, none or a name.")
+    return text.strip()
