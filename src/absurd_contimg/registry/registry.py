@@ -156,6 +156,13 @@ class Registry:
             sets = [_caltable_set(session, row) for row in session.scalars(query)]
         return rank_sets(sets, mid_mjd, declination_deg, declination_tolerance_deg, reach_hours)
 
+    def calibration_exists(self, group_id: str) -> bool:
+        """Whether an active set may serve the group; False while it has no Measurement Set."""
+        return any(
+            self.caltable_sets_valid_at(row["mid_mjd"], row["declination_deg"])
+            for row in self.measurement_sets(group_id)
+        )
+
     def retire_set(self, product_key: str, reason: str) -> None:
         """Take a set out of use; it stays known, with the reason."""
         with self._database.writing() as session:

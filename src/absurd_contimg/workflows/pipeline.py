@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from absurd_sdk import TimeoutError as EventTimeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import Json, SpawnOptions
-from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.stages.base import PipelineStage
+from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import SettingError
-from absurd_contimg.stages.runner import StageRunner
+from absurd_contimg.stages.runner import Fence, StageResult
 
 TASK_NAME = "pipeline"
 """The task of one observation group."""
@@ -66,14 +67,52 @@ class PipelineParams(BaseModel):
             ) from error
 
 
+class Runner(Protocol):
+    """What runs a stage: `StageRunner`, or durations and failures in the simulation."""
+
+    @property
+    def config(self) -> PipelineConfig:
+        """The configuration that stages are run with."""
+        ...
+
+    async def run(
+        self,
+        stage: PipelineStage,
+        context: PipelineContext,
+        *,
+        attempt: str,
+        fence: Fence | None = None,
+    ) -> StageResult:
+        """Run one attempt; returns when its product is committed and registered."""
+        ...
+
+
+class GroupRegistry(Protocol):
+    """What the workflow needs of the registry; called in a thread, because it blocks."""
+
+    def set_group_status(
+        self, group_id: str, status: GroupStatus, reason: str | None = None
+    ) -> None:
+        """Note where a group stands."""
+        ...
+
+    def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
+        """The groups of one status."""
+        ...
+
+    def calibration_exists(self, group_id: str) -> bool:
+        """Whether a set of caltables may serve the group."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineWorkflow:
     """The handler of pipeline tasks."""
 
     stages: Sequence[PipelineStage]
     """In order of their dependencies."""
-    runner: StageRunner
-    registry: Registry
+    runner: Runner
+    registry: GroupRegistry
     calibration_wait_seconds: int
     """How long a group waits for somebody else's calibration before it fails."""
 
@@ -125,11 +164,11 @@ class PipelineWorkflow:
         wait is over, the stage that selects the calibration says what is missing.
         """
         group_id = str(context.inputs["group_id"])
-        if await asyncio.to_thread(self._calibration_exists, group_id):
+        if await asyncio.to_thread(self.registry.calibration_exists, group_id):
             return
         waiting = GroupStatus.WAITING_FOR_CALIBRATION
         await asyncio.to_thread(self.registry.set_group_status, group_id, waiting)
-        if await asyncio.to_thread(self._calibration_exists, group_id):
+        if await asyncio.to_thread(self.registry.calibration_exists, group_id):
             return
         try:
             await ctx.await_event(_available(group_id), timeout=self.calibration_wait_seconds)
@@ -152,16 +191,9 @@ class PipelineWorkflow:
         status = GroupStatus.DEGRADED if verdict == "degraded" else GroupStatus.DONE
         self.registry.set_group_status(group_id, status)
 
-    def _calibration_exists(self, group_id: str) -> bool:
-        """Whether a set of caltables may serve the group's Measurement Set."""
-        return any(
-            self.registry.caltable_sets_valid_at(row["mid_mjd"], row["declination_deg"])
-            for row in self.registry.measurement_sets(group_id)
-        )
-
     def _groups_now_served(self) -> list[str]:
         waiting = self.registry.groups(GroupStatus.WAITING_FOR_CALIBRATION)
-        return [one.group_id for one in waiting if self._calibration_exists(one.group_id)]
+        return [one.group_id for one in waiting if self.registry.calibration_exists(one.group_id)]
 
 
 def _available(group_id: str) -> str:
