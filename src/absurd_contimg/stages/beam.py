@@ -10,21 +10,18 @@ conversion's business.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
 from scipy.special import j1
 
 from absurd_contimg.stages.errors import CorruptInputError
 from absurd_contimg.stages.sky import separation_rad, unit_vectors
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
-_GRID_STEP_PX = 16
-"""The mean beam is smooth: evaluated on every 16th pixel, interpolated with cubics (error
-below 1e-6 of the peak)."""
 
 
 def airy_power(
@@ -100,35 +97,19 @@ def mean_response(
     frequencies_hz: NDArray[np.float64],
     diameter_m: float,
     weights: NDArray[np.float64] | None = None,
+    factor: Callable[[int], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:
     """Mean power response towards unit vectors of shape (..., 3).
 
     The mean runs over integrations (with `weights`, one each, as when data are flagged) and
-    frequencies.
+    frequencies. `factor` gives for an integration's index what else its response is multiplied
+    by.
     """
     w = np.ones(len(centres.mjd)) if weights is None else np.asarray(weights, dtype=float)
     total = np.zeros(directions.shape[:-1])
-    for vector, weight in zip(centres.vectors, w, strict=True):
+    for index, (vector, weight) in enumerate(zip(centres.vectors, w, strict=True)):
         if weight > 0:
             rho = separation_rad(directions, vector)
-            response = airy_power(rho[..., None], frequencies_hz, diameter_m)
-            total += weight * response.mean(axis=-1)
+            response = airy_power(rho[..., None], frequencies_hz, diameter_m).mean(axis=-1)
+            total += weight * (response if factor is None else response * factor(index))
     return np.asarray(total / w.sum())
-
-
-def upsample(coarse: NDArray[np.float64], shape: tuple[int, int]) -> NDArray[np.float64]:
-    """Cubic interpolation from a grid whose corners are the corner pixels of the full one."""
-    axes = [np.linspace(0, c - 1, n) for c, n in zip(coarse.shape, shape, strict=True)]
-    grid = np.meshgrid(*axes, indexing="ij")
-    return np.asarray(map_coordinates(coarse, grid, order=3, mode="nearest"))
-
-
-def coarse_axis(n_pixels: int) -> NDArray[np.float64]:
-    """Pixel coordinates, evenly spaced and including both edges, about every 16th pixel."""
-    return np.linspace(0, n_pixels - 1, max(8, n_pixels // _GRID_STEP_PX + 1))
-
-
-def sample_frequencies(frequencies_hz: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """`count` frequencies that represent a band: the means of equal parts of it."""
-    parts = np.array_split(np.sort(frequencies_hz), min(count, len(frequencies_hz)))
-    return np.array([part.mean() for part in parts])

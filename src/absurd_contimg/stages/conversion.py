@@ -80,6 +80,7 @@ class ConvertStage(PipelineStage):
             beam_centres=workspace.final_path(centres_path),
             n_rows=int(uvd.Nblts),
             n_channels=int(uvd.Nfreqs),
+            channel_width_hz=float(np.median(uvd.channel_width)),
             n_antennas=int(uvd.Nants_data),
             start_mjd=start,
             end_mjd=end,

@@ -11,7 +11,6 @@ process with CASA.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,22 +22,12 @@ from typing_extensions import override
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.beam import (
-    BeamCentres,
-    coarse_axis,
-    mean_response,
-    sample_frequencies,
-    upsample,
-)
-from absurd_contimg.stages.config import PipelineConfig
+from absurd_contimg.stages.beam import BeamCentres
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import DataQualityError, OutputError
 from absurd_contimg.stages.imagers import check_imager, run_imager
-from absurd_contimg.stages.measurement_set import (
-    MeasurementSet,
-    channel_frequencies,
-    count_flags,
-)
+from absurd_contimg.stages.measurement_set import MeasurementSet
+from absurd_contimg.stages.response import peak_response
 from absurd_contimg.stages.sky import unit_vectors
 
 
@@ -85,7 +74,7 @@ class ImageStage(PipelineStage):
             header, pixels = hdus[0].header, np.asarray(hdus[0].data, dtype=np.float32)
         _check_psf(made.psf)
         _describe(header, context, ms)
-        beam = _peak_response(header, ms, config)
+        beam = peak_response(header, ms, config)
         corrected = np.where(beam >= config.beam.cutoff, pixels / beam, np.nan)
         paths = {}
         for kind, data in (("image", pixels), ("image-pb", corrected), ("beam", beam)):
@@ -179,58 +168,6 @@ def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None
     for key in ("DATE", "HISTORY", "ORIGIN", "OBSGEO-X", "OBSGEO-Y", "OBSGEO-Z"):
         while key in header:
             del header[key]
-
-
-def _peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> NDArray[np.float32]:
-    """What is left of a point source's peak at each pixel: mean beam times smearing.
-
-    Flagged integrations count less.
-    """
-    from astropy.wcs import WCS
-
-    path = Path(ms.path)
-    centres = BeamCentres.read(Path(ms.beam_centres))
-    good = count_flags(path).by_time
-    weights = np.zeros(len(centres.mjd))
-    weights[centres.indices(np.array(list(good)))] = list(good.values())
-    shape = (int(header["NAXIS2"]), int(header["NAXIS1"]))
-    rows, columns = np.meshgrid(coarse_axis(shape[0]), coarse_axis(shape[1]), indexing="ij")
-    ra, dec = WCS(header).celestial.wcs_pix2world(columns, rows, 0)
-    directions = unit_vectors(np.radians(ra), np.radians(dec))
-    channels = channel_frequencies(path)
-    frequencies = sample_frequencies(channels, config.beam.n_frequencies)
-    diameter = config.beam.dish_diameter_m
-    coarse = mean_response(directions, centres, frequencies, diameter, weights)
-    if config.imaging.correct_smearing and len(channels) > 1:
-        coarse *= _smearing(header, rows, columns, channels)
-    return upsample(coarse, shape).astype(np.float32)
-
-
-def _smearing(
-    header: Any,
-    rows: NDArray[np.float64],
-    columns: NDArray[np.float64],
-    channels_hz: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The peak's loss to the width of a channel, at pixel coordinates.
-
-    A channel's width spreads a source along the radius, by its distance from the phase centre
-    times the relative width. For a Gaussian beam the peak becomes erf(k) sqrt(pi) / (2 k) with
-    k = sqrt(ln 2) spread / FWHM, the beam's width taken along the radius (Bridle & Schwab in
-    "Synthesis Imaging in Radio Astronomy II").
-    """
-    from scipy.special import erf
-
-    east = (columns + 1 - float(header["CRPIX1"])) * float(header["CDELT1"])
-    north = (rows + 1 - float(header["CRPIX2"])) * float(header["CDELT2"])
-    # Angle between radius and major axis, both counted from north through east.
-    angle = np.arctan2(east, north) - math.radians(float(header["BPA"]))
-    major, minor = float(header["BMAJ"]), float(header["BMIN"])
-    fwhm = 1.0 / np.hypot(np.cos(angle) / major, np.sin(angle) / minor)
-    relative_width = float(np.diff(channels_hz).mean() / channels_hz.mean())
-    k = math.sqrt(math.log(2.0)) * np.hypot(east, north) * relative_width / fwhm
-    k = np.maximum(k, 1e-6)
-    return np.asarray(erf(k) * math.sqrt(math.pi) / (2.0 * k))
 
 
 def _check_psf(path: Path) -> None:

@@ -36,6 +36,8 @@ class MeasurementSet:
     """JSON file of `beam.BeamCentres`."""
     n_rows: int
     n_channels: int
+    channel_width_hz: float
+    """As converted, before the data were rephased; averaging after calibration leaves it."""
     n_antennas: int
     start_mjd: float
     end_mjd: float

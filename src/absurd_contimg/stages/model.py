@@ -62,11 +62,11 @@ def field_sources(
 
 
 def direction_cosines(
-    sources: Sequence[SkySource], ra_deg: float, dec_deg: float
+    ras_deg: Sequence[float], decs_deg: Sequence[float], ra_deg: float, dec_deg: float
 ) -> NDArray[np.float64]:
-    """l, m and n - 1 of sources around a phase centre, shape (sources, 3)."""
-    ra = np.radians([s.ra_deg - ra_deg for s in sources])
-    dec = np.radians([s.dec_deg for s in sources])
+    """l, m and n - 1 of directions around a phase centre, shape (directions, 3)."""
+    ra = np.radians(np.asarray(ras_deg) - ra_deg)
+    dec = np.radians(np.asarray(decs_deg))
     dec0 = math.radians(dec_deg)
     l = np.cos(dec) * np.sin(ra)  # noqa: E741 - the name in every textbook
     m = np.sin(dec) * math.cos(dec0) - np.cos(dec) * math.sin(dec0) * np.cos(ra)
@@ -82,23 +82,27 @@ def predict(
     sources: Sequence[SkySource],
     cosines: NDArray[np.float64],
     centres: BeamCentres,
+    centre_cosines: NDArray[np.float64],
     diameter_m: float,
 ) -> NDArray[np.complex64]:
     """Visibilities of shape (rows, channels), the same for XX and YY.
 
-    `uvw_m` has the shape (rows, 3); `integration` says for each row which beam centre applies.
+    `uvw_m` has the shape (rows, 3); `integration` says for each row which beam centre applies;
+    `cosines` and `centre_cosines` are `direction_cosines` of sources and beam centres.
     """
     steps = np.diff(frequencies_hz)
     even = len(steps) > 0 and bool(np.ptp(steps) < 1.0)
     width = float(steps.mean()) if len(steps) else 0.0
+    tracked = np.einsum("rd,rd->r", uvw_m, centre_cosines[integration]) / SPEED_OF_LIGHT_M_S
     total = np.zeros((len(uvw_m), len(frequencies_hz)), np.complex128)
     for source, lmn, vector in zip(sources, cosines, source_vectors(sources), strict=True):
         rho = separation_rad(centres.vectors, vector)
         beam = airy_power(rho[:, None], frequencies_hz, diameter_m)
         flux = (beam * source.flux_at(frequencies_hz))[integration]
         turns_per_hz = uvw_m @ lmn / SPEED_OF_LIGHT_M_S
-        # Bandwidth smearing: the mean of a wave over a channel.
-        flux *= np.sinc(turns_per_hz * width)[:, None]
+        # Bandwidth smearing: the mean of a wave over a channel, around the meridian that the
+        # correlator tracked.
+        flux *= np.sinc((turns_per_hz - tracked) * width)[:, None]
         if even:
             # Evenly spaced channels: one factor from each to the next.
             wave = np.empty(flux.shape, np.complex128)
@@ -129,7 +133,9 @@ def write_model(
     tool.close()
     tool.done()
     frequencies = channel_frequencies(path)
-    cosines = direction_cosines(sources, ms.ra_deg, ms.dec_deg)
+    towards = [s.ra_deg for s in sources], [s.dec_deg for s in sources]
+    cosines = direction_cosines(*towards, ms.ra_deg, ms.dec_deg)
+    centre_cosines = direction_cosines(centres.ra_deg, centres.dec_deg, ms.ra_deg, ms.dec_deg)
     total = 0.0
     with open_table(path, writable=True) as main:
         if "MODEL_DATA" not in main.colnames():
@@ -140,7 +146,14 @@ def write_model(
             uvw = np.ascontiguousarray(main.getcol("UVW", first, count).T)
             which = centres.indices(main.getcol("TIME", first, count) / 86400.0)
             model = predict(
-                uvw, which, frequencies, sources, cosines, centres, beam.dish_diameter_m
+                uvw,
+                which,
+                frequencies,
+                sources,
+                cosines,
+                centres,
+                centre_cosines,
+                beam.dish_diameter_m,
             )
             total += float(np.abs(model).mean()) * count
             column = np.broadcast_to(model.T, (n_pols, *model.T.shape))
