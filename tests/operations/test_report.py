@@ -1,0 +1,496 @@
+"""The report says what happened and what came of it, whatever the history and the products."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from absurd_contimg.core.records import Checkpoint, History, Json, Run, State, Task, Wait
+from absurd_contimg.operations.report import Section, write_report
+from absurd_contimg.operations.report_timeline import by_stage, overview, spans
+from absurd_contimg.stages.errors import SettingError
+
+NOON = datetime(2025, 1, 15, 12, 0, tzinfo=UTC)
+GROUP = "2025-01-15T10:45:09"
+TASK_ID = UUID("01900000-0000-7000-8000-00000000beef")
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def run_row(attempt: int, state: State, worker: str, reason: Json = None) -> Run:
+    return Run(
+        run_id=UUID(int=attempt),
+        task_id=TASK_ID,
+        attempt=attempt,
+        state=state,
+        claimed_by=worker,
+        claim_expires_at=at(600),
+        available_at=NOON,
+        wake_event=None,
+        event_payload=None,
+        started_at=at(attempt),
+        completed_at=at(50) if state == "completed" else None,
+        failed_at=at(40) if state == "failed" else None,
+        result=None,
+        failure_reason=reason,
+        created_at=NOON,
+    )
+
+
+def start(
+    number: int, worker: str, seconds: float, attempt: int, outcome: str | None = None
+) -> dict[str, Json]:
+    return {
+        "start": number,
+        "attempt": attempt,
+        "run_id": str(UUID(int=attempt)),
+        "worker": worker,
+        "started_at": at(seconds).isoformat(),
+        "outcome": outcome,
+    }
+
+
+def started(step: str, *starts: dict[str, Json]) -> Checkpoint:
+    last = datetime.fromisoformat(str(starts[-1]["started_at"]))
+    return Checkpoint(f"$start:{step}", {"starts": list(starts)}, "committed", None, last)
+
+
+def finished(
+    step: str,
+    seconds: float,
+    outputs: Mapping[str, Json] | None = None,
+    product: str | None = None,
+    adopted: bool = False,
+) -> Checkpoint:
+    state: Json = {
+        "outputs": dict(outputs or {}),
+        "adopted": adopted,
+        "seconds": 3.25,
+        "product": product,
+        "logs": [f"/logs/{step}.casa.log"],
+    }
+    return Checkpoint(step, state, "committed", None, at(seconds))
+
+
+def history(
+    state: State,
+    runs: Sequence[Run] = (),
+    checkpoints: Sequence[Checkpoint] = (),
+    waits: Sequence[Wait] = (),
+    result: Json = None,
+    group: str = GROUP,
+) -> History:
+    task = Task(
+        task_id=TASK_ID,
+        task_name="pipeline",
+        params={"group_id": group},
+        headers=None,
+        retry_strategy=None,
+        max_attempts=None,
+        cancellation=None,
+        enqueue_at=NOON,
+        first_started_at=at(1),
+        state=state,
+        attempts=len(runs),
+        last_attempt_run=None,
+        completed_payload=result,
+        cancelled_at=None,
+        idempotency_key=None,
+    )
+    return History("q", task, tuple(runs), tuple(checkpoints), tuple(waits))
+
+
+def write_image(path: Path, value: float = 0.0, size: int = 64) -> None:
+    """A FITS image as the imager writes it: four axes, 20 arcsec pixels, one point source."""
+    from astropy.io import fits  # noqa: PLC0415
+
+    pixels = np.random.default_rng(1).normal(value, 1e-3, (1, 1, size, size))
+    pixels[0, 0, size // 2, size // 2] += 0.5
+    header = fits.Header()
+    axes = (("RA---SIN", 159.7, -20 / 3600), ("DEC--SIN", 16.1, 20 / 3600))
+    for number, (kind, centre, step) in enumerate(axes, 1):
+        header[f"CTYPE{number}"], header[f"CRVAL{number}"] = kind, centre
+        header[f"CDELT{number}"], header[f"CRPIX{number}"] = step, size / 2 + 1
+    header["CTYPE3"], header["CRVAL3"], header["CTYPE4"] = "FREQ", 1.4e9, "STOKES"
+    header["BMAJ"], header["BMIN"], header["BPA"] = 60 / 3600, 50 / 3600, 30.0
+    fits.PrimaryHDU(pixels.astype(np.float32), header).writeto(path, overwrite=True)
+
+
+SOURCES = [
+    {
+        "name": "A<b>",
+        "ra_deg": 159.7,
+        "dec_deg": 16.1,
+        "flux_jy": 0.5,
+        "snr": 400.0,
+        "beam_response": 0.9,
+        "isolated": True,
+        "measured_jy": 0.51,
+        "flux_ratio": 1.02,
+        "east_arcsec": 0.1,
+        "north_arcsec": -0.2,
+        "position_error_arcsec": 0.22,
+    },
+    {
+        "name": "LOST",
+        "ra_deg": 159.6,
+        "dec_deg": 16.2,
+        "flux_jy": 0.1,
+        "snr": 80.0,
+        "beam_response": 0.8,
+        "isolated": True,
+        "measured_jy": None,
+        "flux_ratio": None,
+        "east_arcsec": None,
+        "north_arcsec": None,
+        "position_error_arcsec": None,
+    },
+]
+
+
+def completed(folder: Path) -> History:
+    """A group whose imaging killed one worker and was finished by another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind in ("image", "image-pb"):
+        write_image(folder / f"{kind}.fits")
+    write_image(folder / "beam.fits", value=0.6)
+    table = folder / "validation.json"
+    table.write_text(json.dumps({"sources": SOURCES}))
+    image: dict[str, Json] = {
+        "path": str(folder / "image.fits"),
+        "beam_path": str(folder / "beam.fits"),
+        "rms_jy": 0.001,
+        "peak_jy": 0.5,
+        "dynamic_range": 500.0,
+        "bmaj_arcsec": 60.0,
+        "bmin_arcsec": 50.0,
+        "bpa_deg": 30.0,
+        "size_px": 64,
+        "cell_arcsec": 20.0,
+    }
+    validation: dict[str, Json] = {
+        "report": str(table),
+        "verdict": "degraded",
+        "failed_gates": ["completeness"],
+        "n_expected": 2,
+        "n_matched": 1,
+        "completeness": 0.5,
+        "flux_ratio_median": 1.02,
+        "flux_ratio_scatter": 0.0,
+        "flux_error_max": 0.02,
+        "position_error_median_arcsec": 0.22,
+        "position_error_max_arcsec": 0.22,
+    }
+    died = {"name": "$ClaimTimeout", "message": "worker w1 did not renew its claim"}
+    return history(
+        "completed",
+        [run_row(1, "failed", "w1", died), run_row(2, "completed", "w2")],
+        [
+            started("convert", start(1, "w1", 1, 1)),
+            finished("convert", 10, product=str(folder)),
+            started("image", start(1, "w1", 10, 1), start(2, "w2", 30, 2)),
+            finished("image", 45, {"image": image}, adopted=True),
+            started("validate", start(1, "w2", 45, 2)),
+            finished("validate", 50, {"validation": validation}),
+        ],
+        result={
+            "verdict": "degraded",
+            "config_ref": {"digest": "abc123def456", "paths": {"output_dir": str(folder)}},
+        },
+    )
+
+
+def failed() -> History:
+    reason: Json = {
+        "name": "StageFailed",
+        "message": "sub-band <sb03> holds NaN",
+        "kind": "permanent",
+        "rule": "bad-input",
+        "advice": "Replace the file.",
+        "step": "convert",
+        "worker": "w1",
+        "logs": ["/logs/convert.out.log"],
+        "traceback": "Traceback: <here>",
+    }
+    return history(
+        "failed",
+        [run_row(1, "failed", "w1", reason)],
+        [started("convert", start(1, "w1", 1, 1, "failed: bad-input"))],
+    )
+
+
+def text_of(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+
+
+class _Balanced(HTMLParser):
+    """Notes every tag that is closed out of order, and everything that is fetched."""
+
+    VOID = frozenset({"meta", "img", "br", "link", "hr", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+        self.fetched: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "data", "srcset")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
+
+
+def test_a_group_is_shown_with_its_picture_its_sources_and_its_verdict(tmp_path: Path) -> None:
+    target = tmp_path / "out" / "report.html"
+    written = write_report(target, [completed(tmp_path / "p")])
+    page = target.read_text()
+    assert written[0] == target
+    (picture,) = written[1:]
+    assert picture.parent == tmp_path / "out" / "report_images"
+    assert base64.b64encode(picture.read_bytes()).decode() in page
+    text = text_of(page)
+    assert "completed, degraded" in text
+    assert "Failed: completeness." in text
+    assert re.search(r"500\.0 510\.0 1\.020 0\.10 -0\.20 0\.22", text)
+    assert "not found" in text
+    assert "abc123def456" in text
+    assert "/logs/image.casa.log" in text
+
+
+def test_the_page_stands_alone(tmp_path: Path) -> None:
+    """No script, nothing fetched, well formed, and no name can become markup."""
+    write_report(tmp_path / "r.html", [completed(tmp_path / "p"), failed()])
+    page = (tmp_path / "r.html").read_text()
+    parser = _Balanced()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.wrong == []
+    assert all(one.startswith(("data:image/png;base64,", "#")) for one in parser.fetched)
+    assert "<script" not in page
+    assert "url(" not in page
+    assert "A<b>" not in page
+    assert "A&lt;b&gt;" in page
+
+
+def test_a_death_and_its_resumption_are_marked(tmp_path: Path) -> None:
+    """The dead start ends, as far as anybody knows, where the step was started again."""
+    one = completed(tmp_path)
+    by_step = {(s.start.step, s.start.start): s for s in spans(one)}
+    dead, again = by_step["image", 1], by_step["image", 2]
+    assert (dead.died, dead.ends_at, dead.start.seconds) == (True, at(30), None)
+    assert (again.resumes, again.died, again.ends_at) == (True, False, at(45))
+    assert not by_step["validate", 1].resumes
+    write_report(tmp_path / "r.html", [one])
+    text = text_of((tmp_path / "r.html").read_text())
+    assert re.search(r"image 1 1 w1 2025-01-15 12:00:10 UTC – its worker died", text)
+    assert re.search(
+        r"image 2 2 w2 2025-01-15 12:00:30 UTC 15\.0 done resumed here product was already", text
+    )
+
+
+def test_bars_lie_on_a_common_axis_of_time(tmp_path: Path) -> None:
+    one = completed(tmp_path)
+    drawn = by_stage(one, ["w1", "w2"])
+    assert drawn is not None
+    assert [lane.label for lane in drawn.lanes] == ["convert", "image", "validate"]
+    room = drawn.width - drawn.left
+    assert all(drawn.left <= bar.x and bar.x + bar.width <= drawn.width for bar in drawn.bars)
+    convert, dead = drawn.bars[0], drawn.bars[1]
+    assert dead.x == pytest.approx(convert.x + convert.width, abs=0.2)
+    assert dead.width == pytest.approx(convert.width * 20 / 9, rel=0.01)
+    assert room > 500
+    assert [bar.css for bar in drawn.bars] == ["w0", "w0", "w1", "w1"]
+    assert len(drawn.ticks) > 3
+
+
+def test_a_failure_tells_kind_message_advice_and_log(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", [failed()])
+    text = text_of((tmp_path / "r.html").read_text())
+    for said in (
+        "permanent in convert , attempt 1 on w1",
+        "sub-band &lt;sb03&gt; holds NaN",
+        "What to do: Replace the file.",
+        "/logs/convert.out.log",
+        "Traceback: &lt;here&gt;",
+        "failed: bad-input",
+    ):
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    ("gone", "said"),
+    [
+        ("image.fits", "There is no picture. The image"),
+        ("validation.json", "The validation table"),
+        ("beam.fits", None),
+    ],
+)
+def test_a_product_that_has_gone_is_said_to_be_gone(
+    tmp_path: Path, gone: str, said: str | None
+) -> None:
+    one = completed(tmp_path / "p")
+    (tmp_path / "p" / gone).unlink()
+    written = write_report(tmp_path / "r.html", [one])
+    text = text_of((tmp_path / "r.html").read_text())
+    if said is None:
+        assert len(written) == 2
+    else:
+        assert re.search(f"{said} .* no longer there", text)
+    assert "500" in text  # the figures are in the history itself
+
+
+def test_a_damaged_product_is_said_to_be_damaged(tmp_path: Path) -> None:
+    one = completed(tmp_path / "p")
+    for name in ("image.fits", "validation.json"):
+        path = tmp_path / "p" / name
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    written = write_report(tmp_path / "r.html", [one])
+    assert written == [tmp_path / "r.html"]
+    assert text_of(written[0].read_text()).count("cannot be read") == 2
+
+
+def test_tasks_in_every_state_are_reported(tmp_path: Path) -> None:
+    event = f"calibration.available:{GROUP}"
+    waiting = Wait(TASK_ID, UUID(int=1), "$awaitEvent", event, at(3600), NOON)
+    running = history(
+        "running", [run_row(1, "running", "w1")], [started("flag", start(1, "w1", 5, 1))]
+    )
+    others: list[History] = [
+        history("pending"),
+        history("sleeping", [run_row(1, "sleeping", "w1")], waits=[waiting]),
+        history("cancelled", [run_row(1, "cancelled", "w1")]),
+        running,
+    ]
+    write_report(tmp_path / "r.html", others)
+    text = text_of((tmp_path / "r.html").read_text())
+    assert f"Waits for {event} until 2025-01-15 13:00:00 UTC at the latest." in text
+    assert "No stage has been started." in text
+    assert re.search(r"flag 1 1 w1 .* running", text)
+    write_report(tmp_path / "none.html", [])
+    assert "There are no tasks" in (tmp_path / "none.html").read_text()
+
+
+def test_sections_of_the_caller_are_shown_with_their_judgement(tmp_path: Path) -> None:
+    sections = [
+        Section("Fluxes", ["All <good>."], ("source", "ratio"), [("A", 1.0012345)], ok=True),
+        Section("Gains", ok=False),
+        Section("Notes", ["Nothing judged."]),
+    ]
+    write_report(tmp_path / "r.html", [], sections)
+    text = text_of((tmp_path / "r.html").read_text())
+    assert "Fluxes passed All &lt;good&gt;. source ratio A 1.001" in text
+    assert "Gains failed" in text
+    assert "Notes Nothing judged." in text
+
+
+def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
+    one = completed(tmp_path / "p")
+    first, second = (write_report(tmp_path / d / "r.html", [one]) for d in "ab")
+    assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
+
+
+def test_without_the_plots_extra_the_error_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(SettingError, match=r"absurd-contimg\[plots\]"):
+        write_report(tmp_path / "r.html", [])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_written_in_the_home_folder(tmp_path: Path) -> None:
+    """In a fresh process, so that every cache of matplotlib and astropy would be made anew."""
+    home = tmp_path / "home"
+    home.mkdir()
+    image = tmp_path / "image.fits"
+    write_image(image)
+    program = (
+        "import sys; from pathlib import Path\n"
+        "from absurd_contimg.operations.quicklook import write_quicklook\n"
+        "write_quicklook(Path(sys.argv[1]), Path(sys.argv[2]), title='x')\n"
+    )
+    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH")}
+    subprocess.run(
+        [sys.executable, "-c", program, str(image), str(tmp_path / "out" / "x.png")],
+        env={**kept, "HOME": str(home)},
+        cwd=tmp_path,
+        check=True,
+        timeout=60,
+    )
+    assert list(home.rglob("*")) == []
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.png"]
+
+
+OUTCOMES = st.sampled_from([None, "retry: busy", "parked: disk-full", "handed back", "poison"])
+
+
+@st.composite
+def any_history(draw: st.DrawFn) -> History:
+    """Steps started at any times by any workers, ended in any way, in any state of the task."""
+    state = draw(st.sampled_from(["pending", "running", "sleeping", "completed", "failed"]))
+    runs = [
+        run_row(n, draw(st.sampled_from(["running", "failed", "completed"])), "w1")
+        for n in range(1, draw(st.integers(1, 4)))
+    ]
+    checkpoints: list[Checkpoint] = []
+    for step in draw(st.lists(st.sampled_from(["convert", "flag", "image"]), unique=True)):
+        begins = sorted(draw(st.lists(st.floats(0, 1e6), min_size=1, max_size=4)))
+        starts = [
+            start(n, draw(st.sampled_from(["w1", "w2", "w9"])), t, n, draw(OUTCOMES))
+            for n, t in enumerate(begins, 1)
+        ]
+        checkpoints.append(started(step, *starts))
+        if draw(st.booleans()):
+            rubbish: dict[str, Any] = draw(
+                st.dictionaries(
+                    st.sampled_from(["image", "validation", "x"]),
+                    st.none()
+                    | st.text(max_size=3)
+                    | st.dictionaries(
+                        st.sampled_from(["rms_jy", "report", "path", "n_matched", "verdict"]),
+                        st.none() | st.floats(allow_nan=False) | st.text(max_size=3),
+                    ),
+                )
+            )
+            checkpoints.append(finished(step, begins[-1] + 1, rubbish))
+    return history(state, runs, checkpoints)
+
+
+@settings(max_examples=60, deadline=None)
+@given(one=any_history())
+def test_every_history_can_be_drawn(one: History, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A report comes out of every history, and each start of a stage is in it once."""
+    target = tmp_path_factory.mktemp("any") / "r.html"
+    write_report(target, [one])
+    found = spans(one)
+    assert all(span.ends_at >= span.start.started_at for span in found)
+    drawn = overview([one], ["w1", "w2", "w9"])
+    assert (drawn is None) == (not found)
+    if drawn is not None:
+        assert len(drawn.bars) == len(found)
+        assert target.read_text().count('class="bar ') == 2 * len(found)
+        assert all(bar.x + bar.width <= drawn.width for bar in drawn.bars)
