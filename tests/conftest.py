@@ -38,3 +38,8 @@ def new_database(postgres_server: EmbeddedPostgres) -> Callable[[], str]:
 def database_url(new_database: Callable[[], str]) -> str:
     """The URL of a fresh database with Absurd's schema."""
     return new_database()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """How often to kill; the campaigns that were reported used more than the test command."""
+    parser.addoption("--kills", type=int, default=2, help="random kills of the real pipeline")
