@@ -19,12 +19,12 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.stages.config import PathsConfig, PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import MissingInputError, OutputError, SettingError
+from absurd_contimg.stages.files import copy_writable
 from absurd_contimg.stages.products import (
     MANIFEST_NAME,
     BrokenProductError,
     Manifest,
     committed_products,
-    copy_writable,
     file_entries,
     find_committed,
     input_entries,

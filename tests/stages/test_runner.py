@@ -27,7 +27,7 @@ from absurd_contimg.stages.runner import StageRunner, prepare_folders
 from absurd_contimg.stages.scratch import ScratchOwner
 
 sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
-from toy_stages import Ask, Liar, Make
+from toy_stages import Ask, Liar, Make, Refine
 
 
 class Here:
@@ -115,6 +115,15 @@ async def test_stage_that_provides_other_names_is_refused(here: Here) -> None:
     with pytest.raises(StageFailed, match=r"provides \['made'\] but returned \['something'\]"):
         await here.runner.run(Liar(), here.context(), attempt="1")
     assert here.products() == []
+
+
+async def test_stage_that_writes_into_a_committed_product_is_caught(here: Here) -> None:
+    """CASA writes into what it reads; a committed product must not change, not even its times."""
+    made = await here.runner.run(Make(), here.context(), attempt="1")
+    context = here.context("write into input").with_outputs(made.outputs)
+    with pytest.raises(StageFailed, match=r"has changed the committed product .*whole"):
+        await here.runner.run(Refine(), context, attempt="1")
+    assert here.products() == [made.product]
 
 
 async def test_bad_input_fails_before_any_work(here: Here) -> None:

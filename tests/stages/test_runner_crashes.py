@@ -34,8 +34,9 @@ from absurd_contimg.stages.executor import (
     no_environment,
     uninterrupted,
 )
+from absurd_contimg.stages.files import write_json
 from absurd_contimg.stages.orchestrator import PipelineOrchestrator
-from absurd_contimg.stages.products import committed_products, verify, write_json
+from absurd_contimg.stages.products import committed_products, verify
 from absurd_contimg.stages.runner import StageRunner
 from absurd_contimg.stages.scratch import Janitor, ScratchOwner
 

@@ -76,7 +76,10 @@ class Refine(PipelineStage):
         return [Path(str(context.outputs["made"]))]
 
     def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
-        data = Path(str(context.outputs["made"])).read_bytes()
+        source = Path(str(context.outputs["made"]))
+        data = source.read_bytes()
+        if context.inputs.get("do") == "write into input":
+            source.write_bytes(data)  # as CASA does: in place, same size
         (workspace.product / "refined").write_bytes(data[::-1])
         return {
             "refined": workspace.final_path(workspace.product / "refined"),

@@ -23,7 +23,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,16 +36,17 @@ from absurd_contimg.stages.base import PipelineStage, Workspace
 from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import OutputError
+from absurd_contimg.stages.files import file_states, write_json
 from absurd_contimg.stages.products import (
     InputEntry,
     Manifest,
+    enclosing_product,
     file_entries,
     find_committed,
     input_entries,
     product_location,
     seal,
     software_versions,
-    write_json,
 )
 
 REQUEST_NAME = "request.json"
@@ -156,12 +158,34 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     )
     workspace.product.mkdir()
     workspace.temporary.mkdir()
-    outputs = run_stage(stage, context, workspace)
+    with _inputs_unchanged(stage, context):
+        outputs = run_stage(stage, context, workspace)
     if key is None:
         return {"outputs": outputs, "committed": None, "adopted": False}
     manifest = _manifest(stage, context, request, workspace, inputs, key, outputs)
     seal(workspace.product, manifest)
     return {"outputs": outputs, "committed": str(committed), "adopted": False}
+
+
+@contextmanager
+def _inputs_unchanged(stage: PipelineStage, context: PipelineContext) -> Iterator[None]:
+    """Raise `OutputError` if the stage wrote into a committed product; CASA does so gladly."""
+    output_dir = context.config.paths.output_dir
+    found = {enclosing_product(path, output_dir) for path in stage.input_paths(context)}
+    products = sorted(folder for folder in found if folder is not None)
+    before = [file_states(folder) for folder in products]
+    yield
+    for folder, states in zip(products, before, strict=True):
+        now = file_states(folder)
+        changed = sorted(
+            str(path) for path in states.keys() | now.keys() if states.get(path) != now.get(path)
+        )
+        if changed:
+            raise OutputError(
+                f"Stage {stage.name!r} has changed the committed product {folder}: "
+                f"{', '.join(changed[:3])}.",
+                "Make the stage work on a copy; remove that product so that it is made again.",
+            )
 
 
 def _manifest(

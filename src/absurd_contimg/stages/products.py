@@ -21,8 +21,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -37,15 +35,13 @@ from absurd_contimg.stages.errors import (
     OutputError,
     SettingError,
 )
+from absurd_contimg.stages.files import content_digest, flush, tracked_files, write_json
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 1
 
 KEY_DIGITS_IN_NAME = 10
 """Hex digits of the key in a folder's name: 40 bits, with the readable name before it."""
-
-_LOCK_FILE = "table.lock"
-"""casacore rewrites it whenever a table is opened, even to read: no part of the content."""
 
 _SOFTWARE = (
     "absurd-contimg", "casatools", "casatasks", "casadata", "pyuvdata", "python-casacore",
@@ -177,20 +173,20 @@ def _input_entry(path: Path, output_dir: Path) -> InputEntry:
         raise MissingInputError(
             f"Input {path} does not exist.", "Restore it, or run the stage that makes it."
         )
-    product = _enclosing_product(path, output_dir)
+    product = enclosing_product(path, output_dir)
     if product is not None:
         manifest = read_manifest(product)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
     if path.is_dir():
         digest = hashlib.blake2b(digest_size=20)
-        for file in _tracked_files(path):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{_digest(file)}\0".encode())
+        for file in tracked_files(path):
+            digest.update(f"{file.relative_to(path).as_posix()}\0{content_digest(file)}\0".encode())
         return InputEntry(str(path), "folder", digest.hexdigest())
-    return InputEntry(str(path), "file", _digest(path))
+    return InputEntry(str(path), "file", content_digest(path))
 
 
-def _enclosing_product(path: Path, output_dir: Path) -> Path | None:
+def enclosing_product(path: Path, output_dir: Path) -> Path | None:
     """The product that a path lies in, if it is one below the output folder."""
     if not path.is_relative_to(output_dir):
         return None
@@ -213,8 +209,8 @@ def file_entries(product: Path) -> tuple[FileEntry, ...]:
     if (product / MANIFEST_NAME).exists():
         raise OutputError(f"{product} already has a {MANIFEST_NAME}; that name is taken.")
     return tuple(
-        FileEntry(file.relative_to(product).as_posix(), file.stat().st_size, _digest(file))
-        for file in _tracked_files(product)
+        FileEntry(file.relative_to(product).as_posix(), file.stat().st_size, content_digest(file))
+        for file in tracked_files(product)
     )
 
 
@@ -237,8 +233,8 @@ def seal(product: Path, manifest: Manifest) -> None:
     write_json(product / MANIFEST_NAME, manifest.to_json())
     for folder, _, files in os.walk(product, topdown=False):
         for name in files:
-            _flush(Path(folder, name))
-        _flush(Path(folder))
+            flush(Path(folder, name))
+        flush(Path(folder))
 
 
 def publish(product: Path, committed: Path) -> Published:
@@ -266,7 +262,7 @@ def publish(product: Path, committed: Path) -> Published:
             raise
         return Published(committed, winner, adopted=True)
     for folder in committed.parents[: len(Path(manifest.location).parts)]:
-        _flush(folder)  # up to the output folder: some of them may be new
+        flush(folder)  # up to the output folder: some of them may be new
     return Published(committed, load_committed(committed), adopted=False)
 
 
@@ -324,7 +320,7 @@ def verify(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
     listed = {entry.path: entry for entry in manifest.files}
     found = {
         file.relative_to(folder).as_posix(): file
-        for file in _tracked_files(folder)
+        for file in tracked_files(folder)
         if file != folder / MANIFEST_NAME
     }
     wrong = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
@@ -333,7 +329,7 @@ def verify(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
         entry, size = listed[name], found[name].stat().st_size
         if size != entry.size:
             wrong.append(f"{name} has {size} bytes, not {entry.size}")
-        elif deep and _digest(found[name]) != entry.digest:
+        elif deep and content_digest(found[name]) != entry.digest:
             wrong.append(f"{name} has other content")
     if wrong:
         raise BrokenProductError(
@@ -356,59 +352,6 @@ def committed_products(output_dir: Path) -> Iterator[tuple[Path, Manifest]]:
     """Every product below an output folder; a broken manifest raises `BrokenProductError`."""
     for folder in product_folders(output_dir):
         yield folder, load_committed(folder)
-
-
-# Files.
-
-
-def copy_writable(source: Path, destination: Path) -> Path:
-    """A working copy of a file or folder in which everything can be written.
-
-    Committed files are read-only, and so would be their copies; CASA then fails even to solve.
-    """
-    if source.is_dir():
-        shutil.copytree(source, destination, copy_function=shutil.copyfile)
-        for folder, _, _ in os.walk(destination):
-            Path(folder).chmod(0o755)
-    else:
-        shutil.copyfile(source, destination)
-    return destination
-
-
-def write_json(path: Path, value: Json) -> None:
-    """Write JSON so that the file is there with all its content or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.rename(partial, path)
-
-
-def _tracked_files(folder: Path) -> list[Path]:
-    found = []
-    for parent, subfolders, files in os.walk(folder):
-        for name in (*subfolders, *files):
-            path = Path(parent, name)
-            mode = path.lstat().st_mode
-            if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise OutputError(f"{path} is a link or a special file; only plain files count.")
-            if stat.S_ISREG(mode) and name != _LOCK_FILE:
-                found.append(path)
-    return sorted(found)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _relocated(value: Json, old: str, new: str) -> Json:
