@@ -11,7 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.catalog import Relation, Relations
@@ -19,6 +19,12 @@ from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.tables import Queues
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.uuid7 import UuidSource
+
+if TYPE_CHECKING:
+    from absurd_contimg.backends.memory.dbapi.connection import (
+        AsyncMemoryConnection,
+        MemoryConnection,
+    )
 
 Clock = Callable[[], datetime]
 TIMELINE_LENGTH_MAX = 10_000
@@ -80,6 +86,10 @@ class MemoryDatabase:
         """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
         return self.uuids.next(self.now())
 
+    def random_uuid(self) -> int:
+        """``gen_random_uuid()``, from the seed."""
+        return self.uuids.random()
+
     # -- sessions ---------------------------------------------------------------------------
 
     def session(self) -> Session:
@@ -101,6 +111,24 @@ class MemoryDatabase:
         future: asyncio.Future[None] = loop.create_future()
         self._waiters.append((loop, future))
         return future
+
+    def connect(self, autocommit: bool = False, **options: Any) -> MemoryConnection:
+        """A connection shaped as `psycopg.Connection`; `row_factory` is taken as psycopg does."""
+        from absurd_contimg.backends.memory.dbapi.connection import (  # noqa: PLC0415
+            MemoryConnection,
+        )
+
+        return MemoryConnection(self, autocommit=autocommit, **options)
+
+    async def connect_async(
+        self, autocommit: bool = False, **options: Any
+    ) -> AsyncMemoryConnection:
+        """A connection shaped as `psycopg.AsyncConnection`."""
+        from absurd_contimg.backends.memory.dbapi.connection import (  # noqa: PLC0415
+            AsyncMemoryConnection,
+        )
+
+        return AsyncMemoryConnection(self, autocommit=autocommit, **options)
 
     # -- copies -----------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from decimal import Decimal, DecimalTuple
+from decimal import Decimal
 from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn, cast
@@ -129,7 +129,7 @@ def _number(text: str) -> str:
         return "0" if text == "-0" else text
     if text in ("nan", "inf", "-inf"):
         _invalid()
-    sign, digits, exponent = cast(DecimalTuple, Decimal(text).as_tuple())
+    sign, digits, exponent = Decimal(text).as_tuple()
     assert isinstance(exponent, int)
     if len(digits) + max(exponent, 0) > 131_072 or -exponent > 16_383:
         raise EngineError("22003", "value overflows numeric format")
@@ -165,8 +165,8 @@ def loads(text: str) -> Any:
     return json.loads(text)
 
 
-@lru_cache(maxsize=4096)
-def _tree(text: str) -> Any:
+@lru_cache(maxsize=1024)
+def tree(text: str) -> Any:
     """The parsed value, shared and never handed out; numbers stay text."""
     return _DECODER.decode(text)
 
@@ -181,8 +181,8 @@ def kind(text: str) -> str:
 def _member(text: str, key: str) -> tuple[bool, Any]:
     if text[0] != "{":
         return False, None
-    tree = _tree(text)
-    return (True, tree[key]) if key in tree else (False, None)
+    members = tree(text)
+    return (True, members[key]) if key in members else (False, None)
 
 
 def field(text: str | None, key: str) -> str | None:
@@ -210,17 +210,17 @@ def as_text(value: Any) -> str | None:
 
 def has_key(text: str, key: str) -> bool:
     """``value ? key``: also an element of an array, or the string itself."""
-    tree = _tree(text)
-    if isinstance(tree, dict):
-        return key in tree
-    if isinstance(tree, list):
-        return any(type(item) is str and item == key for item in tree)
-    return type(tree) is str and tree == key
+    value = tree(text)
+    if isinstance(value, dict):
+        return key in value
+    if isinstance(value, list):
+        return any(type(item) is str and item == key for item in value)
+    return type(value) is str and value == key
 
 
 def keys(text: str) -> list[str]:
     """``jsonb_object_keys`` of an object, in jsonb's order."""
-    return list(_tree(text))
+    return list(tree(text))
 
 
 def build_without_nulls(**members: str | None) -> str:
@@ -228,8 +228,13 @@ def build_without_nulls(**members: str | None) -> str:
 
     Nulls go inside objects at every depth; in arrays they stay.
     """
-    present = {key: _tree(value) for key, value in members.items() if value is not None}
+    present = {key: tree(value) for key, value in members.items() if value is not None}
     return dumps(_strip(present))
+
+
+def strip_nulls(text: str) -> str:
+    """``jsonb_strip_nulls``."""
+    return dumps(_strip(tree(text)))
 
 
 def _strip(value: Any) -> Any:
@@ -242,7 +247,7 @@ def _strip(value: Any) -> Any:
 
 def equal(left: str, right: str) -> bool:
     """``jsonb = jsonb``: numbers by value, 1.0 as 1."""
-    return left == right or _comparable(_tree(left)) == _comparable(_tree(right))
+    return left == right or _comparable(tree(left)) == _comparable(tree(right))
 
 
 def _comparable(value: Any) -> Any:

@@ -92,6 +92,7 @@ class Session:
         self.known: set[str] = set()
         self._at_begin: dict[str, str] = {}
         self._savepoints: list[_Savepoint] = []
+        self._statement_at: int | None = None
         self._fake: tuple[str, tzinfo, int] | None = None
 
     # -- settings ---------------------------------------------------------------------------
@@ -174,6 +175,14 @@ class Session:
         if fake[:1].isdigit():
             self._fake = (fake, zone, time)
         return time
+
+    def transaction_time(self) -> int:
+        """``now()``: when the transaction began."""
+        if self.transaction is not None:
+            return self.transaction.started_at
+        if self._statement_at is None:
+            self._statement_at = self.db.now()
+        return self._statement_at
 
     # -- transactions -----------------------------------------------------------------------
 
@@ -263,6 +272,7 @@ class Session:
         tx = self.transaction
         if tx is None:
             tx = Transaction(self.db, self, explicit=False)
+            self._statement_at = None
         elif self.failed:
             raise in_failed_transaction()
         position, settings, local = len(tx.undo), self.settings, self.local
@@ -282,7 +292,7 @@ class Session:
                 with self.db.mutex:
                     return self.attempt(work)
             except WouldBlock as blocked:
-                self._wait(blocked.holder)
+                self.wait(blocked.holder)
 
     async def run_async(self, work: Callable[[Transaction], T]) -> T:
         """`attempt`, letting the event loop go on as often as it has to wait."""
@@ -291,9 +301,10 @@ class Session:
                 with self.db.mutex:
                     return self.attempt(work)
             except WouldBlock as blocked:
-                await self._wait_async(blocked.holder)
+                await self.wait_async(blocked.holder)
 
-    def _wait(self, holder: Transaction) -> None:
+    def wait(self, holder: Transaction) -> None:
+        """Block this thread until a transaction ends; 55P03 after the session's lock timeout."""
         with self.db.mutex:
             if holder.finished:
                 return
@@ -308,7 +319,8 @@ class Session:
         if not ended:
             self._time_out()
 
-    async def _wait_async(self, holder: Transaction) -> None:
+    async def wait_async(self, holder: Transaction) -> None:
+        """`wait` without blocking the event loop."""
         with self.db.mutex:
             if holder.finished:
                 return

@@ -35,6 +35,11 @@ class UuidSource:
             | self._random.getrandbits(62)
         )
 
+    def random(self) -> int:
+        """A UUIDv4."""
+        bits = self._random.getrandbits(128)
+        return bits & ~(15 << 76) & ~(3 << 62) | (4 << 76) | (2 << 62)
+
     def copy(self) -> UuidSource:
         """A stream that goes on with the same values."""
         twin = UuidSource.__new__(UuidSource)

@@ -1,0 +1,347 @@
+"""Connections: psycopg's, sync and async, each a session of the emulated database."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import tzinfo
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import AdaptersMap
+from psycopg.rows import tuple_row
+
+from absurd_contimg.backends.memory.dbapi.cursor import (
+    AsyncMemoryCursor,
+    MemoryCursor,
+    Params,
+    Query,
+)
+from absurd_contimg.backends.memory.dbapi.results import zone_of
+from absurd_contimg.backends.memory.dbapi.transaction import (
+    AsyncMemoryTransaction,
+    MemoryTransaction,
+)
+from absurd_contimg.backends.memory.session import Session, TransactionStatus
+
+if TYPE_CHECKING:
+    from absurd_contimg.backends.memory.database import MemoryDatabase
+
+_STATUS = {
+    TransactionStatus.IDLE: pq.TransactionStatus.IDLE,
+    TransactionStatus.OPEN: pq.TransactionStatus.INTRANS,
+    TransactionStatus.FAILED: pq.TransactionStatus.INERROR,
+}
+
+
+class MemoryInfo:
+    """`psycopg.ConnectionInfo` of a connection to memory."""
+
+    vendor = "PostgreSQL"
+    host = "memory"
+    hostaddr = ""
+    port = 0
+    dbname = "memory"
+    user = "postgres"
+    password = ""
+    options = ""
+    dsn = "host=memory dbname=memory user=postgres"
+    server_version = 180006
+    error_message = ""
+    encoding = "utf-8"
+
+    def __init__(self, connection: BaseConnection) -> None:
+        self._conn = connection
+
+    @property
+    def status(self) -> pq.ConnStatus:
+        """OK until the connection is closed."""
+        return pq.ConnStatus.BAD if self._conn.closed else pq.ConnStatus.OK
+
+    @property
+    def transaction_status(self) -> pq.TransactionStatus:
+        """Idle, in a transaction, or in a failed one."""
+        if self._conn.closed:
+            return pq.TransactionStatus.UNKNOWN
+        return _STATUS[self._conn.session.status]
+
+    @property
+    def pipeline_status(self) -> pq.PipelineStatus:
+        """Always off."""
+        return pq.PipelineStatus.OFF
+
+    @property
+    def backend_pid(self) -> int:
+        """The session's number."""
+        return self._conn.session.session_id
+
+    @property
+    def timezone(self) -> tzinfo:
+        """The session's time zone."""
+        return zone_of(self._conn.session)
+
+    def parameter_status(self, param_name: str) -> str | None:
+        """A setting."""
+        return self._conn.session.setting(param_name)
+
+    def get_parameters(self) -> dict[str, str]:
+        """Connection parameters that are not defaults."""
+        return {"dbname": self.dbname, "user": self.user}
+
+
+class BaseConnection:
+    """What both kinds of connection share."""
+
+    def __init__(
+        self,
+        db: MemoryDatabase,
+        *,
+        autocommit: bool = False,
+        row_factory: Any = tuple_row,
+    ) -> None:
+        self.db = db
+        self.session: Session = db.session()
+        self.row_factory = row_factory
+        self.adapters = AdaptersMap(psycopg.adapters)
+        self.info = MemoryInfo(self)
+        self.lock: Any = None
+        self.prepare_threshold: int | None = 5
+        self.prepared_max: int | None = 100
+        self.isolation_level: psycopg.IsolationLevel | None = None
+        self.read_only: bool | None = None
+        self.deferrable: bool | None = None
+        self._autocommit = autocommit
+        self._closed = False
+        self.transactions_open: list[Any] = []
+
+    @property
+    def connection(self) -> Any:
+        """For psycopg's adapters, which ask any context for its connection."""
+        return None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection was closed."""
+        return self._closed
+
+    @property
+    def broken(self) -> bool:
+        """Never: there is nothing to break."""
+        return False
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether each statement is a transaction of its own."""
+        return self._autocommit
+
+    def _set_autocommit(self, value: bool) -> None:
+        self.check_open()
+        if self.session.status is not TransactionStatus.IDLE:
+            status = self.info.transaction_status.name
+            raise psycopg.ProgrammingError(
+                "can't change 'autocommit' now: connection in transaction status " + status
+            )
+        self._autocommit = bool(value)
+
+    def check_open(self) -> None:
+        """OperationalError on a closed connection."""
+        if self._closed:
+            raise psycopg.OperationalError("the connection is closed")
+
+    def before_statement(self) -> None:
+        """Begin a transaction if it is time for one."""
+        if not self._autocommit and self.session.transaction is None:
+            self.session.begin()
+
+    def _end(self, word: str, end: Callable[[], object]) -> None:
+        self.check_open()
+        if self.transactions_open:
+            raise psycopg.ProgrammingError(
+                f"Explicit {word}() forbidden within a Transaction context. (Transaction will be "
+                "automatically committed on successful exit from context.)"
+            )
+        end()
+
+    def _close(self) -> None:
+        if not self._closed:
+            self.session.close()
+            self._closed = True
+
+    def cancel(self) -> None:
+        """No effect: nothing runs while somebody could cancel it."""
+
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """No effect."""
+
+    def add_notice_handler(self, callback: Callable[..., None]) -> None:
+        """No effect: the emulator sends no notices."""
+
+    def remove_notice_handler(self, callback: Callable[..., None]) -> None:
+        """No effect."""
+
+    def add_notify_handler(self, callback: Callable[..., None]) -> None:
+        """No effect: the emulator has no notifications."""
+
+    def remove_notify_handler(self, callback: Callable[..., None]) -> None:
+        """No effect."""
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self.info.transaction_status.name
+        return f"<{type(self).__name__} [{state}] session {self.session.session_id}>"
+
+
+class MemoryConnection(BaseConnection):
+    """`psycopg.Connection` over the emulator."""
+
+    def __init__(self, db: MemoryDatabase, **options: Any) -> None:
+        super().__init__(db, **options)
+        self.lock = threading.RLock()
+        self.cursor_factory: Any = MemoryCursor
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether each statement is a transaction of its own."""
+        return self._autocommit
+
+    @autocommit.setter
+    def autocommit(self, value: bool) -> None:
+        self._set_autocommit(value)
+
+    def set_autocommit(self, value: bool) -> None:
+        """Set `autocommit`; ProgrammingError within a transaction."""
+        self._set_autocommit(value)
+
+    def cursor(
+        self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any
+    ) -> MemoryCursor:
+        """A new cursor; a `name` is accepted, and the rows are all fetched at once all the same."""
+        self.check_open()
+        made: MemoryCursor = self.cursor_factory(self, row_factory or self.row_factory)
+        return made
+
+    def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> MemoryCursor:
+        """Run a query in a new cursor."""
+        return self.cursor().execute(query, params)
+
+    def commit(self) -> None:
+        """Commit the transaction."""
+        self._end("commit", self.session.commit)
+
+    def rollback(self) -> None:
+        """Roll the transaction back."""
+        self._end("rollback", self.session.rollback)
+
+    def close(self) -> None:
+        """Roll back what is open and close."""
+        self._close()
+
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> MemoryTransaction:
+        """A block that is a transaction, or a savepoint within one."""
+        return MemoryTransaction(self, savepoint_name, force_rollback=force_rollback)
+
+    @contextmanager
+    def pipeline(self) -> Iterator[None]:
+        """A block in which psycopg would send without waiting; here nothing changes."""
+        yield
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._closed:
+            return
+        if kind is None:
+            self.commit()
+        else:
+            self.rollback()
+        self.close()
+
+
+class AsyncMemoryConnection(BaseConnection):
+    """`psycopg.AsyncConnection` over the emulator."""
+
+    def __init__(self, db: MemoryDatabase, **options: Any) -> None:
+        super().__init__(db, **options)
+        self.lock = asyncio.Lock()
+        self.cursor_factory: Any = AsyncMemoryCursor
+
+    async def set_autocommit(self, value: bool) -> None:
+        """Set `autocommit`; ProgrammingError within a transaction."""
+        self._set_autocommit(value)
+
+    def cursor(
+        self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any
+    ) -> AsyncMemoryCursor:
+        """A new cursor."""
+        self.check_open()
+        made: AsyncMemoryCursor = self.cursor_factory(self, row_factory or self.row_factory)
+        return made
+
+    async def execute(
+        self,
+        query: Query,
+        params: Params | None = None,
+        *,
+        prepare: bool | None = None,
+        binary: bool = False,
+    ) -> AsyncMemoryCursor:
+        """Run a query in a new cursor."""
+        return await self.cursor().execute(query, params)
+
+    async def commit(self) -> None:
+        """Commit the transaction."""
+        self._end("commit", self.session.commit)
+
+    async def rollback(self) -> None:
+        """Roll the transaction back."""
+        self._end("rollback", self.session.rollback)
+
+    async def close(self) -> None:
+        """Roll back what is open and close."""
+        self._close()
+
+    def transaction(
+        self, savepoint_name: str | None = None, force_rollback: bool = False
+    ) -> AsyncMemoryTransaction:
+        """A block that is a transaction, or a savepoint within one."""
+        return AsyncMemoryTransaction(self, savepoint_name, force_rollback=force_rollback)
+
+    @asynccontextmanager
+    async def pipeline(self) -> AsyncIterator[None]:
+        """A block in which psycopg would send without waiting; here nothing changes."""
+        yield
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._closed:
+            return
+        if kind is None:
+            await self.commit()
+        else:
+            await self.rollback()
+        await self.close()

@@ -1,0 +1,212 @@
+"""From the engine's rows to Python's values, as psycopg loads them, and to its result object."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import timedelta, timezone, tzinfo
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import psycopg
+from psycopg import pq
+from psycopg.adapt import AdaptersMap
+from psycopg.types import json as psycopg_json
+
+from absurd_contimg.backends.memory import times
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.sql.statements import Result
+from absurd_contimg.backends.memory.sql.types import ArrayType, SqlType
+from absurd_contimg.backends.memory.text import session_zone
+
+Load = Callable[[Any], Any]
+
+_STOCK_JSON = (psycopg_json.JsonbLoader, psycopg_json.JsonLoader)
+
+
+def psycopg_error(error: EngineError) -> psycopg.Error:
+    """The exception that psycopg raises for what Postgres reports."""
+    fields = {
+        pq.DiagnosticField.SEVERITY: "ERROR",
+        pq.DiagnosticField.SEVERITY_NONLOCALIZED: "ERROR",
+        pq.DiagnosticField.SQLSTATE: error.sqlstate,
+        pq.DiagnosticField.MESSAGE_PRIMARY: error.message,
+        pq.DiagnosticField.MESSAGE_DETAIL: error.detail,
+        pq.DiagnosticField.MESSAGE_HINT: error.hint,
+    }
+    info = {
+        int(field): None if fields.get(field) is None else str(fields[field]).encode()
+        for field in pq.DiagnosticField
+    }
+    text = error.message
+    if error.detail is not None:
+        text += f"\nDETAIL:  {error.detail}"
+    if error.hint is not None:
+        text += f"\nHINT:  {error.hint}"
+    try:
+        kind = psycopg.errors.lookup(error.sqlstate)
+    except KeyError:
+        kind = psycopg.errors.get_base_exception(error.sqlstate)
+    return kind(text, info=info)
+
+
+class MemoryResult:
+    """What a row factory may ask of a libpq result."""
+
+    def __init__(self, result: Result, session: Session) -> None:
+        self._result = result
+        self._session = session
+        self.status = (
+            pq.ExecStatus.COMMAND_OK if result.columns is None else pq.ExecStatus.TUPLES_OK
+        )
+        self.nfields = 0 if result.columns is None else len(result.columns)
+        self.ntuples = len(result.rows)
+        self.command_status = result.tag.encode()
+        self.command_tuples = result.count if result.count >= 0 else None
+
+    def fname(self, index: int) -> bytes:
+        """A column's name."""
+        return self._column(index).name.encode()
+
+    def ftype(self, index: int) -> int:
+        """A column's type."""
+        return int(self._column(index).kind.oid)
+
+    def fmod(self, index: int) -> int:
+        """A column's type modifier: none."""
+        return -1
+
+    def fsize(self, index: int) -> int:
+        """A column's size in bytes, -1 where it varies."""
+        return int(self._column(index).kind.size)
+
+    def fformat(self, index: int) -> int:
+        """A column's format: text."""
+        return 0
+
+    def get_value(self, row: int, column: int) -> bytes | None:
+        """A value as Postgres sends it."""
+        value = self._result.rows[row][column]
+        if value is None:
+            return None
+        return text_of(value, self._column(column).kind, self._session).encode()
+
+    def _column(self, index: int) -> Any:
+        assert self._result.columns is not None
+        return self._result.columns[index]
+
+
+def text_of(value: Any, kind: SqlType, session: Session) -> str:
+    """A value as Postgres prints it."""
+    if kind.name == "record":
+        return "(" + ",".join("" if item is None else item for item in value) + ")"
+    return kind.show(value, session)
+
+
+def loaders(
+    kinds: Sequence[SqlType], adapters: AdaptersMap, session: Session, context: Any
+) -> list[Load | None]:
+    """For each column what makes Python's value of the engine's; None where they are the same."""
+    return [_loader(kind, adapters, session, context) for kind in kinds]
+
+
+def _loader(kind: SqlType, adapters: AdaptersMap, session: Session, context: Any) -> Load | None:
+    registered = adapters.get_loader(kind.oid, pq.Format.TEXT)
+    if registered is not None and not _is_stock(registered):
+        own = registered(kind.oid, context)
+        return lambda value: own.load(text_of(value, kind, session).encode())
+    if isinstance(kind, ArrayType):
+        item = _loader(kind.element, adapters, session, context) or (lambda value: value)
+        return lambda values: [None if value is None else item(value) for value in values]
+    if kind.name == "timestamptz":
+        return _timestamptz_loader(session)
+    return _LOADERS.get(kind.name)
+
+
+def _is_stock(loader: type[Any]) -> bool:
+    """Whether a loader is psycopg's own."""
+    if issubclass(loader, _STOCK_JSON):
+        return loader in _STOCK_JSON
+    return loader.__module__.split(".")[0] in ("psycopg", "psycopg_binary", "psycopg_c")
+
+
+def zone_of(session: Session) -> tzinfo:
+    """The time zone in which psycopg shows times."""
+    name = session.setting("timezone") or "UTC"
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return session_zone(name) or timezone.utc
+
+
+def _timestamptz_loader(session: Session) -> Load:
+    zone = zone_of(session)
+
+    def load(value: int) -> Any:
+        try:
+            return (times.EPOCH + timedelta(microseconds=value)).astimezone(zone)
+        except OverflowError:
+            raise _time_error(value, session) from None
+
+    return load
+
+
+def _time_error(value: int, session: Session) -> psycopg.DataError:
+    from absurd_contimg.backends.memory.text import timestamptz_out  # noqa: PLC0415
+
+    text = timestamptz_out(value, session.zone)
+    if text == "-infinity" or text.endswith("BC"):
+        return psycopg.DataError(f"timestamp too small (before year 1): {text!r}")
+    return psycopg.DataError(f"timestamp too large (after year 10K): {text!r}")
+
+
+def _timestamp(value: int) -> Any:
+    try:
+        return (times.EPOCH + timedelta(microseconds=value)).replace(tzinfo=None)
+    except OverflowError:
+        side = "small (before year 1)" if value < 0 else "large (after year 10K)"
+        raise psycopg.DataError(f"timestamp too {side}") from None
+
+
+def _interval(span: times.Interval) -> timedelta:
+    """Months of 30 days, years of 365; what is infinite comes out as nothing, as in psycopg."""
+    if span.is_infinite:
+        return timedelta()
+    years, months = divmod(abs(span.months), 12)
+    days = (years * 365 + months * 30) * (1 if span.months >= 0 else -1)
+    try:
+        return timedelta(days=days + span.days, microseconds=span.us)
+    except OverflowError as error:
+        raise psycopg.DataError(f"can't parse interval: {error}") from None
+
+
+_LOADERS: dict[str, Load] = {
+    "uuid": lambda value: UUID(int=value),
+    "jsonb": json.loads,
+    "json": json.loads,
+    "interval": _interval,
+    "timestamp": _timestamp,
+    "date": lambda value: (times.EPOCH + timedelta(days=value)).date(),
+    "numeric": lambda value: value if isinstance(value, Decimal) else Decimal(value),
+    "bytea": lambda value: bytes.fromhex(value.removeprefix("\\x")),
+}
+
+
+def load_rows(result: Result, wanted: list[Load | None]) -> list[tuple[Any, ...]]:
+    """All rows as tuples of Python's values."""
+    if all(load is None for load in wanted):
+        return [tuple(row) for row in result.rows]
+    return [load_row(row, wanted) for row in result.rows]
+
+
+def load_row(row: Sequence[Any], wanted: list[Load | None]) -> tuple[Any, ...]:
+    """One row."""
+    return tuple(
+        [
+            value if load is None or value is None else load(value)
+            for value, load in zip(row, wanted, strict=True)
+        ]
+    )

@@ -1,0 +1,165 @@
+"""Calls of Absurd's functions: which one is meant, with which arguments, in which form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from absurd_contimg.backends.memory.database import Operation
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
+from absurd_contimg.backends.memory.sql.functions import undefined_function
+from absurd_contimg.backends.memory.sql.operators import converted
+from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Expr, Row, Source
+from absurd_contimg.backends.memory.sql.types import (
+    BY_NAME,
+    RECORD,
+    SqlType,
+    is_implicit,
+)
+
+
+class Argument(NamedTuple):
+    """An argument of a call, with its name in named notation."""
+
+    expr: Expr
+    name: str | None = None
+
+
+class Call(NamedTuple):
+    """A resolved call: `rows` gives its rows, each a tuple of its columns."""
+
+    procedure: Procedure
+    columns: tuple[ColumnInfo, ...]
+    rows: Callable[[Env], list[Row]]
+    function_name: str
+
+
+def resolve(name: str, arguments: list[Argument]) -> Call:
+    """The function of the schema ``absurd`` that the call means; 42883 if there is none."""
+    for procedure in PROCEDURES.get(name, ()):
+        placed = _placed(procedure, arguments)
+        if placed is not None:
+            return _call(procedure, placed)
+    kinds = [argument.expr.kind for argument in arguments]
+    error = undefined_function(f"absurd.{name}", kinds)
+    if any(argument.name for argument in arguments):
+        shown = ", ".join(
+            (f"{argument.name} => " if argument.name else "") + argument.expr.kind.shown
+            for argument in arguments
+        )
+        error = EngineError(
+            "42883", f"function absurd.{name}({shown}) does not exist", hint=error.hint
+        )
+    raise error
+
+
+def _placed(procedure: Procedure, arguments: list[Argument]) -> list[Expr | None] | None:
+    """The arguments in order of the parameters, None for defaults; None if they do not fit."""
+    parameters = procedure.parameters
+    if len(arguments) > len(parameters):
+        return None
+    placed: list[Expr | None] = [None] * len(parameters)
+    names = {parameter.name: index for index, parameter in enumerate(parameters)}
+    for position, argument in enumerate(arguments):
+        index = position if argument.name is None else names.get(argument.name, -1)
+        if index < 0 or placed[index] is not None:
+            return None
+        kind = BY_NAME[parameters[index].type_name]
+        if not is_implicit(argument.expr.kind, kind):
+            return None
+        placed[index] = converted(argument.expr, kind)
+    if any(
+        expr is None and not parameter.has_default
+        for expr, parameter in zip(placed, parameters, strict=True)
+    ):
+        return None
+    return placed
+
+
+def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
+    values: list[Callable[[Env], Any]] = []
+    for expr, parameter in zip(placed, procedure.parameters, strict=True):
+        if expr is None:
+            values.append(lambda _, default=parameter.value: default)
+        else:
+            values.append(expr.value)
+    run, many, strict = procedure.run, procedure.many, procedure.strict
+    single = not procedure.columns
+    noted = procedure.name
+
+    def rows(env: Env) -> list[Row]:
+        arguments = [value(env) for value in values]
+        if strict and None in arguments:
+            return [(None,)]
+        answer = _noted(env, noted, run, arguments)
+        if single:
+            return [("" if procedure.returns == "void" else answer,)]
+        return answer if many else [answer]
+
+    columns = tuple(ColumnInfo(name, BY_NAME[kind]) for name, kind in procedure.columns)
+    if single:
+        columns = (ColumnInfo(procedure.name, BY_NAME[procedure.returns]),)
+    return Call(procedure, columns, rows, procedure.name)
+
+
+_UNNOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"})
+
+
+def _noted(env: Env, name: str, run: Callable[..., Any], arguments: list[Any]) -> Any:
+    """Run the procedure and note it in the database's timeline."""
+    db, session = env.session.db, env.session
+    outcome = "ok"
+    try:
+        return run(env.tx, *arguments)
+    except EngineError as error:
+        outcome = f"{error.sqlstate} {error.message}"
+        raise
+    finally:
+        if name not in _UNNOTED:
+            db.timeline.append(
+                Operation(db.now(), session.session_id, name, tuple(arguments), outcome)
+            )
+
+
+def as_source(call: Call, alias: str | None, names: list[str]) -> Source:
+    """The call in a ``from``."""
+    columns = list(call.columns)
+    if not call.procedure.columns and alias is not None:
+        columns = [ColumnInfo(alias, columns[0].kind)]  # a scalar's column takes the alias
+    for position, name in enumerate(names[: len(columns)]):
+        columns[position] = ColumnInfo(name, columns[position].kind)
+    return Source(
+        alias or call.function_name, tuple(columns), call.rows, lateral=True, is_function=True
+    )
+
+
+def as_expression(call: Call) -> Expr:
+    """The call in an expression: a scalar, or records of a function with columns."""
+    name = call.function_name
+    columns = call.procedure.columns
+    if not columns:
+        kind = call.columns[0].kind
+        return Expr(kind, lambda env: call.rows(env)[0][0], name)
+    kinds = [column.kind for column in call.columns]
+    if len(kinds) == 1:
+        return Expr(
+            kinds[0],
+            lambda env: next(iter(call.rows(env)), (None,))[0],
+            name,
+            rows=lambda env: [row[0] for row in call.rows(env)],
+        )
+
+    def records(env: Env) -> list[tuple[str | None, ...]]:
+        return [_record(row, kinds, env) for row in call.rows(env)]
+
+    if call.procedure.many:
+        return Expr(RECORD, lambda env: next(iter(records(env)), None), name, rows=records)
+    return Expr(RECORD, lambda env: records(env)[0], name, rows=records)
+
+
+def _record(row: Row, kinds: list[SqlType], env: Env) -> tuple[str | None, ...]:
+    return tuple(
+        None if value is None else kind.show(value, env.session)
+        for value, kind in zip(row, kinds, strict=True)
+    )

@@ -1,0 +1,362 @@
+"""The SQL types that the emulator knows: oids, names, text forms, casts.
+
+Values are the engine's own: integers for ``timestamptz`` (microseconds), ``date`` (days) and
+``uuid``, canonical text for ``jsonb``, `Interval` for ``interval``, `Decimal` for ``numeric``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from absurd_contimg.backends.memory import jsonb, times
+from absurd_contimg.backends.memory.errors import EngineError, invalid_text
+from absurd_contimg.backends.memory.intervals import interval_in, interval_out
+from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.text import (
+    boolean_in,
+    double_in,
+    integer_in,
+    timestamptz_in,
+    timestamptz_out,
+    uuid_in,
+    uuid_out,
+)
+
+Value = Any
+TextIn = Callable[[str, Session], Value]
+TextOut = Callable[[Value, Session], str]
+
+
+@dataclass(frozen=True, slots=True)
+class SqlType:
+    """A type: `name` as catalogues have it, `shown` as messages have it."""
+
+    name: str
+    oid: int
+    shown: str
+    read: TextIn
+    show: TextOut
+    size: int = -1
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def _numeric_in(text: str, _: Session) -> Decimal:
+    try:
+        value = Decimal(text.strip().replace("_", "x"))
+    except InvalidOperation:
+        raise invalid_text("numeric", text) from None
+    return value
+
+
+def numeric_out(value: Decimal) -> str:
+    """A numeric without exponent."""
+    if not value.is_finite():
+        return "NaN" if value.is_nan() else "Infinity" if value > 0 else "-Infinity"
+    text = format(value, "f")
+    return text[1:] if text.startswith("-") and not value else text
+
+
+def double_out(value: float) -> str:
+    """A float in the shortest form that reads back the same."""
+    if value != value:  # noqa: PLR0124 - NaN
+        return "NaN"
+    if value in (float("inf"), float("-inf")):
+        return "Infinity" if value > 0 else "-Infinity"
+    text = repr(value).removesuffix(".0")
+    if "e" in text:
+        mantissa, exponent = text.split("e")
+        sign = exponent[0] if exponent[0] in "+-" else "+"
+        return f"{mantissa.removesuffix('.0')}e{sign}{exponent.lstrip('+-').zfill(2)}"
+    whole = text.lstrip("-")
+    if len(whole) > 15 and "." not in whole:
+        digits = whole.rstrip("0")
+        mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
+        return f"{'-' if value < 0 else ''}{mantissa}e+{len(whole) - 1:02}"
+    return text
+
+
+def _date_in(text: str, session: Session) -> int:
+    time = timestamptz_in(text, times.UTC, session.db.now())
+    return time // times.DAY_US
+
+
+def _date_out(value: int, _: Session) -> str:
+    return timestamptz_out(value * times.DAY_US, times.UTC)[:10]
+
+
+def _timestamp_in(text: str, session: Session) -> int:
+    return timestamptz_in(text, times.UTC, session.db.now())
+
+
+def _timestamp_out(value: int, _: Session) -> str:
+    return timestamptz_out(value, times.UTC).replace("+00", "", 1)
+
+
+_TYPES = (
+    SqlType("unknown", 705, "unknown", lambda t, _: t, lambda v, _: v),
+    SqlType("text", 25, "text", lambda t, _: t, lambda v, _: v),
+    SqlType("varchar", 1043, "character varying", lambda t, _: t, lambda v, _: v),
+    SqlType("name", 19, "name", lambda t, _: t, lambda v, _: v, 64),
+    SqlType("int2", 21, "smallint", lambda t, _: integer_in(t, "smallint"), lambda v, _: str(v), 2),
+    SqlType("int4", 23, "integer", lambda t, _: integer_in(t), lambda v, _: str(v), 4),
+    SqlType("int8", 20, "bigint", lambda t, _: integer_in(t, "bigint"), lambda v, _: str(v), 8),
+    SqlType("oid", 26, "oid", lambda t, _: integer_in(t, "bigint"), lambda v, _: str(v), 4),
+    SqlType("numeric", 1700, "numeric", _numeric_in, lambda v, _: numeric_out(v)),
+    SqlType(
+        "float8", 701, "double precision", lambda t, _: double_in(t), lambda v, _: double_out(v), 8
+    ),
+    SqlType("bool", 16, "boolean", lambda t, _: boolean_in(t), lambda v, _: "t" if v else "f", 1),
+    SqlType("uuid", 2950, "uuid", lambda t, _: uuid_in(t), lambda v, _: uuid_out(v), 16),
+    SqlType(
+        "timestamptz",
+        1184,
+        "timestamp with time zone",
+        lambda t, s: timestamptz_in(t, s.zone, s.db.now()),
+        lambda v, s: timestamptz_out(v, s.zone),
+        8,
+    ),
+    SqlType("timestamp", 1114, "timestamp without time zone", _timestamp_in, _timestamp_out, 8),
+    SqlType("date", 1082, "date", _date_in, _date_out, 4),
+    SqlType(
+        "interval", 1186, "interval", lambda t, _: interval_in(t), lambda v, _: interval_out(v), 16
+    ),
+    SqlType("jsonb", 3802, "jsonb", lambda t, _: jsonb.parse(t), lambda v, _: v),
+    SqlType("json", 114, "json", lambda t, _: jsonb.parse(t) and t, lambda v, _: v),
+    SqlType("bytea", 17, "bytea", lambda t, _: t, lambda v, _: v),
+    SqlType("void", 2278, "void", lambda t, _: t, lambda v, _: "", 4),
+    SqlType("record", 2249, "record", lambda t, _: t, lambda v, _: v),
+    SqlType("regclass", 2205, "regclass", lambda t, _: t, lambda v, _: v, 4),
+)
+BY_NAME: dict[str, SqlType] = {kind.name: kind for kind in _TYPES}
+BY_OID: dict[int, SqlType] = {kind.oid: kind for kind in _TYPES}
+
+UNKNOWN, TEXT, INT2, INT4, INT8 = (
+    BY_NAME[name] for name in ("unknown", "text", "int2", "int4", "int8")
+)
+NUMERIC, FLOAT8, BOOL, UUID, TIMESTAMPTZ = (
+    BY_NAME[name] for name in ("numeric", "float8", "bool", "uuid", "timestamptz")
+)
+TIMESTAMP, DATE, INTERVAL, JSONB, JSON = (
+    BY_NAME[name] for name in ("timestamp", "date", "interval", "jsonb", "json")
+)
+VOID, RECORD, NAME = (BY_NAME[name] for name in ("void", "record", "name"))
+
+_ARRAY_OIDS = {
+    "text": 1009, "varchar": 1015, "name": 1003, "int2": 1005, "int4": 1007, "int8": 1016,
+    "numeric": 1231, "float8": 1022, "bool": 1000, "uuid": 2951, "timestamptz": 1185,
+    "timestamp": 1115, "date": 1182, "interval": 1187, "jsonb": 3807, "json": 199, "unknown": 1009,
+    "bytea": 1001, "record": 2287, "void": 0, "oid": 1028, "regclass": 2210,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class ArrayType(SqlType):
+    """An array of `element`."""
+
+    element: SqlType = UNKNOWN
+
+
+def _array_in(element: SqlType) -> TextIn:
+    def read(text: str, session: Session) -> list[Value]:
+        return [None if item is None else element.read(item, session) for item in split_array(text)]
+
+    return read
+
+
+def _array_out(element: SqlType) -> TextOut:
+    def show(values: list[Value], session: Session) -> str:
+        return "{" + ",".join(_array_item(element, value, session) for value in values) + "}"
+
+    return show
+
+
+def _array_item(element: SqlType, value: Value, session: Session) -> str:
+    if value is None:
+        return "NULL"
+    text = element.show(value, session)
+    if text and text.lower() != "null" and not any(mark in text for mark in '{},"\\ \t\n'):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def split_array(text: str) -> list[str | None]:
+    """The items of a one-dimensional array's text."""
+    body = text.strip()
+    if not (body.startswith("{") and body.endswith("}")):
+        raise EngineError("22P02", f'malformed array literal: "{text}"')
+    items: list[str | None] = []
+    current: list[str] = []
+    quoted = was_quoted = False
+    characters = iter(body[1:-1])
+    for character in characters:
+        if character == "\\":
+            current.append(next(characters, ""))
+        elif character == '"':
+            quoted, was_quoted = not quoted, True
+        elif character == "," and not quoted:
+            items.append(_array_word(current, was_quoted))
+            current, was_quoted = [], False
+        else:
+            current.append(character)
+    if current or items or was_quoted:
+        items.append(_array_word(current, was_quoted))
+    return items
+
+
+def _array_word(characters: list[str], was_quoted: bool) -> str | None:
+    word = "".join(characters)
+    if was_quoted:
+        return word
+    word = word.strip()
+    return None if word.lower() == "null" else word
+
+
+ARRAYS: dict[str, ArrayType] = {
+    kind.name: ArrayType(
+        f"_{kind.name}",
+        _ARRAY_OIDS[kind.name],
+        f"{kind.shown}[]",
+        _array_in(kind),
+        _array_out(kind),
+        -1,
+        kind,
+    )
+    for kind in _TYPES
+}
+for _array in ARRAYS.values():
+    BY_OID.setdefault(_array.oid, _array)
+    BY_NAME[_array.name] = _array
+
+# -- casts --------------------------------------------------------------------------------------
+
+INTEGERS = (INT2, INT4, INT8)
+NUMBERS = (INT2, INT4, INT8, NUMERIC, FLOAT8)
+STRINGS = (TEXT, BY_NAME["varchar"], NAME, UNKNOWN)
+_BITS = {"int2": 16, "int4": 32, "int8": 64}
+
+Cast = Callable[[Value, Session], Value]
+
+
+def is_implicit(source: SqlType, target: SqlType) -> bool:
+    """Whether a function's argument of type `source` may be given for `target`."""
+    if source is target or source is UNKNOWN:
+        return True
+    if source in NUMBERS and target in NUMBERS:
+        return NUMBERS.index(source) < NUMBERS.index(target)
+    if target is TEXT and source in STRINGS:
+        return True
+    return (source, target) in ((DATE, TIMESTAMPTZ), (TIMESTAMP, TIMESTAMPTZ), (DATE, TIMESTAMP))
+
+
+def checked_number(value: int, target: SqlType) -> int:
+    """`value`, or 22003 if `target` cannot hold it."""
+    limit = 1 << (_BITS[target.name] - 1)
+    if not -limit <= value < limit:
+        raise EngineError("22003", f"{target.shown} out of range")
+    return value
+
+
+def cast_function(source: SqlType, target: SqlType) -> Cast | None:
+    """How an explicit cast is done; None where Postgres has no such cast."""
+    if source is target:
+        return lambda value, _: value
+    if source in STRINGS:
+        return target.read
+    if target in STRINGS:
+        if source is BOOL:
+            return lambda value, _: "true" if value else "false"
+        return source.show
+    if isinstance(source, ArrayType) and isinstance(target, ArrayType):
+        inner = cast_function(source.element, target.element)
+        if inner is None:
+            return None
+        return lambda value, session: [
+            None if item is None else inner(item, session) for item in value
+        ]
+    return _number_cast(source, target) or _time_cast(source, target) or _json_cast(source, target)
+
+
+def _number_cast(source: SqlType, target: SqlType) -> Cast | None:
+    if source in INTEGERS and target in INTEGERS:
+        return lambda value, _: checked_number(value, target)
+    if source in NUMBERS and target is FLOAT8:
+        return lambda value, _: float(value)
+    if source in INTEGERS and target is NUMERIC:
+        return lambda value, _: Decimal(value)
+    if source is FLOAT8 and target is NUMERIC:
+        return lambda value, _: Decimal(f"{value:.15g}")
+    if source is NUMERIC and target in INTEGERS:
+        return lambda value, _: checked_number(_rounded(value, target), target)
+    if source is FLOAT8 and target in INTEGERS:
+        return lambda value, _: checked_number(
+            _rounded(Decimal(value), target, half_even=True), target
+        )
+    if source is BOOL and target is INT4:
+        return lambda value, _: int(value)
+    if source is INT4 and target is BOOL:
+        return lambda value, _: bool(value)
+    return None
+
+
+def _rounded(value: Decimal, target: SqlType, *, half_even: bool = False) -> int:
+    if not value.is_finite():
+        word = "NaN" if value.is_nan() else "infinity"
+        raise EngineError("0A000", f"cannot convert {word} to {target.shown}")
+    return int(value.to_integral_value("ROUND_HALF_EVEN" if half_even else "ROUND_HALF_UP"))
+
+
+def _time_cast(source: SqlType, target: SqlType) -> Cast | None:
+    if source is TIMESTAMPTZ and target is TIMESTAMP:
+        return lambda value, session: to_local(value, session.zone)
+    if source is TIMESTAMP and target is TIMESTAMPTZ:
+        return lambda value, session: from_local(value, session.zone)
+    if source is DATE and target is TIMESTAMPTZ:
+        return lambda value, session: times.from_local(value * times.DAY_US, session.zone)
+    if source is TIMESTAMPTZ and target is DATE:
+        return lambda value, session: to_local(value, session.zone) // times.DAY_US
+    if source is TIMESTAMP and target is DATE:
+        return lambda value, _: value // times.DAY_US
+    if source is DATE and target is TIMESTAMP:
+        return lambda value, _: value * times.DAY_US
+    return None
+
+
+def to_local(value: int, zone: Any) -> int:
+    """``timestamptz at time zone``."""
+    return value + times.utc_offset_us(value, zone) if times.is_finite(value) else value
+
+
+def from_local(value: int, zone: Any) -> int:
+    """``timestamp at time zone``."""
+    return times.from_local(value, zone) if times.is_finite(value) else value
+
+
+def _json_cast(source: SqlType, target: SqlType) -> Cast | None:
+    if source is JSON and target is JSONB:
+        return lambda value, _: jsonb.parse(value)
+    if source is JSONB and target is JSON:
+        return lambda value, _: value
+    if source is JSONB and (target in NUMBERS or target is BOOL):
+        return lambda value, session: _json_scalar(value, target, session)
+    return None
+
+
+def _json_scalar(value: str, target: SqlType, session: Session) -> Value:
+    kind = jsonb.kind(value)
+    if kind == "null":
+        return None
+    wanted = "boolean" if target is BOOL else "number"
+    if kind != wanted:
+        article = "" if kind in ("array", "object") else ""
+        raise EngineError("22023", f"cannot cast jsonb {kind} to type {target.shown}{article}")
+    if target is BOOL:
+        return value == "true"
+    number = Decimal(value)
+    cast = cast_function(NUMERIC, target)
+    return cast(number, session) if cast is not None else number
