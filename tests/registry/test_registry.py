@@ -189,6 +189,17 @@ def test_other_strips_are_not_used(registry: Registry, tmp_path: Path) -> None:
     assert len(registry.caltable_sets_valid_at(61065.9, 29.0)) == 1
 
 
+def test_group_knows_whether_a_calibration_exists(registry: Registry, tmp_path: Path) -> None:
+    """What a group waits for: its own time and strip decide."""
+    assert not registry.calibration_exists(GROUPS[1])
+    outputs = measurement_set("flagged_ms", "/a.ms", 61065.95)
+    registry.register(*commit(tmp_path, "flag", GROUPS[1], outputs))
+    assert not registry.calibration_exists(GROUPS[1])
+    outputs = caltables(tmp_path, 61065.9)
+    registry.register(*commit(tmp_path, "calibrate_solve", GROUPS[0], outputs))
+    assert registry.calibration_exists(GROUPS[1])
+
+
 def test_retired_set_stays_retired_when_entered_again(registry: Registry, tmp_path: Path) -> None:
     """Adopting the product of a set does not bring it back into use."""
     outputs = caltables(tmp_path, 61065.9)

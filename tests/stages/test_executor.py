@@ -136,6 +136,19 @@ def test_exit_code_zero_without_result_is_failure(tmp_path: Path, do: str) -> No
     assert failure_of(request_for(tmp_path, do)).evidence.exit_code == 0
 
 
+def test_process_that_cannot_even_begin_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A broken installation shows in the error itself, not only in a log."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho 'no module named numpy' >&2\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    error = failure_of(request_for(tmp_path))
+    assert "no module named numpy" in str(error)
+    assert error.evidence.exit_code == 1
+
+
 def test_abort_after_the_result_is_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """CASA's destructors abort when all is done; the result counts."""
     python = tmp_path / "python"

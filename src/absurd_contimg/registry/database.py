@@ -82,7 +82,7 @@ class Database:
             elif found != SCHEMA_VERSION:
                 raise SettingError(
                     f"Registry {self._engine.url!r} has schema {found}, not {SCHEMA_VERSION}.",
-                    "Move it away; it is rebuilt from the manifests: contimg registry rebuild.",
+                    "Move it away; a new one can be rebuilt from the manifests on disk.",
                 )
 
 

@@ -28,7 +28,7 @@ from absurd_contimg.core.failures import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.child import REQUEST_NAME, RESULT_NAME
 from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.logs import death_messages, severe_messages, trim_log
+from absurd_contimg.stages.logs import death_messages, last_line, severe_messages, trim_log
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -254,7 +254,8 @@ def _failure(
     else:
         death = f"ended with code {exit_code} without a result"
         evidence = Evidence(exit_code=exit_code, casa_messages=logged)
-    detail = f" ({logged[-1]})" if logged else ""
+    said = logged[-1] if logged else last_line(request.output_log)
+    detail = f" ({said})" if said else ""
     return StageFailed(f"{what} {death}{detail}. {where}", request, evidence)
 
 

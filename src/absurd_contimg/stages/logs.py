@@ -36,6 +36,12 @@ def death_messages(output_log: Path) -> tuple[str, ...]:
     return tuple(found[-_MESSAGES_MAX:])
 
 
+def last_line(output_log: Path) -> str | None:
+    """The last line of a process's output that is not empty; where a traceback says it all."""
+    lines = [line.strip() for line in _tail(output_log) if line.strip()]
+    return lines[-1][:_MESSAGE_LENGTH] if lines else None
+
+
 def trim_log(path: Path, bytes_max: int) -> None:
     """Cut the middle out of a log that is longer than allowed; beginning and end remain.
 

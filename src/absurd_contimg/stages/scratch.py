@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,7 @@ from typing import Self
 from absurd_contimg.stages.errors import SettingError, StageError
 
 _OWNERS = ".owners"
-_REMOVAL_TRIES = 5
+_REMOVAL_PAUSES_SECONDS = (0.0, 0.02, 0.1, 0.5)
 
 
 class ScratchInUseError(StageError):
@@ -152,23 +152,25 @@ def remove_tree(folder: Path) -> None:
     """Remove a folder and everything in it; it may be absent, or still be written to.
 
     A killed process can finish creating one last file while we remove its folder, so this tries
-    a few times before it lets the error through.
+    again for a fraction of a second before it lets the error through.
     """
-    for tries_left in reversed(range(_REMOVAL_TRIES)):
+    for pause_seconds in (*_REMOVAL_PAUSES_SECONDS, None):
         if not folder.exists():
             return
         try:
             shutil.rmtree(folder)
         except OSError:
-            if not tries_left:
+            if pause_seconds is None:
                 raise
             _make_folders_writable(folder)
+            time.sleep(pause_seconds)
 
 
 def _make_folders_writable(folder: Path) -> None:
     """A stage may have copied read-only folders into its scratch."""
     for parent, _, _ in os.walk(folder):
-        Path(parent).chmod(0o700)
+        with suppress(FileNotFoundError):  # whoever else removes it is welcome
+            Path(parent).chmod(0o700)
 
 
 @contextmanager
