@@ -1,0 +1,145 @@
+"""The command line: what a person sees when something is wrong, and when nothing is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+
+
+def contimg(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command with all its folders inside `root`."""
+    folders = [
+        *("--input-dir", str(root / "incoming"), "--output-dir", str(root / "products")),
+        *("--scratch-dir", str(root / "scratch"), "--state-dir", str(root / "state")),
+    ]
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
+    return subprocess.run(
+        [sys.executable, "-m", "absurd_contimg.operations", *folders, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env={**clean, "COLUMNS": "200", **environment},
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://nobody@127.0.0.1:1/none", ["BackendUnavailable", "ABSURD_DATABASE_URL"]),
+        ("not a url", ["BackendUnavailable", "ABSURD_DATABASE_URL"]),
+    ],
+)
+def test_wrong_database_url_is_one_clear_message(
+    tmp_path: Path, url: str, expected: list[str]
+) -> None:
+    shown = contimg(tmp_path, "status", ABSURD_DATABASE_URL=url)
+    assert shown.returncode == 1
+    for text in expected:
+        assert text in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_database_without_the_schema_says_what_to_run(
+    tmp_path: Path, postgres_server: EmbeddedPostgres
+) -> None:
+    url = postgres_server.create_database("without_schema")
+    for command in ("status", "worker"):
+        shown = contimg(tmp_path, command, ABSURD_DATABASE_URL=url)
+        assert shown.returncode == 1
+        assert "contimg db init" in shown.stderr
+        assert "Traceback" not in shown.stderr
+    assert "Installed" in contimg(tmp_path, "db", "init", ABSURD_DATABASE_URL=url).stdout
+    assert "no tasks" in contimg(tmp_path, "status", ABSURD_DATABASE_URL=url).stdout
+
+
+def test_schema_without_the_queue_says_what_to_run(tmp_path: Path, database_url: str) -> None:
+    shown = contimg(tmp_path, "status", ABSURD_DATABASE_URL=database_url)
+    assert shown.returncode == 1
+    assert "contimg db init" in shown.stderr
+
+
+def test_misspelt_variable_is_refused(tmp_path: Path) -> None:
+    shown = contimg(tmp_path, "status", ABSURD_QUEUENAME="x")
+    assert shown.returncode == 1
+    assert "Did you mean ABSURD_QUEUE_NAME?" in shown.stderr
+
+
+def test_spawn_without_files_says_where_it_looked(tmp_path: Path, database_url: str) -> None:
+    (tmp_path / "incoming").mkdir()
+    (tmp_path / "incoming" / "catalog.csv").write_text("name\n")
+    contimg(tmp_path, "db", "init", ABSURD_DATABASE_URL=database_url)
+    shown = contimg(tmp_path, "spawn", ABSURD_DATABASE_URL=database_url)
+    assert shown.returncode == 1
+    assert str(tmp_path / "incoming") in shown.stderr
+
+
+def test_output_folder_that_cannot_be_made_is_named(tmp_path: Path, database_url: str) -> None:
+    (tmp_path / "full").write_text("a file where a folder should be")
+    below_a_file = str(tmp_path / "full" / "products")
+    contimg(tmp_path, "db", "init", ABSURD_DATABASE_URL=database_url)
+    shown = contimg(
+        *(tmp_path, "--output-dir", below_a_file, "worker", "--until-idle"),
+        ABSURD_DATABASE_URL=database_url,
+    )
+    assert shown.returncode == 1
+    assert below_a_file in shown.stderr
+    assert "Make it writable" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_worker_ends_cleanly_on_sigterm(tmp_path: Path, database_url: str) -> None:
+    contimg(tmp_path, "db", "init", ABSURD_DATABASE_URL=database_url)
+    log = tmp_path / "worker.log"
+    with log.open("wb") as output:
+        worker = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "absurd_contimg.operations"),
+                *("--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products")),
+                *("--database-url", database_url, "worker"),
+            ],
+            stderr=output,
+        )
+    wait_for(lambda: "on queue" in log.read_text(), log)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(20) == 0
+
+
+def test_second_worker_of_the_same_name_is_refused(tmp_path: Path, database_url: str) -> None:
+    contimg(tmp_path, "db", "init", ABSURD_DATABASE_URL=database_url)
+    log = tmp_path / "worker.log"
+    options = [
+        *("--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products")),
+        *("--scratch-dir", str(tmp_path / "scratch"), "--state-dir", str(tmp_path / "state")),
+        *("--database-url", database_url, "worker", "--worker-id", "worker-1"),
+    ]
+    with log.open("wb") as output:
+        first = subprocess.Popen(
+            [sys.executable, "-m", "absurd_contimg.operations", *options], stderr=output
+        )
+    try:
+        wait_for(lambda: "on queue" in log.read_text(), log)
+        second = contimg(
+            tmp_path, "worker", "--worker-id", "worker-1", ABSURD_DATABASE_URL=database_url
+        )
+        assert second.returncode == 1
+        assert "still running" in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+
+
+def wait_for(condition: Callable[[], bool], log: Path) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)

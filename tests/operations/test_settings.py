@@ -1,0 +1,84 @@
+"""Settings: environment, file and command line; misspelt ones are refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.operations.settings import VARIABLES, known_settings, load_settings
+from absurd_contimg.stages.errors import SettingError
+
+
+def test_environment_is_that_of_the_operations_guide() -> None:
+    settings = load_settings(
+        environment={
+            "ABSURD_DATABASE_URL": "postgresql://u:p@h/dsa110_absurd",
+            "ABSURD_QUEUE_NAME": "dsa110-pipeline",
+            "ABSURD_TASK_TIMEOUT": "7200",
+            "ABSURD_WORKER_POLL_INTERVAL": "0.5",
+            "PIPELINE_INPUT_DIR": "/data/incoming",
+            "PIPELINE_OUTPUT_DIR": "/stage/dsa110-contimg",
+            "PIPELINE_DEFAULT_REFANT": "105",
+            "PYTHONPATH": "/somewhere",
+        }
+    )
+    assert settings.database_url == "postgresql://u:p@h/dsa110_absurd"
+    assert settings.pipeline.execution.deadline_seconds == 7200
+    assert settings.poll_interval_seconds == 0.5
+    assert settings.pipeline.paths.scratch_dir == Path("/stage/dsa110-contimg/scratch")
+    assert settings.pipeline.calibration.reference_antennas == ("DSA105",)
+
+
+def test_defaults_are_those_of_the_operations_guide() -> None:
+    settings = load_settings(environment={})
+    assert settings.queue_name == "dsa110-pipeline"
+    assert settings.pipeline.execution.deadline_seconds == 3600
+    assert settings.pipeline.paths.input_dir == Path("/data/incoming")
+    assert settings.pipeline.paths.output_dir == Path("/stage/dsa110-contimg")
+    assert settings.database_url is None
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    file = tmp_path / "contimg.toml"
+    file.write_text("[imaging]\nniter = 10\nsize_px = 640\n[execution]\ndeadline_seconds = 60\n")
+    settings = load_settings(
+        {"config_file": file, "queue_name": "from-options"},
+        ["imaging.niter=20"],
+        {"ABSURD_TASK_TIMEOUT": "90", "ABSURD_QUEUE_NAME": "from-environment"},
+    )
+    assert settings.queue_name == "from-options"
+    assert settings.pipeline.imaging.niter == 20
+    assert settings.pipeline.imaging.size_px == 640
+    assert settings.pipeline.execution.deadline_seconds == 90
+
+
+@pytest.mark.parametrize(
+    ("environment", "assignments", "expected"),
+    [
+        ({"ABSURD_WORKER_POLL_INTERVAL_SEC": "1"}, [], ["_SEC is unknown", "POLL_INTERVAL?"]),
+        ({"ABSURD_WORKER_CONCURRENCY": "many"}, [], ["CONCURRENCY", "'many'"]),
+        ({}, ["imaging.nitter=5"], ["imaging.nitter is unknown", "imaging.niter?"]),
+        ({}, ["imaging.niter=-1"], ["imaging.niter = -1", "greater than or equal to 0"]),
+        ({}, ["imaging.niter"], ["'imaging.niter' is no setting"]),
+        ({"PIPELINE_CONFIG": "/nowhere/contimg.toml"}, [], ["/nowhere/contimg.toml", "No such"]),
+    ],
+)
+def test_wrong_setting_is_refused_by_name(
+    environment: dict[str, str], assignments: list[str], expected: list[str]
+) -> None:
+    with pytest.raises(SettingError) as caught:
+        load_settings({}, assignments, environment)
+    for text in expected:
+        assert text in str(caught.value)
+
+
+def test_variables_of_the_old_system_may_stay_in_a_unit_file() -> None:
+    load_settings(environment={"ABSURD_ENABLED": "true", "PIPELINE_MAX_WORKERS": "4"})
+
+
+def test_every_variable_fills_a_setting_that_exists() -> None:
+    names = set(known_settings())
+    for variable in VARIABLES.values():
+        if variable.setting.startswith("pipeline."):
+            assert variable.setting.removeprefix("pipeline.") in names
