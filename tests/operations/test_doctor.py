@@ -1,0 +1,272 @@
+"""The doctor finds what is wrong with a machine, says what to do, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.operations import doctor, doctor_software
+from absurd_contimg.operations.doctor import Finding, diagnose
+from absurd_contimg.stages.casa import casa_environment
+from absurd_contimg.stages.sky import SkySource, write_catalogue
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("ABSURD_", "PIPELINE_", "CONTIMG_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> dict[str, Any]:
+    """Options for a site at which everything is right, before its first run."""
+    (tmp_path / "in").mkdir()
+    write_catalogue(
+        tmp_path / "in" / "catalog.csv", [SkySource("CAL", 10.0, 20.0, 8.0, calibrator=True)]
+    )
+    return {"input_dir": tmp_path / "in", "output_dir": tmp_path / "site" / "out"}
+
+
+@pytest.fixture
+def _no_software(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the seconds that CASA takes to import."""
+    monkeypatch.setattr(doctor, "stage_software", lambda folders: [])
+
+
+def find(findings: list[Finding], check: str) -> Finding:
+    (one,) = [finding for finding in findings if finding.check == check]
+    return one
+
+
+def test_a_good_machine_passes_and_nothing_is_left_behind(
+    site: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the real CASA, pyuvdata and embedded server; the home folder stays empty too."""
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    findings = diagnose(site, [])
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [one for one in findings if not one.ok] == []
+    assert {one.check for one in findings} >= {
+        *("Python", "settings", "memory", "open files", "HDF5 locking", "input_dir", "output_dir"),
+        *("scratch_dir", "state_dir", "scratch and output", "disk space", "catalogue", "WSClean"),
+        *("CASA", "leap seconds", "observatory", "pyuvdata", "database"),
+    }
+    assert "casatasks 6." in find(findings, "CASA").finding
+    assert "1 of them calibrators" in find(findings, "catalogue").finding
+
+
+def test_casa_that_doubts_its_leap_seconds_is_noticed(tmp_path: Path) -> None:
+    """CASA is shown its table under a date years ago: it warns in its log, and only there."""
+    log = tmp_path / "casa.log"
+    environment = {**os.environ, **casa_environment(tmp_path, log, today=date(2020, 1, 1))}
+    environment["CONTIMG_MEASURES"] = str(tmp_path / "measures")
+    answer = doctor_software._probe(doctor_software._CASA_PROBE, tmp_path, environment)
+    assert isinstance(answer, dict)
+    finding = doctor_software._times(log)
+    assert not finding.ok
+    assert "TAI_UTC" in finding.finding
+    assert "pip install --upgrade casadata" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("import time; time.sleep(60)", "still importing after 0 s"),
+        ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
+        ("import os; os.abort()", "exit code -6: no message"),
+    ],
+)
+def test_software_that_hangs_crashes_or_is_missing_is_a_finding(
+    tmp_path: Path, program: str, said: str
+) -> None:
+    seconds = 0.3 if "sleep" in program else 30.0
+    answer = doctor_software._probe(program, tmp_path, dict(os.environ), seconds)
+    finding = doctor_software._imports("CASA", answer)
+    assert not finding.ok
+    assert said in finding.finding
+    assert "pip install --force-reinstall 'absurd-contimg[casa]'" in finding.remedy
+
+
+def test_casa_that_is_not_installed_is_a_finding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (finding,) = doctor_software.stage_software([tmp_path / "scratch"])
+    assert (finding.ok, finding.check) == (False, "CASA")
+    assert "pip install 'absurd-contimg[casa]'" in finding.remedy
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_no_software")
+@pytest.mark.parametrize(
+    ("variables", "assignments", "said", "remedy"),
+    [
+        ({"PIPELINE_INPUT_DIRR": "/x"}, [], "PIPELINE_INPUT_DIRR is unknown", "PIPELINE_INPUT_DIR"),
+        ({}, ["imaging.nitre=1"], "imaging.nitre is unknown", "contimg settings"),
+        ({"PIPELINE_CONFIG": "/nowhere.toml"}, [], "cannot be read", "PIPELINE_CONFIG"),
+    ],
+)
+def test_settings_that_cannot_be_loaded_are_a_finding(
+    variables: dict[str, str],
+    assignments: list[str],
+    said: str,
+    remedy: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    findings = diagnose({}, assignments)
+    finding = find(findings, "settings")
+    assert not finding.ok
+    assert said in finding.finding
+    assert remedy in finding.remedy
+    assert find(findings, "Python").ok  # the rest is still looked at
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_folders_that_cannot_serve_are_findings(site: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    wrong = {"input_dir": tmp_path / "nothing", "state_dir": tmp_path / "file" / "state"}
+    findings = diagnose(site | wrong, [])
+    missing, blocked = find(findings, "input_dir"), find(findings, "state_dir")
+    assert (missing.ok, blocked.ok) == (False, False)
+    assert "contimg synth" in missing.remedy
+    assert f"Move {tmp_path / 'file'} away" in blocked.remedy
+    assert "PIPELINE_STATE_DIR" in blocked.remedy
+    assert not find(findings, "catalogue").ok
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_folder_without_the_right_to_write_is_a_finding(
+    site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """/proc takes no files, not even from root."""
+    findings = diagnose(site | {"scratch_dir": Path("/proc/contimg")}, [])
+    scratch = find(findings, "scratch_dir")
+    assert not scratch.ok
+    assert "PIPELINE_SCRATCH_DIR" in scratch.remedy
+    other = find(findings, "scratch and output")
+    assert not other.ok  # /proc is a file system of its own
+    assert str(site["output_dir"] / "scratch") in other.remedy
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_broken_catalogue_is_a_finding(site: dict[str, Any]) -> None:
+    (site["input_dir"] / "catalog.csv").write_text("name,ra_deg\nA,1\n")
+    finding = find(diagnose(site, []), "catalogue")
+    assert not finding.ok
+    assert "lacks the columns" in finding.finding
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_wsclean_is_needed_only_when_it_is_chosen(
+    site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(site["input_dir"]))
+    assert find(diagnose(site, []), "WSClean").ok
+    chosen = find(diagnose(site, ["imaging.imager=wsclean"]), "WSClean")
+    assert not chosen.ok
+    assert "apt-get install wsclean" in chosen.remedy
+
+
+@pytest.mark.parametrize(
+    ("version", "ok"), [((3, 11, 7), True), ((3, 12, 1), False), ((3, 13, 0), True)]
+)
+def test_only_a_python_that_casa_has_a_usable_wheel_for_passes(
+    version: tuple[int, ...], ok: bool
+) -> None:
+    finding = doctor._python(version)
+    assert finding.ok == ok
+    assert ok or "make PYTHON=" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("available_gib", "limit", "ok", "said"),
+    [(8, "max", True, "8.0 GiB"), (3, "max", False, "3.0 GiB"), (8, str(2**31), False, "2.0 GiB")],
+)
+def test_too_little_memory_is_a_finding(
+    available_gib: int, limit: str, ok: bool, said: str
+) -> None:
+    """Of the machine, or of the container that the process is in."""
+    meminfo = f"MemTotal: {16 * 2**20} kB\nMemAvailable: {available_gib * 2**20} kB\n"
+    finding = doctor._memory(meminfo, limit)
+    assert finding.ok == ok
+    assert said in finding.finding
+    assert ok or "--concurrency 1" in finding.remedy
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "ok"),
+    [
+        (1024, 524288, True),
+        (1024, 1024, False),
+        (4096, 4096, True),
+        (1024, resource.RLIM_INFINITY, True),
+    ],
+)
+def test_the_limit_of_open_files_counts_as_far_as_it_can_be_raised(
+    soft: int, hard: int, ok: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
+    finding = doctor._open_files()
+    assert finding.ok == ok
+    assert ok or "LimitNOFILE=65536" in finding.remedy
+
+
+def test_a_full_disk_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = type("Usage", (), {"total": 100 * 2**30, "free": 4 * 2**30})
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
+    finding = doctor._free_space(tmp_path)
+    assert not finding.ok
+    assert finding.finding.startswith("4 GiB free of 100 GiB")
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_databases_that_cannot_be_used_are_findings(
+    site: dict[str, Any], postgres_server: EmbeddedPostgres, new_database: Callable[[], str]
+) -> None:
+    """No server, no such database, no schema, no URL: each with its own remedy; one is right."""
+    cases = {
+        "postgresql://me:secret@127.0.0.1:1/x": "psql",
+        postgres_server.url("no_such_database"): "psql",
+        postgres_server.create_database("doctor_empty"): "contimg db init",
+        "not a url": "postgresql://user:password@host:5432/database",
+    }
+    for url, remedy in cases.items():
+        finding = find(diagnose(site | {"database_url": url}, []), "database")
+        assert not finding.ok, url
+        assert remedy in finding.remedy
+        assert "secret" not in finding.finding
+    good = find(diagnose(site | {"database_url": new_database()}, []), "database")
+    assert good.ok
+    assert "Absurd's schema" in good.finding
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_missing_embedded_server_is_a_finding(
+    site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    finding = find(diagnose(site, []), "database")
+    assert not finding.ok
+    assert "absurd-contimg[embedded]" in finding.remedy
+    assert "ABSURD_DATABASE_URL" in finding.remedy
+
+
+def test_root_without_user_namespaces_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: "/bin/false")
+    finding = doctor._user_namespace()
+    assert not finding.ok
+    assert "ordinary user" in finding.remedy
