@@ -21,6 +21,7 @@ import pytest
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.operations import service
+from absurd_contimg.operations.database import initialise
 from absurd_contimg.operations.settings import Settings, load_settings
 from absurd_contimg.operations.spawning import spawn_groups
 from absurd_contimg.registry import Registry
@@ -88,7 +89,7 @@ async def durable(settings: Settings) -> float:
     """The same group as a task on Postgres, from spawning to the completed run; seconds."""
     prepare_folders(settings.pipeline.paths)
     assert settings.database_url is not None
-    await service.initialise(settings.database_url, settings.queue_name)
+    await initialise(settings.database_url, settings.queue_name)
     registry = Registry(settings.registry_url)
     async with PostgresBackend(settings.database_url) as backend:
         with ScratchOwner(settings.pipeline.paths.scratch_dir, "durable") as scratch:
@@ -160,7 +161,7 @@ def test_two_workers_over_one(
 
 async def spawn_all(settings: Settings) -> None:
     assert settings.database_url is not None
-    await service.initialise(settings.database_url, settings.queue_name)
+    await initialise(settings.database_url, settings.queue_name)
     registry = Registry(settings.registry_url)
     async with PostgresBackend(settings.database_url) as backend:
         await spawn_groups(backend, settings, registry)

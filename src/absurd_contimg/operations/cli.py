@@ -23,7 +23,8 @@ from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import History
-from absurd_contimg.operations import service
+from absurd_contimg.operations.database import database_url as find_database
+from absurd_contimg.operations.database import initialise, open_backend
 from absurd_contimg.operations.history_view import history_tables, tasks_table
 from absurd_contimg.operations.progress import watch
 from absurd_contimg.operations.settings import Settings, known_settings, load_settings
@@ -157,12 +158,14 @@ def run(
     ] = None,
 ) -> None:
     """Spawn, work, wait and report, all in this process."""
+    from absurd_contimg.operations.service import serve  # noqa: PLC0415 - imports numpy
+
     settings = _state.settings(concurrency=concurrency)
 
     async def work(backend: Backend) -> list[History]:
         spawned = await _spawn(backend, settings, calibrator, now)
         tasks = [one.task.task_id for one in spawned if one.task is not None]
-        serving = asyncio.create_task(service.serve(settings))
+        serving = asyncio.create_task(serve(settings))
         watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
         await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not watching.done():  # the worker was stopped, or failed
@@ -191,10 +194,12 @@ def worker(
     until_idle: Annotated[bool, typer.Option(help="End when there is no work.")] = False,
 ) -> None:
     """Work on the queue until SIGTERM."""
+    from absurd_contimg.operations.service import serve  # noqa: PLC0415 - imports numpy
+
     settings = _state.settings(
         worker_id=worker_id, concurrency=concurrency, claim_timeout_seconds=claim_timeout
     )
-    asyncio.run(service.serve(settings, until_idle))
+    asyncio.run(serve(settings, until_idle))
 
 
 # -- looking --------------------------------------------------------------------------------
@@ -319,8 +324,10 @@ def settings() -> None:
 @app.command()
 def failures() -> None:
     """List the failure table: what is recognised, its kind, what to do."""
+    from absurd_contimg.operations.service import CLASSIFIER  # noqa: PLC0415 - imports numpy
+
     table = Table("rule", "kind", "what to do", "source", box=None)
-    for rule in service.CLASSIFIER.rules:
+    for rule in CLASSIFIER.rules:
         table.add_row(rule.id, rule.kind.value, rule.advice, rule.source)
     console.print(table)
 
@@ -343,8 +350,8 @@ def demo(
 def db_init() -> None:
     """Install or migrate Absurd's schema and make the queue."""
     settings = _state.settings()
-    url = service.database_url(settings)
-    console.print(asyncio.run(service.initialise(url, settings.queue_name)), highlight=False)
+    url = find_database(settings)
+    console.print(asyncio.run(initialise(url, settings.queue_name)), highlight=False)
     console.print(f"Database {url}", highlight=False)
 
 
@@ -357,7 +364,7 @@ def db_stop() -> None:
 @database_app.command("url")
 def db_url() -> None:
     """Print the database's URL, for psql and absurdctl; starts the embedded server."""
-    console.print(service.database_url(_state.settings()), highlight=False, soft_wrap=True)
+    console.print(find_database(_state.settings()), highlight=False, soft_wrap=True)
 
 
 # -- shared ---------------------------------------------------------------------------------
@@ -365,7 +372,7 @@ def db_url() -> None:
 
 def _with_backend(settings: Settings, work: Any) -> Any:
     async def call() -> Any:
-        async with service.open_backend(settings) as backend:
+        async with open_backend(settings) as backend:
             return await work(backend)
 
     return asyncio.run(call())

