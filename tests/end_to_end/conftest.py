@@ -131,21 +131,21 @@ def new_site(
     tmp_path_factory: pytest.TempPathFactory,
     observation: SynthesisResult,
     new_database: Callable[[], str],
-) -> Callable[[], Site]:
+) -> Callable[..., Site]:
     """Makes a site with an empty database each time it is called."""
 
-    def make() -> Site:
+    def make(observed: SynthesisResult = observation) -> Site:
         root = tmp_path_factory.mktemp("site")
         write_toml(root / "contimg.toml", PipelineConfig.tiny(PathsConfig.below(root)))
         url = new_database()
         install_schema(url)
-        return Site(root, observation, url)
+        return Site(root, observed, url)
 
     return make
 
 
 @pytest.fixture(scope="session")
-def undisturbed(new_site: Callable[[], Site]) -> tuple[Site, float]:
+def undisturbed(new_site: Callable[..., Site]) -> tuple[Site, float]:
     """A site whose groups one worker has processed without a disturbance, and the seconds."""
     site = new_site()
     site.spawn()

@@ -18,6 +18,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -91,6 +92,17 @@ class StageFailed(Exception):
         self.casa_log = request.casa_log
         self.output_log = request.output_log
         self.evidence = evidence
+
+    @property
+    def failure_details(self) -> Mapping[str, Json]:
+        """What the failure reason in the history adds to the evidence."""
+        return {
+            "stage": self.stage,
+            "start": self.attempt,
+            "host": socket.gethostname(),
+            "casa_log": str(self.casa_log),
+            "output_log": str(self.output_log),
+        }
 
 
 class StageTimeout(StageFailed):

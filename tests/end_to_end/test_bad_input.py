@@ -1,0 +1,118 @@
+"""Bad input through the whole system: one clear error, the right kind, no second try, no product.
+
+One worker on real Postgres gets a night in which almost every group has something wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from absurd_contimg.core.records import History
+from absurd_contimg.operations.timeline import group_of, step_starts
+from absurd_contimg.synthesis import Fault, FaultKind, SynthesisConfig, synthesize
+
+SUBBAND = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A fault of one group, and what its failure must say."""
+
+    name: str
+    faults: tuple[tuple[FaultKind, int], ...]
+    stage: str
+    says: tuple[str, ...]
+
+
+CASES = (
+    Case("truncated", ((FaultKind.TRUNCATED, SUBBAND),), "convert", ("_sb05.hdf5",)),
+    Case("not HDF5", ((FaultKind.NOT_HDF5, SUBBAND),), "convert", ("_sb05.hdf5",)),
+    Case("NaN", ((FaultKind.NAN, SUBBAND),), "convert", ("_sb05.hdf5", "NaN")),
+    Case("duplicated", ((FaultKind.DUPLICATED, SUBBAND),), "convert", ("_sb05.hdf5",)),
+    Case("other observation", ((FaultKind.SHIFTED, SUBBAND),), "convert", ("_sb05.hdf5",)),
+    Case("11 of 16", tuple((FaultKind.MISSING, n) for n in range(5)), "convert", ("11", "12")),
+    Case("all flagged", tuple((FaultKind.ALL_FLAGGED, n) for n in range(16)), "", ("flagged",)),
+    Case("file gone", (), "", ("_sb05.hdf5",)),
+    Case("12 of 16", tuple((FaultKind.MISSING, n) for n in range(4)), "", ()),
+)
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory, new_site: Callable[[], Any]) -> Any:
+    """The site after its worker has seen every group, with the histories by case."""
+    faults = tuple(
+        Fault(kind=kind, group=number + 1, subband=subband)
+        for number, case in enumerate(CASES)
+        for kind, subband in case.faults
+    )
+    folder = tmp_path_factory.mktemp("night")
+    config = SynthesisConfig.tiny(science_groups=len(CASES), faults=faults)
+    site = new_site(synthesize(folder, config))
+    site.spawn()
+    gone = 1 + [case.name for case in CASES].index("file gone")
+    lost = next(p for p in site.observation.groups[gone].files if f"_sb{SUBBAND:02d}" in p.name)
+    lost.unlink()
+    worker = site.start_worker("--until-idle")
+    assert worker.wait(280) == 0, (site.root / "worker.log").read_text()
+    by_group = {group_of(history): history for history in site.histories()}
+    cases = zip(CASES, site.observation.groups[1:], strict=True)
+    return site, {case.name: by_group[group.group_id] for case, group in cases}
+
+
+@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
+def test_bad_group_fails_at_once_with_one_clear_error(case: Case, night: Any) -> None:
+    site, histories = night
+    history: History = histories[case.name]
+    assert history.task.state == "failed"
+    assert len(history.runs) == 1
+    reason = history.runs[0].failure_reason
+    assert isinstance(reason, Mapping)
+    assert reason["kind"] == "permanent", reason["message"]
+    assert reason["advice"]
+    for text in case.says:
+        assert text in str(reason["message"])
+    if case.stage:
+        assert reason["step"] == case.stage
+    assert all(start.start == 1 for start in step_starts(history))
+    assert Path(str(reason["output_log"])).exists()
+    group_id = group_of(history)
+    failed_at = str(reason["step"])
+    assert not products_of(site.root / "products", group_id, failed_at)
+
+
+def test_group_with_twelve_subbands_is_imaged_with_flagged_stand_ins(night: Any) -> None:
+    _, histories = night
+    history: History = histories["12 of 16"]
+    assert history.task.state == "completed", history.runs[-1].failure_reason
+    outputs = history.task.completed_payload["outputs"]  # type: ignore[index,call-overload]
+    assert len(outputs["measurement_set"]["stand_ins"]) == 4
+
+
+def products_of(folder: Path, group_id: str, stage: str) -> list[Path]:
+    """Products of a stage for a group, whole or half."""
+    where = {"convert": "raw/ms", "flag": "raw/ms", "calibrate_solve": "calibration"}
+    names = {"convert": group_id, "flag": f"{group_id}-flagged"}
+    pattern = f"{names.get(stage, group_id)}*"
+    found = (folder / where.get(stage, stage)).glob(pattern)
+    return [path for path in found if stage != "flag" or "flagged" in path.name]
+
+
+def test_calibrator_that_is_not_in_the_field_is_refused(
+    new_site: Callable[[], Any], observation: Any
+) -> None:
+    """Asked for by name, a calibrator must be there: no other is taken in silence."""
+    site = new_site()
+    site.command("db", "init")
+    site.command("spawn", "--calibrator", "3C286")
+    worker = site.start_worker("--until-idle")
+    assert worker.wait(120) == 0
+    for history in site.histories():
+        reason = history.runs[-1].failure_reason
+        assert isinstance(reason, Mapping)
+        assert (reason["kind"], reason["step"]) == ("permanent", "calibrate_solve")
+        assert "3C286" in str(reason["message"])
