@@ -137,7 +137,7 @@ def test_sweeping_never_takes_a_folder_from_a_new_owner(tmp_path: Path) -> None:
     with ThreadPoolExecutor(1) as pool:
         janitor = pool.submit(sweep)
         try:
-            for _ in range(300):
+            for _ in range(100):
                 owner = ScratchOwner(tmp_path, "me").acquire()
                 assert owner.folder.is_dir()
                 owner.new_path("run", "stage", "1").mkdir(parents=True)
