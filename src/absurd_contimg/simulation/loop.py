@@ -1,0 +1,299 @@
+"""The event loop of one simulated process, and how such a process is paused and dies.
+
+An operating-system process has an event loop of its own, so here too: what a process has
+scheduled stands in its loop and can be held (a paused process) or dropped (a dead one) without
+touching others. A dead process has no hands: its loop takes no callback, gives no time, and every
+door to the world (`SimLoop.check_alive`) raises `ProcessDied` in whatever code is left. That code
+is really ended, task by task, in the order in which the tasks were made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextvars import Context, copy_context
+from typing import Any, TypeVar, cast
+
+from absurd_contimg.simulation.kernel import Kernel, Timer
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+
+_LAST_WORDS_MAX = 1000
+"""A dead task may wait this often in its ``finally`` before we call it a mistake."""
+
+
+class ProcessDied(BaseException):
+    """Raised in the leftover code of a dead process, wherever it reaches for the world.
+
+    Let it pass. It is no error of the code that sees it.
+    """
+
+
+class Undying(RuntimeError):
+    """A task of a dead process swallows `ProcessDied` for ever; the text names it."""
+
+
+class SimTask(asyncio.Task[Any]):
+    """A task whose hash is its number, so that sets of tasks have the same order everywhere."""
+
+    serial: int
+
+    def __new__(cls, *_args: Any, serial: int, **_kwargs: Any) -> SimTask:
+        """Set the number first: a task is hashed while it is being made."""
+        task = super().__new__(cls)
+        task.serial = serial
+        return task
+
+    def __init__(self, coro: Any, *, serial: int, **kwargs: Any) -> None:
+        super().__init__(coro, **kwargs)
+
+    def __hash__(self) -> int:
+        return self.serial
+
+
+class SimLoop(asyncio.AbstractEventLoop):
+    """asyncio in virtual time, for one process. Nothing waits and nothing runs in parallel.
+
+    `run_in_executor` calls its function at once: a thread would bring its own order into the
+    world.
+    """
+
+    def __init__(self, kernel: Kernel | None = None, name: str = "process") -> None:
+        self.kernel = Kernel() if kernel is None else kernel
+        self.name = name
+        self.held: list[asyncio.Handle] | None = None
+        """What waits for a paused process; of a dead one it is dropped. None while it runs."""
+        self.dead = False
+        self.errors: list[BaseException] = []
+        self.last_words = 0
+        """How many tasks of this process still ran code after its death."""
+        self._at_death: dict[object, Callable[[], None]] = {}
+        self._factory: Any = None
+        self._closed = False
+        self.kernel.enter(self)
+
+    # -- life and death -------------------------------------------------------------------
+
+    def check_alive(self) -> None:
+        """Raise `ProcessDied` in a dead process. Every door to the world asks this first."""
+        if self.dead:
+            raise ProcessDied(self.name)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing that this process still runs has any effect from now on."""
+        if self.dead:
+            return
+        self.dead = True
+        self.held = []
+        released, self._at_death = self._at_death, {}
+        for release in released.values():
+            release()
+        self.kernel.doom(self)
+
+    def pause(self) -> None:
+        """SIGSTOP: nothing of this process runs until `resume`; its timers go on."""
+        if self.held is None:
+            self.held = []
+
+    def resume(self) -> None:
+        """SIGCONT: everything that became ready meanwhile is ready now."""
+        if self.held is not None and not self.dead:
+            held, self.held = self.held, None
+            self.kernel.ready.extend(held)
+
+    @property
+    def paused(self) -> bool:
+        """Whether the process stands still."""
+        return self.held is not None and not self.dead
+
+    def at_death(self, key: object, release: Callable[[], None] | None) -> None:
+        """What the operating system does when this process dies; None forgets it again."""
+        if release is None:
+            self._at_death.pop(key, None)
+        else:
+            self._at_death[key] = release
+
+    def bury(self) -> None:
+        """End every task of this dead process; called by the kernel only."""
+        tasks = cast("set[SimTask]", asyncio.all_tasks(self))
+        for task in sorted(tasks, key=lambda one: one.serial):
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            self._end(task)
+
+    def _end(self, task: SimTask) -> None:
+        coro = cast("Generator[Any, Any, Any]", task.get_coro())
+        for waits in range(_LAST_WORDS_MAX):
+            try:
+                coro.throw(ProcessDied(self.name))
+            except BaseException:  # noqa: BLE001 - a dead task's last word interests nobody
+                self.last_words += waits > 0
+                return
+        raise Undying(f"{self.name}: task {task.get_name()!r} swallows ProcessDied for ever")
+
+    def waiting(self) -> Iterator[str]:
+        """What each unfinished task waits for, one line each."""
+        tasks = cast("set[SimTask]", asyncio.all_tasks(self))
+        for task in sorted(tasks, key=lambda one: one.serial):
+            frames = task.get_stack(limit=1)
+            where = f"{frames[0].f_code.co_qualname}:{frames[0].f_lineno}" if frames else "?"
+            yield f"{task.get_name()} in {where}"
+
+    def report(self, error: BaseException, what: object) -> None:
+        """Note what a callback raised; of a dead process nobody hears."""
+        if not self.dead:
+            self.errors.append(error)
+            _log.error("%s: %r raised %r", self.name, what, error, exc_info=error)
+
+    # -- asyncio: running -----------------------------------------------------------------
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run all processes until this process' future is done; its result."""
+        task = asyncio.ensure_future(future, loop=self)
+        task.add_done_callback(lambda _task: self.kernel.stop())
+        while not task.done():
+            self.kernel.run()
+        return task.result()
+
+    def run_forever(self) -> None:
+        """Run all processes until `stop`."""
+        self.kernel.run()
+
+    def stop(self) -> None:
+        """Let `run_forever` return."""
+        self.kernel.stop()
+
+    def is_running(self) -> bool:
+        """Whether this loop is the running one."""
+        return asyncio._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """End what is left of every process on this loop's kernel."""
+        if not self._closed:
+            self._closed = True
+            self.kernel.close()
+
+    async def shutdown_asyncgens(self) -> None:
+        """Nothing to do: asynchronous generators are left to their owners."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Nothing to do: there is no executor."""
+
+    # -- asyncio: callbacks and time ------------------------------------------------------
+
+    def time(self) -> float:
+        """Virtual time in seconds."""
+        if self.dead:
+            raise ProcessDied(self.name)
+        return cast(float, self.kernel.env._now)
+
+    def call_soon(
+        self, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """See asyncio. A dead process' callback is dropped."""
+        handle = asyncio.Handle(callback, args, self, context)
+        if not self.dead:
+            self.kernel.ready.append(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon
+
+    def call_later(
+        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See asyncio."""
+        return self.call_at(self.kernel.env._now + delay, callback, *args, context=context)
+
+    def call_at(
+        self, when: float, callback: Any, *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """See asyncio. A dead process' timer never fires."""
+        timer = Timer(when, callback, args, self, context)
+        if not self.dead:
+            self.kernel.env.schedule_at(timer, when)
+        return timer
+
+    # -- asyncio: futures and tasks -------------------------------------------------------
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """See asyncio."""
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, _T] | Coroutine[Any, Any, _T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[_T]:
+        """See asyncio. A dead process starts nothing."""
+        if self.dead:
+            coro.close()
+            raise ProcessDied(self.name)
+        serial = self.kernel.next_serial()
+        label = name or f"task {serial}"
+        return SimTask(coro, loop=self, name=label, context=context, serial=serial)
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+        """Call the function now; its outcome is in the future that is returned."""
+        self.check_alive()
+        future = self.create_future()
+        try:
+            result = copy_context().run(func, *args)
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the future
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    # -- asyncio: the rest ----------------------------------------------------------------
+
+    def get_debug(self) -> bool:
+        """Never: asyncio's debug mode reads the wall clock."""
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        """No effect."""
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """See asyncio."""
+        self.call_exception_handler(context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Note an error that nobody has seen to."""
+        error = context.get("exception")
+        if isinstance(error, ProcessDied):
+            return
+        shown = error if isinstance(error, BaseException) else RuntimeError(str(context))
+        self.report(shown, context.get("message"))
+
+    def set_task_factory(self, factory: Any) -> None:
+        """No effect: tasks are `SimTask`, because their order depends on it."""
+
+    def get_task_factory(self) -> Any:
+        """None: see `set_task_factory`."""
+        return None
+
+
+def in_virtual_time(main: Awaitable[_T], *, shuffle_seed: int | None = None) -> _T:
+    """Run a coroutine in virtual time: `asyncio.run` for a world that does not wait."""
+    loop = SimLoop(Kernel(shuffle_seed=shuffle_seed), "main")
+    try:
+        return cast(_T, loop.run_until_complete(main))
+    finally:
+        loop.close()
+
+
+def instantly(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that never waits, outside any event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return cast(_T, end.value)
+    coroutine.close()
+    raise RuntimeError(f"{coroutine!r} waits, so it cannot be had instantly")
