@@ -436,7 +436,7 @@ def test_nothing_is_written_in_the_home_folder(tmp_path: Path) -> None:
     )
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH")}
     subprocess.run(
-        [sys.executable, "-c", program, str(image), str(tmp_path / "out" / "x.png")],
+        [sys.executable, "-W", "error", "-c", program, str(image), "out/x.png"],
         env={**kept, "HOME": str(home)},
         cwd=tmp_path,
         check=True,

@@ -14,6 +14,7 @@ Knows FITS and matplotlib; knows no task, no stage and no registry. Needs the pl
 from __future__ import annotations
 
 import io
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -110,8 +111,10 @@ def _plotting_libraries(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     names = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
+    # It reports every list of fonts that it makes, and here it always makes one.
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
     before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".plots-") as private:
+    with tempfile.TemporaryDirectory(dir=folder.absolute(), prefix=".plots-") as private:
         os.environ.update(dict.fromkeys(names, private))
         try:
             import matplotlib
