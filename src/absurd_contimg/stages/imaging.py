@@ -30,6 +30,13 @@ from absurd_contimg.stages.measurement_set import MeasurementSet
 from absurd_contimg.stages.response import peak_response
 from absurd_contimg.stages.sky import unit_vectors
 
+_UNWANTED_KEYS = (
+    *("DATE", "HISTORY", "ORIGIN", "MPIPROCS", "CHNCHNKS", "MEMREQ", "MEMAVAIL", "USEWEIGH"),
+    *("OBSGEO-X", "OBSGEO-Y", "OBSGEO-Z", "OBSERVER", "DISTANCE"),
+)
+"""What CASA says of the machine and the moment: equal data shall give equal files, and the
+manifest has both. Its place of the observatory is that of another telescope."""
+
 
 class ImageStage(PipelineStage):
     """Images the calibrated data and writes three FITS files."""
@@ -163,9 +170,8 @@ def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None
     header["OBJECT"] = str(context.inputs["group_id"])
     header["MJD-MID"] = (ms.mid_mjd, "middle of the observation, UTC")
     header["MJD-OBS"] = (ms.start_mjd, "start of the observation, UTC")
-    # The time of writing is in the manifest; equal data shall give equal files. CASA's place of
-    # the observatory is that of another telescope.
-    for key in ("DATE", "HISTORY", "ORIGIN", "OBSGEO-X", "OBSGEO-Y", "OBSGEO-Z"):
+    header["TELESCOP"] = header["INSTRUME"] = "DSA-110"
+    for key in _UNWANTED_KEYS:
         while key in header:
             del header[key]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -96,11 +97,19 @@ def _channel_scatter(values: NDArray[np.complex128]) -> tuple[float, float]:
         return float("nan"), float("nan")
     before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
     # What is left of each channel after dividing by the geometric mean of its neighbours.
-    ratio = np.log(here / before) - np.log(after / here)
-    amplitude = np.sqrt(np.nanmean(ratio.real**2, axis=1) / 6.0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.log(here / before) - np.log(after / here)
     turned = (ratio.imag + np.pi) % (2.0 * np.pi) - np.pi
-    phase = np.degrees(np.sqrt(np.nanmean(turned**2, axis=1) / 6.0))
-    return float(np.nanmedian(amplitude)), float(np.nanmedian(phase))
+    good = np.isfinite(ratio)
+    count = good.sum(axis=1)
+    if not count.any():
+        return float("nan"), float("nan")
+
+    def scatter(values: NDArray[np.float64]) -> float:
+        total = np.where(good, values**2, 0.0).sum(axis=1)
+        return float(np.median(np.sqrt(total[count > 0] / count[count > 0] / 6.0)))
+
+    return scatter(ratio.real), math.degrees(scatter(turned))
 
 
 def check_quality(quality: SolutionQuality, settings: CalibrationConfig, what: str) -> None:

@@ -77,7 +77,9 @@ class SynthesisConfig(BaseModel):
     sefd_jy: float = Field(6500.0, ge=0)
     """System equivalent flux density of one antenna; sets the thermal noise."""
     gain_scatter: float = Field(0.1, ge=0, lt=0.5)
-    """Relative scatter of the antennas' gain amplitudes; their phases are random."""
+    """Relative scatter of the antennas' gain amplitudes."""
+    gain_phase_max_deg: float = Field(180.0, ge=0, le=180)
+    """Their phases are anything up to this."""
     delay_max_ns: float = Field(5.0, ge=0)
     bandpass_ripple: float = Field(0.1, ge=0, lt=0.5)
     dish_diameter_m: float = Field(4.65, gt=0)

@@ -33,7 +33,7 @@ class Instrument:
         rng = np.random.default_rng([config.seed, 2])
         shape = (len(stations), 2)
         amplitude = np.exp(rng.normal(0.0, config.gain_scatter, shape))
-        phase = rng.uniform(-math.pi, math.pi, shape)
+        phase = math.radians(config.gain_phase_max_deg) * rng.uniform(-1.0, 1.0, shape)
         return cls(
             antennas=tuple(station_name(n) for n in stations),
             gain=amplitude * np.exp(1j * phase),

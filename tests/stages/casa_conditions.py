@@ -1,0 +1,144 @@
+"""Run by `test_science_chain.py` in one CASA process: stages on damaged copies of real products.
+
+Writes which exception each case raised, and its text, to ``raised.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from absurd_contimg.stages.base import PipelineStage, Workspace
+from absurd_contimg.stages.calibration_apply import CalibrateApplyStage
+from absurd_contimg.stages.calibration_solve import CalibrateSolveStage
+from absurd_contimg.stages.config import PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.flagging import FlagStage
+from absurd_contimg.stages.imaging import ImageStage
+from absurd_contimg.stages.measurement_set import open_table
+
+ROOT = Path(sys.argv[1])
+REQUEST = json.loads((ROOT / "request.json").read_text())
+CONFIG = PipelineConfig.model_validate(REQUEST["config"])
+CALIBRATOR = PipelineContext.from_json(REQUEST["calibrator"], CONFIG)
+SCIENCE = PipelineContext.from_json(REQUEST["science"], CONFIG)
+raised: dict[str, tuple[str, str]] = {}
+
+
+def attempt(case: str, stage: PipelineStage, context: PipelineContext) -> dict[str, Any]:
+    """One attempt of a stage; what it raises is noted under the case."""
+    folder = ROOT / case.replace(": ", "-").replace(" ", "-")
+    workspace = Workspace(folder / "product", folder / "tmp", ROOT / "casa.log", folder / "final")
+    workspace.product.mkdir(parents=True)
+    workspace.temporary.mkdir()
+    try:
+        stage.validate(context)
+        outputs = stage.execute(context, workspace)
+        stage.validate_outputs(context, workspace, outputs)
+    except Exception as error:  # noqa: BLE001 - which one it is decides the test
+        raised[case] = (type(error).__name__, str(error))
+        return {}
+    raised[case] = ("none", "")
+    return dict(outputs)
+
+
+def damaged(
+    context: PipelineContext, name: str, case: str, change: Callable[[Any, Path], None]
+) -> PipelineContext:
+    """The context with a changed copy of a Measurement Set."""
+    described = dict(context.outputs[name])  # type: ignore[arg-type]
+    copy = ROOT / f"{case}.ms"
+    shutil.copytree(described["path"], copy)
+    with open_table(copy, writable=True) as main:
+        change(main, copy)
+    return context.with_outputs({name: {**described, "path": str(copy)}})
+
+
+def flag_all(main: Any, _path: Path) -> None:
+    main.putcol("FLAG", np.ones_like(main.getcol("FLAG")))
+
+
+def flag_antennas(main: Any, chosen: Callable[[np.ndarray], np.ndarray]) -> None:
+    bad = chosen(main.getcol("ANTENNA1")) | chosen(main.getcol("ANTENNA2"))
+    flags = main.getcol("FLAG")
+    flags[:, :, bad] = True
+    main.putcol("FLAG", flags)
+
+
+def noise(main: Any, _path: Path) -> None:
+    data = main.getcol("DATA")
+    rng = np.random.default_rng(1)
+    main.putcol("DATA", 5 * (rng.normal(size=data.shape) + 1j * rng.normal(size=data.shape)))
+
+
+def zero(main: Any, _path: Path) -> None:
+    main.putcol("DATA", np.zeros_like(main.getcol("DATA")))
+
+
+def antenna(name: str, path: Path) -> int:
+    with open_table(path / "ANTENNA") as antennas:
+        return list(antennas.getcol("NAME")).index(name)
+
+
+def solve_cases() -> None:
+    solve = CalibrateSolveStage()
+    name = "flagged_ms"
+    case = "solve: all data flagged"
+    attempt(case, solve, damaged(CALIBRATOR, name, "s1", flag_all))
+    attempt("solve: noise only", solve, damaged(CALIBRATOR, name, "s2", noise))
+    few = damaged(CALIBRATOR, name, "s3", lambda m, _: flag_antennas(m, lambda a: a > 2))
+    loose = {"calibration": {**CONFIG.calibration.model_dump(), "reference_flagged_max": 1.0}}
+    config = PipelineConfig.model_validate({**CONFIG.model_dump(), **loose})
+    few = PipelineContext(config, few.inputs, few.outputs)
+    attempt("solve: three antennas left", solve, few)
+    elsewhere = PipelineContext(CONFIG, {**SCIENCE.inputs, "calibrator": "CAL0"}, SCIENCE.outputs)
+    attempt("solve: named calibrator elsewhere", solve, elsewhere)
+    unknown = PipelineContext(CONFIG, {**SCIENCE.inputs, "calibrator": "X"}, SCIENCE.outputs)
+    attempt("solve: unknown calibrator", solve, unknown)
+
+    def flag_preferred(main: Any, path: Path) -> None:
+        number = antenna("DSA103", path)
+        flag_antennas(main, lambda a: a == number)
+
+    case = "solve: preferred reference flagged"
+    result = attempt(case, solve, damaged(CALIBRATOR, name, "s4", flag_preferred))
+    if result:
+        raised[case] = ("none", str(result["caltables"]["refant"]))
+
+
+def apply_cases() -> None:
+    apply = CalibrateApplyStage()
+    chosen = dict(SCIENCE.outputs["calibration"])  # type: ignore[arg-type]
+    tables = []
+    for table in chosen["tables"]:
+        copy = ROOT / Path(table["path"]).name
+        shutil.copytree(table["path"], copy)
+        with open_table(copy, writable=True) as main:
+            main.putcol("FLAG", np.ones_like(main.getcol("FLAG")))
+        tables.append({**table, "path": str(copy)})
+    context = SCIENCE.with_outputs({"calibration": {**chosen, "tables": tables}})
+    attempt("apply: all solutions flagged", apply, context)
+    tables = [{**table, "path": str(ROOT / "none")} for table in tables]
+    context = SCIENCE.with_outputs({"calibration": {**chosen, "tables": tables}})
+    attempt("apply: table missing", apply, context)
+
+
+def other_cases() -> None:
+    attempt("flag: all zero", FlagStage(), damaged(SCIENCE, "measurement_set", "f1", zero))
+    image, name = ImageStage(), "calibrated_ms"
+    attempt("image: all flagged", image, damaged(SCIENCE, name, "i1", flag_all))
+    described = dict(SCIENCE.outputs[name])  # type: ignore[arg-type]
+    gone = SCIENCE.with_outputs({name: {**described, "path": str(ROOT / "gone.ms")}})
+    attempt("image: data missing", image, gone)
+
+
+solve_cases()
+apply_cases()
+other_cases()
+(ROOT / "raised.json").write_text(json.dumps(raised))

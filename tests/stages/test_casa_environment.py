@@ -1,0 +1,70 @@
+"""CASA's environment: offline, honest about leap seconds, nothing outside its folder."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+from casacore.tables import table
+
+from absurd_contimg.stages import casa
+from absurd_contimg.stages.errors import SettingError
+
+
+def test_the_environment_names_files_below_its_folder(tmp_path: Path) -> None:
+    """And CASA is not imported by preparing it: the worker does that."""
+    already = {name for name in sys.modules if name.startswith("casatools")}
+    environment = casa.casa_environment(tmp_path / "scratch", tmp_path / "logs/casa.log")
+    assert environment["CASALOGFILE"] == str(tmp_path / "logs/casa.log")
+    for name in ("CASASITECONFIG", "MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        assert Path(environment[name]).exists()
+        assert Path(environment[name]).is_relative_to(tmp_path / "scratch")
+    settings: dict[str, object] = {}
+    text = Path(environment["CASASITECONFIG"]).read_text()
+    exec(text.replace('_os.environ["CASALOGFILE"]', "'log'"), settings)
+    assert settings["data_auto_update"] is False
+    assert Path(str(settings["measurespath"]), "geodetic/Observatories").is_dir()
+    assert {name for name in sys.modules if name.startswith("casatools")} == already
+
+
+def test_the_leap_second_table_is_current_and_otherwise_unchanged(tmp_path: Path) -> None:
+    """Only its version date differs from the package's; preparing it again works."""
+    for day in (date(2026, 1, 5), date(2026, 11, 22)):
+        folder = casa.measures_overlay(tmp_path, day)
+        with table(str(folder / "geodetic/TAI_UTC"), ack=False) as overlaid:
+            assert overlaid.getkeyword("VS_DATE").startswith(day.strftime("%Y/%m/%d"))
+            leaps = overlaid.getcol("dUTC")
+    assert leaps[-1] == 37.0
+    assert {p.name for p in (tmp_path / "geodetic").iterdir() if not p.is_symlink()} == {"TAI_UTC"}
+
+
+def test_a_leap_second_table_that_lacks_one_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the IERS announces another, CASA's times would be wrong by a second."""
+    known, expires = casa._iers_leap_seconds()
+    monkeypatch.setattr(casa, "_iers_leap_seconds", lambda: ([*known, (62000.0, 38.0)], expires))
+    with pytest.raises(SettingError, match="lacks the leap second of MJD 62000"):
+        casa.measures_overlay(tmp_path, date(2026, 1, 1))
+
+
+def test_an_expired_list_vouches_for_no_later_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After its expiry nobody knows: the date stays there, and CASA warns again in time."""
+    known, _ = casa._iers_leap_seconds()
+    monkeypatch.setattr(casa, "_iers_leap_seconds", lambda: (known, date(2026, 6, 28)))
+    folder = casa.measures_overlay(tmp_path, date(2030, 1, 1))
+    with table(str(folder / "geodetic/TAI_UTC"), ack=False) as overlaid:
+        assert overlaid.getkeyword("VS_DATE").startswith("2026/06/28")
+
+
+def test_a_missing_data_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the command that installs it."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+    with pytest.raises(SettingError, match=r"casadata is not installed.*pip install"):
+        casa.casa_environment(tmp_path, tmp_path / "log")
+    shutil.rmtree(tmp_path)

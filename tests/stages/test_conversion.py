@@ -1,0 +1,183 @@
+"""Conversion against what pyuvdata does wrong in silence; the Measurement Set is read back.
+
+Runs in the test process: pyuvdata and python-casacore only, no CASA.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from casacore.tables import table
+
+from absurd_contimg.stages.base import Workspace
+from absurd_contimg.stages.beam import BeamCentres
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.conversion import ConvertStage
+from absurd_contimg.stages.errors import CorruptInputError, DataQualityError, OutputError
+from absurd_contimg.stages.measurement_set import divisor_up_to
+from absurd_contimg.synthesis import Fault, FaultKind, SynthesisConfig, SynthesisResult, synthesize
+
+Contexts = Callable[..., PipelineContext]
+SMALL = {"n_antennas": 6, "n_integrations": 3, "science_groups": 0}
+
+
+def convert(context: PipelineContext, workspace: Workspace) -> tuple[Path, dict[str, object]]:
+    stage = ConvertStage()
+    stage.validate(context)
+    outputs = stage.execute(context, workspace)
+    stage.validate_outputs(context, workspace, outputs)
+    json.dumps(outputs, allow_nan=False)
+    described = outputs["measurement_set"]
+    assert isinstance(described, dict)
+    return workspace.product / Path(str(described["path"])).name, described
+
+
+def frequencies(ms: Path) -> np.ndarray:
+    with table(f"{ms}/SPECTRAL_WINDOW", ack=False) as window:
+        return np.asarray(window.getcell("CHAN_FREQ", 0))
+
+
+def test_a_group_becomes_one_field_in_ascending_order(
+    context_for: Contexts, workspace: Workspace
+) -> None:
+    """Left alone, pyuvdata writes a saw-tooth of channels and 24 disordered fields."""
+    ms, described = convert(context_for(), workspace)
+    axis = frequencies(ms)
+    assert np.all(np.diff(axis) > 0)
+    assert np.diff(axis) == pytest.approx(11.71875e6 / 2)
+    assert axis[0] == pytest.approx(1311.25e6 + 11.71875e6 / 4)
+    with table(f"{ms}/FIELD", ack=False) as fields:
+        assert fields.nrows() == 1
+        direction = np.degrees(fields.getcell("PHASE_DIR", 0)[0])
+    assert direction[0] % 360 == pytest.approx(float(str(described["ra_deg"])))
+    assert direction[1] == pytest.approx(float(str(described["dec_deg"])))
+    with table(f"{ms}/ANTENNA", ack=False) as antennas:
+        names = antennas.getcol("NAME")
+    assert len(names) == described["n_antennas"] == 10
+    assert all(name.startswith("DSA") for name in names)
+
+
+def test_beam_centres_are_kept_and_are_not_the_sidereal_time(
+    context_for: Contexts, workspace: Workspace
+) -> None:
+    """The meridian is apparent: in ICRS it lies a third of a degree away from the clock."""
+    ms, described = convert(context_for(), workspace)
+    centres = BeamCentres.read(workspace.product / "beam_centres.json")
+    assert len(centres.mjd) == 6
+    middle = (centres.ra_deg[0] + centres.ra_deg[-1]) / 2
+    assert middle == pytest.approx(float(str(described["ra_deg"])), abs=1e-3)
+    assert centres.dec_deg[0] != pytest.approx(16.0, abs=0.05)
+    with table(str(ms), ack=False) as main:
+        assert set(centres.indices(main.getcol("TIME") / 86400)) == set(range(6))
+
+
+def test_four_missing_subbands_become_flagged_stand_ins(
+    context_for: Contexts, tiny: SynthesisResult, workspace: Workspace
+) -> None:
+    """The band has no hole and no invented data."""
+    present = [f for f in tiny.groups[0].files if f.stem[-2:] not in {"00", "05", "06", "15"}]
+    ms, described = convert(context_for(present), workspace)
+    assert described["stand_ins"] == [0, 5, 6, 15]
+    assert np.diff(frequencies(ms)) == pytest.approx(11.71875e6 / 2)
+    with table(str(ms), ack=False) as main:
+        flags = main.getcol("FLAG").all(axis=(0, 2))
+    # Ascending: sub-band 15 is lowest.
+    by_subband = flags.reshape(16, 2).all(axis=1)[::-1]
+    assert list(np.flatnonzero(by_subband)) == [0, 5, 6, 15]
+    assert described["flagged_fraction"] == pytest.approx(0.25)
+
+
+def test_averaging_gives_the_mean_of_ascending_channels(
+    context_for: Contexts, tmp_path: Path
+) -> None:
+    """8 channels of 1.46 MHz become 2 of 5.9 when that is allowed, and their means agree."""
+    made = synthesize(tmp_path / "in", SynthesisConfig.tiny(channels_per_subband=8, **SMALL))
+    results = []
+    for name, settings in (
+        ("fine", {"averaging_max": 1}),
+        ("coarse", {"averaging_max": 4, "averaged_width_max_hz": 6.0e6}),
+    ):
+        folders = Workspace(
+            tmp_path / name, tmp_path / f"{name}.tmp", tmp_path / "log", tmp_path / "c"
+        )
+        folders.product.mkdir()
+        ms, described = convert(
+            context_for(list(made.groups[0].files), conversion=settings), folders
+        )
+        with table(str(ms), ack=False) as main:
+            results.append((frequencies(ms), main.getcol("DATA"), described))
+    (fine_hz, fine, _), (coarse_hz, coarse, described) = results
+    assert len(coarse_hz) == 32
+    assert described["channel_width_hz"] == pytest.approx(4 * 11.71875e6 / 8)
+    assert coarse_hz == pytest.approx(fine_hz.reshape(32, 4).mean(axis=1))
+    expected = fine.reshape(len(fine), 32, 4, 2).mean(axis=2)
+    # Not equal: the correlator's centre moves, so averaging before rephasing smears a little.
+    assert np.abs(coarse - expected).max() < 0.05
+    assert np.abs(expected).max() > 9.0
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "width", "limit", "factor"),
+    [
+        (48, 4, 244e3, 1e6, 4),
+        (8, 4, 1.46e6, 1e6, 1),
+        (6, 4, 100e3, 1e6, 3),
+        (7, 4, 1e3, 1e6, 1),
+        (48, 4, 400e3, 1e6, 2),
+    ],
+)
+def test_averaging_takes_the_largest_divisor_within_the_limits(
+    n: int, most: int, width: float, limit: float, factor: int
+) -> None:
+    assert divisor_up_to(n, most, width, limit) == factor
+
+
+def faulty(tmp_path: Path, *faults: tuple[FaultKind, int]) -> list[Path]:
+    config = SynthesisConfig.tiny(
+        **SMALL, faults=tuple(Fault(kind=k, group=0, subband=s) for k, s in faults)
+    )
+    return list(synthesize(tmp_path / "in", config).groups[0].files)
+
+
+def test_nan_visibilities_are_refused_with_the_file(
+    context_for: Contexts, workspace: Workspace, tmp_path: Path
+) -> None:
+    """pyuvdata would write them unflagged; the Measurement Set is not even started."""
+    files = faulty(tmp_path, (FaultKind.NAN, 9))
+    with pytest.raises(CorruptInputError, match="NaN or infinite") as caught:
+        convert(context_for(files), workspace)
+    assert str(files[9]) in str(caught.value)
+    assert "leave the sub-band out" in caught.value.remedy
+    assert list(workspace.product.iterdir()) == []
+
+
+def test_data_that_are_all_flagged_are_refused(
+    context_for: Contexts, workspace: Workspace, tmp_path: Path
+) -> None:
+    """Nothing can be made of them, and trying again will not help."""
+    files = faulty(tmp_path, *((FaultKind.ALL_FLAGGED, s) for s in range(16)))
+    with pytest.raises(DataQualityError, match="all visibilities of group"):
+        convert(context_for(files), workspace)
+
+
+def test_a_damaged_measurement_set_fails_the_post_conditions(
+    context_for: Contexts, workspace: Workspace
+) -> None:
+    """Planted bug: channels in disorder, as pyuvdata would leave them."""
+    context = context_for()
+    ms, described = convert(context, workspace)
+    with table(f"{ms}/SPECTRAL_WINDOW", ack=False, readonly=False) as window:
+        axis = window.getcell("CHAN_FREQ", 0)
+        window.putcell("CHAN_FREQ", 0, axis[::-1])
+    with pytest.raises(OutputError, match="ascending order"):
+        ConvertStage().validate_outputs(context, workspace, {"measurement_set": described})
+    shutil.rmtree(ms / "FIELD")
+    with table(f"{ms}/SPECTRAL_WINDOW", ack=False, readonly=False) as window:
+        window.putcell("CHAN_FREQ", 0, axis)
+    with pytest.raises(RuntimeError, match="FIELD"):
+        ConvertStage().validate_outputs(context, workspace, {"measurement_set": described})

@@ -1,0 +1,238 @@
+"""The whole chain on small real data, each stage in its own CASA process: are the images right?
+
+Two groups are processed once; the tests look at what came out. The calibrator group solves, the
+science group is calibrated with its tables.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from absurd_contimg.registry import Registry
+from absurd_contimg.stages.base import Workspace
+from absurd_contimg.stages.casa import casa_environment
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.executor import IsolatedStageExecutor
+from absurd_contimg.stages.imaging import ImageStage
+from absurd_contimg.stages.orchestrator import PipelineOrchestrator, standard_imaging_stages
+from absurd_contimg.stages.runner import StageRunner, prepare_folders
+from absurd_contimg.stages.scratch import ScratchOwner
+from absurd_contimg.stages.validation import ValidateStage
+from absurd_contimg.synthesis import SynthesisResult, compare_gains, compare_sources
+
+pytestmark = pytest.mark.timeout(200)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Both groups, processed."""
+
+    root: Path
+    home: Path
+    calibrator: PipelineContext
+    science: PipelineContext
+
+    def report(self, context: PipelineContext) -> dict[str, Any]:
+        return dict(json.loads(Path(output(context, "validation")["report"]).read_text()))
+
+
+def output(context: PipelineContext, name: str) -> dict[str, Any]:
+    value = context.outputs[name]
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.fixture(scope="module")
+def chain(tiny: SynthesisResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    """Processed with a home folder of its own, so that it can be seen what is written there."""
+    root, home = tmp_path_factory.mktemp("chain"), tmp_path_factory.mktemp("home")
+    config = PipelineConfig.tiny(PathsConfig.below(root))
+    prepare_folders(config.paths)
+    before = os.environ["HOME"]
+    os.environ["HOME"] = str(home)
+    try:
+        done = asyncio.run(_process(tiny, config, Registry(root / "registry.sqlite3")))
+    finally:
+        os.environ["HOME"] = before
+    yield Chain(root, home, *done)
+    shutil.rmtree(root)
+
+
+async def _process(
+    tiny: SynthesisResult, config: PipelineConfig, registry: Registry
+) -> list[PipelineContext]:
+    done = []
+    with ScratchOwner(config.paths.scratch_dir, "test") as owner:
+        runner = StageRunner(config, IsolatedStageExecutor(casa_environment), registry, owner)
+        for group in tiny.groups:
+            context = PipelineContext(
+                config,
+                {
+                    "group_id": group.group_id,
+                    "input_files": [str(f) for f in group.files],
+                    "catalog_path": str(tiny.catalog),
+                    "calibrator": "auto",
+                },
+            )
+            orchestrator = PipelineOrchestrator(standard_imaging_stages(registry), runner)
+            done.append((await orchestrator.run(context)).context)
+    return done
+
+
+def test_gains_are_those_that_were_injected(chain: Chain, tiny: SynthesisResult) -> None:
+    """Per channel within 1 % and 0.5 deg, the flux scale within 0.2 %."""
+    solved = output(chain.calibrator, "caltables")
+    assert solved["solved"] is True
+    assert solved["calibrator"] == "CAL0"
+    assert solved["refant"] == "DSA103"
+    found = compare_gains(tiny.truth, Path(solved["gains"]))
+    assert found.within(0.01, 0.5)
+    assert found.amplitude_mean == pytest.approx(1.0, abs=2e-3)
+    assert found.flagged_fraction == 0.0
+
+
+def test_the_group_without_calibrator_says_so_and_uses_the_other(chain: Chain) -> None:
+    """Not an error: the registry has the calibrator group's tables."""
+    assert output(chain.science, "caltables") == {
+        "solved": False,
+        "reason": "no calibrator transits during this group",
+    }
+    chosen, made = output(chain.science, "calibration"), output(chain.calibrator, "caltables")
+    assert chosen["set_name"] == made["set_name"]
+
+
+def test_sources_are_where_and_as_bright_as_they_were_put(chain: Chain) -> None:
+    """Everything of 0.5 Jy or more, in a coarse image of ten antennas."""
+    report = chain.report(chain.science)
+    found = compare_sources(report["sources"])
+    assert found.n_sources == 3
+    assert found.within(0.06, 3.0)
+    assert report["verdict"] == "clean"
+    calibrator = compare_sources(chain.report(chain.calibrator)["sources"])
+    assert calibrator.within(0.02, 1.0)
+
+
+def test_the_corrected_image_is_the_image_over_the_response(chain: Chain) -> None:
+    """And blank where the response is below the cutoff."""
+    image = output(chain.science, "image")
+    plain, corrected, response = (
+        fits.getdata(image[k]) for k in ("path", "pb_corrected_path", "beam_path")
+    )
+    assert plain.shape == (1, 1, 256, 256)
+    inside = response >= 0.2
+    assert corrected[inside] == pytest.approx(plain[inside] / response[inside], rel=1e-5)
+    assert np.isnan(corrected[~inside]).all()
+    assert 0.97 < response.max() < 1.0
+    header = fits.getheader(image["path"])
+    assert header["CTYPE1"] == "RA---SIN"
+    assert header["BUNIT"] == "Jy/beam"
+    assert abs(header["ABSCALE"] - 1.0) < 1.1e-4
+    assert "DATE" not in header
+
+
+def test_a_wrong_image_is_noticed(chain: Chain, tmp_path: Path) -> None:
+    """Planted: fluxes 30 % low, then an image a pixel and a half off, then one without sources."""
+    image = output(chain.science, "image")
+    for name, change, gate in (
+        ("low", lambda data: data * 0.7, "flux"),
+        ("shifted", lambda data: np.roll(data, 1, axis=-1), "position"),
+        ("empty", lambda data: data[..., ::-1, ::-1], "completeness"),
+    ):
+        path = tmp_path / f"{name}.fits"
+        fits.writeto(path, change(fits.getdata(image["path"])), fits.getheader(image["path"]))
+        context = chain.science.with_outputs({"image": {**image, "path": str(path)}})
+        folders = Workspace(tmp_path / name, tmp_path, tmp_path / "log", tmp_path / "final")
+        folders.product.mkdir()
+        result = ValidateStage().execute(context, folders)["validation"]
+        assert isinstance(result, dict)
+        assert result["verdict"] == "degraded"
+        assert gate in result["failed_gates"]  # type: ignore[operator]
+        sources = json.loads(next(folders.product.iterdir()).read_text())["sources"]
+        assert not compare_sources(sources).within()
+
+
+def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Path) -> None:
+    """In another place and at another time: runs can be compared by their pixels."""
+    config = PipelineConfig.tiny(PathsConfig.below(tmp_path))
+    prepare_folders(config.paths)
+    context = PipelineContext(config, chain.science.inputs, chain.science.outputs)
+
+    async def again() -> dict[str, Any]:
+        with ScratchOwner(config.paths.scratch_dir, "test") as owner:
+            runner = StageRunner(config, IsolatedStageExecutor(casa_environment), None, owner)
+            result = await runner.run(ImageStage(), context, attempt="1")
+        return dict(result.outputs["image"])  # type: ignore[arg-type]
+
+    first, second = output(chain.science, "image"), asyncio.run(again())
+    for kind in ("path", "pb_corrected_path", "beam_path"):
+        assert first[kind] != second[kind]
+        assert Path(first[kind]).read_bytes() == Path(second[kind]).read_bytes()
+
+
+def test_nothing_is_written_outside_the_given_folders(chain: Chain) -> None:
+    """CASA, matplotlib and astropy all like to write into the home folder."""
+    assert list(chain.home.rglob("*")) == []
+    assert {p.name for p in chain.root.iterdir()} <= {
+        *("products", "scratch", "state", "incoming"),
+        *("registry.sqlite3", "registry.sqlite3-wal", "registry.sqlite3-shm"),
+        "registry.sqlite3.lock",
+    }
+
+
+def test_what_casa_does_badly_in_silence_is_an_error_here(chain: Chain, tmp_path: Path) -> None:
+    """All in one CASA process, on damaged copies; see `casa_conditions.py` for each case."""
+    request = {
+        "root": str(tmp_path),
+        "config": chain.science.config.model_dump(mode="json"),
+        "calibrator": chain.calibrator.to_json(),
+        "science": chain.science.to_json(),
+    }
+    (tmp_path / "request.json").write_text(json.dumps(request))
+    script = Path(__file__).parent / "casa_conditions.py"
+    environment = casa_environment(tmp_path / "casa", tmp_path / "casa.log")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path)],
+        env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    raised = json.loads((tmp_path / "raised.json").read_text())
+    expected = {
+        "solve: all data flagged": ("DataQualityError", "no antenna can serve as reference"),
+        "solve: noise only": ("DataQualityError", "found no solutions"),
+        "solve: three antennas left": ("DataQualityError", "made no table"),
+        "solve: named calibrator elsewhere": ("NoCalibratorError", "does not transit"),
+        "solve: unknown calibrator": ("NoCalibratorError", "not among the calibrators"),
+        "apply: all solutions flagged": ("DataQualityError", "flagged after calibration"),
+        "apply: table missing": ("MissingInputError", "missing or has no table.dat"),
+        "flag: all zero": ("DataQualityError", "is flagged, more than"),
+        "image: all flagged": ("OutputError", "point spread function"),
+        "image: data missing": ("MissingInputError", "has no table.dat"),
+    }
+    for case, (kind, text) in expected.items():
+        assert raised[case][0] == kind, (case, raised[case])
+        assert text in raised[case][1]
+    assert set(raised) == {*expected, "solve: preferred reference flagged"}
+    # The next of the default list that is among these ten antennas.
+    assert raised["solve: preferred reference flagged"] == ["none", "DSA107"]
+    # Committed products are as they were: every task worked on a copy.
+    flagged = Path(output(chain.calibrator, "flagged_ms")["path"])
+    assert not any("MODEL" in p.name for p in flagged.rglob("*"))
