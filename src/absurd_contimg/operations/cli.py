@@ -16,6 +16,7 @@ from uuid import UUID
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
@@ -27,7 +28,7 @@ from absurd_contimg.operations.database import database_url as find_database
 from absurd_contimg.operations.database import initialise, open_backend
 from absurd_contimg.operations.history_view import history_tables, tasks_table
 from absurd_contimg.operations.progress import watch
-from absurd_contimg.operations.settings import Settings, known_settings, load_settings
+from absurd_contimg.operations.settings import VARIABLES, Settings, known_settings, load_settings
 from absurd_contimg.operations.spawning import Spawned, parse_calibrator, spawn_groups
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.errors import MissingInputError, SettingError, StageError
@@ -312,7 +313,10 @@ def doctor() -> None:
 
 @app.command()
 def settings() -> None:
-    """List all pipeline settings with their values."""
+    """List all environment variables, and all pipeline settings with their values."""
+    for variable, meaning in VARIABLES.items():
+        console.print(f"{variable}: {meaning.help}", highlight=False, soft_wrap=True)
+    console.print()
     values = _state.settings().pipeline.model_dump()
     for name, default in known_settings().items():
         section, key = name.split(".")

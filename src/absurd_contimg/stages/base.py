@@ -50,6 +50,10 @@ class PipelineStage(ABC):
     """Names among the context's inputs and outputs that must be there."""
     provides: ClassVar[frozenset[str]]
     """Names that `execute` returns, no more and no fewer."""
+    runs_after: ClassVar[frozenset[str]] = frozenset()
+    """Names that it does not take from the context, but whose providers must run before it."""
+    isolated: ClassVar[bool] = True
+    """False: it only asks the registry, and runs in the worker's own process."""
     product_folder: ClassVar[str | None]
     """Where its products lie below the output folder (``images``); None: makes no product."""
 

@@ -100,8 +100,7 @@ class StageFailed(Exception):
             "stage": self.stage,
             "start": self.attempt,
             "host": socket.gethostname(),
-            "casa_log": str(self.casa_log),
-            "output_log": str(self.output_log),
+            "logs": [str(self.casa_log), str(self.output_log)],
         }
 
 

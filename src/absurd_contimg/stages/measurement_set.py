@@ -10,7 +10,6 @@ when they are called. Arrays have CASA's order: (polarisations, channels, rows).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.errors import CorruptInputError, InputError, MissingInputError
+from absurd_contimg.stages.files import copy_writable
 
 _CHUNK_VALUES = 8_000_000
 """Visibilities held at once when a whole column is read."""
@@ -92,9 +92,7 @@ def open_table(path: Path, *, writable: bool = False) -> Iterator[Any]:
 
 def working_copy(ms: MeasurementSet, folder: Path) -> Path:
     """Copy a committed Measurement Set to a folder, where tasks may write into it."""
-    copy = folder / Path(ms.path).name
-    shutil.copytree(ms.path, copy)
-    return copy
+    return copy_writable(Path(ms.path), folder / Path(ms.path).name)
 
 
 def row_chunks(n_rows: int, values_per_row: int) -> Iterator[tuple[int, int]]:

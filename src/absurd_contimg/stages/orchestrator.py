@@ -98,8 +98,7 @@ def resolve_order(
 
 
 def _needs(stage: PipelineStage) -> frozenset[str]:
-    after: frozenset[str] = getattr(stage, "runs_after", frozenset())
-    return stage.requires | after
+    return stage.requires | stage.runs_after
 
 
 def _providers(stages: Sequence[PipelineStage], given: Collection[str]) -> dict[str, str]:

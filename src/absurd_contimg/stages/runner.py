@@ -97,8 +97,7 @@ class StageRunner:
         fence: Fence | None,
     ) -> StageResult:
         request = self._request(scratch, stage, context, attempt)
-        isolated = getattr(stage, "isolated", True)
-        if isolated:
+        if stage.isolated:
             report = await self._executor.execute(request)
         else:
             report = await _run_in_process(stage, request)
