@@ -250,6 +250,20 @@ class Session:
         del self._savepoints[index + 1 :]
         self.failed = False
 
+    def fail(self) -> None:
+        """The transaction has failed: what came after its last savepoint is gone at once.
+
+        So are the locks taken since, as in Postgres, although the session has yet to say
+        ``rollback``.
+        """
+        tx = self.transaction
+        if tx is None or self.failed:
+            return
+        self.failed = True
+        with self.db.mutex:
+            tx.rollback_to(self._savepoints[-1].position if self._savepoints else 0)
+            self.db.transaction_ended()
+
     def _in_transaction(self, command: str) -> Transaction:
         if self.transaction is None:
             raise EngineError("25P01", f"{command} can only be used in transaction blocks")
@@ -259,7 +273,7 @@ class Session:
         for index in range(len(self._savepoints) - 1, -1, -1):
             if self._savepoints[index].name == name:
                 return index
-        self.failed = True
+        self.fail()
         raise EngineError("3B001", f'savepoint "{name}" does not exist')
 
     # -- statements -------------------------------------------------------------------------
@@ -282,7 +296,7 @@ class Session:
             tx.rollback_to(position)
             self.settings, self.local = settings, local
             if tx.explicit and not isinstance(error, WouldBlock):
-                self.failed = True
+                self.fail()
             raise
 
     def run(self, work: Callable[[Transaction], T]) -> T:
@@ -340,7 +354,7 @@ class Session:
         other: Transaction | None = holder
         while other is not None:
             if other is mine:
-                self.failed = True
+                self.fail()
                 raise EngineError("40P01", "deadlock detected")
             other = other.waiting_for
         mine.waiting_for = holder
@@ -350,7 +364,7 @@ class Session:
             self.transaction.waiting_for = None
 
     def _time_out(self) -> None:
-        self.failed = self.transaction is not None
+        self.fail()
         raise EngineError("55P03", "canceling statement due to lock timeout")
 
     def close(self) -> None:

@@ -135,6 +135,7 @@ class Table(Generic[K, R]):
 
     key_columns: ClassVar[tuple[int, ...]] = (0,)
     partition_column: ClassVar[int] = 0
+    partition_key: ClassVar[str] = "task_id"
     nested: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self) -> None:
@@ -202,17 +203,34 @@ class Table(Generic[K, R]):
         self.rows[key] = row
         self.reindex(old, row)
 
+    def name_for(self, value: int | None) -> str:
+        """The relation that messages name for a row with this partition key."""
+        if self.partitions is None:
+            return self.name
+        default = None
+        for partition in self.partitions:
+            if partition.is_default:
+                default = partition.name
+            elif value is not None and partition.takes(value):
+                return partition.name
+        if default is None:
+            raise self._no_partition(value)
+        return default
+
     def _route(self, row: R) -> None:
         """Refuse a row that no partition takes."""
         value = row[self.partition_column]
         for partition in self.partitions or ():
             if partition.takes(value):
                 return
-        raise EngineError(
+        raise self._no_partition(value)
+
+    def _no_partition(self, value: int | None) -> EngineError:
+        return EngineError(
             "23514",
             f'no partition of relation "{self.name}" found for row',
-            detail=f"Partition key of the failing row contains ({row._fields[self.partition_column]}) "  # type: ignore[attr-defined]
-            f"= ({uuid_out(value)}).",
+            detail=f"Partition key of the failing row contains ({self.partition_key}) = "
+            f"({'null' if value is None else uuid_out(value)}).",
         )
 
     def delete(self, tx: Transaction, key: K) -> bool:
@@ -330,6 +348,8 @@ class Runs(Table[int, RunRow]):
     rows: pushing and popping are logarithmic and undo needs nothing but another push.
     """
 
+    partition_key = "run_id"
+
     def __init__(self) -> None:
         super().__init__()
         self.by_task: dict[int, tuple[int, ...]] = {}
@@ -441,6 +461,7 @@ class Waits(Table[tuple[int, str], WaitRow]):
 
     key_columns = (1, 2)
     partition_column = 1
+    partition_key = "run_id"
     nested = ("by_event",)
 
     def __init__(self) -> None:

@@ -157,8 +157,7 @@ class BaseCursor:
                 )
             yield from self._run_all(statements, types, texts)
         except EngineError as error:
-            if session.transaction is not None:
-                session.failed = True
+            session.fail()
             raise psycopg_error(error) from None
         if self._results:
             self._select(0)

@@ -20,12 +20,12 @@ from absurd_contimg.backends.memory.transaction import Transaction
 def cancel_task(tx: Transaction, queue: str | None, task_id: int | None) -> None:
     """``absurd.cancel_task``."""
     now = tx.session.current_time()
-    runs = catalog.runs(tx, queue)
+    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
     if task_id is not None:
         for run in runs.of_task(tx, task_id):
             if run.state in LIVE:
                 runs.lock(tx, run.run_id)
-    tasks = catalog.tasks(tx, queue)
+    tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
     task = None
     if task_id is not None and tasks.get(tx, task_id) is not None:
         tasks.lock(tx, task_id)
@@ -36,7 +36,9 @@ def cancel_task(tx: Transaction, queue: str | None, task_id: int | None) -> None
     if task.state not in LIVE:
         return
     cancelled_at = now if task.cancelled_at is None else task.cancelled_at
+    tasks = catalog.tasks(tx, queue)
     tasks.put(tx, task_id, task._replace(state="cancelled", cancelled_at=cancelled_at))
+    runs = catalog.runs(tx, queue)
     for run in runs.of_task(tx, task_id):
         if run.state in LIVE:
             runs.put(

@@ -33,7 +33,7 @@ def set_task_checkpoint_state(
     now = tx.session.current_time()
     if step_name is None or not step_name.strip(" "):
         raise_exception("step_name must be provided")
-    runs = catalog.runs(tx, queue)
+    runs = catalog.runs(tx, queue, TableLock.ACCESS_SHARE)
     tasks = catalog.tasks(tx, queue, TableLock.ACCESS_SHARE)
     run = None if owner_run is None else runs.get(tx, owner_run)
     task = None if run is None else tasks.get(tx, run.task_id)
@@ -44,16 +44,13 @@ def set_task_checkpoint_state(
     if run.state == "failed":
         raise run_already_failed(uuid_out(run.run_id), str(queue))
 
-    if (
-        extend_claim_by is not None
-        and extend_claim_by > 0
-        and run.state == "running"
-        and run.claim_expires_at is not None
-    ):
-        expires = add_us(now, extend_claim_by * SECOND_US)
-        runs.put(tx, run.run_id, run._replace(claim_expires_at=expires))
+    if extend_claim_by is not None and extend_claim_by > 0:
+        runs = catalog.runs(tx, queue)
+        if run.state == "running" and run.claim_expires_at is not None:
+            expires = add_us(now, extend_claim_by * SECOND_US)
+            runs.put(tx, run.run_id, run._replace(claim_expires_at=expires))
 
-    checkpoints = catalog.checkpoints(tx, queue)
+    checkpoints = catalog.checkpoints(tx, queue, TableLock.ACCESS_SHARE)
     existing = None if task_id is None else checkpoints.get(tx, (task_id, step_name))
     if existing is not None and existing.owner_run_id is not None:
         owner = runs.get(tx, existing.owner_run_id)
@@ -72,10 +69,11 @@ def write_checkpoint(
     now: int,
 ) -> None:
     """Insert a committed checkpoint or replace the one of the same name."""
+    checkpoints = catalog.checkpoints(tx, queue)
     if task_id is None or step_name is None:
         column = "task_id" if task_id is None else "checkpoint_name"
-        raise not_null_violation(column, f"c_{queue}")
-    catalog.checkpoints(tx, queue).put(
+        raise not_null_violation(column, checkpoints.name_for(task_id))
+    checkpoints.put(
         tx,
         (task_id, step_name),
         CheckpointRow(task_id, step_name, state, "committed", owner_run, now),

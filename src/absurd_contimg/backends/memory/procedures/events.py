@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception, task_cancelled
-from absurd_contimg.backends.memory.locks import RowLock
+from absurd_contimg.backends.memory.locks import RowLock, TableLock
 from absurd_contimg.backends.memory.procedures.checkpoints import write_checkpoint
 from absurd_contimg.backends.memory.procedures.running import (
     locked_run_and_task,
@@ -41,7 +41,7 @@ def await_event(
         timeout_at = add_us(now, timeout * SECOND_US)
     available_at = INFINITY if timeout_at is None else timeout_at
 
-    checkpoints = catalog.checkpoints(tx, queue)
+    checkpoints = catalog.checkpoints(tx, queue, TableLock.ACCESS_SHARE)
     if task_id is not None and step_name is not None:
         checkpoint = checkpoints.get(tx, (task_id, step_name))
         if checkpoint is not None and checkpoint.state is not None:
@@ -54,10 +54,11 @@ def await_event(
     if task.state == "cancelled":
         raise task_cancelled()
 
-    runs = catalog.runs(tx, queue)
+    runs = catalog.runs(tx, queue, TableLock.ACCESS_SHARE)
     resolved: str | None = None
     received = run.event_payload
     if received is not None:
+        runs = catalog.runs(tx, queue)
         run = run._replace(event_payload=None)
         runs.put(tx, run.run_id, run)
         if payload is not None and jsonb.equal(payload, received):
@@ -71,7 +72,7 @@ def await_event(
         return False, resolved
 
     if run.wake_event == event_name and received is None:  # resumed because time was up
-        runs.put(tx, run.run_id, run._replace(wake_event=None))
+        catalog.runs(tx, queue).put(tx, run.run_id, run._replace(wake_event=None))
         return False, None
 
     _suspend(tx, queue, task_id, run, step_name, event_name, timeout_at, available_at, now)
@@ -103,7 +104,7 @@ def _suspend(
     waits = catalog.waits(tx, queue)
     if task_id is None or step_name is None:
         column = "task_id" if task_id is None else "step_name"
-        raise not_null_violation(column, f"w_{queue}")
+        raise not_null_violation(column, waits.name_for(run.run_id))
     key = (run.run_id, step_name)
     waiting = waits.get(tx, key)
     owner = task_id if waiting is None else waiting.task_id

@@ -38,10 +38,11 @@ def create_queue(
         shown = "<NULL>" if storage_mode is None else storage_mode
         raise_exception(f'Unsupported queue storage mode "{shown}"')
     queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
+    created = QueueRow(name, tx.session.current_time(), mode)
     existing = queues.get(tx, name)
     if existing is None:
-        existing = QueueRow(name, tx.session.current_time(), mode)
-        queues.put(tx, name, existing)
+        existing = created
+        queues.put(tx, name, created)
     if existing.storage_mode != mode:
         raise_exception(
             f'Queue "{name}" already exists with storage mode "{existing.storage_mode}"'
@@ -134,7 +135,7 @@ def set_queue_policy(tx: Transaction, queue: str | None, policy: str | None) -> 
     if row.storage_mode != "partitioned" and jsonb.has_key(policy, "default_partition"):
         raise_exception("default_partition policy is only supported for partitioned queues")
     changed = row._replace(**changes)
-    not_null("queues", changed)
+    not_null("queues", "queues", changed)
     queues.put(tx, name, changed)
     if row.storage_mode == "partitioned" and row.default_partition != changed.default_partition:
         if changed.default_partition == "enabled":

@@ -41,9 +41,8 @@ NOT_NULL: dict[str, tuple[str, ...]] = {
 """By kind of table, the columns that may not be null, in the table's order."""
 
 
-def not_null(relation: str, row: NamedTuple | tuple[Any, ...]) -> None:
-    """23502 for the first column that is null and may not be."""
-    kind = relation if relation == "queues" else relation.split("_", 1)[0]
+def not_null(kind: str, relation: str, row: NamedTuple | tuple[Any, ...]) -> None:
+    """23502 for the first column that is null and may not be; `kind` as in `NOT_NULL`."""
     for column in NOT_NULL[kind]:
         if getattr(row, column) is None:
             raise EngineError(

@@ -130,7 +130,7 @@ def due_runs(
 
 def sweep_expired_leases(tx: Transaction, queue: str | None, now: int, limit: int) -> None:
     """Fail up to `limit` runs whose lease has ended, the longest ended first."""
-    runs = catalog.runs(tx, queue)
+    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
     if not runs.leases or runs.leases[0][0] > now:
         return
     zone = tx.session.zone
@@ -202,14 +202,15 @@ def complete_run(
 ) -> None:
     """``absurd.complete_run``."""
     now = tx.session.current_time()
-    runs = catalog.runs(tx, queue)
+    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
     run = locked_run(tx, runs, run_id)
     if run is None:
         raise_exception(f'Run "{named(run_id)}" not found in queue "{queue}"')
     if run.state != "running":
         refuse_ended_run(run, queue)
         raise_exception(f'Run "{named(run_id)}" is not currently running in queue "{queue}"')
-    runs.put(tx, run.run_id, run._replace(state="completed", completed_at=now, result=state))
+    catalog.runs(tx, queue).put(
+        tx, run.run_id, run._replace(state="completed", completed_at=now, result=state))
     tasks = catalog.tasks(tx, queue)
     task = tasks.get(tx, run.task_id)
     if task is not None:
@@ -225,14 +226,15 @@ def schedule_run(
     tx: Transaction, queue: str | None, run_id: int | None, wake_at: int | None
 ) -> None:
     """``absurd.schedule_run``."""
-    runs = catalog.runs(tx, queue)
+    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
     run = None if run_id is None else runs.get(tx, run_id)
     if run is not None and run.state == "running":
         run = locked_run(tx, runs, run_id)
     if run is None or run.state != "running":
         raise_exception(f'Run "{named(run_id)}" is not currently running in queue "{queue}"')
+    runs = catalog.runs(tx, queue)
     if wake_at is None:
-        raise not_null_violation("available_at", f"r_{queue}")
+        raise not_null_violation("available_at", runs.name_for(run.run_id))
     runs.put(
         tx,
         run.run_id,
@@ -267,7 +269,7 @@ def fail_run(
 ) -> None:
     """``absurd.fail_run``."""
     now = tx.session.current_time()
-    runs = catalog.runs(tx, queue)
+    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
     run = locked_run(tx, runs, run_id)
     if run is None:
         raise_exception(f'Run "{named(run_id)}" cannot be failed in queue "{queue}"')
@@ -275,12 +277,12 @@ def fail_run(
     if run.state not in ("running", "sleeping"):
         raise_exception(f'Run "{named(run_id)}" cannot be failed in queue "{queue}"')
 
-    tasks = catalog.tasks(tx, queue)
+    tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
     task = tasks.get(tx, run.task_id)
     if task is not None:
         tasks.lock(tx, task.task_id)
         task = tasks.get(tx, run.task_id)
-    runs.put(
+    catalog.runs(tx, queue).put(
         tx,
         run.run_id,
         run._replace(state="failed", wake_event=None, failed_at=now, failure_reason=reason),
@@ -300,6 +302,7 @@ def fail_run(
             recorded = next_attempt
             insert_run(tx, queue, last_run, run.task_id, next_attempt, state_after, available_at)
 
+    catalog.tasks(tx, queue)
     if task is not None:
         if task.cancelled_at is not None:
             cancelled_at = task.cancelled_at

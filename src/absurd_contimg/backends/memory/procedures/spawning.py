@@ -224,7 +224,7 @@ def retry_task(
             spawn_new = text is not None and boolean_in(text)
         requested = _max_attempts(options)
 
-    tasks = catalog.tasks(tx, queue)
+    tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
     task = None if task_id is None else tasks.get(tx, task_id)
     if task is not None:
         tasks.lock(tx, task.task_id)
@@ -260,7 +260,7 @@ def retry_task(
     run_id = tx.db.next_uuid()
     attempt = checked_integer(task.attempts + 1)
     insert_run(tx, queue, run_id, task.task_id, attempt, "pending", now)
-    tasks.put(
+    catalog.tasks(tx, queue).put(
         tx,
         task.task_id,
         task._replace(

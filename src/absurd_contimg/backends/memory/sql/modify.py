@@ -107,9 +107,12 @@ def assigned(expr: Expr, kind: SqlType, column: str) -> Expr:
 _TIME_NAMES = ("timestamptz", "timestamp", "date")
 
 
-def check_row(target: _Target, row: tuple[Any, ...]) -> None:
+def check_row(target: _Target, table: AnyTable, row: tuple[Any, ...]) -> None:
     """23502 and 23514: not-null and check constraints, in that order."""
-    not_null(target.name if target.letter == "queues" else f"{target.name}", row)
+    relation = target.name
+    if table.partitions is not None:
+        relation = table.name_for(row[table.partition_column])
+    not_null(target.letter, relation, row)
     for column, value in zip(schema.TABLES[target.letter], row, strict=True):
         broken = column.check is not None and value not in column.check
         if column.check_text is not None and value is not None:
@@ -118,7 +121,7 @@ def check_row(target: _Target, row: tuple[Any, ...]) -> None:
         if broken:
             raise EngineError(
                 "23514",
-                f'new row for relation "{target.name}" violates check constraint '
+                f'new row for relation "{relation}" violates check constraint '
                 f'"{target.name}_{column.name}_check"',
             )
 
@@ -130,9 +133,12 @@ def insert_row(tx: Transaction, target: _Target, table: AnyTable, row: tuple[Any
     if constraint is not None:
         suffix, columns = constraint
         shown = ", ".join(columns)
+        relation = target.name
+        if table.partitions is not None:
+            relation = table.name_for(row[table.partition_column])
         raise EngineError(
             "23505",
-            f'duplicate key value violates unique constraint "{target.name}_{suffix}"',
+            f'duplicate key value violates unique constraint "{relation}_{suffix}"',
             detail=f"Key ({shown}) already exists.",
         )
     table.put(tx, key, row)
@@ -285,7 +291,7 @@ class Modifier:
         for position, value in changes:
             values[position] = value(here)
         row = ROWS[target.letter](*values)
-        check_row(target, row)
+        check_row(target, table, row)
         key, new_key = table.key_of(old), table.key_of(row)
         table.lock(env.tx, key)
         if new_key != key:
@@ -347,7 +353,7 @@ class Modifier:
             found: list[Row] = []
             touched: set[Any] = set()
             for row in produce(env):
-                check_row(target, row)
+                check_row(target, table, row)
                 kept = settle(env, table, row, touched)
                 if kept is not None:
                     here = env.child()

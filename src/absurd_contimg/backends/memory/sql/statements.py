@@ -175,6 +175,8 @@ def _begin(text: str) -> Control | None:
         raise EngineError("0A000", f"the in-memory Absurd only has read committed, not: {text}")
 
     def control(session: Session) -> Result:
+        if session.status is TransactionStatus.FAILED:
+            raise in_failed_transaction()
         session.begin()
         return Result(None, [], "BEGIN")
 

@@ -1,0 +1,146 @@
+"""Drive both sides alike and compare everything after every operation."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+from conformance import operations
+from conformance.operations import Chooser, Operation, RandomChooser, World
+from conformance.sides import QUEUES, SESSIONS, Answer, Call, MemorySide, PostgresSide, Side
+
+STEPS_PER_SEQUENCE = 50
+
+
+class Divergence(AssertionError):
+    """The two sides differ."""
+
+
+class Observation(tuple[Any, ...]):
+    """What a side shows after an operation: answer, transaction status, tables."""
+
+
+def observe(side: Side, call: Call) -> Observation:
+    """Run the call and look at everything."""
+    answer = side.call(call)
+    status = side.status(call.session)
+    tables = list(side.tables())
+    inside = list(side.tables(call.session)) if status == "INTRANS" else []
+    return Observation((answer, status, tables, inside))
+
+
+def explain(left: Observation, right: Observation) -> str:
+    """Where two observations differ."""
+    for name, one, other in (("answer", left[0], right[0]), ("status", left[1], right[1])):
+        if one != other:
+            return f"{name}:\n  postgres {one}\n  memory   {other}"
+    for kind, place in (("committed", 2), ("in the session", 3)):
+        for one, other in itertools.zip_longest(left[place], right[place]):
+            if one == other:
+                continue
+            if one is None or other is None or one[0] != other[0]:
+                return f"{kind}: tables {one} {other}"
+            rows, others = one[1], other[1]
+            if rows[0] != "rows" or others[0] != "rows":
+                return f"{kind} {one[0]}:\n  postgres {rows}\n  memory   {others}"
+            pairs = itertools.zip_longest(rows[2], others[2])
+            for row, twin in pairs:
+                if row != twin:
+                    return f"{kind} {one[0]}:\n  postgres {row}\n  memory   {twin}"
+            return f"{kind} {one[0]}: columns {rows[1]} {others[1]}"
+    return "equal"
+
+
+class Pair:
+    """Both sides, the calls so far, and what operations may refer to."""
+
+    def __init__(self, postgres: PostgresSide, memory: MemorySide) -> None:
+        self.postgres = postgres
+        self.memory = memory
+        self.world = World()
+        self.calls: list[Call] = []
+        self.observed: list[Observation] = []
+
+    def begin(self) -> None:
+        """A fresh sequence: empty databases, two queues, a fake time in every session."""
+        self.postgres.reset()
+        self.memory.reset()
+        self.world = World()
+        self.calls, self.observed = [], []
+        for call in opening(self.world):
+            self.step(call)
+
+    def step(self, call: Call) -> None:
+        """One call on both sides; `Divergence` if anything differs."""
+        self.calls.append(call)
+        left = observe(self.postgres, call)
+        self.observed.append(left)
+        right = observe(self.memory, call)
+        learn(self.world, call, left[0], left[1])
+        if left != right:
+            raise Divergence(f"{explain(left, right)}\n{self.story()}")
+        if "partition" in call.text or "queue" in call.text:
+            one, other = self.postgres.partitions(), self.memory.partitions()
+            if one != other:
+                raise Divergence(f"partitions: {set(one) ^ set(other)}\n{self.story()}")
+
+    def story(self) -> str:
+        """The calls so far, one a line."""
+        return "\n".join(str(call) for call in self.calls)
+
+
+def opening(world: World) -> Iterator[Call]:
+    """What every sequence begins with."""
+    for session in range(SESSIONS):
+        now = world.now.isoformat()
+        yield Call(session, "select set_config('absurd.fake_now', %s, false)", (now,))
+    yield Call(0, "select absurd.create_queue(%s)", (QUEUES[0],))
+    yield Call(0, "select absurd.create_queue(%s, 'partitioned')", (QUEUES[1],))
+
+
+def learn(world: World, call: Call, answer: Answer, status: object) -> None:
+    """Remember what later operations can use: the ids shown, and who is in a transaction."""
+    for state, members in (("INTRANS", world.open), ("INERROR", world.failed)):
+        members.discard(call.session)
+        if status == state:
+            members.add(call.session)
+    if answer[0] != "rows" or "uuid" in call.text:
+        return
+    columns = [name for name, _ in answer[1]]  # type: ignore[attr-defined]
+    for row in answer[2]:  # type: ignore[attr-defined]
+        found = {
+            name: int(value[1:])
+            for name, value in zip(columns, row, strict=True)
+            if name in ("task_id", "run_id") and isinstance(value, str) and value[:1] == "#"
+        }
+        for name, pool in (("task_id", world.tasks), ("run_id", world.runs)):
+            if name in found and found[name] not in pool:
+                pool.append(found[name])
+        if "claim_task" in call.text and len(found) == 2:
+            assert isinstance(call.params, tuple)
+            world.recent.append((call.params[0], found["run_id"], found["task_id"]))
+
+
+def random_operation(choose: Chooser, world: World, memory: MemorySide) -> Call:
+    """One operation by `operations.WEIGHTS`."""
+    kinds: list[Operation | None] = [
+        kind for kind, weight in operations.WEIGHTS.items() for _ in range(weight)
+    ]
+    if world.failed and choose.integer(0, 2) == 0:
+        return operations.transaction(choose, world)
+    kind = choose.pick([*kinds, None, None, None])
+    return operations.cleanup(choose, world, memory) if kind is None else kind(choose, world)
+
+
+def random_sequence(pair: Pair, seed: int, steps: int = STEPS_PER_SEQUENCE) -> None:
+    """A sequence from a seed; `Divergence` names the seed."""
+    choose = RandomChooser(seed)
+    try:
+        pair.begin()
+        for _ in range(steps):
+            pair.step(random_operation(choose, pair.world, pair.memory))
+    except Divergence as error:
+        raise Divergence(f"seed {seed}: {error}") from None
+
+
