@@ -111,7 +111,7 @@ class Site:
                 await backend.create_queue(QUEUE)
                 registry = Registry(self.settings.registry_url)
                 try:
-                    await spawn_groups(backend, self.settings, registry)
+                    await spawn_groups(backend, self.settings, registry, incomplete_now=True)
                 finally:
                     registry.close()
 

@@ -303,9 +303,8 @@ def doctor() -> None:
     findings = diagnose(_state.overrides, _state.assignments)
     table = Table("", "check", "finding", "what to do", box=None)
     for one in findings:
-        table.add_row(
-            "[green]ok[/]" if one.ok else "[red]no[/]", one.check, one.finding, one.remedy
-        )
+        mark = "[green]ok[/]" if one.ok else "[red]no[/]"
+        table.add_row(mark, one.check, escape(one.finding), escape(one.remedy))
     console.print(table)
     if not all(one.ok for one in findings):
         raise typer.Exit(1)

@@ -82,7 +82,7 @@ VARIABLES: Mapping[str, _Variable] = {
         "pipeline.imaging.w_planes", "planes of the w-projection", int
     ),
 }
-"""Every environment variable that is read, in the order in which ``contimg settings`` lists them."""
+"""Every environment variable that is read, in the order of ``contimg settings``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,9 +158,7 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
         variable = VARIABLES.get(name)
         if variable is None:
             near = difflib.get_close_matches(name, VARIABLES, n=1)
-            hint = (
-                f"Did you mean {near[0]}?" if near else "contimg settings lists those that exist."
-            )
+            hint = f"Did you mean {near[0]}?" if near else "contimg settings lists all."
             raise SettingError(f"The environment variable {name} is unknown.", hint)
         try:
             found[variable.setting] = variable.parse(text)
