@@ -111,6 +111,14 @@ def solve_cases() -> None:
     if result:
         raised[case] = ("none", str(result["caltables"]["refant"]))
 
+    def drop_middle(main: Any, _path: Path) -> None:
+        flags = main.getcol("FLAG")
+        flags[:, 12:20] = True
+        main.putcol("FLAG", flags)
+
+    case = "solve: four middle sub-bands missing"
+    attempt(case, solve, damaged(CALIBRATOR, name, "s5", drop_middle))
+
 
 def apply_cases() -> None:
     apply = CalibrateApplyStage()

@@ -95,11 +95,14 @@ def made(scatter: float, flagged: float = 0.0, antennas: int = 20) -> tuple[Solu
     return bandpass, Solutions(names, ones, np.zeros(ones.shape, dtype=bool))
 
 
+ALL = np.ones(64, dtype=bool)
+
+
 @pytest.mark.parametrize("scatter", [0.003, 0.03])
 def test_scatter_is_measured_in_spite_of_delays_and_ripple(scatter: float) -> None:
     """The gate looks at noise, not at the shape of the band."""
     bandpass, gains = made(scatter)
-    quality = judge(bandpass, gains, set(bandpass.antennas))
+    quality = judge(bandpass, gains, bandpass.antennas, ALL)
     assert quality.amplitude_scatter == pytest.approx(scatter, rel=0.1)
     assert quality.phase_scatter_deg == pytest.approx(math.degrees(scatter), rel=0.1)
     check_quality(quality, CalibrationConfig(), "it")
@@ -117,17 +120,27 @@ def test_bad_solutions_are_refused_with_the_gate(
     solutions: tuple[Solutions, Solutions], setting: str
 ) -> None:
     """Each gate by its setting's name, so that an operator can find it."""
-    quality = judge(*solutions, set(solutions[0].antennas))
+    quality = judge(*solutions, solutions[0].antennas, ALL)
     with pytest.raises(DataQualityError, match=f"calibration.{setting}"):
         check_quality(quality, CalibrationConfig(), "CAL0")
 
 
 def test_antennas_without_data_do_not_count_as_flagged_solutions() -> None:
-    """Three dead antennas of twenty are not a bad calibration."""
+    """Six dead antennas of twenty are not a bad calibration."""
     bandpass, gains = made(0.01)
     bandpass.flags[:6] = True
-    assert judge(bandpass, gains, set(bandpass.antennas)).flagged_fraction == pytest.approx(0.3)
-    assert judge(bandpass, gains, set(bandpass.antennas[6:])).flagged_fraction == 0.0
+    assert judge(bandpass, gains, bandpass.antennas, ALL).flagged_fraction == pytest.approx(0.3)
+    assert judge(bandpass, gains, bandpass.antennas[6:], ALL).flagged_fraction == 0.0
+
+
+def test_channels_without_data_do_not_count_either() -> None:
+    """Four stand-ins of sixteen sub-bands leave a good calibration good."""
+    bandpass, gains = made(0.01)
+    bandpass.flags[:, 16:32] = True
+    present = ALL.copy()
+    present[16:32] = False
+    assert judge(bandpass, gains, bandpass.antennas, ALL).flagged_fraction == pytest.approx(0.25)
+    assert judge(bandpass, gains, bandpass.antennas, present).flagged_fraction == 0.0
 
 
 def field(ra: float, dec: float = 16.0) -> BeamCentres:

@@ -130,7 +130,7 @@ class CalibrateSolveStage(PipelineStage):
             _reference_antenna(flags, settings),
             settings,
         )
-        job.run(workspace.temporary)
+        job.run(workspace.temporary, _phase_channels(flags))
         quality = job.check(flags, f"{chosen.source.name} in group {context.inputs['group_id']}")
         final = workspace.final_path
         return {
@@ -168,7 +168,7 @@ class _SolveJob:
     def exported(self) -> Path:
         return self.bandpass.parent / "gains.npz"
 
-    def run(self, temporary: Path) -> None:
+    def run(self, temporary: Path, phase_channels: str) -> None:
         """Phases on a narrow part of the band, bandpass, then amplitude and phase gains."""
         from casatasks import bandpass, gaincal
 
@@ -185,7 +185,7 @@ class _SolveJob:
             calmode="p",
             gaintype="G",
             solint=self.settings.prebandpass_interval,
-            spw=_central_quarter(len(channel_frequencies(self.vis))),
+            spw=phase_channels,
             **common,
         )
         read_solutions(phases, self._remedy)
@@ -215,7 +215,7 @@ class _SolveJob:
         bandpass = read_solutions(self.bandpass, self._remedy)
         gains = read_solutions(self.gains, self._remedy)
         alive = {name for name, share in flags.by_antenna.items() if share < 1.0}
-        quality = judge(bandpass, gains, alive)
+        quality = judge(bandpass, gains, alive, flags.by_channel < 1.0)
         check_quality(quality, self.settings, what)
         export_gains(self.exported, bandpass, gains, channel_frequencies(self.vis))
         return quality
@@ -228,12 +228,20 @@ class _SolveJob:
         )
 
 
-def _central_quarter(n_channels: int) -> str:
-    """CASA selection of the channels around the middle: narrow enough that delays of 5 ns do
-    not decorrelate the phases."""
-    half = max(1, n_channels // 8)
-    low = max(0, n_channels // 2 - half)
-    return f"0:{low}~{min(n_channels - 1, low + 2 * half - 1)}"
+def _phase_channels(flags: FlagCounts) -> str:
+    """CASA selection of the quarter of the band that has the most data, central if in doubt.
+
+    No more than a quarter, because delays of 5 ns decorrelate phases across the whole band.
+    """
+    good = 1.0 - flags.by_channel
+    width = max(1, len(good) // 4)
+    middle = (len(good) - width) / 2.0
+
+    def merit(first: int) -> tuple[float, float]:
+        return round(float(good[first : first + width].sum()), 6), -abs(first - middle)
+
+    low = max(range(len(good) - width + 1), key=merit)
+    return f"0:{low}~{low + width - 1}"
 
 
 def _reference_antenna(flags: FlagCounts, settings: CalibrationConfig) -> str:

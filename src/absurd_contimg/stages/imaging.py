@@ -27,7 +27,7 @@ from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import DataQualityError, OutputError
 from absurd_contimg.stages.imagers import check_imager, run_imager
 from absurd_contimg.stages.measurement_set import MeasurementSet
-from absurd_contimg.stages.response import peak_response
+from absurd_contimg.stages.response import effective_frequency, peak_response
 from absurd_contimg.stages.sky import unit_vectors
 
 _UNWANTED_KEYS = (
@@ -81,6 +81,7 @@ class ImageStage(PipelineStage):
             header, pixels = hdus[0].header, np.asarray(hdus[0].data, dtype=np.float32)
         _check_psf(made.psf)
         _describe(header, context, ms)
+        header["FREQ-EFF"] = (effective_frequency(Path(ms.path)), "mean over unflagged data, Hz")
         beam = peak_response(header, ms, config)
         corrected = np.where(beam >= config.beam.cutoff, pixels / beam, np.nan)
         paths = {}

@@ -112,6 +112,8 @@ class FlagCounts:
     """Fraction of each antenna's visibilities, for antennas that have any."""
     by_time: Mapping[float, float]
     """Unflagged fraction of each integration, by its MJD."""
+    by_channel: NDArray[np.float64]
+    """Fraction of each channel."""
 
 
 def count_flags(path: Path) -> FlagCounts:
@@ -123,10 +125,11 @@ def count_flags(path: Path) -> FlagCounts:
         times = main.getcol("TIME") / 86400.0
         row_flags = main.getcol("FLAG_ROW")
         shape = main.getcell("FLAG", 0).shape
-        flagged = np.empty(main.nrows())
+        flagged, channels = np.empty(main.nrows()), np.zeros(shape[1])
         for start, count in row_chunks(main.nrows(), int(np.prod(shape))):
-            flagged[start : start + count] = main.getcol("FLAG", start, count).mean(axis=(0, 1))
-    flagged[row_flags] = 1.0
+            flags = main.getcol("FLAG", start, count) | row_flags[start : start + count]
+            flagged[start : start + count] = flags.mean(axis=(0, 1))
+            channels += flags.mean(axis=0).sum(axis=1)
     n = np.bincount(first, minlength=len(names)) + np.bincount(second, minlength=len(names))
     bad = np.bincount(first, flagged, len(names)) + np.bincount(second, flagged, len(names))
     steps, which = np.unique(np.round(times, 7), return_inverse=True)
@@ -135,6 +138,7 @@ def count_flags(path: Path) -> FlagCounts:
         total=float(flagged.mean()),
         by_antenna={name: float(bad[i] / n[i]) for i, name in enumerate(names) if n[i]},
         by_time={float(t): float(g) for t, g in zip(steps, good, strict=True)},
+        by_channel=channels / len(flagged),
     )
 
 

@@ -36,15 +36,18 @@ _GRID_STEP_PX = 16
 def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> NDArray[np.float32]:
     """The response on every pixel of an image of `ms`, whose FITS header is given.
 
-    Integrations count by how much of them is unflagged.
+    Integrations count by how much of them is unflagged, and channels that are mostly flagged
+    (missing sub-bands) do not count.
     """
     path = Path(ms.path)
     centres = BeamCentres.read(Path(ms.beam_centres))
-    good = count_flags(path).by_time
+    counts = count_flags(path)
     weights = np.zeros(len(centres.mjd))
-    weights[centres.indices(np.array(list(good)))] = list(good.values())
+    times = np.array(list(counts.by_time))
+    weights[centres.indices(times)] = list(counts.by_time.values())
     grid = _Grid.of(header)
     frequencies = channel_frequencies(path)
+    alive = frequencies[counts.by_channel < 0.5]
     smearing = _Smearing.of(header, ms, frequencies) if config.imaging.correct_smearing else None
 
     def at_correlation(integration: int) -> NDArray[np.float64]:
@@ -56,7 +59,7 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
     coarse = mean_response(
         grid.directions,
         centres,
-        sample_frequencies(frequencies, config.beam.n_frequencies),
+        sample_frequencies(alive if len(alive) else frequencies, config.beam.n_frequencies),
         config.beam.dish_diameter_m,
         weights,
         at_correlation,
@@ -64,6 +67,12 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
     if smearing is not None:
         coarse = coarse * smearing.loss(grid.east_deg, grid.north_deg, smearing.averaged)
     return grid.fill(coarse)
+
+
+def effective_frequency(ms: Path) -> float:
+    """Mean frequency in Hz of what is not flagged: where an image's fluxes belong."""
+    good = 1.0 - count_flags(ms).by_channel
+    return float(np.average(channel_frequencies(ms), weights=good if good.any() else None))
 
 
 def sample_frequencies(frequencies_hz: NDArray[np.float64], count: int) -> NDArray[np.float64]:

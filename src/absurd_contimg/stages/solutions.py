@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ class SolutionQuality:
     n_antennas: int
     """With at least half of their channels solved."""
     flagged_fraction: float
-    """Of the bandpass solutions of antennas that have data."""
+    """Of the bandpass solutions of antennas and channels that have data."""
     amplitude_scatter: float
     """From channel to channel, relative; median over antennas and polarisations."""
     phase_scatter_deg: float
@@ -74,11 +75,16 @@ class SolutionQuality:
         return {k: round(v, 6) for k, v in asdict(self).items()}
 
 
-def judge(bandpass: Solutions, gains: Solutions, alive: set[str]) -> SolutionQuality:
-    """Figures of a bandpass and gain table; `alive` are the antennas that have data."""
-    chosen = [i for i, name in enumerate(bandpass.antennas) if name in alive]
-    flags = (bandpass.flags | gains.flags)[chosen]
-    values = np.where(flags, np.nan, bandpass.gains[chosen])
+def judge(
+    bandpass: Solutions,
+    gains: Solutions,
+    antennas: Collection[str],
+    channels: NDArray[np.bool_],
+) -> SolutionQuality:
+    """Figures of a bandpass and gain table, for the antennas and channels that have data."""
+    chosen = [i for i, name in enumerate(bandpass.antennas) if name in antennas]
+    flags = (bandpass.flags | gains.flags)[chosen][:, channels]
+    values = np.where(flags, np.nan, bandpass.gains[chosen][:, channels])
     amplitude, phase = _channel_scatter(values)
     return SolutionQuality(
         n_antennas=int((flags.mean(axis=(1, 2)) < 0.5).sum()),

@@ -96,6 +96,7 @@ class _Image:
     pixels: NDArray[np.float64]
     beam: NDArray[np.float64]
     wcs: Any
+    frequency_hz: float
     rms_jy: float
     peak_jy: float
     beam_major_arcsec: float
@@ -120,6 +121,7 @@ class _Image:
             planes["path"],
             planes["beam_path"],
             WCS(header).celestial,
+            float(header["FREQ-EFF"]),
             float(str(described["rms_jy"])),
             float(str(described["peak_jy"])),
             float(str(described["bmaj_arcsec"])),
@@ -171,7 +173,9 @@ def _measure(
         return SourceCheck(*base)
     ra, dec = (float(v) for v in image.wcs.wcs_pix2world(peak.x, peak.y, 0))
     east, north = tangent_offsets_arcsec(source, ra, dec)
-    measured = peak.height / response
+    # Back to the catalogue's frequency, from which missing sub-bands may have moved the image.
+    colour = source.flux_jy / float(source.flux_at(np.array(image.frequency_hz)))
+    measured = peak.height / response * colour
     return SourceCheck(
         *base, measured, measured / source.flux_jy, east, north, math.hypot(east, north)
     )
