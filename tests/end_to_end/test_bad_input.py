@@ -30,8 +30,8 @@ class Case:
 
 
 CASES = (
-    Case("truncated", ((FaultKind.TRUNCATED, SUBBAND),), "convert", ("_sb05.hdf5",)),
-    Case("not HDF5", ((FaultKind.NOT_HDF5, SUBBAND),), "convert", ("_sb05.hdf5",)),
+    Case("truncated", ((FaultKind.TRUNCATED, SUBBAND),), "", ("_sb05.hdf5",)),
+    Case("not HDF5", ((FaultKind.NOT_HDF5, SUBBAND),), "", ("_sb05.hdf5",)),
     Case("NaN", ((FaultKind.NAN, SUBBAND),), "convert", ("_sb05.hdf5", "NaN")),
     Case("duplicated", ((FaultKind.DUPLICATED, SUBBAND),), "convert", ("_sb05.hdf5",)),
     Case("other observation", ((FaultKind.SHIFTED, SUBBAND),), "convert", ("_sb05.hdf5",)),

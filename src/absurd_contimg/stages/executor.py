@@ -100,7 +100,7 @@ class StageFailed(Exception):
             "stage": self.stage,
             "start": self.attempt,
             "host": socket.gethostname(),
-            "logs": [str(self.casa_log), str(self.output_log)],
+            "logs": [str(log) for log in (self.casa_log, self.output_log) if log.exists()],
         }
 
 
