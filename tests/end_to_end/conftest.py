@@ -157,6 +157,12 @@ def undisturbed(new_site: Callable[..., Site]) -> tuple[Site, float]:
     return site, time.monotonic() - began
 
 
+@pytest.fixture(scope="session")
+def tiny_settings() -> Callable[[Path], None]:
+    """Writes the settings for tiny data to a TOML file."""
+    return lambda path: write_toml(path, PipelineConfig.tiny(PathsConfig.below(path.parent)))
+
+
 def write_toml(path: Path, config: PipelineConfig) -> None:
     """Write the settings in which a configuration differs from the defaults."""
     lines = []

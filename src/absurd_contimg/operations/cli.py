@@ -177,7 +177,13 @@ def run(
         await asyncio.wait({serving})
         return watching.result()
 
-    histories = _with_backend(settings, work)
+    server = EmbeddedPostgres(settings.embedded_folder)
+    ours = settings.database_url is None and not server.is_running()
+    try:
+        histories = _with_backend(settings, work)
+    finally:
+        if ours:  # nobody else was using it when we began
+            server.stop()
     for one in history_tables(histories):
         console.print(one)
     _write_report(settings, histories, report_path)

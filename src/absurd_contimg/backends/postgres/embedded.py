@@ -85,6 +85,8 @@ class EmbeddedPostgres:
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server if it runs; `mode` ``immediate`` is a crash with recovery at start."""
+        if not self._folder.exists():
+            return
         with self._locked():
             if self.is_running():
                 self._run("pg_ctl", "-D", str(self._data), "-m", mode, "-w", "stop")
