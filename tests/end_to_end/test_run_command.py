@@ -1,4 +1,4 @@
-"""``contimg run`` on an embedded Postgres: the whole job in one command, in its own folders only."""
+"""``contimg run`` on an embedded Postgres: the whole job in one command, in its own folders."""
 
 from __future__ import annotations
 
