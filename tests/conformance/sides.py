@@ -187,10 +187,14 @@ class PostgresSide(Side):
     """The real engine."""
 
     def __init__(self, url: str) -> None:
-        connections = [psycopg.connect(url, autocommit=True) for _ in range(SESSIONS)]
-        observer = psycopg.connect(url, autocommit=True)
+        options = {"autocommit": True, "options": "-c timezone=Etc/UTC"}
+        connections = [psycopg.connect(url, **options) for _ in range(SESSIONS)]
+        observer = psycopg.connect(url, **options)
         for connection in [*connections, observer]:
             connection.prepare_threshold = 2
+        # A vacuum's locks would let statements run into the lock timeout at random.
+        observer.execute("alter system set autovacuum = off")
+        observer.execute("select pg_reload_conf()")
         super().__init__(connections, observer, "postgres")
         self.reset()
 
@@ -201,8 +205,9 @@ class PostgresSide(Side):
             connection.execute("reset all")
             connection.execute("set absurd.other = default")
             connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
-        self.observer.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+        self.observer.execute("reset lock_timeout")
         self.observer.execute(_DROP_LEFTOVERS)
+        self.observer.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
 
     def partitions(self) -> list[tuple[Any, ...]]:
         """Partitions with their parents and bounds."""

@@ -105,12 +105,7 @@ class Transaction:
     def lock_table(self, name: str, mode: TableLock) -> None:
         """Take a table lock until the transaction ends; `WouldBlock` if another is in the way."""
         held = self.db.table_locks
-        holders = held.get(name)
-        if holders:
-            conflicts = TABLE_CONFLICTS[mode]
-            for holder, modes in holders.items():
-                if holder is not self and not conflicts.isdisjoint(modes):
-                    raise WouldBlock(holder)
+        self.check_table(name, mode)
         if not self.explicit:
             return
         mine = held.setdefault(name, {}).setdefault(self, set())
@@ -118,6 +113,15 @@ class Transaction:
             mine.add(mode)
             self._table_locks.append(name)
             self.undo.append(lambda: self._release_table(name, mode))
+
+    def check_table(self, name: str, mode: TableLock) -> None:
+        """`WouldBlock` if another transaction's lock on the table is in the way."""
+        holders = self.db.table_locks.get(name)
+        if holders:
+            conflicts = TABLE_CONFLICTS[mode]
+            for holder, modes in holders.items():
+                if holder is not self and not conflicts.isdisjoint(modes):
+                    raise WouldBlock(holder)
 
     def _release_table(self, name: str, mode: TableLock | None) -> None:
         holders = self.db.table_locks.get(name)

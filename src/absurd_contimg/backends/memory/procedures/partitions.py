@@ -136,13 +136,19 @@ def _check_bounds(tx: Transaction, table: AnyTable, new: Partition) -> None:
             )
     if default is None:
         return
-    tx.lock_table(default.name, TableLock.ACCESS_EXCLUSIVE)
+    lock_partition(tx, table.name, default.name)
     if any(new.takes(row[table.partition_column]) for row in partition_rows(tx, table, default)):
         raise EngineError(
             "23514",
             f'updated partition constraint for default partition "{default.name}" would be '
             "violated by some row",
         )
+
+
+def lock_partition(tx: Transaction, parent: str, name: str) -> None:
+    """Lock a partition exclusively: whoever uses the parent is taken to use the partition."""
+    tx.check_table(parent, TableLock.ACCESS_EXCLUSIVE)
+    tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
 
 
 def partition_of(table: AnyTable, value: int) -> Partition | None:
@@ -194,12 +200,13 @@ def detach_default_partitions(tx: Transaction, queue: str) -> None:
         default = next((part for part in parent.table.partitions or () if part.name == name), None)
         if default is None:
             continue
-        tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
+        lock_partition(tx, parent.name, name)
         if partition_rows(tx, parent.table, default):
             raise_exception(
                 f'Cannot disable default_partition for queue "{queue}": default partition '
                 f'"{name}" is not empty'
             )
+        tx.lock_table(parent.name, TableLock.ACCESS_EXCLUSIVE)
         remove_partition(tx, parent, default)
 
 
