@@ -174,7 +174,7 @@ class ImagingConfig(_Section):
     w_planes: int = Field(32, ge=1)
     """Planes of the w-projection: without it positions err by 12 arcsec at 1 deg."""
     niter: int = Field(2000, ge=0)
-    nmajor: int = Field(6, ge=1)
+    nmajor: int = Field(4, ge=1)
     """Major cycles at most."""
     loop_gain: float = Field(0.1, gt=0, lt=1)
     threshold_sigma: float = Field(4.0, gt=0)
