@@ -80,7 +80,8 @@ class Pair:
         learn(self.world, call, left[0], left[1])
         if left != right:
             raise Divergence(f"{explain(left, right)}\n{self.story()}")
-        if "partition" in call.text or "queue" in call.text:
+        about = "partition" in call.text or "queue" in call.text
+        if about and not self.world.in_transactions:  # whose locks would be in the way
             one, other = self.postgres.partitions(), self.memory.partitions()
             if one != other:
                 raise Divergence(f"partitions: {set(one) ^ set(other)}\n{self.story()}")

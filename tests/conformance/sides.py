@@ -243,7 +243,9 @@ select parent.relname, child.relname, pg_get_expr(child.relpartbound, child.oid)
 
 
 class MemorySide(Side):
-    """The emulator."""
+    """The emulator; `database` makes one."""
+
+    database: type[MemoryDatabase] = MemoryDatabase
 
     def __init__(self) -> None:
         super().__init__([], None, "memory")
@@ -251,7 +253,7 @@ class MemorySide(Side):
 
     def reset(self) -> None:
         """Begin with a new database."""
-        self.db = MemoryDatabase(seed=1)
+        self.db = self.database(seed=1)
         self.connections = [self.db.connect(autocommit=True) for _ in range(SESSIONS)]
         self.observer = self.db.connect(autocommit=True)
         super().reset()

@@ -10,6 +10,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -129,6 +130,12 @@ class MemoryDatabase:
         )
 
         return AsyncMemoryConnection(self, autocommit=autocommit, **options)
+
+    def stand_in(self) -> AbstractContextManager[None]:
+        """A block in which psycopg's ``connect`` leads here, whatever the URL."""
+        from absurd_contimg.backends.memory.dbapi.stand_in import stand_in  # noqa: PLC0415
+
+        return stand_in(self)
 
     # -- copies -----------------------------------------------------------------------------
 

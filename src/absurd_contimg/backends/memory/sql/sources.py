@@ -140,7 +140,7 @@ class SourceCompiler:
             return Source(alias or name, columns, rows)
         if schema_name != "absurd":
             shown = name if schema_name is None else f"{schema_name}.{name}"
-            if schema_name in (None, "public"):
+            if schema_name in (None, "public") and not name.startswith("pg_"):
                 raise EngineError("42P01", f'relation "{shown}" does not exist')
             unsupported(sql_of(node), "tables outside the schema absurd")
         letter = letter_of(name)

@@ -1,0 +1,45 @@
+"""Stand in for a server: within a block, psycopg's own ``connect`` leads to the emulator.
+
+For code that is given a URL and not a connection, such as the SDK's quick start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+
+if TYPE_CHECKING:
+    from absurd_contimg.backends.memory.database import MemoryDatabase
+
+_TAKEN = ("autocommit", "row_factory")
+
+
+@contextmanager
+def stand_in(db: MemoryDatabase) -> Iterator[None]:
+    """Lead `psycopg.connect` and both ``Connection.connect`` to `db`, whatever their URL."""
+
+    def options(given: dict[str, Any]) -> dict[str, Any]:
+        return {name: given[name] for name in _TAKEN if given.get(name) is not None}
+
+    def connect(cls: Any, conninfo: str = "", **given: Any) -> Any:
+        return db.connect(**options(given))
+
+    async def connect_async(cls: Any, conninfo: str = "", **given: Any) -> Any:
+        return await db.connect_async(**options(given))
+
+    places: list[tuple[Any, str, Any]] = [
+        (psycopg.Connection, "connect", classmethod(connect)),
+        (psycopg.AsyncConnection, "connect", classmethod(connect_async)),
+        (psycopg, "connect", lambda conninfo="", **given: connect(None, conninfo, **given)),
+    ]
+    before = [(owner, name, owner.__dict__[name]) for owner, name, _ in places]
+    for owner, name, replacement in places:
+        setattr(owner, name, replacement)
+    try:
+        yield
+    finally:
+        for owner, name, original in before:
+            setattr(owner, name, original)

@@ -1,0 +1,173 @@
+"""Bugs to plant into the emulator, one a rule: each must turn the comparison red.
+
+A bug is a replacement in the source of one of the engine's modules; the changed module is loaded
+in place of the true one while a recorded sequence is replayed. `EQUIVALENT` names replacements
+that change nothing that can be seen, with the reason.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+R, S, C, E, Q, P, K, L = (
+    "procedures.running", "procedures.spawning", "procedures.checkpoints", "procedures.events",
+    "procedures.queues", "procedures.partitions", "procedures.cancellation", "procedures.cleaning",
+)  # fmt: skip
+
+
+class Bug(NamedTuple):
+    """`wrong` in place of `right` in a module; `count` replacements are expected."""
+
+    name: str
+    module: str
+    right: str
+    wrong: str
+
+
+BUGS = (
+    # claims
+    Bug("claim takes runs before they are due", R, "runs.pop_due(now)", "runs.pop_due(now + 40 * SECOND_US)"),
+    Bug("claim forgets cancellation rules", R, "    apply_cancellation_rules(tx, queue, now)\n", ""),
+    Bug("claim forgets the sweep", R, "    sweep_expired_leases(tx, queue, now, limit)\n", ""),
+    Bug("claim keeps the old lease", R, "claim_expires_at=until,", "claim_expires_at=run.claim_expires_at,"),
+    Bug("claim without worker id is anonymous", R, 'worker_id or "worker"', "worker_id"),
+    Bug("claim does not set started_at", R, "                started_at=now,\n", ""),
+    Bug("claim keeps available_at", R, "                available_at=now,\n", ""),
+    Bug("claim resets first_started_at", R, "first = now if task.first_started_at is None else task.first_started_at", "first = now"),
+    Bug("claim leaves the task's state", R, '                    state="running",\n                    attempts=max', "                    attempts=max"),
+    Bug("claim leaves last_attempt_run", R, "                    last_attempt_run=run.run_id,\n                ),", "                ),"),
+    Bug("claim leaves timed-out waits", R, "wait.timeout_at <= now:\n                    waits.delete", "wait.timeout_at < now - 10**15:\n                    waits.delete"),
+    Bug("claim deletes waits without timeout", R, "if wait.timeout_at is not None and wait.timeout_at <= now:\n                    waits", "if wait.timeout_at is None or wait.timeout_at <= now:\n                    waits"),
+    Bug("claim of quantity 0 takes none", R, "limit = max(1 if qty is None else qty, 1)", "limit = 1 if qty is None else qty"),
+    Bug("claim ignores its quantity", R, "limit = max(1 if qty is None else qty, 1)", "limit = 1"),
+    Bug("null claim timeout means none", R, "30 if claim_timeout is None else claim_timeout, 0", "0 if claim_timeout is None else claim_timeout, 0"),
+    Bug("claim timeout 0 is a lease of 0 s", R, "if timeout > 0 else None", "if timeout >= 0 else None"),
+    Bug("claim takes runs of ended tasks", R, "if task is None or task.state not in LIVE:", "if task is None:"),
+    Bug("claim waits for locked rows", R, "if runs.may_lock(tx, run.run_id) and tasks.may_lock(tx, task.task_id):", "if True:"),
+    Bug("claim clears the wake event in its answer", R, "run.wake_event, run.event_payload,", "None, run.event_payload,"),
+    # the sweep
+    Bug("sweep takes every expired lease", R, "_expired_runs(tx, runs, now, limit)", "_expired_runs(tx, runs, now, 10**6)"),
+    Bug("sweep spares leases that end now", "tables", "while heap and heap[0][0] <= now:\n            moment, run_id = heappop(heap)\n            row = rows.get(run_id)\n            if row is not None and row.claim_expires_at", "while heap and heap[0][0] < now:\n            moment, run_id = heappop(heap)\n            row = rows.get(run_id)\n            if row is not None and row.claim_expires_at"),
+    Bug("sweep names no worker", R, 'workerId=None if run.claimed_by is None else jsonb.dumps(run.claimed_by)', "workerId=None"),
+    Bug("sweep shows the expiry in UTC", R, "zone = tx.session.zone\n    for run in _expired", "from datetime import UTC as zone\n    for run in _expired"),
+    # completing and scheduling
+    Bug("complete accepts a sleeping run", R, 'if run.state != "running":\n        refuse_ended_run', 'if run.state not in ("running", "sleeping"):\n        refuse_ended_run'),
+    Bug("complete forgets the result on the task", R, "completed_payload=state, ", ""),
+    Bug("complete forgets its waits", R, "    delete_waits_of(tx, queue, run.run_id)\n\n\ndef schedule_run", "\n\ndef schedule_run"),
+    Bug("complete clears the lease", R, 'state="completed", completed_at=now, result=state', 'state="completed", completed_at=now, result=state, claimed_by=None'),
+    Bug("schedule keeps the lease", R, "            claimed_by=None,\n            claim_expires_at=None,\n            available_at=wake_at,", "            available_at=wake_at,"),
+    Bug("schedule keeps the wake event", R, "            available_at=wake_at,\n            wake_event=None,", "            available_at=wake_at,"),
+    Bug("schedule forgets the task", R, 'tasks.put(tx, task.task_id, task._replace(state="sleeping"))', "pass"),
+    # failing
+    Bug("fail accepts a pending run", R, 'if run.state not in ("running", "sleeping"):', 'if run.state not in ("running", "sleeping", "pending"):'),
+    Bug("fail refuses a sleeping run", R, 'if run.state not in ("running", "sleeping"):', 'if run.state != "running":'),
+    Bug("fail gives one attempt too many", R, "next_attempt <= attempts_max", "run.attempt <= attempts_max"),
+    Bug("fail gives one attempt too few", R, "next_attempt <= attempts_max", "next_attempt < attempts_max"),
+    Bug("fail ignores retry_at", R, "    available_at = retry_at\n", "    available_at = None\n"),
+    Bug("fail lets retry_at lie in the past", R, "return available_at if available_at is None else max(available_at, now)", "return available_at"),
+    Bug("fail ignores max_duration", R, "if _lasts_too_long(task, available_at):", "if False:"),
+    Bug("fail makes every next run pending", R, 'state_after = "sleeping" if available_at > now else "pending"', 'state_after = "pending"'),
+    Bug("fail leaves attempts", R, "attempts=max(task.attempts, recorded)", "attempts=task.attempts"),
+    Bug("fail keeps the wake event", R, 'state="failed", wake_event=None, failed_at', 'state="failed", failed_at'),
+    Bug("fail forgets its waits", R, "                cancelled_at=cancelled_at,\n            ),\n        )\n    delete_waits_of(tx, queue, run.run_id)", "                cancelled_at=cancelled_at,\n            ),\n        )"),
+    Bug("AB001 and AB002 are confused", R, 'if run.state == "cancelled":\n        raise task_cancelled()', 'if run.state == "cancelled":\n        raise run_already_failed(uuid_out(run.run_id), str(queue))'),
+    # leases
+    Bug("extend adds to the old lease", R, "expires = add_us(now, extend_by", "expires = add_us(run.claim_expires_at, extend_by"),
+    Bug("extend accepts 0", R, "extend_by is None or extend_by <= 0", "extend_by is None or extend_by < 0"),
+    Bug("extend gives a lease to a run without one", R, "if run.claim_expires_at is None:\n        raise", "if False:\n        raise"),
+    # spawning and retrying
+    Bug("spawn does not check the strategy", S, "        retry_delay_seconds(retry_strategy, 1)\n", ""),
+    Bug("spawn accepts 0 attempts", S, "value is not None and value < 1", "value is not None and value < 0"),
+    Bug("spawn accepts a name of spaces", S, "task_name is None or not task_name.strip(\" \")", "task_name is None or not task_name"),
+    Bug("spawn ignores idempotency keys", S, '        key = jsonb.field_text(options, "idempotency_key")\n', ""),
+    Bug("an idempotent spawn counts as created", S, "return owner.task_id, owner.last_attempt_run, owner.attempts, False", "return owner.task_id, owner.last_attempt_run, owner.attempts, True"),
+    Bug("a partitioned queue has no keys", S, 'storage_mode_of(tx, queue) == "partitioned"', "False"),
+    Bug("JSON null headers become SQL null", S, 'headers = jsonb.field(options, "headers")', 'headers = jsonb.field(options, "headers"); headers = None if headers == "null" else headers'),
+    Bug("null strategy is no strategy", S, "    if strategy is None:\n        return 0.0\n", '    if strategy is None or strategy == "null":\n        return 0.0\n'),
+    Bug("fixed delay defaults to 30", S, '60.0 if kind == "fixed" else 30.0', "30.0"),
+    Bug("exponent counts from 1", S, "max((1 if attempt is None else attempt) - 1, 0)", "max(1 if attempt is None else attempt, 0)"),
+    Bug("delay is not capped", S, "return min(delay, seconds_max)", "return delay"),
+    Bug("overflow is not saturated", S, "return 0.0 if factor < 1 else seconds_max", "return 0.0"),
+    Bug("retry in place resets nothing", S, '            state="pending",\n            attempts=max', "            attempts=max"),
+    Bug("retry accepts a running task", S, 'if task.state != "failed":', 'if task.state == "pending":'),
+    Bug("retry accepts too few attempts", S, "if requested <= task.attempts:", "if requested < task.attempts:"),
+    Bug("retry as new copies no parameters", S, "            task.params,\n            jsonb.build", '            "null",\n            jsonb.build'),
+    Bug("retry as new loses max_attempts", S, "max_attempts=None if attempts_max is None else str(attempts_max),", "max_attempts=None,"),
+    # checkpoints
+    Bug("an earlier attempt overwrites a later checkpoint", C, "if owner is not None and run.attempt < owner.attempt:", "if False:"),
+    Bug("an equal attempt may not overwrite", C, "run.attempt < owner.attempt", "run.attempt <= owner.attempt"),
+    Bug("checkpoint of a cancelled task is taken", C, 'if task.state == "cancelled":\n        raise task_cancelled()', "pass"),
+    Bug("checkpoint of a failed run is taken", C, 'if run.state == "failed":\n        raise', "if False:\n        raise"),
+    Bug("checkpoint does not extend the lease", C, "extend_claim_by > 0:", "extend_claim_by > 10**10:"),
+    Bug("checkpoint gives a lease to a sleeping run", C, 'if run.state == "running" and run.claim_expires_at is not None:', "if run.claim_expires_at is not None or True:"),
+    Bug("pending checkpoints are shown", C, 'include_pending or row.status == "committed"', "True"),
+    Bug("pending checkpoints are never shown", C, 'include_pending or row.status == "committed"', 'row.status == "committed"'),
+    Bug("pending checkpoints are in the list", C, 'if row.status == "committed" and (owner', "if (owner"),
+    Bug("checkpoints of another task may be read", C, "if run.task_id != task_id:", "if False:"),
+    # events
+    Bug("await leaves no placeholder", E, "events.put(tx, event_name, EventRow(event_name, None, _EPOCH))", "pass"),
+    Bug("placeholder is dated now", E, "EventRow(event_name, None, _EPOCH)", "EventRow(event_name, None, tx.session.current_time())"),
+    Bug("await ignores checkpoints", E, "if checkpoint is not None and checkpoint.state is not None:", "if False:"),
+    Bug("await writes no checkpoint", E, "        write_checkpoint(tx, queue, task_id, step_name, resolved, run.run_id, now)\n", ""),
+    Bug("await keeps the received payload", E, "run = run._replace(event_payload=None)\n        runs.put(tx, run.run_id, run)", "run = run._replace(event_payload=None)"),
+    Bug("a timeout is not recognised", E, "if run.wake_event == event_name and received is None:", "if False:"),
+    Bug("a timeout is recognised twice", E, "catalog.runs(tx, queue).put(tx, run.run_id, run._replace(wake_event=None))\n        return False, None", "return False, None"),
+    Bug("await accepts a run that does not run", E, 'if run.state != "running":\n        raise_exception', "if False:\n        raise_exception"),
+    Bug("await without timeout is due at once", E, "INFINITY if timeout_at is None else timeout_at", "now if timeout_at is None else timeout_at"),
+    Bug("await keeps the lease", E, "            claimed_by=None,\n            claim_expires_at=None,\n            available_at=available_at,", "            available_at=available_at,"),
+    Bug("await forgets the task", E, 'tasks.put(tx, task_id, task._replace(state="sleeping"))', "pass"),
+    Bug("await sets no wait", E, "    waits.put(tx, key, WaitRow(", "    (tx, key, WaitRow("),
+    Bug("the last emit wins", E, "    if event is not None and event.payload is not None:\n        return\n", ""),
+    Bug("emit of null is no payload", E, "payload = jsonb.NULL if payload is None else payload", "pass"),
+    Bug("emit wakes nobody", E, "    _wake_waiters(tx, queue, event_name, payload, now)\n", ""),
+    Bug("emit wakes who has timed out", E, "if wait.timeout_at is None or wait.timeout_at > now]", "]"),
+    Bug("emit leaves timed-out waits", E, "gone = {(wait.run_id, wait.step_name) for wait in expired}", "gone = set()"),
+    Bug("emit leaves the waits", E, "gone |= {(wait.run_id, wait.step_name) for wait in waiting if wait.run_id in woken}", "pass"),
+    Bug("emit writes no checkpoint", E, "        write_checkpoint(tx, queue, wait.task_id, wait.step_name, payload, wait.run_id, now)\n", ""),
+    Bug("emit leaves the wake event", E, "                wake_event=None,\n                event_payload=payload,", "                event_payload=payload,"),
+    Bug("emit leaves the task asleep", E, 'tasks.put(tx, task_id, task._replace(state="pending"))', "pass"),
+    # cancelling
+    Bug("cancel leaves the runs", K, 'run._replace(state="cancelled", claimed_by=None, claim_expires_at=None)', "run"),
+    Bug("cancel leaves the waits", K, "        waits.delete(tx, (wait.run_id, wait.step_name))\n", "        pass\n"),
+    Bug("cancel reopens an ended task", K, "    if task.state not in LIVE:\n        return\n", ""),
+    Bug("max_delay counts after the start", K, "        and started is None\n", ""),
+    Bug("max_delay is exceeded, not reached", K, "elapsed_us(now, task.enqueue_at) >= max_delay", "elapsed_us(now, task.enqueue_at) > max_delay"),
+    Bug("max_duration is forgotten", K, '    max_duration = rule_seconds(task.cancellation, "max_duration")\n    return (', "    max_duration = None\n    return ("),
+    Bug("a malformed rule is passed over", K, 'return None if text is None else integer_in(text, "bigint")', "return int(text) if text is not None and text.isdigit() else None"),
+    # clean-up and queues
+    Bug("clean-up takes what ends at the cutoff", L, "ended_at < cutoff", "ended_at <= cutoff"),
+    Bug("clean-up forgets runs", L, "            runs.delete(tx, run.run_id)\n", "            pass\n"),
+    Bug("clean-up forgets checkpoints", L, '            checkpoints.delete(tx, (task_id, checkpoint.checkpoint_name))\n', "            pass\n"),
+    Bug("clean-up forgets keys", L, "                keys.delete(tx, key)\n", "                pass\n"),
+    Bug("clean-up takes live tasks", L, "    if task.state in LIVE:\n        return None\n", ""),
+    Bug("clean-up spares cancelled tasks", L, '    if task.state == "cancelled":\n        return task.cancelled_at\n', '    if task.state == "cancelled":\n        return None\n'),
+    Bug("clean-up ignores its limit", L, "return nsmallest(limit, items, key=lambda item: item[0])", "return items"),
+    Bug("clean-up spares placeholders", L, "if row.emitted_at < cutoff]", "if row.emitted_at < cutoff and row.payload]"),
+    Bug("a failed task shows a result", L, 'task.completed_payload if task.state == "completed" else None', "task.completed_payload"),
+    Bug("a waiting task shows a reason", L, 'if task.state == "failed" and run is not None', "if run is not None"),
+    Bug("a queue may change its mode", Q, "if existing.storage_mode != mode:", "if False:"),
+    Bug("drop leaves the queue's row", Q, "    queues.delete(tx, queue)\n", ""),
+    Bug("drop leaves a table", Q, 'for letter in "iwecrt":', 'for letter in "iwert":'),
+    Bug("policy keys are not checked", Q, "        if key not in POLICY_KEYS:", "        if False:"),
+    Bug("negative intervals are accepted", Q, "if span is not None and span.span() < 0:", "if False:"),
+    Bug("disabling the default partition keeps it", Q, "            detach_default_partitions(tx, name)", "            pass"),
+    Bug("partitions begin on Sunday", P, "(day + 3) % 7", "(day + 4) % 7"),
+    Bug("one week of partitions is missing", P, "while week <= last:", "while week < last:"),
+    Bug("full partitions may be detached", P, "if bisect_left(values, partition.lower) == bisect_left(values, partition.upper):", "if True:"),
+    # transactions
+    Bug("rollback keeps what was written", "transaction", "                table.restore_row(key, row)", "                pass"),
+    Bug("uncommitted rows are seen", "tables", "            if late is not None and late[0] is not tx:\n                return late[1]", "            pass"),
+    Bug("settings survive a rollback", "session", "            self.settings = self._at_begin\n", ""),
+    Bug("a failed transaction goes on", "session", "        self.failed = True\n        with self.db.mutex:", "        with self.db.mutex:"),
+    Bug("rollback to a savepoint leaves it failed", "session", "        del self._savepoints[index + 1 :]\n        self.failed = False", "        del self._savepoints[index + 1 :]"),
+    Bug("nobody waits for a row", "transaction", "                if holder is not self and held in conflicts:", "                if False:"),
+    # jsonb
+    Bug("keys keep the order in which they came", "jsonb", "return len(key), key", "return 0, b''"),
+    Bug("keys are ordered by bytes alone", "jsonb", "return len(key), key", "return 0, key"),
+    Bug("large floats keep their exponent", "jsonb", 'shown = format(Decimal((0, digits, exponent)), "f")', "shown = text.lstrip('-')"),
+    Bug("numbers lose their scale", "jsonb", 'shown = format(Decimal((0, digits, exponent)), "f")', 'shown = format(Decimal((0, digits, exponent)).normalize(), "f")'),
+    Bug("null characters are taken", "jsonb", 'if "\\\\u0000" in text and "\\0" in value:', "if False:"),
+)  # fmt: skip
+
+EQUIVALENT: dict[str, str] = {}
+"""Bugs that cannot be seen, by name, with the reason."""
