@@ -13,7 +13,8 @@ ending its workers is noticed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
@@ -24,14 +25,22 @@ from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import RunSuspended
-from absurd_contimg.core.failures import PoisonStep
+from absurd_contimg.core.failures import PoisonStep, StepsChanged
 from absurd_contimg.core.lease import Lease
-from absurd_contimg.core.records import TERMINAL_STATES, ClaimedTask, Json
+from absurd_contimg.core.records import TERMINAL_STATES, Checkpoint, ClaimedTask, Json
+from absurd_contimg.core.replay import Replay
 
+_log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 START_PREFIX = "$start:"
 """A checkpoint of this prefix lists the starts of the tracked step named after it."""
+
+PARKED_PREFIX = "$parked:"
+"""A checkpoint of this prefix counts the parkings of a step by the rule that parked it."""
+
+STEPS_CHANGED = "$stepsChanged"
+"""The checkpoint that says how the steps of a task differ from those of earlier attempts."""
 
 _STARTS_KEPT = 20
 """Older starts of a step are dropped from its record, so that it stays small."""
@@ -55,17 +64,19 @@ class RunScope:
     lease: Lease
     stopping: Callable[[], bool]
     poison_limit: int
+    strict_steps: bool = False
 
 
 class TaskContext:
     """The durable context of one run. Made by the worker; used by one handler."""
 
     def __init__(
-        self, claimed: ClaimedTask, scope: RunScope, checkpoints: Mapping[str, Json]
+        self, claimed: ClaimedTask, scope: RunScope, checkpoints: Sequence[Checkpoint]
     ) -> None:
         self._claimed = claimed
         self._scope = scope
-        self._checkpoints = dict(checkpoints)
+        self._checkpoints = {one.checkpoint_name: one.state for one in checkpoints}
+        self._replay = Replay(checkpoints)
         self._calls_by_step: dict[str, int] = {}
         self._wake_event = claimed.wake_event
         self._current_step: str | None = None
@@ -116,6 +127,7 @@ class TaskContext:
     async def begin_step(self, name: str) -> StepHandle:
         """Take the next checkpoint of this name; `done` tells whether it was saved before."""
         checkpoint_name = self._next_name(name)
+        await self._compare(self._replay.asked(checkpoint_name))
         if checkpoint_name in self._checkpoints:
             state = cast(Any, self._checkpoints[checkpoint_name])
             return StepHandle(name=name, checkpoint_name=checkpoint_name, done=True, state=state)
@@ -150,9 +162,16 @@ class TaskContext:
     async def record_outcome(self, outcome: str) -> None:
         """Note in the record of the tracked step that is under way how this start of it ended.
 
-        Called by the worker before it fails, parks or hands back the run; no effect without a
-        tracked step.
+        Called by the worker before it fails, parks or hands back the run. Parkings are also
+        counted, in a checkpoint of their own (``$parked:<step>``).
         """
+        if outcome.startswith("parked: "):
+            rule_id = outcome.rpartition("(")[2].rstrip(")")
+            counts = self._parked_counts()
+            counts[rule_id] = counts.get(rule_id, 0) + 1
+            await self._save(PARKED_PREFIX + (self._tracked_step or ""), cast(Json, counts))
+        elif outcome.startswith("failed") and self._parked_counts():
+            await self._save(PARKED_PREFIX + (self._tracked_step or ""), {})  # for a retry
         if self._tracked_step is None:
             return
         record = self._starts(self._tracked_step)
@@ -160,12 +179,18 @@ class TaskContext:
             record[-1]["outcome"] = outcome
             await self._save(START_PREFIX + self._tracked_step, {"starts": record})
 
-    def parked(self) -> int:
-        """How many starts of the step under way were parked, over all attempts."""
-        if self._tracked_step is None:
-            return 0
-        starts = self._starts(self._tracked_step)
-        return sum(str(one.get("outcome")).startswith("parked") for one in starts)
+    def parked(self, rule_id: str = "") -> int:
+        """How often the step under way was parked (for this rule), over all attempts.
+
+        Outside a tracked step, how often the task was.
+        """
+        counts = self._parked_counts()
+        return sum(counts.values()) if not rule_id else counts.get(rule_id, 0)
+
+    def _parked_counts(self) -> dict[str, int]:
+        saved = self._checkpoints.get(PARKED_PREFIX + (self._tracked_step or ""))
+        counts = saved if isinstance(saved, Mapping) else {}
+        return {name: int(cast(int, count)) for name, count in counts.items()}
 
     # -- waiting --------------------------------------------------------------------------
 
@@ -182,6 +207,7 @@ class TaskContext:
 
     async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
         checkpoint_name = self._next_name(step_name)
+        await self._compare(self._replay.asked(checkpoint_name))
         saved = self._checkpoints.get(checkpoint_name)
         if isinstance(saved, str):
             wake_at = datetime.fromisoformat(saved)
@@ -279,15 +305,32 @@ class TaskContext:
         seconds = self._scope.claim_timeout_seconds if seconds is None else seconds
         await self._scope.backend.extend_claim(self.queue_name, self.run_id, seconds)
 
-    async def fence(self) -> None:
-        """Return only if the lease is still ours, freshly extended; else raise.
+    @property
+    def fence(self) -> Lease:
+        """``await ctx.fence()`` returns only if the lease is still ours, freshly extended.
 
         To be called just before an effect that must not happen twice, such as the renaming of a
-        finished product into place.
+        finished product into place. ``ctx.fence.fence_at`` is the event loop's time by which all
+        work on the run must have stopped unless the lease is extended again.
         """
-        await self._scope.lease.extend()
+        return self._scope.lease
+
+    async def handler_ended(self) -> None:
+        """Compare the steps with those of earlier attempts once the handler has returned."""
+        await self._compare(self._replay.ended())
 
     # -- how it is done -------------------------------------------------------------------
+
+    async def _compare(self, difference: str | None) -> None:
+        """Report a difference between this attempt's steps and earlier ones; once a run."""
+        if difference is None:
+            return
+        text = f"The steps of task {self.task_id} have changed between attempts: {difference}."
+        if self._scope.strict_steps:
+            raise StepsChanged(text)
+        _log.warning("%s", text)
+        found: dict[str, Json] = {"difference": difference, "run_id": str(self.run_id)}
+        await self._save(STEPS_CHANGED, found)
 
     def _next_name(self, name: str) -> str:
         count = self._calls_by_step.get(name, 0) + 1

@@ -1,4 +1,4 @@
-"""What kind of failure is this: evidence, the rules that weigh it, and the verdict.
+"""What kind of failure is this: the rules that weigh evidence, and the verdict.
 
 Evidence is taken from the error itself, never guessed from one message alone: the errno, the
 exception types along the whole cause chain, the exit code or signal of a child process, what
@@ -12,16 +12,31 @@ from __future__ import annotations
 import errno as errno_codes
 import re
 import signal as signals
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
-from typing import Protocol, runtime_checkable
 
+from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, HasEvidence, cause_chain
 from absurd_contimg.core.records import Json
 
-_TRACEBACK_CHARACTERS_MAX = 8000
-"""The end of a traceback is kept: it names the error."""
+__all__ = [
+    "GENERIC_RULES",
+    "POISON_RULE",
+    "UNRECOGNISED",
+    "Classifier",
+    "Evidence",
+    "ExceptionEvidence",
+    "FailureKind",
+    "FailureRule",
+    "HasEvidence",
+    "PoisonStep",
+    "RetryHook",
+    "StepsChanged",
+    "Verdict",
+    "cause_chain",
+    "failure_reason",
+]
 
 
 class FailureKind(StrEnum):
@@ -40,99 +55,13 @@ class FailureKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class ExceptionEvidence:
-    """One exception of a cause chain: the qualified names of its classes, subclass first."""
-
-    type_names: tuple[str, ...]
-    message: str
-    errno: int | None = None
-
-    @classmethod
-    def of(cls, error: BaseException) -> ExceptionEvidence:
-        """The evidence that an exception object gives."""
-        names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
-        code = error.errno if isinstance(error, OSError) else None
-        return cls(names, str(error), code)
-
-
-@dataclass(frozen=True, slots=True)
-class Evidence:
-    """Everything known about one failure. All of it is JSON: it is kept in the history."""
-
-    exceptions: tuple[ExceptionEvidence, ...] = ()
-    """Outermost first; each later one is the cause of the one before."""
-    exit_code: int | None = None
-    """Of the child process, when it ended by itself."""
-    signal: int | None = None
-    """That ended the child process."""
-    casa_messages: tuple[str, ...] = ()
-    """What CASA logged as SEVERE, and what it or the C++ runtime printed when it ended."""
-    traceback: str | None = None
-
-    @classmethod
-    def of(cls, error: BaseException) -> Evidence:
-        """The evidence of an exception; an error that carries its own (`HasEvidence`) keeps it."""
-        for one in cause_chain(error):
-            if isinstance(one, HasEvidence):
-                return one.evidence
-        lines = "".join(traceback.format_exception(error))
-        return cls(
-            tuple(ExceptionEvidence.of(one) for one in cause_chain(error)),
-            traceback=lines[-_TRACEBACK_CHARACTERS_MAX:],
-        )
-
-    def to_json(self) -> dict[str, Json]:
-        """For the failure reason and for a child's report."""
-        return {
-            "exceptions": [
-                {"type_names": list(e.type_names), "message": e.message, "errno": e.errno}
-                for e in self.exceptions
-            ],
-            "exit_code": self.exit_code,
-            "signal": self.signal,
-            "casa_messages": list(self.casa_messages),
-            "traceback": self.traceback,
-        }
-
-
-@runtime_checkable
-class HasEvidence(Protocol):
-    """An error that knows more than its type and text, such as a child process that died."""
-
-    @property
-    def evidence(self) -> Evidence:
-        """What is known."""
-
-
-def cause_chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, outermost first.
-
-    Follows explicit causes, and implicit contexts unless suppressed; looks into exception
-    groups; meets each exception once.
-    """
-    seen: set[int] = set()
-    waiting: list[BaseException] = [error]
-    while waiting:
-        one = waiting.pop(0)
-        if id(one) in seen:
-            continue
-        seen.add(id(one))
-        yield one
-        if isinstance(one, BaseExceptionGroup):
-            waiting.extend(one.exceptions)
-        if one.__cause__ is not None:
-            waiting.append(one.__cause__)
-        elif one.__context__ is not None and not one.__suppress_context__:
-            waiting.append(one.__context__)
-
-
-@dataclass(frozen=True, slots=True)
 class FailureRule:
     """One line of a failure table: the evidence it matches, and what that means.
 
-    A rule names one sort of evidence, or a signal together with what CASA said (then both must
-    match). `decisive` exception rules are for errors that were raised on purpose, with the cause
-    already weighed: they count before other exceptions of the chain.
+    A rule names one sort of evidence. Two may stand together, and then both must match: a signal
+    or an exception with what CASA said (`casa`), an exception with its own message (`text`).
+    `decisive` exception rules are for errors that were raised on purpose, with the cause already
+    weighed: they count before other exceptions of the chain.
     """
 
     id: str
@@ -149,6 +78,21 @@ class FailureRule:
     exit_codes: frozenset[int] = frozenset()
     casa: re.Pattern[str] | None = None
     text: re.Pattern[str] | None = None
+    parks_max: int | None = None
+    """For resources: how often a step is parked for this, where waiting alone does not help;
+    None leaves it to the policy."""
+
+    def sorts_of_evidence(self) -> list[str]:
+        """What the rule looks at, in words, for the rendered table."""
+        found = [errno_codes.errorcode[code] for code in sorted(self.errnos)]
+        found += [name.rpartition(".")[2] for name in sorted(self.exceptions)]
+        found += [signals.Signals(number).name for number in sorted(self.signals)]
+        found += [f"exit code {code}" for code in sorted(self.exit_codes)]
+        if self.casa is not None:
+            found.append(f"CASA says: {self.casa.pattern}")
+        if self.text is not None:
+            found.append(f"message: {self.text.pattern}")
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +103,16 @@ class Verdict:
     rule_id: str
     advice: str
     matched: str
+    delay_seconds: float | None = None
+    """How long to wait before a retry, where the user's hook named a time."""
+    parks_max: int | None = None
+    """As in the rule."""
 
+
+RetryHook = Callable[[Evidence], bool | float | timedelta | None]
+"""A user's own word on a failure, before the table's: retry it (True, within the budget of
+transient failures), never (False), after this delay (seconds or `timedelta`, within the same
+budget), or None: let the table decide."""
 
 UNRECOGNISED = FailureRule(
     id="unrecognised",
@@ -174,7 +127,8 @@ class Classifier:
 
     Order: errno (innermost cause first), decisive exceptions (outermost first), other
     exceptions (nearest class first, then innermost), signal, exit code, CASA's messages, text.
-    So wrapping an error in an unlisted exception never changes its verdict.
+    So wrapping an error in an unlisted exception never changes its verdict. Exceptions that were
+    merely being handled when another was raised are heard after those that were not.
     """
 
     def __init__(self, rules: Sequence[FailureRule]) -> None:
@@ -190,40 +144,46 @@ class Classifier:
 
     def classify(self, evidence: Evidence) -> Verdict:
         """The verdict on the evidence; `FailureKind.UNKNOWN` if no rule fits."""
-        for candidates in (
-            self._by_errno(evidence),
-            self._by_decisive_exception(evidence),
-            self._by_exception(evidence),
-            self._by_process(evidence),
-            self._by_message(evidence),
-        ):
-            for rule, matched in candidates:
-                return Verdict(rule.kind, rule.id, rule.advice, matched)
-        return Verdict(UNRECOGNISED.kind, UNRECOGNISED.id, UNRECOGNISED.advice, "nothing")
+        rule, matched = next(self._candidates(evidence), (UNRECOGNISED, "nothing"))
+        return Verdict(rule.kind, rule.id, rule.advice, matched, parks_max=rule.parks_max)
 
-    def _by_errno(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
-        for one in reversed(evidence.exceptions):
+    def _candidates(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
+        for links in sorted({one.implicit_links for one in evidence.exceptions}):
+            heard = [one for one in evidence.exceptions if one.implicit_links == links]
+            yield from self._by_errno(heard)
+            yield from self._by_decisive_exception(heard, evidence)
+            yield from self._by_exception(heard, evidence)
+        yield from self._by_process(evidence)
+        yield from self._by_message(evidence)
+
+    def _by_errno(self, heard: Sequence[ExceptionEvidence]) -> Iterator[tuple[FailureRule, str]]:
+        for one in reversed(heard):
             for rule in self._rules:
                 if one.errno is not None and one.errno in rule.errnos:
                     yield rule, f"errno {errno_codes.errorcode.get(one.errno, one.errno)}"
 
-    def _by_decisive_exception(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
-        for one in evidence.exceptions:
+    def _by_decisive_exception(
+        self, heard: Sequence[ExceptionEvidence], evidence: Evidence
+    ) -> Iterator[tuple[FailureRule, str]]:
+        for one in heard:
             for name in one.type_names:
                 for rule in self._rules:
-                    if rule.decisive and name in rule.exceptions:
+                    if rule.decisive and name in rule.exceptions and _also(rule, one, evidence):
                         yield rule, name
 
-    def _by_exception(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
-        nearest: tuple[int, FailureRule, str] | None = None
-        for one in reversed(evidence.exceptions):
-            for distance, name in enumerate(one.type_names):
-                for rule in self._rules:
-                    found = name in rule.exceptions and not rule.decisive
-                    if found and (nearest is None or distance < nearest[0]):
-                        nearest = distance, rule, name
-        if nearest is not None:
-            yield nearest[1], nearest[2]
+    def _by_exception(
+        self, heard: Sequence[ExceptionEvidence], evidence: Evidence
+    ) -> Iterator[tuple[FailureRule, str]]:
+        found = [
+            (distance, -depth, place, rule, name)
+            for depth, one in enumerate(heard)
+            for distance, name in enumerate(one.type_names)
+            for place, rule in enumerate(self._rules)
+            if name in rule.exceptions and not rule.decisive and _also(rule, one, evidence)
+        ]
+        if found:
+            _, _, _, rule, name = min(found, key=lambda each: each[:3])
+            yield rule, name
 
     def _by_process(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
         for rule in self._rules:
@@ -239,12 +199,21 @@ class Classifier:
     def _by_message(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
         for rule in self._rules:
             said = _casa_match(rule, evidence)
-            if said is not None and not rule.signals:
+            if said is not None and not rule.signals and not rule.exceptions:
                 yield rule, f"CASA: {said}"
         for rule in self._rules:
             for one in evidence.exceptions:
-                if rule.text is not None and (found := rule.text.search(one.message)):
+                if rule.text is None or rule.exceptions:
+                    continue
+                if found := rule.text.search(one.message):
                     yield rule, f"text: {found.group()}"
+
+
+def _also(rule: FailureRule, one: ExceptionEvidence, evidence: Evidence) -> bool:
+    """Whether what an exception rule asks for beside the class is there too."""
+    if rule.text is not None and not rule.text.search(one.message):
+        return False
+    return rule.casa is None or _casa_match(rule, evidence) is not None
 
 
 def _casa_match(rule: FailureRule, evidence: Evidence) -> str | None:
@@ -260,6 +229,8 @@ def _errnos(*names: str) -> frozenset[int]:
 
 _PYTHON = "Python's own exceptions"
 _POSIX = "POSIX errno"
+_PARKS_FOR_MEMORY = 3
+"""Memory that another process holds comes back; a step that needs too much itself never fits."""
 
 GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
@@ -283,6 +254,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         _POSIX,
         errnos=_errnos("ENOMEM"),
         exceptions=frozenset({"builtins.MemoryError"}),
+        parks_max=_PARKS_FOR_MEMORY,
     ),
     FailureRule(
         "path-missing",
@@ -304,6 +276,13 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "Put the scratch folder on the file system of the output folder.",
         _POSIX,
         errnos=_errnos("EXDEV"),
+    ),
+    FailureRule(
+        "leftover",
+        FailureKind.TRANSIENT,
+        "Nothing: a new attempt has an empty scratch folder. If it comes again, report it.",
+        _POSIX,
+        errnos=_errnos("ENOTEMPTY", "EEXIST"),
     ),
     FailureRule(
         "busy",
@@ -331,6 +310,42 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         exceptions=frozenset({"builtins.ConnectionError"}),
     ),
     FailureRule(
+        "database-constraint",
+        FailureKind.PERMANENT,
+        "Report it: the same row is refused again.",
+        "Python's database API",
+        exceptions=frozenset({"sqlite3.IntegrityError", "sqlalchemy.exc.IntegrityError"}),
+    ),
+    FailureRule(
+        "database-locked",
+        FailureKind.TRANSIENT,
+        "Nothing: another process writes to the SQLite registry; it is tried again.",
+        "observed, sqlite3 3.40; domain notes, row 1",
+        text=re.compile(r"database (table )?is locked|deadlock detected|could not serialize"),
+    ),
+    FailureRule(
+        "database-schema",
+        FailureKind.PERMANENT,
+        "Migrate the database (contimg db init), or remove a registry of another version.",
+        "observed, sqlite3 3.40; domain notes, row 2",
+        text=re.compile(r"no such (column|table)|(column|relation) \S+ does not exist"),
+    ),
+    FailureRule(
+        "database-away",
+        FailureKind.TRANSIENT,
+        "Nothing: the database went away in the middle; it is tried again.",
+        "observed, psycopg 3.2; domain notes, row 37",
+        text=re.compile(r"server closed the connection|terminating connection|connection refused"),
+    ),
+    FailureRule(
+        "steps-changed",
+        FailureKind.PERMANENT,
+        "Run the version of the handler that began the task, or spawn the task anew.",
+        "compared with the task's checkpoints",
+        exceptions=frozenset({f"{__name__}.StepsChanged"}),
+        decisive=True,
+    ),
+    FailureRule(
         "timeout",
         FailureKind.TRANSIENT,
         "If it comes again, look at what was waited for.",
@@ -356,6 +371,10 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
 
 class PoisonStep(RuntimeError):
     """A step has ended its worker too often without ever reporting anything."""
+
+
+class StepsChanged(RuntimeError):
+    """The steps of a task are no longer those of its earlier attempts: renamed or reordered."""
 
 
 POISON_RULE = FailureRule(

@@ -50,6 +50,10 @@ class Lease:
         """The event loop's time by which all work on the run must have stopped."""
         return self._ends_at - self._seconds * _MARGIN_SHARE
 
+    async def __call__(self) -> None:
+        """The same as `extend`: the form in which the runner of a stage asks."""
+        await self.extend()
+
     def renewed(self, sent_at: float) -> None:
         """Note that a call sent at `sent_at` has extended the claim by its full length."""
         self._ends_at = max(self._ends_at, sent_at + self._seconds)

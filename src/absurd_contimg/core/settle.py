@@ -7,8 +7,9 @@ task with a ``max_attempts`` or a retry strategy of his own keeps them: then Abs
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
 
@@ -19,12 +20,15 @@ from absurd_contimg.core.failures import (
     Classifier,
     Evidence,
     FailureKind,
+    RetryHook,
     Verdict,
     failure_reason,
 )
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Settler:
     classifier: Classifier
     policy: RetryPolicy
     worker_id: str
+    hook: RetryHook | None = None
 
     async def settle(
         self, claimed: ClaimedTask, ctx: TaskContext | None, lease: Lease, error: Exception
@@ -55,8 +60,10 @@ class Settler:
         Repeats its calls while the database is away and the lease is ours; a call whose reply was
         lost is recognised by what it left, and not made twice.
         """
-        verdict = self.classifier.classify(Evidence.of(error))
-        settlement = await self._decide(claimed, ctx, verdict)
+        verdict = self._judge(Evidence.of(error))
+        earlier = await lease.insist(lambda: self._earlier_reasons(claimed))
+        settlement = self._decide(claimed, ctx, verdict, earlier)
+        verdict = settlement.verdict
         outcome = f"{settlement.action}: {verdict.kind.value} ({verdict.rule_id})"
         if ctx is not None:
             await ctx.record_outcome(outcome)
@@ -64,53 +71,89 @@ class Settler:
             "step": None if ctx is None else ctx.current_step,
             "attempt": claimed.attempt,
             "worker": self.worker_id,
+            "settled": settlement.action,
             **_details_of(error),
         }
         reason = failure_reason(error, verdict, details)
         await lease.insist(lambda: self._carry_out(claimed, settlement, reason))
         return settlement
 
-    async def _decide(
-        self, claimed: ClaimedTask, ctx: TaskContext | None, verdict: Verdict
+    def _judge(self, evidence: Evidence) -> Verdict:
+        """The user's word where there is one, else the table's."""
+        verdict = self.classifier.classify(evidence)
+        if self.hook is None:
+            return verdict
+        try:
+            answer = self.hook(evidence)
+        except Exception:  # noqa: BLE001 - whatever a user's hook raises
+            _log.exception("the retry hook failed; the failure table decides")
+            return verdict
+        if answer is None:
+            return verdict
+        if answer is False:
+            return replace(verdict, kind=FailureKind.PERMANENT, rule_id="hook", matched="no")
+        if isinstance(answer, timedelta):
+            answer = answer.total_seconds()
+        delay = None if answer is True else max(float(answer), 0.0)
+        matched = "yes" if delay is None else f"after {delay:g} s"
+        return Verdict(FailureKind.TRANSIENT, "hook", verdict.advice, matched, delay)
+
+    def _decide(
+        self,
+        claimed: ClaimedTask,
+        ctx: TaskContext | None,
+        verdict: Verdict,
+        earlier: list[Mapping[str, Json]],
     ) -> Settlement:
         match verdict.kind:
             case FailureKind.PERMANENT:
                 return Settlement(verdict, "failed")
             case FailureKind.RESOURCE:
-                if (0 if ctx is None else ctx.parked()) < self.policy.park_limit:
-                    return Settlement(verdict, "parked", self.policy.park_seconds)
-                return Settlement(verdict, "failed")
+                return self._park(ctx, verdict)
             case FailureKind.INTERRUPTED:
                 return Settlement(verdict, "parked", 0.0)
             case _:
-                return await self._within_budget(claimed, ctx, verdict)
+                return self._within_budget(claimed, ctx, verdict, earlier)
 
-    async def _within_budget(
-        self, claimed: ClaimedTask, ctx: TaskContext | None, verdict: Verdict
+    def _park(self, ctx: TaskContext | None, verdict: Verdict) -> Settlement:
+        """Wait for the resource; what does not fit after many waits will not fit at all."""
+        parked = 0 if ctx is None else ctx.parked()
+        if parked >= self.policy.park_limit:
+            return Settlement(verdict, "failed")
+        mine = 0 if ctx is None else ctx.parked(verdict.rule_id)
+        if verdict.parks_max is not None and mine >= verdict.parks_max:
+            return Settlement(replace(verdict, kind=FailureKind.PERMANENT), "failed")
+        return Settlement(verdict, "parked", self.policy.park_seconds)
+
+    def _within_budget(
+        self,
+        claimed: ClaimedTask,
+        ctx: TaskContext | None,
+        verdict: Verdict,
+        earlier: list[Mapping[str, Json]],
     ) -> Settlement:
-        if claimed.max_attempts is not None:  # the spawner's own count, kept by Absurd
-            delay = None if claimed.retry_strategy else self.policy.delay_seconds(claimed.attempt)
+        step = None if ctx is None else ctx.current_step
+        delay = verdict.delay_seconds
+        if claimed.max_attempts is not None and not _lowered_by_us(earlier):
+            # The spawner's own count, kept by Absurd.
+            if delay is None and not claimed.retry_strategy:
+                delay = self.policy.delay_seconds(claimed.attempt)
             return Settlement(verdict, "retry", delay)
-        failures = 1 + await self._earlier_failures(
-            claimed, None if ctx is None else ctx.current_step, verdict.kind
+        since = _since_last_verdict(earlier)
+        failures = 1 + sum(
+            one.get("step") == step and one.get("kind") == verdict.kind.value for one in since
         )
         if failures >= self.policy.attempts(verdict.kind):
             return Settlement(verdict, "failed")
-        delay = None if claimed.retry_strategy else self.policy.delay_seconds(failures)
+        if delay is None and not claimed.retry_strategy:
+            delay = self.policy.delay_seconds(failures)
         return Settlement(verdict, "retry", delay)
 
-    async def _earlier_failures(
-        self, claimed: ClaimedTask, step: str | None, kind: FailureKind
-    ) -> int:
-        """How often this step of the task has failed in this way before, from history."""
+    async def _earlier_reasons(self, claimed: ClaimedTask) -> list[Mapping[str, Json]]:
+        """Why the task's earlier runs failed, from history, oldest first."""
         history = await self.backend.history(self.queue_name, claimed.task_id)
-        reasons = (run.failure_reason for run in history.runs) if history else ()
-        return sum(
-            isinstance(reason, Mapping)
-            and reason.get("step") == step
-            and reason.get("kind") == kind.value
-            for reason in reasons
-        )
+        runs = history.runs if history else ()
+        return [run.failure_reason for run in runs if isinstance(run.failure_reason, Mapping)]
 
     async def _carry_out(
         self, claimed: ClaimedTask, settlement: Settlement, reason: dict[str, Json]
@@ -143,6 +186,23 @@ class Settler:
         runs = history.runs if history else ()
         state = next((run.state for run in runs if run.run_id == claimed.run_id), None)
         return state == ("sleeping" if settlement.action == "parked" else "failed")
+
+
+def _lowered_by_us(earlier: list[Mapping[str, Json]]) -> bool:
+    """Whether the task's ``max_attempts`` comes from a permanent failure and its retry.
+
+    `Backend.fail_run_permanently` lowers it, and ``retry_task`` raises it again: it is then no
+    longer the spawner's.
+    """
+    return any(one.get("settled") == "failed" for one in earlier)
+
+
+def _since_last_verdict(earlier: list[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
+    """The failures since an operator last said "again": each retry has its full budget."""
+    for position in range(len(earlier) - 1, -1, -1):
+        if earlier[position].get("settled") == "failed":
+            return earlier[position + 1 :]
+    return earlier
 
 
 def _details_of(error: BaseException) -> Mapping[str, Json]:

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, cast
+from uuid import UUID
 
 import absurd_sdk
 
@@ -25,7 +26,7 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     TaskCancelled,
 )
-from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.lease import Lease, while_leased
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
@@ -55,6 +56,9 @@ class WorkerSettings:
     claim_timeout_seconds: int = 60
     poll_interval_seconds: float = 1.0
     grace_seconds: float = 10.0
+    strict_steps: bool = False
+    """Fail a task whose steps differ from those of its earlier attempts, instead of reporting it:
+    for handlers whose steps never run side by side."""
 
     def __post_init__(self) -> None:
         if self.claim_timeout_seconds < 1:
@@ -76,8 +80,11 @@ class Worker:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     ready_to_claim: Callable[[], Awaitable[bool]] | None = None
     """Asked before each claim; False leaves the queue to others (a full disk, say)."""
+    retry_hook: RetryHook | None = None
+    """A user's own word on each failure, before that of the table."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
-    _runs: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
+    _claim_unanswered: bool = field(default=False, init=False)
 
     def stop(self) -> None:
         """Claim no more; let runs go on for the grace period, then hand them back."""
@@ -96,8 +103,8 @@ class Worker:
                 claimed = await self._claim()
                 for one in claimed:
                     run = asyncio.create_task(self._execute(one, sent_at), name=f"run {one.run_id}")
-                    self._runs.add(run)
-                    run.add_done_callback(self._runs.discard)
+                    self._runs[run] = one.run_id
+                    run.add_done_callback(self._runs.pop)
                 if until_idle and not claimed and not self._runs:
                     return
                 await self._pause(idle=not claimed)
@@ -108,7 +115,7 @@ class Worker:
     # -- claiming -------------------------------------------------------------------------
 
     async def _recover_orphans(self) -> None:
-        """Hand back what an earlier life of this worker left running.
+        """Hand back what runs under our name but not here: of an earlier life, or a lost claim.
 
         Only the owner of the id may do so: the caller guards it by an operating-system lock.
         """
@@ -118,7 +125,8 @@ class Worker:
                 orphans = await self.backend.list_runs(
                     settings.queue_name, states=["running"], claimed_by=settings.worker_id
                 )
-                for orphan in orphans:
+                ours = set(self._runs.values())
+                for orphan in (one for one in orphans if one.run_id not in ours):
                     now = await self.backend.current_time()
                     try:
                         await self.backend.schedule_run(settings.queue_name, orphan.run_id, now)
@@ -138,6 +146,9 @@ class Worker:
         free = self.settings.concurrency - len(self._runs)
         if free <= 0 or not await self._may_claim():
             return []
+        if self._claim_unanswered:
+            await self._recover_orphans()
+            self._claim_unanswered = False
         try:
             return await self.backend.claim_task(
                 self.settings.queue_name,
@@ -147,6 +158,7 @@ class Worker:
             )
         except BackendUnavailable as error:
             _log.warning("cannot claim: %s", error)
+            self._claim_unanswered = True
             return []
 
     async def _may_claim(self) -> bool:
@@ -203,6 +215,7 @@ class Worker:
             ctx = await self._context(claimed, lease)
             work = asyncio.create_task(_call(handler, claimed, ctx), name=claimed.task_name)
             result = await while_leased(lease, work)
+            await ctx.handler_ended()
             await lease.insist(lambda: self._complete(claimed, result))
         except ControlFlow as reason:
             _log.info("run %s ended early: %s %s", claimed.run_id, type(reason).__name__, reason)
@@ -230,8 +243,9 @@ class Worker:
             lease=lease,
             stopping=self._stopping.is_set,
             poison_limit=self.policy.poison_limit,
+            strict_steps=self.settings.strict_steps,
         )
-        return TaskContext(claimed, scope, {one.checkpoint_name: one.state for one in saved})
+        return TaskContext(claimed, scope, saved)
 
     async def _complete(self, claimed: ClaimedTask, result: Json) -> None:
         queue = self.settings.queue_name
@@ -254,6 +268,7 @@ class Worker:
             self.classifier,
             self.policy,
             self.settings.worker_id,
+            self.retry_hook,
         )
         try:
             settlement = await settler.settle(claimed, ctx, lease, error)

@@ -24,8 +24,10 @@ from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import History
+from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.operations.database import database_url as find_database
 from absurd_contimg.operations.database import initialise, open_backend
+from absurd_contimg.operations.failure_table import failure_table
 from absurd_contimg.operations.history_view import history_tables, tasks_table
 from absurd_contimg.operations.progress import watch
 from absurd_contimg.operations.settings import VARIABLES, Settings, known_settings, load_settings
@@ -331,10 +333,15 @@ def settings() -> None:
 
 
 @app.command()
-def failures() -> None:
+def failures(
+    markdown: Annotated[bool, typer.Option(help="As docs/failures.md.")] = False,
+) -> None:
     """List the failure table: what is recognised, its kind, what to do."""
     from absurd_contimg.operations.service import CLASSIFIER  # noqa: PLC0415 - imports numpy
 
+    if markdown:
+        print(failure_table(CLASSIFIER.rules, RetryPolicy()), end="")
+        return
     table = Table("rule", "kind", "what to do", "source", box=None)
     for rule in CLASSIFIER.rules:
         table.add_row(rule.id, rule.kind.value, rule.advice, rule.source)

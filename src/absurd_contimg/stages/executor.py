@@ -250,7 +250,7 @@ def _failure(
     where = f"Logs: {request.output_log}, {request.casa_log}."
     what = f"Stage {request.stage_name!r} of attempt {request.attempt}"
     if result is not None:
-        evidence = replace(evidence_from_json(result["evidence"]), casa_messages=logged)
+        evidence = replace(Evidence.from_json(result["evidence"]), casa_messages=logged)
         return StageFailed(f"{what} failed: {result['message']} {where}", request, evidence)
     logged += death_messages(request.output_log)
     if not in_time:
@@ -268,20 +268,6 @@ def _failure(
     said = logged[-1] if logged else last_line(request.output_log)
     detail = f" ({said})" if said else ""
     return StageFailed(f"{what} {death}{detail}. {where}", request, evidence)
-
-
-def evidence_from_json(data: Mapping[str, Any]) -> Evidence:
-    """What `Evidence.to_json` wrote."""
-    return Evidence(
-        exceptions=tuple(
-            ExceptionEvidence(tuple(e["type_names"]), e["message"], e["errno"])
-            for e in data["exceptions"]
-        ),
-        exit_code=data["exit_code"],
-        signal=data["signal"],
-        casa_messages=tuple(data["casa_messages"]),
-        traceback=data["traceback"],
-    )
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from absurd_contimg.core.failures import FailureKind, FailureRule
 from absurd_contimg.stages import errors, executor
 
 _CASA = "observed, casatasks 6.7.0.31"
+_UVH5 = "observed, pyuvdata 3.2.8 and h5py"
 _OURS = "raised by a stage's own checks"
 
 
@@ -21,12 +22,18 @@ def _names(*classes: type[BaseException]) -> frozenset[str]:
 
 
 _FREE_SPACE = "Free space on the scratch file system; parked work then goes on."
+_DESCRIPTORS = "Raise the limit of open files (LimitNOFILE, at least 65536)."
+_MEMORY = "Run fewer workers on this host, or image fewer pixels."
+_MEMORY_PARKS_MAX = 3
+"""As for errno ENOMEM: what still does not fit then never will."""
 _DISK_FULL = re.compile(
-    r"No space left on device|Failed AlwaysAssert tracePWRITE|write error for file|"
-    r"Error writing record"
+    r"No space left on device|Failed AlwaysAssert tracePWRITE|write error (for|in) .*file|"
+    r"Error writing record|Disk quota exceeded"
 )
+_TOO_MANY_FILES = re.compile(r"Too many open files")
+_NO_MEMORY = re.compile(r"std::bad_alloc|MemoryError|Cannot allocate memory")
 
-STAGE_RULES: tuple[FailureRule, ...] = (
+_OWN_ERRORS: tuple[FailureRule, ...] = (
     FailureRule(
         "bad-input",
         FailureKind.PERMANENT,
@@ -44,9 +51,27 @@ STAGE_RULES: tuple[FailureRule, ...] = (
         decisive=True,
     ),
     FailureRule(
+        "silent-disk-full",
+        FailureKind.RESOURCE,
+        _FREE_SPACE,
+        f"{_CASA}: exportfits ends without an error; only its log says it",
+        exceptions=_names(errors.OutputError, errors.DataQualityError),
+        casa=_DISK_FULL,
+        decisive=True,
+    ),
+    FailureRule(
+        "silent-descriptors",
+        FailureKind.RESOURCE,
+        _DESCRIPTORS,
+        f"{_CASA}: the error is only in the log",
+        exceptions=_names(errors.OutputError, errors.DataQualityError),
+        casa=_TOO_MANY_FILES,
+        decisive=True,
+    ),
+    FailureRule(
         "data-quality",
         FailureKind.PERMANENT,
-        "Look at the data; the same data will fail again.",
+        "The same data fail again. contimg quarantine list; after a remedy: release GROUP",
         _OURS,
         exceptions=_names(errors.DataQualityError),
         decisive=True,
@@ -67,29 +92,25 @@ STAGE_RULES: tuple[FailureRule, ...] = (
         exceptions=_names(executor.StageTimeout),
         decisive=True,
     ),
+)
+
+_ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
     FailureRule(
         "abort-disk-full",
         FailureKind.RESOURCE,
         _FREE_SPACE,
-        _CASA,
+        f"{_CASA}: tclean and applycal abort",
         signals=frozenset({signal.SIGABRT}),
         casa=_DISK_FULL,
     ),
     FailureRule(
         "abort-memory",
         FailureKind.RESOURCE,
-        "Run fewer workers on this host, or image fewer pixels.",
-        _CASA,
+        _MEMORY,
+        f"{_CASA}: tclean aborts",
         signals=frozenset({signal.SIGABRT}),
-        casa=re.compile(r"std::bad_alloc"),
-    ),
-    FailureRule("casa-disk-full", FailureKind.RESOURCE, _FREE_SPACE, _CASA, casa=_DISK_FULL),
-    FailureRule(
-        "casa-descriptors",
-        FailureKind.RESOURCE,
-        "Raise the limit of open files (LimitNOFILE, at least 65536).",
-        _CASA,
-        casa=re.compile(r"Too many open files"),
+        casa=_NO_MEMORY,
+        parks_max=_MEMORY_PARKS_MAX,
     ),
     FailureRule(
         "killed",
@@ -97,27 +118,72 @@ STAGE_RULES: tuple[FailureRule, ...] = (
         "Look into the kernel's log: the out-of-memory killer ends processes so.",
         "observed: the kernel, or an operator",
         signals=frozenset({signal.SIGKILL, signal.SIGTERM}),
+        exit_codes=frozenset({137, 143}),
     ),
     FailureRule(
         "crashed",
         FailureKind.TRANSIENT,
         "If it comes again with the same data, quarantine them; keep the stage's output log.",
-        "observed: CASA and shared libraries",
-        signals=frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE}),
+        "observed: CASA and shared libraries; domain notes, rows 10 and 11",
+        signals=frozenset(
+            {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
+        ),
+        exit_codes=frozenset({134, 135, 136, 139}),
+    ),
+    FailureRule(
+        "file-too-large",
+        FailureKind.PERMANENT,
+        "Raise the limit on file sizes (LimitFSIZE, ulimit -f) of the worker.",
+        "observed: RLIMIT_FSIZE",
+        signals=frozenset({signal.SIGXFSZ}),
+    ),
+)
+
+_CASA_RULES: tuple[FailureRule, ...] = (
+    FailureRule("casa-disk-full", FailureKind.RESOURCE, _FREE_SPACE, _CASA, casa=_DISK_FULL),
+    FailureRule(
+        "casa-descriptors", FailureKind.RESOURCE, _DESCRIPTORS, _CASA, casa=_TOO_MANY_FILES
+    ),
+    FailureRule(
+        "casa-memory",
+        FailureKind.RESOURCE,
+        _MEMORY,
+        _CASA,
+        casa=_NO_MEMORY,
+        parks_max=_MEMORY_PARKS_MAX,
     ),
     FailureRule(
         "casa-table-lock",
         FailureKind.TRANSIENT,
         "Nothing: another process holds the table; it is tried again.",
-        _CASA,
+        f"{_CASA}: two tcleans on one image",
         casa=re.compile(r"acquiring lock on|Resource deadlock avoided"),
     ),
     FailureRule(
         "casa-bad-table",
         FailureKind.PERMANENT,
-        "Convert the group anew: its Measurement Set is damaged.",
+        "A Measurement Set or caltable is damaged: remove its product, then: contimg retry TASK",
         _CASA,
-        casa=re.compile(r"no magic value found|incorrect number of bytes read"),
+        casa=re.compile(
+            r"no magic value found|incorrect number of bytes read|TSM: no array in row|"
+            r"FiledesIO::write - .* is not writable|could not be opened: No such file"
+        ),
+    ),
+    FailureRule(
+        "casa-missing-path",
+        FailureKind.PERMANENT,
+        "Restore the named path (or remove its product), then: contimg retry TASK",
+        f"{_CASA}: an AssertionError",
+        exceptions=frozenset({"builtins.AssertionError"}),
+        text=re.compile(r"must be a path that exists"),
+    ),
+    FailureRule(
+        "casa-bad-parameter",
+        FailureKind.PERMANENT,
+        "Correct the named setting, restart the worker, then: contimg retry TASK",
+        f"{_CASA}: an AssertionError",
+        exceptions=frozenset({"builtins.AssertionError"}),
+        text=re.compile(r"unallowed value|must be of \w+ type"),
     ),
     FailureRule(
         "casa-selection",
@@ -126,4 +192,98 @@ STAGE_RULES: tuple[FailureRule, ...] = (
         _CASA,
         text=re.compile(r"No match found for|MSSelectionNullSelection"),
     ),
+    FailureRule(
+        "casa-image-parameters",
+        FailureKind.PERMANENT,
+        "Correct imaging.size_px or imaging.cell_arcsec, restart the worker, then retry.",
+        _CASA,
+        text=re.compile(r"Invalid Image Parameter set"),
+    ),
+    FailureRule(
+        "casa-leftover",
+        FailureKind.TRANSIENT,
+        "Nothing: a new attempt has an empty scratch folder. If it comes again, report it.",
+        _CASA,
+        text=re.compile(
+            r"Cannot open existing image|user does not want to remove it|File exists; skipping"
+        ),
+    ),
+    FailureRule(
+        "casa-permission",
+        FailureKind.PERMANENT,
+        "Correct owner or mode of the named path, then: contimg retry TASK",
+        f"{_CASA}: in the text alone, without an errno",
+        text=re.compile(r"Permission denied|Read-only file system|does not exist and cannot be cr"),
+    ),
+    FailureRule(
+        "casa-text-lock",
+        FailureKind.TRANSIENT,
+        "Nothing: another process holds the table; it is tried again.",
+        f"{_CASA}: in the text alone",
+        text=re.compile(r"acquiring lock on|Resource deadlock avoided"),
+    ),
+    FailureRule(
+        "casa-text-disk-full",
+        FailureKind.RESOURCE,
+        _FREE_SPACE,
+        f"{_CASA}, pyuvdata 3.2.8: write_ms names another error, write_uvh5 errno = 28",
+        text=re.compile(_DISK_FULL.pattern + r"|errno = 28\b"),
+    ),
+    FailureRule(
+        "casa-text-descriptors",
+        FailureKind.RESOURCE,
+        _DESCRIPTORS,
+        f"{_CASA}: in the text alone",
+        text=_TOO_MANY_FILES,
+    ),
+    FailureRule(
+        "casa-text-bad-table",
+        FailureKind.PERMANENT,
+        "A Measurement Set or caltable is damaged: remove its product, then: contimg retry TASK",
+        f"{_CASA}: in the text alone",
+        text=re.compile(
+            r"no magic value found|incorrect number of bytes read|[Tt]able .* does not exist"
+        ),
+    ),
+    FailureRule(
+        "casa-data",
+        FailureKind.PERMANENT,
+        "Install or update the package casadata; then: contimg doctor",
+        "domain notes, row 36",
+        text=re.compile(r"measurespath|leap second|IERS|Observatories", re.IGNORECASE),
+    ),
+)
+
+_UVH5_RULES: tuple[FailureRule, ...] = (
+    FailureRule(
+        "hdf5-damaged",
+        FailureKind.PERMANENT,
+        "Fetch the named sub-band file again (it is damaged or unfinished), then retry.",
+        _UVH5,
+        exceptions=frozenset({"builtins.OSError"}),
+        text=re.compile(r"file signature not found|truncated file"),
+    ),
+    FailureRule(
+        "uvh5-header",
+        FailureKind.PERMANENT,
+        "Fetch the sub-band file again: its header is damaged or unfinished.",
+        _UVH5,
+        exceptions=frozenset({"builtins.KeyError", "builtins.AttributeError"}),
+        text=re.compile(r"not found in|Unable to synchronously open object"),
+    ),
+    FailureRule(
+        "uvh5-mismatch",
+        FailureKind.PERMANENT,
+        "The sub-bands are not of one observation: look at their times and antennas.",
+        _UVH5,
+        exceptions=frozenset({"builtins.ValueError"}),
+        text=re.compile(r"Cannot combine objects|overlapping data|UVParameter .* does not match"),
+    ),
+)
+
+STAGE_RULES: tuple[FailureRule, ...] = (
+    *_OWN_ERRORS,
+    *_ENDS_OF_PROCESSES,
+    *_CASA_RULES,
+    *_UVH5_RULES,
 )

@@ -1,0 +1,134 @@
+"""Evidence: what is known about one failure, as JSON that can be kept and weighed later.
+
+It is taken from the error itself and from the process that failed; it holds no judgement. What
+it means is for the rules in ``failures.py``.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
+
+from absurd_contimg.core.records import Json
+
+_TRACEBACK_CHARACTERS_MAX = 8000
+"""The end of a traceback is kept: it names the error."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExceptionEvidence:
+    """One exception of a cause chain: the qualified names of its classes, subclass first."""
+
+    type_names: tuple[str, ...]
+    message: str
+    errno: int | None = None
+    implicit_links: int = 0
+    """How many steps on the way to it were not stated causes ("raise ... from") but what Python
+    notes by itself ("during handling of the above"): the more, the weaker its testimony."""
+
+    @classmethod
+    def of(cls, error: BaseException, implicit_links: int = 0) -> ExceptionEvidence:
+        """The evidence that an exception object gives."""
+        names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
+        code = error.errno if isinstance(error, OSError) else None
+        return cls(names, str(error), code, implicit_links)
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything known about one failure. All of it is JSON: it is kept in the history."""
+
+    exceptions: tuple[ExceptionEvidence, ...] = ()
+    """Outermost first; each later one is the cause of the one before."""
+    exit_code: int | None = None
+    """Of the child process, when it ended by itself."""
+    signal: int | None = None
+    """That ended the child process."""
+    casa_messages: tuple[str, ...] = ()
+    """What CASA logged as SEVERE, and what it or the C++ runtime printed when it ended."""
+    traceback: str | None = None
+
+    @classmethod
+    def of(cls, error: BaseException) -> Evidence:
+        """The evidence of an exception; an error that carries its own (`HasEvidence`) keeps it."""
+        chain = list(linked_chain(error))
+        for one, _ in chain:
+            if isinstance(one, HasEvidence):
+                return one.evidence
+        lines = "".join(traceback.format_exception(error))
+        return cls(
+            tuple(ExceptionEvidence.of(one, links) for one, links in chain),
+            traceback=lines[-_TRACEBACK_CHARACTERS_MAX:],
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """For the failure reason and for a child's report."""
+        return {
+            "exceptions": [
+                {
+                    "type_names": list(e.type_names),
+                    "message": e.message,
+                    "errno": e.errno,
+                    "implicit_links": e.implicit_links,
+                }
+                for e in self.exceptions
+            ],
+            "exit_code": self.exit_code,
+            "signal": self.signal,
+            "casa_messages": list(self.casa_messages),
+            "traceback": self.traceback,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        return cls(
+            exceptions=tuple(
+                ExceptionEvidence(
+                    tuple(e["type_names"]), e["message"], e["errno"], e.get("implicit_links", 0)
+                )
+                for e in data["exceptions"]
+            ),
+            exit_code=data["exit_code"],
+            signal=data["signal"],
+            casa_messages=tuple(data["casa_messages"]),
+            traceback=data["traceback"],
+        )
+
+
+@runtime_checkable
+class HasEvidence(Protocol):
+    """An error that knows more than its type and text, such as a child process that died."""
+
+    @property
+    def evidence(self) -> Evidence:
+        """What is known."""
+
+
+def cause_chain(error: BaseException) -> Iterator[BaseException]:
+    """The error and what caused it, outermost first.
+
+    Follows explicit causes, and implicit contexts unless suppressed; looks into exception
+    groups; meets each exception once.
+    """
+    return (one for one, _ in linked_chain(error))
+
+
+def linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:
+    """As `cause_chain`, each with the number of implicit contexts on the way to it."""
+    seen: set[int] = set()
+    waiting: list[tuple[BaseException, int]] = [(error, 0)]
+    while waiting:
+        one, links = waiting.pop(0)
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        yield one, links
+        if isinstance(one, BaseExceptionGroup):
+            waiting.extend((member, links) for member in one.exceptions)
+        if one.__cause__ is not None:
+            waiting.append((one.__cause__, links))
+        elif one.__context__ is not None and not one.__suppress_context__:
+            waiting.append((one.__context__, links + 1))

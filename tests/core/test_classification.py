@@ -1,0 +1,232 @@
+"""The failure table as a whole: every failure gets a verdict, and wrapping changes none."""
+
+from __future__ import annotations
+
+import errno
+import re
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
+from absurd_contimg.core.failures import Classifier, FailureKind, FailureRule
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.operations.failure_table import failure_table
+from absurd_contimg.operations.service import CLASSIFIER
+from absurd_contimg.stages import errors
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "failures.md"
+
+LISTED: tuple[type[Exception], ...] = (
+    *(ValueError, KeyError, TypeError, MemoryError, ConnectionResetError, TimeoutError),
+    *(errors.InputError, errors.CorruptInputError, errors.NoCalibratorError, errors.OutputError),
+)
+UNLISTED: tuple[type[Exception], ...] = (Exception, RuntimeError, StopAsyncIteration, EOFError)
+
+leaves = st.one_of(
+    st.sampled_from(LISTED).map(lambda kind: kind("x")),
+    st.sampled_from(sorted(errno.errorcode)).map(lambda code: OSError(code, "x")),
+    st.sampled_from(UNLISTED).map(lambda kind: kind("nothing to read here")),
+)
+
+
+def wrap(inner: Exception, how: str, outer: type[Exception]) -> Exception:
+    """The inner error as user code would hide it in another."""
+    try:
+        try:
+            raise inner
+        except Exception as caught:
+            if how == "cause":
+                raise outer("while working") from caught
+            if how == "context":
+                raise outer("while working")  # noqa: B904 - what users write
+            raise ExceptionGroup("several", [caught]) from None
+    except Exception as wrapped:
+        return wrapped
+
+
+@given(leaves, st.lists(st.tuples(st.sampled_from(["cause", "context", "group"]),
+                                  st.sampled_from(UNLISTED)), max_size=5))  # fmt: skip
+def test_verdict_does_not_depend_on_the_wrapping(
+    leaf: Exception, wrappings: list[tuple[str, type[Exception]]]
+) -> None:
+    """However deep and in whatever way an error is hidden in unlisted ones."""
+    plain = CLASSIFIER.classify(Evidence.of(leaf))
+    error = leaf
+    for how, outer in wrappings:
+        error = wrap(error, how, outer)
+    assert CLASSIFIER.classify(Evidence.of(error)) == plain
+
+
+@given(
+    st.builds(
+        Evidence,
+        exceptions=st.lists(
+            st.builds(
+                ExceptionEvidence,
+                type_names=st.lists(st.text(), max_size=3).map(tuple),
+                message=st.text(),
+                errno=st.none() | st.integers(),
+                implicit_links=st.integers(0, 3),
+            ),
+            max_size=3,
+        ).map(tuple),
+        exit_code=st.none() | st.integers(),
+        signal=st.none() | st.sampled_from(list(signal.Signals)).map(int),
+        casa_messages=st.lists(st.text(), max_size=3).map(tuple),
+    )
+)
+def test_classification_is_total_and_evidence_survives_its_json(evidence: Evidence) -> None:
+    """Any evidence at all gets a kind, a rule and an advice; as JSON it gets the same."""
+    verdict = CLASSIFIER.classify(evidence)
+    assert verdict.kind in FailureKind
+    assert verdict.advice
+    assert CLASSIFIER.classify(Evidence.from_json(evidence.to_json())) == verdict
+
+
+@given(st.permutations(("builtins.LookupError", "builtins.KeyError", "builtins.Exception")))
+def test_subclass_counts_before_its_class(order: list[str]) -> None:
+    """In whatever order the table lists them."""
+    rules = [
+        FailureRule(name, FailureKind.PERMANENT, "a", "s", exceptions=frozenset({name}))
+        for name in order
+    ]
+    assert Classifier(rules).classify(Evidence.of(KeyError("x"))).rule_id == "builtins.KeyError"
+    assert Classifier(rules).classify(Evidence.of(IndexError())).rule_id == "builtins.LookupError"
+    assert Classifier(rules).classify(Evidence.of(OSError())).rule_id == "builtins.Exception"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (FileNotFoundError(errno.ENOENT, "gone"), FailureKind.PERMANENT),
+        (PermissionError(errno.EACCES, "not yours"), FailureKind.PERMANENT),
+        (OSError(errno.ENOSPC, "full"), FailureKind.RESOURCE),
+        (OSError(errno.EDQUOT, "quota"), FailureKind.RESOURCE),
+        (TimeoutError("slow"), FailureKind.TRANSIENT),
+    ],
+)
+def test_os_errors_that_the_old_classifier_retried_alike(error: OSError, kind: FailureKind) -> None:
+    """They are all `OSError`; what they deserve is in their errno."""
+    assert CLASSIFIER.classify(Evidence.of(error)).kind is kind
+
+
+def test_error_being_handled_is_no_cause() -> None:
+    """A missing cache file led to a download that failed: the network decides."""
+    try:
+        try:
+            raise FileNotFoundError(errno.ENOENT, "no cache")
+        except FileNotFoundError:
+            raise ConnectionResetError(errno.ECONNRESET, "server gone")  # noqa: B904
+    except ConnectionResetError as error:
+        assert CLASSIFIER.classify(Evidence.of(error)).rule_id == "connection"
+
+
+def test_full_disk_in_casas_log_counts_before_the_check_that_noticed() -> None:
+    """Conflicting evidence: exportfits said nothing, the check found a cut file, the log knows."""
+    cut = ExceptionEvidence.of(errors.OutputError("image.fits is truncated"))
+    said = "BlockIO::write: Error writing record"
+    assert CLASSIFIER.classify(Evidence((cut,))).kind is FailureKind.TRANSIENT
+    verdict = CLASSIFIER.classify(Evidence((cut,), casa_messages=(said,)))
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "silent-disk-full")
+
+
+CASA_SAYS = [
+    ("RuntimeError", "Table /d/nope.ms does not exist", "casa-text-bad-table"),
+    (
+        "AssertionError",
+        "the vis parameter must be a path that exists ('n.ms')",
+        "casa-missing-path",
+    ),
+    ("AssertionError", "{'calmode': ['unallowed value zz']}", "casa-bad-parameter"),
+    ("AssertionError", "{'minsnr': ['must be of cFloat type']}", "casa-bad-parameter"),
+    ("RuntimeError", 'Antenna Expression: No match found for token(s) "NO"', "casa-selection"),
+    (
+        "RuntimeError",
+        "MSSelectionNullSelection : The selected table has zero rows",
+        "casa-selection",
+    ),
+    ("RuntimeError", "Invalid Image Parameter set : Error in converting", "casa-image-parameters"),
+    ("RuntimeError", "Error in making PSF : Cannot open existing image : ei.psf", "casa-leftover"),
+    ("RuntimeError", "Directory::create error on /ro/x.psf: Permission denied", "casa-permission"),
+    (
+        "RuntimeError",
+        "FilebufIO::readBlock - incorrect number of bytes read",
+        "casa-text-bad-table",
+    ),
+    (
+        "RuntimeError",
+        "AipsIO::getNextType: /d/table.dat - no magic value found",
+        "casa-text-bad-table",
+    ),
+    (
+        "RuntimeError",
+        "RegularFileIO: error in open of file: Too many open files",
+        "casa-text-descriptors",
+    ),
+    (
+        "RuntimeError",
+        "Error (Resource deadlock avoided) when acquiring lock on x",
+        "casa-text-lock",
+    ),
+    ("RuntimeError", "FiledesIO::write - write error in file /d/table.f22", "casa-text-disk-full"),
+    (
+        "RuntimeError",
+        "Disable slist on flush dest failure failed (errno = 28)",
+        "casa-text-disk-full",
+    ),
+    ("OSError", "Unable to synchronously open file (file signature not found)", "hdf5-damaged"),
+    ("OSError", "Unable to synchronously open file (truncated file: eof = 9)", "hdf5-damaged"),
+    ("KeyError", "freq_array not found in /Header", "uvh5-header"),
+    ("AttributeError", "time_array not found in Header", "uvh5-header"),
+    ("ValueError", "These objects have overlapping data and cannot be combined.", "uvh5-mismatch"),
+    ("OperationalError", "database is locked", "database-locked"),
+    ("OperationalError", "no such column: error_message", "database-schema"),
+]
+
+
+@pytest.mark.parametrize(("name", "message", "rule_id"), CASA_SAYS)
+def test_messages_as_observed(name: str, message: str, rule_id: str) -> None:
+    """The words of casatasks 6.7, pyuvdata 3.2 and sqlite3, in an exception without an errno."""
+    one = ExceptionEvidence((f"builtins.{name}", "builtins.Exception"), message)
+    assert CLASSIFIER.classify(Evidence((one,))).rule_id == rule_id
+
+
+@pytest.mark.parametrize(
+    ("number", "said", "rule_id"),
+    [
+        (
+            signal.SIGABRT,
+            "what(): write error for file x: No space left on device",
+            "abort-disk-full",
+        ),
+        (signal.SIGABRT, "terminate called after std::bad_alloc", "abort-memory"),
+        (signal.SIGABRT, "double free or corruption (!prev)", "crashed"),
+        (signal.SIGSEGV, "", "crashed"),
+        (signal.SIGBUS, "", "crashed"),
+        (signal.SIGKILL, "", "killed"),
+        (signal.SIGXFSZ, "", "file-too-large"),
+    ],
+)
+def test_ends_of_a_process(number: signal.Signals, said: str, rule_id: str) -> None:
+    """A signal alone says little; together with what was printed it says enough."""
+    evidence = Evidence(signal=int(number), casa_messages=(said,))
+    assert CLASSIFIER.classify(evidence).rule_id == rule_id
+
+
+def test_every_rule_says_what_to_do_and_where_it_was_seen() -> None:
+    for rule in CLASSIFIER.rules:
+        assert re.fullmatch(r"[a-z0-9-]+", rule.id)
+        assert rule.advice.endswith((".", "TASK", "GROUP", "doctor")), rule.id
+        assert rule.source
+        assert rule.sorts_of_evidence(), rule.id
+
+
+def test_document_is_the_table() -> None:
+    """``docs/failures.md`` is written from the code; write it anew when this fails."""
+    written = DOCUMENT.read_text(encoding="utf-8")
+    expected = failure_table(CLASSIFIER.rules, RetryPolicy())
+    assert written == expected, "contimg failures --markdown > docs/failures.md"
