@@ -1,0 +1,277 @@
+"""Random failure plans on the emulator: each kind gets its budget and not one try more."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.context import STEPS_CHANGED, TaskContext
+from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failures import RetryHook
+from absurd_contimg.core.records import History
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+
+QUEUE = "dsa110-pipeline"
+POLICY = RetryPolicy(backoff_first_seconds=0.0, park_seconds=0.0, park_limit=6)
+STEPS = ("convert", "image")
+
+FAILURES: dict[str, Exception] = {
+    "transient": ConnectionResetError("reset"),
+    "unknown": RuntimeError("never seen"),
+    "permanent": ValueError("negative"),
+    "disk": OSError(errno.ENOSPC, "full"),
+    "memory": MemoryError("8 GB"),
+}
+
+
+def worker_for(backend: Backend, handler: Any, **more: Any) -> Worker:
+    registry = TaskRegistry()
+    registry.add("task", handler)
+    strict = more.pop("strict_steps", False)
+    options = WorkerSettings(
+        QUEUE, "worker-1", poll_interval_seconds=0.001, grace_seconds=0.0, strict_steps=strict
+    )
+    return Worker(backend, registry, options, policy=more.pop("policy", POLICY), **more)
+
+
+class Plan:
+    """What each start of each step meets: a failure, an interruption, or (at the end) success."""
+
+    def __init__(self, plans: dict[str, Sequence[str]]) -> None:
+        self.plans = plans
+        self.met: dict[str, list[str]] = {step: [] for step in STEPS}
+        self.worker: Worker | None = None
+
+    async def __call__(self, params: Any, ctx: TaskContext) -> str:
+        for step in STEPS:
+            await ctx.tracked_step(step, lambda start, step=step: self.work(step))  # type: ignore[misc]
+        return "done"
+
+    async def work(self, step: str) -> None:
+        position = len(self.met[step])
+        what = self.plans[step][position] if position < len(self.plans[step]) else "success"
+        self.met[step].append(what)
+        if what == "interruption":
+            assert self.worker is not None
+            self.worker.stop()
+            await asyncio.Event().wait()
+        if what in FAILURES:
+            raise FAILURES[what]
+
+
+def expected(plan: Sequence[str]) -> tuple[list[str], bool]:
+    """What one step meets by the rules of the house, and whether it ends well: an oracle."""
+    counts = dict.fromkeys(FAILURES, 0)
+    for number, what in enumerate(plan, 1):
+        if what not in FAILURES:
+            continue
+        counts[what] += 1
+        parked = counts["disk"] + counts["memory"]
+        over = {
+            "transient": counts["transient"] >= POLICY.transient_attempts,
+            "unknown": counts["unknown"] >= POLICY.unknown_attempts,
+            "permanent": True,
+            "disk": parked > POLICY.park_limit,
+            "memory": parked > POLICY.park_limit or counts["memory"] > 3,
+        }
+        if over[what]:
+            return list(plan[:number]), False
+    return [*plan, "success"], True
+
+
+async def carry_out(plan: Plan) -> History:
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    task = await backend.spawn_task(QUEUE, "task", None)
+    for _ in range(40):
+        plan.worker = worker_for(backend, plan)
+        await plan.worker.run(until_idle=True)
+        history = await backend.history(QUEUE, task.task_id)
+        assert history is not None
+        if history.task.state in ("completed", "failed"):
+            return history
+    raise AssertionError(f"not ended: {plan.met}")
+
+
+plans = st.lists(st.sampled_from([*FAILURES, "interruption"]), max_size=8)
+
+
+@settings(deadline=None, max_examples=60)
+@given(plans, plans)
+def test_every_kind_gets_its_budget_and_interruptions_cost_nothing(
+    convert: list[str], image: list[str]
+) -> None:
+    """Permanent failures are never retried, transient ones never beyond their budget."""
+    plan = Plan({"convert": convert, "image": image})
+    history = asyncio.run(carry_out(plan))
+    met, well = expected(convert)
+    assert plan.met["convert"] == met
+    if well:
+        met, well = expected(image)
+        assert plan.met["image"] == met
+    assert (history.task.state == "completed") is well
+    met_in_all = [one for step in STEPS for one in plan.met[step]]
+    retried = sum(one in ("transient", "unknown") for one in met_in_all[:-1])
+    assert len(history.runs) == 1 + retried
+
+
+async def story(backend: Backend, handler: Any, **more: Any) -> History:
+    task = await backend.spawn_task(QUEUE, "task", None)
+    await worker_for(backend, handler, **more).run(until_idle=True)
+    history = await backend.history(QUEUE, task.task_id)
+    assert history is not None
+    return history
+
+
+async def test_operators_retry_has_a_full_budget(backend: Backend) -> None:
+    """What failed before the operator said "again" no longer counts."""
+    ran: list[int] = []
+
+    async def handler(params: Any, ctx: TaskContext) -> None:
+        ran.append(ctx.attempt)
+        raise ConnectionResetError("reset")
+
+    history = await story(backend, handler)
+    assert ran == [1, 2, 3]
+    await backend.retry_task(QUEUE, history.task.task_id, {"max_attempts": 100})
+    await worker_for(backend, handler).run(until_idle=True)
+    assert ran == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("answer", "tries", "kind"),
+    [
+        (True, 3, "transient"),
+        (False, 1, "permanent"),
+        (0.0, 3, "transient"),
+        (timedelta(0), 3, "transient"),
+        (None, 2, "unknown"),
+    ],
+)
+async def test_users_hook_has_the_first_word(
+    backend: Backend, answer: Any, tries: int, kind: str
+) -> None:
+    """Yes, no, a delay, or nothing; and even yes is bounded."""
+    seen: list[Evidence] = []
+
+    def hook(evidence: Evidence) -> Any:
+        seen.append(evidence)
+        return answer
+
+    history = await story(backend, fail_strangely, retry_hook=hook)
+    assert [run.failure_reason["kind"] for run in history.runs] == [kind] * tries  # type: ignore[index,call-overload]
+    assert seen[0].exceptions[0].message == "never seen"
+
+
+async def test_broken_hook_leaves_the_decision_to_the_table(backend: Backend) -> None:
+    def hook(evidence: Evidence) -> bool:
+        raise LookupError("a bug in the hook")
+
+    broken: RetryHook = hook
+    history = await story(backend, fail_strangely, retry_hook=broken)
+    assert len(history.runs) == 2
+    assert history.task.state == "failed"
+
+
+async def fail_strangely(params: Any, ctx: TaskContext) -> None:
+    raise RuntimeError("never seen")
+
+
+async def test_delay_of_the_hook_is_kept(backend: Backend) -> None:
+    history = await story(backend, fail_strangely, retry_hook=lambda evidence: 3600.0)
+    failed, waiting = history.runs
+    assert failed.failed_at is not None
+    waits = waiting.available_at - failed.failed_at
+    assert timedelta(seconds=3590) < waits <= timedelta(seconds=3600)
+
+
+async def test_parking_outside_a_tracked_step_is_bounded(backend: Backend) -> None:
+    """A handler written for the SDK has no tracked steps; it must not be parked for ever."""
+    tries = 0
+
+    async def handler(params: Any, ctx: TaskContext) -> None:
+        nonlocal tries
+        tries += 1
+        raise OSError(errno.ENOSPC, "full")
+
+    history = await story(backend, handler)
+    assert (tries, history.task.state) == (POLICY.park_limit + 1, "failed")
+
+
+async def test_shortage_can_be_set_to_fail(backend: Backend) -> None:
+    async def handler(params: Any, ctx: TaskContext) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    history = await story(backend, handler, policy=RetryPolicy(park_limit=0))
+    assert history.task.state == "failed"
+
+
+# -- steps that change between attempts ----------------------------------------------------
+
+
+def changing(first: Sequence[str], later: Sequence[str]) -> Any:
+    """A handler whose steps are `first`, then a failure, and `later` from then on."""
+
+    async def handler(params: Any, ctx: TaskContext) -> list[Any]:
+        names = first if ctx.attempt == 1 else later
+        got = [await ctx.step(name, value(f"{name} {place}")) for place, name in enumerate(names)]
+        if ctx.attempt == 1:
+            raise ConnectionResetError("reset")
+        return got
+
+    return handler
+
+
+def value(text: str) -> Any:
+    async def give() -> str:
+        return text
+
+    return give
+
+
+CHANGES = [
+    (("load", "save"), ("load", "store"), "'store' has no checkpoint"),
+    (("load", "save", "load"), ("load", "load", "save"), "'load#2' was completed later"),
+    (("load", "save"), ("load",), "ended without asking for: 'save'"),
+    (("load", "save"), ("check", "load", "save"), "'check' has no checkpoint"),
+]
+
+
+@pytest.mark.parametrize(("first", "later", "says"), CHANGES)
+async def test_changed_steps_are_reported(
+    backend: Backend, first: Sequence[str], later: Sequence[str], says: str
+) -> None:
+    """Renamed, reordered, removed or inserted: the task goes on, and its history tells."""
+    history = await story(backend, changing(first, later))
+    assert history.task.state == "completed"
+    states = {one.checkpoint_name: one.state for one in history.checkpoints}
+    assert says in states[STEPS_CHANGED]["difference"]  # type: ignore[index,call-overload,operator]
+
+
+@pytest.mark.parametrize(("first", "later", "says"), CHANGES)
+async def test_changed_steps_can_fail_the_task(
+    backend: Backend, first: Sequence[str], later: Sequence[str], says: str
+) -> None:
+    """Before a value of another step is handed out."""
+    history = await story(backend, changing(first, later), strict_steps=True)
+    assert history.task.state == "failed"
+    assert history.runs[-1].failure_reason["rule"] == "steps-changed"  # type: ignore[index,call-overload]
+    assert says in history.runs[-1].failure_reason["message"]  # type: ignore[index,call-overload,operator]
+
+
+async def test_unchanged_steps_are_not_reported(backend: Backend) -> None:
+    """Also where more steps follow in a later attempt."""
+    history = await story(backend, changing(("a", "b", "a"), ("a", "b", "a", "c")))
+    assert STEPS_CHANGED not in {one.checkpoint_name for one in history.checkpoints}
+    assert history.task.completed_payload == ["a 0", "b 1", "a 2", "c 3"]
