@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.schema import install_schema
+
+sys.path.append(str(Path(__file__).parent))
+from small_disk import mounted
 
 _TEMPLATE = "absurd_template"
 
@@ -40,6 +45,14 @@ def database_url(new_database: Callable[[], str]) -> str:
     return new_database()
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MB."""
+    with mounted(tmp_path / "disk") as folder:
+        yield folder
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often to kill; the campaigns that were reported used more than the test command."""
     parser.addoption("--kills", type=int, default=2, help="random kills of the real pipeline")
+    parser.addoption("--fault-runs", type=int, default=1, help="runs of each injected fault")

@@ -8,7 +8,7 @@ task with a ``max_attempts`` or a retry strategy of his own keeps them: then Abs
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
@@ -41,6 +41,11 @@ class Settlement:
     delay_seconds: float | None = None
 
 
+OnFailure = Callable[[ClaimedTask, Settlement, Mapping[str, Json]], Awaitable[None]]
+"""Told, with the failure reason, before a task is failed for good; may be told again of the same
+failure. What it raises is logged and changes nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settler:
     """Decides and carries out what a failure deserves."""
@@ -51,6 +56,7 @@ class Settler:
     policy: RetryPolicy
     worker_id: str
     hook: RetryHook | None = None
+    on_failure: OnFailure | None = None
 
     async def settle(
         self, claimed: ClaimedTask, ctx: TaskContext | None, lease: Lease, error: Exception
@@ -75,8 +81,20 @@ class Settler:
             **_details_of(error),
         }
         reason = failure_reason(error, verdict, details)
+        if settlement.action == "failed":
+            await self._tell(claimed, settlement, reason)
         await lease.insist(lambda: self._carry_out(claimed, settlement, reason))
         return settlement
+
+    async def _tell(
+        self, claimed: ClaimedTask, settlement: Settlement, reason: Mapping[str, Json]
+    ) -> None:
+        if self.on_failure is None:
+            return
+        try:
+            await self.on_failure(claimed, settlement, reason)
+        except Exception:  # noqa: BLE001 - whatever a listener raises: the task fails all the same
+            _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
 
     def _judge(self, evidence: Evidence) -> Verdict:
         """The user's word where there is one, else the table's."""

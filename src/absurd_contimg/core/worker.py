@@ -30,7 +30,7 @@ from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier,
 from absurd_contimg.core.lease import Lease, while_leased
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.core.settle import Settler
+from absurd_contimg.core.settle import OnFailure, Settler
 from absurd_contimg.core.tasks import Handler, TaskRegistry
 
 _log = logging.getLogger(__name__)
@@ -82,6 +82,8 @@ class Worker:
     """Asked before each claim; False leaves the queue to others (a full disk, say)."""
     retry_hook: RetryHook | None = None
     """A user's own word on each failure, before that of the table."""
+    on_failure: OnFailure | None = None
+    """Told before a task is failed for good."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
     _claim_unanswered: bool = field(default=False, init=False)
@@ -269,6 +271,7 @@ class Worker:
             self.policy,
             self.settings.worker_id,
             self.retry_hook,
+            self.on_failure,
         )
         try:
             settlement = await settler.settle(claimed, ctx, lease, error)

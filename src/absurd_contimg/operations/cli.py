@@ -27,13 +27,15 @@ from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.operations.database import database_url as find_database
 from absurd_contimg.operations.database import initialise, open_backend
+from absurd_contimg.operations.disk_guard import worker_notes
 from absurd_contimg.operations.failure_table import failure_table
 from absurd_contimg.operations.history_view import history_tables, tasks_table
 from absurd_contimg.operations.progress import watch
+from absurd_contimg.operations.quarantine import quarantined, release, retry_failed
 from absurd_contimg.operations.settings import VARIABLES, Settings, known_settings, load_settings
 from absurd_contimg.operations.spawning import Spawned, parse_calibrator, spawn_groups
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.errors import MissingInputError, SettingError, StageError
+from absurd_contimg.stages.errors import MissingInputError, StageError
 
 _T = TypeVar("_T")
 
@@ -45,6 +47,8 @@ app = typer.Typer(
 )
 database_app = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(database_app, name="db")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Groups whose data are not fit for use.")
+app.add_typer(quarantine_app, name="quarantine")
 
 console = Console()
 error_console = Console(stderr=True)
@@ -237,6 +241,10 @@ def status(
         )
     if stats.expired_leases:
         console.print(f"[yellow]{stats.expired_leases} leases expired, not yet taken up[/]")
+    for note in worker_notes(settings.pipeline.paths.state_dir):
+        if note["reason"]:
+            console.print(f"[yellow]worker {note['worker']} since {note['since']}:[/] ", end="")
+            console.print(str(note["reason"]), markup=False, highlight=False, soft_wrap=True)
     console.print(tasks_table(histories))
 
 
@@ -278,13 +286,7 @@ def retry(
     settings = _state.settings()
 
     async def again(backend: Backend) -> str:
-        found = await _find(backend, settings, task)
-        if found.task.state != "failed":
-            raise SettingError(
-                f"Task {found.task.task_id} is {found.task.state}, not failed.",
-                "Only a failed task can be retried.",
-            )
-        spawned = await backend.retry_task(settings.queue_name, found.task.task_id)
+        spawned = await retry_failed(backend, await _find(backend, settings, task))
         return f"Task {spawned.task_id} will run again, attempt {spawned.attempt}."
 
     console.print(_with_backend(settings, again), highlight=False)
@@ -357,6 +359,39 @@ def demo(
 
     if not asyncio.run(run_demo(folder.absolute(), console)):
         raise typer.Exit(1)
+
+
+# -- quarantine -----------------------------------------------------------------------------
+
+
+@quarantine_app.command("list")
+def quarantine_list() -> None:
+    """List the groups whose data are not fit for use, and why."""
+    registry = Registry(_state.settings().registry_url)
+    try:
+        table = Table("group", "reason", box=None)
+        for group in quarantined(registry):
+            table.add_row(group.group_id, escape(group.reason or ""))
+    finally:
+        registry.close()
+    console.print(table)
+
+
+@quarantine_app.command("release")
+def quarantine_release(group: Annotated[str, typer.Argument(help="The group's name.")]) -> None:
+    """Run the task of a quarantined group again, after its cause has been removed."""
+    settings = _state.settings()
+
+    async def again(backend: Backend) -> str:
+        registry = Registry(settings.registry_url)
+        try:
+            found = await _find(backend, settings, group)
+            spawned = await release(backend, registry, group, found)
+        finally:
+            registry.close()
+        return f"Task {spawned.task_id} will run again, attempt {spawned.attempt}."
+
+    console.print(_with_backend(settings, again), highlight=False)
 
 
 # -- database -------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from dataclasses import replace
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
@@ -12,6 +13,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.operations.database import open_backend
+from absurd_contimg.operations.disk_guard import DiskGuard, Watermarks
 from absurd_contimg.operations.settings import Settings
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.casa import casa_environment
@@ -19,7 +21,7 @@ from absurd_contimg.stages.executor import IsolatedStageExecutor
 from absurd_contimg.stages.failures import STAGE_RULES
 from absurd_contimg.stages.orchestrator import resolve_order, standard_imaging_stages
 from absurd_contimg.stages.runner import StageRunner, prepare_folders
-from absurd_contimg.stages.scratch import Janitor, ScratchOwner
+from absurd_contimg.stages.scratch import Janitor, ScratchOwner, safe_name
 from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams, PipelineWorkflow
 
 _log = logging.getLogger(__name__)
@@ -29,7 +31,11 @@ CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
 
 
 def make_worker(
-    backend: Backend, settings: Settings, registry: Registry, scratch: ScratchOwner
+    backend: Backend,
+    settings: Settings,
+    registry: Registry,
+    scratch: ScratchOwner,
+    guard: DiskGuard,
 ) -> Worker:
     """A worker that runs the pipeline's tasks."""
     runner = StageRunner(
@@ -53,8 +59,24 @@ def make_worker(
             grace_seconds=settings.grace_seconds,
         ),
         CLASSIFIER,
-        RetryPolicy(transient_attempts=settings.transient_attempts),
+        make_policy(settings),
+        guard.ready_to_claim,
+        on_failure=workflow.note_failure,
     )
+
+
+def make_policy(settings: Settings) -> RetryPolicy:
+    """The budgets of the settings."""
+    policy = RetryPolicy(transient_attempts=settings.transient_attempts)
+    return policy if settings.on_shortage == "park" else replace(policy, park_limit=0)
+
+
+def make_guard(settings: Settings) -> DiskGuard:
+    """The disk guard of this worker."""
+    paths = settings.pipeline.paths
+    marks = Watermarks(settings.disk_warn_gb, settings.disk_critical_gb)
+    name = safe_name(settings.worker_id)
+    return DiskGuard(name, (paths.output_dir, paths.scratch_dir), paths.state_dir, marks)
 
 
 async def serve(settings: Settings, until_idle: bool = False) -> None:
@@ -69,13 +91,15 @@ async def serve(settings: Settings, until_idle: bool = False) -> None:
         for swept in Janitor(scratch_dir).sweep():
             _log.info("swept what a dead process left in scratch: %s", swept)
         registry = Registry(settings.registry_url)
+        guard = make_guard(settings)
         try:
             async with open_backend(settings) as backend:
-                worker = make_worker(backend, settings, registry, scratch)
+                worker = make_worker(backend, settings, registry, scratch, guard)
                 loop = asyncio.get_running_loop()
                 for one in (signal.SIGTERM, signal.SIGINT):
                     loop.add_signal_handler(one, worker.stop)
                 _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
                 await worker.run(until_idle)
         finally:
+            guard.close()
             registry.close()

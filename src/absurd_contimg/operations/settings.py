@@ -47,6 +47,12 @@ def _station(text: str) -> list[str]:
     return [f"DSA{int(text):03d}" if text.isdecimal() else text]
 
 
+def _shortage(text: str) -> str:
+    if text not in ("park", "fail"):
+        raise SettingError(f"CONTIMG_ON_SHORTAGE is {text!r}.", "It must be park or fail.")
+    return text
+
+
 VARIABLES: Mapping[str, _Variable] = {
     "ABSURD_DATABASE_URL": _Variable(
         "database_url", "Postgres to use; without it an embedded server in the state folder"
@@ -64,6 +70,17 @@ VARIABLES: Mapping[str, _Variable] = {
     ),
     "ABSURD_MAX_RETRIES": _Variable(
         "transient_attempts", "tries of a stage that fails for passing reasons", int
+    ),
+    "CONTIMG_DISK_WARN_GB": _Variable(
+        "disk_warn_gb",
+        "free space below which a worker warns (100, at most 5 % of the disk)",
+        float,
+    ),
+    "CONTIMG_DISK_CRITICAL_GB": _Variable(
+        "disk_critical_gb", "free space below which it claims nothing (20, at most 2 %)", float
+    ),
+    "CONTIMG_ON_SHORTAGE": _Variable(
+        "on_shortage", "park or fail what meets a full disk or short memory", _shortage
     ),
     "PIPELINE_INPUT_DIR": _Variable("input_dir", "where sub-band files arrive"),
     "PIPELINE_OUTPUT_DIR": _Variable("output_dir", "where products go"),
@@ -101,6 +118,11 @@ class Settings:
     claim_timeout_seconds: int = 60
     grace_seconds: float = 10.0
     transient_attempts: int = 3
+    disk_warn_gb: float | None = None
+    """None: as `operations.disk_guard.Watermarks` says."""
+    disk_critical_gb: float | None = None
+    on_shortage: str = "park"
+    """``park`` or ``fail``: what becomes of work that meets a full disk or short memory."""
 
     @property
     def embedded_folder(self) -> Path:

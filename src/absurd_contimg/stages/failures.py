@@ -12,6 +12,9 @@ import signal
 from absurd_contimg.core.failures import FailureKind, FailureRule
 from absurd_contimg.stages import errors, executor
 
+DATA_QUALITY_RULE = "data-quality"
+"""The rule whose failures end in quarantine."""
+
 _CASA = "observed, casatasks 6.7.0.31"
 _UVH5 = "observed, pyuvdata 3.2.8 and h5py"
 _OURS = "raised by a stage's own checks"
@@ -69,7 +72,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         decisive=True,
     ),
     FailureRule(
-        "data-quality",
+        DATA_QUALITY_RULE,
         FailureKind.PERMANENT,
         "The same data fail again. contimg quarantine list; after a remedy: release GROUP",
         _OURS,

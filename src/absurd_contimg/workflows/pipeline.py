@@ -16,12 +16,14 @@ from absurd_sdk import TimeoutError as EventTimeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import Json, SpawnOptions
+from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
+from absurd_contimg.core.settle import Settlement
 from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.stages.base import PipelineStage
 from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.stages.failures import DATA_QUALITY_RULE
 from absurd_contimg.stages.runner import Fence, StageResult
 
 TASK_NAME = "pipeline"
@@ -138,6 +140,21 @@ class PipelineWorkflow:
             "outputs": dict(context.outputs),
             "config_ref": context.config.reference(),
         }
+
+    async def note_failure(
+        self, claimed: ClaimedTask, settlement: Settlement, reason: Mapping[str, Json]
+    ) -> None:
+        """For `Worker.on_failure`: enter into the registry how the group ends, and why.
+
+        Data that are not good enough end in quarantine, everything else as failed.
+        """
+        params = claimed.params
+        if claimed.task_name != TASK_NAME or not isinstance(params, Mapping):
+            return
+        unfit = settlement.verdict.rule_id == DATA_QUALITY_RULE
+        status = GroupStatus.QUARANTINED if unfit else GroupStatus.FAILED
+        group_id, why = str(params.get("group_id")), str(reason.get("message"))
+        await asyncio.to_thread(self.registry.set_group_status, group_id, status, why)
 
     def _step(
         self, stage: PipelineStage, context: PipelineContext, ctx: TaskContext

@@ -1,0 +1,122 @@
+"""The disk guard: a worker claims no new work while its file systems are nearly full.
+
+Below the critical mark a claimed run would only fail and be parked. The guard is asked before
+each claim, so claiming resumes by itself. What it last found is written to
+``<state>/workers/<worker>.json`` whenever it changes, and ``contimg status`` shows it: the worker
+has no other way to tell somebody who looks from outside why it does nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+_GB = 1e9
+_CRITICAL_GB, _CRITICAL_SHARE = 20.0, 0.02
+_WARN_GB, _WARN_SHARE = 100.0, 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Watermarks:
+    """Free space, in GB (1e9 bytes), below which to warn and below which to claim nothing.
+
+    Left at None, a mark is the hardening guide's (warn 100 GB, critical 20 GB), but no more than
+    5 % and 2 % of the file system: on the telescope's disks the guide's figures hold, and a
+    laptop with a 250 GB disk still works down to 5 GB. The mark is a backstop; each stage's
+    own need is reserved before it starts.
+    """
+
+    warn_gb: float | None = None
+    critical_gb: float | None = None
+
+    def warn_bytes(self, total: int) -> float:
+        """The warning mark on a file system of that many bytes."""
+        return _mark(self.warn_gb, _WARN_GB, _WARN_SHARE, total)
+
+    def critical_bytes(self, total: int) -> float:
+        """The critical mark on a file system of that many bytes."""
+        return _mark(self.critical_gb, _CRITICAL_GB, _CRITICAL_SHARE, total)
+
+
+def _mark(given: float | None, most_gb: float, share: float, total: int) -> float:
+    return given * _GB if given is not None else min(most_gb * _GB, share * total)
+
+
+@dataclass(slots=True)
+class DiskGuard:
+    """Whether a worker may claim, by the free space of the folders that it writes to."""
+
+    worker_id: str
+    folders: Sequence[Path]
+    state_dir: Path
+    watermarks: Watermarks = field(default_factory=Watermarks)
+    _said: tuple[bool, str] | None = field(default=None, init=False)
+
+    async def ready_to_claim(self) -> bool:
+        """For `Worker.ready_to_claim`; notes and logs each change."""
+        ready, reason = await asyncio.to_thread(self.look)
+        if (ready, _without_figures(reason)) != self._said:
+            self._said = ready, _without_figures(reason)
+            (_log.info if ready and not reason else _log.warning)(
+                "%s", reason or f"worker {self.worker_id}: there is space to work"
+            )
+            await asyncio.to_thread(self._write, ready, reason)
+        return ready
+
+    def look(self) -> tuple[bool, str]:
+        """Whether there is space enough, and what to say about it (nothing if all is well)."""
+        warning = ""
+        for folder in self.folders:
+            usage = shutil.disk_usage(folder)
+            critical = self.watermarks.critical_bytes(usage.total)
+            warn = self.watermarks.warn_bytes(usage.total)
+            if usage.free < critical:
+                return False, (
+                    f"{folder} is nearly full: no new work is claimed below {critical / _GB:.1f} "
+                    f"GB, {usage.free / _GB:.1f} GB are free. Remove old products, or lower "
+                    "CONTIMG_DISK_CRITICAL_GB."
+                )
+            if usage.free < warn:
+                warning = (
+                    f"{folder} is filling up: below the {warn / _GB:.1f} GB of "
+                    f"CONTIMG_DISK_WARN_GB, {usage.free / _GB:.1f} GB are free."
+                )
+        return True, warning
+
+    def close(self) -> None:
+        """Take the note away: the worker has ended."""
+        self._path.unlink(missing_ok=True)
+
+    @property
+    def _path(self) -> Path:
+        return self.state_dir / "workers" / f"{self.worker_id}.json"
+
+    def _write(self, ready: bool, reason: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._path.with_suffix(f".{os.getpid()}")
+        since = datetime.now(UTC).isoformat(timespec="seconds")
+        note = {"worker": self.worker_id, "claims": ready, "reason": reason, "since": since}
+        partial.write_text(json.dumps(note), encoding="utf-8")
+        partial.rename(self._path)
+
+
+def _without_figures(reason: str) -> str:
+    """What must change for a new note: not the free space alone, which changes all the time."""
+    return reason.partition(":")[0]
+
+
+def worker_notes(state_dir: Path) -> list[Mapping[str, object]]:
+    """What workers last noted about their disks, by worker; a dead worker's note may be left."""
+    notes = []
+    for path in sorted((state_dir / "workers").glob("*.json")):
+        notes.append(json.loads(path.read_text(encoding="utf-8")))
+    return notes

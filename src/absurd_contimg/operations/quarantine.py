@@ -1,0 +1,65 @@
+"""Groups whose data are not fit for use: which, why, and back into the queue.
+
+A group is quarantined when its task has failed because of the quality of its data; trying again
+with the same data would fail again. A person who has removed the cause releases it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import History, SpawnedTask
+from absurd_contimg.registry import Group, GroupStatus, Registry
+from absurd_contimg.stages.errors import SettingError
+
+_ATTEMPTS_GRANTED = 1000
+"""Absurd's own limit for a retried task; the worker's budgets, by stage and kind, are tighter."""
+
+
+def quarantined(registry: Registry) -> list[Group]:
+    """The groups in quarantine, each with its reason, in the order of their names."""
+    return registry.groups(GroupStatus.QUARANTINED)
+
+
+async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
+    """Run a failed task again from its last checkpoint, with full budgets for its stages.
+
+    Raises `SettingError` if the task has not failed.
+    """
+    task = history.task
+    if task.state != "failed":
+        raise SettingError(
+            f"Task {task.task_id} is {task.state}, not failed.",
+            "Only a failed task can be retried.",
+        )
+    granted = {"max_attempts": task.attempts + _ATTEMPTS_GRANTED}
+    return await backend.retry_task(history.queue_name, task.task_id, granted)
+
+
+async def release(
+    backend: Backend, registry: Registry, group_id: str, history: History
+) -> SpawnedTask:
+    """End a group's quarantine: run its task again, and reset its status.
+
+    `history` is that of the group's task. Raises `SettingError` if the group is not in
+    quarantine. The task goes first: killed in between, the group is still listed, and its status
+    is set by the task when that ends.
+    """
+    group = await asyncio.to_thread(registry.group, group_id)
+    if group.status is not GroupStatus.QUARANTINED:
+        raise SettingError(
+            f"Group {group_id} is {group.status.value}, not quarantined.",
+            "contimg quarantine list shows those that are.",
+        )
+    if _group_of(history) != group_id:
+        raise SettingError(f"Task {history.task.task_id} is not that of group {group_id}.")
+    spawned = await retry_failed(backend, history)
+    await asyncio.to_thread(registry.set_group_status, group_id, GroupStatus.DISCOVERED)
+    return spawned
+
+
+def _group_of(history: History) -> object:
+    params = history.task.params
+    return params.get("group_id") if isinstance(params, Mapping) else None

@@ -1,0 +1,84 @@
+"""The disk guard on a real, small file system: no claims while it is full, and then again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.operations.disk_guard import DiskGuard, Watermarks, worker_notes
+from absurd_contimg.operations.service import make_policy
+from absurd_contimg.operations.settings import load_settings
+from absurd_contimg.stages.errors import SettingError
+
+QUEUE = "dsa110-pipeline"
+
+
+async def test_worker_claims_only_while_there_is_space(tmp_path: Path, small_disk: Path) -> None:
+    """The reason is noted where ``contimg status`` finds it, and goes away with its cause."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    await backend.spawn_task(QUEUE, "task", None)
+    guard = DiskGuard("worker-1", [small_disk], tmp_path, Watermarks(0.003, 0.002))
+    tasks = TaskRegistry()
+
+    async def handler(params: object, ctx: object) -> str:
+        return "done"
+
+    tasks.add("task", handler)
+    options = WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001)
+    worker = Worker(backend, tasks, options, ready_to_claim=guard.ready_to_claim)
+
+    filler = small_disk / "filler"
+    filler.write_bytes(b"x" * 7_000_000)
+    await worker.run(until_idle=True)
+    assert (await backend.queue_stats(QUEUE)).tasks_by_state["pending"] == 1
+    (note,) = worker_notes(tmp_path)
+    assert note["claims"] is False
+    assert str(small_disk) in str(note["reason"])
+    assert "CONTIMG_DISK_CRITICAL_GB" in str(note["reason"])
+
+    filler.unlink()
+    await worker.run(until_idle=True)
+    assert (await backend.queue_stats(QUEUE)).tasks_by_state["completed"] == 1
+    (note,) = worker_notes(tmp_path)
+    assert (note["claims"], note["reason"]) == (True, "")
+    guard.close()
+    assert worker_notes(tmp_path) == []
+
+
+async def test_warning_comes_before_the_stop(tmp_path: Path, small_disk: Path) -> None:
+    guard = DiskGuard("worker-1", [small_disk], tmp_path, Watermarks(1.0, 0.001))
+    assert await guard.ready_to_claim()
+    (note,) = worker_notes(tmp_path)
+    assert note["claims"] is True
+    assert "filling up" in str(note["reason"])
+    before = json.dumps(note)
+    await guard.ready_to_claim()
+    assert json.dumps(worker_notes(tmp_path)[0]) == before, "written only when it changes"
+
+
+@pytest.mark.parametrize(
+    ("total_gb", "critical_gb", "warn_gb"), [(10, 0.2, 0.5), (250, 5, 12.5), (100_000, 20, 100)]
+)
+def test_default_marks_fit_the_disk(total_gb: int, critical_gb: float, warn_gb: float) -> None:
+    """The guide's on the telescope's disks; on a small disk a share, so that the demo runs."""
+    marks = Watermarks()
+    total = int(total_gb * 1e9)
+    assert marks.critical_bytes(total) == pytest.approx(critical_gb * 1e9)
+    assert marks.warn_bytes(total) == pytest.approx(warn_gb * 1e9)
+    assert Watermarks(critical_gb=3.0).critical_bytes(total) == 3e9
+
+
+def test_settings_of_the_guide_are_read(tmp_path: Path) -> None:
+    folders = {"input_dir": tmp_path, "output_dir": tmp_path}
+    environment = {"CONTIMG_DISK_CRITICAL_GB": "7", "CONTIMG_ON_SHORTAGE": "fail"}
+    settings = load_settings(folders, environment=environment)
+    assert settings.disk_critical_gb == 7.0
+    assert make_policy(settings).park_limit == 0
+    with pytest.raises(SettingError, match="park or fail"):
+        load_settings(folders, environment={"CONTIMG_ON_SHORTAGE": "wait"})

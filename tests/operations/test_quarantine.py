@@ -1,0 +1,144 @@
+"""Data that are not fit for use end in quarantine, with the reason, and come out of it again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.records import History
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.operations.cli import app
+from absurd_contimg.operations.quarantine import quarantined, release
+from absurd_contimg.operations.service import CLASSIFIER
+from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.stages.base import PipelineStage
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.errors import CorruptInputError, DataQualityError, SettingError
+from absurd_contimg.stages.runner import StageResult
+from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams, PipelineWorkflow
+
+QUEUE = "dsa110-pipeline"
+GROUP = "2025-01-02T03:04:05"
+
+
+class Flag(PipelineStage):
+    """One stage is enough."""
+
+    name = "flag"
+    provides = frozenset({"flagged"})
+    product_folder = None
+
+    def execute(self, context: Any, workspace: Any) -> Any:
+        raise AssertionError("its runner stands in for it")
+
+
+@dataclass
+class StandIn:
+    """A runner whose stage fails as told, then works."""
+
+    config: PipelineConfig
+    failures: list[Exception] = field(default_factory=list)
+
+    async def run(self, stage: PipelineStage, context: Any, **_: Any) -> StageResult:
+        if self.failures:
+            raise self.failures.pop(0)
+        log = Path("none")
+        return StageResult(stage.name, {"flagged": True}, False, 0.0, None, log, log)
+
+
+class House:
+    """A queue, a registry and a worker for one group."""
+
+    def __init__(self, root: Path) -> None:
+        self.backend = MemoryBackend(MemoryDatabase())
+        self.url = f"sqlite:///{root / 'registry.sqlite3'}"
+        self.registry = Registry(self.url)
+        self.runner = StandIn(PipelineConfig(paths=PathsConfig.below(root)))
+
+    async def open(self) -> None:
+        await self.backend.create_queue(QUEUE)
+        params = PipelineParams(group_id=GROUP, input_files=["a"], catalog_path="c")
+        self.task = await self.backend.spawn_task(QUEUE, TASK_NAME, params.model_dump())
+
+    async def work(self) -> History:
+        workflow = PipelineWorkflow([Flag()], self.runner, self.registry, 0)
+        tasks = TaskRegistry()
+        tasks.add(TASK_NAME, workflow)
+        worker = Worker(
+            self.backend,
+            tasks,
+            WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001),
+            CLASSIFIER,
+            RetryPolicy(backoff_first_seconds=0.0),
+            on_failure=workflow.note_failure,
+        )
+        await worker.run(until_idle=True)
+        history = await self.backend.history(QUEUE, self.task.task_id)
+        assert history is not None
+        return history
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    made = House(tmp_path)
+    await made.open()
+    yield made
+    made.registry.close()
+
+
+async def test_unfit_data_end_in_quarantine_and_are_released(house: House) -> None:
+    """One attempt, the reason in the list; after the release it runs to its end."""
+    house.runner.failures = [DataQualityError("91.0% of the group is flagged.")]
+    history = await house.work()
+    assert (history.task.state, len(history.runs)) == ("failed", 1)
+    (group,) = quarantined(house.registry)
+    assert (group.group_id, group.reason) == (GROUP, "91.0% of the group is flagged.")
+    shown = CliRunner().invoke(app, ["quarantine", "list"], env={"PIPELINE_PRODUCTS_DB": house.url})
+    assert GROUP in shown.output
+    assert "91.0%" in shown.output
+
+    await release(house.backend, house.registry, GROUP, history)
+    assert quarantined(house.registry) == []
+    assert (await house.work()).task.state == "completed"
+    assert house.registry.group(GROUP).status is GroupStatus.DONE
+
+
+async def test_released_group_with_the_same_data_comes_back(house: House) -> None:
+    house.runner.failures = [DataQualityError("all flagged"), DataQualityError("still flagged")]
+    history = await house.work()
+    await release(house.backend, house.registry, GROUP, history)
+    await house.work()
+    (group,) = quarantined(house.registry)
+    assert group.reason == "still flagged"
+
+
+async def test_other_failures_are_no_quarantine(house: House) -> None:
+    """A damaged file is failed, with the reason; passing failures leave no mark at all."""
+    house.runner.failures = [ConnectionResetError("reset"), CorruptInputError("sub-band 7 is cut")]
+    history = await house.work()
+    assert len(history.runs) == 2
+    group = house.registry.group(GROUP)
+    assert (group.status, group.reason) == (GroupStatus.FAILED, "sub-band 7 is cut")
+    with pytest.raises(SettingError, match="failed, not quarantined"):
+        await release(house.backend, house.registry, GROUP, history)
+
+
+async def test_registry_that_is_away_does_not_stop_the_verdict(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is the record; the group's status is only a view of it."""
+    house.runner.failures = [DataQualityError("all flagged")]
+
+    def away(*_: object) -> None:
+        raise ConnectionResetError("registry")
+
+    monkeypatch.setattr(house.registry, "set_group_status", away)
+    assert (await house.work()).task.state == "failed"

@@ -1,0 +1,41 @@
+"""A file system of a few megabytes, for tests in which a disk must really be full.
+
+As root it is mounted where we are; otherwise in a user and mount namespace of its own, seen
+through ``/proc/<pid>/root`` of a process that holds it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def mounted(folder: Path, megabytes: int = 8) -> Iterator[Path]:
+    """An empty tmpfs of that size at `folder`; gone afterwards with all that is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, check=False)
+    if done.returncode == 0:
+        try:
+            yield folder
+        finally:
+            subprocess.run(["umount", "-l", str(folder)], check=True)
+        return
+    script = f"{' '.join(mount)} && echo ready && exec sleep infinity"
+    holder = subprocess.Popen(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"ready\n", "no user namespaces and no root here"
+        seen = Path(f"/proc/{holder.pid}/root{folder}")
+        assert os.statvfs(seen).f_blocks * os.statvfs(seen).f_frsize <= megabytes << 20
+        yield seen
+    finally:
+        holder.kill()
+        holder.wait()
