@@ -13,12 +13,11 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 import simpy
+from simpy.core import EmptySchedule
+from simpy.events import NORMAL
 
 if TYPE_CHECKING:
     from absurd_contimg.simulation.loop import SimLoop
-
-_NORMAL = 1
-"""SimPy's priority of ordinary events; timers share it, so time and order of creation decide."""
 
 
 class NothingCanHappen(RuntimeError):
@@ -49,11 +48,11 @@ class Timer(asyncio.TimerHandle):
     def cancel(self) -> None:
         """Never fire. The heap drops it when its turn comes, and the clock does not move."""
         self._cancelled = True
-        self._callback = None  # type: ignore[assignment]  # as asyncio does, to free what it holds
-        self._args = ()  # type: ignore[assignment]
+        self._callback = None  # as asyncio does, to free what it holds
+        self._args = ()
 
 
-class VirtualClock(simpy.Environment):  # type: ignore[misc]  # SimPy is untyped for mypy here
+class VirtualClock(simpy.Environment):
     """SimPy's environment, which also takes events at a point in time and not after a delay."""
 
     def __init__(self, start: float = 0.0) -> None:
@@ -62,15 +61,16 @@ class VirtualClock(simpy.Environment):  # type: ignore[misc]  # SimPy is untyped
 
     def schedule_at(self, event: Any, when: float) -> None:
         """Let an event happen at `when`; one in the past happens now."""
-        now = self._now
-        heappush(self._queue, (max(when, now), _NORMAL, next(self._eid), event))
+        # NORMAL, as SimPy's own: among events of one moment the order of creation decides.
+        heap: list[Any] = self._queue
+        heappush(heap, (max(when, self._now), NORMAL, next(self._eid), event))
 
     def step(self) -> None:
         """Process the next event; a timer's callback becomes ready. Cancelled ones do not count.
 
-        Raises `simpy.core.EmptySchedule` when nothing is scheduled.
+        Raises `EmptySchedule` when nothing is scheduled.
         """
-        queue = self._queue
+        queue: list[Any] = self._queue
         while queue:
             event = queue[0][3]
             if type(event) is not Timer:
@@ -81,7 +81,7 @@ class VirtualClock(simpy.Environment):  # type: ignore[misc]  # SimPy is untyped
                 self._now = when
                 self.fired.append(event)
                 return
-        raise simpy.core.EmptySchedule
+        raise EmptySchedule
 
 
 class Kernel:
@@ -152,7 +152,7 @@ class Kernel:
             if not ready:
                 try:
                     step()
-                except simpy.core.EmptySchedule:
+                except EmptySchedule:
                     raise NothingCanHappen(self._who_waits()) from None
                 continue
             if self._random is not None:
@@ -163,7 +163,7 @@ class Kernel:
             if loop.held is not None:
                 loop.held.append(handle)
                 continue
-            if handle._cancelled:  # type: ignore[attr-defined]
+            if handle._cancelled:
                 continue
             if loop is not entered:
                 enter_loop(loop)

@@ -13,12 +13,13 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
 from absurd_contimg.simulation.kernel import Kernel, Timer
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 _LAST_WORDS_MAX = 1000
 """A dead task may wait this often in its ``finally`` before we call it a mistake."""
@@ -66,6 +67,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.held: list[asyncio.Handle] | None = None
         """What waits for a paused process; of a dead one it is dropped. None while it runs."""
         self.dead = False
+        self.paused_at = self.resumed_at = float("-inf")
         self.errors: list[BaseException] = []
         self.last_words = 0
         """How many tasks of this process still ran code after its death."""
@@ -96,11 +98,13 @@ class SimLoop(asyncio.AbstractEventLoop):
         """SIGSTOP: nothing of this process runs until `resume`; its timers go on."""
         if self.held is None:
             self.held = []
+            self.paused_at = self.kernel.now
 
     def resume(self) -> None:
         """SIGCONT: everything that became ready meanwhile is ready now."""
         if self.held is not None and not self.dead:
             held, self.held = self.held, None
+            self.resumed_at = self.kernel.now
             self.kernel.ready.extend(held)
 
     @property
@@ -193,7 +197,10 @@ class SimLoop(asyncio.AbstractEventLoop):
         return cast(float, self.kernel.env._now)
 
     def call_soon(
-        self, callback: Any, *args: Any, context: Context | None = None
+        self,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.Handle:
         """See asyncio. A dead process' callback is dropped."""
         handle = asyncio.Handle(callback, args, self, context)
@@ -201,16 +208,31 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.kernel.ready.append(handle)
         return handle
 
-    call_soon_threadsafe = call_soon
+    def call_soon_threadsafe(
+        self,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
+    ) -> asyncio.Handle:
+        """The same: there are no threads."""
+        return self.call_soon(callback, *args, context=context)
 
     def call_later(
-        self, delay: float, callback: Any, *args: Any, context: Context | None = None
+        self,
+        delay: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """See asyncio."""
         return self.call_at(self.kernel.env._now + delay, callback, *args, context=context)
 
     def call_at(
-        self, when: float, callback: Any, *args: Any, context: Context | None = None
+        self,
+        when: float,
+        callback: Callable[[Unpack[_Ts]], object],
+        *args: *_Ts,
+        context: Context | None = None,
     ) -> asyncio.TimerHandle:
         """See asyncio. A dead process' timer never fires."""
         timer = Timer(when, callback, args, self, context)
@@ -239,10 +261,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         label = name or f"task {serial}"
         return SimTask(coro, loop=self, name=label, context=context, serial=serial)
 
-    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(
+        self, executor: Any, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
+    ) -> asyncio.Future[_T]:
         """Call the function now; its outcome is in the future that is returned."""
         self.check_alive()
-        future = self.create_future()
+        future: asyncio.Future[_T] = self.create_future()
         try:
             result = copy_context().run(func, *args)
         except Exception as error:  # noqa: BLE001 - handed to whoever awaits the future
@@ -280,9 +304,14 @@ class SimLoop(asyncio.AbstractEventLoop):
         return None
 
 
+def new_process(kernel: Kernel, name: str) -> SimLoop:
+    """A process on the kernel: an event loop that can be paused and killed."""
+    return SimLoop(kernel, name)  # type: ignore[abstract]  # no files, no signals, no network
+
+
 def in_virtual_time(main: Awaitable[_T], *, shuffle_seed: int | None = None) -> _T:
     """Run a coroutine in virtual time: `asyncio.run` for a world that does not wait."""
-    loop = SimLoop(Kernel(shuffle_seed=shuffle_seed), "main")
+    loop = new_process(Kernel(shuffle_seed=shuffle_seed), "main")
     try:
         return cast(_T, loop.run_until_complete(main))
     finally:

@@ -1,0 +1,154 @@
+"""Who works in a simulated process: workers for any handler, and for the real pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, cast
+
+from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.records import Json
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.registry import Group, GroupStatus, Registry
+from absurd_contimg.simulation.doors import Doors, Effect
+from absurd_contimg.simulation.runner import Machine, SimRunner, simulated_config
+from absurd_contimg.simulation.sky import SimRegistry
+from absurd_contimg.simulation.stage_model import StageModel
+from absurd_contimg.simulation.world import World
+from absurd_contimg.stages.base import PipelineStage
+from absurd_contimg.stages.failures import STAGE_RULES
+
+AnyHandler = Callable[[Any, Any], Awaitable[Any]]
+"""``async def handler(params, ctx)``, ours or one written for absurd-sdk."""
+
+CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
+"""The pipeline's whole failure table, as the production worker has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTerms:
+    """How simulated workers work; see `WorkerSettings`."""
+
+    claim_timeout_seconds: int = 60
+    poll_interval_seconds: float = 20.0
+    concurrency: int = 1
+    grace_seconds: float = 10.0
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    def settings(self, queue: str, worker_id: str) -> WorkerSettings:
+        """The settings of one worker."""
+        return WorkerSettings(
+            queue_name=queue,
+            worker_id=worker_id,
+            concurrency=self.concurrency,
+            claim_timeout_seconds=self.claim_timeout_seconds,
+            poll_interval_seconds=self.poll_interval_seconds,
+            grace_seconds=self.grace_seconds,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class HandlerCrew:
+    """One worker for each queue, in one process; `handlers` by queue and task name."""
+
+    handlers: Mapping[str, Mapping[str, AnyHandler]]
+    terms: WorkerTerms = field(default_factory=WorkerTerms)
+
+    def __call__(self, world: World, doors: Doors, worker_id: str) -> Sequence[Worker]:
+        """The workers of a new process."""
+        backend = world.backend(doors)
+        workers = []
+        for queue, handlers in self.handlers.items():
+            tasks = TaskRegistry()
+            for name, handler in handlers.items():
+                tasks.add(name, handler)
+            settings = self.terms.settings(queue, f"{worker_id}@{queue}")
+            workers.append(Worker(backend, tasks, settings, CLASSIFIER, self.terms.policy))
+        return workers
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineCrew:
+    """The real `PipelineWorkflow` on the real worker, with simulated stages."""
+
+    queue: str = "dsa110-pipeline"
+    model: StageModel = field(default_factory=StageModel)
+    terms: WorkerTerms = field(default_factory=WorkerTerms)
+    machine: Machine | None = None
+    runner: type[SimRunner] = SimRunner
+    free_bytes_min: int = 0
+    """With less free space than this the worker's guard stops claims."""
+
+    def __call__(self, world: World, doors: Doors, worker_id: str) -> Sequence[Worker]:
+        """The worker of a new process."""
+        from absurd_contimg.workflows.pipeline import (  # noqa: PLC0415 - needs the casa extra
+            TASK_NAME,
+            PipelineWorkflow,
+        )
+
+        state = world.state
+        runner = self.runner(
+            _CONFIG, doors, state.disk, state.registry, self.model, self.machine, world.watch
+        )
+        workflow = PipelineWorkflow(
+            pipeline_stages(), runner, _AskedThroughDoors(doors, state.registry), 86_400
+        )
+        tasks = TaskRegistry()
+        tasks.add(TASK_NAME, workflow)
+        settings = self.terms.settings(self.queue, worker_id)
+
+        async def enough_space() -> bool:
+            return state.disk.free_bytes >= self.free_bytes_min
+
+        guard = enough_space if self.free_bytes_min else None
+        backend = world.backend(doors)
+        return [Worker(backend, tasks, settings, CLASSIFIER, self.terms.policy, guard)]
+
+
+class _AskedThroughDoors:
+    """The registry as a process reaches it: every question and every entry is an effect."""
+
+    def __init__(self, doors: Doors, registry: SimRegistry) -> None:
+        self._doors, self._registry = doors, registry
+
+    def set_group_status(
+        self, group_id: str, status: GroupStatus, reason: str | None = None
+    ) -> None:
+        """See `GroupRegistry`."""
+        effect = Effect("registry", f"set {status.value}", True)
+        self._doors.pass_at_once(effect, self._registry.set_group_status, group_id, status, reason)
+
+    def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
+        """See `GroupRegistry`."""
+        effect = Effect("registry", "groups", False)
+        return self._doors.pass_at_once(effect, self._registry.groups, status)
+
+    def calibration_exists(self, group_id: str) -> bool:
+        """See `GroupRegistry`."""
+        effect = Effect("registry", "calibration_exists", False)
+        return self._doors.pass_at_once(effect, self._registry.calibration_exists, group_id)
+
+
+_CONFIG = simulated_config()
+
+
+@cache
+def pipeline_stages() -> tuple[PipelineStage, ...]:
+    """The real stages in their real order; only their names and contracts are used."""
+    from absurd_contimg.stages.orchestrator import (  # noqa: PLC0415 - needs the casa extra
+        resolve_order,
+        standard_imaging_stages,
+    )
+    from absurd_contimg.workflows.pipeline import PipelineParams  # noqa: PLC0415
+
+    unused = cast(Registry, None)  # asked only when the stage itself runs, which it never does
+    return resolve_order(standard_imaging_stages(unused), PipelineParams.model_fields)
+
+
+def pipeline_params(group_id: str) -> dict[str, Json]:
+    """The parameters of a pipeline task for a simulated group of 16 sub-bands."""
+    files = [f"/simulated/input/{group_id}_sb{band:02d}.hdf5" for band in range(16)]
+    return {"group_id": group_id, "input_files": files, "catalog_path": "/simulated/sky.csv"}

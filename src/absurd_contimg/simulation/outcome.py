@@ -1,0 +1,94 @@
+"""What a future leaves, without what may differ between futures that are equally good.
+
+Kept: every task with its state, its result and its checkpoints, every product, every entry in
+the ledger. Left out: times, how long a stage took, who ran it, how often it was started.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from absurd_contimg.core.context import START_PREFIX
+from absurd_contimg.core.records import History, Json
+from absurd_contimg.simulation.invariants import Evidence, Violation
+from absurd_contimg.simulation.world import State
+
+VOLATILE = frozenset({"adopted", "seconds", "logs"})
+"""Fields of a stage's checkpoint that tell how it was done, not what was made."""
+
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The essence of a future, and what is wrong with it by itself."""
+
+    tasks: tuple[str, ...]
+    products: tuple[str, ...]
+    ledger: tuple[str, ...]
+    violations: tuple[Violation, ...]
+
+    def compared_with(self, base: Outcome) -> tuple[Violation, ...]:
+        """The violations, and how it differs from the undisturbed run."""
+        found = list(self.violations)
+        for what in ("tasks", "products"):
+            mine, theirs = Counter(getattr(self, what)), Counter(getattr(base, what))
+            for text in sorted((theirs - mine).elements()):
+                found.append(Violation("same_end_as_undisturbed", f"{what}: missing {text[:300]}"))
+            for text in sorted((mine - theirs).elements()):
+                found.append(Violation("same_end_as_undisturbed", f"{what}: instead {text[:300]}"))
+        for text in sorted(set(base.ledger) - set(self.ledger)):
+            found.append(Violation("same_end_as_undisturbed", f"never happened outside: {text}"))
+        return tuple(found)
+
+
+def outcome_of(evidence: Evidence, state: State, violations: tuple[Violation, ...]) -> Outcome:
+    """The essence of what a world has left."""
+    products = tuple(
+        f"{path} {json.dumps(folder.manifest, sort_keys=True)} {sorted(folder.files)}"
+        for path, folder in sorted(state.disk.products().items())
+    )
+    ledger = tuple(f"{name} {json.dumps(value)}" for name, value in state.ledger.entries)
+    tasks = tuple(sorted(map(_essence, evidence.histories)))
+    return Outcome(tasks, products, ledger, violations)
+
+
+def _essence(history: History) -> str:
+    task = history.task
+    saved = {
+        steady(one.checkpoint_name): steady(one.state)
+        for one in history.checkpoints
+        if not one.checkpoint_name.startswith(START_PREFIX)
+    }
+    return json.dumps(
+        [task.task_name, task.idempotency_key, task.state, steady(task.completed_payload), saved],
+        sort_keys=True,
+    )
+
+
+def steady(value: Json) -> Any:
+    """A JSON value without what is volatile: times, durations, attempts."""
+    if isinstance(value, Mapping):
+        return {key: steady(one) for key, one in value.items() if key not in VOLATILE}
+    if isinstance(value, list | tuple):
+        return [steady(one) for one in value]
+    if isinstance(value, str) and _is_time(value):
+        return "(a time)"
+    if isinstance(value, str):
+        return _UUID.sub("(an id)", value)
+    return value
+
+
+def _is_time(text: str) -> bool:
+    if len(text) < 20 or text[4] != "-":
+        return False
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False

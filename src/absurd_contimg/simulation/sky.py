@@ -1,0 +1,64 @@
+"""What the simulated registry knows: groups, products and calibrations.
+
+Durable like the real one, which is a database of its own: it survives every death. Which groups
+can solve a calibration is decided by the world, as the sky decides it for the real telescope.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.registry import Group, GroupStatus
+
+
+class SimRegistry:
+    """The part of the registry that the workflow and the runner use."""
+
+    def __init__(self, solves: Callable[[str], bool] | None = None) -> None:
+        self.solves = solves or (lambda _group_id: True)
+        """Whether a calibrator is in this group's field."""
+        self._groups: dict[str, Group] = {}
+        self._waiting: dict[str, None] = {}
+        self.products: dict[str, Mapping[str, Json]] = {}
+        self.calibrations: dict[str, None] = {}
+
+    def fork(self) -> SimRegistry:
+        """An independent copy."""
+        twin = SimRegistry(self.solves)
+        twin._groups = dict(self._groups)
+        twin._waiting = dict(self._waiting)
+        twin.products = dict(self.products)
+        twin.calibrations = dict(self.calibrations)
+        return twin
+
+    def register(self, place: str, outputs: Mapping[str, Json]) -> None:
+        """Enter a committed product; the same one again changes nothing."""
+        self.products[place] = outputs
+        caltables = outputs.get("caltables")
+        if isinstance(caltables, Mapping) and caltables.get("solved"):
+            self.calibrations[place] = None
+
+    def set_group_status(
+        self, group_id: str, status: GroupStatus, reason: str | None = None
+    ) -> None:
+        """See `GroupRegistry`."""
+        self._groups[group_id] = Group(group_id, status, reason, ())
+        if status is GroupStatus.WAITING_FOR_CALIBRATION:
+            self._waiting[group_id] = None
+        else:
+            self._waiting.pop(group_id, None)
+
+    def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
+        """See `GroupRegistry`."""
+        if status is GroupStatus.WAITING_FOR_CALIBRATION:
+            return [self._groups[one] for one in sorted(self._waiting)]
+        return [
+            group
+            for _, group in sorted(self._groups.items())
+            if status is None or group.status is status
+        ]
+
+    def calibration_exists(self, group_id: str) -> bool:
+        """See `GroupRegistry`; any solved set serves every group of the simulated strip."""
+        return bool(self.calibrations)
