@@ -15,10 +15,12 @@ from absurd_contimg.stages.config import (
     BeamConfig,
     CalibrationConfig,
     ConversionConfig,
+    ImagingConfig,
     PathsConfig,
     PipelineConfig,
 )
-from absurd_contimg.stages.errors import DataQualityError, NoCalibratorError
+from absurd_contimg.stages.errors import DataQualityError, NoCalibratorError, SettingError
+from absurd_contimg.stages.imagers import check_imager
 from absurd_contimg.stages.imaging import robust_rms
 from absurd_contimg.stages.measure import fit_peak
 from absurd_contimg.stages.response import _Smearing, sample_frequencies
@@ -194,6 +196,14 @@ def test_settings_are_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.raises(ValueError, match="subbands_min 17 exceeds"):
         PipelineConfig(paths=paths, conversion=ConversionConfig(subbands_min=17))
     assert PipelineConfig.tiny(paths).digest() != PipelineConfig.demo(paths).digest()
+
+
+def test_an_imager_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is done, with both ways out."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    check_imager(ImagingConfig())
+    with pytest.raises(SettingError, match=r"no wsclean on the PATH.*apt-get.*tclean"):
+        check_imager(ImagingConfig(imager="wsclean"))
 
 
 def test_a_missing_or_wrong_source_fails_the_comparison() -> None:

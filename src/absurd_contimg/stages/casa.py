@@ -34,7 +34,6 @@ logfile = _os.environ["CASALOGFILE"]
 _ASTROPY_CONFIG = """\
 [utils.iers.iers]
 auto_download = False
-auto_max_age = 1000000.0
 """
 
 

@@ -181,8 +181,9 @@ class ImagingConfig(_Section):
     """Cleaning stops at this many times the residual's noise."""
     correct_smearing: bool = True
     """Count the peak's loss to bandwidth smearing into the response that images are divided by."""
-    scale_for_aberration: bool = True
-    """Correct the pixel scale for annual aberration (up to 1e-4: 0.4 arcsec at 1 deg)."""
+    correct_scale: bool = True
+    """Correct the pixel scale for annual aberration and for the frequency frame in which CASA
+    grids: 1e-4 each at most, which is 0.4 arcsec at 1 deg."""
 
 
 class ValidationConfig(_Section):

@@ -24,6 +24,7 @@ from absurd_contimg.stages.base import PipelineStage, Workspace
 from absurd_contimg.stages.beam import BeamCentres
 from absurd_contimg.stages.config import ConversionConfig
 from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.earth import use_bundled_tables
 from absurd_contimg.stages.errors import CorruptInputError, DataQualityError, OutputError
 from absurd_contimg.stages.measurement_set import MeasurementSet, divisor_up_to
 from absurd_contimg.stages.sky import separation_rad, unit_vectors
@@ -56,6 +57,7 @@ class ConvertStage(PipelineStage):
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        use_bundled_tables()
         settings = context.config.conversion
         group = read_group(input_files(context.inputs), settings)
         group_id = str(context.inputs["group_id"])

@@ -26,7 +26,7 @@ from absurd_contimg.stages.beam import BeamCentres
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import DataQualityError, OutputError
 from absurd_contimg.stages.imagers import check_imager, run_imager
-from absurd_contimg.stages.measurement_set import MeasurementSet
+from absurd_contimg.stages.measurement_set import MeasurementSet, channel_frequencies
 from absurd_contimg.stages.response import effective_frequency, peak_response
 from absurd_contimg.stages.sky import unit_vectors
 
@@ -161,13 +161,28 @@ def aberration_scale(ra_deg: float, dec_deg: float, mjd: float) -> float:
     return float(1.0 + velocity @ direction)
 
 
+def doppler_scale(header: Any, ms: Path) -> float:
+    """True over nominal pixel scale of an image that was gridded in another frequency frame.
+
+    CASA converts frequencies to the local standard of rest before it turns baselines into
+    wavelengths, also with ``outframe`` set otherwise; but a baseline's wavelengths are those at
+    the telescope. Up to 1.7e-4; the image's frequency axis says how much it was.
+    """
+    if not str(header.get("SPECSYS", "")).startswith("LSR"):
+        return 1.0
+    channels = channel_frequencies(ms)
+    return float(header["CRVAL3"]) / float((channels[0] + channels[-1]) / 2.0)
+
+
 def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None:
-    """Correct the pixel scale for aberration and say where the image comes from."""
-    if context.config.imaging.scale_for_aberration:
-        scale = aberration_scale(ms.ra_deg, ms.dec_deg, ms.mid_mjd)
-        header["CDELT1"] *= scale
-        header["CDELT2"] *= scale
-        header["ABSCALE"] = (scale, "pixel scale corrected for annual aberration")
+    """Correct the pixel scale and say where the image comes from."""
+    if context.config.imaging.correct_scale:
+        aberration = aberration_scale(ms.ra_deg, ms.dec_deg, ms.mid_mjd)
+        doppler = doppler_scale(header, Path(ms.path))
+        for axis in ("CDELT1", "CDELT2"):
+            header[axis] = float(header[axis]) * aberration * doppler
+        header["ABSCALE"] = (aberration, "pixel scale corrected for annual aberration")
+        header["DOPSCALE"] = (doppler, "and for the imager's frequency frame")
     header["OBJECT"] = str(context.inputs["group_id"])
     header["MJD-MID"] = (ms.mid_mjd, "middle of the observation, UTC")
     header["MJD-OBS"] = (ms.start_mjd, "start of the observation, UTC")

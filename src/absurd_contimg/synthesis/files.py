@@ -19,14 +19,6 @@ from absurd_contimg.synthesis.config import SUBBAND_WIDTH_HZ, FaultKind, Synthes
 from absurd_contimg.synthesis.frames import meridian_icrs_deg, site
 
 
-def use_offline_tables() -> None:
-    """Keep astropy from asking the network for Earth-orientation tables in this process."""
-    from astropy.utils import iers
-
-    iers.conf.auto_download = False
-    iers.conf.auto_max_age = None
-
-
 def antenna_pairs(n_antennas: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Indices of the first and second antenna of each baseline, without autocorrelations."""
     first, second = np.triu_indices(n_antennas, k=1)

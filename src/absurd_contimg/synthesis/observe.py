@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.stages.earth import use_bundled_tables
 from absurd_contimg.stages.sky import write_catalogue
 from absurd_contimg.synthesis import array, files
 from absurd_contimg.synthesis.config import (
@@ -53,7 +54,7 @@ class SynthesisResult:
 
 def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
     """Write all groups, ``catalog.csv`` and ``truth.npz`` into a folder, which is created."""
-    files.use_offline_tables()
+    use_bundled_tables()
     output_dir.mkdir(parents=True, exist_ok=True)
     sky = make_sky(config)
     catalog = output_dir / "catalog.csv"
