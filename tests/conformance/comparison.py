@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from uuid import UUID
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,9 +119,22 @@ def learn(world: World, call: Call, answer: Answer, status: object) -> None:
         for name, pool in (("task_id", world.tasks), ("run_id", world.runs)):
             if name in found and found[name] not in pool:
                 pool.append(found[name])
-        if "claim_task" in call.text and len(found) == 2:
-            assert isinstance(call.params, tuple)
-            world.recent.append((call.params[0], found["run_id"], found["task_id"]))
+
+
+def look(world: World, memory: MemorySide) -> None:
+    """Which runs are in which state: what makes an operation likely to do something.
+
+    Read from the emulator, because that is cheap; it only guides the choice.
+    """
+    world.runs_in = {}
+    for name in QUEUES[:2]:
+        relation = memory.db.relations.rows.get(f"r_{name}")
+        for run in [] if relation is None else relation.table.rows.values():
+            numbers = [
+                memory.names.numbers.get(UUID(int=value)) for value in (run.run_id, run.task_id)
+            ]
+            if None not in numbers:
+                world.runs_in.setdefault(run.state, []).append((name, *numbers))  # type: ignore[arg-type]
 
 
 def random_operation(choose: Chooser, world: World, memory: MemorySide) -> Call:
@@ -128,6 +142,7 @@ def random_operation(choose: Chooser, world: World, memory: MemorySide) -> Call:
     kinds: list[Operation | None] = [
         kind for kind, weight in operations.WEIGHTS.items() for _ in range(weight)
     ]
+    look(world, memory)
     if world.failed and choose.integer(0, 2) == 0:
         return operations.transaction(choose, world)
     kind = choose.pick([*kinds, None, None, None])
@@ -143,5 +158,3 @@ def random_sequence(pair: Pair, seed: int, steps: int = STEPS_PER_SEQUENCE) -> N
             pair.step(random_operation(choose, pair.world, pair.memory))
     except Divergence as error:
         raise Divergence(f"seed {seed}: {error}") from None
-
-

@@ -61,8 +61,8 @@ class DataChooser:
 
 
 def rarely(choose: Chooser, usual: Callable[[], Any], options: Sequence[Any]) -> Any:
-    """Usually what is usual, in one of eight cases one of the others."""
-    return choose.pick(options) if choose.integer(0, 7) == 0 else usual()
+    """Usually what is usual, in one of 24 cases one of the others."""
+    return choose.pick(options) if choose.integer(0, 23) == 23 else usual()
 
 
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
@@ -77,8 +77,8 @@ class World:
         self.now = START
         self.tasks: list[int] = []
         self.runs: list[int] = []
-        self.recent: list[tuple[str, int, int]] = []
-        """Claimed runs: queue, run, task."""
+        self.runs_in: dict[str, list[tuple[str, int, int]]] = {}
+        """By state, the latest runs: queue, run, task."""
         self.open: set[int] = set()
         """Sessions in a transaction, and those in a failed one."""
         self.failed: set[int] = set()
@@ -91,14 +91,14 @@ class World:
 
 def session(choose: Chooser) -> int:
     """One of the sessions, mostly the first."""
-    return choose.pick((0, 0, 0, 1, 1, 2))
+    return choose.pick((0, 0, 0, 0, 0, 0, 0, 1, 1, 2))
 
 
 def queue(choose: Chooser) -> Any:
     """A queue's name, sometimes of one that cannot be."""
     return rarely(
         choose,
-        lambda: choose.pick(QUEUES[:2]),
+        lambda: choose.pick((QUEUES[0], QUEUES[0], QUEUES[1])),
         (QUEUES[2], QUEUES[2], None, "", "missing", "x" * 58, "é" * 29),
     )
 
@@ -167,9 +167,13 @@ def spawn(choose: Chooser, world: World) -> Call:
     if choose.integer(0, 1):
         options["max_attempts"] = rarely(choose, lambda: choose.pick(ATTEMPTS), BAD_ATTEMPTS)
     if choose.integer(0, 2) == 0:
-        options["retry_strategy"] = rarely(choose, lambda: choose.pick(STRATEGIES[1:]), (None, *BAD_STRATEGIES))
-    if choose.integer(0, 3) == 0:
-        options["cancellation"] = rarely(choose, lambda: choose.pick(CANCELLATIONS), ({"max_delay": "soon"},))
+        options["retry_strategy"] = rarely(
+            choose, lambda: choose.pick(STRATEGIES[1:]), (None, *BAD_STRATEGIES)
+        )
+    if choose.integer(0, 4) == 0:
+        options["cancellation"] = rarely(
+            choose, lambda: choose.pick(CANCELLATIONS), ({"max_delay": "soon"}, {"max_delay": 5})
+        )
     if choose.integer(0, 4) == 0:
         options["headers"] = choose.pick(JSON)
     if choose.integer(0, 3) == 0:
@@ -199,7 +203,9 @@ def claim(choose: Chooser, world: World) -> Call:
             session(choose), "select * from absurd.claim_task(%s, %s)", (queue(choose), "w")
         )
     worker = rarely(choose, lambda: choose.pick(("w1", "w2")), (None, "", "é"))
-    timeout = rarely(choose, lambda: choose.pick((30, 5, 60)), (None, 0, -1, 2**31 - 1, 2**31, True))
+    timeout = rarely(
+        choose, lambda: choose.pick((30, 5, 60, 0)), (None, -1, 2**31 - 1, 2**31, True)
+    )
     quantity = rarely(choose, lambda: choose.pick((1, 1, 2, 5)), (None, 0, -1, 1.5, "2", "x"))
     return Call(
         session(choose), "select * from absurd.claim_task(%s, %s, %s, %s)",
@@ -207,12 +213,20 @@ def claim(choose: Chooser, world: World) -> Call:
     )  # fmt: skip
 
 
+def known(choose: Chooser, world: World, *states: str) -> tuple[Any, Any, Any]:
+    """Queue, run and task of a run, mostly in one of the states; sometimes a mixture."""
+    likely = [item for state in states for item in world.runs_in.get(state, [])[-4:]]
+    others = [item for items in world.runs_in.values() for item in items[-4:]]
+    pool = likely if likely and choose.integer(0, 7) else others
+    if not pool or choose.integer(0, 19) == 19:
+        return queue(choose), run(choose, world), task(choose, world)
+    name, run_number, task_number = choose.pick(pool)
+    return name, Ref(run_number), Ref(task_number)
+
+
 def claimed(choose: Chooser, world: World) -> tuple[Any, Any, Any]:
-    """Queue, run and task of a claimed run that belong together, or a mixture."""
-    if world.recent and choose.integer(0, 4):
-        name, run_number, task_number = choose.pick(world.recent[-5:])
-        return name, Ref(run_number), Ref(task_number)
-    return queue(choose), run(choose, world), task(choose, world)
+    """Queue, run and task of what is mostly a running run."""
+    return known(choose, world, "running")
 
 
 def complete(choose: Chooser, world: World) -> Call:
@@ -250,12 +264,10 @@ def schedule(choose: Chooser, world: World) -> Call:
 
 def fail(choose: Chooser, world: World) -> Call:
     """``fail_run``."""
-    where, which, _ = claimed(choose, world)
+    where, which, _ = known(choose, world, "running", "running", "sleeping")
     reason = json_value(choose)
     if choose.integer(0, 2):
-        return Call(
-            session(choose), "select absurd.fail_run(%s, %s, %s)", (where, which, reason)
-        )
+        return Call(session(choose), "select absurd.fail_run(%s, %s, %s)", (where, which, reason))
     return Call(
         session(choose), "select absurd.fail_run(%s, %s, %s, %s)",
         (where, which, reason, moment(choose, world)),
@@ -265,13 +277,13 @@ def fail(choose: Chooser, world: World) -> Call:
 def retry(choose: Chooser, world: World) -> Call:
     """``retry_task``."""
     options: dict[str, Any] = {}
-    if choose.integer(0, 1):
+    if choose.integer(0, 2) == 0:
         options["spawn_new"] = rarely(
             choose, lambda: choose.pick((True, False)), (None, "yes", "maybe", 1, "t", "of", 2)
         )
     if choose.integer(0, 1):
         options["max_attempts"] = rarely(choose, lambda: choose.pick((2, 3, 5)), BAD_ATTEMPTS)
-    where, _, which = claimed(choose, world)
+    where, _, which = known(choose, world, "failed")
     given = rarely(choose, lambda: Jsonb(options), (None, "[]", "5"))
     return Call(
         session(choose), "select * from absurd.retry_task(%s, %s, %s)", (where, which, given)
@@ -280,28 +292,24 @@ def retry(choose: Chooser, world: World) -> Call:
 
 def cancel(choose: Chooser, world: World) -> Call:
     """``cancel_task``."""
-    where, _, which = claimed(choose, world)
+    where, _, which = known(choose, world, "running", "sleeping", "pending")
     return Call(session(choose), "select absurd.cancel_task(%s, %s)", (where, which))
 
 
 def result(choose: Chooser, world: World) -> Call:
     """``get_task_result``."""
-    where, _, which = claimed(choose, world)
-    return Call(
-        session(choose), "select * from absurd.get_task_result(%s, %s)", (where, which)
-    )
+    where, _, which = known(choose, world, "failed", "completed")
+    return Call(session(choose), "select * from absurd.get_task_result(%s, %s)", (where, which))
 
 
 def extend(choose: Chooser, world: World) -> Call:
     """``extend_claim``."""
     where, which, _ = claimed(choose, world)
     seconds = rarely(choose, lambda: choose.pick((10, 60)), (None, 0, -5, 2**31, "7", True))
-    return Call(
-        session(choose), "select absurd.extend_claim(%s, %s, %s)", (where, which, seconds)
-    )
+    return Call(session(choose), "select absurd.extend_claim(%s, %s, %s)", (where, which, seconds))
 
 
-STEPS = ("fetch", "solve", "image")
+STEPS = ("fetch", "solve")
 
 
 def step(choose: Chooser) -> Any:
@@ -416,9 +424,7 @@ BAD_POLICIES = (
 def policy(choose: Chooser, world: World) -> Call:
     """``set_queue_policy`` and ``get_queue_policy``."""
     if choose.integer(0, 4) == 0:
-        return Call(
-            session(choose), "select * from absurd.get_queue_policy(%s)", (queue(choose),)
-        )
+        return Call(session(choose), "select * from absurd.get_queue_policy(%s)", (queue(choose),))
     given = choose.pick(BAD_POLICIES if choose.integer(0, 3) == 0 else POLICIES)
     if world.in_transactions and isinstance(given, dict) and "default_partition" in given:
         given = {}
@@ -470,10 +476,8 @@ def helpers(choose: Chooser, world: World) -> Call:
 
 def advance(choose: Chooser, world: World) -> Call:
     """Move one session's fake time."""
-    world.now += timedelta(seconds=choose.pick((0, 1, 5, 31, 61, 3601, 86_400 * 8)))
-    value = rarely(
-        choose, world.now.isoformat, ("garbage", "2026-13-01", "infinity")
-    )
+    world.now += timedelta(seconds=choose.pick((0, 1, 5, 5, 30, 31, 60, 61, 3601, 86_400 * 8)))
+    value = rarely(choose, world.now.isoformat, ("garbage", "2026-13-01", "infinity"))
     return Call(session(choose), "select set_config('absurd.fake_now', %s, false)", (value,))
 
 
@@ -497,7 +501,9 @@ def transaction(choose: Chooser, world: World) -> Call:
         text = choose.pick(("rollback", "commit", "rollback to savepoint a", "rollback"))
         return Call(choose.pick(sorted(world.failed)), text)
     if world.open and choose.integer(0, 2) == 0:
-        return Call(choose.pick(sorted(world.open)), choose.pick(("commit", "rollback", "savepoint a")))
+        return Call(
+            choose.pick(sorted(world.open)), choose.pick(("commit", "rollback", "savepoint a"))
+        )
     text = choose.pick(
         (
             "begin", "begin", "commit", "commit", "rollback", "savepoint a", "savepoint b",
@@ -557,7 +563,7 @@ def direct(choose: Chooser, world: World) -> Call:
     return choose.pick(
         (
             Call(s, f"update absurd.t_{name} set retry_strategy = %s where task_id = %s", (bad, which)),
-            Call(s, f"update absurd.c_{name} set status = 'pending' where task_id = %s returning checkpoint_name", (which,), ties=0),
+            Call(s, f"update absurd.c_{name} set status = 'pending' where task_id = %s returning checkpoint_name", (which,), ties=-1),
             Call(s, f"update absurd.t_{name} set max_attempts = attempts + 1 where task_id = %s returning attempts", (which,)),
             Call(s, f"delete from absurd.t_{name} where task_id = %s", (which,)),
             Call(s, f"delete from absurd.r_{name} where run_id = %s and state <> 'running'", (who,)),
@@ -575,10 +581,10 @@ def direct(choose: Chooser, world: World) -> Call:
 
 Operation = Callable[[Chooser, World], Call]
 WEIGHTS: dict[Operation, int] = {
-    spawn: 9, claim: 10, complete: 4, fail: 5, schedule: 3, retry: 3, cancel: 2, result: 1,
-    extend: 2, checkpoint: 6, read_checkpoint: 1, read_checkpoints: 2, await_event: 8, emit: 5,
-    create_queue: 1, drop_queue: 1, policy: 2, partitions: 2, helpers: 1, advance: 5, settings: 2,
-    transaction: 6, direct: 4,
+    spawn: 14, claim: 18, complete: 6, fail: 8, schedule: 4, retry: 5, cancel: 2, result: 3,
+    extend: 2, checkpoint: 7, read_checkpoint: 3, read_checkpoints: 3, await_event: 14, emit: 7,
+    create_queue: 2, drop_queue: 1, policy: 5, partitions: 4, helpers: 5, advance: 8, settings: 3,
+    transaction: 6, direct: 6,
 }  # fmt: skip
 """How often each is chosen by the plain random driver; ``cleanup`` beside them 3."""
 assert SESSIONS == 3

@@ -34,7 +34,10 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One statement in one session. `ties` names columns whose equals may come in any order."""
+    """One statement in one session.
+
+    Rows with equal values in column `ties` may come in any order; with -1 all rows may.
+    """
 
     session: int
     text: str
@@ -108,9 +111,9 @@ class Side:
             primary = error.diag.message_primary or str(error)
             return ("error", type(error).__name__, error.sqlstate, self.names.plain(primary))
         if ties is not None:
-            keys = [row[ties] for row in rows]
+            keys = [row[ties] for row in rows] if ties >= 0 else []
             assert keys == sorted(keys), f"not in order: {keys}"
-            rows = sorted(rows, key=lambda row: (row[ties], row[0]))
+            rows = sorted(rows, key=lambda row: ((row[ties],) if ties >= 0 else (), row[0]))
         return ("rows", columns, self.names.plain(rows), cursor.rowcount)
 
     def tables(self, session: int | None = None) -> Iterator[tuple[str, Answer]]:

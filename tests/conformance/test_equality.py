@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conformance import operations
-from conformance.comparison import Pair, opening
+from conformance.comparison import Pair, look, opening
 from conformance.operations import DataChooser
 from conformance.sides import Call, MemorySide, PostgresSide
 from hypothesis import HealthCheck, Phase, settings
@@ -47,6 +47,7 @@ class Equality(RuleBasedStateMachine):
         self.pair.begin()
 
     def do(self, data: st.DataObject, operation: operations.Operation) -> None:
+        look(self.pair.world, self.pair.memory)
         self.step(operation(DataChooser(data), self.pair.world))
 
     def step(self, call: Call) -> None:

@@ -71,7 +71,17 @@ def test_values_come_as_psycopg_gives_them(connect: Connect) -> None:
     connection = connect(autocommit=True)
     moment = datetime(2024, 5, 6, 7, 8, 9, 123, tzinfo=UTC)
     text = "select %s::uuid, %s::timestamptz, %s::interval, %s::jsonb, absurd.emit_event('q', 'e'), %s::int, %s::text, %s::bool, %s::float8, %s::numeric"
-    given = (uuid.UUID(int=7), moment, timedelta(days=1, seconds=5), Jsonb({"b": 1, "a": 1.50}), 5, "x", True, 1.5, 10**20)
+    given = (
+        uuid.UUID(int=7),
+        moment,
+        timedelta(days=1, seconds=5),
+        Jsonb({"b": 1, "a": 1.50}),
+        5,
+        "x",
+        True,
+        1.5,
+        10**20,
+    )
     row = connection.execute(text, given).fetchone()
     assert row[:3] == given[:3]
     assert row[3] == {"a": 1.5, "b": 1}
@@ -90,7 +100,9 @@ def test_infinity_is_an_error_as_in_psycopg(connect: Connect) -> None:
 def test_own_json_loads_are_honoured(connect: Connect) -> None:
     """What is registered on the connection loads jsonb."""
     connection = connect(autocommit=True)
-    set_json_loads(lambda data: ("mine", bytes(data) if isinstance(data, memoryview) else data), connection)
+    set_json_loads(
+        lambda data: ("mine", bytes(data) if isinstance(data, memoryview) else data), connection
+    )
     row = connection.execute("select '{\"a\": 1}'::jsonb").fetchone()
     assert row[0][0] == "mine"
 
@@ -99,7 +111,10 @@ def test_cursor_bookkeeping(connect: Connect) -> None:
     """description, rowcount, statusmessage, rownumber, iteration, fetchmany, scroll, nextset."""
     connection = connect(autocommit=True)
     cursor = connection.execute("select a, 'x' as b from generate_series(1, 5) a")
-    assert [(column.name, column.type_code) for column in cursor.description] == [("a", 23), ("b", 25)]
+    assert [(column.name, column.type_code) for column in cursor.description] == [
+        ("a", 23),
+        ("b", 25),
+    ]
     assert (cursor.rowcount, cursor.rownumber, cursor.statusmessage) == (5, 0, "SELECT 5")
     assert cursor.fetchone() == (1, "x")
     assert cursor.fetchmany(2) == [(2, "x"), (3, "x")]

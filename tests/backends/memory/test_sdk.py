@@ -121,7 +121,9 @@ def test_public_api_has_no_method_that_is_not_tried() -> None:
 
 def test_queues_and_policies(app: Absurd) -> None:
     """Making, listing, setting and dropping queues."""
-    app.create_queue("parted", storage_mode="partitioned", cleanup_ttl="2 days", detach_mode="empty")
+    app.create_queue(
+        "parted", storage_mode="partitioned", cleanup_ttl="2 days", detach_mode="empty"
+    )
     assert sorted(app.list_queues()) == ["default", "parted"]
     app.set_queue_policy("parted", cleanup_limit=7, partition_lookahead="14 days")
     policy = app.get_queue_policy("parted")
@@ -280,9 +282,7 @@ async def test_async_client_does_the_same(db: MemoryDatabase) -> None:
             raise RuntimeError("as told")
         return [doubled, payload]
 
-    spawned = [
-        (await app.spawn("wait", {"n": n}, max_attempts=1))["task_id"] for n in range(6)
-    ]
+    spawned = [(await app.spawn("wait", {"n": n}, max_attempts=1))["task_id"] for n in range(6)]
     worker = asyncio.ensure_future(app.start_worker(concurrency=6, poll_interval=POLL_SECONDS))
     for n in range(6):
         await app.emit_event(f"go:{n}", "fail" if n == 5 else n)

@@ -91,7 +91,13 @@ def relation(tx: Transaction, name: str, mode: TableLock = TableLock.ACCESS_SHAR
 def _table(tx: Transaction, letter: str, queue: str | None, mode: TableLock) -> AnyTable:
     if queue is None:
         raise null_identifier()
-    return relation(tx, f"{letter}_{queue}", mode).table
+    name = f"{letter}_{queue}"
+    db = tx.db
+    if not (tx.explicit or db.table_locks or db.relations.uncommitted):
+        found = db.relations.rows.get(name)  # nobody is in a transaction: nothing to lock
+        if found is not None:
+            return found.table
+    return relation(tx, name, mode).table
 
 
 _READ, _LOCK, _WRITE = TableLock.ACCESS_SHARE, TableLock.ROW_SHARE, TableLock.ROW_EXCLUSIVE

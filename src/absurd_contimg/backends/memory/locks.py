@@ -61,7 +61,7 @@ TABLE_CONFLICTS: dict[TableLock, frozenset[TableLock]] = {
 """By table lock: those of others that it has to wait for (Postgres' manual, table 13.2)."""
 
 
-class WouldBlock(Exception):  # noqa: N818 - no error: the statement is run again after the wait
+class WouldBlock(Exception):
     """The statement needs what `holder` has; undo it, wait for `holder` to end, run it again."""
 
     def __init__(self, holder: Transaction) -> None:

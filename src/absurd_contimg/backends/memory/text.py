@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError, invalid_text
-from absurd_contimg.backends.memory.times import DAY_US, SECOND_US, Interval
+from absurd_contimg.backends.memory.times import DAY_US, SECOND_US
 
 _SPACE = " \t\n\v\f\r"
 _INTEGER = re.compile(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from datetime import timedelta, timezone, tzinfo
+from datetime import UTC, timedelta, tzinfo
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
@@ -139,7 +139,7 @@ def zone_of(session: Session) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        return session_zone(name) or timezone.utc
+        return session_zone(name) or UTC
 
 
 def _timestamptz_loader(session: Session) -> Load:

@@ -210,7 +210,8 @@ def complete_run(
         refuse_ended_run(run, queue)
         raise_exception(f'Run "{named(run_id)}" is not currently running in queue "{queue}"')
     catalog.runs(tx, queue).put(
-        tx, run.run_id, run._replace(state="completed", completed_at=now, result=state))
+        tx, run.run_id, run._replace(state="completed", completed_at=now, result=state)
+    )
     tasks = catalog.tasks(tx, queue)
     task = tasks.get(tx, run.task_id)
     if task is not None:

@@ -69,7 +69,7 @@ def _exponential(base: float, factor: float, exponent: int, seconds_max: float) 
         delay = base * power
     except OverflowError:
         delay = power = math.inf
-    underflow = power == 0 and factor != 0 or delay == 0 and power != 0
+    underflow = (power == 0 and factor != 0) or (delay == 0 and power != 0)
     if math.isinf(delay) or underflow:
         return 0.0 if factor < 1 else seconds_max
     return min(delay, seconds_max)

@@ -17,7 +17,6 @@ from absurd_contimg.backends.memory.sql.types import (
     DATE,
     FLOAT8,
     INT4,
-    INT8,
     INTEGERS,
     INTERVAL,
     JSONB,

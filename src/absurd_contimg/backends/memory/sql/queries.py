@@ -10,7 +10,12 @@ from sqlglot import exp
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import RowLock, TableLock, WouldBlock
-from absurd_contimg.backends.memory.sql import operators
+from absurd_contimg.backends.memory.sql import (
+    conditions,
+    invocations,
+    operators,
+    values,
+)
 from absurd_contimg.backends.memory.sql.aggregates import Aggregate, null_key
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
@@ -31,6 +36,9 @@ from absurd_contimg.backends.memory.sql.scope import (
 )
 from absurd_contimg.backends.memory.sql.sources import SourceCompiler
 from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN
+
+REGISTERED = (conditions, invocations, values)
+"""Modules that are imported because they register what compiles expressions."""
 
 Rows = Callable[[Env], list[Row]]
 Query = tuple[list[ColumnInfo], Rows]

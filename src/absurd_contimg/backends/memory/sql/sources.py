@@ -14,6 +14,7 @@ from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows
 from absurd_contimg.backends.memory.sql import calls, operators
 from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of, sql_of, unwrapped
+from absurd_contimg.backends.memory.sql.invocations import absurd_call
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
@@ -106,7 +107,7 @@ class SourceCompiler:
         if isinstance(inner, exp.Subquery):
             return self._query(inner, alias, names)
         if isinstance(inner, exp.Dot):
-            call = Compiler(self.scope, self.planner.query).absurd_call(inner.expression)
+            call = absurd_call(Compiler(self.scope, self.planner.query), inner.expression)
             return calls.as_source(call, alias, names)
         return self._function(_function_name(inner), inner.expressions, alias, names, node)
 
@@ -116,7 +117,7 @@ class SourceCompiler:
         if isinstance(inner, exp.Identifier):
             return self._named(name_of(inner), schema_name, alias, names, node)
         if schema_name == "absurd" and isinstance(inner, exp.Anonymous):
-            call = Compiler(self.scope, self.planner.query).absurd_call(inner)
+            call = absurd_call(Compiler(self.scope, self.planner.query), inner)
             return calls.as_source(call, alias, names)
         if schema_name in (None, "pg_catalog"):
             return self._function(

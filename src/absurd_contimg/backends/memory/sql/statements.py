@@ -114,7 +114,13 @@ def _query(
 ) -> Callable[[Transaction, Sequence[Any]], Result]:
     node = parsed(text)
     planner = Modifier().planner
-    columns, rows = planner.query(node, Scope(params=params))
+    try:
+        columns, rows = planner.query(node, Scope(params=params))
+    except EngineError as error:
+        if error.sqlstate == "0A000":  # quote all of it, not only the part
+            shown = re.sub(r"__p\d+__", "%s", text.strip())
+            raise EngineError("0A000", f"{error.message} (in: {shown})", hint=error.hint) from None
+        raise
     verb = type(node).__name__.upper()
     returning = not isinstance(node, exp.Insert | exp.Update | exp.Delete) or bool(columns)
     tag = verb if verb in ("INSERT", "UPDATE", "DELETE") else "SELECT"

@@ -30,7 +30,7 @@ TextIn = Callable[[str, Session], Value]
 TextOut = Callable[[Value, Session], str]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class SqlType:
     """A type: `name` as catalogues have it, `shown` as messages have it."""
 
@@ -154,7 +154,7 @@ _ARRAY_OIDS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class ArrayType(SqlType):
     """An array of `element`."""
 

@@ -1,0 +1,218 @@
+"""Does the emulator still match a schema of Absurd? ``python -m absurd_contimg.backends.memory.drift``.
+
+Without an argument the schema in the installed ``absurdctl`` is read, with one the given SQL
+file: to try a new release, install its ``absurdctl`` (or unpack its schema) and run this. Every
+function, parameter, default, return column, table column, check and function body that differs
+from what the emulator was written against is named, one a line; the exit status is 1 if any does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlglot
+from sqlglot import exp
+
+from absurd_contimg.backends.memory import schema
+from absurd_contimg.backends.memory.bodies import BODIES
+from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, SCHEMA_VERSION
+
+_TYPES = {
+    "INT": "int4", "BIGINT": "int8", "DOUBLE": "float8", "BOOLEAN": "bool", "TEXT": "text",
+    "JSONB": "jsonb", "UUID": "uuid", "TIMESTAMPTZ": "timestamptz", "INTERVAL": "interval",
+}  # fmt: skip
+_TABLE = re.compile(
+    r"'create table if not exists absurd\.%I \((?P<columns>(?:[^']|'')*)\)(?:\s*%s)?\s*',\s*"
+    r"'(?P<letter>\w)_'",
+)
+Facts = dict[str, str]
+"""What is compared, by name: ``function spawn_task(text, text, jsonb, jsonb) default p_options``."""
+
+
+def installed_schema() -> str:
+    """The schema text in the installed ``absurdctl``."""
+    import absurdctl  # noqa: PLC0415 - only needed where no file is given
+
+    return str(absurdctl.BUNDLED_SCHEMA_SQL)
+
+
+def schema_facts(text: str) -> Facts:
+    """What a schema text says of its functions and tables."""
+    facts: Facts = {}
+    logger = logging.getLogger("sqlglot")
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        statements = sqlglot.parse(text, read="postgres")
+    finally:
+        logger.disabled = disabled
+    for statement in statements:
+        if not isinstance(statement, exp.Create):
+            continue
+        kind = statement.args.get("kind")
+        if kind == "FUNCTION":
+            facts.update(_function_facts(statement))
+        elif kind == "TABLE":
+            facts.update(_table_facts(statement.this.this.name, statement.this.expressions))
+    for match in _TABLE.finditer(text):
+        columns = match["columns"].replace("''", "'").replace("%s", "idempotency_key text")
+        table = sqlglot.parse_one(f"create table x ({columns})", read="postgres")
+        facts.update(_table_facts(match["letter"], table.this.expressions))
+    return facts
+
+
+def _function_facts(statement: exp.Create) -> Iterator[tuple[str, str]]:
+    defined = statement.this
+    parameters = [node for node in defined.expressions if isinstance(node, exp.ColumnDef)]
+    types = [_type(node) for node in parameters]
+    label = f"function {defined.this.name}({', '.join(types)})"
+    yield label, "exists"
+    for position, node in enumerate(parameters, 1):
+        yield f"{label} parameter {position}", node.name
+        default = _constraint(node, exp.DefaultColumnConstraint)
+        if default is not None:
+            yield f"{label} default of {node.name}", _plain(default.this)
+    for item in statement.args["properties"].expressions:
+        if not isinstance(item, exp.ReturnsProperty):
+            continue
+        if isinstance(item.this, exp.Schema):
+            for position, node in enumerate(item.this.expressions, 1):
+                yield f"{label} return column {position}", f"{node.name} {_type(node)}"
+        else:
+            yield f"{label} returns", _TYPES.get(_name(item.this), _name(item.this).lower())
+    yield f"{label} body", digest(str(statement.args["expression"].this))
+
+
+def _table_facts(table: str, nodes: list[exp.Expression]) -> Iterator[tuple[str, str]]:
+    position = 0
+    for node in nodes:
+        if isinstance(node, exp.PrimaryKey):
+            keys = ", ".join(item.name for item in node.expressions)
+            yield f"table {table} primary key", keys
+        if not isinstance(node, exp.ColumnDef):
+            continue
+        position += 1
+        label = f"table {table} column {node.name}"
+        key = _constraint(node, exp.PrimaryKeyColumnConstraint) is not None
+        if key:
+            yield f"table {table} primary key", node.name
+        required = key or _constraint(node, exp.NotNullColumnConstraint) is not None
+        yield label, f"{position} {_type(node)}{' not null' if required else ''}"
+        default = _constraint(node, exp.DefaultColumnConstraint)
+        if default is not None:
+            yield f"{label} default", _plain(default.this)
+        check = _constraint(node, exp.CheckColumnConstraint)
+        if check is not None:
+            yield f"{label} check", _check(check.this)
+
+
+def _constraint(node: exp.Expression, kind: type[exp.Expression]) -> Any:
+    for item in node.args.get("constraints") or []:
+        if isinstance(item.args.get("kind"), kind):
+            return item.args["kind"]
+    return None
+
+
+def _name(node: exp.Expression) -> str:
+    named = node.this
+    text = str(getattr(named, "value", named)).upper()
+    return str(node.args.get("kind")).upper() if text.startswith("USER") else text
+
+
+def _type(node: exp.Expression) -> str:
+    name = _name(node.args["kind"])
+    return _TYPES.get(name, name.lower())
+
+
+def _plain(node: exp.Expression) -> str:
+    """A default as the emulator's tables write it."""
+    if isinstance(node, exp.Cast):
+        node = node.this
+    if isinstance(node, exp.Interval):
+        return f"interval '{node.this.name} {node.args['unit'].name.lower()}'"
+    return str(node.sql(dialect="postgres")).lower()
+
+
+def _check(node: exp.Expression) -> str:
+    if isinstance(node, exp.In):
+        return "in " + ", ".join(item.name for item in node.expressions)
+    bound = node.expression
+    number = bound.this.name if isinstance(bound, exp.Interval) else bound.name
+    return f"{ {exp.GTE: '>=', exp.GT: '>'}.get(type(node), type(node).__name__) } {number}"
+
+
+def digest(body: str) -> str:
+    """A function's body without comments and spacing, as a short digest."""
+    bare = re.sub(r"--[^\n]*", "", body)
+    return hashlib.sha256(" ".join(bare.split()).encode()).hexdigest()[:16]
+
+
+def emulator_facts() -> Facts:
+    """What the emulator says of itself."""
+    facts: Facts = {}
+    for procedures in PROCEDURES.values():
+        for procedure in procedures:
+            types = ", ".join(parameter.type_name for parameter in procedure.parameters)
+            label = f"function {procedure.name}({types})"
+            facts[label] = "exists"
+            for position, parameter in enumerate(procedure.parameters, 1):
+                facts[f"{label} parameter {position}"] = parameter.name
+                if parameter.has_default:
+                    facts[f"{label} default of {parameter.name}"] = parameter.default.lower()
+            for position, (name, type_name) in enumerate(procedure.columns, 1):
+                facts[f"{label} return column {position}"] = f"{name} {type_name}"
+            if not procedure.columns:
+                facts[f"{label} returns"] = procedure.returns
+            facts[f"{label} body"] = BODIES.get(label, "unknown")
+    for table, columns in schema.TABLES.items():
+        facts[f"table {table} primary key"] = ", ".join(schema.PRIMARY_KEYS[table])
+        for position, column in enumerate(columns, 1):
+            label = f"table {table} column {column.name}"
+            required = "" if column.nullable else " not null"
+            facts[label] = f"{position} {column.type_name}{required}"
+            if column.default is not None:
+                facts[f"{label} default"] = column.default
+            if column.check is not None:
+                facts[f"{label} check"] = "in " + ", ".join(column.check)
+            elif column.check_text is not None:
+                facts[f"{label} check"] = column.check_text
+    return facts
+
+
+def differences(text: str) -> list[str]:
+    """Everything in which a schema differs from the emulator, one sentence each."""
+    theirs, mine = schema_facts(text), emulator_facts()
+    found: list[str] = []
+    for name in sorted(theirs.keys() | mine.keys()):
+        if theirs.get(name) == mine.get(name):
+            continue
+        if name not in mine:
+            found.append(f"{name}: new in the schema ({theirs[name]}), the emulator lacks it")
+        elif name not in theirs:
+            found.append(f"{name}: gone from the schema, the emulator has it ({mine[name]})")
+        else:
+            found.append(f"{name}: {theirs[name]} in the schema, {mine[name]} in the emulator")
+    return found
+
+
+def main(arguments: list[str]) -> int:
+    """Print the report; 1 if anything differs."""
+    text = Path(arguments[0]).read_text(encoding="utf-8") if arguments else installed_schema()
+    version = re.search(r"select '([^']+)'::text;", text)
+    found = differences(text)
+    print(
+        f"schema {version[1] if version else 'of unknown version'}, emulator of {SCHEMA_VERSION}: "
+        f"{len(found)} differences in {len(schema_facts(text))} facts"
+    )
+    for line in found:
+        print(f"  {line}")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""A schema that differs from the emulator is found out, by the name of what differs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.backends.memory import drift
+
+SCHEMA = drift.installed_schema()
+
+
+def test_the_installed_schema_is_the_one_emulated() -> None:
+    """Every function, parameter, default, return column, table column, check and body."""
+    assert drift.differences(SCHEMA) == []
+    facts = drift.schema_facts(SCHEMA)
+    assert sum(name.endswith(" body") for name in facts) == 39
+    assert {name.split()[1] for name in facts if name.startswith("table")} == set("trcewi") | {
+        "queues"
+    }
+
+
+CHANGES = [
+    ("p_claim_timeout integer default 30", "p_claim_timeout integer default 60", "default of p_claim_timeout"),
+    ("p_claim_timeout integer default 30", "p_lease integer default 30", "claim_task(text, text, int4, int4) parameter 3"),
+    ("p_claim_timeout integer default 30", "p_claim_timeout bigint default 30", "claim_task(text, text, int8, int4)"),
+    ("    event_payload jsonb\n  )", "    event_payload text\n  )", "claim_task(text, text, int4, int4) return column 10"),
+    ("create function absurd.emit_event", "create function absurd.send_event", "emit_event(text, text, jsonb)"),
+    ("task_name text not null,", "task_name text,", "table t column task_name"),
+    ("wake_event text,\n        event_payload jsonb,", "event_payload jsonb,\n        wake_event text,", "table r column wake_event"),
+    ("emitted_at timestamptz not null default absurd.current_time()", "emitted_at timestamptz not null default now()", "table e column emitted_at default"),
+    ("default 'committed'", "default 'pending'".replace("'", "''"), "table c column status default"),
+    ("''failed'', ''cancelled'')),\n        attempts", "''failed'')),\n        attempts", "table t column state check"),
+    ("check (cleanup_limit >= 1)", "check (cleanup_limit >= 0)", "table queues column cleanup_limit check"),
+    ("interval '28 days'", "interval '7 days'", "table queues column partition_lookahead default"),
+    ("primary key (run_id, step_name)", "primary key (run_id)", "table w primary key"),
+    ("returns double precision", "returns numeric", "retry_delay_seconds(jsonb, int4) returns"),
+    ("v_limit constant double precision := 86400", "v_limit constant double precision := 3600", "retry_delay_seconds(jsonb, int4) body"),
+    ("if p_extend_by is null or p_extend_by <= 0 then", "if p_extend_by is null then", "extend_claim(text, uuid, int4) body"),
+]  # fmt: skip
+
+
+def test_every_change_is_named() -> None:
+    """Changes to the schema, as many at once as do not touch each other: each is named."""
+    left = list(CHANGES)
+    while left:
+        text, made = SCHEMA, list[tuple[str, str, str]]()
+        for change in left:
+            right, changed, _ = change
+            if right not in SCHEMA:
+                right = right.replace("'", "''")
+            assert right in SCHEMA, right
+            if text.count(right) == SCHEMA.count(right):
+                text = text.replace(right, changed, 1)
+                made.append(change)
+        assert made
+        found = drift.differences(text)
+        for change in made:
+            assert any(change[2] in line for line in found), (change, found)
+        left = [change for change in left if change not in made]
+
+
+def test_comments_and_spacing_are_no_change() -> None:
+    """A release that only rewrites comments is reported as equal."""
+    text = re.sub(r"--[^\n]*", "-- another comment", SCHEMA).replace("\nbegin\n", "\n\n  begin\n")
+    assert drift.differences(text) == []
+
+
+def test_one_command_reports_a_new_release(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """``python -m absurd_contimg.backends.memory.drift file.sql``."""
+    new = tmp_path / "absurd-0.6.sql"
+    new.write_text(
+        SCHEMA.replace("p_qty integer default 1", "p_qty integer default 5").replace(
+            "'0.5.1'::text", "'0.6.0'::text"
+        )
+    )
+    assert drift.main([str(new)]) == 1
+    report = capsys.readouterr().out
+    assert "schema 0.6.0, emulator of 0.5.1" in report
+    assert "default of p_qty: 5 in the schema, 1 in the emulator" in report
+    assert drift.main([]) == 0
