@@ -68,6 +68,13 @@ class PipelineStage(ABC):
         """
         return []
 
+    def expected_bytes(self, context: PipelineContext) -> int:
+        """About how much the stage writes into its workspace; reserved before it starts.
+
+        Unless a stage knows better: twice its inputs, a working copy and a product.
+        """
+        return 2 * sum(_size(path) for path in self.input_paths(context))
+
     def product_name(self, context: PipelineContext) -> str:
         """The readable part of the product's folder name; the key is appended to it."""
         return str(context.inputs["group_id"])
@@ -89,3 +96,10 @@ class PipelineStage(ABC):
 
         The workspace itself is removed by the runner.
         """
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file or of all files in a folder; 0 when it is not there."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.is_file() else 0

@@ -29,6 +29,7 @@ from absurd_contimg.core.failures import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.child import REQUEST_NAME, RESULT_NAME
 from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.guardian import Guardian
 from absurd_contimg.stages.logs import death_messages, last_line, severe_messages, trim_log
 
 P = ParamSpec("P")
@@ -37,8 +38,12 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 _TRIM_SECONDS = 20.0
+_LEASE_SECONDS = 0.5
+"""How often the guardian is told how long a stage may live."""
 _POLL_SECONDS = 0.01
 _UNKILLABLE_SECONDS = 60.0
+_GUARDIAN = Guardian()
+"""One for each process; it starts when a stage first runs under a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,9 @@ class StageRequest:
     output_log: Path
     """Standard output and standard error of the process."""
     deadline_seconds: float
+    may_live_until: Callable[[], float] | None = None
+    """The time of `time.monotonic` at which its process is killed unless this says a later one
+    by then: the end of the worker's lease. None: it lives as long as the worker waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +212,7 @@ class IsolatedStageExecutor:
                 in_time = await self._wait(process, request)
             finally:
                 await _completed(_end_group(process))
+                _GUARDIAN.forget(process.pid)
         finally:
             # Closing the write end is itself a kill: see child.py. It comes last.
             os.close(write_end)
@@ -215,12 +224,18 @@ class IsolatedStageExecutor:
         """Whether the process ended by itself in time; keeps its output within bounds."""
         clock = asyncio.get_running_loop().time
         deadline = clock() + request.deadline_seconds
+        trimmed_at = clock()
+        lease = request.may_live_until
         while (left := deadline - clock()) > 0:
+            if lease is not None:
+                _GUARDIAN.watch(process.pid, lease())
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(left, _TRIM_SECONDS)):
+                async with asyncio.timeout(min(left, _LEASE_SECONDS if lease else _TRIM_SECONDS)):
                     await process.wait()
                 return True
-            await asyncio.to_thread(trim_log, request.output_log, self.log_bytes_max)
+            if clock() - trimmed_at >= _TRIM_SECONDS:
+                await asyncio.to_thread(trim_log, request.output_log, self.log_bytes_max)
+                trimmed_at = clock()
         return False
 
     def _conclude(

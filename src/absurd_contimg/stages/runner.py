@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.base import PipelineStage, Workspace
 from absurd_contimg.stages.child import run_stage
@@ -23,9 +25,20 @@ from absurd_contimg.stages.errors import MissingInputError, SettingError
 from absurd_contimg.stages.executor import StageExecutor, StageReport, StageRequest, uninterrupted
 from absurd_contimg.stages.products import Manifest, Published, load_committed, publish
 from absurd_contimg.stages.scratch import ScratchOwner, remove_tree, safe_name
+from absurd_contimg.stages.space import reserve
 
 Fence = Callable[[], Awaitable[None]]
 """Asked once before anything is published; raises when this worker may not publish any more."""
+
+
+@runtime_checkable
+class LeaseFence(Protocol):
+    """A fence that also knows until when the lease lasts, such as ``ctx.fence``."""
+
+    @property
+    def fence_at(self) -> float:
+        """The time of `time.monotonic` by which all work must have stopped."""
+        ...
 
 
 class ProductRegistry(Protocol):
@@ -97,13 +110,17 @@ class StageRunner:
         fence: Fence | None,
     ) -> StageResult:
         request = self._request(scratch, stage, context, attempt)
+        leased = fence if isinstance(fence, LeaseFence) else None
+        if leased is not None:
+            request = replace(request, may_live_until=lambda: leased.fence_at)
         if stage.isolated:
+            await uninterrupted(self._reserve, scratch, stage, context)
             report = await self._executor.execute(request)
         else:
             report = await _run_in_process(stage, request)
         if fence is not None:
             await fence()
-        product = await uninterrupted(self._commit, report)
+        product = await uninterrupted(self._commit, report, leased)
         return StageResult(
             stage=stage.name,
             outputs=report.outputs if product is None else product.manifest.outputs,
@@ -114,8 +131,17 @@ class StageRunner:
             output_log=request.output_log,
         )
 
-    def _commit(self, report: StageReport) -> Published | None:
-        """Put a product in its place, if there is one, and enter it into the registry."""
+    def _reserve(self, scratch: Path, stage: PipelineStage, context: PipelineContext) -> None:
+        reserve(self.config.paths.scratch_dir, scratch, stage.expected_bytes(context))
+
+    def _commit(self, report: StageReport, leased: LeaseFence | None) -> Published | None:
+        """Put a product in its place, if there is one, and enter it into the registry.
+
+        Looks at the clock once more: this process may have been stopped after the fence let it
+        pass, and is then a zombie that must not publish.
+        """
+        if leased is not None and time.monotonic() >= leased.fence_at:
+            raise LeaseLost("the lease ran out before the product could be published")
         if report.committed is None:
             return None
         if report.product is None:

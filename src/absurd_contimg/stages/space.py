@@ -1,0 +1,46 @@
+"""Space is reserved before a stage starts, so that two of them do not count on the same bytes.
+
+A reservation is a file in the attempt's scratch folder: it goes when the folder goes, and a dead
+worker's goes with the janitor. What an attempt has already written counts as used, the rest of
+its reservation as taken.
+"""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+
+from absurd_contimg.stages.scratch import Janitor, file_lock, tree_size
+
+_NAME = ".reserved"
+
+
+def reserve(scratch_dir: Path, folder: Path, needed_bytes: int) -> None:
+    """Reserve space for an attempt whose scratch folder is `folder`; the folder exists.
+
+    Raises `OSError` with ENOSPC, as the file system would later, when less is free than needed
+    and promised to others; before that, what dead workers left is swept.
+    """
+    with file_lock(scratch_dir / ".owners" / "space"):
+        short = _short_by(scratch_dir, needed_bytes)
+        if short > 0 and Janitor(scratch_dir).sweep():
+            short = _short_by(scratch_dir, needed_bytes)
+        if short > 0:
+            raise OSError(
+                errno.ENOSPC,
+                f"No space to begin: {needed_bytes / 1e9:.3f} GB are expected to be written, "
+                f"{short / 1e9:.3f} GB of that are not free or promised to other stages",
+                str(scratch_dir),
+            )
+        (folder / _NAME).write_text(str(needed_bytes), encoding="ascii")
+
+
+def _short_by(scratch_dir: Path, needed_bytes: int) -> int:
+    promised = 0
+    for path in scratch_dir.glob(f"*/*/*/{_NAME}"):
+        try:
+            promised += max(int(path.read_text(encoding="ascii")) - tree_size(path.parent), 0)
+        except FileNotFoundError:
+            continue  # that attempt has just ended
+    return needed_bytes + promised - shutil.disk_usage(scratch_dir).free
