@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a statement is one line
 """How fast the emulator is: absolute figures, and ratios to the embedded Postgres in one run.
 
 Run with ``pytest benchmarks/test_emulator_speed.py -s``. A cycle is spawn, claim, one checkpoint

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from uuid import UUID
 from collections.abc import Iterator
 from typing import Any
+from uuid import UUID
 
 from conformance import operations
 from conformance.operations import Chooser, Operation, RandomChooser, World

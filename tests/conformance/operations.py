@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a statement is one line
 """What is done to both databases: every procedure with good and bad arguments, transactions,
 settings, and statements on the tables themselves.
 
@@ -15,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
+
 from conformance.sides import QUEUES, SESSIONS, Call, MemorySide, Ref
 
 T = TypeVar("T")

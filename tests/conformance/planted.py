@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a bug is one line, so that the list can be scanned
 """Bugs to plant into the emulator, one a rule: each must turn the comparison red.
 
 A bug is a replacement in the source of one of the engine's modules; the changed module is loaded

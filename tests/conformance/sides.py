@@ -8,9 +8,9 @@ emulator both give ascending ids, so the numbering agrees exactly if the order d
 from __future__ import annotations
 
 import re
-from functools import lru_cache
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 

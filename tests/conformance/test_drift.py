@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a change is one line
 """A schema that differs from the emulator is found out, by the name of what differs."""
 
 from __future__ import annotations

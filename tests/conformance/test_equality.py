@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
 from conformance import operations
 from conformance.comparison import Pair, look, opening
 from conformance.operations import DataChooser
 from conformance.sides import Call, MemorySide, PostgresSide
-from hypothesis import HealthCheck, Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "150"))
 STEPS = 50

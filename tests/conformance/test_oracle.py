@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from conformance.comparison import Observation, Pair, random_sequence
 from conformance.planted import BUGS, EQUIVALENT, Bug
 from conformance.sides import Call, MemorySide, PostgresSide
@@ -89,9 +90,9 @@ def first_difference(side: type[MemorySide], recordings: list[Recording]) -> str
                 answer = memory.call(call)
                 if (answer, memory.status(call.session)) != tuple(expected[:2]):
                     return str(call)
-                if number % TABLES_EVERY == 0 or number == len(recording):
-                    if list(memory.tables()) != expected[2]:
-                        return f"tables after {call}"
+                due = number % TABLES_EVERY == 0 or number == len(recording)
+                if due and list(memory.tables()) != expected[2]:
+                    return f"tables after {call}"
             except Exception as error:  # noqa: BLE001 - a crash is a difference too
                 return f"{call}: {error!r}"
     return None

@@ -1,9 +1,10 @@
-"""Does the emulator still match a schema of Absurd? ``python -m absurd_contimg.backends.memory.drift``.
+"""Does the emulator still match a schema of Absurd?
 
-Without an argument the schema in the installed ``absurdctl`` is read, with one the given SQL
-file: to try a new release, install its ``absurdctl`` (or unpack its schema) and run this. Every
-function, parameter, default, return column, table column, check and function body that differs
-from what the emulator was written against is named, one a line; the exit status is 1 if any does.
+``python -m absurd_contimg.backends.memory.drift [FILE]`` says so. Without an argument the schema
+in the installed ``absurdctl`` is read, with one the given SQL file: to try a new release, install
+its ``absurdctl`` (or unpack its schema) and run this. Every function, parameter, default, return
+column, table column, check and function body that differs from what the emulator was written
+against is named, one a line; the exit status is 1 if any does.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _TABLE = re.compile(
     r"'(?P<letter>\w)_'",
 )
 Facts = dict[str, str]
-"""What is compared, by name: ``function spawn_task(text, text, jsonb, jsonb) default p_options``."""
+"""What is compared, by name, as ``function cancel_task(text, uuid) body``."""
 
 
 def installed_schema() -> str:
@@ -88,7 +89,7 @@ def _function_facts(statement: exp.Create) -> Iterator[tuple[str, str]]:
     yield f"{label} body", digest(str(statement.args["expression"].this))
 
 
-def _table_facts(table: str, nodes: list[exp.Expression]) -> Iterator[tuple[str, str]]:
+def _table_facts(table: str, nodes: list[Any]) -> Iterator[tuple[str, str]]:
     position = 0
     for node in nodes:
         if isinstance(node, exp.PrimaryKey):
@@ -111,25 +112,25 @@ def _table_facts(table: str, nodes: list[exp.Expression]) -> Iterator[tuple[str,
             yield f"{label} check", _check(check.this)
 
 
-def _constraint(node: exp.Expression, kind: type[exp.Expression]) -> Any:
+def _constraint(node: Any, kind: type) -> Any:
     for item in node.args.get("constraints") or []:
         if isinstance(item.args.get("kind"), kind):
             return item.args["kind"]
     return None
 
 
-def _name(node: exp.Expression) -> str:
+def _name(node: Any) -> str:
     named = node.this
     text = str(getattr(named, "value", named)).upper()
     return str(node.args.get("kind")).upper() if text.startswith("USER") else text
 
 
-def _type(node: exp.Expression) -> str:
+def _type(node: Any) -> str:
     name = _name(node.args["kind"])
     return _TYPES.get(name, name.lower())
 
 
-def _plain(node: exp.Expression) -> str:
+def _plain(node: Any) -> str:
     """A default as the emulator's tables write it."""
     if isinstance(node, exp.Cast):
         node = node.this
@@ -138,12 +139,13 @@ def _plain(node: exp.Expression) -> str:
     return str(node.sql(dialect="postgres")).lower()
 
 
-def _check(node: exp.Expression) -> str:
+def _check(node: Any) -> str:
     if isinstance(node, exp.In):
         return "in " + ", ".join(item.name for item in node.expressions)
     bound = node.expression
     number = bound.this.name if isinstance(bound, exp.Interval) else bound.name
-    return f"{ {exp.GTE: '>=', exp.GT: '>'}.get(type(node), type(node).__name__) } {number}"
+    symbol = ">=" if isinstance(node, exp.GTE) else type(node).__name__
+    return f"{symbol} {number}"
 
 
 def digest(body: str) -> str:

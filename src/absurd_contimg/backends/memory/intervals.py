@@ -140,7 +140,7 @@ def _iso_in(word: str, text: str) -> Interval:
     return total.result()
 
 
-def _verbose_in(word: str, text: str) -> Interval:
+def _verbose_in(word: str, text: str) -> Interval:  # noqa: PLR0912 - one branch a kind of token
     total = _Sum(text)
     pending: Decimal | None = None
     negative = False

@@ -28,7 +28,7 @@ class _Number(str):
     __slots__ = ()
 
 
-def dumps(value: object) -> str:
+def dumps(value: object) -> str:  # noqa: PLR0911 - one return a kind of value
     """The canonical text of a Python value, as if sent by psycopg's ``Jsonb``.
 
     Raises 22P02 or 22P05 for what jsonb rejects, TypeError for what JSON does not have.

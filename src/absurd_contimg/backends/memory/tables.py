@@ -174,8 +174,8 @@ class Table(Generic[K, R]):
                 yield row
             elif mark[1] is not None:
                 yield mark[1]
-        for key, (owner, before) in list(late.items()):
-            if owner is not tx and before is not None and key not in self.rows:
+        for gone, (owner, before) in list(late.items()):
+            if owner is not tx and before is not None and gone not in self.rows:
                 yield before
 
     # -- writing ----------------------------------------------------------------------------
@@ -309,6 +309,7 @@ class Tasks(Table[int, TaskRow]):
         self.ruled: dict[int, int] = {}
 
     def reindex(self, old: TaskRow | None, new: TaskRow | None) -> None:
+        """See `Table.reindex`."""
         if self.unique_key:
             if old is not None and old.idempotency_key is not None:
                 self.by_key.pop(old.idempotency_key, None)
@@ -357,6 +358,7 @@ class Runs(Table[int, RunRow]):
         self.leases: list[tuple[int, int]] = []
 
     def reindex(self, old: RunRow | None, new: RunRow | None) -> None:
+        """See `Table.reindex`."""
         if new is None:
             if old is not None:
                 _group_remove(self.by_task, old.task_id, old.run_id)
@@ -439,6 +441,7 @@ class Checkpoints(Table[tuple[int, str], CheckpointRow]):
         self.by_task: dict[int, tuple[str, ...]] = {}
 
     def reindex(self, old: CheckpointRow | None, new: CheckpointRow | None) -> None:
+        """See `Table.reindex`."""
         if new is not None and old is None:
             _group_add(self.by_task, new.task_id, new.checkpoint_name)
         elif old is not None and new is None:
@@ -471,6 +474,7 @@ class Waits(Table[tuple[int, str], WaitRow]):
         self.by_run: dict[int, tuple[tuple[int, str], ...]] = {}
 
     def reindex(self, old: WaitRow | None, new: WaitRow | None) -> None:
+        """See `Table.reindex`."""
         if old is not None:
             key = (old.run_id, old.step_name)
             members = self.by_event[old.event_name]
@@ -512,6 +516,7 @@ class Keys(Table[str, KeyRow]):
         self.by_task: dict[int, tuple[str, ...]] = {}
 
     def reindex(self, old: KeyRow | None, new: KeyRow | None) -> None:
+        """See `Table.reindex`."""
         if old is not None:
             _group_remove(self.by_task, old.task_id, old.idempotency_key)
         if new is not None:

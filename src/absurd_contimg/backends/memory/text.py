@@ -236,14 +236,14 @@ def _local_time(match: re.Match[str], text: str) -> int:
             raise _field_out_of_range(text)
         hour = hour % 12 + (12 if match["half"].lower() == "pm" else 0)
     fraction = match["fraction"] or ""
-    us = round(int(fraction or 0) * 10 ** (6 - len(fraction)))
+    us = round(int(fraction or 0) * 10.0 ** (6 - len(fraction)))
     if match["era"] and match["era"].lower() == "bc":
         year = 1 - year
     elif year == 0:
         raise _field_out_of_range(text)
     if not 1 <= month <= 12 or not 1 <= day <= 31:
         raise _field_out_of_range(
-            text, hint=month > 12 and 'Perhaps you need a different "DateStyle" setting.'
+            text, hint='Perhaps you need a different "DateStyle" setting.' if month > 12 else None
         )
     if day > times.days_in_month(year, month):
         raise _field_out_of_range(text)
@@ -253,8 +253,8 @@ def _local_time(match: re.Match[str], text: str) -> int:
     return times.days_from_civil(year, month, day) * DAY_US + seconds * SECOND_US + us
 
 
-def _field_out_of_range(text: str, hint: str | bool = False) -> EngineError:
-    return EngineError("22008", f'date/time field value out of range: "{text}"', hint=hint or None)
+def _field_out_of_range(text: str, hint: str | None = None) -> EngineError:
+    return EngineError("22008", f'date/time field value out of range: "{text}"', hint=hint)
 
 
 def timestamptz_out(time: int, zone: tzinfo, *, iso: bool = False) -> str:

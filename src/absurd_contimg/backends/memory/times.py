@@ -15,6 +15,8 @@ from absurd_contimg.backends.memory.errors import EngineError, timestamp_out_of_
 INFINITY = 2**63 - 1
 NEG_INFINITY = -(2**63)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST = datetime(1, 1, 1, tzinfo=UTC)
+_LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
 WEEK_US = 7 * DAY_US
@@ -84,7 +86,7 @@ def to_datetime(time: int) -> datetime:
     try:
         return EPOCH + timedelta(microseconds=time)
     except OverflowError:
-        return (datetime.max if time > 0 else datetime.min).replace(tzinfo=UTC)
+        return _LAST if time > 0 else _FIRST
 
 
 def add_us(time: int, us: int) -> int:

@@ -147,7 +147,7 @@ class BaseCursor:
             values = ordered(prepared, params)
             text = prepared.text
             if values:
-                types, texts = dumped(values, Transformer(self._context))  # type: ignore[arg-type]
+                types, texts = dumped(values, Transformer(self._context))
         session = self._conn.session
         try:
             statements = split(text)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors, sql
-from psycopg.adapt import PyFormat, Transformer
+from psycopg.adapt import PyFormat
 
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.types import BY_OID, UNKNOWN, SqlType
@@ -22,7 +22,7 @@ class Prepared(NamedTuple):
     """A query with its placeholders replaced; `names` is None where they are positional."""
 
     text: str
-    count: int
+    placeholders: int
     names: tuple[str, ...] | None
 
 
@@ -76,7 +76,7 @@ def ordered(prepared: Prepared, params: Sequence[Any] | Mapping[str, Any]) -> Se
     """The parameters in the order of their numbers; psycopg's errors where they do not fit."""
     if isinstance(params, Mapping):
         if prepared.names is None:
-            if prepared.count:
+            if prepared.placeholders:
                 raise TypeError("positional placeholders (%s) require a sequence of parameters")
             return ()
         missing = sorted(name for name in prepared.names if name not in params)
@@ -87,18 +87,17 @@ def ordered(prepared: Prepared, params: Sequence[Any] | Mapping[str, Any]) -> Se
         raise TypeError(
             f"query parameters should be a sequence or a mapping, got {type(params).__qualname__}"
         )
-    if len(params) != prepared.count:
+    if len(params) != prepared.placeholders:
         raise psycopg.ProgrammingError(
-            f"the query has {prepared.count} placeholders but {len(params)} parameters were passed"
+            f"the query has {prepared.placeholders} placeholders but {len(params)} parameters "
+            "were passed"
         )
     if params and prepared.names is not None:
         raise TypeError("named placeholders require a mapping of parameters")
     return params
 
 
-def dumped(
-    values: Sequence[Any], transformer: Transformer
-) -> tuple[tuple[SqlType, ...], list[str | None]]:
+def dumped(values: Sequence[Any], transformer: Any) -> tuple[tuple[SqlType, ...], list[str | None]]:
     """The types and text forms that psycopg's adapters give the parameters."""
     formats = [PyFormat.TEXT] * len(values)
     data = transformer.dump_sequence(values, formats)

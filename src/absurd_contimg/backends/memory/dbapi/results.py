@@ -69,7 +69,7 @@ class MemoryResult:
 
     def fname(self, index: int) -> bytes:
         """A column's name."""
-        return self._column(index).name.encode()
+        return str(self._column(index).name).encode()
 
     def ftype(self, index: int) -> int:
         """A column's type."""

@@ -24,10 +24,10 @@ def stand_in(db: MemoryDatabase) -> Iterator[None]:
     def options(given: dict[str, Any]) -> dict[str, Any]:
         return {name: given[name] for name in _TAKEN if given.get(name) is not None}
 
-    def connect(cls: Any, conninfo: str = "", **given: Any) -> Any:
+    def connect(_: Any, _conninfo: str = "", /, **given: Any) -> Any:
         return db.connect(**options(given))
 
-    async def connect_async(cls: Any, conninfo: str = "", **given: Any) -> Any:
+    async def connect_async(_: Any, _conninfo: str = "", /, **given: Any) -> Any:
         return await db.connect_async(**options(given))
 
     places: list[tuple[Any, str, Any]] = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 import psycopg
 
@@ -70,7 +70,9 @@ class BaseTransaction:
             self._commit()
             return False
         self._rollback()
-        return isinstance(error, psycopg.Rollback) and error.transaction in (self, None)
+        return isinstance(error, psycopg.Rollback) and (
+            error.transaction is None or cast(object, error.transaction) is self
+        )
 
     def _commit(self) -> None:
         session = self._conn.session

@@ -33,14 +33,14 @@ def enable_cron(
     _not_available()
 
 
-def disable_cron(tx: Transaction, queue: str | None = None) -> NoReturn:
+def disable_cron(_: Transaction, queue: str | None = None) -> NoReturn:
     """``absurd.disable_cron``."""
     if queue is not None:
         validate_queue_name(queue)
     _not_available()
 
 
-def schedule_detach_jobs(tx: Transaction, queue: str | None = None) -> NoReturn:
+def schedule_detach_jobs(_: Transaction, queue: str | None = None) -> NoReturn:
     """``absurd.schedule_detach_jobs``."""
     if queue is not None:
         validate_queue_name(queue)

@@ -21,7 +21,7 @@ Awaited = tuple[bool, str | None]
 _EPOCH = 0
 
 
-def await_event(
+def await_event(  # noqa: PLR0912 - the steps of the SQL, in its order
     tx: Transaction,
     queue: str | None,
     task_id: int | None,

@@ -7,6 +7,7 @@ partition takes. What can be seen of partitions is as in Postgres.
 from __future__ import annotations
 
 from bisect import bisect_left
+from typing import Any
 
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import AnyTable, Relation
@@ -162,9 +163,7 @@ def partition_of(table: AnyTable, value: int) -> Partition | None:
     return default
 
 
-def partition_rows(
-    tx: Transaction, table: AnyTable, partition: Partition
-) -> list[tuple[object, ...]]:
+def partition_rows(tx: Transaction, table: AnyTable, partition: Partition) -> list[tuple[Any, ...]]:
     """The rows that Postgres would keep in this partition."""
     column = table.partition_column
     return [row for row in table.scan(tx) if partition_of(table, row[column]) is partition]
@@ -249,7 +248,7 @@ def _ended(tx: Transaction, table: AnyTable, oldest: int) -> list[Partition]:
 
 
 def drop_detached_partition(
-    tx: Transaction, partition_table: str | None, unschedule_job_name: str | None = None
+    tx: Transaction, partition_table: str | None, _unschedule_job_name: str | None = None
 ) -> bool:
     """``absurd.drop_detached_partition`` on a server without pg_cron."""
     name = ("" if partition_table is None else partition_table).strip(" ")

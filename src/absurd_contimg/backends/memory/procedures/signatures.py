@@ -115,29 +115,27 @@ def _current_time(tx: Transaction) -> int:
     return tx.session.current_time()
 
 
-def _schema_version(tx: Transaction) -> str:
+def _schema_version(_: Transaction) -> str:
     return SCHEMA_VERSION
 
 
-def _retry_delay_seconds(
-    tx: Transaction, strategy: str | None, attempt: int | None
-) -> float | None:
+def _retry_delay_seconds(_: Transaction, strategy: str | None, attempt: int | None) -> float | None:
     return spawning.retry_delay_seconds(strategy, attempt)
 
 
-def _validate_queue_name(tx: Transaction, queue: str | None) -> str:
+def _validate_queue_name(_: Transaction, queue: str | None) -> str:
     return registry.validate_queue_name(queue)
 
 
-def _uuidv7_timestamp(tx: Transaction, value: int | None) -> int | None:
+def _uuidv7_timestamp(_: Transaction, value: int | None) -> int | None:
     return partitions.uuidv7_timestamp(value)
 
 
-def _week_bucket_utc(tx: Transaction, time: int | None) -> int | None:
+def _week_bucket_utc(_: Transaction, time: int | None) -> int | None:
     return partitions.week_bucket_utc(time)
 
 
-def _partition_week_tag(tx: Transaction, time: int | None) -> str | None:
+def _partition_week_tag(_: Transaction, time: int | None) -> str | None:
     return partitions.partition_week_tag(time)
 
 

@@ -10,7 +10,7 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql import functions, operators
-from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     BOOL,
@@ -46,13 +46,13 @@ class Aggregate(NamedTuple):
 class _Parts(NamedTuple):
     """An aggregate's argument with what stands around it."""
 
-    call: exp.Expression
+    call: Node
     condition: Evaluate | None
     order: list[tuple[Expr, bool, bool]]
     distinct: bool
 
 
-def compile_aggregate(node: exp.Expression, compiler: Compiler) -> Aggregate | None:
+def compile_aggregate(node: Node, compiler: Compiler) -> Aggregate | None:
     """The aggregate, None if it is not one that we know."""
     condition: Evaluate | None = None
     if isinstance(node, exp.Filter):
@@ -69,7 +69,7 @@ def compile_aggregate(node: exp.Expression, compiler: Compiler) -> Aggregate | N
     return None if maker is None else maker(node, parts, compiler)
 
 
-def _parts(node: exp.Expression, compiler: Compiler, condition: Evaluate | None) -> _Parts:
+def _parts(node: Node, compiler: Compiler, condition: Evaluate | None) -> _Parts:
     argument = node.args.get("this")
     if isinstance(node, exp.Anonymous):
         argument = node.expressions[0] if node.expressions else None
@@ -138,7 +138,7 @@ def _known(parts: _Parts, expr: Expr, envs: list[Env]) -> list[Any]:
 
 
 def _extreme(choose: Callable[..., Any], name: str) -> Callable[..., Aggregate]:
-    def make(_: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+    def make(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
         expr = compiler.compile(parts.call)
         if expr.kind is UNKNOWN:
             expr = operators.converted(expr, TEXT)
@@ -158,7 +158,7 @@ def _extreme(choose: Callable[..., Any], name: str) -> Callable[..., Aggregate]:
     return make
 
 
-def _sum(_: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+def _sum(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
     expr = compiler.compile(parts.call)
     kind = {INT2: INT8, INT4: INT8, INT8: NUMERIC}.get(expr.kind, expr.kind)
     _numeric_only("sum", expr.kind)
@@ -180,7 +180,7 @@ def _numeric_only(name: str, kind: SqlType) -> None:
         raise functions.undefined_function(name, [kind])
 
 
-def _average(_: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+def _average(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
     expr = compiler.compile(parts.call)
     _numeric_only("avg", expr.kind)
     kind = NUMERIC if expr.kind in INTEGERS else expr.kind
@@ -200,7 +200,7 @@ def _average(_: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
 
 
 def _truth(every: bool, name: str) -> Callable[..., Aggregate]:
-    def make(_: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+    def make(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
         expr = compiler.boolean(parts.call, name)
 
         def value(envs: list[Env]) -> bool | None:
@@ -212,7 +212,7 @@ def _truth(every: bool, name: str) -> Callable[..., Aggregate]:
     return make
 
 
-def _array(_: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+def _array(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
     expr = compiler.compile(parts.call)
     if expr.kind is UNKNOWN:
         expr = operators.converted(expr, TEXT)
@@ -220,7 +220,7 @@ def _array(_: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
     return Aggregate(kind, lambda envs: _values(parts, expr, envs) or None, "array_agg")
 
 
-def _string(node: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+def _string(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
     expr = operators.converted(compiler.compile(parts.call), TEXT)
     separator = operators.converted(compiler.compile(node.args["separator"]), TEXT).value
 
@@ -231,7 +231,7 @@ def _string(node: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregat
     return Aggregate(TEXT, value, "string_agg")
 
 
-def _json_array(node: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+def _json_array(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
     expr = compiler.compile(parts.call)
 
     def value(envs: list[Env]) -> str | None:
@@ -244,7 +244,7 @@ def _json_array(node: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggr
     return Aggregate(JSONB, value, str(node.this).lower())
 
 
-def _json_object(node: exp.Expression, parts: _Parts, compiler: Compiler) -> Aggregate:
+def _json_object(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
     pair = functions.build_object(
         [compiler.compile(item) for item in node.expressions], "jsonb_object_agg"
     )

@@ -81,7 +81,7 @@ def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
     values: list[Callable[[Env], Any]] = []
     for expr, parameter in zip(placed, procedure.parameters, strict=True):
         if expr is None:
-            values.append(lambda _, default=parameter.value: default)
+            values.append(_default(parameter.value))
         else:
             values.append(expr.value)
     run, many, strict = procedure.run, procedure.many, procedure.strict
@@ -101,6 +101,10 @@ def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
     if single:
         columns = (ColumnInfo(procedure.name, BY_NAME[procedure.returns]),)
     return Call(procedure, columns, rows, procedure.name)
+
+
+def _default(value: Any) -> Callable[[Env], Any]:
+    return lambda _: value
 
 
 _UNNOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"})

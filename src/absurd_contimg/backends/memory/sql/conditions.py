@@ -18,7 +18,7 @@ from absurd_contimg.backends.memory.sql.expressions import (
     sql_of,
     unwrapped,
 )
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, unsupported
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, unsupported
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     BOOL,
@@ -27,7 +27,7 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
 )
 
-_COMPARISONS: dict[type[exp.Expression], str] = {
+_COMPARISONS: dict[type, str] = {
     exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
 }  # fmt: skip
 
@@ -79,7 +79,7 @@ def _is(compiler: Compiler, node: exp.Is) -> Expr:
     if isinstance(wanted, exp.Boolean):
         truth = bool(wanted.this)
         return Expr(BOOL, lambda env: (inner(env) is truth) is not negate)
-    unsupported(sql_of(node), "this test")
+    raise unsupported(sql_of(node), "this test")
 
 
 @compiles(exp.Between)
@@ -111,7 +111,7 @@ def _comparison(compiler: Compiler, node: exp.Binary) -> Expr:
 
 def _row_comparison(compiler: Compiler, symbol: str, left: exp.Tuple, right: exp.Tuple) -> Expr:
     if symbol not in ("=", "<>"):
-        unsupported(sql_of(left), "an ordering of rows")
+        raise unsupported(sql_of(left), "an ordering of rows")
     pairs = [
         operators.comparison("=", compiler.compile(a), compiler.compile(b)).value
         for a, b in zip(left.expressions, right.expressions, strict=True)
@@ -126,7 +126,7 @@ def _row_comparison(compiler: Compiler, symbol: str, left: exp.Tuple, right: exp
     return inverted(Expr(BOOL, value)) if symbol == "<>" else Expr(BOOL, value)
 
 
-def _quantifier(node: exp.Expression) -> tuple[exp.Expression, bool] | None:
+def _quantifier(node: Node) -> tuple[Node, bool] | None:
     """The operand of ``any`` or ``all``, and whether all must match."""
     if isinstance(node, exp.Any | exp.All):
         inner = node.this
@@ -136,9 +136,7 @@ def _quantifier(node: exp.Expression) -> tuple[exp.Expression, bool] | None:
     return None
 
 
-def _quantified(
-    compiler: Compiler, symbol: str, left: Expr, operand: exp.Expression, every: bool
-) -> Expr:
+def _quantified(compiler: Compiler, symbol: str, left: Expr, operand: Node, every: bool) -> Expr:
     holder: list[Any] = [None]
     if isinstance(operand, exp.Subquery | exp.Query):
         return _quantified_query(compiler, symbol, left, operand, every)
@@ -153,13 +151,13 @@ def _quantified(
 
     def value(env: Env) -> bool | None:
         items = values(env)
-        return None if items is None else _matches(compiler, items, holder, test, env, every)
+        return None if items is None else _matches(items, holder, test, env, every)
 
     return Expr(BOOL, value)
 
 
 def _quantified_query(
-    compiler: Compiler, symbol: str, left: Expr, operand: exp.Expression, every: bool
+    compiler: Compiler, symbol: str, left: Expr, operand: Node, every: bool
 ) -> Expr:
     holder: list[Any] = [None]
     columns, rows = compiler.subquery(unwrapped(operand), compiler.scope.child())
@@ -167,7 +165,7 @@ def _quantified_query(
 
     def value(env: Env) -> bool | None:
         items = [row[0] for row in rows(env.child())]
-        return _matches(compiler, items, holder, test, env, every)
+        return _matches(items, holder, test, env, every)
 
     return Expr(BOOL, value)
 
@@ -267,7 +265,7 @@ def _like(compiler: Compiler, node: exp.Binary) -> Expr:
 
 
 @compiles(exp.RegexpLike, exp.RegexpILike)
-def _matches(compiler: Compiler, node: exp.RegexpLike) -> Expr:
+def _regular(compiler: Compiler, node: exp.RegexpLike) -> Expr:
     left = operators.as_text(compiler.compile(node.this)).value
     right = operators.as_text(compiler.compile(node.expression)).value
     flags = re.IGNORECASE if isinstance(node, exp.RegexpILike) else 0

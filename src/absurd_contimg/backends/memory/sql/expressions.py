@@ -14,15 +14,13 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql import aggregates, operators
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, Scope, unsupported
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope, unsupported
 from absurd_contimg.backends.memory.sql.types import BOOL, UNKNOWN, SqlType
 
 PARAMETER = re.compile(r"__p(\d+)__\Z")
 """What a placeholder has become before the SQL is parsed."""
 
-Subquery = Callable[
-    [exp.Expression, Scope], tuple[list[Any], Callable[[Env], list[tuple[Any, ...]]]]
-]
+Subquery = Callable[[Node, Scope], tuple[list[Any], Callable[[Env], list[tuple[Any, ...]]]]]
 Compile = Callable[["Compiler", Any], Expr]
 _COMPILERS: dict[type, Compile] = {}
 
@@ -43,7 +41,7 @@ def known(*names: str) -> list[type]:
     return [getattr(exp, name) for name in names if hasattr(exp, name)]
 
 
-def sql_of(node: exp.Expression) -> str:
+def sql_of(node: Node) -> str:
     """The node as SQL, for messages."""
     return str(node.sql(dialect="postgres"))
 
@@ -64,15 +62,15 @@ class Compiler:
         self.subquery = subquery
         self.found = found
 
-    def compile(self, node: exp.Expression) -> Expr:
+    def compile(self, node: Node) -> Expr:
         """The compiled expression; 0A000 for what is not supported."""
         for kind in type(node).__mro__:
             method = _COMPILERS.get(kind)
             if method is not None:
                 return method(self, node)
-        unsupported(sql_of(node), "this expression")
+        raise unsupported(sql_of(node), "this expression")
 
-    def boolean(self, node: exp.Expression, clause: str) -> Expr:
+    def boolean(self, node: Node, clause: str) -> Expr:
         """A condition; 42804 if it is none."""
         compiled = self.compile(node)
         if compiled.kind is UNKNOWN:
@@ -101,13 +99,13 @@ def inverted(expr: Expr) -> Expr:
     return Expr(BOOL, value)
 
 
-def name_of(identifier: exp.Expression) -> str:
+def name_of(identifier: Node) -> str:
     """An identifier as Postgres folds it: lower case unless quoted."""
-    name = identifier.name
+    name = str(identifier.name)
     return name if identifier.args.get("quoted") else name.lower()
 
 
-def unwrapped(node: exp.Expression) -> exp.Expression:
+def unwrapped(node: Node) -> Node:
     """The query inside brackets."""
     while isinstance(node, exp.Subquery | exp.Paren):
         node = node.this

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable
+from datetime import UTC
 from decimal import Decimal
 from typing import Any, NamedTuple
 
@@ -106,6 +107,13 @@ def _make_interval(_: Session, seconds: float) -> times.Interval:
     return times.Interval(us=times.seconds_us(seconds))
 
 
+def _quoted(name: str) -> str:
+    """An identifier in quotes if it needs them."""
+    if name.isidentifier() and name == name.lower():
+        return name
+    return '"' + name.replace('"', '""') + '"'
+
+
 BUILTINS: dict[str, Builtin] = {
     "lower": Builtin((TEXT,), TEXT, lambda _, a: a.lower()),
     "upper": Builtin((TEXT,), TEXT, lambda _, a: a.upper()),
@@ -129,11 +137,7 @@ BUILTINS: dict[str, Builtin] = {
     "md5": Builtin(
         (TEXT,), TEXT, lambda _, a: hashlib.md5(a.encode(), usedforsecurity=False).hexdigest()
     ),
-    "quote_ident": Builtin(
-        (TEXT,),
-        TEXT,
-        lambda _, a: a if a.isidentifier() and a == a.lower() else '"' + a.replace('"', '""') + '"',
-    ),
+    "quote_ident": Builtin((TEXT,), TEXT, lambda _, a: _quoted(a)),
     "quote_literal": Builtin((TEXT,), TEXT, lambda _, a: "'" + a.replace("'", "''") + "'"),
     "current_setting": Builtin((TEXT, BOOL), TEXT, _current_setting, 1),
     "jsonb_typeof": Builtin((JSONB,), TEXT, lambda _, a: jsonb.kind(a)),
@@ -155,7 +159,7 @@ BUILTINS: dict[str, Builtin] = {
     "current_user": Builtin((), BY_NAME["name"], lambda _: "postgres"),
     "session_user": Builtin((), BY_NAME["name"], lambda _: "postgres"),
     "current_schema": Builtin((), BY_NAME["name"], lambda _: "public"),
-    "pg_advisory_xact_lock": Builtin((INT8,), BY_NAME["void"], lambda _, a: ""),
+    "pg_advisory_xact_lock": Builtin((INT8,), BY_NAME["void"], lambda *_: ""),
 }
 """By name; an argument that is null makes the result null."""
 
@@ -200,7 +204,7 @@ def undefined_function(name: str, kinds: list[SqlType]) -> EngineError:
 # -- functions of any type ----------------------------------------------------------------------
 
 
-def to_json_text(value: Any, kind: SqlType, session: Session) -> str:
+def to_json_text(value: Any, kind: SqlType, session: Session) -> str:  # noqa: PLR0911 - one return a type
     """``to_jsonb``."""
     if value is None:
         return jsonb.NULL
@@ -308,7 +312,7 @@ def _formatted(pattern: str, values: list[str | None]) -> str:
         elif kind == "I":
             if item is None:
                 raise EngineError("22004", "null values cannot be formatted as an SQL identifier")
-            pieces.append(BUILTINS["quote_ident"].work(None, item))
+            pieces.append(_quoted(item))
         else:
             raise EngineError("22023", f'unrecognized format() type specifier "{kind}"')
     return "".join(pieces)
@@ -353,6 +357,14 @@ _DECIMAL_MODES = {
 }
 
 
+_FLOAT_ROUNDING: dict[str, Callable[[float], int]] = {
+    "round": round,
+    "floor": math.floor,
+    "ceil": math.ceil,
+    "trunc": math.trunc,
+}
+
+
 def _round(name: str, value: Any) -> Any:
     if name == "abs":
         return abs(value)
@@ -360,8 +372,7 @@ def _round(name: str, value: Any) -> Any:
         return value.to_integral_value(_DECIMAL_MODES[name]) if value.is_finite() else value
     if not math.isfinite(value):
         return value
-    work = {"round": round, "floor": math.floor, "ceil": math.ceil, "trunc": math.trunc}[name]
-    return float(work(value))
+    return float(_FLOAT_ROUNDING[name](value))
 
 
 # -- times --------------------------------------------------------------------------------------
@@ -462,7 +473,7 @@ def date_trunc(unit: str, expr: Expr) -> Expr:
         raw = inner(env)
         if raw is None or not times.is_finite(raw):
             return None if raw is None else int(raw)
-        zone = env.session.zone if kind is TIMESTAMPTZ else times.UTC
+        zone = env.session.zone if kind is TIMESTAMPTZ else UTC
         local = raw + times.utc_offset_us(raw, zone)
         return times.from_local(truncated(unit, local), zone)
 

@@ -17,7 +17,7 @@ from absurd_contimg.backends.memory.sql.expressions import (
     name_of,
     sql_of,
 )
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, unsupported
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, unsupported
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     TEXT,
@@ -25,7 +25,7 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
 )
 
-_NAMED: dict[type[exp.Expression], str] = {
+_NAMED: dict[type, str] = {
     exp.Lower: "lower", exp.Upper: "upper", exp.Length: "length", exp.Left: "left",
     exp.Right: "right", exp.MD5: "md5", exp.CurrentUser: "current_user",
     exp.CurrentTimestamp: "now", exp.Uuid: "gen_random_uuid",
@@ -33,7 +33,7 @@ _NAMED: dict[type[exp.Expression], str] = {
 for _class, _name in (("CurrentDatabase", "current_database"), ("CurrentVersion", "version")):
     if hasattr(exp, _class):
         _NAMED[getattr(exp, _class)] = _name
-_ROUNDING: dict[type[exp.Expression], str] = {
+_ROUNDING: dict[type, str] = {
     exp.Round: "round", exp.Floor: "floor", exp.Ceil: "ceil", exp.Abs: "abs",
 }  # fmt: skip
 
@@ -54,7 +54,7 @@ def _set_config(arguments: list[Expr], name: str) -> Expr:
 
 def _age(arguments: list[Expr], name: str) -> Expr:
     if len(arguments) != 2:
-        unsupported(name, "age with one argument")
+        raise unsupported(name, "age with one argument")
     return operators.arithmetic("-", arguments[0], arguments[1])._replace(name=name)
 
 
@@ -74,25 +74,25 @@ _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
 
 
 @compiles(*_NAMED)
-def _named(compiler: Compiler, node: exp.Expression) -> Expr:
+def _named(compiler: Compiler, node: Node) -> Expr:
     name = _NAMED[type(node)]
     arguments = [
         compiler.compile(child)
         for child in [node.args.get("this"), node.args.get("expression")]
-        if isinstance(child, exp.Expression)
+        if child is not None
     ]
     return _builtin(compiler, name, arguments, node)
 
 
-def _builtin(compiler: Compiler, name: str, arguments: list[Expr], node: exp.Expression) -> Expr:
+def _builtin(_compiler: Compiler, name: str, arguments: list[Expr], node: Node) -> Expr:
     compiled = functions.call_builtin(name, arguments)
     if compiled is None:
-        unsupported(sql_of(node), f"the function {name}")
+        raise unsupported(sql_of(node), f"the function {name}")
     return compiled
 
 
 @compiles(*_ROUNDING)
-def _rounding(compiler: Compiler, node: exp.Expression) -> Expr:
+def _rounding(compiler: Compiler, node: Node) -> Expr:
     digits = node.args.get("decimals")
     return functions.rounded(
         _ROUNDING[type(node)],
@@ -158,7 +158,7 @@ def _nullif(compiler: Compiler, node: exp.Nullif) -> Expr:
 
 
 @compiles(exp.Greatest, exp.Least)
-def _extreme(compiler: Compiler, node: exp.Expression) -> Expr:
+def _extreme(compiler: Compiler, node: Node) -> Expr:
     name = "greatest" if isinstance(node, exp.Greatest) else "least"
     choose = max if name == "greatest" else min
     items = [compiler.compile(item) for item in [node.this, *node.expressions]]
@@ -178,30 +178,30 @@ def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
 
 
 @compiles(exp.TimestampTrunc)
-def _date_trunc(compiler: Compiler, node: exp.Expression) -> Expr:
+def _date_trunc(compiler: Compiler, node: Node) -> Expr:
     unit = node.args["unit"].name.lower()
     unit = {"week(monday)": "week"}.get(unit, unit)
     return functions.date_trunc(unit, compiler.compile(node.this))
 
 
 @compiles(*known("MakeInterval"))
-def _make_interval(compiler: Compiler, node: exp.Expression) -> Expr:
+def _make_interval(compiler: Compiler, node: Node) -> Expr:
     seconds = node.args.get("second")
     given = [key for key, value in node.args.items() if value is not None]
     if seconds is None or given != ["second"]:
-        unsupported(sql_of(node), "make_interval with anything but secs")
+        raise unsupported(sql_of(node), "make_interval with anything but secs")
     inner = seconds.expression if isinstance(seconds, exp.Kwarg) else seconds
     return _builtin(compiler, "make_interval", [compiler.compile(inner)], node)
 
 
 @compiles(*known("Replace"))
-def _replace(compiler: Compiler, node: exp.Expression) -> Expr:
+def _replace(compiler: Compiler, node: Node) -> Expr:
     parts = [node.this, node.args["expression"], node.args["replacement"]]
     return _builtin(compiler, "replace", [compiler.compile(part) for part in parts], node)
 
 
 @compiles(*known("Explode", "Unnest"))
-def _unnest(compiler: Compiler, node: exp.Expression) -> Expr:
+def _unnest(compiler: Compiler, node: Node) -> Expr:
     array = compiler.compile(node.this if node.this is not None else node.expressions[0])
     if not isinstance(array.kind, ArrayType):
         raise EngineError("42725", "function unnest(unknown) is not unique")
@@ -219,7 +219,7 @@ def _concat(compiler: Compiler, node: exp.Concat) -> Expr:
 
 
 @compiles(*known("Format"))
-def _format_text(compiler: Compiler, node: exp.Expression) -> Expr:
+def _format_text(compiler: Compiler, node: Node) -> Expr:
     return functions.format_text(
         [compiler.compile(item) for item in [node.this, *node.expressions]]
     )
@@ -234,7 +234,7 @@ def _dotted(compiler: Compiler, node: exp.Dot) -> Expr:
         return calls.as_expression(absurd_call(compiler, call))
     if schema == "pg_catalog":
         return compiler.compile(call)
-    unsupported(sql_of(node), "this name")
+    raise unsupported(sql_of(node), "this name")
 
 
 def absurd_call(compiler: Compiler, call: exp.Anonymous) -> calls.Call:
@@ -260,18 +260,18 @@ def _anonymous(compiler: Compiler, node: exp.Anonymous) -> Expr:
         return special(arguments, name)
     compiled = functions.call_builtin(name, arguments)
     if compiled is None:
-        unsupported(sql_of(node), f"the function {name}")
+        raise unsupported(sql_of(node), f"the function {name}")
     return compiled
 
 
 @compiles(exp.AggFunc, exp.Filter, exp.WithinGroup)
-def _aggregate(compiler: Compiler, node: exp.Expression) -> Expr:
+def _aggregate(compiler: Compiler, node: Node) -> Expr:
     if compiler.found is None:
         raise EngineError("42803", "aggregate functions are not allowed here")
     inner = Compiler(compiler.scope, compiler.subquery)
     made = aggregates.compile_aggregate(node, inner)
     if made is None:
-        unsupported(sql_of(node), "this aggregate")
+        raise unsupported(sql_of(node), "this aggregate")
     index = len(compiler.found)
     compiler.found.append(made)
     return Expr(made.kind, lambda env: env.aggregates[index], made.name)

@@ -9,7 +9,15 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery, name_of, sql_of
-from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Row, Scope, Source, unsupported
+from absurd_contimg.backends.memory.sql.scope import (
+    Env,
+    Evaluate,
+    Node,
+    Row,
+    Scope,
+    Source,
+    unsupported,
+)
 from absurd_contimg.backends.memory.sql.sources import SourceCompiler
 
 Combine = Callable[[Env], list[Env]]
@@ -43,7 +51,7 @@ class Joiner:
 
         return combine
 
-    def _add(self, node: exp.Expression) -> Source:
+    def _add(self, node: Node) -> Source:
         source = self.compiler.compile(node)
         if source.alias and any(other.alias == source.alias for other in self.scope.sources):
             raise EngineError("42712", f'table name "{source.alias}" specified more than once')
@@ -56,7 +64,7 @@ class Joiner:
         side = str(join.args.get("side") or "").upper()
         kind = str(join.args.get("kind") or "").upper()
         if str(join.args.get("method") or "").upper() == "NATURAL" or kind in ("SEMI", "ANTI"):
-            unsupported(sql_of(join), "this join")
+            raise unsupported(sql_of(join), "this join")
         index = len(self.scope.sources)
         source = self._add(join.this)
         condition = self._condition(join, index)

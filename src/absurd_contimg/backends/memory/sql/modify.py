@@ -20,6 +20,7 @@ from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
     Expr,
+    Node,
     Row,
     Scope,
     Source,
@@ -32,7 +33,7 @@ from absurd_contimg.backends.memory.sql.sources import (
     rows_of,
     table_columns,
 )
-from absurd_contimg.backends.memory.sql.types import SqlType, is_implicit
+from absurd_contimg.backends.memory.sql.types import NUMBERS, SqlType, is_implicit
 from absurd_contimg.backends.memory.tables import (
     CheckpointRow,
     EventRow,
@@ -73,7 +74,7 @@ class _Target(NamedTuple):
         raise EngineError("42703", f'column "{column}" of relation "{self.name}" does not exist')
 
 
-def _target(node: exp.Expression) -> _Target:
+def _target(node: Node) -> _Target:
     database = node.args.get("db")
     name = name_of(node.this)
     if database is None or name_of(database) != "absurd":
@@ -90,7 +91,7 @@ def _target(node: exp.Expression) -> _Target:
 def assigned(expr: Expr, kind: SqlType, column: str) -> Expr:
     """The expression as a value for a column; 42804 where its type does not fit."""
     same = expr.kind is kind or is_implicit(expr.kind, kind)
-    numbers = expr.kind in operators.NUMBERS and kind in operators.NUMBERS
+    numbers = expr.kind in NUMBERS and kind in NUMBERS
     times = expr.kind.name in _TIME_NAMES and kind.name in _TIME_NAMES
     if not (same or numbers or times or kind.name == "text"):
         if (expr.kind.name, kind.name) == ("json", "jsonb"):
@@ -168,7 +169,7 @@ class Modifier:
     def __init__(self) -> None:
         self.planner = Planner(self.compile)
 
-    def compile(self, node: exp.Expression, scope: Scope) -> Query:
+    def compile(self, node: Node, scope: Scope) -> Query:
         """The statement's ``returning`` columns, and what runs it and gives their rows.
 
         Without ``returning`` the rows are empty tuples, so that they can be counted.
@@ -179,12 +180,12 @@ class Modifier:
             return self._update(node, scope)
         if isinstance(node, exp.Delete):
             return self._delete(node, scope)
-        unsupported(sql_of(node))
+        raise unsupported(sql_of(node))
 
     # -- shared -----------------------------------------------------------------------------
 
     def _matching(
-        self, node: exp.Expression, target: _Target, scope: Scope, others: list[exp.Expression]
+        self, node: Node, target: _Target, scope: Scope, others: list[Node]
     ) -> Callable[[Env], list[Env]]:
         """Target rows (source 0) with the rows of the other tables, where the condition holds."""
         scope.sources.append(
@@ -217,9 +218,7 @@ class Modifier:
 
         return match
 
-    def _returning(
-        self, node: exp.Expression, scope: Scope
-    ) -> tuple[list[ColumnInfo], Callable[[Env], Row]]:
+    def _returning(self, node: Node, scope: Scope) -> tuple[list[ColumnInfo], Callable[[Env], Row]]:
         clause = node.args.get("returning")
         if clause is None:
             return [], lambda _: ()
@@ -309,18 +308,18 @@ class Modifier:
         return row
 
     def _assignments(
-        self, nodes: list[exp.Expression], target: _Target, scope: Scope
+        self, nodes: list[Node], target: _Target, scope: Scope
     ) -> list[tuple[int, Callable[[Env], Any]]]:
         compiler = Compiler(scope, self.planner.query)
         found = []
         for node in nodes:
             if not isinstance(node, exp.EQ):
-                unsupported(sql_of(node), "this assignment")
+                raise unsupported(sql_of(node), "this assignment")
             pairs = [(node.this, node.expression)]
             if isinstance(node.this, exp.Tuple):
                 right = node.expression
                 if not isinstance(right, exp.Tuple):
-                    unsupported(sql_of(node), "this assignment")
+                    raise unsupported(sql_of(node), "this assignment")
                 pairs = list(zip(node.this.expressions, right.expressions, strict=True))
             for column, value in pairs:
                 name = name_of(column.this)
@@ -422,7 +421,7 @@ class Modifier:
 
     def _value_row(
         self,
-        row: exp.Expression,
+        row: Node,
         target: _Target,
         positions: list[int],
         scope: Scope,
@@ -504,7 +503,7 @@ def _check_count(count: int, positions: list[int], *, explicit: bool) -> None:
         raise EngineError("42601", "INSERT has more target columns than expressions")
 
 
-def _is_default(node: exp.Expression) -> bool:
+def _is_default(node: Node) -> bool:
     if isinstance(node, exp.Var):
         return node.name.upper() == "DEFAULT"
     return isinstance(node, exp.Column) and node.name.upper() == "DEFAULT" and not node.table

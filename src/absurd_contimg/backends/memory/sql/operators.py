@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable
+from datetime import UTC
 from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
@@ -294,7 +295,7 @@ def divide_numeric(a: Decimal, b: Decimal) -> Decimal:
 
 
 def _division_scale(a: Decimal, b: Decimal) -> int:
-    """Digits after the point of a quotient: at least 16 significant (numeric.c, select_div_scale)."""
+    """Digits after the point of a quotient: 16 significant (numeric.c, select_div_scale)."""
 
     def weight_and_first(value: Decimal) -> tuple[int, int]:
         if not value:
@@ -309,7 +310,7 @@ def _division_scale(a: Decimal, b: Decimal) -> int:
     return min(max(16 - quotient_weight * 4, *scales, 0), 1000)
 
 
-def _time_arithmetic(symbol: str, one: SqlType, other: SqlType) -> tuple[SqlType, Binary] | None:
+def _time_arithmetic(symbol: str, one: SqlType, other: SqlType) -> tuple[SqlType, Binary] | None:  # noqa: PLR0911 - one return a pair of types
     if one in (TIMESTAMPTZ, TIMESTAMP) and other is INTERVAL and symbol in "+-":
         return one, _add_to_time(one, subtract=symbol == "-")
     if one is INTERVAL and other in (TIMESTAMPTZ, TIMESTAMP) and symbol == "+":
@@ -336,7 +337,7 @@ def _time_arithmetic(symbol: str, one: SqlType, other: SqlType) -> tuple[SqlType
 
 def _add_to_time(kind: SqlType, *, subtract: bool) -> Binary:
     def add(time: int, span: Interval, session: Session) -> int:
-        zone = session.zone if kind is TIMESTAMPTZ else times.UTC
+        zone = session.zone if kind is TIMESTAMPTZ else UTC
         return times.add_interval(time, times.negate(span) if subtract else span, zone)
 
     return add

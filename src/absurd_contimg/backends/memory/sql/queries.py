@@ -28,6 +28,7 @@ from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
     Expr,
+    Node,
     Row,
     Scope,
     Source,
@@ -49,7 +50,7 @@ class _Output(NamedTuple):
 
     name: str
     expr: Expr
-    node: exp.Expression | None
+    node: Node | None
 
 
 class _Order(NamedTuple):
@@ -59,7 +60,7 @@ class _Order(NamedTuple):
     nulls_first: bool
 
 
-def part(node: exp.Expression, name: str) -> Any:
+def part(node: Node, name: str) -> Any:
     """A clause; sqlglot renamed those that are Python's keywords."""
     return node.args.get(f"{name}_") or node.args.get(name)
 
@@ -67,11 +68,11 @@ def part(node: exp.Expression, name: str) -> Any:
 class Planner:
     """Compiles queries. `modify` compiles the data-modifying ones in a ``with``."""
 
-    def __init__(self, modify: Callable[[exp.Expression, Scope], Query]) -> None:
+    def __init__(self, modify: Callable[[Node, Scope], Query]) -> None:
         self.modify = modify
         self.table_lock = TableLock.ACCESS_SHARE
 
-    def query(self, node: exp.Expression, scope: Scope) -> Query:
+    def query(self, node: Node, scope: Scope) -> Query:
         """A query in its own scope: its columns, and what gives its rows in an environment."""
         node = unwrapped(node)
         prepare = self.common_tables(node, scope)
@@ -84,7 +85,7 @@ class Planner:
         elif isinstance(node, exp.Insert | exp.Update | exp.Delete):
             columns, rows = self.modify(node, scope)
         else:
-            unsupported(sql_of(node), "this query")
+            raise unsupported(sql_of(node), "this query")
         if prepare is None:
             return columns, rows
 
@@ -94,13 +95,13 @@ class Planner:
 
         return columns, prepared
 
-    def common_tables(self, node: exp.Expression, scope: Scope) -> Callable[[Env], None] | None:
+    def common_tables(self, node: Node, scope: Scope) -> Callable[[Env], None] | None:
         """The ``with`` clause: adds its tables to the scope; what fills them."""
         clause = part(node, "with")
         if clause is None:
             return None
         if clause.args.get("recursive"):
-            unsupported(sql_of(clause), "recursive queries")
+            raise unsupported(sql_of(clause), "recursive queries")
         made: list[tuple[str, Rows]] = []
         for item in clause.expressions:
             alias = item.args["alias"]
@@ -150,7 +151,7 @@ class Planner:
         return columns, ordered
 
     def _ordered_rows(
-        self, node: exp.Expression, columns: list[ColumnInfo], scope: Scope, rows: Rows
+        self, node: Node, columns: list[ColumnInfo], scope: Scope, rows: Rows
     ) -> Rows:
         """``order by`` and ``limit`` on the columns of a set operation or of values."""
         inner = Scope([Source("", tuple(columns), lambda _: [])], scope, scope.ctes, scope.params)
@@ -194,9 +195,9 @@ class Planner:
     def _select(self, node: exp.Select, scope: Scope) -> Query:
         for clause in ("windows", "qualify", "laterals", "sample"):
             if node.args.get(clause):
-                unsupported(sql_of(node), f"the clause {clause}")
+                raise unsupported(sql_of(node), f"the clause {clause}")
         if next(iter(node.find_all(exp.Window)), None) is not None:
-            unsupported(sql_of(node), "window functions")
+            raise unsupported(sql_of(node), "window functions")
         outer_lock, self.table_lock = self.table_lock, TableLock.ACCESS_SHARE
         if node.args.get("locks"):
             self.table_lock = TableLock.ROW_SHARE
@@ -268,9 +269,7 @@ class Planner:
             outputs.append(_Output(name, expr, inner))
         return outputs
 
-    def _order(
-        self, node: exp.Expression, compiler: Compiler, outputs: list[_Output]
-    ) -> list[_Order]:
+    def _order(self, node: Node, compiler: Compiler, outputs: list[_Output]) -> list[_Order]:
         clause = node.args.get("order")
         found: list[_Order] = []
         for item in [] if clause is None else clause.expressions:
@@ -285,8 +284,8 @@ class Planner:
                 found.append(_Order(compiler.compile(inner), None, *flags))
         return found
 
-    def _limit(self, node: exp.Expression, compiler: Compiler) -> tuple[Any, Any]:
-        found = []
+    def _limit(self, node: Node, compiler: Compiler) -> tuple[Any, Any]:
+        found: list[Any] = []
         for name in ("limit", "offset"):
             clause = node.args.get(name)
             if clause is None:
@@ -304,7 +303,7 @@ class Planner:
             return None
         for unusual in ("grouping_sets", "cube", "rollup"):
             if clause.args.get(unusual):
-                unsupported(sql_of(clause), "grouping sets")
+                raise unsupported(sql_of(clause), "grouping sets")
         keys: list[Expr] = []
         for item in clause.expressions:
             position = output_position(item, outputs)
@@ -319,15 +318,16 @@ class Planner:
     def _check_grouped(node: exp.Select, outputs: list[_Output], scope: Scope) -> None:
         """42803 for a column that is neither grouped nor aggregated."""
         clause = node.args.get("group")
-        texts, places = set(), set()
+        texts, places = set[str](), set[tuple[int, int]]()
         for item in [] if clause is None else clause.expressions:
             position = output_position(item, outputs)
             inner = item
             if position is not None and outputs[position].node is not None:
                 inner = outputs[position].node
             texts.add(sql_of(inner))
-            if isinstance(inner, exp.Column):
-                places.add(_place(inner, scope))
+            place = _place(inner, scope) if isinstance(inner, exp.Column) else None
+            if place is not None:
+                places.add(place)
         sources = {index for index, position in places if position == 0}
         for out in outputs:
             if out.node is None:
@@ -417,7 +417,7 @@ def _lock_rows(item: Env, scope: Scope, mode: RowLock, wait: Any, clause: exp.Lo
     return True
 
 
-def _star(item: exp.Expression, scope: Scope, hidden: set[tuple[int, int]]) -> list[_Output]:
+def _star(item: Node, scope: Scope, hidden: set[tuple[int, int]]) -> list[_Output]:
     table = None if isinstance(item, exp.Star) else name_of(item.args["table"])
     outputs = [
         _Output(column.name, Expr(column.kind, column_value(index, position), column.name), None)
@@ -445,7 +445,7 @@ def _is_plain(node: exp.Select, outputs: list[_Output], scope: Scope) -> bool:
     )
 
 
-def output_position(node: exp.Expression, outputs: list[_Output]) -> int | None:
+def output_position(node: Node, outputs: list[_Output]) -> int | None:
     """Which output an ``order by`` or ``group by`` item names, by number or by name."""
     if isinstance(node, exp.Literal) and not node.is_string and outputs:
         number = int(node.this)
@@ -479,11 +479,11 @@ def _place(node: exp.Column, scope: Scope) -> tuple[int, int] | None:
     return None
 
 
-def _is_column(node: exp.Expression, scope: Scope) -> bool:
+def _is_column(node: Node, scope: Scope) -> bool:
     return isinstance(node, exp.Column) and _place(node, scope) is not None
 
 
-def _free_columns(node: exp.Expression, grouped: set[str]) -> list[exp.Column]:
+def _free_columns(node: Node, grouped: set[str]) -> list[exp.Column]:
     """Columns outside aggregates and outside grouped expressions."""
     if sql_of(node) in grouped or isinstance(node, _AGGREGATES):
         return []
@@ -584,7 +584,10 @@ def _caster(column: ColumnInfo, kind: Any) -> Callable[[Any, Env], Any]:
 
 
 def _cast_row(
-    row: Row, casts: list[tuple[Callable[[Any, Env], Any], ...]], side: int, env: Env
+    row: Row,
+    casts: list[tuple[Callable[[Any, Env], Any], Callable[[Any, Env], Any]]],
+    side: int,
+    env: Env,
 ) -> Row:
     return tuple(
         None if value is None else cast[side](value, env)

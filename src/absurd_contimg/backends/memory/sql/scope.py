@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
@@ -12,6 +12,8 @@ from absurd_contimg.backends.memory.sql.types import SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
 
 Row = tuple[Any, ...]
+Node = Any
+"""A node of sqlglot's trees; the name of their base class differs between its releases."""
 
 
 class Env:
@@ -155,9 +157,9 @@ def _merged_value(places: list[tuple[int, int]]) -> Evaluate:
     return value
 
 
-def unsupported(sql_text: str, what: str = "this statement") -> NoReturn:
+def unsupported(sql_text: str, what: str = "this statement") -> EngineError:
     """0A000: the emulator does not understand the SQL, and says which part of it."""
-    raise EngineError(
+    return EngineError(
         "0A000",
         f"the in-memory Absurd does not support {what}: {sql_text}",
         hint="Ask a real Postgres, or propose it for absurd_contimg.backends.memory.sql.",

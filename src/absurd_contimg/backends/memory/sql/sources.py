@@ -19,6 +19,7 @@ from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
     Expr,
+    Node,
     Row,
     Scope,
     Source,
@@ -62,7 +63,7 @@ def letter_of(table: str) -> str | None:
     return letter if rest and letter in schema.TABLES else None
 
 
-def alias_of(node: exp.Expression) -> tuple[str | None, list[str]]:
+def alias_of(node: Node) -> tuple[str | None, list[str]]:
     """The alias of something in a ``from``, and its columns' new names."""
     alias = node.args.get("alias")
     if not isinstance(alias, exp.TableAlias):
@@ -78,7 +79,7 @@ class SourceCompiler:
         self.planner = planner
         self.scope = scope
 
-    def compile(self, node: exp.Expression) -> Source:
+    def compile(self, node: Node) -> Source:
         """One entry."""
         alias, names = alias_of(node)
         if isinstance(node, exp.Subquery):
@@ -91,9 +92,9 @@ class SourceCompiler:
             return self._function("unnest", node.expressions, alias, names, node)
         if isinstance(node, exp.Table):
             return self._table(node, alias, names)
-        unsupported(sql_of(node), "this in a FROM clause")
+        raise unsupported(sql_of(node), "this in a FROM clause")
 
-    def _query(self, node: exp.Expression, alias: str | None, names: list[str]) -> Source:
+    def _query(self, node: Node, alias: str | None, names: list[str]) -> Source:
         columns, rows = self.planner.query(unwrapped(node), self.scope.child())
         return Source(
             alias or "",
@@ -123,7 +124,7 @@ class SourceCompiler:
             return self._function(
                 _function_name(inner), _function_arguments(inner), alias, names, node
             )
-        unsupported(sql_of(node), "this in a FROM clause")
+        raise unsupported(sql_of(node), "this in a FROM clause")
 
     def _named(
         self,
@@ -131,7 +132,7 @@ class SourceCompiler:
         schema_name: str | None,
         alias: str | None,
         names: list[str],
-        node: exp.Expression,
+        node: Node,
     ) -> Source:
         if schema_name is None and name in self.scope.ctes:
             columns = _renamed(self.scope.ctes[name], names)
@@ -143,7 +144,7 @@ class SourceCompiler:
             shown = name if schema_name is None else f"{schema_name}.{name}"
             if schema_name in (None, "public") and not name.startswith("pg_"):
                 raise EngineError("42P01", f'relation "{shown}" does not exist')
-            unsupported(sql_of(node), "tables outside the schema absurd")
+            raise unsupported(sql_of(node), "tables outside the schema absurd")
         letter = letter_of(name)
         if letter is None:
             raise EngineError("42P01", f'relation "absurd.{name}" does not exist')
@@ -158,10 +159,10 @@ class SourceCompiler:
     def _function(
         self,
         name: str,
-        arguments: list[exp.Expression],
+        arguments: list[Node],
         alias: str | None,
         names: list[str],
-        node: exp.Expression,
+        node: Node,
     ) -> Source:
         compiler = Compiler(self.scope, self.planner.query)
         made = table_function(name, [compiler.compile(item) for item in arguments])
@@ -186,7 +187,7 @@ def _renamed(columns: tuple[ColumnInfo, ...], names: list[str]) -> tuple[ColumnI
     return (*renamed, *columns[len(renamed) :])
 
 
-def _function_name(node: exp.Expression) -> str:
+def _function_name(node: Node) -> str:
     if isinstance(node, exp.Anonymous):
         return str(node.this).lower()
     if "GenerateSeries" in type(node).__name__:
@@ -196,7 +197,7 @@ def _function_name(node: exp.Expression) -> str:
     return ""
 
 
-def _function_arguments(node: exp.Expression) -> list[exp.Expression]:
+def _function_arguments(node: Node) -> list[Node]:
     if isinstance(node, exp.Anonymous):
         return list(node.expressions)
     if "GenerateSeries" in type(node).__name__:
@@ -232,7 +233,7 @@ def table_function(name: str, arguments: list[Expr]) -> TableFunction | None:
 def _series(arguments: list[Expr]) -> TableFunction:
     kind: SqlType = INT8 if any(item.kind is INT8 for item in arguments) else INT4
     if any(item.kind not in (INT4, INT8) and item.kind.name != "int2" for item in arguments):
-        unsupported("generate_series", "a series of anything but integers")
+        raise unsupported("generate_series", "a series of anything but integers")
     values = [operators.converted(item, kind).value for item in arguments]
 
     def rows(env: Env) -> list[Row]:

@@ -17,7 +17,6 @@ from typing import Any
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
-from sqlglot.tokens import TokenType
 
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import CLASSES, Relation
@@ -33,7 +32,7 @@ from absurd_contimg.backends.memory.session import (
     in_failed_transaction,
 )
 from absurd_contimg.backends.memory.sql.modify import Modifier
-from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Row, Scope
+from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Node, Row, Scope
 from absurd_contimg.backends.memory.sql.types import TEXT, SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
 
@@ -76,7 +75,7 @@ def split(text: str) -> tuple[str, ...]:
     parts: list[str] = []
     start = 0
     for token in tokens:
-        if token.token_type is TokenType.SEMICOLON:
+        if token.token_type.name == "SEMICOLON":
             parts.append(text[start : token.start])
             start = token.end + 1
     parts.append(text[start:])
@@ -134,7 +133,7 @@ def _query(
     return run
 
 
-def parsed(text: str) -> exp.Expression:
+def parsed(text: str) -> Node:
     """sqlglot's tree of one statement; 42601 if it cannot parse it, 0A000 if it gave up."""
     logger = logging.getLogger("sqlglot")
     disabled, logger.disabled = logger.disabled, True  # it warns of what we refuse below
@@ -261,7 +260,7 @@ def _set(text: str) -> Run | None:
     elif match is not None:
         scope, name, raw = match[1], match[2].replace('"', ""), match[3]
     elif re.match(r"set\s+(session\s+characteristics|transaction)\b", text, re.IGNORECASE):
-        return lambda tx, _: Result(None, [], "SET")
+        return lambda *_: Result(None, [], "SET")
     else:
         return None
     local = (scope or "").lower() == "local"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -81,20 +82,20 @@ def double_out(value: float) -> str:
 
 
 def _date_in(text: str, session: Session) -> int:
-    time = timestamptz_in(text, times.UTC, session.db.now())
+    time = timestamptz_in(text, UTC, session.db.now())
     return time // times.DAY_US
 
 
 def _date_out(value: int, _: Session) -> str:
-    return timestamptz_out(value * times.DAY_US, times.UTC)[:10]
+    return timestamptz_out(value * times.DAY_US, UTC)[:10]
 
 
 def _timestamp_in(text: str, session: Session) -> int:
-    return timestamptz_in(text, times.UTC, session.db.now())
+    return timestamptz_in(text, UTC, session.db.now())
 
 
 def _timestamp_out(value: int, _: Session) -> str:
-    return timestamptz_out(value, times.UTC).replace("+00", "", 1)
+    return timestamptz_out(value, UTC).replace("+00", "", 1)
 
 
 _TYPES = (
@@ -128,7 +129,7 @@ _TYPES = (
     SqlType("jsonb", 3802, "jsonb", lambda t, _: jsonb.parse(t), lambda v, _: v),
     SqlType("json", 114, "json", lambda t, _: jsonb.parse(t) and t, lambda v, _: v),
     SqlType("bytea", 17, "bytea", lambda t, _: t, lambda v, _: v),
-    SqlType("void", 2278, "void", lambda t, _: t, lambda v, _: "", 4),
+    SqlType("void", 2278, "void", lambda t, _: t, lambda *_: "", 4),
     SqlType("record", 2249, "record", lambda t, _: t, lambda v, _: v),
     SqlType("regclass", 2205, "regclass", lambda t, _: t, lambda v, _: v, 4),
 )
@@ -262,7 +263,7 @@ def checked_number(value: int, target: SqlType) -> int:
     return value
 
 
-def cast_function(source: SqlType, target: SqlType) -> Cast | None:
+def cast_function(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a family of types
     """How an explicit cast is done; None where Postgres has no such cast."""
     if source is target:
         return lambda value, _: value
@@ -282,7 +283,7 @@ def cast_function(source: SqlType, target: SqlType) -> Cast | None:
     return _number_cast(source, target) or _time_cast(source, target) or _json_cast(source, target)
 
 
-def _number_cast(source: SqlType, target: SqlType) -> Cast | None:
+def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
     if source in INTEGERS and target in INTEGERS:
         return lambda value, _: checked_number(value, target)
     if source in NUMBERS and target is FLOAT8:
@@ -311,7 +312,7 @@ def _rounded(value: Decimal, target: SqlType, *, half_even: bool = False) -> int
     return int(value.to_integral_value("ROUND_HALF_EVEN" if half_even else "ROUND_HALF_UP"))
 
 
-def _time_cast(source: SqlType, target: SqlType) -> Cast | None:
+def _time_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
     if source is TIMESTAMPTZ and target is TIMESTAMP:
         return lambda value, session: to_local(value, session.zone)
     if source is TIMESTAMP and target is TIMESTAMPTZ:
@@ -353,8 +354,7 @@ def _json_scalar(value: str, target: SqlType, session: Session) -> Value:
         return None
     wanted = "boolean" if target is BOOL else "number"
     if kind != wanted:
-        article = "" if kind in ("array", "object") else ""
-        raise EngineError("22023", f"cannot cast jsonb {kind} to type {target.shown}{article}")
+        raise EngineError("22023", f"cannot cast jsonb {kind} to type {target.shown}")
     if target is BOOL:
         return value == "true"
     number = Decimal(value)

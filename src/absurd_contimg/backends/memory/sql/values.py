@@ -21,7 +21,7 @@ from absurd_contimg.backends.memory.sql.expressions import (
     sql_of,
     unwrapped,
 )
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, column_value, unsupported
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, column_value, unsupported
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     BOOL,
@@ -45,7 +45,7 @@ from absurd_contimg.backends.memory.sql.types import (
 )
 from absurd_contimg.backends.memory.text import session_zone
 
-_ARITHMETIC: dict[type[exp.Expression], str] = {
+_ARITHMETIC: dict[type, str] = {
     exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.Pow: "^",
 }  # fmt: skip
 _TYPE_NAMES = {
@@ -58,7 +58,7 @@ _TYPE_NAMES = {
 
 
 @compiles(exp.Literal)
-def _literal(compiler: Compiler, node: exp.Literal) -> Expr:
+def _literal(_compiler: Compiler, node: exp.Literal) -> Expr:
     text = str(node.this)
     if node.is_string:
         return constant(UNKNOWN, text)
@@ -115,12 +115,12 @@ def _whole_row(compiler: Compiler, index: int, name: str) -> Expr:
 
 
 @compiles(exp.Null)
-def _null(compiler: Compiler, _: exp.Null) -> Expr:
+def _null(_compiler: Compiler, _: exp.Null) -> Expr:
     return constant(UNKNOWN, None)
 
 
 @compiles(exp.Boolean)
-def _truth(compiler: Compiler, node: exp.Boolean) -> Expr:
+def _truth(_compiler: Compiler, node: exp.Boolean) -> Expr:
     return constant(BOOL, bool(node.this))._replace(name="bool")
 
 
@@ -130,12 +130,12 @@ def _paren(compiler: Compiler, node: exp.Paren) -> Expr:
 
 
 @compiles(exp.ByteString)
-def _escaped(compiler: Compiler, node: exp.ByteString) -> Expr:
+def _escaped(_compiler: Compiler, node: exp.ByteString) -> Expr:
     return constant(UNKNOWN, str(node.this))
 
 
 @compiles(exp.Parameter)
-def _parameter(compiler: Compiler, node: exp.Parameter) -> Expr:
+def _parameter(_compiler: Compiler, node: exp.Parameter) -> Expr:
     raise EngineError("42P02", f"there is no parameter {sql_of(node)}")
 
 
@@ -185,7 +185,7 @@ def _computed_member(left: Expr, step: Expr, *, as_string: bool) -> Expr:
     return Expr(TEXT if as_string else JSONB, value)
 
 
-def _json(compiler: Compiler, node: exp.Expression) -> Expr:
+def _json(compiler: Compiler, node: Node) -> Expr:
     left = compiler.compile(node)
     if left.kind is UNKNOWN:
         return operators.converted(left, JSONB)
@@ -244,7 +244,7 @@ def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
 
 
 @compiles(exp.Interval)
-def _interval(compiler: Compiler, node: exp.Interval) -> Expr:
+def _interval(_compiler: Compiler, node: exp.Interval) -> Expr:
     unit = "" if node.args.get("unit") is None else f" {node.args['unit'].name}"
     span = interval_in(f"{node.this.name}{unit}")
     return constant(INTERVAL, span)._replace(name="interval")
@@ -262,7 +262,7 @@ def _array(compiler: Compiler, node: exp.Array) -> Expr:
 def _bracket(compiler: Compiler, node: exp.Bracket) -> Expr:
     inner = compiler.compile(node.this)
     if not isinstance(inner.kind, ArrayType):
-        unsupported(sql_of(node), "this subscript")
+        raise unsupported(sql_of(node), "this subscript")
     index = compiler.compile(node.expressions[0]).value  # sqlglot counts from 0
 
     def value(env: Env) -> Any:
@@ -295,7 +295,7 @@ def _at_time_zone(compiler: Compiler, node: exp.AtTimeZone) -> Expr:
     return Expr(kind, value, "timezone")
 
 
-def type_of(node: exp.Expression) -> SqlType:
+def type_of(node: Node) -> SqlType:
     """The type that a cast names; 42704 if there is none such."""
     named = node.this
     text = str(getattr(named, "value", named)).upper()
