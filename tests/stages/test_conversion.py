@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from casacore.tables import table
@@ -135,6 +136,24 @@ def test_averaging_takes_the_largest_divisor_within_the_limits(
     n: int, most: int, width: float, limit: float, factor: int
 ) -> None:
     assert divisor_up_to(n, most, width, limit) == factor
+
+
+def test_autocorrelations_are_left_out(
+    context_for: Contexts, tiny: SynthesisResult, workspace: Workspace, tmp_path: Path
+) -> None:
+    """The real instrument records them; an imager would grid them."""
+    files = [Path(shutil.copy(f, tmp_path)) for f in tiny.groups[0].files]
+    for path in files:
+        with h5py.File(path, "r+") as file:
+            first, second = file["Header/ant_1_array"][()], file["Header/ant_2_array"]
+            changed = second[()]
+            mine = (first == first[0]) & (changed == changed[0])
+            changed[mine] = first[mine]
+            second[...] = changed
+    ms, described = convert(context_for(files), workspace)
+    assert described["n_rows"] == 6 * (45 - 1)
+    with table(str(ms), ack=False) as main:
+        assert np.all(main.getcol("ANTENNA1") != main.getcol("ANTENNA2"))
 
 
 def faulty(tmp_path: Path, *faults: tuple[FaultKind, int]) -> list[Path]:

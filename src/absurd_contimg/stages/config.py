@@ -232,8 +232,11 @@ class PipelineConfig(_Section):
 
     @classmethod
     def demo(cls, paths: PathsConfig) -> Self:
-        """For data made with ``SynthesisConfig.demo()``: a group takes about 30 s on one core."""
-        return cls(paths=paths)
+        """For data made with ``SynthesisConfig.demo()``: a group takes about 25 s on one core.
+
+        One thread a stage, because the demo keeps two cores busy with two workers.
+        """
+        return cls(paths=paths, execution=ExecutionConfig(threads=1))
 
     @classmethod
     def tiny(cls, paths: PathsConfig) -> Self:

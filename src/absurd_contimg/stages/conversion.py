@@ -140,6 +140,9 @@ def _read_subband(header: SubbandHeader, factor: int) -> Any:
         run_check_acceptability=False,
         strict_uvw_antpos_check=False,
     )
+    if np.any(uvd.ant_1_array == uvd.ant_2_array):
+        # Autocorrelations are of no use here, and imagers would grid them.
+        uvd.select(ant_str="cross", run_check=False, run_check_acceptability=False)
     bad = int((~np.isfinite(uvd.data_array) & ~uvd.flag_array).sum())
     if bad:
         raise CorruptInputError(

@@ -1,6 +1,6 @@
 """Stage ``flag``: bad data are flagged in a copy of the Measurement Set.
 
-Zeros, autocorrelations' absence and outliers in time and frequency; then antennas with hardly
+Zeros, amplitudes that cannot be, outliers in time and frequency; then antennas with hardly
 anything left. Runs in a child process with CASA.
 """
 
