@@ -99,5 +99,5 @@ def test_keeper_that_starts_late_keeps_to_the_claims_time() -> None:
 
 
 def test_every_blow_is_tried() -> None:
-    assert len(EVERY_BLOW) == 7
+    assert len(EVERY_BLOW) == 8
     assert issubclass(LeaseLost, BaseException)

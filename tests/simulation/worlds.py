@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import SpawnOptions
+from absurd_contimg.core.records import History, SpawnOptions
 from absurd_contimg.simulation.crews import HandlerCrew, PipelineCrew, pipeline_params
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
+from absurd_contimg.simulation.stage_model import StageModel
 from absurd_contimg.simulation.world import outside
 from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams
 
@@ -30,6 +33,7 @@ async def everything(params: Any, ctx: TaskContext) -> Any:
         return "one"
 
     one = await ctx.step("first", first)
+    numbers = [await ctx.step("number", _returns(number)) for number in range(2)]
     await ctx.sleep_for("nap", 100)
     payload = await ctx.await_event("go", timeout=3600)
     child = await ctx.step("spawn child", lambda: _spawn_child(ctx))
@@ -37,7 +41,14 @@ async def everything(params: Any, ctx: TaskContext) -> Any:
     if ctx.attempt == 1:
         raise ConnectionResetError("passes")
     await ctx.sleep_for("rest", 50)
-    return {"one": one, "payload": payload, "child": result.result}
+    return {"one": one, "numbers": numbers, "payload": payload, "child": result.result}
+
+
+def _returns(number: int) -> Callable[[], Awaitable[int]]:
+    async def work() -> int:
+        return number
+
+    return work
 
 
 async def _spawn_child(ctx: TaskContext) -> str:
@@ -63,3 +74,37 @@ def everything_setup(**options: Any) -> Setup:
     go = Stimulus(150.0, lambda backend: backend.emit_event("default", "go", {"n": 1}))
     job = Job("default", "task", {"name": "x"})
     return Setup(crew, [job], ("default", "children"), stimuli=[go], **options)
+
+
+FAILING: dict[str, dict[str, tuple[str | None, ...]]] = {
+    "passes": {"flag": ("busy",), "image": ("casa-table-lock", "crashed")},
+    "spent": {"convert": ("crashed", "crashed", "crashed")},
+    "corrupt": {"convert": ("bad-input",)},
+    "parked": {"calibrate_apply": ("abort-disk-full", "disk-full")},
+    "odd": {"image": ("unrecognised", "unrecognised")},
+}
+"""Groups and what their stages meet, in the words of the failure table."""
+
+FAILING_ENDS = {
+    "passes": ("completed", ["transient", "transient", "transient"]),
+    "spent": ("failed", ["transient", "transient", "transient"]),
+    "corrupt": ("failed", ["permanent"]),
+    "parked": ("completed", []),
+    "odd": ("failed", ["unknown", "unknown"]),
+}
+"""How each of them has to end, and the kinds of its failures."""
+
+
+def failing_setup(group: str, crew: PipelineCrew | None = None, **options: Any) -> Setup:
+    """One group whose stages fail as planned."""
+    planned = {(group, stage): fails for stage, fails in FAILING[group].items()}
+    made = dataclasses.replace(crew or PipelineCrew(), model=StageModel(planned=planned))
+    job = Job(PIPELINE_QUEUE, TASK_NAME, pipeline_params(group))
+    return Setup(made, [job], (PIPELINE_QUEUE,), **options)
+
+
+def ends(histories: Sequence[History]) -> tuple[str, list[str]]:
+    """The state of the only task, and the kinds of its failed runs."""
+    (history,) = histories
+    reasons = [run.failure_reason for run in history.runs if isinstance(run.failure_reason, dict)]
+    return history.task.state, [str(one["kind"]) for one in reasons if "kind" in one]

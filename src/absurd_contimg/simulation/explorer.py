@@ -21,7 +21,7 @@ from typing import NamedTuple, Self
 
 from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.core.records import TERMINAL_STATES
+from absurd_contimg.core.records import TERMINAL_STATES, History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.simulation.doors import Doors, Effect, Moment
 from absurd_contimg.simulation.invariants import Violation, judge
@@ -59,6 +59,8 @@ class Blow(StrEnum):
     """Stopped for longer than its lease; wakes while another worker does its work."""
     ZOMBIE_LATE = "zombie-late"
     """The same, but wakes when the work is done."""
+    CUT_OFF = "cut-off"
+    """Its host loses the database for three leases, but goes on working; another takes over."""
     REFUSED = "refused"
     """The database is away for one call."""
     REPLY_LOST = "reply-lost"
@@ -66,7 +68,8 @@ class Blow(StrEnum):
 
 
 KILLS = (Blow.KILL_RESTART, Blow.KILL_LATE, Blow.KILL_OTHER)
-ZOMBIES = (Blow.ZOMBIE, Blow.ZOMBIE_LATE)
+ZOMBIES = (Blow.ZOMBIE, Blow.ZOMBIE_LATE, Blow.CUT_OFF)
+"""After which a living process meets whoever took over."""
 NETWORK = (Blow.REFUSED, Blow.REPLY_LOST)
 EVERY_BLOW = (*KILLS, *ZOMBIES, *NETWORK)
 
@@ -190,7 +193,8 @@ class _Life:
 
     def _begin(self, worker_id: str) -> None:
         self._lives += 1
-        doors = self.world.process(f"life {self._lives} of {worker_id}")
+        self._host = f"host {self._lives}"
+        doors = self.world.process(f"life {self._lives} of {worker_id}", host=self._host)
         self._current, self.moment, self._seen = doors.process, 0, None
         self.world.employ(doors, self.setup.crew(self.world, doors, worker_id))
 
@@ -249,6 +253,12 @@ class _Life:
             raise BackendUnavailable(f"simulated: {blow.value}")
         if blow in KILLS:
             process.kill()
+        elif blow is Blow.CUT_OFF:
+            host = self._host
+            self.world.server.cut_off.add(host)
+            self._later(
+                3.0 * self.setup.lease_seconds, lambda: self.world.server.cut_off.discard(host)
+            )
         else:
             process.pause()
             self._sleeper = process
@@ -328,6 +338,14 @@ def explore(
         return _Explorer(setup, tuple(blows), findings_max).run(
             tuple(pair_blows or blows) if pairs else ()
         )
+
+
+def undisturbed(setup: Setup) -> tuple[Outcome, list[History]]:
+    """How the world ends when nothing happens to it, and the histories it leaves."""
+    with quiet_logs():
+        life = _Life(setup, setup.initial_state(), ())
+        outcome = life.run()
+    return outcome, life.world.histories()
 
 
 def replay(setup: Setup, plan: Plan) -> Finding:

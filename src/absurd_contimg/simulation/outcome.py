@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from absurd_contimg.core.context import START_PREFIX
+from absurd_contimg.core.context import PARKED_PREFIX, START_PREFIX
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.simulation.invariants import Evidence, Violation
 from absurd_contimg.simulation.world import State
@@ -64,7 +64,7 @@ def _essence(history: History) -> str:
     saved = {
         steady(one.checkpoint_name): steady(one.state)
         for one in history.checkpoints
-        if not one.checkpoint_name.startswith(START_PREFIX)
+        if not one.checkpoint_name.startswith((START_PREFIX, PARKED_PREFIX))
     }
     return json.dumps(
         [task.task_name, task.idempotency_key, task.state, steady(task.completed_payload), saved],

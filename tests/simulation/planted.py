@@ -1,0 +1,391 @@
+"""Bugs, planted one at a time in the worker, its lease, its judgement, products and emulator.
+
+Each is a mistake that somebody could make in good faith. `plant` puts it in place; the test then
+looks for it with the explorer's own means.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from absurd_contimg.backends.memory.procedures import checkpoints, events, running
+from absurd_contimg.core import worker as worker_module
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.errors import BackendUnavailable, LeaseLost, RunSuspended
+from absurd_contimg.core.failures import Classifier, FailureKind, Verdict
+from absurd_contimg.core.lease import Lease
+from absurd_contimg.core.settle import Settlement, Settler
+from absurd_contimg.core.worker import Worker
+from absurd_contimg.simulation.runner import SimRunner
+
+Patch = pytest.MonkeyPatch
+Plant = Callable[[Patch], None]
+
+
+def _replaced(owner: Any, name: str, new: Any) -> Plant:
+    return lambda patch: patch.setattr(owner, name, new)
+
+
+# -- context and worker -------------------------------------------------------------------
+
+
+async def _unsaved(self: Any, handle: Any, value: Any) -> Any:
+    self._current_step = None
+    return value
+
+
+async def _swallowed(self: Any, *args: Any, **options: Any) -> Any:
+    try:
+        return await _await_event(self, *args, **options)
+    except RunSuspended:
+        return None
+
+
+_await_event = TaskContext.await_event
+
+
+async def _forgetful_sleep(self: Any, step_name: str, wake_at: Any, now: Any) -> None:
+    await self._scope.backend.schedule_run(self.queue_name, self.run_id, wake_at)
+    raise RunSuspended("again and again")
+
+
+async def _sleep_as_done(self: Any, step_name: str, wake_at: Any, now: Any) -> None:
+    await self._save(self._next_name(step_name), wake_at.isoformat())
+
+
+_make_context = Worker._context
+
+
+async def _without_checkpoints(self: Any, claimed: Any, lease: Any) -> Any:
+    ctx = await _make_context(self, claimed, lease)
+    ctx._checkpoints.clear()
+    return ctx
+
+
+_record_start = TaskContext._record_start
+
+
+async def _always_the_first(self: Any, step: str) -> int:
+    starts = self._starts(step)
+    starts.append(
+        {"start": 1, "attempt": self.attempt, "run_id": str(self.run_id), "worker": "w"}
+        | {"started_at": (await self._scope.backend.current_time()).isoformat(), "outcome": None}
+    )
+    self._tracked_step = step
+    await self._save("$start:" + step, {"starts": starts})
+    return 1
+
+
+async def _no_poison(self: Any, step: str) -> int:
+    object.__setattr__(self._scope, "poison_limit", 10**6)
+    return await _record_start(self, step)
+
+
+async def _everybodys_orphans(self: Any) -> None:
+    settings = self.settings
+    for orphan in await self.backend.list_runs(settings.queue_name, states=["running"]):
+        now = await self.backend.current_time()
+        await self.backend.schedule_run(settings.queue_name, orphan.run_id, now)
+
+
+async def _orphans_are_failed(self: Any) -> None:
+    settings = self.settings
+    for orphan in await self.backend.list_runs(
+        settings.queue_name, states=["running"], claimed_by=settings.worker_id
+    ):
+        await self.backend.fail_run_permanently(
+            settings.queue_name, orphan.run_id, {"name": "WorkerDied", "message": "restarted"}
+        )
+
+
+async def _claim_dies(self: Any) -> Any:
+    free = self.settings.concurrency - len(self._runs)
+    if free <= 0:
+        return []
+    return await self.backend.claim_task(
+        self.settings.queue_name, self.settings.worker_id, self.settings.claim_timeout_seconds, free
+    )
+
+
+async def _no_outcome(self: Any, outcome: str) -> None:
+    return None
+
+
+# -- lease --------------------------------------------------------------------------------
+
+
+async def _keeper_sleeps(self: Any) -> None:
+    await asyncio.Event().wait()
+
+
+async def _keeper_is_late(self: Any) -> None:
+    while True:
+        await asyncio.sleep(self._seconds * 1.5)
+        await self.extend()
+
+
+async def _keeper_gives_up_silently(self: Any) -> None:
+    try:
+        while True:
+            await asyncio.sleep(self._seconds / 3)
+            await self.extend()
+    except LeaseLost:
+        await asyncio.Event().wait()
+
+
+async def _insists_for_ever(self: Any, call: Any) -> Any:
+    while True:
+        try:
+            return await call()
+        except BackendUnavailable:
+            await asyncio.sleep(1.0)
+
+
+async def _never_insists(self: Any, call: Any) -> Any:
+    return await call()
+
+
+async def _work_goes_on(lease: Any, work: Any) -> Any:
+    keeper = asyncio.create_task(lease.keep())
+    try:
+        return await work
+    finally:
+        keeper.cancel()
+        await asyncio.wait({keeper})
+        if not keeper.cancelled():
+            keeper.exception()
+
+
+# -- judgement ----------------------------------------------------------------------------
+
+
+def _judged(kind: FailureKind) -> Any:
+    def classify(self: Any, evidence: Any) -> Verdict:
+        return Verdict(kind, "planted", "", "nothing")
+
+    return classify
+
+
+def _only_the_signal(self: Any, evidence: Any) -> Any:
+    for rule in self._rules:
+        if evidence.signal is not None and evidence.signal in rule.signals and rule.casa is None:
+            yield rule, "signal"
+
+
+def _decided(**actions: str) -> Any:
+    honest = Settler._decide
+
+    def decide(self: Any, claimed: Any, ctx: Any, verdict: Any, earlier: Any) -> Settlement:
+        action = actions.get(verdict.kind.name.lower())
+        if action is not None:
+            return Settlement(verdict, action, 1.0)
+        return honest(self, claimed, ctx, verdict, earlier)
+
+    return decide
+
+
+_within_budget = Settler._within_budget
+
+
+def _counting(change: Callable[[list[Any], str | None, str], list[Any]]) -> Any:
+    def within_budget(self: Any, claimed: Any, ctx: Any, verdict: Any, earlier: Any) -> Any:
+        counted = change(list(earlier), ctx.current_step, verdict.kind.value)
+        return _within_budget(self, claimed, ctx, verdict, counted)
+
+    return within_budget
+
+
+def _all_count(earlier: list[Any], step: str | None, kind: str) -> list[Any]:
+    return [{"step": step, "kind": kind} for _ in earlier]
+
+
+def _nothing_counts(_earlier: list[Any], _step: str | None, _kind: str) -> list[Any]:
+    return []
+
+
+def _one_less(earlier: list[Any], _step: str | None, _kind: str) -> list[Any]:
+    return earlier[1:]
+
+
+def _any_step(earlier: list[Any], step: str | None, _kind: str) -> list[Any]:
+    return [{**one, "step": step} for one in earlier]
+
+
+# -- products -----------------------------------------------------------------------------
+
+
+class _Fenceless(SimRunner):
+    async def run(self, *args: Any, fence: Any = None, **options: Any) -> Any:
+        return await super().run(*args, fence=None, **options)
+
+
+class _RenamesFirst(SimRunner):
+    async def _execute(self, scratch: Any, stage: Any, context: Any, *rest: Any) -> None:
+        attempt, _place, outputs = rest
+        await super()._execute(scratch, stage, context, attempt, None, outputs)
+
+    async def _publish(self, scratch: str, place: str) -> bool:
+        adopted = await super()._publish(scratch, place)
+        await self._file("seal", self._disk.seal, place, {"location": place})
+        return adopted
+
+
+class _Overwrites(SimRunner):
+    async def _publish(self, scratch: str, place: str) -> bool:
+        if self._disk.find(place) is not None:
+            await self._file("remove", self._disk.remove, place)
+        return await super()._publish(scratch, place)
+
+
+class _NeverAdopts(SimRunner):
+    async def _publish(self, scratch: str, place: str) -> bool:
+        await self._file("rename", self._disk.rename, scratch, place)
+        return False
+
+    async def _run_in(self, *args: Any) -> Any:
+        disk, self._disk = self._disk, _Blind(self._disk)
+        try:
+            return await super()._run_in(*args)
+        finally:
+            self._disk = disk
+
+
+class _Blind:
+    def __init__(self, disk: Any) -> None:
+        self._disk = disk
+
+    def find(self, path: str) -> None:
+        return None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._disk, name)
+
+
+class _RegistersFirst(SimRunner):
+    async def _publish(self, scratch: str, place: str) -> bool:
+        await self._register(place, {})
+        await asyncio.sleep(1)
+        return await super()._publish(scratch, place)
+
+
+class _ForgetsToRegister(SimRunner):
+    async def _register(self, place: str, outputs: Mapping[str, Any]) -> None:
+        if self._doors.process.name.startswith("life 1 "):
+            await super()._register(place, outputs)
+
+
+class _NamesByAttempt(SimRunner):
+    def _place(self, stage: Any, context: Any) -> str | None:
+        place = super()._place(stage, context)
+        return None if place is None else f"{place}-{self._doors.process.name}"
+
+
+class _ForgetsToRename(SimRunner):
+    async def _publish(self, scratch: str, place: str) -> bool:
+        return True
+
+
+class _SweepsByAge(SimRunner):
+    async def run(self, *args: Any, **options: Any) -> Any:
+        for path in list(self._disk.folders):
+            if path.startswith("scratch/"):
+                await self._file("sweep", self._disk.remove, path)
+        return await super().run(*args, **options)
+
+
+class _WritesInPlace(SimRunner):
+    async def _publish(self, scratch: str, place: str) -> bool:
+        adopted = await super()._publish(scratch, place)
+        await self._file("write", self._disk.write, place, "late", 1)
+        return adopted
+
+
+# -- emulator -----------------------------------------------------------------------------
+
+
+def _extends_anything(tx: Any, queue: Any, run_id: Any, extend_by: Any) -> None:
+    return None
+
+
+def _never_sweeps(*_args: Any) -> None:
+    return None
+
+
+def _anyone_may_write(*_args: Any) -> None:
+    return None
+
+
+_set_checkpoint = checkpoints.set_task_checkpoint_state
+
+
+def _checkpoint_is_lost(
+    tx: Any, queue: Any, task: Any, step: str, text: Any, run: Any, extend: Any = None
+) -> None:
+    if step != "calibrate_solve":
+        _set_checkpoint(tx, queue, task, step, text, run, extend)
+
+
+def _wakes_nobody(*_args: Any) -> None:
+    return None
+
+
+PLANTED: dict[str, Plant | type[SimRunner]] = {
+    "step result is not saved": _replaced(TaskContext, "complete_step", _unsaved),
+    "no fence before the rename": _Fenceless,
+    "suspension is swallowed": _replaced(TaskContext, "await_event", _swallowed),
+    "sleep starts anew at each wake-up": _replaced(TaskContext, "_sleep_until", _forgetful_sleep),
+    "sleep does not sleep": _replaced(TaskContext, "_sleep_until", _sleep_as_done),
+    "repeated step names share a checkpoint": _replaced(
+        TaskContext, "_next_name", lambda _self, name: name
+    ),
+    "checkpoints are not read on resume": _replaced(Worker, "_context", _without_checkpoints),
+    "every start has the number 1": _replaced(TaskContext, "_record_start", _always_the_first),
+    "poison is started again": _replaced(TaskContext, "_record_start", _no_poison),
+    "outcome of a start is not noted": _replaced(TaskContext, "record_outcome", _no_outcome),
+    "takes other workers' runs for orphans": _replaced(
+        Worker, "_recover_orphans", _everybodys_orphans
+    ),
+    "orphans are failed": _replaced(Worker, "_recover_orphans", _orphans_are_failed),
+    "worker dies when a claim is refused": _replaced(Worker, "_claim", _claim_dies),
+    "lease is never extended": _replaced(Lease, "keep", _keeper_sleeps),
+    "lease is extended too late": _replaced(Lease, "keep", _keeper_is_late),
+    "lost lease is not reported": _replaced(Lease, "keep", _keeper_gives_up_silently),
+    "no self-fencing without a database": _replaced(Lease, "insist", _insists_for_ever),
+    "an unanswered call is not repeated": _replaced(Lease, "insist", _never_insists),
+    "work goes on without its lease": _replaced(worker_module, "while_leased", _work_goes_on),
+    "permanent failure is retried": _replaced(Settler, "_decide", _decided(permanent="retry")),
+    "short resource fails the task": _replaced(Settler, "_decide", _decided(resource="failed")),
+    "unknown failure is final": _replaced(Settler, "_decide", _decided(unknown="failed")),
+    "interruption counts as a failure": _replaced(Settler, "_within_budget", _counting(_all_count)),
+    "failures are not counted": _replaced(Settler, "_within_budget", _counting(_nothing_counts)),
+    "one retry too many": _replaced(Settler, "_within_budget", _counting(_one_less)),
+    "one budget for all steps": _replaced(Settler, "_within_budget", _counting(_any_step)),
+    "everything is transient": _replaced(Classifier, "classify", _judged(FailureKind.TRANSIENT)),
+    "everything is unknown": _replaced(Classifier, "classify", _judged(FailureKind.UNKNOWN)),
+    "what CASA said before it aborted is ignored": _replaced(
+        Classifier, "_by_process", _only_the_signal
+    ),
+    "renamed before the manifest": _RenamesFirst,
+    "loser overwrites the winner": _Overwrites,
+    "finished product is not adopted": _NeverAdopts,
+    "registered before it is there": _RegistersFirst,
+    "adopted product is not registered": _ForgetsToRegister,
+    "product named by the attempt": _NamesByAttempt,
+    "product left in scratch": _ForgetsToRename,
+    "scratch of the living is swept": _SweepsByAge,
+    "product changed after its commit": _WritesInPlace,
+    "emulator: dead run's lease is extended": _replaced(running, "extend_claim", _extends_anything),
+    "emulator: expired leases are not swept": _replaced(
+        running, "sweep_expired_leases", _never_sweeps
+    ),
+    "emulator: ended run may write": _replaced(checkpoints, "refuse_ended_run", _anyone_may_write),
+    "emulator: a checkpoint is lost": _replaced(
+        checkpoints, "set_task_checkpoint_state", _checkpoint_is_lost
+    ),
+    "emulator: an event wakes nobody": _replaced(events, "_wake_waiters", _wakes_nobody),
+}
+"""By what is wrong."""
