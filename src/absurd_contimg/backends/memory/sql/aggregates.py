@@ -119,7 +119,11 @@ def _values(parts: _Parts, expr: Expr, envs: list[Env]) -> list[Any]:
     for item in found:
         key = None if item is None else operators.sort_key(expr.kind, item)
         unique.setdefault(repr(key), item)
-    return list(unique.values())
+    nulls = [item for item in unique.values() if item is None]
+    known = [item for item in unique.values() if item is not None]
+    if not parts.order:  # Postgres sorts to find duplicates
+        known.sort(key=lambda item: operators.sort_key(expr.kind, item))
+    return known + nulls
 
 
 def _count(node: exp.Count, parts: _Parts, compiler: Compiler) -> Aggregate:
@@ -245,9 +249,8 @@ def _json_array(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
 
 
 def _json_object(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-    pair = functions.build_object(
-        [compiler.compile(item) for item in node.expressions], "jsonb_object_agg"
-    )
+    members = node.expressions or [node.this, node.args.get("expression")]
+    pair = functions.build_object([compiler.compile(item) for item in members], "jsonb_object_agg")
 
     def value(envs: list[Env]) -> str | None:
         rows = _rows(parts, envs)
@@ -306,6 +309,9 @@ _MAKERS: dict[type, Callable[..., Aggregate]] = {
     exp.ArrayAgg: _array,
     exp.GroupConcat: _string,
 }
+for _class in ("JSONBObjectAgg", "JSONObjectAgg"):
+    if hasattr(exp, _class):
+        _MAKERS[getattr(exp, _class)] = _json_object
 _JSON_MAKERS: dict[str, Callable[..., Aggregate]] = {
     "jsonb_agg": _json_array,
     "json_agg": _json_array,

@@ -11,6 +11,7 @@ from sqlglot import exp
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql import operators
 from absurd_contimg.backends.memory.sql.expressions import (
+    PARAMETER,
     Compiler,
     compiles,
     constant,
@@ -71,7 +72,12 @@ def _negation(compiler: Compiler, node: exp.Not) -> Expr:
 
 @compiles(exp.Is)
 def _is(compiler: Compiler, node: exp.Is) -> Expr:
-    inner = compiler.compile(node.this).value
+    subject = compiler.compile(node.this)
+    match = PARAMETER.match(node.this.name) if isinstance(node.this, exp.Column) else None
+    if match is not None and subject.kind is UNKNOWN:
+        number = int(match[1]) + 1
+        raise EngineError("42P18", f"could not determine data type of parameter ${number}")
+    inner = subject.value
     wanted = node.expression
     negate = bool(node.args.get("negate"))
     if isinstance(wanted, exp.Null):

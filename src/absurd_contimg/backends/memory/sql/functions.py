@@ -35,7 +35,9 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
     SqlType,
     double_out,
+    is_implicit,
     numeric_out,
+    to_local,
 )
 from absurd_contimg.backends.memory.text import timestamptz_out
 
@@ -103,6 +105,11 @@ def _to_regclass(session: Session, name: str) -> str | None:
     return None if found is None or not schema else name
 
 
+def today(session: Session) -> int:
+    """The session's date."""
+    return to_local(session.transaction_time(), session.zone) // times.DAY_US
+
+
 def _make_interval(_: Session, seconds: float) -> times.Interval:
     return times.Interval(us=times.seconds_us(seconds))
 
@@ -155,6 +162,7 @@ BUILTINS: dict[str, Builtin] = {
     "statement_timestamp": Builtin((), TIMESTAMPTZ, lambda s: s.db.now()),
     "transaction_timestamp": Builtin((), TIMESTAMPTZ, lambda s: s.transaction_time()),
     "version": Builtin((), TEXT, lambda _: "PostgreSQL 18.6, emulated in memory by absurd-contimg"),
+    "current_date": Builtin((), DATE, today),
     "current_database": Builtin((), BY_NAME["name"], lambda _: "memory"),
     "current_user": Builtin((), BY_NAME["name"], lambda _: "postgres"),
     "session_user": Builtin((), BY_NAME["name"], lambda _: "postgres"),
@@ -172,10 +180,10 @@ def call_builtin(name: str, arguments: list[Expr], shown_name: str | None = None
     least = len(builtin.arguments) - builtin.optional
     if not least <= len(arguments) <= len(builtin.arguments):
         raise undefined_function(name, [expr.kind for expr in arguments])
-    given = [
-        converted(expr, kind) if expr.kind is not kind else expr
-        for expr, kind in zip(arguments, builtin.arguments, strict=False)
-    ]
+    pairs = list(zip(arguments, builtin.arguments, strict=False))
+    if not all(is_implicit(expr.kind, kind) for expr, kind in pairs):
+        raise undefined_function(name, [expr.kind for expr in arguments])
+    given = [converted(expr, kind) for expr, kind in pairs]
     values, work = [expr.value for expr in given], builtin.work
 
     def value(env: Env) -> Any:

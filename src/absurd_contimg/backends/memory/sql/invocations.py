@@ -20,6 +20,7 @@ from absurd_contimg.backends.memory.sql.expressions import (
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, unsupported
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
+    INT4,
     TEXT,
     UNKNOWN,
     ArrayType,
@@ -30,7 +31,11 @@ _NAMED: dict[type, str] = {
     exp.Right: "right", exp.MD5: "md5", exp.CurrentUser: "current_user",
     exp.CurrentTimestamp: "now", exp.Uuid: "gen_random_uuid",
 }  # fmt: skip
-for _class, _name in (("CurrentDatabase", "current_database"), ("CurrentVersion", "version")):
+for _class, _name in (
+    ("CurrentDatabase", "current_database"),
+    ("CurrentVersion", "version"),
+    ("CurrentDate", "current_date"),
+):
     if hasattr(exp, _class):
         _NAMED[getattr(exp, _class)] = _name
 _ROUNDING: dict[type, str] = {
@@ -58,8 +63,23 @@ def _age(arguments: list[Expr], name: str) -> Expr:
     return operators.arithmetic("-", arguments[0], arguments[1])._replace(name=name)
 
 
+def _array_size(arguments: list[Expr], name: str) -> Expr:
+    array = arguments[0]
+    if not isinstance(array.kind, ArrayType):
+        raise functions.undefined_function(name, [item.kind for item in arguments])
+    empty = 0 if name == "cardinality" else None
+
+    def value(env: Env) -> int | None:
+        items = array.value(env)
+        return None if items is None else len(items) or empty
+
+    return Expr(INT4, value, name)
+
+
 _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
     "set_config": _set_config,
+    "cardinality": _array_size,
+    "age": _age,
     "to_jsonb": lambda arguments, name: functions.to_json(arguments[0], name),
     "to_json": lambda arguments, name: functions.to_json(arguments[0], name),
     "jsonb_build_object": functions.build_object,

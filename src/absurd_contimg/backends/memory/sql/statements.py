@@ -32,7 +32,7 @@ from absurd_contimg.backends.memory.session import (
     in_failed_transaction,
 )
 from absurd_contimg.backends.memory.sql.modify import Modifier
-from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Node, Row, Scope
+from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Node, Row, Scope, unsupported
 from absurd_contimg.backends.memory.sql.types import TEXT, SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
 
@@ -111,6 +111,8 @@ def compiled(text: str, params: tuple[SqlType, ...]) -> Statement:
 def _query(
     text: str, params: tuple[SqlType, ...]
 ) -> Callable[[Transaction, Sequence[Any]], Result]:
+    if re.search(r"\bdate_part\s*\(", text):  # sqlglot takes it for extract, whose type differs
+        raise unsupported(text.strip(), "date_part: use extract")
     node = parsed(text)
     planner = Modifier().planner
     try:

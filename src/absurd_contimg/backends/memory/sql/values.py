@@ -238,7 +238,8 @@ def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
     target = type_of(node.args["to"])
     inner = compiler.compile(node.this)
     compiled = operators.converted(inner, target)
-    strong = inner.name != "?column?" and not isinstance(unwrapped(node.this), exp.Cast)
+    weak = isinstance(unwrapped(node.this), exp.Cast | exp.Boolean)
+    strong = inner.name != "?column?" and not weak
     named = inner.name if strong else target.name
     return compiled._replace(name=named)
 
@@ -272,6 +273,13 @@ def _bracket(compiler: Compiler, node: exp.Bracket) -> Expr:
         return items[position]
 
     return Expr(inner.kind.element, value, inner.name)
+
+
+@compiles(exp.Collate)
+def _collated(compiler: Compiler, node: exp.Collate) -> Expr:
+    if node.expression.name.upper() not in ("C", "POSIX", "UCS_BASIC"):
+        raise unsupported(sql_of(node), "this collation")
+    return compiler.compile(node.this)  # text is always compared by code point
 
 
 @compiles(exp.AtTimeZone)
