@@ -11,7 +11,7 @@ from heapq import heapify, heappop, heappush
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import RowLock
+from absurd_contimg.backends.memory.locks import RowLock, WouldBlock
 from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.times import Interval
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -188,6 +188,15 @@ class Table(Generic[K, R]):
     def may_lock(self, tx: Transaction, key: K, mode: RowLock = RowLock.UPDATE) -> bool:
         """What ``skip locked`` asks."""
         return not self.row_locks or tx.may_lock(self, key, mode)
+
+    def await_change(self, tx: Transaction, key: K) -> None:
+        """`WouldBlock` while another transaction has changed the row and not ended.
+
+        What ``on conflict do nothing`` does; a row that is only locked does not hold it up.
+        """
+        late = self.uncommitted.get(key) if self.uncommitted else None
+        if late is not None and late[0] is not tx:
+            raise WouldBlock(late[0])
 
     def put(self, tx: Transaction, key: K, row: R) -> None:
         """Insert, or replace the row of the same key."""

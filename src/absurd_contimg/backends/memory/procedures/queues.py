@@ -39,6 +39,7 @@ def create_queue(
         raise_exception(f'Unsupported queue storage mode "{shown}"')
     queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
     created = QueueRow(name, tx.session.current_time(), mode)
+    queues.await_change(tx, name)
     existing = queues.get(tx, name)
     if existing is None:
         existing = created

@@ -181,7 +181,10 @@ def task_with_key(tx: Transaction, tasks: Tasks, key: str) -> TaskRow | None:
                 if gone and version is not None and version.idempotency_key == key:
                     raise WouldBlock(holder)
     task_id = tasks.by_key.get(key)
-    return None if task_id is None else tasks.get(tx, task_id)
+    if task_id is None:
+        return None
+    tasks.await_change(tx, task_id)
+    return tasks.get(tx, task_id)
 
 
 def _reserve_key(tx: Transaction, queue: str | None, key: str, task_id: int) -> Spawned | None:
