@@ -54,12 +54,29 @@ def _looked_for(runner: type[SimRunner], healthy: dict[str, Outcome]) -> Iterato
         yield from (f"{name}: {one}" for one in outcome.compared_with(healthy[name]))
         if name in FAILING_ENDS and ends(histories) != FAILING_ENDS[name]:
             yield f"{name}: ends as {ends(histories)}"
-    for name in ("pipeline", "everything", "passes"):
-        for blow in (Blow.KILL_RESTART, Blow.KILL_OTHER, Blow.CUT_OFF, Blow.ZOMBIE, Blow.REFUSED):
-            found = explore(setups[name], blows=[blow], findings_max=1)
-            yield from (f"{name}: {one}" for one in found.findings)
-    starts = Strike(Blow.KILL_RESTART, 25)
-    poisoned = replay(setups["pipeline"], (starts, *[Strike(Blow.KILL_RESTART, 10)] * 4))
+    yield from _poisoned(setups["pipeline"])
+    for name, blows in _HUNTS:
+        found = explore(setups[name], blows=blows, findings_max=1)
+        yield from (f"{name}: {one}" for one in found.findings)
+
+
+_HUNTS = (
+    ("pipeline", (Blow.CUT_OFF,)),
+    ("pipeline", (Blow.KILL_RESTART,)),
+    ("pipeline", (Blow.REFUSED, Blow.REPLY_LOST)),
+    ("everything", (Blow.KILL_OTHER, Blow.REFUSED)),
+    ("passes", (Blow.KILL_OTHER,)),
+    ("pipeline", (Blow.ZOMBIE, Blow.KILL_OTHER)),
+)
+
+
+def _poisoned(setup: Setup) -> Iterator[str]:
+    """Five workers die in the same stage, each just after it has begun."""
+    landmarks = explore(setup, blows=()).landmarks
+    first = 1 + next(n for n, one in enumerate(landmarks) if one.startswith("stage start"))
+    # A later life first reads the time and hands back its own orphan: four moments more.
+    plan = (Strike(Blow.KILL_RESTART, first), *[Strike(Blow.KILL_RESTART, first + 4)] * 4)
+    poisoned = replay(setup, plan)
     yield from (str(one) for one in poisoned.violations if "poison" in one.invariant)
 
 

@@ -99,6 +99,12 @@ class Disk:
             if path.startswith("output/"):
                 self.wrongs.append(f"{path}: a committed product was removed")
 
+    def archive(self, path: str) -> None:
+        """Move a product's bytes to another disk; it still counts as being there."""
+        folder = self.folders[path]
+        self.used_bytes -= folder.size
+        self.folders[path] = replace(folder, files=dict.fromkeys(folder.files, 0))
+
     def products(self) -> dict[str, Folder]:
         """All committed products by path."""
         return {path: one for path, one in self.folders.items() if path.startswith("output/")}

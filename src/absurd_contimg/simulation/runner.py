@@ -21,7 +21,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.simulation.disk import Disk
 from absurd_contimg.simulation.doors import Doors, Effect
 from absurd_contimg.simulation.sky import SimRegistry
-from absurd_contimg.simulation.stage_model import CATALOGUE, Draw, StageModel
+from absurd_contimg.simulation.stage_model import CATALOGUE, ENDS_WORKER, Draw, StageModel
 from absurd_contimg.stages.base import PipelineStage
 from absurd_contimg.stages.config import PathsConfig, PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
@@ -159,6 +159,9 @@ class SimRunner:
         try:
             if draw.failure is not None:
                 await asyncio.sleep(min(draw.seconds * draw.strikes_at, request.deadline_seconds))
+                if draw.failure == ENDS_WORKER:
+                    self._doors.process.kill()
+                    self._doors.process.check_alive()
                 raise CATALOGUE[draw.failure](request)
             for share in (0.5, 1.0):
                 await asyncio.sleep(draw.seconds / 2)

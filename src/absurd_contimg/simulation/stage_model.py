@@ -113,6 +113,9 @@ def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
     return costs
 
 
+ENDS_WORKER = "ends-worker"
+"""A planned failure that is none of the stage: it takes the whole worker with it."""
+
 # -- the catalogue ------------------------------------------------------------------------
 
 Failure = Callable[[StageRequest], Exception]

@@ -1,0 +1,88 @@
+"""Fault plans: what goes wrong when, drawn from a scenario's rates and a seed, or given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+from absurd_contimg.simulation.scenario import Scenario
+
+DAY_SECONDS = 86_400.0
+
+
+class Fault(NamedTuple):
+    """One fault. `target` is a worker's or a host's number, 0 for the database."""
+
+    at_seconds: float
+    kind: str
+    """``kill``, ``pause``, ``reboot``, ``partition``, ``outage`` or ``stop``."""
+    target: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lasting = f" for {self.seconds:.0f} s" if self.seconds else ""
+        return f"{self.at_seconds:.3f} s {self.kind} {self.target}{lasting}"
+
+
+def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
+    """The faults of one run, in order of time."""
+    rates, workers = scenario.faults, scenario.workers
+    end = scenario.days * DAY_SECONDS
+    lease = float(workers.lease_seconds)
+    found: list[Fault] = []
+
+    def draw(kind: str, per_day: float, targets: int, lasting: Callable[[Random], float]) -> None:
+        for target in range(targets):
+            random = Random(f"{seed}/{kind}/{target}")
+            at = 0.0
+            while per_day > 0:
+                at += random.expovariate(per_day / DAY_SECONDS)
+                if at >= end:
+                    break
+                found.append(Fault(round(at, 6), kind, target, round(lasting(random), 6)))
+
+    draw("kill", rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
+    draw("pause", rates.worker_pauses_per_day, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
+    draw("reboot", rates.host_reboots_per_day, workers.hosts, lambda _r: 120.0)
+    draw("partition", rates.partitions_per_day, workers.hosts, lambda r: lease * r.uniform(0.2, 3))
+    draw("outage", rates.database_restarts_per_day, 1, lambda _r: rates.database_outage_seconds)
+    found += [Fault(at, "outage", 0, seconds) for at, seconds in rates.outages]
+    found += [Fault(at, "stop", 0, seconds) for at, seconds in rates.processing_stops]
+    return sorted(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """The fewest faults that still break an invariant, as far as leaving out can tell."""
+
+    faults: tuple[Fault, ...]
+    tries: int
+
+
+def shrink(
+    faults: Sequence[Fault], breaks: Callable[[Sequence[Fault]], bool], tries_max: int = 200
+) -> Shrunk:
+    """Leave out halves, quarters, ... single faults, as long as the rest still `breaks`.
+
+    The result is minimal in that no single fault of it can be left out, unless `tries_max` was
+    reached before.
+    """
+    kept, size, tries = list(faults), max(len(faults) // 2, 1), 0
+    while kept and tries < tries_max:
+        for start in range(0, len(kept), size):
+            rest = kept[:start] + kept[start + size :]
+            tries += 1
+            if breaks(rest):
+                kept = rest
+                break
+            if tries >= tries_max:
+                break
+        else:
+            if size == 1:
+                break
+            size = max(size // 2, 1)
+            continue
+        size = min(size, max(len(kept) // 2, 1))
+    return Shrunk(tuple(kept), tries)

@@ -1,0 +1,108 @@
+"""Campaigns: what a scenario asks for happens, is reported, and is the same every time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.simulation.campaign import Campaign
+from absurd_contimg.simulation.campaigns import run_campaign
+from absurd_contimg.simulation.faults import Fault, shrink
+from absurd_contimg.simulation.report import summarise
+from absurd_contimg.simulation.scenario import (
+    Scenario,
+    ScenarioError,
+    load_scenario,
+    shipped_scenarios,
+)
+
+
+@pytest.mark.parametrize("name", ["bad_night", "database_failover", "worker_massacre"])
+def test_shipped_scenario_keeps_every_invariant(name: str) -> None:
+    run = Campaign(load_scenario(name), seed=1).run()
+    assert [str(one) for one in run.violations] == []
+    assert sum(run.landed.landed.values()) > 0
+
+
+def test_full_disk_parks_work_until_the_operator_frees_space() -> None:
+    run = Campaign(load_scenario("disk_fills"), seed=1).run()
+    assert [str(one) for one in run.violations] == []
+    assert any("operator" in line for line in run.trace)
+    assert summarise(run, "").completed == len(run.histories)
+
+
+def test_poison_fails_and_everything_else_goes_on() -> None:
+    run = Campaign(load_scenario("poison_observation"), seed=1).run()
+    assert [str(one) for one in run.violations] == []
+    found = summarise(run, "")
+    assert (found.failed, found.unfinished) == (2, 0)
+
+
+def test_every_shipped_scenario_can_be_read() -> None:
+    assert len(shipped_scenarios()) >= 8
+    for name in shipped_scenarios():
+        assert load_scenario(name).variants()
+
+
+def test_mistakes_in_a_scenario_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"No scenario nope.*quiet_night"):
+        load_scenario("nope")
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text('name = "x"\n[faults.stage_failures]\nfire = 0.1\n')
+    with pytest.raises(ScenarioError, match=r"wrong.toml.*\n?.*fire|fire"):
+        load_scenario(wrong)
+
+
+def test_report_is_written_as_json_and_html(tmp_path: Path) -> None:
+    scenario = tmp_path / "short.toml"
+    scenario.write_text('name = "short"\ndays = 0.05\n[sweep]\n"workers.count" = [1, 2]\n')
+    report = run_campaign(scenario, [1], output=tmp_path / "out")
+    assert report.ok
+    rows = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [row["label"] for row in rows] == ["workers.count = 1", "workers.count = 2"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "http" not in page
+
+
+_DIGEST = """
+from absurd_contimg.simulation.campaign import Campaign
+from absurd_contimg.simulation.scenario import load_scenario
+print(Campaign(load_scenario("bad_night").model_copy(update={"days": 0.1}), 7).run().digest)
+"""
+
+
+@pytest.mark.as_core_is
+def test_same_seed_gives_the_same_histories_in_any_process() -> None:
+    digests = set()
+    for hash_seed in ("0", "1", "4711"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", _DIGEST],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+        )
+        digests.add(done.stdout.strip())
+    short = load_scenario("bad_night").model_copy(update={"days": 0.1})
+    digests.add(Campaign(short, 7).run().digest)
+    assert len(digests) == 1
+    assert Campaign(short, 8).run().digest not in digests
+
+
+def test_faults_shrink_to_the_fewest_that_still_break() -> None:
+    faults = [Fault(float(number), "kill", number) for number in range(20)]
+    found = shrink(faults, lambda some: {3, 17} <= {fault.target for fault in some})
+    assert [fault.target for fault in found.faults] == [3, 17]
+
+
+def test_sweep_over_an_unknown_field_is_refused() -> None:
+    with pytest.raises(ScenarioError, match=r"workers\.colour"):
+        Scenario(name="x", sweep={"workers.colour": [1]}).variants()
