@@ -266,8 +266,7 @@ def test_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 def test_scratch_on_another_file_system_is_refused(tmp_path: Path) -> None:
     """A rename across file systems would not be atomic."""
     shm = Path("/dev/shm")
-    if shm.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is only one file system here")
+    assert shm.stat().st_dev != tmp_path.stat().st_dev, "use another --basetemp"
     paths = PathsConfig.below(tmp_path).model_dump()
     with pytest.raises(SettingError, match="different file systems"):
         prepare_folders(PathsConfig(**{**paths, "scratch_dir": shm}))

@@ -12,7 +12,7 @@ def use_bundled_tables() -> None:
     The rapid-service table, because it reaches to the present and predicts a year ahead.
     """
     from astropy.utils import iers
-    from astropy_iers_data import IERS_A_FILE  # type: ignore[import-untyped]
+    from astropy_iers_data import IERS_A_FILE
 
     iers.conf.auto_download = False
     iers.earth_orientation_table.set(iers.IERS_A.open(IERS_A_FILE))

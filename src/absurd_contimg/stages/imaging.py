@@ -164,9 +164,10 @@ def aberration_scale(ra_deg: float, dec_deg: float, mjd: float) -> float:
 def doppler_scale(header: Any, ms: Path) -> float:
     """True over nominal pixel scale of an image that was gridded in another frequency frame.
 
-    CASA converts frequencies to the local standard of rest before it turns baselines into
-    wavelengths, also with ``outframe`` set otherwise; but a baseline's wavelengths are those at
-    the telescope. Up to 1.7e-4; the image's frequency axis says how much it was.
+    Positions drift outwards by the ratio between the image's frequencies, in the local standard
+    of rest, and those of the telescope, also with ``outframe`` set otherwise (measured on one
+    date: 5.4e-5 seen, 4.9e-5 to 5.5e-5 computed; dividing by it leaves a quarter of that). So
+    CASA seems to turn baselines into wavelengths after converting frequencies. Up to 1.7e-4.
     """
     if not str(header.get("SPECSYS", "")).startswith("LSR"):
         return 1.0

@@ -85,7 +85,7 @@ def read_header(path: Path) -> SubbandHeader:
     Raises `MissingInputError` or `CorruptInputError`; an error of the file system (no
     permission, locked by a writer) passes as it is, because it may go away.
     """
-    import h5py  # type: ignore[import-untyped]
+    import h5py
 
     if not path.is_file():
         raise MissingInputError(
