@@ -12,6 +12,7 @@ a WSClean that it started.
 
 from __future__ import annotations
 
+import errno
 import faulthandler
 import fcntl
 import importlib
@@ -19,12 +20,13 @@ import json
 import os
 import resource
 import select
+import shutil
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -51,6 +53,8 @@ from absurd_contimg.stages.products import (
 
 REQUEST_NAME = "request.json"
 RESULT_NAME = "result.json"
+EXIT_DISK_FULL = 92
+"""The exit code of a child that could not write its result because the disk is full."""
 
 
 def main(arguments: list[str]) -> None:
@@ -69,10 +73,31 @@ def main(arguments: list[str]) -> None:
         result: dict[str, Json] = {"succeeded": True, **run_request(request)}
     except Exception as error:  # noqa: BLE001 - the end of the process: all of it is evidence
         result = {"succeeded": False, **_failure(error)}
-    write_json(request_path.with_name(RESULT_NAME), result)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _report(request_path.with_name(RESULT_NAME), result)
+    with suppress(OSError):  # a full disk takes no more output either
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(0 if result["succeeded"] else 1)
+
+
+def _report(path: Path, result: Mapping[str, Json]) -> None:
+    """Write the result; on a full disk the exit code must say what no file can.
+
+    A failed attempt's own files are in the way then, and go first.
+    """
+    try:
+        write_json(path, result)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        if result["succeeded"]:
+            os._exit(EXIT_DISK_FULL)
+        for name in ("product", "temporary", "tmp"):
+            shutil.rmtree(path.with_name(name), ignore_errors=True)
+        try:
+            write_json(path, result)
+        except OSError:
+            os._exit(EXIT_DISK_FULL)
 
 
 def die_with_parent(lifeline: int) -> None:

@@ -10,7 +10,7 @@ import re
 import signal
 
 from absurd_contimg.core.failures import FailureKind, FailureRule
-from absurd_contimg.stages import errors, executor
+from absurd_contimg.stages import child, errors, executor
 
 DATA_QUALITY_RULE = "data-quality"
 """The rule whose failures end in quarantine."""
@@ -114,6 +114,13 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         signals=frozenset({signal.SIGABRT}),
         casa=_NO_MEMORY,
         parks_max=_MEMORY_PARKS_MAX,
+    ),
+    FailureRule(
+        "result-disk-full",
+        FailureKind.RESOURCE,
+        _FREE_SPACE,
+        "observed: the disk was too full even for the stage's report",
+        exit_codes=frozenset({child.EXIT_DISK_FULL}),
     ),
     FailureRule(
         "killed",

@@ -7,6 +7,7 @@ in UTC.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -55,6 +56,8 @@ _Row = TypeVar("_Row")
 _CONNECT_TIMEOUT_SECONDS = 10
 _POOL_TIMEOUT_SECONDS = 15.0
 """How long a call waits for a connection before the database counts as unreachable."""
+_POOL_ASKING_SECONDS = 0.5
+"""How long one request to the pool waits before it is made anew."""
 
 
 class PostgresBackend:
@@ -442,14 +445,37 @@ class PostgresBackend:
     async def _connection(self) -> AsyncIterator[AsyncConnection[Any]]:
         """A connection whose errors arrive as those of `core.errors`."""
         try:
-            async with self._pool.connection() as connection:
+            connection = await self._take()
+            async with self._given_back(connection):
                 yield connection
-        except PoolTimeout as error:
-            raise BackendUnavailable(
-                f"The database gave no connection within {_POOL_TIMEOUT_SECONDS:g} s: {error}"
-            ) from error
         except psycopg.Error as error:
             _translate(error)
+
+    async def _take(self) -> AsyncConnection[Any]:
+        """A connection from the pool.
+
+        Asked for again and again: the pool tries to connect when it is asked and not while
+        somebody waits, so one long wait would outlast the restart of a server by far.
+        """
+        clock = asyncio.get_running_loop().time
+        give_up = clock() + _POOL_TIMEOUT_SECONDS
+        while True:
+            try:
+                return await self._pool.getconn(_POOL_ASKING_SECONDS)
+            except PoolTimeout as error:
+                if clock() >= give_up:
+                    raise BackendUnavailable(
+                        f"The database gave no connection within {_POOL_TIMEOUT_SECONDS:g} s: "
+                        f"{error}"
+                    ) from error
+
+    @asynccontextmanager
+    async def _given_back(self, connection: AsyncConnection[Any]) -> AsyncIterator[None]:
+        try:
+            async with connection:  # ends its transaction, if there is one
+                yield
+        finally:
+            await self._pool.putconn(connection)
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[AsyncConnection[Any]]:

@@ -1,0 +1,134 @@
+"""A small pipeline whose stages tell where they are and can be told to go wrong, once.
+
+What each stage does is real: a process of its own, files, a product with a manifest. The faults
+are real too: signals, limits, a full file system. `Convert` reads an input file, and each later
+stage reads the product before it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.base import PipelineStage, Workspace
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.errors import CorruptInputError
+
+PRODUCT_BYTES = 300_000
+MAGIC = b"UVH5"
+SECONDS = 0.15
+"""How long a stage works after it has announced itself, unless a test wants longer."""
+
+
+class Link(PipelineStage):
+    """One stage of the chain."""
+
+    before: ClassVar[str]
+
+    def input_paths(self, context: PipelineContext) -> list[Path]:
+        return [Path(str({**context.inputs, **context.outputs}[self.before]))]
+
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        house = Path(str(context.inputs["house"]))
+        with (house / f"{self.name}.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                note(house, f"{self.name} overlap")
+            note(house, f"{self.name} begin")
+            (source,) = self.input_paths(context)
+            data = source.read_bytes()
+            if not data.startswith(MAGIC):
+                raise CorruptInputError(f"{source} is damaged.", "Fetch it again.")
+            self.announce(house)
+            go_wrong(house, self.name)
+            time.sleep(float(str(context.inputs["seconds"])))
+            target = workspace.product / f"{self.name}.data"
+            target.write_bytes(data[:8] + self.name.encode() * (PRODUCT_BYTES // len(self.name)))
+            note(house, f"{self.name} end")
+        return {self.name: workspace.final_path(target)}
+
+    def announce(self, house: Path) -> None:
+        """Say that the stage is in the middle of its work, and which process it is."""
+        partial = house / f"{self.name}.partial"
+        partial.write_text(str(os.getpid()))
+        partial.rename(house / f"at-{self.name}")
+
+
+class Convert(Link):
+    """The first, from a file that arrived."""
+
+    name = "convert"
+    before = "source"
+    requires = frozenset({"source"})
+    provides = frozenset({"convert"})
+    product_folder = "ms"
+
+
+class Solve(Link):
+    """The second."""
+
+    name = "solve"
+    before = "convert"
+    requires = frozenset({"convert"})
+    provides = frozenset({"solve"})
+    product_folder = "caltables"
+
+
+class Apply(Link):
+    """The third."""
+
+    name = "apply"
+    before = "solve"
+    requires = frozenset({"solve"})
+    provides = frozenset({"apply"})
+    product_folder = "calibrated"
+
+
+class Image(Link):
+    """The last."""
+
+    name = "image"
+    before = "apply"
+    requires = frozenset({"apply"})
+    provides = frozenset({"image"})
+    product_folder = "images"
+
+
+STAGES: tuple[Link, ...] = (Convert(), Solve(), Apply(), Image())
+
+
+def note(house: Path, line: str) -> None:
+    """One line in the diary of all stages, in order of time."""
+    with (house / "diary").open("a") as diary:
+        diary.write(line + "\n")
+
+
+def go_wrong(house: Path, stage: str) -> None:
+    """Do what the plan says for this stage; a plan is used once."""
+    plan = house / f"plan-{stage}"
+    try:
+        what = plan.read_text()
+        plan.unlink()
+    except FileNotFoundError:
+        return
+    note(house, f"{stage} fault")
+    if what == "segfault":
+        ctypes.string_at(0)
+    elif what == "memory":
+        _ = bytearray(1 << 40)
+    elif what == "files":
+        _ = [open("/dev/null") for _ in range(10_000)]  # noqa: SIM115 - too many is the point
+    else:
+        raise AssertionError(what)
+
+
+def parameters(root: Path, seconds: float) -> Mapping[str, Json]:
+    """The parameters of the task."""
+    return {"source": str(root / "source.hdf5"), "house": str(root / "house"), "seconds": seconds}

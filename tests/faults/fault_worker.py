@@ -1,0 +1,94 @@
+"""A worker process on the small pipeline: ``fault_worker.py ROOT DATABASE_URL WORKER_ID``.
+
+Everything in it is the production code, with short times: a lease of 3 s, a deadline of 2.5 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+from fault_stages import STAGES
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.records import Json
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.stages.base import PipelineStage
+from absurd_contimg.stages.config import ExecutionConfig, PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.executor import IsolatedStageExecutor, ResourceLimits, no_environment
+from absurd_contimg.stages.failures import STAGE_RULES
+from absurd_contimg.stages.runner import StageRunner, prepare_folders
+from absurd_contimg.stages.scratch import Janitor, ScratchOwner
+
+QUEUE = "dsa110-pipeline"
+LEASE_SECONDS = 3
+DEADLINE_SECONDS = 2.5
+LIMITS = ResourceLimits(memory_bytes=4 << 30, open_files=256)
+POLICY = RetryPolicy(backoff_first_seconds=0.05, park_seconds=0.3)
+
+
+def attempt_of(
+    runner: StageRunner, stage: PipelineStage, context: PipelineContext, ctx: TaskContext, name: str
+) -> Callable[[int], Awaitable[Json]]:
+    """One step: the stage with its outputs so far."""
+
+    async def run(start: int) -> Json:
+        made = await runner.run(
+            stage, context, attempt=f"{name}-{ctx.attempt}-{start}", fence=ctx.fence
+        )
+        return {"outputs": dict(made.outputs), "adopted": made.adopted}
+
+    return run
+
+
+async def main(root: Path, url: str, worker_id: str) -> None:
+    """Work until SIGTERM."""
+    paths = PathsConfig.below(root / "disk")
+    config = PipelineConfig(
+        paths=paths, execution=ExecutionConfig(deadline_seconds=DEADLINE_SECONDS)
+    )
+    prepare_folders(paths)
+    with ScratchOwner(paths.scratch_dir, worker_id) as owner:
+        Janitor(paths.scratch_dir).sweep()
+        runner = StageRunner(config, IsolatedStageExecutor(no_environment, LIMITS), None, owner)
+
+        async def pipeline(params: Mapping[str, Json], ctx: TaskContext) -> Json:
+            context = PipelineContext(config, {"group_id": "G", **params})
+            for stage in STAGES:
+                run = attempt_of(runner, stage, context, ctx, worker_id)
+                saved = await ctx.tracked_step(stage.name, run)
+                context = context.with_outputs(saved["outputs"])
+            return dict(context.outputs)
+
+        tasks = TaskRegistry()
+        tasks.add("pipeline", pipeline)
+        async with PostgresBackend(url, pool_min_size=1, pool_max_size=4) as backend:
+            worker = Worker(
+                backend,
+                tasks,
+                WorkerSettings(
+                    queue_name=QUEUE,
+                    worker_id=worker_id,
+                    claim_timeout_seconds=LEASE_SECONDS,
+                    poll_interval_seconds=0.1,
+                    grace_seconds=0.1,
+                ),
+                Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES)),
+                POLICY,
+            )
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)
+            await worker.run()
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))

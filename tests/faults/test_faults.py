@@ -1,0 +1,311 @@
+"""Real faults on real parts: signals, limits, a full disk, a crashing database, lost replies.
+
+Each runs once in the test command and ``--fault-runs`` times in a campaign, at a stage and a
+moment drawn from its number; the table at the end says how many landed and what they cost.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from fault_stages import SECONDS, STAGES
+from fault_worker import LEASE_SECONDS, QUEUE
+from proxy import LossyProxy
+from small_disk import mounted
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.operations.timeline import step_starts
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "number" in metafunc.fixturenames:
+        metafunc.parametrize("number", range(metafunc.config.getoption("--fault-runs")))
+
+
+class Moment:
+    """A stage, and how far into its work, drawn from the fault and the number of the run."""
+
+    def __init__(self, fault: str, number: int) -> None:
+        draw = random.Random(f"{fault} {number}")
+        self.stage = draw.choice(STAGES).name
+        self.delay = draw.uniform(0.0, SECONDS * 0.7)
+
+    def wait(self, site) -> int:
+        """Until the moment has come; the stage's process."""
+        pid = site.pid_at(self.stage)
+        time.sleep(self.delay)
+        return pid
+
+
+def is_running(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_worker_sigkill(number: int, new_site: Callable, judge: Callable) -> None:
+    """The restarted worker takes up what it left within seconds; its stage died with it."""
+    site, moment = new_site(), Moment("worker kill", number)
+    site.spawn()
+    began = time.monotonic()
+    worker = site.worker()
+    pid = moment.wait(site)
+    landed = is_running(pid)
+    worker.kill()
+    worker.wait()
+    site.until(lambda: not is_running(pid), 5)
+    killed_at = time.monotonic()
+    site.worker()
+    site.until(lambda: "handed back orphan" in site.log, 10)
+    restarted = time.monotonic() - killed_at
+    judge(site, "worker SIGKILL, restarted", began, landed=landed)
+    assert restarted < LEASE_SECONDS + 7, "it did not wait for the lease alone"
+
+
+def test_worker_sigkill_and_another_takes_over(
+    number: int, new_site: Callable, judge: Callable
+) -> None:
+    """An idle worker elsewhere sweeps the dead one's lease without a new task arriving."""
+    site, moment = new_site(), Moment("worker kill, other", number)
+    site.spawn()
+    began = time.monotonic()
+    worker = site.worker()
+    pid = moment.wait(site)
+    site.worker("worker-2")
+    landed = is_running(pid)
+    worker.kill()
+    killed_at = time.monotonic()
+    starts = len(step_starts(site.history()))
+    site.until(lambda: len(step_starts(site.history())) > starts or ended(site), 20)
+    waited = time.monotonic() - killed_at
+    judge(site, "worker SIGKILL, another takes over", began, landed=landed, runs=None)
+    if landed:
+        assert waited < LEASE_SECONDS + 0.1 + 1 + 1.5, "lease + poll + 1 s, and our own looking"
+
+
+def ended(site) -> bool:
+    return site.history().task.state == "completed"
+
+
+def test_stage_child_sigkill(number: int, new_site: Callable, judge: Callable) -> None:
+    """As the out-of-memory killer does it: one retry of that stage."""
+    site, moment = new_site(), Moment("child kill", number)
+    site.spawn()
+    began = time.monotonic()
+    site.worker()
+    pid = moment.wait(site)
+    landed = is_running(pid)
+    os.kill(pid, signal.SIGKILL)
+    judge(site, "stage SIGKILL", began, landed=landed, runs=2 if landed else None)
+
+
+def test_stage_segfault(number: int, new_site: Callable, judge: Callable) -> None:
+    site, moment = new_site(), Moment("segfault", number)
+    site.plan(moment.stage, "segfault")
+    site.spawn()
+    began = time.monotonic()
+    site.worker()
+    site.until_ended()
+    landed = f"{moment.stage} fault" in site.diary
+    judge(site, "stage segfault", began, landed=landed, runs=2)
+
+
+def test_stage_hangs_until_its_deadline(number: int, new_site: Callable, judge: Callable) -> None:
+    """Heartbeats of the worker do not keep a hung stage alive."""
+    site, moment = new_site(), Moment("hang", number)
+    site.spawn()
+    began = time.monotonic()
+    site.worker()
+    pid = moment.wait(site)
+    landed = is_running(pid)
+    os.kill(pid, signal.SIGSTOP)
+    judge(site, "stage SIGSTOP to its deadline", began, landed=landed, runs=2 if landed else None)
+
+
+def test_worker_stopped_past_its_lease_wakes_up(
+    number: int, new_site: Callable, judge: Callable
+) -> None:
+    """The zombie's stage is dead before another runs it; the zombie changes nothing any more."""
+    site, moment = new_site(), Moment("zombie", number)
+    site.spawn(seconds=1.0)
+    began = time.monotonic()
+    zombie = site.worker()
+    pid = moment.wait(site)
+    landed = is_running(pid)
+    zombie.send_signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    site.until(lambda: not is_running(pid), LEASE_SECONDS)
+    assert time.monotonic() - stopped_at < LEASE_SECONDS, "the stage outlived the lease"
+    site.worker("worker-2")
+    site.until_ended()
+    history, products = site.history(), site.products()
+    zombie.send_signal(signal.SIGCONT)
+    site.until(lambda: "LeaseLost" in site.log or "could not be recorded" in site.log, 10)
+    zombie.terminate()
+    assert zombie.wait(10) == 0, site.log
+    assert site.history() == history
+    assert site.products() == products
+    judge(site, "worker SIGSTOP past its lease, SIGCONT", began, landed=landed, runs=2)
+
+
+def test_sigterm(number: int, new_site: Callable, judge: Callable) -> None:
+    """The run is handed back at once, and costs no attempt."""
+    site, moment = new_site(), Moment("sigterm", number)
+    site.spawn()
+    began = time.monotonic()
+    worker = site.worker()
+    pid = moment.wait(site)
+    landed = is_running(pid)
+    worker.terminate()
+    assert worker.wait(10) == 0
+    assert not is_running(pid)
+    assert site.scratch_files() == []
+    site.worker("worker-2")
+    judge(site, "SIGTERM", began, landed=landed, runs=1)
+
+
+def test_postgres_crashes_and_restarts(
+    number: int, new_site: Callable, judge: Callable, own_server: EmbeddedPostgres
+) -> None:
+    """What was finished meanwhile is committed under the lease; nothing runs twice."""
+    moment = Moment("postgres", number)
+    url = own_server.create_database(f"crash_{number}")
+    install_schema(url)
+    site = new_site(url)
+    site.spawn(seconds=0.5)
+    began = time.monotonic()
+    site.worker()
+    pid = moment.wait(site)
+    landed = is_running(pid)
+    own_server.stop("immediate")
+    own_server.start()
+    judge(site, "Postgres stop -m immediate, restart", began, landed=landed, runs=None)
+
+
+def test_replies_are_lost_after_the_commit(
+    number: int, new_site: Callable, judge: Callable
+) -> None:
+    """One of each procedure that a run needs: recognised, not repeated; one attempt."""
+    moment = Moment("lost reply", number)
+    site = new_site()
+    proxy = LossyProxy(site.root / "proxy", site.url)
+    try:
+        proxy.lose_reply_to("claim_task", "get_task_checkpoint_states", "complete_run")
+        site.spawn()
+        began = time.monotonic()
+        site.worker(url=proxy.url)
+        moment.wait(site)
+        proxy.lose_reply_to("extend_claim", "set_task_checkpoint_state")
+        site.until_ended()
+        landed = proxy.lost == 5
+        judge(site, "replies lost after the commit", began, landed=landed, runs=1)
+    finally:
+        proxy.close()
+    done = [line for line in site.diary if line.endswith("end")]
+    assert done == [f"{stage.name} end" for stage in STAGES]
+
+
+def test_disk_full(number: int, new_site: Callable, judge: Callable) -> None:
+    """In each stage: the run is parked, costs no attempt, and goes on when there is space."""
+    site = new_site()
+    with mounted(site.root / "disk", 4) as disk:
+        site.spawn(seconds=0.3)
+        began = time.monotonic()
+        site.worker()
+        for parkings, stage in enumerate(STAGES, 1):
+            site.pid_at(stage.name)
+            fill(disk / "filler")
+            site.until(lambda stage=stage: f"step {stage.name}: parked (resource" in site.log)
+            (disk / "filler").unlink()
+            assert site.log.count("disk-full") >= parkings
+        judge(site, "disk full in each stage", began, landed=True, runs=1)
+        site.close()
+
+
+def fill(path: Path) -> None:
+    """Write until nothing more fits."""
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    assert shutil.disk_usage(path.parent).free == 0
+
+
+@pytest.mark.parametrize(("what", "rule"), [("memory", "no-memory"), ("files", "descriptors")])
+def test_limit_is_hit(
+    what: str, rule: str, number: int, new_site: Callable, judge: Callable
+) -> None:
+    """Memory and open files: parked, then tried again in a fresh process."""
+    site, moment = new_site(), Moment(what, number)
+    site.plan(moment.stage, what)
+    site.spawn()
+    began = time.monotonic()
+    site.worker()
+    site.until_ended()
+    landed = f"parked (resource, {rule})" in site.log
+    judge(site, f"limit of {what}", began, landed=landed, runs=1)
+    assert landed, site.log
+
+
+@pytest.mark.parametrize("how", ["deleted", "truncated", "unreadable"])
+def test_input_is_harmed_between_two_steps(
+    how: str, number: int, new_site: Callable, judge_failure: Callable
+) -> None:
+    """It cannot succeed: it fails at once, with the path and what to do."""
+    site = new_site()
+    stage = random.Random(f"{how} {number}").choice(STAGES[1:])
+    site.spawn(seconds=0.5)
+    worker = site.worker()
+    site.pid_at(stage.name)
+    worker.terminate()
+    assert worker.wait(10) == 0
+    (product,) = (site.root / "disk" / "products").glob(f"*/*/{stage.before}.data")
+    if how == "deleted":
+        product.unlink()
+    elif how == "truncated":
+        product.write_bytes(b"")
+    else:
+        product.unlink()
+        product.mkdir()
+    site.worker()
+    judge_failure(site, f"input {how} between steps", product.name)
+
+
+def test_two_workers_are_told_to_run_the_same_task(
+    number: int, new_site: Callable, judge: Callable
+) -> None:
+    """The database is made to believe that a lease is over while its worker is in a stage."""
+    site, moment = new_site(), Moment("two workers", number)
+    site.call(lambda backend: backend.create_queue(QUEUE))
+    for name in ("worker-1", "worker-2"):
+        site.worker(name)
+        site.until((site.root / f"disk/scratch/.owners/{name}.lock").exists)
+    site.spawn(seconds=1.0)
+    began = time.monotonic()
+    moment.wait(site)
+
+    def taken_over() -> bool:
+        site.execute(
+            f"update absurd.\"r_{QUEUE}\" set claim_expires_at = now() - interval '1 s'"
+            " where state = 'running' and attempt = 1"
+        )
+        history = site.history()
+        return len(history.runs) > 1 or history.task.state == "completed"
+
+    site.until(taken_over)
+    history = site.until_ended()
+    landed = len(history.runs) > 1
+    allowed = [line for line in site.diary if line.endswith("overlap")]
+    (site.root / "house" / "diary").write_text("")  # the lie makes two run, and only one counts
+    judge(site, "two workers on one task", began, landed=landed, runs=None)
+    assert len(allowed) <= 1
