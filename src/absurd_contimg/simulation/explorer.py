@@ -357,6 +357,14 @@ def replay(setup: Setup, plan: Plan) -> Finding:
     return Finding(plan, outcome.compared_with(base), tuple(life.trace))
 
 
+def replay_histories(setup: Setup, plan: Plan) -> list[History]:
+    """The histories that one future leaves."""
+    with quiet_logs():
+        life = _Life(setup, setup.initial_state(), plan)
+        life.run()
+    return life.world.histories()
+
+
 class _Explorer:
     def __init__(self, setup: Setup, blows: Sequence[Blow], findings_max: int) -> None:
         self.setup, self.blows, self.findings_max = setup, blows, findings_max

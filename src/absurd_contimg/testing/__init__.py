@@ -1,0 +1,33 @@
+"""For those who write handlers: crash-recovery tests in virtual time, and the pytest plugin.
+
+See ``docs/testing.md``. Nothing here is needed in production.
+"""
+
+from absurd_contimg.simulation.explorer import Blow, Exploration, Finding
+from absurd_contimg.simulation.loop import in_virtual_time
+from absurd_contimg.simulation.setup import Stimulus
+from absurd_contimg.simulation.world import outside
+from absurd_contimg.testing.assertions import (
+    assert_completed,
+    assert_failed,
+    assert_no_violations,
+    assert_resumes_from,
+    assert_step_ran_once,
+)
+from absurd_contimg.testing.crashes import explore_crashes, run_handler
+
+__all__ = [
+    "Blow",
+    "Exploration",
+    "Finding",
+    "Stimulus",
+    "assert_completed",
+    "assert_failed",
+    "assert_no_violations",
+    "assert_resumes_from",
+    "assert_step_ran_once",
+    "explore_crashes",
+    "in_virtual_time",
+    "outside",
+    "run_handler",
+]

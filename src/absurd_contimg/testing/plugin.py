@@ -1,0 +1,137 @@
+"""The pytest plugin: the emulator, a real Postgres, virtual time and a world as fixtures.
+
+``--absurd-backend memory|postgres|both`` decides what `absurd_backend` is. Nothing heavy is
+imported before a fixture asks for it, because pytest loads every installed plugin.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+    from absurd_contimg.backends.postgres import EmbeddedPostgres
+    from absurd_contimg.simulation.world import World
+
+QUEUE = "default"
+"""The queue that every backend of these fixtures has."""
+
+_TEMPLATE = "absurd_testing_template"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--absurd-backend``."""
+    group = parser.getgroup("absurd", "Absurd: durable tasks")
+    group.addoption(
+        "--absurd-backend",
+        choices=("memory", "postgres", "both"),
+        default="memory",
+        help="what the fixture absurd_backend is: the emulator (default), real Postgres, or both",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test of `absurd_backend` once for each backend that was asked for."""
+    if "absurd_backend_name" in metafunc.fixturenames:
+        chosen = metafunc.config.getoption("--absurd-backend")
+        names = ["memory", "postgres"] if chosen == "both" else [chosen]
+        metafunc.parametrize("absurd_backend_name", names)
+
+
+@pytest.fixture
+def absurd_database() -> MemoryDatabase:
+    """An emulated database with Absurd's schema and the queue ``default``."""
+    from absurd_contimg.backends.memory import (  # noqa: PLC0415
+        MemoryBackend,
+        MemoryDatabase,
+    )
+    from absurd_contimg.simulation.loop import instantly  # noqa: PLC0415
+
+    database = MemoryDatabase()
+    instantly(MemoryBackend(database).create_queue(QUEUE))
+    return database
+
+
+@pytest.fixture
+def absurd_memory(absurd_database: MemoryDatabase) -> MemoryBackend:
+    """The emulator's backend."""
+    from absurd_contimg.backends.memory import MemoryBackend  # noqa: PLC0415
+
+    return MemoryBackend(absurd_database)
+
+
+@pytest.fixture(scope="session")
+def absurd_postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
+    """One real server for the session; each xdist worker has its own."""
+    from absurd_contimg.backends.postgres import EmbeddedPostgres  # noqa: PLC0415
+    from absurd_contimg.backends.postgres.schema import install_schema  # noqa: PLC0415
+
+    with EmbeddedPostgres(tmp_path_factory.mktemp("absurd-pg"), durable=False) as server:
+        install_schema(server.create_database(_TEMPLATE))
+        yield server
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+def absurd_postgres_url(absurd_postgres_server: EmbeddedPostgres) -> str:
+    """The URL of a fresh real database with Absurd's schema."""
+    name = f"absurd_{os.getpid()}_{next(_numbers)}"
+    return absurd_postgres_server.create_database(name, _TEMPLATE)
+
+
+@pytest.fixture
+def absurd_backend(absurd_backend_name: str, request: pytest.FixtureRequest) -> Any:
+    """An open backend with the queue ``default``: what ``--absurd-backend`` says.
+
+    Opened and closed on the event loop of the test: ``async with absurd_backend as backend``.
+    """
+    if absurd_backend_name == "memory":
+        return _Opened(request.getfixturevalue("absurd_memory"))
+    return _Opened(request.getfixturevalue("absurd_postgres_url"))
+
+
+class _Opened:
+    """Opens a backend where it is used, because connections belong to one event loop."""
+
+    def __init__(self, target: Any) -> None:
+        self._target = target
+        self._postgres: Any = None
+
+    async def __aenter__(self) -> Any:
+        if not isinstance(self._target, str):
+            return self._target
+        from absurd_contimg.backends.postgres import PostgresBackend  # noqa: PLC0415
+
+        self._postgres = PostgresBackend(self._target)
+        backend = await self._postgres.__aenter__()
+        await backend.create_queue(QUEUE)
+        return backend
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._postgres is not None:
+            await self._postgres.__aexit__(*error)
+
+
+@pytest.fixture
+def virtual_time() -> Callable[[Awaitable[Any]], Any]:
+    """Runs a coroutine in virtual time and returns its result: ``virtual_time(main())``."""
+    from absurd_contimg.simulation.loop import in_virtual_time  # noqa: PLC0415
+
+    return in_virtual_time
+
+
+@pytest.fixture
+def absurd_world(absurd_database: MemoryDatabase) -> Iterator[World]:
+    """A simulated world on the emulated database; everything in it is ended afterwards."""
+    from absurd_contimg.simulation.world import State, World  # noqa: PLC0415
+
+    world = World(State(absurd_database))
+    yield world
+    world.close()

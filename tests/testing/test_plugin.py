@@ -1,0 +1,130 @@
+"""What users of the package get for their own tests."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.simulation.campaign import Campaign
+from absurd_contimg.simulation.crews import HandlerCrew
+from absurd_contimg.simulation.explorer import Blow, Strike, replay_histories
+from absurd_contimg.simulation.setup import Job, Setup
+from absurd_contimg.testing import (
+    assert_completed,
+    assert_failed,
+    assert_no_violations,
+    assert_resumes_from,
+    assert_step_ran_once,
+    explore_crashes,
+    run_handler,
+)
+from absurd_contimg.testing.strategies import fault_plans, scenarios
+
+DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
+
+
+def test_the_ten_lines_of_the_documentation_run() -> None:
+    code = re.search(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert code is not None
+    handler = code[1][code[1].index("async def") :]
+    assert len([line for line in handler.splitlines() if line.strip()]) <= 10
+    exec(compile(code[1], str(DOCS), "exec"), {})
+
+
+async def two_steps(params: Any, ctx: TaskContext) -> Any:
+    async def one(_start: int) -> int:
+        return 1
+
+    async def two(_start: int) -> int:
+        if params.get("breaks"):
+            raise ValueError("wrong")
+        return 2
+
+    return [await ctx.tracked_step("one", one), await ctx.tracked_step("two", two)]
+
+
+def test_assertions_on_a_history() -> None:
+    history = run_handler(two_steps, {})
+    assert_completed(history)
+    assert_step_ran_once(history, "one")
+    assert_no_violations([history])
+    with pytest.raises(AssertionError, match="no step was started again"):
+        assert_resumes_from(history, "two")
+    broken = run_handler(two_steps, {"breaks": True})
+    assert_failed(broken, "permanent")
+    with pytest.raises(AssertionError, match="it is failed"):
+        assert_completed(broken)
+
+
+def test_a_killed_worker_resumes_where_it_was() -> None:
+    setup = Setup(HandlerCrew({"default": {"task": two_steps}}), [Job("default", "task", {})])
+    found = explore_crashes(two_steps, {}, blows=())
+    writes = [n for n, one in enumerate(found.landmarks, 1) if "checkpoint_state, comm" in one]
+    (history,) = replay_histories(setup, (Strike(Blow.KILL_OTHER, writes[2]),))
+    assert_resumes_from(history, "two")
+    assert_step_ran_once(history, "one")
+
+
+def test_a_handler_that_is_not_safe_is_refused_with_its_plan() -> None:
+    async def counts(_params: Any, ctx: TaskContext) -> Any:
+        return ctx.attempt
+
+    with pytest.raises(AssertionError, match=r"plan kill-other@\d+"):
+        explore_crashes(counts, {}, blows=[Blow.KILL_OTHER, Blow.KILL_RESTART, Blow.KILL_LATE])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.data())
+def test_no_fault_plan_breaks_an_invariant(data: st.DataObject) -> None:
+    scenario = data.draw(scenarios())
+    faults = data.draw(fault_plans(scenario))
+    run = Campaign(scenario, seed=1, faults=faults).run()
+    assert [str(one) for one in run.violations] == []
+
+
+_USER_TEST = """
+import asyncio
+
+async def use(absurd_backend):
+    async with absurd_backend as backend:
+        spawned = await backend.spawn_task("default", "t", {})
+        (claimed,) = await backend.claim_task("default", "w", 60, 1)
+        assert claimed.task_id == spawned.task_id
+
+def test_backend(absurd_backend):
+    asyncio.run(use(absurd_backend))
+
+def test_time(virtual_time):
+    async def main():
+        await asyncio.sleep(1e6)
+        return asyncio.get_running_loop().time()
+    assert virtual_time(main()) == 1e6
+
+def test_world(absurd_world):
+    absurd_world.process("idle")
+    absurd_world.kernel.run(until=10)
+    assert absurd_world.kernel.now == 10
+"""
+
+
+def test_plugin_gives_fixtures_to_other_projects(tmp_path: Path) -> None:
+    (tmp_path / "test_user.py").write_text(_USER_TEST)
+    plugins = ["-p", "absurd_contimg.testing.plugin", "-p", "no:cacheprovider"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *plugins, "--absurd-backend", "both", "."],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
