@@ -357,7 +357,8 @@ class LosesReply:
 
 
 @pytest.mark.parametrize(
-    "procedure", ["complete_run", "set_task_checkpoint_state", "extend_claim", "history"]
+    "procedure",
+    ["claim_task", "complete_run", "set_task_checkpoint_state", "extend_claim", "history"],
 )
 async def test_lost_reply_is_recognised_and_nothing_runs_twice(
     backend: Backend, procedure: str
