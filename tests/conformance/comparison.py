@@ -9,6 +9,7 @@ from uuid import UUID
 
 from conformance import operations
 from conformance.operations import Chooser, Operation, RandomChooser, World
+from conformance.scenes import SCENES, Scene
 from conformance.sides import QUEUES, SESSIONS, Answer, Call, MemorySide, PostgresSide, Side
 
 STEPS_PER_SEQUENCE = 50
@@ -87,6 +88,13 @@ class Pair:
             if one != other:
                 raise Divergence(f"partitions: {set(one) ^ set(other)}\n{self.story()}")
 
+    def play(self, scene: Scene, choose: Chooser) -> None:
+        """All of a scene's calls."""
+        look(self.world, self.memory)
+        for call in scene(choose, self.world):
+            self.step(call)
+            look(self.world, self.memory)
+
     def story(self) -> str:
         """The calls so far, one a line."""
         return "\n".join(str(call) for call in self.calls)
@@ -154,7 +162,10 @@ def random_sequence(pair: Pair, seed: int, steps: int = STEPS_PER_SEQUENCE) -> N
     choose = RandomChooser(seed)
     try:
         pair.begin()
-        for _ in range(steps):
-            pair.step(random_operation(choose, pair.world, pair.memory))
+        while len(pair.calls) < steps:
+            if choose.integer(0, 9) == 0:
+                pair.play(choose.pick(SCENES), choose)
+            else:
+                pair.step(random_operation(choose, pair.world, pair.memory))
     except Divergence as error:
         raise Divergence(f"seed {seed}: {error}") from None

@@ -261,7 +261,7 @@ class MemorySide(Side):
         self.observer = self.db.connect(autocommit=True)
         super().reset()
         for connection in [*self.connections, self.observer]:
-            connection.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+            connection.execute("set lock_timeout = '1ms'")  # nobody lets go meanwhile
             connection.execute("set absurd.other = default")  # known ever after, as in Postgres
 
     def partitions(self) -> list[tuple[Any, ...]]:

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from conformance import operations
 from conformance.comparison import Pair, look, opening
 from conformance.operations import DataChooser
+from conformance.scenes import SCENES, Scene
 from conformance.sides import Call, MemorySide, PostgresSide
 
 SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "150"))
@@ -55,6 +56,18 @@ class Equality(RuleBasedStateMachine):
         self.pair.step(call)
         type(self).steps += 1
         type(self).refused += self.pair.observed[-1][0][0] == "error"
+
+    @rule(data=st.data(), scene=st.sampled_from(SCENES))
+    def scene(self, data: st.DataObject, scene: Scene) -> None:
+        before = len(self.pair.calls)
+        self.pair.play(scene, DataChooser(data))
+        type(self).steps += len(self.pair.calls) - before
+
+    @rule(data=st.data(), scene=st.sampled_from(SCENES))
+    def another_scene(self, data: st.DataObject, scene: Scene) -> None:
+        before = len(self.pair.calls)
+        self.pair.play(scene, DataChooser(data))
+        type(self).steps += len(self.pair.calls) - before
 
     @rule(data=st.data())
     def cleanup(self, data: st.DataObject) -> None:
