@@ -53,7 +53,8 @@ def failure_table(rules: Sequence[FailureRule], policy: RetryPolicy) -> str:
     lines += ["| rule | kind | evidence | what to do | source |", "|---|---|---|---|---|"]
     for rule in (*rules, UNRECOGNISED):
         evidence = "; ".join(f"`{one}`" for one in rule.sorts_of_evidence()) or "nothing else fits"
-        cells = (f"`{rule.id}`", rule.kind.value, evidence, rule.advice, rule.source)
+        limit = "" if rule.parks_max is None else f", parked {rule.parks_max} times at most"
+        cells = (f"`{rule.id}`", rule.kind.value + limit, evidence, rule.advice, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n\n" + _BY_DESIGN
 
