@@ -210,7 +210,7 @@ def elsewhere(choose: Chooser, world: World) -> Iterator[Call]:
     yield Call(0, CLAIM, ("plain", "w", 30, 50))
     yield Call(0, "reset timezone")
     yield Call(0, SPAWN, ("plain", "scene", None, None))
-    state = choose.pick(("completed", "cancelled", "failed", "sleeping"))
+    state = choose.pick(("completed", "cancelled", "failed", "sleeping", "sleeping", "sleeping"))
     yield Call(
         0,
         f"update absurd.t_plain set state = '{state}', last_attempt_run = null where task_id = %s",
@@ -247,6 +247,18 @@ def locked(choose: Chooser, world: World) -> Iterator[Call]:
     yield Call(1, "begin")
     yield Call(
         1,
+        choose.pick(
+            (
+                "select run_id from absurd.r_plain for update",
+                "select task_id from absurd.t_plain for update",
+                "select 1",
+            )
+        ),
+        ties=-1,
+    )
+    yield Call(0, CLAIM, ("plain", "w", 30, 2))
+    yield Call(
+        1,
         "select set_config('absurd.fake_now', %s, false)",
         ((world.now + timedelta(days=1)).isoformat(),),
     )
@@ -261,6 +273,23 @@ def locked(choose: Chooser, world: World) -> Iterator[Call]:
     yield Call(1, "select absurd.emit_event('plain', 'after')")
     yield Call(1, choose.pick(("rollback", "commit")))
     yield Call(1, "select absurd.current_time()::text")
+
+
+def refused(choose: Chooser, world: World) -> Iterator[Call]:
+    """Arguments at the edge of what is taken, and past it."""
+    options = [{"max_attempts": value} for value in (0, 1, -1)]
+    for given in (*options, {"idempotency_key": ""}):
+        yield Call(0, SPAWN, ("plain", "edge", None, Jsonb(given)))
+    for name in (" ", "", "\t"):
+        yield Call(0, SPAWN, ("plain", name, None, None))
+    for worker, lease, quantity in ((None, 30, 0), ("", None, -1), ("w", -5, None), ("w", 0, 1)):
+        yield Call(0, CLAIM, ("plain", worker, lease, quantity))
+    for step in (" ", "", None):
+        yield Call(0, CHECKPOINT, ("plain", newest(world), step, None, newest(world)))
+    yield Call(0, AWAIT, ("plain", newest(world), newest(world), "s", " ", -1))
+    yield Call(
+        0, "select absurd.cleanup_tasks('plain', 10, 0), absurd.cleanup_events('plain', 10, 0)"
+    )
 
 
 def weeks(choose: Chooser, world: World) -> Iterator[Call]:
@@ -294,5 +323,5 @@ def weeks(choose: Chooser, world: World) -> Iterator[Call]:
 
 SCENES: tuple[Scene, ...] = (
     late_checkpoints, odd_leases, by_hand, waiting, waiting, waiting, too_long, delays, elsewhere,
-    clean, locked, weeks,
+    clean, locked, weeks, refused,
 )  # fmt: skip

@@ -7,12 +7,26 @@ database holds in an open transaction; the event loop goes on meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
 from absurd_contimg.backends.memory import catalog, jsonb, times
+from absurd_contimg.backends.memory.conversion import (
+    checkpoint_of,
+    claimed_task,
+    delta_of,
+    dumped,
+    loaded,
+    run_of,
+    spawned_task,
+    task_of,
+    time_of,
+    time_us,
+    translated,
+    uuid_int,
+)
 from absurd_contimg.backends.memory.database import MemoryDatabase, Operation
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.procedures import (
@@ -24,16 +38,8 @@ from absurd_contimg.backends.memory.procedures import (
     running,
     spawning,
 )
-from absurd_contimg.backends.memory.tables import CLAIMABLE, RunRow, TaskRow
-from absurd_contimg.backends.memory.text import uuid_in
+from absurd_contimg.backends.memory.tables import CLAIMABLE
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.core.errors import (
-    BackendError,
-    InvalidRetryStrategy,
-    QueueNotFound,
-    RunAlreadyFailed,
-    TaskCancelled,
-)
 from absurd_contimg.core.records import (
     AwaitedEvent,
     Checkpoint,
@@ -104,7 +110,7 @@ class MemoryBackend:
         found = await self._read(lambda tx: queues.get_queue_policy(tx, queue_name))
         if not found:
             return None
-        values = [_delta(value) if type(value) is times.Interval else value for value in found[0]]
+        values = [delta_of(value) if type(value) is times.Interval else value for value in found[0]]
         return QueuePolicy(*cast(list[Any], values))
 
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
@@ -137,7 +143,7 @@ class MemoryBackend:
             text,
             chosen,
         )
-        return _spawned(answer)
+        return spawned_task(answer)
 
     async def claim_task(
         self, queue_name: str, worker_id: str, claim_timeout: int = 30, qty: int = 1
@@ -151,7 +157,7 @@ class MemoryBackend:
             claim_timeout,
             qty,
         )
-        return [_claimed(row) for row in found]
+        return [claimed_task(row) for row in found]
 
     async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
         """See `Backend.complete_run`."""
@@ -220,7 +226,7 @@ class MemoryBackend:
             key,
             text,
         )
-        return _spawned(answer)
+        return spawned_task(answer)
 
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
         """See `Backend.cancel_task`."""
@@ -288,7 +294,7 @@ class MemoryBackend:
                 tx, queue_name, key, step_name, include_pending
             )
         )
-        return _checkpoint(found[0]) if found else None
+        return checkpoint_of(found[0]) if found else None
 
     async def get_task_checkpoint_states(
         self, queue_name: str, task_id: UUID, run_id: UUID
@@ -298,7 +304,7 @@ class MemoryBackend:
         found = await self._read(
             lambda tx: checkpoints.get_task_checkpoint_states(tx, queue_name, task, run)
         )
-        return [_checkpoint(row) for row in found]
+        return [checkpoint_of(row) for row in found]
 
     # -- events -----------------------------------------------------------------------------
 
@@ -417,7 +423,7 @@ class MemoryBackend:
                 if (states is None or row.state in states)
                 and (task_name is None or row.task_name == task_name)
             )
-            return [_task(row) for row in islice(wanted, limit)]
+            return [task_of(row) for row in islice(wanted, limit)]
 
         return await self._read(work)
 
@@ -439,7 +445,7 @@ class MemoryBackend:
                 if (states is None or row.state in states)
                 and (claimed_by is None or row.claimed_by == claimed_by)
             )
-            return [_run(row) for row in islice(wanted, limit)]
+            return [run_of(row) for row in islice(wanted, limit)]
 
         return await self._read(work)
 
@@ -456,10 +462,12 @@ class MemoryBackend:
             waits = catalog.waits(tx, queue_name).of_task(tx, key)
             return History(
                 queue_name,
-                _task(task),
-                tuple(_run(run) for run in sorted(runs, key=lambda run: (run.attempt, run.run_id))),
+                task_of(task),
                 tuple(
-                    _checkpoint(row[1:])
+                    run_of(run) for run in sorted(runs, key=lambda run: (run.attempt, run.run_id))
+                ),
+                tuple(
+                    checkpoint_of(row[1:])
                     for row in sorted(
                         written, key=lambda row: (row.updated_at, row.checkpoint_name)
                     )
@@ -470,7 +478,7 @@ class MemoryBackend:
                         UUID(int=wait.run_id),
                         wait.step_name,
                         wait.event_name,
-                        _time(wait.timeout_at),
+                        time_of(wait.timeout_at),
                         times.to_datetime(wait.created_at),
                     )
                     for wait in sorted(waits)
@@ -478,133 +486,3 @@ class MemoryBackend:
             )
 
         return await self._read(work)
-
-
-# -- between Python's values and the engine's ---------------------------------------------------
-
-
-def translated(error: EngineError) -> BaseException:
-    """Core's exception for an engine's error."""
-    kind = {
-        "AB001": TaskCancelled,
-        "AB002": RunAlreadyFailed,
-    }.get(error.sqlstate)
-    if kind is not None:
-        return kind(error.message)
-    refused = {"AB003": InvalidRetryStrategy, "42P01": QueueNotFound}.get(
-        error.sqlstate, BackendError
-    )
-    return refused(error.message, error.sqlstate)
-
-
-def dumped(value: object) -> str:
-    """A Python value as jsonb; `BackendError` for what jsonb does not take."""
-    try:
-        return jsonb.dumps(value)
-    except EngineError as error:
-        raise translated(error) from None
-
-
-def loaded(text: str | None) -> Json:
-    """A jsonb value as a fresh Python value; SQL NULL as None."""
-    return None if text is None else cast(Json, jsonb.loads(text))
-
-
-def uuid_int(value: UUID | str) -> int:
-    """A UUID's number; text is read as Postgres reads it."""
-    if type(value) is UUID:
-        return value.int
-    try:
-        return uuid_in(str(value))
-    except EngineError as error:
-        raise translated(error) from None
-
-
-def time_us(value: datetime) -> int:
-    """Microseconds; Python's last moment stands for infinity."""
-    if value.tzinfo is None:
-        raise ValueError(f"{value!r} has no time zone; give an aware datetime")
-    return times.INFINITY if value.year == 9999 else times.from_datetime(value)
-
-
-def _time(value: int | None) -> datetime | None:
-    return None if value is None else times.to_datetime(value)
-
-
-def _uuid(value: int | None) -> UUID | None:
-    return None if value is None else UUID(int=value)
-
-
-def _delta(span: times.Interval) -> timedelta:
-    """As psycopg loads intervals: months of 30 days, years of 365."""
-    years, months = divmod(abs(span.months), 12)
-    days = (years * 365 + months * 30) * (1 if span.months >= 0 else -1)
-    return timedelta(days=days + span.days, microseconds=span.us)
-
-
-def _spawned(row: spawning.Spawned) -> SpawnedTask:
-    task_id, run_id, attempt, created = row
-    return SpawnedTask(
-        UUID(int=cast(int, task_id)), UUID(int=cast(int, run_id)), cast(int, attempt), created
-    )
-
-
-def _claimed(row: running.Claimed) -> ClaimedTask:
-    run_id, task_id, attempt, name, params, strategy, attempts_max, headers, event, payload = row
-    return ClaimedTask(
-        UUID(int=run_id),
-        UUID(int=task_id),
-        attempt,
-        name,
-        loaded(params),
-        loaded(strategy),
-        attempts_max,
-        loaded(headers),
-        event,
-        loaded(payload),
-    )
-
-
-def _checkpoint(row: checkpoints.Shown | tuple[Any, ...]) -> Checkpoint:
-    name, state, status, owner, updated_at = row
-    return Checkpoint(name, loaded(state), status, _uuid(owner), times.to_datetime(updated_at))
-
-
-def _task(row: TaskRow) -> Task:
-    return Task(
-        task_id=UUID(int=row.task_id),
-        task_name=row.task_name,
-        params=loaded(row.params),
-        headers=loaded(row.headers),
-        retry_strategy=loaded(row.retry_strategy),
-        max_attempts=row.max_attempts,
-        cancellation=loaded(row.cancellation),
-        enqueue_at=times.to_datetime(row.enqueue_at),
-        first_started_at=_time(row.first_started_at),
-        state=cast(State, row.state),
-        attempts=row.attempts,
-        last_attempt_run=_uuid(row.last_attempt_run),
-        completed_payload=loaded(row.completed_payload),
-        cancelled_at=_time(row.cancelled_at),
-        idempotency_key=row.idempotency_key,
-    )
-
-
-def _run(row: RunRow) -> Run:
-    return Run(
-        run_id=UUID(int=row.run_id),
-        task_id=UUID(int=row.task_id),
-        attempt=row.attempt,
-        state=cast(State, row.state),
-        claimed_by=row.claimed_by,
-        claim_expires_at=_time(row.claim_expires_at),
-        available_at=times.to_datetime(row.available_at),
-        wake_event=row.wake_event,
-        event_payload=loaded(row.event_payload),
-        started_at=_time(row.started_at),
-        completed_at=_time(row.completed_at),
-        failed_at=_time(row.failed_at),
-        result=loaded(row.result),
-        failure_reason=loaded(row.failure_reason),
-        created_at=times.to_datetime(row.created_at),
-    )

@@ -8,7 +8,13 @@ from typing import Any
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.sql import aggregates, calls, functions, operators
+from absurd_contimg.backends.memory.sql import (
+    aggregates,
+    calls,
+    functions,
+    operators,
+    time_functions,
+)
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     compiles,
@@ -194,14 +200,14 @@ def _extreme(compiler: Compiler, node: Node) -> Expr:
 
 @compiles(exp.Extract)
 def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
-    return functions.extract(node.this.name.lower(), compiler.compile(node.expression))
+    return time_functions.extract(node.this.name.lower(), compiler.compile(node.expression))
 
 
 @compiles(exp.TimestampTrunc)
 def _date_trunc(compiler: Compiler, node: Node) -> Expr:
     unit = node.args["unit"].name.lower()
     unit = {"week(monday)": "week"}.get(unit, unit)
-    return functions.date_trunc(unit, compiler.compile(node.this))
+    return time_functions.date_trunc(unit, compiler.compile(node.this))
 
 
 @compiles(*known("MakeInterval"))
