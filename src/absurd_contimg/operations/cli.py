@@ -23,7 +23,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, State
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.operations.database import database_url as find_database
 from absurd_contimg.operations.database import initialise, open_backend
@@ -34,6 +34,7 @@ from absurd_contimg.operations.progress import watch
 from absurd_contimg.operations.quarantine import quarantined, release, retry_failed
 from absurd_contimg.operations.settings import VARIABLES, Settings, known_settings, load_settings
 from absurd_contimg.operations.spawning import Spawned, parse_calibrator, spawn_groups
+from absurd_contimg.operations.timeline import group_of, is_ended
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.errors import MissingInputError, StageError
 
@@ -106,11 +107,17 @@ def _before(
         "config_file": config,
     }
     _state.assignments = assign or []
+    to_people = error_console.is_terminal
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
-        format="%(message)s",
-        datefmt="%H:%M:%S",
-        handlers=[RichHandler(console=error_console, show_path=False)],
+        format="%(message)s" if to_people else "%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S" if to_people else "%Y-%m-%dT%H:%M:%S",
+        # A log in a file is for grep: one line an event, each with its date.
+        handlers=[
+            RichHandler(console=error_console, show_path=False)
+            if to_people
+            else logging.StreamHandler()
+        ],
     )
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
@@ -145,12 +152,16 @@ def synth(
 def spawn(
     calibrator: Annotated[str, typer.Option(help="auto, none or a name.")] = "auto",
     now: Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")] = False,
+    anew: Annotated[
+        bool,
+        typer.Option(help="Another task for groups that failed, with the files there are now."),
+    ] = False,
 ) -> None:
     """Spawn a task for each observation group in the input folder."""
     settings = _state.settings()
 
     async def run(backend: Backend) -> list[Spawned]:
-        return await _spawn(backend, settings, calibrator, now)
+        return await _spawn(backend, settings, calibrator, now, anew)
 
     _show_spawned(_with_backend(settings, run))
 
@@ -171,25 +182,24 @@ def run(
 
     async def work(backend: Backend) -> list[History]:
         spawned = await _spawn(backend, settings, calibrator, now)
-        tasks = [one.task.task_id for one in spawned if one.task is not None]
+        _show_spawned(spawned)
+        ids = [one.task.task_id for one in spawned if one.task is not None]
+        open_states: list[State] = ["pending", "running", "sleeping"]
+        others = await backend.list_tasks(settings.queue_name, states=open_states)
+        tasks = [*ids, *(task.task_id for task in others if task.task_id not in ids)]
         serving = asyncio.create_task(serve(settings))
         watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
         await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not watching.done():  # the worker was stopped, or failed
             watching.cancel()
             await serving
+            console.print("Stopped. What was begun is handed back; contimg run goes on with it.")
             raise typer.Exit(130)
         serving.cancel()
         await asyncio.wait({serving})
         return watching.result()
 
-    server = EmbeddedPostgres(settings.embedded_folder)
-    ours = settings.database_url is None and not server.is_running()
-    try:
-        histories = _with_backend(settings, work)
-    finally:
-        if ours:  # nobody else was using it when we began
-            server.stop()
+    histories = _with_backend(settings, work)
     for one in history_tables(histories):
         console.print(one)
     _write_report(settings, histories, report_path)
@@ -231,7 +241,7 @@ def status(
         found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
         return stats, [one for one in found if one is not None]
 
-    stats, histories = _with_backend(settings, read)
+    stats, histories = _with_backend(settings, read, create=False)
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
     console.print(f"[bold]{stats.queue_name}[/]: {counts or 'no tasks'}")
     if stats.oldest_claimable_seconds is not None:
@@ -258,7 +268,7 @@ def history(
     async def read(backend: Backend) -> History:
         return await _find(backend, settings, task)
 
-    for one in history_tables([_with_backend(settings, read)]):
+    for one in history_tables([_with_backend(settings, read, create=False)]):
         console.print(one)
 
 
@@ -275,7 +285,7 @@ def report(
         found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
         return [one for one in reversed(found) if one is not None]
 
-    _write_report(settings, _with_backend(settings, read), path)
+    _write_report(settings, _with_backend(settings, read, create=False), path)
 
 
 @app.command()
@@ -299,6 +309,8 @@ def cancel(task: Annotated[str, typer.Argument(help="A task: id, its end, or gro
 
     async def stop(backend: Backend) -> str:
         found = await _find(backend, settings, task)
+        if is_ended(found):
+            return f"Task {found.task.task_id} had already ended: it is {found.task.state}."
         await backend.cancel_task(settings.queue_name, found.task.task_id)
         return f"Task {found.task.task_id} is cancelled."
 
@@ -311,22 +323,31 @@ def doctor() -> None:
     from absurd_contimg.operations.doctor import diagnose  # noqa: PLC0415
 
     findings = diagnose(_state.overrides, _state.assignments)
-    table = Table("", "check", "finding", "what to do", box=None)
     for one in findings:
         mark = "[green]ok[/]" if one.ok else "[red]no[/]"
-        table.add_row(mark, one.check, escape(one.finding), escape(one.remedy))
-    console.print(table)
-    if not all(one.ok for one in findings):
+        text = f"{mark}  [bold]{escape(one.check)}[/]: {escape(one.finding)}"
+        console.print(text, highlight=False, soft_wrap=True)
+        if one.remedy:
+            console.print(f"    {escape(one.remedy)}", highlight=False, soft_wrap=True)
+    problems = sum(not one.ok for one in findings)
+    if problems:
+        console.print(f"[red]{problems} of {len(findings)} checks found a problem.[/]")
         raise typer.Exit(1)
+    console.print("[green]Nothing is missing.[/]")
 
 
 @app.command()
 def settings() -> None:
     """List all environment variables, and all pipeline settings with their values."""
+    current = _state.settings()
     for variable, meaning in VARIABLES.items():
-        console.print(f"{variable}: {meaning.help}", highlight=False, soft_wrap=True)
+        value = getattr(
+            current, meaning.setting, getattr(current.pipeline.paths, meaning.setting, "")
+        )
+        shown = "" if value in ("", None) else f" = {value}"
+        console.print(f"{variable}{shown}: {meaning.help}", highlight=False, soft_wrap=True)
     console.print()
-    values = _state.settings().pipeline.model_dump()
+    values = current.pipeline.model_dump()
     for name, default in known_settings().items():
         section, key = name.split(".")
         value = values[section][key]
@@ -421,15 +442,17 @@ def db_url() -> None:
 # -- shared ---------------------------------------------------------------------------------
 
 
-def _with_backend(settings: Settings, work: Any) -> Any:
+def _with_backend(settings: Settings, work: Any, *, create: bool = True) -> Any:
     async def call() -> Any:
-        async with open_backend(settings) as backend:
+        async with open_backend(settings, create=create) as backend:
             return await work(backend)
 
     return asyncio.run(call())
 
 
-async def _spawn(backend: Backend, settings: Settings, calibrator: str, now: bool) -> list[Spawned]:
+async def _spawn(
+    backend: Backend, settings: Settings, calibrator: str, now: bool, anew: bool = False
+) -> list[Spawned]:
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     registry = Registry(settings.registry_url)
     try:
@@ -439,6 +462,7 @@ async def _spawn(backend: Backend, settings: Settings, calibrator: str, now: boo
             registry,
             calibrator=parse_calibrator(calibrator),
             incomplete_now=now,
+            anew=anew,
         )
     finally:
         registry.close()
@@ -448,7 +472,8 @@ def _show_spawned(spawned: list[Spawned]) -> None:
     table = Table("group", "sub-bands", "task", "", box=None)
     for one in spawned:
         if one.task is None:
-            table.add_row(one.group.group_id, str(len(one.group.files)), "", "waiting for more")
+            note = "waiting for more (--now does not wait)"
+            table.add_row(one.group.group_id, str(len(one.group.files)), "", note)
         else:
             note = "spawned" if one.task.created else "was there"
             table.add_row(
@@ -473,6 +498,9 @@ async def _find(backend: Backend, settings: Settings, name: str) -> History:
         ]
         loaded = [await backend.history(queue, task_id) for task_id in matching]
         candidates = [one for one in loaded if one is not None]
+    of_group = {group_of(one) for one in candidates}
+    if of_group == {name}:
+        return candidates[0]  # the newest: a group that was spawned anew has several
     if len(candidates) != 1:
         what = "No task" if not candidates else f"{len(candidates)} tasks"
         raise MissingInputError(

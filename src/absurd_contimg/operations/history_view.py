@@ -12,7 +12,9 @@ from absurd_contimg.operations.timeline import (
     StepStart,
     group_of,
     last_failure,
+    remark,
     step_starts,
+    waiting_for,
 )
 
 _COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
@@ -20,17 +22,22 @@ _COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled
 
 def tasks_table(histories: Sequence[History]) -> Table:
     """One line for each task."""
-    table = Table("task", "group", "state", "attempts", "last step", "worker", box=None)
+    table = Table("task", "group", "state", "attempts", "where it stands", "worker", box=None)
     for history in histories:
         starts = step_starts(history)
         last = starts[-1] if starts else None
         colour = _COLOURS.get(history.task.state, "yellow")
+        now = "" if last is None else f"{last.step} ({last.outcome})"
+        if (waits := waiting_for(history)) is not None:
+            now = f"waits for {waits}"
+        elif (reason := last_failure(history)) is not None and history.task.state == "failed":
+            now = f"{reason.get('step') or ''}: {reason.get('kind')}, {reason.get('rule')}"
         table.add_row(
             str(history.task.task_id)[-12:],
             group_of(history),
             f"[{colour}]{history.task.state}[/]",
             str(history.task.attempts),
-            "" if last is None else f"{last.step} ({last.outcome})",
+            escape(now + (f" ({remark(history)})" if remark(history) else "")),
             "" if last is None else last.worker,
         )
     return table
@@ -44,6 +51,7 @@ def history_tables(histories: Sequence[History]) -> list[Table]:
 def _history_table(history: History) -> Table:
     verdict = history.task.completed_payload
     said = f", {verdict['verdict']}" if isinstance(verdict, dict) and "verdict" in verdict else ""
+    said += f", {remark(history)}" if remark(history) else ""
     colour = _COLOURS.get(history.task.state, "yellow")
     table = Table(
         title=f"{group_of(history)}: [{colour}]{history.task.state}[/]{said}",
@@ -65,6 +73,9 @@ def _history_table(history: History) -> Table:
             _ending(start, previous),
         )
     reason = last_failure(history)
+    if (waits := waiting_for(history)) is not None:
+        table.caption = f"[yellow]It waits for {escape(waits)}.[/]"
+        table.caption_justify = "left"
     if reason is not None and history.task.state == "failed":
         table.caption = (
             f"[red]{escape(str(reason.get('kind', reason.get('name'))))}[/]: "

@@ -9,11 +9,18 @@ from uuid import UUID
 
 from rich.console import Console, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.timeline import group_of, is_ended, last_failure, step_starts
+from absurd_contimg.operations.timeline import (
+    group_of,
+    is_ended,
+    last_failure,
+    step_starts,
+    waiting_for,
+)
 
 STAGES = (
     "catalog_setup", "convert", "flag", "calibrate_solve", "select_calibration",
@@ -41,10 +48,12 @@ async def watch(
             now = await backend.current_time()
             live.update(progress_table(histories, now))
             if all(is_ended(history) for history in histories):
-                return histories
+                break
             if while_waiting is not None:
                 await while_waiting(histories)
             await asyncio.sleep(_REFRESH_SECONDS)
+    console.print()  # without a terminal, the table's last line would go on
+    return histories
 
 
 async def read_histories(
@@ -94,8 +103,8 @@ def _now(history: History, now: datetime) -> str:
     starts = step_starts(history)
     if is_ended(history) or not starts:
         return "" if is_ended(history) else "[dim]waiting for a worker[/]"
-    if any(wait.event_name.startswith("calibration.available:") for wait in history.waits):
-        return "[yellow]waiting for a calibration[/]"
+    if (waits := waiting_for(history)) is not None:
+        return f"[yellow]waits for {escape(waits)}[/]"
     last = starts[-1]
     if last.outcome != "running":
         return (

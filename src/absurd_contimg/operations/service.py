@@ -93,7 +93,7 @@ async def serve(settings: Settings, until_idle: bool = False) -> None:
         registry = Registry(settings.registry_url)
         guard = make_guard(settings)
         try:
-            async with open_backend(settings) as backend:
+            async with open_backend(settings, leave_running=True) as backend:
                 worker = make_worker(backend, settings, registry, scratch, guard)
                 loop = asyncio.get_running_loop()
                 for one in (signal.SIGTERM, signal.SIGINT):

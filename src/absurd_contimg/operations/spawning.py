@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
@@ -37,16 +37,19 @@ async def spawn_groups(
     *,
     calibrator: str = "auto",
     incomplete_now: bool = False,
+    anew: bool = False,
 ) -> list[Spawned]:
     """Form groups from the files in the input folder and spawn a task for each.
 
-    Repeatable: a group that has its task keeps it. A group with fewer sub-bands than expected is
-    spawned once its first file is `GROUP_WAIT_SECONDS` old, or at once with `incomplete_now`;
+    Repeatable: a group that has its task keeps it; with `anew`, one whose task has failed or was
+    cancelled gets another, for the files that are there now. A group with fewer sub-bands than
+    expected is spawned once its first file is `GROUP_WAIT_SECONDS` old, or at once with
+    `incomplete_now`;
     whether it has enough is for the conversion to say. Raises `MissingInputError` when there is
     no input folder, no file in it or no catalogue.
     """
-    catalog = find_catalog(settings)
     groups = await asyncio.to_thread(_groups, settings, registry)
+    catalog = find_catalog(settings)
     expected = settings.pipeline.conversion.expected_subbands
     done = []
     for group in groups:
@@ -56,15 +59,27 @@ async def spawn_groups(
             continue
         params = PipelineParams(
             group_id=group.group_id,
-            input_files=[str(path) for path in group.files],
+            input_files=[str(path) for path in (present if anew else group.files)],
             catalog_path=str(catalog),
             calibrator=calibrator,
         )
-        task = await backend.spawn_task(
-            settings.queue_name, TASK_NAME, params.model_dump(), params.spawn_options()
-        )
-        done.append(Spawned(group, task))
+        done.append(Spawned(group, await _spawn(backend, settings.queue_name, params, anew)))
     return done
+
+
+async def _spawn(
+    backend: Backend, queue_name: str, params: PipelineParams, anew: bool
+) -> SpawnedTask:
+    """The group's task: the first of its tasks that has not ended badly, or a new one."""
+    options, number = params.spawn_options(), 1
+    while True:
+        task = await backend.spawn_task(queue_name, TASK_NAME, params.model_dump(), options)
+        result = await backend.get_task_result(queue_name, task.task_id)
+        ended_badly = result is not None and result.state in ("failed", "cancelled")
+        if not (anew and ended_badly):
+            return task
+        number += 1
+        options = replace(options, idempotency_key=f"{params.idempotency_key}#{number}")
 
 
 def find_catalog(settings: Settings) -> Path:

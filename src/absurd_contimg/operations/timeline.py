@@ -60,11 +60,14 @@ def step_starts(history: History) -> list[StepStart]:
                 outcome, ended_at = "done", done[step].updated_at
                 state = done[step].state
                 adopted = isinstance(state, Mapping) and bool(state.get("adopted"))
-            elif one["outcome"] is None:
+            else:
                 run = runs.get(str(one["run_id"]))
-                outcome = "running" if is_last and _is_held(run, one) else "died"
-            elif is_last:
-                ended_at = checkpoint.updated_at
+                if one["outcome"] is None:
+                    outcome = _unsaid_outcome(run, one, is_last)
+                elif run is not None and run.failed_at is not None:
+                    ended_at = run.failed_at
+                elif is_last:
+                    ended_at = checkpoint.updated_at
             found.append(
                 StepStart(
                     step=step,
@@ -78,6 +81,13 @@ def step_starts(history: History) -> list[StepStart]:
                 )
             )
     return sorted(found, key=lambda one: (one.started_at, one.start))
+
+
+def _unsaid_outcome(run: Run | None, start: Mapping[str, Any], is_last: bool) -> str:
+    """What became of a start whose worker noted nothing."""
+    if run is not None and run.state == "cancelled":
+        return "cancelled"
+    return "running" if is_last and _is_held(run, start) else "died"
 
 
 def _is_held(run: Run | None, start: Mapping[str, Any]) -> bool:
@@ -102,6 +112,28 @@ def last_failure(history: History) -> Mapping[str, Any] | None:
         if isinstance(run.failure_reason, Mapping):
             return run.failure_reason
     return None
+
+
+def waiting_for(history: History) -> str | None:
+    """What a sleeping task waits for, and until when at most; None if it does not sleep."""
+    if history.task.state != "sleeping":
+        return None
+    for wait in history.waits:
+        until = "" if wait.timeout_at is None else f", until {wait.timeout_at:%Y-%m-%d %H:%M} UTC"
+        if wait.event_name.startswith("calibration.available:"):
+            return f"a calibration of its strip within 12 h{until}"
+        return f"event {wait.event_name}{until}"
+    due = max(run.available_at for run in history.runs)
+    return f"a worker, from {due:%Y-%m-%d %H:%M:%S} UTC on"
+
+
+def remark(history: History) -> str:
+    """What a person should know of a completed group beside its verdict."""
+    payload = history.task.completed_payload
+    outputs = payload.get("outputs") if isinstance(payload, Mapping) else None
+    converted = outputs.get("measurement_set") if isinstance(outputs, Mapping) else None
+    missing = converted.get("stand_ins") if isinstance(converted, Mapping) else None
+    return f"{len(missing)} sub-bands missing" if isinstance(missing, list) and missing else ""
 
 
 def interruptions(history: History) -> int:

@@ -108,7 +108,7 @@ class StageFailed(Exception):
             "stage": self.stage,
             "start": self.attempt,
             "host": socket.gethostname(),
-            "logs": [str(log) for log in (self.casa_log, self.output_log) if log.exists()],
+            "logs": [str(log) for log in (self.casa_log, self.output_log) if _has_content(log)],
         }
 
 
@@ -258,11 +258,16 @@ class IsolatedStageExecutor:
         )
 
 
+def _has_content(log: Path) -> bool:
+    return log.is_file() and log.stat().st_size > 0
+
+
 def _failure(
     request: StageRequest, exit_code: int, in_time: bool, result: Mapping[str, Any] | None
 ) -> StageFailed:
     logged = severe_messages(request.casa_log)
-    where = f"Logs: {request.output_log}, {request.casa_log}."
+    kept = [str(log) for log in (request.output_log, request.casa_log) if _has_content(log)]
+    where = f"Logs: {', '.join(kept)}." if kept else "It left no log."
     what = f"Stage {request.stage_name!r} of attempt {request.attempt}"
     if result is not None:
         evidence = replace(Evidence.from_json(result["evidence"]), casa_messages=logged)

@@ -40,7 +40,8 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     FailureRule(
         "bad-input",
         FailureKind.PERMANENT,
-        "Replace or remove the named input file, then: contimg retry TASK",
+        "Replace the named file, then: contimg retry TASK. To go on without it, remove it, then: "
+        "contimg spawn --anew --now.",
         _OURS,
         exceptions=_names(errors.InputError),
         decisive=True,

@@ -8,6 +8,7 @@ checkpoints and goes on with the first stage that has none.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -25,6 +26,8 @@ from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import SettingError
 from absurd_contimg.stages.failures import DATA_QUALITY_RULE
 from absurd_contimg.stages.runner import Fence, StageResult
+
+_log = logging.getLogger(__name__)
 
 TASK_NAME = "pipeline"
 """The task of one observation group."""
@@ -160,9 +163,13 @@ class PipelineWorkflow:
         self, stage: PipelineStage, context: PipelineContext, ctx: TaskContext
     ) -> Callable[[int], Awaitable[dict[str, Json]]]:
         async def run(start: int) -> dict[str, Json]:
+            group_id = context.inputs["group_id"]
+            _log.info("group %s: %s begins, start %d", group_id, stage.name, start)
             result = await self.runner.run(
                 stage, context, attempt=f"{ctx.task_id[-12:]}-{start}", fence=ctx.fence
             )
+            how = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
+            _log.info("group %s: %s %s", group_id, stage.name, how)
             return {
                 "outputs": dict(result.outputs),
                 "adopted": result.adopted,

@@ -61,19 +61,31 @@ class EmbeddedPostgres:
         host = quote(self._socket_folder(), safe="")
         return f"postgresql://{_SUPERUSER}@/{database}?host={host}"
 
+    def exists(self) -> bool:
+        """Whether there is a cluster in the folder, running or not."""
+        return (self._data / "PG_VERSION").exists()
+
     def is_running(self) -> bool:
         """Whether the server answers to its control program."""
-        if not (self._data / "PG_VERSION").exists():
-            return False
-        return self._run("pg_ctl", "-D", str(self._data), "status", check=False).returncode == 0
+        return (
+            self.exists()
+            and self._run("pg_ctl", "-D", str(self._data), "status", check=False).returncode == 0
+        )
 
     def start(self) -> Self:
         """Make the cluster if need be and start the server; no effect if it runs already."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbeddedPostgresError(
+                f"The folder {self._folder} for the embedded server cannot be made: "
+                f"{error.strerror}. Make it writable for this user, or set PIPELINE_STATE_DIR "
+                "to another folder, or ABSURD_DATABASE_URL to a server of your own."
+            ) from error
         with self._locked():
             if self.is_running():
                 return self
-            if not (self._data / "PG_VERSION").exists():
+            if not self.exists():
                 self._initialise()
             options = ["-h ''", f"-k '{self._socket_folder()}'", "-c max_connections=200"]
             options.append("-c unix_socket_permissions=0700")
@@ -90,6 +102,18 @@ class EmbeddedPostgres:
         with self._locked():
             if self.is_running():
                 self._run("pg_ctl", "-D", str(self._data), "-m", mode, "-w", "stop")
+
+    def stop_if_unused(self) -> None:
+        """Stop the server unless another process is connected to it."""
+        if not self.is_running():
+            return
+        with psycopg.connect(self.url("postgres")) as connection:
+            row = connection.execute(
+                "select count(*) from pg_stat_activity"
+                " where backend_type = 'client backend' and pid <> pg_backend_pid()"
+            ).fetchone()
+        if row == (0,):
+            self.stop()
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create an empty database (or a copy of `template`) if there is none; its URL."""
