@@ -1,0 +1,92 @@
+"""From files in the input folder to tasks: once for each group, anew when asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.operations.settings import Settings, load_settings
+from absurd_contimg.operations.spawning import spawn_groups
+from absurd_contimg.registry import Registry
+from absurd_contimg.stages.errors import MissingInputError
+
+QUEUE = "dsa110-pipeline"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    incoming = tmp_path / "incoming"
+    incoming.mkdir()
+    (tmp_path / "state").mkdir()
+    (incoming / "catalog.csv").write_text("name\n")
+    for subband in range(16):
+        (incoming / f"2025-01-15T10:00:0{subband % 3}_sb{subband:02d}.hdf5").touch()
+    folders = {name: tmp_path / name.removesuffix("_dir") for name in ("state_dir", "scratch_dir")}
+    return load_settings(
+        {"input_dir": incoming, "output_dir": tmp_path / "products", **folders}, environment={}
+    )
+
+
+@pytest.fixture
+async def backend() -> MemoryBackend:
+    made = MemoryBackend(MemoryDatabase())
+    await made.create_queue(QUEUE)
+    return made
+
+
+async def test_group_has_one_task_however_often_it_is_spawned(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    registry = Registry(settings.registry_url)
+    (first,) = await spawn_groups(backend, settings, registry)
+    (again,) = await spawn_groups(backend, settings, registry)
+    assert first.task is not None
+    assert again.task is not None
+    assert (first.task.created, again.task.created) == (True, False)
+    assert first.task.task_id == again.task.task_id
+    assert first.group.group_id == "2025-01-15T10:00:00"
+
+
+async def test_young_group_with_missing_subbands_is_left_alone(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    next(settings.pipeline.paths.input_dir.glob("*_sb07.hdf5")).unlink()
+    registry = Registry(settings.registry_url)
+    (waiting,) = await spawn_groups(backend, settings, registry)
+    assert waiting.task is None
+    (at_once,) = await spawn_groups(backend, settings, registry, incomplete_now=True)
+    assert at_once.task is not None
+
+
+async def test_failed_group_can_be_spawned_anew_without_its_bad_file(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    registry = Registry(settings.registry_url)
+    (first,) = await spawn_groups(backend, settings, registry)
+    assert first.task is not None
+    await backend.claim_task(QUEUE, "worker-1")
+    await backend.fail_run_permanently(QUEUE, first.task.run_id, {"kind": "permanent"})
+    bad = next(settings.pipeline.paths.input_dir.glob("*_sb07.hdf5"))
+    bad.unlink()
+    (second,) = await spawn_groups(backend, settings, registry, incomplete_now=True, anew=True)
+    (third,) = await spawn_groups(backend, settings, registry, incomplete_now=True, anew=True)
+    assert second.task is not None
+    assert third.task is not None
+    assert second.task.task_id != first.task.task_id
+    assert third.task.task_id == second.task.task_id  # it has not ended badly
+    history = await backend.history(QUEUE, second.task.task_id)
+    assert history is not None
+    assert str(bad) not in history.task.params["input_files"]  # type: ignore[index,call-overload]
+
+
+async def test_wrong_input_folder_is_named_before_the_catalogue(
+    settings: Settings, backend: MemoryBackend, tmp_path: Path
+) -> None:
+    elsewhere = load_settings(
+        {"input_dir": tmp_path / "nowhere", "output_dir": tmp_path / "products"}, environment={}
+    )
+    registry = Registry(settings.registry_url)
+    with pytest.raises(MissingInputError, match=r"The input folder .*nowhere cannot be read"):
+        await spawn_groups(backend, elsewhere, registry)
