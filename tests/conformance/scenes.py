@@ -280,6 +280,7 @@ def refused(choose: Chooser, world: World) -> Iterator[Call]:
     options = [{"max_attempts": value} for value in (0, 1, -1)]
     for given in (*options, {"idempotency_key": ""}):
         yield Call(0, SPAWN, ("plain", "edge", None, Jsonb(given)))
+        yield Call(0, SPAWN, ("plain", "edge", None, Jsonb({"idempotency_key": "edge"})))
     for name in (" ", "", "\t"):
         yield Call(0, SPAWN, ("plain", name, None, None))
     for worker, lease, quantity in ((None, 30, 0), ("", None, -1), ("w", -5, None), ("w", 0, 1)):

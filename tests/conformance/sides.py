@@ -158,15 +158,17 @@ class Side:
         self.names = Names()
 
 
+# jsonb as text, so that JSON null and SQL null differ, and 1 and 1.0.
 _COLUMNS = {
-    "t": "task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation, "
+    "t": "task_id, task_name, params::text, headers::text, retry_strategy::text, max_attempts, "
+    "cancellation::text, "
     "enqueue_at::text, first_started_at::text, state, attempts, last_attempt_run, "
-    "completed_payload, cancelled_at::text, idempotency_key",
+    "completed_payload::text, cancelled_at::text, idempotency_key",
     "r": "run_id, task_id, attempt, state, claimed_by, claim_expires_at::text, "
-    "available_at::text, wake_event, event_payload, started_at::text, completed_at::text, "
-    "failed_at::text, result, failure_reason, created_at::text",
-    "c": "task_id, checkpoint_name, state, status, owner_run_id, updated_at::text",
-    "e": "event_name, payload, emitted_at::text",
+    "available_at::text, wake_event, event_payload::text, started_at::text, completed_at::text, "
+    "failed_at::text, result::text, failure_reason::text, created_at::text",
+    "c": "task_id, checkpoint_name, state::text, status, owner_run_id, updated_at::text",
+    "e": "event_name, payload::text, emitted_at::text",
     "w": "task_id, run_id, step_name, event_name, timeout_at::text, created_at::text",
     "i": "idempotency_key, task_id",
 }
