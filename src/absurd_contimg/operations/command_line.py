@@ -1,0 +1,138 @@
+"""What the commands share: the program, its options, how a command reaches the database."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import History
+from absurd_contimg.operations.database import open_backend
+from absurd_contimg.operations.settings import Settings, load_settings
+from absurd_contimg.operations.timeline import group_of
+from absurd_contimg.stages.errors import MissingInputError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Durable continuum imaging for the DSA-110, on Absurd.",
+)
+database_app = typer.Typer(no_args_is_help=True, help="The database.")
+app.add_typer(database_app, name="db")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Groups whose data are not fit for use.")
+app.add_typer(quarantine_app, name="quarantine")
+
+console = Console()
+error_console = Console(stderr=True)
+
+
+class Options:
+    """What the options before the command have set."""
+
+    overrides: dict[str, Any]
+    assignments: list[str]
+
+    def settings(self, **more: Any) -> Settings:
+        """The settings, with those of a command's own options on top."""
+        return load_settings(self.overrides | more, self.assignments)
+
+
+state = Options()
+
+_Folder = Annotated[Path | None, typer.Option(file_okay=False)]
+
+
+@app.callback()
+def _before(
+    input_dir: _Folder = None,
+    output_dir: _Folder = None,
+    scratch_dir: _Folder = None,
+    state_dir: _Folder = None,
+    database_url: Annotated[str | None, typer.Option(help="Postgres to use.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Queue of the pipeline's tasks.")] = None,
+    catalog: Annotated[Path | None, typer.Option(help="Sky catalogue (CSV).")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, such as imaging.niter=500.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+) -> None:
+    """Options that come before the command; each also has an environment variable."""
+    state.overrides = {
+        "input_dir": input_dir,
+        "output_dir": output_dir,
+        "scratch_dir": scratch_dir,
+        "state_dir": state_dir,
+        "database_url": database_url,
+        "queue_name": queue,
+        "catalog": catalog,
+        "config_file": config,
+    }
+    state.assignments = assign or []
+    to_people = error_console.is_terminal
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(message)s" if to_people else "%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S" if to_people else "%Y-%m-%dT%H:%M:%S",
+        # A log in a file is for grep: one line an event, each with its date.
+        handlers=[
+            RichHandler(console=error_console, show_path=False)
+            if to_people
+            else logging.StreamHandler()
+        ],
+    )
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def with_backend(settings: Settings, work: Any, *, create: bool = True) -> Any:
+    """What the coroutine function `work` returns for a connected backend."""
+
+    async def call() -> Any:
+        async with open_backend(settings, create=create) as backend:
+            return await work(backend)
+
+    return asyncio.run(call())
+
+
+async def find_task(backend: Backend, settings: Settings, name: str) -> History:
+    """A task by its id, by the end of its id, or by its group."""
+    queue = settings.queue_name
+    try:
+        found = await backend.history(queue, UUID(name))
+        candidates = [] if found is None else [found]
+    except ValueError:
+        tasks = await backend.list_tasks(queue, limit=10_000)
+        matching = [
+            task.task_id
+            for task in tasks
+            if str(task.task_id).endswith(name)
+            or (isinstance(task.params, dict) and task.params.get("group_id") == name)
+        ]
+        loaded = [await backend.history(queue, task_id) for task_id in matching]
+        candidates = [one for one in loaded if one is not None]
+    of_group = {group_of(one) for one in candidates}
+    if of_group == {name}:
+        return candidates[0]  # the newest: a group that was spawned anew has several
+    if len(candidates) != 1:
+        what = "No task" if not candidates else f"{len(candidates)} tasks"
+        raise MissingInputError(
+            f"{what} on queue {queue} called {name!r}.", "contimg status lists them."
+        )
+    return candidates[0]
+
+
+def write_report_on(settings: Settings, histories: list[History], path: Path | None) -> None:
+    """Write the report, into the output folder unless a path is given, and say where."""
+    from absurd_contimg.operations.report import write_report  # noqa: PLC0415
+
+    target = path or settings.pipeline.paths.output_dir / "report.html"
+    for written in write_report(target, histories):
+        console.print(f"Wrote {written}", highlight=False, soft_wrap=True)

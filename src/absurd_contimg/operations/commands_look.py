@@ -1,0 +1,193 @@
+"""Commands that only look: status, history, reports, settings, the doctor, the simulation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import History
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.operations.command_line import (
+    app,
+    console,
+    find_task,
+    state,
+    with_backend,
+    write_report_on,
+)
+from absurd_contimg.operations.disk_guard import worker_notes
+from absurd_contimg.operations.failure_table import failure_table
+from absurd_contimg.operations.history_view import history_tables, tasks_table
+from absurd_contimg.operations.settings import VARIABLES, known_settings
+from absurd_contimg.stages.errors import SettingError
+
+
+@app.command()
+def status(
+    limit: Annotated[int, typer.Option(min=1, help="Newest tasks to show.")] = 20,
+) -> None:
+    """Show the queue and its newest tasks."""
+    settings = state.settings()
+
+    async def read(backend: Backend) -> tuple[Any, list[History]]:
+        stats = await backend.queue_stats(settings.queue_name)
+        tasks = await backend.list_tasks(settings.queue_name, limit=limit)
+        found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
+        return stats, [one for one in found if one is not None]
+
+    stats, histories = with_backend(settings, read, create=False)
+    counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_bystate.items())
+    console.print(f"[bold]{stats.queue_name}[/]: {counts or 'no tasks'}")
+    if stats.oldest_claimable_seconds is not None:
+        console.print(
+            f"{stats.claimable} waiting for a worker, the first for "
+            f"{stats.oldest_claimable_seconds:.0f} s"
+        )
+    if stats.expired_leases:
+        console.print(f"[yellow]{stats.expired_leases} leases expired, not yet taken up[/]")
+    for note in worker_notes(settings.pipeline.paths.state_dir):
+        if note["reason"]:
+            console.print(f"[yellow]worker {note['worker']} since {note['since']}:[/] ", end="")
+            console.print(str(note["reason"]), markup=False, highlight=False, soft_wrap=True)
+    console.print(tasks_table(histories))
+
+
+@app.command()
+def history(
+    task: Annotated[str, typer.Argument(help="A task's id, its end, or its group.")],
+) -> None:
+    """Show what happened to one task: attempts, stages, where it died, where it resumed."""
+    settings = state.settings()
+
+    async def read(backend: Backend) -> History:
+        return await find_task(backend, settings, task)
+
+    for one in history_tables([with_backend(settings, read, create=False)]):
+        console.print(one)
+
+
+@app.command()
+def report(
+    path: Annotated[Path | None, typer.Argument(help="The HTML file to write.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Newest tasks to include.")] = 20,
+) -> None:
+    """Write one self-contained HTML report on the newest tasks and their images."""
+    settings = state.settings()
+
+    async def read(backend: Backend) -> list[History]:
+        tasks = await backend.list_tasks(settings.queue_name, limit=limit)
+        found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
+        return [one for one in reversed(found) if one is not None]
+
+    write_report_on(settings, with_backend(settings, read, create=False), path)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is missing on this machine, and what to do about it."""
+    from absurd_contimg.operations.doctor import diagnose  # noqa: PLC0415
+
+    findings = diagnose(state.overrides, state.assignments)
+    for one in findings:
+        mark = "[green]ok[/]" if one.ok else "[red]no[/]"
+        text = f"{mark}  [bold]{escape(one.check)}[/]: {escape(one.finding)}"
+        console.print(text, highlight=False, soft_wrap=True)
+        if one.remedy:
+            console.print(f"    {escape(one.remedy)}", highlight=False, soft_wrap=True)
+    problems = sum(not one.ok for one in findings)
+    if problems:
+        console.print(f"[red]{problems} of {len(findings)} checks found a problem.[/]")
+        raise typer.Exit(1)
+    console.print("[green]Nothing is missing.[/]")
+
+
+@app.command()
+def settings() -> None:
+    """List all environment variables, and all pipeline settings with their values."""
+    current = state.settings()
+    for variable, meaning in VARIABLES.items():
+        value = getattr(
+            current, meaning.setting, getattr(current.pipeline.paths, meaning.setting, "")
+        )
+        shown = "" if value in ("", None) else f" = {value}"
+        console.print(f"{variable}{shown}: {meaning.help}", highlight=False, soft_wrap=True)
+    console.print()
+    values = current.pipeline.model_dump()
+    for name, default in known_settings().items():
+        section, key = name.split(".")
+        value = values[section][key]
+        changed = "" if value == default else f"  (default {default!r})"
+        console.print(f"{name} = {value!r}{changed}", highlight=False, soft_wrap=True)
+
+
+@app.command()
+def failures(
+    markdown: Annotated[bool, typer.Option(help="As docs/failures.md.")] = False,
+) -> None:
+    """List the failure table: what is recognised, its kind, what to do."""
+    from absurd_contimg.operations.service import CLASSIFIER  # noqa: PLC0415 - imports numpy
+
+    if markdown:
+        print(failure_table(CLASSIFIER.rules, RetryPolicy()), end="")
+        return
+    table = Table("rule", "kind", "what to do", "source", box=None)
+    for rule in CLASSIFIER.rules:
+        table.add_row(rule.id, rule.kind.value, rule.advice, rule.source)
+    console.print(table)
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[str, typer.Argument(help="A TOML file, or the name of one shipped.")],
+    seeds: Annotated[int, typer.Option(min=1, help="How many nights to simulate.")] = 10,
+    seed: Annotated[int | None, typer.Option(min=0, help="Only this one: a replay.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for report.json and report.html.")
+    ] = None,
+    fit_from_database: Annotated[
+        bool, typer.Option("--fit-from", help="Durations from this database's history.")
+    ] = False,
+) -> None:
+    """Simulate workers, hosts, disks and faults in virtual time, from a scenario."""
+    from absurd_contimg.simulation.campaigns import run_campaign  # noqa: PLC0415
+    from absurd_contimg.simulation.scenario import ScenarioError  # noqa: PLC0415
+
+    fit_from = _all_histories() if fit_from_database else None
+    numbers = range(seeds) if seed is None else [seed]
+    try:
+        found = run_campaign(scenario, numbers, console, output, fit_from=fit_from)
+    except ScenarioError as error:
+        raise SettingError(str(error)) from error
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit() -> None:
+    """Check the histories of all tasks against the invariants that the simulation asserts."""
+    from absurd_contimg.simulation.invariants import audit as check  # noqa: PLC0415
+
+    histories = _all_histories()
+    violations = check(histories)
+    for one in violations:
+        console.print(f"[red]{one}[/]", soft_wrap=True)
+    console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")
+    if violations:
+        raise typer.Exit(1)
+
+
+def _all_histories() -> list[History]:
+    settings = state.settings()
+
+    async def read(backend: Backend) -> list[History]:
+        tasks = await backend.list_tasks(settings.queue_name, limit=100_000)
+        found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
+        return [one for one in found if one is not None]
+
+    histories: list[History] = with_backend(settings, read, create=False)
+    return histories
