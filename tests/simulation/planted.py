@@ -315,10 +315,6 @@ def _never_sweeps(*_args: Any) -> None:
     return None
 
 
-def _anyone_may_write(*_args: Any) -> None:
-    return None
-
-
 _set_checkpoint = checkpoints.set_task_checkpoint_state
 
 
@@ -382,7 +378,7 @@ PLANTED: dict[str, Plant | type[SimRunner]] = {
     "emulator: expired leases are not swept": _replaced(
         running, "sweep_expired_leases", _never_sweeps
     ),
-    "emulator: ended run may write": _replaced(checkpoints, "refuse_ended_run", _anyone_may_write),
+    "emulator: a failed run has no successor": _replaced(running, "insert_run", _wakes_nobody),
     "emulator: a checkpoint is lost": _replaced(
         checkpoints, "set_task_checkpoint_state", _checkpoint_is_lost
     ),

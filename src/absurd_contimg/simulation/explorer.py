@@ -236,8 +236,17 @@ class _Life:
         key = self.world.kernel.now, self._changes
         if key != self._seen:
             self._seen = key
+            self._look_between()
             state = self.world.state.fork()
             self.snapshots.append(Snapshot(self.moment, self.world.kernel.now, state))
+
+    def _look_between(self) -> None:
+        """What must hold at every moment and not only at the end."""
+        state = self.world.state
+        early = sorted(state.registry.products.keys() - state.disk.products().keys())
+        if early and self.failure is None:
+            text = f"{early[0]} is registered at {self.world.kernel.now} s and not there yet"
+            self.failure = Violation("products_are_registered_when_they_are_there", text)
 
     def _strike(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
         blow = self.todo[0].blow
@@ -315,6 +324,8 @@ class _Life:
                 failures.append(Violation("every_task_ends_in_time", text))
         except (NothingCanHappen, Runaway) as error:
             failures.append(Violation("the_world_goes_on", str(error)))
+        if self.failure is not None:
+            failures.append(self.failure)
         evidence = self.world.evidence()
         self.world.close()
         policy: RetryPolicy = self.setup.policy

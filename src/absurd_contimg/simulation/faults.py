@@ -46,7 +46,8 @@ def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
     draw("kill", rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
     draw("pause", rates.worker_pauses_per_day, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
     draw("reboot", rates.host_reboots_per_day, workers.hosts, lambda _r: 120.0)
-    draw("partition", rates.partitions_per_day, workers.hosts, lambda r: lease * r.uniform(0.2, 3))
+    cut = rates.partition_seconds
+    draw("partition", rates.partitions_per_day, workers.hosts, lambda r: cut * r.uniform(0.2, 3))
     draw("outage", rates.database_restarts_per_day, 1, lambda _r: rates.database_outage_seconds)
     found += [Fault(at, "outage", 0, seconds) for at, seconds in rates.outages]
     found += [Fault(at, "stop", 0, seconds) for at, seconds in rates.processing_stops]

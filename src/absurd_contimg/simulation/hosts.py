@@ -24,7 +24,12 @@ class Host:
         process = cast(SimLoop, asyncio.get_running_loop())
         request = self._cores.request()
         given = process.create_future()
-        request.callbacks.append(lambda _event: given.done() or given.set_result(None))
+
+        def give(_event: object) -> None:
+            if not given.done():
+                given.set_result(None)
+
+        request.callbacks.append(give)
         give_back = self._giver(process, request)
         try:
             await given

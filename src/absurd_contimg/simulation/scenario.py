@@ -71,7 +71,8 @@ class Faults(_Part):
     """Stopped for 1.2 to 3 leases."""
     host_reboots_per_day: float = Field(0.0, ge=0)
     partitions_per_day: float = Field(0.0, ge=0)
-    """One host loses the database for up to 3 leases."""
+    """One host loses the database, for 0.2 to 3 times `partition_seconds`."""
+    partition_seconds: float = Field(120.0, gt=0)
     database_restarts_per_day: float = Field(0.0, ge=0)
     database_outage_seconds: float = Field(20.0, ge=0)
     """How long a restart takes."""

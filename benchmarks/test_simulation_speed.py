@@ -1,0 +1,73 @@
+"""How fast the simulated world is: beside plain SimPy, in futures a second, in campaigns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import simpy
+
+from absurd_contimg.core.records import SpawnOptions
+from absurd_contimg.simulation.campaign import Campaign
+from absurd_contimg.simulation.crews import PipelineCrew, pipeline_params
+from absurd_contimg.simulation.explorer import KILLS, explore
+from absurd_contimg.simulation.loop import in_virtual_time
+from absurd_contimg.simulation.scenario import load_scenario
+from absurd_contimg.simulation.setup import Job, Setup
+
+QUEUE = "dsa110-pipeline"
+EVENTS = 50_000
+
+
+def simpy_timeouts() -> float:
+    """Plain SimPy's timeouts a second."""
+    env = simpy.Environment()
+
+    def process() -> Iterator[Any]:
+        while True:
+            yield env.timeout(1)
+
+    env.process(process())
+    started = time.perf_counter()
+    env.run(until=EVENTS)
+    return EVENTS / (time.perf_counter() - started)
+
+
+def loop_sleeps() -> float:
+    """Sleeps of a coroutine on our loop a second: one timer and two callbacks each."""
+    import asyncio  # noqa: PLC0415
+
+    async def main() -> None:
+        for _ in range(EVENTS):
+            await asyncio.sleep(1)
+
+    started = time.perf_counter()
+    in_virtual_time(main())
+    return EVENTS / (time.perf_counter() - started)
+
+
+def test_sleeps_beside_plain_simpy(benchmark: Any) -> None:
+    ours = benchmark.pedantic(loop_sleeps, rounds=3)
+    plain = simpy_timeouts()
+    benchmark.extra_info["simpy_timeouts_per_second"] = round(plain)
+    benchmark.extra_info["sleeps_per_second"] = round(ours)
+    benchmark.extra_info["share"] = round(ours / plain, 3)
+
+
+def test_single_kills_of_the_imaging_pipeline(benchmark: Any) -> None:
+    job = Job(QUEUE, "pipeline", pipeline_params("g"), SpawnOptions(idempotency_key="g"))
+    setup = Setup(PipelineCrew(), [job], (QUEUE,))
+    started = time.process_time()
+    found = benchmark.pedantic(lambda: explore(setup, blows=KILLS), rounds=1)
+    seconds = time.process_time() - started
+    benchmark.extra_info["futures_per_second_of_processor"] = round(found.futures / seconds)
+
+
+@pytest.mark.parametrize("name", ["quiet_night", "bad_night"])
+def test_a_night(benchmark: Any, name: str) -> None:
+    scenario = load_scenario(name)
+    run = benchmark.pedantic(lambda: Campaign(scenario, 1).run(), rounds=1)
+    benchmark.extra_info["groups"] = len(run.histories)
+    benchmark.extra_info["callbacks"] = run.callbacks

@@ -1,0 +1,117 @@
+"""The emulated world and real Postgres: the same calls at the same times, row for row the same."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from absurd_contimg.backends.memory import MemoryBackend
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.errors import BackendError, ControlFlow
+from absurd_contimg.core.records import ClaimedTask, History
+from absurd_contimg.simulation import campaign as campaign_module
+from absurd_contimg.simulation import world as world_module
+from absurd_contimg.simulation.campaign import QUEUE, Campaign
+from absurd_contimg.simulation.doors import READS
+from absurd_contimg.simulation.scenario import load_scenario
+
+
+class Recorded(MemoryBackend):
+    """The emulator, with every call that changes something written down."""
+
+    calls: list[tuple[datetime, str, tuple[Any, ...], dict[str, Any], Any]]
+
+    def __getattribute__(self, name: str) -> Any:
+        method = super().__getattribute__(name)
+        if name.startswith("_") or name in READS or not asyncio.iscoroutinefunction(method):
+            return method
+
+        async def call(*args: Any, **options: Any) -> Any:
+            now = self.db.clock()
+            try:
+                answer = await method(*args, **options)
+            except (BackendError, ControlFlow) as error:
+                Recorded.calls.append((now, name, args, options, type(error)))
+                raise
+            Recorded.calls.append((now, name, args, options, answer))
+            return answer
+
+        return call
+
+
+async def _play(url: str, calls: list[Any]) -> list[History]:
+    """The recorded calls on real Postgres, each at its time; the histories that come of them."""
+    ids: dict[UUID, UUID] = {}
+    spawned: dict[UUID, None] = {}
+    async with PostgresBackend(url, pool_min_size=1, pool_max_size=1) as backend:
+        for now, name, args, options, expected in calls:
+            async with backend._pool.connection() as connection:
+                await connection.execute(
+                    "select set_config('absurd.fake_now', %s, false)", (now.isoformat(),)
+                )
+            mapped = [ids.get(one, one) if isinstance(one, UUID) else one for one in args]
+            try:
+                answer = await getattr(backend, name)(*mapped, **options)
+            except (BackendError, ControlFlow) as error:
+                answer = type(error)
+            if isinstance(answer, type) or isinstance(expected, type):
+                assert answer is expected, (now, name, args)
+            elif name == "spawn_task":
+                ids[expected.task_id], ids[expected.run_id] = answer.task_id, answer.run_id
+                spawned[answer.task_id] = None
+            elif name == "claim_task":
+                assert len(answer) == len(expected), (now, args)
+                for mine, theirs in zip(answer, expected, strict=True):
+                    ids[theirs.run_id] = mine.run_id
+                    assert _shown(mine) == _shown(theirs), now
+        return [h for task in spawned if (h := await backend.history(QUEUE, task)) is not None]
+
+
+def _shown(claimed: ClaimedTask) -> tuple[Any, ...]:
+    return claimed.task_name, claimed.params, claimed.attempt, claimed.wake_event
+
+
+def _rows(histories: list[History]) -> list[Any]:
+    """All rows without ids; a run is named by its attempt."""
+    found = []
+    for history in sorted(histories, key=lambda one: str(one.task.idempotency_key)):
+        task, numbers = history.task, {run.run_id: run.attempt for run in history.runs}
+        found.append((task.idempotency_key, task.state, task.attempts, task.completed_payload))
+        found += [task.enqueue_at, task.first_started_at, task.max_attempts]
+        for run in history.runs:
+            found.append((run.attempt, run.state, run.claimed_by, run.claim_expires_at))
+            found += [run.available_at, run.started_at, run.completed_at, run.failed_at]
+            found.append(_without_ids(run.failure_reason))
+        for one in history.checkpoints:
+            owner = numbers.get(one.owner_run_id) if one.owner_run_id else None
+            found.append((one.checkpoint_name, one.state, one.updated_at, owner))
+        found += [(wait.step_name, wait.event_name, wait.timeout_at) for wait in history.waits]
+    return found
+
+
+def _without_ids(reason: Any) -> Any:
+    if isinstance(reason, dict) and reason.get("name") == "$ClaimTimeout":
+        return {key: one for key, one in reason.items() if key in ("name", "message", "workerId")}
+    return reason
+
+
+async def test_emulator_and_postgres_give_the_same_history(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Recorded.calls = []
+    monkeypatch.setattr(world_module, "MemoryBackend", Recorded)
+    monkeypatch.setattr(campaign_module, "MemoryBackend", Recorded)
+    bad = load_scenario("bad_night")
+    faults = bad.faults.model_copy(update={"worker_kills_per_day": 60.0})
+    short = bad.model_copy(update={"days": 0.06, "faults": faults})
+    run = await asyncio.to_thread(Campaign(short, seed=3).run)
+    assert len(Recorded.calls) > 500
+    histories = await _play(database_url, Recorded.calls)
+    mine, theirs = _rows(list(run.histories)), _rows(histories)
+    assert len(mine) == len(theirs)
+    for one, other in zip(mine, theirs, strict=True):
+        assert one == other
