@@ -2,7 +2,7 @@
 
 Scratch folder, stage, seal, fence, rename, register: the same operations in the same order, each
 a numbered effect. The stage itself is a duration with an end: success, or an error of the real
-catalogue. A test holds this order against the real runner's.
+catalogue. When the order in `StageRunner` changes, it has to change here.
 """
 
 from __future__ import annotations
