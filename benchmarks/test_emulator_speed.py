@@ -86,13 +86,20 @@ def test_backend_cycles(postgres_url: str, capsys: pytest.CaptureFixture[str]) -
             await backend.create_queue("q")
             return await cycles(backend, 60)
 
-    mine = best(lambda: asyncio.run(memory()))
+    busy: list[float] = []
+
+    def measured() -> float:
+        began = time.process_time()
+        rate = asyncio.run(memory())
+        busy.append(5000 / (time.process_time() - began))
+        return rate
+
+    mine = best(measured)
     theirs = best(lambda: asyncio.run(postgres()))
     with capsys.disabled():
-        print(
-            f"\n  backend: memory {mine:.0f}/s, postgres {theirs:.0f}/s, {mine / theirs:.0f} times"
-        )
-    assert mine >= 10_000
+        print(f"\n  backend: {max(busy):.0f} cycles per second of processor time")
+        print(f"  memory {mine:.0f}/s, postgres {theirs:.0f}/s, {mine / theirs:.0f} times")
+    assert max(busy) >= 10_000, "by processor time: other processes must not decide"
     assert mine >= 100 * theirs
 
 
