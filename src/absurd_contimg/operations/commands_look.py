@@ -41,7 +41,7 @@ def status(
         return stats, [one for one in found if one is not None]
 
     stats, histories = with_backend(settings, read, create=False)
-    counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_bystate.items())
+    counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
     console.print(f"[bold]{stats.queue_name}[/]: {counts or 'no tasks'}")
     if stats.oldest_claimable_seconds is not None:
         console.print(

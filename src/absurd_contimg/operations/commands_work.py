@@ -96,8 +96,8 @@ def run(
         spawned = await _spawn(backend, settings, calibrator, now)
         _show_spawned(spawned)
         ids = [one.task.task_id for one in spawned if one.task is not None]
-        openstates: list[TaskState] = ["pending", "running", "sleeping"]
-        others = await backend.list_tasks(settings.queue_name, states=openstates)
+        open_states: list[TaskState] = ["pending", "running", "sleeping"]
+        others = await backend.list_tasks(settings.queue_name, states=open_states)
         tasks = [*ids, *(task.task_id for task in others if task.task_id not in ids)]
         serving = asyncio.create_task(serve(settings))
         watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
