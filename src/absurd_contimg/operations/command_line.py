@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
@@ -18,6 +19,8 @@ from absurd_contimg.operations.database import open_backend
 from absurd_contimg.operations.settings import Settings, load_settings
 from absurd_contimg.operations.timeline import group_of
 from absurd_contimg.stages.errors import MissingInputError
+
+_T = TypeVar("_T")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -92,10 +95,12 @@ def _before(
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
-def with_backend(settings: Settings, work: Any, *, create: bool = True) -> Any:
-    """What the coroutine function `work` returns for a connected backend."""
+def with_backend(
+    settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
+) -> _T:
+    """What `work` returns for a connected backend; see `open_backend` for `create`."""
 
-    async def call() -> Any:
+    async def call() -> _T:
         async with open_backend(settings, create=create) as backend:
             return await work(backend)
 

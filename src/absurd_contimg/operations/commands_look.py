@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.operations.command_line import (
     app,
@@ -34,7 +34,7 @@ def status(
     """Show the queue and its newest tasks."""
     settings = state.settings()
 
-    async def read(backend: Backend) -> tuple[Any, list[History]]:
+    async def read(backend: Backend) -> tuple[QueueStats, list[History]]:
         stats = await backend.queue_stats(settings.queue_name)
         tasks = await backend.list_tasks(settings.queue_name, limit=limit)
         found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
@@ -189,5 +189,4 @@ def _all_histories() -> list[History]:
         found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
         return [one for one in found if one is not None]
 
-    histories: list[History] = with_backend(settings, read, create=False)
-    return histories
+    return with_backend(settings, read, create=False)
