@@ -33,6 +33,9 @@ KNOWN_MISSES = {
     "an unanswered call is not repeated",
 }
 
+FAILED_RUNS = {"pipeline": 0, "everything": 1}
+"""Of the undisturbed worlds; the handler with everything fails once on purpose."""
+
 QUICK = PipelineCrew(terms=WorkerTerms(poll_interval_seconds=5.0))
 
 
@@ -59,6 +62,9 @@ def _looked_for(runner: type[SimRunner], healthy: dict[str, Outcome]) -> Iterato
         yield from (f"{name}: {one}" for one in outcome.compared_with(healthy[name]))
         if name in FAILING_ENDS and ends(histories) != FAILING_ENDS[name]:
             yield f"{name}: ends as {ends(histories)}"
+        failed = sum(run.state == "failed" for history in histories for run in history.runs)
+        if failed != FAILED_RUNS.get(name, failed):
+            yield f"{name}: {failed} runs have failed"
     yield from _poisoned(setups["pipeline"])
     yield from _busy_hour(runner)
     for name, blows in _HUNTS:
@@ -124,5 +130,7 @@ def test_nothing_is_found_where_nothing_is_planted(healthy: dict[str, Outcome]) 
     for name, setup in _setups(SimRunner).items():
         outcome, histories = undisturbed(setup)
         assert outcome.compared_with(healthy[name]) == ()
+        failed = sum(run.state == "failed" for history in histories for run in history.runs)
+        assert failed == FAILED_RUNS.get(name, failed)
         if name in FAILING_ENDS:
             assert ends(histories) == FAILING_ENDS[name]
