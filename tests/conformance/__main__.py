@@ -23,9 +23,11 @@ def main(url: str, sequences: int, first: int = 0) -> int:
             random_sequence(pair, seed)
         except Divergence as error:
             diverged += 1
-            print(error, "\n")
+            print(error, "\n", flush=True)
             if diverged == 5:
                 break
+        if (seed + 1 - first) % 100 == 0:
+            print(f"{seed + 1 - first} sequences, {diverged} divergences", flush=True)
         answers += len(pair.observed)
         errors += sum(item[0][0] == "error" for item in pair.observed)
     seconds = time.perf_counter() - began

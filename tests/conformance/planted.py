@@ -170,5 +170,9 @@ BUGS = (
     Bug("null characters are taken", "jsonb", 'if "\\\\u0000" in text and "\\0" in value:', "if False:"),
 )  # fmt: skip
 
-EQUIVALENT: dict[str, str] = {}
+EQUIVALENT: dict[str, str] = {
+    "max_delay counts after the start": "the index of deadlines leaves started tasks to max_duration; "
+    "only a scan beside an open transaction would ask",
+    "clean-up takes live tasks": "a live task's last run has not ended, so it has no time of ending",
+}
 """Bugs that cannot be seen, by name, with the reason."""

@@ -112,7 +112,11 @@ def by_hand(choose: Chooser, world: World) -> Iterator[Call]:
     if (found := latest(world)) is None:
         return
     yield Call(0, "select absurd.fail_run(%s, %s, %s)", (queue, found[0], Jsonb({"name": "x"})))
-    yield Call(0, "select * from absurd.get_task_result(%s, %s)", (queue, found[1]))
+    for state in ("sleeping", "failed"):
+        yield Call(
+            0, f"update absurd.t_{queue} set state = '{state}' where task_id = %s", (found[1],)
+        )
+        yield Call(0, "select * from absurd.get_task_result(%s, %s)", (queue, found[1]))
     for options in (
         {"max_attempts": 1},
         {"spawn_new": True},
@@ -167,7 +171,12 @@ def waiting(choose: Chooser, world: World) -> Iterator[Call]:
 def too_long(choose: Chooser, world: World) -> Iterator[Call]:
     """Rules that cancel: at a claim, at a failure, and a malformed one that blocks the queue."""
     rule = choose.pick(
-        ({"max_duration": 60}, {"max_delay": 60, "max_duration": 90}, {"max_duration": "x"})
+        (
+            {"max_delay": 60},
+            {"max_duration": 60},
+            {"max_delay": 60, "max_duration": 90},
+            {"max_duration": "x"},
+        )
     )
     strategy = {"kind": "fixed", "base_seconds": choose.pick((59, 60, 100))}
     yield Call(
@@ -181,7 +190,7 @@ def too_long(choose: Chooser, world: World) -> Iterator[Call]:
         yield Call(0, "select absurd.fail_run(%s, %s, %s)", ("plain", found[0], Jsonb("no")))
         yield from move(world, choose.pick((59, 60, 90)))
         yield Call(0, CLAIM, ("plain", "w", 600, 50))
-    if rule["max_duration"] == "x":
+    if rule.get("max_duration") == "x":
         yield Call(
             0,
             "update absurd.t_plain set cancellation = null where task_id = %s",
@@ -213,7 +222,7 @@ def elsewhere(choose: Chooser, world: World) -> Iterator[Call]:
     state = choose.pick(("completed", "cancelled", "failed", "sleeping", "sleeping", "sleeping"))
     yield Call(
         0,
-        f"update absurd.t_plain set state = '{state}', last_attempt_run = null where task_id = %s",
+        f"update absurd.t_plain set state = '{state}', completed_payload = '1', last_attempt_run = null where task_id = %s",
         (newest(world),),
     )
     yield Call(0, CLAIM, ("plain", "w", 30, 50))
@@ -232,6 +241,7 @@ def clean(choose: Chooser, world: World) -> Iterator[Call]:
     ending = choose.pick(("complete_run", "fail_run", "cancel_task"))
     arguments = (queue, task) if ending == "cancel_task" else (queue, run, Jsonb("r"))
     yield Call(0, f"select absurd.{ending}({', '.join(['%s'] * len(arguments))})", arguments)
+    yield Call(0, "select absurd.cancel_task(%s, %s)", (queue, task))
     yield Call(0, "select absurd.emit_event(%s, %s)", (queue, "clean"))
     for seconds in (10, 1):
         yield from move(world, seconds)
@@ -281,6 +291,7 @@ def refused(choose: Chooser, world: World) -> Iterator[Call]:
     for given in (*options, {"idempotency_key": ""}):
         yield Call(0, SPAWN, ("plain", "edge", None, Jsonb(given)))
         yield Call(0, SPAWN, ("plain", "edge", None, Jsonb({"idempotency_key": "edge"})))
+    yield Call(0, SPAWN, ("plain", "edge", '{"a": "\\u0000"}', None))
     for name in (" ", "", "\t"):
         yield Call(0, SPAWN, ("plain", name, None, None))
     for worker, lease, quantity in ((None, 30, 0), ("", None, -1), ("w", -5, None), ("w", 0, 1)):
