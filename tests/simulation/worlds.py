@@ -108,3 +108,9 @@ def ends(histories: Sequence[History]) -> tuple[str, list[str]]:
     (history,) = histories
     reasons = [run.failure_reason for run in history.runs if isinstance(run.failure_reason, dict)]
     return history.task.state, [str(one["kind"]) for one in reasons if "kind" in one]
+
+
+def errors_of(histories: Sequence[History]) -> list[str]:
+    """The names of the errors that runs have failed with."""
+    reasons = [run.failure_reason for history in histories for run in history.runs]
+    return [str(one["name"]) for one in reasons if isinstance(one, dict)]
