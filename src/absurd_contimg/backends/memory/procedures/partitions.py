@@ -18,7 +18,7 @@ from absurd_contimg.backends.memory.tables import Partition, QueueRow
 from absurd_contimg.backends.memory.text import timestamptz_out
 from absurd_contimg.backends.memory.times import (
     DAY_US,
-    WEEK_US,
+    Interval,
     add_interval,
     is_finite,
     iso_week,
@@ -29,6 +29,7 @@ from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
 
 UUIDV7_MS_MAX = 281_474_976_710_655
 PARENTS = "trcw"
+_WEEK = Interval(days=7)
 
 
 def uuidv7_timestamp(value: int | None) -> int | None:
@@ -96,10 +97,11 @@ def _ensure_partitions_of(tx: Transaction, row: QueueRow, now: int) -> None:
             _create(tx, parent, Partition(f"{parent}_d"))
     while week <= last:
         tag = partition_week_tag(week)
-        lower, upper = uuidv7_floor(tx, week), uuidv7_floor(tx, week + WEEK_US)
+        following = add_interval(week, _WEEK, zone)  # seven days of the session's calendar
+        lower, upper = uuidv7_floor(tx, week), uuidv7_floor(tx, following)
         for parent in parents:
             _create(tx, parent, Partition(f"{parent}_{tag}", lower, upper))
-        week += WEEK_US
+        week = following
 
 
 def _create(tx: Transaction, parent: str, partition: Partition) -> None:
