@@ -77,7 +77,6 @@ print(Campaign(load_scenario("bad_night").model_copy(update={"days": 0.1}), 7).r
 """
 
 
-@pytest.mark.as_core_is
 def test_same_seed_gives_the_same_histories_in_any_process() -> None:
     digests = set()
     for hash_seed in ("0", "1", "4711"):

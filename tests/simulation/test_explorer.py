@@ -92,8 +92,6 @@ def test_a_broken_undisturbed_run_is_no_yardstick() -> None:
         explore(setup)
 
 
-@pytest.mark.as_core_is
-@pytest.mark.xfail(reason="core's lease keeper counts from its own first step", strict=False)
 def test_keeper_that_starts_late_keeps_to_the_claims_time() -> None:
     """Found by exploring: a worker stopped between the start record and the keeper's first step.
 
@@ -106,8 +104,6 @@ def test_keeper_that_starts_late_keeps_to_the_claims_time() -> None:
     assert again.violations == ()
 
 
-@pytest.mark.as_core_is
-@pytest.mark.xfail(reason="core reads the database's time without insisting", strict=False)
 def test_one_lost_call_costs_a_step_no_attempt() -> None:
     """Found by exploring: reading the time before a start is not repeated when it gets no answer.
 

@@ -24,7 +24,7 @@ from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.errors import RunSuspended
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended
 from absurd_contimg.core.failures import PoisonStep, StepsChanged
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import TERMINAL_STATES, Checkpoint, ClaimedTask, Json
@@ -196,14 +196,14 @@ class TaskContext:
 
     async def sleep_for(self, step_name: str, duration: float) -> None:
         """Suspend for `duration` seconds, counted from the first time this is reached."""
-        now = await self._scope.backend.current_time()
+        now = await self._now()
         await self._sleep_until(step_name, now + timedelta(seconds=duration), now)
 
     async def sleep_until(self, step_name: str, wake_at: datetime | int | float) -> None:
         """Suspend until a time, given as an aware datetime or in seconds of the Unix epoch."""
         if isinstance(wake_at, int | float):
             wake_at = datetime.fromtimestamp(wake_at, UTC)
-        await self._sleep_until(step_name, wake_at, await self._scope.backend.current_time())
+        await self._sleep_until(step_name, wake_at, await self._now())
 
     async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
         checkpoint_name = self._next_name(step_name)
@@ -214,7 +214,8 @@ class TaskContext:
         else:
             await self._save(checkpoint_name, wake_at.isoformat())
         if wake_at > now:
-            await self._scope.backend.schedule_run(self.queue_name, self.run_id, wake_at)
+            backend, queue = self._scope.backend, self.queue_name
+            await self._suspending(lambda: backend.schedule_run(queue, self.run_id, wake_at))
             raise RunSuspended(f"until {wake_at.isoformat()}")
 
     async def await_event(
@@ -230,13 +231,15 @@ class TaskContext:
         if self._wake_event == event_name and self._claimed.event_payload is None:
             self._wake_event = None
             raise EventTimeout(f'Timed out waiting for event "{event_name}"')
-        answer = await self._scope.backend.await_event(
-            self.queue_name,
-            self._claimed.task_id,
-            self.run_id,
-            checkpoint_name,
-            event_name,
-            timeout,
+        answer = await self._suspending(
+            lambda: self._scope.backend.await_event(
+                self.queue_name,
+                self._claimed.task_id,
+                self.run_id,
+                checkpoint_name,
+                event_name,
+                timeout,
+            )
         )
         if answer.should_suspend:
             raise RunSuspended(f"until event {event_name}")
@@ -274,8 +277,9 @@ class TaskContext:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + max(timeout, 0.0)
         delay = _POLL_FIRST_SECONDS
+        backend, child = self._scope.backend, UUID(task_id)
         while True:
-            found = await self._scope.backend.get_task_result(queue, UUID(task_id))
+            found = await self._scope.lease.insist(lambda: backend.get_task_result(queue, child))
             if found is None:
                 raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
             if found.state in TERMINAL_STATES:
@@ -298,7 +302,8 @@ class TaskContext:
         """Emit an event on this task's queue; the first payload of a name stays."""
         if not event_name:
             raise ValueError("event_name must be a non-empty string")
-        await self._scope.backend.emit_event(self.queue_name, event_name, payload)
+        backend, queue = self._scope.backend, self.queue_name
+        await self._scope.lease.insist(lambda: backend.emit_event(queue, event_name, payload))
 
     async def heartbeat(self, seconds: int | None = None) -> None:
         """Extend the lease. The worker does so by itself; this also notices a cancelled task."""
@@ -331,6 +336,36 @@ class TaskContext:
         _log.warning("%s", text)
         found: dict[str, Json] = {"difference": difference, "run_id": str(self.run_id)}
         await self._save(STEPS_CHANGED, found)
+
+    async def _now(self) -> datetime:
+        """The database's time; a hiccup of the database costs the step nothing."""
+        return await self._scope.lease.insist(self._scope.backend.current_time)
+
+    async def _suspending(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Make a call that may put the run to sleep; insists, and knows its own lost reply.
+
+        A repeated call is refused when the first has put the run to sleep: then it has worked.
+        """
+        unanswered = False
+
+        async def attempt() -> _T:
+            nonlocal unanswered
+            try:
+                return await call()
+            except BackendUnavailable:
+                unanswered = True
+                raise
+            except BackendError:
+                if unanswered and await self._is_asleep():
+                    raise RunSuspended("by a call whose reply was lost") from None
+                raise
+
+        return await self._scope.lease.insist(attempt)
+
+    async def _is_asleep(self) -> bool:
+        history = await self._scope.backend.history(self.queue_name, self._claimed.task_id)
+        runs = () if history is None else history.runs
+        return any(run.run_id == self.run_id and run.state == "sleeping" for run in runs)
 
     def _next_name(self, name: str) -> str:
         count = self._calls_by_step.get(name, 0) + 1
@@ -373,7 +408,7 @@ class TaskContext:
                 "worker ended without a word: it is not started again."
             )
         number = 1 + max((int(cast(int, one.get("start", 0))) for one in starts), default=0)
-        now = await self._scope.backend.current_time()
+        now = await self._now()
         starts.append(
             {
                 "start": number,

@@ -99,10 +99,18 @@ class Lease:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def keep(self) -> None:
-        """Extend the claim every third of its length, for ever; ends only by raising."""
+        """Extend the claim every third of its length, for ever; ends only by raising.
+
+        Counted from the claim or its last extension, not from when this is called: a worker that
+        was stopped in between must find out at once that its lease is over.
+        """
+        clock = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(self._seconds / _EXTENSIONS_PER_LEASE)
-            await self.extend()
+            due = self._ends_at - self._seconds * (1 - 1 / _EXTENSIONS_PER_LEASE)
+            if (wait := due - clock()) > 0:
+                await asyncio.sleep(wait)  # a checkpoint may extend the claim in the meantime
+            else:
+                await self.extend()
 
 
 async def while_leased(lease: Lease, work: asyncio.Task[_T]) -> _T:

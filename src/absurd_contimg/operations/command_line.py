@@ -17,8 +17,8 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
 from absurd_contimg.operations.database import open_backend
 from absurd_contimg.operations.settings import Settings, load_settings
-from absurd_contimg.operations.timeline import group_of
 from absurd_contimg.stages.errors import MissingInputError
+from absurd_contimg.workflows.timeline import group_of
 
 _T = TypeVar("_T")
 

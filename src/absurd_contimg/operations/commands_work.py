@@ -31,8 +31,8 @@ from absurd_contimg.operations.progress import watch
 from absurd_contimg.operations.quarantine import quarantined, release, retry_failed
 from absurd_contimg.operations.settings import Settings
 from absurd_contimg.operations.spawning import Spawned, parse_calibrator, spawn_groups
-from absurd_contimg.operations.timeline import is_ended
 from absurd_contimg.registry import Registry
+from absurd_contimg.workflows.timeline import is_ended
 
 # -- data and tasks -------------------------------------------------------------------------
 

@@ -30,7 +30,6 @@ from absurd_contimg.operations.progress import watch
 from absurd_contimg.operations.report import Section, write_report
 from absurd_contimg.operations.settings import Settings, load_settings
 from absurd_contimg.operations.spawning import spawn_groups
-from absurd_contimg.operations.timeline import group_of, step_starts
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.scratch import Janitor
 from absurd_contimg.synthesis import (
@@ -40,6 +39,7 @@ from absurd_contimg.synthesis import (
     compare_sources,
     synthesize,
 )
+from absurd_contimg.workflows.timeline import group_of, step_starts
 
 _KILL_STAGE = "image"
 """The longest stage: a kill in the middle of it costs most."""

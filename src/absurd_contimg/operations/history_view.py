@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.timeline import (
+from absurd_contimg.workflows.timeline import (
     StepStart,
     group_of,
     last_failure,

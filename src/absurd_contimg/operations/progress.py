@@ -14,7 +14,7 @@ from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.timeline import (
+from absurd_contimg.workflows.timeline import (
     group_of,
     is_ended,
     last_failure,

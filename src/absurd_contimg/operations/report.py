@@ -31,8 +31,8 @@ from absurd_contimg.operations.report_timeline import (
     spans,
     worker_names,
 )
-from absurd_contimg.operations.timeline import group_of
 from absurd_contimg.stages.errors import SettingError, StageError
+from absurd_contimg.workflows.timeline import group_of
 
 _TEMPLATE = "report.html.jinja"
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.timeline import StepStart, group_of, step_starts
+from absurd_contimg.workflows.timeline import StepStart, group_of, step_starts
 
 WORKER_COLOURS = 8
 """Workers beyond these share colours; the tables name each."""

@@ -16,9 +16,9 @@ from typing import Any
 from rich.table import Table
 
 from absurd_contimg.core.records import History, Json
-from absurd_contimg.operations.timeline import step_starts
 from absurd_contimg.simulation.campaign import Run
 from absurd_contimg.simulation.world import EPOCH
+from absurd_contimg.workflows.timeline import step_starts
 
 _BACKLOG_POINTS = 200
 _GROUPS_DRAWN = 400

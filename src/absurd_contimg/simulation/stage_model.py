@@ -18,9 +18,9 @@ from random import Random
 
 from absurd_contimg.core.failures import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.timeline import step_starts
 from absurd_contimg.stages import errors
 from absurd_contimg.stages.executor import StageFailed, StageRequest, StageTimeout
+from absurd_contimg.workflows.timeline import step_starts
 
 GIB = 1024**3
 

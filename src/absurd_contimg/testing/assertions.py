@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.timeline import StepStart, step_starts
 from absurd_contimg.simulation.invariants import audit
+from absurd_contimg.workflows.timeline import StepStart, step_starts
 
 
 def assert_completed(history: History) -> None:
