@@ -19,7 +19,7 @@ from conformance.comparison import Observation, Pair, observe, random_sequence
 from conformance.planted import BUGS, EQUIVALENT, Bug
 from conformance.sides import Call, MemorySide, PostgresSide
 
-SEQUENCES = 40
+SEQUENCES = 120
 FIRST_SEED = 100_000
 ROOT = "absurd_contimg.backends.memory"
 Recording = list[tuple[Call, Observation]]
