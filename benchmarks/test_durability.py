@@ -93,7 +93,9 @@ async def durable(settings: Settings) -> float:
     registry = Registry(settings.registry_url)
     async with PostgresBackend(settings.database_url) as backend:
         with ScratchOwner(settings.pipeline.paths.scratch_dir, "durable") as scratch:
-            worker = service.make_worker(backend, settings, registry, scratch)
+            worker = service.make_worker(
+                backend, settings, registry, scratch, service.make_guard(settings)
+            )
             began = time.perf_counter()
             spawned = await spawn_groups(backend, settings, registry)
             assert spawned[0].task is not None
