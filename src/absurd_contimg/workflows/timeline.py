@@ -134,8 +134,3 @@ def remark(history: History) -> str:
     converted = outputs.get("measurement_set") if isinstance(outputs, Mapping) else None
     missing = converted.get("stand_ins") if isinstance(converted, Mapping) else None
     return f"{len(missing)} sub-bands missing" if isinstance(missing, list) and missing else ""
-
-
-def interruptions(history: History) -> int:
-    """How many starts of steps ended with their worker."""
-    return sum(one.outcome in ("died", "poison") for one in step_starts(history))
