@@ -9,7 +9,7 @@ import pytest
 from absurd_contimg.core.records import Json
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.base import Workspace
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.config import CalibrationConfig, PathsConfig, PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import InputError, NoCalibrationError
 from absurd_contimg.stages.products import InputEntry, Manifest
@@ -108,6 +108,22 @@ def test_no_calibration_says_what_to_do(registry: Registry, tmp_path: Path) -> N
     add_set(registry, tmp_path, "too far", 13.0, window_hours=1.0)
     with pytest.raises(NoCalibrationError, match=r"61065\.9000.*16\.1.*calibrator transits"):
         select(registry, tmp_path)
+
+
+def test_reach_and_warning_are_settings(tmp_path: Path) -> None:
+    """A set 13 h away serves with a reach of 20 h, and carries no warning below 14 h."""
+    registry = Registry(tmp_path / "registry.sqlite3", reach_hours=20.0)
+    add_set(registry, tmp_path, "far", 13.0, window_hours=1.0)
+    calibration = CalibrationConfig(reach_hours=20.0, warn_hours=14.0)
+    context = PipelineContext(
+        PipelineConfig(paths=PathsConfig.below(tmp_path), calibration=calibration),
+        {"group_id": "G"},
+        {"flagged_ms": {"mid_mjd": MJD, "declination_deg": 16.1}},
+    )
+    workspace = Workspace(tmp_path, tmp_path, tmp_path / "casa.log", tmp_path)
+    chosen = SelectCalibrationStage(registry).execute(context, workspace)["calibration"]
+    assert (chosen["hours_away"], chosen["warning"]) == (13.0, None)  # type: ignore[index, call-overload]
+    assert calibration.of_solutions == CalibrationConfig().of_solutions
 
 
 def test_outputs_without_time_are_refused(registry: Registry, tmp_path: Path) -> None:

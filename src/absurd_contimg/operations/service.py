@@ -90,7 +90,12 @@ async def serve(settings: Settings, until_idle: bool = False) -> None:
     with ScratchOwner(scratch_dir, settings.worker_id) as scratch:
         for swept in Janitor(scratch_dir).sweep():
             _log.info("swept what a dead process left in scratch: %s", swept)
-        registry = Registry(settings.registry_url)
+        calibration = settings.pipeline.calibration
+        registry = Registry(
+            settings.registry_url,
+            declination_tolerance_deg=calibration.declination_tolerance_deg,
+            reach_hours=calibration.reach_hours,
+        )
         guard = make_guard(settings)
         try:
             async with open_backend(settings, leave_running=True) as backend:

@@ -72,8 +72,13 @@ class RebuildReport:
 class Registry:
     """The registry behind a URL or a path to an SQLite file; tables are made if missing."""
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(
+        self, url: str | Path, *, declination_tolerance_deg: float = 5.0, reach_hours: float = 12.0
+    ) -> None:
+        """The two figures say which calibrations may serve a group (`CalibrationConfig`)."""
         self._database = Database(url)
+        self._declination_tolerance_deg = declination_tolerance_deg
+        self._reach_hours = reach_hours
 
     def close(self) -> None:
         """Close what is open."""
@@ -141,9 +146,6 @@ class Registry:
         self,
         mid_mjd: float,
         declination_deg: float,
-        *,
-        declination_tolerance_deg: float = 5.0,
-        reach_hours: float = 12.0,
     ) -> list[CaltableSet]:
         """Active sets that may serve data of that time and declination strip, best first.
 
@@ -154,7 +156,9 @@ class Registry:
         with self._database.reading() as session:
             query = select(CaltableSetRow).where(CaltableSetRow.status == "active")
             sets = [_caltable_set(session, row) for row in session.scalars(query)]
-        return rank_sets(sets, mid_mjd, declination_deg, declination_tolerance_deg, reach_hours)
+        return rank_sets(
+            sets, mid_mjd, declination_deg, self._declination_tolerance_deg, self._reach_hours
+        )
 
     def calibration_exists(self, group_id: str) -> bool:
         """Whether an active set may serve the group; False while it has no Measurement Set."""

@@ -60,7 +60,7 @@ class CalibrateSolveStage(PipelineStage):
         config = context.config
         return {
             "calibrator": _wanted(context),
-            "calibration": config.calibration.model_dump(mode="json"),
+            "calibration": dict(config.calibration.of_solutions),
             "beam": config.beam.model_dump(mode="json"),
         }
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
@@ -148,6 +149,19 @@ class CalibrationConfig(_Section):
     """A set serves data from this long before its observation. Sources name 0.5 to 24 h;
     12 h each side covers the day between two transits of a calibrator."""
     valid_after_hours: float = Field(12.0, ge=0)
+    reach_hours: float = Field(12.0, ge=0)
+    """Outside every window, a set this near in time is still used (guide: 12 h)."""
+    warn_hours: float = Field(6.0, ge=0)
+    """Solutions further away in time carry a warning (guide: 6 h)."""
+    declination_tolerance_deg: float = Field(5.0, gt=0)
+    """Sets of a strip further away are not used: fluxes came out 16 times too low with them
+    (the telescope's own notes, where more than 5 deg aborts)."""
+
+    @property
+    def of_solutions(self) -> Mapping[str, Json]:
+        """The settings that shape solutions; the others say only which set is chosen."""
+        chosen_by = {"reach_hours", "warn_hours", "declination_tolerance_deg"}
+        return self.model_dump(mode="json", exclude=chosen_by)
 
 
 class ApplyConfig(_Section):

@@ -17,13 +17,6 @@ from absurd_contimg.stages.base import PipelineStage, Workspace
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import InputError, NoCalibrationError
 
-REACH_HOURS = 12.0
-"""Outside every window, a set this near in time is still used (the guide's +-12 h)."""
-WARN_HOURS = 6.0
-"""Beyond this the choice carries a warning (guide)."""
-DECLINATION_TOLERANCE_DEG = 5.0
-"""Sets of a strip further away are not used; fluxes came out 16 times too low with them."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -47,25 +40,22 @@ class SelectCalibrationStage(PipelineStage):
         Raises `NoCalibrationError` when there is none.
         """
         mid_mjd, declination = _time_and_strip(context)
-        candidates = self._registry.caltable_sets_valid_at(
-            mid_mjd,
-            declination,
-            declination_tolerance_deg=DECLINATION_TOLERANCE_DEG,
-            reach_hours=REACH_HOURS,
-        )
+        settings = context.config.calibration
+        candidates = self._registry.caltable_sets_valid_at(mid_mjd, declination)
         # A group in which a calibrator transits is served best by its own solutions; and then
         # its result does not depend on which other groups have been processed before it.
         candidates.sort(key=lambda one: one.group_id != context.inputs["group_id"])
         for candidate in candidates:
             missing = _missing_tables(candidate)
             if not missing:
-                return {"calibration": _described(candidate, mid_mjd)}
+                return {"calibration": _described(candidate, mid_mjd, settings.warn_hours)}
             self._registry.retire_set(candidate.product_key, f"missing on disk: {missing[0]}")
             _log.warning("set %s retired: %s is missing", candidate.set_name, missing[0])
         raise NoCalibrationError(
             f"No calibration serves group {context.inputs['group_id']} at MJD {mid_mjd:.4f}, "
-            f"declination {declination:.1f} deg: no active set within {REACH_HOURS:g} h and "
-            f"{DECLINATION_TOLERANCE_DEG:g} deg.",
+            f"declination {declination:.1f} deg: no active set within "
+            f"{settings.reach_hours:g} h and {settings.declination_tolerance_deg:g} deg "
+            "(calibration.reach_hours, calibration.declination_tolerance_deg).",
             "Process a group in which a calibrator transits, then run this one again.",
         )
 
@@ -91,9 +81,9 @@ def _missing_tables(candidate: CaltableSet) -> list[str]:
     ]
 
 
-def _described(chosen: CaltableSet, mid_mjd: float) -> dict[str, Json]:
+def _described(chosen: CaltableSet, mid_mjd: float, warn_hours: float) -> dict[str, Json]:
     hours = chosen.hours_from(mid_mjd)
-    warning = f"solutions are {hours:.1f} h away" if hours > WARN_HOURS else None
+    warning = f"solutions are {hours:.1f} h away" if hours > warn_hours else None
     tables: list[Json] = [
         {
             "path": str(table.path),
