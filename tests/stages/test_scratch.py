@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.stages.filesystem import remove_tree
 from absurd_contimg.stages.scratch import (
     Janitor,
     ScratchInUseError,
     ScratchOwner,
-    remove_tree,
     safe_name,
 )
 

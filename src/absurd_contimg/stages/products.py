@@ -22,7 +22,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from absurd_contimg.stages.errors import (
     OutputError,
     SettingError,
 )
-from absurd_contimg.stages.files import content_digest, flush, tracked_files, write_json
+from absurd_contimg.stages.filesystem import LOCAL, FileSystem
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 1
@@ -97,18 +97,21 @@ class Manifest:
 
     def to_json(self) -> dict[str, Json]:
         """As written to ``manifest.json``."""
-        return {"schema": MANIFEST_SCHEMA, **asdict(self)}
+        data: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
+        data["inputs"] = [asdict(entry) for entry in self.inputs]
+        data["files"] = [asdict(entry) for entry in self.files]
+        return {"schema": MANIFEST_SCHEMA, **data}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
         """What `to_json` wrote; raises `ValueError` on anything else."""
         if not isinstance(data, Mapping) or data.get("schema") != MANIFEST_SCHEMA:
             raise ValueError(f"not a manifest of schema {MANIFEST_SCHEMA}")
-        fields = {name: value for name, value in data.items() if name != "schema"}
+        values = {name: value for name, value in data.items() if name != "schema"}
         try:
-            fields["files"] = tuple(FileEntry(**entry) for entry in fields["files"])
-            fields["inputs"] = tuple(InputEntry(**entry) for entry in fields["inputs"])
-            return cls(**fields)
+            values["files"] = tuple(FileEntry(**entry) for entry in values["files"])
+            values["inputs"] = tuple(InputEntry(**entry) for entry in values["inputs"])
+            return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest fields do not fit: {error}") from error
 
@@ -133,13 +136,15 @@ class Published:
 # What a product will be: inputs, key and place.
 
 
-def input_entries(stage: PipelineStage, context: PipelineContext) -> tuple[InputEntry, ...]:
+def input_entries(
+    stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
+) -> tuple[InputEntry, ...]:
     """The digests of everything the stage will read, in the stage's order.
 
     Raises `MissingInputError` for a path that is not there.
     """
     output_dir = context.config.paths.output_dir
-    return tuple(_input_entry(path, output_dir) for path in stage.input_paths(context))
+    return tuple(_input_entry(path, output_dir, files) for path in stage.input_paths(context))
 
 
 def product_location(
@@ -168,32 +173,32 @@ def product_location(
     return key, context.config.paths.output_dir / stage.product_folder / folder
 
 
-def _input_entry(path: Path, output_dir: Path) -> InputEntry:
-    if not path.exists():
+def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
+    if not files.exists(path):
         raise MissingInputError(
             f"Input {path} does not exist.", "Restore it, or run the stage that makes it."
         )
-    product = enclosing_product(path, output_dir)
+    product = enclosing_product(path, output_dir, files)
     if product is not None:
-        manifest = read_manifest(product)
+        manifest = read_manifest(product, files)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
-    if path.is_dir():
+    if files.is_folder(path):
         digest = hashlib.blake2b(digest_size=20)
-        for file in tracked_files(path):
-            digest.update(f"{file.relative_to(path).as_posix()}\0{content_digest(file)}\0".encode())
+        for name in files.sizes(path):
+            digest.update(f"{name}\0{files.digest(path / name)}\0".encode())
         return InputEntry(str(path), "folder", digest.hexdigest())
-    return InputEntry(str(path), "file", content_digest(path))
+    return InputEntry(str(path), "file", files.digest(path))
 
 
-def enclosing_product(path: Path, output_dir: Path) -> Path | None:
+def enclosing_product(path: Path, output_dir: Path, files: FileSystem = LOCAL) -> Path | None:
     """The product that a path lies in, if it is one below the output folder."""
     if not path.is_relative_to(output_dir):
         return None
     for folder in (path, *path.parents):
         if folder == output_dir:
             return None
-        if (folder / MANIFEST_NAME).is_file():
+        if files.is_file(folder / MANIFEST_NAME):
             return folder
     return None
 
@@ -201,16 +206,16 @@ def enclosing_product(path: Path, output_dir: Path) -> Path | None:
 # Making: seal in scratch, publish by renaming.
 
 
-def file_entries(product: Path) -> tuple[FileEntry, ...]:
+def file_entries(product: Path, files: FileSystem = LOCAL) -> tuple[FileEntry, ...]:
     """All files of a product with sizes and digests, in the order of their paths.
 
     Raises `OutputError` on a symbolic link or a special file: a product stands on its own.
     """
-    if (product / MANIFEST_NAME).exists():
+    if files.exists(product / MANIFEST_NAME):
         raise OutputError(f"{product} already has a {MANIFEST_NAME}; that name is taken.")
     return tuple(
-        FileEntry(file.relative_to(product).as_posix(), file.stat().st_size, content_digest(file))
-        for file in tracked_files(product)
+        FileEntry(name, size, files.digest(product / name))
+        for name, size in files.sizes(product).items()
     )
 
 
@@ -225,29 +230,26 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-def seal(product: Path, manifest: Manifest) -> None:
+def seal(product: Path, manifest: Manifest, files: FileSystem = LOCAL) -> None:
     """Write the manifest into a finished product and flush all of it to the disk.
 
     Belongs in the stage's process: flushing gigabytes takes time, and there it can be killed.
     """
-    write_json(product / MANIFEST_NAME, manifest.to_json())
-    for folder, _, files in os.walk(product, topdown=False):
-        for name in files:
-            flush(Path(folder, name))
-        flush(Path(folder))
+    files.write_json(product / MANIFEST_NAME, manifest.to_json())
+    files.flush_tree(product)
 
 
-def publish(product: Path, committed: Path) -> Published:
+def publish(product: Path, committed: Path, files: FileSystem = LOCAL) -> Published:
     """Rename a sealed product into its place.
 
     When the place is taken by the same product, that one is adopted and ours is left in scratch.
     Raises `BrokenProductError` when something else is there (nothing is ever overwritten) and
     `SettingError` when scratch lies on another file system.
     """
-    manifest = read_manifest(product)
-    committed.parent.mkdir(parents=True, exist_ok=True)
+    manifest = read_manifest(product, files)
+    files.ensure_folder(committed.parent)
     try:
-        os.rename(product, committed)
+        files.rename(product, committed)
     except OSError as error:
         if error.errno == errno.EXDEV:
             raise SettingError(
@@ -257,23 +259,23 @@ def publish(product: Path, committed: Path) -> Published:
             ) from error
         if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
             raise
-        winner = find_committed(committed, manifest.key)
+        winner = find_committed(committed, manifest.key, files=files)
         if winner is None:
             raise
         return Published(committed, winner, adopted=True)
     for folder in committed.parents[: len(Path(manifest.location).parts)]:
-        flush(folder)  # up to the output folder: some of them may be new
-    return Published(committed, load_committed(committed), adopted=False)
+        files.flush(folder)  # up to the output folder: some of them may be new
+    return Published(committed, load_committed(committed, files), adopted=False)
 
 
 # Reading: what is there, and is it whole.
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path, files: FileSystem = LOCAL) -> Manifest:
     """The manifest of a product folder; raises `BrokenProductError` when there is none."""
     path = folder / MANIFEST_NAME
     try:
-        return Manifest.from_json(json.loads(path.read_bytes()))
+        return Manifest.from_json(files.read_json(path))
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise BrokenProductError(
             f"{folder} is no product: {path} is missing or unreadable ({error}).",
@@ -281,12 +283,12 @@ def read_manifest(folder: Path) -> Manifest:
         ) from error
 
 
-def load_committed(folder: Path) -> Manifest:
+def load_committed(folder: Path, files: FileSystem = LOCAL) -> Manifest:
     """The manifest of a product in its place, with paths as they are now.
 
     A product may be moved together with its output folder, but not be renamed inside it.
     """
-    manifest = read_manifest(folder)
+    manifest = read_manifest(folder, files)
     location = Path(manifest.location)
     if folder.parts[-len(location.parts) :] != location.parts:
         raise BrokenProductError(
@@ -295,41 +297,41 @@ def load_committed(folder: Path) -> Manifest:
     return manifest.moved_to(folder.parents[len(location.parts) - 1])
 
 
-def find_committed(folder: Path, key: str, *, deep: bool = False) -> Manifest | None:
+def find_committed(
+    folder: Path, key: str, *, deep: bool = False, files: FileSystem = LOCAL
+) -> Manifest | None:
     """The product of that key if it is in its place, None if the place is free.
 
     Raises `BrokenProductError` when the folder holds anything but the whole product.
     """
-    if not folder.exists():
+    if not files.exists(folder):
         return None
-    manifest = load_committed(folder)
+    manifest = load_committed(folder, files)
     if manifest.key != key:
         raise BrokenProductError(
             f"{folder} holds a product with the key {manifest.key}, not {key}.",
             "Move it away and run again.",
         )
-    verify(folder, manifest, deep=deep)
+    verify(folder, manifest, deep=deep, files=files)
     return manifest
 
 
-def verify(folder: Path, manifest: Manifest, *, deep: bool = False) -> None:
+def verify(
+    folder: Path, manifest: Manifest, *, deep: bool = False, files: FileSystem = LOCAL
+) -> None:
     """Compare a product's files with its manifest: names and sizes, and with `deep` the bytes.
 
     Raises `BrokenProductError` that names the first few files in which they differ.
     """
     listed = {entry.path: entry for entry in manifest.files}
-    found = {
-        file.relative_to(folder).as_posix(): file
-        for file in tracked_files(folder)
-        if file != folder / MANIFEST_NAME
-    }
+    found = {name: size for name, size in files.sizes(folder).items() if name != MANIFEST_NAME}
     wrong = [f"{name} is missing" for name in sorted(listed.keys() - found.keys())]
     wrong += [f"{name} does not belong to it" for name in sorted(found.keys() - listed.keys())]
     for name in sorted(listed.keys() & found.keys()):
-        entry, size = listed[name], found[name].stat().st_size
-        if size != entry.size:
-            wrong.append(f"{name} has {size} bytes, not {entry.size}")
-        elif deep and content_digest(found[name]) != entry.digest:
+        entry = listed[name]
+        if found[name] != entry.size:
+            wrong.append(f"{name} has {found[name]} bytes, not {entry.size}")
+        elif deep and files.digest(folder / name) != entry.digest:
             wrong.append(f"{name} has other content")
     if wrong:
         raise BrokenProductError(

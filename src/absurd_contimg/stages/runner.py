@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
 
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.records import Json
@@ -23,9 +22,13 @@ from absurd_contimg.stages.config import PathsConfig, PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import MissingInputError, SettingError
 from absurd_contimg.stages.executor import StageExecutor, StageReport, StageRequest, uninterrupted
+from absurd_contimg.stages.filesystem import LOCAL, FileSystem
 from absurd_contimg.stages.products import Manifest, Published, load_committed, publish
-from absurd_contimg.stages.scratch import ScratchOwner, remove_tree, safe_name
+from absurd_contimg.stages.scratch import ScratchOwner, safe_name
 from absurd_contimg.stages.space import reserve
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
 
 Fence = Callable[[], Awaitable[None]]
 """Asked once before anything is published; raises when this worker may not publish any more."""
@@ -37,7 +40,17 @@ class LeaseFence(Protocol):
 
     @property
     def fence_at(self) -> float:
-        """The time of `time.monotonic` by which all work must have stopped."""
+        """The event loop's time by which all work must have stopped."""
+        ...
+
+
+class InThread(Protocol):
+    """Calls a function that blocks, in a thread, and stays until it has ended."""
+
+    async def __call__(
+        self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts
+    ) -> _T:
+        """The function's answer; a cancellation waits for it."""
         ...
 
 
@@ -65,7 +78,10 @@ class StageResult:
 
 
 class StageRunner:
-    """Runs stages of one pipeline for one worker process."""
+    """Runs stages of one pipeline for one worker process.
+
+    `files` and `in_thread` are doors to this machine; the simulation has its own.
+    """
 
     def __init__(
         self,
@@ -73,11 +89,15 @@ class StageRunner:
         executor: StageExecutor,
         registry: ProductRegistry | None,
         scratch_owner: ScratchOwner,
+        files: FileSystem = LOCAL,
+        in_thread: InThread = uninterrupted,
     ) -> None:
         self.config = config
         self._executor = executor
         self._registry = registry
         self._scratch = scratch_owner
+        self._files = files
+        self._in_thread = in_thread
 
     async def run(
         self,
@@ -96,10 +116,10 @@ class StageRunner:
         check_requirements(stage, context)
         scratch = self._scratch.new_path(_group_id(context), stage.name, attempt)
         try:
-            await uninterrupted(scratch.mkdir, parents=True)
+            await self._in_thread(self._files.make_folder, scratch)
             return await self._run_in(scratch, stage, context, attempt, fence)
         finally:
-            await uninterrupted(remove_tree, scratch)
+            await self._in_thread(self._files.remove_tree, scratch)
 
     async def _run_in(
         self,
@@ -114,13 +134,14 @@ class StageRunner:
         if leased is not None:
             request = replace(request, may_live_until=lambda: leased.fence_at)
         if stage.isolated:
-            await uninterrupted(self._reserve, scratch, stage, context)
+            await self._in_thread(self._reserve, scratch, stage, context)
             report = await self._executor.execute(request)
         else:
-            report = await _run_in_process(stage, request)
+            report = await self._run_in_process(stage, request)
         if fence is not None:
             await fence()
-        product = await uninterrupted(self._commit, report, leased)
+        clock = asyncio.get_running_loop().time
+        product = await self._in_thread(self._commit, report, leased, clock)
         return StageResult(
             stage=stage.name,
             outputs=report.outputs if product is None else product.manifest.outputs,
@@ -131,24 +152,44 @@ class StageRunner:
             output_log=request.output_log,
         )
 
-    def _reserve(self, scratch: Path, stage: PipelineStage, context: PipelineContext) -> None:
-        reserve(self.config.paths.scratch_dir, scratch, stage.expected_bytes(context))
+    async def _run_in_process(self, stage: PipelineStage, request: StageRequest) -> StageReport:
+        """For a stage that only asks the registry: no process, no product."""
+        if stage.product_folder is not None:
+            raise ValueError(f"stage {stage.name!r} makes a product, so it must be isolated")
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        outputs = await self._in_thread(self._validate_and_run, stage, request)
+        return StageReport(outputs, None, adopted=False, product=None, seconds=clock() - started)
 
-    def _commit(self, report: StageReport, leased: LeaseFence | None) -> Published | None:
+    def _validate_and_run(self, stage: PipelineStage, request: StageRequest) -> dict[str, Json]:
+        product = request.scratch / "product"
+        workspace = Workspace(product, request.scratch / "temporary", request.casa_log, product)
+        self._files.make_folder(workspace.product)
+        self._files.make_folder(workspace.temporary)
+        stage.validate(request.context)
+        return run_stage(stage, request.context, workspace)
+
+    def _reserve(self, scratch: Path, stage: PipelineStage, context: PipelineContext) -> None:
+        needed = stage.expected_bytes(context)
+        reserve(self.config.paths.scratch_dir, scratch, needed, self._files)
+
+    def _commit(
+        self, report: StageReport, leased: LeaseFence | None, clock: Callable[[], float]
+    ) -> Published | None:
         """Put a product in its place, if there is one, and enter it into the registry.
 
         Looks at the clock once more: this process may have been stopped after the fence let it
         pass, and is then a zombie that must not publish.
         """
-        if leased is not None and time.monotonic() >= leased.fence_at:
+        if leased is not None and clock() >= leased.fence_at:
             raise LeaseLost("the lease ran out before the product could be published")
         if report.committed is None:
             return None
         if report.product is None:
-            adopted = load_committed(report.committed)
+            adopted = load_committed(report.committed, self._files)
             product = Published(report.committed, adopted, adopted=True)
         else:
-            product = publish(report.product, report.committed)
+            product = publish(report.product, report.committed, self._files)
         if self._registry is not None:
             self._registry.register(product.folder, product.manifest)
         return product
@@ -203,25 +244,6 @@ def prepare_folders(paths: PathsConfig) -> None:
             "different file systems, so products cannot be renamed into place.",
             "Put scratch_dir on the file system of output_dir.",
         )
-
-
-async def _run_in_process(stage: PipelineStage, request: StageRequest) -> StageReport:
-    """For a stage that only asks the registry: no process, no product."""
-    if stage.product_folder is not None:
-        raise ValueError(f"stage {stage.name!r} makes a product, so it must be isolated")
-    clock = asyncio.get_running_loop().time
-    started = clock()
-    outputs = await uninterrupted(_validate_and_run, stage, request)
-    return StageReport(outputs, None, adopted=False, product=None, seconds=clock() - started)
-
-
-def _validate_and_run(stage: PipelineStage, request: StageRequest) -> dict[str, Json]:
-    product = request.scratch / "product"
-    workspace = Workspace(product, request.scratch / "temporary", request.casa_log, product)
-    workspace.product.mkdir()
-    workspace.temporary.mkdir()
-    stage.validate(request.context)
-    return run_stage(stage, request.context, workspace)
 
 
 def _group_id(context: PipelineContext) -> str:

@@ -8,24 +8,24 @@ its reservation as taken.
 from __future__ import annotations
 
 import errno
-import shutil
 from pathlib import Path
 
-from absurd_contimg.stages.scratch import Janitor, file_lock, tree_size
+from absurd_contimg.stages.filesystem import LOCAL, FileSystem
+from absurd_contimg.stages.scratch import Janitor
 
 _NAME = ".reserved"
 
 
-def reserve(scratch_dir: Path, folder: Path, needed_bytes: int) -> None:
+def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:
     """Reserve space for an attempt whose scratch folder is `folder`; the folder exists.
 
     Raises `OSError` with ENOSPC, as the file system would later, when less is free than needed
     and promised to others; before that, what dead workers left is swept.
     """
-    with file_lock(scratch_dir / ".owners" / "space"):
-        short = _short_by(scratch_dir, needed_bytes)
-        if short > 0 and Janitor(scratch_dir).sweep():
-            short = _short_by(scratch_dir, needed_bytes)
+    with files.locked(scratch_dir / ".owners" / "space"):
+        short = _short_by(scratch_dir, needed_bytes, files)
+        if short > 0 and Janitor(scratch_dir, files).sweep():
+            short = _short_by(scratch_dir, needed_bytes, files)
         if short > 0:
             raise OSError(
                 errno.ENOSPC,
@@ -33,14 +33,14 @@ def reserve(scratch_dir: Path, folder: Path, needed_bytes: int) -> None:
                 f"{short / 1e9:.3f} GB of that are not free or promised to other stages",
                 str(scratch_dir),
             )
-        (folder / _NAME).write_text(str(needed_bytes), encoding="ascii")
+        files.write_json(folder / _NAME, needed_bytes)
 
 
-def _short_by(scratch_dir: Path, needed_bytes: int) -> int:
+def _short_by(scratch_dir: Path, needed_bytes: int, files: FileSystem) -> int:
     promised = 0
-    for path in scratch_dir.glob(f"*/*/*/{_NAME}"):
+    for path in files.matching(scratch_dir, f"*/*/*/{_NAME}"):
         try:
-            promised += max(int(path.read_text(encoding="ascii")) - tree_size(path.parent), 0)
+            promised += max(int(files.read_json(path)) - files.tree_size(path.parent), 0)
         except FileNotFoundError:
             continue  # that attempt has just ended
-    return needed_bytes + promised - shutil.disk_usage(scratch_dir).free
+    return needed_bytes + promised - files.free_bytes(scratch_dir)
