@@ -16,7 +16,8 @@ from fault_stages import STAGES
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.failures import POISON_RULE, Classifier
+from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry

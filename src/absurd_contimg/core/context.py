@@ -6,8 +6,8 @@ differ behind it: all checkpoints are read once at the start, waiting is compute
 database's clock, and control flow cannot be swallowed by ``except Exception``.
 
 `TaskContext.tracked_step` is ours: it also records that a step was *started*, in a checkpoint
-of its own (``$start:<step>``), so that history shows where a worker died, and a step that keeps
-ending its workers is noticed.
+of its own (``starts.py``), so that history shows where a worker died, a step that keeps ending
+its workers is noticed, and a start can be made differently after what the last one met.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -23,48 +22,22 @@ from uuid import UUID
 from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
 
-from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, HandBack, RunSuspended
 from absurd_contimg.core.failures import PoisonStep, StepsChanged
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import TERMINAL_STATES, Checkpoint, ClaimedTask, Json
 from absurd_contimg.core.replay import Replay
+from absurd_contimg.core.scope import RunScope
+from absurd_contimg.core.starts import PARKED_PREFIX, START_PREFIX, StepRecord, parkings
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
-START_PREFIX = "$start:"
-"""A checkpoint of this prefix lists the starts of the tracked step named after it."""
-
-PARKED_PREFIX = "$parked:"
-"""A checkpoint of this prefix counts the parkings of a step by the rule that parked it."""
-
 STEPS_CHANGED = "$stepsChanged"
 """The checkpoint that says how the steps of a task differ from those of earlier attempts."""
 
-_STARTS_KEPT = 20
-"""Older starts of a step are dropped from its record, so that it stays small."""
-
 _POLL_FIRST_SECONDS = 0.05
 _POLL_LIMIT_SECONDS = 1.0
-
-
-class HandBack(BaseException):
-    """The worker is stopping: the run goes back to the queue without costing an attempt."""
-
-
-@dataclass(frozen=True, slots=True)
-class RunScope:
-    """What a context needs to know of the worker that runs it."""
-
-    backend: Backend
-    queue_name: str
-    worker_id: str
-    claim_timeout_seconds: int
-    lease: Lease
-    stopping: Callable[[], bool]
-    poison_limit: int
-    strict_steps: bool = False
 
 
 class TaskContext:
@@ -81,6 +54,7 @@ class TaskContext:
         self._wake_event = claimed.wake_event
         self._current_step: str | None = None
         self._tracked_step: str | None = None
+        self._escalations: tuple[str, ...] = ()
 
     # -- who am I -------------------------------------------------------------------------
 
@@ -159,11 +133,21 @@ class TaskContext:
         self._tracked_step = None
         return result
 
-    async def record_outcome(self, outcome: str) -> None:
+    @property
+    def escalations(self) -> tuple[str, ...]:
+        """What this start of the tracked step has to do differently than its first one."""
+        return self._escalations
+
+    def may_escalate(self, escalation: str) -> bool:
+        """Whether the next start can be made differently in this way: once a tracked step."""
+        return self._tracked_step is not None and escalation not in self._escalations
+
+    async def record_outcome(self, outcome: str, escalation: str | None = None) -> None:
         """Note in the record of the tracked step that is under way how this start of it ended.
 
         Called by the worker before it fails, parks or hands back the run. Parkings are also
-        counted, in a checkpoint of their own (``$parked:<step>``).
+        counted, in a checkpoint of their own. `escalation` is what the next start has to do
+        differently.
         """
         if outcome.startswith("parked: "):
             rule_id = outcome.rpartition("(")[2].rstrip(")")
@@ -174,10 +158,9 @@ class TaskContext:
             await self._save(PARKED_PREFIX + (self._tracked_step or ""), {})  # for a retry
         if self._tracked_step is None:
             return
-        record = self._starts(self._tracked_step)
-        if record:
-            record[-1]["outcome"] = outcome
-            await self._save(START_PREFIX + self._tracked_step, {"starts": record})
+        record = self._record(self._tracked_step)
+        record.end(outcome, escalation)
+        await self._save(record.name, record.state)
 
     def parked(self, rule_id: str = "") -> int:
         """How often the step under way was parked (for this rule), over all attempts.
@@ -188,9 +171,7 @@ class TaskContext:
         return sum(counts.values()) if not rule_id else counts.get(rule_id, 0)
 
     def _parked_counts(self) -> dict[str, int]:
-        saved = self._checkpoints.get(PARKED_PREFIX + (self._tracked_step or ""))
-        counts = saved if isinstance(saved, Mapping) else {}
-        return {name: int(cast(int, count)) for name, count in counts.items()}
+        return parkings(self._checkpoints.get(PARKED_PREFIX + (self._tracked_step or "")))
 
     # -- waiting --------------------------------------------------------------------------
 
@@ -391,34 +372,22 @@ class TaskContext:
         await lease.insist(write)
         self._checkpoints[checkpoint_name] = state
 
-    def _starts(self, step: str) -> list[dict[str, Json]]:
-        saved = self._checkpoints.get(START_PREFIX + step)
-        starts = saved.get("starts") if isinstance(saved, Mapping) else None
-        return [dict(cast(Mapping[str, Json], one)) for one in cast(list[Json], starts or [])]
+    def _record(self, step: str) -> StepRecord:
+        return StepRecord(step, self._checkpoints.get(START_PREFIX + step))
 
     async def _record_start(self, step: str) -> int:
-        starts = self._starts(step)
-        silent = [one for one in starts if one.get("outcome") is None]
-        if len(silent) >= self._scope.poison_limit:
-            for one in silent:  # so that an operator's retry starts with a clean count
-                one["outcome"] = "poison"
-            await self._save(START_PREFIX + step, {"starts": cast(Json, starts)})
-            raise PoisonStep(
-                f"Step {step!r} was started {len(starts)} times, and {len(silent)} times its "
+        record = self._record(step)
+        if record.silent >= self._scope.poison_limit:
+            text = (
+                f"Step {step!r} was started {record.started} times, and {record.silent} times its "
                 "worker ended without a word: it is not started again."
             )
-        number = 1 + max((int(cast(int, one.get("start", 0))) for one in starts), default=0)
+            record.end_as_poison()
+            await self._save(record.name, record.state)
+            raise PoisonStep(text)
         now = await self._now()
-        starts.append(
-            {
-                "start": number,
-                "attempt": self.attempt,
-                "run_id": str(self.run_id),
-                "worker": self._scope.worker_id,
-                "started_at": now.isoformat(),
-                "outcome": None,
-            }
-        )
+        self._escalations = record.escalations
+        number = record.begin(self.attempt, str(self.run_id), self._scope.worker_id, now)
         self._tracked_step = step
-        await self._save(START_PREFIX + step, {"starts": cast(Json, starts[-_STARTS_KEPT:])})
+        await self._save(record.name, record.state)
         return number

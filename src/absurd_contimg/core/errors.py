@@ -31,6 +31,10 @@ class LeaseLost(ControlFlow):
     """The claim on the run is no longer ours, or can no longer be shown to be."""
 
 
+class HandBack(BaseException):
+    """The worker is stopping: the run goes back to the queue without costing an attempt."""
+
+
 class BackendError(Exception):
     """A procedure was refused by the database.
 

@@ -3,8 +3,8 @@
 Evidence is taken from the error itself, never guessed from one message alone: the errno, the
 exception types along the whole cause chain, the exit code or signal of a child process, what
 CASA logged, and text last. Rules are data (`FailureRule`), tried in that order of evidence; the
-most telling evidence decides, not the first rule of a long list. This module holds the rules
-that any program needs; the stages bring their own table.
+most telling evidence decides, not the first rule of a long list. The rules that any program
+needs are in ``generic_rules.py``; the stages bring their own table.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, HasEvidenc
 from absurd_contimg.core.records import Json
 
 __all__ = [
-    "GENERIC_RULES",
     "POISON_RULE",
     "UNRECOGNISED",
     "Classifier",
@@ -81,6 +80,11 @@ class FailureRule:
     parks_max: int | None = None
     """For resources: how often a step is parked for this, where waiting alone does not help;
     None leaves it to the policy."""
+    escalation: str | None = None
+    """What the next start of the step has to do differently; whoever runs the step knows the
+    names. Used once a step, and then also after a permanent failure."""
+    not_produced: str | None = None
+    """Why no test produces this failure with the real part; None: one does."""
 
     def sorts_of_evidence(self) -> list[str]:
         """What the rule looks at, in words, for the rendered table."""
@@ -106,6 +110,8 @@ class Verdict:
     delay_seconds: float | None = None
     """How long to wait before a retry, where the user's hook named a time."""
     parks_max: int | None = None
+    """As in the rule."""
+    escalation: str | None = None
     """As in the rule."""
 
 
@@ -145,7 +151,14 @@ class Classifier:
     def classify(self, evidence: Evidence) -> Verdict:
         """The verdict on the evidence; `FailureKind.UNKNOWN` if no rule fits."""
         rule, matched = next(self._candidates(evidence), (UNRECOGNISED, "nothing"))
-        return Verdict(rule.kind, rule.id, rule.advice, matched, parks_max=rule.parks_max)
+        return Verdict(
+            rule.kind,
+            rule.id,
+            rule.advice,
+            matched,
+            parks_max=rule.parks_max,
+            escalation=rule.escalation,
+        )
 
     def _candidates(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
         for links in sorted({one.implicit_links for one in evidence.exceptions}):
@@ -221,152 +234,6 @@ def _casa_match(rule: FailureRule, evidence: Evidence) -> str | None:
         return None
     found = (rule.casa.search(message) for message in evidence.casa_messages)
     return next((match.group() for match in found if match), None)
-
-
-def _errnos(*names: str) -> frozenset[int]:
-    return frozenset(getattr(errno_codes, name) for name in names)
-
-
-_PYTHON = "Python's own exceptions"
-_POSIX = "POSIX errno"
-_PARKS_FOR_MEMORY = 3
-"""Memory that another process holds comes back; a step that needs too much itself never fits."""
-
-GENERIC_RULES: tuple[FailureRule, ...] = (
-    FailureRule(
-        "disk-full",
-        FailureKind.RESOURCE,
-        "Free space on the file system named in the message; parked work then goes on.",
-        _POSIX,
-        errnos=_errnos("ENOSPC", "EDQUOT"),
-    ),
-    FailureRule(
-        "descriptors",
-        FailureKind.RESOURCE,
-        "Raise the limit of open files (LimitNOFILE, at least 65536) or restart the worker.",
-        _POSIX,
-        errnos=_errnos("EMFILE", "ENFILE"),
-    ),
-    FailureRule(
-        "no-memory",
-        FailureKind.RESOURCE,
-        "Run fewer workers on this host, or image fewer pixels.",
-        _POSIX,
-        errnos=_errnos("ENOMEM"),
-        exceptions=frozenset({"builtins.MemoryError"}),
-        parks_max=_PARKS_FOR_MEMORY,
-    ),
-    FailureRule(
-        "path-missing",
-        FailureKind.PERMANENT,
-        "Restore the named file or folder, then: contimg retry TASK",
-        _POSIX,
-        errnos=_errnos("ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG"),
-    ),
-    FailureRule(
-        "permission",
-        FailureKind.PERMANENT,
-        "Correct owner or mode of the named path (or the mount), then: contimg retry TASK",
-        _POSIX,
-        errnos=_errnos("EACCES", "EPERM", "EROFS"),
-    ),
-    FailureRule(
-        "cross-device",
-        FailureKind.PERMANENT,
-        "Put the scratch folder on the file system of the output folder.",
-        _POSIX,
-        errnos=_errnos("EXDEV"),
-    ),
-    FailureRule(
-        "leftover",
-        FailureKind.TRANSIENT,
-        "Nothing: a new attempt has an empty scratch folder. If it comes again, report it.",
-        _POSIX,
-        errnos=_errnos("ENOTEMPTY", "EEXIST"),
-    ),
-    FailureRule(
-        "busy",
-        FailureKind.TRANSIENT,
-        "Nothing: somebody else holds the file; it is tried again.",
-        _POSIX,
-        errnos=_errnos("EAGAIN", "EBUSY", "EINTR", "ETXTBSY", "EDEADLK", "ESTALE"),
-    ),
-    FailureRule(
-        "input-output",
-        FailureKind.TRANSIENT,
-        "If it comes again, look at the disk (dmesg).",
-        _POSIX,
-        errnos=_errnos("EIO"),
-    ),
-    FailureRule(
-        "connection",
-        FailureKind.TRANSIENT,
-        "If it comes again, look at the network and at the server.",
-        _PYTHON,
-        errnos=_errnos(
-            *("ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "EPIPE", "ETIMEDOUT"),
-            *("EHOSTUNREACH", "ENETUNREACH", "ENETDOWN"),
-        ),
-        exceptions=frozenset({"builtins.ConnectionError"}),
-    ),
-    FailureRule(
-        "database-constraint",
-        FailureKind.PERMANENT,
-        "Report it: the same row is refused again.",
-        "Python's database API",
-        exceptions=frozenset({"sqlite3.IntegrityError", "sqlalchemy.exc.IntegrityError"}),
-    ),
-    FailureRule(
-        "database-locked",
-        FailureKind.TRANSIENT,
-        "Nothing: another process writes to the SQLite registry; it is tried again.",
-        "observed, sqlite3 3.40; domain notes, row 1",
-        text=re.compile(r"database (table )?is locked|deadlock detected|could not serialize"),
-    ),
-    FailureRule(
-        "database-schema",
-        FailureKind.PERMANENT,
-        "Migrate the database (contimg db init), or remove a registry of another version.",
-        "observed, sqlite3 3.40; domain notes, row 2",
-        text=re.compile(r"no such (column|table)|(column|relation) \S+ does not exist"),
-    ),
-    FailureRule(
-        "database-away",
-        FailureKind.TRANSIENT,
-        "Nothing: the database went away in the middle; it is tried again.",
-        "observed, psycopg 3.2; domain notes, row 37",
-        text=re.compile(r"server closed the connection|terminating connection|connection refused"),
-    ),
-    FailureRule(
-        "steps-changed",
-        FailureKind.PERMANENT,
-        "Run the version of the handler that began the task, or spawn the task anew.",
-        "compared with the task's checkpoints",
-        exceptions=frozenset({f"{__name__}.StepsChanged"}),
-        decisive=True,
-    ),
-    FailureRule(
-        "timeout",
-        FailureKind.TRANSIENT,
-        "If it comes again, look at what was waited for.",
-        _PYTHON,
-        exceptions=frozenset({"builtins.TimeoutError"}),
-    ),
-    FailureRule(
-        "wrong-value",
-        FailureKind.PERMANENT,
-        "Correct the parameter or setting that the message names.",
-        _PYTHON,
-        exceptions=frozenset(
-            {
-                *("builtins.ValueError", "builtins.TypeError", "builtins.LookupError"),
-                *("builtins.AttributeError", "builtins.NameError", "builtins.ImportError"),
-                *("builtins.AssertionError", "builtins.ArithmeticError", "builtins.SyntaxError"),
-                *("builtins.NotImplementedError", "builtins.RecursionError"),
-            }
-        ),
-    ),
-)
 
 
 class PoisonStep(RuntimeError):

@@ -1,8 +1,10 @@
 """What becomes of a run whose handler raised: the verdict on the failure, turned into one call.
 
 Permanent failures end the task at once; transient and unknown ones are retried within the
-budget of their step; resource failures park the run, which costs no attempt. Whoever spawned the
-task with a ``max_attempts`` or a retry strategy of his own keeps them: then Absurd counts.
+budget of their step; resource failures park the run, which costs no attempt. Where the verdict
+names an escalation, the next start of the step is made with it; once, and then even after a
+permanent failure. Whoever spawned the task with a ``max_attempts`` or a retry strategy of his own
+keeps them: then Absurd counts.
 """
 
 from __future__ import annotations
@@ -37,8 +39,10 @@ class Settlement:
 
     verdict: Verdict
     action: str
-    """``failed``, ``retry`` or ``parked``."""
+    """``failed``, ``retry``, ``parked``, or ``escalated`` (failed, but for its escalation)."""
     delay_seconds: float | None = None
+    escalation: str | None = None
+    """What the next start of the step has to do differently."""
 
 
 OnFailure = Callable[[ClaimedTask, Settlement, Mapping[str, Json]], Awaitable[None]]
@@ -68,16 +72,17 @@ class Settler:
         """
         verdict = self._judge(Evidence.of(error))
         earlier = await lease.insist(lambda: self._earlier_reasons(claimed))
-        settlement = self._decide(claimed, ctx, verdict, earlier)
+        settlement = _escalated(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
         verdict = settlement.verdict
         outcome = f"{settlement.action}: {verdict.kind.value} ({verdict.rule_id})"
         if ctx is not None:
-            await ctx.record_outcome(outcome)
+            await ctx.record_outcome(outcome, settlement.escalation)
         details: dict[str, Json] = {
             "step": None if ctx is None else ctx.current_step,
             "attempt": claimed.attempt,
             "worker": self.worker_id,
             "settled": settlement.action,
+            **({} if settlement.escalation is None else {"escalation": settlement.escalation}),
             **_details_of(error),
         }
         reason = failure_reason(error, verdict, details)
@@ -204,6 +209,23 @@ class Settler:
         runs = history.runs if history else ()
         state = next((run.state for run in runs if run.run_id == claimed.run_id), None)
         return state == ("sleeping" if settlement.action == "parked" else "failed")
+
+
+def _escalated(settlement: Settlement, claimed: ClaimedTask, ctx: TaskContext | None) -> Settlement:
+    """The same, with the escalation that the verdict names if it was not used in this step yet.
+
+    It turns a permanent failure into one more start, unless the spawner's own count is spent.
+    """
+    escalation = settlement.verdict.escalation
+    if escalation is None or ctx is None or not ctx.may_escalate(escalation):
+        return settlement
+    if settlement.action != "failed":
+        return replace(settlement, escalation=escalation)
+    if settlement.verdict.kind is not FailureKind.PERMANENT:
+        return settlement  # its budget is spent
+    if claimed.max_attempts is not None and claimed.attempt >= claimed.max_attempts:
+        return settlement
+    return replace(settlement, action="escalated", delay_seconds=0.0, escalation=escalation)
 
 
 def _lowered_by_us(earlier: list[Mapping[str, Json]]) -> bool:

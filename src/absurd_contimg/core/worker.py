@@ -18,18 +18,21 @@ from uuid import UUID
 import absurd_sdk
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.context import HandBack, RunScope, TaskContext
+from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import (
     BackendError,
     BackendUnavailable,
     ControlFlow,
+    HandBack,
     RunAlreadyFailed,
     TaskCancelled,
 )
-from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier, RetryHook
+from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
+from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.scope import RunScope
 from absurd_contimg.core.settle import OnFailure, Settler
 from absurd_contimg.core.tasks import Handler, TaskRegistry
 

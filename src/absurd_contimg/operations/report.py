@@ -20,8 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from absurd_contimg.core.context import START_PREFIX
 from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.starts import START_PREFIX
 from absurd_contimg.operations.quicklook import SourceMark, write_quicklook
 from absurd_contimg.operations.report_timeline import (
     Span,

@@ -8,7 +8,8 @@ import signal
 from dataclasses import replace
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.failures import POISON_RULE, Classifier
+from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
 
-from absurd_contimg.core.failures import GENERIC_RULES, POISON_RULE, Classifier
+from absurd_contimg.core.failures import POISON_RULE, Classifier
+from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry

@@ -16,10 +16,10 @@ from itertools import pairwise
 from typing import Any, cast
 from uuid import UUID
 
-from absurd_contimg.core.context import START_PREFIX
 from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.core.records import INFINITY, TERMINAL_STATES, History, Run
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.starts import START_PREFIX
 from absurd_contimg.simulation.disk import Disk
 
 LIVE_STATES = frozenset({"pending", "running", "sleeping"})
@@ -130,9 +130,10 @@ def failure_says_why(history: History, _policy: RetryPolicy) -> Found:
 
 
 def permanent_failure_is_not_retried(history: History, _policy: RetryPolicy) -> Found:
-    """After a permanent failure comes nothing, unless an operator asked for it."""
+    """After a permanent failure comes nothing, unless an operator or an escalation asked for it."""
     for run, follower in pairwise(history.runs):
-        if _kind(run) == FailureKind.PERMANENT and _at_once(run, follower):
+        escalated = _reason(run).get("settled") == "escalated"
+        if _kind(run) == FailureKind.PERMANENT and _at_once(run, follower) and not escalated:
             yield f"run {run.attempt} failed for good ({_reason(run)['rule']}) and was retried"
 
 

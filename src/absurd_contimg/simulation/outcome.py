@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from absurd_contimg.core.context import PARKED_PREFIX, START_PREFIX
 from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.starts import PARKED_PREFIX, START_PREFIX
 from absurd_contimg.simulation.invariants import Evidence, Violation
 from absurd_contimg.simulation.world import State
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from absurd_contimg.core.context import START_PREFIX
 from absurd_contimg.core.records import TERMINAL_STATES, History, Run
+from absurd_contimg.core.starts import START_PREFIX
 
 
 @dataclass(frozen=True, slots=True)
