@@ -39,17 +39,8 @@ from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import OutputError
 from absurd_contimg.stages.files import file_states, write_json
-from absurd_contimg.stages.products import (
-    InputEntry,
-    Manifest,
-    enclosing_product,
-    file_entries,
-    find_committed,
-    input_entries,
-    product_location,
-    seal,
-    software_versions,
-)
+from absurd_contimg.stages.making import Maker, intend, seal_product
+from absurd_contimg.stages.products import enclosing_product, software_versions
 
 REQUEST_NAME = "request.json"
 RESULT_NAME = "result.json"
@@ -170,14 +161,11 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     context = PipelineContext.from_json(request["context"], config)
     scratch = Path(request["scratch"])
     stage.validate(context)
-    inputs = input_entries(stage, context)
-    key, committed = None, scratch / "product"
-    if stage.product_folder is not None:
-        key, committed = product_location(stage, context, inputs)
-        found = find_committed(committed, key)
-        if found is not None:
-            outputs = dict(found.outputs)
-            return {"outputs": outputs, "committed": str(committed), "adopted": True}
+    intended = intend(stage, context)
+    committed = scratch / "product" if intended is None else intended.committed
+    if intended is not None and intended.found is not None:
+        outputs = dict(intended.found.outputs)
+        return {"outputs": outputs, "committed": str(committed), "adopted": True}
     workspace = Workspace(
         scratch / "product", scratch / "temporary", Path(request["casa_log"]), committed
     )
@@ -185,10 +173,11 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     workspace.temporary.mkdir()
     with _inputs_unchanged(stage, context):
         outputs = run_stage(stage, context, workspace)
-    if key is None:
+    if intended is None:
         return {"outputs": outputs, "committed": None, "adopted": False}
-    manifest = _manifest(stage, context, request, workspace, inputs, key, outputs)
-    seal(workspace.product, manifest)
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    maker = Maker(request["attempt"], socket.gethostname(), now, software_versions())
+    seal_product(workspace.product, stage, context, intended, outputs, maker)
     return {"outputs": outputs, "committed": str(committed), "adopted": False}
 
 
@@ -211,34 +200,6 @@ def _inputs_unchanged(stage: PipelineStage, context: PipelineContext) -> Iterato
                 f"{', '.join(changed[:3])}.",
                 "Make the stage work on a copy; remove that product so that it is made again.",
             )
-
-
-def _manifest(
-    stage: PipelineStage,
-    context: PipelineContext,
-    request: Mapping[str, Any],
-    workspace: Workspace,
-    inputs: tuple[InputEntry, ...],
-    key: str,
-    outputs: Mapping[str, Json],
-) -> Manifest:
-    output_dir = context.config.paths.output_dir
-    return Manifest(
-        stage=stage.name,
-        stage_version=stage.version,
-        key=key,
-        location=workspace.committed.relative_to(output_dir).as_posix(),
-        output_dir=str(output_dir),
-        group_id=str(context.inputs["group_id"]),
-        parameters=stage.parameters(context),
-        inputs=inputs,
-        outputs=outputs,
-        files=file_entries(workspace.product),
-        software=software_versions(),
-        created_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-        attempt=request["attempt"],
-        host=socket.gethostname(),
-    )
 
 
 def _failure(error: Exception) -> dict[str, Json]:
