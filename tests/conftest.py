@@ -56,4 +56,3 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """How often to kill; the campaigns that were reported used more than the test command."""
     parser.addoption("--kills", type=int, default=2, help="random kills of the real pipeline")
     parser.addoption("--fault-runs", type=int, default=1, help="runs of each injected fault")
-    parser.addoption("--real-faults", type=int, default=1, help="the same with real CASA")

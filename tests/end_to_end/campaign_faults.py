@@ -1,132 +1,290 @@
-"""Faults of the real pipeline, with real CASA: a campaign, no part of the test command.
+"""The faults of the campaign: each harms one run of the real pipeline at its moment.
 
-    pytest tests/end_to_end/campaign_faults.py --real-faults 20 -rP
-
-The same faults run on small stages in ``tests/faults`` in every test command; each of these takes
-minutes.
+A function gets a run whose site stands before the drawn stage. It starts the workers, strikes,
+and returns whether the fault hit the stage while it was at work. What the run comes to afterwards
+is not its business.
 """
 
 from __future__ import annotations
 
-import os
-import random
+import resource
 import shutil
 import signal
-import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-import pytest
+from campaign_run import Run, is_running, limit_process, signal_process
+from campaign_sites import STAGES
+from psycopg import sql
+from real_site import QUEUE
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "faults")]
+from proxy import LossyProxy
 from small_disk import mounted
 
-from absurd_contimg.core.records import TERMINAL_STATES
+Strike = Callable[[Run], bool]
 
-FAULTS = ("child SIGKILL", "disk full", "SIGTERM", "worker SIGSTOP past its lease")
-LEASE_SECONDS = 6
-
-
-def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "number" in metafunc.fixturenames:
-        metafunc.parametrize("number", range(metafunc.config.getoption("--real-faults")))
-
-
-def stages_of(worker: subprocess.Popen[bytes]) -> Iterator[tuple[int, str]]:
-    """The living stage processes of a worker, each with the folder name of its attempt."""
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):
-            if not entry.name.isdigit():
-                continue
-            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-            words = (entry / "cmdline").read_text().split("\0")
-            if parent == worker.pid and "absurd_contimg.stages.child" in words:
-                yield int(entry.name), Path(words[-3]).parent.name
+DISK_MEGABYTES = 64
+HANG_DEADLINE_SECONDS = 40
+PRODUCTS_READ = {
+    "convert": ("incoming",),
+    "flag": ("raw",),
+    "calibrate_solve": ("flagged", "catalogs"),
+    "calibrate_apply": ("flagged", "calibration"),
+    "image": ("calibrated",),
+    "validate": ("images", "catalogs"),
+}
+"""Below the output folder, what each stage reads; ``incoming`` are the sub-band files."""
+WITHOUT_ROOTS_POWER = (
+    *("setpriv", "--bounding-set", "-dac_override,-dac_read_search"),
+    *("--inh-caps", "-dac_override,-dac_read_search"),
+)
+"""Root too is then refused what the mode of a file forbids."""
 
 
-def wait_for_stage(worker: subprocess.Popen[bytes], wanted: str) -> tuple[int, str]:
-    """The first process of the wanted stage."""
-    give_up = time.monotonic() + 200
-    while time.monotonic() < give_up:
-        for pid, name in stages_of(worker):
-            if name.startswith(wanted):
-                return pid, name
-        time.sleep(0.02)
-    raise AssertionError(f"no stage {wanted} was seen")
+@dataclass(frozen=True)
+class Fault:
+    """One row of the table."""
+
+    strike: Strike
+    stages: tuple[str, ...] = STAGES
+    ends_well: bool = True
+    """False: it cannot succeed, and must fail at once."""
+    crashes_server: bool = False
+    may_overlap: bool = False
+    """The fault itself lets two workers run one stage."""
 
 
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("fault", FAULTS)
-def test_real_pipeline_survives(
-    fault: str, number: int, new_site: Callable, undisturbed: tuple, tmp_path: Path
-) -> None:
-    """The images are those of the undisturbed run, and no committed stage ran again."""
-    draw = random.Random(f"{fault} {number}")
-    stage = draw.choice(("convert", "calibrate_solve", "calibrate_apply", "image"))
-    reference, _ = undisturbed
-    site = new_site()
-    with mounted(tmp_path / "disk", 400) as disk:
-        shutil.copy(site.root / "contimg.toml", disk)
-        site = replace(site, root=disk)
-        site.spawn()
-        began = time.monotonic()
-        worker = site.start_worker("--claim-timeout", str(LEASE_SECONDS), "--worker-id", "one")
-        workers = [worker]
-        try:
-            pid, name = wait_for_stage(worker, stage)
-            time.sleep(draw.uniform(0.0, 3.0))
-            landed = Path(f"/proc/{pid}").exists()
-            if fault == "child SIGKILL":
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-            elif fault == "disk full":
-                fill(disk / "filler")
-                wait_until_gone(pid)
-                time.sleep(1.0)
-                (disk / "filler").unlink()
-            elif fault == "SIGTERM":
-                worker.terminate()
-                assert worker.wait(40) == 0
-                workers.append(site.start_worker("--worker-id", "one"))
-            else:
-                worker.send_signal(signal.SIGSTOP)
-                wait_until_gone(pid)
-                workers.append(site.start_worker("--worker-id", "two"))
-                time.sleep(LEASE_SECONDS)
-                worker.send_signal(signal.SIGCONT)
-            while any(h.task.state not in TERMINAL_STATES for h in site.histories()):
-                time.sleep(0.5)
-        finally:
-            for one in workers:
-                one.send_signal(signal.SIGCONT)
-                one.terminate()
-                one.wait(40)
-        histories = site.histories()
-        runs = [len(history.runs) for history in histories]
-        print(f"{fault} in {name}: landed {landed}, {time.monotonic() - began:.0f} s, runs {runs}")
-        log = (site.root / "worker.log").read_text()
-        assert [h.task.state for h in histories] == ["completed"] * 2, log
-        if fault in ("disk full", "SIGTERM"):
-            assert runs == [1, 1], log
-        found, expected = site.pixels(), reference.pixels()
-        assert found.keys() == expected.keys()
-        for image, pixels in expected.items():
-            assert np.array_equal(found[image], pixels, equal_nan=True), image
+def worker_killed(run: Run) -> bool:
+    """Restarted under its name in one half of the runs, replaced by another in the rest."""
+    run.prepare()
+    worker = run.worker("one")
+    pid = run.moment()
+    landed = is_running(pid)
+    worker.kill()
+    worker.wait()
+    run.worker(run.draw.choice(("one", "two")))
+    return landed
+
+
+def child_signalled(number: signal.Signals) -> Strike:
+    """A signal to the stage's process."""
+
+    def strike(run: Run) -> bool:
+        run.prepare()
+        run.worker()
+        return signal_process(run.moment(), number)
+
+    return strike
+
+
+def child_hangs(run: Run) -> bool:
+    """Stopped for ever: only the deadline can end it."""
+    run.prepare(ABSURD_TASK_TIMEOUT=str(HANG_DEADLINE_SECONDS))
+    run.worker()
+    return signal_process(run.moment(), signal.SIGSTOP)
+
+
+def worker_stopped_past_its_lease(run: Run) -> bool:
+    """Another takes over; the zombie wakes up at any time after that, or after the end."""
+    run.prepare()
+    zombie = run.worker("one")
+    pid = run.moment()
+    landed = is_running(pid)
+    zombie.send_signal(signal.SIGSTOP)
+    stopped_at = time.monotonic()
+    run.worker("two")
+    sleep_until = stopped_at + run.lease_seconds + 1 + run.draw.uniform(0.0, 15.0)
+    run.until(lambda: time.monotonic() > sleep_until or run.ended())
+    if landed and not run.ended():
+        run.until(lambda: " claimed_by two" in claims_of(run) or run.ended())
+    zombie.send_signal(signal.SIGCONT)
+    return landed
+
+
+def claims_of(run: Run) -> str:
+    """Who has begun the task's runs, in order."""
+    runs = run.site.histories()[0].runs
+    return "".join(f" claimed_by {one.claimed_by}" for one in runs)
+
+
+def worker_terminated(run: Run) -> bool:
+    """With a grace period that ends in the stage, or after it."""
+    run.prepare(ABSURD_WORKER_GRACE=run.draw.choice(("0.5", "0.5", "10")))
+    worker = run.worker("one")
+    pid = run.moment()
+    landed = is_running(pid)
+    worker.terminate()
+    status = worker.wait(40)
+    if status != 0:
+        run.problems.append(f"the worker ended with {status}")
+    if is_running(pid):
+        run.problems.append("the stage outlived its worker")
+    run.worker("two")
+    return landed
+
+
+def server_crashed(run: Run) -> bool:
+    """Crash, a pause of 0 to 3 s, restart."""
+    run.prepare()
+    run.worker()
+    landed = is_running(run.moment())
+    run.prepared.crashing.stop("immediate")
+    time.sleep(run.draw.uniform(0.0, 3.0))
+    run.prepared.crashing.start()
+    return landed
+
+
+def reply_lost(run: Run) -> bool:
+    """One call is committed, its reply lost, and the connection cut."""
+    site = run.prepare()
+    proxy = LossyProxy(run.folder / "proxy", site.database_url)
+    try:
+        at_start = ("claim_task", "get_task_checkpoint_states")
+        later = ("set_task_checkpoint_state", "extend_claim", "complete_run")
+        procedure = run.draw.choice((*at_start, *later))
+        if procedure in at_start:
+            proxy.lose_reply_to(procedure)
+        run.worker(url=proxy.url)
+        run.moment()
+        if procedure in later:
+            proxy.lose_reply_to(procedure)
+        run.finish()
+        for worker in run.workers:
+            worker.terminate()
+            worker.wait(40)
+        return proxy.lost == 1
+    finally:
+        proxy.close()
+
+
+def disk_filled(run: Run) -> bool:
+    """The whole site lies on the small disk; space comes back once the stage has ended."""
+    run.prepare()
+    run.worker()
+    pid = run.moment()
+    if not is_running(pid):
+        return False
+    fill(run.root / "filler")
+    run.until(lambda: not is_running(pid))
+    time.sleep(run.draw.uniform(0.5, 3.0))
+    (run.root / "filler").unlink()
+    return "parked (resource" in run.log
 
 
 def fill(path: Path) -> None:
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(1 << 16))
-    assert shutil.disk_usage(path.parent).free < 1 << 16
+    """Write until nothing more fits."""
+    with path.open("wb", buffering=0) as file:
+        for size in (1 << 20, 1 << 12):
+            with suppress(OSError):
+                while True:
+                    file.write(bytes(size))
+    assert shutil.disk_usage(path.parent).free < 1 << 14
 
 
-def wait_until_gone(pid: int) -> None:
-    give_up = time.monotonic() + 100
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < give_up:
-        with suppress(OSError):
-            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return
-        time.sleep(0.05)
+def memory_limited(run: Run) -> bool:
+    """The stage may have little more than it has at the moment."""
+    run.prepare()
+    run.worker()
+    pid = run.moment()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + run.draw.randrange(0, 20 << 20)
+        return limit_process(pid, resource.RLIMIT_AS, limit)
+    return False
+
+
+def files_limited(run: Run) -> bool:
+    """The stage may open hardly more files than it has open."""
+    run.prepare()
+    run.worker()
+    pid = run.moment()
+    with suppress(FileNotFoundError, ProcessLookupError):
+        numbers = [int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()]
+        most = max(numbers, default=3) + 1 + run.draw.randrange(0, 2)
+        return limit_process(pid, resource.RLIMIT_NOFILE, most)
+    return False
+
+
+def input_harmed(how: str) -> Strike:
+    """A file that the next stage reads is harmed while no worker is there."""
+
+    def strike(run: Run) -> bool:
+        site = run.prepare()
+        if how == "unreadable":
+            run.site = site = replace(site, prefix=WITHOUT_ROOTS_POWER)
+        where = run.draw.choice(PRODUCTS_READ[run.stage])
+        if where == "incoming":
+            private = run.prepared.private_input(site, run.folder / "incoming")
+            run.site = private
+            files = sorted(private.observation.output_dir.glob("*.hdf5"))
+        else:
+            folder = run.root / "products" / where
+            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        victim = run.draw.choice([one for one in files if one.stat().st_size > 0])
+        run.victim = str(victim)
+        if how == "deleted":
+            victim.unlink()
+        elif how == "truncated":
+            size = victim.stat().st_size
+            with victim.open("r+b") as file:
+                file.truncate(run.draw.randrange(size))
+        else:
+            victim.chmod(0)
+        run.struck_at = time.time()
+        run.worker()
+        return True
+
+    return strike
+
+
+def two_workers_told(run: Run) -> bool:
+    """The database is made to say that a lease is over while its worker is in a stage."""
+    run.prepare()
+    run.worker("one")
+    run.worker("two")
+    landed = is_running(run.moment())
+    expire = sql.SQL(
+        "update absurd.{} set claim_expires_at = now() - interval '1 s'"
+        " where state = 'running' and attempt = 1"
+    ).format(sql.Identifier(f"r_{QUEUE}"))
+    while not run.ended() and len(run.site.histories()[0].runs) == 1:
+        run.execute(expire)
+        time.sleep(0.1)
+    return landed and len(run.site.histories()[0].runs) > 1
+
+
+FAULTS: dict[str, Fault] = {
+    "worker SIGKILL": Fault(worker_killed),
+    "stage SIGKILL": Fault(child_signalled(signal.SIGKILL)),
+    "stage segfault": Fault(child_signalled(signal.SIGSEGV)),
+    "stage SIGSTOP to its deadline": Fault(child_hangs),
+    "worker SIGSTOP past its lease, SIGCONT": Fault(worker_stopped_past_its_lease),
+    "SIGTERM": Fault(worker_terminated),
+    "Postgres stop -m immediate, restart": Fault(server_crashed, crashes_server=True),
+    "reply lost after the commit": Fault(reply_lost),
+    "disk full in convert": Fault(disk_filled, ("convert",)),
+    "disk full in solve": Fault(disk_filled, ("calibrate_solve",)),
+    "disk full in apply": Fault(disk_filled, ("calibrate_apply",)),
+    "disk full in image": Fault(disk_filled, ("image",)),
+    "limit of memory": Fault(memory_limited),
+    "limit of open files": Fault(files_limited),
+    "input deleted between steps": Fault(input_harmed("deleted"), ends_well=False),
+    "input truncated between steps": Fault(input_harmed("truncated"), ends_well=False),
+    "input unreadable between steps": Fault(input_harmed("unreadable"), ends_well=False),
+    "two workers on one task": Fault(two_workers_told, may_overlap=True),
+}
+
+
+def needs_small_disk(fault: str) -> bool:
+    """Whether the site must lie on a disk that can be filled."""
+    return FAULTS[fault].strike is disk_filled
+
+
+def small_disk_at(folder: Path):
+    """A disk that is full soon."""
+    return mounted(folder, DISK_MEGABYTES)
