@@ -22,6 +22,8 @@ from campaign_sites import STAGES
 from psycopg import sql
 from real_site import QUEUE
 
+from absurd_contimg.stages.products import MANIFEST_NAME, committed_products
+
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "faults")]
 from proxy import LossyProxy
 from small_disk import mounted
@@ -57,6 +59,8 @@ class Fault:
     crashes_server: bool = False
     may_overlap: bool = False
     """The fault itself lets two workers run one stage."""
+    shortage: bool = False
+    """It lands where a stage meets the shortage, and the run must then be parked."""
 
 
 def worker_killed(run: Run) -> bool:
@@ -173,7 +177,7 @@ def disk_filled(run: Run) -> bool:
     run.until(lambda: not is_running(pid))
     time.sleep(run.draw.uniform(0.5, 3.0))
     (run.root / "filler").unlink()
-    return "parked (resource" in run.log
+    return True
 
 
 def fill(path: Path) -> None:
@@ -193,20 +197,20 @@ def memory_limited(run: Run) -> bool:
     pid = run.moment()
     with suppress(FileNotFoundError, ProcessLookupError):
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
-        limit = pages * resource.getpagesize() + run.draw.randrange(0, 20 << 20)
+        limit = pages * resource.getpagesize() + run.draw.randrange(0, 4 << 20)
         return limit_process(pid, resource.RLIMIT_AS, limit)
     return False
 
 
 def files_limited(run: Run) -> bool:
-    """The stage may open hardly more files than it has open."""
+    """The stage may open no more files, or one, than it has open."""
     run.prepare()
     run.worker()
     pid = run.moment()
     with suppress(FileNotFoundError, ProcessLookupError):
-        numbers = [int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()]
-        most = max(numbers, default=3) + 1 + run.draw.randrange(0, 2)
-        return limit_process(pid, resource.RLIMIT_NOFILE, most)
+        numbers = {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
+        free = next(number for number in range(len(numbers) + 1) if number not in numbers)
+        return limit_process(pid, resource.RLIMIT_NOFILE, free + run.draw.randrange(0, 2))
     return False
 
 
@@ -223,8 +227,12 @@ def input_harmed(how: str) -> Strike:
             run.site = private
             files = sorted(private.observation.output_dir.glob("*.hdf5"))
         else:
-            folder = run.root / "products" / where
-            files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+            files = [
+                folder / one
+                for folder, manifest in committed_products(run.root / "products")
+                if folder.is_relative_to(run.root / "products" / where)
+                for one in (MANIFEST_NAME, *(entry.path for entry in manifest.files))
+            ]
         victim = run.draw.choice([one for one in files if one.stat().st_size > 0])
         run.victim = str(victim)
         if how == "deleted":
@@ -267,12 +275,12 @@ FAULTS: dict[str, Fault] = {
     "SIGTERM": Fault(worker_terminated),
     "Postgres stop -m immediate, restart": Fault(server_crashed, crashes_server=True),
     "reply lost after the commit": Fault(reply_lost),
-    "disk full in convert": Fault(disk_filled, ("convert",)),
-    "disk full in solve": Fault(disk_filled, ("calibrate_solve",)),
-    "disk full in apply": Fault(disk_filled, ("calibrate_apply",)),
-    "disk full in image": Fault(disk_filled, ("image",)),
-    "limit of memory": Fault(memory_limited),
-    "limit of open files": Fault(files_limited),
+    "disk full in convert": Fault(disk_filled, ("convert",), shortage=True),
+    "disk full in solve": Fault(disk_filled, ("calibrate_solve",), shortage=True),
+    "disk full in apply": Fault(disk_filled, ("calibrate_apply",), shortage=True),
+    "disk full in image": Fault(disk_filled, ("image",), shortage=True),
+    "limit of memory": Fault(memory_limited, shortage=True),
+    "limit of open files": Fault(files_limited, shortage=True),
     "input deleted between steps": Fault(input_harmed("deleted"), ends_well=False),
     "input truncated between steps": Fault(input_harmed("truncated"), ends_well=False),
     "input unreadable between steps": Fault(input_harmed("unreadable"), ends_well=False),

@@ -58,6 +58,11 @@ def judge(run: Run, landed: bool, expected: Mapping[str, np.ndarray[Any, Any]]) 
     begun_before = len(starts) - len([s for s in starts if s.worker in ("one", "two")])
     ours = starts[begun_before:]
     problems = [*run.problems, *executed_twice(run, history, ours, fault.may_overlap)]
+    outcomes = [one.outcome for one in ours if one.outcome != "done"]
+    if fault.shortage:
+        landed = landed and bool(outcomes)
+        wrong = [one for one in outcomes if not one.startswith("parked: resource")]
+        problems += [f"the shortage was taken for {one}" for one in wrong]
     state = history.task.state
     reason: Any = history.runs[-1].failure_reason if state == "failed" else None
     unequal: list[str] | None = None
@@ -81,7 +86,7 @@ def judge(run: Run, landed: bool, expected: Mapping[str, np.ndarray[Any, Any]]) 
         "runs": len(history.runs),
         "attempts_spent": len(history.runs) - 1,
         "wasted_seconds": round(wasted(ours), 2),
-        "outcomes": [one.outcome for one in ours if one.outcome != "done"],
+        "outcomes": outcomes,
         "adopted": sum(one.adopted for one in ours),
         "overlaps": sum(one.overlaps for one in run.diary),
         "equal": None if unequal is None else not unequal,

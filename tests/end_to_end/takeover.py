@@ -1,0 +1,97 @@
+"""How long a killed worker's run waits: for another worker, and for its own restart.
+
+    python tests/end_to_end/takeover.py --work DIR [--others 5] [--restarts 20]
+
+Real pipeline, real command line, default settings (lease 60 s, poll 1 s). ``DIR`` is that of a
+campaign or a new one. Each time, a worker is killed at a random moment of a stage; what is
+measured is when the database says that the run is claimed again, and when the stage's process
+has begun again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+from campaign_run import Run
+from campaign_sites import Prepared
+from psycopg import sql
+from real_site import QUEUE
+
+
+def measure(prepared: Prepared, work: Path, number: int, *, restart: bool) -> tuple[float, float]:
+    """Seconds from the kill (or the restart) to the claim, and to the stage's new process."""
+    folder = work / "takeover" / f"{'restart' if restart else 'other'}-{number}-{os.getpid()}"
+    draw = random.Random(f"takeover {restart} {number}")
+    stage = draw.choice(("convert", "flag", "calibrate_solve", "calibrate_apply", "image"))
+    run = Run("takeover", number, prepared, folder, draw, stage, lease_seconds=60)
+    run.offset = draw.uniform(0.1, 0.6 * prepared.seconds[stage])
+    try:
+        run.prepare()
+        worker = run.worker("one")
+        run.moment()
+        if not restart:
+            run.worker("two")
+            run.until(lambda: "worker two on queue" in run.log, 60)
+        worker.kill()
+        since = time.time()
+        worker.wait()
+        with psycopg.connect(run.site.database_url, autocommit=True) as connection:
+            ends = lease_end(connection)
+            begun = len(run.diary)
+            if restart:
+                since = time.time()
+                run.worker("one")
+            while (now := lease_end(connection)) is None or now == ends:
+                time.sleep(0.02)
+            claimed = time.time() - since
+        run.until(lambda: len(run.diary) > begun, 60)
+        return claimed, run.diary[begun].time - since
+    finally:
+        run.close()
+        prepared.drop(run.root, crashing=False)
+
+
+def lease_end(connection: psycopg.Connection) -> object:
+    """When the running run's claim ends; None while nobody holds it."""
+    statement = sql.SQL("select max(claim_expires_at) from absurd.{} where state = 'running'")
+    row = connection.execute(statement.format(sql.Identifier(f"r_{QUEUE}"))).fetchone()
+    assert row is not None
+    return row[0]
+
+
+def main() -> None:
+    """Measure both, and print each time and the largest."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--others", type=int, default=5)
+    parser.add_argument("--restarts", type=int, default=20)
+    arguments = parser.parse_args()
+    work: Path = arguments.work.absolute()
+    prepared = Prepared(work / "prepared", Path(__file__).parents[2] / "src")
+    prepared.make()
+    print(f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    with ThreadPoolExecutor(max(arguments.others, 1)) as pool:
+        others = list(
+            pool.map(
+                lambda number: measure(prepared, work, number, restart=False),
+                range(arguments.others),
+            )
+        )
+    restarts = [measure(prepared, work, n, restart=True) for n in range(arguments.restarts)]
+    print(f"load {os.getloadavg()[0]:.1f}")
+    for name, found in (("another worker", others), ("the same worker restarted", restarts)):
+        for what, times in (("claimed", 0), ("stage begun", 1)):
+            seconds = sorted(one[times] for one in found)
+            if seconds:
+                text = " ".join(f"{one:.2f}" for one in seconds)
+                print(f"{name}, {what}: max {seconds[-1]:.2f} s of {len(seconds)}: {text}")
+
+
+if __name__ == "__main__":
+    main()
