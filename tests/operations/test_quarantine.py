@@ -21,9 +21,16 @@ from absurd_contimg.operations.service import CLASSIFIER
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.stages.base import PipelineStage
 from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.errors import CorruptInputError, DataQualityError, SettingError
+from absurd_contimg.stages.errors import (
+    CorruptInputError,
+    DataQualityError,
+    SettingError,
+    SolutionsRefusedError,
+)
+from absurd_contimg.stages.escalation import OTHER_CALIBRATION, escalations_of
 from absurd_contimg.stages.runner import StageResult
 from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams, PipelineWorkflow
+from absurd_contimg.workflows.timeline import step_starts
 
 QUEUE = "dsa110-pipeline"
 GROUP = "2025-01-02T03:04:05"
@@ -46,8 +53,10 @@ class StandIn:
 
     config: PipelineConfig
     failures: list[Exception] = field(default_factory=list)
+    escalations: list[tuple[str, ...]] = field(default_factory=list)
 
     async def run(self, stage: PipelineStage, context: Any, **_: Any) -> StageResult:
+        self.escalations.append(escalations_of(context))
         if self.failures:
             raise self.failures.pop(0)
         log = Path("none")
@@ -92,6 +101,24 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
     await made.open()
     yield made
     made.registry.close()
+
+
+async def test_refused_solutions_lead_to_another_calibration_and_not_to_quarantine(
+    house: House,
+) -> None:
+    """The second start is told to leave its own calibrator alone, and the history shows it."""
+    house.runner.failures = [SolutionsRefusedError("only 4 antennas have solutions.")]
+    history = await house.work()
+    assert house.runner.escalations == [(), (OTHER_CALIBRATION,)]
+    assert history.task.state == "completed"
+    assert [one.escalations for one in step_starts(history)] == house.runner.escalations
+    assert quarantined(house.registry) == []
+
+
+async def test_refused_solutions_that_end_the_task_quarantine_it(house: House) -> None:
+    house.runner.failures = [SolutionsRefusedError("only 4 antennas.")] * 2
+    assert (await house.work()).task.state == "failed"
+    assert [group.group_id for group in quarantined(house.registry)] == [GROUP]
 
 
 async def test_unfit_data_end_in_quarantine_and_are_released(house: House) -> None:

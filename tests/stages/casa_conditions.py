@@ -19,6 +19,7 @@ from absurd_contimg.stages.calibration_apply import CalibrateApplyStage
 from absurd_contimg.stages.calibration_solve import CalibrateSolveStage
 from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.escalation import OTHER_CALIBRATION, with_escalations
 from absurd_contimg.stages.flagging import FlagStage
 from absurd_contimg.stages.imaging import ImageStage
 from absurd_contimg.stages.measurement_set import open_table
@@ -115,6 +116,12 @@ def solve_cases() -> None:
         flags = main.getcol("FLAG")
         flags[:, 12:20] = True
         main.putcol("FLAG", flags)
+
+    case = "solve: own solutions were refused"
+    escalated = with_escalations(CALIBRATOR, [OTHER_CALIBRATION])
+    result = attempt(case, solve, escalated)
+    raised[case] = ("none", str(result["caltables"]))
+    assert solve.parameters(escalated) != solve.parameters(CALIBRATOR)
 
     case = "solve: four middle sub-bands missing"
     attempt(case, solve, damaged(CALIBRATOR, name, "s5", drop_middle))

@@ -8,12 +8,14 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from absurd_contimg.stages.config import PathsConfig, PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.escalation import ONE_THREAD, with_escalations
 from absurd_contimg.stages.executor import (
     IsolatedStageExecutor,
     ResourceLimits,
@@ -87,6 +89,22 @@ def test_success_leaves_a_sealed_product_in_scratch(tmp_path: Path) -> None:
     manifest = load_committed(report.committed)
     assert [entry.path for entry in manifest.files] == ["table/part", "whole"]
     assert manifest.attempt == "1"
+
+
+def test_one_thread_is_given_and_noted_after_a_shortage_of_memory(tmp_path: Path) -> None:
+    """The escalation reaches the process and the manifest, and changes nothing of the product."""
+    request = request_for(tmp_path, "say threads")
+    first = execute(request)
+    assert "threads 2" in request.output_log.read_text()
+    request = request_for(tmp_path, "say threads")
+    request = replace(request, context=with_escalations(request.context, [ONE_THREAD]))
+    second = execute(request)
+    assert "threads 1" in request.output_log.read_text()
+    assert first.committed == second.committed
+    assert second.product is not None
+    assert second.committed is not None
+    publish(second.product, second.committed)
+    assert load_committed(second.committed).escalations == (ONE_THREAD,)
 
 
 def test_committed_product_is_adopted_without_work(tmp_path: Path) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +61,64 @@ def test_killed_guardian_is_replaced(guardian: Guardian, sleeper: subprocess.Pop
     guardian._process.wait()
     guardian.watch(sleeper.pid, time.monotonic() + 0.2)
     assert sleeper.wait(10) == -9
+
+
+_STOPPED_WORKER = """
+import asyncio, os, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_executor import request_for, IsolatedStageExecutor, no_environment
+from absurd_contimg.stages import executor
+
+root = Path(sys.argv[1])
+lease_ends_at = time.monotonic() + 1.0
+watch = executor._GUARDIAN.watch
+executor._GUARDIAN.watch = lambda group, until: None
+watch(os.getpid() + (1 << 22), lease_ends_at)  # the guardian runs before we are stopped
+told = []
+
+def stopped_before_the_first_word(group, until):
+    if not told:
+        told.append(group)
+        (root / "stage").write_text(str(group))
+        os.kill(os.getpid(), signal.SIGSTOP)
+    watch(group, until)
+
+executor._GUARDIAN.watch = stopped_before_the_first_word
+request = replace(request_for(root, "hang"), may_live_until=lambda: lease_ends_at)
+try:
+    asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
+except executor.StageFailed as failed:
+    print(failed.evidence.signal, flush=True)
+"""
+
+
+def test_stage_of_a_worker_stopped_before_the_guardian_knew_of_it_does_not_begin(
+    tmp_path: Path,
+) -> None:
+    """SIGSTOP right after the child was started, SIGCONT when the lease is over.
+
+    The child waits for leave and has read nothing; then the guardian hears that its time is over.
+    """
+    worker = subprocess.Popen(
+        [sys.executable, "-c", _STOPPED_WORKER, str(tmp_path), str(Path(__file__).parent)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, status = os.waitpid(worker.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        stage = int((tmp_path / "stage").read_text())
+        deadline = time.monotonic() + 1.5  # beyond the lease
+        while time.monotonic() < deadline:
+            assert not (tmp_path / "logs" / "0.casa.pids").exists(), "it has begun"
+            time.sleep(0.05)
+        assert Path(f"/proc/{stage}").exists()
+        worker.send_signal(signal.SIGCONT)
+        said, _ = worker.communicate(timeout=30)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert said == f"{int(signal.SIGKILL)}\n"
+    assert not (tmp_path / "logs" / "0.casa.pids").exists()

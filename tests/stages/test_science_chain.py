@@ -248,9 +248,9 @@ def test_what_casa_does_badly_in_silence_is_an_error_here(chain: Chain, tmp_path
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     raised = json.loads((tmp_path / "raised.json").read_text())
     expected = {
-        "solve: all data flagged": ("DataQualityError", "no antenna can serve as reference"),
-        "solve: noise only": ("DataQualityError", "found no solutions"),
-        "solve: three antennas left": ("DataQualityError", "made no table"),
+        "solve: all data flagged": ("SolutionsRefusedError", "no antenna can serve as reference"),
+        "solve: noise only": ("SolutionsRefusedError", "found no solutions"),
+        "solve: three antennas left": ("SolutionsRefusedError", "made no table"),
         "solve: named calibrator elsewhere": ("NoCalibratorError", "does not transit"),
         "solve: unknown calibrator": ("NoCalibratorError", "not among the calibrators"),
         "apply: all solutions flagged": ("DataQualityError", "flagged after calibration"),
@@ -262,8 +262,14 @@ def test_what_casa_does_badly_in_silence_is_an_error_here(chain: Chain, tmp_path
     for case, (kind, text) in expected.items():
         assert raised[case][0] == kind, (case, raised[case])
         assert text in raised[case][1]
-    fine = {"solve: preferred reference flagged", "solve: four middle sub-bands missing"}
+    fine = {
+        "solve: preferred reference flagged",
+        "solve: four middle sub-bands missing",
+        "solve: own solutions were refused",
+    }
     assert set(raised) == {*expected, *fine}
+    assert "'solved': False" in raised["solve: own solutions were refused"][1]
+    assert "were refused" in raised["solve: own solutions were refused"][1]
     assert raised["solve: four middle sub-bands missing"] == ["none", ""]
     # The next of the default list that is among these ten antennas.
     assert raised["solve: preferred reference flagged"] == ["none", "DSA107"]

@@ -161,6 +161,8 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
             print(f"line {number} of a stage that says far too much")
     elif how == "link":
         (workspace.product / "link").symlink_to("/etc/hostname")
+    elif how == "say threads":
+        print(f"threads {os.environ['OMP_NUM_THREADS']}")
     elif how == "eat memory":
         _ = bytearray(1 << 40)
 

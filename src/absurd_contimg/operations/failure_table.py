@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from absurd_contimg.core.failures import UNRECOGNISED, FailureKind, FailureRule
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.stages.escalation import ESCALATIONS
 
 _HEAD = """\
 # Failures
@@ -24,6 +25,16 @@ asked before the table, and answers yes, no, a delay, or nothing.
 ## What each kind gets
 """
 
+_ESCALATIONS = """
+## Escalations
+
+After some failures the next start of the stage is made differently, once a task; the history and
+the product's manifest say so. `contimg retry` begins again without.
+
+| escalation | what it does |
+|---|---|
+"""
+
 _BY_DESIGN = """\
 ## What needs no rule
 
@@ -31,6 +42,8 @@ _BY_DESIGN = """\
 |---|---|
 | CASA crashes after its work is done | the result is judged by its checks, not by the exit code |
 | the reference antenna is flagged or absent | the next of the list is taken, and recorded |
+| another calibrator is in the same field | the model holds all sources of the field, so another \
+name for it would give the same solutions |
 | a stage leaks open files | every start of a stage is a fresh process |
 | a helper ignores a timeout | the whole process group is killed at the deadline |
 | a worker dies, hangs or loses its lease | its run is taken up by another and costs no attempt |
@@ -54,9 +67,11 @@ def failure_table(rules: Sequence[FailureRule], policy: RetryPolicy) -> str:
     for rule in (*rules, UNRECOGNISED):
         evidence = "; ".join(f"`{one}`" for one in rule.sorts_of_evidence()) or "nothing else fits"
         limit = "" if rule.parks_max is None else f", parked {rule.parks_max} times at most"
+        limit += "" if rule.escalation is None else f", then with {rule.escalation}"
         cells = (f"`{rule.id}`", rule.kind.value + limit, evidence, rule.advice, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines) + "\n\n" + _BY_DESIGN
+    meanings = "".join(f"| {name} | {meaning} |\n" for name, meaning in ESCALATIONS.items())
+    return "\n".join(lines) + "\n" + _ESCALATIONS + meanings + "\n" + _BY_DESIGN
 
 
 def _deserves(kind: FailureKind, policy: RetryPolicy) -> str:

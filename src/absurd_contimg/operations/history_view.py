@@ -95,6 +95,8 @@ def _ending(start: StepStart, previous: StepStart | None) -> str:
     note = " [cyan](resumed here)[/]" if resumed else ""
     if start.adopted:
         note += " [dim](product was already there)[/]"
+    if start.escalations:
+        note += f" [cyan](with {', '.join(start.escalations)})[/]"
     if start.outcome in ("died", "poison"):
         return f"[red]its worker died[/]{note}"
     colour = "green" if start.outcome == "done" else "yellow"

@@ -24,7 +24,13 @@ from absurd_contimg.stages.beam import BeamCentres
 from absurd_contimg.stages.calibrators import Candidate, choose_calibrator
 from absurd_contimg.stages.config import CalibrationConfig
 from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import DataQualityError, InputError, OutputError
+from absurd_contimg.stages.errors import (
+    DataQualityError,
+    InputError,
+    OutputError,
+    SolutionsRefusedError,
+)
+from absurd_contimg.stages.escalation import OTHER_CALIBRATION, escalations_of
 from absurd_contimg.stages.measurement_set import (
     FlagCounts,
     MeasurementSet,
@@ -62,6 +68,7 @@ class CalibrateSolveStage(PipelineStage):
             "calibrator": _wanted(context),
             "calibration": dict(config.calibration.of_solutions),
             "beam": config.beam.model_dump(mode="json"),
+            **({"own_calibrator": False} if _uses_another(context) else {}),
         }
 
     @override
@@ -78,7 +85,12 @@ class CalibrateSolveStage(PipelineStage):
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
         chosen, reason = self._calibrator(context)
-        result = self._solve(context, workspace, chosen) if chosen else _unsolved(reason)
+        try:
+            result = self._solve(context, workspace, chosen) if chosen else _unsolved(reason)
+        except DataQualityError as refused:
+            if _wanted(context) != "auto":
+                raise  # this calibrator was asked for, and no other will do
+            raise SolutionsRefusedError(refused.problem, refused.remedy) from refused
         note = workspace.product / "calibration.json"
         note.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n", encoding="utf-8")
         return {"caltables": result}
@@ -102,6 +114,8 @@ class CalibrateSolveStage(PipelineStage):
         wanted = _wanted(context)
         if wanted == "none":
             return None, "no calibration was asked for"
+        if _uses_another(context):
+            return None, "the solutions from this group's own calibrator were refused"
         ms = MeasurementSet.from_outputs(context.outputs, "flagged_ms")
         chosen = choose_calibrator(
             wanted,
@@ -286,6 +300,11 @@ def _wanted(context: PipelineContext) -> str:
             f"the input calibrator is {wanted!r}.", "It is auto, none or a calibrator's name."
         )
     return wanted
+
+
+def _uses_another(context: PipelineContext) -> bool:
+    """Whether the group's own solutions were refused by an earlier start."""
+    return OTHER_CALIBRATION in escalations_of(context)
 
 
 def _catalogue_path(context: PipelineContext) -> Path:

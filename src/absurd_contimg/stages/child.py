@@ -4,10 +4,10 @@ Reads a request, takes the stage through its life, seals the product in scratch 
 ``result.json`` beside it: the outputs, or the evidence of the failure. It publishes nothing; the
 parent does that, if it still may.
 
-The process and everything that it starts die with the parent. LIFELINE is the read end of a pipe
-whose write end only the parent holds: when the parent ends, however it ends, the kernel sends
-SIGKILL to the whole process group. ``PR_SET_PDEATHSIG`` would reach this process alone and leave
-a WSClean that it started.
+It begins when the parent says so, with one byte through LIFELINE, and the process and everything
+that it starts die with the parent. LIFELINE is the read end of a pipe whose write end only the
+parent holds: when the parent ends, however it ends, the kernel sends SIGKILL to the whole process
+group. ``PR_SET_PDEATHSIG`` would reach this process alone and leave a WSClean that it started.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def main(arguments: list[str]) -> None:
     Leaves by `os._exit`: nothing may write after the product is sealed, and CASA's destructors
     both write and abort.
     """
+    await_leave(int(arguments[1]))
     die_with_parent(int(arguments[1]))
     faulthandler.enable()
     request_path = Path(arguments[0])
@@ -89,6 +90,15 @@ def _report(path: Path, result: Mapping[str, Json]) -> None:
             write_json(path, result)
         except OSError:
             os._exit(EXIT_DISK_FULL)
+
+
+def await_leave(lifeline: int) -> None:
+    """Wait for the parent's word to begin: one byte, when the guardian knows until when we live.
+
+    A parent that is stopped or dies before that leaves a process that has done nothing.
+    """
+    if not os.read(lifeline, 1):
+        os.killpg(0, signal.SIGKILL)
 
 
 def die_with_parent(lifeline: int) -> None:

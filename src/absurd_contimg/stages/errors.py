@@ -44,6 +44,13 @@ class DataQualityError(StageError):
     """The data are readable but not good enough: all flagged, too noisy, solutions rejected."""
 
 
+class SolutionsRefusedError(DataQualityError):
+    """The calibrator that transits in this group gave no solutions that are good enough.
+
+    Only where any calibration may serve the group, so that another's can be used instead.
+    """
+
+
 class NoCalibratorError(DataQualityError):
     """No calibrator bright enough crosses the field of this group."""
 

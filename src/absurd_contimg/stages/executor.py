@@ -16,10 +16,12 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from absurd_contimg.core.failures import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.child import REQUEST_NAME, RESULT_NAME
 from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.escalation import ONE_THREAD, escalations_of
 from absurd_contimg.stages.guardian import Guardian
 from absurd_contimg.stages.logs import death_messages, last_line, severe_messages, trim_log
 
@@ -181,7 +184,8 @@ class IsolatedStageExecutor:
         }
         text = json.dumps(document, indent=1, allow_nan=False)
         (request.scratch / REQUEST_NAME).write_text(text, encoding="utf-8")
-        threads = str(config.execution.threads)
+        alone = ONE_THREAD in escalations_of(request.context)
+        threads = "1" if alone else str(config.execution.threads)
         return {
             **os.environ,
             "OMP_NUM_THREADS": threads,
@@ -209,7 +213,7 @@ class IsolatedStageExecutor:
                     pass_fds=(read_end,),
                 )
             try:
-                in_time = await self._wait(process, request)
+                in_time = await self._wait(process, request, write_end)
             finally:
                 await _completed(_end_group(process))
                 _GUARDIAN.forget(process.pid)
@@ -220,15 +224,24 @@ class IsolatedStageExecutor:
         assert process.returncode is not None
         return process.returncode, in_time
 
-    async def _wait(self, process: asyncio.subprocess.Process, request: StageRequest) -> bool:
-        """Whether the process ended by itself in time; keeps its output within bounds."""
+    async def _wait(
+        self, process: asyncio.subprocess.Process, request: StageRequest, lifeline: int
+    ) -> bool:
+        """Whether the process ended by itself in time; keeps its output within bounds.
+
+        It is given leave to begin once the guardian knows until when it may live, and not after
+        that: if we are stopped before, it waits, and nothing of it must be undone.
+        """
         clock = asyncio.get_running_loop().time
         deadline = clock() + request.deadline_seconds
         trimmed_at = clock()
-        lease = request.may_live_until
+        lease, begun = request.may_live_until, False
         while (left := deadline - clock()) > 0:
+            until = math.inf if lease is None else lease()
             if lease is not None:
-                _GUARDIAN.watch(process.pid, lease())
+                _GUARDIAN.watch(process.pid, until)
+            if not begun and until > time.monotonic():
+                begun = os.write(lifeline, b"!") == 1
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LEASE_SECONDS if lease else _TRIM_SECONDS)):
                     await process.wait()

@@ -11,9 +11,11 @@ import signal
 
 from absurd_contimg.core.failures import FailureKind, FailureRule
 from absurd_contimg.stages import child, errors, executor
+from absurd_contimg.stages.escalation import ONE_THREAD, OTHER_CALIBRATION
 
-DATA_QUALITY_RULE = "data-quality"
-"""The rule whose failures end in quarantine."""
+_DATA_QUALITY, _SOLUTIONS_REFUSED = "data-quality", "solutions-refused"
+QUARANTINE_RULES = frozenset({_DATA_QUALITY, _SOLUTIONS_REFUSED})
+"""The rules whose failures end in quarantine, if they end the task."""
 
 _CASA = "observed, casatasks 6.7.0.31"
 _UVH5 = "observed, pyuvdata 3.2.8 and h5py"
@@ -35,6 +37,9 @@ _DISK_FULL = re.compile(
 )
 _TOO_MANY_FILES = re.compile(r"Too many open files")
 _NO_MEMORY = re.compile(r"std::bad_alloc|MemoryError|Cannot allocate memory")
+
+_SILENT = _names(errors.OutputError, errors.DataQualityError, errors.SolutionsRefusedError)
+"""A check that found a product wanting: what CASA logged may say why."""
 
 _OWN_ERRORS: tuple[FailureRule, ...] = (
     FailureRule(
@@ -59,7 +64,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         FailureKind.RESOURCE,
         _FREE_SPACE,
         f"{_CASA}: exportfits ends without an error; only its log says it",
-        exceptions=_names(errors.OutputError, errors.DataQualityError),
+        exceptions=_SILENT,
         casa=_DISK_FULL,
         decisive=True,
     ),
@@ -68,12 +73,21 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         FailureKind.RESOURCE,
         _DESCRIPTORS,
         f"{_CASA}: the error is only in the log",
-        exceptions=_names(errors.OutputError, errors.DataQualityError),
+        exceptions=_SILENT,
         casa=_TOO_MANY_FILES,
         decisive=True,
     ),
     FailureRule(
-        DATA_QUALITY_RULE,
+        _SOLUTIONS_REFUSED,
+        FailureKind.PERMANENT,
+        "Nothing: the nearest calibration of another group is used. Look at this calibrator.",
+        f"{_OURS}; domain notes, rows 19 and 20",
+        exceptions=_names(errors.SolutionsRefusedError),
+        decisive=True,
+        escalation=OTHER_CALIBRATION,
+    ),
+    FailureRule(
+        _DATA_QUALITY,
         FailureKind.PERMANENT,
         "The same data fail again. contimg quarantine list; after a remedy: release GROUP",
         _OURS,
@@ -115,6 +129,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         signals=frozenset({signal.SIGABRT}),
         casa=_NO_MEMORY,
         parks_max=_MEMORY_PARKS_MAX,
+        escalation=ONE_THREAD,
     ),
     FailureRule(
         "result-disk-full",
@@ -130,6 +145,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         "observed: the kernel, or an operator",
         signals=frozenset({signal.SIGKILL, signal.SIGTERM}),
         exit_codes=frozenset({137, 143}),
+        escalation=ONE_THREAD,
     ),
     FailureRule(
         "crashed",
@@ -162,6 +178,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         _CASA,
         casa=_NO_MEMORY,
         parks_max=_MEMORY_PARKS_MAX,
+        escalation=ONE_THREAD,
     ),
     FailureRule(
         "casa-table-lock",

@@ -13,6 +13,7 @@ from pathlib import Path
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.base import PipelineStage
 from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.escalation import escalations_of
 from absurd_contimg.stages.filesystem import LOCAL, FileSystem
 from absurd_contimg.stages.products import (
     InputEntry,
@@ -89,5 +90,6 @@ def seal_product(
         created_at=maker.created_at,
         attempt=maker.attempt,
         host=maker.host,
+        escalations=escalations_of(context),
     )
     seal(product, manifest, files)

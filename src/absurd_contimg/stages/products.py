@@ -22,7 +22,7 @@ import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,10 @@ class FileEntry:
     size: int
     digest: str
 
+    def to_json(self) -> dict[str, Json]:
+        """As written into a manifest."""
+        return {"path": self.path, "size": self.size, "digest": self.digest}
+
 
 @dataclass(frozen=True, slots=True)
 class InputEntry:
@@ -69,6 +73,10 @@ class InputEntry:
     path: str
     kind: str
     digest: str
+
+    def to_json(self) -> dict[str, Json]:
+        """As written into a manifest."""
+        return {"path": self.path, "kind": self.kind, "digest": self.digest}
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +102,14 @@ class Manifest:
     """ISO 8601, UTC."""
     attempt: str
     host: str
+    escalations: tuple[str, ...] = ()
+    """What this attempt did differently than the first one (``escalation.py``)."""
 
     def to_json(self) -> dict[str, Json]:
         """As written to ``manifest.json``."""
         data: dict[str, Any] = {one.name: getattr(self, one.name) for one in fields(self)}
-        data["inputs"] = [asdict(entry) for entry in self.inputs]
-        data["files"] = [asdict(entry) for entry in self.files]
+        data["inputs"] = [entry.to_json() for entry in self.inputs]
+        data["files"] = [entry.to_json() for entry in self.files]
         return {"schema": MANIFEST_SCHEMA, **data}
 
     @classmethod
@@ -111,6 +121,7 @@ class Manifest:
         try:
             values["files"] = tuple(FileEntry(**entry) for entry in values["files"])
             values["inputs"] = tuple(InputEntry(**entry) for entry in values["inputs"])
+            values["escalations"] = tuple(values.get("escalations", ()))
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest fields do not fit: {error}") from error

@@ -24,7 +24,8 @@ from absurd_contimg.stages.base import PipelineStage
 from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import SettingError
-from absurd_contimg.stages.failures import DATA_QUALITY_RULE
+from absurd_contimg.stages.escalation import with_escalations
+from absurd_contimg.stages.failures import QUARANTINE_RULES
 from absurd_contimg.stages.runner import Fence, StageResult
 
 _log = logging.getLogger(__name__)
@@ -154,7 +155,7 @@ class PipelineWorkflow:
         params = claimed.params
         if claimed.task_name != TASK_NAME or not isinstance(params, Mapping):
             return
-        unfit = settlement.verdict.rule_id == DATA_QUALITY_RULE
+        unfit = settlement.verdict.rule_id in QUARANTINE_RULES
         status = GroupStatus.QUARANTINED if unfit else GroupStatus.FAILED
         group_id, why = str(params.get("group_id")), str(reason.get("message"))
         await asyncio.to_thread(self.registry.set_group_status, group_id, status, why)
@@ -164,9 +165,13 @@ class PipelineWorkflow:
     ) -> Callable[[int], Awaitable[dict[str, Json]]]:
         async def run(start: int) -> dict[str, Json]:
             group_id = context.inputs["group_id"]
-            _log.info("group %s: %s begins, start %d", group_id, stage.name, start)
+            how = f" with {', '.join(ctx.escalations)}" if ctx.escalations else ""
+            _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, how)
             result = await self.runner.run(
-                stage, context, attempt=f"{ctx.task_id[-12:]}-{start}", fence=ctx.fence
+                stage,
+                with_escalations(context, ctx.escalations),
+                attempt=f"{ctx.task_id[-12:]}-{start}",
+                fence=ctx.fence,
             )
             how = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
             _log.info("group %s: %s %s", group_id, stage.name, how)

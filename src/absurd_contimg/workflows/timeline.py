@@ -20,7 +20,8 @@ class StepStart:
     """One start of one step, and how it ended.
 
     `outcome` is ``done``, ``running``, ``died`` (its worker ended without a word), ``handed
-    back``, or what the worker noted: ``retry: ...``, ``parked: ...``, ``failed: ...``.
+    back``, or what the worker noted: ``retry: ...``, ``parked: ...``, ``escalated: ...``,
+    ``failed: ...``.
     `ended_at` is None where nobody can know it: a worker that dies leaves no time of death.
     """
 
@@ -33,6 +34,8 @@ class StepStart:
     outcome: str
     adopted: bool = False
     """The work was already there, finished by an earlier start that died before it could say so."""
+    escalations: tuple[str, ...] = ()
+    """What this start did differently, after what earlier ones had met."""
 
     @property
     def seconds(self) -> float | None:
@@ -78,6 +81,7 @@ def step_starts(history: History) -> list[StepStart]:
                     ended_at=ended_at,
                     outcome=outcome,
                     adopted=adopted,
+                    escalations=tuple(str(each) for each in one.get("escalations", ())),
                 )
             )
     return sorted(found, key=lambda one: (one.started_at, one.start))
