@@ -257,7 +257,7 @@ def test_limit_is_hit(
     assert landed, site.log
 
 
-@pytest.mark.parametrize("how", ["deleted", "truncated", "unreadable"])
+@pytest.mark.parametrize("how", ["deleted", "truncated", "shortened", "unreadable"])
 def test_input_is_harmed_between_two_steps(
     how: str, number: int, new_site: Callable, judge_failure: Callable
 ) -> None:
@@ -274,6 +274,8 @@ def test_input_is_harmed_between_two_steps(
         product.unlink()
     elif how == "truncated":
         product.write_bytes(b"")
+    elif how == "shortened":  # the stage itself would not notice: it reads the beginning
+        product.write_bytes(product.read_bytes()[:-1])
     else:
         product.unlink()
         product.mkdir()
