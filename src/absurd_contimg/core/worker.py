@@ -30,6 +30,7 @@ from absurd_contimg.core.errors import (
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
+from absurd_contimg.core.queue_check import troubles
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.scope import RunScope
@@ -39,6 +40,7 @@ from absurd_contimg.core.tasks import Handler, TaskRegistry
 _log = logging.getLogger(__name__)
 
 _UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
+_REFUSED_PAUSE_LIMIT_SECONDS = 30.0
 _HAND_BACK_SECONDS = 5.0
 """How long a stopping worker tries to give a run back while the database is away."""
 _UNKNOWN_TASK_SECONDS = 15.0
@@ -90,6 +92,8 @@ class Worker:
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
     _claim_unanswered: bool = field(default=False, init=False)
+    _claims_refused: int = field(default=0, init=False)
+    """In a row, each by the database and not for its absence."""
 
     def stop(self) -> None:
         """Claim no more; let runs go on for the grace period, then hand them back."""
@@ -98,6 +102,8 @@ class Worker:
     async def run(self, until_idle: bool = False) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
 
+        A queue that refuses claims (a malformed row) is asked again, less and less often, while
+        the runs that are held go on; with `until_idle` its refusal is raised once they have ended.
         Returns when every run has been settled or handed back. If cancelled, hands the runs
         back at once.
         """
@@ -105,7 +111,7 @@ class Worker:
             await self._recover_orphans()
             while not self._stopping.is_set():
                 sent_at = asyncio.get_running_loop().time()
-                claimed = await self._claim()
+                claimed = await self._claim(until_idle)
                 for one in claimed:
                     run = asyncio.create_task(self._execute(one, sent_at), name=f"run {one.run_id}")
                     self._runs[run] = one.run_id
@@ -147,7 +153,7 @@ class Worker:
             else:
                 return
 
-    async def _claim(self) -> list[ClaimedTask]:
+    async def _claim(self, until_idle: bool) -> list[ClaimedTask]:
         free = self.settings.concurrency - len(self._runs)
         if free <= 0 or not await self._may_claim():
             return []
@@ -155,7 +161,7 @@ class Worker:
             await self._recover_orphans()
             self._claim_unanswered = False
         try:
-            return await self.backend.claim_task(
+            claimed = await self.backend.claim_task(
                 self.settings.queue_name,
                 self.settings.worker_id,
                 self.settings.claim_timeout_seconds,
@@ -165,6 +171,24 @@ class Worker:
             _log.warning("cannot claim: %s", error)
             self._claim_unanswered = True
             return []
+        except BackendError as error:
+            await self._note_refusal(error)
+            if until_idle and not self._runs:
+                raise
+            return []
+        self._claims_refused = 0
+        return claimed
+
+    async def _note_refusal(self, error: BackendError) -> None:
+        """Say what sticks the queue; the log of one that stays stuck is kept short by the pause."""
+        self._claims_refused += 1
+        queue = self.settings.queue_name
+        _log.error("queue %s refuses every claim: %s", queue, error)
+        try:
+            for one in await troubles(self.backend, queue):
+                _log.error("queue %s: %s", queue, one)
+        except BackendError as second:
+            _log.error("queue %s cannot be looked into either: %s", queue, second)
 
     async def _may_claim(self) -> bool:
         return self.ready_to_claim is None or await self.ready_to_claim()
@@ -174,7 +198,7 @@ class Worker:
         full = len(self._runs) >= self.settings.concurrency
         if not idle and not full:
             return
-        timeout = None if full else self.settings.poll_interval_seconds
+        timeout = None if full else self._poll_seconds()
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait(
@@ -182,6 +206,12 @@ class Worker:
             )
         finally:
             stop.cancel()
+
+    def _poll_seconds(self) -> float:
+        """Until the next claim: doubled by every refusal, so that a stuck queue costs little."""
+        poll = self.settings.poll_interval_seconds
+        doublings = min(self._claims_refused, 16)
+        return min(poll * float(2**doublings), max(poll, _REFUSED_PAUSE_LIMIT_SECONDS))
 
     async def _wait_for_stop(self, seconds: float) -> None:
         try:
