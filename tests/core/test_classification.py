@@ -121,6 +121,18 @@ def test_error_being_handled_is_no_cause() -> None:
     assert CLASSIFIER.classify(Evidence.of(gone)).rule_id == "connection"
 
 
+def test_import_that_found_no_memory_is_no_wrong_value() -> None:
+    """Found by the campaign: casatools looks elsewhere for a library that cannot be mapped."""
+    with pytest.raises(ImportError) as caught:  # noqa: PT012 - one error in the other
+        try:
+            raise ImportError("_msuvbinner.so: failed to map segment from shared object")
+        except ImportError:
+            raise ModuleNotFoundError("No module named '_msuvbinner'")  # noqa: B904 - as it does
+    assert CLASSIFIER.classify(Evidence.of(caught.value)).rule_id == "import-memory"
+    missing = CLASSIFIER.classify(Evidence.of(ModuleNotFoundError("No module named 'casatasks'")))
+    assert (missing.kind, missing.rule_id) == (FailureKind.UNKNOWN, "import-failed")
+
+
 def test_full_disk_in_casas_log_counts_before_the_check_that_noticed() -> None:
     """Conflicting evidence: exportfits said nothing, the check found a cut file, the log knows."""
     cut = ExceptionEvidence.of(errors.OutputError("image.fits is truncated"))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import importlib
 import os
+import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -123,6 +125,11 @@ def go_wrong(house: Path, stage: str) -> None:
         ctypes.string_at(0)
     elif what == "memory":
         _ = bytearray(1 << 40)
+    elif what == "import":
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + (1 << 16)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        importlib.import_module("unicodedata")
     elif what == "files":
         _ = [open("/dev/null") for _ in range(10_000)]  # noqa: SIM115 - too many is the point
     else:

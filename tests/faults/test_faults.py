@@ -241,7 +241,10 @@ def fill(path: Path) -> None:
     assert shutil.disk_usage(path.parent).free == 0
 
 
-@pytest.mark.parametrize(("what", "rule"), [("memory", "no-memory"), ("files", "descriptors")])
+@pytest.mark.parametrize(
+    ("what", "rule"),
+    [("memory", "no-memory"), ("import", "import-memory"), ("files", "descriptors")],
+)
 def test_limit_is_hit(
     what: str, rule: str, number: int, new_site: Callable, judge: Callable
 ) -> None:

@@ -142,6 +142,23 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         exceptions=frozenset({"builtins.TimeoutError"}),
     ),
     FailureRule(
+        "import-memory",
+        FailureKind.RESOURCE,
+        "Run fewer workers on this host, or image fewer pixels.",
+        "observed, Python 3.11 and glibc: a library is loaded late, when the memory is used up",
+        exceptions=frozenset({"builtins.ImportError"}),
+        text=re.compile(r"failed to map segment|[Cc]annot allocate|cannot create shared object"),
+        parks_max=_PARKS_FOR_MEMORY,
+    ),
+    FailureRule(
+        "import-descriptors",
+        FailureKind.RESOURCE,
+        "Raise the limit of open files (LimitNOFILE, at least 65536) or restart the worker.",
+        "observed, Python 3.11 and glibc: a library is loaded late",
+        exceptions=frozenset({"builtins.ImportError"}),
+        text=re.compile(r"Too many open files"),
+    ),
+    FailureRule(
         "wrong-value",
         FailureKind.PERMANENT,
         "Correct the parameter or setting that the message names.",
@@ -149,10 +166,17 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         exceptions=frozenset(
             {
                 *("builtins.ValueError", "builtins.TypeError", "builtins.LookupError"),
-                *("builtins.AttributeError", "builtins.NameError", "builtins.ImportError"),
+                *("builtins.AttributeError", "builtins.NameError"),
                 *("builtins.AssertionError", "builtins.ArithmeticError", "builtins.SyntaxError"),
                 *("builtins.NotImplementedError", "builtins.RecursionError"),
             }
         ),
+    ),
+    FailureRule(
+        "import-failed",
+        FailureKind.UNKNOWN,
+        "If it comes again, install what is missing (contimg doctor) and restart the worker.",
+        "observed, casatools 6.7.0.31: little memory too is told as a missing module",
+        text=re.compile(r"No module named|cannot import name|cannot open shared object"),
     ),
 )
