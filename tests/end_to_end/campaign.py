@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=1, help="of each fault")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS))
     parser.add_argument("--lanes", type=int, default=3, help="sites at a time")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no run after this long")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -111,14 +112,15 @@ def main() -> None:
         prepared.make()
         try:
             campaign = Campaign(prepared, work, out, arguments.seed)
-            run_all(campaign, arguments.faults, arguments.runs, arguments.lanes)
+            give_up = time.monotonic() + 60 * arguments.minutes
+            run_all(campaign, arguments.faults, arguments.runs, arguments.lanes, give_up)
         finally:
             prepared.calm.stop("immediate")
             prepared.crashing.stop("immediate")
     print(markdown([json.loads(line) for line in out.read_text().splitlines()], list(FAULTS)))
 
 
-def run_all(campaign: Campaign, faults: list[str], runs: int, lanes: int) -> None:
+def run_all(campaign: Campaign, faults: list[str], runs: int, lanes: int, give_up: float) -> None:
     """All runs without a result, every fault once before any a second time."""
     lines = campaign.out.read_text().splitlines() if campaign.out.exists() else []
     done = {(one["fault"], one["number"]) for one in map(json.loads, lines)}
@@ -129,7 +131,7 @@ def run_all(campaign: Campaign, faults: list[str], runs: int, lanes: int) -> Non
                 waiting.put((fault, number))
 
     def lane() -> None:
-        while True:
+        while time.monotonic() < give_up:
             try:
                 campaign.do(*waiting.get_nowait())
             except queue.Empty:
