@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from absurd_contimg.core.failures import Classifier, FailureKind
 from absurd_contimg.stages.config import PathsConfig, PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.escalation import ONE_THREAD, with_escalations
@@ -25,6 +26,7 @@ from absurd_contimg.stages.executor import (
     StageTimeout,
     no_environment,
 )
+from absurd_contimg.stages.failures import STAGE_RULES
 from absurd_contimg.stages.products import load_committed, publish
 
 sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
@@ -146,6 +148,22 @@ def test_death_by_signal_is_told_as_such(tmp_path: Path, do: str, number: int) -
     assert error.evidence.exit_code is None
     assert error.evidence.casa_messages
     assert str(error.output_log) in str(error)
+
+
+@pytest.mark.parametrize("do", ["abort on full disk", "bus error on full disk"])
+def test_death_on_a_full_disk_is_a_shortage(small_disk: Path, do: str) -> None:
+    """CASA cannot even log why it aborts; found by the campaign in solve and apply."""
+    error = failure_of(request_for(small_disk, do))
+    verdict = Classifier(STAGE_RULES).classify(error.evidence)
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "abort-disk-full")
+    assert str(error.output_log.parent) in str(error)
+
+
+def test_lack_of_descriptors_for_the_report_is_a_shortage(tmp_path: Path) -> None:
+    """The stage was done and could not say so; found by the campaign in validate."""
+    error = failure_of(request_for(tmp_path, "use up descriptors"))
+    verdict = Classifier(STAGE_RULES).classify(error.evidence)
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "casa-descriptors")
 
 
 @pytest.mark.parametrize("do", ["leave with 0", "sys.exit"])

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -193,6 +194,32 @@ def test_changed_product_is_noticed(
     damage(committed)
     with pytest.raises(BrokenProductError, match=message):
         verify(committed, published.manifest, deep=True)
+
+
+_WITHOUT_ROOTS_POWER = (
+    *("setpriv", "--bounding-set", "-dac_override,-dac_read_search"),
+    *("--inh-caps", "-dac_override,-dac_read_search"),
+)
+_VERIFY = """
+import sys
+from pathlib import Path
+from absurd_contimg.stages.products import read_manifest, verify
+verify(Path(sys.argv[1]), read_manifest(Path(sys.argv[1])))
+"""
+
+
+def test_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    """CASA would only say that something is wrong; found by the campaign."""
+    product, committed = make(tmp_path)
+    publish(product, committed)
+    (committed / "whole").chmod(0)
+    prefix = _WITHOUT_ROOTS_POWER if os.geteuid() == 0 else ()
+    ended = subprocess.run(
+        [*prefix, sys.executable, "-c", _VERIFY, str(committed)],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert f"Product {committed} differs" in ended.stderr
+    assert "whole cannot be read" in ended.stderr
 
 
 def test_lock_files_are_no_content(tmp_path: Path) -> None:

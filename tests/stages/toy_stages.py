@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
@@ -129,6 +131,15 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
     elif how == "abort":
         print("terminate called after throwing an instance of 'casacore::AipsError'", flush=True)
         os.abort()
+    elif how in {"abort on full disk", "bus error on full disk"}:
+        with suppress(OSError), (workspace.product / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 12))
+        os.kill(os.getpid(), signal.SIGABRT if how.startswith("abort") else signal.SIGBUS)
+    elif how == "use up descriptors":
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, free))
     elif how == "leave with 0":
         os._exit(0)
     elif how == "sys.exit":

@@ -117,8 +117,8 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         "abort-disk-full",
         FailureKind.RESOURCE,
         _FREE_SPACE,
-        f"{_CASA}: tclean and applycal abort",
-        signals=frozenset({signal.SIGABRT}),
+        f"{_CASA}: tclean and applycal abort, gaincal without a word",
+        signals=frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}),
         casa=_DISK_FULL,
     ),
     FailureRule(

@@ -38,6 +38,10 @@ class FileSystem(Protocol):
         """Whether a file is there."""
         ...
 
+    def is_readable(self, path: Path) -> bool:
+        """Whether this process may read a file."""
+        ...
+
     def sizes(self, folder: Path) -> Mapping[str, int]:
         """Bytes of all files below a folder but CASA's lock files, by path inside it, sorted.
 
@@ -124,6 +128,10 @@ class LocalFileSystem:
     def is_file(self, path: Path) -> bool:
         """See `FileSystem`."""
         return path.is_file()
+
+    def is_readable(self, path: Path) -> bool:
+        """See `FileSystem`."""
+        return os.access(path, os.R_OK)
 
     def sizes(self, folder: Path) -> Mapping[str, int]:
         """See `FileSystem`."""

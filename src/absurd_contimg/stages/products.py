@@ -334,6 +334,8 @@ def verify(
 ) -> None:
     """Compare a product's files with its manifest: names and sizes, and with `deep` the bytes.
 
+    Each file must also be readable: CASA says of one that is not only that something went wrong.
+
     Raises `BrokenProductError` that names the first few files in which they differ.
     """
     listed = {entry.path: entry for entry in manifest.files}
@@ -344,6 +346,8 @@ def verify(
         entry = listed[name]
         if found[name] != entry.size:
             wrong.append(f"{name} has {found[name]} bytes, not {entry.size}")
+        elif not files.is_readable(folder / name):
+            wrong.append(f"{name} cannot be read by this user")
         elif deep and files.digest(folder / name) != entry.digest:
             wrong.append(f"{name} has other content")
     if wrong:

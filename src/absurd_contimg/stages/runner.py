@@ -47,9 +47,7 @@ class LeaseFence(Protocol):
 class InThread(Protocol):
     """Calls a function that blocks, in a thread, and stays until it has ended."""
 
-    async def __call__(
-        self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts
-    ) -> _T:
+    async def __call__(self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts) -> _T:
         """The function's answer; a cancellation waits for it."""
         ...
 
