@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from absurd_contimg.core.failures import Classifier, FailureKind
+from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.stages.config import PathsConfig, PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.escalation import ONE_THREAD, with_escalations
@@ -150,12 +151,20 @@ def test_death_by_signal_is_told_as_such(tmp_path: Path, do: str, number: int) -
     assert str(error.output_log) in str(error)
 
 
-@pytest.mark.parametrize("do", ["abort on full disk", "bus error on full disk"])
-def test_death_on_a_full_disk_is_a_shortage(small_disk: Path, do: str) -> None:
-    """CASA cannot even log why it aborts; found by the campaign in solve and apply."""
+@pytest.mark.parametrize(
+    ("do", "rule"),
+    [
+        ("abort on full disk", "abort-disk-full"),
+        ("bus error on full disk", "abort-disk-full"),
+        ("error on full disk", "disk-full"),
+    ],
+)
+def test_end_on_a_full_disk_is_a_shortage(small_disk: Path, do: str, rule: str) -> None:
+    """CASA cannot even log why it ends; found by the campaign in solve and apply."""
     error = failure_of(request_for(small_disk, do))
-    verdict = Classifier(STAGE_RULES).classify(error.evidence)
-    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "abort-disk-full")
+    verdict = Classifier((*STAGE_RULES, *GENERIC_RULES)).classify(error.evidence)
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, rule)
+    assert "No space left on device" in str(error)
     assert str(error.output_log.parent) in str(error)
 
 

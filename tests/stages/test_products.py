@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -97,6 +98,16 @@ def test_key_ignores_where_an_input_lies(tmp_path: Path) -> None:
     base = key_of(context_for(tmp_path))
     moved = shutil.copy(tmp_path / "source", tmp_path / "elsewhere")
     assert key_of(context_for(tmp_path, source=str(moved))) == base
+
+
+def test_input_without_its_manifest_is_no_product(tmp_path: Path) -> None:
+    """Nobody could tell whether it is whole; found by the campaign, which deleted a manifest."""
+    product, committed = make(tmp_path)
+    publish(product, committed)
+    (committed / MANIFEST_NAME).unlink()
+    context = replace(context_for(tmp_path), outputs={"made": str(committed / "whole")})
+    with pytest.raises(BrokenProductError, match="in no committed product"):
+        input_entries(Refine(), context)
 
 
 def test_version_of_the_stage_is_in_the_key(

@@ -41,6 +41,7 @@ from absurd_contimg.stages.errors import OutputError
 from absurd_contimg.stages.files import file_states, write_json
 from absurd_contimg.stages.making import Maker, intend, seal_product
 from absurd_contimg.stages.products import enclosing_product, software_versions
+from absurd_contimg.stages.space import full_disks
 
 REQUEST_NAME = "request.json"
 RESULT_NAME = "result.json"
@@ -127,16 +128,23 @@ def set_limits(limits: Mapping[str, Any]) -> None:
 def run_stage(
     stage: PipelineStage, context: PipelineContext, workspace: Workspace
 ) -> dict[str, Json]:
-    """Execute and check; on failure clean up and let the stage's own error through."""
+    """Execute and check; on failure clean up and let the stage's own error through.
+
+    On a full disk that error is the cause of an `OSError` with ENOSPC: CASA tells other stories.
+    """
     try:
         outputs = dict(stage.execute(context, workspace))
         check_provided(stage, outputs)
         stage.validate_outputs(context, workspace, outputs)
     except Exception as error:
+        full = full_disks(workspace.product, workspace.casa_log.parent)
         try:
             stage.cleanup(context, workspace)
         except Exception as second:  # noqa: BLE001 - must not hide the first
             error.add_note(f"cleanup failed too: {second!r}")
+        if full:
+            text = f"{'; '.join(full)}. The stage said {type(error).__name__}: {error}"
+            raise OSError(errno.ENOSPC, text) from error
         raise
     return outputs
 

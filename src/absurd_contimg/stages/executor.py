@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -35,6 +34,7 @@ from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.escalation import ONE_THREAD, escalations_of
 from absurd_contimg.stages.guardian import Guardian
 from absurd_contimg.stages.logs import death_messages, last_line, severe_messages, trim_log
+from absurd_contimg.stages.space import full_disks
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,8 +46,6 @@ _LEASE_SECONDS = 0.5
 """How often the guardian is told how long a stage may live."""
 _POLL_SECONDS = 0.01
 _UNKILLABLE_SECONDS = 60.0
-_FULL_BYTES = 1 << 20
-"""With less free space a disk is full: CASA writes its tables in tiles of this order."""
 _GUARDIAN = Guardian()
 """One for each process; it starts when a stage first runs under a lease."""
 
@@ -281,7 +279,7 @@ def _has_content(log: Path) -> bool:
 def _failure(
     request: StageRequest, exit_code: int, in_time: bool, result: Mapping[str, Any] | None
 ) -> StageFailed:
-    logged = severe_messages(request.casa_log) + _full_disks(request)
+    logged = severe_messages(request.casa_log)
     kept = [str(log) for log in (request.output_log, request.casa_log) if _has_content(log)]
     where = f"Logs: {', '.join(kept)}." if kept else "It left no log."
     what = f"Stage {request.stage_name!r} of attempt {request.attempt}"
@@ -290,6 +288,8 @@ def _failure(
         return StageFailed(f"{what} failed: {result['message']} {where}", request, evidence)
     final = last_line(request.output_log)
     logged += death_messages(request.output_log)
+    # A full disk takes no log either, so the stage may not have been able to say it.
+    logged += full_disks(request.scratch, request.output_log.parent)
     if not in_time:
         text = f"{what} was killed at its deadline of {request.deadline_seconds:g} s. {where}"
         evidence = Evidence(signal=int(signal.SIGKILL), casa_messages=logged)
@@ -307,19 +307,6 @@ def _failure(
     said = logged[-1] if logged else final
     detail = f" ({said})" if said else ""
     return StageFailed(f"{what} {death}{detail}. {where}", request, evidence)
-
-
-def _full_disks(request: StageRequest) -> tuple[str, ...]:
-    """What a stage may not have been able to say: a full disk takes no log either.
-
-    CASA aborts then, or names something else. Looked at in the moment after its end.
-    """
-    found = []
-    for folder in dict.fromkeys((request.scratch, request.output_log.parent)):
-        free = shutil.disk_usage(folder).free
-        if free < _FULL_BYTES:
-            found.append(f"No space left on device: {free} bytes free around {folder}")
-    return tuple(found)
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:

@@ -152,7 +152,8 @@ def input_entries(
 ) -> tuple[InputEntry, ...]:
     """The digests of everything the stage will read, in the stage's order.
 
-    Raises `MissingInputError` for a path that is not there.
+    Raises `MissingInputError` for a path that is not there, and `BrokenProductError` for one in
+    the output folder whose product is not whole.
     """
     output_dir = context.config.paths.output_dir
     return tuple(_input_entry(path, output_dir, files) for path in stage.input_paths(context))
@@ -196,6 +197,12 @@ def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
         verify(product, manifest, files=files)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
+    if path.is_relative_to(output_dir):
+        raise BrokenProductError(
+            f"Input {path} lies in the output folder, but in no committed product: there is no "
+            f"{MANIFEST_NAME}.",
+            "Move it away and run its stage again; files of your own belong elsewhere.",
+        )
     if files.is_folder(path):
         digest = hashlib.blake2b(digest_size=20)
         for name in files.sizes(path):

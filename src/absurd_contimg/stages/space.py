@@ -14,6 +14,22 @@ from absurd_contimg.stages.filesystem import LOCAL, FileSystem
 from absurd_contimg.stages.scratch import Janitor
 
 _NAME = ".reserved"
+_FULL_BYTES = 1 << 20
+"""With less free space a disk is full: CASA writes its tables in tiles of this order."""
+
+
+def full_disks(*folders: Path) -> tuple[str, ...]:
+    """A sentence for each of the folders whose file system is full.
+
+    CASA aborts there, or names something else, so whoever sees a stage fail has to look himself,
+    and before anything of it is removed.
+    """
+    found = []
+    for folder in dict.fromkeys(folders):
+        free = LOCAL.free_bytes(folder)
+        if free < _FULL_BYTES:
+            found.append(f"No space left on device: {free} bytes free around {folder}")
+    return tuple(found)
 
 
 def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:
