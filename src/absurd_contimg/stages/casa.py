@@ -48,7 +48,7 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
     are not those of the IERS, because then times would be wrong.
     """
     folder = folder.absolute()
-    for name in ("cache", "matplotlib", "config/astropy", "tmp"):
+    for name in ("home", "cache", "matplotlib", "config/astropy", "tmp"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     measures = measures_overlay(folder / "measures", today or datetime.now(UTC).date())
     site = folder / "casasiteconfig.py"
@@ -57,6 +57,8 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
     )
     (folder / "config/astropy/astropy.cfg").write_text(_ASTROPY_CONFIG, encoding="utf-8")
     return {
+        # CASA 6.7.6 leaves a .casarc there, and every CASA reads ~/.casa/config.py.
+        "HOME": str(folder / "home"),
         "CASASITECONFIG": str(site),
         "CASALOGFILE": str(log.absolute()),
         "MPLCONFIGDIR": str(folder / "matplotlib"),
