@@ -12,7 +12,8 @@ import simpy
 from absurd_contimg.core.records import SpawnOptions
 from absurd_contimg.simulation.campaign import Campaign
 from absurd_contimg.simulation.crews import PipelineCrew, pipeline_params
-from absurd_contimg.simulation.explorer import KILLS, explore
+from absurd_contimg.simulation.explorer import explore
+from absurd_contimg.simulation.life import KILLS
 from absurd_contimg.simulation.loop import in_virtual_time
 from absurd_contimg.simulation.scenario import load_scenario
 from absurd_contimg.simulation.setup import Job, Setup

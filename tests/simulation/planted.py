@@ -1,16 +1,14 @@
 """Bugs, planted one at a time in the worker, its lease, its judgement, products and emulator.
 
-Each is a mistake that somebody could make in good faith. `plant` puts it in place; the test then
+Each is a mistake that somebody could make in good faith. A `Plant` puts it in place; the test then
 looks for it with the explorer's own means.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
-
-import pytest
 
 from absurd_contimg.backends.memory.procedures import checkpoints, events, running
 from absurd_contimg.core import worker as worker_module
@@ -19,11 +17,11 @@ from absurd_contimg.core.errors import BackendUnavailable, LeaseLost, RunSuspend
 from absurd_contimg.core.failures import Classifier, FailureKind, Verdict
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.settle import Settlement, Settler
+from absurd_contimg.core.starts import StepRecord
 from absurd_contimg.core.worker import Worker
-from absurd_contimg.simulation.runner import SimRunner
 
-Patch = pytest.MonkeyPatch
-Plant = Callable[[Patch], None]
+from .planted_fresh import FRESH
+from .planted_products import PRODUCTS, Plant
 
 
 def _replaced(owner: Any, name: str, new: Any) -> Plant:
@@ -69,15 +67,13 @@ async def _without_checkpoints(self: Any, claimed: Any, lease: Any) -> Any:
 _record_start = TaskContext._record_start
 
 
-async def _always_the_first(self: Any, step: str) -> int:
-    starts = self._starts(step)
-    starts.append(
-        {"start": 1, "attempt": self.attempt, "run_id": str(self.run_id), "worker": "w"}
-        | {"started_at": (await self._scope.backend.current_time()).isoformat(), "outcome": None}
-    )
-    self._tracked_step = step
-    await self._save("$start:" + step, {"starts": starts})
+def _always_the_first(self: Any, attempt: int, run_id: str, worker_id: str, now: Any) -> int:
+    _begin(self, attempt, run_id, worker_id, now)
+    self._starts[-1]["start"] = 1
     return 1
+
+
+_begin = StepRecord.begin
 
 
 async def _no_poison(self: Any, step: str) -> int:
@@ -215,95 +211,6 @@ def _any_step(earlier: list[Any], step: str | None, _kind: str) -> list[Any]:
     return [{**one, "step": step} for one in earlier]
 
 
-# -- products -----------------------------------------------------------------------------
-
-
-class _Fenceless(SimRunner):
-    async def run(self, *args: Any, fence: Any = None, **options: Any) -> Any:
-        return await super().run(*args, fence=None, **options)
-
-
-class _RenamesFirst(SimRunner):
-    async def _execute(self, scratch: Any, stage: Any, context: Any, *rest: Any) -> None:
-        attempt, _place, outputs = rest
-        await super()._execute(scratch, stage, context, attempt, None, outputs)
-
-    async def _publish(self, scratch: str, place: str) -> bool:
-        adopted = await super()._publish(scratch, place)
-        await self._file("seal", self._disk.seal, place, {"location": place})
-        return adopted
-
-
-class _Overwrites(SimRunner):
-    async def _publish(self, scratch: str, place: str) -> bool:
-        if self._disk.find(place) is not None:
-            await self._file("remove", self._disk.remove, place)
-        return await super()._publish(scratch, place)
-
-
-class _NeverAdopts(SimRunner):
-    async def _publish(self, scratch: str, place: str) -> bool:
-        await self._file("rename", self._disk.rename, scratch, place)
-        return False
-
-    async def _run_in(self, *args: Any) -> Any:
-        disk, self._disk = self._disk, _Blind(self._disk)
-        try:
-            return await super()._run_in(*args)
-        finally:
-            self._disk = disk
-
-
-class _Blind:
-    def __init__(self, disk: Any) -> None:
-        self._disk = disk
-
-    def find(self, path: str) -> None:
-        return None
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._disk, name)
-
-
-class _RegistersFirst(SimRunner):
-    async def _publish(self, scratch: str, place: str) -> bool:
-        await self._register(place, {})
-        await asyncio.sleep(1)
-        return await super()._publish(scratch, place)
-
-
-class _ForgetsToRegister(SimRunner):
-    async def _register(self, place: str, outputs: Mapping[str, Any]) -> None:
-        if self._doors.process.name.startswith("life 1 "):
-            await super()._register(place, outputs)
-
-
-class _NamesByAttempt(SimRunner):
-    def _place(self, stage: Any, context: Any) -> str | None:
-        place = super()._place(stage, context)
-        return None if place is None else f"{place}-{self._doors.process.name}"
-
-
-class _ForgetsToRename(SimRunner):
-    async def _publish(self, scratch: str, place: str) -> bool:
-        return True
-
-
-class _SweepsByAge(SimRunner):
-    async def run(self, *args: Any, **options: Any) -> Any:
-        for path in list(self._disk.folders):
-            if path.startswith("scratch/"):
-                await self._file("sweep", self._disk.remove, path)
-        return await super().run(*args, **options)
-
-
-class _WritesInPlace(SimRunner):
-    async def _publish(self, scratch: str, place: str) -> bool:
-        adopted = await super()._publish(scratch, place)
-        await self._file("write", self._disk.write, place, "late", 1)
-        return adopted
-
-
 # -- emulator -----------------------------------------------------------------------------
 
 
@@ -329,9 +236,8 @@ def _wakes_nobody(*_args: Any) -> None:
     return None
 
 
-PLANTED: dict[str, Plant | type[SimRunner]] = {
+PLANTED: dict[str, Plant] = {
     "step result is not saved": _replaced(TaskContext, "complete_step", _unsaved),
-    "no fence before the rename": _Fenceless,
     "suspension is swallowed": _replaced(TaskContext, "await_event", _swallowed),
     "sleep starts anew at each wake-up": _replaced(TaskContext, "_sleep_until", _forgetful_sleep),
     "sleep does not sleep": _replaced(TaskContext, "_sleep_until", _sleep_as_done),
@@ -339,7 +245,7 @@ PLANTED: dict[str, Plant | type[SimRunner]] = {
         TaskContext, "_next_name", lambda _self, name: name
     ),
     "checkpoints are not read on resume": _replaced(Worker, "_context", _without_checkpoints),
-    "every start has the number 1": _replaced(TaskContext, "_record_start", _always_the_first),
+    "every start has the number 1": _replaced(StepRecord, "begin", _always_the_first),
     "poison is started again": _replaced(TaskContext, "_record_start", _no_poison),
     "outcome of a start is not noted": _replaced(TaskContext, "record_outcome", _no_outcome),
     "takes other workers' runs for orphans": _replaced(
@@ -365,15 +271,6 @@ PLANTED: dict[str, Plant | type[SimRunner]] = {
     "what CASA said before it aborted is ignored": _replaced(
         Classifier, "_by_process", _only_the_signal
     ),
-    "renamed before the manifest": _RenamesFirst,
-    "loser overwrites the winner": _Overwrites,
-    "finished product is not adopted": _NeverAdopts,
-    "registered before it is there": _RegistersFirst,
-    "adopted product is not registered": _ForgetsToRegister,
-    "product named by the attempt": _NamesByAttempt,
-    "product left in scratch": _ForgetsToRename,
-    "scratch of the living is swept": _SweepsByAge,
-    "product changed after its commit": _WritesInPlace,
     "emulator: dead run's lease is extended": _replaced(running, "extend_claim", _extends_anything),
     "emulator: expired leases are not swept": _replaced(
         running, "sweep_expired_leases", _never_sweeps
@@ -383,5 +280,7 @@ PLANTED: dict[str, Plant | type[SimRunner]] = {
         checkpoints, "set_task_checkpoint_state", _checkpoint_is_lost
     ),
     "emulator: an event wakes nobody": _replaced(events, "_wake_waiters", _wakes_nobody),
+    **PRODUCTS,
+    **FRESH,
 }
 """By what is wrong."""

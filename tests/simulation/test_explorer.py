@@ -10,14 +10,16 @@ import pytest
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.simulation.crews import HandlerCrew, PipelineCrew, WorkerTerms
-from absurd_contimg.simulation.explorer import (
+from absurd_contimg.simulation.doors import Moment
+from absurd_contimg.simulation.explorer import explore, replay, undisturbed
+from absurd_contimg.simulation.life import (
     EVERY_BLOW,
     KILLS,
     Blow,
+    Life,
+    Plan,
     Strike,
-    explore,
     parse_plan,
-    replay,
 )
 from absurd_contimg.simulation.setup import Job, Setup
 from absurd_contimg.simulation.world import outside
@@ -30,6 +32,34 @@ def test_every_single_blow_to_the_pipeline_ends_well() -> None:
     assert found.effects > 100
     assert found.futures == found.struck > 800
     assert any("rename, before" in one for one in found.landmarks)
+
+
+def test_pipeline_gets_through_with_a_slow_database() -> None:
+    """A call in flight is not given up at a fence that an extension has moved meanwhile."""
+    outcome, (history,) = undisturbed(pipeline_setup(horizon_seconds=20_000.0, reply_seconds=15.0))
+    assert outcome.violations == ()
+    assert [run.state for run in history.runs] == ["completed"]
+
+
+def test_lost_reply_to_a_checkpoint_is_recognised_and_not_repeated() -> None:
+    """Found by the campaign of real faults: the same state was written once more."""
+
+    def writes(plan: Plan) -> int:
+        life = Life(setup, setup.initial_state(), plan)
+        life.run()
+        assert not life.todo
+        names = [one.procedure for one in life.world.state.database.timeline]
+        return names.count("set_task_checkpoint_state")
+
+    setup = pipeline_setup()
+    base = Life(setup, setup.initial_state(), (), record=True)
+    base.run()
+    saves = [
+        moment
+        for moment, landmark in enumerate(base.landmarks, start=1)
+        if landmark == f"call set_task_checkpoint_state, {Moment.COMMITTED.value}"
+    ]
+    assert {writes((Strike(Blow.REPLY_LOST, moment),)) for moment in saves} == {writes(())}
 
 
 def test_every_single_blow_to_a_handler_with_everything_ends_well() -> None:

@@ -6,12 +6,16 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+from absurd_contimg.backends.memory import MemoryDatabase
+from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History, SpawnOptions
 from absurd_contimg.simulation.crews import HandlerCrew, PipelineCrew, pipeline_params
+from absurd_contimg.simulation.disk import Disk
+from absurd_contimg.simulation.life import Life
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 from absurd_contimg.simulation.stage_model import StageModel
-from absurd_contimg.simulation.world import outside
+from absurd_contimg.simulation.world import EPOCH, State, outside
 from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams
 
 PIPELINE_QUEUE = "dsa110-pipeline"
@@ -23,6 +27,27 @@ def pipeline_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:
     spawn = PipelineParams.parse(params).spawn_options()
     job = Job(PIPELINE_QUEUE, TASK_NAME, params, spawn)
     return Setup(crew or PipelineCrew(), [job], (PIPELINE_QUEUE,), **options)
+
+
+def two_groups_setup(crew: PipelineCrew, **options: Any) -> Setup:
+    """Two groups for one worker."""
+    groups = ("2026-01-01T00:00:00", "2026-01-01T00:05:09")
+    jobs = [Job(PIPELINE_QUEUE, TASK_NAME, pipeline_params(group)) for group in groups]
+    return Setup(crew, jobs, (PIPELINE_QUEUE,), **options)
+
+
+def tight_disk_setup(crew: PipelineCrew, **options: Any) -> Setup:
+    """Two groups at a time on a disk that has room for one product, until there is more."""
+    disk = Disk(capacity_bytes=3_500_000_000)
+
+    async def enlarge(_backend: Backend) -> None:
+        disk.capacity_bytes = 10**12
+
+    def prepare() -> State:
+        return State(MemoryDatabase(0, clock=lambda: EPOCH), disk)
+
+    larger = [Stimulus(2_000.0, enlarge)]
+    return two_groups_setup(crew, prepare=prepare, stimuli=larger, **options)
 
 
 async def everything(params: Any, ctx: TaskContext) -> Any:
@@ -82,6 +107,8 @@ FAILING: dict[str, dict[str, tuple[str | None, ...]]] = {
     "corrupt": {"convert": ("bad-input",)},
     "parked": {"calibrate_apply": ("abort-disk-full", "disk-full")},
     "odd": {"image": ("unrecognised", "unrecognised")},
+    "too big": {"image": ("abort-memory",) * 4},
+    "again": {"convert": ("crashed",) * 4},
 }
 """Groups and what their stages meet, in the words of the failure table."""
 
@@ -91,6 +118,8 @@ FAILING_ENDS = {
     "corrupt": ("failed", ["permanent"]),
     "parked": ("completed", []),
     "odd": ("failed", ["unknown", "unknown"]),
+    "too big": ("failed", ["permanent"]),
+    "again": ("completed", ["transient"] * 4),
 }
 """How each of them has to end, and the kinds of its failures."""
 
@@ -100,7 +129,32 @@ def failing_setup(group: str, crew: PipelineCrew | None = None, **options: Any) 
     planned = {(group, stage): fails for stage, fails in FAILING[group].items()}
     made = dataclasses.replace(crew or PipelineCrew(), model=StageModel(planned=planned))
     job = Job(PIPELINE_QUEUE, TASK_NAME, pipeline_params(group))
+    if group == "again":
+        options |= {"stimuli": [Stimulus(2_000.0, _retry_failed)], "linger_seconds": 4_000.0}
     return Setup(made, [job], (PIPELINE_QUEUE,), **options)
+
+
+async def _retry_failed(backend: Backend) -> None:
+    """What an operator does in the morning."""
+    for task in await backend.list_tasks(PIPELINE_QUEUE, states=["failed"]):
+        granted = {"max_attempts": task.attempts + 20}
+        await backend.retry_task(PIPELINE_QUEUE, task.task_id, granted)
+
+
+def harmed_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:
+    """The pipeline once more, where all products are there and one has lost a file."""
+    done = pipeline_setup(crew, **options)
+
+    def prepare() -> State:
+        state = done.initial_state()
+        Life(done, state, ()).run()
+        *_, last = state.disk.commits  # no later stage would look at it
+        state.disk.remove(f"{last}/data")
+        state.disk.wrongs.clear()
+        fresh = MemoryDatabase(done.seed, clock=lambda: EPOCH)
+        return State(fresh, state.disk, state.registry, state.ledger)
+
+    return dataclasses.replace(done, prepare=prepare)
 
 
 def ends(histories: Sequence[History]) -> tuple[str, list[str]]:

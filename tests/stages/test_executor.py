@@ -300,3 +300,16 @@ def test_child_of_a_dead_parent_does_not_start(tmp_path: Path) -> None:
     )
     os.close(read_end)
     assert child.returncode == -signal.SIGKILL
+
+
+def test_lack_of_memory_before_the_stage_began_is_a_shortage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loader's words, from a process that could not even import; found by the campaign."""
+    said = "ImportError: /x/_core.so: failed to map segment from shared object"
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n", encoding="utf-8")
+    python.chmod(0o755)
+    monkeypatch.setattr("sys.executable", str(python))
+    verdict = Classifier(STAGE_RULES).classify(failure_of(request_for(tmp_path)).evidence)
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "casa-memory")

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.simulation.campaign import Campaign
 from absurd_contimg.simulation.crews import HandlerCrew
-from absurd_contimg.simulation.explorer import Blow, Strike, replay_histories
+from absurd_contimg.simulation.explorer import replay_histories
+from absurd_contimg.simulation.life import Blow, Strike
 from absurd_contimg.simulation.setup import Job, Setup
 from absurd_contimg.testing import (
     assert_completed,

@@ -354,23 +354,41 @@ class TaskContext:
         return name if count == 1 else f"{name}#{count}"
 
     async def _save(self, checkpoint_name: str, state: Json) -> None:
-        """Write a checkpoint, insisting while the database is away and the lease is ours."""
-        lease = self._scope.lease
+        """Write a checkpoint, insisting while the database is away and the lease is ours.
+
+        One that was written although its reply was lost is recognised, and not written again.
+        """
+        lease, clock = self._scope.lease, asyncio.get_running_loop().time
+        unanswered: float | None = None
 
         async def write() -> None:
-            sent_at = asyncio.get_running_loop().time()
-            await self._scope.backend.set_task_checkpoint_state(
-                self.queue_name,
-                self._claimed.task_id,
-                checkpoint_name,
-                state,
-                self.run_id,
-                self._scope.claim_timeout_seconds,
-            )
+            nonlocal unanswered
+            if unanswered is not None and await self._is_saved(checkpoint_name, state):
+                lease.renewed(unanswered)
+                return
+            sent_at = clock()
+            try:
+                await self._scope.backend.set_task_checkpoint_state(
+                    self.queue_name,
+                    self._claimed.task_id,
+                    checkpoint_name,
+                    state,
+                    self.run_id,
+                    self._scope.claim_timeout_seconds,
+                )
+            except (BackendUnavailable, asyncio.CancelledError):
+                unanswered = sent_at if unanswered is None else unanswered
+                raise
             lease.renewed(sent_at)
 
         await lease.insist(write)
         self._checkpoints[checkpoint_name] = state
+
+    async def _is_saved(self, checkpoint_name: str, state: Json) -> bool:
+        saved = await self._scope.backend.get_task_checkpoint_state(
+            self.queue_name, self._claimed.task_id, checkpoint_name, include_pending=True
+        )
+        return saved is not None and (saved.owner_run_id, saved.state) == (self.run_id, state)
 
     def _record(self, step: str) -> StepRecord:
         return StepRecord(step, self._checkpoints.get(START_PREFIX + step))

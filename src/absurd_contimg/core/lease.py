@@ -89,9 +89,11 @@ class Lease:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout_at(self.fence_at):
+                async with asyncio.timeout_at(self.fence_at) as fence:
                     return await call()
             except TimeoutError as error:
+                if fence.expired() and loop.time() < self.fence_at:
+                    continue  # the claim was extended while we waited
                 raise BackendUnavailable("no answer before the end of the lease") from error
             except BackendUnavailable:
                 if loop.time() + _RETRY_SECONDS >= self.fence_at:

@@ -18,7 +18,6 @@ from absurd_contimg.simulation.faults import DAY_SECONDS, Fault, draw_faults
 from absurd_contimg.simulation.hosts import Host
 from absurd_contimg.simulation.invariants import Violation, judge
 from absurd_contimg.simulation.loop import SimLoop, instantly
-from absurd_contimg.simulation.runner import SimRunner
 from absurd_contimg.simulation.scenario import Scenario
 from absurd_contimg.simulation.sky import SimRegistry
 from absurd_contimg.simulation.stage_model import (
@@ -78,9 +77,8 @@ class Campaign:
         seed: int,
         faults: Sequence[Fault] | None = None,
         costs: Mapping[str, StageCost] | None = None,
-        runner: type[SimRunner] = SimRunner,
     ) -> None:
-        self.scenario, self.seed, self._runner = scenario, seed, runner
+        self.scenario, self.seed = scenario, seed
         self.faults = draw_faults(scenario, seed) if faults is None else list(faults)
         self.landed = Landed()
         self.trace: list[str] = []
@@ -154,7 +152,6 @@ class Campaign:
             self._model,
             WorkerTerms(terms.lease_seconds, terms.poll_seconds),
             host,
-            self._runner,
             free_bytes_min=terms.free_bytes_min,
         )
         self.world.employ(doors, crew(self.world, doors, f"worker-{number}"))

@@ -15,11 +15,11 @@ from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.simulation.doors import Doors, Effect
-from absurd_contimg.simulation.runner import Machine, SimRunner, simulated_config
+from absurd_contimg.simulation.executor import Machine, SimulatedStage, simulated
+from absurd_contimg.simulation.runner import make_runner
 from absurd_contimg.simulation.sky import SimRegistry
 from absurd_contimg.simulation.stage_model import StageModel
 from absurd_contimg.simulation.world import World
-from absurd_contimg.stages.base import PipelineStage
 from absurd_contimg.stages.failures import STAGE_RULES
 
 AnyHandler = Callable[[Any, Any], Awaitable[Any]]
@@ -79,7 +79,6 @@ class PipelineCrew:
     model: StageModel = field(default_factory=StageModel)
     terms: WorkerTerms = field(default_factory=WorkerTerms)
     machine: Machine | None = None
-    runner: type[SimRunner] = SimRunner
     free_bytes_min: int = 0
     """With less free space than this the worker's guard stops claims."""
 
@@ -91,11 +90,19 @@ class PipelineCrew:
         )
 
         state = world.state
-        runner = self.runner(
-            _CONFIG, doors, state.disk, state.registry, self.model, self.machine, world.watch
+        stages = [one(state.registry.solves) for one in pipeline_stages()]
+        runner = make_runner(
+            doors,
+            state.disk,
+            state.registry,
+            {one.name: one for one in stages},
+            self.model,
+            self.machine,
+            world.watch,
+            worker_id,
         )
         workflow = PipelineWorkflow(
-            pipeline_stages(), runner, _AskedThroughDoors(doors, state.registry), 86_400
+            stages, runner, _AskedThroughDoors(doors, state.registry), 86_400
         )
         tasks = TaskRegistry()
         tasks.add(TASK_NAME, workflow)
@@ -133,12 +140,9 @@ class _AskedThroughDoors:
         return self._doors.pass_at_once(effect, self._registry.calibration_exists, group_id)
 
 
-_CONFIG = simulated_config()
-
-
 @cache
-def pipeline_stages() -> tuple[PipelineStage, ...]:
-    """The real stages in their real order; only their names and contracts are used."""
+def pipeline_stages() -> tuple[type[SimulatedStage], ...]:
+    """What stands for the real stages, in their real order."""
     from absurd_contimg.stages.orchestrator import (  # noqa: PLC0415 - needs the casa extra
         resolve_order,
         standard_imaging_stages,
@@ -146,10 +150,11 @@ def pipeline_stages() -> tuple[PipelineStage, ...]:
     from absurd_contimg.workflows.pipeline import PipelineParams  # noqa: PLC0415
 
     unused = cast(Registry, None)  # asked only when the stage itself runs, which it never does
-    return resolve_order(standard_imaging_stages(unused), PipelineParams.model_fields)
+    ordered = resolve_order(standard_imaging_stages(unused), PipelineParams.model_fields)
+    return tuple(map(simulated, ordered))
 
 
 def pipeline_params(group_id: str) -> dict[str, Json]:
     """The parameters of a pipeline task for a simulated group of 16 sub-bands."""
     files = [f"/simulated/input/{group_id}_sb{band:02d}.hdf5" for band in range(16)]
-    return {"group_id": group_id, "input_files": files, "catalog_path": "/simulated/sky.csv"}
+    return {"group_id": group_id, "input_files": files, "catalog_path": "/simulated/input/sky.csv"}

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.simulation.loop import SimLoop
+from absurd_contimg.simulation.standing import stand_still
 
 _T = TypeVar("_T")
 
@@ -72,6 +73,8 @@ class DatabaseServer:
     down: bool = False
     cut_off: set[str] = field(default_factory=set)
     """Hosts that cannot reach it; their calls hang until they give up."""
+    reply_seconds: dict[str, float] = field(default_factory=dict)
+    """By host: how much longer replies take to it than its questions."""
     patience_seconds: float = 15.0
     """After which a call to an unreachable server gives up (TCP's keepalive, as configured)."""
     lose_reply: Callable[[str], bool] | None = None
@@ -80,7 +83,13 @@ class DatabaseServer:
     @property
     def quiet(self) -> bool:
         """Nothing is wrong with it and it answers at once."""
-        return not (self.down or self.cut_off or self.latency_seconds or self.lose_reply)
+        return not (
+            self.down
+            or self.cut_off
+            or self.latency_seconds
+            or self.lose_reply
+            or any(self.reply_seconds.values())
+        )
 
     async def reach(self, host: str) -> None:
         """Raise `BackendUnavailable` if the host does not get through."""
@@ -94,6 +103,8 @@ class DatabaseServer:
 
     async def answer(self, host: str, name: str) -> None:
         """Raise `BackendUnavailable` if the reply to a call that took effect is lost."""
+        if late := self.reply_seconds.get(host):
+            await asyncio.sleep(late)
         if self.down or host in self.cut_off:
             raise BackendUnavailable("simulated: the server went away before it answered")
         if self.lose_reply is not None and self.lose_reply(name):
@@ -143,12 +154,12 @@ class Doors:
         if observe is None:
             return act(*args)
         observe(process, effect, Moment.BEFORE)
-        process.check_alive()
+        stand_still(process)
         try:
             return act(*args)
         finally:
             observe(process, effect, Moment.COMMITTED)
-            process.check_alive()
+            stand_still(process)
 
     async def _stand_still(self) -> None:
         """Where a process that has just been killed dies, and a paused one stops."""

@@ -198,8 +198,22 @@ def resource_failure_spends_no_attempt(history: History, policy: RetryPolicy) ->
     for run in history.runs:
         if _kind(run) == FailureKind.RESOURCE and policy.park_limit > 0:
             step = str(_reason(run).get("step"))
-            if len(_starts(history).get(step, ())) < min(policy.park_limit, 20):
+            parked = len(_starts(history).get(step, ())) - 1
+            if parked < min(policy.park_limit, 19):
                 yield f"run {run.attempt} failed at {step} for {_reason(run).get('rule')}"
+
+
+def a_retry_waits(history: History, policy: RetryPolicy) -> Found:
+    """What failed in passing is not tried again at once: whatever was wrong needs its time."""
+    if history.task.retry_strategy:
+        return
+    for run, after in pairwise(history.runs):
+        reason = _reason(run)
+        if reason.get("settled") != "retry" or reason.get("rule") == "hook" or not run.failed_at:
+            continue
+        waited = (after.available_at - run.failed_at).total_seconds()
+        if waited < 0.5 * policy.delay_seconds(1):
+            yield f"run {after.attempt} was due {waited:.1f} s after run {run.attempt} had failed"
 
 
 def poison_is_not_started_again(history: History, policy: RetryPolicy) -> Found:
@@ -274,6 +288,7 @@ HISTORY_INVARIANTS: tuple[HistoryInvariant, ...] = (
     nothing_fails_before_its_budget_is_spent,
     interruption_costs_no_task,
     resource_failure_spends_no_attempt,
+    a_retry_waits,
     poison_is_not_started_again,
     committed_step_is_not_started_again,
     every_start_is_numbered_once,
@@ -358,10 +373,8 @@ def saved_steps_have_their_products(evidence: Evidence) -> Found:
     for history in evidence.histories:
         for one in history.checkpoints:
             product = one.state.get("product") if isinstance(one.state, Mapping) else None
-            if isinstance(product, str):
-                path = product.removeprefix("/simulated/")
-                if path not in evidence.disk.folders:
-                    yield f"checkpoint {one.checkpoint_name} names {path}, which is not there"
+            if isinstance(product, str) and product not in evidence.disk.folders:
+                yield f"checkpoint {one.checkpoint_name} names {product}, which is not there"
 
 
 def nobody_raised_unseen(evidence: Evidence) -> Found:

@@ -123,6 +123,10 @@ class Kernel:
         """Let `run` return after the callback that is running."""
         self._stopped = True
 
+    def go_on(self) -> None:
+        """Take back a `stop` that was meant for a run inside of the one that goes on."""
+        self._stopped = False
+
     def run(self, until: float | None = None, callbacks_max: int | None = None) -> None:
         """Run until `stop` is called or, if given, until that time.
 

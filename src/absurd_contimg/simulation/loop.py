@@ -71,6 +71,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.errors: list[BaseException] = []
         self.last_words = 0
         """How many tasks of this process still ran code after its death."""
+        self.at_resume: Callable[[], None] = lambda: None
+        """What stands still in the middle of a call goes on."""
         self._at_death: dict[object, Callable[[], None]] = {}
         self._factory: Any = None
         self._closed = False
@@ -105,6 +107,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         if self.held is not None and not self.dead:
             held, self.held = self.held, None
             self.resumed_at = self.kernel.now
+            self.at_resume()
             self.kernel.ready.extend(held)
 
     @property

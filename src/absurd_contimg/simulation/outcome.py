@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.records import History, Json, Run
 from absurd_contimg.core.starts import PARKED_PREFIX, START_PREFIX
 from absurd_contimg.simulation.invariants import Evidence, Violation
 from absurd_contimg.simulation.world import State
@@ -33,6 +33,8 @@ class Outcome:
     products: tuple[str, ...]
     ledger: tuple[str, ...]
     violations: tuple[Violation, ...]
+    runs: tuple[tuple[str, ...], ...] = ()
+    """How each run of each task ended. Equally good futures differ in it."""
 
     def compared_with(self, base: Outcome) -> tuple[Violation, ...]:
         """The violations, and how it differs from the undisturbed run."""
@@ -51,12 +53,24 @@ class Outcome:
 def outcome_of(evidence: Evidence, state: State, violations: tuple[Violation, ...]) -> Outcome:
     """The essence of what a world has left."""
     products = tuple(
-        f"{path} {json.dumps(folder.manifest, sort_keys=True)} {sorted(folder.files)}"
-        for path, folder in sorted(state.disk.products().items())
+        f"{path} {json.dumps(_made(product.manifest), sort_keys=True)} {sorted(product.files)}"
+        for path, product in sorted(state.disk.products().items())
     )
     ledger = tuple(f"{name} {json.dumps(value)}" for name, value in state.ledger.entries)
     tasks = tuple(sorted(map(_essence, evidence.histories)))
-    return Outcome(tasks, products, ledger, violations)
+    runs = tuple(tuple(map(_end, history.runs)) for history in evidence.histories)
+    return Outcome(tasks, products, ledger, violations, runs)
+
+
+def _end(run: Run) -> str:
+    reason = run.failure_reason
+    return f"{run.state} {reason.get('name', '')}" if isinstance(reason, Mapping) else run.state
+
+
+def _made(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What a manifest says of the product, without who made it and when."""
+    who = ("attempt", "host", "created_at")
+    return {name: one for name, one in (manifest or {}).items() if name not in who}
 
 
 def _essence(history: History) -> str:

@@ -50,6 +50,8 @@ class Setup:
     """Virtual time after which a future that has not ended never will."""
     linger_seconds: float = 0.0
     """How long the world goes on after the last task has ended."""
+    reply_seconds: float = 0.0
+    """How long the database's replies take to the host of the first worker."""
     worker_id: str = "worker"
     prepare: Callable[[], State] | None = None
 

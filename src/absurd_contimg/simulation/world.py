@@ -20,10 +20,10 @@ from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.simulation.disk import Disk
 from absurd_contimg.simulation.doors import DatabaseServer, Doors, Effect, Observer
+from absurd_contimg.simulation.executor import StageWatch
 from absurd_contimg.simulation.invariants import Evidence
 from absurd_contimg.simulation.kernel import Kernel
 from absurd_contimg.simulation.loop import SimLoop, instantly, new_process
-from absurd_contimg.simulation.runner import StageWatch
 from absurd_contimg.simulation.sky import SimRegistry
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)

@@ -6,6 +6,7 @@ named. Order matters only between rules that match the same evidence: the first 
 
 from __future__ import annotations
 
+import errno
 import re
 import signal
 
@@ -36,10 +37,23 @@ _DISK_FULL = re.compile(
     r"Error writing record|Disk quota exceeded"
 )
 _TOO_MANY_FILES = re.compile(r"Too many open files")
-_NO_MEMORY = re.compile(r"std::bad_alloc|MemoryError|Cannot allocate memory")
+_NO_MEMORY = re.compile(
+    r"std::bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment"
+)
+_LOCKED = re.compile(
+    r"acquiring lock on|Resource deadlock avoided|lock on .* could not be acquired"
+)
+_REFUSED = re.compile(
+    r"Permission denied|Operation not permitted|Read-only file system|"
+    r"does not exist and cannot be created"
+)
 
-_SILENT = _names(errors.OutputError, errors.DataQualityError, errors.SolutionsRefusedError)
-"""A check that found a product wanting: what CASA logged may say why."""
+_VAGUE = _names(
+    *(errors.OutputError, errors.DataQualityError, errors.SolutionsRefusedError),
+    *(ValueError, RuntimeError, AssertionError),
+)
+"""A check that found a product wanting, or an error of CASA's tasks, which raise the same one
+for everything: what CASA logged may say why."""
 
 _OWN_ERRORS: tuple[FailureRule, ...] = (
     FailureRule(
@@ -64,7 +78,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         FailureKind.RESOURCE,
         _FREE_SPACE,
         f"{_CASA}: exportfits ends without an error; only its log says it",
-        exceptions=_SILENT,
+        exceptions=_VAGUE,
         casa=_DISK_FULL,
         decisive=True,
     ),
@@ -72,10 +86,21 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "silent-descriptors",
         FailureKind.RESOURCE,
         _DESCRIPTORS,
-        f"{_CASA}: the error is only in the log",
-        exceptions=_SILENT,
+        f"{_CASA}: flagdata raises a ValueError; the error is only in the log",
+        exceptions=_VAGUE,
         casa=_TOO_MANY_FILES,
         decisive=True,
+    ),
+    FailureRule(
+        "silent-memory",
+        FailureKind.RESOURCE,
+        _MEMORY,
+        f"{_CASA}: the error is only in the log",
+        exceptions=_VAGUE,
+        casa=_NO_MEMORY,
+        decisive=True,
+        parks_max=_MEMORY_PARKS_MAX,
+        escalation=ONE_THREAD,
     ),
     FailureRule(
         _SOLUTIONS_REFUSED,
@@ -161,8 +186,8 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         "file-too-large",
         FailureKind.PERMANENT,
         "Raise the limit on file sizes (LimitFSIZE, ulimit -f) of the worker.",
-        "observed: RLIMIT_FSIZE",
-        signals=frozenset({signal.SIGXFSZ}),
+        "observed, Python 3.11: it ignores SIGXFSZ, so that RLIMIT_FSIZE is an errno",
+        errnos=frozenset({errno.EFBIG}),
     ),
 )
 
@@ -185,7 +210,14 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         FailureKind.TRANSIENT,
         "Nothing: another process holds the table; it is tried again.",
         f"{_CASA}: two tcleans on one image",
-        casa=re.compile(r"acquiring lock on|Resource deadlock avoided"),
+        casa=_LOCKED,
+    ),
+    FailureRule(
+        "casa-permission",
+        FailureKind.PERMANENT,
+        "Correct owner or mode of the named path, then: contimg retry TASK",
+        f"{_CASA}: gaincal tells only its log",
+        casa=_REFUSED,
     ),
     FailureRule(
         "casa-bad-table",
@@ -237,18 +269,18 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         ),
     ),
     FailureRule(
-        "casa-permission",
+        "casa-text-permission",
         FailureKind.PERMANENT,
         "Correct owner or mode of the named path, then: contimg retry TASK",
         f"{_CASA}: in the text alone, without an errno",
-        text=re.compile(r"Permission denied|Read-only file system|does not exist and cannot be cr"),
+        text=_REFUSED,
     ),
     FailureRule(
         "casa-text-lock",
         FailureKind.TRANSIENT,
         "Nothing: another process holds the table; it is tried again.",
         f"{_CASA}: in the text alone",
-        text=re.compile(r"acquiring lock on|Resource deadlock avoided"),
+        text=_LOCKED,
     ),
     FailureRule(
         "casa-text-disk-full",
@@ -277,8 +309,10 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         "casa-data",
         FailureKind.PERMANENT,
         "Install or update the package casadata; then: contimg doctor",
-        "domain notes, row 36",
-        text=re.compile(r"measurespath|leap second|IERS|Observatories", re.IGNORECASE),
+        "observed, casatasks 6.7.0.31 without its data; domain notes, row 36",
+        text=re.compile(
+            r"measurespath|data_update: path|leap second|IERS|Observatories", re.IGNORECASE
+        ),
     ),
 )
 

@@ -3,7 +3,8 @@
 See ``docs/testing.md``. Nothing here is needed in production.
 """
 
-from absurd_contimg.simulation.explorer import Blow, Exploration, Finding
+from absurd_contimg.simulation.explorer import Exploration, Finding
+from absurd_contimg.simulation.life import Blow
 from absurd_contimg.simulation.loop import in_virtual_time
 from absurd_contimg.simulation.setup import Stimulus
 from absurd_contimg.simulation.world import outside

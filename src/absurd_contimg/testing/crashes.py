@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from absurd_contimg.core.records import History, Json, SpawnOptions
 from absurd_contimg.simulation.crews import AnyHandler, HandlerCrew, WorkerTerms
-from absurd_contimg.simulation.explorer import EVERY_BLOW, Blow, Exploration, explore, undisturbed
+from absurd_contimg.simulation.explorer import Exploration, explore, undisturbed
+from absurd_contimg.simulation.life import EVERY_BLOW, Blow
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 
 QUEUE = "default"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from absurd_contimg.simulation.explorer import EVERY_BLOW, Plan, Strike
 from absurd_contimg.simulation.faults import DAY_SECONDS, Fault
+from absurd_contimg.simulation.life import EVERY_BLOW, Plan, Strike
 from absurd_contimg.simulation.scenario import Scenario
 
 

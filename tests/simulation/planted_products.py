@@ -1,0 +1,208 @@
+"""Bugs planted in how a stage's product is made, published and registered: in the real runner."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from absurd_contimg.stages import making, products
+from absurd_contimg.stages import runner as runner_module
+from absurd_contimg.stages.products import Published, publish, seal
+from absurd_contimg.stages.runner import StageRunner
+
+Patch = pytest.MonkeyPatch
+Plant = Callable[[Patch], None]
+
+_run = StageRunner.run
+_commit = StageRunner._commit
+_product_location = products.product_location
+
+
+class _Toothless:
+    """Knows until when the lease lasts, and asks nobody."""
+
+    def __init__(self, fence: Any) -> None:
+        self._fence = fence
+
+    @property
+    def fence_at(self) -> float:
+        return self._fence.fence_at
+
+    async def __call__(self) -> None:
+        return None
+
+
+def no_fence(patch: Patch) -> None:
+    async def run(self: Any, *args: Any, fence: Any = None, **options: Any) -> Any:
+        return await _run(self, *args, fence=_Toothless(fence), **options)
+
+    patch.setattr(StageRunner, "run", run)
+
+
+def no_fence_nor_clock(patch: Patch) -> None:
+    async def run(self: Any, *args: Any, fence: Any = None, **options: Any) -> Any:
+        return await _run(self, *args, fence=None, **options)
+
+    patch.setattr(StageRunner, "run", run)
+
+
+def no_clock(patch: Patch) -> None:
+    def commit(self: Any, report: Any, leased: Any, clock: Any) -> Any:
+        return _commit(self, report, None, clock)
+
+    patch.setattr(StageRunner, "_commit", commit)
+
+
+def renames_first(patch: Patch) -> None:
+    waiting: dict[Path, Any] = {}
+
+    def keep(product: Path, manifest: Any, files: Any) -> None:
+        waiting[product] = manifest
+
+    def rename(product: Path, committed: Path, files: Any) -> Published:
+        files.ensure_folder(committed.parent)
+        files.rename(product, committed)
+        seal(committed, waiting[product], files)
+        return Published(committed, waiting[product], adopted=False)
+
+    patch.setattr(making, "seal", keep)
+    patch.setattr(runner_module, "publish", rename)
+
+
+def overwrites(patch: Patch) -> None:
+    def force(product: Path, committed: Path, files: Any) -> Published:
+        files.remove_tree(committed)
+        return publish(product, committed, files)
+
+    patch.setattr(runner_module, "publish", force)
+    patch.setattr(making, "find_committed", lambda *_args, **_options: None)
+
+
+def never_adopts(patch: Patch) -> None:
+    def insist(product: Path, committed: Path, files: Any) -> Published:
+        manifest = products.read_manifest(product, files)
+        files.ensure_folder(committed.parent)
+        files.rename(product, committed)
+        return Published(committed, manifest, adopted=False)
+
+    patch.setattr(runner_module, "publish", insist)
+    patch.setattr(making, "find_committed", lambda *_args, **_options: None)
+
+
+def registers_first(patch: Patch) -> None:
+    def commit(self: Any, report: Any, leased: Any, clock: Any) -> Any:
+        if report.product is not None:
+            manifest = products.read_manifest(report.product, self._files)
+            self._registry.register(report.committed, manifest)
+        return _commit(self, report, leased, clock)
+
+    patch.setattr(StageRunner, "_commit", commit)
+
+
+def forgets_to_register_adopted(patch: Patch) -> None:
+    def commit(self: Any, report: Any, leased: Any, clock: Any) -> Any:
+        registry = self._registry
+        self._registry = None if report.adopted else registry
+        try:
+            return _commit(self, report, leased, clock)
+        finally:
+            self._registry = registry
+
+    patch.setattr(StageRunner, "_commit", commit)
+
+
+def names_by_attempt(patch: Patch) -> None:
+    numbers = itertools.count()
+
+    def location(*args: Any) -> Any:
+        key, committed = _product_location(*args)
+        return key, committed.with_name(f"{committed.name}-{next(numbers)}")
+
+    patch.setattr(making, "product_location", location)
+
+
+def leaves_in_scratch(patch: Patch) -> None:
+    def forget(product: Path, committed: Path, files: Any) -> Published:
+        return Published(committed, products.read_manifest(product, files), adopted=False)
+
+    patch.setattr(runner_module, "publish", forget)
+
+
+def sweeps_the_living(patch: Patch) -> None:
+    async def run(self: Any, *args: Any, **options: Any) -> Any:
+        for folder in self._files.matching(self.config.paths.scratch_dir, "*"):
+            self._files.remove_tree(folder)
+        return await _run(self, *args, **options)
+
+    patch.setattr(StageRunner, "run", run)
+
+
+def changes_afterwards(patch: Patch) -> None:
+    def touch(product: Path, committed: Path, files: Any) -> Published:
+        published = publish(product, committed, files)
+        files.write_json(committed / "late", 1)
+        return published
+
+    patch.setattr(runner_module, "publish", touch)
+
+
+def manifest_without_files(patch: Patch) -> None:
+    patch.setattr(making, "file_entries", lambda *_args: ())
+
+
+def key_without_inputs(patch: Patch) -> None:
+    def location(stage: Any, context: Any, _inputs: Any) -> Any:
+        key, committed = _product_location(stage, context, ())
+        return key, committed.with_name(stage.name)
+
+    patch.setattr(making, "product_location", location)
+
+
+def scratch_is_kept(patch: Patch) -> None:
+    class Kept:
+        def __init__(self, files: Any) -> None:
+            self._files = files
+
+        def remove_tree(self, _folder: Any) -> None:
+            return None
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._files, name)
+
+    async def run(self: Any, *args: Any, **options: Any) -> Any:
+        if not isinstance(self._files, Kept):
+            self._files = Kept(self._files)
+        return await _run(self, *args, **options)
+
+    patch.setattr(StageRunner, "run", run)
+
+
+def nothing_is_reserved(patch: Patch) -> None:
+    patch.setattr(runner_module, "reserve", lambda *_args: None)
+
+
+def adopts_without_a_look(patch: Patch) -> None:
+    def find(folder: Path, key: str, files: Any) -> Any:
+        return products.read_manifest(folder, files) if files.exists(folder) else None
+
+    patch.setattr(making, "find_committed", find)
+
+
+PRODUCTS: dict[str, Plant] = {
+    "no fence before the rename": no_fence,
+    "neither a fence nor a look at the clock": no_fence_nor_clock,
+    "renamed before the manifest": renames_first,
+    "loser overwrites the winner": overwrites,
+    "finished product is not adopted": never_adopts,
+    "registered before it is there": registers_first,
+    "adopted product is not registered": forgets_to_register_adopted,
+    "product named by the attempt": names_by_attempt,
+    "product left in scratch": leaves_in_scratch,
+    "scratch of the living is swept": sweeps_the_living,
+    "product changed after its commit": changes_afterwards,
+}
+"""By what is wrong."""
