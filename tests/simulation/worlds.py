@@ -10,23 +10,20 @@ from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History, SpawnOptions
-from absurd_contimg.simulation.crews import HandlerCrew, PipelineCrew, pipeline_params
+from absurd_contimg.simulation.crews import (
+    HandlerCrew,
+    PipelineCrew,
+    pipeline_params,
+    pipeline_setup,
+)
 from absurd_contimg.simulation.disk import Disk
 from absurd_contimg.simulation.life import Life
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 from absurd_contimg.simulation.stage_model import StageModel
 from absurd_contimg.simulation.world import EPOCH, State, outside
-from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams
+from absurd_contimg.workflows.pipeline import TASK_NAME
 
 PIPELINE_QUEUE = "dsa110-pipeline"
-
-
-def pipeline_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:
-    """One group on its way through the whole pipeline."""
-    params = pipeline_params("2026-01-01T00:00:00")
-    spawn = PipelineParams.parse(params).spawn_options()
-    job = Job(PIPELINE_QUEUE, TASK_NAME, params, spawn)
-    return Setup(crew or PipelineCrew(), [job], (PIPELINE_QUEUE,), **options)
 
 
 def two_groups_setup(crew: PipelineCrew, **options: Any) -> Setup:

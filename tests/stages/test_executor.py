@@ -302,14 +302,20 @@ def test_child_of_a_dead_parent_does_not_start(tmp_path: Path) -> None:
     assert child.returncode == -signal.SIGKILL
 
 
-def test_lack_of_memory_before_the_stage_began_is_a_shortage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("said", "end", "rule"),
+    [
+        ("/x/_core.so: failed to map segment from shared object", "exit 1", "casa-memory"),
+        ("LLVM ERROR: out of memory", "kill -ABRT $$", "abort-memory"),
+    ],
+)
+def test_lack_of_memory_in_a_library_is_a_shortage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, end: str, rule: str
 ) -> None:
-    """The loader's words, from a process that could not even import; found by the campaign."""
-    said = "ImportError: /x/_core.so: failed to map segment from shared object"
+    """The words of the loader and of numba's compiler, as the campaign met them."""
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho '{said}' >&2\nexit 1\n", encoding="utf-8")
+    python.write_text(f"#!/bin/sh\necho '{said}' >&2\n{end}\n", encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
     verdict = Classifier(STAGE_RULES).classify(failure_of(request_for(tmp_path)).evidence)
-    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "casa-memory")
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, rule)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -164,6 +166,45 @@ def simulate(
     except ScenarioError as error:
         raise SettingError(str(error)) from error
     if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explore(
+    first: Annotated[str, typer.Option(help="What strikes first, with commas.")] = (
+        "kill,kill-late,kill-other"
+    ),
+    then: Annotated[
+        str, typer.Option(help="What strikes the recovery: every pair. Default: single blows.")
+    ] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+) -> None:
+    """Strike the simulated pipeline at every effect, and its recovery at every effect again."""
+    from absurd_contimg.simulation.crews import pipeline_setup  # noqa: PLC0415
+    from absurd_contimg.simulation.explorer import Exploration  # noqa: PLC0415
+    from absurd_contimg.simulation.shards import Hunt, explore_on_cores, parse_blows  # noqa: PLC0415
+
+    began = time.monotonic()
+
+    def told(done: int, of: int, found: Exploration) -> None:
+        console.print(
+            f"{done} of {of} shares, {time.monotonic() - began:.0f} s: {found.futures} futures, "
+            f"{len(found.findings)} went wrong"
+        )
+
+    try:
+        hunt = Hunt(parse_blows(first.split(",")), parse_blows(then.split(",") if then else []))
+    except ValueError as error:
+        raise SettingError(f"explore: {error}.") from error
+    found = explore_on_cores(pipeline_setup, hunt, jobs, told)
+    for one in found.findings:
+        console.print(str(one), markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{found.moments} moments, {found.distinct_moments} of them different; "
+        f"{found.futures} futures, {found.struck} fully struck, "
+        f"{len(found.findings)} went wrong; {time.monotonic() - began:.0f} s."
+    )
+    if found.findings:
         raise typer.Exit(1)
 
 

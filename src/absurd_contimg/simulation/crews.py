@@ -17,6 +17,7 @@ from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.simulation.doors import Doors, Effect
 from absurd_contimg.simulation.executor import Machine, SimulatedStage, simulated
 from absurd_contimg.simulation.runner import make_runner
+from absurd_contimg.simulation.setup import Job, Setup
 from absurd_contimg.simulation.sky import SimRegistry
 from absurd_contimg.simulation.stage_model import StageModel
 from absurd_contimg.simulation.world import World
@@ -158,3 +159,13 @@ def pipeline_params(group_id: str) -> dict[str, Json]:
     """The parameters of a pipeline task for a simulated group of 16 sub-bands."""
     files = [f"/simulated/input/{group_id}_sb{band:02d}.hdf5" for band in range(16)]
     return {"group_id": group_id, "input_files": files, "catalog_path": "/simulated/input/sky.csv"}
+
+
+def pipeline_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:
+    """One group on its way through the whole pipeline."""
+    from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams  # noqa: PLC0415
+
+    made = PipelineCrew() if crew is None else crew
+    params = pipeline_params("2026-01-01T00:00:00")
+    job = Job(made.queue, TASK_NAME, params, PipelineParams.parse(params).spawn_options())
+    return Setup(made, [job], (made.queue,), **options)

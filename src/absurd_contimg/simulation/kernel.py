@@ -7,13 +7,13 @@ every simulated process runs, and takes no time. It knows nothing of databases, 
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from heapq import heappop, heappush
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import simpy
-from simpy.core import EmptySchedule
 from simpy.events import NORMAL
 
 if TYPE_CHECKING:
@@ -28,60 +28,64 @@ class Runaway(RuntimeError):
     """More callbacks ran than the bound allows: something turns in circles."""
 
 
+class Callback(asyncio.Handle):
+    """A callback of asyncio that is ready to run, cheap to make and to run.
+
+    `_args` holds the function and its arguments in one tuple, so that running it copies nothing.
+    """
+
+    __slots__ = ()
+    _repr = _source_traceback = None
+
+    def cancel(self) -> None:
+        """Never run."""
+        self._args = CANCELLED  # frees what it holds, as asyncio's does
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._args is CANCELLED
+
+    _cancelled = property(cancelled)
+    _callback = property(lambda self: self._args[0])
+
+
 class Timer(asyncio.TimerHandle):
-    """A timer of asyncio that is an event of SimPy: one heap orders both."""
+    """The same for a timer, which is an event in SimPy's heap: one order for both."""
 
-    __slots__ = ("callbacks", "defused")
-    _ok = True
-
-    def __init__(
-        self,
-        when: float,
-        callback: Any,
-        args: Any,
-        loop: SimLoop,
-        context: Any,
-    ) -> None:
-        super().__init__(when, callback, args, loop, context)
-        self.callbacks: Any = ()
+    __slots__ = ()
+    _repr = _source_traceback = None
 
     def cancel(self) -> None:
         """Never fire. The heap drops it when its turn comes, and the clock does not move."""
-        self._cancelled = True
-        self._callback = None  # as asyncio does, to free what it holds
-        self._args = ()
+        self._args = CANCELLED
+
+    def cancelled(self) -> bool:
+        """Whether `cancel` was called."""
+        return self._args is CANCELLED
+
+    _cancelled = property(cancelled)
+    _callback = property(lambda self: self._args[0])
+
+
+def _nothing() -> None:
+    """What a cancelled callback would do."""
+
+
+CANCELLED = (_nothing,)
 
 
 class VirtualClock(simpy.Environment):
-    """SimPy's environment, which also takes events at a point in time and not after a delay."""
+    """SimPy's environment, which also takes events at a point in time and not after a delay.
 
-    def __init__(self, start: float = 0.0) -> None:
-        super().__init__(start)
-        self.fired: deque[asyncio.Handle] = deque()
+    Only the kernel may run it: timers of asyncio stand in the same heap.
+    """
 
     def schedule_at(self, event: Any, when: float) -> None:
         """Let an event happen at `when`; one in the past happens now."""
         # NORMAL, as SimPy's own: among events of one moment the order of creation decides.
         heap: list[Any] = self._queue
-        heappush(heap, (max(when, self._now), NORMAL, next(self._eid), event))
-
-    def step(self) -> None:
-        """Process the next event; a timer's callback becomes ready. Cancelled ones do not count.
-
-        Raises `EmptySchedule` when nothing is scheduled.
-        """
-        queue: list[Any] = self._queue
-        while queue:
-            event = queue[0][3]
-            if type(event) is not Timer:
-                super().step()
-                return
-            when = heappop(queue)[0]
-            if not event._cancelled:
-                self._now = when
-                self.fired.append(event)
-                return
-        raise EmptySchedule
+        now = self._now
+        heappush(heap, (when if when > now else now, NORMAL, next(self._eid), event))
 
 
 class Kernel:
@@ -93,10 +97,12 @@ class Kernel:
 
     def __init__(self, start: float = 0.0, shuffle_seed: int | None = None) -> None:
         self.env = VirtualClock(start)
-        self.ready: deque[asyncio.Handle] = self.env.fired
+        self.ready: deque[asyncio.Handle] = deque()
         self.callbacks_run = 0
         self._random = None if shuffle_seed is None else Random(shuffle_seed)
         self._stopped = False
+        self._attention = False
+        """Whether the run loop has to look at something: a stop, a death."""
         self._doomed: list[SimLoop] = []
         self._loops: list[SimLoop] = []
         self._serial = 0
@@ -118,10 +124,15 @@ class Kernel:
     def doom(self, loop: SimLoop) -> None:
         """End the tasks of a dead process before anything else happens."""
         self._doomed.append(loop)
+        self._attention = True
+
+    def look(self) -> None:
+        """Look, before the next callback, which processes stand still."""
+        self._attention = True
 
     def stop(self) -> None:
         """Let `run` return after the callback that is running."""
-        self._stopped = True
+        self._stopped = self._attention = True
 
     def go_on(self) -> None:
         """Take back a `stop` that was meant for a run inside of the one that goes on."""
@@ -139,48 +150,64 @@ class Kernel:
             stop._ok, stop._value = True, None
             stop.callbacks.append(lambda _event: self.stop())
             self.env.schedule_at(stop, until)
-        limit = float("inf") if callbacks_max is None else self.callbacks_run + callbacks_max
+        limit = sys.maxsize if callbacks_max is None else self.callbacks_run + callbacks_max
         before = asyncio._get_running_loop()
         try:
             self._run(limit)
         finally:
             asyncio._set_running_loop(before)
 
-    def _run(self, limit: float) -> None:
-        ready, step, enter_loop = self.ready, self.env.step, asyncio._set_running_loop
+    def _run(self, limit: int) -> None:
+        # Every event of the world passes here, so what it needs is at hand in local names.
+        env, ready = self.env, self.ready
+        queue: list[Any] = env._queue
+        take = ready.popleft if self._random is None else self._draw
         entered: SimLoop | None = None
-        while not self._stopped:
-            if self._doomed:
-                self._bury()
+        self._attention = True
+        first = self.callbacks_run + 1
+        for self.callbacks_run in range(first, limit + 1):
+            if self._attention:
+                if self._look_around():
+                    return
                 entered = None
-            if not ready:
-                try:
-                    step()
-                except EmptySchedule:
-                    raise NothingCanHappen(self._who_waits()) from None
+            handle: Any
+            if ready:
+                handle = take()
+            elif not queue:
+                raise NothingCanHappen(self._who_waits())
+            elif type(queue[0][3]) is not Timer:
+                env.step()
                 continue
-            if self._random is not None:
-                other = self._random.randrange(len(ready))
-                ready[0], ready[other] = ready[other], ready[0]
-            handle = ready.popleft()
-            loop: SimLoop = handle._loop  # type: ignore[attr-defined]
-            if loop.held is not None:
-                loop.held.append(handle)
-                continue
-            if handle._cancelled:
-                continue
+            else:
+                when, _, _, handle = heappop(queue)
+                if handle._args is CANCELLED:
+                    continue
+                env._now = when
+            loop: SimLoop = handle._loop
             if loop is not entered:
-                enter_loop(loop)
+                if loop.held is not None:
+                    loop.held.append(handle)
+                    continue
+                asyncio._set_running_loop(loop)
                 entered = loop
-            self.callbacks_run += 1
             try:
-                handle._context.run(handle._callback, *handle._args)  # type: ignore[attr-defined]
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:  # noqa: BLE001 - a callback's error is the loop's to report
+                handle._context.run(*handle._args)
+            except BaseException as error:  # noqa: BLE001 - a callback's error is its loop's to report
                 loop.report(error, handle)
-            if self.callbacks_run >= limit:
-                raise Runaway(f"{limit:.0f} callbacks at {self.now} s: {self._who_waits()}")
+        raise Runaway(f"{limit} callbacks at {self.now} s: {self._who_waits()}")
+
+    def _draw(self) -> asyncio.Handle:
+        """One of the callbacks that are ready, as the seed has it."""
+        ready, random = self.ready, cast(Random, self._random)
+        other = random.randrange(len(ready))
+        ready[0], ready[other] = ready[other], ready[0]
+        return ready.popleft()
+
+    def _look_around(self) -> bool:
+        """End the tasks of the dead; whether to stop."""
+        self._bury()
+        self._attention = self._stopped  # a run around this one may have to stop too
+        return self._stopped
 
     def _bury(self) -> None:
         while self._doomed:

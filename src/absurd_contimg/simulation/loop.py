@@ -13,14 +13,19 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
+from heapq import heappush
 from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
-from absurd_contimg.simulation.kernel import Kernel, Timer
+from simpy.events import NORMAL
+
+from absurd_contimg.simulation.kernel import Callback, Kernel, Timer
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
+_make: Any = object.__new__
+"""Makes a handle without a call of Python code."""
 _LAST_WORDS_MAX = 1000
 """A dead task may wait this often in its ``finally`` before we call it a mistake."""
 
@@ -63,6 +68,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def __init__(self, kernel: Kernel | None = None, name: str = "process") -> None:
         self.kernel = Kernel() if kernel is None else kernel
+        self._env: Any = self.kernel.env
+        self._ready = self.kernel.ready
         self.name = name
         self.held: list[asyncio.Handle] | None = None
         """What waits for a paused process; of a dead one it is dropped. None while it runs."""
@@ -100,6 +107,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """SIGSTOP: nothing of this process runs until `resume`; its timers go on."""
         if self.held is None:
             self.held = []
+            self.kernel.look()
             self.paused_at = self.kernel.now
 
     def resume(self) -> None:
@@ -149,6 +157,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def report(self, error: BaseException, what: object) -> None:
         """Note what a callback raised; of a dead process nobody hears."""
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            raise error
         if not self.dead:
             self.errors.append(error)
             _log.error("%s: %r raised %r", self.name, what, error, exc_info=error)
@@ -197,51 +207,45 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Virtual time in seconds."""
         if self.dead:
             raise ProcessDied(self.name)
-        return cast(float, self.kernel.env._now)
+        now: float = self._env._now
+        return now
 
-    def call_soon(
-        self,
-        callback: Callable[[Unpack[_Ts]], object],
-        *args: *_Ts,
-        context: Context | None = None,
-    ) -> asyncio.Handle:
-        """See asyncio. A dead process' callback is dropped."""
-        handle = asyncio.Handle(callback, args, self, context)
+    # Function and arguments come as one tuple and are run as one (see `Callback`): a call of
+    # asyncio's own signature would copy them twice. That is why these are not typed as its own.
+
+    def _soon(self, *call: Any, context: Context | None = None) -> Any:
+        """See asyncio's `call_soon`. A dead process' callback is dropped."""
+        handle = _make(Callback)
+        handle._args = call
+        handle._loop = self
+        handle._context = copy_context() if context is None else context
         if not self.dead:
-            self.kernel.ready.append(handle)
+            self._ready.append(handle)
         return handle
 
-    def call_soon_threadsafe(
-        self,
-        callback: Callable[[Unpack[_Ts]], object],
-        *args: *_Ts,
-        context: Context | None = None,
-    ) -> asyncio.Handle:
-        """The same: there are no threads."""
-        return self.call_soon(callback, *args, context=context)
+    def _later(self, delay: float, *call: Any, context: Context | None = None) -> Any:
+        """See asyncio's `call_later`."""
+        return self._timer(self._env._now + delay if delay > 0 else self._env._now, call, context)
 
-    def call_later(
-        self,
-        delay: float,
-        callback: Callable[[Unpack[_Ts]], object],
-        *args: *_Ts,
-        context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        """See asyncio."""
-        return self.call_at(self.kernel.env._now + delay, callback, *args, context=context)
+    def _at(self, when: float, *call: Any, context: Context | None = None) -> Any:
+        """See asyncio's `call_at`."""
+        return self._timer(max(when, self._env._now), call, context)
 
-    def call_at(
-        self,
-        when: float,
-        callback: Callable[[Unpack[_Ts]], object],
-        *args: *_Ts,
-        context: Context | None = None,
-    ) -> asyncio.TimerHandle:
-        """See asyncio. A dead process' timer never fires."""
-        timer = Timer(when, callback, args, self, context)
+    def _timer(self, when: float, call: tuple[Any, ...], context: Context | None) -> Any:
+        """A dead process' timer never fires."""
+        timer = _make(Timer)
+        timer._when = when
+        timer._args = call
+        timer._loop = self
+        timer._context = copy_context() if context is None else context
         if not self.dead:
-            self.kernel.env.schedule_at(timer, when)
+            heappush(self._env._queue, (when, NORMAL, next(self._env._eid), timer))
         return timer
+
+    call_soon: Any = _soon
+    call_soon_threadsafe: Any = _soon
+    call_later: Any = _later
+    call_at: Any = _at
 
     # -- asyncio: futures and tasks -------------------------------------------------------
 
@@ -280,9 +284,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # -- asyncio: the rest ----------------------------------------------------------------
 
-    def get_debug(self) -> bool:
-        """Never: asyncio's debug mode reads the wall clock."""
-        return False
+    get_debug = bool
+    """Never, at the speed of C: asyncio's debug mode reads the wall clock."""
 
     def set_debug(self, enabled: bool) -> None:
         """No effect."""

@@ -38,7 +38,8 @@ _DISK_FULL = re.compile(
 )
 _TOO_MANY_FILES = re.compile(r"Too many open files")
 _NO_MEMORY = re.compile(
-    r"std::bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment"
+    r"std::bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|"
+    r"out of memory|[Mm]emory allocation"
 )
 _LOCKED = re.compile(
     r"acquiring lock on|Resource deadlock avoided|lock on .* could not be acquired"

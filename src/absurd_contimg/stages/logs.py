@@ -12,8 +12,9 @@ _MESSAGE_LENGTH = 500
 _DYING_WORDS = (
     "terminate called", "what():", "bad_alloc", "MemoryError", "Fatal Python error",
     "No space left on device", "Segmentation fault", "double free", "Aborted",
+    "out of memory", "emory allocation",
 )  # fmt: skip
-"""What the C++ runtime, glibc and Python's faulthandler print when a process goes down."""
+"""What the C++ runtime, glibc, LLVM, OpenBLAS and Python's faulthandler print at the end."""
 
 
 def severe_messages(casa_log: Path) -> tuple[str, ...]:
