@@ -65,3 +65,12 @@ def null_identifier() -> EngineError:
 def timestamp_out_of_range() -> EngineError:
     """22008 of timestamp arithmetic."""
     return EngineError("22008", "timestamp out of range")
+
+
+def unsupported(sql_text: str, what: str = "this statement") -> EngineError:
+    """0A000: the emulator does not understand the SQL, and says which part of it."""
+    return EngineError(
+        "0A000",
+        f"the in-memory Absurd does not support {what}: {sql_text}",
+        hint="Ask a real Postgres, or propose it for absurd_contimg.backends.memory.sql.",
+    )

@@ -19,7 +19,7 @@ from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.statements import Result
-from absurd_contimg.backends.memory.sql.types import ArrayType, SqlType
+from absurd_contimg.backends.memory.sql.types import RECORD, ArrayType, RecordType, SqlType
 from absurd_contimg.backends.memory.text import session_zone
 
 Load = Callable[[Any], Any]
@@ -101,8 +101,6 @@ class MemoryResult:
 
 def text_of(value: Any, kind: SqlType, session: Session) -> str:
     """A value as Postgres prints it."""
-    if kind.name == "record":
-        return "(" + ",".join("" if item is None else item for item in value) + ")"
     return kind.show(value, session)
 
 
@@ -121,9 +119,21 @@ def _loader(kind: SqlType, adapters: AdaptersMap, session: Session, context: Any
     if isinstance(kind, ArrayType):
         item = _loader(kind.element, adapters, session, context) or (lambda value: value)
         return lambda values: [None if value is None else item(value) for value in values]
+    if isinstance(kind, RecordType):
+        return _record_loader(kind, session)
     if kind.name == "timestamptz":
         return _timestamptz_loader(session)
     return _LOADERS.get(kind.name)
+
+
+def _record_loader(kind: RecordType, session: Session) -> Load:
+    """psycopg knows no types inside of a record, and of a table's row only its text."""
+    if kind.oid != RECORD.oid:
+        return lambda row: kind.show(row, session)
+    return lambda row: tuple(
+        None if item is None else inner.show(item, session)
+        for item, inner in zip(row, kind.kinds, strict=True)
+    )
 
 
 def _is_stock(loader: type[Any]) -> bool:
@@ -191,7 +201,6 @@ _LOADERS: dict[str, Load] = {
     "timestamp": _timestamp,
     "date": lambda value: (times.EPOCH + timedelta(days=value)).date(),
     "numeric": lambda value: value if isinstance(value, Decimal) else Decimal(value),
-    "bytea": lambda value: bytes.fromhex(value.removeprefix("\\x")),
 }
 
 

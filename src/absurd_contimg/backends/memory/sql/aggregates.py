@@ -1,15 +1,21 @@
-"""Aggregates: ``count``, ``sum``, ``min``, ``array_agg`` and their like."""
+"""Aggregates: ``count``, ``sum``, ``min``, ``array_agg`` and their like, by name."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.sql import functions, operators
+from absurd_contimg.backends.memory import jsonb
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.sql import json_functions
+from absurd_contimg.backends.memory.sql.arithmetic import divide_numeric, scale_interval
+from absurd_contimg.backends.memory.sql.coercion import as_text, converted
+from absurd_contimg.backends.memory.sql.comparison import null_key, sort_key
+from absurd_contimg.backends.memory.sql.registry import undefined_function
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
@@ -20,19 +26,18 @@ from absurd_contimg.backends.memory.sql.types import (
     INT8,
     INTEGERS,
     INTERVAL,
+    JSON,
     JSONB,
     NUMERIC,
     TEXT,
     UNKNOWN,
+    RecordType,
     SqlType,
 )
 from absurd_contimg.backends.memory.times import Interval
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.expressions import Compiler
-
-ANONYMOUS = frozenset({"jsonb_agg", "json_agg", "jsonb_object_agg", "every"})
-"""Aggregates that sqlglot does not know as such."""
 
 
 class Aggregate(NamedTuple):
@@ -44,50 +49,76 @@ class Aggregate(NamedTuple):
 
 
 class _Parts(NamedTuple):
-    """An aggregate's argument with what stands around it."""
+    """An aggregate's arguments with what stands around them."""
 
-    call: Node
+    name: str
+    arguments: list[Expr]
     condition: Evaluate | None
     order: list[tuple[Expr, bool, bool]]
     distinct: bool
 
 
-def compile_aggregate(node: Node, compiler: Compiler) -> Aggregate | None:
-    """The aggregate, None if it is not one that we know."""
+def is_aggregate(node: Node) -> bool:
+    """Whether a node is a call of an aggregate, with or without ``filter``."""
+    if isinstance(node, exp.Filter | exp.WithinGroup):
+        return True
+    return isinstance(node, exp.Anonymous) and str(node.this).lower() in NAMES
+
+
+def compile_aggregate(node: Node, compiler: Compiler) -> Aggregate:
+    """The aggregate; 0A000 for one that is not supported."""
     condition: Evaluate | None = None
     if isinstance(node, exp.Filter):
         condition = compiler.boolean(node.expression.this, "FILTER").value
         node = node.this
     if isinstance(node, exp.WithinGroup):
-        return _percentile(node, compiler, condition)
-    parts = _parts(node, compiler, condition)
-    if isinstance(node, exp.Count):
-        return _count(node, parts, compiler)
-    maker = _MAKERS.get(type(node))
-    if isinstance(node, exp.Anonymous):
-        maker = _JSON_MAKERS.get(str(node.this).lower())
-    return None if maker is None else maker(node, parts, compiler)
+        return _within_group(node, compiler, condition)
+    name = str(node.this).lower()
+    maker = _MAKERS.get(name)
+    if maker is None:
+        raise unsupported(str(node.sql(dialect="postgres")), f"the aggregate {name}")
+    if len(node.expressions) == 1 and isinstance(node.expressions[0], exp.Star):
+        if name != "count":
+            raise EngineError("42883", f"function {name}() does not exist")
+        return Aggregate(INT8, _counter(condition), name)
+    return maker(_parts(name, node, compiler, condition))
 
 
-def _parts(node: Node, compiler: Compiler, condition: Evaluate | None) -> _Parts:
-    argument = node.args.get("this")
-    if isinstance(node, exp.Anonymous):
-        argument = node.expressions[0] if node.expressions else None
+def _counter(condition: Evaluate | None) -> Callable[[list[Env]], int]:
+    if condition is None:
+        return len
+    return lambda envs: sum(condition(env) is True for env in envs)
+
+
+def _parts(name: str, node: Node, compiler: Compiler, condition: Evaluate | None) -> _Parts:
+    items = list(node.expressions)
     order: list[tuple[Expr, bool, bool]] = []
-    if isinstance(argument, exp.Order):
+    if items and isinstance(items[-1], exp.Order):
+        clause = items[-1]
+        items[-1] = clause.this
         order = [
             (
                 compiler.compile(item.this),
                 bool(item.args.get("desc")),
                 bool(item.args.get("nulls_first")),
             )
-            for item in argument.expressions
+            for item in clause.expressions
         ]
-        argument = argument.this
-    distinct = isinstance(argument, exp.Distinct)
-    if isinstance(argument, exp.Distinct):
-        argument = argument.expressions[0]
-    return _Parts(argument if argument is not None else exp.Star(), condition, order, distinct)
+    distinct = bool(items) and isinstance(items[0], exp.Distinct)
+    if distinct:
+        items = [*items[0].expressions, *items[1:]]
+    arguments = [compiler.compile(item) for item in items]
+    if distinct and order and not _among(clause, items):
+        raise EngineError(
+            "42P10",
+            "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
+        )
+    return _Parts(name, arguments, condition, order, distinct)
+
+
+def _among(clause: exp.Order, items: list[Node]) -> bool:
+    shown = {item.sql(dialect="postgres") for item in items}
+    return all(item.this.sql(dialect="postgres") in shown for item in clause.expressions)
 
 
 def _rows(parts: _Parts, envs: list[Env]) -> list[Env]:
@@ -101,220 +132,297 @@ def _rows(parts: _Parts, envs: list[Env]) -> list[Env]:
             ),
             reverse=descending,
         )
+    if parts.distinct:
+        return _distinct(parts, envs)
     return envs
 
 
-def null_key(kind: SqlType, value: Any, *, nulls_first: bool) -> tuple[int, Any]:
-    """A sort key that puts nulls first or last."""
-    if value is None:
-        return (-1 if nulls_first else 1, 0)
-    return (0, operators.sort_key(kind, value))
+def _distinct(parts: _Parts, envs: list[Env]) -> list[Env]:
+    """One row for each of the arguments' values; Postgres sorts to find them."""
+    kept: dict[str, Env] = {}
+    for env in envs:
+        kept.setdefault(repr(_key(parts, env)), env)
+    found = list(kept.values())
+    return found if parts.order else sorted(found, key=lambda env: _key(parts, env))
 
 
-def _values(parts: _Parts, expr: Expr, envs: list[Env]) -> list[Any]:
-    found = [expr.value(env) for env in _rows(parts, envs)]
-    if not parts.distinct:
-        return found
-    unique: dict[Any, Any] = {}
-    for item in found:
-        key = None if item is None else operators.sort_key(expr.kind, item)
-        unique.setdefault(repr(key), item)
-    nulls = [item for item in unique.values() if item is None]
-    known = [item for item in unique.values() if item is not None]
-    if not parts.order:  # Postgres sorts to find duplicates
-        known.sort(key=lambda item: operators.sort_key(expr.kind, item))
-    return known + nulls
+def _key(parts: _Parts, env: Env) -> list[tuple[int, Any]]:
+    return [null_key(item.kind, item.value(env), nulls_first=False) for item in parts.arguments]
 
 
-def _count(node: exp.Count, parts: _Parts, compiler: Compiler) -> Aggregate:
-    if isinstance(node.this, exp.Star):
-        return Aggregate(INT8, lambda envs: len(_rows(parts, envs)), "count")
-    expr = compiler.compile(parts.call)
-    return Aggregate(
-        INT8,
-        lambda envs: sum(item is not None for item in _values(parts, expr, envs)),
-        "count",
-    )
+def _values(parts: _Parts, envs: list[Env]) -> list[Any]:
+    evaluate = parts.arguments[0].value
+    return [evaluate(env) for env in _rows(parts, envs)]
 
 
-def _known(parts: _Parts, expr: Expr, envs: list[Env]) -> list[Any]:
-    return [item for item in _values(parts, expr, envs) if item is not None]
+def _known(parts: _Parts, envs: list[Env]) -> list[Any]:
+    return [item for item in _values(parts, envs) if item is not None]
 
 
-def _extreme(choose: Callable[..., Any], name: str) -> Callable[..., Aggregate]:
-    def make(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-        expr = compiler.compile(parts.call)
-        if expr.kind is UNKNOWN:
-            expr = operators.converted(expr, TEXT)
-        if expr.kind is BOOL or expr.kind is JSONB:
-            raise functions.undefined_function(name, [expr.kind])
-
-        def value(envs: list[Env]) -> Any:
-            found = _known(parts, expr, envs)
-            return (
-                choose(found, key=lambda item: operators.sort_key(expr.kind, item))
-                if found
-                else None
-            )
-
-        return Aggregate(expr.kind, value, name)
-
-    return make
+def _one(parts: _Parts) -> Expr:
+    """The only argument; 42883 if there are more or none."""
+    if len(parts.arguments) != 1:
+        raise undefined_function(parts.name, [item.kind for item in parts.arguments])
+    return parts.arguments[0]
 
 
-def _sum(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-    expr = compiler.compile(parts.call)
-    kind = {INT2: INT8, INT4: INT8, INT8: NUMERIC}.get(expr.kind, expr.kind)
-    _numeric_only("sum", expr.kind)
+def _with(parts: _Parts, *arguments: Expr) -> _Parts:
+    return parts._replace(arguments=list(arguments))
+
+
+def _count(parts: _Parts) -> Aggregate:
+    _one(parts)
+    return Aggregate(INT8, lambda envs: len(_known(parts, envs)), parts.name)
+
+
+def _extreme(parts: _Parts) -> Aggregate:
+    expr = _one(parts)
+    if expr.kind is UNKNOWN:
+        expr = converted(expr, TEXT)
+    kind = expr.kind
+    if kind in (BOOL, JSONB, JSON):
+        raise undefined_function(parts.name, [kind])
+    choose: Callable[..., Any] = max if parts.name == "max" else min
+    parts = _with(parts, expr)
 
     def value(envs: list[Env]) -> Any:
-        found = _known(parts, expr, envs)
+        found = _known(parts, envs)
+        return choose(found, key=lambda item: sort_key(kind, item)) if found else None
+
+    return Aggregate(kind, value, parts.name)
+
+
+def _numeric_only(parts: _Parts) -> Expr:
+    expr = _one(parts)
+    if expr.kind not in (*INTEGERS, NUMERIC, FLOAT8, INTERVAL):
+        raise undefined_function(parts.name, [expr.kind])
+    return expr
+
+
+def _sum(parts: _Parts) -> Aggregate:
+    expr = _numeric_only(parts)
+    kind = {INT2: INT8, INT4: INT8, INT8: NUMERIC}.get(expr.kind, expr.kind)
+
+    def value(envs: list[Env]) -> Any:
+        found = _known(parts, envs)
         if not found:
             return None
-        if expr.kind is INTERVAL:
+        if kind is INTERVAL:
             return Interval(*(sum(fields) for fields in zip(*found, strict=True)))
         total = sum(found)
         return Decimal(total) if kind is NUMERIC else total
 
-    return Aggregate(kind, value, "sum")
+    return Aggregate(kind, value, parts.name)
 
 
-def _numeric_only(name: str, kind: SqlType) -> None:
-    if kind not in (*INTEGERS, NUMERIC, FLOAT8, INTERVAL):
-        raise functions.undefined_function(name, [kind])
-
-
-def _average(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-    expr = compiler.compile(parts.call)
-    _numeric_only("avg", expr.kind)
+def _average(parts: _Parts) -> Aggregate:
+    expr = _numeric_only(parts)
     kind = NUMERIC if expr.kind in INTEGERS else expr.kind
 
     def value(envs: list[Env]) -> Any:
-        found = _known(parts, expr, envs)
+        found = _known(parts, envs)
         if not found:
             return None
         if kind is INTERVAL:
             total = Interval(*(sum(fields) for fields in zip(*found, strict=True)))
-            return operators.scale_interval(total, len(found), divide=True)
+            return scale_interval(total, len(found), divide=True)
         if kind is FLOAT8:
             return sum(found) / len(found)
-        return operators.divide_numeric(Decimal(sum(found)), Decimal(len(found)))
+        return divide_numeric(Decimal(sum(found)), Decimal(len(found)))
 
-    return Aggregate(kind, value, "avg")
-
-
-def _truth(every: bool, name: str) -> Callable[..., Aggregate]:
-    def make(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-        expr = compiler.boolean(parts.call, name)
-
-        def value(envs: list[Env]) -> bool | None:
-            found = _known(parts, expr, envs)
-            return (all(found) if every else any(found)) if found else None
-
-        return Aggregate(BOOL, value, name)
-
-    return make
+    return Aggregate(kind, value, parts.name)
 
 
-def _array(_: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-    expr = compiler.compile(parts.call)
+def _spread(parts: _Parts) -> Aggregate:
+    """``stddev`` and ``variance`` of floats: of numerics Postgres has digits of its own."""
+    expr = _one(parts)
+    if expr.kind is not FLOAT8:
+        raise unsupported(parts.name, "this aggregate of anything but double precision")
+    whole = parts.name.endswith("_pop")
+
+    def value(envs: list[Env]) -> float | None:
+        found = _known(parts, envs)
+        if len(found) < (1 if whole else 2):
+            return None
+        mean = sum(found) / len(found)
+        variance = sum((item - mean) ** 2 for item in found) / (len(found) - (0 if whole else 1))
+        return math.sqrt(variance) if parts.name.startswith("stddev") else variance
+
+    return Aggregate(FLOAT8, value, parts.name)
+
+
+def _truth(parts: _Parts) -> Aggregate:
+    expr = _one(parts)
     if expr.kind is UNKNOWN:
-        expr = operators.converted(expr, TEXT)
+        expr = converted(expr, BOOL)
+    if expr.kind is not BOOL:
+        raise undefined_function(parts.name, [expr.kind])
+    every, parts = parts.name != "bool_or", _with(parts, expr)
+
+    def value(envs: list[Env]) -> bool | None:
+        found = _known(parts, envs)
+        return (all(found) if every else any(found)) if found else None
+
+    return Aggregate(BOOL, value, parts.name)
+
+
+def _array(parts: _Parts) -> Aggregate:
+    expr = _one(parts)
+    if expr.kind is UNKNOWN:
+        expr = converted(expr, TEXT)
+    if expr.kind.name not in ARRAYS or isinstance(expr.kind, RecordType):
+        raise unsupported(parts.name, f"arrays of {expr.kind.shown}")
+    parts = _with(parts, expr)
     kind = ARRAYS[expr.kind.name]
-    return Aggregate(kind, lambda envs: _values(parts, expr, envs) or None, "array_agg")
+    return Aggregate(kind, lambda envs: _values(parts, envs) or None, parts.name)
 
 
-def _string(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-    expr = operators.converted(compiler.compile(parts.call), TEXT)
-    separator = operators.converted(compiler.compile(node.args["separator"]), TEXT).value
-
-    def value(envs: list[Env]) -> str | None:
-        found = _known(parts, expr, envs)
-        return (separator(envs[0]) or "").join(found) if found else None
-
-    return Aggregate(TEXT, value, "string_agg")
-
-
-def _json_array(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-    expr = compiler.compile(parts.call)
+def _string(parts: _Parts) -> Aggregate:
+    kinds = [item.kind for item in parts.arguments]
+    if len(kinds) != 2 or not all(kind in (TEXT, UNKNOWN) or kind.name in _TEXTS for kind in kinds):
+        raise undefined_function(parts.name, kinds)
+    text, separator = (converted(item, TEXT) for item in parts.arguments)
+    parts = _with(parts, text, separator)
 
     def value(envs: list[Env]) -> str | None:
-        if not (found := _values(parts, expr, envs)):
+        found = [
+            (separator.value(env) or "", item)
+            for env in _rows(parts, envs)
+            if (item := text.value(env)) is not None
+        ]
+        if not found:
+            return None
+        return str(found[0][1]) + "".join([between + item for between, item in found[1:]])
+
+    return Aggregate(TEXT, value, parts.name)
+
+
+_TEXTS = ("varchar", "name")
+
+
+def _json_array(parts: _Parts) -> Aggregate:
+    expr = _one(parts)
+    if expr.kind is UNKNOWN:
+        expr = converted(expr, TEXT)
+    binary, parts = parts.name == "jsonb_agg", _with(parts, expr)
+
+    def value(envs: list[Env]) -> str | None:
+        found = _values(parts, envs)
+        if not found:
             return None
         session = envs[0].session
-        items = [functions.to_json_text(item, expr.kind, session) for item in found]
-        return "[" + ", ".join(items) + "]"
+        items = [json_functions.to_json_text(item, expr.kind, session) for item in found]
+        break_ = ", \n " if isinstance(expr.kind, RecordType) else ", "
+        text = "[" + break_.join(items) + "]"
+        return jsonb.parse(text) if binary else text
 
-    return Aggregate(JSONB, value, str(node.this).lower())
+    return Aggregate(JSONB if binary else JSON, value, parts.name)
 
 
-def _json_object(node: Node, parts: _Parts, compiler: Compiler) -> Aggregate:
-    members = node.expressions or [node.this, node.args.get("expression")]
-    pair = functions.build_object([compiler.compile(item) for item in members], "jsonb_object_agg")
+def _json_object(parts: _Parts) -> Aggregate:
+    if len(parts.arguments) != 2:
+        raise undefined_function(parts.name, [item.kind for item in parts.arguments])
+    key = as_text(parts.arguments[0])
+    member = parts.arguments[1]
+    if member.kind is UNKNOWN:
+        member = converted(member, TEXT)
+    binary = parts.name == "jsonb_object_agg"
 
     def value(envs: list[Env]) -> str | None:
         rows = _rows(parts, envs)
         if not rows:
             return None
-        merged = "{}"
+        pairs = []
         for env in rows:
-            merged = operators.join_json(merged, pair.value(env))
-        return merged
+            name = json_functions.member_key(key.value(env), 1, parts.name)
+            shown = json_functions.to_json_text(member.value(env), member.kind, env.session)
+            pairs.append(f"{jsonb.dumps(name)} : {shown}")
+        text = "{ " + ", ".join(pairs) + " }"
+        return jsonb.parse(text) if binary else text
 
-    return Aggregate(JSONB, value, "jsonb_object_agg")
+    return Aggregate(JSONB if binary else JSON, value, parts.name)
 
 
-def _percentile(
+def _any_value(parts: _Parts) -> Aggregate:
+    expr = _one(parts)
+    return Aggregate(expr.kind, lambda envs: next(iter(_known(parts, envs)), None), parts.name)
+
+
+def _within_group(
     node: exp.WithinGroup, compiler: Compiler, condition: Evaluate | None
-) -> Aggregate | None:
-    if not isinstance(node.this, exp.PercentileCont | exp.PercentileDisc):
-        return None
-    continuous = isinstance(node.this, exp.PercentileCont)
-    fraction = operators.converted(compiler.compile(node.this.this), FLOAT8).value
+) -> Aggregate:
+    """``percentile_cont``, ``percentile_disc`` and ``mode``."""
+    call = node.this
+    name = str(call.this).lower() if isinstance(call, exp.Anonymous) else ""
+    if name not in ("percentile_cont", "percentile_disc", "mode"):
+        raise unsupported(node.sql(dialect="postgres"), "this aggregate")
     ordered = node.expression.expressions[0]
     expr = compiler.compile(ordered.this)
-    if continuous and expr.kind is not INTERVAL:
-        expr = operators.converted(expr, FLOAT8)
-    parts = _Parts(ordered.this, condition, [], distinct=False)
+    if ordered.args.get("desc"):
+        raise unsupported(node.sql(dialect="postgres"), "a descending order within group")
+    if name == "percentile_cont" and expr.kind is not INTERVAL:
+        expr = converted(expr, FLOAT8)
+    parts = _Parts(name, [expr], condition, [], distinct=False)
+    if name == "mode":
+        return Aggregate(expr.kind, lambda envs: _mode(expr, _known(parts, envs)), name)
+    fraction = converted(compiler.compile(call.expressions[0]), FLOAT8).value
 
     def value(envs: list[Env]) -> Any:
-        found = sorted(
-            _known(parts, expr, envs), key=lambda item: operators.sort_key(expr.kind, item)
-        )
+        found = sorted(_known(parts, envs), key=lambda item: sort_key(expr.kind, item))
         if not found:
             return None
         place = fraction(envs[0])
+        if place is None:
+            return None
         if not 0 <= place <= 1:
             raise EngineError("22003", f"percentile value {place:g} is not between 0 and 1")
-        if not continuous:
-            return found[max(-int(-place * len(found) // 1) - 1, 0)]
-        position = place * (len(found) - 1)
-        low = found[int(position)]
-        high = found[min(int(position) + 1, len(found) - 1)]
-        rest = position - int(position)
-        if expr.kind is INTERVAL:
-            return Interval(us=round(low.span() + rest * (high.span() - low.span())))
+        if name == "percentile_disc":
+            return found[max(math.ceil(place * len(found)) - 1, 0)]
+        return _between(found, place, expr.kind)
+
+    return Aggregate(expr.kind, value, name)
+
+
+def _between(found: list[Any], place: float, kind: SqlType) -> Any:
+    position = place * (len(found) - 1)
+    low = found[math.floor(position)]
+    high = found[math.ceil(position)]
+    rest = position - math.floor(position)
+    if rest == 0:
+        return low
+    if kind is not INTERVAL:
         return low + rest * (high - low)
+    difference = Interval(high.months - low.months, high.days - low.days, high.us - low.us)
+    part = scale_interval(difference, rest)
+    return Interval(low.months + part.months, low.days + part.days, low.us + part.us)
 
-    return Aggregate(expr.kind, value, "percentile_cont" if continuous else "percentile_disc")
+
+def _mode(expr: Expr, found: list[Any]) -> Any:
+    """The most frequent value, of several the least."""
+    counts: dict[str, tuple[int, Any]] = {}
+    for item in sorted(found, key=lambda item: sort_key(expr.kind, item)):
+        key = repr(sort_key(expr.kind, item))
+        counts[key] = (counts.get(key, (0, item))[0] + 1, item)
+    return max(counts.values(), key=lambda pair: pair[0])[1] if counts else None
 
 
-_MAKERS: dict[type, Callable[..., Aggregate]] = {
-    exp.Min: _extreme(min, "min"),
-    exp.Max: _extreme(max, "max"),
-    exp.Sum: _sum,
-    exp.Avg: _average,
-    exp.LogicalAnd: _truth(every=True, name="bool_and"),
-    exp.LogicalOr: _truth(every=False, name="bool_or"),
-    exp.ArrayAgg: _array,
-    exp.GroupConcat: _string,
-}
-for _class in ("JSONBObjectAgg", "JSONObjectAgg"):
-    if hasattr(exp, _class):
-        _MAKERS[getattr(exp, _class)] = _json_object
-_JSON_MAKERS: dict[str, Callable[..., Aggregate]] = {
+_MAKERS: dict[str, Callable[[_Parts], Aggregate]] = {
+    "count": _count,
+    "min": _extreme,
+    "max": _extreme,
+    "sum": _sum,
+    "avg": _average,
+    **dict.fromkeys(("bool_and", "bool_or", "every"), _truth),
+    "array_agg": _array,
+    "string_agg": _string,
     "jsonb_agg": _json_array,
     "json_agg": _json_array,
     "jsonb_object_agg": _json_object,
-    "every": _truth(every=True, name="every"),
+    "json_object_agg": _json_object,
+    "any_value": _any_value,
+    **dict.fromkeys(
+        ("stddev", "stddev_samp", "stddev_pop", "variance", "var_samp", "var_pop"), _spread
+    ),
 }
+NAMES = frozenset(_MAKERS) | {"bit_and", "bit_or", "bit_xor", "corr", "regr_slope", "xmlagg"}
+"""Every aggregate that Postgres has and somebody may use; not all are supported."""

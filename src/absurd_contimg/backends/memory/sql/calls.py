@@ -8,15 +8,11 @@ from typing import Any, NamedTuple
 from absurd_contimg.backends.memory.database import Operation
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
-from absurd_contimg.backends.memory.sql.functions import undefined_function
-from absurd_contimg.backends.memory.sql.operators import converted
+from absurd_contimg.backends.memory.sql.casts import is_implicit
+from absurd_contimg.backends.memory.sql.coercion import converted
+from absurd_contimg.backends.memory.sql.registry import undefined_function
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Expr, Row, Source
-from absurd_contimg.backends.memory.sql.types import (
-    BY_NAME,
-    RECORD,
-    SqlType,
-    is_implicit,
-)
+from absurd_contimg.backends.memory.sql.types import BY_NAME, record_type
 
 
 class Argument(NamedTuple):
@@ -154,16 +150,7 @@ def as_expression(call: Call) -> Expr:
             rows=lambda env: [row[0] for row in call.rows(env)],
         )
 
-    def records(env: Env) -> list[tuple[str | None, ...]]:
-        return [_record(row, kinds, env) for row in call.rows(env)]
-
+    kind = record_type([column.name for column in call.columns], kinds)
     if call.procedure.many:
-        return Expr(RECORD, lambda env: next(iter(records(env)), None), name, rows=records)
-    return Expr(RECORD, lambda env: records(env)[0], name, rows=records)
-
-
-def _record(row: Row, kinds: list[SqlType], env: Env) -> tuple[str | None, ...]:
-    return tuple(
-        None if value is None else kind.show(value, env.session)
-        for value, kind in zip(row, kinds, strict=True)
-    )
+        return Expr(kind, lambda env: next(iter(call.rows(env)), None), name, rows=call.rows)
+    return Expr(kind, lambda env: call.rows(env)[0], name, rows=call.rows)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.sql import operators
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.sql import operators, patterns
+from absurd_contimg.backends.memory.sql.coercion import common_type, converted, undefined_operator
+from absurd_contimg.backends.memory.sql.comparison import (
+    comparison,
+    distinct_from,
+    row_comparison,
+)
 from absurd_contimg.backends.memory.sql.expressions import (
-    PARAMETER,
     Compiler,
     compiles,
     constant,
@@ -19,13 +22,16 @@ from absurd_contimg.backends.memory.sql.expressions import (
     sql_of,
     unwrapped,
 )
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, unsupported
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, column_value
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     BOOL,
+    STRINGS,
     TEXT,
     UNKNOWN,
     ArrayType,
+    RecordType,
+    SqlType,
 )
 
 _COMPARISONS: dict[type, str] = {
@@ -72,27 +78,49 @@ def _negation(compiler: Compiler, node: exp.Not) -> Expr:
 
 @compiles(exp.Is)
 def _is(compiler: Compiler, node: exp.Is) -> Expr:
-    subject = compiler.compile(node.this)
-    match = PARAMETER.match(node.this.name) if isinstance(node.this, exp.Column) else None
-    if match is not None and subject.kind is UNKNOWN:
-        number = int(match[1]) + 1
-        raise EngineError("42P18", f"could not determine data type of parameter ${number}")
-    inner = subject.value
-    wanted = node.expression
-    negate = bool(node.args.get("negate"))
-    if isinstance(wanted, exp.Null):
-        return Expr(BOOL, lambda env: (inner(env) is None) is not negate)
+    wanted, negate = node.expression, bool(node.args.get("negate"))
     if isinstance(wanted, exp.Boolean):
         truth = bool(wanted.this)
-        return Expr(BOOL, lambda env: (inner(env) is truth) is not negate)
-    raise unsupported(sql_of(node), "this test")
+        condition = compiler.boolean(node.this, "IS TRUE" if truth else "IS FALSE").value
+        return Expr(BOOL, lambda env: (condition(env) is truth) is not negate)
+    if not isinstance(wanted, exp.Null):
+        raise unsupported(sql_of(node), "this test")
+    subject = compiler.compile(node.this)
+    if subject.parameter is not None:
+        number = subject.parameter + 1
+        raise EngineError("42P18", f"could not determine data type of parameter ${number}")
+    inner = subject.value
+    if isinstance(subject.kind, RecordType):
+        return Expr(BOOL, lambda env: _is_null_row(inner(env)) is not negate)
+    return Expr(BOOL, lambda env: (inner(env) is None) is not negate)
+
+
+def _is_null_row(row: tuple[Any, ...] | None) -> bool:
+    """A row is null if all of its fields are."""
+    return row is None or all(item is None for item in row)
 
 
 @compiles(exp.Between)
 def _between(compiler: Compiler, node: exp.Between) -> Expr:
-    inner = compiler.compile(node.this)
-    low = operators.comparison(">=", inner, compiler.compile(node.args["low"])).value
-    high = operators.comparison("<=", inner, compiler.compile(node.args["high"])).value
+    inner, first, last = (
+        compiler.compile(part) for part in (node.this, node.args["low"], node.args["high"])
+    )
+    inside = _within(inner, first, last)
+    if not node.args.get("symmetric"):
+        return inside
+    outside = _within(inner, last, first)
+
+    def value(env: Env) -> bool | None:
+        a, b = inside.value(env), outside.value(env)
+        if a is True or b is True:
+            return True
+        return None if a is None or b is None else False
+
+    return Expr(BOOL, value)
+
+
+def _within(inner: Expr, first: Expr, last: Expr) -> Expr:
+    low, high = comparison(">=", inner, first).value, comparison("<=", inner, last).value
 
     def value(env: Env) -> bool | None:
         a, b = low(env), high(env)
@@ -100,91 +128,154 @@ def _between(compiler: Compiler, node: exp.Between) -> Expr:
             return False
         return None if a is None or b is None else True
 
-    return inverted(Expr(BOOL, value)) if node.args.get("negate") else Expr(BOOL, value)
+    return Expr(BOOL, value)
+
+
+# -- comparisons and other operators ------------------------------------------------------------
+
+
+@compiles(exp.Operator)
+def _operator(compiler: Compiler, node: exp.Operator) -> Expr:
+    symbol = str(node.args["operator"]).removeprefix("pg_catalog.")
+    if quantifier(node.expression) is not None:
+        return quantified(compiler, symbol, node)
+    left, right = compiler.compile(node.this), compiler.compile(node.expression)
+    return operators.binary(symbol, left, right)
 
 
 @compiles(*_COMPARISONS)
 def _comparison(compiler: Compiler, node: exp.Binary) -> Expr:
     symbol = _COMPARISONS[type(node)]
     right = node.expression
-    quantifier = _quantifier(right)
-    if quantifier is not None:
-        return _quantified(compiler, symbol, compiler.compile(node.left), *quantifier)
-    if isinstance(node.left, exp.Tuple) and isinstance(right, exp.Tuple):
-        return _row_comparison(compiler, symbol, node.left, right)
-    return operators.comparison(symbol, compiler.compile(node.left), compiler.compile(right))
+    if quantifier(right) is not None:
+        return quantified(compiler, symbol, node)
+    rows = [_row_items(node.this), _row_items(right)]
+    if rows[0] is not None and isinstance(right, exp.Subquery):
+        raise unsupported(sql_of(node), "a row compared with a subquery")
+    if rows[0] is not None and rows[1] is not None:
+        return _rows_compared(compiler, symbol, rows[0], rows[1])
+    return comparison(symbol, compiler.compile(node.this), compiler.compile(right))
 
 
-def _row_comparison(compiler: Compiler, symbol: str, left: exp.Tuple, right: exp.Tuple) -> Expr:
-    if symbol not in ("=", "<>"):
-        raise unsupported(sql_of(left), "an ordering of rows")
-    pairs = [
-        operators.comparison("=", compiler.compile(a), compiler.compile(b)).value
-        for a, b in zip(left.expressions, right.expressions, strict=True)
-    ]
-
-    def value(env: Env) -> bool | None:
-        answers = [pair(env) for pair in pairs]
-        if False in answers:
-            return False
-        return None if None in answers else True
-
-    return inverted(Expr(BOOL, value)) if symbol == "<>" else Expr(BOOL, value)
-
-
-def _quantifier(node: Node) -> tuple[Node, bool] | None:
-    """The operand of ``any`` or ``all``, and whether all must match."""
-    if isinstance(node, exp.Any | exp.All):
-        inner = node.this
-        return (inner.this if isinstance(inner, exp.Paren) else inner), isinstance(node, exp.All)
-    if isinstance(node, exp.Anonymous) and str(node.this).lower() in ("any", "some", "all"):
-        return node.expressions[0], str(node.this).lower() == "all"
+def _row_items(node: Node) -> list[Node] | None:
+    """The items of ``(a, b)`` or ``row(a, b)``."""
+    node = unwrapped(node)
+    if isinstance(node, exp.Tuple):
+        return list(node.expressions)
+    if isinstance(node, exp.Anonymous) and str(node.this).lower() == "row":
+        return list(node.expressions)
     return None
 
 
-def _quantified(compiler: Compiler, symbol: str, left: Expr, operand: Node, every: bool) -> Expr:
-    holder: list[Any] = [None]
-    if isinstance(operand, exp.Subquery | exp.Query):
-        return _quantified_query(compiler, symbol, left, operand, every)
+def _rows_compared(compiler: Compiler, symbol: str, left: list[Node], right: list[Node]) -> Expr:
+    if len(left) != len(right):
+        raise EngineError("42601", "unequal number of entries in row expressions")
+    pairs = [(compiler.compile(a), compiler.compile(b)) for a, b in zip(left, right, strict=True)]
+    return row_comparison(symbol, pairs)
+
+
+def quantifier(node: Node) -> tuple[Node, bool] | None:
+    """The operand of ``any`` or ``all``, and whether all must match."""
+    if isinstance(node, exp.Any | exp.All):
+        return unwrapped(node.this), isinstance(node, exp.All)
+    if isinstance(node, exp.Anonymous) and str(node.this).lower() in ("any", "some", "all"):
+        return unwrapped(node.expressions[0]), str(node.this).lower() == "all"
+    return None
+
+
+def quantified(compiler: Compiler, symbol: str, node: Node) -> Expr:
+    """``a = any(...)`` and its like, of an array or a subquery."""
+    found = quantifier(node.expression)
+    assert found is not None
+    operand, every = found
+    if isinstance(operand, exp.Query):
+        return _quantified_query(compiler, symbol, node.this, operand, every)
+    left = compiler.compile(node.this)
     array = compiler.compile(operand)
     if array.kind is UNKNOWN:
         element = TEXT if left.kind is UNKNOWN else left.kind
-        array = operators.converted(array, ARRAYS[element.name])
+        array = converted(array, ARRAYS[element.name])
     if not isinstance(array.kind, ArrayType):
         raise EngineError("42809", "op ANY/ALL (array) requires array on right side")
-    test = operators.comparison(symbol, left, Expr(array.kind.element, lambda _: holder[0])).value
+    test = _Test(symbol, [left], [array.kind.element])
     values = array.value
 
     def value(env: Env) -> bool | None:
         items = values(env)
-        return None if items is None else _matches(items, holder, test, env, every)
+        return None if items is None else test.matches([(item,) for item in items], env, every)
 
     return Expr(BOOL, value)
 
 
 def _quantified_query(
-    compiler: Compiler, symbol: str, left: Expr, operand: Node, every: bool
+    compiler: Compiler, symbol: str, left: Node, query: Node, every: bool
 ) -> Expr:
-    holder: list[Any] = [None]
-    columns, rows = compiler.subquery(unwrapped(operand), compiler.scope.child())
-    test = operators.comparison(symbol, left, Expr(columns[0].kind, lambda _: holder[0])).value
+    items = _row_items(left)
+    subjects = [compiler.compile(item) for item in (items or [left])]
+    columns, rows = compiler.subquery(query, compiler.scope.child())
+    if len(columns) != len(subjects):
+        word = "many" if len(columns) > len(subjects) else "few"
+        raise EngineError("42601", f"subquery has too {word} columns")
+    test = _Test(symbol, subjects, [column.kind for column in columns])
+    return Expr(BOOL, lambda env: test.matches(rows(env.child()), env, every))
 
-    def value(env: Env) -> bool | None:
-        items = [row[0] for row in rows(env.child())]
-        return _matches(items, holder, test, env, every)
 
-    return Expr(BOOL, value)
+class _Test:
+    """A comparison of the left side with one row after the other."""
+
+    def __init__(self, symbol: str, left: list[Expr], kinds: list[SqlType]) -> None:
+        known = [
+            converted(expr, kind) if expr.kind is UNKNOWN else expr
+            for expr, kind in zip(left, kinds, strict=True)
+        ]
+        self._left = [expr.value for expr in known]
+        pairs = [
+            (Expr(expr.kind, column_value(0, index)), Expr(kind, column_value(1, index)))
+            for index, (expr, kind) in enumerate(zip(known, kinds, strict=True))
+        ]
+        compared = (
+            operators.binary(symbol, *pairs[0])
+            if len(pairs) == 1
+            else row_comparison(symbol, pairs)
+        )
+        if compared.kind is not BOOL:
+            raise EngineError("42809", "op ANY/ALL (array) requires operator to yield boolean")
+        self._test = compared.value
+
+    def matches(self, items: list[Any], env: Env, every: bool) -> bool | None:
+        """``any`` or, with `every`, ``all``."""
+        left = tuple([value(env) for value in self._left])
+        probe = Env(env.tx, env.params)
+        unknown = False
+        for item in items:
+            probe.rows = [left, item]
+            answer = self._test(probe)
+            if answer is None:
+                unknown = True
+            elif answer is not every:
+                return not every
+        return None if unknown else every
 
 
 @compiles(exp.In)
 def _in(compiler: Compiler, node: exp.In) -> Expr:
-    left = compiler.compile(node.this)
     query = node.args.get("query")
     if query is not None:
-        return _quantified_query(compiler, "=", left, query, every=False)
-    tests = [
-        operators.comparison("=", left, compiler.compile(item)).value for item in node.expressions
-    ]
+        return _quantified_query(compiler, "=", node.this, unwrapped(query), every=False)
+    items = _row_items(node.this)
+    if items is not None:
+        tests = []
+        for item in node.expressions:
+            right = _row_items(item)
+            if right is None:
+                raise unsupported(sql_of(node), "this list of rows")
+            tests.append(_rows_compared(compiler, "=", items, right).value)
+    else:
+        left = compiler.compile(node.this)
+        members = [compiler.compile(item) for item in node.expressions]
+        if left.kind is UNKNOWN:
+            left = converted(left, common_type([item.kind for item in members], "IN"))
+        tests = [comparison("=", left, item).value for item in members]
 
     def value(env: Env) -> bool | None:
         unknown = False
@@ -198,6 +289,9 @@ def _in(compiler: Compiler, node: exp.In) -> Expr:
     return Expr(BOOL, value)
 
 
+# -- subqueries ---------------------------------------------------------------------------------
+
+
 @compiles(exp.Exists)
 def _exists(compiler: Compiler, node: exp.Exists) -> Expr:
     _, rows = compiler.subquery(unwrapped(node.this), compiler.scope.child())
@@ -206,7 +300,7 @@ def _exists(compiler: Compiler, node: exp.Exists) -> Expr:
 
 @compiles(exp.Subquery)
 def _scalar_query(compiler: Compiler, node: exp.Subquery) -> Expr:
-    columns, rows = compiler.subquery(unwrapped(node), compiler.scope.child())
+    columns, rows = compiler.subquery(node, compiler.scope.child())
     if len(columns) != 1:
         raise EngineError("42601", "subquery must return only one column")
 
@@ -224,18 +318,20 @@ def _scalar_query(compiler: Compiler, node: exp.Subquery) -> Expr:
 @compiles(exp.Case)
 def _case(compiler: Compiler, node: exp.Case) -> Expr:
     subject = None if node.this is None else compiler.compile(node.this)
+    if subject is not None and subject.kind is UNKNOWN:
+        subject = converted(subject, TEXT)
     tests, results = [], []
     for branch in node.args["ifs"]:
         if subject is None:
             tests.append(compiler.boolean(branch.this, "CASE/WHEN").value)
         else:
-            tests.append(operators.comparison("=", subject, compiler.compile(branch.this)).value)
+            tests.append(comparison("=", subject, compiler.compile(branch.this)).value)
         results.append(compiler.compile(branch.args["true"]))
     default = node.args.get("default")
     otherwise = constant(UNKNOWN, None) if default is None else compiler.compile(default)
-    kind = operators.common_type([expr.kind for expr in [otherwise, *results]], "CASE")
-    values = [operators.converted(expr, kind).value for expr in results]
-    last = operators.converted(otherwise, kind).value
+    kind = common_type([expr.kind for expr in [otherwise, *results]], "CASE")
+    values = [converted(expr, kind).value for expr in results]
+    last = converted(otherwise, kind).value
 
     def value(env: Env) -> Any:
         for test, result in zip(tests, values, strict=True):
@@ -243,74 +339,58 @@ def _case(compiler: Compiler, node: exp.Case) -> Expr:
                 return result(env)
         return last(env)
 
-    return Expr(kind, value, otherwise.name if otherwise.name != "?column?" else "case")
+    strong = otherwise.name != "?column?" and not isinstance(
+        unwrapped(default) if default is not None else None, exp.Cast | exp.Boolean | exp.Interval
+    )
+    return Expr(kind, value, otherwise.name if strong else "case")
 
 
 @compiles(exp.NullSafeEQ, exp.NullSafeNEQ)
 def _distinct(compiler: Compiler, node: exp.Binary) -> Expr:
-    return operators.distinct_from(
-        compiler.compile(node.left),
-        compiler.compile(node.right),
+    return distinct_from(
+        compiler.compile(node.this),
+        compiler.compile(node.expression),
         negate=isinstance(node, exp.NullSafeEQ),
     )
 
 
+# -- patterns -----------------------------------------------------------------------------------
+
+
 @compiles(exp.Like, exp.ILike)
 def _like(compiler: Compiler, node: exp.Binary) -> Expr:
-    left = operators.as_text(compiler.compile(node.this)).value
-    right = operators.as_text(compiler.compile(node.expression)).value
-    flags = re.IGNORECASE if isinstance(node, exp.ILike) else 0
+    return _liked(compiler, node, "\\")
+
+
+@compiles(exp.Escape)
+def _escaped(compiler: Compiler, node: exp.Escape) -> Expr:
+    escape = node.expression
+    if not isinstance(node.this, exp.Like | exp.ILike) or not (
+        isinstance(escape, exp.Literal) and escape.is_string
+    ):
+        raise unsupported(sql_of(node), "this escape")
+    if len(escape.this) > 1:
+        raise EngineError(
+            "22025", "invalid escape string", hint="Escape string must be empty or one character."
+        )
+    return _liked(compiler, node.this, str(escape.this))
+
+
+def _liked(compiler: Compiler, node: Any, escape: str) -> Expr:
+    any_case = isinstance(node, exp.ILike)
+    symbol = "~~*" if any_case else "~~"
+    if quantifier(node.expression) is not None or isinstance(node.expression, exp.Tuple):
+        raise unsupported(sql_of(node), "like with several patterns")
+    sides = [compiler.compile(node.this), compiler.compile(node.expression)]
+    if not all(side.kind in STRINGS for side in sides):
+        negated = "!" if node.args.get("negate") else ""
+        raise undefined_operator(negated + symbol, sides[0].kind, sides[1].kind)
+    left, right = (converted(side, TEXT).value for side in sides)
 
     def value(env: Env) -> bool | None:
         text, pattern = left(env), right(env)
         if text is None or pattern is None:
             return None
-        return re.match(like_pattern(pattern), text, flags | re.DOTALL) is not None
+        return patterns.like(pattern, escape, any_case=any_case).match(text) is not None
 
     return inverted(Expr(BOOL, value)) if node.args.get("negate") else Expr(BOOL, value)
-
-
-@compiles(exp.RegexpLike, exp.RegexpILike)
-def _regular(compiler: Compiler, node: exp.RegexpLike) -> Expr:
-    left = operators.as_text(compiler.compile(node.this)).value
-    right = operators.as_text(compiler.compile(node.expression)).value
-    flags = re.IGNORECASE if isinstance(node, exp.RegexpILike) else 0
-
-    def value(env: Env) -> bool | None:
-        text, pattern = left(env), right(env)
-        if text is None or pattern is None:
-            return None
-        return re.search(pattern, text, flags) is not None
-
-    return Expr(BOOL, value)
-
-
-def _matches(
-    items: list[Any], holder: list[Any], test: Callable[[Env], Any], env: Env, every: bool
-) -> bool | None:
-    """``any`` or, with `every`, ``all`` over the items, put one by one where `test` looks."""
-    unknown = False
-    for item in items:
-        holder[0] = item
-        answer = test(env)
-        if answer is None:
-            unknown = True
-        elif answer is not every:
-            return not every
-    return None if unknown else every
-
-
-def like_pattern(pattern: str) -> str:
-    """A LIKE pattern as a regular expression."""
-    pieces: list[str] = []
-    characters = iter(pattern)
-    for character in characters:
-        if character == "%":
-            pieces.append(".*")
-        elif character == "_":
-            pieces.append(".")
-        elif character == "\\":
-            pieces.append(re.escape(next(characters, "\\")))
-        else:
-            pieces.append(re.escape(character))
-    return "".join(pieces) + r"\Z"

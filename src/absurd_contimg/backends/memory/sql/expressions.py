@@ -1,7 +1,7 @@
 """From sqlglot's expression trees to closures.
 
 `Compiler` looks up what compiles a node by the node's class. The compilers themselves are in
-`values`, `conditions` and `invocations`, which register them here.
+`values`, `conditions`, `casting` and `invocations`, which register them here.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.sql import aggregates, operators
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope, unsupported
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.sql import aggregates, constants
+from absurd_contimg.backends.memory.sql.coercion import converted
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope
 from absurd_contimg.backends.memory.sql.types import BOOL, UNKNOWN, SqlType
 
 PARAMETER = re.compile(r"__p(\d+)__\Z")
@@ -36,11 +37,6 @@ def compiles(*kinds: type) -> Callable[[Compile], Compile]:
     return register
 
 
-def known(*names: str) -> list[type]:
-    """The classes of these names that this version of sqlglot has."""
-    return [getattr(exp, name) for name in names if hasattr(exp, name)]
-
-
 def sql_of(node: Node) -> str:
     """The node as SQL, for messages."""
     return str(node.sql(dialect="postgres"))
@@ -49,7 +45,8 @@ def sql_of(node: Node) -> str:
 class Compiler:
     """Compiles expressions in one scope.
 
-    `subquery` compiles a nested query. `found` collects aggregates; None where none may stand.
+    `subquery` compiles a nested query. `found` collects aggregates; None where none may stand,
+    and `clause` says where that is. `windows` collects window functions in the same way.
     """
 
     def __init__(
@@ -57,24 +54,28 @@ class Compiler:
         scope: Scope,
         subquery: Subquery,
         found: list[aggregates.Aggregate] | None = None,
+        *,
+        clause: str = "",
+        windows: list[Any] | None = None,
     ) -> None:
         self.scope = scope
         self.subquery = subquery
         self.found = found
+        self.clause = clause
+        self.windows = windows
 
     def compile(self, node: Node) -> Expr:
         """The compiled expression; 0A000 for what is not supported."""
-        for kind in type(node).__mro__:
-            method = _COMPILERS.get(kind)
-            if method is not None:
-                return method(self, node)
-        raise unsupported(sql_of(node), "this expression")
+        method = _COMPILERS.get(type(node))
+        if method is None:
+            raise unsupported(sql_of(node), "this expression")
+        return method(self, node)
 
     def boolean(self, node: Node, clause: str) -> Expr:
         """A condition; 42804 if it is none."""
         compiled = self.compile(node)
         if compiled.kind is UNKNOWN:
-            return operators.converted(compiled, BOOL)
+            return converted(compiled, BOOL)
         if compiled.kind is not BOOL:
             raise EngineError(
                 "42804",
@@ -86,6 +87,18 @@ class Compiler:
 def constant(kind: SqlType, value: Any) -> Expr:
     """A literal."""
     return Expr(kind, lambda _: value, constant=True)
+
+
+def parameter(scope: Scope, number: int) -> Expr:
+    """A parameter; one of unknown type is of the type it was first used as."""
+    kind = scope.params[number]
+    if kind is not UNKNOWN:
+        return Expr(kind, lambda env: env.params[number], constant=True)
+    found = constants.current()
+    known = None if found is None else found.found.get(number)
+    if known is not None:
+        return Expr(known[0], known[1], constant=True)
+    return Expr(kind, lambda env: env.params[number], constant=True, parameter=number)
 
 
 def inverted(expr: Expr) -> Expr:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery, name_of, sql_of
 from absurd_contimg.backends.memory.sql.scope import (
     Env,
@@ -16,7 +16,6 @@ from absurd_contimg.backends.memory.sql.scope import (
     Row,
     Scope,
     Source,
-    unsupported,
 )
 from absurd_contimg.backends.memory.sql.sources import SourceCompiler
 

@@ -9,10 +9,11 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.catalog import AnyTable
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.locks import TableLock, WouldBlock
 from absurd_contimg.backends.memory.procedures.registry import not_null
-from absurd_contimg.backends.memory.sql import operators
+from absurd_contimg.backends.memory.sql.casts import is_implicit
+from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of, sql_of, unwrapped
 from absurd_contimg.backends.memory.sql.joins import Joiner
 from absurd_contimg.backends.memory.sql.queries import Planner, Query, part
@@ -25,7 +26,6 @@ from absurd_contimg.backends.memory.sql.scope import (
     Scope,
     Source,
     column_value,
-    unsupported,
 )
 from absurd_contimg.backends.memory.sql.sources import (
     SourceCompiler,
@@ -33,7 +33,7 @@ from absurd_contimg.backends.memory.sql.sources import (
     rows_of,
     table_columns,
 )
-from absurd_contimg.backends.memory.sql.types import NUMBERS, SqlType, is_implicit
+from absurd_contimg.backends.memory.sql.types import NUMBERS, SqlType
 from absurd_contimg.backends.memory.tables import (
     CheckpointRow,
     EventRow,
@@ -95,14 +95,14 @@ def assigned(expr: Expr, kind: SqlType, column: str) -> Expr:
     times = expr.kind.name in _TIME_NAMES and kind.name in _TIME_NAMES
     if not (same or numbers or times or kind.name == "text"):
         if (expr.kind.name, kind.name) == ("json", "jsonb"):
-            return operators.converted(expr, kind)
+            return converted(expr, kind)
         raise EngineError(
             "42804",
             f'column "{column}" is of type {kind.shown} but expression is of type '
             f"{expr.kind.shown}",
             hint="You will need to rewrite or cast the expression.",
         )
-    return operators.converted(expr, kind)
+    return converted(expr, kind)
 
 
 _TIME_NAMES = ("timestamptz", "timestamp", "date")
@@ -201,7 +201,11 @@ class Modifier:
         where = node.args.get("where")
         condition = None
         if where is not None:
-            condition = Compiler(scope, self.planner.query).boolean(where.this, "WHERE").value
+            condition = (
+                Compiler(scope, self.planner.query, clause="WHERE")
+                .boolean(where.this, "WHERE")
+                .value
+            )
 
         def match(env: Env) -> list[Env]:
             target.table(env.tx)

@@ -8,15 +8,20 @@ from typing import Any, NamedTuple
 from sqlglot import exp
 
 from absurd_contimg.backends.memory import catalog
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.locks import RowLock, TableLock, WouldBlock
 from absurd_contimg.backends.memory.sql import (
+    aggregates as aggregate_functions,
+)
+from absurd_contimg.backends.memory.sql import (
+    casting,
     conditions,
     invocations,
-    operators,
     values,
 )
-from absurd_contimg.backends.memory.sql.aggregates import Aggregate, null_key
+from absurd_contimg.backends.memory.sql.aggregates import Aggregate
+from absurd_contimg.backends.memory.sql.coercion import common_type, converted
+from absurd_contimg.backends.memory.sql.comparison import null_key, sort_key
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     name_of,
@@ -33,12 +38,12 @@ from absurd_contimg.backends.memory.sql.scope import (
     Scope,
     Source,
     column_value,
-    unsupported,
 )
 from absurd_contimg.backends.memory.sql.sources import SourceCompiler
 from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN
+from absurd_contimg.backends.memory.sql.windows import Window
 
-REGISTERED = (conditions, invocations, values)
+REGISTERED = (casting, conditions, invocations, values)
 """Modules that are imported because they register what compiles expressions."""
 
 Rows = Callable[[Env], list[Row]]
@@ -131,7 +136,7 @@ class Planner:
             raise EngineError("42601", f"each {word} query must have the same number of columns")
         columns, casts = [], []
         for one, other in zip(left, right, strict=True):
-            kind = operators.common_type([one.kind, other.kind], word)
+            kind = common_type([one.kind, other.kind], word)
             columns.append(ColumnInfo(one.name, kind))
             casts.append((_caster(one, kind), _caster(other, kind)))
         distinct = bool(node.args.get("distinct"))
@@ -175,13 +180,10 @@ class Planner:
         table = [[compiler.compile(item) for item in row.expressions] for row in node.expressions]
         columns: list[ColumnInfo] = []
         for index in range(len(table[0])):
-            kind = operators.common_type([row[index].kind for row in table], "VALUES")
+            kind = common_type([row[index].kind for row in table], "VALUES")
             columns.append(ColumnInfo(f"column{index + 1}", kind))
         values = [
-            [
-                operators.converted(expr, column.kind).value
-                for expr, column in zip(row, columns, strict=True)
-            ]
+            [converted(expr, column.kind).value for expr, column in zip(row, columns, strict=True)]
             for row in table
         ]
 
@@ -196,8 +198,6 @@ class Planner:
         for clause in ("windows", "qualify", "laterals", "sample"):
             if node.args.get(clause):
                 raise unsupported(sql_of(node), f"the clause {clause}")
-        if next(iter(node.find_all(exp.Window)), None) is not None:
-            raise unsupported(sql_of(node), "window functions")
         outer_lock, self.table_lock = self.table_lock, TableLock.ACCESS_SHARE
         if node.args.get("locks"):
             self.table_lock = TableLock.ROW_SHARE
@@ -208,16 +208,25 @@ class Planner:
         condition = (
             None
             if where is None
-            else Compiler(scope, self.query).boolean(where.this, "WHERE").value
+            else Compiler(scope, self.query, clause="WHERE").boolean(where.this, "WHERE").value
         )
         aggregates: list[Aggregate] = []
-        compiler = Compiler(scope, self.query, aggregates)
+        windows: list[Window] = []
+        compiler = Compiler(scope, self.query, aggregates, windows=windows)
         outputs = self._outputs(node, compiler, joiner.hidden)
         having = node.args.get("having")
-        kept = None if having is None else compiler.boolean(having.this, "HAVING").value
+        kept = (
+            None
+            if having is None
+            else (
+                Compiler(scope, self.query, aggregates, clause="HAVING")
+                .boolean(having.this, "HAVING")
+                .value
+            )
+        )
         order = self._order(node, compiler, outputs)
         limit, offset = self._limit(node, compiler)
-        group = self._group(node, outputs, Compiler(scope, self.query))
+        group = self._group(node, outputs, Compiler(scope, self.query, clause="GROUP BY"))
         locks = self._locks(node, scope)
         columns = [
             ColumnInfo(out.name, TEXT if out.expr.kind is UNKNOWN else out.expr.kind)
@@ -225,19 +234,22 @@ class Planner:
         ]
         if _is_plain(node, outputs, scope) and not aggregates:
             return columns, scope.sources[0].fetch
-        if aggregates or group is not None:
+        if aggregates or group is not None or having is not None:
             self._check_grouped(node, outputs, scope)
         values = [out.expr for out in outputs]
         distinct = self._distinct(node, compiler)
+        grouping = bool(aggregates) or group is not None or having is not None
 
         def rows(env: Env) -> list[Row]:
             envs = combine(env)
             if condition is not None:
                 envs = [item for item in envs if condition(item) is True]
-            if aggregates or group is not None:
+            if grouping:
                 envs = _grouped(envs, group, aggregates, env, len(scope.sources))
                 if kept is not None:
                     envs = [item for item in envs if kept(item) is True]
+            for window in windows:
+                window.fill(envs)
             if locks is not None and not order:
                 envs = locks(envs, limit, offset, env)
             found = [pair for item in envs for pair in _project(item, values)]
@@ -292,7 +304,7 @@ class Planner:
                 found.append(None)
                 continue
             inner = clause.args.get("count") or clause.expression
-            found.append(operators.converted(compiler.compile(inner), INT8).value)
+            found.append(converted(compiler.compile(inner), INT8).value)
         return found[0], found[1]
 
     def _group(
@@ -419,6 +431,8 @@ def _lock_rows(item: Env, scope: Scope, mode: RowLock, wait: Any, clause: exp.Lo
 
 def _star(item: Node, scope: Scope, hidden: set[tuple[int, int]]) -> list[_Output]:
     table = None if isinstance(item, exp.Star) else name_of(item.args["table"])
+    if any(source.partial and table in (None, source.alias) for source in scope.sources):
+        raise unsupported(sql_of(item), "all columns of such a table")
     outputs = [
         _Output(column.name, Expr(column.kind, column_value(index, position), column.name), None)
         for index, source in enumerate(scope.sources)
@@ -466,9 +480,6 @@ def _column_of_row(scope: Scope, number: int) -> Expr:
     return Expr(columns[number - 1].kind, column_value(0, number - 1))
 
 
-_AGGREGATES = (exp.AggFunc, exp.Query, exp.Filter, exp.WithinGroup)
-
-
 def _place(node: exp.Column, scope: Scope) -> tuple[int, int] | None:
     table = name_of(node.args["table"]) if node.args.get("table") else None
     for index, source in enumerate(scope.sources):
@@ -485,9 +496,9 @@ def _is_column(node: Node, scope: Scope) -> bool:
 
 def _free_columns(node: Node, grouped: set[str]) -> list[exp.Column]:
     """Columns outside aggregates and outside grouped expressions."""
-    if sql_of(node) in grouped or isinstance(node, _AGGREGATES):
+    if sql_of(node) in grouped or isinstance(node, exp.Query):
         return []
-    if isinstance(node, exp.Anonymous) and str(node.this).lower().endswith("_agg"):
+    if aggregate_functions.is_aggregate(node):
         return []
     if isinstance(node, exp.Column):
         return [node]
@@ -520,7 +531,7 @@ def _grouped(
 
 def _group_key(expr: Expr, env: Env) -> Any:
     value = expr.value(env)
-    return None if value is None else repr(operators.sort_key(expr.kind, value))
+    return None if value is None else repr(sort_key(expr.kind, value))
 
 
 def _project(env: Env, values: list[Expr]) -> list[tuple[Env, Row]]:
@@ -577,7 +588,7 @@ def _caster(column: ColumnInfo, kind: Any) -> Callable[[Any, Env], Any]:
         return lambda value, _: value
 
     def cast(value: Any, env: Env) -> Any:
-        expr = operators.converted(Expr(column.kind, lambda _: value), kind)
+        expr = converted(Expr(column.kind, lambda _: value), kind)
         return expr.value(env)
 
     return cast

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.types import SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -19,7 +19,7 @@ Node = Any
 class Env:
     """Where an expression is evaluated: transaction, parameters, the current row of each table."""
 
-    __slots__ = ("aggregates", "ctes", "outer", "params", "rows", "session", "tx", "unaliased")
+    __slots__ = ("aggregates", "ctes", "outer", "params", "rows", "session", "tx", "windows")
 
     def __init__(self, tx: Transaction, params: Sequence[Any], outer: Env | None = None) -> None:
         self.tx = tx
@@ -28,6 +28,7 @@ class Env:
         self.outer = outer
         self.rows: list[Row | None] = []
         self.aggregates: list[Any] = []
+        self.windows: list[Any] = []
         self.ctes: dict[str, list[Row]] = {} if outer is None else dict(outer.ctes)
 
     def child(self) -> Env:
@@ -47,6 +48,8 @@ class Expr(NamedTuple):
     constant: bool = False
     rows: Callable[[Env], list[Any]] | None = None
     """For a function that returns a set in the select list: its values."""
+    parameter: int | None = None
+    """For a parameter whose type is yet to be found out: its number."""
 
 
 class ColumnInfo(NamedTuple):
@@ -66,6 +69,8 @@ class Source:
     relation: str | None = None
     lateral: bool = False
     is_function: bool = False
+    partial: bool = False
+    """Whether Postgres has columns here that the emulator has not."""
 
 
 @dataclass(slots=True)
@@ -78,10 +83,16 @@ class Scope:
     params: tuple[SqlType, ...] = ()
     merged: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Columns of ``join ... using``: any of the sources' values, by source and column."""
+    beside: list[Source] = field(default_factory=list)
+    """Tables of the same ``from`` that a subquery in it may not see."""
 
     def child(self) -> Scope:
         """The scope of a subquery."""
         return Scope([], self, dict(self.ctes), self.params)
+
+    def hidden(self) -> Scope:
+        """The same scope without its tables: what a subquery that is not lateral may not see."""
+        return Scope([], self.parent, dict(self.ctes), self.params, beside=list(self.sources))
 
     def find(self, table: str | None, name: str) -> Expr:
         """The column of this name; 42703, 42P01 or 42702 if it cannot be told."""
@@ -92,11 +103,39 @@ class Scope:
             if found is not None:
                 return found
             scope, depth = scope.parent, depth + 1
+        self._refuse_partial(table, name)
         if table is None:
             raise EngineError("42703", f'column "{name}" does not exist')
         if self._source(table) is None:
-            raise EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
+            raise self._missing(table)
         raise EngineError("42703", f"column {table}.{name} does not exist")
+
+    def _refuse_partial(self, table: str | None, name: str) -> None:
+        """0A000 for a column that a table may have in Postgres and has not here."""
+        for source in self.sources:
+            if source.partial and table in (None, source.alias):
+                raise unsupported(name, f"this column of {source.alias}")
+
+    def _missing(self, table: str) -> EngineError:
+        """42P01 for a table that is not in the query, or may not be seen from here."""
+        scope: Scope | None = self
+        while scope is not None:
+            if any(source.alias == table for source in scope.beside):
+                return EngineError(
+                    "42P01",
+                    f'invalid reference to FROM-clause entry for table "{table}"',
+                    detail=f'There is an entry for table "{table}", but it cannot be referenced '
+                    "from this part of the query.",
+                    hint="To reference that table, you must mark this subquery with LATERAL.",
+                )
+            scope = scope.parent
+        return EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
+
+    def check_schema(self, schema: str, table: str) -> None:
+        """42P01 for ``schema.table.column`` where that table is not in the query."""
+        source = self._source(table)
+        if source is None or source.relation != table or schema != "absurd":
+            raise EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
 
     def _source(self, table: str) -> Source | None:
         scope: Scope | None = self
@@ -155,12 +194,3 @@ def _merged_value(places: list[tuple[int, int]]) -> Evaluate:
         return None
 
     return value
-
-
-def unsupported(sql_text: str, what: str = "this statement") -> EngineError:
-    """0A000: the emulator does not understand the SQL, and says which part of it."""
-    return EngineError(
-        "0A000",
-        f"the in-memory Absurd does not support {what}: {sql_text}",
-        hint="Ask a real Postgres, or propose it for absurd_contimg.backends.memory.sql.",
-    )

@@ -31,8 +31,10 @@ from absurd_contimg.backends.memory.session import (
     TransactionStatus,
     in_failed_transaction,
 )
+from absurd_contimg.backends.memory.sql import constants, vocabulary
+from absurd_contimg.backends.memory.sql.dialect import EmulatedPostgres
 from absurd_contimg.backends.memory.sql.modify import Modifier
-from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Node, Row, Scope, unsupported
+from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Node, Row, Scope
 from absurd_contimg.backends.memory.sql.types import TEXT, SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
 
@@ -111,12 +113,12 @@ def compiled(text: str, params: tuple[SqlType, ...]) -> Statement:
 def _query(
     text: str, params: tuple[SqlType, ...]
 ) -> Callable[[Transaction, Sequence[Any]], Result]:
-    if re.search(r"\bdate_part\s*\(", text):  # sqlglot takes it for extract, whose type differs
-        raise unsupported(text.strip(), "date_part: use extract")
     node = parsed(text)
     planner = Modifier().planner
     try:
-        columns, rows = planner.query(node, Scope(params=params))
+        vocabulary.check(node, text)
+        with constants.collecting(len(params)) as found_out:
+            columns, rows = planner.query(node, Scope(params=params))
     except EngineError as error:
         if error.sqlstate == "0A000":  # quote all of it, not only the part
             shown = re.sub(r"__p\d+__", "%s", text.strip())
@@ -127,7 +129,7 @@ def _query(
     tag = verb if verb in ("INSERT", "UPDATE", "DELETE") else "SELECT"
 
     def run(tx: Transaction, values: Sequence[Any]) -> Result:
-        found = rows(Env(tx, values))
+        found = rows(Env(tx, found_out.values(tx, values)))
         count = len(found)
         shown = f"{tag} 0 {count}" if tag == "INSERT" else f"{tag} {count}"
         return Result(columns if returning else None, found if returning else [], shown, count)
@@ -140,7 +142,7 @@ def parsed(text: str) -> Node:
     logger = logging.getLogger("sqlglot")
     disabled, logger.disabled = logger.disabled, True  # it warns of what we refuse below
     try:
-        node = sqlglot.parse_one(text, read="postgres")
+        node = sqlglot.parse_one(text, read=EmulatedPostgres)
     except SqlglotError:
         raise _syntax_error(text) from None
     finally:

@@ -6,14 +6,15 @@ Values are the engine's own: integers for ``timestamptz`` (microseconds), ``date
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from absurd_contimg.backends.memory import jsonb, times
-from absurd_contimg.backends.memory.errors import EngineError, invalid_text
+from absurd_contimg.backends.memory.errors import EngineError, invalid_text, unsupported
 from absurd_contimg.backends.memory.intervals import interval_in, interval_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.text import (
@@ -46,12 +47,15 @@ class SqlType:
         return self.name
 
 
-def _numeric_in(text: str, _: Session) -> Decimal:
+def numeric_in(text: str) -> Decimal:
+    """A numeric; 22P02 for what is none. Digits are kept as written, without an exponent."""
     try:
         value = Decimal(text.strip().replace("_", "x"))
     except InvalidOperation:
         raise invalid_text("numeric", text) from None
-    return value
+    if not value.is_finite():
+        return value
+    return Decimal(format(value, "f"))
 
 
 def numeric_out(value: Decimal) -> str:
@@ -81,8 +85,29 @@ def double_out(value: float) -> str:
     return text
 
 
+def _bytea_in(text: str) -> bytes:
+    if text.startswith("\\x"):
+        try:
+            return bytes.fromhex(text[2:])
+        except ValueError:
+            raise EngineError("22023", f'invalid hexadecimal data: "{text}"') from None
+    pieces = re.split(r"(\\\\|\\[0-3][0-7]{2})", text)
+    if any("\\" in piece for piece in pieces[::2]):
+        raise EngineError("22P02", "invalid input syntax for type bytea")
+    return b"".join(
+        piece.encode()
+        if index % 2 == 0
+        else b"\\"
+        if piece == "\\\\"
+        else bytes([int(piece[1:], 8)])
+        for index, piece in enumerate(pieces)
+    )
+
+
 def _date_in(text: str, session: Session) -> int:
     time = timestamptz_in(text, UTC, session.db.now())
+    if not times.is_finite(time):
+        raise unsupported(text, "infinite dates")
     return time // times.DAY_US
 
 
@@ -91,7 +116,12 @@ def _date_out(value: int, _: Session) -> str:
 
 
 def _timestamp_in(text: str, session: Session) -> int:
-    return timestamptz_in(text, UTC, session.db.now())
+    return timestamptz_in(_without_offset(text), UTC, session.db.now())
+
+
+def _without_offset(text: str) -> str:
+    """A time without its zone, which `timestamp` reads and ignores."""
+    return re.sub(r"(:\d{2}(?:\.\d+)?)\s*(?:[+-]\d{1,2}(?::?\d{2})?|Z|UTC)\s*\Z", r"\1", text)
 
 
 def _timestamp_out(value: int, _: Session) -> str:
@@ -102,12 +132,12 @@ _TYPES = (
     SqlType("unknown", 705, "unknown", lambda t, _: t, lambda v, _: v),
     SqlType("text", 25, "text", lambda t, _: t, lambda v, _: v),
     SqlType("varchar", 1043, "character varying", lambda t, _: t, lambda v, _: v),
-    SqlType("name", 19, "name", lambda t, _: t, lambda v, _: v, 64),
+    SqlType("name", 19, "name", lambda t, _: t[:63], lambda v, _: v, 64),
     SqlType("int2", 21, "smallint", lambda t, _: integer_in(t, "smallint"), lambda v, _: str(v), 2),
     SqlType("int4", 23, "integer", lambda t, _: integer_in(t), lambda v, _: str(v), 4),
     SqlType("int8", 20, "bigint", lambda t, _: integer_in(t, "bigint"), lambda v, _: str(v), 8),
     SqlType("oid", 26, "oid", lambda t, _: integer_in(t, "bigint"), lambda v, _: str(v), 4),
-    SqlType("numeric", 1700, "numeric", _numeric_in, lambda v, _: numeric_out(v)),
+    SqlType("numeric", 1700, "numeric", lambda t, _: numeric_in(t), lambda v, _: numeric_out(v)),
     SqlType(
         "float8", 701, "double precision", lambda t, _: double_in(t), lambda v, _: double_out(v), 8
     ),
@@ -128,10 +158,11 @@ _TYPES = (
     ),
     SqlType("jsonb", 3802, "jsonb", lambda t, _: jsonb.parse(t), lambda v, _: v),
     SqlType("json", 114, "json", lambda t, _: jsonb.parse(t) and t, lambda v, _: v),
-    SqlType("bytea", 17, "bytea", lambda t, _: t, lambda v, _: v),
+    SqlType("bytea", 17, "bytea", lambda t, _: _bytea_in(t), lambda v, _: "\\x" + v.hex()),
     SqlType("void", 2278, "void", lambda t, _: t, lambda *_: "", 4),
     SqlType("record", 2249, "record", lambda t, _: t, lambda v, _: v),
     SqlType("regclass", 2205, "regclass", lambda t, _: t, lambda v, _: v, 4),
+    SqlType("regtype", 2206, "regtype", lambda t, _: t, lambda v, _: v, 4),
 )
 BY_NAME: dict[str, SqlType] = {kind.name: kind for kind in _TYPES}
 BY_OID: dict[int, SqlType] = {kind.oid: kind for kind in _TYPES}
@@ -145,13 +176,14 @@ NUMERIC, FLOAT8, BOOL, UUID, TIMESTAMPTZ = (
 TIMESTAMP, DATE, INTERVAL, JSONB, JSON = (
     BY_NAME[name] for name in ("timestamp", "date", "interval", "jsonb", "json")
 )
-VOID, RECORD, NAME = (BY_NAME[name] for name in ("void", "record", "name"))
+VOID, RECORD, NAME, BYTEA = (BY_NAME[name] for name in ("void", "record", "name", "bytea"))
 
 _ARRAY_OIDS = {
     "text": 1009, "varchar": 1015, "name": 1003, "int2": 1005, "int4": 1007, "int8": 1016,
     "numeric": 1231, "float8": 1022, "bool": 1000, "uuid": 2951, "timestamptz": 1185,
     "timestamp": 1115, "date": 1182, "interval": 1187, "jsonb": 3807, "json": 199, "unknown": 1009,
     "bytea": 1001, "record": 2287, "void": 0, "oid": 1028, "regclass": 2210,
+    "regtype": 2211,
 }  # fmt: skip
 
 
@@ -234,129 +266,42 @@ for _array in ARRAYS.values():
     BY_OID.setdefault(_array.oid, _array)
     BY_NAME[_array.name] = _array
 
-# -- casts --------------------------------------------------------------------------------------
 
 INTEGERS = (INT2, INT4, INT8)
 NUMBERS = (INT2, INT4, INT8, NUMERIC, FLOAT8)
 STRINGS = (TEXT, BY_NAME["varchar"], NAME, UNKNOWN)
-_BITS = {"int2": 16, "int4": 32, "int8": 64}
-
-Cast = Callable[[Value, Session], Value]
 
 
-def is_implicit(source: SqlType, target: SqlType) -> bool:
-    """Whether a function's argument of type `source` may be given for `target`."""
-    if source is target or source is UNKNOWN:
-        return True
-    if source in NUMBERS and target in NUMBERS:
-        return NUMBERS.index(source) < NUMBERS.index(target)
-    if target is TEXT and source in STRINGS:
-        return True
-    return (source, target) in ((DATE, TIMESTAMPTZ), (TIMESTAMP, TIMESTAMPTZ), (DATE, TIMESTAMP))
+@dataclass(frozen=True, slots=True, eq=False)
+class RecordType(SqlType):
+    """Rows with known columns; those of a table have a type of the table's own."""
+
+    names: tuple[str, ...] = ()
+    kinds: tuple[SqlType, ...] = ()
 
 
-def checked_number(value: int, target: SqlType) -> int:
-    """`value`, or 22003 if `target` cannot hold it."""
-    limit = 1 << (_BITS[target.name] - 1)
-    if not -limit <= value < limit:
-        raise EngineError("22003", f"{target.shown} out of range")
-    return value
+TABLE_ROW_OID = 16_384
+"""Stands for the type of a table's rows, whose real oid differs from database to database."""
 
 
-def cast_function(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a family of types
-    """How an explicit cast is done; None where Postgres has no such cast."""
-    if source is target:
-        return lambda value, _: value
-    if source in STRINGS:
-        return target.read
-    if target in STRINGS:
-        if source is BOOL:
-            return lambda value, _: "true" if value else "false"
-        return source.show
-    if isinstance(source, ArrayType) and isinstance(target, ArrayType):
-        inner = cast_function(source.element, target.element)
-        if inner is None:
-            return None
-        return lambda value, session: [
-            None if item is None else inner(item, session) for item in value
+def record_type(
+    names: Sequence[str], kinds: Sequence[SqlType], *, is_table: bool = False
+) -> RecordType:
+    """The type of rows with these columns."""
+
+    def show(value: Value, session: Session) -> str:
+        shown = [
+            "" if item is None else _record_item(kind.show(item, session))
+            for item, kind in zip(value, kinds, strict=True)
         ]
-    return _number_cast(source, target) or _time_cast(source, target) or _json_cast(source, target)
+        return "(" + ",".join(shown) + ")"
+
+    oid = TABLE_ROW_OID if is_table else RECORD.oid
+    return RecordType("record", oid, "record", RECORD.read, show, -1, tuple(names), tuple(kinds))
 
 
-def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
-    if source in INTEGERS and target in INTEGERS:
-        return lambda value, _: checked_number(value, target)
-    if source in NUMBERS and target is FLOAT8:
-        return lambda value, _: float(value)
-    if source in INTEGERS and target is NUMERIC:
-        return lambda value, _: Decimal(value)
-    if source is FLOAT8 and target is NUMERIC:
-        return lambda value, _: Decimal(f"{value:.15g}")
-    if source is NUMERIC and target in INTEGERS:
-        return lambda value, _: checked_number(_rounded(value, target), target)
-    if source is FLOAT8 and target in INTEGERS:
-        return lambda value, _: checked_number(
-            _rounded(Decimal(value), target, half_even=True), target
-        )
-    if source is BOOL and target is INT4:
-        return lambda value, _: int(value)
-    if source is INT4 and target is BOOL:
-        return lambda value, _: bool(value)
-    return None
-
-
-def _rounded(value: Decimal, target: SqlType, *, half_even: bool = False) -> int:
-    if not value.is_finite():
-        word = "NaN" if value.is_nan() else "infinity"
-        raise EngineError("0A000", f"cannot convert {word} to {target.shown}")
-    return int(value.to_integral_value("ROUND_HALF_EVEN" if half_even else "ROUND_HALF_UP"))
-
-
-def _time_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
-    if source is TIMESTAMPTZ and target is TIMESTAMP:
-        return lambda value, session: to_local(value, session.zone)
-    if source is TIMESTAMP and target is TIMESTAMPTZ:
-        return lambda value, session: from_local(value, session.zone)
-    if source is DATE and target is TIMESTAMPTZ:
-        return lambda value, session: times.from_local(value * times.DAY_US, session.zone)
-    if source is TIMESTAMPTZ and target is DATE:
-        return lambda value, session: to_local(value, session.zone) // times.DAY_US
-    if source is TIMESTAMP and target is DATE:
-        return lambda value, _: value // times.DAY_US
-    if source is DATE and target is TIMESTAMP:
-        return lambda value, _: value * times.DAY_US
-    return None
-
-
-def to_local(value: int, zone: Any) -> int:
-    """``timestamptz at time zone``."""
-    return value + times.utc_offset_us(value, zone) if times.is_finite(value) else value
-
-
-def from_local(value: int, zone: Any) -> int:
-    """``timestamp at time zone``."""
-    return times.from_local(value, zone) if times.is_finite(value) else value
-
-
-def _json_cast(source: SqlType, target: SqlType) -> Cast | None:
-    if source is JSON and target is JSONB:
-        return lambda value, _: jsonb.parse(value)
-    if source is JSONB and target is JSON:
-        return lambda value, _: value
-    if source is JSONB and (target in NUMBERS or target is BOOL):
-        return lambda value, session: _json_scalar(value, target, session)
-    return None
-
-
-def _json_scalar(value: str, target: SqlType, session: Session) -> Value:
-    kind = jsonb.kind(value)
-    if kind == "null":
-        return None
-    wanted = "boolean" if target is BOOL else "number"
-    if kind != wanted:
-        raise EngineError("22023", f"cannot cast jsonb {kind} to type {target.shown}")
-    if target is BOOL:
-        return value == "true"
-    number = Decimal(value)
-    cast = cast_function(NUMERIC, target)
-    return cast(number, session) if cast is not None else number
+def _record_item(text: str) -> str:
+    if text and not any(mark in text for mark in '(),"\\ \t\n\r\v\f'):
+        return text
+    escaped = text.replace("\\", "\\\\").replace('"', '""')
+    return f'"{escaped}"'

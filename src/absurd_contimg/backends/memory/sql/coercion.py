@@ -1,0 +1,113 @@
+"""Which type an expression takes where it stands, and how it gets there unasked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.sql import constants
+from absurd_contimg.backends.memory.sql.casts import cast_function
+from absurd_contimg.backends.memory.sql.scope import Env, Expr
+from absurd_contimg.backends.memory.sql.types import (
+    DATE,
+    NUMBERS,
+    STRINGS,
+    TEXT,
+    TIMESTAMP,
+    TIMESTAMPTZ,
+    UNKNOWN,
+    SqlType,
+)
+
+TIMES = (DATE, TIMESTAMP, TIMESTAMPTZ)
+
+
+def undefined_operator(symbol: str, left: SqlType, right: SqlType) -> EngineError:
+    """42883."""
+    return EngineError(
+        "42883",
+        f"operator does not exist: {left.shown} {symbol} {right.shown}",
+        hint="No operator matches the given name and argument types. You might need to add "
+        "explicit type casts.",
+    )
+
+
+def converted(expr: Expr, target: SqlType) -> Expr:
+    """The expression cast to `target`.
+
+    A literal or parameter of unknown type is read as `target` before the statement runs, and a
+    parameter is of that type from then on.
+    """
+    if expr.kind is target:
+        return expr
+    cast = cast_function(expr.kind, target)
+    if cast is None:
+        raise EngineError("42846", f"cannot cast type {expr.kind.shown} to {target.shown}")
+    inner = expr.value
+
+    def value(env: Env) -> Any:
+        raw = inner(env)
+        return None if raw is None else cast(raw, env.session)
+
+    found = constants.current()
+    if expr.kind is not UNKNOWN or not expr.constant or found is None:
+        return Expr(target, value, expr.name, expr.constant)
+    if target in STRINGS:
+        read = inner if target is TEXT else value
+    else:
+        read = found.once(value, late=expr.parameter is not None)
+    if expr.parameter is not None:
+        found.found.setdefault(expr.parameter, (target, read))
+    return Expr(target, read, expr.name, constant=True)
+
+
+def common_type(kinds: list[SqlType], where: str) -> SqlType:
+    """The type that ``case``, ``coalesce``, ``union`` and the like settle on."""
+    known = [kind for kind in kinds if kind is not UNKNOWN]
+    if not known:
+        return TEXT
+    chosen = known[0]
+    for kind in known[1:]:
+        if kind is chosen:
+            continue
+        if kind in NUMBERS and chosen in NUMBERS:
+            chosen = max(kind, chosen, key=NUMBERS.index)
+        elif kind in STRINGS and chosen in STRINGS:
+            chosen = TEXT
+        elif kind in TIMES and chosen in TIMES:
+            chosen = max(kind, chosen, key=TIMES.index)
+        else:
+            raise EngineError(
+                "42804", f"{where} types {chosen.shown} and {kind.shown} cannot be matched"
+            )
+    return chosen
+
+
+def unified(left: Expr, right: Expr, symbol: str) -> tuple[Expr, Expr, SqlType]:
+    """Both sides in one type, for a comparison."""
+    one, other = left.kind, right.kind
+    if one is other:
+        kind = TEXT if one is UNKNOWN else one
+    elif one is UNKNOWN or other is UNKNOWN:
+        kind = other if one is UNKNOWN else one
+    else:
+        try:
+            kind = common_type([one, other], "")
+        except EngineError:
+            raise undefined_operator(symbol, one, other) from None
+    return converted(left, kind), converted(right, kind), kind
+
+
+def as_text(expr: Expr) -> Expr:
+    """The expression as text, by its type's output."""
+    if expr.kind is UNKNOWN:
+        return converted(expr, TEXT)
+    if expr.kind in STRINGS:
+        return Expr(TEXT, expr.value, expr.name, expr.constant)
+    inner, show = expr.value, expr.kind.show
+
+    def value(env: Env) -> str | None:
+        raw = inner(env)
+        return None if raw is None else show(raw, env.session)
+
+    return Expr(TEXT, value, expr.name, expr.constant)

@@ -1,0 +1,156 @@
+"""``like`` and regular expressions, as far as Python's `re` can say the same."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
+
+_CLASSES = {"digit": "0-9", "xdigit": "0-9A-Fa-f", "space": r"\s"}
+_ESCAPES = {
+    "y": r"\b",
+    "Y": r"\B",
+    "m": r"\b(?=\w)",
+    "M": r"\b(?<=\w)",
+    "A": r"\A",
+    "Z": r"\Z",
+    "<": None,
+    ">": None,
+}
+_KEPT = frozenset("dDsSwWtnrfv")
+
+
+@lru_cache(maxsize=256)
+def like(pattern: str, escape: str, *, any_case: bool) -> re.Pattern[str]:
+    """A LIKE pattern as a regular expression for the whole text."""
+    pieces: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character == escape:
+            following = next(characters, None)
+            if following is None:
+                raise EngineError("22025", "LIKE pattern must not end with escape character")
+            pieces.append(re.escape(following))
+        elif character == "%":
+            pieces.append(".*")
+        elif character == "_":
+            pieces.append(".")
+        else:
+            pieces.append(re.escape(character))
+    flags = re.DOTALL | (re.IGNORECASE if any_case else 0)
+    return re.compile("".join(pieces) + r"\Z", flags)
+
+
+@lru_cache(maxsize=256)
+def regular(pattern: str, flags: str = "", *, parts: bool = False) -> re.Pattern[str]:
+    """An advanced regular expression of Postgres.
+
+    With `parts` it also matters which characters match: then alternatives and lazy quantifiers
+    are refused, because Postgres takes the longest match and Python the first.
+    """
+    wanted = re.DOTALL
+    for flag in flags:
+        if flag == "i":
+            wanted |= re.IGNORECASE
+        elif flag not in "cg":
+            raise unsupported(pattern, f"the regular expression flag {flag}")
+    if pattern.startswith("(?i)"):
+        pattern, wanted = pattern[4:], wanted | re.IGNORECASE
+    if pattern.startswith("***"):
+        raise unsupported(pattern, "this prefix of a regular expression")
+    if parts and re.search(r"\||[*+?}]\?", pattern):
+        raise unsupported(
+            pattern, "alternatives and lazy quantifiers where the matched text counts"
+        )
+    try:
+        return re.compile(_translated(pattern), wanted)
+    except re.error as error:
+        raise EngineError("2201B", f"invalid regular expression: {_worded(error.msg)}") from None
+
+
+def _translated(pattern: str) -> str:
+    pieces: list[str] = []
+    position = 0
+    while position < len(pattern):
+        character = pattern[position]
+        if character == "\\":
+            following = pattern[position + 1 : position + 2]
+            pieces.append(_escaped(pattern, following))
+            position += 2
+        elif character == "[":
+            end = _end_of_brackets(pattern, position)
+            pieces.append(_brackets(pattern[position:end], pattern))
+            position = end
+        elif character == "$":
+            pieces.append(r"\Z")
+            position += 1
+        elif character == "(" and pattern[position + 1 : position + 2] == "?":
+            if not re.match(r"\(\?(?::|=|!|<=|<!)", pattern[position:]):
+                raise unsupported(pattern, "this group in a regular expression")
+            pieces.append(character)
+            position += 1
+        elif character in "*+?}" and pattern[position + 1 : position + 2] == "+":
+            raise EngineError("2201B", "invalid regular expression: quantifier operand invalid")
+        else:
+            pieces.append(character)
+            position += 1
+    return "".join(pieces)
+
+
+def _escaped(pattern: str, following: str) -> str:
+    if not following:
+        raise EngineError("2201B", "invalid regular expression: invalid escape \\ sequence")
+    if not following.isalnum() or following in _KEPT or following.isdigit():
+        return "\\" + following
+    known = _ESCAPES.get(following)
+    if known is None:
+        raise unsupported(pattern, f"\\{following} in a regular expression")
+    return known
+
+
+def _end_of_brackets(pattern: str, start: int) -> int:
+    position = start + 1
+    if pattern[position : position + 1] == "^":
+        position += 1
+    if pattern[position : position + 1] == "]":
+        position += 1
+    while position < len(pattern) and pattern[position] != "]":
+        if pattern[position : position + 2] in ("[:", "[.", "[="):
+            close = pattern.find(pattern[position + 1] + "]", position + 2)
+            position = len(pattern) if close < 0 else close + 2
+        elif pattern[position] == "\\":
+            position += 2
+        else:
+            position += 1
+    if position >= len(pattern):
+        raise EngineError("2201B", "invalid regular expression: brackets [] not balanced")
+    return position + 1
+
+
+def _brackets(text: str, pattern: str) -> str:
+    def named(match: re.Match[str]) -> str:
+        found = _CLASSES.get(match.group(1))
+        if found is None:
+            raise unsupported(pattern, f"[:{match.group(1)}:] in a regular expression")
+        return found
+
+    inner = re.sub(r"\[:(\w*):\]", named, text[1:-1])
+    if "[." in inner or "[=" in inner:
+        raise unsupported(pattern, "this bracket expression")
+    inner = inner.replace("[", r"\[")
+    for mark in ("&&", "||", "~~"):
+        inner = inner.replace(mark, mark[0] + "\\" + mark[1])
+    return f"[{inner}]"
+
+
+def _worded(message: str) -> str:
+    if "parenthes" in message or "missing )" in message:
+        return "parentheses () not balanced"
+    if "repeat" in message:
+        return "quantifier operand invalid"
+    if "backref" in message or "group reference" in message:
+        return "invalid backreference number"
+    if "character range" in message:
+        return "invalid character range"
+    return message

@@ -1,0 +1,163 @@
+"""Functions about the server and the session, and those that choose between values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from absurd_contimg.backends.memory import times
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.sql.coercion import common_type, converted
+from absurd_contimg.backends.memory.sql.comparison import comparison, sort_key
+from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
+from absurd_contimg.backends.memory.sql.scope import Env, Expr
+from absurd_contimg.backends.memory.sql.types import (
+    BOOL,
+    BY_NAME,
+    INT4,
+    INT8,
+    NAME,
+    TEXT,
+    UNKNOWN,
+    UUID,
+)
+
+VERSION = "PostgreSQL 18.6, emulated in memory by absurd-contimg"
+
+
+def _current_setting(session: Session, name: str, missing_ok: bool = False) -> str | None:
+    value = session.setting(name)
+    if value is None and not missing_ok:
+        raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
+    return value
+
+
+@polymorphic("set_config")
+def _set_config(arguments: list[Expr], name: str) -> Expr:
+    if len(arguments) != 3:
+        raise undefined_function(name, [item.kind for item in arguments])
+    setting, text, local = (
+        converted(expr, kind).value
+        for expr, kind in zip(arguments, (TEXT, TEXT, BOOL), strict=True)
+    )
+
+    def value(env: Env) -> str | None:
+        target = setting(env)
+        if target is None:
+            raise EngineError("22004", "SET requires parameter name")
+        env.session.set(target, text(env), local=bool(local(env)))
+        return env.session.setting(target) or ""
+
+    return Expr(TEXT, value, name)
+
+
+@polymorphic("to_regclass")
+def _to_regclass(arguments: list[Expr], name: str) -> Expr:
+    if len(arguments) != 1:
+        raise undefined_function(name, [item.kind for item in arguments])
+    inner = converted(arguments[0], TEXT).value
+
+    def value(env: Env) -> str | None:
+        text = inner(env)
+        if text is None:
+            return None
+        schema, _, table = text.replace('"', "").rpartition(".")
+        if schema not in ("", "absurd"):
+            if schema in ("pg_catalog", "information_schema"):
+                raise unsupported(text, "catalogues")
+            return None
+        return text if schema and env.session.db.relations.get(env.tx, table) is not None else None
+
+    return Expr(BY_NAME["regclass"], value, name)
+
+
+@polymorphic("pg_typeof")
+def _typeof(arguments: list[Expr], name: str) -> Expr:
+    shown = arguments[0].kind.shown
+    return Expr(BY_NAME["regtype"], lambda _: shown, name)
+
+
+# -- choosing -----------------------------------------------------------------------------------
+
+
+@polymorphic("coalesce")
+def _coalesce(arguments: list[Expr], name: str) -> Expr:
+    kind = common_type([item.kind for item in arguments], "COALESCE")
+    values = [converted(item, kind).value for item in arguments]
+
+    def value(env: Env) -> Any:
+        for evaluate in values:
+            found = evaluate(env)
+            if found is not None:
+                return found
+        return None
+
+    return Expr(kind, value, name)
+
+
+@polymorphic("nullif")
+def _nullif(arguments: list[Expr], name: str) -> Expr:
+    if len(arguments) != 2:
+        raise undefined_function(name, [item.kind for item in arguments])
+    left, right = arguments
+    same = comparison("=", left, right).value
+    kept = converted(left, TEXT) if left.kind is UNKNOWN else left
+    return Expr(kept.kind, lambda env: None if same(env) else kept.value(env), name)
+
+
+@polymorphic("greatest", "least")
+def _extreme(arguments: list[Expr], name: str) -> Expr:
+    choose = max if name == "greatest" else min
+    kind = common_type([item.kind for item in arguments], name.upper())
+    values = [converted(item, kind).value for item in arguments]
+
+    def value(env: Env) -> Any:
+        found = [item for evaluate in values if (item := evaluate(env)) is not None]
+        return choose(found, key=lambda item: sort_key(kind, item)) if found else None
+
+    return Expr(kind, value, name)
+
+
+@polymorphic("num_nulls", "num_nonnulls")
+def _count_nulls(arguments: list[Expr], name: str) -> Expr:
+    wanted = name == "num_nulls"
+    values = [item.value for item in arguments]
+    return Expr(INT4, lambda env: sum((one(env) is None) is wanted for one in values), name)
+
+
+def _lock_id(_: Session, *__: int) -> Any:
+    raise unsupported("pg_advisory_lock", "advisory locks")
+
+
+builtin("current_setting", (TEXT, BOOL), TEXT, _current_setting, 1)
+builtin("uuidv7", (), UUID, lambda s: s.db.next_uuid())
+builtin("uuidv4", (), UUID, lambda s: s.db.random_uuid())
+builtin("gen_random_uuid", (), UUID, lambda s: s.db.random_uuid())
+builtin("pg_backend_pid", (), INT4, lambda s: s.session_id)
+builtin("version", (), TEXT, lambda _: VERSION)
+builtin("current_database", (), NAME, lambda _: "memory")
+builtin("current_catalog", (), NAME, lambda _: "memory")
+builtin("current_user", (), NAME, lambda _: "postgres")
+builtin("session_user", (), NAME, lambda _: "postgres")
+builtin("current_schema", (), NAME, lambda _: "public")
+for _name in (
+    "pg_advisory_lock", "pg_advisory_xact_lock", "pg_try_advisory_lock",
+    "pg_try_advisory_xact_lock", "pg_advisory_unlock", "pg_advisory_lock_shared",
+):  # fmt: skip
+    builtin(_name, (INT8,), BY_NAME["void"], _lock_id)
+    builtin(_name, (INT4, INT4), BY_NAME["void"], _lock_id)
+
+
+def _sleep(_: Session, seconds: float) -> str:
+    if seconds > 0:
+        raise unsupported("pg_sleep", "waiting; move the clock instead")
+    return ""
+
+
+builtin("pg_sleep", (BY_NAME["float8"],), BY_NAME["void"], _sleep)
+
+
+def today(session: Session) -> int:
+    """The session's date."""
+    now = session.transaction_time()
+    return (now + times.utc_offset_us(now, session.zone)) // times.DAY_US
