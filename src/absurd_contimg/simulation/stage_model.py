@@ -147,7 +147,9 @@ def _os(code: int) -> Failure:
 
 def _deadline(request: StageRequest) -> Exception:
     text = f"Stage {request.stage_name} was still running after {request.deadline_seconds} s."
-    return StageTimeout(text, request, Evidence.of(TimeoutError(text)))
+    error = StageTimeout(text, request, Evidence())
+    error.evidence = Evidence((ExceptionEvidence.of(error),), signal=signal.SIGKILL)
+    return error
 
 
 CATALOGUE: Mapping[str, Failure] = {

@@ -1,0 +1,144 @@
+"""Real faults and the same in the simulation: the same runs, attempts, starts and kinds.
+
+Each fault is real first: processes, signals, Postgres. The simulated world then gets the durations
+of that very history and the same fault, and its history must tell the same story.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fault_stages import STAGES
+from fault_worker import LEASE_SECONDS, POLICY, QUEUE, attempt_of
+
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker
+from absurd_contimg.simulation.crews import CLASSIFIER, WorkerTerms
+from absurd_contimg.simulation.doors import Doors
+from absurd_contimg.simulation.executor import SimulatedStage, simulated
+from absurd_contimg.simulation.explorer import explore
+from absurd_contimg.simulation.life import Blow, Life, Plan, Strike
+from absurd_contimg.simulation.runner import SIMULATED_CONFIG, make_runner
+from absurd_contimg.simulation.setup import Job, Setup
+from absurd_contimg.simulation.stage_model import StageModel, fit_costs
+from absurd_contimg.simulation.world import World
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.workflows.timeline import step_starts
+
+TERMS = WorkerTerms(
+    claim_timeout_seconds=LEASE_SECONDS,
+    poll_interval_seconds=0.1,
+    grace_seconds=0.1,
+    policy=POLICY,
+)
+
+
+@dataclass(frozen=True)
+class SmallCrew:
+    """The worker of ``fault_worker.py`` in the simulated world."""
+
+    model: StageModel
+
+    def __call__(self, world: World, doors: Doors, worker_id: str) -> Sequence[Worker]:
+        state = world.state
+        stages: list[SimulatedStage] = [simulated(one)(lambda _group: True) for one in STAGES]
+        by_name = {one.name: one for one in stages}
+        runner = make_runner(
+            doors, state.disk, state.registry, by_name, self.model, None, world.watch, worker_id
+        )
+
+        async def pipeline(params: Mapping[str, Json], ctx: TaskContext) -> Json:
+            context = PipelineContext(SIMULATED_CONFIG, {"group_id": "G", **params})
+            for stage in stages:
+                run = attempt_of(runner, stage, context, ctx, worker_id)
+                saved: Any = await ctx.tracked_step(stage.name, run)
+                context = context.with_outputs(saved["outputs"])
+            return dict(context.outputs)
+
+        tasks = TaskRegistry()
+        tasks.add("pipeline", pipeline)
+        settings = TERMS.settings(QUEUE, worker_id)
+        return [Worker(world.backend(doors), tasks, settings, CLASSIFIER, POLICY)]
+
+
+def story(history: History) -> dict[str, Any]:
+    """Runs, attempts and kinds, and each start of each step, without times."""
+    return {
+        "task": (history.task.state, history.task.attempts),
+        "runs": [
+            (run.attempt, run.state, (run.failure_reason or {}).get("kind"))  # type: ignore[union-attr]
+            for run in history.runs
+        ],
+        "starts": [
+            (one.step, one.start, one.attempt, one.outcome, one.escalations)
+            for one in step_starts(history)
+        ],
+    }
+
+
+def simulate(real: History, planned: str | None, strike_in: str | None, stage: str) -> History:
+    """The same fault in a world with the durations of the real history."""
+    failures = {} if planned is None else {("G", stage): (planned,)}
+    model = StageModel(costs=fit_costs([real]), spread=0.0, planned=failures)
+    job = Job(QUEUE, "pipeline", {"source": "/simulated/input/source.hdf5"})
+    setup = Setup(SmallCrew(model), [job], (QUEUE,), LEASE_SECONDS, POLICY, worker_id="worker-1")
+    plan: Plan = ()
+    if strike_in is not None:
+        landmarks = explore(setup, blows=()).landmarks
+        begun = next(n for n, one in enumerate(landmarks) if f"stage start {stage}," in one)
+        plan = (Strike(Blow.KILL_RESTART, begun + 3),)  # after both moments of the start
+    life = Life(setup, setup.initial_state(), plan)
+    outcome = life.run()
+    assert outcome.violations == ()
+    assert not life.todo
+    (history,) = life.world.histories()
+    return history
+
+
+@pytest.mark.parametrize("stage", ["convert", "apply"])
+def test_killed_worker(new_site: Callable, stage: str) -> None:
+    site = new_site()
+    site.spawn(1.0)
+    worker = site.worker()
+    site.pid_at(stage)
+    worker.kill()
+    worker.wait()
+    site.worker()
+    real = site.until_ended()
+    assert story(real) == story(simulate(real, None, stage, stage)), site.log
+
+
+def test_killed_stage(new_site: Callable) -> None:
+    site = new_site()
+    site.spawn(1.0)
+    site.worker()
+    os.kill(site.pid_at("solve"), signal.SIGKILL)
+    real = site.until_ended()
+    assert story(real) == story(simulate(real, "killed", None, "solve")), site.log
+
+
+def test_hanging_stage(new_site: Callable) -> None:
+    site = new_site()
+    site.spawn(0.3)
+    site.worker()
+    os.kill(site.pid_at("image"), signal.SIGSTOP)
+    real = site.until_ended()
+    assert story(real) == story(simulate(real, "stage-deadline", None, "image")), site.log
+
+
+def test_fitted_durations_are_those_of_the_history(new_site: Callable) -> None:
+    """A simulated run with fitted costs takes as long as the real one did, stage by stage."""
+    site = new_site()
+    site.spawn(0.5)
+    site.worker()
+    real = site.until_ended()
+    simulated_starts = step_starts(simulate(real, None, None, "image"))
+    for one, other in zip(step_starts(real), simulated_starts, strict=True):
+        assert one.seconds == pytest.approx(other.seconds, abs=1e-3)
