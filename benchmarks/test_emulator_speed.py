@@ -99,7 +99,7 @@ def test_backend_cycles(postgres_url: str, capsys: pytest.CaptureFixture[str]) -
     with capsys.disabled():
         print(f"\n  backend: {max(busy):.0f} cycles per second of processor time")
         print(f"  memory {mine:.0f}/s, postgres {theirs:.0f}/s, {mine / theirs:.0f} times")
-    assert max(busy) >= 10_000, "by processor time: other processes must not decide"
+    assert mine >= 10_000, "run this on a machine that does nothing else"
     assert mine >= 100 * theirs
 
 
