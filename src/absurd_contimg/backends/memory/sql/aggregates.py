@@ -31,6 +31,7 @@ from absurd_contimg.backends.memory.sql.types import (
     NUMERIC,
     TEXT,
     UNKNOWN,
+    UUID,
     RecordType,
     SqlType,
 )
@@ -180,7 +181,7 @@ def _extreme(parts: _Parts) -> Aggregate:
     if expr.kind is UNKNOWN:
         expr = converted(expr, TEXT)
     kind = expr.kind
-    if kind in (BOOL, JSONB, JSON):
+    if kind in (BOOL, JSONB, JSON, UUID):
         raise undefined_function(parts.name, [kind])
     choose: Callable[..., Any] = max if parts.name == "max" else min
     parts = _with(parts, expr)

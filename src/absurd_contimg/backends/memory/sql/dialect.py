@@ -55,6 +55,11 @@ class EmulatedPostgres(Postgres):
         NO_PAREN_FUNCTION_PARSERS = {  # noqa: RUF012 - sqlglot's way
             name: Postgres.Parser.NO_PAREN_FUNCTION_PARSERS[name] for name in ("ANY", "CASE")
         }
+        LAMBDAS = {  # noqa: RUF012 - sqlglot's way
+            token: parse
+            for token, parse in Postgres.Parser.LAMBDAS.items()
+            if token.name != "ARROW"
+        }
         JSON_OPERATORS: dict[Any, Any] = {}  # noqa: RUF012 - sqlglot's way
         COLUMN_OPERATORS = {  # noqa: RUF012 - sqlglot's way
             token: parse

@@ -66,6 +66,13 @@ class Compiler:
 
     def compile(self, node: Node) -> Expr:
         """The compiled expression; 0A000 for what is not supported."""
+        made = self.compile_set(node)
+        if made.rows is not None:
+            raise unsupported(sql_of(node), "a function that returns a set inside an expression")
+        return made
+
+    def compile_set(self, node: Node) -> Expr:
+        """The same where a function may return a set: as a whole column of the select list."""
         method = _COMPILERS.get(type(node))
         if method is None:
             raise unsupported(sql_of(node), "this expression")

@@ -136,11 +136,11 @@ def _dotted(compiler: Compiler, node: exp.Dot) -> Expr:
         if schema == "absurd":
             return calls.as_expression(absurd_call(compiler, node.expression))
         if schema == "pg_catalog":
-            return compiler.compile(node.expression)
+            return compiler.compile_set(node.expression)
         raise EngineError("3F000", f'schema "{schema}" does not exist')
     if not isinstance(node.expression, exp.Identifier):
         raise unsupported(sql_of(node), "this name")
-    return field_of(compiler.compile(node.this), name_of(node.expression))
+    return field_of(compiler.compile_set(node.this), name_of(node.expression))
 
 
 def absurd_call(compiler: Compiler, call: exp.Anonymous) -> calls.Call:

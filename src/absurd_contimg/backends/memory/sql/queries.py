@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -148,8 +149,7 @@ class Planner:
                 found = first + second
             else:
                 keep = isinstance(node, exp.Intersect)
-                others = {repr(row) for row in second}
-                found = [row for row in first if (repr(row) in others) is keep]
+                found = _matched(first, second, keep=keep, all_rows=not distinct)
             return unique_rows(found) if distinct else found
 
         ordered = self._ordered_rows(node, columns, scope, rows)
@@ -238,6 +238,8 @@ class Planner:
             self._check_grouped(node, outputs, scope)
         values = [out.expr for out in outputs]
         distinct = self._distinct(node, compiler)
+        if distinct is not None and node.args["distinct"].args.get("on") is None:
+            _check_distinct_order(node, order, outputs)
         grouping = bool(aggregates) or group is not None or having is not None
 
         def rows(env: Env) -> list[Row]:
@@ -276,7 +278,7 @@ class Planner:
                 outputs += _star(item, compiler.scope, hidden)
                 continue
             inner = item.this if isinstance(item, exp.Alias) else item
-            expr = compiler.compile(inner)
+            expr = compiler.compile_set(inner)
             name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
             outputs.append(_Output(name, expr, inner))
         return outputs
@@ -318,7 +320,7 @@ class Planner:
                 raise unsupported(sql_of(clause), "grouping sets")
         keys: list[Expr] = []
         for item in clause.expressions:
-            position = output_position(item, outputs)
+            position = output_position(item, outputs, "GROUP BY")
             if position is not None and not _is_column(item, compiler.scope):
                 inner = outputs[position].node
                 keys.append(compiler.compile(item if inner is None else inner))
@@ -332,7 +334,7 @@ class Planner:
         clause = node.args.get("group")
         texts, places = set[str](), set[tuple[int, int]]()
         for item in [] if clause is None else clause.expressions:
-            position = output_position(item, outputs)
+            position = output_position(item, outputs, "GROUP BY")
             inner = item
             if position is not None and outputs[position].node is not None:
                 inner = outputs[position].node
@@ -459,18 +461,32 @@ def _is_plain(node: exp.Select, outputs: list[_Output], scope: Scope) -> bool:
     )
 
 
-def output_position(node: Node, outputs: list[_Output]) -> int | None:
+def output_position(node: Node, outputs: list[_Output], clause: str = "ORDER BY") -> int | None:
     """Which output an ``order by`` or ``group by`` item names, by number or by name."""
     if isinstance(node, exp.Literal) and not node.is_string and outputs:
         number = int(node.this)
         if not 1 <= number <= len(outputs):
-            raise EngineError("42P10", f"ORDER BY position {number} is not in select list")
+            raise EngineError("42P10", f"{clause} position {number} is not in select list")
         return number - 1
     if isinstance(node, exp.Column) and not node.table:
         for position, out in enumerate(outputs):
             if out.name == name_of(node.this):
                 return position
     return None
+
+
+def _check_distinct_order(node: exp.Select, order: list[_Order], outputs: list[_Output]) -> None:
+    """42P10 for ``select distinct`` in an order that its columns do not tell."""
+    shown = {sql_of(out.node) for out in outputs if out.node is not None}
+    names = {out.name for out in outputs}
+    clause = node.args.get("order")
+    for item, inner in zip(order, [] if clause is None else clause.expressions, strict=True):
+        column = isinstance(inner.this, exp.Column) and name_of(inner.this.this) in names
+        if item.position is None and not column and sql_of(inner.this) not in shown:
+            raise EngineError(
+                "42P10",
+                "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
+            )
 
 
 def _column_of_row(scope: Scope, number: int) -> Expr:
@@ -576,6 +592,20 @@ def cut(rows: list[Row], limit: Any, offset: Any, env: Env) -> list[Row]:
     if most is not None and most < 0:
         raise EngineError("2201W", "LIMIT must not be negative")
     return rows[start:] if most is None else rows[start : start + most]
+
+
+def _matched(first: list[Row], second: list[Row], *, keep: bool, all_rows: bool) -> list[Row]:
+    """``intersect`` and ``except``; with ``all`` a row of `second` matches one of `first`."""
+    others = Counter(repr(row) for row in second)
+    found: list[Row] = []
+    for row in first:
+        key = repr(row)
+        matched = others[key] > 0
+        if matched and all_rows:
+            others[key] -= 1
+        if matched is keep:
+            found.append(row)
+    return found
 
 
 def unique_rows(rows: list[Row]) -> list[Row]:

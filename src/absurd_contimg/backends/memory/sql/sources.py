@@ -179,7 +179,7 @@ class SourceCompiler:
         arguments = [] if not name else [compiler.compile(item) for item in node.expressions]
         made = table_function(name, arguments)
         if made is None:
-            scalar = compiler.compile(node)
+            scalar = compiler.compile_set(node)
             if isinstance(scalar.kind, RecordType) or scalar.rows is not None:
                 raise unsupported(sql_of(node), "this in a FROM clause")
             column = ColumnInfo(alias or scalar.name, scalar.kind)

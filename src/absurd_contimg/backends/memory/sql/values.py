@@ -80,7 +80,7 @@ def _truth(_compiler: Compiler, node: exp.Boolean) -> Expr:
 
 @compiles(exp.Paren)
 def _paren(compiler: Compiler, node: exp.Paren) -> Expr:
-    return compiler.compile(node.this)
+    return compiler.compile_set(node.this)
 
 
 @compiles(exp.Parameter)

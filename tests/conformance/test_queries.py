@@ -1,0 +1,50 @@
+"""Queries on queues with tasks in them: columns, types, rows, errors and hints are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from absurd_contimg.backends.memory import MemoryDatabase
+from conformance.queries import FILL, QUERIES
+from conformance.test_statements import NOW, answer
+
+
+@pytest.fixture
+def sides(database_url: str) -> Iterator[tuple[Any, Any]]:
+    """Postgres and the emulator with the same tasks, some of them running."""
+    with (
+        psycopg.connect(database_url, autocommit=True, options="-c timezone=Etc/UTC") as real,
+        MemoryDatabase().connect(autocommit=True) as mine,
+    ):
+        for connection in (real, mine):
+            connection.execute("select set_config('absurd.fake_now', %s, false)", (NOW,))
+            connection.execute("select absurd.create_queue('q')")
+            connection.execute("select absurd.create_queue('p', 'partitioned')")
+            for statement in FILL:
+                connection.execute(statement)
+            for queue in ("q", "p"):
+                claimed = connection.execute(
+                    "select run_id, task_id from absurd.claim_task(%s, 'w', 30, 3)", (queue,)
+                ).fetchall()
+                for run_id, task_id in claimed:
+                    connection.execute(
+                        "select absurd.set_task_checkpoint_state(%s, %s, 's1', '1', %s, 60)",
+                        (queue, task_id, run_id),
+                    )
+                connection.execute("select absurd.emit_event(%s, 'e1', '{\"z\": 1}')", (queue,))
+        yield real, mine
+
+
+def test_every_query_is_answered_alike(sides: tuple[Any, Any]) -> None:
+    """A few hundred, in the order of the list."""
+    differences: list[str] = []
+    for text in QUERIES:
+        left, right = (answer(connection, text, None) for connection in sides)
+        if left != right:
+            differences.append(f"{text}\n  postgres {left}\n  memory   {right}")
+    assert not differences, "\n".join(differences)
+    assert len(QUERIES) > 200
