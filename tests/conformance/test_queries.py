@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+from random import Random
 from typing import Any
 
 import psycopg
@@ -10,6 +12,7 @@ import pytest
 
 from absurd_contimg.backends.memory import MemoryDatabase
 from conformance.queries import FILL, QUERIES
+from conformance.random_queries import query
 from conformance.test_statements import NOW, answer
 
 
@@ -48,3 +51,19 @@ def test_every_query_is_answered_alike(sides: tuple[Any, Any]) -> None:
             differences.append(f"{text}\n  postgres {left}\n  memory   {right}")
     assert not differences, "\n".join(differences)
     assert len(QUERIES) > 200
+
+
+def test_random_queries_are_answered_alike(sides: tuple[Any, Any]) -> None:
+    """Queries from a grammar; `CONFORMANCE_QUERIES` asks for more of them."""
+    count = int(os.environ.get("CONFORMANCE_QUERIES", "400"))
+    first = int(os.environ.get("CONFORMANCE_FIRST_QUERY", "0"))
+    differences: list[str] = []
+    answered = 0
+    for seed in range(first, first + count):
+        text = query(Random(seed))
+        left, right = (answer(connection, text, None) for connection in sides)
+        answered += left[0] == "rows"
+        if left != right:
+            differences.append(f"{seed}: {text}\n  postgres {left}\n  memory   {right}")
+    assert not differences, f"{len(differences)} of {count}\n" + "\n".join(differences[:20])
+    assert answered > count / 2

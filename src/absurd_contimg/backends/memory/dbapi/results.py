@@ -200,7 +200,7 @@ _LOADERS: dict[str, Load] = {
     "interval": _interval,
     "timestamp": _timestamp,
     "date": lambda value: (times.EPOCH + timedelta(days=value)).date(),
-    "numeric": lambda value: value if isinstance(value, Decimal) else Decimal(value),
+    "numeric": lambda value: Decimal(value) if value else abs(Decimal(value)),
 }
 
 

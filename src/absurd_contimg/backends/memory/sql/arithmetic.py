@@ -12,7 +12,12 @@ from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import checked_number
-from absurd_contimg.backends.memory.sql.coercion import TIMES, converted, undefined_operator
+from absurd_contimg.backends.memory.sql.coercion import (
+    TIMES,
+    ambiguous_operator,
+    converted,
+    undefined_operator,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
 from absurd_contimg.backends.memory.sql.types import (
     DATE,
@@ -51,6 +56,8 @@ def arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
     one, other = left.kind, right.kind
     if one in NUMBERS and other in NUMBERS:
         return _number_arithmetic(symbol, left, right)
+    if one is UNKNOWN and other is UNKNOWN and symbol != "^":
+        raise ambiguous_operator(symbol, one, other)
     work = _time_arithmetic(symbol, one, other)
     if work is None:
         raise undefined_operator(symbol, one, other)

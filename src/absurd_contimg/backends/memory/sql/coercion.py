@@ -32,6 +32,16 @@ def undefined_operator(symbol: str, left: SqlType, right: SqlType) -> EngineErro
     )
 
 
+def ambiguous_operator(symbol: str, left: SqlType, right: SqlType) -> EngineError:
+    """42725."""
+    return EngineError(
+        "42725",
+        f"operator is not unique: {left.shown} {symbol} {right.shown}",
+        hint="Could not choose a best candidate operator. You might need to add explicit type "
+        "casts.",
+    )
+
+
 def converted(expr: Expr, target: SqlType) -> Expr:
     """The expression cast to `target`.
 

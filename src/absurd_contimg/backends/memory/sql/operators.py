@@ -10,6 +10,7 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import json_operators, patterns
 from absurd_contimg.backends.memory.sql.arithmetic import arithmetic, strict
 from absurd_contimg.backends.memory.sql.coercion import (
+    ambiguous_operator,
     common_type,
     converted,
     undefined_operator,
@@ -29,7 +30,6 @@ from absurd_contimg.backends.memory.sql.types import (
     TEXT,
     UNKNOWN,
     ArrayType,
-    SqlType,
 )
 
 TEXTS = ARRAYS["text"]
@@ -42,16 +42,6 @@ def binary(symbol: str, left: Expr, right: Expr) -> Expr:
     if make is None:
         raise unsupported(symbol, "this operator")
     return make(symbol, left, right)
-
-
-def ambiguous(symbol: str, left: SqlType, right: SqlType) -> EngineError:
-    """42725."""
-    return EngineError(
-        "42725",
-        f"operator is not unique: {left.shown} {symbol} {right.shown}",
-        hint="Could not choose a best candidate operator. You might need to add explicit type "
-        "casts.",
-    )
 
 
 # -- concatenation ------------------------------------------------------------------------------
@@ -107,7 +97,7 @@ def _array_concatenated(left: Expr, right: Expr) -> Expr:
 def json_side(symbol: str, left: Expr, right: Expr) -> Expr:
     """The left operand of a JSON operator; an error for what is no jsonb."""
     if left.kind is UNKNOWN:
-        raise ambiguous(symbol, left.kind, right.kind)
+        raise ambiguous_operator(symbol, left.kind, right.kind)
     if left.kind not in (JSONB, JSON):
         raise undefined_operator(symbol, left.kind, right.kind)
     return left
@@ -234,7 +224,7 @@ def _contains(symbol: str, left: Expr, right: Expr) -> Expr:
     if isinstance(left.kind, ArrayType) or isinstance(right.kind, ArrayType):
         return _array_test(symbol, left, right)
     if left.kind is UNKNOWN and right.kind is UNKNOWN:
-        raise ambiguous(symbol, left.kind, right.kind)
+        raise ambiguous_operator(symbol, left.kind, right.kind)
     if not all(side.kind in (JSONB, UNKNOWN) for side in (left, right)):
         raise undefined_operator(symbol, left.kind, right.kind)
     one, other = converted(left, JSONB), converted(right, JSONB)

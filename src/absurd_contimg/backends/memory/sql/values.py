@@ -75,7 +75,7 @@ def _null(_compiler: Compiler, _: exp.Null) -> Expr:
 
 @compiles(exp.Boolean)
 def _truth(_compiler: Compiler, node: exp.Boolean) -> Expr:
-    return constant(BOOL, bool(node.this))._replace(name="bool")
+    return constant(BOOL, bool(node.this))
 
 
 @compiles(exp.Paren)
