@@ -10,6 +10,7 @@ FILL = (
 )
 
 QUERIES: tuple[str, ...] = (
+    "select '1'::jsonb -> 0, '\"a\"'::jsonb ->> -1, '1'::jsonb -> 1, 'null'::jsonb -> 0, '{}'::jsonb -> 0",
     "select '  a '::text, trim('  a '), trim(both 'x' from 'xax'), ltrim(' a'), rtrim('a '), btrim('xxaxx','x')",
     "select upper('straße'), lower('ÀB'), initcap('hello world'), length('é€'), char_length('abc'), octet_length('é')",
     "select substring('hello' from 2 for 3), substring('hello', 2), substr('hello',2,2), substring('hello' from '(l+)')",

@@ -28,10 +28,13 @@ def step(text: str, key: str | int, *, as_string: bool) -> str | None:
         if not isinstance(tree, dict) or key not in tree:
             return None
         found = tree[key]
+    elif isinstance(tree, dict):
+        return None
     else:
-        if not isinstance(tree, list) or not -len(tree) <= key < len(tree):
+        items = tree if isinstance(tree, list) else [tree]  # jsonb keeps scalars as arrays of one
+        if not -len(items) <= key < len(items):
             return None
-        found = tree[key]
+        found = items[key]
     return jsonb.as_text(found) if as_string else jsonb.dumps(found)
 
 

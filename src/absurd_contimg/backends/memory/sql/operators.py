@@ -115,6 +115,8 @@ def _json_step(symbol: str, left: Expr, right: Expr) -> Expr:
     is_json = left.kind is JSON
 
     def work(text: str, name: str | int, _: Any) -> str | None:
+        if is_json and text.lstrip()[:1] not in ("{", "["):
+            return None  # only jsonb takes a scalar for an array of one
         found = json_operators.step(text, name, as_string=as_string)
         if is_json and found is not None and found[:1] in ("{", "["):
             raise unsupported(symbol, "objects and arrays out of json; use jsonb")
