@@ -20,14 +20,14 @@ _LEAVES: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _FORMS: dict[str, tuple[str, ...]] = {
     "int": (
-        "({int} + {int})", "({int} * {int})", "({int} / nullif({int}, 0))", "({int} % nullif({int}, 0))", "-{int}",
+        "({int} + {int})", "({int} * {int})", "({int} / nullif({int}, 0))", "({int} % nullif({int}, 0))", "- {int}",
         "length({text})", "coalesce({int}, {int})", "jsonb_array_length(t.params->'l')", "abs({int})",
         "case when {bool} then {int} else {int} end", "nullif({int}, {int})", "({bool})::int",
         "strpos({text}, {text})", "({numeric})::int", "greatest({int}, {int})",
     ),
     "numeric": (
         "({numeric} + {int})", "({numeric} * {numeric})", "round({numeric}, 1)", "({int} / nullif({numeric}, 0))",
-        "extract(epoch from {interval})", "extract(hour from {time})", "least({numeric}, {int})",
+        "extract(epoch from {interval})", "extract(hour from {time})",
     ),
     "text": (
         "({text} || {text})", "upper({text})", "left({text}, {int})", "({int})::text", "({jsonb})::text",
@@ -54,7 +54,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 _AGGREGATES = (
     "count(*)", "count({text})", "sum({int})", "min({text})", "max({time})", "avg({int})", "bool_or({bool})",
-    "string_agg({text}, ',' order by {text}, {text})", "count(distinct {text})", "sum({numeric})",
+    "string_agg({text}, ',' order by t.task_id, avg_of.a)", "count(distinct {text})", "sum({numeric})",
     "count(*) filter (where {bool})", "jsonb_agg({jsonb} order by t.task_id, avg_of.a)",
 )  # fmt: skip
 _FROM = (

@@ -55,7 +55,7 @@ def test_every_query_is_answered_alike(sides: tuple[Any, Any]) -> None:
 
 def test_random_queries_are_answered_alike(sides: tuple[Any, Any]) -> None:
     """Queries from a grammar; `CONFORMANCE_QUERIES` asks for more of them."""
-    count = int(os.environ.get("CONFORMANCE_QUERIES", "400"))
+    count = int(os.environ.get("CONFORMANCE_QUERIES", "250"))
     first = int(os.environ.get("CONFORMANCE_FIRST_QUERY", "0"))
     differences: list[str] = []
     answered = 0
