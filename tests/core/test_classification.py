@@ -159,7 +159,11 @@ CASA_SAYS = [
     ),
     ("RuntimeError", "Invalid Image Parameter set : Error in converting", "casa-image-parameters"),
     ("RuntimeError", "Error in making PSF : Cannot open existing image : ei.psf", "casa-leftover"),
-    ("RuntimeError", "Directory::create error on /ro/x.psf: Permission denied", "casa-permission"),
+    (
+        "RuntimeError",
+        "Directory::create error on /ro/x.psf: Permission denied",
+        "casa-text-permission",
+    ),
     (
         "RuntimeError",
         "FilebufIO::readBlock - incorrect number of bytes read",
@@ -216,7 +220,6 @@ def test_messages_as_observed(name: str, message: str, rule_id: str) -> None:
         (signal.SIGSEGV, "", "crashed"),
         (signal.SIGBUS, "", "crashed"),
         (signal.SIGKILL, "", "killed"),
-        (signal.SIGXFSZ, "", "file-too-large"),
     ],
 )
 def test_ends_of_a_process(number: signal.Signals, said: str, rule_id: str) -> None:

@@ -100,6 +100,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         exceptions=_VAGUE,
         casa=_NO_MEMORY,
         decisive=True,
+        not_produced="CASA's tasks abort where memory is short; for those that catch it.",
         parks_max=_MEMORY_PARKS_MAX,
         escalation=ONE_THREAD,
     ),

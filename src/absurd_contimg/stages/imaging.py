@@ -70,15 +70,12 @@ class ImageStage(PipelineStage):
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
-        from astropy.io import fits
-
         config = context.config
         ms = MeasurementSet.from_outputs(context.outputs, "calibrated_ms")
         # tclean locks and may write into what it images, so it gets a copy.
         copy = Path(shutil.copytree(ms.path, workspace.temporary / Path(ms.path).name))
         made = run_imager(copy, workspace.temporary, config.imaging)
-        with fits.open(made.image, memmap=False) as hdus:
-            header, pixels = hdus[0].header, np.asarray(hdus[0].data, dtype=np.float32)
+        header, pixels = read_whole(made.image)
         _check_psf(made.psf)
         _describe(header, context, ms)
         header["FREQ-EFF"] = (effective_frequency(Path(ms.path)), "mean over unflagged data, Hz")
@@ -117,14 +114,11 @@ class ImageStage(PipelineStage):
     def validate_outputs(
         self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
     ) -> None:
-        from astropy.io import fits
-
         size = context.config.imaging.size_px
         for kind in ("image", "image-pb", "beam"):
             path = workspace.product / f"{context.inputs['group_id']}-{kind}.fits"
-            # Reading the pixels finds a file that a full disk has cut off.
-            with fits.open(path, memmap=False) as hdus:
-                shape, data = hdus[0].data.shape[-2:], hdus[0].data
+            _, data = read_whole(path)
+            shape = data.shape[-2:]
             if shape != (size, size):
                 raise OutputError(f"{path.name} has {shape} pixels instead of {size} x {size}.")
             if not np.isfinite(data).any():
@@ -193,12 +187,28 @@ def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None
             del header[key]
 
 
-def _check_psf(path: Path) -> None:
-    """The point spread function peaks at 1; blank means that everything was flagged."""
+def read_whole(path: Path) -> tuple[Any, NDArray[np.float32]]:
+    """Header and pixels of a FITS image; raises `OutputError` if it has been cut off.
+
+    CASA's exportfits returns as if all were well when the disk is full.
+    """
     from astropy.io import fits
 
-    with fits.open(path, memmap=False) as hdus:
-        peak = float(np.nanmax(hdus[0].data))
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            return hdus[0].header, np.asarray(hdus[0].data, dtype=np.float32)
+    except (TypeError, ValueError, fits.VerifyError) as error:
+        raise OutputError(f"{path.name} is no whole FITS image: {error}.") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise  # the operating system's own word counts for more
+        raise OutputError(f"{path.name} is no whole FITS image: {error}.") from error
+
+
+def _check_psf(path: Path) -> None:
+    """The point spread function peaks at 1; blank means that everything was flagged."""
+    _, data = read_whole(path)
+    peak = float(np.nanmax(data))
     if not abs(peak - 1.0) < 0.01:
         raise OutputError(
             f"the point spread function peaks at {peak:.3f} instead of 1.",

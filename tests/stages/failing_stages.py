@@ -1,0 +1,168 @@
+"""A stage that fails in a way that its input names: for real, in a process of its own.
+
+Each function does what makes the operating system, Python, casacore or CASA fail; none raises an
+error that it has made itself.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.stages.base import PipelineStage, Workspace
+from absurd_contimg.stages.context import PipelineContext
+
+
+class Fail(PipelineStage):
+    """Does what ``inputs["do"]`` names, with the path of ``inputs["source"]``."""
+
+    name = "fail"
+    requires = frozenset({"source"})
+    provides = frozenset()
+    product_folder = None
+
+    def execute(self, context: PipelineContext, workspace: Workspace) -> Mapping[str, Json]:
+        FAILURES[str(context.inputs["do"])](Path(str(context.inputs["source"])), workspace)
+        return {}
+
+
+def address_space() -> int:
+    """Bytes in use."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[0]) * resource.getpagesize()
+
+
+@contextmanager
+def limited(limit: int, most: int) -> Iterator[None]:
+    """A soft limit for a while; the hard one stays, so that the failure can be reported."""
+    before = resource.getrlimit(limit)
+    resource.setrlimit(limit, (most, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(limit, before)
+
+
+@contextmanager
+def no_more_descriptors() -> Iterator[None]:
+    free = os.dup(0)
+    os.close(free)
+    with limited(resource.RLIMIT_NOFILE, free):
+        yield
+
+
+@contextmanager
+def no_more_memory(more: int = 0) -> Iterator[None]:
+    with limited(resource.RLIMIT_AS, address_space() + more):
+        yield
+
+
+def fill_disk(folder: Path, leave: int = 0) -> None:
+    """Until the kernel refuses."""
+    filler = folder / "filler"
+    try:
+        with filler.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+    except OSError:
+        os.truncate(filler, filler.stat().st_size - leave)
+
+
+def kill(_source: Path, _workspace: Workspace) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def succeed_on_full_disk(_source: Path, workspace: Workspace) -> None:
+    fill_disk(workspace.temporary)
+
+
+def write_too_much(_source: Path, workspace: Workspace) -> None:
+    with limited(resource.RLIMIT_FSIZE, 4096):
+        (workspace.product / "big").write_bytes(bytes(1 << 20))
+
+
+def import_without_memory(_source: Path, _workspace: Workspace) -> None:
+    with no_more_memory():
+        import sqlite3  # noqa: F401, PLC0415
+
+
+def import_without_descriptors(_source: Path, _workspace: Workspace) -> None:
+    with no_more_descriptors():
+        import _sqlite3  # noqa: F401, PLC0415
+
+
+def import_nothing(_source: Path, _workspace: Workspace) -> None:
+    import no_such_module  # type: ignore[import-not-found]  # noqa: F401, PLC0415
+
+
+def import_casa(_source: Path, _workspace: Workspace) -> None:
+    import casatasks  # noqa: F401, PLC0415
+
+
+def open_without_descriptors(source: Path, _workspace: Workspace) -> None:
+    with no_more_descriptors():
+        source.open("rb")
+
+
+def allocate(_source: Path, _workspace: Workspace) -> None:
+    bytearray(1 << 60)
+
+
+def table_damaged(source: Path, _workspace: Workspace) -> None:
+    from casacore.tables import table  # noqa: PLC0415
+
+    (source / "table.dat").write_bytes(bytes(100))
+    table(str(source), ack=False)
+
+
+def table_without_descriptors(source: Path, _workspace: Workspace) -> None:
+    from casacore.tables import table  # noqa: PLC0415
+
+    with no_more_descriptors():
+        table(str(source), ack=False)
+
+
+def table_locked(source: Path, _workspace: Workspace) -> None:
+    from casacore.tables import table  # noqa: PLC0415
+
+    table(str(source), readonly=False, ack=False, lockoptions="permanent")
+
+
+def table_made(source: Path, _workspace: Workspace) -> None:
+    """Where nothing can be written."""
+    from casacore.tables import makescacoldesc, maketabdesc, table  # noqa: PLC0415
+
+    table(str(source), maketabdesc([makescacoldesc("TIME", 1.0)]), nrow=1, ack=False).close()
+
+
+def casa_on_full_disk(source: Path, _workspace: Workspace) -> None:
+    from casatasks import tclean  # noqa: PLC0415
+
+    fill_disk(source.parent, leave=200_000)
+    name = source.parent / "image"
+    tclean(vis=str(source), imagename=str(name), imsize=64, cell="24arcsec", niter=0)
+
+
+def casa_without_memory(_source: Path, _workspace: Workspace) -> None:
+    from casatools import image  # noqa: PLC0415
+
+    made = image()
+    made.fromshape("", [8_000, 8_000])
+    with no_more_memory(64 << 20):
+        made.getchunk()
+
+
+FAILURES = {
+    one.__name__: one
+    for one in (
+        *(kill, succeed_on_full_disk, write_too_much, allocate, open_without_descriptors),
+        *(import_without_memory, import_without_descriptors, import_nothing, import_casa),
+        *(table_damaged, table_without_descriptors, table_locked, table_made),
+        *(casa_on_full_disk, casa_without_memory),
+    )
+}

@@ -1,0 +1,455 @@
+"""Every rule of the failure table, met by a failure that really happens.
+
+`PRODUCED` names for each rule a function that makes something fail (the operating system, Python,
+SQLite, Postgres, casacore, CASA, pyuvdata or a stage's own check) and gives the evidence as
+production takes it: from a stage's process through its executor, from the exception, or from the
+history. What cannot be produced here says so in its rule (`not_produced`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failures import UNRECOGNISED
+from absurd_contimg.operations.service import CLASSIFIER
+from absurd_contimg.stages.base import Workspace
+from absurd_contimg.stages.casa import casa_environment
+from absurd_contimg.stages.catalog_setup import CatalogSetupStage
+from absurd_contimg.stages.config import ImagingConfig, PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.conversion import ConvertStage
+from absurd_contimg.stages.executor import (
+    IsolatedStageExecutor,
+    StageFailed,
+    StageRequest,
+    no_environment,
+)
+from absurd_contimg.stages.imagers import check_imager
+from absurd_contimg.synthesis import SynthesisResult
+
+sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+from failing_stages import Fail, fill_disk
+from small_disk import mounted
+from toy_stages import Make
+
+HERE = Path(__file__).parent
+QUEUE = "dsa110-pipeline"
+
+
+@dataclass
+class Ground:
+    """What failures stand on: folders, a small observation, a full disk, a database."""
+
+    root: Path
+    tiny: SynthesisResult
+    new_database: Callable[[], str]
+
+    def folder(self) -> Path:
+        """A new one."""
+        folder = self.root / str(len(list(self.root.iterdir())))
+        folder.mkdir()
+        return folder
+
+    @cached_property
+    def observation(self) -> PipelineContext:
+        """The calibrator's group, converted to a Measurement Set."""
+        root = self.folder()
+        context = PipelineContext(
+            PipelineConfig.tiny(PathsConfig.below(root)),
+            {
+                "group_id": self.tiny.groups[0].group_id,
+                "input_files": [str(file) for file in self.tiny.groups[0].files],
+                "catalog_path": str(self.tiny.catalog),
+                "calibrator": "auto",
+            },
+        )
+        for stage in (CatalogSetupStage(), ConvertStage()):
+            folder = root / stage.name
+            workspace = Workspace(folder, root / "tmp", root / "casa.log", folder)
+            workspace.product.mkdir()
+            workspace.temporary.mkdir(exist_ok=True)
+            context = context.with_outputs(stage.execute(context, workspace))
+        return context
+
+    @cached_property
+    def ms(self) -> Path:
+        described: Any = self.observation.outputs["measurement_set"]
+        return Path(described["path"])
+
+    def table(self) -> Path:
+        """A table of casacore."""
+        return Path(shutil.copytree(self.ms / "ANTENNA", self.folder() / "table"))
+
+    @cached_property
+    def casa(self) -> Mapping[str, Any]:
+        """The evidence of all that fails in the one CASA process."""
+        root = self.folder()
+        request = {
+            "context": self.observation.to_json(),
+            "config": self.observation.config.model_dump(mode="json"),
+            "ms": str(self.ms),
+        }
+        (root / "request.json").write_text(json.dumps(request))
+        environment = casa_environment(root / "casa", root / "casa.log")
+        locked = self.table()
+        with mounted(root / "disk", 1) as disk, locked_elsewhere(locked):
+            fill_disk(disk)
+            done = subprocess.run(
+                [sys.executable, str(HERE / "casa_failures.py"), str(root), str(disk), str(locked)],
+                env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+                cwd=root,
+                capture_output=True,
+                text=True,
+                timeout=120,
+                check=False,
+            )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+        found: dict[str, Any] = json.loads((root / "evidence.json").read_text())
+        return found
+
+
+@pytest.fixture(scope="module")
+def ground(
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny: SynthesisResult,
+    new_database: Callable[[], str],
+) -> Ground:
+    return Ground(tmp_path_factory.mktemp("ground"), tiny, new_database)
+
+
+@contextlib.contextmanager
+def locked_elsewhere(path: Path) -> Iterator[None]:
+    """Another process holds the table's lock."""
+    code = (
+        "import sys; from casacore.tables import table; "
+        f"held = table({str(path)!r}, readonly=False, ack=False, lockoptions='permanent'); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as holder:  # type: ignore[call-overload]
+        assert holder.stdout.readline() == b"held\n"
+        yield
+        holder.stdin.close()
+
+
+# -- how failures are made -------------------------------------------------------------------
+
+
+def of_stage(
+    ground: Ground,
+    do: str,
+    *,
+    stage: type = Fail,
+    root: Path | None = None,
+    source: Path | None = None,
+    deadline: float = 60.0,
+    environment: Callable[[Path, Path], Mapping[str, str]] = no_environment,
+) -> Evidence:
+    """A stage's process fails; its executor tells how."""
+    root = ground.folder() if root is None else root
+    logs = ground.folder()
+    if source is None:
+        source = root / "source"
+        source.write_bytes(b"data" if do != "nothing there" else b"")
+    scratch = root / "scratch"
+    scratch.mkdir()
+    config = PipelineConfig(paths=PathsConfig.below(root))
+    request = StageRequest(
+        stage=f"{stage.__module__}:{stage.__name__}",
+        stage_name="fail",
+        context=PipelineContext(config, {"group_id": "G", "source": str(source), "do": do}),
+        attempt="1",
+        scratch=scratch,
+        casa_log=logs / "casa.log",
+        output_log=logs / "out.log",
+        deadline_seconds=deadline,
+    )
+    with pytest.raises(StageFailed) as caught:
+        asyncio.run(IsolatedStageExecutor(environment).execute(request))
+    return Evidence.of(caught.value)
+
+
+def of_stage_on_full_disk(ground: Ground, do: str, stage: type = Fail) -> Evidence:
+    with mounted(ground.folder() / "disk") as disk:
+        return of_stage(ground, do, stage=stage, root=disk)
+
+
+def of_stage_without_memory(ground: Ground) -> Evidence:
+    """There is not even memory to begin: Python ends while it imports."""
+    python = ground.folder() / "python"
+    python.write_text(f'#!/bin/sh\nulimit -v 30000\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.executable", str(python))
+        return of_stage(ground, "kill")
+
+
+def of_table(ground: Ground, do: str) -> Evidence:
+    return of_stage(ground, do, source=ground.table())
+
+
+def of_locked_table(ground: Ground) -> Evidence:
+    path = ground.table()
+    with locked_elsewhere(path):
+        return of_stage(ground, "table_locked", source=path)
+
+
+def of_table_on_full_disk(ground: Ground) -> Evidence:
+    with mounted(ground.folder() / "disk", 1) as disk:
+        fill_disk(disk)
+        return of_stage(ground, "table_made", source=disk / "table")
+
+
+def of_aborting_casa(ground: Ground, do: str) -> Evidence:
+    """CASA ends its process; the full disk is not the one that the executor looks at."""
+    with mounted(ground.folder() / "disk", 16) as disk:
+        ms = Path(shutil.copytree(ground.ms, disk / "x.ms"))
+        return of_stage(ground, do, source=ms, environment=casa_environment)
+
+
+def of_casa_without_its_data(ground: Ground) -> Evidence:
+    home = ground.folder()
+    environment = {"HOME": str(home), "CASASITECONFIG": str(home / "none.py")}
+    return of_stage(ground, "import_casa", environment=lambda _scratch, _log: environment)
+
+
+def of_casa(ground: Ground, case: str) -> Evidence:
+    """One of the failures of `casa_failures.py`."""
+    return Evidence.from_json(ground.casa[case])
+
+
+def of_exception(function: Callable[[Path], object], ground: Ground) -> Evidence:
+    """Something fails in this process."""
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - which one it is decides the test
+        function(ground.folder())
+    return Evidence.of(caught.value)
+
+
+def of_task(ground: Ground, *processes: tuple[str, ...]) -> Evidence:
+    """Workers take up one task, each with its steps, until it has failed."""
+    url = ground.new_database()
+
+    async def spawn() -> Any:
+        async with PostgresBackend(url) as backend:
+            await backend.create_queue(QUEUE)
+            return (await backend.spawn_task(QUEUE, "task", None)).task_id
+
+    task_id = asyncio.run(spawn())
+    for steps in processes:
+        command = [sys.executable, str(HERE / "failing_worker.py"), url, QUEUE, *steps]
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False)
+        assert done.returncode in (0, 9), done.stderr.decode()
+
+    async def look() -> Any:
+        async with PostgresBackend(url) as backend:
+            return await backend.history(QUEUE, task_id)
+
+    history = asyncio.run(look())
+    assert history.task.state == "failed"
+    return Evidence.from_json(history.runs[-1].failure_reason["evidence"])
+
+
+# -- what fails ------------------------------------------------------------------------------
+
+
+def missing_imager(_folder: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", "")
+        check_imager(ImagingConfig(imager="wsclean"))
+
+
+def rename_to_other_disk(folder: Path) -> None:
+    (folder / "file").touch()
+    with mounted(folder / "disk", 1) as disk:
+        os.rename(folder / "file", disk / "file")
+
+
+def write_on_full_disk(folder: Path) -> None:
+    with mounted(folder / "disk", 1) as disk:
+        fill_disk(disk)
+        (disk / "file").write_bytes(b"data")
+
+
+def rename_onto_full_folder(folder: Path) -> None:
+    (folder / "a").mkdir()
+    (folder / "b").mkdir()
+    (folder / "b" / "file").touch()
+    os.rename(folder / "a", folder / "b")
+
+
+def write_into_running_program(folder: Path) -> None:
+    program = Path(shutil.copy("/bin/sleep", folder))
+    with subprocess.Popen([program, "60"]) as running:
+        try:
+            program.open("r+b")
+        finally:
+            running.kill()
+
+
+def read_where_nothing_is(_folder: Path) -> None:
+    with open("/proc/self/mem", "rb", buffering=0) as memory:
+        memory.read(1)
+
+
+def connect_to_nobody(_folder: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        socket.create_connection(unused.getsockname())
+
+
+def wait_in_vain(_folder: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.settimeout(0.001)
+        ours.recv(1)
+
+
+def insert_twice(folder: Path) -> None:
+    database = sqlite3.connect(folder / "registry.sqlite3")
+    database.execute("create table t (a primary key)")
+    database.execute("insert into t values (1)")
+    database.execute("insert into t values (1)")
+
+
+def write_beside_a_writer(folder: Path) -> None:
+    first, second = (sqlite3.connect(folder / "registry.sqlite3", timeout=0) for _ in range(2))
+    first.execute("begin immediate")
+    second.execute("begin immediate")
+
+
+def ask_for_missing_table(folder: Path) -> None:
+    sqlite3.connect(folder / "registry.sqlite3").execute("select * from calibrations")
+
+
+def lose_connection(url: str, _folder: Path) -> None:
+    with psycopg.connect(url) as victim, psycopg.connect(url) as killer:
+        killer.execute("select pg_terminate_backend(%s, 5000)", [victim.info.backend_pid])
+        victim.execute("select 1")
+
+
+def read_truncated(ground: Ground, folder: Path) -> None:
+    import h5py  # noqa: PLC0415
+
+    damaged = Path(shutil.copy(ground.tiny.groups[0].files[0], folder))
+    os.truncate(damaged, damaged.stat().st_size // 2)
+    h5py.File(damaged)
+
+
+def read_without_header(ground: Ground, folder: Path) -> None:
+    import h5py  # noqa: PLC0415
+    from pyuvdata import UVData  # noqa: PLC0415
+
+    damaged = Path(shutil.copy(ground.tiny.groups[0].files[0], folder))
+    with h5py.File(damaged, "r+") as file:
+        del file["Header/freq_array"]
+    UVData.from_file(damaged, file_type="uvh5")
+
+
+def combine_shifted(ground: Ground, folder: Path) -> None:
+    import h5py  # noqa: PLC0415
+    from pyuvdata import UVData  # noqa: PLC0415
+
+    files = [Path(shutil.copy(one, folder)) for one in ground.tiny.groups[0].files[:2]]
+    with h5py.File(files[0], "r+") as file:
+        file["Header/time_array"][:] += 0.01
+    UVData.from_file(files, file_type="uvh5", axis="freq")
+
+
+def plain(function: Callable[[Path], object]) -> Callable[[Ground], Evidence]:
+    return partial(of_exception, function)
+
+
+PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
+    "poison": lambda g: of_task(g, *[("die",)] * 3, ("die",)),
+    "steps-changed": lambda g: of_task(g, ("load", "die"), ("fetch", "save")),
+    "unrecognised": lambda g: of_stage(g, "raise", stage=Make),
+    # The stages' own words.
+    "bad-input": lambda g: of_stage(g, "nothing there", stage=Make),
+    "bad-setting": plain(missing_imager),
+    "bad-output": lambda g: of_stage(g, "spoil", stage=Make),
+    "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
+    "solutions-refused": lambda g: of_casa(g, "refused"),
+    "silent-disk-full": lambda g: of_casa(g, "full_disk_in_silence"),
+    "stage-deadline": lambda g: of_stage(g, "hang", stage=Make, deadline=1.0),
+    # Ends of processes.
+    "killed": lambda g: of_stage(g, "kill"),
+    "crashed": lambda g: of_stage(g, "segfault", stage=Make),
+    "result-disk-full": lambda g: of_stage_on_full_disk(g, "succeed_on_full_disk"),
+    "abort-disk-full": lambda g: of_aborting_casa(g, "casa_on_full_disk"),
+    "abort-memory": lambda g: of_aborting_casa(g, "casa_without_memory"),
+    "file-too-large": lambda g: of_stage(g, "write_too_much"),
+    # CASA in its log and in its errors; casacore, which has no log, in its errors alone.
+    "silent-descriptors": lambda g: of_casa(g, "descriptors"),
+    "casa-disk-full": lambda g: of_stage_on_full_disk(g, "exit on full disk", stage=Make),
+    "casa-descriptors": lambda g: of_stage(g, "use up descriptors", stage=Make),
+    "casa-memory": of_stage_without_memory,
+    "casa-table-lock": lambda g: of_casa(g, "locked"),
+    "casa-permission": lambda g: of_casa(g, "unwritable"),
+    "casa-bad-table": lambda g: of_casa(g, "damaged"),
+    "casa-missing-path": lambda g: of_casa(g, "missing_path"),
+    "casa-bad-parameter": lambda g: of_casa(g, "bad_parameter"),
+    "casa-selection": lambda g: of_casa(g, "selection"),
+    "casa-image-parameters": lambda g: of_casa(g, "image_parameters"),
+    "casa-leftover": lambda g: of_casa(g, "leftover"),
+    "casa-data": of_casa_without_its_data,
+    "casa-text-lock": of_locked_table,
+    "casa-text-disk-full": of_table_on_full_disk,
+    "casa-text-descriptors": lambda g: of_table(g, "table_without_descriptors"),
+    "casa-text-permission": lambda g: of_stage(g, "table_made", source=Path("/sys/none")),
+    "casa-text-bad-table": lambda g: of_table(g, "table_damaged"),
+    # HDF5 and pyuvdata.
+    "hdf5-damaged": lambda g: of_exception(partial(read_truncated, g), g),
+    "uvh5-header": lambda g: of_exception(partial(read_without_header, g), g),
+    "uvh5-mismatch": lambda g: of_exception(partial(combine_shifted, g), g),
+    # The operating system, Python, databases.
+    "disk-full": plain(write_on_full_disk),
+    "descriptors": lambda g: of_stage(g, "open_without_descriptors"),
+    "no-memory": lambda g: of_stage(g, "allocate"),
+    "path-missing": plain(lambda folder: (folder / "none").open()),
+    "permission": plain(lambda _: Path("/sys/none").touch()),
+    "cross-device": plain(rename_to_other_disk),
+    "leftover": plain(rename_onto_full_folder),
+    "busy": plain(write_into_running_program),
+    "input-output": plain(read_where_nothing_is),
+    "connection": plain(connect_to_nobody),
+    "database-constraint": plain(insert_twice),
+    "database-locked": plain(write_beside_a_writer),
+    "database-schema": plain(ask_for_missing_table),
+    "database-away": lambda g: of_exception(partial(lose_connection, g.new_database()), g),
+    "timeout": plain(wait_in_vain),
+    "import-memory": lambda g: of_stage(g, "import_without_memory"),
+    "import-descriptors": lambda g: of_stage(g, "import_without_descriptors"),
+    "import-failed": lambda g: of_stage(g, "import_nothing"),
+    "wrong-value": plain(lambda _: int("ten")),
+}
+
+
+def test_every_rule_is_produced_or_says_why_not() -> None:
+    """And none is both; nor does a failure stay here whose rule has gone."""
+    excused = {rule.id for rule in CLASSIFIER.rules if rule.not_produced is not None}
+    rules = {rule.id for rule in (*CLASSIFIER.rules, UNRECOGNISED)}
+    assert rules - excused == set(PRODUCED)
+
+
+@pytest.mark.parametrize("rule_id", PRODUCED)
+def test_rule_is_met_by_a_real_failure(ground: Ground, rule_id: str) -> None:
+    evidence = PRODUCED[rule_id](ground)
+    assert CLASSIFIER.classify(evidence).rule_id == rule_id, evidence
