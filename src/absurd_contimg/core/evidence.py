@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.storable import shortened
 
 _TRACEBACK_CHARACTERS_MAX = 8000
 """The end of a traceback is kept: it names the error."""
+_LINKS_MAX = 40
+"""Of a longer chain, the outermost and the innermost half of these are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +36,8 @@ class ExceptionEvidence:
         """The evidence that an exception object gives."""
         names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
         code = error.errno if isinstance(error, OSError) else None
-        return cls(names, str(error), code, implicit_links)
+        known = code if isinstance(code, int) else None  # OSError takes anything for an errno
+        return cls(names, text_of(error), known, implicit_links)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +59,10 @@ class Evidence:
         """The evidence of an exception; an error that carries its own (`HasEvidence`) keeps it."""
         chain = list(linked_chain(error))
         for one, _ in chain:
-            if isinstance(one, HasEvidence):
+            if isinstance(one, HasEvidence) and isinstance(one.evidence, Evidence):
                 return one.evidence
+        if len(chain) > _LINKS_MAX:
+            chain = chain[: _LINKS_MAX // 2] + chain[-_LINKS_MAX // 2 :]
         lines = "".join(traceback.format_exception(error))
         return cls(
             tuple(ExceptionEvidence.of(one, links) for one, links in chain),
@@ -105,6 +111,14 @@ class HasEvidence(Protocol):
     @property
     def evidence(self) -> Evidence:
         """What is known."""
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says: shortened where it is long, and a word of ours where it cannot say."""
+    try:
+        return shortened(str(error))
+    except Exception as second:  # noqa: BLE001 - a bug in somebody's __str__
+        return f"<no text: str() of it raises {type(second).__name__}>"
 
 
 def cause_chain(error: BaseException) -> Iterator[BaseException]:

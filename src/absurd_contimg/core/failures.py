@@ -17,8 +17,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, HasEvidence, cause_chain
+from absurd_contimg.core.evidence import (
+    Evidence,
+    ExceptionEvidence,
+    HasEvidence,
+    cause_chain,
+    text_of,
+)
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.storable import storable
 
 __all__ = [
     "POISON_RULE",
@@ -257,11 +264,14 @@ POISON_RULE = FailureRule(
 def failure_reason(
     error: BaseException, verdict: Verdict, details: Mapping[str, Json]
 ) -> dict[str, Json]:
-    """The JSON kept on the failed run: Absurd's own fields, the verdict and its evidence."""
+    """The JSON kept on the failed run: Absurd's own fields, the verdict and its evidence.
+
+    jsonb takes it, whatever the error says (`storable`).
+    """
     evidence = Evidence.of(error)
-    return {
+    reason = {
         "name": type(error).__name__,
-        "message": str(error),
+        "message": text_of(error),
         "traceback": evidence.traceback,
         "kind": verdict.kind.value,
         "rule": verdict.rule_id,
@@ -270,3 +280,4 @@ def failure_reason(
         "evidence": evidence.to_json(),
         **details,
     }
+    return {key: storable(value) for key, value in reason.items()}

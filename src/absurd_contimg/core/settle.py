@@ -247,4 +247,5 @@ def _since_last_verdict(earlier: list[Mapping[str, Json]]) -> list[Mapping[str, 
 
 def _details_of(error: BaseException) -> Mapping[str, Json]:
     """What an error adds to the failure reason: stage, host, where its logs lie."""
-    return cast(Mapping[str, Json], getattr(error, "failure_details", {}))
+    details = getattr(error, "failure_details", {})
+    return cast(Mapping[str, Json], details) if isinstance(details, Mapping) else {}

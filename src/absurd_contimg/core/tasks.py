@@ -1,11 +1,16 @@
-"""Which handler runs which task: the registry that a worker is given."""
+"""Which handler runs which task, and how it is called: all that it raises is ours to settle."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
+
+import absurd_sdk
 
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.errors import ControlFlow, HandBack
+from absurd_contimg.core.records import ClaimedTask, Json
 
 Handler = Callable[[Any, TaskContext], Awaitable[Any]]
 """``async def handler(params, ctx)``, as in absurd-sdk; returns the task's result as JSON."""
@@ -35,3 +40,34 @@ class TaskRegistry:
     def find(self, name: str) -> Handler | None:
         """The handler for tasks of this name, None if there is none."""
         return self._handlers.get(name)
+
+
+class HandlerEndedProcess(RuntimeError):
+    """A handler raised what ends a whole process, such as the SystemExit of a script it called."""
+
+
+async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json:
+    """Call the handler, with the context where absurd-sdk's `get_current_context` finds it.
+
+    Control flow goes through, out of a group too (a `TaskGroup` raises it in one); of everything
+    else nothing but an `Exception` does, so that no handler ends its worker.
+    """
+    absurd_sdk._current_task_context.set(cast(Any, ctx))
+    try:
+        return cast(Json, await handler(claimed.params, ctx))
+    except (Exception, ControlFlow, HandBack, asyncio.CancelledError, KeyboardInterrupt):
+        raise
+    except BaseExceptionGroup as group:
+        _raise_control_flow(group)
+        raise HandlerEndedProcess(f"the handler raised {group!r}") from group
+    except BaseException as error:
+        raise HandlerEndedProcess(f"the handler raised {error!r}") from error
+
+
+def _raise_control_flow(group: BaseExceptionGroup[BaseException]) -> None:
+    """Raise the first control flow in a group: the run is no longer there to be settled."""
+    found: BaseException | None = group.subgroup((ControlFlow, HandBack))
+    while isinstance(found, BaseExceptionGroup):
+        found = found.exceptions[0]
+    if found is not None:
+        raise found from group

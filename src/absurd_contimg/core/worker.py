@@ -12,10 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, cast
 from uuid import UUID
-
-import absurd_sdk
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
@@ -27,6 +24,7 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     TaskCancelled,
 )
+from absurd_contimg.core.evidence import text_of
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
@@ -35,7 +33,7 @@ from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.scope import RunScope
 from absurd_contimg.core.settle import OnFailure, Settler
-from absurd_contimg.core.tasks import Handler, TaskRegistry
+from absurd_contimg.core.tasks import TaskRegistry, call
 
 _log = logging.getLogger(__name__)
 
@@ -248,7 +246,7 @@ class Worker:
         ctx: TaskContext | None = None
         try:
             ctx = await self._context(claimed, lease)
-            work = asyncio.create_task(_call(handler, claimed, ctx), name=claimed.task_name)
+            work = asyncio.create_task(call(handler, claimed, ctx), name=claimed.task_name)
             result = await while_leased(lease, work)
             await ctx.handler_ended()
             await lease.insist(lambda: self._complete(claimed, result))
@@ -321,7 +319,7 @@ class Worker:
                 settlement.action,
                 settlement.verdict.kind.value,
                 settlement.verdict.rule_id,
-                error,
+                text_of(error),
             )
 
     async def _hand_back(self, claimed: ClaimedTask, ctx: TaskContext | None) -> None:
@@ -347,12 +345,6 @@ class Worker:
             await self.backend.schedule_run(self.settings.queue_name, claimed.run_id, wake_at)
         except BackendError as error:
             _log.warning("run %s could not be handed back: %s", claimed.run_id, error)
-
-
-async def _call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json:
-    """Call the handler with the context where absurd-sdk's `get_current_context` finds it."""
-    absurd_sdk._current_task_context.set(cast(Any, ctx))
-    return cast(Json, await handler(claimed.params, ctx))
 
 
 def _being_cancelled() -> bool:

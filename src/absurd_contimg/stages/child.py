@@ -32,7 +32,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from absurd_contimg.core.failures import Evidence
+from absurd_contimg.core.evidence import Evidence, text_of
 from absurd_contimg.core.records import Json
 from absurd_contimg.stages.base import PipelineStage, Workspace
 from absurd_contimg.stages.config import PipelineConfig
@@ -224,7 +224,7 @@ def _failure(error: Exception) -> dict[str, Json]:
     evidence = replace(
         Evidence.of(error), traceback="".join(traceback.format_exception(error))[-20_000:]
     )
-    return {"message": f"{type(error).__name__}: {error}", "evidence": evidence.to_json()}
+    return {"message": f"{type(error).__name__}: {text_of(error)}", "evidence": evidence.to_json()}
 
 
 if __name__ == "__main__":
