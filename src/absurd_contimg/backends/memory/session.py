@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 FAKE_NOW = "absurd.fake_now"
+READ_ONLY = "transaction_read_only"
 DEFAULTS: Mapping[str, str] = {
     "timezone": "Etc/UTC",
     "lock_timeout": "0",
@@ -193,13 +194,23 @@ class Session:
             return TransactionStatus.IDLE
         return TransactionStatus.FAILED if self.failed else TransactionStatus.OPEN
 
-    def begin(self) -> None:
+    def begin(self, *, read_only: bool | None = None) -> None:
         """``begin``; within a transaction Postgres only warns."""
         if self.transaction is None:
             with self.db.mutex:
                 self.transaction = Transaction(self.db, self, explicit=True)
                 self.transaction.started_at = self.db.now()
             self._at_begin = self.settings
+        if read_only is not None:
+            self.set(READ_ONLY, "on" if read_only else "off", local=True)
+
+    def check_writable(self, command: str) -> None:
+        """25006 in a transaction that may only read."""
+        if not self.settings and not self.local:
+            return
+        by_default = self.settings.get(f"default_{READ_ONLY}")
+        if self.local.get(READ_ONLY, by_default) == "on":
+            raise EngineError("25006", f"cannot execute {command} in a read-only transaction")
 
     def commit(self) -> bool:
         """``commit``; False if the transaction had failed and was rolled back."""

@@ -6,22 +6,17 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import tzinfo
+from operator import attrgetter
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
-from psycopg import pq
 from psycopg.adapt import AdaptersMap
 from psycopg.rows import tuple_row
 
-from absurd_contimg.backends.memory.dbapi.cursor import (
-    AsyncMemoryCursor,
-    MemoryCursor,
-    Params,
-    Query,
-)
-from absurd_contimg.backends.memory.dbapi.results import zone_of
+from absurd_contimg.backends.memory.dbapi.base_cursor import Params, Query
+from absurd_contimg.backends.memory.dbapi.cursor import AsyncMemoryCursor, MemoryCursor
+from absurd_contimg.backends.memory.dbapi.info import MemoryInfo
 from absurd_contimg.backends.memory.dbapi.transaction import (
     AsyncMemoryTransaction,
     MemoryTransaction,
@@ -31,66 +26,10 @@ from absurd_contimg.backends.memory.session import Session, TransactionStatus
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
 
-_STATUS = {
-    TransactionStatus.IDLE: pq.TransactionStatus.IDLE,
-    TransactionStatus.OPEN: pq.TransactionStatus.INTRANS,
-    TransactionStatus.FAILED: pq.TransactionStatus.INERROR,
+_INSTEAD = {
+    "commit": "Transaction will be automatically committed on successful exit from context.",
+    "rollback": "Either raise Rollback() or allow an exception to propagate out of the context.",
 }
-
-
-class MemoryInfo:
-    """`psycopg.ConnectionInfo` of a connection to memory."""
-
-    vendor = "PostgreSQL"
-    host = "memory"
-    hostaddr = ""
-    port = 0
-    dbname = "memory"
-    user = "postgres"
-    password = ""
-    options = ""
-    dsn = "host=memory dbname=memory user=postgres"
-    server_version = 180006
-    error_message = ""
-    encoding = "utf-8"
-
-    def __init__(self, connection: BaseConnection) -> None:
-        self._conn = connection
-
-    @property
-    def status(self) -> pq.ConnStatus:
-        """OK until the connection is closed."""
-        return pq.ConnStatus.BAD if self._conn.closed else pq.ConnStatus.OK
-
-    @property
-    def transaction_status(self) -> pq.TransactionStatus:
-        """Idle, in a transaction, or in a failed one."""
-        if self._conn.closed:
-            return pq.TransactionStatus.UNKNOWN
-        return _STATUS[self._conn.session.status]
-
-    @property
-    def pipeline_status(self) -> pq.PipelineStatus:
-        """Always off."""
-        return pq.PipelineStatus.OFF
-
-    @property
-    def backend_pid(self) -> int:
-        """The session's number."""
-        return self._conn.session.session_id
-
-    @property
-    def timezone(self) -> tzinfo:
-        """The session's time zone."""
-        return zone_of(self._conn.session)
-
-    def parameter_status(self, param_name: str) -> str | None:
-        """A setting."""
-        return self._conn.session.setting(param_name)
-
-    def get_parameters(self) -> dict[str, str]:
-        """Connection parameters that are not defaults."""
-        return {"dbname": self.dbname, "user": self.user}
 
 
 class BaseConnection:
@@ -111,9 +50,9 @@ class BaseConnection:
         self.lock: Any = None
         self.prepare_threshold: int | None = 5
         self.prepared_max: int | None = 100
-        self.isolation_level: psycopg.IsolationLevel | None = None
-        self.read_only: bool | None = None
-        self.deferrable: bool | None = None
+        self._isolation_level: psycopg.IsolationLevel | None = None
+        self._read_only: bool | None = None
+        self._deferrable: bool | None = None
         self._autocommit = autocommit
         self._closed = False
         self.transactions_open: list[Any] = []
@@ -138,14 +77,50 @@ class BaseConnection:
         """Whether each statement is a transaction of its own."""
         return self._autocommit
 
-    def _set_autocommit(self, value: bool) -> None:
+    @property
+    def isolation_level(self) -> psycopg.IsolationLevel | None:
+        """The level of the transactions to come; None is the session's own."""
+        return self._isolation_level
+
+    @property
+    def read_only(self) -> bool | None:
+        """Whether the transactions to come may only read; None is as the session says."""
+        return self._read_only
+
+    @property
+    def deferrable(self) -> bool | None:
+        """Means nothing at the only level there is."""
+        return self._deferrable
+
+    def _check_idle(self, attribute: str) -> None:
         self.check_open()
-        if self.session.status is not TransactionStatus.IDLE:
-            status = self.info.transaction_status.name
-            raise psycopg.ProgrammingError(
-                "can't change 'autocommit' now: connection in transaction status " + status
-            )
+        if self.session.status is TransactionStatus.IDLE:
+            return
+        why = "connection.transaction() context in progress"
+        if not self.transactions_open:
+            why = f"connection in transaction status {self.info.transaction_status.name}"
+        raise psycopg.ProgrammingError(f"can't change {attribute!r} now: {why}")
+
+    def _set_autocommit(self, value: bool) -> None:
+        self._check_idle("autocommit")
         self._autocommit = bool(value)
+
+    def _set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        self._check_idle("isolation_level")
+        level = None if value is None else psycopg.IsolationLevel(value)
+        if level is not None and level > psycopg.IsolationLevel.READ_COMMITTED:
+            raise psycopg.NotSupportedError(
+                f"the in-memory Absurd only has read committed, not: {level.name}"
+            )
+        self._isolation_level = level
+
+    def _set_read_only(self, value: bool | None) -> None:
+        self._check_idle("read_only")
+        self._read_only = None if value is None else bool(value)
+
+    def _set_deferrable(self, value: bool | None) -> None:
+        self._check_idle("deferrable")
+        self._deferrable = None if value is None else bool(value)
 
     def check_open(self) -> None:
         """OperationalError on a closed connection."""
@@ -155,14 +130,17 @@ class BaseConnection:
     def before_statement(self) -> None:
         """Begin a transaction if it is time for one."""
         if not self._autocommit and self.session.transaction is None:
-            self.session.begin()
+            self.begin()
+
+    def begin(self) -> None:
+        """Begin a transaction as the connection's attributes say."""
+        self.session.begin(read_only=self._read_only)
 
     def _end(self, word: str, end: Callable[[], object]) -> None:
         self.check_open()
         if self.transactions_open:
             raise psycopg.ProgrammingError(
-                f"Explicit {word}() forbidden within a Transaction context. (Transaction will be "
-                "automatically committed on successful exit from context.)"
+                f"Explicit {word}() forbidden within a Transaction context. ({_INSTEAD[word]})"
             )
         end()
 
@@ -202,18 +180,26 @@ class MemoryConnection(BaseConnection):
         self.lock = threading.RLock()
         self.cursor_factory: Any = MemoryCursor
 
-    @property
-    def autocommit(self) -> bool:
-        """Whether each statement is a transaction of its own."""
-        return self._autocommit
-
-    @autocommit.setter
-    def autocommit(self, value: bool) -> None:
-        self._set_autocommit(value)
-
     def set_autocommit(self, value: bool) -> None:
         """Set `autocommit`; ProgrammingError within a transaction."""
         self._set_autocommit(value)
+
+    def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        """Set `isolation_level`; ProgrammingError within a transaction."""
+        self._set_isolation_level(value)
+
+    def set_read_only(self, value: bool | None) -> None:
+        """Set `read_only`; ProgrammingError within a transaction."""
+        self._set_read_only(value)
+
+    def set_deferrable(self, value: bool | None) -> None:
+        """Set `deferrable`; ProgrammingError within a transaction."""
+        self._set_deferrable(value)
+
+    autocommit = property(attrgetter("_autocommit"), set_autocommit)
+    isolation_level = property(attrgetter("_isolation_level"), set_isolation_level)
+    read_only = property(attrgetter("_read_only"), set_read_only)
+    deferrable = property(attrgetter("_deferrable"), set_deferrable)
 
     def cursor(
         self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any
@@ -286,6 +272,18 @@ class AsyncMemoryConnection(BaseConnection):
     async def set_autocommit(self, value: bool) -> None:
         """Set `autocommit`; ProgrammingError within a transaction."""
         self._set_autocommit(value)
+
+    async def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
+        """Set `isolation_level`; ProgrammingError within a transaction."""
+        self._set_isolation_level(value)
+
+    async def set_read_only(self, value: bool | None) -> None:
+        """Set `read_only`; ProgrammingError within a transaction."""
+        self._set_read_only(value)
+
+    async def set_deferrable(self, value: bool | None) -> None:
+        """Set `deferrable`; ProgrammingError within a transaction."""
+        self._set_deferrable(value)
 
     def cursor(
         self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any

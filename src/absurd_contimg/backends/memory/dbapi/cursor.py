@@ -1,309 +1,17 @@
-"""Cursors: psycopg's, sync and async, on one piece of logic without waiting.
-
-`_Cursor._work` runs a query step by step and yields the transaction that it has to wait for; the
-two kinds of cursor differ only in how they wait.
-"""
+"""Cursors: psycopg's, sync and async."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import psycopg
-from psycopg import Column, pq, sql
-from psycopg.adapt import Transformer
 
-from absurd_contimg.backends.memory.dbapi.params import (
-    dumped,
-    ordered,
-    prepare,
-    query_text,
-    read,
-)
-from absurd_contimg.backends.memory.dbapi.results import (
-    Load,
-    MemoryResult,
-    load_row,
-    loaders,
-    psycopg_error,
-)
+from absurd_contimg.backends.memory.dbapi.base_cursor import BaseCursor, Params, Query
+from absurd_contimg.backends.memory.dbapi.results import psycopg_error
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import WouldBlock
-from absurd_contimg.backends.memory.session import TransactionStatus
-from absurd_contimg.backends.memory.sql.statements import (
-    Result,
-    Statement,
-    compiled,
-    run_statement,
-    split,
-)
-from absurd_contimg.backends.memory.sql.types import SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
-
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.dbapi.connection import BaseConnection
-
-Query = str | bytes | sql.Composable
-Params = Sequence[Any] | Mapping[str, Any]
-Waits = Generator[Transaction, None, None]
-
-
-class _Context:
-    """What psycopg's adapters ask of a connection; they need no more than the adapters."""
-
-    connection = None
-
-    def __init__(self, adapters: Any) -> None:
-        self.adapters = adapters
-
-
-class BaseCursor:
-    """What both kinds of cursor share."""
-
-    def __init__(self, connection: BaseConnection, row_factory: Any) -> None:
-        self._conn = connection
-        self._row_factory = row_factory
-        self.adapters = connection.adapters
-        self._context = _Context(self.adapters)
-        self.arraysize = 1
-        self.format = pq.Format.TEXT
-        self._encoding = "utf-8"
-        self._closed = False
-        self._reset()
-
-    def _reset(self) -> None:
-        self._results: list[Result] = []
-        self._index = 0
-        self._position = 0
-        self.pgresult: MemoryResult | None = None
-        self._load: list[Load | None] = []
-        self._make: Any = None
-        self._count: int | None = None
-
-    # -- what can be asked ------------------------------------------------------------------
-
-    @property
-    def closed(self) -> bool:
-        """Whether the cursor was closed."""
-        return self._closed
-
-    @property
-    def description(self) -> list[Column] | None:
-        """The columns of the result, None if it has none."""
-        result = self.pgresult
-        if result is None or result.status is not pq.ExecStatus.TUPLES_OK:
-            return None
-        return [Column(self, index) for index in range(result.nfields)]  # type: ignore[arg-type]
-
-    @property
-    def rowcount(self) -> int:
-        """How many rows the last statement gave or changed; -1 if that makes no sense."""
-        if self._count is not None:
-            return self._count
-        if self.pgresult is None or self.pgresult.command_tuples is None:
-            return -1
-        return self.pgresult.command_tuples
-
-    @property
-    def rownumber(self) -> int | None:
-        """Index of the next row to fetch, None without a result."""
-        result = self.pgresult
-        return self._position if result and result.status is pq.ExecStatus.TUPLES_OK else None
-
-    @property
-    def statusmessage(self) -> str | None:
-        """The command tag."""
-        return None if self.pgresult is None else self.pgresult.command_status.decode() or None
-
-    @property
-    def row_factory(self) -> Any:
-        """What makes rows."""
-        return self._row_factory
-
-    @row_factory.setter
-    def row_factory(self, factory: Any) -> None:
-        self._row_factory = factory
-        if self.pgresult is not None:
-            self._make = factory(self)
-
-    def setinputsizes(self, sizes: Sequence[Any]) -> None:
-        """DB-API: no effect."""
-
-    def setoutputsize(self, size: Any, column: int | None = None) -> None:
-        """DB-API: no effect."""
-
-    # -- running ----------------------------------------------------------------------------
-
-    def _work(self, query: Query, params: Params | None) -> Waits:
-        """Run all statements of a query; yields what has to be waited for."""
-        self._check_open()
-        self._reset()
-        text = query_text(query, self._context)
-        types: tuple[SqlType, ...] = ()
-        texts: list[str | None] = []
-        if params is not None:
-            prepared = prepare(text)
-            values = ordered(prepared, params)
-            text = prepared.text
-            if values:
-                types, texts = dumped(values, Transformer(self._context))
-        session = self._conn.session
-        try:
-            statements = split(text)
-            if len(statements) > 1 and params:
-                raise EngineError(
-                    "42601", "cannot insert multiple commands into a prepared statement"
-                )
-            yield from self._run_all(statements, types, texts)
-        except EngineError as error:
-            session.fail()
-            raise psycopg_error(error) from None
-        if self._results:
-            self._select(0)
-
-    def _run_all(
-        self, texts: tuple[str, ...], types: tuple[SqlType, ...], params: list[str | None]
-    ) -> Waits:
-        session = self._conn.session
-        self._conn.before_statement()
-        together = len(texts) > 1 and session.transaction is None
-        if together:
-            session.begin()
-        try:
-            for text in texts:
-                statement = self._compiled(text, types)
-                if together and statement.control is not None:
-                    together = False
-                yield from self._run(statement, types, params)
-        except BaseException:
-            if together:
-                session.rollback()
-            raise
-        if together:
-            session.commit()
-        if not texts:
-            self._results.append(Result(None, [], ""))
-
-    def _compiled(self, text: str, types: tuple[SqlType, ...]) -> Statement:
-        session = self._conn.session
-        if session.status is TransactionStatus.FAILED:
-            statement = compiled(text, types) if _is_control(text) else None
-            if statement is None or statement.control is None:
-                raise EngineError(
-                    "25P02",
-                    "current transaction is aborted, commands ignored until end of transaction "
-                    "block",
-                )
-            return statement
-        return compiled(text, types)
-
-    def _run(
-        self, statement: Statement, types: tuple[SqlType, ...], params: list[str | None]
-    ) -> Waits:
-        session = self._conn.session
-        if statement.control is not None:
-            self._results.append(statement.control(session))
-            return
-        values = read(types, params, session) if params else []
-        work = run_statement(statement, values)
-        while True:
-            try:
-                with session.db.mutex:
-                    self._results.append(session.attempt(work))
-            except WouldBlock as blocked:
-                yield blocked.holder
-            else:
-                return
-
-    def _select(self, index: int) -> None:
-        """Make one of the results the current one."""
-        result = self._results[index]
-        self._index, self._position = index, 0
-        session = self._conn.session
-        self.pgresult = MemoryResult(result, session)
-        if result.columns is not None:
-            kinds = [column.kind for column in result.columns]
-            self._load = loaders(kinds, self.adapters, session, self._context)
-        self._make = self._row_factory(self)
-
-    def nextset(self) -> bool | None:
-        """Move to the next statement's result; None if there is none."""
-        if self._index + 1 >= len(self._results):
-            return None
-        self._select(self._index + 1)
-        return True
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise psycopg.InterfaceError("the cursor is closed")
-        self._conn.check_open()
-
-    # -- fetching ---------------------------------------------------------------------------
-
-    def _rows(self) -> list[Any]:
-        if self._closed:
-            raise psycopg.InterfaceError("the cursor is closed")
-        result = self.pgresult
-        if result is None:
-            raise psycopg.ProgrammingError("no result available")
-        if result.status is not pq.ExecStatus.TUPLES_OK:
-            status = result.command_status.decode()
-            detail = f" (command status: {status})" if status else " (result status: COMMAND_OK)"
-            raise psycopg.ProgrammingError(f"the last operation didn't produce records{detail}")
-        return self._results[self._index].rows
-
-    def _one(self) -> Any:
-        rows = self._rows()
-        if self._position >= len(rows):
-            return None
-        row = load_row(rows[self._position], self._load)
-        self._position += 1
-        return self._make(row)
-
-    def _many(self, size: int) -> list[Any]:
-        rows = self._rows()[self._position : self._position + (size or self.arraysize)]
-        loaded = [self._make(load_row(row, self._load)) for row in rows]
-        self._position += len(rows)
-        return loaded
-
-    def _all(self) -> list[Any]:
-        rows = self._rows()[self._position :]
-        loaded = [self._make(load_row(row, self._load)) for row in rows]
-        self._position += len(rows)
-        return loaded
-
-    def _scroll(self, value: int, mode: str) -> None:
-        rows = self._rows()
-        if mode not in ("relative", "absolute"):
-            raise ValueError(f"bad mode: {mode}. It should be 'relative' or 'absolute'")
-        position = value + (self._position if mode == "relative" else 0)
-        if not 0 <= position < len(rows):
-            raise IndexError("position out of bound")
-        self._position = position
-
-    def _close(self) -> None:
-        self._reset()
-        self._closed = True
-
-    def _collect(self, total: int, kept: list[Result], *, returning: bool) -> int:
-        """Account for one round of ``executemany``."""
-        if returning:
-            kept.extend(self._results)
-        return total + max(self.rowcount, 0)
-
-    def _collected(self, total: int, kept: list[Result], *, returning: bool) -> None:
-        if returning and kept:
-            self._results = kept
-            self._select(0)
-        else:
-            self._count = total
-
-
-def _is_control(text: str) -> bool:
-    word = text.lstrip().split(None, 1)[0].lower().rstrip(";") if text.strip() else ""
-    words = ("commit", "end", "rollback", "abort", "savepoint", "release", "begin", "start")
-    return word in words
 
 
 class MemoryCursor(BaseCursor):
@@ -338,11 +46,9 @@ class MemoryCursor(BaseCursor):
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         """Run a query once for each set of parameters."""
-        total, kept = 0, list[Result]()
-        for params in params_seq:
-            self.execute(query, params)
-            total = self._collect(total, kept, returning=returning)
-        self._collected(total, kept, returning=returning)
+        with self._conn.lock:
+            for holder in self._work_many(query, params_seq, returning=returning):
+                self._wait(holder)
 
     def stream(
         self,
@@ -353,8 +59,10 @@ class MemoryCursor(BaseCursor):
         size: int = 1,
     ) -> Iterator[Any]:
         """Run a query and give its rows one by one."""
-        self.execute(query, params)
-        yield from self
+        with self._conn.lock:
+            for holder in self._work_stream(query, params, size):
+                self._wait(holder)
+        yield from self._streamed()
 
     def fetchone(self) -> Any:
         """The next row, None at the end."""
@@ -379,6 +87,11 @@ class MemoryCursor(BaseCursor):
             while self.nextset():
                 yield self
 
+    def set_result(self, index: int) -> Self:
+        """The cursor at one of its results; a negative `index` counts from the end."""
+        self._set_result(index)
+        return self
+
     def copy(self, statement: Query, params: Params | None = None) -> Any:
         """Not supported."""
         raise psycopg.NotSupportedError(f"the in-memory Absurd has no COPY: {statement!r}")
@@ -387,10 +100,13 @@ class MemoryCursor(BaseCursor):
         """Close the cursor."""
         self._close()
 
-    def __iter__(self) -> Iterator[Any]:
-        self._rows()
-        while self._position < len(self._rows()):
-            yield self._one()
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Any:
+        if self._position >= len(self._rows()):
+            raise StopIteration("no more records to return")
+        return self._one()
 
     def __enter__(self) -> Self:
         return self
@@ -436,11 +152,9 @@ class AsyncMemoryCursor(BaseCursor):
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         """Run a query once for each set of parameters."""
-        total, kept = 0, list[Result]()
-        for params in params_seq:
-            await self.execute(query, params)
-            total = self._collect(total, kept, returning=returning)
-        self._collected(total, kept, returning=returning)
+        async with self._conn.lock:
+            for holder in self._work_many(query, params_seq, returning=returning):
+                await self._wait(holder)
 
     async def stream(
         self,
@@ -451,8 +165,10 @@ class AsyncMemoryCursor(BaseCursor):
         size: int = 1,
     ) -> AsyncIterator[Any]:
         """Run a query and give its rows one by one."""
-        await self.execute(query, params)
-        async for row in self:
+        async with self._conn.lock:
+            for holder in self._work_stream(query, params, size):
+                await self._wait(holder)
+        for row in self._streamed():
             yield row
 
     async def fetchone(self) -> Any:
@@ -471,6 +187,18 @@ class AsyncMemoryCursor(BaseCursor):
         """Move in the result; IndexError outside it."""
         self._scroll(value, mode)
 
+    async def results(self) -> AsyncIterator[Self]:
+        """The cursor at each of its results in turn."""
+        if self._results:
+            yield self
+            while self.nextset():
+                yield self
+
+    async def set_result(self, index: int) -> Self:
+        """The cursor at one of its results; a negative `index` counts from the end."""
+        self._set_result(index)
+        return self
+
     def copy(self, statement: Query, params: Params | None = None) -> Any:
         """Not supported."""
         raise psycopg.NotSupportedError(f"the in-memory Absurd has no COPY: {statement!r}")
@@ -479,13 +207,13 @@ class AsyncMemoryCursor(BaseCursor):
         """Close the cursor."""
         self._close()
 
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self._iterate()
+    def __aiter__(self) -> Self:
+        return self
 
-    async def _iterate(self) -> AsyncIterator[Any]:
-        self._rows()
-        while self._position < len(self._rows()):
-            yield self._one()
+    async def __anext__(self) -> Any:
+        if self._position >= len(self._rows()):
+            raise StopAsyncIteration("no more records to return")
+        return self._one()
 
     async def __aenter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from psycopg.adapt import PyFormat
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.types import BY_OID, UNKNOWN, SqlType
 
-_PLACEHOLDER = re.compile(r"%(?:%|\(([^)]+)\)([stb])|([stb])|(.)|\Z)", re.DOTALL)
+_PLACEHOLDER = re.compile(r"%(?:\(([^)]+)\).|.)")
 STATEMENTS_KEPT_MAX = 512
 
 
@@ -29,7 +29,7 @@ class Prepared(NamedTuple):
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
 def prepare(query: str) -> Prepared:
     """Replace ``%s`` and ``%(name)s`` by names that the SQL layer knows as parameters."""
-    names: list[str] = []
+    names: dict[str, tuple[int, str]] = {}
     count = 0
 
     def replace(match: re.Match[str]) -> str:
@@ -37,46 +37,65 @@ def prepare(query: str) -> Prepared:
         whole, name = match.group(0), match.group(1)
         if whole == "%%":
             return "%"
-        if name is None and match.group(3) is None:
-            raise _bad_placeholder(whole)
+        _check_placeholder(whole, query[match.start() :])
+        if (names and name is None) or (count and name is not None):
+            raise psycopg.ProgrammingError("positional and named placeholders cannot be mixed")
         if name is None:
             count += 1
             return f"__p{count - 1}__"
-        if name not in names:
-            names.append(name)
-        return f"__p{names.index(name)}__"
+        number, form = names.setdefault(name, (len(names), whole[-1]))
+        if form != whole[-1]:
+            raise psycopg.ProgrammingError(f"placeholder '{name}' cannot have different formats")
+        return f"__p{number}__"
 
     text = _PLACEHOLDER.sub(replace, query)
-    if names and count:
-        raise psycopg.ProgrammingError("positional and named placeholders cannot be mixed")
+    if (names or count) and _QUOTE.search(text):
+        text = _QUOTED.sub(lambda found: _OURS.sub(_dollar, found[0]), text)
     return Prepared(text, count or len(names), tuple(names) if names else None)
 
 
-def _bad_placeholder(found: str) -> psycopg.ProgrammingError:
-    if found in ("%", "% "):
-        return psycopg.ProgrammingError(
+_OURS = re.compile(r"__p(\d+)__")
+_QUOTE = re.compile("['\"]")
+_QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|--[^\n]*""", re.DOTALL)
+
+
+def _dollar(match: re.Match[str]) -> str:
+    """A placeholder inside of quotes is none: the server sees the text that psycopg made of it."""
+    return f"${int(match[1]) + 1}"
+
+
+def _check_placeholder(found: str, rest: str) -> None:
+    """psycopg's own errors for what is no placeholder."""
+    if found == "%(":
+        raise psycopg.ProgrammingError(f"incomplete placeholder: '{rest.split(maxsplit=1)[0]}'")
+    if found == "% ":
+        raise psycopg.ProgrammingError(
             "incomplete placeholder: '%'; if you want to use '%' as an operator you can double "
             "it up, i.e. use '%%'"
         )
-    if found == "%(":
-        return psycopg.ProgrammingError("incomplete placeholder: '%('")
-    return psycopg.ProgrammingError(
-        f"only '%s', '%b', '%t' are allowed as placeholders, got '{found}'"
-    )
+    if found[-1] not in "sbt":
+        raise psycopg.ProgrammingError(
+            f"only '%s', '%b', '%t' are allowed as placeholders, got '{found}'"
+        )
 
 
 def query_text(query: str | bytes | sql.Composable, context: Any) -> str:
     """The query as text."""
     if isinstance(query, sql.Composable):
         return query.as_string(context)
-    return query.decode() if isinstance(query, bytes) else query
+    if isinstance(query, bytes):
+        return query.decode()
+    if not isinstance(query, str):
+        raise TypeError(f"expected bytes, {type(query).__qualname__} found")
+    return query
 
 
 def ordered(prepared: Prepared, params: Sequence[Any] | Mapping[str, Any]) -> Sequence[Any]:
     """The parameters in the order of their numbers; psycopg's errors where they do not fit."""
+    length = len(params)
     if isinstance(params, Mapping):
         if prepared.names is None:
-            if prepared.placeholders:
+            if prepared.placeholders and length:
                 raise TypeError("positional placeholders (%s) require a sequence of parameters")
             return ()
         missing = sorted(name for name in prepared.names if name not in params)
@@ -87,9 +106,9 @@ def ordered(prepared: Prepared, params: Sequence[Any] | Mapping[str, Any]) -> Se
         raise TypeError(
             f"query parameters should be a sequence or a mapping, got {type(params).__qualname__}"
         )
-    if len(params) != prepared.placeholders:
+    if length != prepared.placeholders:
         raise psycopg.ProgrammingError(
-            f"the query has {prepared.placeholders} placeholders but {len(params)} parameters "
+            f"the query has {prepared.placeholders} placeholders but {length} parameters "
             "were passed"
         )
     if params and prepared.names is not None:
@@ -100,7 +119,12 @@ def ordered(prepared: Prepared, params: Sequence[Any] | Mapping[str, Any]) -> Se
 def dumped(values: Sequence[Any], transformer: Any) -> tuple[tuple[SqlType, ...], list[str | None]]:
     """The types and text forms that psycopg's adapters give the parameters."""
     formats = [PyFormat.TEXT] * len(values)
-    data = transformer.dump_sequence(values, formats)
+    try:
+        data = transformer.dump_sequence(values, formats)
+    except psycopg.ProgrammingError as error:  # the caller wrote %s, and it is text only here
+        raise type(error)(
+            str(error).replace("'%t' (format: TEXT)", "'%s' (format: AUTO)")
+        ) from None
     types = tuple(_type(oid) for oid in transformer.types or ())
     texts = [None if item is None else bytes(item).decode() for item in data]
     for text in texts:

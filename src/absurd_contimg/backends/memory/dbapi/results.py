@@ -20,7 +20,7 @@ from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.statements import Result
 from absurd_contimg.backends.memory.sql.types import RECORD, ArrayType, RecordType, SqlType
-from absurd_contimg.backends.memory.text import session_zone
+from absurd_contimg.backends.memory.text import session_zone, timestamptz_out
 
 Load = Callable[[Any], Any]
 
@@ -59,13 +59,18 @@ class MemoryResult:
     def __init__(self, result: Result, session: Session) -> None:
         self._result = result
         self._session = session
-        self.status = (
-            pq.ExecStatus.COMMAND_OK if result.columns is None else pq.ExecStatus.TUPLES_OK
-        )
+        self.status = pq.ExecStatus.TUPLES_OK
+        if result.columns is None:
+            self.status = pq.ExecStatus.EMPTY_QUERY if result.empty else pq.ExecStatus.COMMAND_OK
         self.nfields = 0 if result.columns is None else len(result.columns)
         self.ntuples = len(result.rows)
         self.command_status = result.tag.encode()
         self.command_tuples = result.count if result.count >= 0 else None
+
+    def stream(self) -> None:
+        """Be the result of a row by itself: libpq then tells neither tag nor count."""
+        self.status = pq.ExecStatus.SINGLE_TUPLE
+        self.command_status, self.command_tuples = b"", None
 
     def fname(self, index: int) -> bytes:
         """A column's name."""
@@ -123,6 +128,8 @@ def _loader(kind: SqlType, adapters: AdaptersMap, session: Session, context: Any
         return _record_loader(kind, session)
     if kind.name == "timestamptz":
         return _timestamptz_loader(session)
+    if kind.name in ("timestamp", "date"):
+        return (_date_loader if kind.name == "date" else _timestamp_loader)(kind, session)
     return _LOADERS.get(kind.name)
 
 
@@ -159,26 +166,37 @@ def _timestamptz_loader(session: Session) -> Load:
         try:
             return (times.EPOCH + timedelta(microseconds=value)).astimezone(zone)
         except OverflowError:
-            raise _time_error(value, session) from None
+            raise _time_error("timestamp", timestamptz_out(value, session.zone)) from None
 
     return load
 
 
-def _time_error(value: int, session: Session) -> psycopg.DataError:
-    from absurd_contimg.backends.memory.text import timestamptz_out  # noqa: PLC0415
-
-    text = timestamptz_out(value, session.zone)
+def _time_error(what: str, text: str) -> psycopg.DataError:
+    """psycopg's own for a time that Python's types do not reach."""
+    side = "large (after year 10K)"
     if text == "-infinity" or text.endswith("BC"):
-        return psycopg.DataError(f"timestamp too small (before year 1): {text!r}")
-    return psycopg.DataError(f"timestamp too large (after year 10K): {text!r}")
+        side = "small (before year 1)"
+    return psycopg.DataError(f"{what} too {side}: {text!r}")
 
 
-def _timestamp(value: int) -> Any:
-    try:
-        return (times.EPOCH + timedelta(microseconds=value)).replace(tzinfo=None)
-    except OverflowError:
-        side = "small (before year 1)" if value < 0 else "large (after year 10K)"
-        raise psycopg.DataError(f"timestamp too {side}") from None
+def _timestamp_loader(kind: SqlType, session: Session) -> Load:
+    def load(value: int) -> Any:
+        try:
+            return (times.EPOCH + timedelta(microseconds=value)).replace(tzinfo=None)
+        except OverflowError:
+            raise _time_error("timestamp", kind.show(value, session)) from None
+
+    return load
+
+
+def _date_loader(kind: SqlType, session: Session) -> Load:
+    def load(value: int) -> Any:
+        try:
+            return (times.EPOCH + timedelta(days=value)).date()
+        except OverflowError:
+            raise _time_error("date", kind.show(value, session)) from None
+
+    return load
 
 
 def _interval(span: times.Interval) -> timedelta:
@@ -198,8 +216,6 @@ _LOADERS: dict[str, Load] = {
     "jsonb": json.loads,
     "json": json.loads,
     "interval": _interval,
-    "timestamp": _timestamp,
-    "date": lambda value: (times.EPOCH + timedelta(days=value)).date(),
     "numeric": lambda value: Decimal(value) if value else abs(Decimal(value)),
 }
 

@@ -27,6 +27,7 @@ from absurd_contimg.backends.memory.procedures.partitions import (
     remove_partition,
 )
 from absurd_contimg.backends.memory.session import (
+    READ_ONLY,
     Session,
     TransactionStatus,
     in_failed_transaction,
@@ -44,12 +45,16 @@ STATEMENTS_KEPT_MAX = 512
 
 @dataclass(slots=True)
 class Result:
-    """What a statement answered: `columns` is None for one that gives no rows."""
+    """What a statement answered: `columns` is None for one that gives no rows.
+
+    `empty` is the answer to a text without any statement.
+    """
 
     columns: list[ColumnInfo] | None
     rows: list[Row]
     tag: str
     count: int = -1
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Statement:
 def split(text: str) -> tuple[str, ...]:
     """The statements of a text, without their semicolons."""
     if ";" not in text:
-        return (text,) if text.strip() else ()
+        return (text,) if _without_comments(text) else ()
     try:
         tokens = sqlglot.tokenize(text, read="postgres")
     except SqlglotError:
@@ -84,19 +89,34 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(part for part in parts if _without_comments(part))
 
 
+_QUOTED_OR_COMMENT = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|(--[^\n]*|/\*.*?\*/)""", re.DOTALL
+)
+
+
 def _without_comments(text: str) -> str:
-    return re.sub(r"--[^\n]*|/\*.*?\*/", "", text, flags=re.DOTALL).strip()
+    return _QUOTED_OR_COMMENT.sub(lambda match: " " if match[2] else match[0], text).strip()
 
 
 def _syntax_error(text: str) -> EngineError:
     return EngineError("42601", f"syntax error in: {text.strip()}")
 
 
+def is_command(text: str) -> bool:
+    """Whether it is for the session and no query: transaction control and settings."""
+    word = _first_word(_without_comments(text))
+    return word in _CONTROLS or word in _COMMANDS
+
+
+def _first_word(bare: str) -> str:
+    return re.split(r"[\s;(]", bare, maxsplit=1)[0].lower()
+
+
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
 def compiled(text: str, params: tuple[SqlType, ...]) -> Statement:
     """The statement, ready to run with parameters of these types."""
     bare = _without_comments(text)
-    word = bare.split(None, 1)[0].lower() if bare else ""
+    word = _first_word(bare)
     control = _CONTROLS.get(word)
     if control is not None:
         made = control(bare)
@@ -127,14 +147,24 @@ def _query(
     verb = type(node).__name__.upper()
     returning = not isinstance(node, exp.Insert | exp.Update | exp.Delete) or bool(columns)
     tag = verb if verb in ("INSERT", "UPDATE", "DELETE") else "SELECT"
+    writes = _writing_command(node, tag)
 
     def run(tx: Transaction, values: Sequence[Any]) -> Result:
+        if writes is not None:
+            tx.session.check_writable(writes)
         found = rows(Env(tx, found_out.values(tx, values)))
         count = len(found)
         shown = f"{tag} 0 {count}" if tag == "INSERT" else f"{tag} {count}"
         return Result(columns if returning else None, found if returning else [], shown, count)
 
     return run
+
+
+def _writing_command(node: Node, tag: str) -> str | None:
+    """What Postgres calls the statement when it refuses it in a read-only transaction."""
+    if tag != "SELECT" or node.find(exp.Insert, exp.Update, exp.Delete) is not None:
+        return tag
+    return "SELECT FOR UPDATE" if node.find(exp.Lock) is not None else None
 
 
 def parsed(text: str) -> Node:
@@ -179,24 +209,42 @@ def unquoted(name: str) -> str:
 def _begin(text: str) -> Control | None:
     if not re.match(r"(?:begin|start\s+transaction)\b", text, re.IGNORECASE):
         return None
-    level = re.search(r"isolation\s+level\s+(\w+(?:\s+\w+)?)", text, re.IGNORECASE)
-    if level is not None and not re.match(r"read\s+(un)?committed", level[1], re.IGNORECASE):
-        raise EngineError("0A000", f"the in-memory Absurd only has read committed, not: {text}")
+    read_only = _transaction_modes(text)
+    tag = "START TRANSACTION" if text[:1] in "sS" else "BEGIN"
 
     def control(session: Session) -> Result:
         if session.status is TransactionStatus.FAILED:
             raise in_failed_transaction()
-        session.begin()
-        return Result(None, [], "BEGIN")
+        session.begin(read_only=read_only)
+        return Result(None, [], tag)
 
     return control
 
 
-def _commit(_: str) -> Control:
+def _transaction_modes(text: str) -> bool | None:
+    """Whether the transaction may only read; 0A000 for a level that the emulator lacks."""
+    level = re.search(r"isolation\s+level\s+(\w+(?:\s+\w+)?)", text, re.IGNORECASE)
+    if level is not None and not re.match(r"read\s+(un)?committed", level[1], re.IGNORECASE):
+        raise EngineError("0A000", f"the in-memory Absurd only has read committed, not: {text}")
+    access = re.search(r"\bread\s+(only|write)\b", text, re.IGNORECASE)
+    return None if access is None else access[1].lower() == "only"
+
+
+def _commit(text: str) -> Control:
+    chain = _chains(text)
+
     def control(session: Session) -> Result:
-        return Result(None, [], "COMMIT" if session.commit() else "ROLLBACK")
+        tag = "COMMIT" if session.commit() else "ROLLBACK"
+        if chain:
+            session.begin()
+        return Result(None, [], tag)
 
     return control
+
+
+def _chains(text: str) -> bool:
+    """``and chain``: the next transaction begins at once."""
+    return re.search(r"(?<!\bno)\s+chain\s*\Z", text, re.IGNORECASE) is not None
 
 
 def _rollback(text: str) -> Control:
@@ -206,9 +254,13 @@ def _rollback(text: str) -> Control:
         re.IGNORECASE,
     )
 
+    chain = _chains(text)
+
     def control(session: Session) -> Result:
         if match is None:
             session.rollback()
+            if chain:
+                session.begin()
         else:
             session.rollback_to_savepoint(unquoted(match[1]))
         return Result(None, [], "ROLLBACK")
@@ -264,7 +316,7 @@ def _set(text: str) -> Run | None:
     elif match is not None:
         scope, name, raw = match[1], match[2].replace('"', ""), match[3]
     elif re.match(r"set\s+(session\s+characteristics|transaction)\b", text, re.IGNORECASE):
-        return lambda *_: Result(None, [], "SET")
+        return _set_transaction(text)
     else:
         return None
     local = (scope or "").lower() == "local"
@@ -272,6 +324,19 @@ def _set(text: str) -> Run | None:
 
     def run(tx: Transaction, _: Sequence[Any]) -> Result:
         tx.session.set(name, value, local=local)
+        return Result(None, [], "SET")
+
+    return run
+
+
+def _set_transaction(text: str) -> Run:
+    read_only = _transaction_modes(text)
+    local = re.match(r"set\s+transaction", text, re.IGNORECASE) is not None
+
+    def run(tx: Transaction, _: Sequence[Any]) -> Result:
+        if read_only is not None:
+            name = READ_ONLY if local else f"default_{READ_ONLY}"
+            tx.session.set(name, "on" if read_only else "off", local=local)
         return Result(None, [], "SET")
 
     return run
@@ -323,12 +388,17 @@ def _show(text: str) -> Run | None:
 
 
 def _discard(text: str) -> Run | None:
-    if not re.match(r"discard\s+\w+\s*\Z", text, re.IGNORECASE):
+    match = re.match(r"discard\s+(all|plans|sequences|temp|temporary)\s*\Z", text, re.IGNORECASE)
+    if match is None:
         return None
+    what = match[1].upper().removesuffix("ORARY")
 
     def run(tx: Transaction, _: Sequence[Any]) -> Result:
-        tx.session.reset_all()
-        return Result(None, [], "DISCARD")
+        if what == "ALL":
+            if tx.explicit:
+                raise EngineError("25001", "DISCARD ALL cannot run inside a transaction block")
+            tx.session.reset_all()
+        return Result(None, [], f"DISCARD {what}")
 
     return run
 

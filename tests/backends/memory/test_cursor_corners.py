@@ -1,0 +1,247 @@
+"""Corners of cursors, transactions and parameters, each told by psycopg on a real server first.
+
+Every test runs on both kinds of connection, with the same expectations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.pq import TransactionStatus
+from psycopg.transaction import OutOfOrderTransactionNesting
+
+from absurd_contimg.backends.memory import MemoryDatabase
+
+Connect = Callable[..., Any]
+ADD = "insert into absurd.e_q (event_name) values (%s)"
+NAMES = "select event_name from absurd.e_q order by 1"
+
+
+@pytest.fixture(scope="module")
+def shared_url(new_database: Callable[[], str]) -> str:
+    """One database for all tests of this module."""
+    return new_database()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Opens connections to one database with an empty queue."""
+    opened: list[Any] = []
+    url = request.getfixturevalue("shared_url") if request.param == "postgres" else ""
+    db = MemoryDatabase(seed=5)
+
+    def make(**options: Any) -> Any:
+        connection = psycopg.connect(url, **options) if url else db.connect(**options)
+        opened.append(connection)
+        return connection
+
+    with make(autocommit=True) as setup:
+        setup.execute("select absurd.drop_queue('q')")
+        setup.execute("select absurd.create_queue('q')")
+    yield make
+    for connection in opened:
+        connection.close()
+
+
+def test_executemany_is_one_transaction_and_leaves_no_result(connect: Connect) -> None:
+    """Its count is the sum, its tag the last one; the second failure takes the first row along."""
+    connection = connect(autocommit=True)
+    cursor = connection.cursor()
+    cursor.executemany(ADD, [("a",), ("b",)])
+    assert (cursor.rowcount, cursor.statusmessage, cursor.description) == (2, "INSERT 0 1", None)
+    with pytest.raises(psycopg.ProgrammingError, match="no result available"):
+        cursor.fetchone()
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        cursor.executemany(ADD, [("c",), ("c",)])
+    assert connection.execute(NAMES).fetchall() == [("a",), ("b",)]
+    cursor.executemany("select %s::int", [(1,), (2,)], returning=True)
+    assert [each.fetchall() for each in cursor.results()] == [[(1,)], [(2,)]]
+    assert cursor.set_result(-2).fetchone() == (1,)
+    with pytest.raises(IndexError, match="2 result"):
+        cursor.set_result(2)
+
+
+def test_stream_tells_neither_count_nor_tag(connect: Connect) -> None:
+    """Rows one by one, the columns beside them, one statement only."""
+    cursor = connect(autocommit=True).cursor()
+    assert list(cursor.stream("select a from generate_series(1, %s) a", (2,))) == [(1,), (2,)]
+    assert (cursor.rowcount, cursor.statusmessage) == (-1, None)
+    assert [column.name for column in cursor.description] == ["a"]
+    with pytest.raises(psycopg.ProgrammingError, match="didn't produce a result"):
+        list(cursor.stream("set absurd.x = '1'"))
+    with pytest.raises(psycopg.errors.SyntaxError, match="multiple commands"):
+        list(cursor.stream("select 1; select 2"))
+    with pytest.raises(ValueError, match="size must be >= 1"):
+        list(cursor.stream("select 1", size=0))
+
+
+def test_a_cursor_is_its_own_iterator(connect: Connect) -> None:
+    """So `next` takes a row from it."""
+    cursor = connect(autocommit=True).execute("select * from generate_series(1, 3)")
+    assert iter(cursor) is cursor
+    assert (next(cursor), cursor.fetchone(), list(cursor)) == ((1,), (2,), [(3,)])
+
+
+@pytest.mark.parametrize("text", ["", " ; ", "-- only a comment", "/* a ; b */"])
+def test_a_text_without_a_statement(connect: Connect, text: str) -> None:
+    """It is run and answers nothing."""
+    cursor = connect(autocommit=True).execute(text)
+    assert (cursor.rowcount, cursor.statusmessage, cursor.description) == (-1, None, None)
+    with pytest.raises(psycopg.ProgrammingError, match="EMPTY_QUERY"):
+        cursor.fetchone()
+
+
+def test_comments_inside_of_quotes_are_none(connect: Connect) -> None:
+    """A setting keeps what looks like a comment."""
+    connection = connect(autocommit=True)
+    connection.execute("/* c */ set absurd.x = 'a -- b' -- c")
+    assert connection.execute("show absurd.x").fetchone() == ("a -- b",)
+    connection.execute("set absurd.x = '/* k */'")
+    assert connection.execute("show absurd.x").fetchone() == ("/* k */",)
+
+
+def test_status_of_a_transaction_block(connect: Connect) -> None:
+    """It goes from one state to the next, and a block cannot be left out of order."""
+    connection = connect()
+    block = connection.transaction
+    status = psycopg.Transaction.Status
+    with block() as outer:
+        assert (outer.status, outer.savepoint_name) == (status.ACTIVE, "")
+        with block() as inner:
+            assert inner.savepoint_name == "_pg3_2"
+            raise psycopg.Rollback(inner)
+    assert (outer.status, inner.status) == (status.COMMITTED, status.ROLLED_BACK_EXPLICITLY)
+    with pytest.raises(ZeroDivisionError), block() as failed:
+        1 / 0  # noqa: B018
+    assert failed.status == status.ROLLED_BACK_WITH_ERROR
+    first, second = block(), block()
+    first.__enter__()
+    second.__enter__()
+    with pytest.raises(OutOfOrderTransactionNesting, match="wrong nesting level"):
+        first.__exit__(None, None, None)
+
+
+def test_what_is_forbidden_inside_of_a_block(connect: Connect) -> None:
+    """commit, rollback and changing the connection's attributes, each with psycopg's words."""
+    connection = connect()
+    with connection.transaction():
+        with pytest.raises(psycopg.ProgrammingError, match="automatically committed"):
+            connection.commit()
+        with pytest.raises(psycopg.ProgrammingError, match="Either raise Rollback"):
+            connection.rollback()
+        for name in ("autocommit", "read_only", "isolation_level", "deferrable"):
+            with pytest.raises(psycopg.ProgrammingError, match=f"{name}.*context in progress"):
+                setattr(connection, name, True)
+
+
+def test_a_block_whose_error_was_swallowed_commits_as_a_rollback(connect: Connect) -> None:
+    """Postgres answers ROLLBACK to the commit of a failed transaction, and psycopg says nothing."""
+    connection = connect()
+    with connection.transaction():
+        connection.execute(ADD, ("a",))
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            connection.execute("select 1/0")
+    assert connection.info.transaction_status == TransactionStatus.IDLE
+    assert connection.execute(NAMES).fetchall() == []
+    with (
+        pytest.raises(psycopg.errors.InFailedSqlTransaction),
+        connection.transaction(),
+        pytest.raises(psycopg.errors.DivisionByZero),
+    ):
+        connection.execute("select 1/0")
+    other = connect()
+    with (
+        pytest.raises(psycopg.errors.InvalidSavepointSpecification),
+        other.transaction(),
+        other.transaction("z"),
+    ):
+        other.execute("release z")
+
+
+def test_a_read_only_transaction_refuses_to_write(connect: Connect) -> None:
+    """By attribute, by statement and by setting; procedures that write are refused too."""
+    connection = connect()
+
+    def refused(text: str, command: str) -> None:
+        words = f"cannot execute {command} in a read-only transaction"
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match=words):
+            connection.execute(text)
+
+    connection.read_only = True
+    assert connection.execute(NAMES).fetchall() == []
+    assert connection.execute("show transaction_read_only").fetchone() == ("on",)
+    refused("insert into absurd.e_q (event_name) values ('a')", "INSERT")
+    connection.rollback()
+    refused("select * from absurd.claim_task('q', 'w')", "SELECT FOR UPDATE")
+    connection.rollback()
+    connection.read_only = None
+    connection.execute("set transaction read only")
+    refused("select absurd.emit_event('q', 'e')", "INSERT")
+    connection.rollback()
+    connection.execute("begin read only")
+    refused("select 1 from absurd.t_q for update", "SELECT FOR UPDATE")
+    connection.rollback()
+    connection.set_read_only(False)
+    connection.set_autocommit(True)
+    connection.execute("set default_transaction_read_only = on")
+    refused("delete from absurd.e_q", "DELETE")
+
+
+def test_commands_take_no_parameters(connect: Connect) -> None:
+    """`set` with a parameter is a syntax error; a placeholder inside of quotes is only text."""
+    connection = connect(autocommit=True)
+    for text in ("set absurd.x = %s", "show %s", "savepoint %s"):
+        with pytest.raises(psycopg.errors.SyntaxError):
+            connection.execute(text, ("a",))
+    assert connection.execute("select '%s' -- %s", (1, 2)).fetchone() == ("$1",)
+    with pytest.raises(psycopg.errors.UndefinedColumn, match=r'column "\$1" does not exist'):
+        connection.execute('select "%s"', (1,))
+
+
+@pytest.mark.parametrize(
+    ("text", "params", "message"),
+    [
+        ("select %(a", {"a": 1}, "incomplete placeholder: '%\\(a'"),
+        ("select %(a)d", {"a": 1}, "got '%\\(a\\)d'"),
+        ("select '% x'", (), "incomplete placeholder: '%'; if you want"),
+        ("select %s, %(a)s", {"a": 1}, "cannot be mixed"),
+        ("select %(a)s, %(a)b", {"a": "1"}, "placeholder 'a' cannot have different formats"),
+        ("select %s", ({1},), "cannot adapt type 'set' using placeholder '%s' \\(format: AUTO\\)"),
+    ],
+)  # fmt: skip
+def test_errors_of_placeholders(connect: Connect, text: str, params: Any, message: str) -> None:
+    """psycopg's own words."""
+    with pytest.raises(psycopg.ProgrammingError, match=message):
+        connect(autocommit=True).execute(text, params)
+
+
+def test_a_bad_template_leaves_the_transaction_begun(connect: Connect) -> None:
+    """psycopg sends `begin` before it looks at the parameters."""
+    connection = connect()
+    with pytest.raises(psycopg.ProgrammingError):
+        connection.execute("select %s", (1, 2))
+    assert connection.info.transaction_status == TransactionStatus.INTRANS
+
+
+def test_tags(connect: Connect) -> None:
+    """The rarer ones, and chained transactions."""
+    connection = connect(autocommit=True)
+    cursor = connection.cursor()
+    texts = ("start transaction", "rollback and chain", "end", "discard all", "abort")
+    tags = ["START TRANSACTION", "ROLLBACK", "COMMIT", "DISCARD ALL", "ROLLBACK"]
+    assert [cursor.execute(text).statusmessage for text in texts] == tags
+    connection.execute("begin")
+    connection.execute("commit and chain")
+    assert connection.info.transaction_status == TransactionStatus.INTRANS
+
+
+def test_info_tells_only_what_a_server_reports(connect: Connect) -> None:
+    """Names as the server spells them; other settings are not told."""
+    told = connect(autocommit=True).info.parameter_status
+    assert told("standard_conforming_strings") == "on"
+    assert told("TimeZone") is not None
+    assert told("timezone") is None
+    assert told("lock_timeout") is None
