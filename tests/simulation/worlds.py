@@ -10,6 +10,7 @@ from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History, SpawnOptions
+from absurd_contimg.core.retries import retry_options
 from absurd_contimg.simulation.crews import (
     HandlerCrew,
     PipelineCrew,
@@ -134,8 +135,7 @@ def failing_setup(group: str, crew: PipelineCrew | None = None, **options: Any) 
 async def _retry_failed(backend: Backend) -> None:
     """What an operator does in the morning."""
     for task in await backend.list_tasks(PIPELINE_QUEUE, states=["failed"]):
-        granted = {"max_attempts": task.attempts + 20}
-        await backend.retry_task(PIPELINE_QUEUE, task.task_id, granted)
+        await backend.retry_task(PIPELINE_QUEUE, task.task_id, retry_options(task))
 
 
 def harmed_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from absurd_contimg.core.failures import FailureKind
+from absurd_contimg.core.records import Json, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,3 +40,12 @@ class RetryPolicy:
         """How long to wait after the `failures`-th failure of the step."""
         delay = self.backoff_first_seconds * self.backoff_factor ** max(failures - 1, 0)
         return min(delay, self.backoff_limit_seconds)
+
+
+_ATTEMPTS_GRANTED = 1000
+"""Absurd's own limit for a retried task; the worker's budgets, by stage and kind, are tighter."""
+
+
+def retry_options(task: Task) -> dict[str, Json]:
+    """What to give Absurd's ``retry_task`` so that a failed task has full budgets again."""
+    return {"max_attempts": task.attempts + _ATTEMPTS_GRANTED}

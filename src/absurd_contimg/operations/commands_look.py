@@ -154,16 +154,31 @@ def simulate(
     fit_from_database: Annotated[
         bool, typer.Option("--fit-from", help="Durations from this database's history.")
     ] = False,
+    variant: Annotated[
+        str | None, typer.Option(help="Only this one of a sweep: 'workers.count = 2'.")
+    ] = None,
+    faults: Annotated[
+        str | None,
+        typer.Option(help="These, as kill-3@4212.5,partition-0@100/24, or none; not the seed's."),
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Show every event, one a line.")] = False,
 ) -> None:
     """Simulate workers, hosts, disks and faults in virtual time, from a scenario."""
     from absurd_contimg.simulation.campaigns import run_campaign  # noqa: PLC0415
-    from absurd_contimg.simulation.scenario import ScenarioError  # noqa: PLC0415
+    from absurd_contimg.simulation.fault_plan import parse_faults  # noqa: PLC0415
 
     fit_from = _all_histories() if fit_from_database else None
     numbers = range(seeds) if seed is None else [seed]
     try:
-        found = run_campaign(scenario, numbers, console, output, fit_from=fit_from)
-    except ScenarioError as error:
+        given = None if faults is None else parse_faults("" if faults == "none" else faults)
+        found = run_campaign(
+            *(scenario, numbers, console, output),
+            fit_from=fit_from,
+            variant=variant,
+            faults=given,
+            trace=trace,
+        )
+    except ValueError as error:  # a `ScenarioError`, or faults that cannot be read
         raise SettingError(str(error)) from error
     if not found.ok:
         raise typer.Exit(1)
@@ -178,10 +193,14 @@ def explore(
         str, typer.Option(help="What strikes the recovery: every pair. Default: single blows.")
     ] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    plan: Annotated[
+        str | None, typer.Option(help="Only this future, with its trace: kill@17,zombie@4.")
+    ] = None,
 ) -> None:
     """Strike the simulated pipeline at every effect, and its recovery at every effect again."""
     from absurd_contimg.simulation.crews import pipeline_setup  # noqa: PLC0415
-    from absurd_contimg.simulation.explorer import Exploration  # noqa: PLC0415
+    from absurd_contimg.simulation.explorer import Exploration, replay  # noqa: PLC0415
+    from absurd_contimg.simulation.life import parse_plan  # noqa: PLC0415
     from absurd_contimg.simulation.shards import Hunt, explore_on_cores, parse_blows  # noqa: PLC0415
 
     began = time.monotonic()
@@ -193,12 +212,16 @@ def explore(
         )
 
     try:
+        if plan is not None:
+            again = replay(pipeline_setup(), parse_plan(plan))
+            print("\n".join([*again.trace, *map(str, again.violations)]))
+            raise typer.Exit(1 if again.violations else 0)
         hunt = Hunt(parse_blows(first.split(",")), parse_blows(then.split(",") if then else []))
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
     found = explore_on_cores(pipeline_setup, hunt, jobs, told)
     for one in found.findings:
-        console.print(str(one), markup=False, highlight=False, soft_wrap=True)
+        print(f"contimg explore --plan {one.plan_text}\n{one}")
     console.print(
         f"{found.moments} moments, {found.distinct_moments} of them different; "
         f"{found.futures} futures, {found.struck} fully struck, "

@@ -11,11 +11,9 @@ from collections.abc import Mapping
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, SpawnedTask
+from absurd_contimg.core.retries import retry_options
 from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.stages.errors import SettingError
-
-_ATTEMPTS_GRANTED = 1000
-"""Absurd's own limit for a retried task; the worker's budgets, by stage and kind, are tighter."""
 
 
 def quarantined(registry: Registry) -> list[Group]:
@@ -34,8 +32,7 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
             f"Task {task.task_id} is {task.state}, not failed.",
             "Only a failed task can be retried.",
         )
-    granted = {"max_attempts": task.attempts + _ATTEMPTS_GRANTED}
-    return await backend.retry_task(history.queue_name, task.task_id, granted)
+    return await backend.retry_task(history.queue_name, task.task_id, retry_options(task))
 
 
 async def release(

@@ -13,13 +13,11 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.operations.settings import Settings
 from absurd_contimg.registry import Group, Registry
+from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.stages.errors import MissingInputError, SettingError
 from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams
 
 _SUBBAND_FILE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d_sb\d\d\.(hdf5|uvh5)")
-
-GROUP_WAIT_SECONDS = 300.0
-"""An incomplete group is left alone this long after its first file arrived."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,9 @@ from absurd_contimg.stages.errors import InputError
 TOLERANCE_SECONDS = 60
 """The telescope's cluster tolerance (CONTIMG_CLUSTER_TOLERANCE_S); well below 309 s."""
 
+GROUP_WAIT_SECONDS = 300.0
+"""An incomplete group is left alone this long after its first file arrived."""
+
 _NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)_sb(\d\d)\.(?:hdf5|uvh5)")
 
 

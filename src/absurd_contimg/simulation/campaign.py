@@ -6,18 +6,20 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from functools import partial
 from random import Random
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.records import TERMINAL_STATES, History, SpawnOptions
+from absurd_contimg.simulation.clocks import HostClock
 from absurd_contimg.simulation.crews import PipelineCrew, WorkerTerms, pipeline_params
-from absurd_contimg.simulation.disk import Disk
-from absurd_contimg.simulation.faults import DAY_SECONDS, Fault, draw_faults
-from absurd_contimg.simulation.hosts import Host
+from absurd_contimg.simulation.disk import ROOT, Disk
+from absurd_contimg.simulation.fault_plan import Fault
+from absurd_contimg.simulation.faults import DAY_SECONDS, draw_faults
+from absurd_contimg.simulation.hosts import DiskChannel, Host
 from absurd_contimg.simulation.invariants import Violation, judge
 from absurd_contimg.simulation.loop import SimLoop, instantly
+from absurd_contimg.simulation.operator import Operator
 from absurd_contimg.simulation.scenario import Scenario
 from absurd_contimg.simulation.sky import SimRegistry
 from absurd_contimg.simulation.stage_model import (
@@ -26,13 +28,19 @@ from absurd_contimg.simulation.stage_model import (
     StageCost,
     StageModel,
 )
+from absurd_contimg.simulation.telescope import (
+    SUB_BANDS_MIN,
+    Observation,
+    draw_observations,
+    observe,
+)
+from absurd_contimg.simulation.trace import Trace
 from absurd_contimg.simulation.world import EPOCH, State, World, quiet_logs
 
 QUEUE = "dsa110-pipeline"
 TASK = "pipeline"
-SUB_BANDS, SUB_BANDS_MIN = 16, 12
 _CHECK_SECONDS = 600.0
-_POISON_STARTS = 10
+_STARTS_PLANNED = 10
 
 
 @dataclass(slots=True)
@@ -77,29 +85,28 @@ class Campaign:
         seed: int,
         faults: Sequence[Fault] | None = None,
         costs: Mapping[str, StageCost] | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.scenario, self.seed = scenario, seed
         self.faults = draw_faults(scenario, seed) if faults is None else list(faults)
         self.landed = Landed()
-        self.trace: list[str] = []
-        self.rejected = 0
+        self.trace = Trace() if trace is None else trace
         every = scenario.telescope.calibrator_every
-        self._numbers: dict[str, int] = {}
-        registry = SimRegistry(lambda group: self._numbers[group] % every == 0)
+        self.observations = draw_observations(scenario, seed)
+        numbers = {one.group_id: one.number for one in self.observations}
+        registry = SimRegistry(lambda group: numbers[group] % every == 0)
         database = MemoryDatabase(seed, clock=lambda: EPOCH)
         disk = Disk(scenario.disk.capacity_bytes)
-        self.world = World(State(database, disk, registry))
+        self.world = World(State(database, disk, registry), observer=trace)
+        self.trace.watch(database)
         self.world.server.latency_seconds = scenario.faults.latency_seconds
         if scenario.faults.lost_reply_probability:
             self.world.server.lose_reply = self._loser(scenario.faults.lost_reply_probability)
-        terms = scenario.workers
+        terms, bandwidth = scenario.workers, scenario.disk.bandwidth_bytes_per_second
+        env = self.world.kernel.env
+        channel = None if bandwidth is None else DiskChannel(env, bandwidth)
         self._hosts = [
-            Host(
-                self.world.kernel.env,
-                f"host-{n}",
-                terms.cores_per_host,
-                terms.memory_bytes_per_host,
-            )
+            Host(env, f"host-{n}", terms.cores_per_host, terms.memory_bytes_per_host, channel)
             for n in range(terms.hosts)
         ]
         self._model = self._stage_model(costs or DEFAULT_COSTS)
@@ -118,15 +125,11 @@ class Campaign:
         scale = self.scenario.service_scale
         scaled = {name: replace(one, seconds=one.seconds * scale) for name, one in costs.items()}
         planned: dict[tuple[str, str], tuple[str | None, ...]] = {}
-        random = Random(f"{self.seed}/corrupt")
-        end = self.scenario.days * DAY_SECONDS
-        for number in range(int(end / self.scenario.telescope.interval_seconds) + 1):
-            group = self._group_id(number)
-            self._numbers[group] = number
-            if random.random() < self.scenario.telescope.corrupt_probability:
-                planned[group, "convert"] = ("bad-input",)
-            if number in self.scenario.faults.poison_groups:
-                planned[group, "image"] = (ENDS_WORKER,) * _POISON_STARTS
+        for one in self.observations:
+            if not one.convertible:
+                planned[one.group_id, "convert"] = ("bad-input",) * _STARTS_PLANNED
+            if one.number in self.scenario.faults.poison_groups:
+                planned[one.group_id, "image"] = (ENDS_WORKER,) * _STARTS_PLANNED
         return StageModel(
             self.seed,
             scaled,
@@ -135,22 +138,21 @@ class Campaign:
             planned,
         )
 
-    def _group_id(self, number: int) -> str:
-        moment = EPOCH + timedelta(seconds=number * self.scenario.telescope.interval_seconds)
-        return moment.strftime("%Y-%m-%dT%H:%M:%S")
-
     def _start_worker(self, number: int) -> None:
         kernel = self.world.kernel
         if kernel.now < self._stopped_until:
             self._later(self._stopped_until - kernel.now, partial(self._start_worker, number))
             return
-        host = self._hosts[number % len(self._hosts)]
-        doors = self.world.process(f"worker-{number}", host=host.name)
-        terms = self.scenario.workers
+        terms, home = self.scenario.workers, number % len(self._hosts)
+        host, clock = self._hosts[home], None
+        if terms.clock_skew_seconds or terms.clock_drift:
+            clock = HostClock(home * terms.clock_skew_seconds, 1.0 + home % 2 * terms.clock_drift)
+        doors = self.world.process(f"worker-{number}", host=host.name, clock=clock)
+        self._note(f"worker-{number} starts on {host.name}")
         crew = PipelineCrew(
             QUEUE,
             self._model,
-            WorkerTerms(terms.lease_seconds, terms.poll_seconds),
+            WorkerTerms(terms.lease_seconds, terms.poll_seconds, grace_seconds=terms.grace_seconds),
             host,
             free_bytes_min=terms.free_bytes_min,
         )
@@ -159,11 +161,15 @@ class Campaign:
         doors.process.at_death("supervisor", partial(self._died, number))
 
     def _died(self, number: int) -> None:
+        self._note(f"worker-{number} ends")
         process = self._processes.pop(number)
         self.world.processes.remove(process)
         self.world.workers.pop(process)
         delay = self.scenario.workers.restart_seconds
         self._later(delay, partial(self._start_worker, number))
+
+    def _note(self, text: str) -> None:
+        self.trace.note(self.world.kernel.now, text)
 
     def _later(self, seconds: float, act: Callable[[], object]) -> None:
         def happen(_event: object) -> None:
@@ -173,48 +179,27 @@ class Campaign:
 
     # -- telescope ------------------------------------------------------------------------
 
-    async def _observe(self) -> None:
-        """Spawn each group when its last sub-band has come."""
-        telescope = self.scenario.telescope
-        random = Random(f"{self.seed}/telescope")
-        loop = asyncio.get_running_loop()
-        late: list[tuple[float, str]] = []
-        for number in range(int(self.scenario.days * DAY_SECONDS / telescope.interval_seconds)):
-            due = number * telescope.interval_seconds
-            for at, group in [one for one in late if one[0] <= due]:
-                late.remove((at, group))
-                await self._spawn(group, at)
-            await asyncio.sleep(max(due - loop.time(), 0.0))
-            present = sum(
-                random.random() >= telescope.missing_probability for _ in range(SUB_BANDS)
-            )
-            is_late = random.random() < telescope.late_probability
-            if present < SUB_BANDS_MIN:
-                self.rejected += 1
-            elif is_late:
-                late.append((due + telescope.late_seconds, self._group_id(number)))
-            else:
-                await self._spawn(self._group_id(number), due)
-        for at, group in late:
-            await self._spawn(group, at)
-
-    async def _spawn(self, group: str, at: float) -> None:
-        loop = asyncio.get_running_loop()
-        await asyncio.sleep(max(at - loop.time(), 0.0))
-        options = SpawnOptions(idempotency_key=f"{TASK}:{group}")
+    async def _spawn(self, one: Observation) -> None:
+        """Give a group its task, as soon as the database is there."""
+        options = SpawnOptions(idempotency_key=f"{TASK}:{one.group_id}")
         while self.world.server.down:  # noqa: ASYNC110 - whoever spawns has no other news of it
             await asyncio.sleep(5.0)
-        await self._backend.spawn_task(QUEUE, TASK, pipeline_params(group), options)
+        params = pipeline_params(one.group_id, one.sub_bands)
+        spawned = await self._backend.spawn_task(QUEUE, TASK, params, options)
+        self._note(f"group {one.group_id} is spawned as task {spawned.task_id}")
 
     # -- faults ---------------------------------------------------------------------------
 
     def _strike(self, fault: Fault) -> None:
-        self.trace.append(str(fault))
+        self._note(f"fault {fault}")
         match fault.kind:
             case "kill":
                 self._kill([fault.target], "kill")
             case "pause":
                 self._pause(fault)
+            case "term":
+                self.landed.note("term", self._busy(fault.target))
+                self._terminate(fault.target)
             case "reboot":
                 hosts = len(self._hosts)
                 numbers = [one for one in sorted(self._processes) if one % hosts == fault.target]
@@ -228,6 +213,8 @@ class Campaign:
                 self.landed.note("outage", any(map(self._busy, list(self._processes))))
                 self.world.server.down = True
                 self._later(fault.seconds, partial(setattr, self.world.server, "down", False))
+            case "fill":
+                self._fill(fault)
             case kind:
                 raise ValueError(f"no such fault: {kind}")
 
@@ -248,6 +235,19 @@ class Campaign:
             process.pause()
             self._later(fault.seconds, process.resume)
 
+    def _terminate(self, number: int) -> None:
+        process = self._processes.get(number)
+        if process is not None:
+            self.world.terminate(process)
+
+    def _fill(self, fault: Fault) -> None:
+        """Somebody else's files take what is left of the disk, and are removed again."""
+        disk = self.world.state.disk
+        self.landed.note("fill", any(map(self._busy, list(self._processes))))
+        path = f"{ROOT}/others at {fault.at_seconds}"
+        disk.write(path, disk.free_bytes)
+        self._later(fault.seconds, partial(disk.remove, path))
+
     def _partition(self, fault: Fault) -> None:
         host = self._hosts[fault.target].name
         hosts = len(self._hosts)
@@ -255,33 +255,6 @@ class Campaign:
         self.landed.note("partition", bool(hit))
         self.world.server.cut_off.add(host)
         self._later(fault.seconds, partial(self.world.server.cut_off.discard, host))
-
-    # -- operator -------------------------------------------------------------------------
-
-    async def _operate(self, after_seconds: float) -> None:
-        """Free half of the disk some time after it has become short."""
-        disk = self.world.state.disk
-        while True:
-            await asyncio.sleep(_CHECK_SECONDS)
-            if disk.free_bytes < 0.1 * disk.capacity_bytes:
-                await asyncio.sleep(after_seconds)
-                self._free(0.5 * disk.capacity_bytes)
-
-    def _free(self, wanted_bytes: float) -> None:
-        disk = self.world.state.disk
-        self.trace.append(f"{self.world.kernel.now:.3f} s operator frees space")
-        done = {self._done_group(one) for one in self.world.histories()}
-        for path in list(disk.products()):
-            if disk.free_bytes >= wanted_bytes:
-                return
-            if any(group and group in path for group in done):
-                disk.archive(path)
-
-    @staticmethod
-    def _done_group(history: History) -> str:
-        params = history.task.params
-        ended = history.task.state in TERMINAL_STATES
-        return str(params["group_id"]) if ended and isinstance(params, Mapping) else ""
 
     # -- running --------------------------------------------------------------------------
 
@@ -293,11 +266,12 @@ class Campaign:
     def _run(self) -> Run:
         world, scenario = self.world, self.scenario
         outside = world.process("outside", observed=False)
-        outside.process.create_task(self._observe(), name="telescope")
-        if scenario.disk.operator_frees_after_seconds is not None:
-            outside.process.create_task(
-                self._operate(scenario.disk.operator_frees_after_seconds), name="operator"
-            )
+        outside.process.create_task(observe(self.observations, self._spawn), name="telescope")
+        operator = Operator(
+            world, QUEUE, self._terminate, lambda text: self._note(f"operator {text}")
+        )
+        for name, duty in operator.duties(scenario):
+            outside.process.create_task(duty, name=f"operator {name}")
         for number in range(scenario.workers.count):
             self._start_worker(number)
         for fault in self.faults:
@@ -317,11 +291,11 @@ class Campaign:
             judge(evidence),
             self.faults,
             self.landed,
-            self.trace,
+            self.trace.text(),
             world.watch.seconds_used,
             world.watch.seconds_lost,
             ended_at,
-            self.rejected,
+            sum(len(one.sub_bands) < SUB_BANDS_MIN for one in self.observations),
             world.kernel.callbacks_run,
             digest_of(histories),
         )

@@ -155,9 +155,9 @@ def pipeline_stages() -> tuple[type[SimulatedStage], ...]:
     return tuple(map(simulated, ordered))
 
 
-def pipeline_params(group_id: str) -> dict[str, Json]:
-    """The parameters of a pipeline task for a simulated group of 16 sub-bands."""
-    files = [f"/simulated/input/{group_id}_sb{band:02d}.hdf5" for band in range(16)]
+def pipeline_params(group_id: str, sub_bands: Sequence[int] = range(16)) -> dict[str, Json]:
+    """The parameters of a pipeline task for a simulated group."""
+    files = [f"/simulated/input/{group_id}_sb{band:02d}.hdf5" for band in sub_bands]
     return {"group_id": group_id, "input_files": files, "catalog_path": "/simulated/input/sky.csv"}
 
 

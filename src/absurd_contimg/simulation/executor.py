@@ -46,6 +46,19 @@ class Machine(Protocol):
         """Take memory; the answer gives it back. None when there is not enough."""
         ...
 
+    @property
+    def channel(self) -> Channel | None:
+        """The way to the disk; None when nobody ever waits for it."""
+        ...
+
+
+class Channel(Protocol):
+    """The way to a disk."""
+
+    async def carry(self, size_bytes: int) -> None:
+        """Return when so many bytes have been written."""
+        ...
+
 
 class SimulatedStage(PipelineStage):
     """A real stage's name and contract; what it reads and makes are paths without content."""
@@ -191,12 +204,22 @@ class SimExecutor:
                     self._doors.process.check_alive()
                 raise CATALOGUE[draw.failure](request)
             for share in (0.5, 1.0):
-                await asyncio.sleep(draw.seconds / 2)
+                await self._half(draw)
                 if stage.product_folder is not None:
                     self._files.write(product / "data", int(draw.output_bytes * share), "data")
         finally:
             if release is not None:
                 release()
+
+    async def _half(self, draw: Draw) -> None:
+        """Half of a stage's time; it writes while it computes, and a busy disk makes it longer."""
+        half = draw.seconds / 2
+        if self._machine is not None and self._machine.channel is not None:
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            await self._machine.channel.carry(draw.output_bytes // 2)
+            half -= clock() - began
+        await asyncio.sleep(max(half, 0.0))
 
     def _note(self, what: str) -> None:
         self._doors.pass_at_once(Effect("stage", what, False), _nothing)
@@ -256,7 +279,7 @@ class _Watched:
             return now
         until = self._request.may_live_until
         stopped = self._process.paused_at
-        return min(now, stopped if until is None else max(stopped, until()))
+        return min(now, stopped if until is None else max(stopped, self._process.meant(until())))
 
 
 def _nothing() -> None:

@@ -47,8 +47,13 @@ class Finding:
     violations: tuple[Violation, ...]
     trace: tuple[str, ...] = ()
 
+    @property
+    def plan_text(self) -> str:
+        """The plan as `parse_plan` reads it."""
+        return ",".join(map(str, self.plan))
+
     def __str__(self) -> str:
-        lines = [f"plan {','.join(map(str, self.plan)) or '(undisturbed)'}"]
+        lines = [f"plan {self.plan_text or '(undisturbed)'}"]
         lines += [f"  {one}" for one in self.violations[:6]]
         lines += [f"    {line}" for line in self.trace[-60:]]
         return "\n".join(lines)

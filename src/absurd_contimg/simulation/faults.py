@@ -5,25 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import NamedTuple
 
+from absurd_contimg.simulation.fault_plan import Fault, parse_faults
 from absurd_contimg.simulation.scenario import Scenario
 
 DAY_SECONDS = 86_400.0
-
-
-class Fault(NamedTuple):
-    """One fault. `target` is a worker's or a host's number, 0 for the database."""
-
-    at_seconds: float
-    kind: str
-    """``kill``, ``pause``, ``reboot``, ``partition``, ``outage`` or ``stop``."""
-    target: int = 0
-    seconds: float = 0.0
-
-    def __str__(self) -> str:
-        lasting = f" for {self.seconds:.0f} s" if self.seconds else ""
-        return f"{self.at_seconds:.3f} s {self.kind} {self.target}{lasting}"
 
 
 def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
@@ -45,12 +31,15 @@ def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
 
     draw("kill", rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
     draw("pause", rates.worker_pauses_per_day, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
+    draw("term", rates.worker_stops_per_day, workers.count, lambda _r: 0.0)
     draw("reboot", rates.host_reboots_per_day, workers.hosts, lambda _r: 120.0)
     cut = rates.partition_seconds
     draw("partition", rates.partitions_per_day, workers.hosts, lambda r: cut * r.uniform(0.2, 3))
     draw("outage", rates.database_restarts_per_day, 1, lambda _r: rates.database_outage_seconds)
     found += [Fault(at, "outage", 0, seconds) for at, seconds in rates.outages]
     found += [Fault(at, "stop", 0, seconds) for at, seconds in rates.processing_stops]
+    found += [Fault(at, "fill", 0, seconds) for at, seconds in rates.disk_fills]
+    found += parse_faults(",".join(rates.plan))
     return sorted(found)
 
 

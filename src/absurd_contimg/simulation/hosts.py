@@ -1,4 +1,4 @@
-"""The computers of the simulated world: cores to wait for and memory that runs out."""
+"""The computers of the simulated world: what is scarce there, and how one waits for it."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ import simpy
 from absurd_contimg.simulation.loop import SimLoop
 
 
-class Host:
-    """One computer. What a process holds is given back when the process dies."""
+class Queue:
+    """What so many processes can have at a time; who waits is served in the order of coming.
 
-    def __init__(self, env: simpy.Environment, name: str, cores: int, memory_bytes: int) -> None:
-        self.name = name
-        self.free_memory_bytes = memory_bytes
-        self._cores = simpy.Resource(env, cores)
+    What a process has, or waits for, is given back when the process dies.
+    """
 
-    async def take_core(self) -> Callable[[], None]:
-        """Wait for a core; the answer gives it back."""
+    def __init__(self, env: simpy.Environment, capacity: int) -> None:
+        self._resource = simpy.Resource(env, capacity)
+
+    async def take(self) -> Callable[[], None]:
+        """Wait for one; the answer gives it back."""
         process = cast(SimLoop, asyncio.get_running_loop())
-        request = self._cores.request()
+        request = self._resource.request()
         given = process.create_future()
 
         def give(_event: object) -> None:
@@ -41,7 +42,7 @@ class Host:
     def _giver(self, process: SimLoop, request: Any) -> Callable[[], None]:
         def release() -> None:
             if request.triggered:
-                self._cores.release(request)
+                self._resource.release(request)
             else:
                 request.cancel()
 
@@ -53,6 +54,43 @@ class Host:
                 release()
 
         return give_back
+
+
+class DiskChannel:
+    """The way to a disk: one write after the other, each at the disk's full bandwidth."""
+
+    def __init__(self, env: simpy.Environment, bytes_per_second: float) -> None:
+        self._bytes_per_second = bytes_per_second
+        self._queue = Queue(env, 1)
+
+    async def carry(self, size_bytes: int) -> None:
+        """Wait for one's turn and for so many bytes."""
+        give_back = await self._queue.take()
+        try:
+            await asyncio.sleep(size_bytes / self._bytes_per_second)
+        finally:
+            give_back()
+
+
+class Host:
+    """One computer: cores to wait for, memory that runs out, and perhaps a slow disk."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        name: str,
+        cores: int,
+        memory_bytes: int,
+        channel: DiskChannel | None = None,
+    ) -> None:
+        self.name = name
+        self.free_memory_bytes = memory_bytes
+        self.channel = channel
+        self._cores = Queue(env, cores)
+
+    async def take_core(self) -> Callable[[], None]:
+        """Wait for a core; the answer gives it back."""
+        return await self._cores.take()
 
     def take_memory(self, size: int) -> Callable[[], None] | None:
         """Take memory; the answer gives it back. None when there is not enough."""

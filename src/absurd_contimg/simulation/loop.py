@@ -210,6 +210,10 @@ class SimLoop(asyncio.AbstractEventLoop):
         now: float = self._env._now
         return now
 
+    def meant(self, when: float) -> float:
+        """The world's time at which `time` says `when`: the same, but for a clock that is wrong."""
+        return when
+
     # Function and arguments come as one tuple and are run as one (see `Callback`): a call of
     # asyncio's own signature would copy them twice. That is why these are not typed as its own.
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from absurd_contimg.simulation.fault_plan import parse_faults
 from absurd_contimg.simulation.stage_model import CATALOGUE, GIB
 
 
@@ -34,8 +35,14 @@ class Workers(_Part):
     poll_seconds: float = Field(15.0, gt=0)
     restart_seconds: float = Field(30.0, ge=0)
     """How long the supervisor takes to start a killed worker again."""
+    grace_seconds: float = Field(10.0, ge=0)
+    """How long a worker that was told to stop lets its stage go on."""
     free_bytes_min: int = Field(0, ge=0)
     """With less free space the guard stops claims."""
+    clock_skew_seconds: float = 0.0
+    """Each host's clock is ahead of the one before it by so much; the database has the first's."""
+    clock_drift: float = Field(0.0, gt=-0.5, lt=0.5)
+    """Every second host's clock runs faster by this share."""
 
 
 class Telescope(_Part):
@@ -45,22 +52,34 @@ class Telescope(_Part):
     calibrator_every: int = Field(1, ge=1)
     """Each so-many-th group solves a calibration; the first always does."""
     late_probability: float = Field(0.0, ge=0, le=1)
-    late_seconds: float = Field(300.0, ge=0)
-    """A group with a late sub-band is complete this much later."""
+    """Of a group: one of its sub-bands comes `late_seconds` after the others."""
+    late_seconds: float = Field(240.0, ge=0)
+    """After 300 s the group goes on without it (`registry.grouping`)."""
     missing_probability: float = Field(0.0, ge=0, le=1)
-    """Of each sub-band; with fewer than 12 of 16 the group is never spawned."""
+    """Of each sub-band; with fewer than 12 of 16 the conversion fails for good."""
     corrupt_probability: float = Field(0.0, ge=0, le=1)
-    """Of a group: its conversion fails for good."""
+    """Of a group: one of its sub-bands is corrupt, and its conversion fails for good."""
 
 
 class DiskPart(_Part):
-    """The disk that scratch and products share, and who frees it."""
+    """The disk that scratch and products of all hosts share."""
 
     capacity_bytes: int = Field(10**15, ge=1)
-    keep_seconds: float | None = Field(None, gt=0)
-    """Products older than this are archived and their space is freed; None: never."""
-    operator_frees_after_seconds: float | None = Field(None, gt=0)
-    """How long after the disk fell below a tenth an operator frees half of it; None: nobody."""
+    bandwidth_bytes_per_second: float | None = Field(None, gt=0)
+    """Of all writers together; None: a stage never waits for the disk."""
+
+
+class OperatorPart(_Part):
+    """What somebody does who looks after it all; None: nobody does."""
+
+    frees_after_seconds: float | None = Field(None, gt=0)
+    """How long after less than a tenth of the disk was left half of it is freed."""
+    archives_after_seconds: float | None = Field(None, gt=0)
+    """Products of groups that have ended are moved to another disk when this old."""
+    retries_every_seconds: float | None = Field(None, gt=0)
+    """Everything that has failed is run again."""
+    restarts_every_seconds: float | None = Field(None, gt=0)
+    """One worker after the other is restarted, by SIGTERM."""
 
 
 class Faults(_Part):
@@ -69,6 +88,8 @@ class Faults(_Part):
     worker_kills_per_day: float = Field(0.0, ge=0)
     worker_pauses_per_day: float = Field(0.0, ge=0)
     """Stopped for 1.2 to 3 leases."""
+    worker_stops_per_day: float = Field(0.0, ge=0)
+    """By SIGTERM: it hands back what does not end in its grace period."""
     host_reboots_per_day: float = Field(0.0, ge=0)
     partitions_per_day: float = Field(0.0, ge=0)
     """One host loses the database, for 0.2 to 3 times `partition_seconds`."""
@@ -80,6 +101,10 @@ class Faults(_Part):
     """Planned outages of the database: from, for how long."""
     processing_stops: list[tuple[float, float]] = Field(default_factory=list)
     """All workers are down: from, for how long."""
+    disk_fills: list[tuple[float, float]] = Field(default_factory=list)
+    """Somebody else's files take all the space that is left: from, for how long."""
+    plan: list[str] = Field(default_factory=list)
+    """Faults one by one, as reports print them: ``kill-3@4212.5``, ``partition-0@100/24``."""
     lost_reply_probability: float = Field(0.0, ge=0, le=1)
     latency_seconds: float = Field(0.0, ge=0)
     stage_failures: dict[str, float] = Field(default_factory=dict)
@@ -102,6 +127,7 @@ class Scenario(_Part):
     workers: Workers = Workers()
     telescope: Telescope = Telescope()
     disk: DiskPart = DiskPart()
+    operator: OperatorPart = OperatorPart()
     faults: Faults = Faults()
     sweep: dict[str, list[float]] = Field(default_factory=dict)
     """Run the campaign for each value of one field, such as ``workers.count = [1, 2, 4]``."""
@@ -113,6 +139,7 @@ class Scenario(_Part):
             raise ValueError(f"no such failure: {unknown}; known are {sorted(CATALOGUE)}")
         if len(self.sweep) > 1:
             raise ValueError("sweep may name one field")
+        parse_faults(",".join(self.faults.plan))
         return self
 
     def variants(self) -> list[tuple[str, Scenario]]:

@@ -18,6 +18,7 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.worker import Worker
+from absurd_contimg.simulation.clocks import HostClock, SkewedLoop
 from absurd_contimg.simulation.disk import Disk
 from absurd_contimg.simulation.doors import DatabaseServer, Doors, Effect, Observer
 from absurd_contimg.simulation.executor import StageWatch
@@ -75,6 +76,7 @@ class World:
         self.observer = observer
         self.processes: list[SimLoop] = []
         self.workers: dict[SimLoop, Sequence[Worker]] = {}
+        self._at_work: dict[SimLoop, list[asyncio.Task[None]]] = {}
         self._shown = (-1.0, EPOCH)
         state.database.clock = self.clock
 
@@ -85,9 +87,19 @@ class World:
             self._shown = (now, EPOCH + timedelta(seconds=now))
         return self._shown[1]
 
-    def process(self, name: str, *, host: str = "host", observed: bool = True) -> Doors:
-        """Start a process that does nothing yet; its doors."""
-        loop = new_process(self.kernel, name)
+    def process(
+        self,
+        name: str,
+        *,
+        host: str = "host",
+        observed: bool = True,
+        clock: HostClock | None = None,
+    ) -> Doors:
+        """Start a process that does nothing yet; its doors. `clock` is its host's, if wrong."""
+        if clock is None:
+            loop = new_process(self.kernel, name)
+        else:
+            loop = SkewedLoop(self.kernel, name, clock)  # type: ignore[abstract]
         doors = Doors(loop, self.server, self.observer if observed else None, host)
         _DOORS[loop] = doors, self.state.ledger
         loop.at_death("doors", lambda: _DOORS.pop(loop, None) and None)
@@ -100,9 +112,22 @@ class World:
 
     def employ(self, doors: Doors, workers: Sequence[Worker]) -> None:
         """Let workers work in a process."""
-        self.workers[doors.process] = workers
-        for worker in workers:
-            doors.process.create_task(worker.run(), name=worker.settings.worker_id)
+        process = doors.process
+        self.workers[process] = workers
+        self._at_work[process] = [
+            process.create_task(worker.run(), name=worker.settings.worker_id) for worker in workers
+        ]
+
+    def terminate(self, process: SimLoop) -> None:
+        """SIGTERM: its workers stop as the service lets them, and then it ends."""
+        for worker in self.workers.get(process, ()):
+            worker.stop()
+
+        async def leave() -> None:
+            await asyncio.wait(self._at_work[process])
+            process.kill()
+
+        process.create_task(leave(), name="SIGTERM")
 
     def histories(self) -> list[History]:
         """The histories of all tasks of all queues, oldest first."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from absurd_contimg.simulation.faults import DAY_SECONDS, Fault
+from absurd_contimg.simulation.fault_plan import Fault
+from absurd_contimg.simulation.faults import DAY_SECONDS
 from absurd_contimg.simulation.life import EVERY_BLOW, Plan, Strike
 from absurd_contimg.simulation.scenario import Scenario
 
