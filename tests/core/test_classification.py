@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import errno
+import json
+import pickle
 import re
 import signal
+import tempfile
+from multiprocessing.pool import ExceptionWithTraceback
 from pathlib import Path
 
 import pytest
@@ -17,6 +21,13 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.operations.failure_table import failure_table
 from absurd_contimg.operations.service import CLASSIFIER
 from absurd_contimg.stages import errors
+from absurd_contimg.stages.child import _failure as child_failure
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.executor import StageFailed, StageRequest
+from absurd_contimg.stages.executor import _failure as executor_failure
+from absurd_contimg.stages.executor import _read_result as read_result
+from absurd_contimg.stages.files import write_json
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failures.md"
 
@@ -30,11 +41,16 @@ leaves = st.one_of(
     st.sampled_from(LISTED).map(lambda kind: kind("x")),
     st.sampled_from(sorted(errno.errorcode)).map(lambda code: OSError(code, "x")),
     st.sampled_from(UNLISTED).map(lambda kind: kind("nothing to read here")),
+    st.sampled_from(["No space left on device", "database is locked", "Permission denied"]).map(
+        RuntimeError
+    ),
 )
 
 
 def wrap(inner: Exception, how: str, outer: type[Exception]) -> Exception:
-    """The inner error as user code would hide it in another."""
+    """The inner error as user code would hide it in another, or as another process tells it."""
+    if how == "child":
+        return from_the_child(inner)
     try:
         try:
             raise inner
@@ -48,17 +64,51 @@ def wrap(inner: Exception, how: str, outer: type[Exception]) -> Exception:
         return wrapped
 
 
-@given(leaves, st.lists(st.tuples(st.sampled_from(["cause", "context", "group"]),
-                                  st.sampled_from(UNLISTED)), max_size=5))  # fmt: skip
+def from_the_child(error: Exception) -> StageFailed:
+    """What a stage's process reports of an error, read by its executor."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "result.json"
+        write_json(report, {"succeeded": False, **child_failure(error)})
+        request = StageRequest(
+            stage="module:Class",
+            stage_name="image",
+            context=PipelineContext(PipelineConfig(paths=PathsConfig.below(Path(folder))), {}),
+            attempt="1",
+            scratch=Path(folder),
+            casa_log=Path(folder) / "casa.log",
+            output_log=Path(folder) / "output.log",
+            deadline_seconds=1.0,
+        )
+        return executor_failure(request, 1, True, read_result(report))
+
+
+wrappings = st.lists(
+    st.tuples(st.sampled_from(["cause", "context", "group", "child"]), st.sampled_from(UNLISTED)),
+    max_size=5,
+)
+
+
+@given(leaves, wrappings)
 def test_verdict_does_not_depend_on_the_wrapping(
     leaf: Exception, wrappings: list[tuple[str, type[Exception]]]
 ) -> None:
-    """However deep and in whatever way an error is hidden in unlisted ones."""
+    """However deep and in whatever way an error is hidden in unlisted ones, or told in a report."""
     plain = CLASSIFIER.classify(Evidence.of(leaf))
     error = leaf
     for how, outer in wrappings:
         error = wrap(error, how, outer)
     assert CLASSIFIER.classify(Evidence.of(error)) == plain
+
+
+@given(leaves)
+def test_verdict_is_the_same_from_a_pool_of_processes(leaf: Exception) -> None:
+    """Pickled with its traceback as the text of a cause; for users whose steps use such a pool."""
+    try:
+        raise leaf
+    except Exception as caught:  # noqa: BLE001 - any of them
+        pickled = pickle.dumps(ExceptionWithTraceback(caught, caught.__traceback__))
+    plain = CLASSIFIER.classify(Evidence.of(leaf))
+    assert CLASSIFIER.classify(Evidence.of(pickle.loads(pickled))) == plain
 
 
 @given(
@@ -84,7 +134,43 @@ def test_classification_is_total_and_evidence_survives_its_json(evidence: Eviden
     verdict = CLASSIFIER.classify(evidence)
     assert verdict.kind in FailureKind
     assert verdict.advice
-    assert CLASSIFIER.classify(Evidence.from_json(evidence.to_json())) == verdict
+    assert Evidence.from_json(json.loads(json.dumps(evidence.to_json()))) == evidence
+
+
+@given(st.lists(st.sampled_from(sorted(errno.errorcode)), min_size=1, max_size=4))
+def test_innermost_errno_that_has_a_rule_decides(codes: list[int]) -> None:
+    """A full disk that became an I/O error on its way up is a full disk."""
+    error = OSError(codes[0], "x")
+    for code in codes[1:]:
+        outer = OSError(code, "x")
+        outer.__cause__ = error
+        error = outer
+    known = {code for rule in CLASSIFIER.rules for code in rule.errnos}
+    decides = next((code for code in codes if code in known), None)
+    found = CLASSIFIER.classify(Evidence.of(error))
+    if decides is not None:
+        assert found.matched == f"errno {errno.errorcode[decides]}"
+    else:
+        assert not found.matched.startswith("errno")
+
+
+@given(st.integers(1, 6), st.data())
+def test_nearest_class_that_has_a_rule_decides(depth: int, data: st.DataObject) -> None:
+    """Of a line of subclasses, some with rules, in a table of any order, hidden or not."""
+    line: list[type[Exception]] = [Exception]
+    for number in range(depth):
+        line.append(type(f"Class{number}", (line[-1],), {}))
+    names = [f"{one.__module__}.{one.__qualname__}" for one in line]
+    ruled = data.draw(st.lists(st.sampled_from(range(depth + 1)), unique=True))
+    rules = [
+        FailureRule(f"rule-{n}", FailureKind.PERMANENT, "a", "s", exceptions=frozenset({names[n]}))
+        for n in ruled
+    ]
+    raised = data.draw(st.integers(0, depth))
+    error = line[raised]("x")
+    nearest = max((n for n in ruled if n <= raised), default=None)
+    expected = "unrecognised" if nearest is None else f"rule-{nearest}"
+    assert Classifier(rules).classify(Evidence.of(error)).rule_id == expected
 
 
 @given(st.permutations(("builtins.LookupError", "builtins.KeyError", "builtins.Exception")))
