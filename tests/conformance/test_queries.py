@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from absurd_contimg.backends.memory import MemoryDatabase
+from conformance.operator_queries import OPERATOR_QUERIES
 from conformance.queries import FILL, QUERIES
 from conformance.random_queries import query
 from conformance.test_statements import NOW, answer
@@ -42,15 +43,16 @@ def sides(database_url: str) -> Iterator[tuple[Any, Any]]:
         yield real, mine
 
 
-def test_every_query_is_answered_alike(sides: tuple[Any, Any]) -> None:
-    """A few hundred, in the order of the list."""
+@pytest.mark.parametrize("queries", [QUERIES, OPERATOR_QUERIES], ids=["forms", "operators"])
+def test_every_query_is_answered_alike(sides: tuple[Any, Any], queries: tuple[str, ...]) -> None:
+    """Some hundreds, in the order of their list."""
     differences: list[str] = []
-    for text in QUERIES:
+    for text in queries:
         left, right = (answer(connection, text, None) for connection in sides)
         if left != right:
             differences.append(f"{text}\n  postgres {left}\n  memory   {right}")
     assert not differences, "\n".join(differences)
-    assert len(QUERIES) > 200
+    assert len(queries) > 150
 
 
 def test_random_queries_are_answered_alike(sides: tuple[Any, Any]) -> None:

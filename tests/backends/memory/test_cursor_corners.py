@@ -245,3 +245,29 @@ def test_info_tells_only_what_a_server_reports(connect: Connect) -> None:
     assert told("TimeZone") is not None
     assert told("timezone") is None
     assert told("lock_timeout") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "params"),
+    [
+        ("select jsonb_build_object('a', %s)", ("x",)),
+        ("select concat(%s, 1)", ("x",)),
+        ("select format('%%s', %s)", ("x",)),
+        ("select (1, %s)", ("x",)),
+        ("select pg_typeof(%s)", (None,)),
+    ],
+)
+def test_a_parameter_whose_type_nothing_tells(connect: Connect, text: str, params: Any) -> None:
+    """psycopg sends text without a type, and functions that take any type do not give it one."""
+    with pytest.raises(psycopg.errors.IndeterminateDatatype, match="data type of parameter"):
+        connect(autocommit=True).execute(text, params)
+
+
+def test_a_local_setting_outside_of_a_transaction_lasts_as_long_as_its_statement(
+    connect: Connect,
+) -> None:
+    """A statement is a transaction of its own."""
+    connection = connect(autocommit=True)
+    text = "select set_config('absurd.x', 'a', true), current_setting('absurd.x')"
+    assert connection.execute(text).fetchone() == ("a", "a")
+    assert connection.execute("select current_setting('absurd.x')").fetchone() == ("",)

@@ -116,8 +116,6 @@ class Session:
         value = self._checked(name, key, value)
         self.known.add(key)
         if local:
-            if self.transaction is None:
-                return
             self.local = {**self.local, key: DEFAULTS.get(key, "") if value is None else value}
             return
         settings = {**self.settings}
@@ -302,7 +300,10 @@ class Session:
             raise in_failed_transaction()
         position, settings, local = len(tx.undo), self.settings, self.local
         try:
-            return work(tx)
+            done = work(tx)
+            if not tx.explicit and self.local:
+                self.local = {}  # the transaction was this statement
+            return done
         except BaseException as error:
             tx.rollback_to(position)
             self.settings, self.local = settings, local

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlglot import exp
@@ -32,6 +34,7 @@ from absurd_contimg.backends.memory.sql.types import (
     TEXT,
     UNKNOWN,
     UUID,
+    ArrayType,
     RecordType,
     SqlType,
 )
@@ -210,7 +213,7 @@ def _sum(parts: _Parts) -> Aggregate:
             return None
         if kind is INTERVAL:
             return Interval(*(sum(fields) for fields in zip(*found, strict=True)))
-        total = sum(found)
+        total = functools.reduce(operator.add, found)  # floats one by one, as Postgres adds them
         return Decimal(total) if kind is NUMERIC else total
 
     return Aggregate(kind, value, parts.name)
@@ -228,28 +231,59 @@ def _average(parts: _Parts) -> Aggregate:
             total = Interval(*(sum(fields) for fields in zip(*found, strict=True)))
             return scale_interval(total, len(found), divide=True)
         if kind is FLOAT8:
-            return sum(found) / len(found)
+            return functools.reduce(operator.add, found) / len(found)
         return divide_numeric(Decimal(sum(found)), Decimal(len(found)))
 
     return Aggregate(kind, value, parts.name)
 
 
 def _spread(parts: _Parts) -> Aggregate:
-    """``stddev`` and ``variance`` of floats: of numerics Postgres has digits of its own."""
-    expr = _one(parts)
-    if expr.kind is not FLOAT8:
-        raise unsupported(parts.name, "this aggregate of anything but double precision")
-    whole = parts.name.endswith("_pop")
+    """``stddev`` and ``variance``."""
+    expr = _numeric_only(parts)
+    if expr.kind is INTERVAL:
+        raise undefined_function(parts.name, [expr.kind])
+    less = 0 if parts.name.endswith("_pop") else 1
+    root = parts.name.startswith("stddev")
+    spread = _float_spread if expr.kind is FLOAT8 else _numeric_spread
 
-    def value(envs: list[Env]) -> float | None:
+    def value(envs: list[Env]) -> Any:
         found = _known(parts, envs)
-        if len(found) < (1 if whole else 2):
-            return None
-        mean = sum(found) / len(found)
-        variance = sum((item - mean) ** 2 for item in found) / (len(found) - (0 if whole else 1))
-        return math.sqrt(variance) if parts.name.startswith("stddev") else variance
+        return spread(found, less, root=root) if len(found) > less else None
 
-    return Aggregate(FLOAT8, value, parts.name)
+    return Aggregate(FLOAT8 if expr.kind is FLOAT8 else NUMERIC, value, parts.name)
+
+
+def _float_spread(found: list[float], less: int, *, root: bool) -> float:
+    """By Youngs and Cramer, in the order of the rows, as float8_accum does."""
+    total = squares = 0.0
+    for count, item in enumerate(found, 1):
+        total += item
+        if count > 1:
+            part = item * count - total
+            squares += part * part / (count * (count - 1))
+    variance = squares / (len(found) - less)
+    return math.sqrt(variance) if root else variance
+
+
+def _numeric_spread(found: list[Any], less: int, *, root: bool) -> Decimal:
+    """To as many digits as numeric_stddev_internal gives."""
+    numbers = [Decimal(item) for item in found]
+    if not all(item.is_finite() for item in numbers):
+        return Decimal("NaN")
+    count = len(numbers)
+    with localcontext() as context:
+        context.prec = 1200
+        total, squares = Decimal(0), Decimal(0)
+        for item in numbers:
+            total, squares = total + item, squares + item * item
+        part = count * squares - total * total
+        if part <= 0:
+            return Decimal(0)
+        variance = divide_numeric(part, Decimal(count * (count - less)))
+        if not root:
+            return variance
+        last_digit = Decimal(1).scaleb(int(variance.as_tuple().exponent))
+        return variance.sqrt().quantize(last_digit, ROUND_HALF_UP)
 
 
 def _truth(parts: _Parts) -> Aggregate:
@@ -366,13 +400,20 @@ def _within_group(
     parts = _Parts(name, [expr], condition, [], distinct=False)
     if name == "mode":
         return Aggregate(expr.kind, lambda envs: _mode(expr, _known(parts, envs)), name)
-    fraction = converted(compiler.compile(call.expressions[0]), FLOAT8).value
+    wanted = compiler.compile(call.expressions[0])
+    several = isinstance(wanted.kind, ArrayType)
+    fraction = converted(wanted, ARRAYS["float8"] if several else FLOAT8).value
 
     def value(envs: list[Env]) -> Any:
         found = sorted(_known(parts, envs), key=lambda item: sort_key(expr.kind, item))
         if not found:
             return None
-        place = fraction(envs[0])
+        places = fraction(envs[0])
+        if several and places is not None:
+            return [at(found, place) for place in places]
+        return at(found, places)
+
+    def at(found: list[Any], place: float | None) -> Any:
         if place is None:
             return None
         if not 0 <= place <= 1:
@@ -381,7 +422,12 @@ def _within_group(
             return found[max(math.ceil(place * len(found)) - 1, 0)]
         return _between(found, place, expr.kind)
 
-    return Aggregate(expr.kind, value, name)
+    kind = expr.kind
+    if several:
+        if kind.name not in ARRAYS:
+            raise unsupported(node.sql(dialect="postgres"), f"arrays of {kind.shown}")
+        kind = ARRAYS[kind.name]
+    return Aggregate(kind, value, name)
 
 
 def _between(found: list[Any], place: float, kind: SqlType) -> Any:

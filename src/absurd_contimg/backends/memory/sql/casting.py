@@ -10,6 +10,7 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.intervals import interval_in
+from absurd_contimg.backends.memory.sql import system_functions
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
@@ -90,8 +91,8 @@ _OTHER_NAMES = frozenset(
 def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
     target = type_of(node.args["to"])
     inner = _empty_array(node.this) or compiler.compile(node.this)
-    if target.name == "regclass":
-        raise unsupported(sql_of(node), "casts to regclass; use to_regclass")
+    if target.name == "regclass" and inner.kind is not target:
+        return system_functions.to_regclass(inner, "regclass", must_exist=True)
     compiled = converted(inner, target)
     modifier = _modifier(node.args["to"], target)
     if modifier is not None:

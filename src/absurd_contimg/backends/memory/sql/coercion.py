@@ -71,6 +71,15 @@ def converted(expr: Expr, target: SqlType) -> Expr:
     return Expr(target, read, expr.name, constant=True)
 
 
+def determined(expr: Expr) -> Expr:
+    """The expression, text if it is a literal; 42P18 for a parameter whose type nothing tells."""
+    if expr.parameter is not None and expr.kind is UNKNOWN:
+        raise EngineError(
+            "42P18", f"could not determine data type of parameter ${expr.parameter + 1}"
+        )
+    return converted(expr, TEXT) if expr.kind is UNKNOWN else expr
+
+
 def common_type(kinds: list[SqlType], where: str) -> SqlType:
     """The type that ``case``, ``coalesce``, ``union`` and the like settle on."""
     known = [kind for kind in kinds if kind is not UNKNOWN]

@@ -8,7 +8,12 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import operators, patterns
-from absurd_contimg.backends.memory.sql.coercion import common_type, converted, undefined_operator
+from absurd_contimg.backends.memory.sql.coercion import (
+    common_type,
+    converted,
+    determined,
+    undefined_operator,
+)
 from absurd_contimg.backends.memory.sql.comparison import (
     comparison,
     distinct_from,
@@ -86,10 +91,7 @@ def _is(compiler: Compiler, node: exp.Is) -> Expr:
     if not isinstance(wanted, exp.Null):
         raise unsupported(sql_of(node), "this test")
     subject = compiler.compile(node.this)
-    if subject.parameter is not None:
-        number = subject.parameter + 1
-        raise EngineError("42P18", f"could not determine data type of parameter ${number}")
-    inner = subject.value
+    inner = determined(subject).value
     if isinstance(subject.kind, RecordType):
         return Expr(BOOL, lambda env: _is_null_row(inner(env)) is not negate)
     return Expr(BOOL, lambda env: (inner(env) is None) is not negate)
@@ -374,6 +376,21 @@ def _escaped(compiler: Compiler, node: exp.Escape) -> Expr:
             "22025", "invalid escape string", hint="Escape string must be empty or one character."
         )
     return _liked(compiler, node.this, str(escape.this))
+
+
+@compiles(exp.SimilarTo)
+def _similar(compiler: Compiler, node: exp.SimilarTo) -> Expr:
+    left, right = (
+        converted(compiler.compile(side), TEXT).value for side in (node.this, node.expression)
+    )
+
+    def value(env: Env) -> bool | None:
+        text, pattern = left(env), right(env)
+        if text is None or pattern is None:
+            return None
+        return patterns.similar(pattern).match(text) is not None
+
+    return Expr(BOOL, value)
 
 
 def _liked(compiler: Compiler, node: Any, escape: str) -> Expr:

@@ -93,6 +93,19 @@ class EmulatedPostgres(Postgres):
                     self.raise_error(f"operator {symbol} without an operand")
                 this = exp.Operator(this=this, operator=symbol, expression=right)
 
+        def _parse_type(self, *arguments: Any, **options: Any) -> Any:
+            """``date '...'``, which binds more closely than ``::``."""
+            index = self._index
+            here = self._curr
+            if here and here.token_type in self.TYPE_TOKENS and here.token_type.name != "INTERVAL":
+                kind = self._parse_types(check_func=True, allow_identifiers=False)
+                if kind and self._curr is not None and self._curr.token_type.name == "STRING":
+                    self._advance()
+                    literal = exp.Literal.string(self._prev.text)
+                    return self._parse_column_ops(exp.Cast(this=literal, to=kind))
+                self._retreat(index)
+            return super()._parse_type(*arguments, **options)
+
         def _parse_interval(self, *_: Any, **__: Any) -> Any:
             """``interval '...'`` with its text as it stands, and a unit if one follows."""
             index = self._index

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import unsupported
@@ -128,8 +129,11 @@ _TOKEN = re.compile(
 _ALL_WORDS = frozenset(_WORDS)
 
 
-def formatted(local: int, pattern: str) -> str:
-    """A local time by a pattern; 0A000 for a part that is not supported."""
+_NO_ZONE = {"TZ": "", "tz": "", "TZH": "+00", "TZM": "00", "OF": "+00"}
+
+
+def formatted(local: int, pattern: str, zone: Mapping[str, str] = _NO_ZONE) -> str:
+    """A local time by a pattern, with the words of its `zone`; 0A000 for an unsupported part."""
     day, of_day = divmod(local, times.DAY_US)
     year, month, dom = times.civil_from_days(day)
     if year <= 0:
@@ -155,6 +159,7 @@ def formatted(local: int, pattern: str) -> str:
         "pm": half.lower(), "ID": str(weekday + 1), "Q": str((month - 1) // 3 + 1),
         "D": str((weekday + 1) % 7 + 1),
     }  # fmt: skip
+    parts.update(zone)
     parts.update({word.lower(): parts[word] for word in _ANY_CASE})
     pieces: list[str] = []
     for token in _TOKEN.findall(pattern):
@@ -176,7 +181,21 @@ def _to_char(_: Session, time: int, pattern: str) -> str | None:
 def _zoned(session: Session, time: int, pattern: str) -> str | None:
     if not times.is_finite(time) or not pattern:
         return None
-    return formatted(time + times.utc_offset_us(time, session.zone), pattern)
+    zone = session.zone
+    offset = times.utc_offset_us(time, zone) // 60_000_000
+    named = times.to_datetime(time).astimezone(zone).tzname() or ""
+    if not named.isalpha() and "TZ" in pattern.upper().replace("TZH", "").replace("TZM", ""):
+        raise unsupported(pattern, "the name of this time zone in to_char")
+    sign = "-" if offset < 0 else "+"
+    hours, minutes = f"{sign}{abs(offset) // 60:02}", f"{abs(offset) % 60:02}"
+    words = {
+        "TZ": named,
+        "tz": named.lower(),
+        "TZH": hours,
+        "TZM": minutes,
+        "OF": hours if minutes == "00" else f"{hours}:{minutes}",
+    }
+    return formatted(time + times.utc_offset_us(time, zone), pattern, words)
 
 
 builtin("to_char", (TIMESTAMPTZ, TEXT), TEXT, _zoned)

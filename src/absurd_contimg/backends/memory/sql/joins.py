@@ -29,8 +29,11 @@ class Joiner:
         self.compiler = compiler
         self.subquery = subquery
         self.scope = scope
-        self.hidden: set[tuple[int, int]] = set()
-        """Columns that ``*`` leaves out, because ``using`` has merged them."""
+        self.star: list[tuple[int, int]] = []
+        """The columns of ``*`` by source and position; of those that ``using`` has merged the
+        left one."""
+        self._begun = (0, 0)
+        """Where in the sources and in `star` that begins what the last comma begins."""
 
     def compile(self, clause: exp.From | None, joins: list[exp.Join]) -> Combine:
         """The whole clause."""
@@ -55,6 +58,8 @@ class Joiner:
         if source.alias and any(other.alias == source.alias for other in self.scope.sources):
             raise EngineError("42712", f'table name "{source.alias}" specified more than once')
         self.scope.sources.append(source)
+        index = len(self.scope.sources) - 1
+        self.star += [(index, position) for position in range(len(source.columns))]
         return source
 
     def _join(
@@ -62,16 +67,23 @@ class Joiner:
     ) -> Callable[[Env, list[list[Row | None]]], list[list[Row | None]]]:
         side = str(join.args.get("side") or "").upper()
         kind = str(join.args.get("kind") or "").upper()
-        if str(join.args.get("method") or "").upper() == "NATURAL" or kind in ("SEMI", "ANTI"):
+        if kind in ("SEMI", "ANTI"):
             raise unsupported(sql_of(join), "this join")
         index = len(self.scope.sources)
+        if not any(join.args.get(part) for part in ("side", "kind", "method", "on", "using")):
+            self._begun = (index, len(self.star))
+        elif self._begun[0] and side in ("RIGHT", "FULL"):
+            raise unsupported(sql_of(join), "such a join after a comma")
         source = self._add(join.this)
         condition = self._condition(join, index)
         keep_left, keep_right = side in ("LEFT", "FULL"), side in ("RIGHT", "FULL")
-        keys = None if source.lateral else self._hash_keys(join, index)
+        if keep_right and source.lateral:
+            self._check_alone(join)
+        each = source.lateral and not keep_right
+        keys = None if each else self._hash_keys(join, index)
 
         def step(env: Env, combined: list[list[Row | None]]) -> list[list[Row | None]]:
-            fixed = None if source.lateral else source.fetch(env)
+            fixed = None if each else source.fetch(env)
             lookup = _lookup(fixed, keys, env, index) if keys and fixed is not None else None
             matched_right: set[int] = set()
             found: list[list[Row | None]] = []
@@ -98,18 +110,37 @@ class Joiner:
 
         return step
 
+    @staticmethod
+    def _check_alone(join: exp.Join) -> None:
+        """Refuse what may not refer to the rows on its left, as their side may be missing."""
+        refers = not isinstance(join.this, exp.Subquery) and join.this.find(exp.Column) is not None
+        if isinstance(join.this, exp.Lateral) or refers:
+            raise unsupported(sql_of(join), "lateral references in this join")
+
     def _condition(self, join: exp.Join, index: int) -> Evaluate | None:
         on, using = join.args.get("on"), join.args.get("using")
         if on is not None:
             return Compiler(self.scope, self.subquery).boolean(on, "JOIN/ON").value
-        if not using:
+        names = [name_of(column) for column in using or []]
+        if str(join.args.get("method") or "").upper() == "NATURAL":
+            names = self._common_names(index)
+        if not names:
             return None
-        tests = [self._merge(name_of(column), index) for column in using]
+        tests = [self._merge(name, index) for name in names]
+        begun = self._begun[1]
+        self.star[begun:begun] = [left for left, _ in tests]
 
         def condition(env: Env) -> bool:
             return all(_same(env, left, right) for left, right in tests)
 
         return condition
+
+    def _common_names(self, index: int) -> list[str]:
+        """Of ``natural``: the columns that both sides have, in the left one's order."""
+        here = {column.name for column in self.scope.sources[index].columns}
+        sources = self.scope.sources[self._begun[0] : index]
+        before = [column.name for source in sources for column in source.columns]
+        return [name for name in dict.fromkeys(before) if name in here]
 
     def _merge(self, name: str, index: int) -> tuple[tuple[int, int], tuple[int, int]]:
         """``using``: the two columns of this name, from now on one."""
@@ -119,15 +150,15 @@ class Joiner:
             for position, column in enumerate(source.columns)
             if column.name == name
         ]
-        left = [place for place in places if place[0] < index]
+        left = [place for place in places if self._begun[0] <= place[0] < index]
         right = [place for place in places if place[0] == index]
         if not left or not right:
             side = "left" if not left else "right"
             raise EngineError(
                 "42703", f'column "{name}" specified in USING clause does not exist in {side} table'
             )
-        self.scope.merged[name] = places
-        self.hidden.add(right[0])
+        self.scope.merged[name] = [*left, *right]
+        self.star = [place for place in self.star if place not in (left[0], right[0])]
         return left[0], right[0]
 
     def _hash_keys(self, join: exp.Join, index: int) -> tuple[Evaluate, Evaluate] | None:

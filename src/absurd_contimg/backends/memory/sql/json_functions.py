@@ -9,7 +9,7 @@ from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import json_operators
-from absurd_contimg.backends.memory.sql.coercion import as_text, converted
+from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
 from absurd_contimg.backends.memory.sql.registry import (
     ambiguous_function,
     builtin,
@@ -119,8 +119,8 @@ def build_object(arguments: list[Expr], name: str) -> Expr:
             "argument list must have even number of elements",
             hint=f"The arguments of {name}() must consist of alternating keys and values.",
         )
-    keys = [as_text(expr).value for expr in arguments[::2]]
-    members = [_known(expr) for expr in arguments[1::2]]
+    keys = [as_text(determined(expr)).value for expr in arguments[::2]]
+    members = [determined(expr) for expr in arguments[1::2]]
 
     def value(env: Env) -> str:
         pairs = []
@@ -135,17 +135,13 @@ def build_object(arguments: list[Expr], name: str) -> Expr:
 
 @polymorphic("jsonb_build_array", "json_build_array")
 def _build_array(arguments: list[Expr], name: str) -> Expr:
-    items = [_known(expr) for expr in arguments]
+    items = [determined(expr) for expr in arguments]
 
     def value(env: Env) -> str:
         shown = [to_json_text(expr.value(env), expr.kind, env.session) for expr in items]
         return "[" + ", ".join(shown) + "]"
 
     return _either(value, name)
-
-
-def _known(expr: Expr) -> Expr:
-    return converted(expr, TEXT) if expr.kind is UNKNOWN else expr
 
 
 def _either(value: Any, name: str) -> Expr:

@@ -226,8 +226,18 @@ class Modifier:
         clause = node.args.get("returning")
         if clause is None:
             return [], lambda _: ()
+        for column in clause.find_all(exp.Column):
+            table = name_of(column.args["table"]) if column.table else ""
+            known = {source.alias for source in scope.sources}
+            if table in ("old", "new") and table not in known:
+                raise unsupported(sql_of(column), "old and new rows in RETURNING")
         select = exp.Select(expressions=[item.copy() for item in clause.expressions])
-        outputs = self.planner._outputs(select, Compiler(scope, self.planner.query), set())
+        star = [
+            (index, position)
+            for index, source in enumerate(scope.sources)
+            for position in range(len(source.columns))
+        ]
+        outputs = self.planner._outputs(select, Compiler(scope, self.planner.query), star)
         values = [out.expr.value for out in outputs]
         columns = [ColumnInfo(out.name, out.expr.kind) for out in outputs]
         return columns, lambda env: tuple([value(env) for value in values])

@@ -18,6 +18,7 @@ _ESCAPES = {
     "<": None,
     ">": None,
 }
+_SIMILAR = {"%": ".*", "_": ".", ".": r"\.", "^": r"\^", "$": r"\$"}
 _KEPT = frozenset("dDsSwWtnrfv")
 
 
@@ -40,6 +41,31 @@ def like(pattern: str, escape: str, *, any_case: bool) -> re.Pattern[str]:
             pieces.append(re.escape(character))
     flags = re.DOTALL | (re.IGNORECASE if any_case else 0)
     return re.compile("".join(pieces) + r"\Z", flags)
+
+
+@lru_cache(maxsize=256)
+def similar(pattern: str) -> re.Pattern[str]:
+    """A pattern of ``similar to``, for the whole text."""
+    pieces: list[str] = []
+    position = 0
+    while position < len(pattern):
+        character = pattern[position]
+        if character == "[":
+            end = _end_of_brackets(pattern, position)
+            pieces.append(_brackets(pattern[position:end], pattern))
+            position = end
+            continue
+        if character in '\\"':
+            raise unsupported(pattern, "an escape in SIMILAR TO")
+        if character == "(":
+            pieces.append("(?:")
+        else:
+            pieces.append(_SIMILAR.get(character, character))
+        position += 1
+    try:
+        return re.compile(f"(?:{''.join(pieces)})\\Z", re.DOTALL)
+    except re.error as error:
+        raise EngineError("2201B", f"invalid regular expression: {_worded(error.msg)}") from None
 
 
 @lru_cache(maxsize=256)

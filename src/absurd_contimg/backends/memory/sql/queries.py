@@ -18,6 +18,7 @@ from absurd_contimg.backends.memory.sql import (
     casting,
     conditions,
     invocations,
+    recursion,
     values,
 )
 from absurd_contimg.backends.memory.sql.aggregates import Aggregate
@@ -106,19 +107,14 @@ class Planner:
         clause = part(node, "with")
         if clause is None:
             return None
-        if clause.args.get("recursive"):
-            raise unsupported(sql_of(clause), "recursive queries")
         made: list[tuple[str, Rows]] = []
         for item in clause.expressions:
-            alias = item.args["alias"]
-            name = name_of(alias.this)
-            columns, rows = self.query(item.this, scope.child())
-            names = [name_of(column) for column in alias.columns]
-            columns = [
-                ColumnInfo(names[index] if index < len(names) else column.name, column.kind)
-                for index, column in enumerate(columns)
-            ]
-            scope.ctes[name] = tuple(columns)
+            name = name_of(item.args["alias"].this)
+            if clause.args.get("recursive") and recursion.refers(item.this, name):
+                columns, rows = recursion.compile_recursive(self, item, name, scope)
+            else:
+                columns, rows = self.query(item.this, scope.child())
+            scope.ctes[name] = recursion.renamed(item, columns)
             made.append((name, rows))
 
         def fill(env: Env) -> None:
@@ -195,7 +191,8 @@ class Planner:
     # -- select -----------------------------------------------------------------------------
 
     def _select(self, node: exp.Select, scope: Scope) -> Query:
-        for clause in ("windows", "qualify", "laterals", "sample"):
+        _name_windows(node, scope)
+        for clause in ("qualify", "laterals", "sample"):
             if node.args.get(clause):
                 raise unsupported(sql_of(node), f"the clause {clause}")
         outer_lock, self.table_lock = self.table_lock, TableLock.ACCESS_SHARE
@@ -213,7 +210,7 @@ class Planner:
         aggregates: list[Aggregate] = []
         windows: list[Window] = []
         compiler = Compiler(scope, self.query, aggregates, windows=windows)
-        outputs = self._outputs(node, compiler, joiner.hidden)
+        outputs = self._outputs(node, compiler, joiner.star)
         having = node.args.get("having")
         kept = (
             None
@@ -268,14 +265,14 @@ class Planner:
         return columns, rows
 
     def _outputs(
-        self, node: exp.Select, compiler: Compiler, hidden: set[tuple[int, int]]
+        self, node: exp.Select, compiler: Compiler, star: list[tuple[int, int]]
     ) -> list[_Output]:
         outputs: list[_Output] = []
         for item in node.expressions:
             if isinstance(item, exp.Star) or (
                 isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
             ):
-                outputs += _star(item, compiler.scope, hidden)
+                outputs += _star(item, compiler.scope, star)
                 continue
             inner = item.this if isinstance(item, exp.Alias) else item
             expr = compiler.compile_set(inner)
@@ -431,17 +428,33 @@ def _lock_rows(item: Env, scope: Scope, mode: RowLock, wait: Any, clause: exp.Lo
     return True
 
 
-def _star(item: Node, scope: Scope, hidden: set[tuple[int, int]]) -> list[_Output]:
+def _name_windows(node: exp.Select, scope: Scope) -> None:
+    for named in node.args.get("windows") or []:
+        name = name_of(named.this)
+        if name in scope.windows:
+            raise EngineError("42P20", f'window "{name}" is already defined')
+        scope.windows[name] = named
+
+
+def _star(item: Node, scope: Scope, star: list[tuple[int, int]]) -> list[_Output]:
     table = None if isinstance(item, exp.Star) else name_of(item.args["table"])
     if any(source.partial and table in (None, source.alias) for source in scope.sources):
         raise unsupported(sql_of(item), "all columns of such a table")
-    outputs = [
-        _Output(column.name, Expr(column.kind, column_value(index, position), column.name), None)
-        for index, source in enumerate(scope.sources)
-        if table is None or source.alias == table
-        for position, column in enumerate(source.columns)
-        if table is not None or (index, position) not in hidden
-    ]
+    places = star
+    if table is not None:
+        places = [
+            (index, position)
+            for index, source in enumerate(scope.sources)
+            if source.alias == table
+            for position in range(len(source.columns))
+        ]
+    outputs = []
+    for index, position in places:
+        column = scope.sources[index].columns[position]
+        expr = Expr(column.kind, column_value(index, position), column.name)
+        if table is None and (index, position) in scope.merged.get(column.name, ()):
+            expr = scope.find(None, column.name)
+        outputs.append(_Output(column.name, expr, None))
     if not outputs:
         if table is None:
             raise EngineError("42601", "SELECT * with no tables specified is not valid")

@@ -83,6 +83,8 @@ class Scope:
     params: tuple[SqlType, ...] = ()
     merged: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
     """Columns of ``join ... using``: any of the sources' values, by source and column."""
+    windows: dict[str, Node] = field(default_factory=dict)
+    """What the ``window`` clause names."""
     beside: list[Source] = field(default_factory=list)
     """Tables of the same ``from`` that a subquery in it may not see."""
 

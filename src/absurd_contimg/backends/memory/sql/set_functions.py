@@ -9,7 +9,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb, times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql import patterns
+from absurd_contimg.backends.memory.sql import patterns, text_functions
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.registry import ambiguous_function, undefined_function
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Expr, Row
@@ -76,6 +76,20 @@ def _unnest(name: str, arguments: list[Expr]) -> TableFunction:
         if isinstance(array.kind, ArrayType)
     ]
     return tuple(columns), rows
+
+
+def _subscripts(name: str, arguments: list[Expr]) -> TableFunction:
+    if len(arguments) != 2 or not isinstance(arguments[0].kind, ArrayType):
+        raise undefined_function(name, [item.kind for item in arguments])
+    array, dimension = arguments[0].value, converted(arguments[1], INT4).value
+
+    def rows(env: Env) -> list[Row]:
+        items = array(env)
+        if not items or dimension(env) != 1:
+            return []
+        return [(number,) for number in range(1, len(items) + 1)]
+
+    return (ColumnInfo(name, INT4),), rows
 
 
 def _series(name: str, arguments: list[Expr]) -> TableFunction:
@@ -204,6 +218,12 @@ def _split(name: str, arguments: list[Expr]) -> TableFunction:
     return (ColumnInfo(name, TEXT),), rows
 
 
+def _pattern_split(name: str, arguments: list[Expr]) -> TableFunction:
+    """``regexp_split_to_table``."""
+    array = text_functions.split_by_pattern(arguments, name)
+    return (ColumnInfo(name, TEXT),), lambda env: [(part,) for part in array.value(env) or []]
+
+
 def _matches(name: str, arguments: list[Expr]) -> TableFunction:
     """``regexp_matches``."""
     if not 2 <= len(arguments) <= 3:
@@ -226,10 +246,12 @@ def _matches(name: str, arguments: list[Expr]) -> TableFunction:
 
 
 _MAKERS: dict[str, Callable[[str, list[Expr]], TableFunction]] = {
+    "generate_subscripts": _subscripts,
     "unnest": _unnest,
     "generate_series": _series,
     **dict.fromkeys(("jsonb_each", "jsonb_each_text", "jsonb_object_keys"), _members),
     **dict.fromkeys(("jsonb_array_elements", "jsonb_array_elements_text"), _elements),
     "string_to_table": _split,
+    "regexp_split_to_table": _pattern_split,
     "regexp_matches": _matches,
 }

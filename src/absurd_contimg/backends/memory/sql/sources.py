@@ -11,8 +11,10 @@ from absurd_contimg.backends.memory.catalog import Relation
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows
 from absurd_contimg.backends.memory.sql import calls, constants, information
+from absurd_contimg.backends.memory.sql.casting import type_of
 from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of, sql_of
 from absurd_contimg.backends.memory.sql.invocations import absurd_call
+from absurd_contimg.backends.memory.sql.json_records import record_rows
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Node,
@@ -56,9 +58,21 @@ def alias_of(node: Node) -> tuple[str | None, list[str]]:
     if not isinstance(alias, exp.TableAlias):
         return None, []
     name = None if alias.this is None else name_of(alias.this)
-    if any(isinstance(column, exp.ColumnDef) for column in alias.columns):
-        raise unsupported(sql_of(node), "a list of column definitions")
-    return name, [name_of(column) for column in alias.columns]
+    return name, [
+        name_of(column.this if isinstance(column, exp.ColumnDef) else column)
+        for column in alias.columns
+    ]
+
+
+def _defined(node: Node) -> list[ColumnInfo]:
+    """The columns of a list of column definitions."""
+    alias = node.args.get("alias")
+    columns = alias.columns if isinstance(alias, exp.TableAlias) else []
+    return [
+        ColumnInfo(name_of(column.this), type_of(column.args["kind"]))
+        for column in columns
+        if isinstance(column, exp.ColumnDef)
+    ]
 
 
 class SourceCompiler:
@@ -71,6 +85,9 @@ class SourceCompiler:
     def compile(self, node: Node) -> Source:
         """One entry."""
         alias, names = alias_of(node)
+        defined = _defined(node)
+        if defined:
+            return self._record(node, alias, defined)
         if isinstance(node, exp.Subquery):
             if isinstance(node.this, exp.Table):
                 raise unsupported(sql_of(node), "joins in brackets")
@@ -107,6 +124,19 @@ class SourceCompiler:
             lambda env: rows(env.child()),
             lateral=True,
         )
+
+    def _record(self, node: Node, alias: str | None, columns: list[ColumnInfo]) -> Source:
+        """``jsonb_to_record`` or ``jsonb_to_recordset`` with a list of column definitions."""
+        inner = node.this
+        if not isinstance(inner, exp.Anonymous) or node.args.get("db") is not None:
+            raise unsupported(sql_of(node), "a list of column definitions")
+        compiler = Compiler(self.scope, self.planner.query, clause="functions in FROM")
+        arguments = [compiler.compile(item) for item in inner.expressions]
+        rows = record_rows(str(inner.this).lower(), arguments, columns)
+        if rows is None:
+            raise unsupported(sql_of(node), "a list of column definitions")
+        name = alias or str(inner.this).lower()
+        return Source(name, tuple(columns), rows, lateral=True, is_function=True)
 
     def _lateral(self, node: exp.Lateral, alias: str | None, names: list[str]) -> Source:
         inner = node.this

@@ -7,7 +7,8 @@ from typing import Any
 from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.sql.coercion import common_type, converted
+from absurd_contimg.backends.memory.sql.casts import is_implicit
+from absurd_contimg.backends.memory.sql.coercion import common_type, converted, determined
 from absurd_contimg.backends.memory.sql.comparison import comparison, sort_key
 from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
@@ -36,6 +37,11 @@ def _current_setting(session: Session, name: str, missing_ok: bool = False) -> s
 def _set_config(arguments: list[Expr], name: str) -> Expr:
     if len(arguments) != 3:
         raise undefined_function(name, [item.kind for item in arguments])
+    kinds = [item.kind for item in arguments]
+    if not all(
+        is_implicit(kind, wanted) for kind, wanted in zip(kinds, (TEXT, TEXT, BOOL), strict=True)
+    ):
+        raise undefined_function(name, kinds)
     setting, text, local = (
         converted(expr, kind).value
         for expr, kind in zip(arguments, (TEXT, TEXT, BOOL), strict=True)
@@ -55,12 +61,23 @@ def _set_config(arguments: list[Expr], name: str) -> Expr:
 def _to_regclass(arguments: list[Expr], name: str) -> Expr:
     if len(arguments) != 1:
         raise undefined_function(name, [item.kind for item in arguments])
-    inner = converted(arguments[0], TEXT).value
+    return to_regclass(arguments[0], name)
+
+
+def to_regclass(expr: Expr, name: str, *, must_exist: bool = False) -> Expr:
+    """The relation that a text names; null, or 42P01 if it `must_exist`, for none such."""
+    inner = converted(expr, TEXT).value
 
     def value(env: Env) -> str | None:
         text = inner(env)
         if text is None:
             return None
+        found = existing(env, text)
+        if found is None and must_exist:
+            raise EngineError("42P01", f'relation "{text}" does not exist')
+        return found
+
+    def existing(env: Env, text: str) -> str | None:
         schema, _, table = text.replace('"', "").rpartition(".")
         if schema not in ("", "absurd"):
             if schema in ("pg_catalog", "information_schema"):
@@ -73,6 +90,8 @@ def _to_regclass(arguments: list[Expr], name: str) -> Expr:
 
 @polymorphic("pg_typeof")
 def _typeof(arguments: list[Expr], name: str) -> Expr:
+    if arguments[0].parameter is not None:
+        determined(arguments[0])
     shown = arguments[0].kind.shown
     return Expr(BY_NAME["regtype"], lambda _: shown, name)
 
@@ -134,6 +153,8 @@ builtin("uuidv7", (), UUID, lambda s: s.db.next_uuid())
 builtin("uuidv4", (), UUID, lambda s: s.db.random_uuid())
 builtin("gen_random_uuid", (), UUID, lambda s: s.db.random_uuid())
 builtin("pg_backend_pid", (), INT4, lambda s: s.session_id)
+builtin("pg_is_in_recovery", (), BOOL, lambda _: False)
+builtin("random", (), BY_NAME["float8"], lambda s: s.db.random_uuid() % (1 << 53) / (1 << 53))
 builtin("version", (), TEXT, lambda _: VERSION)
 builtin("current_database", (), NAME, lambda _: "memory")
 builtin("current_catalog", (), NAME, lambda _: "memory")

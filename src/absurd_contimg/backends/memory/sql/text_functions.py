@@ -11,7 +11,7 @@ from typing import Any
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import patterns
-from absurd_contimg.backends.memory.sql.coercion import as_text, converted
+from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
 from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
@@ -392,13 +392,14 @@ def _decode(_: Session, text: str, form: str) -> bytes:
 @polymorphic("concat")
 def concat(arguments: list[Expr], name: str) -> Expr:
     """``concat``: nulls count as empty."""
-    parts = [as_text(expr).value for expr in arguments]
+    parts = [as_text(determined(expr)).value for expr in arguments]
     return Expr(TEXT, lambda env: "".join(part(env) or "" for part in parts), name)
 
 
 @polymorphic("concat_ws")
 def _concat_ws(arguments: list[Expr], name: str) -> Expr:
-    parts = [as_text(expr).value for expr in arguments]
+    first, *others = arguments
+    parts = [as_text(first).value, *(as_text(determined(expr)).value for expr in others)]
 
     def value(env: Env) -> str | None:
         separator, *found = (part(env) for part in parts)
@@ -407,6 +408,29 @@ def _concat_ws(arguments: list[Expr], name: str) -> Expr:
         return str(separator).join([item for item in found if item is not None])
 
     return Expr(TEXT, value, name)
+
+
+@polymorphic("regexp_split_to_array")
+def split_by_pattern(arguments: list[Expr], name: str) -> Expr:
+    """The parts of a text between what a pattern matches; 0A000 where that may be nothing."""
+    if not 2 <= len(arguments) <= 3:
+        raise undefined_function(name, [item.kind for item in arguments])
+    values = [converted(item, TEXT).value for item in arguments]
+
+    def value(env: Env) -> list[str] | None:
+        found = [one(env) for one in values]
+        if None in found:
+            return None
+        pattern = patterns.regular(found[1], *found[2:], parts=True)
+        if pattern.match("") is not None:
+            raise unsupported(found[1], "splitting by a pattern that matches nothing")
+        parts, start = [], 0
+        for match in pattern.finditer(found[0]):
+            parts.append(found[0][start : match.start()])
+            start = match.end()
+        return [*parts, found[0][start:]]
+
+    return Expr(TEXTS, value, name)
 
 
 @polymorphic("quote_nullable")
@@ -423,7 +447,8 @@ def _quote_nullable(arguments: list[Expr], name: str) -> Expr:
 @polymorphic("format")
 def _format_text(arguments: list[Expr], name: str) -> Expr:
     """``format`` with ``%s``, ``%I``, ``%L`` and ``%%``."""
-    parts = [as_text(expr).value for expr in arguments]
+    first, *others = arguments
+    parts = [as_text(first).value, *(as_text(determined(expr)).value for expr in others)]
 
     def value(env: Env) -> str | None:
         pattern, *values = (part(env) for part in parts)

@@ -258,6 +258,43 @@ def truncated(unit: str, local: int, word: str, shown: str) -> int:
     return starts[unit] * times.DAY_US
 
 
+@polymorphic("date_bin")
+def _date_bin(arguments: list[Expr], name: str) -> Expr:
+    """``date_bin(stride, time, origin)``: the start of the time's bin."""
+    kinds = [item.kind for item in arguments]
+    if len(kinds) != 3 or kinds[0] not in (INTERVAL, UNKNOWN):
+        raise undefined_function(name, kinds)
+    kind = TIMESTAMP if set(kinds[1:]) <= {TIMESTAMP, UNKNOWN} else TIMESTAMPTZ
+    if set(kinds[1:]) == {UNKNOWN}:
+        raise ambiguous_function(name, kinds)
+    if not all(item in (kind, TIMESTAMP, DATE, UNKNOWN) for item in kinds[1:]):
+        raise undefined_function(name, kinds)
+    stride = converted(arguments[0], INTERVAL).value
+    source, origin = (converted(item, kind).value for item in arguments[1:])
+
+    def value(env: Env) -> Any:
+        step, time, start = stride(env), source(env), origin(env)
+        if step is None or time is None or start is None:
+            return None
+        if not times.is_finite(time):
+            return time
+        if not times.is_finite(start):
+            raise EngineError("22008", "origin out of range")
+        if step.is_infinite:
+            raise EngineError("22008", "timestamps cannot be binned into infinite intervals")
+        if step.months:
+            raise EngineError(
+                "0A000",
+                "timestamps cannot be binned into intervals containing months or years",
+            )
+        size = step.days * times.DAY_US + step.us
+        if size <= 0:
+            raise EngineError("22008", "stride must be greater than zero")
+        return start + (time - start) // size * size
+
+    return Expr(kind, value, name)
+
+
 def _truncated_interval(unit: str, span: Interval, word: str) -> Interval:
     if span.is_infinite:
         return span

@@ -112,7 +112,8 @@ def _date_in(text: str, session: Session) -> int:
 
 
 def _date_out(value: int, _: Session) -> str:
-    return timestamptz_out(value * times.DAY_US, UTC)[:10]
+    shown = timestamptz_out(value * times.DAY_US, UTC)
+    return shown.split(" ", 1)[0] + (" BC" if shown.endswith("BC") else "")
 
 
 def _timestamp_in(text: str, session: Session) -> int:

@@ -10,7 +10,7 @@ from sqlglot import exp
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import operators
 from absurd_contimg.backends.memory.sql.arithmetic import negated
-from absurd_contimg.backends.memory.sql.coercion import common_type, converted
+from absurd_contimg.backends.memory.sql.coercion import common_type, converted, determined
 from absurd_contimg.backends.memory.sql.expressions import (
     PARAMETER,
     Compiler,
@@ -31,7 +31,6 @@ from absurd_contimg.backends.memory.sql.types import (
     JSONB,
     NUMERIC,
     STRINGS,
-    TEXT,
     UNKNOWN,
     ArrayType,
     RecordType,
@@ -164,7 +163,7 @@ def _row(compiler: Compiler, node: exp.Tuple) -> Expr:
 
 def row_of(items: list[Expr]) -> Expr:
     """``row(...)``."""
-    fields = [converted(item, TEXT) if item.kind is UNKNOWN else item for item in items]
+    fields = [determined(item) for item in items]
     kind = record_type(
         [f"f{number + 1}" for number in range(len(fields))], [f.kind for f in fields]
     )

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from sqlglot import exp
+
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.sql.expressions import PARAMETER
 
 _QUERY = "with with_ order limit offset"
 _KNOWN: dict[str, frozenset[str]] = {
     name: frozenset(parts.split())
     for names, parts in {
-        "Select": f"expressions from from_ joins where group having distinct locks {_QUERY}",
+        "Select": "expressions from from_ joins where group having distinct locks windows "
+        f"{_QUERY}",
         "Union Intersect Except": f"this expression distinct {_QUERY}",
         "Values": f"expressions alias {_QUERY}",
         "Subquery": f"this alias {_QUERY}",
@@ -65,7 +69,7 @@ _KNOWN: dict[str, frozenset[str]] = {
         "Bracket": "this expressions",
         "AtTimeZone": "this zone",
         "Anonymous": "this expressions",
-        "Window": "this partition_by order spec over",
+        "Window": "this partition_by order spec over alias",
         "WindowSpec": "kind start start_side end end_side",
         "Substring": "this start length",
         "Trim": "this position expression",
@@ -82,6 +86,8 @@ def check(tree: Any, text: str) -> None:
     for node in tree.walk():
         name = type(node).__name__
         known = _KNOWN.get(name)
+        if name == "Identifier" and _is_placeholder(node) and type(node.parent) is not exp.Column:
+            raise EngineError("42601", f"syntax error at a parameter in: {text.strip()}")
         if name == "Concat":
             raise EngineError("42601", f"syntax error in: {text.strip()}")
         if known is None:
@@ -89,6 +95,10 @@ def check(tree: Any, text: str) -> None:
         for part, value in node.args.items():
             if part not in known and _is_set(value):
                 raise unsupported(_shown(node), f"{part.rstrip('_')} here ({name})")
+
+
+def _is_placeholder(node: Any) -> bool:
+    return not node.args.get("quoted") and PARAMETER.match(str(node.this)) is not None
 
 
 def _is_set(value: Any) -> bool:

@@ -14,6 +14,7 @@ from absurd_contimg.backends.memory.sql.comparison import null_key, row_key
 from absurd_contimg.backends.memory.sql.registry import undefined_function
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import FLOAT8, INT4, INT8, TEXT, UNKNOWN, SqlType
+from absurd_contimg.backends.memory.sql.window_frames import Frame, Frames, compile_frame
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.expressions import Compiler
@@ -34,6 +35,7 @@ def compile_window(node: exp.Window, compiler: Compiler) -> Window:
     """The window function with its partition, order and frame."""
     from absurd_contimg.backends.memory.sql.expressions import Compiler  # noqa: PLC0415
 
+    node = _resolved(node, compiler)
     inner = Compiler(compiler.scope, compiler.subquery, compiler.found, clause="window functions")
     keys = [inner.compile(item) for item in node.args.get("partition_by") or []]
     clause = node.args.get("order")
@@ -41,8 +43,8 @@ def compile_window(node: exp.Window, compiler: Compiler) -> Window:
         (inner.compile(item.this), bool(item.args.get("desc")), bool(item.args.get("nulls_first")))
         for item in ([] if clause is None else clause.expressions)
     ]
-    whole = _is_whole(node, bool(order))
-    kind, spread, name = _function(node.this, inner, whole=whole)
+    frames = compile_frame(node, inner)
+    kind, spread, name = _function(node.this, inner, frames)
 
     def fill(envs: list[Env]) -> None:
         groups: dict[Any, list[Env]] = {}
@@ -64,18 +66,27 @@ def compile_window(node: exp.Window, compiler: Compiler) -> Window:
     return Window(kind, fill, name)
 
 
-def _is_whole(node: exp.Window, ordered: bool) -> bool:
-    """Whether the frame is the whole partition; otherwise it ends with the row's peers."""
-    spec = node.args.get("spec")
-    if spec is None:
-        return not ordered
-    kind = str(spec.args.get("kind") or "RANGE").upper()
-    sides = [str(spec.args.get(name) or "").upper() for name in ("start", "end")]
-    if sides == ["UNBOUNDED", "UNBOUNDED"]:
-        return True
-    if kind == "RANGE" and sides == ["UNBOUNDED", "CURRENT ROW"]:
-        return not ordered
-    raise unsupported(node.sql(dialect="postgres"), "this frame of a window")
+def _resolved(node: exp.Window, compiler: Compiler) -> exp.Window:
+    """The window with what it takes from one that the query has named."""
+    name = node.args.get("alias")
+    if name is None:
+        return node
+    shown = str(name.name) if name.args.get("quoted") else str(name.name).lower()
+    named = compiler.scope.windows.get(shown)
+    if named is None:
+        raise EngineError("42704", f'window "{shown}" does not exist')
+    named = _resolved(named, compiler)
+    made = node.copy()
+    for clause in ("partition_by", "order", "spec"):
+        given, taken = node.args.get(clause), named.args.get(clause)
+        if given and (taken or clause == "partition_by"):
+            what = {"partition_by": "PARTITION", "order": "ORDER"}.get(clause)
+            if what is None:
+                raise unsupported(node.sql(dialect="postgres"), "this frame of a named window")
+            raise EngineError("42P20", f'cannot override {what} BY clause of window "{shown}"')
+        if taken:
+            made.set(clause, [item.copy() for item in taken] if isinstance(taken, list) else taken)
+    return made
 
 
 def _peers(members: list[Env], order: list[Expr]) -> list[int]:
@@ -92,10 +103,10 @@ def _peers(members: list[Env], order: list[Expr]) -> list[int]:
     return found
 
 
-def _function(call: Any, compiler: Compiler, *, whole: bool) -> tuple[SqlType, Spread, str]:
+def _function(call: Any, compiler: Compiler, frames: Frames) -> tuple[SqlType, Spread, str]:
     if aggregates.is_aggregate(call):
         made = aggregates.compile_aggregate(call, compiler)
-        return made.kind, _running(made.value, whole=whole), made.name
+        return made.kind, _framed(made.value, frames), made.name
     if not isinstance(call, exp.Anonymous):
         raise unsupported(call.sql(dialect="postgres"), "this window function")
     name = str(call.this).lower()
@@ -108,7 +119,9 @@ def _function(call: Any, compiler: Compiler, *, whole: bool) -> tuple[SqlType, S
     if name in ("lag", "lead"):
         return _neighbour(name, arguments)
     if name in ("first_value", "last_value") and len(arguments) == 1:
-        return _edge(name, arguments[0], whole=whole)
+        return _edge(name, arguments[0], frames)
+    if name == "nth_value" and len(arguments) == 2:
+        return _nth(arguments[0], converted(arguments[1], INT4), frames)
     if name == "ntile" and len(arguments) == 1:
         return INT4, _tiles(converted(arguments[0], INT4)), name
     if name in NAMES:
@@ -119,17 +132,16 @@ def _function(call: Any, compiler: Compiler, *, whole: bool) -> tuple[SqlType, S
     )
 
 
-def _running(value: Callable[[list[Env]], Any], *, whole: bool) -> Spread:
+def _framed(value: Callable[[list[Env]], Any], frames: Frames) -> Spread:
+    """An aggregate of each row's frame; rows with the same frame share it."""
+
     def spread(members: list[Env], peers: list[int]) -> list[Any]:
-        if whole:
-            return [value(members)] * len(members)
+        known: dict[Frame, Any] = {}
         found: list[Any] = []
-        for index, group in enumerate(peers):
-            if index and group == peers[index - 1]:
-                found.append(found[-1])
-                continue
-            end = next((at for at in range(index, len(peers)) if peers[at] > group), len(peers))
-            found.append(value(members[:end]))
+        for frame in frames(members, peers):
+            if frame not in known:
+                known[frame] = value(members[slice(*frame)])
+            found.append(known[frame])
         return found
 
     return spread
@@ -186,19 +198,33 @@ def _neighbour(name: str, arguments: list[Expr]) -> tuple[SqlType, Spread, str]:
     return expr.kind, spread, name
 
 
-def _edge(name: str, expr: Expr, *, whole: bool) -> tuple[SqlType, Spread, str]:
-    if expr.kind is UNKNOWN:
-        expr = converted(expr, TEXT)
+def _edge(name: str, expr: Expr, frames: Frames) -> tuple[SqlType, Spread, str]:
+    expr = converted(expr, TEXT) if expr.kind is UNKNOWN else expr
+    first = name == "first_value"
 
     def spread(members: list[Env], peers: list[int]) -> list[Any]:
-        if name == "first_value":
-            return [expr.value(members[0])] * len(members)
-        if whole:
-            return [expr.value(members[-1])] * len(members)
-        last = {group: index for index, group in enumerate(peers)}
-        return [expr.value(members[last[group]]) for group in peers]
+        return [
+            expr.value(members[low if first else high - 1]) if low < high else None
+            for low, high in frames(members, peers)
+        ]
 
     return expr.kind, spread, name
+
+
+def _nth(expr: Expr, number: Expr, frames: Frames) -> tuple[SqlType, Spread, str]:
+    expr = converted(expr, TEXT) if expr.kind is UNKNOWN else expr
+
+    def spread(members: list[Env], peers: list[int]) -> list[Any]:
+        found: list[Any] = []
+        for env, (low, high) in zip(members, frames(members, peers), strict=True):
+            wanted = number.value(env)
+            if wanted is not None and wanted <= 0:
+                raise EngineError("22016", "argument of nth_value must be greater than zero")
+            inside = wanted is not None and low + wanted <= high
+            found.append(expr.value(members[low + wanted - 1]) if inside else None)
+        return found
+
+    return expr.kind, spread, "nth_value"
 
 
 def _tiles(count: Expr) -> Spread:
