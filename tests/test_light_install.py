@@ -29,6 +29,14 @@ sys.meta_path.insert(0, Absent())
         "import absurd_contimg.workflows.pipeline",
         "import absurd_contimg.backends.postgres",
         "from absurd_contimg.operations.cli import main; sys.argv = ['contimg', '--help']; main()",
+        """
+from absurd_contimg.testing import explore_crashes
+
+async def handler(params, ctx):
+    await ctx.sleep_for("nap", 10)
+
+assert explore_crashes(handler, {}).futures > 50
+""",
     ],
 )
 def test_imports_without_any_extra(program: str) -> None:
@@ -40,3 +48,21 @@ def test_imports_without_any_extra(program: str) -> None:
         timeout=60,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+def test_command_that_needs_an_extra_names_it() -> None:
+    program = """
+from absurd_contimg.operations.cli import main
+sys.argv = ["contimg", "simulate", "quiet_night", "--seed", "1"]
+main()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_EXTRAS + program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert ran.returncode == 1
+    assert "pip install 'absurd-contimg[casa]'" in ran.stderr
+    assert "Traceback" not in ran.stderr

