@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
+import json
 import logging
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -10,14 +12,16 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.console import Console
 from rich.logging import RichHandler
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.failures import UNRECOGNISED
 from absurd_contimg.core.records import History
 from absurd_contimg.operations.database import open_backend
 from absurd_contimg.operations.settings import Settings, load_settings
-from absurd_contimg.stages.errors import MissingInputError
+from absurd_contimg.stages.errors import MissingInputError, SettingError
 from absurd_contimg.workflows.timeline import group_of
 
 _T = TypeVar("_T")
@@ -132,6 +136,31 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
             f"{what} on queue {queue} called {name!r}.", "contimg status lists them."
         )
     return candidates[0]
+
+
+async def newest_histories(
+    backend: Backend, settings: Settings, limit: int = 10_000
+) -> list[History]:
+    """The newest tasks of the queue with all that happened to them, newest first."""
+    tasks = await backend.list_tasks(settings.queue_name, limit=limit)
+    found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
+    return [one for one in found if one is not None]
+
+
+def check_rule(name: str) -> None:
+    """Raise `SettingError` if the failure table has no such rule."""
+    from absurd_contimg.operations.service import CLASSIFIER  # noqa: PLC0415 - imports numpy
+
+    names = [one.id for one in (*CLASSIFIER.rules, UNRECOGNISED)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"Did you mean {near[0]}?" if near else "contimg failures lists them."
+        raise SettingError(f"There is no rule {name!r}.", hint)
+
+
+def print_json(value: object) -> None:
+    """Dataclasses, times and ids as JSON on standard output, for programs."""
+    print(json.dumps(to_jsonable_python(value), indent=1))
 
 
 def write_report_on(settings: Settings, histories: list[History], path: Path | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -12,37 +13,51 @@ from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.failures import UNRECOGNISED
 from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.operations.command_line import (
     app,
     console,
     find_task,
+    newest_histories,
+    print_json,
     state,
     with_backend,
     write_report_on,
 )
 from absurd_contimg.operations.disk_guard import worker_notes
-from absurd_contimg.operations.failure_table import failure_table
-from absurd_contimg.operations.history_view import history_tables, tasks_table
+from absurd_contimg.operations.failure_table import failure_table, rule_summary
+from absurd_contimg.operations.history_view import history_tables, task_summary, tasks_table
 from absurd_contimg.operations.settings import VARIABLES, known_settings
-from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.stages.errors import MissingInputError, SettingError
+from absurd_contimg.stages.logs import log_folder, newest_logs, tail
+from absurd_contimg.stages.scratch import living_owners
+
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
 
 @app.command()
 def status(
     limit: Annotated[int, typer.Option(min=1, help="Newest tasks to show.")] = 20,
+    as_json: AsJson = False,
 ) -> None:
-    """Show the queue and its newest tasks."""
+    """Show the queue, the workers of this host, and the newest tasks."""
     settings = state.settings()
 
-    async def read(backend: Backend) -> tuple[QueueStats, list[History]]:
+    async def read(backend: Backend) -> tuple[QueueStats, list[History], datetime]:
         stats = await backend.queue_stats(settings.queue_name)
-        tasks = await backend.list_tasks(settings.queue_name, limit=limit)
-        found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
-        return stats, [one for one in found if one is not None]
+        histories = await newest_histories(backend, settings, limit)
+        return stats, histories, await backend.current_time()
 
-    stats, histories = with_backend(settings, read, create=False)
+    stats, histories, now = with_backend(settings, read, create=False)
+    paths = settings.pipeline.paths
+    alive = living_owners(paths.scratch_dir)
+    notes = [one for one in worker_notes(paths.state_dir) if one["worker"] in alive]
+    if as_json:
+        tasks = [task_summary(one, now) for one in histories]
+        print_json({"queue": stats, "workers_here": alive, "disk_notes": notes, "tasks": tasks})
+        return
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
     console.print(f"[bold]{stats.queue_name}[/]: {counts or 'no tasks'}")
     if stats.oldest_claimable_seconds is not None:
@@ -52,16 +67,18 @@ def status(
         )
     if stats.expired_leases:
         console.print(f"[yellow]{stats.expired_leases} leases expired, not yet taken up[/]")
-    for note in worker_notes(settings.pipeline.paths.state_dir):
+    console.print(f"Workers alive on this host: {', '.join(alive) or 'none'}", highlight=False)
+    for note in notes:
         if note["reason"]:
             console.print(f"[yellow]worker {note['worker']} since {note['since']}:[/] ", end="")
             console.print(str(note["reason"]), markup=False, highlight=False, soft_wrap=True)
-    console.print(tasks_table(histories))
+    console.print(tasks_table(histories, now))
 
 
 @app.command()
 def history(
     task: Annotated[str, typer.Argument(help="A task's id, its end, or its group.")],
+    as_json: AsJson = False,
 ) -> None:
     """Show what happened to one task: attempts, stages, where it died, where it resumed."""
     settings = state.settings()
@@ -69,8 +86,36 @@ def history(
     async def read(backend: Backend) -> History:
         return await find_task(backend, settings, task)
 
-    for one in history_tables([with_backend(settings, read, create=False)]):
+    found = with_backend(settings, read, create=False)
+    if as_json:
+        print_json(found)
+        return
+    for one in history_tables([found]):
         console.print(one)
+
+
+@app.command()
+def logs(
+    group: Annotated[str, typer.Argument(help="The group's name.")],
+    stage: Annotated[str | None, typer.Option(help="Only this stage's.")] = None,
+    lines: Annotated[int, typer.Option(min=1, help="Of the end of each log.")] = 30,
+) -> None:
+    """Show the ends of a group's newest logs: CASA's, and what the stage printed.
+
+    Reads files alone, so it works while the database is away.
+    """
+    folder = log_folder(state.settings().pipeline.paths.state_dir, group)
+    found = newest_logs(folder, stage)
+    if not found:
+        of_stage = "" if stage is None else f" of stage {stage!r}"
+        raise MissingInputError(
+            f"No log{of_stage} in {folder}.", "contimg status lists the groups."
+        )
+    for path in found:
+        console.print(f"[bold]{path}[/]", highlight=False, soft_wrap=True)
+        for line in tail(path, lines):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(f"Older starts are in {folder}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -82,9 +127,7 @@ def report(
     settings = state.settings()
 
     async def read(backend: Backend) -> list[History]:
-        tasks = await backend.list_tasks(settings.queue_name, limit=limit)
-        found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
-        return [one for one in reversed(found) if one is not None]
+        return (await newest_histories(backend, settings, limit))[::-1]
 
     write_report_on(settings, with_backend(settings, read, create=False), path)
 
@@ -130,6 +173,7 @@ def settings() -> None:
 @app.command()
 def failures(
     markdown: Annotated[bool, typer.Option(help="As docs/failures.md.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """List the failure table: what is recognised, its kind, what to do."""
     from absurd_contimg.operations.service import CLASSIFIER  # noqa: PLC0415 - imports numpy
@@ -137,8 +181,11 @@ def failures(
     if markdown:
         print(failure_table(CLASSIFIER.rules, RetryPolicy()), end="")
         return
+    if as_json:
+        print_json([rule_summary(one) for one in (*CLASSIFIER.rules, UNRECOGNISED)])
+        return
     table = Table("rule", "kind", "what to do", "source", box=None)
-    for rule in CLASSIFIER.rules:
+    for rule in (*CLASSIFIER.rules, UNRECOGNISED):
         table.add_row(rule.id, rule.kind.value, rule.advice, rule.source)
     console.print(table)
 
@@ -249,8 +296,6 @@ def _all_histories() -> list[History]:
     settings = state.settings()
 
     async def read(backend: Backend) -> list[History]:
-        tasks = await backend.list_tasks(settings.queue_name, limit=100_000)
-        found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
-        return [one for one in found if one is not None]
+        return await newest_histories(backend, settings, 100_000)
 
     return with_backend(settings, read, create=False)

@@ -12,13 +12,15 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, SpawnedTask
 from absurd_contimg.core.records import State as TaskState
 from absurd_contimg.operations.command_line import (
     app,
+    check_rule,
     console,
     database_app,
     find_task,
+    newest_histories,
     quarantine_app,
     state,
     with_backend,
@@ -28,10 +30,16 @@ from absurd_contimg.operations.database import database_url as find_database
 from absurd_contimg.operations.database import initialise
 from absurd_contimg.operations.history_view import history_tables
 from absurd_contimg.operations.progress import watch
-from absurd_contimg.operations.quarantine import quarantined, release, retry_failed
+from absurd_contimg.operations.quarantine import (
+    quarantined,
+    release,
+    retry_failed,
+    to_be_retried,
+)
 from absurd_contimg.operations.settings import Settings
 from absurd_contimg.operations.spawning import Spawned, parse_calibrator, spawn_groups
 from absurd_contimg.registry import Registry
+from absurd_contimg.stages.errors import SettingError
 from absurd_contimg.workflows.timeline import is_ended
 
 # -- data and tasks -------------------------------------------------------------------------
@@ -139,16 +147,36 @@ def worker(
 
 @app.command()
 def retry(
-    task: Annotated[str, typer.Argument(help="A failed task: id, its end, or group.")],
+    task: Annotated[
+        str | None, typer.Argument(help="A failed task: id, its end, or group.")
+    ] = None,
+    all_failed: Annotated[
+        bool, typer.Option(help="Every group that failed, but for those in quarantine.")
+    ] = False,
+    rule: Annotated[
+        str | None, typer.Option(help="With --all-failed: only what this rule has failed.")
+    ] = None,
 ) -> None:
-    """Run a failed task again, from its last checkpoint."""
+    """Run a failed task again, from its last checkpoint, with full budgets."""
     settings = state.settings()
+    if (task is None) != all_failed or (rule is not None and not all_failed):
+        raise SettingError("retry takes a task, or --all-failed (with --rule or without).")
+    if rule is not None:
+        check_rule(rule)
 
-    async def again(backend: Backend) -> str:
-        spawned = await retry_failed(backend, await find_task(backend, settings, task))
-        return f"Task {spawned.task_id} will run again, attempt {spawned.attempt}."
+    async def again(backend: Backend) -> list[SpawnedTask]:
+        if task is not None:
+            failed = [await find_task(backend, settings, task)]
+        else:
+            failed = to_be_retried(await newest_histories(backend, settings), rule)
+        return [await retry_failed(backend, one) for one in failed]
 
-    console.print(with_backend(settings, again), highlight=False)
+    spawned = with_backend(settings, again)
+    for one in spawned:
+        text = f"Task {one.task_id} will run again, attempt {one.attempt}."
+        console.print(text, highlight=False)
+    if not spawned:
+        console.print("Nothing has failed that is not in quarantine. contimg quarantine list")
 
 
 @app.command()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from absurd_contimg.core.failures import UNRECOGNISED, FailureKind, FailureRule
+from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.stages.escalation import ESCALATIONS
 
@@ -72,6 +73,20 @@ def failure_table(rules: Sequence[FailureRule], policy: RetryPolicy) -> str:
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     meanings = "".join(f"| {name} | {meaning} |\n" for name, meaning in ESCALATIONS.items())
     return "\n".join(lines) + "\n" + _ESCALATIONS + meanings + "\n" + _BY_DESIGN
+
+
+def rule_summary(rule: FailureRule) -> dict[str, Json]:
+    """One rule as JSON."""
+    return {
+        "rule": rule.id,
+        "kind": rule.kind.value,
+        "evidence": rule.sorts_of_evidence(),
+        "parked_at_most": rule.parks_max,
+        "escalation": rule.escalation,
+        "what_to_do": rule.advice,
+        "source": rule.source,
+        "not_produced_here": rule.not_produced,
+    }
 
 
 def _deserves(kind: FailureKind, policy: RetryPolicy) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 
 from rich.markup import escape
 from rich.table import Table
 
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, Json
 from absurd_contimg.workflows.timeline import (
     StepStart,
     group_of,
@@ -17,30 +18,61 @@ from absurd_contimg.workflows.timeline import (
     waiting_for,
 )
 
+_TOLD = ("kind", "rule", "step", "message", "advice", "logs")
+"""What a summary tells of a failure; the history has all of it."""
 _COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
 
 
-def tasks_table(histories: Sequence[History]) -> Table:
-    """One line for each task."""
+def tasks_table(histories: Sequence[History], now: datetime) -> Table:
+    """One line for each task; `now` is the database's time."""
     table = Table("task", "group", "state", "attempts", "where it stands", "worker", box=None)
     for history in histories:
-        starts = step_starts(history)
-        last = starts[-1] if starts else None
+        summary = task_summary(history, now)
         colour = _COLOURS.get(history.task.state, "yellow")
-        now = "" if last is None else f"{last.step} ({last.outcome})"
-        if (waits := waiting_for(history)) is not None:
-            now = f"waits for {waits}"
-        elif (reason := last_failure(history)) is not None and history.task.state == "failed":
-            now = f"{reason.get('step') or ''}: {reason.get('kind')}, {reason.get('rule')}"
         table.add_row(
             str(history.task.task_id)[-12:],
             group_of(history),
             f"[{colour}]{history.task.state}[/]",
             str(history.task.attempts),
-            escape(now + (f" ({remark(history)})" if remark(history) else "")),
-            "" if last is None else last.worker,
+            escape(str(summary["stands"])),
+            escape(_with_lease(summary)),
         )
     return table
+
+
+def task_summary(history: History, now: datetime) -> dict[str, Json]:
+    """One task as JSON: where it stands, who has it and for how long, why it has failed."""
+    starts = step_starts(history)
+    last = starts[-1] if starts else None
+    reason = last_failure(history) if history.task.state == "failed" else None
+    if (waits := waiting_for(history)) is not None:
+        stands = f"waits for {waits}"
+    elif reason is not None:
+        stands = f"{reason.get('step') or ''}: {reason.get('kind')}, {reason.get('rule')}"
+    else:
+        stands = "" if last is None else f"{last.step} ({last.outcome})"
+    held = next((run for run in history.runs if run.state == "running"), None)
+    ends = None if held is None else held.claim_expires_at
+    return {
+        "task_id": str(history.task.task_id),
+        "group": group_of(history),
+        "state": history.task.state,
+        "attempts": history.task.attempts,
+        "stands": stands + (f" ({remark(history)})" if remark(history) else ""),
+        "worker": None if last is None else last.worker,
+        "lease_seconds_left": None if ends is None else round((ends - now).total_seconds(), 1),
+        "failure": None if reason is None else {key: reason.get(key) for key in _TOLD},
+    }
+
+
+def _with_lease(summary: Mapping[str, Json]) -> str:
+    """The worker, and how long its lease still holds: it is extended every third of its length."""
+    worker, left = summary["worker"] or "", summary["lease_seconds_left"]
+    if not isinstance(left, float):
+        return str(worker)
+    return (
+        f"{worker}, lease {left:.0f} s" if left > 0 else f"{worker}, lease over for {-left:.0f} s"
+    )
 
 
 def history_tables(histories: Sequence[History]) -> list[Table]:

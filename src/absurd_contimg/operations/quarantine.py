@@ -1,4 +1,4 @@
-"""Groups whose data are not fit for use: which, why, and back into the queue.
+"""Failed groups: back into the queue; and those whose data are not fit for use: which, and why.
 
 A group is quarantined when its task has failed because of the quality of its data; trying again
 with the same data would fail again. A person who has removed the cause releases it.
@@ -7,13 +7,15 @@ with the same data would fail again. A person who has removed the cause releases
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, SpawnedTask
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.stages.failures import QUARANTINE_RULES
+from absurd_contimg.workflows.timeline import last_failure
 
 
 def quarantined(registry: Registry) -> list[Group]:
@@ -33,6 +35,24 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
             "Only a failed task can be retried.",
         )
     return await backend.retry_task(history.queue_name, task.task_id, retry_options(task))
+
+
+def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list[History]:
+    """The failed ones among a queue's tasks (newest first) that "again" is for.
+
+    Of each group only its newest task; not those in quarantine, which are released one by one;
+    with `rule`, only those that this rule of the failure table has failed.
+    """
+    newest: dict[object, History] = {}
+    for one in histories:
+        newest.setdefault(_group_of(one) or one.task.task_id, one)
+    found = []
+    for one in newest.values():
+        failed_by = (last_failure(one) or {}).get("rule")
+        wanted = failed_by not in QUARANTINE_RULES if rule is None else failed_by == rule
+        if one.task.state == "failed" and wanted:
+            found.append(one)
+    return found
 
 
 async def release(

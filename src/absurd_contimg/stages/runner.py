@@ -23,8 +23,9 @@ from absurd_contimg.stages.context import PipelineContext
 from absurd_contimg.stages.errors import MissingInputError, SettingError
 from absurd_contimg.stages.executor import StageExecutor, StageReport, StageRequest, uninterrupted
 from absurd_contimg.stages.filesystem import LOCAL, FileSystem
+from absurd_contimg.stages.logs import log_folder, log_paths
 from absurd_contimg.stages.products import Manifest, Published, load_committed, publish
-from absurd_contimg.stages.scratch import ScratchOwner, safe_name
+from absurd_contimg.stages.scratch import ScratchOwner
 from absurd_contimg.stages.space import reserve
 
 _T = TypeVar("_T")
@@ -195,16 +196,16 @@ class StageRunner:
     def _request(
         self, scratch: Path, stage: PipelineStage, context: PipelineContext, attempt: str
     ) -> StageRequest:
-        logs = self.config.paths.state_dir / "logs" / safe_name(_group_id(context))
-        name = safe_name(f"{stage.name}-{attempt}")
+        folder = log_folder(self.config.paths.state_dir, _group_id(context))
+        casa_log, output_log = log_paths(folder, stage.name, attempt)
         return StageRequest(
             stage=f"{type(stage).__module__}:{type(stage).__qualname__}",
             stage_name=stage.name,
             context=context,
             attempt=attempt,
             scratch=scratch,
-            casa_log=logs / f"{name}.casa.log",
-            output_log=logs / f"{name}.out.log",
+            casa_log=casa_log,
+            output_log=output_log,
             deadline_seconds=self.config.execution.deadline_seconds,
         )
 

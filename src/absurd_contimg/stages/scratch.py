@@ -129,6 +129,18 @@ class Janitor:
         return swept
 
 
+def living_owners(scratch_dir: Path, files: FileSystem = LOCAL) -> list[str]:
+    """The names of the processes that work in this scratch folder now, by their locks."""
+    living = []
+    for path in files.matching(scratch_dir / _OWNERS, "*.lock"):
+        lock = files.try_lock(path, create=False)
+        if lock is not None:
+            files.unlock(lock)
+        elif files.exists(path):
+            living.append(path.name.removesuffix(".lock"))
+    return sorted(living)
+
+
 def safe_name(name: str) -> str:
     """The name itself, if it can be one component of a path; else `SettingError`."""
     if not name or name.startswith(".") or "/" in name or "\0" in name or len(name) > 200:

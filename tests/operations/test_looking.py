@@ -1,0 +1,187 @@
+"""What an operator asks at night: who works, what has failed and why, its logs, and "again"."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.records import History, Run, Task
+from absurd_contimg.operations.cli import app
+from absurd_contimg.operations.quarantine import to_be_retried
+from absurd_contimg.operations.service import CLASSIFIER
+from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.stages.logs import log_folder, log_paths
+from absurd_contimg.stages.scratch import Janitor, ScratchOwner, living_owners
+
+QUEUE = "dsa110-pipeline"
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+
+Contimg = Callable[..., Any]
+
+
+@pytest.fixture
+def contimg(tmp_path: Path, database_url: str) -> Contimg:
+    """Runs a command in folders of its own, on a database with the queue."""
+
+    def run(*arguments: str) -> Any:
+        folders = [
+            *(
+                "--input-dir",
+                str(tmp_path / "incoming"),
+                "--scratch-dir",
+                str(tmp_path / "scratch"),
+            ),
+            *("--output-dir", str(tmp_path / "products"), "--state-dir", str(tmp_path / "state")),
+        ]
+        clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+        return CliRunner().invoke(
+            app,
+            [*folders, "--database-url", database_url, *arguments],
+            env={**clean, "COLUMNS": "200"},
+        )
+
+    assert run("db", "init").exit_code == 0
+    return run
+
+
+def on_queue(url: str, work: Callable[[PostgresBackend], Any]) -> Any:
+    async def call() -> Any:
+        async with PostgresBackend(url, pool_min_size=1) as backend:
+            return await work(backend)
+
+    return asyncio.run(call())
+
+
+async def spawn_failed(backend: PostgresBackend, group: str, rule: str) -> None:
+    """A task of this group that has failed by this rule."""
+    await backend.spawn_task(QUEUE, "pipeline", {"group_id": group})
+    (claimed,) = await backend.claim_task(QUEUE, "worker-1", 60)
+    reason = {
+        "kind": "permanent",
+        "rule": rule,
+        "step": "convert",
+        "message": f"{group} is cut",
+        "settled": "failed",
+    }
+    await backend.fail_run_permanently(QUEUE, claimed.run_id, reason)
+
+
+def test_status_for_programs_tells_leases_workers_and_failures(
+    contimg: Contimg, tmp_path: Path, database_url: str
+) -> None:
+    async def prepare(backend: PostgresBackend) -> None:
+        await spawn_failed(backend, "G1", "bad-input")
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G2"})
+        await backend.claim_task(QUEUE, "worker-1", 60)
+
+    on_queue(database_url, prepare)
+    with ScratchOwner(tmp_path / "scratch", "worker-1"):
+        shown = json.loads(contimg("status", "--json").stdout)
+        assert shown["workers_here"] == ["worker-1"]
+        assert "worker-1" in contimg("status").stdout
+    held, failed = shown["tasks"]
+    assert (held["group"], failed["group"]) == ("G2", "G1")
+    assert 50 < held["lease_seconds_left"] <= 60
+    assert (failed["lease_seconds_left"], held["failure"]) == (None, None)
+    assert (failed["failure"]["rule"], failed["failure"]["message"]) == ("bad-input", "G1 is cut")
+    assert shown["queue"]["tasks_by_state"]["failed"] == 1
+    text = contimg("status").stdout
+    assert "Workers alive on this host: none" in text
+    assert "lease 5" in text or "lease 60" in text
+    history = json.loads(contimg("history", "G1", "--json").stdout)
+    assert history["runs"][0]["failure_reason"]["rule"] == "bad-input"
+
+
+def test_dead_worker_is_not_alive(tmp_path: Path) -> None:
+    """Nor one that the janitor has swept; looking frees no lock and takes none."""
+    owner = ScratchOwner(tmp_path, "worker-1").acquire()
+    assert living_owners(tmp_path) == ["worker-1"]
+    assert living_owners(tmp_path) == ["worker-1"]
+    assert owner._lock is not None
+    os.close(owner._lock)  # as the kernel does when the process dies
+    assert living_owners(tmp_path) == []
+    assert [one.owner for one in Janitor(tmp_path).sweep()] == ["worker-1"]
+    assert living_owners(tmp_path) == []
+
+
+def test_all_failed_are_retried_but_not_the_quarantined(
+    contimg: Contimg, database_url: str
+) -> None:
+    async def prepare(backend: PostgresBackend) -> None:
+        for group, rule in (("G1", "bad-input"), ("G2", "data-quality"), ("G3", "bad-setting")):
+            await spawn_failed(backend, group, rule)
+
+    on_queue(database_url, prepare)
+    one = contimg("retry", "--all-failed", "--rule", "bad-setting")
+    assert one.stdout.count("will run again") == 1, one.output
+    assert contimg("retry", "--all-failed").stdout.count("will run again") == 1
+    assert "quarantine list" in contimg("retry", "--all-failed").stdout
+    states = {
+        one["group"]: one["state"]
+        for one in json.loads(contimg("status", "--json").stdout)["tasks"]
+    }
+    assert states == {"G1": "pending", "G2": "failed", "G3": "pending"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "takes a task, or --all-failed"),
+        (("G1", "--all-failed"), "takes a task, or --all-failed"),
+        (("G1", "--rule", "killed"), "takes a task, or --all-failed"),
+        (("--all-failed", "--rule", "bad-inputs"), "Did you mean bad-input?"),
+    ],
+)
+def test_retry_says_how_it_is_meant(arguments: tuple[str, ...], says: str) -> None:
+    refused = CliRunner().invoke(app, ["retry", *arguments])
+    assert isinstance(refused.exception, SettingError)
+    assert says in str(refused.exception)
+
+
+def test_group_that_has_since_succeeded_is_left_alone() -> None:
+    """Its first task failed; the one spawned anew has not."""
+    histories = [task("G1", "completed"), task("G1", "failed"), task("G2", "failed")]
+    assert to_be_retried(histories) == [histories[2]]
+
+
+def task(group: str, state: Any) -> History:
+    """The history of a task of which only state, group and failure matter."""
+    reason: Mapping[str, Any] | None = {"rule": "bad-input"} if state == "failed" else None
+    known: dict[str, Any] = dict.fromkeys(Task.__slots__)
+    known |= {"task_id": f"{group} {state}", "state": state, "params": {"group_id": group}}
+    run: dict[str, Any] = {**dict.fromkeys(Run.__slots__), "failure_reason": reason}
+    return History(QUEUE, Task(**known), (Run(**run),))
+
+
+def test_logs_of_a_group_are_shown_without_the_database(tmp_path: Path) -> None:
+    """Those of the start that last wrote; what an empty file says is left out."""
+    folder = log_folder(tmp_path, "G1")
+    folder.mkdir(parents=True)
+    for number, (stage, start) in enumerate((("flag", "t-1"), ("image", "t-1"), ("image", "t-2"))):
+        casa, output = log_paths(folder, stage, start)
+        casa.write_text(f"2026 SEVERE {stage} {start}\n" * 50)
+        output.touch()
+        os.utime(casa, (number, number))
+
+    def logs(*arguments: str) -> Any:
+        options = ["--state-dir", str(tmp_path), "--database-url", "postgresql://127.0.0.1:1/none"]
+        return CliRunner().invoke(app, [*options, "logs", *arguments])
+
+    assert logs("G1", "--lines", "3").stdout.count("SEVERE image t-2") == 3
+    assert logs("G1", "--stage", "flag", "--lines", "2").stdout.count("SEVERE flag t-1") == 2
+    assert str(folder) in str(logs("G1", "--stage", "convert").exception)
+
+
+def test_failure_table_for_programs_is_whole() -> None:
+    rules = json.loads(CliRunner().invoke(app, ["failures", "--json"]).stdout)
+    assert [one["rule"] for one in rules] == [*(r.id for r in CLASSIFIER.rules), "unrecognised"]
+    assert all(one["what_to_do"] and one["kind"] for one in rules)
