@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a statement is one line
 """Corners of cursors, transactions and parameters, each told by psycopg on a real server first.
 
 Every test runs on both kinds of connection, with the same expectations.
@@ -271,3 +272,29 @@ def test_a_local_setting_outside_of_a_transaction_lasts_as_long_as_its_statement
     text = "select set_config('absurd.x', 'a', true), current_setting('absurd.x')"
     assert connection.execute(text).fetchone() == ("a", "a")
     assert connection.execute("select current_setting('absurd.x')").fetchone() == ("",)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "insert into absurd.e_q (event_name) values (null)",
+        "insert into absurd.e_q (event_name) values ('a'), ('a')",
+        "insert into absurd.queues (queue_name) values ('q')",
+        "update absurd.queues set storage_mode = 'x'",
+        "insert into absurd.c_q (task_id, checkpoint_name) select '00000000-0000-0000-0000-000000000001', 'a' from generate_series(1, 2)",
+        "select absurd.set_task_checkpoint_state('q', null, 's', '1', null)",
+    ],
+)  # fmt: skip
+def test_a_broken_constraint_is_named(connect: Connect, text: str, new_database: Any) -> None:
+    """Schema, table, column and constraint in `diag`, the key in its detail."""
+    told = []
+    for connection in (connect(autocommit=True), psycopg.connect(new_database(), autocommit=True)):
+        connection.execute("select absurd.create_queue('q')")
+        with pytest.raises(psycopg.Error) as caught:
+            connection.execute(text)
+        diag = caught.value.diag
+        unique = "unique" in str(diag.message_primary)
+        names = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name)
+        told.append((diag.message_primary, *names, diag.message_detail if unique else None))
+        connection.close()
+    assert told[0] == told[1]

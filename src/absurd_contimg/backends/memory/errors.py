@@ -10,16 +10,30 @@ from typing import NoReturn
 
 
 class EngineError(Exception):
-    """What Postgres would report: SQLSTATE, primary message, detail and hint."""
+    """What Postgres would report: SQLSTATE, primary message, detail and hint.
+
+    A broken constraint also names its table, and its column or itself.
+    """
 
     def __init__(
-        self, sqlstate: str, message: str, *, detail: str | None = None, hint: str | None = None
+        self,
+        sqlstate: str,
+        message: str,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+        table: str | None = None,
+        column: str | None = None,
+        constraint: str | None = None,
     ) -> None:
         super().__init__(message)
         self.sqlstate = sqlstate
         self.message = message
         self.detail = detail
         self.hint = hint
+        self.table = table
+        self.column = column
+        self.constraint = constraint
 
 
 def raise_exception(message: str) -> NoReturn:

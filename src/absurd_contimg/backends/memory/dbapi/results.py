@@ -36,6 +36,10 @@ def psycopg_error(error: EngineError) -> psycopg.Error:
         pq.DiagnosticField.MESSAGE_PRIMARY: error.message,
         pq.DiagnosticField.MESSAGE_DETAIL: error.detail,
         pq.DiagnosticField.MESSAGE_HINT: error.hint,
+        pq.DiagnosticField.SCHEMA_NAME: None if error.table is None else "absurd",
+        pq.DiagnosticField.TABLE_NAME: error.table,
+        pq.DiagnosticField.COLUMN_NAME: error.column,
+        pq.DiagnosticField.CONSTRAINT_NAME: error.constraint,
     }
     info = {
         int(field): None if fields.get(field) is None else str(fields[field]).encode()

@@ -49,4 +49,6 @@ def not_null(kind: str, relation: str, row: NamedTuple | tuple[Any, ...]) -> Non
                 "23502",
                 f'null value in column "{column}" of relation "{relation}" violates '
                 "not-null constraint",
+                table=relation,
+                column=column,
             )

@@ -258,6 +258,8 @@ def not_null_violation(column: str, table: str) -> EngineError:
     return EngineError(
         "23502",
         f'null value in column "{column}" of relation "{table}" violates not-null constraint',
+        table=table,
+        column=column,
     )
 
 

@@ -16,8 +16,12 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import json_functions
 from absurd_contimg.backends.memory.sql.arithmetic import divide_numeric, scale_interval
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted
-from absurd_contimg.backends.memory.sql.comparison import null_key, sort_key
-from absurd_contimg.backends.memory.sql.registry import undefined_function
+from absurd_contimg.backends.memory.sql.comparison import null_key, row_key, sort_key
+from absurd_contimg.backends.memory.sql.registry import (
+    ambiguous_function,
+    polymorphic_unknown,
+    undefined_function,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
@@ -112,6 +116,8 @@ def _parts(name: str, node: Node, compiler: Compiler, condition: Evaluate | None
     if distinct:
         items = [*items[0].expressions, *items[1:]]
     arguments = [compiler.compile(item) for item in items]
+    if name == "array_agg" and any(item.kind is UNKNOWN for item in arguments):
+        raise ambiguous_function(name, [item.kind for item in arguments])
     if distinct and order and not _among(clause, items):
         raise EngineError(
             "42P10",
@@ -143,9 +149,11 @@ def _rows(parts: _Parts, envs: list[Env]) -> list[Env]:
 
 def _distinct(parts: _Parts, envs: list[Env]) -> list[Env]:
     """One row for each of the arguments' values; Postgres sorts to find them."""
-    kept: dict[str, Env] = {}
+    kept: dict[Any, Env] = {}
+    kinds = [item.kind for item in parts.arguments]
     for env in envs:
-        kept.setdefault(repr(_key(parts, env)), env)
+        row = tuple([item.value(env) for item in parts.arguments])
+        kept.setdefault(row_key(kinds, row), env)
     found = list(kept.values())
     return found if parts.order else sorted(found, key=lambda env: _key(parts, env))
 
@@ -198,6 +206,8 @@ def _extreme(parts: _Parts) -> Aggregate:
 
 def _numeric_only(parts: _Parts) -> Expr:
     expr = _one(parts)
+    if expr.kind is UNKNOWN:
+        raise ambiguous_function(parts.name, [expr.kind])
     if expr.kind not in (*INTEGERS, NUMERIC, FLOAT8, INTERVAL):
         raise undefined_function(parts.name, [expr.kind])
     return expr
@@ -338,7 +348,7 @@ _TEXTS = ("varchar", "name")
 def _json_array(parts: _Parts) -> Aggregate:
     expr = _one(parts)
     if expr.kind is UNKNOWN:
-        expr = converted(expr, TEXT)
+        raise polymorphic_unknown()
     binary, parts = parts.name == "jsonb_agg", _with(parts, expr)
 
     def value(envs: list[Env]) -> str | None:
@@ -397,6 +407,8 @@ def _within_group(
         raise unsupported(node.sql(dialect="postgres"), "a descending order within group")
     if name == "percentile_cont" and expr.kind is not INTERVAL:
         expr = converted(expr, FLOAT8)
+    if expr.kind is UNKNOWN:
+        raise polymorphic_unknown()
     parts = _Parts(name, [expr], condition, [], distinct=False)
     if name == "mode":
         return Aggregate(expr.kind, lambda envs: _mode(expr, _known(parts, envs)), name)
@@ -446,10 +458,11 @@ def _between(found: list[Any], place: float, kind: SqlType) -> Any:
 
 def _mode(expr: Expr, found: list[Any]) -> Any:
     """The most frequent value, of several the least."""
-    counts: dict[str, tuple[int, Any]] = {}
+    counts: dict[Any, tuple[int, Any]] = {}
     for item in sorted(found, key=lambda item: sort_key(expr.kind, item)):
-        key = repr(sort_key(expr.kind, item))
-        counts[key] = (counts.get(key, (0, item))[0] + 1, item)
+        key = row_key([expr.kind], (item,))
+        times, first = counts.get(key, (0, item))
+        counts[key] = (times + 1, first)
     return max(counts.values(), key=lambda pair: pair[0])[1] if counts else None
 
 

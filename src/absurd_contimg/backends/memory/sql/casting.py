@@ -16,9 +16,9 @@ from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     compiles,
     constant,
+    is_weak,
     name_of,
     sql_of,
-    unwrapped,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node
 from absurd_contimg.backends.memory.sql.types import (
@@ -103,19 +103,9 @@ def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
             return None if raw is None else limit(raw)
 
         compiled = Expr(target, limited, compiled.name)
-    strong = inner.name != "?column?" and not _is_weak(node.this, inner)
+    strong = inner.name != "?column?" and not is_weak(node.this, inner)
     shown = target.name.removeprefix("_")
     return compiled._replace(name=inner.name if strong else shown, parameter=None)
-
-
-def _is_weak(node: Node, compiled: Expr) -> bool:
-    """Whether a name gives way to that of a cast around it."""
-    node = unwrapped(node)
-    if isinstance(node, exp.Boolean | exp.Interval):
-        return True
-    if isinstance(node, exp.Cast):
-        return compiled.name == compiled.kind.name.removeprefix("_")
-    return isinstance(node, exp.Case) and compiled.name == "case"
 
 
 def _empty_array(node: Node) -> Expr | None:

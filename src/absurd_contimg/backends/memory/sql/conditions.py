@@ -24,6 +24,7 @@ from absurd_contimg.backends.memory.sql.expressions import (
     compiles,
     constant,
     inverted,
+    is_weak,
     sql_of,
     unwrapped,
 )
@@ -341,9 +342,7 @@ def _case(compiler: Compiler, node: exp.Case) -> Expr:
                 return result(env)
         return last(env)
 
-    strong = otherwise.name != "?column?" and not isinstance(
-        unwrapped(default) if default is not None else None, exp.Cast | exp.Boolean | exp.Interval
-    )
+    strong = otherwise.name != "?column?" and not is_weak(default, otherwise)
     return Expr(kind, value, otherwise.name if strong else "case")
 
 

@@ -130,3 +130,13 @@ def unwrapped(node: Node) -> Node:
     while isinstance(node, exp.Subquery | exp.Paren):
         node = node.this
     return node
+
+
+def is_weak(node: Node, compiled: Expr) -> bool:
+    """Whether a name gives way to that of a cast or ``case`` around it."""
+    node = unwrapped(node)
+    if isinstance(node, exp.Boolean | exp.Interval):
+        return True
+    if isinstance(node, exp.Cast):
+        return compiled.name == compiled.kind.name.removeprefix("_")
+    return isinstance(node, exp.Case) and compiled.name == "case"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -124,6 +125,8 @@ def check_row(target: _Target, table: AnyTable, row: tuple[Any, ...]) -> None:
                 "23514",
                 f'new row for relation "{relation}" violates check constraint '
                 f'"{target.name}_{column.name}_check"',
+                table=relation,
+                constraint=f"{target.name}_{column.name}_check",
             )
 
 
@@ -133,16 +136,25 @@ def insert_row(tx: Transaction, target: _Target, table: AnyTable, row: tuple[Any
     constraint = conflict(tx, table, row, key)
     if constraint is not None:
         suffix, columns = constraint
-        shown = ", ".join(columns)
+        shown = f"({', '.join(columns)})=({_shown_key(tx, target, row, columns)})"
         relation = target.name
         if table.partitions is not None:
             relation = table.name_for(row[table.partition_column])
         raise EngineError(
             "23505",
             f'duplicate key value violates unique constraint "{relation}_{suffix}"',
-            detail=f"Key ({shown}) already exists.",
+            detail=f"Key {shown} already exists.",
+            table=relation,
+            constraint=f"{relation}_{suffix}",
         )
     table.put(tx, key, row)
+
+
+def _shown_key(
+    tx: Transaction, target: _Target, row: tuple[Any, ...], columns: tuple[str, ...]
+) -> str:
+    places = [target.position(name) for name in columns]
+    return ", ".join(target.columns[place].kind.show(row[place], tx.session) for place in places)
 
 
 def conflict(
@@ -317,6 +329,9 @@ class Modifier:
                 "23505",
                 "duplicate key value violates unique constraint "
                 f'"{target.name}_idempotency_key_key"',
+                detail=f"Key (idempotency_key)=({row[-1]}) already exists.",
+                table=target.name,
+                constraint=f"{target.name}_idempotency_key_key",
             )
         table.put(env.tx, key, row)
         return row
@@ -344,6 +359,8 @@ class Modifier:
                 else:
                     expr = assigned(compiler.compile(value), kind, name)
                     found.append((position, expr.value))
+                if sum(place == position for place, _ in found) > 1:
+                    raise EngineError("42601", f'multiple assignments to same column "{name}"')
         return found
 
     def _insert(self, node: exp.Insert, scope: Scope) -> Query:
@@ -354,6 +371,9 @@ class Modifier:
             into = into.this
         target = _target(into)
         positions = [target.position(name) for name in names] or list(range(len(target.columns)))
+        for name, count in Counter(names).items():
+            if count > 1:
+                raise EngineError("42701", f'column "{name}" specified more than once')
         produce = self._produced(node, target, positions, scope, explicit=bool(names))
         settle = self._on_conflict(node, target, scope)
         inner = Scope(
@@ -400,6 +420,7 @@ class Modifier:
                 for row in source.expressions
             ]
         else:
+            self.planner.keep_unknown = True
             columns, rows = self.planner.query(source, scope.child())
             _check_count(len(columns), positions, explicit=explicit)
             casts = [

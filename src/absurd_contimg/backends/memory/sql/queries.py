@@ -23,7 +23,7 @@ from absurd_contimg.backends.memory.sql import (
 )
 from absurd_contimg.backends.memory.sql.aggregates import Aggregate
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
-from absurd_contimg.backends.memory.sql.comparison import null_key, sort_key
+from absurd_contimg.backends.memory.sql.comparison import null_key, row_key
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     name_of,
@@ -42,7 +42,7 @@ from absurd_contimg.backends.memory.sql.scope import (
     column_value,
 )
 from absurd_contimg.backends.memory.sql.sources import SourceCompiler
-from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN
+from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN, SqlType
 from absurd_contimg.backends.memory.sql.windows import Window
 
 REGISTERED = (casting, conditions, invocations, values)
@@ -78,17 +78,20 @@ class Planner:
     def __init__(self, modify: Callable[[Node, Scope], Query]) -> None:
         self.modify = modify
         self.table_lock = TableLock.ACCESS_SHARE
+        self.keep_unknown = False
+        """Set for the query of an ``insert``: its literals take the type of their column."""
 
     def query(self, node: Node, scope: Scope) -> Query:
         """A query in its own scope: its columns, and what gives its rows in an environment."""
         node = unwrapped(node)
+        keep_unknown, self.keep_unknown = self.keep_unknown, False
         prepare = self.common_tables(node, scope)
         if isinstance(node, exp.SetOperation):
             columns, rows = self._set_operation(node, scope)
         elif isinstance(node, exp.Values):
             columns, rows = self._values(node, scope)
         elif isinstance(node, exp.Select):
-            columns, rows = self._select(node, scope)
+            columns, rows = self._select(node, scope, keep_unknown=keep_unknown)
         elif isinstance(node, exp.Insert | exp.Update | exp.Delete):
             columns, rows = self.modify(node, scope)
         else:
@@ -137,6 +140,7 @@ class Planner:
             columns.append(ColumnInfo(one.name, kind))
             casts.append((_caster(one, kind), _caster(other, kind)))
         distinct = bool(node.args.get("distinct"))
+        kinds = [column.kind for column in columns]
 
         def rows(env: Env) -> list[Row]:
             first = [_cast_row(row, casts, 0, env) for row in left_rows(env.child())]
@@ -145,8 +149,8 @@ class Planner:
                 found = first + second
             else:
                 keep = isinstance(node, exp.Intersect)
-                found = _matched(first, second, keep=keep, all_rows=not distinct)
-            return unique_rows(found) if distinct else found
+                found = _matched(first, second, kinds, keep=keep, all_rows=not distinct)
+            return unique_rows(found, kinds) if distinct else found
 
         ordered = self._ordered_rows(node, columns, scope, rows)
         return columns, ordered
@@ -190,7 +194,7 @@ class Planner:
 
     # -- select -----------------------------------------------------------------------------
 
-    def _select(self, node: exp.Select, scope: Scope) -> Query:
+    def _select(self, node: exp.Select, scope: Scope, *, keep_unknown: bool) -> Query:
         _name_windows(node, scope)
         for clause in ("qualify", "laterals", "sample"):
             if node.args.get(clause):
@@ -226,7 +230,10 @@ class Planner:
         group = self._group(node, outputs, Compiler(scope, self.query, clause="GROUP BY"))
         locks = self._locks(node, scope)
         columns = [
-            ColumnInfo(out.name, TEXT if out.expr.kind is UNKNOWN else out.expr.kind)
+            ColumnInfo(
+                out.name,
+                TEXT if out.expr.kind is UNKNOWN and not keep_unknown else out.expr.kind,
+            )
             for out in outputs
         ]
         if _is_plain(node, outputs, scope) and not aggregates:
@@ -234,7 +241,7 @@ class Planner:
         if aggregates or group is not None or having is not None:
             self._check_grouped(node, outputs, scope)
         values = [out.expr for out in outputs]
-        distinct = self._distinct(node, compiler)
+        distinct = self._distinct(node, compiler, values)
         if distinct is not None and node.args["distinct"].args.get("on") is None:
             _check_distinct_order(node, order, outputs)
         grouping = bool(aggregates) or group is not None or having is not None
@@ -355,23 +362,22 @@ class Planner:
                 )
 
     def _distinct(
-        self, node: exp.Select, compiler: Compiler
+        self, node: exp.Select, compiler: Compiler, values: list[Expr]
     ) -> Callable[[list[tuple[Env, Row]]], list[tuple[Env, Row]]] | None:
         clause = node.args.get("distinct")
         if clause is None:
             return None
         on = clause.args.get("on")
-        keys = (
-            None
-            if on is None
-            else [compiler.compile(item).value for item in unwrapped(on).expressions or [on]]
-        )
+        keys = None
+        if on is not None:
+            keys = [compiler.compile(item) for item in unwrapped(on).expressions or [on]]
+        kinds = [item.kind for item in (keys or values)]
 
         def first(pairs: list[tuple[Env, Row]]) -> list[tuple[Env, Row]]:
-            seen: dict[str, tuple[Env, Row]] = {}
+            seen: dict[Any, tuple[Env, Row]] = {}
             for env, row in pairs:
-                key = repr(row) if keys is None else repr([key(env) for key in keys])
-                seen.setdefault(key, (env, row))
+                found = row if keys is None else tuple([key.value(env) for key in keys])
+                seen.setdefault(row_key(kinds, found), (env, row))
             return list(seen.values())
 
         return first
@@ -543,8 +549,9 @@ def _grouped(
 ) -> list[Env]:
     """One environment a group: its first row, and its aggregates."""
     groups: dict[Any, list[Env]] = {} if keys is not None else {(): []}
+    kinds = [expr.kind for expr in keys or []]
     for env in envs:
-        key = tuple(_group_key(expr, env) for expr in keys or [])
+        key = row_key(kinds, tuple([expr.value(env) for expr in keys or []]))
         groups.setdefault(key, []).append(env)
     found: list[Env] = []
     for members in groups.values():
@@ -556,11 +563,6 @@ def _grouped(
         env.aggregates = [aggregate.value(members) for aggregate in aggregates]
         found.append(env)
     return found
-
-
-def _group_key(expr: Expr, env: Env) -> Any:
-    value = expr.value(env)
-    return None if value is None else repr(sort_key(expr.kind, value))
 
 
 def _project(env: Env, values: list[Expr]) -> list[tuple[Env, Row]]:
@@ -607,12 +609,14 @@ def cut(rows: list[Row], limit: Any, offset: Any, env: Env) -> list[Row]:
     return rows[start:] if most is None else rows[start : start + most]
 
 
-def _matched(first: list[Row], second: list[Row], *, keep: bool, all_rows: bool) -> list[Row]:
+def _matched(
+    first: list[Row], second: list[Row], kinds: list[SqlType], *, keep: bool, all_rows: bool
+) -> list[Row]:
     """``intersect`` and ``except``; with ``all`` a row of `second` matches one of `first`."""
-    others = Counter(repr(row) for row in second)
+    others = Counter(row_key(kinds, row) for row in second)
     found: list[Row] = []
     for row in first:
-        key = repr(row)
+        key = row_key(kinds, row)
         matched = others[key] > 0
         if matched and all_rows:
             others[key] -= 1
@@ -621,9 +625,9 @@ def _matched(first: list[Row], second: list[Row], *, keep: bool, all_rows: bool)
     return found
 
 
-def unique_rows(rows: list[Row]) -> list[Row]:
+def unique_rows(rows: list[Row], kinds: list[SqlType]) -> list[Row]:
     """Rows without duplicates, in order of their first."""
-    return list({repr(row): row for row in reversed(rows)}.values())[::-1]
+    return list({row_key(kinds, row): row for row in reversed(rows)}.values())[::-1]
 
 
 def _caster(column: ColumnInfo, kind: Any) -> Callable[[Any, Env], Any]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.coercion import common_type
+from absurd_contimg.backends.memory.sql.comparison import row_key
 from absurd_contimg.backends.memory.sql.expressions import name_of, sql_of, unwrapped
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Node, Row, Scope
 from absurd_contimg.backends.memory.sql.types import TEXT, UNKNOWN
@@ -67,12 +68,13 @@ def compile_recursive(
     distinct = bool(union.args.get("distinct"))
 
     def rows(env: Env) -> list[Row]:
-        known = set[str]()
+        known = set[Any]()
+        kinds = [column.kind for column in columns]
         found: list[Row] = []
         working = first_rows(env.child())
         while working:
             if distinct:
-                working = [row for row in working if _is_new(row, known)]
+                working = [row for row in working if _is_new(row_key(kinds, row), known)]
             found += working
             if len(found) > ROWS_MAX:
                 raise unsupported(sql_of(union), f"a recursion of more than {ROWS_MAX} rows")
@@ -97,8 +99,7 @@ def _is_simple(step: Node, name: str) -> bool:
     )
 
 
-def _is_new(row: Row, known: set[str]) -> bool:
-    key = repr(row)
+def _is_new(key: Any, known: set[Any]) -> bool:
     if key in known:
         return False
     known.add(key)

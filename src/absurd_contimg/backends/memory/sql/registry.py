@@ -114,6 +114,13 @@ def undefined_function(name: str, kinds: list[SqlType]) -> EngineError:
     )
 
 
+def polymorphic_unknown() -> EngineError:
+    """42804 of a function whose result has the type of an argument that has none."""
+    return EngineError(
+        "42804", "could not determine polymorphic type because input has type unknown"
+    )
+
+
 def ambiguous_function(name: str, kinds: list[SqlType]) -> EngineError:
     """42725."""
     shown = ", ".join(kind.shown for kind in kinds)

@@ -180,10 +180,16 @@ class SourceCompiler:
         if schema_name is None and name in self.scope.ctes:
             columns = _renamed(self.scope.ctes[name], names, alias or name)
             return Source(alias or name, columns, lambda env: env.ctes[name])
-        if schema_name == "information_schema" and name in information.VIEWS:
-            columns, rows = information.VIEWS[name]
-            columns = _renamed(columns, names, alias or name)
-            return Source(alias or name, columns, rows, partial=True)
+        view = information.VIEWS.get((schema_name or "pg_catalog", name))
+        if view is not None:
+            select = node.find_ancestor(exp.Select)
+            where = None if select is None else select.args.get("where")
+            if not information.is_told(where and where.this, view, alias or name):
+                raise unsupported(
+                    sql_of(node), f"this view without {view.schema_column} = 'absurd' beside it"
+                )
+            columns = _renamed(view.columns, names, alias or name)
+            return Source(alias or name, columns, view.rows, partial=True)
         if schema_name in ("pg_catalog", "information_schema") or (
             schema_name is None and name.startswith("pg_")
         ):

@@ -11,7 +11,7 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import aggregates
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
 from absurd_contimg.backends.memory.sql.comparison import null_key, row_key
-from absurd_contimg.backends.memory.sql.registry import undefined_function
+from absurd_contimg.backends.memory.sql.registry import polymorphic_unknown, undefined_function
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import FLOAT8, INT4, INT8, TEXT, UNKNOWN, SqlType
 from absurd_contimg.backends.memory.sql.window_frames import Frame, Frames, compile_frame
@@ -50,7 +50,7 @@ def compile_window(node: exp.Window, compiler: Compiler) -> Window:
         groups: dict[Any, list[Env]] = {}
         for env in envs:
             key = row_key([expr.kind for expr in keys], tuple(expr.value(env) for expr in keys))
-            groups.setdefault(repr(key), []).append(env)
+            groups.setdefault(key, []).append(env)
         for members in groups.values():
             for expr, down, first in reversed(order):
                 members.sort(
@@ -174,7 +174,11 @@ NAMES = frozenset(_RANKS) | {"lag", "lead", "first_value", "last_value", "nth_va
 def _neighbour(name: str, arguments: list[Expr]) -> tuple[SqlType, Spread, str]:
     if not 1 <= len(arguments) <= 3:
         raise undefined_function(name, [item.kind for item in arguments])
-    expr = converted(arguments[0], TEXT) if arguments[0].kind is UNKNOWN else arguments[0]
+    expr = arguments[0]
+    if expr.kind is UNKNOWN and len(arguments) < 3:
+        raise polymorphic_unknown()
+    if expr.kind is UNKNOWN and arguments[2].kind is UNKNOWN:
+        expr = converted(expr, TEXT)
     offset = converted(arguments[1], INT4).value if len(arguments) > 1 else None
     default = None
     if len(arguments) == 3:
@@ -199,7 +203,8 @@ def _neighbour(name: str, arguments: list[Expr]) -> tuple[SqlType, Spread, str]:
 
 
 def _edge(name: str, expr: Expr, frames: Frames) -> tuple[SqlType, Spread, str]:
-    expr = converted(expr, TEXT) if expr.kind is UNKNOWN else expr
+    if expr.kind is UNKNOWN:
+        raise polymorphic_unknown()
     first = name == "first_value"
 
     def spread(members: list[Env], peers: list[int]) -> list[Any]:
@@ -212,7 +217,8 @@ def _edge(name: str, expr: Expr, frames: Frames) -> tuple[SqlType, Spread, str]:
 
 
 def _nth(expr: Expr, number: Expr, frames: Frames) -> tuple[SqlType, Spread, str]:
-    expr = converted(expr, TEXT) if expr.kind is UNKNOWN else expr
+    if expr.kind is UNKNOWN:
+        raise polymorphic_unknown()
 
     def spread(members: list[Env], peers: list[int]) -> list[Any]:
         found: list[Any] = []
