@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase, jsonb, times
-from absurd_contimg.backends.memory.text import timestamptz_in, timestamptz_out
+from absurd_contimg.backends.memory.timestamps import timestamptz_in, timestamptz_out
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import (
     BackendError,

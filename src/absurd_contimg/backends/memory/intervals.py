@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_EVEN, Decimal
 
+from absurd_contimg.backends.memory.date_fields import (
+    SPACE,
+    BadFormat,
+    Field,
+    FieldOverflow,
+    Kind,
+    clock,
+    fraction,
+    leading_integer,
+    refusal,
+    split,
+)
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.times import (
     DAY_US,
@@ -13,186 +24,254 @@ from absurd_contimg.backends.memory.times import (
     SECOND_US,
     Interval,
 )
+from absurd_contimg.backends.memory.timestamps import WORDS
 
-_UNITS: dict[str, tuple[str, int]] = {}
-for _names, _kind, _factor in (
-    ("us usec usecs usecond useconds microsecon microsecond microseconds", "us", 1),
-    ("ms msec msecs msecond mseconds millisecon millisecond milliseconds", "ms", 1000),
-    ("s sec secs second seconds", "second", SECOND_US),
-    ("m min mins minute minutes", "minute", 60 * SECOND_US),
-    ("h hr hrs hour hours", "hour", 3600 * SECOND_US),
-    ("d day days", "day", 1),
-    ("w week weeks", "week", 7),
-    ("mon mons month months", "month", 1),
-    ("y yr yrs year years", "year", 12),
-    ("dec decs decade decades", "decade", 120),
-    ("c cent century centuries", "century", 1200),
-    ("mil mils millennia millennium", "millennium", 12_000),
+_UNITS: dict[str, str] = {}
+for _names, _kind in (
+    ("us usec usecs usecond useconds microsecon", "us"),
+    ("ms msec msecs msecond mseconds millisecon", "ms"),
+    ("s sec secs second seconds", "second"),
+    ("m min mins minute minutes", "minute"),
+    ("h hr hrs hour hours", "hour"),
+    ("d day days", "day"),
+    ("w week weeks", "week"),
+    ("mon mons month months", "month"),
+    ("y yr yrs year years", "year"),
+    ("dec decs decade decades", "decade"),
+    ("c cent century centuries", "century"),
+    ("mil mils millennia millennium", "millennium"),
 ):
-    for _name in _names.split():
-        _UNITS[_name] = (_kind, _factor)
+    _UNITS.update(dict.fromkeys(_names.split(), _kind))
 
-_DAY_UNITS = {"day", "week"}
-_MONTH_UNITS = {"month", "year", "decade", "century", "millennium"}
-_TOKEN = re.compile(
-    r"\s*(?:(?P<clock>[+-]?\d+:\d+(?::\d+(?:\.\d*)?)?(?!\d))"
-    r"|(?P<years>[+-]?\d+)-(?P<months>\d+)(?![\d:])"
-    r"|(?P<number>[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?)"
-    r"|(?P<word>[A-Za-z]+)|(?P<at>@))"
-)
-_ISO = re.compile(
-    r"P(?=.)(?:(?P<Y>[+-]?[\d.]+)Y)?(?:(?P<M>[+-]?[\d.]+)M)?(?:(?P<W>[+-]?[\d.]+)W)?"
-    r"(?:(?P<D>[+-]?[\d.]+)D)?"
-    r"(?:T(?=.)(?:(?P<h>[+-]?[\d.]+)H)?(?:(?P<m>[+-]?[\d.]+)M)?(?:(?P<s>[+-]?[\d.]+)S)?)?\Z"
-)
-_ISO_KINDS = (
-    ("Y", "year"), ("M", "month"), ("W", "week"), ("D", "day"),
-    ("h", "hour"), ("m", "minute"), ("s", "second"),
-)  # fmt: skip
+_FRACTION_OF_MONTH_DAYS = 30
+_MICROSECONDS = {"us": 1, "ms": 1000, "second": SECOND_US, "minute": 60 * SECOND_US,
+                 "hour": 3600 * SECOND_US}  # fmt: skip
+_YEARS = {"year": 1, "decade": 10, "century": 100, "millennium": 1000}
+_INT_MAX = 2**31 - 1
+_INT64_MAX = 2**63 - 1
+_WORD_LENGTH_MAX = 10
+"""Postgres compares no more of a word."""
+_ISO_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
+_ISO_NUMBER_MAX = 1e15
+
+
+def _small(value: int) -> int:
+    """`value` if 32 bits hold it."""
+    if not -_INT_MAX - 1 <= value <= _INT_MAX:
+        raise FieldOverflow
+    return value
 
 
 class _Sum:
-    """Adds fields up; a fraction goes over into the smaller units, as Postgres does it."""
+    """Adds numbers with units up; a fraction goes over into smaller units, as Postgres does it."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.months = self.days = self.us = 0
-        self.seen: set[str] = set()
+    def __init__(self) -> None:
+        self.years = self.months = self.days = self.us = 0
 
-    def add(self, number: Decimal, unit: str) -> None:
-        kind, factor = _UNITS[unit]
-        if kind in self.seen:
-            raise invalid_interval(self.text)
-        self.seen.add(kind)
-        whole = int(number)
-        fraction = number - whole
-        if kind in _MONTH_UNITS:
-            self.months += whole * factor
-            if kind == "month":
-                self._add_days(fraction * 30)
-            else:
-                self.months += int((fraction * factor).to_integral_value(ROUND_HALF_EVEN))
-        elif kind in _DAY_UNITS:
-            self.days += whole * factor
-            self._add_days(fraction * factor)
+    def add(self, whole: int, part: float, kind: str) -> None:
+        if kind in _MICROSECONDS:
+            self._add_us(whole * _MICROSECONDS[kind])
+            self._add_part_us(part, _MICROSECONDS[kind])
+        elif kind in _YEARS:
+            self.years = _small(self.years + _small(_small(whole) * _YEARS[kind]))
+            self.months = _small(self.months + round(part * _YEARS[kind] * 12))
+        elif kind == "month":
+            self.months = _small(self.months + _small(whole))
+            self._add_part_days(part, _FRACTION_OF_MONTH_DAYS)
+        elif kind == "week":
+            self.days = _small(self.days + _small(_small(whole) * 7))
+            self._add_part_days(part, 7)
         else:
-            self.us += int((number * factor).to_integral_value(ROUND_HALF_EVEN))
+            self.days = _small(self.days + _small(whole))
+            self._add_part_us(part, DAY_US)
 
-    def _add_days(self, days: Decimal) -> None:
-        whole = int(days)
-        self.days += whole
-        self.us += int(((days - whole) * DAY_US).to_integral_value(ROUND_HALF_EVEN))
+    def _add_us(self, us: int) -> None:
+        self.us += us
+        if not -_INT64_MAX - 1 <= self.us <= _INT64_MAX:
+            raise FieldOverflow
 
-    def add_clock(self, clock: str) -> None:
-        if "clock" in self.seen or self.seen & {"hour", "minute", "second"}:
-            raise invalid_interval(self.text)
-        self.seen |= {"clock", "hour", "minute", "second"}
-        parts = clock.lstrip("+-").split(":")
-        hours, minutes = int(parts[0]), int(parts[1])
-        seconds = Decimal(parts[2]) if len(parts) == 3 else Decimal(0)
-        if minutes > 59 or seconds >= 61:
-            raise _out_of_range(self.text)
-        size = (hours * 60 + minutes) * 60 * SECOND_US
-        size += int((seconds * SECOND_US).to_integral_value(ROUND_HALF_EVEN))
-        self.us += -size if clock.startswith("-") else size
+    def _add_part_us(self, part: float, size: int) -> None:
+        """Half a microsecond is rounded toward zero."""
+        exact = part * size
+        whole = int(exact)
+        rest = exact - whole
+        self._add_us(whole + (1 if rest > 0.5 else -1 if rest < -0.5 else 0))
+
+    def _add_part_days(self, part: float, size: int) -> None:
+        exact = part * size
+        whole = int(exact)
+        self.days = _small(self.days + whole)
+        self._add_part_us(exact - whole, DAY_US)
+
+    def add_clock(self, text: str, *, negative: bool = False) -> None:
+        hour, minute, second, us = clock(text)
+        size = ((hour * 60 + minute) * 60 + second) * SECOND_US + us
+        self._add_us(-size if negative else size)
 
     def result(self, *, negative: bool = False) -> Interval:
         sign = -1 if negative else 1
-        span = Interval(sign * self.months, sign * self.days, sign * self.us)
-        small = -(2**31) <= span.months < 2**31 and -(2**31) <= span.days < 2**31
-        if not small or not -(2**63) <= span.us < 2**63 or span.is_infinite:
-            raise _out_of_range(self.text)
+        months = sign * (self.years * 12 + self.months)
+        span = Interval(months, sign * self.days, sign * self.us)
+        if not -_INT_MAX - 1 <= span.months <= _INT_MAX or span.is_infinite:
+            raise EngineError("22008", "interval out of range")
         return span
-
-
-def invalid_interval(text: str) -> EngineError:
-    """22007."""
-    return EngineError("22007", f'invalid input syntax for type interval: "{text}"')
-
-
-def _out_of_range(text: str) -> EngineError:
-    return EngineError("22015", f'interval field value out of range: "{text}"')
 
 
 def interval_in(text: str) -> Interval:
     """``interval`` input."""
-    word = text.strip()
-    special = {"infinity": INFINITE, "+infinity": INFINITE, "-infinity": NEG_INFINITE}
-    if word.lower() in special:
-        return special[word.lower()]
-    if word[:1] == "P":
-        return _iso_in(word, text)
-    return _verbose_in(word, text)
+    word = text.strip(SPACE)
+    try:
+        try:
+            return _verbose_in(split(word, WORDS))
+        except BadFormat:
+            return _iso_in(word)
+    except (BadFormat, FieldOverflow) as error:
+        raise refusal(error, "interval", text) from None
 
 
-def _iso_in(word: str, text: str) -> Interval:
-    match = _ISO.match(word)
-    if match is None:
-        raise invalid_interval(text)
-    total = _Sum(text)
-    for group, unit in _ISO_KINDS:
-        if match[group] is not None:
-            try:
-                number = Decimal(match[group])
-            except ArithmeticError:
-                raise invalid_interval(text) from None
-            total.add(number, unit)
-    return total.result()
-
-
-def _verbose_in(word: str, text: str) -> Interval:  # noqa: PLR0912 - one branch a kind of token
-    total = _Sum(text)
-    pending: Decimal | None = None
-    negative = False
-    position = 0
-    fields = 0
-    while position < len(word):
-        match = _TOKEN.match(word, position)
-        if match is None or negative:
-            raise invalid_interval(text)
-        position = match.end()
-        if match["word"] is not None:
-            unit = match["word"].lower()
-            if pending is not None and unit in _UNITS:
-                total.add(pending, unit)
-                pending = None
-            elif unit == "ago" and fields and pending is None:
+def _verbose_in(fields: list[Field]) -> Interval:
+    """Postgres' own form. It is read from its end, so that a unit comes before its number."""
+    total = _Sum()
+    given: set[str] = set()
+    unit: str | None = None
+    waiting = negative = False  # whether the unit's number has yet to come
+    last = len(fields) - 1
+    for index in range(last, -1, -1):
+        kind, text = fields[index]
+        if kind is Kind.WORD:
+            if text in ("@", "at", "on"):
+                continue
+            if waiting:
+                raise BadFormat
+            if text in _INFINITE and index == last:
+                if last > 0:
+                    raise BadFormat
+                return _INFINITE[text]
+            if text == "ago" and index == last:
                 negative = True
-            else:
-                raise invalid_interval(text)
+                continue
+            unit = _UNITS.get(text[:_WORD_LENGTH_MAX])
+            if unit is None:
+                raise BadFormat
+            waiting = True
             continue
-        if match["at"] is not None:
-            if fields:
-                raise invalid_interval(text)
-            continue
-        fields += 1
-        if match["number"] is not None:
-            if pending is not None:
-                raise invalid_interval(text)
-            pending = Decimal(match["number"])
-            continue
-        if match["years"] is not None:
-            _add_years_months(total, match, text)
-            continue
-        if pending is not None:  # '1 02:03:04' means a day and a time
-            total.add(pending, "day")
-            pending = None
-        total.add_clock(match["clock"])
-    if pending is not None:
-        total.add(pending, "second")
-        fields += 1
-    if not fields:
-        raise invalid_interval(text)
+        waiting = False
+        if _add_clock(total, kind, text):
+            more, unit = _CLOCK, "day"
+        else:
+            more, unit = _add_number(total, text, unit or "second")
+        if more & given:
+            raise BadFormat
+        given |= more
+    if not given or waiting:
+        raise BadFormat
     return total.result(negative=negative)
 
 
-def _add_years_months(total: _Sum, match: re.Match[str], text: str) -> None:
-    months = int(match["months"])
-    if months > 11:
-        raise _out_of_range(text)
-    sign = -1 if match["years"].startswith("-") else 1
-    total.add(Decimal(match["years"]), "year")
-    total.add(Decimal(sign * months), "month")
+_INFINITE = {"infinity": INFINITE, "+infinity": INFINITE, "-infinity": NEG_INFINITE}
+_SECONDS = frozenset({"second", "ms", "us"})
+_CLOCK = _SECONDS | {"hour", "minute"}
+
+
+def _add_clock(total: _Sum, kind: Kind, text: str) -> bool:
+    """Whether the field is ``hh:mm`` or longer, with or without a sign."""
+    if kind is Kind.TIME:
+        total.add_clock(text)
+        return True
+    if kind is not Kind.SIGNED or ":" not in text:
+        return False
+    try:
+        total.add_clock(text[1:], negative=text[0] == "-")
+    except (BadFormat, FieldOverflow):
+        return False
+    return True
+
+
+def _add_number(total: _Sum, text: str, unit: str) -> tuple[frozenset[str], str]:
+    """What is given by it, and the unit of a number before it that names none."""
+    whole, rest = leading_integer(text, _INT64_MAX)
+    part = 0.0
+    if rest[:1] == "-":  # years-months
+        months, rest = leading_integer(rest[1:])
+        if not 0 <= months < 12:
+            raise FieldOverflow
+        if rest:
+            raise BadFormat
+        whole, unit = whole * 12 + (-months if text[0] == "-" else months), "month"
+    elif rest:
+        part = fraction(rest) * (-1 if text[0] == "-" else 1)
+    total.add(whole, part, unit)
+    given = _SECONDS if unit == "second" and part else frozenset({unit})
+    return given, "day" if unit == "hour" else unit
+
+
+# -- ISO 8601 -----------------------------------------------------------------------------------
+
+_ISO_DATE = {"Y": "year", "M": "month", "W": "week", "D": "day"}
+_ISO_TIME = {"H": "hour", "M": "minute", "S": "second"}
+
+
+def _iso_in(word: str) -> Interval:
+    """``P...``: with designators, or in one of the alternative forms."""
+    if len(word) < 2 or word[0] != "P":
+        raise BadFormat
+    total = _Sum()
+    position, units, alone = 1, _ISO_DATE, True
+    while position < len(word):
+        if word[position] == "T":
+            position, units, alone = position + 1, _ISO_TIME, True
+            continue
+        whole, part, end = _iso_number(word, position)
+        unit = word[end : end + 1]
+        if unit in units:
+            total.add(whole, part, units[unit])
+            position, alone = end + 1, False
+            continue
+        if unit not in ("", "T", "-" if units is _ISO_DATE else ":") or not alone:
+            raise BadFormat
+        position = _iso_alternative(total, word, position, units)
+    return total.result()
+
+
+def _iso_number(word: str, position: int) -> tuple[int, float, int]:
+    match = _ISO_NUMBER.match(word, position)
+    if match is None:
+        raise BadFormat
+    value = float(match[0])
+    if not -_ISO_NUMBER_MAX <= value <= _ISO_NUMBER_MAX:
+        raise FieldOverflow
+    whole = int(value)
+    return whole, value - whole, match.end()
+
+
+def _iso_alternative(total: _Sum, word: str, position: int, units: dict[str, str]) -> int:
+    """``yyyy-mm-dd``, ``yyyymmdd``, ``hh:mm:ss`` or ``hhmmss``; where it ends."""
+    is_date = units is _ISO_DATE
+    whole, part, end = _iso_number(word, position)
+    joined = re.match(r"-?(\d+)", word[position:], re.ASCII)
+    unit = word[end : end + 1]
+    if unit in ("", "T") and joined is not None and len(joined[1]) == (8 if is_date else 6):
+        if unit == "T" and not is_date:
+            raise BadFormat
+        names = ("year", "month", "day") if is_date else ("hour", "minute", "second")
+        sign = -1 if whole < 0 else 1
+        size = abs(whole)
+        for name, value in zip(names, (size // 10_000, size // 100 % 100, size % 100), strict=True):
+            total.add(sign * value, 0.0, name)
+        total.add(0, part, "day" if is_date else "us")
+        return end
+    separator, names = ("-", ("year", "month", "day")) if is_date else (
+        ":", ("hour", "minute", "second")
+    )  # fmt: skip
+    for name in names:
+        whole, part, end = _iso_number(word, position)
+        total.add(whole, part, name)
+        if end == len(word) or (is_date and word[end] == "T"):
+            return end
+        if word[end] != separator:
+            raise BadFormat
+        position = end + 1
+    raise BadFormat
 
 
 def interval_out(span: Interval) -> str:

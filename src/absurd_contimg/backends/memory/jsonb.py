@@ -19,6 +19,9 @@ from absurd_contimg.backends.memory.errors import EngineError
 NULL: Final = "null"
 EMPTY: Final = "{}"
 
+_WHOLE_DIGITS_MAX = 131_072
+"""Digits that Postgres' ``numeric`` has before the point."""
+
 _INVALID = "invalid input syntax for type json"
 
 
@@ -125,13 +128,13 @@ def _invalid(_: str = "") -> NoReturn:
 
 def _number(text: str) -> str:
     """A JSON number as ``numeric`` prints it: scale kept, exponent and minus zero gone."""
-    if text.lstrip("-").isdigit():
+    if text.lstrip("-").isdigit() and len(text) <= _WHOLE_DIGITS_MAX:
         return "0" if text == "-0" else text
     if text in ("nan", "inf", "-inf"):
         _invalid()
     sign, digits, exponent = Decimal(text).as_tuple()
     assert isinstance(exponent, int)
-    if len(digits) + max(exponent, 0) > 131_072 or -exponent > 16_383:
+    if (any(digits) and len(digits) + exponent > _WHOLE_DIGITS_MAX) or -exponent > 16_383:
         raise EngineError("22003", "value overflows numeric format")
     shown = format(Decimal((0, digits, exponent)), "f")
     return "-" + shown if sign and any(digits) else shown

@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import WouldBlock
-from absurd_contimg.backends.memory.text import session_zone, timestamptz_in
+from absurd_contimg.backends.memory.timestamps import timestamptz_in
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.zones import DEFAULT as DEFAULT_ZONE
+from absurd_contimg.backends.memory.zones import offset_detail, session_zone, zone_setting
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
@@ -28,7 +30,7 @@ T = TypeVar("T")
 FAKE_NOW = "absurd.fake_now"
 READ_ONLY = "transaction_read_only"
 DEFAULTS: Mapping[str, str] = {
-    "timezone": "Etc/UTC",
+    "timezone": DEFAULT_ZONE,
     "lock_timeout": "0",
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -111,7 +113,10 @@ class Session:
         return value
 
     def set(self, name: str, value: str | None, *, local: bool = False) -> None:
-        """``set`` or ``set local``; None is ``default``. Undone with the transaction."""
+        """``set`` or ``set local``; None is ``default``. Undone with the transaction.
+
+        A local value outside of one lasts to the end of the statement.
+        """
         key = name.lower()
         value = self._checked(name, key, value)
         self.known.add(key)
@@ -135,8 +140,15 @@ class Session:
             raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
         if value is None:
             return None
-        if key == "timezone" and session_zone(value) is None:
-            raise EngineError("22023", f'invalid value for parameter "TimeZone": "{value}"')
+        if key == "timezone":
+            zone = zone_setting(value)
+            if zone is None:
+                raise EngineError(
+                    "22023",
+                    f'invalid value for parameter "TimeZone": "{value}"',
+                    detail=offset_detail(value),
+                )
+            return zone
         if key.endswith("_timeout"):
             if _DURATION.match(value) is None:
                 raise EngineError("22023", f'invalid value for parameter "{name}": "{value}"')

@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError, timestamp_out_of_range
 
-INFINITY = 2**63 - 1
-NEG_INFINITY = -(2**63)
+INFINITY = 2**64
+NEG_INFINITY = -(2**64)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime(1, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
 WEEK_US = 7 * DAY_US
+_CYCLE_US = 146_097 * DAY_US  # 400 years, whole weeks
 MIN_TIME = -210_866_803_200_000_000  # 4714-11-24 BC 00:00:00 UTC, Postgres' first moment
 END_TIME = 9_224_318_016_000_000_000  # 294277-01-01 UTC, just after its last
 _MICROSECOND = timedelta(microseconds=1)
@@ -49,8 +50,8 @@ class Interval(NamedTuple):
         return quarter_days * (DAY_US // 4) + self.us
 
 
-INFINITE = Interval(2**31 - 1, 2**31 - 1, INFINITY)
-NEG_INFINITE = Interval(-(2**31), -(2**31), NEG_INFINITY)
+INFINITE = Interval(2**31 - 1, 2**31 - 1, 2**63 - 1)
+NEG_INFINITE = Interval(-(2**31), -(2**31), -(2**63))
 ZERO = Interval()
 
 
@@ -191,11 +192,14 @@ def iso_week(days: int) -> tuple[int, int]:
 def utc_offset_us(time: int, zone: tzinfo) -> int:
     """How far local time in `zone` is ahead of UTC at `time`.
 
-    Beyond Python's years the offset of the nearest one that it knows.
+    After Python's years that of the same day 400 years, or a multiple of them, earlier: the
+    calendar repeats. Before them that of the earliest year.
     """
     if zone is UTC:
         return 0
-    moment = EPOCH + timedelta(microseconds=min(max(time, _FIRST_US), _LAST_US))
+    if time > _LAST_US:
+        time -= -(-(time - _LAST_US) // _CYCLE_US) * _CYCLE_US
+    moment = EPOCH + timedelta(microseconds=max(time, _FIRST_US))
     offset = moment.astimezone(zone).utcoffset()
     return 0 if offset is None else offset // _MICROSECOND
 

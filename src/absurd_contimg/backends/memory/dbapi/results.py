@@ -20,7 +20,7 @@ from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.statements import Result
 from absurd_contimg.backends.memory.sql.types import RECORD, ArrayType, RecordType, SqlType
-from absurd_contimg.backends.memory.text import session_zone, timestamptz_out
+from absurd_contimg.backends.memory.timestamps import timestamptz_out
 
 Load = Callable[[Any], Any]
 
@@ -156,11 +156,13 @@ def _is_stock(loader: type[Any]) -> bool:
 
 def zone_of(session: Session) -> tzinfo:
     """The time zone in which psycopg shows times."""
-    name = session.setting("timezone") or "UTC"
+    name = session.setting("timezone")
+    if name is None or name == "UTC":
+        return UTC
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        return session_zone(name) or UTC
+        return UTC  # psycopg knows no others
 
 
 def _timestamptz_loader(session: Session) -> Load:

@@ -15,7 +15,6 @@ from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
 from absurd_contimg.backends.memory.tables import Partition, QueueRow
-from absurd_contimg.backends.memory.text import timestamptz_out
 from absurd_contimg.backends.memory.times import (
     DAY_US,
     Interval,
@@ -24,6 +23,7 @@ from absurd_contimg.backends.memory.times import (
     iso_week,
     negate,
 )
+from absurd_contimg.backends.memory.timestamps import timestamptz_out
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
 
@@ -33,9 +33,12 @@ _WEEK = Interval(days=7)
 
 
 def uuidv7_timestamp(value: int | None) -> int | None:
-    """``absurd.uuidv7_timestamp``: microseconds, None for other versions."""
+    """``absurd.uuidv7_timestamp``: microseconds, None for other versions.
+
+    Postgres multiplies an interval in floating point, so times after the year 2255 are rounded.
+    """
     ms = None if value is None else timestamp_ms(value)
-    return None if ms is None else ms * 1000
+    return None if ms is None else round(ms * 1000.0)
 
 
 def uuidv7_floor(tx: Transaction, time: int | None) -> int | None:

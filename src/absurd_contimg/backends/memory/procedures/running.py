@@ -22,8 +22,9 @@ from absurd_contimg.backends.memory.procedures.spawning import (
     retry_delay_seconds,
 )
 from absurd_contimg.backends.memory.tables import LIVE, RunRow, Runs, TaskRow
-from absurd_contimg.backends.memory.text import timestamptz_out, uuid_out
+from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.times import SECOND_US, add_us, elapsed_us, seconds_us
+from absurd_contimg.backends.memory.timestamps import timestamptz_out
 from absurd_contimg.backends.memory.transaction import Transaction
 
 Claimed = tuple[int, int, int, str, str, str | None, int | None, str | None, str | None, str | None]

@@ -36,7 +36,7 @@ from absurd_contimg.backends.memory.sql.types import (
     double_out,
     numeric_out,
 )
-from absurd_contimg.backends.memory.text import timestamptz_out
+from absurd_contimg.backends.memory.timestamps import timestamptz_out
 
 TEXTS = ARRAYS["text"]
 

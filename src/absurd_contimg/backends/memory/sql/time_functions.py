@@ -31,8 +31,8 @@ from absurd_contimg.backends.memory.sql.types import (
     TIMESTAMPTZ,
     UNKNOWN,
 )
-from absurd_contimg.backends.memory.text import session_zone
 from absurd_contimg.backends.memory.times import Interval
+from absurd_contimg.backends.memory.zones import session_zone
 
 _EPOCH_UNITS = {
     "year": "year", "years": "year", "y": "year", "month": "month", "months": "month",

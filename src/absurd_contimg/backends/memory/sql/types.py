@@ -21,11 +21,10 @@ from absurd_contimg.backends.memory.text import (
     boolean_in,
     double_in,
     integer_in,
-    timestamptz_in,
-    timestamptz_out,
     uuid_in,
     uuid_out,
 )
+from absurd_contimg.backends.memory.timestamps import timestamptz_in, timestamptz_out
 
 Value = Any
 TextIn = Callable[[str, Session], Value]
