@@ -50,7 +50,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
         "({bool} and {bool})", "({bool} or {bool})", "not {bool}", "({int} < {int})", "({text} >= {text})",
         "({int} is distinct from {int})", "({text} like '%1')", "({jsonb} ? 'i')", "({jsonb} @> {jsonb})",
         "({text} in ({text}, 't1'))", "({time} < {time})", "({numeric} = {int})", "({jsonb} = {jsonb})",
-        "({int} between {int} and {int})", "({interval} > {interval})", "({text} ~ '^t')", "({bool}) is true",
+        "({int} between {int} and {int})", "({interval} > {interval})", "({text} ~ '^t')", "(({bool}) is true)",
         "exists (select 1 from absurd.r_q r where r.task_id = t.task_id and r.attempt = {int})",
         "({int} = any (array[{int}, {int}]))", "({text} <> all (array[{text}, 't1']))", "({int} in (select attempt from absurd.r_q))",
         "({int} not in (1, {int}))", "({text} similar to 't(0|1)%')", "({text} ilike {text})", "(({int}, {text}) < ({int}, {text}))",

@@ -39,6 +39,17 @@ CHANGES = [
     ("primary key (run_id, step_name)", "primary key (run_id)", "table w primary key"),
     ("returns double precision", "returns numeric", "retry_delay_seconds(jsonb, int4) returns"),
     ("v_limit constant double precision := 86400", "v_limit constant double precision := 3600", "retry_delay_seconds(jsonb, int4) body"),
+    ("on absurd.%I (state, available_at)", "on absurd.%I (available_at, state)", "table r index _sai"),
+    ("create index if not exists %I on absurd.%I (event_name)", "create unique index if not exists %I on absurd.%I (event_name)", "table w index _eni"),
+    ("where cancellation is not null", "where cancellation is null", "table t index _ci"),
+    ("owner_run_id uuid,", "owner_run_id uuid,\n        note text,", "table c column note: new"),
+    ("timeout_at timestamptz,", "", "table w column timeout_at: gone"),
+    ("        claimed_by text,", "        claimed_by uuid,", "table r column claimed_by"),
+    ("failed_at timestamptz,", "failed_at timestamptz not null,", "table r column failed_at"),
+    ("detach_min_age interval", "lease interval default '1 day',\n    detach_min_age interval", "table queues column lease"),
+    ("    wake_event text,\n    event_payload jsonb\n  )", "    woken_by text,\n    event_payload jsonb\n  )", "claim_task(text, text, int4, int4) return column 9"),
+    ("create or replace function absurd.get_schema_version", "create function absurd.added (p integer) returns void language sql as $$ select 1 $$;\ncreate or replace function absurd.get_schema_version", "function added(int4): new in the schema"),
+    ("create or replace function absurd.get_schema_version", "create view absurd.live as select 1;\ncreate or replace function absurd.get_schema_version", "statement CREATE VIEW absurd.live"),
     ("if p_extend_by is null or p_extend_by <= 0 then", "if p_extend_by is null then", "extend_claim(text, uuid, int4) body"),
 ]  # fmt: skip
 
@@ -61,6 +72,31 @@ def test_every_change_is_named() -> None:
         for change in made:
             assert any(change[2] in line for line in found), (change, found)
         left = [change for change in left if change not in made]
+
+
+def test_attributes_of_functions_are_compared() -> None:
+    """What Postgres may assume of a function: here, that null gives null."""
+    strict = re.search(r"create function absurd\.uuidv7_timestamp.*?as \$\$", SCHEMA, re.DOTALL)
+    assert strict is not None
+    text = SCHEMA.replace(strict[0], strict[0].replace("strict", ""))
+    label = "function uuidv7_timestamp(uuid) attributes: immutable in the schema"
+    assert [line for line in drift.differences(text) if label in line]
+
+
+@pytest.mark.parametrize("text", ["select 1;", "it's no SQL"])
+def test_a_file_that_is_no_schema(
+    text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told apart from a schema in which everything is gone."""
+    file = tmp_path / "other.sql"
+    file.write_text(text)
+    with pytest.raises(SystemExit) as ended:
+        drift.main([str(file)])
+    assert ended.value.code == 2
+    assert str(file) in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        drift.main([str(tmp_path / "nothing.sql")])
+    assert "no schema to compare with" in capsys.readouterr().err
 
 
 def test_comments_and_spacing_are_no_change() -> None:

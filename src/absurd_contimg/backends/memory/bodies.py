@@ -47,3 +47,12 @@ BODIES: dict[str, str] = {
     "function validate_queue_name(text)": "74a5e631f9ea35a9",
     "function week_bucket_utc(timestamptz)": "06a42ab0e5bc3265",
 }
+
+ATTRIBUTES: dict[str, str] = {
+    "function partition_week_tag(timestamptz)": "immutable, strict",
+    "function retry_delay_seconds(jsonb, int4)": "immutable",
+    "function uuidv7_floor(timestamptz)": "immutable, strict",
+    "function uuidv7_timestamp(uuid)": "immutable, strict",
+    "function week_bucket_utc(timestamptz)": "immutable, strict",
+}
+"""What a function is declared as beside its body: what Postgres may assume of it."""

@@ -3,12 +3,13 @@
 ``python -m absurd_contimg.backends.memory.drift [FILE]`` says so. Without an argument the schema
 in the installed ``absurdctl`` is read, with one the given SQL file: to try a new release, install
 its ``absurdctl`` (or unpack its schema) and run this. Every function, parameter, default, return
-column, table column, check and function body that differs from what the emulator was written
-against is named, one a line; the exit status is 1 if any does.
+column, attribute, table column, check, index, function body and other statement that differs from
+what the emulator was written against is named, one a line; the exit status is 1 if any does.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import logging
 import re
@@ -19,9 +20,10 @@ from typing import Any
 
 import sqlglot
 from sqlglot import exp
+from sqlglot.errors import SqlglotError
 
 from absurd_contimg.backends.memory import schema
-from absurd_contimg.backends.memory.bodies import BODIES
+from absurd_contimg.backends.memory.bodies import ATTRIBUTES, BODIES
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, SCHEMA_VERSION
 
 _TYPES = {
@@ -32,6 +34,12 @@ _TABLE = re.compile(
     r"'create table if not exists absurd\.%I \((?P<columns>(?:[^']|'')*)\)(?:\s*%s)?\s*',\s*"
     r"'(?P<letter>\w)_'",
 )
+_INDEX = re.compile(
+    r"'create (?P<unique>unique )?index if not exists %I on absurd\.%I (?P<what>(?:[^']|'')*)',\s*"
+    r"\('(?P<letter>\w)_' \|\| \w+\) \|\| '(?P<suffix>\w+)'"
+)
+_USUAL = {"LANGUAGE", "VOLATILE", "CALLED"}
+"""What a function's attributes need not say: how it is written, and what is so by default."""
 Facts = dict[str, str]
 """What is compared, by name, as ``function cancel_task(text, uuid) body``."""
 
@@ -53,17 +61,21 @@ def schema_facts(text: str) -> Facts:
     finally:
         logger.disabled = disabled
     for statement in statements:
-        if not isinstance(statement, exp.Create):
-            continue
-        kind = statement.args.get("kind")
-        if kind == "FUNCTION":
+        kind = statement.args.get("kind") if isinstance(statement, exp.Create) else None
+        if kind == "FUNCTION" and isinstance(statement, exp.Create):
             facts.update(_function_facts(statement))
-        elif kind == "TABLE":
+        elif kind == "TABLE" and isinstance(statement, exp.Create):
             facts.update(_table_facts(statement.this.this.name, statement.this.expressions))
+        elif statement is not None and kind != "SCHEMA":
+            words = " ".join(str(statement.sql(dialect="postgres", comments=False)).split())
+            facts[f"statement {words[:70]}"] = digest(words)
     for match in _TABLE.finditer(text):
         columns = match["columns"].replace("''", "'").replace("%s", "idempotency_key text")
         table = sqlglot.parse_one(f"create table x ({columns})", read="postgres")
         facts.update(_table_facts(match["letter"], table.this.expressions))
+    for match in _INDEX.finditer(text):
+        what = " ".join(match["what"].replace("''", "'").split())
+        facts[f"table {match['letter']} index {match['suffix']}"] = (match["unique"] or "") + what
     return facts
 
 
@@ -78,14 +90,18 @@ def _function_facts(statement: exp.Create) -> Iterator[tuple[str, str]]:
         default = _constraint(node, exp.DefaultColumnConstraint)
         if default is not None:
             yield f"{label} default of {node.name}", _plain(default.this)
+    attributes: list[str] = []
     for item in statement.args["properties"].expressions:
         if not isinstance(item, exp.ReturnsProperty):
-            continue
-        if isinstance(item.this, exp.Schema):
+            words = str(item.sql(dialect="postgres"))
+            attributes += [] if words.split(maxsplit=1)[0] in _USUAL else [words.lower()]
+        elif isinstance(item.this, exp.Schema):
             for position, node in enumerate(item.this.expressions, 1):
                 yield f"{label} return column {position}", f"{node.name} {_type(node)}"
         else:
             yield f"{label} returns", _TYPES.get(_name(item.this), _name(item.this).lower())
+    if attributes:
+        yield f"{label} attributes", ", ".join(sorted(attributes))
     yield f"{label} body", digest(str(statement.args["expression"].this))
 
 
@@ -95,6 +111,8 @@ def _table_facts(table: str, nodes: list[Any]) -> Iterator[tuple[str, str]]:
         if isinstance(node, exp.PrimaryKey):
             keys = ", ".join(item.name for item in node.expressions)
             yield f"table {table} primary key", keys
+        elif not isinstance(node, exp.ColumnDef):
+            yield f"table {table} constraint {node.sql(dialect='postgres').lower()}", "exists"
         if not isinstance(node, exp.ColumnDef):
             continue
         position += 1
@@ -110,6 +128,17 @@ def _table_facts(table: str, nodes: list[Any]) -> Iterator[tuple[str, str]]:
         check = _constraint(node, exp.CheckColumnConstraint)
         if check is not None:
             yield f"{label} check", _check(check.this)
+        for item in node.args.get("constraints") or []:
+            if not isinstance(item.args.get("kind"), _COLUMN_CONSTRAINTS):
+                yield f"{label} {item.sql(dialect='postgres').lower()}", "exists"
+
+
+_COLUMN_CONSTRAINTS = (
+    exp.PrimaryKeyColumnConstraint,
+    exp.NotNullColumnConstraint,
+    exp.DefaultColumnConstraint,
+    exp.CheckColumnConstraint,
+)
 
 
 def _constraint(node: Any, kind: type) -> Any:
@@ -170,20 +199,29 @@ def emulator_facts() -> Facts:
                 facts[f"{label} return column {position}"] = f"{name} {type_name}"
             if not procedure.columns:
                 facts[f"{label} returns"] = procedure.returns
+            if label in ATTRIBUTES:
+                facts[f"{label} attributes"] = ATTRIBUTES[label]
             facts[f"{label} body"] = BODIES.get(label, "unknown")
+    facts.update(_emulated_tables())
+    return facts
+
+
+def _emulated_tables() -> Iterator[tuple[str, str]]:
+    for table, indexes in schema.INDEXES.items():
+        for name, what in indexes.items():
+            yield f"table {table} index {name}", what
     for table, columns in schema.TABLES.items():
-        facts[f"table {table} primary key"] = ", ".join(schema.PRIMARY_KEYS[table])
+        yield f"table {table} primary key", ", ".join(schema.PRIMARY_KEYS[table])
         for position, column in enumerate(columns, 1):
             label = f"table {table} column {column.name}"
             required = "" if column.nullable else " not null"
-            facts[label] = f"{position} {column.type_name}{required}"
+            yield label, f"{position} {column.type_name}{required}"
             if column.default is not None:
-                facts[f"{label} default"] = column.default
+                yield f"{label} default", column.default
             if column.check is not None:
-                facts[f"{label} check"] = "in " + ", ".join(column.check)
+                yield f"{label} check", "in " + ", ".join(column.check)
             elif column.check_text is not None:
-                facts[f"{label} check"] = column.check_text
-    return facts
+                yield f"{label} check", column.check_text
 
 
 def differences(text: str) -> list[str]:
@@ -203,13 +241,29 @@ def differences(text: str) -> list[str]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the report; 1 if anything differs."""
-    text = Path(arguments[0]).read_text(encoding="utf-8") if arguments else installed_schema()
+    """Print the report; 1 if anything differs, 2 if there is nothing to compare with."""
+    parser = argparse.ArgumentParser(
+        prog="python -m absurd_contimg.backends.memory.drift",
+        description="Compare a schema of Absurd with what the emulator was written against.",
+    )
+    parser.add_argument(
+        "file", nargs="?", type=Path, help="an SQL file; by default the installed absurdctl's"
+    )
+    file = parser.parse_args(arguments).file
+    try:
+        text = installed_schema() if file is None else file.read_text(encoding="utf-8")
+        facts = schema_facts(text)
+    except (OSError, ImportError) as error:
+        parser.error(f"no schema to compare with: {error}; install absurdctl or name an SQL file")
+    except SqlglotError as error:
+        parser.error(f"{file or 'the schema'} cannot be read as SQL: {error}")
+    if not any(name.startswith("function ") for name in facts):
+        parser.error(f"{file} has no function of Absurd: is it the schema's SQL file?")
     version = re.search(r"select '([^']+)'::text;", text)
     found = differences(text)
     print(
         f"schema {version[1] if version else 'of unknown version'}, emulator of {SCHEMA_VERSION}: "
-        f"{len(found)} differences in {len(schema_facts(text))} facts"
+        f"{len(found)} differences in {len(facts)} facts"
     )
     for line in found:
         print(f"  {line}")

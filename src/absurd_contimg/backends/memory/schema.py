@@ -134,3 +134,25 @@ PRIMARY_KEYS: dict[str, tuple[str, ...]] = {
     "i": ("idempotency_key",),
     "queues": ("queue_name",),
 }
+
+INDEXES: dict[str, dict[str, str]] = {
+    "r": {
+        "_sai": "(state, available_at)",
+        "_ti": "(task_id)",
+        "_cei": "(claim_expires_at) where state = 'running' and claim_expires_at is not null",
+    },
+    "t": {
+        "_ci": "(task_id) where cancellation is not null",
+    },
+    "w": {
+        "_eni": "(event_name)",
+        "_ti": "(task_id)",
+    },
+    "e": {
+        "_eai": "(emitted_at)",
+    },
+    "i": {
+        "_ti": "(task_id)",
+    },
+}
+"""Indexes beside the primary keys, by the end of their names; the emulator keeps its own."""
