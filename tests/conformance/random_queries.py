@@ -63,7 +63,7 @@ _FORMS: dict[str, tuple[str, ...]] = {
         "(t.params - 'i')", "({jsonb} -> -1)", "jsonb_set(t.params, '{{i}}', {jsonb})",
         "({jsonb} -> {int})", "to_jsonb({numeric})", "to_jsonb({time})", "to_jsonb({interval})", "to_jsonb({bool})", "jsonb_strip_nulls({jsonb})",
         "to_jsonb(array[{int}, {int}])", "jsonb_build_object('a', {text}, 'b', {time}, 'c', array[{text}, 'c'])", "coalesce({jsonb}, {jsonb})",
-        "(select jsonb_agg(r.state order by r.state) from absurd.r_q r where r.task_id = t.task_id)", "({jsonb} #- '{{o}}')", "row_to_json(row({int}, {text}))::jsonb",
+        "(select jsonb_agg(r.state order by r.state) from absurd.r_q r where r.task_id = t.task_id)", "(t.params #- '{{o}}')", "row_to_json(row({int}, {text}))::jsonb",
         "to_jsonb(row({int}, {jsonb}, {interval}))", "jsonb_insert(t.params, '{{l,0}}', coalesce({jsonb}, '0'))", "case when {bool} then {jsonb} end",
     ),
     "time": (
