@@ -298,3 +298,18 @@ def test_a_broken_constraint_is_named(connect: Connect, text: str, new_database:
         told.append((diag.message_primary, *names, diag.message_detail if unique else None))
         connection.close()
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("text", ["savepoint a", "release a", "rollback to a"])
+def test_statements_sent_together_are_no_transaction_block(connect: Connect, text: str) -> None:
+    """They share a transaction, and yet a savepoint wants a block."""
+    connection = connect(autocommit=True)
+    with pytest.raises(psycopg.errors.NoActiveSqlTransaction, match="transaction blocks"):
+        connection.execute(f"select 1; {text}; select 2")
+    assert connection.info.transaction_status == TransactionStatus.IDLE
+
+
+def test_a_parameter_that_is_not_given(connect: Connect) -> None:
+    """An empty mapping passes psycopg's check, and the server misses the parameter."""
+    with pytest.raises(psycopg.errors.UndefinedParameter, match=r"there is no parameter \$1"):
+        connect(autocommit=True).execute("select %s", {})

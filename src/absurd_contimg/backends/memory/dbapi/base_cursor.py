@@ -33,6 +33,7 @@ from absurd_contimg.backends.memory.session import TransactionStatus
 from absurd_contimg.backends.memory.sql.statements import (
     Result,
     Statement,
+    check_outside_block,
     compiled,
     is_command,
     run_statement,
@@ -238,6 +239,7 @@ class BaseCursor:
             for text in texts:
                 statement = self._compiled(text, types)
                 if together and statement.control is not None:
+                    check_outside_block(text)
                     together = False
                 yield from self._run(statement, types, params)
         except BaseException:

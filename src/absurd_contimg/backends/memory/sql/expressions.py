@@ -98,6 +98,8 @@ def constant(kind: SqlType, value: Any) -> Expr:
 
 def parameter(scope: Scope, number: int) -> Expr:
     """A parameter; one of unknown type is of the type it was first used as."""
+    if number >= len(scope.params):
+        raise EngineError("42P02", f"there is no parameter ${number + 1}")
     kind = scope.params[number]
     if kind is not UNKNOWN:
         return Expr(kind, lambda env: env.params[number], constant=True)

@@ -108,6 +108,17 @@ def is_command(text: str) -> bool:
     return word in _CONTROLS or word in _COMMANDS
 
 
+def check_outside_block(text: str) -> None:
+    """25P01 for what wants a transaction block, where several statements only share one."""
+    bare = _without_comments(text)
+    word = _first_word(bare)
+    back = word == "rollback" and _rollback_target(bare) is not None
+    if back or word in ("savepoint", "release"):
+        name = {"release": "RELEASE SAVEPOINT", "rollback": "ROLLBACK TO SAVEPOINT"}
+        shown = name.get(word, "SAVEPOINT")
+        raise EngineError("25P01", f"{shown} can only be used in transaction blocks")
+
+
 def _first_word(bare: str) -> str:
     return re.split(r"[\s;(]", bare, maxsplit=1)[0].lower()
 
@@ -247,12 +258,16 @@ def _chains(text: str) -> bool:
     return re.search(r"(?<!\bno)\s+chain\s*\Z", text, re.IGNORECASE) is not None
 
 
-def _rollback(text: str) -> Control:
-    match = re.match(
+def _rollback_target(text: str) -> re.Match[str] | None:
+    return re.match(
         rf"rollback(?:\s+(?:work|transaction))?\s+to\s+(?:savepoint\s+)?{_NAME}\s*\Z",
         text,
         re.IGNORECASE,
     )
+
+
+def _rollback(text: str) -> Control:
+    match = _rollback_target(text)
 
     chain = _chains(text)
 

@@ -218,36 +218,37 @@ def _array_item(element: SqlType, value: Value, session: Session) -> str:
     return f'"{escaped}"'
 
 
+_ARRAY_ITEM = re.compile(
+    r"""\s*(?:"((?:[^"\\]|\\.)*)"|((?:[^"\\{},\s]|\\.|\s+(?=[^\s,}]))+))\s*(,|\Z)""", re.DOTALL
+)
+
+
 def split_array(text: str) -> list[str | None]:
     """The items of a one-dimensional array's text."""
     body = text.strip()
+    if body.startswith("["):
+        raise unsupported(text, "bounds of arrays")
+    malformed = EngineError("22P02", f'malformed array literal: "{text}"')
     if not (body.startswith("{") and body.endswith("}")):
-        raise EngineError("22P02", f'malformed array literal: "{text}"')
+        raise malformed
+    body = body[1:-1]
+    if re.match(r"\s*\{", body):
+        raise unsupported(text, "arrays of arrays")
     items: list[str | None] = []
-    current: list[str] = []
-    quoted = was_quoted = False
-    characters = iter(body[1:-1])
-    for character in characters:
-        if character == "\\":
-            current.append(next(characters, ""))
-        elif character == '"':
-            quoted, was_quoted = not quoted, True
-        elif character == "," and not quoted:
-            items.append(_array_word(current, was_quoted))
-            current, was_quoted = [], False
+    position, more = 0, bool(body.strip())
+    while more:
+        found = _ARRAY_ITEM.match(body, position)
+        if found is None:
+            raise malformed
+        quoted, plain = found[1], found[2]
+        if plain is not None and plain.lower() == "null":
+            items.append(None)
         else:
-            current.append(character)
-    if current or items or was_quoted:
-        items.append(_array_word(current, was_quoted))
+            items.append(
+                re.sub(r"\\(.)", r"\1", plain if quoted is None else quoted, flags=re.DOTALL)
+            )
+        position, more = found.end(), found[3] == ","
     return items
-
-
-def _array_word(characters: list[str], was_quoted: bool) -> str | None:
-    word = "".join(characters)
-    if was_quoted:
-        return word
-    word = word.strip()
-    return None if word.lower() == "null" else word
 
 
 ARRAYS: dict[str, ArrayType] = {
