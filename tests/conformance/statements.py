@@ -147,6 +147,12 @@ def run_all(t: Callable[..., object]) -> None:
     t("select absurd.uuidv7_floor('1960-01-01')")
     t("select absurd.drop_detached_partition('x')")
     t("select absurd.drop_detached_partition('')")
+    t("select absurd.create_queue('gone','partitioned')")
+    t(
+        "select absurd.drop_detached_partition('t_gone')"
+    )  # a parent is no partition: it goes, with all
+    t("select count(*) from absurd.t_gone_d")
+    t("select absurd.drop_queue('gone')")
     t("select absurd.cancel_task('q',null)")
     t("select absurd.complete_run('q',null)")
     t("select absurd.complete_run('nope',null)")

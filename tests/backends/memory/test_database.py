@@ -136,13 +136,39 @@ async def test_snapshots_can_be_restored_again_and_again(backend: MemoryBackend)
 
 
 async def test_the_timeline_can_be_read(backend: MemoryBackend) -> None:
-    """One line an operation: time, session, procedure, arguments, outcome."""
-    await backend.spawn_task("q", "image", {"a": 1})
+    """One line an operation: time, session, procedure, arguments, answer or error."""
+    spawned = await backend.spawn_task("q", "image", {"a": 1})
     with pytest.raises(QueueNotFound):
         await backend.claim_task("nowhere", "w")
     lines = backend.db.timeline_text().splitlines()
     assert lines[-2].startswith("2026-01-01T00:00:00.000+00:00  s1  spawn_task('q', 'image'")
+    task, run = (str(each)[-8:] for each in (spawned.task_id, spawned.run_id))
+    assert lines[-2].endswith(f"-> ({task}, {run}, 1, True)")
     assert lines[-1].endswith('-> 42P01 relation "absurd.t_nowhere" does not exist')
+
+
+def test_a_call_that_gave_up_waiting_is_no_line() -> None:
+    """It is undone and run again as often as needed; one that gave up waiting did nothing."""
+    db = MemoryDatabase(seed=1)
+    with db.connect() as first, db.connect(autocommit=True) as second:
+        second.execute("select absurd.create_queue('q')")
+        second.execute("select absurd.spawn_task('q', 'image', 'null')")
+        first.execute("select * from absurd.claim_task('q', 'w')")
+        second.execute("set lock_timeout = '1ms'")
+        task = second.execute("select task_id from absurd.t_q").fetchone()
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            second.execute("select absurd.cancel_task('q', %s)", task)
+        first.rollback()
+        second.execute("select absurd.cancel_task('q', %s)", task)
+    lines = [line for line in db.timeline_text().splitlines() if "cancel_task" in line]
+    assert len(lines) == 1
+
+
+def test_a_clock_without_a_zone_is_named() -> None:
+    """The error says what is wrong with what was given."""
+    db = MemoryDatabase(clock=lambda: datetime(2026, 1, 1))  # noqa: DTZ001 - the mistake
+    with pytest.raises(TypeError, match="aware datetimes"):
+        db.connect(autocommit=True).execute("select absurd.current_time()")
 
 
 async def test_errors_are_cores(backend: MemoryBackend) -> None:

@@ -77,12 +77,14 @@ class MemoryBackend:
         except EngineError as error:
             self._note(name, arguments, f"{error.sqlstate} {error.message}")
             raise translated(error) from None
-        self._note(name, arguments, "ok")
+        self._note(name, arguments, "ok", answer)
         return answer
 
-    def _note(self, name: str, arguments: tuple[object, ...], outcome: str) -> None:
-        db = self.db
-        db.timeline.append(Operation(db.now(), self._session.session_id, name, arguments, outcome))
+    def _note(
+        self, name: str, arguments: tuple[object, ...], outcome: str, answer: object = None
+    ) -> None:
+        db, session_id = self.db, self._session.session_id
+        db.timeline.append(Operation(db.now(), session_id, name, arguments, outcome, answer))
 
     # -- queues -----------------------------------------------------------------------------
 

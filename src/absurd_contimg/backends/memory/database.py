@@ -43,11 +43,25 @@ class Operation(NamedTuple):
     procedure: str
     arguments: tuple[object, ...]
     outcome: str
+    answer: object = None
 
     def __str__(self) -> str:
         shown = ", ".join(_brief(argument) for argument in self.arguments)
         moment = times.to_datetime(self.time).isoformat(timespec="milliseconds")
-        return f"{moment}  s{self.session_id}  {self.procedure}({shown}) -> {self.outcome}"
+        outcome = self.outcome if self.answer in (None, "") else _answered(self.answer)
+        return f"{moment}  s{self.session_id}  {self.procedure}({shown}) -> {outcome}"
+
+
+def _answered(answer: object, rows_max: int = 3) -> str:
+    """What a procedure gave back: a value, a row, or its first rows."""
+    if isinstance(answer, tuple):
+        return f"({', '.join(_brief(item, 30) for item in answer)})"
+    if not isinstance(answer, list):
+        return _brief(answer)
+    rows = [_answered(row) for row in answer[:rows_max]]
+    if len(answer) > rows_max:
+        rows.append(f"and {len(answer) - rows_max} more")
+    return "; ".join(rows) or "no rows"
 
 
 def _brief(value: object, length_max: int = 60) -> str:
@@ -80,8 +94,15 @@ class MemoryDatabase:
     # -- time and ids -----------------------------------------------------------------------
 
     def now(self) -> int:
-        """The clock in microseconds."""
-        return times.from_datetime(self.clock())
+        """The clock in microseconds; TypeError if it gives a datetime without a zone."""
+        moment = self.clock()
+        try:
+            return times.from_datetime(moment)
+        except TypeError:
+            raise TypeError(
+                f"MemoryDatabase(clock=...) must give aware datetimes, not {moment!r}; add "
+                "tzinfo, as in datetime.now(UTC)"
+            ) from None
 
     def next_uuid(self) -> int:
         """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""

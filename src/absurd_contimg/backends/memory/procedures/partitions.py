@@ -262,6 +262,14 @@ def drop_detached_partition(
     relation = catalog.find(tx, name)
     if relation is None or relation.partition is not None:
         return False
-    tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
-    tx.db.relations.delete(tx, name)
+    drop_table(tx, relation)
     return True
+
+
+def drop_table(tx: Transaction, relation: Relation) -> None:
+    """``drop table``: its partitions go with it."""
+    for partition in relation.table.partitions or ():
+        tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
+        tx.db.relations.delete(tx, partition.name)
+    tx.lock_table(relation.name, TableLock.ACCESS_EXCLUSIVE)
+    tx.db.relations.delete(tx, relation.name)

@@ -11,6 +11,7 @@ from absurd_contimg.backends.memory.intervals import interval_in
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.partitions import (
     detach_default_partitions,
+    drop_table,
     ensure_partitions,
 )
 from absurd_contimg.backends.memory.procedures.registry import (
@@ -79,15 +80,9 @@ def drop_queue(tx: Transaction, queue: str | None) -> None:
     if queue is None or queues.get(tx, queue) is None:
         return
     for letter in "iwecrt":
-        name = truncated(f"{letter}_{queue}")
-        relation = catalog.find(tx, name)
-        if relation is None:
-            continue
-        for partition in relation.table.partitions or ():
-            tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
-            tx.db.relations.delete(tx, partition.name)
-        tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
-        tx.db.relations.delete(tx, name)
+        relation = catalog.find(tx, truncated(f"{letter}_{queue}"))
+        if relation is not None:
+            drop_table(tx, relation)
     queues.delete(tx, queue)
 
 

@@ -125,18 +125,17 @@ _UNNOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"})
 
 def _noted(env: Env, name: str, run: Callable[..., Any], arguments: list[Any]) -> Any:
     """Run the procedure and note it in the database's timeline."""
-    db, session = env.session.db, env.session
-    outcome = "ok"
-    try:
+    if name in _UNNOTED:
         return run(env.tx, *arguments)
-    except EngineError as error:
+    db, session_id, given = env.session.db, env.session.session_id, tuple(arguments)
+    try:
+        answer = run(env.tx, *arguments)
+    except EngineError as error:  # a call that has to wait is noted when it has been answered
         outcome = f"{error.sqlstate} {error.message}"
+        db.timeline.append(Operation(db.now(), session_id, name, given, outcome))
         raise
-    finally:
-        if name not in _UNNOTED:
-            db.timeline.append(
-                Operation(db.now(), session.session_id, name, tuple(arguments), outcome)
-            )
+    db.timeline.append(Operation(db.now(), session_id, name, given, "ok", answer))
+    return answer
 
 
 def as_source(call: Call, alias: str | None, names: list[str]) -> Source:
