@@ -1,0 +1,39 @@
+"""The user's page of the emulator: every block of Python in it runs as it stands."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import re
+from pathlib import Path
+from typing import Any
+
+from absurd_contimg.backends.memory import MemoryDatabase
+
+PAGE = Path(__file__).parents[3] / "docs" / "emulator.md"
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+async def _run(code: Any, names: dict[str, Any]) -> None:
+    done = eval(code, names)
+    if done is not None:
+        await done
+
+
+def test_every_block_runs() -> None:
+    """One after the other, as a reader in a notebook would, with ``await`` at the top."""
+    names: dict[str, Any] = {"db": MemoryDatabase()}
+    for number, block in enumerate(BLOCKS):
+        if "@pytest.fixture" in block:
+            continue
+        code = compile(block, f"block {number}", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        asyncio.run(_run(code, names))
+    assert len(BLOCKS) > 5
+
+
+def test_the_fixtures_work() -> None:
+    """The block for pytest: its test passes on what its fixtures give."""
+    (block,) = [block for block in BLOCKS if "@pytest.fixture" in block]
+    names: dict[str, Any] = {}
+    exec(block.replace("@pytest.fixture\n", ""), names)
+    names["test_a_task"](names["app"](names["db"]()))
