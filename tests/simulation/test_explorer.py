@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from absurd_contimg.backends.memory import catalog
+from absurd_contimg.backends.memory.procedures import running
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.simulation.crews import HandlerCrew, PipelineCrew, WorkerTerms
@@ -70,6 +72,23 @@ def test_every_single_blow_to_a_handler_with_everything_ends_well() -> None:
 
 def test_kills_end_well_in_another_order_of_ready_callbacks() -> None:
     explore(everything_setup(shuffle_seed=1), blows=[Blow.KILL_RESTART]).check()
+
+
+def test_invariants_hold_after_every_operation_and_not_only_at_the_end() -> None:
+    explore(everything_setup(), blows=[Blow.KILL_OTHER, Blow.REPLY_LOST], watch=True).check()
+
+
+def test_what_is_wrong_only_for_a_while_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that sleeps while its task runs: once both have ended, all looks well."""
+
+    def sleeping(tx: Any, queue: Any, run_id: Any, wake_at: Any) -> None:
+        runs = catalog.runs(tx, queue)
+        run = runs.get(tx, run_id)
+        runs.put(tx, run_id, run._replace(state="pending", claimed_by=None, available_at=wake_at))
+
+    monkeypatch.setattr(running, "schedule_run", sleeping)  # the task still says "running"
+    with pytest.raises(AssertionError, match=r"task_and_last_run_agree: .*after schedule_run"):
+        explore(everything_setup(), blows=())
 
 
 def one_step(params: Any, ctx: TaskContext) -> Any:
@@ -148,5 +167,5 @@ def test_one_lost_call_costs_a_step_no_attempt() -> None:
 
 
 def test_every_blow_is_tried() -> None:
-    assert len(EVERY_BLOW) == 8
+    assert len(EVERY_BLOW) == 9
     assert issubclass(LeaseLost, BaseException)

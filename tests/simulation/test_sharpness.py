@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 import pytest
 
@@ -13,6 +14,7 @@ from absurd_contimg.simulation.life import Blow, Life, Strike
 from absurd_contimg.simulation.outcome import Outcome
 from absurd_contimg.simulation.scenario import Scenario, Workers
 from absurd_contimg.simulation.setup import Setup
+from absurd_contimg.simulation.world import EPOCH
 
 from .planted import PLANTED
 from .worlds import (
@@ -45,7 +47,7 @@ def _setups() -> dict[str, Setup]:
         "slow replies": pipeline_setup(QUICK, horizon_seconds=20_000.0, reply_seconds=15.0),
         "two at a time": two_groups_setup(TWO_AT_A_TIME, horizon_seconds=20_000.0),
         "harmed": harmed_setup(QUICK, horizon_seconds=20_000.0),
-        **{group: failing_setup(group, QUICK, horizon_seconds=20_000.0) for group in FAILING},
+        **{group: failing_setup(group, QUICK, horizon_seconds=6_000.0) for group in FAILING},
     }
 
 
@@ -67,6 +69,7 @@ def _looked_for(healthy: dict[str, Outcome]) -> Iterator[str]:
         if failed != FAILED_RUNS.get(name, failed):
             yield f"{name}: runs have failed with {failed}"
     yield from _wasted()
+    yield from _unguarded()
     yield from _poisoned(setups["pipeline"])
     yield from _busy_hour()
     for name, blows in _HUNTS:
@@ -76,7 +79,7 @@ def _looked_for(healthy: dict[str, Outcome]) -> Iterator[str]:
 
 _HUNTS = (
     ("pipeline", (Blow.CUT_OFF,)),
-    ("pipeline", (Blow.KILL_RESTART,)),
+    ("pipeline", (Blow.KILL_RESTART, Blow.TERM)),
     ("pipeline", (Blow.REFUSED, Blow.REPLY_LOST)),
     ("everything", (Blow.KILL_OTHER, Blow.REFUSED)),
     ("passes", (Blow.KILL_OTHER,)),
@@ -95,6 +98,18 @@ def _wasted() -> Iterator[str]:
     yield from (f"tight disk: {one}" for one in life.run().violations)
     if life.world.watch.seconds_lost:
         yield f"tight disk: {life.world.watch.seconds_lost} s of work were lost"
+
+
+def _unguarded() -> Iterator[str]:
+    """While space is short the guard lets nobody claim, from whatever is left."""
+    crew = PipelineCrew(terms=TWO_AT_A_TIME.terms, free_bytes_min=10**11)
+    setup = tight_disk_setup(crew, horizon_seconds=20_000.0)
+    life = Life(setup, setup.initial_state(), ())
+    yield from (f"guarded: {one}" for one in life.run().violations)
+    begun = [one.task.first_started_at for one in life.world.histories()]
+    enlarged = EPOCH + timedelta(seconds=2_000)
+    if any(at is None or at < enlarged for at in begun):
+        yield f"guarded: a run was claimed before there was space: {begun}"
 
 
 def _busy_hour() -> Iterator[str]:
@@ -138,6 +153,7 @@ def test_enough_bugs_are_planted_and_found() -> None:
 
 def test_nothing_is_found_where_nothing_is_planted(healthy: dict[str, Outcome]) -> None:
     assert list(_wasted()) == []
+    assert list(_unguarded()) == []
     for name, setup in _setups().items():
         outcome, histories = undisturbed(setup)
         assert outcome.compared_with(healthy[name]) == ()

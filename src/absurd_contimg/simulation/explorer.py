@@ -25,6 +25,7 @@ from absurd_contimg.simulation.life import (
     EVERY_BLOW,
     KILLS,
     NETWORK,
+    RESTARTS,
     ZOMBIES,
     Blow,
     Life,
@@ -37,6 +38,8 @@ from absurd_contimg.simulation.setup import Setup
 from absurd_contimg.simulation.world import World, quiet_logs, without_gc
 
 _FUTURES_PER_COLLECTION = 100
+_LEASES_LOST_MAX = 6
+"""By one blow: a host may be cut off for three, and then its run has to expire and be polled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +101,19 @@ def explore(
     findings_max: int = 20,
     shard: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
+    watch: bool = False,
 ) -> Exploration:
     """Try every future of `setup` with one blow and, with `pairs`, with two.
 
     With `shard` (number from 0, count) only the share of the first blows that is this shard's.
     `progress` is told after each of them how many are done, of how many, and what was found.
+    With `watch` the invariants over histories are checked after every operation of every future,
+    and not only at its end: several times slower, for small worlds.
     Stops after `findings_max` findings. Raises `AssertionError` if the undisturbed run itself
     breaks an invariant: then nothing can be compared with it.
     """
     with quiet_logs(), without_gc():
-        return _Explorer(setup, tuple(blows), findings_max).run(
+        return _Explorer(setup, tuple(blows), findings_max, watch).run(
             tuple(pair_blows or blows) if pairs else (), shard, progress
         )
 
@@ -124,7 +130,7 @@ def replay(setup: Setup, plan: Plan) -> Finding:
     """One future from its start, with its trace."""
     with quiet_logs():
         base = Life(setup, setup.initial_state(), ()).run()
-        life = Life(setup, setup.initial_state(), plan, trace=True)
+        life = Life(setup, setup.initial_state(), plan, trace=True, watch=True)
         outcome = life.run()
     return Finding(plan, outcome.compared_with(base), tuple(life.trace))
 
@@ -146,15 +152,19 @@ class _Origin:
 
 
 class _Explorer:
-    def __init__(self, setup: Setup, blows: Sequence[Blow], findings_max: int) -> None:
+    def __init__(
+        self, setup: Setup, blows: Sequence[Blow], findings_max: int, watch: bool = False
+    ) -> None:
         self.setup, self.blows, self.findings_max = setup, blows, findings_max
+        self.watch = watch
         self.found = Exploration()
 
     def run(
         self, pair_blows: Sequence[Blow], shard: tuple[int, int], progress: Progress | None
     ) -> Exploration:
-        base = Life(self.setup, self.setup.initial_state(), (), record=True)
+        base = Life(self.setup, self.setup.initial_state(), (), record=True, watch=True)
         self.base = base.run()
+        self._base_ended = base.ended_at or 0.0
         if self.base.violations:
             finding = Finding((), self.base.violations, tuple(base.trace))
             raise AssertionError(f"the undisturbed run is wrong already: {finding}")
@@ -199,7 +209,7 @@ class _Explorer:
             for blow in self.blows:
                 if (
                     blow in KILLS
-                    or (blow is Blow.CANCEL and not before)
+                    or (blow in (Blow.CANCEL, Blow.TERM) and not before)
                     or (blow in ZOMBIES and not (before or fenced))
                     or (blow is Blow.REFUSED and not (before and landmark.startswith("call")))
                     or (blow is Blow.REPLY_LOST and (before or not landmark.startswith("call")))
@@ -211,6 +221,14 @@ class _Explorer:
         if any(one.blow is Blow.CANCEL for one in plan):
             return outcome.violations  # it ends otherwise, and must end well
         wrong = outcome.compared_with(self.base)
+        if life.ended_at is not None and life.ended_at > self._latest(len(plan)):
+            took, alone = life.ended_at, self._base_ended
+            text = f"it ended after {took:.0f} s, undisturbed after {alone:.0f} s"
+            wrong += (Violation("recovery_is_not_late", text),)
+        expired = any("$ClaimTimeout" in end for ends in outcome.runs for end in ends)
+        if expired and all(one.blow in RESTARTS for one in plan):
+            text = f"a lease ran out: the runs ended as {outcome.runs}"
+            wrong += (Violation("who_comes_back_goes_on_at_once", text),)
         hiccups = all(one.blow in NETWORK for one in plan)
         # A claim whose reply is lost is given back, or swept; nobody has worked under it. A spawn
         # is the handler's own call.
@@ -220,10 +238,14 @@ class _Explorer:
             wrong += (Violation("hiccup_of_the_database_costs_no_run", text),)
         return wrong
 
+    def _latest(self, blows: int) -> float:
+        """When a future must have ended: with each blow all may be done anew, after some leases."""
+        return (1 + blows) * self._base_ended + blows * _LEASES_LOST_MAX * self.setup.lease_seconds
+
     def _try(self, plan: Plan, origin: _Origin, record: bool = False) -> Life:
         setup, snapshot, struck = self.setup, origin.snapshot, origin.struck
         if snapshot is None:
-            life = Life(setup, setup.initial_state(), plan, record=record)
+            life = Life(setup, setup.initial_state(), plan, record=record, watch=self.watch)
         else:
             life = Life(
                 setup,
@@ -232,6 +254,7 @@ class _Explorer:
                 after=snapshot,
                 dead=plan[struck - 1],
                 record=record,
+                watch=self.watch,
             )
         outcome = life.run()
         self.found.futures += 1

@@ -16,7 +16,7 @@ from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.simulation.disk import ROOT
 from absurd_contimg.simulation.doors import Effect, Moment
-from absurd_contimg.simulation.invariants import Violation, judge
+from absurd_contimg.simulation.invariants import Violation, a_retry_waits, audit, judge
 from absurd_contimg.simulation.kernel import NothingCanHappen, Runaway
 from absurd_contimg.simulation.loop import SimLoop, instantly
 from absurd_contimg.simulation.outcome import Outcome, outcome_of
@@ -55,6 +55,8 @@ class Blow(StrEnum):
     """The database is away for one call."""
     REPLY_LOST = "reply-lost"
     """The call takes effect, but the connection breaks before the reply."""
+    TERM = "term"
+    """SIGTERM: it stops as the service lets it, and is restarted under its own name."""
     CANCEL = "cancel"
     """An operator cancels every task; the worker lives and is not told."""
 
@@ -63,7 +65,11 @@ KILLS = (Blow.KILL_RESTART, Blow.KILL_LATE, Blow.KILL_OTHER)
 ZOMBIES = (Blow.ZOMBIE, Blow.ZOMBIE_LATE, Blow.CUT_OFF)
 """After which a living process meets whoever took over."""
 NETWORK = (Blow.REFUSED, Blow.REPLY_LOST)
-EVERY_BLOW = (*KILLS, *ZOMBIES, *NETWORK)
+RESTARTS = (Blow.KILL_RESTART, Blow.TERM)
+"""After which the same name works on before its lease has run out."""
+GENTLE = (Blow.TERM, Blow.CANCEL, *NETWORK)
+"""After which a process still does all that it has to do."""
+EVERY_BLOW = (*KILLS, Blow.TERM, *ZOMBIES, *NETWORK)
 """Those after which every task must still end as if nothing had happened; not so `CANCEL`."""
 
 
@@ -117,6 +123,7 @@ class Life:
         dead: Strike | None = None,
         record: bool = False,
         trace: bool = False,
+        watch: bool = False,
     ) -> None:
         self.setup = setup
         start = 0.0 if after is None else after.time
@@ -135,7 +142,7 @@ class Life:
         """The database calls that the network's blows hit."""
         self._publications = PublicationWatch(self._holds_lease)
         self.ended_at: float | None = None
-        self._record, self._trace = record, trace
+        self._record, self._trace, self._watch = record, trace, watch
         self._seen: tuple[float, int] | None = None
         self._changes = 0
         self._lives = 0 if after is None else after.lives
@@ -143,7 +150,8 @@ class Life:
         self._current: SimLoop | None = None
         self._sleeper: SimLoop | None = None
         self._wake_at_moment: int | None = None
-        self._struck = dead is not None
+        self._untidy = dead is not None
+        """Whether a process has died or lost its lease, and nobody has begun since."""
         self.world.server.reply_seconds["host 1"] = setup.reply_seconds
         if dead is None:
             self._begin(setup.worker_id)
@@ -160,6 +168,7 @@ class Life:
         self._host = f"host {self._lives}"
         doors = self.world.process(f"life {self._lives} of {worker_id}", host=self._host)
         self._current, self.moment, self._seen = doors.process, 0, None
+        self._untidy = False
         self.world.employ(doors, self.setup.crew(self.world, doors, worker_id))
 
     def _succeed(self, blow: Blow) -> None:
@@ -167,7 +176,7 @@ class Life:
         lease, mine = float(self.setup.lease_seconds), self._worker_id
         other = f"{self.setup.worker_id}-relief-{self._lives + 1}"
         match blow:
-            case Blow.KILL_RESTART:
+            case Blow.KILL_RESTART | Blow.TERM:
                 self._later(_RESTART_SECONDS, lambda: self._begin(mine))
             case Blow.KILL_LATE:
                 self._later(1.5 * lease, lambda: self._begin(mine))
@@ -183,6 +192,8 @@ class Life:
         if self._trace:
             self._note(f"{process.name}: {effect.kind} {effect.name}, {moment.value}")
         self._publications.see(process, effect, moment)
+        if self._watch and effect.changes and moment is Moment.COMMITTED:
+            self._look_at_all(effect)
         if process is self._current:
             self.moment += 1
             if moment is Moment.COMMITTED and effect.changes:
@@ -214,6 +225,22 @@ class Life:
             text = f"{early[0]} is registered at {self.world.kernel.now} s and not there yet"
             self.failure = Violation("products_are_registered_when_they_are_there", text)
 
+    def _look_at_all(self, effect: Effect) -> None:
+        """Every invariant over histories, and what was done to products, after an operation."""
+        if self.failure is not None:
+            return
+        histories = self.world.histories()
+        # A worker that was stopped may say late when to try again: that is judged at the end.
+        wrong = [
+            one
+            for one in audit(histories, self.setup.policy)
+            if one.invariant != a_retry_waits.__name__
+        ]
+        wrong += [Violation("products_never_change", one) for one in self.world.state.disk.wrongs]
+        if wrong:
+            first, when = wrong[0], f"after {effect.name} at {self.world.kernel.now} s"
+            self.failure = Violation(first.invariant, f"{when}: {first.text}", first.task_id)
+
     def _strike(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
         blow = self.todo[0].blow
         if blow in NETWORK and effect.kind != "call":
@@ -223,11 +250,16 @@ class Life:
         ):
             return
         del self.todo[0]
-        self._struck = True
+        self._untidy = self._untidy or blow not in GENTLE
         self._note(f"{process.name}: {blow.value} at {effect.kind} {effect.name}, {moment.value}")
         if blow in NETWORK:
             self.struck_calls.append(effect.name)
             raise BackendUnavailable(f"simulated: {blow.value}")
+        if blow is Blow.TERM:
+            self._current = None
+            process.at_death("successor", lambda: self._terminated(process))
+            self.world.terminate(process)
+            return
         self._publications.struck(process)
         if blow is Blow.CANCEL:
             self._cancel_all()
@@ -248,6 +280,13 @@ class Life:
                 self._wake_at_moment = 1 + 7 * self.moment % 40
         self._current = None
         self._succeed(blow)
+
+    def _terminated(self, process: SimLoop) -> None:
+        """A process has ended as it was told to; it may keep nothing, whoever comes after it."""
+        if self._holds_lease(process) and self.failure is None:
+            text = f"{process.name} has ended at {self.world.kernel.now} s and keeps a run"
+            self.failure = Violation("who_is_told_to_stop_hands_back", text)
+        self._succeed(Blow.TERM)
 
     def _cancel_all(self) -> None:
         backend = MemoryBackend(self.world.state.database)
@@ -323,7 +362,7 @@ class Life:
             failures.append(
                 Violation("products_are_published_under_a_lease", self._publications.wrong)
             )
-        if not self._struck:
+        if not self._untidy:
             left = sorted(path for path in self.world.state.disk.folders if _is_scratch(path))
             failures += [Violation("nobody_leaves_scratch_behind", one) for one in left]
         evidence = self.world.evidence()
