@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fault_stages import SECONDS, STAGES
@@ -262,7 +263,7 @@ def test_limit_is_hit(
 
 @pytest.mark.parametrize("how", ["deleted", "truncated", "shortened", "unreadable"])
 def test_input_is_harmed_between_two_steps(
-    how: str, number: int, new_site: Callable, judge_failure: Callable
+    how: str, number: int, new_site: Callable, judge_failure: Callable, undisturbed: Any
 ) -> None:
     """It cannot succeed: it fails at once, with the path and what to do."""
     site = new_site()
@@ -284,6 +285,16 @@ def test_input_is_harmed_between_two_steps(
         product.mkdir()
     site.worker()
     judge_failure(site, f"input {how} between steps", product.name)
+    # What the advice tells an operator to do: it makes the one product again, and no other.
+    assert "contimg spawn --anew" in site.history().runs[0].failure_reason["advice"]
+    begun = len(site.diary)
+    product.parent.rename(site.root / "moved away")
+    site.spawn(seconds=0.5)
+    site.until(lambda: site.history().task.state == "completed")
+    assert site.products() == undisturbed.products
+    before = next(one for one in STAGES if one.name == stage.before)
+    first = [line for line in site.diary[begun:] if line.endswith("begin")]
+    assert first[0].startswith(before.name)
 
 
 def test_two_workers_are_told_to_run_the_same_task(

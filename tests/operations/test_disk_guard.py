@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,10 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.operations.disk_guard import DiskGuard, Watermarks, worker_notes
-from absurd_contimg.operations.service import make_policy
+from absurd_contimg.operations.service import make_policy, sweep_scratch
 from absurd_contimg.operations.settings import load_settings
 from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.stages.scratch import ScratchOwner
 
 QUEUE = "dsa110-pipeline"
 
@@ -49,6 +52,24 @@ async def test_worker_claims_only_while_there_is_space(tmp_path: Path, small_dis
     assert (note["claims"], note["reason"]) == (True, "")
     guard.close()
     assert worker_notes(tmp_path) == []
+
+
+async def test_scratch_of_the_dead_makes_room_before_a_worker_stops(
+    tmp_path: Path, small_disk: Path
+) -> None:
+    """It goes as soon as space is short, without a restart; that of the living stays."""
+    dead = ScratchOwner(small_disk, "worker-2").acquire()
+    (dead.folder / "image.tmp").write_bytes(b"x" * 4_000_000)
+    assert dead._lock is not None
+    os.close(dead._lock)  # as the kernel does when the process dies
+    with ScratchOwner(small_disk, "worker-1") as alive:
+        (alive.folder / "image.tmp").write_bytes(b"x" * 3_000_000)
+        guard = DiskGuard("worker-1", [small_disk], tmp_path, Watermarks(0.003, 0.002))
+        assert not await guard.ready_to_claim()
+        guard.make_room = partial(sweep_scratch, small_disk)
+        assert await guard.ready_to_claim()
+        assert not dead.folder.exists()
+        assert (alive.folder / "image.tmp").exists()
 
 
 async def test_warning_comes_before_the_stop(tmp_path: Path, small_disk: Path) -> None:

@@ -24,10 +24,11 @@ from absurd_contimg.stages.config import PathsConfig, PipelineConfig
 from absurd_contimg.stages.errors import (
     CorruptInputError,
     DataQualityError,
+    OverFlaggedError,
     SettingError,
     SolutionsRefusedError,
 )
-from absurd_contimg.stages.escalation import OTHER_CALIBRATION, escalations_of
+from absurd_contimg.stages.escalation import GENTLER_FLAGS, OTHER_CALIBRATION, escalations_of
 from absurd_contimg.stages.runner import StageResult
 from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams, PipelineWorkflow
 from absurd_contimg.workflows.timeline import step_starts
@@ -113,6 +114,22 @@ async def test_refused_solutions_lead_to_another_calibration_and_not_to_quaranti
     assert history.task.state == "completed"
     assert [one.escalations for one in step_starts(history)] == house.runner.escalations
     assert quarantined(house.registry) == []
+
+
+async def test_too_many_flags_of_ours_lead_to_gentler_ones_and_then_to_quarantine(
+    house: House,
+) -> None:
+    house.runner.failures = [OverFlaggedError("85% is flagged.")]
+    assert (await house.work()).task.state == "completed"
+    assert house.runner.escalations == [(), (GENTLER_FLAGS,)]
+
+
+async def test_too_many_flags_that_are_not_ours_are_quarantined(house: House) -> None:
+    """After gentler flags too; the stage then says what the data are."""
+    house.runner.failures = [OverFlaggedError("85% is flagged."), DataQualityError("81% is.")]
+    assert (await house.work()).task.state == "failed"
+    (group,) = quarantined(house.registry)
+    assert group.reason == "81% is."
 
 
 async def test_refused_solutions_that_end_the_task_quarantine_it(house: House) -> None:

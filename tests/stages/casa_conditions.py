@@ -19,10 +19,11 @@ from absurd_contimg.stages.calibration_apply import CalibrateApplyStage
 from absurd_contimg.stages.calibration_solve import CalibrateSolveStage
 from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.escalation import OTHER_CALIBRATION, with_escalations
+from absurd_contimg.stages.escalation import GENTLER_FLAGS, OTHER_CALIBRATION, with_escalations
 from absurd_contimg.stages.flagging import FlagStage
 from absurd_contimg.stages.imaging import ImageStage
 from absurd_contimg.stages.measurement_set import open_table
+from absurd_contimg.stages.validation import ValidateStage
 
 ROOT = Path(sys.argv[1])
 REQUEST = json.loads((ROOT / "request.json").read_text())
@@ -146,6 +147,17 @@ def apply_cases() -> None:
 
 def other_cases() -> None:
     attempt("flag: all zero", FlagStage(), damaged(SCIENCE, "measurement_set", "f1", zero))
+    greedy = {"tfcrop_cutoff_sigma": 1.5, "flagged_fraction_max": 0.1}
+    config = PipelineConfig.model_validate({**CONFIG.model_dump(), "flagging": greedy})
+    science = PipelineContext(config, SCIENCE.inputs, SCIENCE.outputs)
+    attempt("flag: greedy", FlagStage(), science)
+    gentler = with_escalations(science, [GENTLER_FLAGS])
+    result = attempt("flag: greedy, then gentler", FlagStage(), gentler)
+    raised["flag: greedy, then gentler"] = ("none", str(result["flagged_ms"]["gentler"]))
+    validated = attempt("validate: gentler flags", ValidateStage(), gentler.with_outputs(result))
+    raised["validate: gentler flags"] = ("none", str(validated["validation"]["failed_gates"]))
+    for stage, other in ((FlagStage(), science), (ValidateStage(), SCIENCE)):
+        assert stage.parameters(gentler.with_outputs(result)) != stage.parameters(other)
     image, name = ImageStage(), "calibrated_ms"
     attempt("image: all flagged", image, damaged(SCIENCE, name, "i1", flag_all))
     described = dict(SCIENCE.outputs[name])  # type: ignore[arg-type]

@@ -25,6 +25,7 @@ from absurd_contimg.stages.base import PipelineStage, Workspace
 from absurd_contimg.stages.calibration_solve import CalibrateSolveStage
 from absurd_contimg.stages.config import PipelineConfig
 from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.flagging import FlagStage
 from absurd_contimg.stages.imaging import read_whole
 from absurd_contimg.stages.logs import severe_messages
 from absurd_contimg.stages.measurement_set import open_table
@@ -154,6 +155,13 @@ def unknown_calibrator() -> None:
     context = flagged_context()
     inputs = {**context.inputs, "calibrator": "X"}
     run(CalibrateSolveStage(), "unknown", PipelineContext(context.config, inputs, context.outputs))
+
+
+@case
+def over_flagged() -> None:
+    greedy = {"tfcrop_cutoff_sigma": 1.5, "flagged_fraction_max": 0.1}
+    config = PipelineConfig.model_validate({**CONTEXT.config.model_dump(), "flagging": greedy})
+    run(FlagStage(), "greedy", PipelineContext(config, CONTEXT.inputs, CONTEXT.outputs))
 
 
 found = {}

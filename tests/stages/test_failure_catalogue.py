@@ -187,6 +187,15 @@ def of_stage(
     return Evidence.of(caught.value)
 
 
+def of_stray_file(ground: Ground) -> Evidence:
+    """An input lies among the products, and is none."""
+    root = ground.folder()
+    stray = PathsConfig.below(root).output_dir / "stray"
+    stray.parent.mkdir(parents=True)
+    stray.write_bytes(b"data")
+    return of_stage(ground, "make", stage=Make, root=root, source=stray)
+
+
 def of_stage_on_full_disk(ground: Ground, do: str, stage: type = Fail) -> Evidence:
     with mounted(ground.folder() / "disk") as disk:
         return of_stage(ground, do, stage=stage, root=disk)
@@ -386,6 +395,8 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "bad-setting": plain(missing_imager),
     "bad-output": lambda g: of_stage(g, "spoil", stage=Make),
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
+    "broken-product": of_stray_file,
+    "over-flagged": lambda g: of_casa(g, "over_flagged"),
     "solutions-refused": lambda g: of_casa(g, "refused"),
     "silent-disk-full": lambda g: of_casa(g, "full_disk_in_silence"),
     "stage-deadline": lambda g: of_stage(g, "hang", stage=Make, deadline=1.0),

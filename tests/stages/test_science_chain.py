@@ -255,6 +255,7 @@ def test_what_casa_does_badly_in_silence_is_an_error_here(chain: Chain, tmp_path
         "solve: unknown calibrator": ("NoCalibratorError", "not among the calibrators"),
         "apply: all solutions flagged": ("DataQualityError", "flagged after calibration"),
         "apply: table missing": ("MissingInputError", "missing or has no table.dat"),
+        "flag: greedy": ("OverFlaggedError", "before the search for outliers"),
         "flag: all zero": ("DataQualityError", "is flagged, more than"),
         "image: all flagged": ("OutputError", "point spread function"),
         "image: data missing": ("MissingInputError", "has no table.dat"),
@@ -266,11 +267,15 @@ def test_what_casa_does_badly_in_silence_is_an_error_here(chain: Chain, tmp_path
         "solve: preferred reference flagged",
         "solve: four middle sub-bands missing",
         "solve: own solutions were refused",
+        "flag: greedy, then gentler",
+        "validate: gentler flags",
     }
     assert set(raised) == {*expected, *fine}
     assert "'solved': False" in raised["solve: own solutions were refused"][1]
     assert "were refused" in raised["solve: own solutions were refused"][1]
     assert raised["solve: four middle sub-bands missing"] == ["none", ""]
+    assert raised["flag: greedy, then gentler"] == ["none", "True"]
+    assert "flagging" in raised["validate: gentler flags"][1]
     # The next of the default list that is among these ten antennas.
     assert raised["solve: preferred reference flagged"] == ["none", "DSA107"]
     # Committed products are as they were: every task worked on a copy.

@@ -13,7 +13,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +59,8 @@ class DiskGuard:
     folders: Sequence[Path]
     state_dir: Path
     watermarks: Watermarks = field(default_factory=Watermarks)
+    make_room: Callable[[], None] | None = None
+    """Called when a file system is filling up, before it is judged: the dead leave scratch."""
     _said: tuple[bool, str] | None = field(default=None, init=False)
 
     async def ready_to_claim(self) -> bool:
@@ -79,6 +81,9 @@ class DiskGuard:
             usage = shutil.disk_usage(folder)
             critical = self.watermarks.critical_bytes(usage.total)
             warn = self.watermarks.warn_bytes(usage.total)
+            if usage.free < warn and self.make_room is not None:
+                self.make_room()
+                usage = shutil.disk_usage(folder)
             if usage.free < critical:
                 return False, (
                     f"{folder} is nearly full: no new work is claimed below {critical / _GB:.1f} "

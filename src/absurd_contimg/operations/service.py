@@ -6,6 +6,8 @@ import asyncio
 import logging
 import signal
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.failures import POISON_RULE, Classifier
@@ -77,7 +79,19 @@ def make_guard(settings: Settings) -> DiskGuard:
     paths = settings.pipeline.paths
     marks = Watermarks(settings.disk_warn_gb, settings.disk_critical_gb)
     name = safe_name(settings.worker_id)
-    return DiskGuard(name, (paths.output_dir, paths.scratch_dir), paths.state_dir, marks)
+    return DiskGuard(
+        name,
+        (paths.output_dir, paths.scratch_dir),
+        paths.state_dir,
+        marks,
+        partial(sweep_scratch, paths.scratch_dir),
+    )
+
+
+def sweep_scratch(scratch_dir: Path) -> None:
+    """Remove what processes that no longer live have left in scratch."""
+    for swept in Janitor(scratch_dir).sweep():
+        _log.info("swept what a dead process left in scratch: %s", swept)
 
 
 async def serve(settings: Settings, until_idle: bool = False) -> None:
@@ -89,8 +103,7 @@ async def serve(settings: Settings, until_idle: bool = False) -> None:
     prepare_folders(settings.pipeline.paths)
     scratch_dir = settings.pipeline.paths.scratch_dir
     with ScratchOwner(scratch_dir, settings.worker_id) as scratch:
-        for swept in Janitor(scratch_dir).sweep():
-            _log.info("swept what a dead process left in scratch: %s", swept)
+        sweep_scratch(scratch_dir)
         calibration = settings.pipeline.calibration
         registry = Registry(
             settings.registry_url,

@@ -51,6 +51,10 @@ class SolutionsRefusedError(DataQualityError):
     """
 
 
+class OverFlaggedError(DataQualityError):
+    """Our own search for outliers has flagged more than can be spared, not what came before it."""
+
+
 class NoCalibratorError(DataQualityError):
     """No calibrator bright enough crosses the field of this group."""
 

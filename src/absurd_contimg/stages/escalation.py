@@ -12,12 +12,15 @@ from absurd_contimg.stages.context import PipelineContext
 
 ONE_THREAD = "one-thread"
 OTHER_CALIBRATION = "other-calibration"
+GENTLER_FLAGS = "gentler-flags"
 
 ESCALATIONS: Mapping[str, str] = {
     ONE_THREAD: "The stage's process has one thread. Each thread of tclean costs 40 MB and more of "
     "WSClean's; the image is the same to the bit (measured with tclean, 1, 2 and 4 threads).",
     OTHER_CALIBRATION: "The group's own calibrator is left alone, and the nearest valid "
     "calibration of another group is waited for and used.",
+    GENTLER_FLAGS: "Outliers in time and frequency are flagged from twice the usual cut-off on. "
+    "The group ends degraded, however good its image.",
 }
 """What each does, for operators."""
 

@@ -11,11 +11,12 @@ import re
 import signal
 
 from absurd_contimg.core.failures import FailureKind, FailureRule
-from absurd_contimg.stages import child, errors, executor
-from absurd_contimg.stages.escalation import ONE_THREAD, OTHER_CALIBRATION
+from absurd_contimg.stages import child, errors, executor, products
+from absurd_contimg.stages.escalation import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
 
 _DATA_QUALITY, _SOLUTIONS_REFUSED = "data-quality", "solutions-refused"
-QUARANTINE_RULES = frozenset({_DATA_QUALITY, _SOLUTIONS_REFUSED})
+_OVER_FLAGGED = "over-flagged"
+QUARANTINE_RULES = frozenset({_DATA_QUALITY, _SOLUTIONS_REFUSED, _OVER_FLAGGED})
 """The rules whose failures end in quarantine, if they end the task."""
 
 _CASA = "observed, casatasks 6.7.0.31"
@@ -27,6 +28,10 @@ def _names(*classes: type[BaseException]) -> frozenset[str]:
     return frozenset(f"{one.__module__}.{one.__qualname__}" for one in classes)
 
 
+_ANEW = (
+    "Move the damaged product's folder away, then: contimg spawn --anew (it makes that product "
+    "again and takes the others as they are; a retry would not, for its stage is done)."
+)
 _FREE_SPACE = "Free space on the scratch file system; parked work then goes on."
 _DESCRIPTORS = "Raise the limit of open files (LimitNOFILE, at least 65536)."
 _MEMORY = "Run fewer workers on this host, or image fewer pixels."
@@ -50,7 +55,8 @@ _REFUSED = re.compile(
 )
 
 _VAGUE = _names(
-    *(errors.OutputError, errors.DataQualityError, errors.SolutionsRefusedError),
+    *(errors.OutputError, errors.DataQualityError),
+    *(errors.SolutionsRefusedError, errors.OverFlaggedError),
     *(ValueError, RuntimeError, AssertionError),
 )
 """A check that found a product wanting, or an error of CASA's tasks, which raise the same one
@@ -64,6 +70,14 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "contimg spawn --anew --now.",
         _OURS,
         exceptions=_names(errors.InputError),
+        decisive=True,
+    ),
+    FailureRule(
+        "broken-product",
+        FailureKind.PERMANENT,
+        f"Restore owner, mode and content of the named file, then: contimg retry TASK. Or: {_ANEW}",
+        _OURS,
+        exceptions=_names(products.BrokenProductError),
         decisive=True,
     ),
     FailureRule(
@@ -114,9 +128,19 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         escalation=OTHER_CALIBRATION,
     ),
     FailureRule(
+        _OVER_FLAGGED,
+        FailureKind.PERMANENT,
+        "Nothing: it is flagged again with twice the cut-off. If that fails, it is quarantined.",
+        f"{_OURS}; domain notes, row 17",
+        exceptions=_names(errors.OverFlaggedError),
+        decisive=True,
+        escalation=GENTLER_FLAGS,
+    ),
+    FailureRule(
         _DATA_QUALITY,
         FailureKind.PERMANENT,
-        "The same data fail again. contimg quarantine list; after a remedy: release GROUP",
+        "The same data fail again. After another setting: contimg quarantine release GROUP. With "
+        "other files: contimg spawn --anew.",
         _OURS,
         exceptions=_names(errors.DataQualityError),
         decisive=True,
@@ -224,7 +248,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "casa-bad-table",
         FailureKind.PERMANENT,
-        "A Measurement Set or caltable is damaged: remove its product, then: contimg retry TASK",
+        f"A Measurement Set or caltable is damaged. {_ANEW}",
         _CASA,
         casa=re.compile(
             r"no magic value found|incorrect number of bytes read|TSM: no array in row|"
@@ -234,7 +258,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "casa-missing-path",
         FailureKind.PERMANENT,
-        "Restore the named path (or remove its product), then: contimg retry TASK",
+        f"Restore the named path, then: contimg retry TASK. {_ANEW}",
         f"{_CASA}: an AssertionError",
         exceptions=frozenset({"builtins.AssertionError"}),
         text=re.compile(r"must be a path that exists"),
@@ -301,7 +325,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "casa-text-bad-table",
         FailureKind.PERMANENT,
-        "A Measurement Set or caltable is damaged: remove its product, then: contimg retry TASK",
+        f"A Measurement Set or caltable is damaged. {_ANEW}",
         f"{_CASA}: in the text alone",
         text=re.compile(
             r"no magic value found|incorrect number of bytes read|[Tt]able .* does not exist"

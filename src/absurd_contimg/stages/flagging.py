@@ -20,8 +20,12 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.stages.base import PipelineStage, Workspace
 from absurd_contimg.stages.config import FlaggingConfig
 from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import DataQualityError, OutputError
+from absurd_contimg.stages.errors import DataQualityError, OutputError, OverFlaggedError
+from absurd_contimg.stages.escalation import GENTLER_FLAGS, escalations_of
 from absurd_contimg.stages.measurement_set import MeasurementSet, count_flags, working_copy
+
+_GENTLER_FACTOR = 2.0
+"""On the cut-off in sigma: of Gaussian noise, 8 sigma flag nothing, of interference the worst."""
 
 
 class FlagStage(PipelineStage):
@@ -34,7 +38,8 @@ class FlagStage(PipelineStage):
 
     @override
     def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
-        return context.config.flagging.model_dump(mode="json")
+        settings = context.config.flagging.model_dump(mode="json")
+        return {**settings, **({"gentler": True} if _is_gentler(context) else {})}
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
@@ -49,13 +54,16 @@ class FlagStage(PipelineStage):
         ms = MeasurementSet.from_outputs(context.outputs, "measurement_set")
         copy = working_copy(ms, workspace.product)
         shutil.copy(ms.beam_centres, workspace.product)
-        _flag(copy, context.config.flagging)
+        settings, gentler = context.config.flagging, _is_gentler(context)
+        factor = _GENTLER_FACTOR if gentler else 1.0
+        before = _flag(copy, settings, settings.tfcrop_cutoff_sigma * factor)
         counts = count_flags(copy)
-        limit = context.config.flagging.flagged_fraction_max
+        limit = settings.flagged_fraction_max
         if counts.total > limit:
-            raise DataQualityError(
+            error = DataQualityError if gentler or before > limit else OverFlaggedError
+            raise error(
                 f"{counts.total:.1%} of group {context.inputs['group_id']} is flagged, more than "
-                f"{limit:.0%}.",
+                f"{limit:.0%} ({before:.1%} before the search for outliers).",
                 "Look at the data for interference or a dead correlator; "
                 "flagging.flagged_fraction_max sets the limit.",
             )
@@ -65,7 +73,8 @@ class FlagStage(PipelineStage):
             flagged_fraction=round(counts.total, 6),
         )
         dead = sorted(name for name, share in counts.by_antenna.items() if share >= 1.0)
-        return {"flagged_ms": {**flagged.to_json(), "dead_antennas": list(dead)}}
+        described = {**flagged.to_json(), "dead_antennas": list(dead), "gentler": gentler}
+        return {"flagged_ms": described}
 
     @override
     def validate_outputs(
@@ -84,8 +93,13 @@ class FlagStage(PipelineStage):
             )
 
 
-def _flag(ms: Path, settings: FlaggingConfig) -> None:
-    """Flag in place, in the guide's order."""
+def _is_gentler(context: PipelineContext) -> bool:
+    """Whether an earlier start flagged too much."""
+    return GENTLER_FLAGS in escalations_of(context)
+
+
+def _flag(ms: Path, settings: FlaggingConfig, cutoff_sigma: float) -> float:
+    """Flag in place, in the guide's order; the share flagged before the search for outliers."""
     from casatasks import flagdata
 
     common = {"vis": str(ms), "flagbackup": False}
@@ -98,12 +112,13 @@ def _flag(ms: Path, settings: FlaggingConfig) -> None:
             datacolumn="DATA",
             **common,
         )
+    before = count_flags(ms).total
     if settings.tfcrop:
         flagdata(
             mode="tfcrop",
             datacolumn="DATA",
-            timecutoff=settings.tfcrop_cutoff_sigma,
-            freqcutoff=settings.tfcrop_cutoff_sigma,
+            timecutoff=cutoff_sigma,
+            freqcutoff=cutoff_sigma,
             extendflags=False,
             **common,
         )
@@ -114,3 +129,4 @@ def _flag(ms: Path, settings: FlaggingConfig) -> None:
     ]
     if dead:
         flagdata(mode="manual", antenna=",".join(dead), **common)
+    return before

@@ -201,7 +201,7 @@ def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
         raise BrokenProductError(
             f"Input {path} lies in the output folder, but in no committed product: there is no "
             f"{MANIFEST_NAME}.",
-            "Move it away and run its stage again; files of your own belong elsewhere.",
+            "Move it away and have it made again; files of your own belong elsewhere.",
         )
     if files.is_folder(path):
         digest = hashlib.blake2b(digest_size=20)
@@ -299,7 +299,7 @@ def read_manifest(folder: Path, files: FileSystem = LOCAL) -> Manifest:
     except (FileNotFoundError, NotADirectoryError, ValueError) as error:
         raise BrokenProductError(
             f"{folder} is no product: {path} is missing or unreadable ({error}).",
-            "It was not put there by the pipeline; move it away and run again.",
+            "Move it away and have it made again.",
         ) from error
 
 
@@ -330,7 +330,7 @@ def find_committed(
     if manifest.key != key:
         raise BrokenProductError(
             f"{folder} holds a product with the key {manifest.key}, not {key}.",
-            "Move it away and run again.",
+            "Move it away and have it made again.",
         )
     verify(folder, manifest, deep=deep, files=files)
     return manifest
@@ -361,7 +361,7 @@ def verify(
         raise BrokenProductError(
             f"Product {folder} differs from its manifest: {'; '.join(wrong[:5])}"
             f"{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}.",
-            "A committed product must not be changed; move it away and run its stage again.",
+            "A committed product must not be changed; move it away and have it made again.",
         )
 
 

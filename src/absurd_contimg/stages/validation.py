@@ -64,7 +64,8 @@ class ValidateStage(PipelineStage):
 
     @override
     def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
-        return context.config.validation.model_dump(mode="json")
+        settings = context.config.validation.model_dump(mode="json")
+        return {**settings, **({"gently_flagged": True} if _gently_flagged(context) else {})}
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
@@ -81,7 +82,7 @@ class ValidateStage(PipelineStage):
         settings = context.config.validation
         image = _Image.read(_image_paths(context), _described(context, "image"))
         checks = check_sources(image, read_catalogue(_catalogue_path(context)), settings)
-        figures = summarise(checks, image, settings)
+        figures = summarise(checks, image, settings, gently_flagged=_gently_flagged(context))
         report = workspace.product / f"{context.inputs['group_id']}-validation.json"
         rows: list[Json] = [_rounded(asdict(c)) for c in checks]
         content: dict[str, Json] = {**figures, "sources": rows}
@@ -182,7 +183,11 @@ def _measure(
 
 
 def summarise(
-    checks: Sequence[SourceCheck], image: _Image, settings: ValidationConfig
+    checks: Sequence[SourceCheck],
+    image: _Image,
+    settings: ValidationConfig,
+    *,
+    gently_flagged: bool = False,
 ) -> dict[str, Json]:
     """Statistics, gates and the verdict; ``failed_gates`` says which and by how much."""
     compared = [c for c in checks if c.isolated]
@@ -200,6 +205,7 @@ def summarise(
         "completeness": not completeness < settings.completeness_min,
         "flux": not abs(flux_median - 1.0) > settings.flux_error_max,
         "position": not position_median > settings.position_error_max_arcsec,
+        "flagging": not gently_flagged,
     }
     failed: list[Json] = [name for name, passed in gates.items() if not passed]
     return _rounded(
@@ -229,6 +235,12 @@ def _rounded(values: Mapping[str, Any]) -> dict[str, Json]:
         else:
             rounded[key] = value
     return rounded
+
+
+def _gently_flagged(context: PipelineContext) -> bool:
+    """Whether the data could be had only with gentler flags than usual."""
+    flagged = context.outputs.get("flagged_ms")
+    return isinstance(flagged, Mapping) and bool(flagged.get("gentler"))
 
 
 def _described(context: PipelineContext, name: str) -> Mapping[str, Json]:
