@@ -30,12 +30,11 @@ from absurd_contimg.backends.memory.dbapi.results import (
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import WouldBlock
 from absurd_contimg.backends.memory.session import TransactionStatus
+from absurd_contimg.backends.memory.sql.commands import check_outside_block, is_command
+from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.statements import (
-    Result,
     Statement,
-    check_outside_block,
     compiled,
-    is_command,
     run_statement,
     split,
 )

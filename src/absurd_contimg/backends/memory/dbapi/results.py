@@ -18,7 +18,7 @@ from psycopg.types import json as psycopg_json
 from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.sql.statements import Result
+from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.types import RECORD, ArrayType, RecordType, SqlType
 from absurd_contimg.backends.memory.timestamps import timestamptz_out
 

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.locks import RowLock, TableLock, WouldBlock
-from absurd_contimg.backends.memory.sql import (
-    aggregates as aggregate_functions,
-)
+from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.sql import (
     casting,
     conditions,
@@ -23,14 +18,27 @@ from absurd_contimg.backends.memory.sql import (
 )
 from absurd_contimg.backends.memory.sql.aggregates import Aggregate
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
-from absurd_contimg.backends.memory.sql.comparison import null_key, row_key
+from absurd_contimg.backends.memory.sql.comparison import row_key
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     name_of,
     sql_of,
     unwrapped,
 )
+from absurd_contimg.backends.memory.sql.grouping import check_grouped, group_keys, grouped_rows
 from absurd_contimg.backends.memory.sql.joins import Joiner
+from absurd_contimg.backends.memory.sql.outputs import (
+    Order,
+    Output,
+    check_distinct_order,
+    column_of_row,
+    cut,
+    output_position,
+    projected,
+    sort_rows,
+    star_outputs,
+)
+from absurd_contimg.backends.memory.sql.row_locks import row_locks
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
@@ -39,10 +47,10 @@ from absurd_contimg.backends.memory.sql.scope import (
     Row,
     Scope,
     Source,
-    column_value,
 )
+from absurd_contimg.backends.memory.sql.set_rows import cast_row, caster, matched_rows, unique_rows
 from absurd_contimg.backends.memory.sql.sources import SourceCompiler
-from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN, SqlType
+from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN
 from absurd_contimg.backends.memory.sql.windows import Window
 
 REGISTERED = (casting, conditions, invocations, values)
@@ -50,21 +58,6 @@ REGISTERED = (casting, conditions, invocations, values)
 
 Rows = Callable[[Env], list[Row]]
 Query = tuple[list[ColumnInfo], Rows]
-
-
-class _Output(NamedTuple):
-    """One column of the select list."""
-
-    name: str
-    expr: Expr
-    node: Node | None
-
-
-class _Order(NamedTuple):
-    expr: Expr | None
-    position: int | None
-    descending: bool
-    nulls_first: bool
 
 
 def part(node: Node, name: str) -> Any:
@@ -138,18 +131,18 @@ class Planner:
         for one, other in zip(left, right, strict=True):
             kind = common_type([one.kind, other.kind], word)
             columns.append(ColumnInfo(one.name, kind))
-            casts.append((_caster(one, kind), _caster(other, kind)))
+            casts.append((caster(one, kind), caster(other, kind)))
         distinct = bool(node.args.get("distinct"))
         kinds = [column.kind for column in columns]
 
         def rows(env: Env) -> list[Row]:
-            first = [_cast_row(row, casts, 0, env) for row in left_rows(env.child())]
-            second = [_cast_row(row, casts, 1, env) for row in right_rows(env.child())]
+            first = [cast_row(row, casts, 0, env) for row in left_rows(env.child())]
+            second = [cast_row(row, casts, 1, env) for row in right_rows(env.child())]
             if isinstance(node, exp.Union):
                 found = first + second
             else:
                 keep = isinstance(node, exp.Intersect)
-                found = _matched(first, second, kinds, keep=keep, all_rows=not distinct)
+                found = matched_rows(first, second, kinds, keep=keep, all_rows=not distinct)
             return unique_rows(found, kinds) if distinct else found
 
         ordered = self._ordered_rows(node, columns, scope, rows)
@@ -227,8 +220,8 @@ class Planner:
         )
         order = self._order(node, compiler, outputs)
         limit, offset = self._limit(node, compiler)
-        group = self._group(node, outputs, Compiler(scope, self.query, clause="GROUP BY"))
-        locks = self._locks(node, scope)
+        group = group_keys(node, outputs, Compiler(scope, self.query, clause="GROUP BY"))
+        locks = row_locks(node, scope)
         columns = [
             ColumnInfo(
                 out.name,
@@ -239,11 +232,11 @@ class Planner:
         if _is_plain(node, outputs, scope) and not aggregates:
             return columns, scope.sources[0].fetch
         if aggregates or group is not None or having is not None:
-            self._check_grouped(node, outputs, scope)
+            check_grouped(node, outputs, scope)
         values = [out.expr for out in outputs]
         distinct = self._distinct(node, compiler, values)
         if distinct is not None and node.args["distinct"].args.get("on") is None:
-            _check_distinct_order(node, order, outputs)
+            check_distinct_order(node, order, outputs)
         grouping = bool(aggregates) or group is not None or having is not None
 
         def rows(env: Env) -> list[Row]:
@@ -251,14 +244,14 @@ class Planner:
             if condition is not None:
                 envs = [item for item in envs if condition(item) is True]
             if grouping:
-                envs = _grouped(envs, group, aggregates, env, len(scope.sources))
+                envs = grouped_rows(envs, group, aggregates, env, len(scope.sources))
                 if kept is not None:
                     envs = [item for item in envs if kept(item) is True]
             for window in windows:
                 window.fill(envs)
             if locks is not None and not order:
                 envs = locks(envs, limit, offset, env)
-            found = [pair for item in envs for pair in _project(item, values)]
+            found = [pair for item in envs for pair in projected(item, values)]
             if distinct is not None:
                 found = distinct(sort_rows(found, order))
             elif order:
@@ -273,33 +266,33 @@ class Planner:
 
     def _outputs(
         self, node: exp.Select, compiler: Compiler, star: list[tuple[int, int]]
-    ) -> list[_Output]:
-        outputs: list[_Output] = []
+    ) -> list[Output]:
+        outputs: list[Output] = []
         for item in node.expressions:
             if isinstance(item, exp.Star) or (
                 isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
             ):
-                outputs += _star(item, compiler.scope, star)
+                outputs += star_outputs(item, compiler.scope, star)
                 continue
             inner = item.this if isinstance(item, exp.Alias) else item
             expr = compiler.compile_set(inner)
             name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
-            outputs.append(_Output(name, expr, inner))
+            outputs.append(Output(name, expr, inner))
         return outputs
 
-    def _order(self, node: Node, compiler: Compiler, outputs: list[_Output]) -> list[_Order]:
+    def _order(self, node: Node, compiler: Compiler, outputs: list[Output]) -> list[Order]:
         clause = node.args.get("order")
-        found: list[_Order] = []
+        found: list[Order] = []
         for item in [] if clause is None else clause.expressions:
             inner = item.this
             flags = bool(item.args.get("desc")), bool(item.args.get("nulls_first"))
             position = output_position(inner, outputs)
             if position is not None:
-                found.append(_Order(outputs[position].expr, position, *flags))
+                found.append(Order(outputs[position].expr, position, *flags))
             elif isinstance(inner, exp.Literal) and not inner.is_string:
-                found.append(_Order(_column_of_row(compiler.scope, int(inner.this)), None, *flags))
+                found.append(Order(column_of_row(compiler.scope, int(inner.this)), None, *flags))
             else:
-                found.append(_Order(compiler.compile(inner), None, *flags))
+                found.append(Order(compiler.compile(inner), None, *flags))
         return found
 
     def _limit(self, node: Node, compiler: Compiler) -> tuple[Any, Any]:
@@ -312,54 +305,6 @@ class Planner:
             inner = clause.args.get("count") or clause.expression
             found.append(converted(compiler.compile(inner), INT8).value)
         return found[0], found[1]
-
-    def _group(
-        self, node: exp.Select, outputs: list[_Output], compiler: Compiler
-    ) -> list[Expr] | None:
-        clause = node.args.get("group")
-        if clause is None:
-            return None
-        for unusual in ("grouping_sets", "cube", "rollup"):
-            if clause.args.get(unusual):
-                raise unsupported(sql_of(clause), "grouping sets")
-        keys: list[Expr] = []
-        for item in clause.expressions:
-            position = output_position(item, outputs, "GROUP BY")
-            if position is not None and not _is_column(item, compiler.scope):
-                inner = outputs[position].node
-                keys.append(compiler.compile(item if inner is None else inner))
-            else:
-                keys.append(compiler.compile(item))
-        return keys
-
-    @staticmethod
-    def _check_grouped(node: exp.Select, outputs: list[_Output], scope: Scope) -> None:
-        """42803 for a column that is neither grouped nor aggregated."""
-        clause = node.args.get("group")
-        texts, places = set[str](), set[tuple[int, int]]()
-        for item in [] if clause is None else clause.expressions:
-            position = output_position(item, outputs, "GROUP BY")
-            inner = item
-            if position is not None and outputs[position].node is not None:
-                inner = outputs[position].node
-            texts.add(sql_of(inner))
-            place = _place(inner, scope) if isinstance(inner, exp.Column) else None
-            if place is not None:
-                places.add(place)
-        sources = {index for index, position in places if position == 0}
-        for out in outputs:
-            if out.node is None:
-                continue
-            for column in _free_columns(out.node, texts):
-                place = _place(column, scope)
-                if place is None or place in places or place[0] in sources:
-                    continue
-                shown = f"{scope.sources[place[0]].alias}.{column.name}"
-                raise EngineError(
-                    "42803",
-                    f'column "{shown}" must appear in the GROUP BY clause or be used in an '
-                    "aggregate function",
-                )
 
     def _distinct(
         self, node: exp.Select, compiler: Compiler, values: list[Expr]
@@ -382,57 +327,6 @@ class Planner:
 
         return first
 
-    def _locks(
-        self, node: exp.Select, scope: Scope
-    ) -> Callable[[list[Env], Any, Any, Env], list[Env]] | None:
-        """``for update`` and its like: locks rows in order until the limit is reached."""
-        clauses = node.args.get("locks")
-        if not clauses:
-            return None
-        wanted = [(_lock_mode(clause), clause.args.get("wait"), clause) for clause in clauses]
-
-        def lock(envs: list[Env], limit: Any, offset: Any, env: Env) -> list[Env]:
-            most = None if limit is None else limit(env)
-            start = 0 if offset is None else (offset(env) or 0)
-            found: list[Env] = []
-            for item in envs:
-                if most is not None and len(found) >= most + start:
-                    break
-                if all(_lock_rows(item, scope, *each) for each in wanted):
-                    found.append(item)
-            return found
-
-        return lock
-
-
-def _lock_mode(clause: exp.Lock) -> RowLock:
-    update, key = bool(clause.args.get("update")), bool(clause.args.get("key"))
-    if update:
-        return RowLock.NO_KEY_UPDATE if key else RowLock.UPDATE
-    return RowLock.KEY_SHARE if key else RowLock.SHARE
-
-
-def _lock_rows(item: Env, scope: Scope, mode: RowLock, wait: Any, clause: exp.Lock) -> bool:
-    """Lock the current row of each table; False where ``skip locked`` skips it."""
-    named = {name_of(table.this) for table in clause.expressions}
-    for index, source in enumerate(scope.sources):
-        row = item.rows[index]
-        if source.relation is None or row is None or (named and source.alias not in named):
-            continue
-        table = catalog.relation(item.tx, source.relation, TableLock.ROW_SHARE).table
-        key = table.key_of(row)
-        if wait is False and not table.may_lock(item.tx, key, mode):
-            return False
-        try:
-            table.lock(item.tx, key, mode)
-        except WouldBlock:
-            if wait is not True:
-                raise
-            raise EngineError(
-                "55P03", f'could not obtain lock on row in relation "{source.relation}"'
-            ) from None
-    return True
-
 
 def _name_windows(node: exp.Select, scope: Scope) -> None:
     for named in node.args.get("windows") or []:
@@ -442,33 +336,7 @@ def _name_windows(node: exp.Select, scope: Scope) -> None:
         scope.windows[name] = named
 
 
-def _star(item: Node, scope: Scope, star: list[tuple[int, int]]) -> list[_Output]:
-    table = None if isinstance(item, exp.Star) else name_of(item.args["table"])
-    if any(source.partial and table in (None, source.alias) for source in scope.sources):
-        raise unsupported(sql_of(item), "all columns of such a table")
-    places = star
-    if table is not None:
-        places = [
-            (index, position)
-            for index, source in enumerate(scope.sources)
-            if source.alias == table
-            for position in range(len(source.columns))
-        ]
-    outputs = []
-    for index, position in places:
-        column = scope.sources[index].columns[position]
-        expr = Expr(column.kind, column_value(index, position), column.name)
-        if table is None and (index, position) in scope.merged.get(column.name, ()):
-            expr = scope.find(None, column.name)
-        outputs.append(_Output(column.name, expr, None))
-    if not outputs:
-        if table is None:
-            raise EngineError("42601", "SELECT * with no tables specified is not valid")
-        raise EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
-    return outputs
-
-
-def _is_plain(node: exp.Select, outputs: list[_Output], scope: Scope) -> bool:
+def _is_plain(node: exp.Select, outputs: list[Output], scope: Scope) -> bool:
     """Whether the query is ``select * from`` one source and nothing else."""
     clauses = ("where", "group", "having", "order", "limit", "offset", "distinct", "locks", "joins")
     return (
@@ -477,177 +345,4 @@ def _is_plain(node: exp.Select, outputs: list[_Output], scope: Scope) -> bool:
         and isinstance(node.expressions[0], exp.Star)
         and len(outputs) == len(scope.sources[0].columns)
         and not any(node.args.get(clause) for clause in clauses)
-    )
-
-
-def output_position(node: Node, outputs: list[_Output], clause: str = "ORDER BY") -> int | None:
-    """Which output an ``order by`` or ``group by`` item names, by number or by name."""
-    if isinstance(node, exp.Literal) and not node.is_string and outputs:
-        number = int(node.this)
-        if not 1 <= number <= len(outputs):
-            raise EngineError("42P10", f"{clause} position {number} is not in select list")
-        return number - 1
-    if isinstance(node, exp.Column) and not node.table:
-        for position, out in enumerate(outputs):
-            if out.name == name_of(node.this):
-                return position
-    return None
-
-
-def _check_distinct_order(node: exp.Select, order: list[_Order], outputs: list[_Output]) -> None:
-    """42P10 for ``select distinct`` in an order that its columns do not tell."""
-    shown = {sql_of(out.node) for out in outputs if out.node is not None}
-    names = {out.name for out in outputs}
-    clause = node.args.get("order")
-    for item, inner in zip(order, [] if clause is None else clause.expressions, strict=True):
-        column = isinstance(inner.this, exp.Column) and name_of(inner.this.this) in names
-        if item.position is None and not column and sql_of(inner.this) not in shown:
-            raise EngineError(
-                "42P10",
-                "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
-            )
-
-
-def _column_of_row(scope: Scope, number: int) -> Expr:
-    columns = scope.sources[0].columns
-    if not 1 <= number <= len(columns):
-        raise EngineError("42P10", f"ORDER BY position {number} is not in select list")
-    return Expr(columns[number - 1].kind, column_value(0, number - 1))
-
-
-def _place(node: exp.Column, scope: Scope) -> tuple[int, int] | None:
-    table = name_of(node.args["table"]) if node.args.get("table") else None
-    for index, source in enumerate(scope.sources):
-        if table is None or source.alias == table:
-            for position, column in enumerate(source.columns):
-                if column.name == name_of(node.this):
-                    return index, position
-    return None
-
-
-def _is_column(node: Node, scope: Scope) -> bool:
-    return isinstance(node, exp.Column) and _place(node, scope) is not None
-
-
-def _free_columns(node: Node, grouped: set[str]) -> list[exp.Column]:
-    """Columns outside aggregates and outside grouped expressions."""
-    if sql_of(node) in grouped or isinstance(node, exp.Query):
-        return []
-    if aggregate_functions.is_aggregate(node):
-        return []
-    if isinstance(node, exp.Column):
-        return [node]
-    return [column for child in node.iter_expressions() for column in _free_columns(child, grouped)]
-
-
-def _grouped(
-    envs: list[Env],
-    keys: list[Expr] | None,
-    aggregates: list[Aggregate],
-    outer: Env,
-    width: int,
-) -> list[Env]:
-    """One environment a group: its first row, and its aggregates."""
-    groups: dict[Any, list[Env]] = {} if keys is not None else {(): []}
-    kinds = [expr.kind for expr in keys or []]
-    for env in envs:
-        key = row_key(kinds, tuple([expr.value(env) for expr in keys or []]))
-        groups.setdefault(key, []).append(env)
-    found: list[Env] = []
-    for members in groups.values():
-        if members:
-            env = members[0]
-        else:
-            env = outer
-            env.rows = [None] * width
-        env.aggregates = [aggregate.value(members) for aggregate in aggregates]
-        found.append(env)
-    return found
-
-
-def _project(env: Env, values: list[Expr]) -> list[tuple[Env, Row]]:
-    """The output rows of one input row: more than one where a function returns a set."""
-    if all(expr.rows is None for expr in values):
-        return [(env, tuple([expr.value(env) for expr in values]))]
-    sets = [None if expr.rows is None else expr.rows(env) for expr in values]
-    longest = max(len(items) for items in sets if items is not None)
-    return [
-        (
-            env,
-            tuple(
-                expr.value(env) if items is None else items[index] if index < len(items) else None
-                for expr, items in zip(values, sets, strict=True)
-            ),
-        )
-        for index in range(longest)
-    ]
-
-
-def sort_rows(pairs: list[tuple[Env, Row]], order: list[_Order]) -> list[tuple[Env, Row]]:
-    """Sort by the items of ``order by``, the last first, for each sort keeps what was before."""
-    for item in reversed(order):
-        expr = item.expr
-        assert expr is not None
-
-        def key(pair: tuple[Env, Row], item: _Order = item, expr: Expr = expr) -> Any:
-            env, row = pair
-            value = expr.value(env) if item.position is None else row[item.position]
-            return null_key(expr.kind, value, nulls_first=item.nulls_first is not item.descending)
-
-        pairs = sorted(pairs, key=key, reverse=item.descending)
-    return pairs
-
-
-def cut(rows: list[Row], limit: Any, offset: Any, env: Env) -> list[Row]:
-    """``limit`` and ``offset``."""
-    start = 0 if offset is None else (offset(env) or 0)
-    if start < 0:
-        raise EngineError("2201X", "OFFSET must not be negative")
-    most = None if limit is None else limit(env)
-    if most is not None and most < 0:
-        raise EngineError("2201W", "LIMIT must not be negative")
-    return rows[start:] if most is None else rows[start : start + most]
-
-
-def _matched(
-    first: list[Row], second: list[Row], kinds: list[SqlType], *, keep: bool, all_rows: bool
-) -> list[Row]:
-    """``intersect`` and ``except``; with ``all`` a row of `second` matches one of `first`."""
-    others = Counter(row_key(kinds, row) for row in second)
-    found: list[Row] = []
-    for row in first:
-        key = row_key(kinds, row)
-        matched = others[key] > 0
-        if matched and all_rows:
-            others[key] -= 1
-        if matched is keep:
-            found.append(row)
-    return found
-
-
-def unique_rows(rows: list[Row], kinds: list[SqlType]) -> list[Row]:
-    """Rows without duplicates, in order of their first."""
-    return list({row_key(kinds, row): row for row in reversed(rows)}.values())[::-1]
-
-
-def _caster(column: ColumnInfo, kind: Any) -> Callable[[Any, Env], Any]:
-    if column.kind is kind or column.kind is UNKNOWN:
-        return lambda value, _: value
-
-    def cast(value: Any, env: Env) -> Any:
-        expr = converted(Expr(column.kind, lambda _: value), kind)
-        return expr.value(env)
-
-    return cast
-
-
-def _cast_row(
-    row: Row,
-    casts: list[tuple[Callable[[Any, Env], Any], Callable[[Any, Env], Any]]],
-    side: int,
-    env: Env,
-) -> Row:
-    return tuple(
-        None if value is None else cast[side](value, env)
-        for value, cast in zip(row, casts, strict=True)
     )
