@@ -16,7 +16,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import j1
 
 from absurd_contimg.stages.errors import CorruptInputError
 from absurd_contimg.stages.sky import separation_rad, unit_vectors
@@ -31,6 +30,9 @@ def airy_power(
 
     Separation and frequency broadcast against each other.
     """
+    # A seventh of a worker's start: where it is used, which is in a stage's process.
+    from scipy.special import j1  # noqa: PLC0415
+
     x = np.pi * diameter_m / SPEED_OF_LIGHT_M_S * np.sin(separation) * frequency_hz
     small = np.abs(x) < 1e-6
     safe = np.where(small, 1.0, x)

@@ -5,7 +5,7 @@ interpolated, because it is smooth. Reads the Measurement Set through CASA's tab
 flagged and how wide its channels are.
 """
 
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# CASA, pyuvdata, astropy and scipy take long to import: where they are used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -17,8 +17,6 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import map_coordinates
-from scipy.special import erf
 
 from absurd_contimg.stages.beam import BeamCentres, mean_response
 from absurd_contimg.stages.config import PipelineConfig
@@ -118,6 +116,8 @@ class _Grid:
 
     def fill(self, coarse: NDArray[np.float64]) -> NDArray[np.float32]:
         """Values on all pixels, by cubic interpolation."""
+        from scipy.ndimage import map_coordinates
+
         axes = [np.linspace(0, c - 1, n) for c, n in zip(coarse.shape, self.shape, strict=True)]
         everywhere = np.meshgrid(*axes, indexing="ij")
         return np.asarray(
@@ -177,4 +177,6 @@ class _Smearing:
         fwhm = 1.0 / np.hypot(np.cos(angle) / self.major_deg, np.sin(angle) / self.minor_deg)
         spread = np.hypot(east_deg, north_deg) * relative_width
         k = np.maximum(math.sqrt(math.log(2.0)) * spread / fwhm, 1e-6)
+        from scipy.special import erf
+
         return np.asarray(erf(k) * math.sqrt(math.pi) / (2.0 * k))
