@@ -9,6 +9,7 @@ from uuid import UUID
 
 from conformance import operations
 from conformance.operations import Chooser, Operation, RandomChooser, World
+from conformance.rare import RARE
 from conformance.scenes import SCENES, Scene
 from conformance.sides import QUEUES, SESSIONS, Answer, Call, MemorySide, PostgresSide, Side
 
@@ -170,3 +171,10 @@ def random_sequence(pair: Pair, seed: int, steps: int = STEPS_PER_SEQUENCE) -> N
                 pair.step(random_operation(choose, pair.world, pair.memory))
     except Divergence as error:
         raise Divergence(f"seed {seed}: {error}") from None
+
+
+def rare_sequence(pair: Pair) -> None:
+    """Every scene of `RARE` once."""
+    pair.begin()
+    for scene in RARE:
+        pair.play(scene, RandomChooser(0))

@@ -72,6 +72,7 @@ BUGS = (
     Bug("fail keeps the wake event", R, 'state="failed", wake_event=None, failed_at', 'state="failed", failed_at'),
     Bug("fail forgets its waits", R, "                cancelled_at=cancelled_at,\n            ),\n        )\n    delete_waits_of(tx, queue, run.run_id)", "                cancelled_at=cancelled_at,\n            ),\n        )"),
     Bug("AB001 and AB002 are confused", R, 'if run.state == "cancelled":\n        raise task_cancelled()', 'if run.state == "cancelled":\n        raise run_already_failed(uuid_out(run.run_id), str(queue))'),
+    Bug("fail overwrites cancelled_at", R, "        if task.cancelled_at is not None:\n            cancelled_at = task.cancelled_at\n", ""),
     # leases
     Bug("extend adds to the old lease", R, "expires = add_us(now, extend_by", "expires = add_us(run.claim_expires_at, extend_by"),
     Bug("extend accepts 0", R, "extend_by is None or extend_by <= 0", "extend_by is None or extend_by < 0"),
@@ -94,6 +95,7 @@ BUGS = (
     Bug("retry accepts too few attempts", S, "if requested <= task.attempts:", "if requested < task.attempts:"),
     Bug("retry as new copies no parameters", S, "            task.params,\n            jsonb.build", '            "null",\n            jsonb.build'),
     Bug("retry as new loses max_attempts", S, "max_attempts=None if attempts_max is None else str(attempts_max),", "max_attempts=None,"),
+    Bug("retry in place keeps cancelled_at", S, "            last_attempt_run=run_id,\n            cancelled_at=None,", "            last_attempt_run=run_id,"),
     # checkpoints
     Bug("an earlier attempt overwrites a later checkpoint", C, "if owner is not None and run.attempt < owner.attempt:", "if False:"),
     Bug("an equal attempt may not overwrite", C, "run.attempt < owner.attempt", "run.attempt <= owner.attempt"),
@@ -105,6 +107,8 @@ BUGS = (
     Bug("pending checkpoints are never shown", C, 'include_pending or row.status == "committed"', 'row.status == "committed"'),
     Bug("pending checkpoints are in the list", C, 'if row.status == "committed" and (owner', "if (owner"),
     Bug("checkpoints of another task may be read", C, "if run.task_id != task_id:", "if False:"),
+    Bug("a checkpoint whose owner is gone is kept", C, "if owner is not None and run.attempt < owner.attempt:", "if owner is None or run.attempt < owner.attempt:"),
+    Bug("checkpoints without owner are not in the list", C, "(owner is None or owner.attempt <= run.attempt)", "(owner is not None and owner.attempt <= run.attempt)"),
     # events
     Bug("await leaves no placeholder", E, "events.put(tx, event_name, EventRow(event_name, None, _EPOCH))", "pass"),
     Bug("placeholder is dated now", E, "EventRow(event_name, None, _EPOCH)", "EventRow(event_name, None, tx.session.current_time())"),
@@ -127,6 +131,10 @@ BUGS = (
     Bug("emit writes no checkpoint", E, "        write_checkpoint(tx, queue, wait.task_id, wait.step_name, payload, wait.run_id, now)\n", ""),
     Bug("emit leaves the wake event", E, "                wake_event=None,\n                event_payload=payload,", "                event_payload=payload,"),
     Bug("emit leaves the task asleep", E, 'tasks.put(tx, task_id, task._replace(state="pending"))', "pass"),
+    Bug("a checkpoint of nothing answers a wait", E, "checkpoint is not None and checkpoint.state is not None:", "checkpoint is not None:"),
+    Bug("the payload received counts more than the event's", E, "if payload is not None and jsonb.equal(payload, received):", "if payload is not None:"),
+    Bug("payloads are compared as text", E, "jsonb.equal(payload, received)", "payload == received"),
+    Bug("a wait that was left keeps its event", E, "step_name, event_name, timeout_at, now))", "step_name, event_name if waiting is None else waiting.event_name, timeout_at, now))"),
     # cancelling
     Bug("cancel leaves the runs", K, 'run._replace(state="cancelled", claimed_by=None, claim_expires_at=None)', "run"),
     Bug("cancel leaves the waits", K, "        waits.delete(tx, (wait.run_id, wait.step_name))\n", "        pass\n"),
@@ -136,6 +144,8 @@ BUGS = (
     Bug("max_duration is forgotten", K, '    max_duration = rule_seconds(task.cancellation, "max_duration")\n    return (', "    max_duration = None\n    return ("),
     Bug("a malformed rule is passed over", K, 'return None if text is None else integer_in(text, "bigint")', "return int(text) if text is not None and text.isdigit() else None"),
     # clean-up and queues
+    Bug("a month to live has 31 days", L, "span.epoch_us() // SECOND_US", "(span.epoch_us() + span.months * 86_400 * SECOND_US) // SECOND_US"),
+    Bug("clean-up of all queues ignores the limit", L, "tasks = cleanup_tasks(tx, name, ttl, limit)", "tasks = cleanup_tasks(tx, name, ttl, 1000)"),
     Bug("clean-up takes what ends at the cutoff", L, "ended_at < cutoff", "ended_at <= cutoff"),
     Bug("clean-up forgets runs", L, "            runs.delete(tx, run.run_id)\n", "            pass\n"),
     Bug("clean-up forgets checkpoints", L, '            checkpoints.delete(tx, (task_id, checkpoint.checkpoint_name))\n', "            pass\n"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from conformance import operations
-from conformance.comparison import Pair, look, opening
+from conformance.comparison import Pair, look, opening, rare_sequence
 from conformance.operations import DataChooser
 from conformance.scenes import SCENES, Scene
 from conformance.sides import Call, MemorySide, PostgresSide
@@ -97,6 +97,12 @@ def test_emulator_equals_postgres(pair: Pair, capsys: pytest.CaptureFixture[str]
     assert Equality.refused < Equality.steps * 0.6, "mostly refused calls compare little"
     with capsys.disabled():
         print(f" [{Equality.steps} operations, {Equality.refused} refused]", end="")
+
+
+def test_rare_scenes_are_equal(pair: Pair) -> None:
+    """What random operations would not meet; each scene does something on both sides."""
+    rare_sequence(pair)
+    assert all(item[0][0] != "error" for item in pair.observed)
 
 
 def test_every_column_has_the_same_type(pair: Pair) -> None:

@@ -15,7 +15,13 @@ from pathlib import Path
 
 import pytest
 
-from conformance.comparison import Observation, Pair, observe, random_sequence
+from conformance.comparison import (
+    Observation,
+    Pair,
+    observe,
+    random_sequence,
+    rare_sequence,
+)
 from conformance.planted import BUGS, EQUIVALENT, Bug
 from conformance.sides import Call, MemorySide, PostgresSide
 
@@ -27,10 +33,12 @@ Recording = list[tuple[Call, Observation]]
 
 @pytest.fixture(scope="module")
 def recordings(new_database: Callable[[], str]) -> list[Recording]:
-    """Sequences with what Postgres showed after each call."""
+    """Sequences with what Postgres showed after each call; the rare scenes first."""
     postgres = PostgresSide(new_database())
     pair = Pair(postgres, MemorySide())
     made: list[Recording] = []
+    rare_sequence(pair)
+    made.append(list(zip(pair.calls, pair.observed, strict=True)))
     for seed in range(FIRST_SEED, FIRST_SEED + SEQUENCES):
         random_sequence(pair, seed)
         made.append(list(zip(pair.calls, pair.observed, strict=True)))

@@ -1,0 +1,126 @@
+"""Scenes for rules that random operations do not meet in 150 sequences: each is played once.
+
+They were found by planting bugs that the random comparison missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from psycopg.types.json import Jsonb
+
+from conformance.operations import Chooser, World
+from conformance.scenes import AWAIT, CHECKPOINT, CLAIM, Scene, latest, move, start
+from conformance.sides import Call
+
+EMIT = "select absurd.emit_event(%s, %s, %s)"
+
+
+def a_checkpoint_of_nothing(choose: Chooser, world: World) -> Iterator[Call]:
+    """A checkpoint without a state does not answer a wait of its name; JSON null does."""
+    for state in (None, Jsonb(None)):
+        yield from start("plain", {})
+        if (found := latest(world)) is None:
+            return
+        run, task = found
+        yield Call(0, CHECKPOINT, ("plain", task, "s", state, run))
+        yield Call(0, AWAIT, ("plain", task, run, "s", "never", None))
+
+
+def _awake_with(world: World, event: str, first: str, second: str) -> Iterator[Call]:
+    """A run that got `first`; its event is cleaned up and emitted anew before it asks again."""
+    yield from start("plain", {})
+    if (found := latest(world)) is None:
+        return
+    run, task = found
+    yield Call(0, AWAIT, ("plain", task, run, "s", event, None))
+    yield Call(0, EMIT, ("plain", event, first))
+    yield Call(0, CLAIM, ("plain", "w", 600, 50))
+    yield from move(world, 5)
+    yield Call(0, "select absurd.cleanup_events('plain', 0)")
+    yield Call(0, EMIT, ("plain", event, second))
+    yield Call(0, AWAIT, ("plain", task, run, "t", event, None))
+
+
+def an_event_emitted_anew(choose: Chooser, world: World) -> Iterator[Call]:
+    """The event's payload counts, not the one received, unless they are equal as jsonb."""
+    yield from _awake_with(world, "anew", "1", "2")
+    yield from _awake_with(world, "equal", "1", "1.0")
+    yield from _awake_with(world, "objects", '{"a": 1.00}', '{"a": 1}')
+
+
+def a_step_that_waits_anew(choose: Chooser, world: World) -> Iterator[Call]:
+    """A wait that was left standing takes the new event's name and timeout."""
+    yield from start("plain", {})
+    if (found := latest(world)) is None:
+        return
+    run, task = found
+    yield Call(0, AWAIT, ("plain", task, run, "s", "first", None))
+    yield Call(
+        0,
+        "update absurd.r_plain set available_at = absurd.current_time() where run_id = %s",
+        (run,),
+    )
+    yield Call(0, CLAIM, ("plain", "w", 600, 50))
+    yield Call(0, AWAIT, ("plain", task, run, "s", "second", 60))
+    yield Call(0, EMIT, ("plain", "first", "1"))
+    yield Call(0, EMIT, ("plain", "second", "2"))
+
+
+def owners_that_are_gone(choose: Chooser, world: World) -> Iterator[Call]:
+    """A checkpoint whose owner's run is gone, or that never had one, is shown and overwritten."""
+    yield from start("plain", {"max_attempts": 3})
+    if (found := latest(world)) is None:
+        return
+    run, task = found
+    yield Call(0, CHECKPOINT, ("plain", task, "s", Jsonb(1), run))
+    yield Call(0, "select absurd.fail_run(%s, %s, %s)", ("plain", run, Jsonb("no")))
+    yield Call(0, CLAIM, ("plain", "w", 600, 50))
+    if (second := latest(world)) is None:
+        return
+    yield Call(0, "delete from absurd.r_plain where run_id = %s", (run,))
+    states = "select * from absurd.get_task_checkpoint_states(%s, %s, %s)"
+    yield Call(0, states, ("plain", task, second[0]), ties=4)
+    yield Call(0, CHECKPOINT, ("plain", task, "s", Jsonb(2), second[0]))
+    yield Call(0, "update absurd.c_plain set owner_run_id = null where task_id = %s", (task,))
+    yield Call(0, states, ("plain", task, second[0]), ties=4)
+    yield Call(0, CHECKPOINT, ("plain", task, "s", Jsonb(3), second[0]))
+
+
+def policies_in_months(choose: Chooser, world: World) -> Iterator[Call]:
+    """A month of a time to live has 30 days, a year 365.25; a limit of one deletes one."""
+    policy = "select absurd.set_queue_policy('plain', %s)"
+    yield Call(0, policy, (Jsonb({"cleanup_ttl": "1 mon", "cleanup_limit": 1}),))
+    for _ in range(2):
+        yield from start("plain", {})
+        if (found := latest(world)) is None:
+            return
+        yield Call(0, "select absurd.complete_run('plain', %s)", (found[0],))
+        yield from move(world, 1)
+    yield from move(world, 30 * 86_400 + 3600)
+    yield Call(0, "select * from absurd.cleanup_all_queues('plain')")
+    yield Call(0, policy, (Jsonb({"cleanup_ttl": "30 days", "cleanup_limit": 1000}),))
+
+
+def a_live_task_that_was_cancelled_once(choose: Chooser, world: World) -> Iterator[Call]:
+    """Failing keeps an old ``cancelled_at``, retrying by hand forgets it."""
+    yield from start("plain", {"max_attempts": 1})
+    if (found := latest(world)) is None:
+        return
+    run, task = found
+    yield Call(
+        0,
+        "update absurd.t_plain set cancelled_at = '2026-01-01', cancellation = %s "
+        "where task_id = %s",
+        (Jsonb({"max_duration": 0}), task),
+    )
+    yield Call(0, "update absurd.t_plain set max_attempts = 2 where task_id = %s", (task,))
+    yield Call(0, "select absurd.fail_run(%s, %s, %s)", ("plain", run, Jsonb("no")))
+    yield Call(0, "update absurd.t_plain set state = 'failed' where task_id = %s", (task,))
+    yield Call(0, "select attempt from absurd.retry_task('plain', %s)", (task,))
+
+
+RARE: tuple[Scene, ...] = (
+    a_checkpoint_of_nothing, an_event_emitted_anew, a_step_that_waits_anew, owners_that_are_gone,
+    policies_in_months, a_live_task_that_was_cancelled_once,
+)  # fmt: skip
