@@ -200,3 +200,13 @@ def test_names_that_leave_scratch_are_refused(name: str) -> None:
     """A group id comes from outside."""
     with pytest.raises(SettingError):
         safe_name(name)
+
+
+def test_an_attempt_that_has_gone_leaves_nothing_of_its_run(tmp_path: Path) -> None:
+    """Found by simulating a month: a folder for each run stayed, and every stage read them all."""
+    with ScratchOwner(tmp_path, "worker") as owner:
+        for run in ("one", "two"):
+            folder = owner.new_path(run, "stage", "1")
+            folder.mkdir(parents=True)
+            remove_tree(folder)
+        assert list(owner.folder.iterdir()) == []

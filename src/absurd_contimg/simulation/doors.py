@@ -135,7 +135,8 @@ class Doors:
         if observe is None:
             return await act(*args, **options)
         observe(process, effect, Moment.BEFORE)
-        await self._stand_still()
+        if process.held is not None:
+            await self._stand_still()
         try:
             answer = await act(*args, **options)
         except BaseException:
@@ -144,7 +145,8 @@ class Doors:
             await self._stand_still()
             raise
         observe(process, effect, Moment.COMMITTED)
-        await self._stand_still()
+        if process.held is not None:
+            await self._stand_still()
         return answer
 
     def pass_at_once(self, effect: Effect, act: Callable[..., _T], *args: Any) -> _T:
@@ -154,15 +156,20 @@ class Doors:
         if observe is None:
             return act(*args)
         observe(process, effect, Moment.BEFORE)
-        stand_still(process)
+        if process.held is not None:
+            stand_still(process)
         try:
             return act(*args)
         finally:
             observe(process, effect, Moment.COMMITTED)
-            stand_still(process)
+            if process.held is not None:
+                stand_still(process)
 
     async def _stand_still(self) -> None:
-        """Where a process that has just been killed dies, and a paused one stops."""
+        """Where a process that has just been killed dies, and a paused one stops.
+
+        Asked only of one whose callbacks are held: it is one of the two.
+        """
         self.process.check_alive()
         if self.process.held is not None:
             await asyncio.sleep(0)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -75,11 +76,11 @@ class SimulatedStage(PipelineStage):
         for name in sorted(self.requires):
             made = context.outputs.get(name)
             if isinstance(made, Mapping):
-                found += [Path(str(made["path"]))] if made.get("path") else []
+                found += [path_of(str(made["path"]))] if made.get("path") else []
                 continue
             given = context.inputs[name]
             several = given if isinstance(given, list | tuple) else [given]
-            found += [Path(str(one)) for one in several]
+            found += [path_of(str(one)) for one in several]
         return found
 
     def expected_bytes(self, context: PipelineContext) -> int:
@@ -103,6 +104,10 @@ class SimulatedStage(PipelineStage):
                 described["verdict"] = "good"
             found[name] = described
         return found
+
+
+path_of = lru_cache(maxsize=4096)(Path)
+"""The same object for the same text: it keeps its text and its parts once it was asked for them."""
 
 
 def simulated(stage: PipelineStage) -> type[SimulatedStage]:

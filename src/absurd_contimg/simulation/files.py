@@ -10,6 +10,7 @@ import fnmatch
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +180,11 @@ class _Lock(int):
 
 def digest_of(file: Any) -> str:
     """Stands for the digest of a file's bytes."""
-    text = f"{file.size}\0{file.content}"
+    return _digest(f"{file.size}\0{file.content}")
+
+
+@lru_cache(maxsize=4096)
+def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 

@@ -152,7 +152,8 @@ class Life:
         self._wake_at_moment: int | None = None
         self._untidy = dead is not None
         """Whether a process has died or lost its lease, and nobody has begun since."""
-        self.world.server.reply_seconds["host 1"] = setup.reply_seconds
+        if setup.reply_seconds:
+            self.world.server.reply_seconds["host 1"] = setup.reply_seconds
         if dead is None:
             self._begin(setup.worker_id)
         else:
@@ -332,8 +333,8 @@ class Life:
     def _all_ended(self) -> bool:
         backend = MemoryBackend(self.world.state.database)
         for queue in self.setup.queues:
-            tasks = instantly(backend.list_tasks(queue, limit=10_000))
-            if any(task.state not in TERMINAL_STATES for task in tasks):
+            stats = instantly(backend.queue_stats(queue))
+            if not stats.tasks_by_state.keys() <= TERMINAL_STATES:
                 return False
         return True
 
@@ -372,5 +373,5 @@ class Life:
 
 
 def _is_scratch(path: str) -> bool:
-    """Whether a folder is that of an attempt: below owner and group."""
-    return path.startswith(_SCRATCH) and path.count("/") == _SCRATCH.count("/") + 2
+    """Whether a folder is that of an attempt: directly in an owner's."""
+    return path.startswith(_SCRATCH) and path.count("/") == _SCRATCH.count("/") + 1

@@ -29,8 +29,8 @@ _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 class Outcome:
     """The essence of a future, and what is wrong with it by itself."""
 
-    tasks: tuple[str, ...]
-    products: tuple[str, ...]
+    tasks: tuple[Json, ...]
+    products: tuple[Json, ...]
     ledger: tuple[str, ...]
     violations: tuple[Violation, ...]
     runs: tuple[tuple[str, ...], ...] = ()
@@ -40,7 +40,10 @@ class Outcome:
         """The violations, and how it differs from the undisturbed run."""
         found = list(self.violations)
         for what in ("tasks", "products"):
-            mine, theirs = Counter(getattr(self, what)), Counter(getattr(base, what))
+            here, there = getattr(self, what), getattr(base, what)
+            if here == there:
+                continue  # nearly always, and text is dear
+            mine, theirs = Counter(map(_text, here)), Counter(map(_text, there))
             for text in sorted((theirs - mine).elements()):
                 found.append(Violation("same_end_as_undisturbed", f"{what}: missing {text[:300]}"))
             for text in sorted((mine - theirs).elements()):
@@ -52,12 +55,12 @@ class Outcome:
 
 def outcome_of(evidence: Evidence, state: State, violations: tuple[Violation, ...]) -> Outcome:
     """The essence of what a world has left."""
-    products = tuple(
-        f"{path} {json.dumps(_made(product.manifest), sort_keys=True)} {sorted(product.files)}"
+    products: tuple[Json, ...] = tuple(
+        (path, _made(product.manifest), sorted(product.files))
         for path, product in sorted(state.disk.products().items())
     )
     ledger = tuple(f"{name} {json.dumps(value)}" for name, value in state.ledger.entries)
-    tasks = tuple(sorted(map(_essence, evidence.histories)))
+    tasks = tuple(map(_essence, evidence.histories))
     runs = tuple(tuple(map(_end, history.runs)) for history in evidence.histories)
     return Outcome(tasks, products, ledger, violations, runs)
 
@@ -73,17 +76,19 @@ def _made(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {name: one for name, one in (manifest or {}).items() if name not in who}
 
 
-def _essence(history: History) -> str:
+def _text(value: Json) -> str:
+    return json.dumps(value, sort_keys=True)
+
+
+def _essence(history: History) -> Json:
     task = history.task
     saved = {
         steady(one.checkpoint_name): steady(one.state)
         for one in history.checkpoints
         if not one.checkpoint_name.startswith((START_PREFIX, PARKED_PREFIX))
     }
-    return json.dumps(
-        [task.task_name, task.idempotency_key, task.state, steady(task.completed_payload), saved],
-        sort_keys=True,
-    )
+    result = steady(task.completed_payload)
+    return [task.task_name, task.idempotency_key, task.state, result, saved]
 
 
 def steady(value: Json) -> Any:

@@ -14,7 +14,9 @@ import signal
 import statistics
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
+from typing import NamedTuple
 
 from absurd_contimg.core.failures import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import History
@@ -78,25 +80,44 @@ class StageModel:
 
     def draw(self, stage: str, group_id: str, start: int) -> Draw:
         """The run of this start (from 1) of a group's stage; always the same for a seed."""
-        random = Random(f"{self.seed}/{stage}/{group_id}/{start}")
+        chances = _chances(f"{self.seed}/{stage}/{group_id}/{start}", self.spread)
         cost = self.costs.get(stage, UNLISTED)
-        seconds = cost.seconds * random.lognormvariate(0.0, self.spread)
-        failure = self._failure(stage, group_id, start, random)
-        strikes_at = 0.05 + 0.9 * random.random()
+        seconds = cost.seconds * chances.factor
+        failure, strikes = self._failure(stage, group_id, start, chances)
+        strikes_at = 0.05 + 0.9 * strikes
         if failure == "stage-deadline":
             seconds, strikes_at = max(seconds, 3600.0), 1.0
         return Draw(seconds, cost.output_bytes, cost.memory_bytes, failure, strikes_at)
 
-    def _failure(self, stage: str, group_id: str, start: int, random: Random) -> str | None:
+    def _failure(
+        self, stage: str, group_id: str, start: int, chances: _Chances
+    ) -> tuple[str | None, float]:
+        """The failure, and the chance that decides when it strikes."""
         planned = self.planned.get((group_id, stage), ())
         if start <= len(planned):
-            return planned[start - 1]
-        chance = random.random()
+            return planned[start - 1], chances.first
+        chance = chances.first
         for name, rate in self.failure_rates.items():
             if chance < rate:
-                return name
+                return name, chances.second
             chance -= rate
-        return None
+        return None, chances.second
+
+
+class _Chances(NamedTuple):
+    """What is drawn for one start of a stage."""
+
+    factor: float
+    """On the duration."""
+    first: float
+    second: float
+
+
+@lru_cache(maxsize=4096)
+def _chances(what: str, spread: float) -> _Chances:
+    """An exploration asks for the same start thousands of times; a generator is dear to seed."""
+    random = Random(what)
+    return _Chances(random.lognormvariate(0.0, spread), random.random(), random.random())
 
 
 def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:

@@ -190,14 +190,15 @@ def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
         raise MissingInputError(
             f"Input {path} does not exist.", "Restore it, or run the stage that makes it."
         )
-    product = enclosing_product(path, output_dir, files)
+    below_output = path.is_relative_to(output_dir)
+    product = enclosing_product(path, output_dir, files) if below_output else None
     if product is not None:
         manifest = read_manifest(product, files)
         # Its key vouches for bytes that nobody reads again; a harmed one must not be worked with.
         verify(product, manifest, files=files)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
-    if path.is_relative_to(output_dir):
+    if below_output:
         raise BrokenProductError(
             f"Input {path} lies in the output folder, but in no committed product: there is no "
             f"{MANIFEST_NAME}.",
@@ -215,11 +216,11 @@ def enclosing_product(path: Path, output_dir: Path, files: FileSystem = LOCAL) -
     """The product that a path lies in, if it is one below the output folder."""
     if not path.is_relative_to(output_dir):
         return None
-    for folder in (path, *path.parents):
-        if folder == output_dir:
-            return None
+    folder = path
+    while folder != output_dir:
         if files.is_file(folder / MANIFEST_NAME):
             return folder
+        folder = folder.parent
     return None
 
 
@@ -285,7 +286,7 @@ def publish(product: Path, committed: Path, files: FileSystem = LOCAL) -> Publis
         return Published(committed, winner, adopted=True)
     for folder in committed.parents[: len(Path(manifest.location).parts)]:
         files.flush(folder)  # up to the output folder: some of them may be new
-    return Published(committed, load_committed(committed, files), adopted=False)
+    return Published(committed, _in_place(manifest, committed), adopted=False)
 
 
 # Reading: what is there, and is it whole.
@@ -308,7 +309,11 @@ def load_committed(folder: Path, files: FileSystem = LOCAL) -> Manifest:
 
     A product may be moved together with its output folder, but not be renamed inside it.
     """
-    manifest = read_manifest(folder, files)
+    return _in_place(read_manifest(folder, files), folder)
+
+
+def _in_place(manifest: Manifest, folder: Path) -> Manifest:
+    """A manifest with its paths as they are now that its product lies in `folder`."""
     location = Path(manifest.location)
     if folder.parts[-len(location.parts) :] != location.parts:
         raise BrokenProductError(

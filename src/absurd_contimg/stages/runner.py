@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack, cast
 
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.records import Json
@@ -35,7 +35,6 @@ Fence = Callable[[], Awaitable[None]]
 """Asked once before anything is published; raises when this worker may not publish any more."""
 
 
-@runtime_checkable
 class LeaseFence(Protocol):
     """A fence that also knows until when the lease lasts, such as ``ctx.fence``."""
 
@@ -129,7 +128,7 @@ class StageRunner:
         fence: Fence | None,
     ) -> StageResult:
         request = self._request(scratch, stage, context, attempt)
-        leased = fence if isinstance(fence, LeaseFence) else None
+        leased = cast(LeaseFence, fence) if hasattr(fence, "fence_at") else None
         if leased is not None:
             request = replace(request, may_live_until=lambda: leased.fence_at)
         if stage.isolated:

@@ -5,7 +5,9 @@ long as it lives; the kernel frees the lock when the process dies, however it di
 whose owner's lock is free is rubbish, whatever its age; a folder whose owner's lock is held is
 in use, whatever its age. Nothing without a lock file is touched: it is not ours.
 
-Layout: ``<scratch>/.owners/<owner>.lock`` and ``<scratch>/<owner>/<run>/<stage>-<attempt>-<n>``.
+Layout: ``<scratch>/.owners/<owner>.lock`` and ``<scratch>/<owner>/<run>-<stage>-<attempt>-<n>``.
+An attempt's folder lies directly in its owner's: when it goes, nothing of the run is left, and who
+looks through scratch finds only what is under way.
 """
 
 from __future__ import annotations
@@ -89,7 +91,7 @@ class ScratchOwner:
             raise RuntimeError(f"scratch owner {self.name!r} has not acquired its folder")
         # Nobody else writes here and it was emptied at the start, so a count is unique.
         number = next(self._numbers)
-        return self.folder / safe_name(run) / safe_name(f"{stage}-{attempt}-{number}")
+        return self.folder / safe_name(f"{run}-{stage}-{attempt}-{number}")
 
 
 @dataclass(frozen=True, slots=True)

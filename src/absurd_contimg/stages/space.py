@@ -54,7 +54,7 @@ def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSyste
 
 def _short_by(scratch_dir: Path, needed_bytes: int, files: FileSystem) -> int:
     promised = 0
-    for path in files.matching(scratch_dir, f"*/*/*/{_NAME}"):
+    for path in files.matching(scratch_dir, f"*/*/{_NAME}"):
         try:
             promised += max(int(files.read_json(path)) - files.tree_size(path.parent), 0)
         except FileNotFoundError:

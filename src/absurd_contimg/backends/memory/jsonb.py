@@ -98,9 +98,9 @@ def _check_surrogates(value: str) -> None:
         raise EngineError("22P02", _INVALID, detail=detail) from None
 
 
-def _key_order(item: tuple[str, str]) -> tuple[int, bytes]:
-    key = item[0].encode()
-    return len(key), key
+def _key_order(item: tuple[str, str]) -> tuple[int, str]:
+    key = item[0]  # the order of code points is that of the bytes of UTF-8
+    return len(key) if key.isascii() else len(key.encode()), key
 
 
 def _object(value: Mapping[Any, object]) -> str:
@@ -164,8 +164,11 @@ _DECODER = json.JSONDecoder(
 
 
 def loads(text: str) -> Any:
-    """A fresh Python value, as psycopg loads it."""
-    return json.loads(text)
+    """A fresh Python value of a canonical text, as psycopg loads it."""
+    return _scan(text, 0)[0]
+
+
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # json.loads less what it looks for around the value
 
 
 @lru_cache(maxsize=1024)
