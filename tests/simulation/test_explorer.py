@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -114,6 +115,36 @@ def test_pairs_are_explored_from_each_recovery() -> None:
     single = explore(small(one_step), blows=KILLS).check()
     double = explore(small(one_step), blows=KILLS, pairs=True).check()
     assert double.futures > 5 * single.futures
+
+
+@pytest.mark.parametrize("setup", [pipeline_setup(), everything_setup()])
+def test_futures_that_begin_with_the_same_state_are_the_same(setup: Setup) -> None:
+    """They are left out, so each one that would be is run here beside the one that is run."""
+    base = Life(setup, setup.initial_state(), (), record=True)
+    base.run()
+    lives = defaultdict(list)
+    for snapshot in base.snapshots:
+        for blow in KILLS:
+            dead = Strike(blow, snapshot.moment)
+            life = Life(setup, snapshot.state.fork(), (), after=snapshot, dead=dead, trace=True)
+            lives[life.beginning()].append(life)
+    lives.pop(None, None)
+    several = [each for each in lives.values() if len(each) > 1]
+    assert several
+    for first, *others in several:
+        outcome, told = first.run(), repr(first.world.histories())
+        for other in others:
+            assert other.run() == outcome
+            assert repr(other.world.histories()) == told
+            assert other.trace == first.trace
+
+
+def test_shards_try_together_what_one_process_tries() -> None:
+    setup = everything_setup()
+    whole = explore(setup, blows=[Blow.KILL_RESTART])
+    parts = [explore(setup, blows=[Blow.KILL_RESTART], shard=(n, 3)) for n in range(3)]
+    assert sum(one.futures for one in parts) == whole.futures
+    assert sum(one.same for one in parts) == whole.same > 0
 
 
 async def forgetful(_params: Any, ctx: TaskContext) -> Any:

@@ -72,6 +72,17 @@ class Disk:
         twin.wrongs = self.wrongs.copy()
         return twin
 
+    def contents(self) -> tuple[object, ...]:
+        """Everything that decides what the disk does, but for locks: those are of the living."""
+        return (
+            self.capacity_bytes,
+            self.used_bytes,
+            repr(self.files),
+            repr(self.folders),
+            repr(self.commits),
+            repr(self.wrongs),
+        )
+
     # -- reading --------------------------------------------------------------------------
 
     def exists(self, path: str) -> bool:

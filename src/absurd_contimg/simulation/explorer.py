@@ -8,13 +8,16 @@ keep every invariant, and leave the same products, results and checkpoints as th
 
 A killed process leaves nothing but durable state, so a future after a kill is tried from a
 snapshot of that state; moments with the same state at the same time have the same futures and
-are tried once. All other faults leave a living process behind and are run from the start.
+are tried once. Neither are two futures run that are the same from the moment at which the next
+process begins: what the dead one had in scratch is swept by then, so most of its last file
+operations make no difference. All other faults leave a living process behind and are run from
+the start.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -74,6 +77,8 @@ class Exploration:
     """Of these, with a durable state of their own."""
     futures: int = 0
     """That were run, the undisturbed one not counted."""
+    same: int = 0
+    """Kills whose future was not run: one that was run begins with the very same state."""
     struck: int = 0
     """Futures in which every blow of the plan landed."""
     findings: list[Finding] = field(default_factory=list)
@@ -174,23 +179,41 @@ class _Explorer:
         found.landmarks = tuple(base.landmarks)
         begin = _Origin()
         firsts = [*self._kills(base, (), begin), *self._others(base, (), begin)]
-        mine = firsts[shard[0] :: shard[1]]
-        for number, (plan, origin) in enumerate(mine, start=1):
-            life = self._try(plan, origin, record=bool(pair_blows))
+        begun: set[Hashable] = set()
+        distinct = 0
+        for number, (plan, origin) in enumerate(firsts, start=1):
+            mine = distinct % shard[1] == shard[0]
+            if origin.snapshot is None and not mine:
+                distinct += 1
+                continue
+            life = self._begin(plan, origin, begun, record=bool(pair_blows))
+            if life is None:
+                found.same += shard[0] == 0  # each shard meets them all
+                continue
+            distinct += 1
+            if not mine:
+                life.world.close()
+                continue
+            self._try(plan, life)
             if pair_blows and not life.todo:
                 self._second(plan, life, origin, pair_blows)
             if progress is not None:
-                progress(number, len(mine), found)
+                progress(number, len(firsts), found)
             if len(found.findings) >= self.findings_max:
                 break
         return found
 
     def _second(self, plan: Plan, life: Life, origin: _Origin, blows: Sequence[Blow]) -> None:
         kept, self.blows = self.blows, blows
+        begun: set[Hashable] = set()
         for second, its in [*self._kills(life, plan, origin), *self._others(life, plan, origin)]:
             if len(self.found.findings) >= self.findings_max:
                 break
-            self._try(second, its)
+            another = self._begin(second, its, begun)
+            if another is None:
+                self.found.same += 1
+            else:
+                self._try(second, another)
         self.blows = kept
 
     def _kills(self, life: Life, plan: Plan, origin: _Origin) -> Iterator[tuple[Plan, _Origin]]:
@@ -242,20 +265,31 @@ class _Explorer:
         """When a future must have ended: with each blow all may be done anew, after some leases."""
         return (1 + blows) * self._base_ended + blows * _LEASES_LOST_MAX * self.setup.lease_seconds
 
-    def _try(self, plan: Plan, origin: _Origin, record: bool = False) -> Life:
+    def _begin(
+        self, plan: Plan, origin: _Origin, begun: set[Hashable], record: bool = False
+    ) -> Life | None:
+        """The life that a future begins with; None when one with the same beginning was run."""
         setup, snapshot, struck = self.setup, origin.snapshot, origin.struck
         if snapshot is None:
-            life = Life(setup, setup.initial_state(), plan, record=record, watch=self.watch)
-        else:
-            life = Life(
-                setup,
-                snapshot.state.fork(),
-                plan[struck:],
-                after=snapshot,
-                dead=plan[struck - 1],
-                record=record,
-                watch=self.watch,
-            )
+            return Life(setup, setup.initial_state(), plan, record=record, watch=self.watch)
+        life = Life(
+            setup,
+            snapshot.state.fork(),
+            plan[struck:],
+            after=snapshot,
+            dead=plan[struck - 1],
+            record=record,
+            watch=self.watch,
+        )
+        beginning = None if plan[struck:] else life.beginning()
+        if beginning in begun:
+            life.world.close()
+            return None
+        if beginning is not None:
+            begun.add(beginning)
+        return life
+
+    def _try(self, plan: Plan, life: Life) -> None:
         outcome = life.run()
         self.found.futures += 1
         if self.found.futures % _FUTURES_PER_COLLECTION == 0:
@@ -263,7 +297,6 @@ class _Explorer:
         self.found.struck += not life.todo
         if wrong := self._wrong(life, plan, outcome):
             self.found.findings.append(Finding(plan, wrong, tuple(life.trace)))
-        return life
 
 
 def doors_of(world: World, name: str) -> Doors:

@@ -6,6 +6,8 @@ moments of a plan, and lets the next worker begin. The explorer decides which pl
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple, Self
@@ -152,6 +154,8 @@ class Life:
         self._wake_at_moment: int | None = None
         self._untidy = dead is not None
         """Whether a process has died or lost its lease, and nobody has begun since."""
+        self._ends_by = start + setup.horizon_seconds
+        self._stop_at_begin = False
         if setup.reply_seconds:
             self.world.server.reply_seconds["host 1"] = setup.reply_seconds
         if dead is None:
@@ -171,6 +175,8 @@ class Life:
         self._current, self.moment, self._seen = doors.process, 0, None
         self._untidy = False
         self.world.employ(doors, self.setup.crew(self.world, doors, worker_id))
+        if self._stop_at_begin:
+            self.world.kernel.stop()
 
     def _succeed(self, blow: Blow) -> None:
         """Let the next worker begin when its time has come."""
@@ -343,6 +349,24 @@ class Life:
 
     # -- running --------------------------------------------------------------------------
 
+    def beginning(self) -> Hashable | None:
+        """Go on until the next process begins; what decides everything from there on.
+
+        To be asked of a life after a kill, before `run`. The new process has swept what the dead
+        one left in scratch, has its workers, and none of their code has run: two lives with the
+        same beginning are one and the same from here. None where that cannot be said: all has
+        ended, or something else is under way that may be in the middle of its work.
+        """
+        if self._all_ended():
+            return None
+        self._stop_at_begin = True
+        self.world.kernel.run(callbacks_max=_CALLBACKS_MAX)
+        self._stop_at_begin = False
+        others = (one for one in self.world.processes if one is not self._current)
+        if any(asyncio.all_tasks(one) for one in others):
+            return None
+        return self.world.kernel.now, self._worker_id, self._lives, self.world.state.contents()
+
     def run(self) -> Outcome:
         """Run it to its end; what it left, and what is wrong with that."""
         kernel = self.world.kernel
@@ -351,7 +375,7 @@ class Life:
             if self._all_ended():
                 self._end()
             if self.ended_at is None or not self._quick:
-                kernel.run(kernel.now + self.setup.horizon_seconds, _CALLBACKS_MAX)
+                kernel.run(self._ends_by, _CALLBACKS_MAX)
             if self.ended_at is None:
                 text = f"not all tasks had ended after {self.setup.horizon_seconds} s"
                 failures.append(Violation("every_task_ends_in_time", text))

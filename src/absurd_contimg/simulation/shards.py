@@ -58,6 +58,7 @@ def _add(total: Exploration, one: Exploration) -> None:
     total.effects, total.moments = one.effects, one.moments
     total.distinct_moments, total.landmarks = one.distinct_moments, one.landmarks
     total.futures += one.futures
+    total.same += one.same
     total.struck += one.struck
     total.findings += one.findings
 

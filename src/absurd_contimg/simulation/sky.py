@@ -32,6 +32,11 @@ class SimRegistry:
         twin.calibrations = dict(self.calibrations)
         return twin
 
+    def contents(self) -> tuple[object, ...]:
+        """Everything that it knows."""
+        known = (self._groups, self._waiting, self.products, self.calibrations)
+        return tuple(map(repr, known))
+
     def register(self, place: str, outputs: Mapping[str, Json]) -> None:
         """Enter a committed product; the same one again changes nothing."""
         self.products[place] = outputs

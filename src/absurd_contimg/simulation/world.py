@@ -57,6 +57,15 @@ class State:
             self.database.fork(), self.disk.fork(), self.registry.fork(), self.ledger.fork()
         )
 
+    def contents(self) -> tuple[object, ...]:
+        """What decides the future where no process lives: equal contents, equal futures."""
+        return (
+            self.database.contents(),
+            self.disk.contents(),
+            self.registry.contents(),
+            repr(self.ledger.entries),
+        )
+
 
 class World:
     """State, clock and processes."""

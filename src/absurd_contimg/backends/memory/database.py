@@ -176,6 +176,18 @@ class MemoryDatabase:
         twin.table_locks, twin._waiters = {}, []
         return twin
 
+    def contents(self) -> tuple[object, ...]:
+        """Everything committed that decides what the database does: equal contents, equal futures.
+
+        Rows with their order, which shows where no other order is asked for, and the ids to come.
+        The timeline is for people and no part of it.
+        """
+        tables = tuple(
+            (name, one.parent, one.partition, one.table.partitions, tuple(one.table.rows.items()))
+            for name, one in self.relations.rows.items()
+        )
+        return tables, self.uuids.position()
+
     def snapshot(self) -> MemoryDatabase:
         """What `restore` takes: a fork that nobody works on."""
         return self.fork()

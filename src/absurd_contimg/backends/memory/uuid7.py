@@ -40,6 +40,10 @@ class UuidSource:
         bits = self._random.getrandbits(128)
         return bits & ~(15 << 76) & ~(3 << 62) | (4 << 76) | (2 << 62)
 
+    def position(self) -> tuple[object, ...]:
+        """What decides the values to come."""
+        return self._last_ns, self._random.getstate()
+
     def copy(self) -> UuidSource:
         """A stream that goes on with the same values."""
         twin = UuidSource.__new__(UuidSource)
