@@ -313,3 +313,12 @@ def test_a_parameter_that_is_not_given(connect: Connect) -> None:
     """An empty mapping passes psycopg's check, and the server misses the parameter."""
     with pytest.raises(psycopg.errors.UndefinedParameter, match=r"there is no parameter \$1"):
         connect(autocommit=True).execute("select %s", {})
+
+
+def test_powers_of_numeric_are_refused() -> None:
+    """Postgres computes them to digits of its own; they were computed to other ones at first."""
+    connection = MemoryDatabase().connect(autocommit=True)
+    for text in ("select 2 ^ 0.5", "select power(1.1, 2)", "select (-8.0) ^ 0.5"):
+        with pytest.raises(psycopg.NotSupportedError, match="cast to double precision"):
+            connection.execute(text)
+    assert connection.execute("select 2 ^ 0.5::float8").fetchone() == (2**0.5,)

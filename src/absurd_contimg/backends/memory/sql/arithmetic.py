@@ -9,7 +9,7 @@ from decimal import ROUND_HALF_UP, Decimal, localcontext
 from typing import Any
 
 from absurd_contimg.backends.memory import times
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import checked_number
 from absurd_contimg.backends.memory.sql.coercion import (
@@ -78,7 +78,11 @@ def _guess(symbol: str, left: Expr, right: Expr) -> tuple[Expr, Expr]:
 def _number_arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
     kind = max(left.kind, right.kind, key=NUMBERS.index)
     if symbol == "^":
-        kind = NUMERIC if kind is NUMERIC else FLOAT8
+        if kind is NUMERIC:
+            raise unsupported("numeric ^ numeric", "powers of numeric; cast to double precision")
+        kind = FLOAT8
+    if symbol == "%" and kind is FLOAT8:
+        raise undefined_operator(symbol, left.kind, right.kind)
     one, other = converted(left, kind), converted(right, kind)
 
     def work(a: Any, b: Any, _: Session) -> Any:
@@ -111,7 +115,6 @@ def _float_arithmetic(symbol: str, a: float, b: float) -> float:
             "-": lambda: a - b,
             "*": lambda: a * b,
             "/": lambda: a / b,
-            "%": lambda: math.fmod(a, b),
             "^": lambda: math.pow(a, b),
         }[symbol]()
     except OverflowError:
@@ -132,8 +135,6 @@ def _numeric_arithmetic(symbol: str, a: Decimal, b: Decimal) -> Decimal:
             return a * b
         if symbol == "%":
             return a % b
-        if symbol == "^":
-            return a**b
         return divide_numeric(a, b)
 
 

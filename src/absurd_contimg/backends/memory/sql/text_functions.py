@@ -392,6 +392,8 @@ def _decode(_: Session, text: str, form: str) -> bytes:
 @polymorphic("concat")
 def concat(arguments: list[Expr], name: str) -> Expr:
     """``concat``: nulls count as empty."""
+    if not arguments:
+        raise undefined_function(name, [])
     parts = [as_text(determined(expr)).value for expr in arguments]
     return Expr(TEXT, lambda env: "".join(part(env) or "" for part in parts), name)
 
