@@ -1,0 +1,118 @@
+"""``contimg audit`` and ``contimg simulate --fit-from`` on a real database of finished work."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.records import History
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.simulation.stage_model import DEFAULT_COSTS, fit_costs
+
+from .test_cli import contimg
+
+QUEUE = "dsa110-pipeline"
+CONVERT_SECONDS = 0.2
+
+
+async def pipeline(params: Any, ctx: TaskContext) -> Any:
+    """Two stages that take a moment; the first start of the second fails in passing."""
+
+    async def convert(_start: int) -> str:
+        await asyncio.sleep(CONVERT_SECONDS)
+        return "converted"
+
+    async def image(start: int) -> str:
+        if start == 1:
+            raise ConnectionResetError("reset")
+        return "imaged"
+
+    await ctx.tracked_step("convert", convert)
+    return await ctx.tracked_step("image", image)
+
+
+@pytest.fixture(scope="module")
+def worked(new_database: Callable[[], str]) -> str:
+    """The URL of a database on whose queue a production worker has done three tasks."""
+    database_url = new_database()
+
+    async def work() -> None:
+        tasks = TaskRegistry()
+        tasks.add("pipeline", pipeline)
+        async with PostgresBackend(database_url) as backend:
+            await backend.create_queue(QUEUE)
+            for number in range(3):
+                await backend.spawn_task(QUEUE, "pipeline", {"group_id": f"G{number}"})
+            settings = WorkerSettings(QUEUE, "w", concurrency=3, poll_interval_seconds=0.1)
+            worker = Worker(backend, tasks, settings)
+            running = asyncio.create_task(worker.run())
+            while (await backend.queue_stats(QUEUE)).tasks_by_state.get("completed", 0) < 3:
+                await asyncio.sleep(0.1)
+            worker.stop()
+            await running
+
+    asyncio.run(work())
+    return database_url
+
+
+async def _histories(url: str) -> list[History]:
+    async with PostgresBackend(url) as backend:
+        tasks = await backend.list_tasks(QUEUE)
+        found = [await backend.history(QUEUE, task.task_id) for task in tasks]
+    return [one for one in found if one is not None]
+
+
+def test_simulation_takes_the_durations_of_a_real_history(worked: str, tmp_path: Path) -> None:
+    """Conversion is as fast as it was here; what never ran here keeps its default."""
+    costs = fit_costs(asyncio.run(_histories(worked)))
+    assert CONVERT_SECONDS <= costs["convert"].seconds < 20 * CONVERT_SECONDS
+    assert costs["flag"] == DEFAULT_COSTS["flag"]
+    short = tmp_path / "short.toml"
+    short.write_text('name = "short"\ndays = 0.03\n')
+    medians = []
+    for fitted in ([], ["--fit-from"]):
+        out = tmp_path / f"out{len(fitted)}"
+        shown = contimg(
+            *(tmp_path, "simulate", str(short), "--seed", "1", "--output", str(out), *fitted),
+            ABSURD_DATABASE_URL=worked,
+        )
+        assert shown.returncode == 0, shown.stderr
+        (row,) = json.loads((out / "report.json").read_text())
+        medians.append(row["latency_p50"])
+    saved = DEFAULT_COSTS["convert"].seconds - costs["convert"].seconds
+    assert medians[0] - medians[1] > 0.9 * saved
+
+
+PLANTED = {
+    "attempts_are_counted_without_a_gap": "update {t} set attempts = attempts + 1 where {first}",
+    "task_and_last_run_agree": "update {t} set state = 'pending' where {first}",
+    "completed_task_has_settled_starts": "delete from {c} where checkpoint_name = 'image'",
+    "failure_says_why": "update {r} set failure_reason = null where state = 'failed' and {first}",
+}
+
+
+def test_audit_names_what_is_wrong_in_a_real_database(worked: str, tmp_path: Path) -> None:
+    """And finds nothing before; the last test of this module, for it breaks the database."""
+    honest = contimg(tmp_path, "audit", ABSURD_DATABASE_URL=worked)
+    assert "3 tasks audited, 0 violations" in honest.stdout
+    with psycopg.connect(worked) as connection:
+        first = connection.execute(f'select min(task_id::text) from absurd."t_{QUEUE}"').fetchone()
+        assert first is not None
+        tables = {letter: f'absurd."{letter}_{QUEUE}"' for letter in "trc"}
+        for change in PLANTED.values():
+            connection.execute(change.format(**tables, first=f"task_id = '{first[0]}'"))
+    shown = contimg(tmp_path, "audit", ABSURD_DATABASE_URL=worked)
+    assert shown.returncode == 1
+    found = re.findall(r"^(\w+): task ([0-9a-f-]+):", shown.stdout, re.MULTILINE)
+    assert {name for name, _ in found} >= PLANTED.keys()
+    assert {task for name, task in found if name == "failure_says_why"} == {first[0]}
