@@ -254,7 +254,7 @@ class StepsChanged(RuntimeError):
 POISON_RULE = FailureRule(
     "poison",
     FailureKind.PERMANENT,
-    "Look into the kernel's log (out of memory?) and the step's logs before: contimg retry TASK",
+    "Look into the kernel's log (out of memory?) and the step's logs; then: contimg retry TASK",
     "counted in the task's history",
     exceptions=frozenset({f"{PoisonStep.__module__}.{PoisonStep.__qualname__}"}),
     decisive=True,

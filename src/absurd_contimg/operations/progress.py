@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from rich.console import Console, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import History
 from absurd_contimg.workflows.timeline import (
     group_of,
@@ -41,12 +42,20 @@ async def watch(
     """Show the tasks until all have ended; their final histories, in the order given.
 
     `while_waiting` is called with each new state of affairs; what it raises ends the display.
+    While the database is away, the last state stays, with a line that says so.
     """
+    shown: RenderableType = ""
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while True:
-            histories = await read_histories(backend, queue_name, task_ids)
-            now = await backend.current_time()
-            live.update(progress_table(histories, now))
+            try:
+                histories = await read_histories(backend, queue_name, task_ids)
+                now = await backend.current_time()
+            except BackendUnavailable as error:
+                live.update(Group(shown, f"[yellow]{escape(str(error))} Asking again.[/]"))
+                await asyncio.sleep(_REFRESH_SECONDS)
+                continue
+            shown = progress_table(histories, now)
+            live.update(shown)
             if all(is_ended(history) for history in histories):
                 break
             if while_waiting is not None:

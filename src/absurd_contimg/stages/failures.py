@@ -148,7 +148,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     FailureRule(
         "bad-output",
         FailureKind.TRANSIENT,
-        "Read the stage's CASA log: CASA ended without an error, but without a good product.",
+        "contimg logs GROUP: CASA ended without an error, but without a good product.",
         _OURS,
         exceptions=_names(errors.OutputError),
         decisive=True,
@@ -201,7 +201,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
     FailureRule(
         "crashed",
         FailureKind.TRANSIENT,
-        "If it comes again with the same data, quarantine them; keep the stage's output log.",
+        "If it comes again: contimg logs GROUP shows what it printed last; keep that.",
         "observed: CASA and shared libraries; domain notes, rows 10 and 11",
         signals=frozenset(
             {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}

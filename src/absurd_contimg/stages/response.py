@@ -172,11 +172,11 @@ class _Smearing:
         FWHM, the spread being distance times relative width and the beam's width taken along
         the radius (Bridle & Schwab in "Synthesis Imaging in Radio Astronomy II").
         """
+        from scipy.special import erf
+
         # Angle between radius and major axis, both counted from north through east.
         angle = np.arctan2(east_deg, north_deg) - self.angle_rad
         fwhm = 1.0 / np.hypot(np.cos(angle) / self.major_deg, np.sin(angle) / self.minor_deg)
         spread = np.hypot(east_deg, north_deg) * relative_width
         k = np.maximum(math.sqrt(math.log(2.0)) * spread / fwhm, 1e-6)
-        from scipy.special import erf
-
         return np.asarray(erf(k) * math.sqrt(math.pi) / (2.0 * k))
