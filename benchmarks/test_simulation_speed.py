@@ -1,4 +1,7 @@
-"""How fast the simulated world is: beside plain SimPy, in futures a second, in campaigns."""
+"""How fast the simulated world is: beside plain SimPy, in futures a second, in campaigns.
+
+The bars are asserted, on processor time: on a machine that others use too they may be missed.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +13,21 @@ import pytest
 import simpy
 
 from absurd_contimg.core.records import SpawnOptions
-from absurd_contimg.simulation.campaign import Campaign
+from absurd_contimg.simulation.campaign import Campaign, Run
 from absurd_contimg.simulation.crews import PipelineCrew, pipeline_params
 from absurd_contimg.simulation.explorer import explore
 from absurd_contimg.simulation.life import KILLS
 from absurd_contimg.simulation.loop import in_virtual_time
 from absurd_contimg.simulation.scenario import load_scenario
 from absurd_contimg.simulation.setup import Job, Setup
+from absurd_contimg.simulation.world import without_gc
 
 QUEUE = "dsa110-pipeline"
 EVENTS = 50_000
+SHARE_MIN = 0.25
+"""Of plain SimPy's timeouts."""
+FUTURES_PER_SECOND_MIN = 300
+MONTH_SECONDS_MAX = 60.0
 
 
 def simpy_timeouts() -> float:
@@ -31,9 +39,9 @@ def simpy_timeouts() -> float:
             yield env.timeout(1)
 
     env.process(process())
-    started = time.perf_counter()
+    started = time.process_time()
     env.run(until=EVENTS)
-    return EVENTS / (time.perf_counter() - started)
+    return EVENTS / (time.process_time() - started)
 
 
 def loop_sleeps() -> float:
@@ -44,9 +52,9 @@ def loop_sleeps() -> float:
         for _ in range(EVENTS):
             await asyncio.sleep(1)
 
-    started = time.perf_counter()
+    started = time.process_time()
     in_virtual_time(main())
-    return EVENTS / (time.perf_counter() - started)
+    return EVENTS / (time.process_time() - started)
 
 
 def test_sleeps_beside_plain_simpy(benchmark: Any) -> None:
@@ -55,15 +63,34 @@ def test_sleeps_beside_plain_simpy(benchmark: Any) -> None:
     benchmark.extra_info["simpy_timeouts_per_second"] = round(plain)
     benchmark.extra_info["sleeps_per_second"] = round(ours)
     benchmark.extra_info["share"] = round(ours / plain, 3)
+    assert ours / plain >= SHARE_MIN
 
 
 def test_single_kills_of_the_imaging_pipeline(benchmark: Any) -> None:
     job = Job(QUEUE, "pipeline", pipeline_params("g"), SpawnOptions(idempotency_key="g"))
     setup = Setup(PipelineCrew(), [job], (QUEUE,))
-    started = time.process_time()
-    found = benchmark.pedantic(lambda: explore(setup, blows=KILLS), rounds=1)
-    seconds = time.process_time() - started
-    benchmark.extra_info["futures_per_second_of_processor"] = round(found.futures / seconds)
+    explore(setup, blows=())  # what is made once in a process
+    found = benchmark.pedantic(lambda: explore(setup, blows=KILLS), rounds=3)
+    speed = found.futures / found.processor_seconds
+    benchmark.extra_info["futures"] = found.futures
+    benchmark.extra_info["kills_that_lead_to_one_of_them"] = found.same
+    benchmark.extra_info["futures_per_second_of_processor"] = round(speed)
+    assert speed >= FUTURES_PER_SECOND_MIN
+
+
+def test_a_month_of_eight_workers_with_faults(benchmark: Any) -> None:
+    def month() -> tuple[Run, float]:
+        started = time.process_time()
+        with without_gc():
+            run = Campaign(load_scenario("month"), 1).run()
+        return run, time.process_time() - started
+
+    run, seconds = benchmark.pedantic(month, rounds=1)
+    benchmark.extra_info["groups"] = len(run.histories)
+    benchmark.extra_info["faults"] = dict(run.landed.tried)
+    benchmark.extra_info["seconds_of_processor"] = round(seconds, 1)
+    assert not run.violations
+    assert seconds < MONTH_SECONDS_MAX
 
 
 @pytest.mark.parametrize("name", ["quiet_night", "bad_night"])

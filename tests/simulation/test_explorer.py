@@ -25,9 +25,11 @@ from absurd_contimg.simulation.life import (
     parse_plan,
 )
 from absurd_contimg.simulation.setup import Job, Setup
+from absurd_contimg.simulation.shards import Hunt, explore_on_cores
+from absurd_contimg.simulation.specimen import everything_setup
 from absurd_contimg.simulation.world import outside
 
-from .worlds import everything_setup, failing_setup, pipeline_setup
+from .worlds import failing_setup, pipeline_setup
 
 
 def test_every_single_blow_to_the_pipeline_ends_well() -> None:
@@ -139,12 +141,18 @@ def test_futures_that_begin_with_the_same_state_are_the_same(setup: Setup) -> No
             assert other.trace == first.trace
 
 
-def test_shards_try_together_what_one_process_tries() -> None:
-    setup = everything_setup()
-    whole = explore(setup, blows=[Blow.KILL_RESTART])
-    parts = [explore(setup, blows=[Blow.KILL_RESTART], shard=(n, 3)) for n in range(3)]
-    assert sum(one.futures for one in parts) == whole.futures
-    assert sum(one.same for one in parts) == whole.same > 0
+def test_shares_try_together_what_one_process_tries() -> None:
+    """And whoever goes on after some of them tries the rest."""
+    blows = (Blow.KILL_RESTART, Blow.REPLY_LOST)
+    whole = explore(everything_setup(), blows=blows)
+    counts: list[int] = []
+    found = explore_on_cores(
+        everything_setup, Hunt(blows), 1, lambda _done, _of, so_far: counts.append(so_far.futures)
+    )
+    assert (found.futures, found.same) == (whole.futures, whole.same)
+    assert found.same > 0
+    rest = explore_on_cores(everything_setup, Hunt(blows), 1, after=5)
+    assert rest.futures == whole.futures - counts[4]
 
 
 async def forgetful(_params: Any, ctx: TaskContext) -> Any:

@@ -14,6 +14,7 @@ from absurd_contimg.simulation.life import Blow, Life, Strike
 from absurd_contimg.simulation.outcome import Outcome
 from absurd_contimg.simulation.scenario import Scenario, Workers
 from absurd_contimg.simulation.setup import Setup
+from absurd_contimg.simulation.specimen import everything_setup
 from absurd_contimg.simulation.world import EPOCH
 
 from .planted import PLANTED
@@ -22,7 +23,6 @@ from .worlds import (
     FAILING_ENDS,
     ends,
     errors_of,
-    everything_setup,
     failing_setup,
     harmed_setup,
     pipeline_setup,

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import History, SpawnOptions
+from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import retry_options
-from absurd_contimg.simulation.crews import (
-    HandlerCrew,
-    PipelineCrew,
-    pipeline_params,
-    pipeline_setup,
-)
+from absurd_contimg.simulation.crews import PipelineCrew, pipeline_params, pipeline_setup
 from absurd_contimg.simulation.disk import Disk
 from absurd_contimg.simulation.life import Life
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 from absurd_contimg.simulation.stage_model import StageModel
-from absurd_contimg.simulation.world import EPOCH, State, outside
+from absurd_contimg.simulation.world import EPOCH, State
 from absurd_contimg.workflows.pipeline import TASK_NAME
 
 PIPELINE_QUEUE = "dsa110-pipeline"
@@ -46,57 +40,6 @@ def tight_disk_setup(crew: PipelineCrew, **options: Any) -> Setup:
 
     larger = [Stimulus(2_000.0, enlarge)]
     return two_groups_setup(crew, prepare=prepare, stimuli=larger, **options)
-
-
-async def everything(params: Any, ctx: TaskContext) -> Any:
-    """A handler with steps, two sleeps, an event, a child task and a failure that passes."""
-
-    async def first() -> str:
-        await outside("first", params["name"])
-        return "one"
-
-    one = await ctx.step("first", first)
-    numbers = [await ctx.step("number", _returns(number)) for number in range(2)]
-    await ctx.sleep_for("nap", 100)
-    payload = await ctx.await_event("go", timeout=3600)
-    child = await ctx.step("spawn child", lambda: _spawn_child(ctx))
-    result = await ctx.await_task_result(child, "children", timeout=3600)
-    if ctx.attempt == 1:
-        raise ConnectionResetError("passes")
-    await ctx.sleep_for("rest", 50)
-    return {"one": one, "numbers": numbers, "payload": payload, "child": result.result}
-
-
-def _returns(number: int) -> Callable[[], Awaitable[int]]:
-    async def work() -> int:
-        return number
-
-    return work
-
-
-async def _spawn_child(ctx: TaskContext) -> str:
-    spawned = await ctx._scope.backend.spawn_task(
-        "children", "child", {}, SpawnOptions(idempotency_key=f"child of {ctx.task_id}")
-    )
-    return str(spawned.task_id)
-
-
-async def child(_params: Any, ctx: TaskContext) -> Any:
-    """One step."""
-
-    async def work() -> int:
-        await outside("child")
-        return 7
-
-    return await ctx.step("work", work)
-
-
-def everything_setup(**options: Any) -> Setup:
-    """The handler with everything, its child's queue, and who sends the event."""
-    crew = HandlerCrew({"default": {"task": everything}, "children": {"child": child}})
-    go = Stimulus(150.0, lambda backend: backend.emit_event("default", "go", {"n": 1}))
-    job = Job("default", "task", {"name": "x"})
-    return Setup(crew, [job], ("default", "children"), stimuli=[go], **options)
 
 
 FAILING: dict[str, dict[str, tuple[str | None, ...]]] = {

@@ -243,13 +243,23 @@ def explore(
     plan: Annotated[
         str | None, typer.Option(help="Only this future, with its trace: kill@17,zombie@4.")
     ] = None,
+    world: Annotated[
+        str, typer.Option(help="pipeline, or handler: one with sleeps, an event, a child, a retry.")
+    ] = "pipeline",
+    after: Annotated[
+        int, typer.Option(min=0, help="Go on after so many shares of an earlier exploration.")
+    ] = 0,
 ) -> None:
     """Strike the simulated pipeline at every effect, and its recovery at every effect again."""
     from absurd_contimg.simulation.crews import pipeline_setup  # noqa: PLC0415
     from absurd_contimg.simulation.explorer import Exploration, replay  # noqa: PLC0415
     from absurd_contimg.simulation.life import parse_plan  # noqa: PLC0415
     from absurd_contimg.simulation.shards import Hunt, explore_on_cores, parse_blows  # noqa: PLC0415
+    from absurd_contimg.simulation.specimen import everything_setup  # noqa: PLC0415
 
+    worlds = {"pipeline": pipeline_setup, "handler": everything_setup}
+    if world not in worlds:
+        raise SettingError(f"explore: there is no world {world}; known are {', '.join(worlds)}.")
     began = time.monotonic()
 
     def told(done: int, of: int, found: Exploration) -> None:
@@ -260,19 +270,20 @@ def explore(
 
     try:
         if plan is not None:
-            again = replay(pipeline_setup(), parse_plan(plan))
+            again = replay(worlds[world](), parse_plan(plan))
             print("\n".join([*again.trace, *map(str, again.violations)]))
             raise typer.Exit(1 if again.violations else 0)
         hunt = Hunt(parse_blows(first.split(",")), parse_blows(then.split(",") if then else []))
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
-    found = explore_on_cores(pipeline_setup, hunt, jobs, told)
+    found = explore_on_cores(worlds[world], hunt, jobs, told, after)
     for one in found.findings:
-        print(f"contimg explore --plan {one.plan_text}\n{one}")
+        print(f"contimg explore --world {world} --plan {one.plan_text}\n{one}")
     console.print(
         f"{found.moments} moments, {found.distinct_moments} of them different; "
-        f"{found.futures} futures, {found.struck} fully struck, "
-        f"{len(found.findings)} went wrong; {time.monotonic() - began:.0f} s."
+        f"{found.futures} futures, {found.struck} fully struck, {found.same} kills more that lead "
+        f"to one of them; {len(found.findings)} went wrong; {time.monotonic() - began:.0f} s, "
+        f"{found.processor_seconds:.0f} s of processor time."
     )
     if found.findings:
         raise typer.Exit(1)

@@ -17,6 +17,7 @@ the start.
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -82,6 +83,7 @@ class Exploration:
     struck: int = 0
     """Futures in which every blow of the plan landed."""
     findings: list[Finding] = field(default_factory=list)
+    processor_seconds: float = 0.0
     landmarks: tuple[str, ...] = ()
     """The effects of the undisturbed run by name, two moments each."""
 
@@ -117,10 +119,13 @@ def explore(
     Stops after `findings_max` findings. Raises `AssertionError` if the undisturbed run itself
     breaks an invariant: then nothing can be compared with it.
     """
+    began = time.process_time()
     with quiet_logs(), without_gc():
-        return _Explorer(setup, tuple(blows), findings_max, watch).run(
+        found = _Explorer(setup, tuple(blows), findings_max, watch).run(
             tuple(pair_blows or blows) if pairs else (), shard, progress
         )
+    found.processor_seconds = time.process_time() - began
+    return found
 
 
 def undisturbed(setup: Setup) -> tuple[Outcome, list[History]]:

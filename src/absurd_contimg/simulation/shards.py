@@ -11,11 +11,8 @@ from absurd_contimg.simulation.explorer import Exploration, explore
 from absurd_contimg.simulation.life import Blow
 from absurd_contimg.simulation.setup import Setup
 
-_SHARDS_PER_JOB = 8
-"""So that nobody waits long for the slowest share, and progress is seen."""
-
 Told = Callable[[int, int, Exploration], None]
-"""How many shards are done, of how many, and the sum of what they explored."""
+"""How many shares are done, of how many, and the sum of what they explored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,32 +22,41 @@ class Hunt:
     firsts: tuple[Blow, ...]
     seconds: tuple[Blow, ...] = ()
 
+    @property
+    def shares(self) -> int:
+        """So many that nobody waits long for the slowest, progress is seen, and one can go on."""
+        return 64 if self.seconds else 8
+
 
 def explore_on_cores(
-    make_setup: Callable[[], Setup], hunt: Hunt, jobs: int, told: Told | None = None
+    make_setup: Callable[[], Setup],
+    hunt: Hunt,
+    jobs: int,
+    told: Told | None = None,
+    after: int = 0,
 ) -> Exploration:
     """The same as `explore`, in `jobs` processes; `make_setup` is a function of a module.
 
-    The sum does not depend on the number of jobs.
+    The sum does not depend on the number of jobs. The first `after` shares of the hunt are left
+    out: an earlier exploration has told of them.
     """
-    count = jobs * _SHARDS_PER_JOB
     total = Exploration()
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        explored = pool.imap_unordered(partial(_share, make_setup, hunt, count), range(count))
-        for number, one in enumerate(explored, start=1):
+        explored = pool.imap(partial(_share, make_setup, hunt), range(after, hunt.shares))
+        for number, one in enumerate(explored, start=after + 1):
             _add(total, one)
             if told is not None:
-                told(number, count, total)
+                told(number, hunt.shares, total)
     return total
 
 
-def _share(make_setup: Callable[[], Setup], hunt: Hunt, count: int, number: int) -> Exploration:
+def _share(make_setup: Callable[[], Setup], hunt: Hunt, number: int) -> Exploration:
     return explore(
         make_setup(),
         blows=hunt.firsts,
         pairs=bool(hunt.seconds),
         pair_blows=hunt.seconds or None,
-        shard=(number, count),
+        shard=(number, hunt.shares),
     )
 
 
@@ -60,6 +66,7 @@ def _add(total: Exploration, one: Exploration) -> None:
     total.futures += one.futures
     total.same += one.same
     total.struck += one.struck
+    total.processor_seconds += one.processor_seconds
     total.findings += one.findings
 
 
