@@ -29,8 +29,8 @@ def group_keys(node: exp.Select, outputs: list[Output], compiler: Compiler) -> l
     for item in clause.expressions:
         position = output_position(item, outputs, "GROUP BY")
         if position is not None and not is_column(item, compiler.scope):
-            inner = outputs[position].node
-            keys.append(compiler.compile(item if inner is None else inner))
+            out = outputs[position]
+            keys.append(out.expr if out.node is None else compiler.compile(out.node))
         else:
             keys.append(compiler.compile(item))
     return keys
@@ -47,6 +47,8 @@ def check_grouped(node: exp.Select, outputs: list[Output], scope: Scope) -> None
             inner = outputs[position].node
         texts.add(sql_of(inner))
         place = place_of(inner, scope) if isinstance(inner, exp.Column) else None
+        if position is not None and outputs[position].place is not None:
+            place = outputs[position].place
         if place is not None:
             places.add(place)
     sources = {
@@ -54,17 +56,26 @@ def check_grouped(node: exp.Select, outputs: list[Output], scope: Scope) -> None
     }
     for out in outputs:
         if out.node is None:
+            _check_place(out.place, places, sources, scope)
             continue
         for column in _free_columns(out.node, texts):
-            place = place_of(column, scope)
-            if place is None or place in places or place[0] in sources:
-                continue
-            shown = f"{scope.sources[place[0]].alias}.{column.name}"
-            raise EngineError(
-                "42803",
-                f'column "{shown}" must appear in the GROUP BY clause or be used in an '
-                "aggregate function",
-            )
+            _check_place(place_of(column, scope), places, sources, scope)
+
+
+def _check_place(
+    place: tuple[int, int] | None,
+    places: set[tuple[int, int]],
+    sources: set[int],
+    scope: Scope,
+) -> None:
+    if place is None or place in places or place[0] in sources:
+        return
+    source = scope.sources[place[0]]
+    raise EngineError(
+        "42803",
+        f'column "{source.alias}.{source.columns[place[1]].name}" must appear in the GROUP BY '
+        "clause or be used in an aggregate function",
+    )
 
 
 def _has_key(source: Source, index: int, places: set[tuple[int, int]]) -> bool:

@@ -8,16 +8,17 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.comparison import null_key
-from absurd_contimg.backends.memory.sql.expressions import name_of, sql_of
+from absurd_contimg.backends.memory.sql.expressions import name_of, sql_of, unwrapped
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Row, Scope, column_value
 
 
 class Output(NamedTuple):
-    """One column of the select list."""
+    """One column of the select list; one of ``*`` has no node but the `place` of its column."""
 
     name: str
     expr: Expr
     node: Node | None
+    place: tuple[int, int] | None = None
 
 
 class Order(NamedTuple):
@@ -48,7 +49,7 @@ def star_outputs(item: Node, scope: Scope, star: list[tuple[int, int]]) -> list[
         expr = Expr(column.kind, column_value(index, position), column.name)
         if table is None and (index, position) in scope.merged.get(column.name, ()):
             expr = scope.find(None, column.name)
-        outputs.append(Output(column.name, expr, None))
+        outputs.append(Output(column.name, expr, None, (index, position)))
     if not outputs:
         if table is None:
             raise EngineError("42601", "SELECT * with no tables specified is not valid")
@@ -72,6 +73,9 @@ def output_position(node: Node, outputs: list[Output], clause: str = "ORDER BY")
 
 def check_distinct_order(node: exp.Select, order: list[Order], outputs: list[Output]) -> None:
     """42P10 for ``select distinct`` in an order that its columns do not tell."""
+    if node.args["distinct"].args.get("on") is not None:
+        _check_distinct_on(node, outputs)
+        return
     shown = {sql_of(out.node) for out in outputs if out.node is not None}
     names = {out.name for out in outputs}
     clause = node.args.get("order")
@@ -82,6 +86,27 @@ def check_distinct_order(node: exp.Select, order: list[Order], outputs: list[Out
                 "42P10",
                 "for SELECT DISTINCT, ORDER BY expressions must appear in select list",
             )
+
+
+def _check_distinct_on(node: exp.Select, outputs: list[Output]) -> None:
+    """42P10 for ``select distinct on`` in an order that does not begin with its expressions."""
+    clause, order = node.args["distinct"].args["on"], node.args.get("order")
+    if order is None:
+        return
+    wanted = {_told(item, outputs) for item in unwrapped(clause).expressions or [clause]}
+    for item in order.expressions[: len(wanted)]:
+        if _told(item.this, outputs) not in wanted:
+            raise EngineError(
+                "42P10", "SELECT DISTINCT ON expressions must match initial ORDER BY expressions"
+            )
+
+
+def _told(node: Node, outputs: list[Output]) -> str:
+    position = output_position(node, outputs)
+    inner = node if position is None else outputs[position].node
+    if inner is None:
+        return name_of(node.this) if isinstance(node, exp.Column) else outputs[position or 0].name
+    return name_of(inner.this) if isinstance(inner, exp.Column) else sql_of(inner)
 
 
 def column_of_row(scope: Scope, number: int) -> Expr:

@@ -42,7 +42,6 @@ from absurd_contimg.backends.memory.sql.row_locks import row_locks
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
-    Expr,
     Node,
     Row,
     Scope,
@@ -234,8 +233,8 @@ class Planner:
         if aggregates or group is not None or having is not None:
             check_grouped(node, outputs, scope)
         values = [out.expr for out in outputs]
-        distinct = self._distinct(node, compiler, values)
-        if distinct is not None and node.args["distinct"].args.get("on") is None:
+        distinct = self._distinct(node, compiler, outputs)
+        if distinct is not None:
             check_distinct_order(node, order, outputs)
         grouping = bool(aggregates) or group is not None or having is not None
 
@@ -307,7 +306,7 @@ class Planner:
         return found[0], found[1]
 
     def _distinct(
-        self, node: exp.Select, compiler: Compiler, values: list[Expr]
+        self, node: exp.Select, compiler: Compiler, outputs: list[Output]
     ) -> Callable[[list[tuple[Env, Row]]], list[tuple[Env, Row]]] | None:
         clause = node.args.get("distinct")
         if clause is None:
@@ -315,8 +314,11 @@ class Planner:
         on = clause.args.get("on")
         keys = None
         if on is not None:
-            keys = [compiler.compile(item) for item in unwrapped(on).expressions or [on]]
-        kinds = [item.kind for item in (keys or values)]
+            keys = []
+            for item in unwrapped(on).expressions or [on]:
+                place = output_position(item, outputs)
+                keys.append(compiler.compile(item) if place is None else outputs[place].expr)
+        kinds = [item.kind for item in (keys or [out.expr for out in outputs])]
 
         def first(pairs: list[tuple[Env, Row]]) -> list[tuple[Env, Row]]:
             seen: dict[Any, tuple[Env, Row]] = {}
