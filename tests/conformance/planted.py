@@ -95,6 +95,7 @@ BUGS = (
     Bug("retry accepts too few attempts", S, "if requested <= task.attempts:", "if requested < task.attempts:"),
     Bug("retry as new copies no parameters", S, "            task.params,\n            jsonb.build", '            "null",\n            jsonb.build'),
     Bug("retry as new loses max_attempts", S, "max_attempts=None if attempts_max is None else str(attempts_max),", "max_attempts=None,"),
+    Bug("retry by hand counts from the attempts made", S, "base = task.attempts if task.max_attempts is None else task.max_attempts", "base = task.attempts"),
     Bug("retry in place keeps cancelled_at", S, "            last_attempt_run=run_id,\n            cancelled_at=None,", "            last_attempt_run=run_id,"),
     # checkpoints
     Bug("an earlier attempt overwrites a later checkpoint", C, "if owner is not None and run.attempt < owner.attempt:", "if False:"),

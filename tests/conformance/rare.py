@@ -120,7 +120,22 @@ def a_live_task_that_was_cancelled_once(choose: Chooser, world: World) -> Iterat
     yield Call(0, "select attempt from absurd.retry_task('plain', %s)", (task,))
 
 
+def a_task_that_failed_before_its_attempts(choose: Chooser, world: World) -> Iterator[Call]:
+    """Retrying by hand adds an attempt to those that were allowed, not to those that were made."""
+    yield from start("plain", {"max_attempts": 3})
+    if (found := latest(world)) is None:
+        return
+    run, task = found
+    broken = Jsonb({"kind": "odd"})
+    yield Call(
+        0, "update absurd.t_plain set retry_strategy = %s where task_id = %s", (broken, task)
+    )
+    yield Call(0, "select absurd.fail_run(%s, %s, %s)", ("plain", run, Jsonb("no")))
+    yield Call(0, "select attempt from absurd.retry_task('plain', %s)", (task,))
+
+
 RARE: tuple[Scene, ...] = (
     a_checkpoint_of_nothing, an_event_emitted_anew, a_step_that_waits_anew, owners_that_are_gone,
     policies_in_months, a_live_task_that_was_cancelled_once,
+    a_task_that_failed_before_its_attempts,
 )  # fmt: skip
