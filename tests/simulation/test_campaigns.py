@@ -13,13 +13,14 @@ import pytest
 from absurd_contimg.simulation.campaign import Campaign
 from absurd_contimg.simulation.campaigns import run_campaign
 from absurd_contimg.simulation.faults import Fault, shrink
-from absurd_contimg.simulation.report import summarise
+from absurd_contimg.simulation.report import backlog_gone_after, summarise
 from absurd_contimg.simulation.scenario import (
     Scenario,
     ScenarioError,
     load_scenario,
     shipped_scenarios,
 )
+from absurd_contimg.simulation.stage_model import DEFAULT_COSTS
 
 
 @pytest.mark.parametrize("name", ["bad_night", "database_failover", "worker_massacre"])
@@ -41,6 +42,18 @@ def test_poison_fails_and_everything_else_goes_on() -> None:
     assert [str(one) for one in run.violations] == []
     found = summarise(run, "")
     assert (found.failed, found.unfinished) == (2, 0)
+
+
+@pytest.mark.parametrize("workers", [3, 4])
+def test_backlog_of_an_outage_goes_as_fast_as_queueing_theory_says(workers: int) -> None:
+    """In a fluid queue: backlog x service / (workers - load), and the load is service / 309 s."""
+    stop, service = 3600.0, sum(cost.seconds for cost in DEFAULT_COSTS.values())
+    faults = {"processing_stops": [[3000.0, stop]]}
+    parts = {"name": "x", "days": 0.2, "workers": {"count": workers}, "faults": faults}
+    run = Campaign(Scenario.model_validate(parts), seed=1).run()
+    found = backlog_gone_after(run)
+    backlog, load = stop / 309.0 + 1, service / 309.0
+    assert found == pytest.approx(backlog * service / (workers - load), rel=0.2)
 
 
 def test_every_shipped_scenario_can_be_read() -> None:

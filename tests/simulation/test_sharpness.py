@@ -46,7 +46,7 @@ def _setups() -> dict[str, Setup]:
         "everything": everything_setup(horizon_seconds=20_000.0),
         "slow replies": pipeline_setup(QUICK, horizon_seconds=20_000.0, reply_seconds=15.0),
         "two at a time": two_groups_setup(TWO_AT_A_TIME, horizon_seconds=20_000.0),
-        "harmed": harmed_setup(QUICK, horizon_seconds=20_000.0),
+        "harmed": harmed_setup(QUICK, horizon_seconds=1_500.0),
         **{group: failing_setup(group, QUICK, horizon_seconds=6_000.0) for group in FAILING},
     }
 

@@ -22,6 +22,7 @@ from absurd_contimg.workflows.timeline import step_starts
 
 _BACKLOG_POINTS = 200
 _GROUPS_DRAWN = 400
+_CALM_GROUPS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class Summary:
     latency_max: float
     backlog_max: int
     backlog_end: int
+    backlog_gone_after: float | None
+    """See `backlog_gone_after`."""
     utilisation: float
     """Share of all workers' time in which a stage ran."""
     lost_share: float
@@ -90,6 +93,7 @@ def summarise(run: Run, label: str) -> Summary:
         latency_max=waits[-1] if waits else math.nan,
         backlog_max=max((count for _, count in points), default=0),
         backlog_end=points[-1][1] if points else 0,
+        backlog_gone_after=backlog_gone_after(run),
         utilisation=run.stage_seconds / worker_seconds,
         lost_share=run.stage_seconds_lost / run.stage_seconds if run.stage_seconds else 0.0,
         recoveries=recoveries,
@@ -115,6 +119,25 @@ def backlog(run: Run) -> list[tuple[float, int]]:
             gone += 1
         found.append((time, here - gone))
     return found
+
+
+def backlog_gone_after(run: Run) -> float | None:
+    """Seconds from the end of the last planned outage or stop until at most two groups are there.
+
+    None without such an outage, and when the observing ends before.
+    """
+    faults = run.scenario.faults
+    planned = [at + lasted for at, lasted in (*faults.outages, *faults.processing_stops)]
+    if not planned:
+        return None
+    came = [(_seconds(history.task.enqueue_at), 1) for history in run.histories]
+    gone = [(at, -1) for at in map(_ended_at, run.histories) if at is not None]
+    here, over = 0, max(planned)
+    for at, change in sorted(came + gone):
+        here += change
+        if over <= at <= run.scenario.days * 86_400.0 and here <= _CALM_GROUPS:
+            return at - over
+    return None
 
 
 def table_of(summaries: Sequence[Summary]) -> Table:
