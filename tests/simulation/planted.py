@@ -22,6 +22,7 @@ from absurd_contimg.core.worker import Worker
 
 from .planted_fresh import FRESH
 from .planted_products import PRODUCTS, Plant
+from .planted_second import SECOND
 
 
 def _replaced(owner: Any, name: str, new: Any) -> Plant:
@@ -282,5 +283,6 @@ PLANTED: dict[str, Plant] = {
     "emulator: an event wakes nobody": _replaced(events, "_wake_waiters", _wakes_nobody),
     **PRODUCTS,
     **FRESH,
+    **SECOND,
 }
 """By what is wrong."""

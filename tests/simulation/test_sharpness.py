@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 import pytest
 
+from absurd_contimg.core.records import History
 from absurd_contimg.simulation.campaign import Campaign
 from absurd_contimg.simulation.crews import PipelineCrew, WorkerTerms
 from absurd_contimg.simulation.explorer import explore, replay, undisturbed
@@ -21,13 +22,17 @@ from .planted import PLANTED
 from .worlds import (
     FAILING,
     FAILING_ENDS,
+    FAILING_ESCALATIONS,
+    FAILING_WAITS,
     ends,
     errors_of,
+    escalations,
     failing_setup,
     harmed_setup,
     pipeline_setup,
     tight_disk_setup,
     two_groups_setup,
+    waits,
 )
 
 KNOWN_MISSES: set[str] = set()
@@ -65,6 +70,8 @@ def _looked_for(healthy: dict[str, Outcome]) -> Iterator[str]:
         yield from (f"{name}: {one}" for one in outcome.compared_with(healthy[name]))
         if name in FAILING_ENDS and ends(histories) != FAILING_ENDS[name]:
             yield f"{name}: ends as {ends(histories)}"
+        if name in FAILING:
+            yield from (f"{name}: {one}" for one in _told_otherwise(name, histories))
         failed = errors_of(histories)
         if failed != FAILED_RUNS.get(name, failed):
             yield f"{name}: runs have failed with {failed}"
@@ -75,6 +82,14 @@ def _looked_for(healthy: dict[str, Outcome]) -> Iterator[str]:
     for name, blows in _HUNTS:
         found = explore(setups[name], blows=blows, findings_max=1)
         yield from (f"{name}: {one}" for one in found.findings)
+
+
+def _told_otherwise(group: str, histories: Sequence[History]) -> Iterator[str]:
+    """What a failing group did between its starts, where it is not what it should have done."""
+    if waits(histories) != FAILING_WAITS.get(group, []):
+        yield f"its retries waited {waits(histories)} s"
+    if escalations(histories) != FAILING_ESCALATIONS.get(group, []):
+        yield f"its starts were escalated as {escalations(histories)}"
 
 
 _HUNTS = (
@@ -161,3 +176,4 @@ def test_nothing_is_found_where_nothing_is_planted(healthy: dict[str, Outcome]) 
         assert failed == FAILED_RUNS.get(name, failed)
         if name in FAILING_ENDS:
             assert ends(histories) == FAILING_ENDS[name]
+            assert list(_told_otherwise(name, histories)) == []

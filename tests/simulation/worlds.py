@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from absurd_contimg.backends.memory import MemoryDatabase
@@ -17,6 +18,7 @@ from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 from absurd_contimg.simulation.stage_model import StageModel
 from absurd_contimg.simulation.world import EPOCH, State
 from absurd_contimg.workflows.pipeline import TASK_NAME
+from absurd_contimg.workflows.timeline import step_starts
 
 PIPELINE_QUEUE = "dsa110-pipeline"
 
@@ -64,6 +66,12 @@ FAILING_ENDS = {
 }
 """How each of them has to end, and the kinds of its failures."""
 
+FAILING_WAITS = {"passes": [5, 5, 10], "spent": [5, 10], "odd": [5], "again": [5, 10, 1670, 5]}
+"""Seconds after which what failed was due again; the operator comes after 1670."""
+
+FAILING_ESCALATIONS = {"too big": [("one-thread",)] * 3}
+"""What later starts had to do differently."""
+
 
 def failing_setup(group: str, crew: PipelineCrew | None = None, **options: Any) -> Setup:
     """One group whose stages fail as planned."""
@@ -102,6 +110,22 @@ def ends(histories: Sequence[History]) -> tuple[str, list[str]]:
     (history,) = histories
     reasons = [run.failure_reason for run in history.runs if isinstance(run.failure_reason, dict)]
     return history.task.state, [str(one["kind"]) for one in reasons if "kind" in one]
+
+
+def waits(histories: Sequence[History]) -> list[int]:
+    """How many seconds after each failed run the next one was due."""
+    return [
+        round((after.available_at - run.failed_at).total_seconds())
+        for history in histories
+        for run, after in pairwise(history.runs)
+        if run.failed_at is not None
+    ]
+
+
+def escalations(histories: Sequence[History]) -> list[tuple[str, ...]]:
+    """What each start of each step had to do differently, where there was something."""
+    starts = [start for history in histories for start in step_starts(history)]
+    return [one.escalations for one in starts if one.escalations]
 
 
 def errors_of(histories: Sequence[History]) -> list[str]:

@@ -33,6 +33,8 @@ _ENDING_CALLS = frozenset(
 _RESTART_SECONDS = 2.0
 """How long a killed worker's supervisor takes to start it again."""
 _CALLBACKS_MAX = 300_000
+_FAILS_MAX = 100
+"""Far more than any budget allows in a small world."""
 _SCRATCH = f"{ROOT}/scratch/"
 _CANCEL_LINGERS = 600.0
 """How long we watch whether a worker goes on with a cancelled task."""
@@ -147,6 +149,7 @@ class Life:
         self._record, self._trace, self._watch = record, trace, watch
         self._seen: tuple[float, int] | None = None
         self._changes = 0
+        self._fails = 0
         self._lives = 0 if after is None else after.lives
         self._worker_id = setup.worker_id if after is None else after.worker_id
         self._current: SimLoop | None = None
@@ -209,6 +212,13 @@ class Life:
                 self._take_snapshot(effect, moment)
             if self._wake_at_moment is not None and self.moment >= self._wake_at_moment:
                 self._wake()
+        if effect.name == "fail_run" and moment is Moment.COMMITTED:
+            self._fails += 1
+            if self._fails > _FAILS_MAX and self.failure is None:
+                text = f"{self._fails} runs have failed by {self.world.kernel.now} s, and no end"
+                self.failure = Violation("nothing_is_tried_for_ever", text)
+                self.ended_at = self.world.kernel.now
+                self.world.kernel.stop()
         if effect.name in _ENDING_CALLS and moment is Moment.COMMITTED and self._all_ended():
             self._end()
         if process is self._current and self.todo and self.todo[0].moment == self.moment:

@@ -1,0 +1,196 @@
+"""A second round of bugs written down before anybody had looked whether they are found.
+
+From reading worker, lease, settlement, products, classifier and emulator as a tired developer
+would change them; what was found at first try, and what it took to find the rest, is in
+``docs/testing.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+from absurd_contimg.backends.memory.procedures import checkpoints
+from absurd_contimg.backends.memory.procedures.checkpoints import write_checkpoint
+from absurd_contimg.core import settle as settle_module
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failures import Classifier
+from absurd_contimg.core.lease import Lease
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.settle import Settler
+from absurd_contimg.core.worker import Worker
+from absurd_contimg.simulation import runner as simulated_runner
+from absurd_contimg.stages import runner as runner_module
+from absurd_contimg.stages.products import Published, publish
+
+from .planted_products import Patch, Plant
+
+# -- worker -------------------------------------------------------------------------------
+
+
+def stop_forgets_what_runs(patch: Patch) -> None:
+    async def drain(self: Any, grace_seconds: float) -> None:
+        if self._runs and grace_seconds > 0:
+            await asyncio.wait(self._runs, timeout=grace_seconds)
+
+    patch.setattr(Worker, "_drain", drain)
+
+
+def handed_back_for_much_later(patch: Patch) -> None:
+    async def hand_back(self: Any, claimed: Any, ctx: Any) -> None:
+        if ctx is not None:
+            await ctx.record_outcome("handed back")
+        now = await self.backend.current_time()
+        later = now + timedelta(minutes=self.settings.claim_timeout_seconds)
+        await self.backend.schedule_run(self.settings.queue_name, claimed.run_id, later)
+
+    patch.setattr(Worker, "_hand_back", hand_back)
+
+
+def the_guard_is_not_asked(patch: Patch) -> None:
+    async def may_claim(self: Any) -> bool:
+        return True
+
+    patch.setattr(Worker, "_may_claim", may_claim)
+
+
+def orphans_wait_for_their_lease(patch: Patch) -> None:
+    async def recover(self: Any) -> None:
+        return None
+
+    patch.setattr(Worker, "_recover_orphans", recover)
+
+
+# -- lease --------------------------------------------------------------------------------
+
+
+def extension_is_too_short(patch: Patch) -> None:
+    honest = Lease.extend
+
+    async def extend(self: Any) -> None:
+        kept, self._seconds = self._seconds, max(self._seconds // 6, 1)
+        try:
+            await honest(self)
+        finally:
+            self._seconds = kept
+        self.renewed(asyncio.get_running_loop().time())
+
+    patch.setattr(Lease, "extend", extend)
+
+
+# -- settling -----------------------------------------------------------------------------
+
+
+def failed_is_left_to_absurd(patch: Patch) -> None:
+    """For good, but by the procedure that makes the next run."""
+    honest = Settler._carry_out
+
+    async def carry_out(self: Any, claimed: Any, settlement: Any, reason: Any) -> None:
+        if settlement.action == "failed":
+            await self.backend.fail_run(self.queue_name, claimed.run_id, reason, None)
+        else:
+            await honest(self, claimed, settlement, reason)
+
+    patch.setattr(Settler, "_carry_out", carry_out)
+
+
+def parked_runs_are_due_at_once(patch: Patch) -> None:
+    honest = Settler._park
+
+    def park(self: Any, ctx: Any, verdict: Any) -> Any:
+        settlement = honest(self, ctx, verdict)
+        return settle_module.Settlement(verdict, settlement.action, 0.0)
+
+    patch.setattr(Settler, "_park", park)
+
+
+def no_escalation(patch: Patch) -> None:
+    patch.setattr(settle_module, "_escalated", lambda settlement, _claimed, _ctx: settlement)
+
+
+def backoff_does_not_grow(patch: Patch) -> None:
+    patch.setattr(RetryPolicy, "delay_seconds", lambda self, _failures: self.backoff_first_seconds)
+
+
+# -- context ------------------------------------------------------------------------------
+
+
+def step_is_saved_before_it_runs(patch: Patch) -> None:
+    async def step(self: Any, name: str, fn: Any) -> Any:
+        handle = await self.begin_step(name)
+        if handle.done:
+            return handle.state
+        self._current_step = name
+        await self._save(handle.checkpoint_name, None)
+        return await self.complete_step(handle, await fn())
+
+    patch.setattr(TaskContext, "step", step)
+
+
+# -- products -----------------------------------------------------------------------------
+
+
+def loser_of_a_race_fails(patch: Patch) -> None:
+    def insist(product: Any, committed: Any, files: Any) -> Published:
+        files.ensure_folder(committed.parent)
+        files.rename(product, committed)
+        return publish(committed, committed, files)
+
+    patch.setattr(runner_module, "publish", insist)
+
+
+def the_dead_are_not_swept(patch: Patch) -> None:
+    class Idle:
+        def __init__(self, *_args: Any) -> None:
+            return None
+
+        def sweep(self) -> list[Any]:
+            return []
+
+    patch.setattr(simulated_runner, "Janitor", Idle)
+
+
+# -- classifier ---------------------------------------------------------------------------
+
+
+def only_the_outermost_error_counts(patch: Patch) -> None:
+    honest = Classifier.classify
+
+    def classify(self: Any, evidence: Evidence) -> Any:
+        outer = evidence.exceptions[:1]
+        return honest(self, Evidence(outer, evidence.exit_code, evidence.signal))
+
+    patch.setattr(Classifier, "classify", classify)
+
+
+# -- emulator -----------------------------------------------------------------------------
+
+
+def older_attempts_overwrite(patch: Patch) -> None:
+    def save(
+        tx: Any, queue: Any, task: Any, step: Any, state: Any, run: Any, extend: Any = None
+    ) -> None:
+        write_checkpoint(tx, queue, task, step, state, run, tx.session.current_time())
+
+    patch.setattr(checkpoints, "set_task_checkpoint_state", save)
+
+
+SECOND: dict[str, Plant] = {
+    "stopping forgets what still runs": stop_forgets_what_runs,
+    "a run is handed back for much later": handed_back_for_much_later,
+    "the guard is not asked": the_guard_is_not_asked,
+    "orphans wait for their lease": orphans_wait_for_their_lease,
+    "an extension is too short": extension_is_too_short,
+    "what failed for good gets another run": failed_is_left_to_absurd,
+    "parked runs are due at once": parked_runs_are_due_at_once,
+    "nothing is escalated": no_escalation,
+    "backoff does not grow": backoff_does_not_grow,
+    "a step is saved before it runs": step_is_saved_before_it_runs,
+    "the loser of a race fails": loser_of_a_race_fails,
+    "scratch of the dead is not swept": the_dead_are_not_swept,
+    "only the outermost error counts": only_the_outermost_error_counts,
+    "emulator: an older attempt overwrites a checkpoint": older_attempts_overwrite,
+}
+"""By what is wrong."""

@@ -1,0 +1,55 @@
+"""The same seed gives the same world in any process, whatever the hash of a string is there."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+_PRINTS_DIGESTS = """
+import hashlib
+from dataclasses import replace
+from absurd_contimg.simulation.campaign import Campaign
+from absurd_contimg.simulation.crews import (
+    PipelineCrew, WorkerTerms, pipeline_params, pipeline_setup
+)
+from absurd_contimg.simulation.explorer import explore, replay_histories
+from absurd_contimg.simulation.life import Blow, parse_plan
+from absurd_contimg.simulation.setup import Job
+from absurd_contimg.simulation.scenario import load_scenario, shipped_scenarios
+
+for name in shipped_scenarios():
+    for label, one in load_scenario(name).variants()[-1:]:
+        parts = one.model_dump() | {"days": 0.02}
+        print(name, label, Campaign(type(one).model_validate(parts), 7).run().digest)
+for shuffle_seed in (None, 1, 2):
+    crew = PipelineCrew(terms=WorkerTerms(concurrency=2))
+    one = pipeline_setup(crew, shuffle_seed=shuffle_seed)
+    second = Job(one.jobs[0].queue, one.jobs[0].task_name, pipeline_params("other"))
+    setup = replace(one, jobs=[*one.jobs, second])
+    found = explore(setup, blows=[Blow.KILL_OTHER], shard=(0, 4))
+    told = repr(found.landmarks) + repr(replay_histories(setup, parse_plan("zombie@40,kill@9")))
+    digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+    print("exploration", shuffle_seed, found.futures, len(found.findings), digest)
+"""
+
+
+def digests(hash_seed: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", _PRINTS_DIGESTS],
+        env={**os.environ, "PYTHONHASHSEED": hash_seed},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    return done.stdout.splitlines()
+
+
+def test_every_scenario_and_shuffled_explorations_are_the_same_everywhere() -> None:
+    first, second = digests("0"), digests("4711")
+    assert first == second
+    assert len(first) > 10
+    plain, *shuffled = [line.split() for line in first if line.startswith("exploration")]
+    assert all(int(one[2]) > 50 and one[3] == "0" for one in (plain, *shuffled))
+    assert len({one[4] for one in (plain, *shuffled)}) > 1, "the order was shuffled"
