@@ -142,26 +142,31 @@ def backlog_gone_after(run: Run) -> float | None:
 
 def table_of(summaries: Sequence[Summary]) -> Table:
     """For a terminal: one line a run."""
-    table = Table(title="Simulated campaign", caption="times in minutes, from spawn to end")
-    names = ("run", "seed", "groups", "done", "failed", "left", "per hour", "p50", "p95")
-    for name in (*names, "backlog", "busy", "lost", "recovered", "faults landed", "violations"):
-        table.add_column(name, justify="left" if name == "run" else "right")
+    caption = (
+        "p50, p95: minutes from spawn to end. queue: groups there at most, and at the end. lost: "
+        "stage time without a product. died: stages that ended with their worker. hits: faults "
+        "that met work under way, of all."
+    )
+    table = Table(title="Simulated campaign", caption=caption, box=None, padding=(0, 1, 0, 0))
+    table.add_column("run", min_width=10)
+    names = ("seed", "done", "fail", "left", "per h", "p50", "p95", "queue")
+    for name in (*names, "busy", "lost", "died", "hits", "wrong"):
+        table.add_column(name, justify="right", no_wrap=True)
     for one in summaries:
         table.add_row(
             one.label,
             str(one.seed),
-            str(one.groups),
             str(one.completed),
             str(one.failed),
             str(one.unfinished),
             f"{one.throughput_per_hour:.1f}",
             f"{one.latency_p50 / 60:.1f}",
             f"{one.latency_p95 / 60:.1f}",
-            f"{one.backlog_max} / {one.backlog_end}",
+            f"{one.backlog_max}/{one.backlog_end}",
             f"{one.utilisation:.0%}",
             f"{one.lost_share:.1%}",
             str(one.recoveries),
-            f"{sum(one.landed.values())} of {sum(one.tried.values())}",
+            f"{sum(one.landed.values())}/{sum(one.tried.values())}",
             str(len(one.violations)),
         )
     return table
