@@ -155,6 +155,17 @@ def test_shares_try_together_what_one_process_tries() -> None:
     assert rest.futures == whole.futures - counts[4]
 
 
+@pytest.mark.parametrize("plan", ["zombie@31,zombie@1", "zombie@31,zombie@17"])
+def test_of_two_zombies_both_wake(plan: str) -> None:
+    """Found by exploring pairs: the first slept for ever, and what it had in scratch stayed.
+
+    In the second plan both stand still in the middle of a rename, one inside of the other.
+    """
+    found = replay(pipeline_setup(), parse_plan(plan))
+    assert found.violations == ()
+    assert len([line for line in found.trace if line.endswith(": wakes")]) == 2
+
+
 async def forgetful(_params: Any, ctx: TaskContext) -> Any:
     """What it returns depends on how often it was started."""
     return {"attempt": ctx.attempt}

@@ -260,9 +260,13 @@ def explore(
     worlds = {"pipeline": pipeline_setup, "handler": everything_setup}
     if world not in worlds:
         raise SettingError(f"explore: there is no world {world}; known are {', '.join(worlds)}.")
-    began = time.monotonic()
+    began, told_of = time.monotonic(), 0
 
     def told(done: int, of: int, found: Exploration) -> None:
+        nonlocal told_of
+        for one in found.findings[told_of:]:
+            print(f"contimg explore --world {world} --plan {one.plan_text}\n{one}", flush=True)
+        told_of = len(found.findings)
         console.print(
             f"{done} of {of} shares, {time.monotonic() - began:.0f} s: {found.futures} futures, "
             f"{len(found.findings)} went wrong"
@@ -277,8 +281,6 @@ def explore(
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
     found = explore_on_cores(worlds[world], hunt, jobs, told, after)
-    for one in found.findings:
-        print(f"contimg explore --world {world} --plan {one.plan_text}\n{one}")
     console.print(
         f"{found.moments} moments, {found.distinct_moments} of them different; "
         f"{found.futures} futures, {found.struck} fully struck, {found.same} kills more that lead "

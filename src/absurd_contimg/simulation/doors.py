@@ -48,6 +48,10 @@ class Moment(StrEnum):
     COMMITTED = "committed, not yet told"
 
 
+BEFORE, COMMITTED = Moment
+"""At hand: a member of an enumeration is slow to look up in Python 3.11."""
+
+
 class Effect(NamedTuple):
     """One effect of one process."""
 
@@ -134,17 +138,17 @@ class Doors:
         process.check_alive()
         if observe is None:
             return await act(*args, **options)
-        observe(process, effect, Moment.BEFORE)
+        observe(process, effect, BEFORE)
         if process.held is not None:
             await self._stand_still()
         try:
             answer = await act(*args, **options)
         except BaseException:
             process.check_alive()
-            observe(process, effect, Moment.COMMITTED)
+            observe(process, effect, COMMITTED)
             await self._stand_still()
             raise
-        observe(process, effect, Moment.COMMITTED)
+        observe(process, effect, COMMITTED)
         if process.held is not None:
             await self._stand_still()
         return answer
@@ -155,13 +159,13 @@ class Doors:
         process.check_alive()
         if observe is None:
             return act(*args)
-        observe(process, effect, Moment.BEFORE)
+        observe(process, effect, BEFORE)
         if process.held is not None:
             stand_still(process)
         try:
             return act(*args)
         finally:
-            observe(process, effect, Moment.COMMITTED)
+            observe(process, effect, COMMITTED)
             if process.held is not None:
                 stand_still(process)
 

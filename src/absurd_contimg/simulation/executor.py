@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +18,7 @@ from absurd_contimg.core.failures import Evidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.simulation.doors import Doors, Effect
 from absurd_contimg.simulation.files import SimFiles
+from absurd_contimg.simulation.paths import path_of
 from absurd_contimg.simulation.stage_model import (
     CATALOGUE,
     DEFAULT_COSTS,
@@ -104,10 +104,6 @@ class SimulatedStage(PipelineStage):
                 described["verdict"] = "good"
             found[name] = described
         return found
-
-
-path_of = lru_cache(maxsize=4096)(Path)
-"""The same object for the same text: it keeps its text and its parts once it was asked for them."""
 
 
 def simulated(stage: PipelineStage) -> type[SimulatedStage]:

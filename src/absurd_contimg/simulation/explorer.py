@@ -287,11 +287,12 @@ class _Explorer:
             watch=self.watch,
         )
         beginning = None if plan[struck:] else life.beginning()
-        if beginning in begun:
-            life.world.close()
-            return None
         if beginning is not None:
+            known = len(begun)
             begun.add(beginning)
+            if len(begun) == known:
+                life.world.close()
+                return None
         return life
 
     def _try(self, plan: Plan, life: Life) -> None:

@@ -17,7 +17,7 @@ from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.simulation.disk import ROOT
-from absurd_contimg.simulation.doors import Effect, Moment
+from absurd_contimg.simulation.doors import BEFORE, COMMITTED, Effect, Moment
 from absurd_contimg.simulation.invariants import Violation, a_retry_waits, audit, judge
 from absurd_contimg.simulation.kernel import NothingCanHappen, Runaway
 from absurd_contimg.simulation.loop import SimLoop, instantly
@@ -153,7 +153,8 @@ class Life:
         self._lives = 0 if after is None else after.lives
         self._worker_id = setup.worker_id if after is None else after.worker_id
         self._current: SimLoop | None = None
-        self._sleeper: SimLoop | None = None
+        self._sleepers: list[SimLoop] = []
+        """Stopped, and not woken yet: a second one may be struck before the first has woken."""
         self._wake_at_moment: int | None = None
         self._untidy = dead is not None
         """Whether a process has died or lost its lease, and nobody has begun since."""
@@ -202,24 +203,24 @@ class Life:
         if self._trace:
             self._note(f"{process.name}: {effect.kind} {effect.name}, {moment.value}")
         self._publications.see(process, effect, moment)
-        if self._watch and effect.changes and moment is Moment.COMMITTED:
+        if self._watch and effect.changes and moment is COMMITTED:
             self._look_at_all(effect)
         if process is self._current:
             self.moment += 1
-            if moment is Moment.COMMITTED and effect.changes:
+            if moment is COMMITTED and effect.changes:
                 self._changes += 1
             if self._record:
                 self._take_snapshot(effect, moment)
             if self._wake_at_moment is not None and self.moment >= self._wake_at_moment:
                 self._wake()
-        if effect.name == "fail_run" and moment is Moment.COMMITTED:
+        if effect.name == "fail_run" and moment is COMMITTED:
             self._fails += 1
             if self._fails > _FAILS_MAX and self.failure is None:
                 text = f"{self._fails} runs have failed by {self.world.kernel.now} s, and no end"
                 self.failure = Violation("nothing_is_tried_for_ever", text)
                 self.ended_at = self.world.kernel.now
                 self.world.kernel.stop()
-        if effect.name in _ENDING_CALLS and moment is Moment.COMMITTED and self._all_ended():
+        if effect.name in _ENDING_CALLS and moment is COMMITTED and self._all_ended():
             self._end()
         if process is self._current and self.todo and self.todo[0].moment == self.moment:
             self._strike(process, effect, moment)
@@ -262,8 +263,8 @@ class Life:
         blow = self.todo[0].blow
         if blow in NETWORK and effect.kind != "call":
             return
-        if (blow is Blow.REFUSED and moment is not Moment.BEFORE) or (
-            blow is Blow.REPLY_LOST and moment is not Moment.COMMITTED
+        if (blow is Blow.REFUSED and moment is not BEFORE) or (
+            blow is Blow.REPLY_LOST and moment is not COMMITTED
         ):
             return
         del self.todo[0]
@@ -291,7 +292,7 @@ class Life:
             )
         else:
             process.pause()
-            self._sleeper = process
+            self._sleepers.append(process)
             if blow is Blow.ZOMBIE:
                 # Spread over the work of whoever takes over, differently for each moment.
                 self._wake_at_moment = 1 + 7 * self.moment % 40
@@ -328,11 +329,14 @@ class Life:
         )
 
     def _wake(self) -> None:
+        """The one that was stopped last goes on first: the other may stand still around it."""
         self._wake_at_moment = None
-        if self._sleeper is not None:
-            sleeper, self._sleeper = self._sleeper, None
+        if self._sleepers:
+            sleeper = self._sleepers.pop()
             self._note(f"{sleeper.name}: wakes")
             sleeper.resume()
+            if self._sleepers:
+                self._later(0.0, self._wake)
 
     def _end(self) -> None:
         """All tasks have ended: let a zombie wake and do its worst, then stop."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from absurd_contimg.simulation.doors import Effect, Moment
+from absurd_contimg.simulation.doors import BEFORE, Effect, Moment
 from absurd_contimg.simulation.loop import SimLoop
 
 
@@ -39,7 +39,7 @@ class PublicationWatch:
         state = self._fences.get(process)
         if state is _Fence.ANSWERED:
             self._fences[process] = _Fence.PASSED
-        if moment is Moment.BEFORE:
+        if moment is BEFORE:
             return
         if effect.kind == "stage" and effect.name.startswith("end "):
             self._fences[process] = _Fence.NOT_ASKED

@@ -16,6 +16,7 @@ from absurd_contimg.simulation.disk import ROOT, Disk
 from absurd_contimg.simulation.doors import Doors, Effect
 from absurd_contimg.simulation.executor import Machine, SimExecutor, SimulatedStage, StageWatch
 from absurd_contimg.simulation.files import SimFiles
+from absurd_contimg.simulation.paths import KeptPath
 from absurd_contimg.simulation.sky import SimRegistry
 from absurd_contimg.simulation.stage_model import StageModel
 from absurd_contimg.stages.config import PathsConfig, PipelineConfig
@@ -75,7 +76,7 @@ class _SimulatedConfig(PipelineConfig):
 
 def _simulated_paths() -> PathsConfig:
     names = ("input", "output", "scratch", "state")
-    return PathsConfig(**{f"{name}_dir": Path(ROOT) / name for name in names})
+    return PathsConfig(**{f"{name}_dir": KeptPath(ROOT) / name for name in names})
 
 
 @cache

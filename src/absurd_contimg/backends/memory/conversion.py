@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -78,9 +79,15 @@ def time_of(value: int | None) -> datetime | None:
     return None if value is None else times.to_datetime(value)
 
 
+@lru_cache(maxsize=4096)
+def uuid(value: int) -> UUID:
+    """A UUID of its number; the same ones are asked for again and again."""
+    return UUID(int=value)
+
+
 def uuid_of(value: int | None) -> UUID | None:
-    """A UUID of its number."""
-    return None if value is None else UUID(int=value)
+    """The same where there may be none."""
+    return None if value is None else uuid(value)
 
 
 def delta_of(span: times.Interval) -> timedelta:
@@ -94,7 +101,7 @@ def spawned_task(row: spawning.Spawned) -> SpawnedTask:
     """The answer of ``spawn_task``."""
     task_id, run_id, attempt, created = row
     return SpawnedTask(
-        UUID(int=cast(int, task_id)), UUID(int=cast(int, run_id)), cast(int, attempt), created
+        uuid(cast(int, task_id)), uuid(cast(int, run_id)), cast(int, attempt), created
     )
 
 
@@ -102,8 +109,8 @@ def claimed_task(row: running.Claimed) -> ClaimedTask:
     """One row of ``claim_task``."""
     run_id, task_id, attempt, name, params, strategy, attempts_max, headers, event, payload = row
     return ClaimedTask(
-        UUID(int=run_id),
-        UUID(int=task_id),
+        uuid(run_id),
+        uuid(task_id),
         attempt,
         name,
         loaded(params),
@@ -124,7 +131,7 @@ def checkpoint_of(row: checkpoints.Shown | tuple[Any, ...]) -> Checkpoint:
 def task_of(row: TaskRow) -> Task:
     """A row of ``t_<queue>``."""
     return Task(
-        task_id=UUID(int=row.task_id),
+        task_id=uuid(row.task_id),
         task_name=row.task_name,
         params=loaded(row.params),
         headers=loaded(row.headers),
@@ -145,8 +152,8 @@ def task_of(row: TaskRow) -> Task:
 def run_of(row: RunRow) -> Run:
     """A row of ``r_<queue>``."""
     return Run(
-        run_id=UUID(int=row.run_id),
-        task_id=UUID(int=row.task_id),
+        run_id=uuid(row.run_id),
+        task_id=uuid(row.task_id),
         attempt=row.attempt,
         state=cast(State, row.state),
         claimed_by=row.claimed_by,

@@ -90,19 +90,24 @@ class MemoryDatabase:
         self.timeline: deque[Operation] = deque(maxlen=TIMELINE_LENGTH_MAX)
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._sessions = 0
+        self._latest: tuple[datetime, int] = times.EPOCH, 0
+        """The clock's last answer, and the same in microseconds: a clock may stand still."""
 
     # -- time and ids -----------------------------------------------------------------------
 
     def now(self) -> int:
         """The clock in microseconds; TypeError if it gives a datetime without a zone."""
         moment = self.clock()
+        if moment is self._latest[0]:
+            return self._latest[1]
         try:
-            return times.from_datetime(moment)
+            self._latest = moment, times.from_datetime(moment)
         except TypeError:
             raise TypeError(
                 f"MemoryDatabase(clock=...) must give aware datetimes, not {moment!r}; add "
                 "tzinfo, as in datetime.now(UTC)"
             ) from None
+        return self._latest[1]
 
     def next_uuid(self) -> int:
         """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""

@@ -98,19 +98,21 @@ def _check_surrogates(value: str) -> None:
         raise EngineError("22P02", _INVALID, detail=detail) from None
 
 
-def _key_order(item: tuple[str, str]) -> tuple[int, str]:
-    key = item[0]  # the order of code points is that of the bytes of UTF-8
-    return len(key) if key.isascii() else len(key.encode()), key
+@lru_cache(maxsize=4096)
+def _named(key: str) -> tuple[int, str, str]:
+    """Where a member's name stands in jsonb's order (bytes, then their values), and its text.
+
+    The order of code points is that of the bytes of UTF-8.
+    """
+    return len(key) if key.isascii() else len(key.encode()), key, _string(key)
 
 
 def _object(value: Mapping[Any, object]) -> str:
-    pairs: list[tuple[str, str]] = []
+    members: dict[str, str] = {}
     for key, item in value.items():
-        name = key if type(key) is str else _key(key)
-        pairs.append((name, dumps(item)))
-    if len(pairs) > 1:
-        pairs = sorted(dict(pairs).items() if len(value) > 1 else pairs, key=_key_order)
-    return "{" + ", ".join([f"{_string(key)}: {item}" for key, item in pairs]) + "}"
+        members[key if type(key) is str else _key(key)] = dumps(item)
+    ordered = sorted([(_named(name), item) for name, item in members.items()])
+    return "{" + ", ".join([f"{named[2]}: {item}" for named, item in ordered]) + "}"
 
 
 def _key(key: object) -> str:

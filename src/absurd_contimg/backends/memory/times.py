@@ -8,6 +8,7 @@ the calendar and the session's time zone can add them to a time. Nothing here re
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache
 from typing import NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError, timestamp_out_of_range
@@ -78,6 +79,7 @@ def from_datetime(value: datetime) -> int:
     return (value - EPOCH) // _MICROSECOND
 
 
+@lru_cache(maxsize=4096)
 def to_datetime(time: int) -> datetime:
     """An aware datetime in UTC.
 
