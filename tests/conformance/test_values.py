@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
-
-from absurd_contimg.backends.memory import MemoryDatabase
 
 INTEGERS = (
     "0", "-0", "+7", "2147483647", "2147483648", "-2147483648", "-2147483649", "10000000000.0", "1.0",
@@ -57,17 +54,6 @@ ZONES = (
     "UTC", "utc", "Europe/Berlin", "europe/berlin", "-3", "5.5", "3.7512", "0", "168", "+05:30", "-05:30", "5:30", "est5edt",
     "Foo5", "<+03>-3", "UTC-3", "GMT+5:30", "ABC", "PST", "Z", "Zulu", "", "UTC ", "posix/UTC", "No/Where",
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sides(new_database: Any) -> Iterator[tuple[Any, Any]]:
-    """A connection to Postgres and one to the emulator."""
-    options = {"autocommit": True, "options": "-c timezone=Etc/UTC", "prepare_threshold": None}
-    with (
-        psycopg.connect(new_database(), **options) as real,
-        MemoryDatabase().connect(autocommit=True) as mine,
-    ):
-        yield real, mine
 
 
 def answer(connection: Any, query: str, text: str) -> tuple[Any, ...]:

@@ -69,7 +69,7 @@ def is_finite(time: int) -> bool:
 
 def check_range(time: int) -> int:
     """`time` if Postgres can hold it; 22008 if not."""
-    if MIN_TIME <= time < END_TIME or not is_finite(time):
+    if MIN_TIME <= time < END_TIME or time in (INFINITY, NEG_INFINITY):
         return time
     raise timestamp_out_of_range()
 

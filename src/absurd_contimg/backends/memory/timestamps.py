@@ -23,7 +23,6 @@ from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.times import DAY_US, SECOND_US
 from absurd_contimg.backends.memory.zones import DAYLIGHT, abbreviation_us, session_zone
 
-_TYPE = "timestamp with time zone"
 _MONTHS: dict[str, int] = {}
 for _number, _names in enumerate(
     (
@@ -65,8 +64,13 @@ _ISO = re.compile(
 )
 
 
-def timestamptz_in(text: str, zone: tzinfo, now: int) -> int:
-    """``timestamptz`` input; `zone` for a time without one, `now` for the words that mean it."""
+def timestamptz_in(
+    text: str, zone: tzinfo, now: int, type_name: str = "timestamp with time zone"
+) -> int:
+    """``timestamptz`` input; `zone` for a time without one, `now` for the words that mean it.
+
+    `type_name` is for the message of an error.
+    """
     iso = _ISO.match(text)
     if iso is not None:
         time = _plain(iso)
@@ -79,8 +83,8 @@ def timestamptz_in(text: str, zone: tzinfo, now: int) -> int:
     except _ZoneOverflow:
         raise EngineError("22009", f'time zone displacement out of range: "{text}"') from None
     except (BadFormat, FieldOverflow) as error:
-        raise refusal(error, _TYPE, text) from None
-    if times.MIN_TIME <= time < times.END_TIME or not times.is_finite(time):
+        raise refusal(error, type_name, text) from None
+    if times.MIN_TIME <= time < times.END_TIME or time in (times.INFINITY, times.NEG_INFINITY):
         return time
     raise EngineError("22008", f'timestamp out of range: "{text}"')
 

@@ -18,7 +18,6 @@ from absurd_contimg.backends.memory.dbapi.params import (
     ordered,
     prepare,
     query_text,
-    read,
 )
 from absurd_contimg.backends.memory.dbapi.results import (
     Load,
@@ -240,7 +239,7 @@ class BaseCursor:
                 if together and statement.control is not None:
                     check_outside_block(text)
                     together = False
-                yield from self._run(statement, types, params)
+                yield from self._run(statement, params)
         except BaseException:
             if together:
                 session.rollback()
@@ -263,15 +262,12 @@ class BaseCursor:
             return statement
         return compiled(text, types)
 
-    def _run(
-        self, statement: Statement, types: tuple[SqlType, ...], params: list[str | None]
-    ) -> Waits:
+    def _run(self, statement: Statement, params: list[str | None]) -> Waits:
         session = self._conn.session
         if statement.control is not None:
             self._results.append(statement.control(session))
             return
-        values = read(types, params, session) if params else []
-        work = run_statement(statement, values)
+        work = run_statement(statement, params)
         while True:
             try:
                 with session.db.mutex:

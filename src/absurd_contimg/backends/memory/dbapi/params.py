@@ -11,7 +11,6 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.adapt import PyFormat
 
-from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.types import BY_OID, UNKNOWN, SqlType
 
 _PLACEHOLDER = re.compile(r"%(?:\(([^)]+)\).|.)")
@@ -143,11 +142,3 @@ def _type(oid: int) -> SqlType:
             "pass the value as text"
         )
     return found
-
-
-def read(types: Sequence[SqlType], texts: Sequence[str | None], session: Session) -> list[Any]:
-    """The engine's values of the parameters."""
-    return [
-        None if text is None else kind.read(text, session)
-        for kind, text in zip(types, texts, strict=True)
-    ]

@@ -226,7 +226,12 @@ def scale_interval(span: Interval, factor: float, *, divide: bool = False) -> In
 def negated(expr: Expr) -> Expr:
     """Unary minus."""
     if expr.kind is UNKNOWN:
-        expr = converted(expr, FLOAT8)
+        raise EngineError(
+            "42725",
+            "operator is not unique: - unknown",
+            hint="Could not choose a best candidate operator. You might need to add explicit "
+            "type casts.",
+        )
     kind, inner = expr.kind, expr.value
 
     def value(env: Env) -> Any:

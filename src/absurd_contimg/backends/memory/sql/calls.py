@@ -33,6 +33,7 @@ class Call(NamedTuple):
 
 def resolve(name: str, arguments: list[Argument]) -> Call:
     """The function of the schema ``absurd`` that the call means; 42883 if there is none."""
+    check_names([argument.name for argument in arguments])
     for procedure in PROCEDURES.get(name, ()):
         placed = _placed(procedure, arguments)
         if placed is not None:
@@ -50,6 +51,18 @@ def resolve(name: str, arguments: list[Argument]) -> Call:
     raise error
 
 
+def check_names(names: list[str | None]) -> None:
+    """42601 for names of arguments, None where one has none, that Postgres does not take."""
+    seen: set[str] = set()
+    for name in names:
+        if name is None and seen:
+            raise EngineError("42601", "positional argument cannot follow named argument")
+        if name in seen:
+            raise EngineError("42601", f'argument name "{name}" used more than once')
+        if name is not None:
+            seen.add(name)
+
+
 def _placed(procedure: Procedure, arguments: list[Argument]) -> list[Expr | None] | None:
     """The arguments in order of the parameters, None for defaults; None if they do not fit."""
     parameters = procedure.parameters
@@ -61,10 +74,9 @@ def _placed(procedure: Procedure, arguments: list[Argument]) -> list[Expr | None
         index = position if argument.name is None else names.get(argument.name, -1)
         if index < 0 or placed[index] is not None:
             return None
-        kind = BY_NAME[parameters[index].type_name]
-        if not is_implicit(argument.expr.kind, kind):
+        if not is_implicit(argument.expr.kind, BY_NAME[parameters[index].type_name]):
             return None
-        placed[index] = converted(argument.expr, kind)
+        placed[index] = argument.expr
     if any(
         expr is None and not parameter.has_default
         for expr, parameter in zip(placed, parameters, strict=True)
@@ -79,7 +91,7 @@ def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
         if expr is None:
             values.append(_default(parameter.value))
         else:
-            values.append(expr.value)
+            values.append(converted(expr, BY_NAME[parameter.type_name]).value)
     run, many, strict = procedure.run, procedure.many, procedure.strict
     single = not procedure.columns
     noted = procedure.name

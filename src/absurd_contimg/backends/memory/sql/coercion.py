@@ -65,7 +65,7 @@ def converted(expr: Expr, target: SqlType) -> Expr:
     if target in STRINGS:
         read = inner if target is TEXT else value
     else:
-        read = found.once(value, late=expr.parameter is not None)
+        read = found.once(value, expr.parameter)
     if expr.parameter is not None:
         found.found.setdefault(expr.parameter, (target, read))
     return Expr(target, read, expr.name, constant=True)

@@ -64,6 +64,7 @@ def _anonymous(compiler: Compiler, node: exp.Anonymous) -> Expr:
     if name == "make_interval":
         given = [_named(item) for item in node.expressions]
         arguments = [compiler.compile(inner) for _, inner in given]
+        calls.check_names([word for word, _ in given])
         return time_functions.make_interval(arguments, [word for word, _ in given])
     if named or any(not hasattr(item, "args") for item in node.expressions):
         raise unsupported(sql_of(node), "names of arguments here")

@@ -197,16 +197,16 @@ class Planner:
         joiner = Joiner(SourceCompiler(self, scope), self.query, scope)
         combine = joiner.compile(part(node, "from"), node.args.get("joins") or [])
         self.table_lock = outer_lock
+        aggregates: list[Aggregate] = []
+        windows: list[Window] = []
+        compiler = Compiler(scope, self.query, aggregates, windows=windows)
+        outputs = self._outputs(node, compiler, joiner.star)
         where = node.args.get("where")
         condition = (
             None
             if where is None
             else Compiler(scope, self.query, clause="WHERE").boolean(where.this, "WHERE").value
         )
-        aggregates: list[Aggregate] = []
-        windows: list[Window] = []
-        compiler = Compiler(scope, self.query, aggregates, windows=windows)
-        outputs = self._outputs(node, compiler, joiner.star)
         having = node.args.get("having")
         kept = (
             None
@@ -218,8 +218,8 @@ class Planner:
             )
         )
         order = self._order(node, compiler, outputs)
-        limit, offset = self._limit(node, compiler)
         group = group_keys(node, outputs, Compiler(scope, self.query, clause="GROUP BY"))
+        limit, offset = self._limit(node, compiler)
         locks = row_locks(node, scope)
         columns = [
             ColumnInfo(
@@ -295,15 +295,13 @@ class Planner:
         return found
 
     def _limit(self, node: Node, compiler: Compiler) -> tuple[Any, Any]:
-        found: list[Any] = []
-        for name in ("limit", "offset"):
+        found: dict[str, Any] = {}
+        for name in ("offset", "limit"):  # in Postgres' order
             clause = node.args.get(name)
-            if clause is None:
-                found.append(None)
-                continue
-            inner = clause.args.get("count") or clause.expression
-            found.append(converted(compiler.compile(inner), INT8).value)
-        return found[0], found[1]
+            if clause is not None:
+                inner = clause.args.get("count") or clause.expression
+                found[name] = converted(compiler.compile(inner), INT8).value
+        return found.get("limit"), found.get("offset")
 
     def _distinct(
         self, node: exp.Select, compiler: Compiler, outputs: list[Output]

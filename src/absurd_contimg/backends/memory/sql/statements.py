@@ -99,27 +99,45 @@ def _query(
 ) -> Callable[[Transaction, Sequence[Any]], Result]:
     node = parsed(text)
     planner = Modifier().planner
-    try:
-        vocabulary.check(node, text)
-        with constants.collecting(len(params)) as found_out:
+    with constants.collecting(params) as found_out:
+        try:
+            vocabulary.check(node, text)
             columns, rows = planner.query(node, Scope(params=params))
-    except EngineError as error:
-        if error.sqlstate == "0A000":  # quote all of it, not only the part
-            shown = re.sub(r"__p\d+__", "%s", text.strip())
-            raise EngineError("0A000", f"{error.message} (in: {shown})", hint=error.hint) from None
-        raise
+        except EngineError as error:
+            return _refused(found_out, _quoting(error, text))
     verb = type(node).__name__.upper()
     returning = not isinstance(node, exp.Insert | exp.Update | exp.Delete) or bool(columns)
     tag = verb if verb in ("INSERT", "UPDATE", "DELETE") else "SELECT"
     writes = _writing_command(node, tag)
 
     def run(tx: Transaction, values: Sequence[Any]) -> Result:
+        given = found_out.values(tx, values)
         if writes is not None:
             tx.session.check_writable(writes)
-        found = rows(Env(tx, found_out.values(tx, values)))
+        found = rows(Env(tx, given))
         count = len(found)
         shown = f"{tag} 0 {count}" if tag == "INSERT" else f"{tag} {count}"
         return Result(columns if returning else None, found if returning else [], shown, count)
+
+    return run
+
+
+def _quoting(error: EngineError, text: str) -> EngineError:
+    """The error; what is not supported quotes the whole statement, not only the part."""
+    if error.sqlstate != "0A000":
+        return error
+    shown = re.sub(r"__p\d+__", "%s", text.strip())
+    return EngineError("0A000", f"{error.message} (in: {shown})", hint=error.hint)
+
+
+def _refused(
+    found_out: constants.Constants, error: EngineError
+) -> Callable[[Transaction, Sequence[Any]], Result]:
+    """A statement with an error in it, which comes after those of the literals before it."""
+
+    def run(tx: Transaction, _: Sequence[Any]) -> Result:
+        found_out.check(tx)
+        raise error.with_traceback(None)
 
     return run
 

@@ -104,7 +104,7 @@ def _bytea_in(text: str) -> bytes:
 
 
 def _date_in(text: str, session: Session) -> int:
-    time = timestamptz_in(text, UTC, session.db.now())
+    time = timestamptz_in(text, UTC, session.db.now(), "date")
     if not times.is_finite(time):
         raise unsupported(text, "infinite dates")
     return time // times.DAY_US
@@ -116,7 +116,7 @@ def _date_out(value: int, _: Session) -> str:
 
 
 def _timestamp_in(text: str, session: Session) -> int:
-    return timestamptz_in(_without_offset(text), UTC, session.db.now())
+    return timestamptz_in(_without_offset(text), UTC, session.db.now(), "timestamp")
 
 
 def _without_offset(text: str) -> str:

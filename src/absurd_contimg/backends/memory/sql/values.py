@@ -53,13 +53,29 @@ _SYSTEM_COLUMNS = ("ctid", "xmin", "xmax", "cmin", "cmax", "tableoid")
 @compiles(exp.Literal)
 def _literal(_compiler: Compiler, node: exp.Literal) -> Expr:
     text = str(node.this)
-    if node.is_string:
-        return constant(UNKNOWN, text)
-    if text.isdigit():
-        number = int(text)
-        kind = INT4 if number < 2**31 else INT8 if number < 2**63 else NUMERIC
-        return constant(kind, number if kind is not NUMERIC else Decimal(number))
-    return constant(NUMERIC, numeric_in(text))
+    return constant(UNKNOWN, text) if node.is_string else _number(text)
+
+
+def _number(text: str) -> Expr:
+    """A number as it is written, with its sign: of the smallest type that holds it."""
+    if not text.lstrip("-").isdigit():
+        return constant(NUMERIC, numeric_in(text))
+    number = int(text)
+    if -(2**31) <= number < 2**31:
+        return constant(INT4, number)
+    return (
+        constant(INT8, number) if -(2**63) <= number < 2**63 else constant(NUMERIC, Decimal(text))
+    )
+
+
+def _signed(node: Any) -> str | None:
+    """The text of a number with all signs before it, None for what is not a plain number."""
+    if isinstance(node, exp.Paren):
+        return _signed(node.this)
+    if isinstance(node, exp.Neg):
+        inner = _signed(node.this)
+        return None if inner is None else inner[1:] if inner.startswith("-") else f"-{inner}"
+    return str(node.this) if isinstance(node, exp.Literal) and not node.is_string else None
 
 
 @compiles(exp.ByteString, exp.RawString)
@@ -208,7 +224,8 @@ def _arithmetic(compiler: Compiler, node: exp.Binary) -> Expr:
 
 @compiles(exp.Neg)
 def _minus(compiler: Compiler, node: exp.Neg) -> Expr:
-    return negated(compiler.compile(node.this))
+    text = _signed(node)  # Postgres too reads a number with its sign
+    return negated(compiler.compile(node.this)) if text is None else _number(text)
 
 
 @compiles(exp.BitwiseNot)
