@@ -13,31 +13,49 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
-from campaign_run import Run
+from campaign_run import Run, is_running
 from campaign_sites import Prepared
 from psycopg import sql
 from real_site import QUEUE
 
 
 def measure(prepared: Prepared, work: Path, number: int, *, restart: bool) -> tuple[float, float]:
-    """Seconds from the kill (or the restart) to the claim, and to the stage's new process."""
+    """Seconds from the kill (or the restart) to the claim, and to the stage's new process.
+
+    The moment is drawn from the time that the stage took when the site was prepared; where the
+    stage is faster now and has ended by then, it is struck sooner.
+    """
+    within = 0.6
+    while (found := measure_once(prepared, work, number, within, restart=restart)) is None:
+        within /= 2
+    return found
+
+
+def measure_once(
+    prepared: Prepared, work: Path, number: int, within: float, *, restart: bool
+) -> tuple[float, float] | None:
+    """The same, within that part of the stage; None where the stage has ended before the kill."""
     folder = work / "takeover" / f"{'restart' if restart else 'other'}-{number}-{os.getpid()}"
+    shutil.rmtree(folder, ignore_errors=True)
     draw = random.Random(f"takeover {restart} {number}")
     stage = draw.choice(("convert", "flag", "calibrate_solve", "calibrate_apply", "image"))
     run = Run("takeover", number, prepared, folder, draw, stage, lease_seconds=60)
-    run.offset = draw.uniform(0.1, 0.6 * prepared.seconds[stage])
+    run.offset = draw.uniform(0.0, within * prepared.seconds[stage])
     try:
         run.prepare()
         worker = run.worker("one")
-        run.moment()
+        pid = run.moment()
         if not restart:
             run.worker("two")
             run.until(lambda: "worker two on queue" in run.log, 60)
+        if not is_running(pid):
+            return None
         worker.kill()
         since = time.time()
         worker.wait()
