@@ -54,7 +54,7 @@ class Here:
         return list(product_folders(self.paths.output_dir))
 
     def scratch_is_empty(self) -> bool:
-        return not list(self.owner.folder.glob("*/*"))
+        return not list(self.owner.folder.iterdir())
 
     async def until_running(self, attempt: str = "1") -> None:
         """Waits until the stage's process says that it is in the middle of its work."""

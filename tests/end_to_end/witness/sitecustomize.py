@@ -7,6 +7,7 @@ kernel takes it away, so that two processes of one stage at one time are seen wi
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import sys
 import time
@@ -16,8 +17,9 @@ _HELD = []
 """Open files hold their locks until the process ends, however it ends."""
 
 
-def _sign_in(folder: Path, attempt: str) -> None:
-    stage = attempt.partition("-")[0]
+def _sign_in(folder: Path, request: Path) -> None:
+    # Its log is named after the stage and the attempt.
+    stage = Path(json.loads(request.read_bytes())["casa_log"]).name.partition("-")[0]
     lock = (folder / f"{stage}.lock").open("a")
     _HELD.append(lock)
     what = "begin"
@@ -30,4 +32,4 @@ def _sign_in(folder: Path, attempt: str) -> None:
 
 
 if "absurd_contimg.stages.child" in sys.orig_argv and "WITNESS_FOLDER" in os.environ:
-    _sign_in(Path(os.environ["WITNESS_FOLDER"]), Path(sys.orig_argv[-2]).parent.name)
+    _sign_in(Path(os.environ["WITNESS_FOLDER"]), Path(sys.orig_argv[-2]))

@@ -1,0 +1,40 @@
+"""The witness of the campaign sees each process of a stage; what it misses would look well."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stages")]
+from campaign_sites import WITNESS, read_diary
+from toy_stages import Make
+
+from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.stages.executor import IsolatedStageExecutor, no_environment
+from absurd_contimg.stages.runner import StageRunner, prepare_folders
+from absurd_contimg.stages.scratch import ScratchOwner
+
+
+def test_stage_that_the_runner_starts_signs_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under its name, however scratch is laid out: a change of that had blinded it."""
+    diary = tmp_path / "diary"
+    diary.mkdir()
+    monkeypatch.setenv("WITNESS_FOLDER", str(diary))
+    monkeypatch.setenv("PYTHONPATH", f"{WITNESS}:{os.environ.get('PYTHONPATH', '')}")
+    config = PipelineConfig(paths=PathsConfig.below(tmp_path))
+    prepare_folders(config.paths)
+    source = tmp_path / "source"
+    source.write_bytes(b"data")
+    context = PipelineContext(config, {"group_id": "G-1", "source": str(source), "do": "work"})
+    with ScratchOwner(config.paths.scratch_dir, "worker-1") as owner:
+        runner = StageRunner(config, IsolatedStageExecutor(no_environment), None, owner)
+        asyncio.run(runner.run(Make(), context, attempt="1"))
+    (begun,) = read_diary(diary)
+    assert (begun.stage, begun.overlaps) == (Make.name, False)
