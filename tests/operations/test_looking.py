@@ -84,7 +84,11 @@ def test_status_for_programs_tells_leases_workers_and_failures(
         await backend.claim_task(QUEUE, "worker-1", 60)
 
     on_queue(database_url, prepare)
+    (tmp_path / "state" / "workers").mkdir(parents=True)
+    note = {"worker": "worker-1", "claims": False, "reason": "disk full", "since": "2026"}
+    (tmp_path / "state" / "workers" / "worker-1.json").write_text(json.dumps(note))
     with ScratchOwner(tmp_path / "scratch", "worker-1"):
+        assert "worker worker-1, since 2026: disk full" in contimg("status").stdout
         shown = json.loads(contimg("status", "--json").stdout)
         assert shown["workers_here"] == ["worker-1"]
         assert "worker-1" in contimg("status").stdout
@@ -96,6 +100,7 @@ def test_status_for_programs_tells_leases_workers_and_failures(
     assert shown["queue"]["tasks_by_state"]["failed"] == 1
     text = contimg("status").stdout
     assert "Workers alive on this host: none" in text
+    assert "worker worker-1, not alive on this host, since 2026: disk full" in text
     assert "lease 5" in text or "lease 60" in text
     history = json.loads(contimg("history", "G1", "--json").stdout)
     assert history["runs"][0]["failure_reason"]["rule"] == "bad-input"

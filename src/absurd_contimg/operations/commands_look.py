@@ -53,7 +53,7 @@ def status(
     stats, histories, now = with_backend(settings, read, create=False)
     paths = settings.pipeline.paths
     alive = living_owners(paths.scratch_dir)
-    notes = [one for one in worker_notes(paths.state_dir) if one["worker"] in alive]
+    notes = [{**one, "alive_here": one["worker"] in alive} for one in worker_notes(paths.state_dir)]
     if as_json:
         tasks = [task_summary(one, now) for one in histories]
         print_json({"queue": stats, "workers_here": alive, "disk_notes": notes, "tasks": tasks})
@@ -70,7 +70,9 @@ def status(
     console.print(f"Workers alive on this host: {', '.join(alive) or 'none'}", highlight=False)
     for note in notes:
         if note["reason"]:
-            console.print(f"[yellow]worker {note['worker']} since {note['since']}:[/] ", end="")
+            where = "" if note["alive_here"] else ", not alive on this host"
+            who = f"worker {note['worker']}{where}, since {note['since']}"
+            console.print(f"[yellow]{who}:[/] ", end="")
             console.print(str(note["reason"]), markup=False, highlight=False, soft_wrap=True)
     console.print(tasks_table(histories, now))
 
