@@ -155,11 +155,14 @@ def test_shares_try_together_what_one_process_tries() -> None:
     assert rest.futures == whole.futures - counts[4]
 
 
-@pytest.mark.parametrize("plan", ["zombie@31,zombie@1", "zombie@31,zombie@17"])
+@pytest.mark.parametrize(
+    "plan", ["zombie@31,zombie@1", "zombie@31,zombie@17", "zombie@33,zombie@37"]
+)
 def test_of_two_zombies_both_wake(plan: str) -> None:
     """Found by exploring pairs: the first slept for ever, and what it had in scratch stayed.
 
-    In the second plan both stand still in the middle of a rename, one inside of the other.
+    In the second plan both stand still in the middle of a rename, one inside of the other; in the
+    third the first has just been woken, and cannot go on before the second does.
     """
     found = replay(pipeline_setup(), parse_plan(plan))
     assert found.violations == ()

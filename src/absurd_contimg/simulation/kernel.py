@@ -98,6 +98,8 @@ class Kernel:
     def __init__(self, start: float = 0.0, shuffle_seed: int | None = None) -> None:
         self.env = VirtualClock(start)
         self.ready: deque[asyncio.Handle] = deque()
+        self.standing: list[SimLoop] = []
+        """Processes that were stopped in the middle of a call, each inside of the one before."""
         self.callbacks_run = 0
         self._random = None if shuffle_seed is None else Random(shuffle_seed)
         self._stopped = False

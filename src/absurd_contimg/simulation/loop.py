@@ -80,6 +80,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         """How many tasks of this process still ran code after its death."""
         self.at_resume: Callable[[], None] = lambda: None
         """What stands still in the middle of a call goes on."""
+        self.overslept = False
+        """Told to go on, but its call is around one of another process that stands still."""
         self._at_death: dict[object, Callable[[], None]] = {}
         self._factory: Any = None
         self._closed = False
@@ -113,10 +115,21 @@ class SimLoop(asyncio.AbstractEventLoop):
     def resume(self) -> None:
         """SIGCONT: everything that became ready meanwhile is ready now."""
         if self.held is not None and not self.dead:
+            standing = self.kernel.standing
+            self.overslept = self in standing and self is not standing[-1]
+            if self.overslept:
+                return
             held, self.held = self.held, None
             self.resumed_at = self.kernel.now
             self.at_resume()
             self.kernel.ready.extend(held)
+
+    def sleep_on(self) -> None:
+        """Stand still again, until the call that is made inside of this process's has returned."""
+        if self.held is None:
+            self.held = []
+            self.overslept = True
+            self.kernel.look()
 
     @property
     def paused(self) -> bool:

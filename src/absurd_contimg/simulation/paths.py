@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path, PosixPath, PurePath
+from pathlib import Path, PosixPath
 
 _KEPT_MAX = 2000
 """Names kept in one folder; a long campaign makes ever new ones."""
@@ -15,21 +15,25 @@ _KEPT_MAX = 2000
 class KeptPath(PosixPath):
     """A path like any other; what is joined to it is made once."""
 
-    __slots__ = ("_kept",)
-    _kept: dict[str | PurePath, KeptPath]
+    _kept: dict[object, KeptPath] | None = None
 
     def __truediv__(self, name: object) -> KeptPath:
         """See `pathlib.PurePath`."""
-        try:
-            return self._kept[name]  # type: ignore[index]
-        except AttributeError:
-            self._kept = {}
-        except KeyError:
-            if len(self._kept) >= _KEPT_MAX:
-                self._kept.clear()
-        joined = super().__truediv__(name)  # type: ignore[operator]
-        self._kept[name] = joined  # type: ignore[index]
+        kept = self._kept
+        if kept is None:
+            kept = self._kept = {}
+        joined = kept.get(name)
+        if joined is None:
+            if len(kept) >= _KEPT_MAX:
+                kept.clear()
+            joined = kept[name] = super().__truediv__(name)  # type: ignore[operator]
         return joined
+
+    def is_relative_to(self, *other: object) -> bool:
+        """See `pathlib.PurePath`; of one other path, by their texts."""
+        (folder,) = other
+        below, above = str(self), str(folder)
+        return below == above or below.startswith(f"{above}/")
 
 
 @lru_cache(maxsize=4096)
