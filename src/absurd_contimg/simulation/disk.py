@@ -111,9 +111,13 @@ class Disk:
         """The bytes that the files below a folder hold; 0 when it is not there."""
         return sum(self.files[path].size for path in self.below(folder))
 
+    def product_paths(self) -> list[str]:
+        """Where committed products lie."""
+        return [path for path in self.commits if path in self.folders]
+
     def products(self) -> dict[str, Product]:
         """All committed products by path."""
-        return {path: self._product(path) for path in self.commits if path in self.folders}
+        return {path: self._product(path) for path in self.product_paths()}
 
     def _product(self, path: str) -> Product:
         sizes, manifest = {}, None

@@ -41,7 +41,7 @@ from absurd_contimg.simulation.outcome import Outcome
 from absurd_contimg.simulation.setup import Setup
 from absurd_contimg.simulation.world import World, quiet_logs, without_gc
 
-_FUTURES_PER_COLLECTION = 100
+_FUTURES_PER_COLLECTION = 500
 _LEASES_LOST_MAX = 6
 """By one blow: a host may be cut off for three, and then its run has to expire and be polled."""
 

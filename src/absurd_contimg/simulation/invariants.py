@@ -20,7 +20,7 @@ from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.core.records import INFINITY, TERMINAL_STATES, History, Run
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.starts import START_PREFIX
-from absurd_contimg.simulation.disk import Disk
+from absurd_contimg.simulation.disk import MANIFEST_NAME, Disk
 
 LIVE_STATES = frozenset({"pending", "running", "sleeping"})
 
@@ -347,8 +347,9 @@ def products_are_whole_and_never_changed(evidence: Evidence) -> Found:
     if evidence.disk is None:
         return
     yield from evidence.disk.wrongs
-    for path, folder in evidence.disk.products().items():
-        if folder.manifest is None:
+    for path in evidence.disk.product_paths():
+        manifest = evidence.disk.files.get(f"{path}/{MANIFEST_NAME}")
+        if manifest is None or manifest.content is None:
             yield f"{path} has no manifest"
         if evidence.disk.commits.get(path, 0) != 1:
             yield f"{path} was put in its place {evidence.disk.commits.get(path, 0)} times"
@@ -358,7 +359,7 @@ def products_are_registered(evidence: Evidence) -> Found:
     """When all tasks have completed, the registry knows every product, and each one is there."""
     if evidence.disk is None:
         return
-    products = evidence.disk.products().keys()
+    products = set(evidence.disk.product_paths())
     for path in sorted(evidence.registered.keys() - products):
         yield f"{path} is registered but not there"
     if all(history.task.state == "completed" for history in evidence.histories):

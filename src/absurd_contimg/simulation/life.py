@@ -6,7 +6,6 @@ moments of a plan, and lets the next worker begin. The explorer decides which pl
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Hashable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -144,7 +143,7 @@ class Life:
         self.failure: Violation | None = None
         self.struck_calls: list[str] = []
         """The database calls that the network's blows hit."""
-        self._publications = PublicationWatch(self._holds_lease)
+        self._publications = PublicationWatch()
         self.ended_at: float | None = None
         self._record, self._trace, self._watch = record, trace, watch
         self._seen: tuple[float, int] | None = None
@@ -202,7 +201,8 @@ class Life:
     def _observe(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
         if self._trace:
             self._note(f"{process.name}: {effect.kind} {effect.name}, {moment.value}")
-        self._publications.see(process, effect, moment)
+        if effect.kind != "call" or self._publications.watched:
+            self._publications.see(process, effect, moment, self._holds_lease)
         if self._watch and effect.changes and moment is COMMITTED:
             self._look_at_all(effect)
         if process is self._current:
@@ -238,7 +238,7 @@ class Life:
     def _look_between(self) -> None:
         """What must hold at every moment and not only at the end."""
         state = self.world.state
-        early = sorted(state.registry.products.keys() - state.disk.products().keys())
+        early = sorted(state.registry.products.keys() - state.disk.product_paths())
         if early and self.failure is None:
             text = f"{early[0]} is registered at {self.world.kernel.now} s and not there yet"
             self.failure = Violation("products_are_registered_when_they_are_there", text)
@@ -377,7 +377,7 @@ class Life:
         self.world.kernel.run(callbacks_max=_CALLBACKS_MAX)
         self._stop_at_begin = False
         others = (one for one in self.world.processes if one is not self._current)
-        if any(asyncio.all_tasks(one) for one in others):
+        if any(one.tasks() for one in others):
             return None
         return self.world.kernel.now, self._worker_id, self._lives, self.world.state.contents()
 

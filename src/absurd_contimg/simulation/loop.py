@@ -26,6 +26,7 @@ _Ts = TypeVarTuple("_Ts")
 
 _make: Any = object.__new__
 """Makes a handle without a call of Python code."""
+_TASKS_KEPT = 32
 _LAST_WORDS_MAX = 1000
 """A dead task may wait this often in its ``finally`` before we call it a mistake."""
 
@@ -83,7 +84,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.overslept = False
         """Told to go on, but its call is around one of another process that stands still."""
         self._at_death: dict[object, Callable[[], None]] = {}
-        self._factory: Any = None
+        self._tasks: list[SimTask] = []
+        self._tasks_looked_at = _TASKS_KEPT
         self._closed = False
         self.kernel.enter(self)
 
@@ -143,12 +145,20 @@ class SimLoop(asyncio.AbstractEventLoop):
         else:
             self._at_death[key] = release
 
+    def tasks(self) -> list[SimTask]:
+        """The tasks that have not ended, in the order in which they were made.
+
+        `asyncio.all_tasks` looks at those of all loops that were ever made.
+        """
+        self._tasks = [one for one in self._tasks if not one.done()]
+        return self._tasks
+
     def bury(self) -> None:
         """End every task of this dead process; called by the kernel only."""
-        tasks = cast("set[SimTask]", asyncio.all_tasks(self))
-        for task in sorted(tasks, key=lambda one: one.serial):
+        for task in self.tasks():
             task._log_destroy_pending = False  # type: ignore[attr-defined]
             self._end(task)
+        self._tasks = []
 
     def _end(self, task: SimTask) -> None:
         coro = cast("Generator[Any, Any, Any]", task.get_coro())
@@ -162,8 +172,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def waiting(self) -> Iterator[str]:
         """What each unfinished task waits for, one line each."""
-        tasks = cast("set[SimTask]", asyncio.all_tasks(self))
-        for task in sorted(tasks, key=lambda one: one.serial):
+        for task in self.tasks():
             frames = task.get_stack(limit=1)
             where = f"{frames[0].f_code.co_qualname}:{frames[0].f_lineno}" if frames else "?"
             yield f"{task.get_name()} in {where}"
@@ -283,7 +292,11 @@ class SimLoop(asyncio.AbstractEventLoop):
             raise ProcessDied(self.name)
         serial = self.kernel.next_serial()
         label = name or f"task {serial}"
-        return SimTask(coro, loop=self, name=label, context=context, serial=serial)
+        task = SimTask(coro, loop=self, name=label, context=context, serial=serial)
+        self._tasks.append(task)
+        if len(self._tasks) > self._tasks_looked_at:
+            self._tasks_looked_at = 2 * len(self.tasks()) + _TASKS_KEPT
+        return task
 
     def run_in_executor(
         self, executor: Any, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts

@@ -68,7 +68,7 @@ class Operator:
         disk = self._world.state.disk
         tasks = await self._backend.list_tasks(self._queue, limit=10**9)
         done = {_group(one): one for one in tasks if one.state in TERMINAL_STATES}
-        for path in disk.products():
+        for path in disk.product_paths():
             owner = done.get(_group_of(path))
             if owner is not None and wanted(owner):
                 disk.archive(path)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 from absurd_contimg.core.records import History, Json, Run
@@ -93,15 +94,18 @@ def _essence(history: History) -> Json:
 
 def steady(value: Json) -> Any:
     """A JSON value without what is volatile: times, durations, attempts."""
-    if isinstance(value, Mapping):
+    if isinstance(value, str):
+        return _steady_text(value)
+    if isinstance(value, dict | Mapping):
         return {key: steady(one) for key, one in value.items() if key not in VOLATILE}
     if isinstance(value, list | tuple):
         return [steady(one) for one in value]
-    if isinstance(value, str) and _is_time(value):
-        return "(a time)"
-    if isinstance(value, str):
-        return _UUID.sub("(an id)", value) if value.count("-") >= 4 else value
     return value
+
+
+@lru_cache(maxsize=4096)
+def _steady_text(text: str) -> str:
+    return "(a time)" if _is_time(text) else _UUID.sub("(an id)", text)
 
 
 def _is_time(text: str) -> bool:

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import sys
 from functools import lru_cache
 from pathlib import Path, PosixPath
 
+_PARSES = sys.version_info < (3, 12)
+"""Later versions parse a path only when they have to."""
 _KEPT_MAX = 2000
 """Names kept in one folder; a long campaign makes ever new ones."""
 
@@ -26,8 +29,14 @@ class KeptPath(PosixPath):
         if joined is None:
             if len(kept) >= _KEPT_MAX:
                 kept.clear()
-            joined = kept[name] = super().__truediv__(name)  # type: ignore[operator]
+            joined = kept[name] = self._joined(name)
         return joined
+
+    def _joined(self, name: object) -> KeptPath:
+        if _PARSES and type(name) is str and "/" not in name and name not in ("", "."):
+            parts = [*self._parts, name]  # type: ignore[attr-defined]
+            return self._from_parsed_parts(self._drv, self._root, parts)  # type: ignore[attr-defined,no-any-return]
+        return super().__truediv__(name)  # type: ignore[operator]
 
     def is_relative_to(self, *other: object) -> bool:
         """See `pathlib.PurePath`; of one other path, by their texts."""

@@ -26,16 +26,20 @@ class _Fence(Enum):
 class PublicationWatch:
     """Sees every effect before anything is done to its process."""
 
-    def __init__(self, holds_lease: Callable[[SimLoop], bool]) -> None:
-        self._holds_lease = holds_lease
-        self._fences: dict[SimLoop, _Fence] = {}
+    def __init__(self) -> None:
+        self._fences = self.watched = dict[SimLoop, _Fence]()
+        """Who is between the end of a stage and the rename: of others, calls say nothing."""
         self._excused: set[SimLoop] = set()
         self.wrong: str | None = None
 
-    def see(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
-        """One moment of one process."""
-        if not self._fences and effect.kind == "call":
-            return  # nobody is between the end of a stage and the rename
+    def see(
+        self,
+        process: SimLoop,
+        effect: Effect,
+        moment: Moment,
+        holds_lease: Callable[[SimLoop], bool],
+    ) -> None:
+        """One moment of one process; `holds_lease` says whether it may publish."""
         state = self._fences.get(process)
         if state is _Fence.ANSWERED:
             self._fences[process] = _Fence.PASSED
@@ -47,7 +51,7 @@ class PublicationWatch:
             self._fences[process] = _Fence.ANSWERED
         elif effect.kind == "file" and effect.name == "rename":
             self._fences.pop(process, None)
-            if process not in self._excused and not self._holds_lease(process):
+            if process not in self._excused and not holds_lease(process):
                 self.wrong = self.wrong or f"{process.name} published at {process.kernel.now} s"
 
     def struck(self, process: SimLoop) -> None:

@@ -110,29 +110,29 @@ def queues(tx: Transaction, mode: TableLock = _READ) -> Queues:
 
 def tasks(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Tasks:
     """``absurd.t_<queue>``."""
-    return cast(Tasks, _table(tx, "t", queue, mode))
+    return _table(tx, "t", queue, mode)  # type: ignore[return-value]
 
 
 def runs(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Runs:
     """``absurd.r_<queue>``."""
-    return cast(Runs, _table(tx, "r", queue, mode))
+    return _table(tx, "r", queue, mode)  # type: ignore[return-value]
 
 
 def checkpoints(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Checkpoints:
     """``absurd.c_<queue>``."""
-    return cast(Checkpoints, _table(tx, "c", queue, mode))
+    return _table(tx, "c", queue, mode)  # type: ignore[return-value]
 
 
 def events(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Events:
     """``absurd.e_<queue>``."""
-    return cast(Events, _table(tx, "e", queue, mode))
+    return _table(tx, "e", queue, mode)  # type: ignore[return-value]
 
 
 def waits(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Waits:
     """``absurd.w_<queue>``."""
-    return cast(Waits, _table(tx, "w", queue, mode))
+    return _table(tx, "w", queue, mode)  # type: ignore[return-value]
 
 
 def keys(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Keys:
     """``absurd.i_<queue>``."""
-    return cast(Keys, _table(tx, "i", queue, mode))
+    return _table(tx, "i", queue, mode)  # type: ignore[return-value]

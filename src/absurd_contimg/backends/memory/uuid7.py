@@ -17,10 +17,15 @@ _VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
 class UuidSource:
     """A stream of ascending UUIDv7 as 128-bit integers."""
 
-    __slots__ = ("_last_ns", "_random")
+    __slots__ = ("_drawn", "_generator", "_last_ns", "_seed", "_state")
 
     def __init__(self, seed: int) -> None:
-        self._random = Random(seed)
+        self._seed = seed
+        self._generator: Random | None = None
+        self._state: object = None
+        """The generator's, where it has not been made: many copies never make an id."""
+        self._drawn = 0
+        """Words of 32 bits that were drawn."""
         self._last_ns = 0
 
     def next(self, now_us: int) -> int:
@@ -32,24 +37,33 @@ class UuidSource:
             (min(ms, _MAX_MS) << 80)
             | _VERSION_AND_VARIANT
             | (rest * 4096 // 1_000_000 << 64)
-            | self._random.getrandbits(62)
+            | self._bits(62)
         )
 
     def random(self) -> int:
         """A UUIDv4."""
-        bits = self._random.getrandbits(128)
+        bits = self._bits(128)
         return bits & ~(15 << 76) & ~(3 << 62) | (4 << 76) | (2 << 62)
 
-    def position(self) -> tuple[object, ...]:
+    def _bits(self, count: int) -> int:
+        if self._generator is None:
+            self._generator = Random(self._seed)
+            if self._state is not None:
+                self._generator.setstate(self._state)  # type: ignore[arg-type]
+        self._state = None
+        self._drawn += -(-count // 32)
+        return self._generator.getrandbits(count)
+
+    def position(self) -> tuple[int, int, int]:
         """What decides the values to come."""
-        return self._last_ns, self._random.getstate()
+        return self._seed, self._drawn, self._last_ns
 
     def copy(self) -> UuidSource:
         """A stream that goes on with the same values."""
-        twin = UuidSource.__new__(UuidSource)
-        twin._random = Random.__new__(Random)
-        twin._random.setstate(self._random.getstate())
-        twin._last_ns = self._last_ns
+        twin = UuidSource(self._seed)
+        if self._state is None and self._generator is not None:
+            self._state = self._generator.getstate()
+        twin._state, twin._drawn, twin._last_ns = self._state, self._drawn, self._last_ns
         return twin
 
 
