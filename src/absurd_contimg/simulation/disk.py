@@ -77,7 +77,7 @@ class Disk:
         return (
             self.capacity_bytes,
             self.used_bytes,
-            repr(self.files),
+            repr((list(self.files), list(map(tuple, self.files.values())))),
             repr(self.folders),
             repr(self.commits),
             repr(self.wrongs),

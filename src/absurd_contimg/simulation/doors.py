@@ -178,12 +178,17 @@ class Doors:
         if self.process.held is not None:
             await asyncio.sleep(0)
 
-    async def call(
+    def call(
         self, method: Callable[..., Awaitable[_T]], name: str, *args: Any, **options: Any
-    ) -> _T:
+    ) -> Awaitable[_T]:
         """One call of the database, over the network."""
         if self.server.quiet:
-            return await method(*args, **options)
+            return method(*args, **options)
+        return self._over_network(method, name, *args, **options)
+
+    async def _over_network(
+        self, method: Callable[..., Awaitable[_T]], name: str, *args: Any, **options: Any
+    ) -> _T:
         await self.server.reach(self.host)
         self.process.check_alive()
         answer = await method(*args, **options)

@@ -334,9 +334,10 @@ class Session:
 
     async def run_async(self, work: Callable[[Transaction], T]) -> T:
         """`attempt`, letting the event loop go on as often as it has to wait."""
+        mutex = self.db.mutex
         while True:
             try:
-                with self.db.mutex:
+                with mutex:
                     return self.attempt(work)
             except WouldBlock as blocked:
                 await self.wait_async(blocked.holder)
