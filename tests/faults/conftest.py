@@ -51,6 +51,8 @@ class Site:
 
     root: Path
     url: str
+    deadline_seconds: float = 30.0
+    """Of each stage; long enough for a loaded machine, shortened where a stage shall hang."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     task_id: UUID | None = None
 
@@ -72,7 +74,14 @@ class Site:
         script = Path(__file__).parent / "fault_worker.py"
         with (self.root / "worker.log").open("ab") as output:
             process = subprocess.Popen(
-                [sys.executable, str(script), str(self.root), url or self.url, name],
+                [
+                    sys.executable,
+                    str(script),
+                    str(self.root),
+                    url or self.url,
+                    name,
+                    str(self.deadline_seconds),
+                ],
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -162,8 +171,8 @@ def new_site(tmp_path: Path, new_database: Callable[[], str]) -> Iterator[Callab
     """Makes a site with an empty database."""
     made: list[Site] = []
 
-    def make(url: str | None = None) -> Site:
-        made.append(Site(tmp_path / f"site-{len(made)}", url or new_database()))
+    def make(url: str | None = None, **settings: float) -> Site:
+        made.append(Site(tmp_path / f"site-{len(made)}", url or new_database(), **settings))
         return made[-1]
 
     yield make

@@ -1,6 +1,7 @@
-"""A worker process on the small pipeline: ``fault_worker.py ROOT DATABASE_URL WORKER_ID``.
+"""A worker process on the small pipeline: ``fault_worker.py ROOT URL WORKER_ID DEADLINE_SECONDS``.
 
-Everything in it is the production code, with short times: a lease of 3 s, a deadline of 2.5 s.
+Everything in it is the production code, with short times: a lease of 3 s, and whatever deadline a
+stage is given.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from absurd_contimg.stages.scratch import Janitor, ScratchOwner
 
 QUEUE = "dsa110-pipeline"
 LEASE_SECONDS = 3
-DEADLINE_SECONDS = 2.5
 LIMITS = ResourceLimits(memory_bytes=4 << 30, open_files=256)
 POLICY = RetryPolicy(backoff_first_seconds=0.05, park_seconds=0.3)
 
@@ -51,11 +51,11 @@ def attempt_of(
     return run
 
 
-async def main(root: Path, url: str, worker_id: str) -> None:
+async def main(root: Path, url: str, worker_id: str, deadline_seconds: float) -> None:
     """Work until SIGTERM."""
     paths = PathsConfig.below(root / "disk")
     config = PipelineConfig(
-        paths=paths, execution=ExecutionConfig(deadline_seconds=DEADLINE_SECONDS)
+        paths=paths, execution=ExecutionConfig(deadline_seconds=deadline_seconds)
     )
     prepare_folders(paths)
     with ScratchOwner(paths.scratch_dir, worker_id) as owner:
@@ -92,4 +92,4 @@ async def main(root: Path, url: str, worker_id: str) -> None:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3], float(sys.argv[4])))

@@ -124,7 +124,7 @@ def test_stage_segfault(number: int, new_site: Callable, judge: Callable) -> Non
 
 def test_stage_hangs_until_its_deadline(number: int, new_site: Callable, judge: Callable) -> None:
     """Heartbeats of the worker do not keep a hung stage alive."""
-    site, moment = new_site(), Moment("hang", number)
+    site, moment = new_site(deadline_seconds=4.0), Moment("hang", number)
     site.spawn()
     began = time.monotonic()
     site.worker()

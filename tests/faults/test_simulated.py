@@ -125,7 +125,7 @@ def test_killed_stage(new_site: Callable) -> None:
 
 
 def test_hanging_stage(new_site: Callable) -> None:
-    site = new_site()
+    site = new_site(deadline_seconds=4.0)
     site.spawn(0.3)
     site.worker()
     os.kill(site.pid_at("image"), signal.SIGSTOP)

@@ -15,7 +15,7 @@ from absurd_contimg.operations.command_line import app, error_console
 from absurd_contimg.stages.errors import StageError
 
 _EXTRAS = {
-    **dict.fromkeys(("numpy", "scipy", "astropy", "pyuvdata", "h5py", "casacore"), "casa"),
+    **dict.fromkeys(("scipy", "astropy", "pyuvdata", "h5py", "casacore"), "casa"),
     **dict.fromkeys(("casatasks", "casatools", "casadata"), "casa"),
     **dict.fromkeys(("matplotlib", "jinja2"), "plots"),
 }
