@@ -204,7 +204,11 @@ def resource_failure_spends_no_attempt(history: History, policy: RetryPolicy) ->
 
 
 def a_retry_waits(history: History, policy: RetryPolicy) -> Found:
-    """What failed in passing is not tried again at once: whatever was wrong needs its time."""
+    """What failed in passing is not tried again at once: whatever was wrong needs its time.
+
+    Also found where a worker stood still after it had asked for the time and before it told the
+    database: history does not tell that from a retry without a delay.
+    """
     if history.task.retry_strategy:
         return
     for run, after in pairwise(history.runs):
