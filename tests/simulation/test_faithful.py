@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from absurd_contimg.backends.memory import MemoryBackend
+from absurd_contimg.backends.memory.times import to_datetime
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.errors import BackendError, ControlFlow
 from absurd_contimg.core.records import ClaimedTask, History
@@ -31,7 +32,7 @@ class Recorded(MemoryBackend):
             return method
 
         async def call(*args: Any, **options: Any) -> Any:
-            now = self.db.clock()
+            now = to_datetime(self.db.now())
             try:
                 answer = await method(*args, **options)
             except (BackendError, ControlFlow) as error:

@@ -6,10 +6,10 @@ database holds in an open transaction; the event loop goes on meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar, TypeVarTuple, cast
 from uuid import UUID
 
 from absurd_contimg.backends.memory import catalog, jsonb, times
@@ -29,6 +29,7 @@ from absurd_contimg.backends.memory.conversion import (
 )
 from absurd_contimg.backends.memory.database import MemoryDatabase, Operation
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
+from absurd_contimg.backends.memory.locks import WouldBlock
 from absurd_contimg.backends.memory.procedures import (
     cancellation,
     checkpoints,
@@ -59,6 +60,7 @@ from absurd_contimg.core.records import (
 )
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 SCHEMA_VERSION = "0.5.1"
 
 
@@ -69,11 +71,17 @@ class MemoryBackend:
         self.db = db
         self._session = db.session()
 
-    async def _run(self, name: str, work: Callable[[Transaction], T], *arguments: object) -> T:
+    async def _run(self, name: str, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> T:
         """Run one procedure as a transaction of its own, and note it in the timeline."""
-        session = self._session
+        session, db = self._session, self.db
         try:
-            answer = await session.run_async(work)
+            while True:
+                try:
+                    with db.mutex:
+                        answer = session.attempt(work, *arguments)
+                        break
+                except WouldBlock as blocked:
+                    await session.wait_async(blocked.holder)
         except EngineError as error:
             self._note(name, arguments, f"{error.sqlstate} {error.message}")
             raise translated(error) from None
@@ -83,8 +91,13 @@ class MemoryBackend:
     def _note(
         self, name: str, arguments: tuple[object, ...], outcome: str, answer: object = None
     ) -> None:
-        db, session_id = self.db, self._session.session_id
-        db.timeline.append(Operation(db.now(), session_id, name, arguments, outcome, answer))
+        if name:
+            db, session_id = self.db, self._session.session_id
+            db.timeline.append(Operation(db.now(), session_id, name, arguments, outcome, answer))
+
+    def _read(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> Awaitable[T]:
+        """The same for what only reads, which is not noted."""
+        return self._run("", work, *arguments)
 
     # -- queues -----------------------------------------------------------------------------
 
@@ -92,16 +105,11 @@ class MemoryBackend:
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
         """See `Backend.create_queue`."""
-        await self._run(
-            "create_queue",
-            lambda tx: queues.create_queue(tx, queue_name, storage_mode),
-            queue_name,
-            storage_mode,
-        )
+        await self._run("create_queue", queues.create_queue, queue_name, storage_mode)
 
     async def drop_queue(self, queue_name: str) -> None:
         """See `Backend.drop_queue`."""
-        await self._run("drop_queue", lambda tx: queues.drop_queue(tx, queue_name), queue_name)
+        await self._run("drop_queue", queues.drop_queue, queue_name)
 
     async def list_queues(self) -> list[str]:
         """See `Backend.list_queues`."""
@@ -109,7 +117,7 @@ class MemoryBackend:
 
     async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
         """See `Backend.get_queue_policy`."""
-        found = await self._read(lambda tx: queues.get_queue_policy(tx, queue_name))
+        found = await self._read(queues.get_queue_policy, queue_name)
         if not found:
             return None
         values = [delta_of(value) if type(value) is times.Interval else value for value in found[0]]
@@ -118,12 +126,7 @@ class MemoryBackend:
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
         """See `Backend.set_queue_policy`."""
         text = dumped(policy)
-        await self._run(
-            "set_queue_policy",
-            lambda tx: queues.set_queue_policy(tx, queue_name, text),
-            queue_name,
-            text,
-        )
+        await self._run("set_queue_policy", queues.set_queue_policy, queue_name, text)
 
     # -- tasks ------------------------------------------------------------------------------
 
@@ -138,12 +141,7 @@ class MemoryBackend:
         text = dumped(params)
         chosen = jsonb.EMPTY if options is None else dumped(options.to_json())
         answer = await self._run(
-            "spawn_task",
-            lambda tx: spawning.spawn_task(tx, queue_name, task_name, text, chosen),
-            queue_name,
-            task_name,
-            text,
-            chosen,
+            "spawn_task", spawning.spawn_task, queue_name, task_name, text, chosen
         )
         return spawned_task(answer)
 
@@ -152,32 +150,21 @@ class MemoryBackend:
     ) -> list[ClaimedTask]:
         """See `Backend.claim_task`."""
         found = await self._run(
-            "claim_task",
-            lambda tx: running.claim_task(tx, queue_name, worker_id, claim_timeout, qty),
-            queue_name,
-            worker_id,
-            claim_timeout,
-            qty,
+            "claim_task", running.claim_task, queue_name, worker_id, claim_timeout, qty
         )
         return [claimed_task(row) for row in found]
 
     async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
         """See `Backend.complete_run`."""
         key, text = uuid_int(run_id), dumped(state)
-        await self._run(
-            "complete_run",
-            lambda tx: running.complete_run(tx, queue_name, key, text),
-            queue_name,
-            key,
-            text,
-        )
+        await self._run("complete_run", running.complete_run, queue_name, key, text)
 
     async def schedule_run(self, queue_name: str, run_id: UUID, wake_at: datetime) -> None:
         """See `Backend.schedule_run`."""
         key, moment = uuid_int(run_id), time_us(wake_at)
         await self._run(
             "schedule_run",
-            lambda tx: running.schedule_run(tx, queue_name, key, moment),
+            lambda tx, *_: running.schedule_run(tx, queue_name, key, moment),
             queue_name,
             key,
             wake_at,
@@ -191,7 +178,7 @@ class MemoryBackend:
         moment = None if retry_at is None else time_us(retry_at)
         await self._run(
             "fail_run",
-            lambda tx: running.fail_run(tx, queue_name, key, text, moment),
+            lambda tx, *_: running.fail_run(tx, queue_name, key, text, moment),
             queue_name,
             key,
             text,
@@ -202,7 +189,7 @@ class MemoryBackend:
         """See `Backend.fail_run_permanently`."""
         key, text = uuid_int(run_id), dumped(reason)
 
-        def work(tx: Transaction) -> None:
+        def work(tx: Transaction, *_: object) -> None:
             runs = catalog.runs(tx, queue_name)
             run = running.locked_run(tx, runs, key)
             if run is None:
@@ -221,29 +208,18 @@ class MemoryBackend:
     ) -> SpawnedTask:
         """See `Backend.retry_task`."""
         key, text = uuid_int(task_id), jsonb.EMPTY if options is None else dumped(options)
-        answer = await self._run(
-            "retry_task",
-            lambda tx: spawning.retry_task(tx, queue_name, key, text),
-            queue_name,
-            key,
-            text,
-        )
+        answer = await self._run("retry_task", spawning.retry_task, queue_name, key, text)
         return spawned_task(answer)
 
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
         """See `Backend.cancel_task`."""
         key = uuid_int(task_id)
-        await self._run(
-            "cancel_task",
-            lambda tx: cancellation.cancel_task(tx, queue_name, key),
-            queue_name,
-            key,
-        )
+        await self._run("cancel_task", cancellation.cancel_task, queue_name, key)
 
     async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
         """See `Backend.get_task_result`."""
         key = uuid_int(task_id)
-        found = await self._read(lambda tx: cleaning.get_task_result(tx, queue_name, key))
+        found = await self._read(cleaning.get_task_result, queue_name, key)
         if not found:
             return None
         _, state, result, reason = found[0]
@@ -254,13 +230,7 @@ class MemoryBackend:
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
         """See `Backend.extend_claim`."""
         key = uuid_int(run_id)
-        await self._run(
-            "extend_claim",
-            lambda tx: running.extend_claim(tx, queue_name, key, extend_by),
-            queue_name,
-            key,
-            extend_by,
-        )
+        await self._run("extend_claim", running.extend_claim, queue_name, key, extend_by)
 
     async def set_task_checkpoint_state(
         self,
@@ -275,9 +245,7 @@ class MemoryBackend:
         task, run, text = uuid_int(task_id), uuid_int(owner_run), dumped(state)
         await self._run(
             "set_task_checkpoint_state",
-            lambda tx: checkpoints.set_task_checkpoint_state(
-                tx, queue_name, task, step_name, text, run, extend_claim_by
-            ),
+            checkpoints.set_task_checkpoint_state,
             queue_name,
             task,
             step_name,
@@ -292,9 +260,7 @@ class MemoryBackend:
         """See `Backend.get_task_checkpoint_state`."""
         key = uuid_int(task_id)
         found = await self._read(
-            lambda tx: checkpoints.get_task_checkpoint_state(
-                tx, queue_name, key, step_name, include_pending
-            )
+            checkpoints.get_task_checkpoint_state, queue_name, key, step_name, include_pending
         )
         return checkpoint_of(found[0]) if found else None
 
@@ -303,9 +269,7 @@ class MemoryBackend:
     ) -> list[Checkpoint]:
         """See `Backend.get_task_checkpoint_states`."""
         task, run = uuid_int(task_id), uuid_int(run_id)
-        found = await self._read(
-            lambda tx: checkpoints.get_task_checkpoint_states(tx, queue_name, task, run)
-        )
+        found = await self._read(checkpoints.get_task_checkpoint_states, queue_name, task, run)
         return [checkpoint_of(row) for row in found]
 
     # -- events -----------------------------------------------------------------------------
@@ -322,59 +286,30 @@ class MemoryBackend:
         """See `Backend.await_event`."""
         task, run = uuid_int(task_id), uuid_int(run_id)
         should_suspend, payload = await self._run(
-            "await_event",
-            lambda tx: events.await_event(
-                tx, queue_name, task, run, step_name, event_name, timeout
-            ),
-            queue_name,
-            task,
-            run,
-            step_name,
-            event_name,
-            timeout,
+            "await_event", events.await_event, queue_name, task, run, step_name, event_name, timeout
         )
         return AwaitedEvent(should_suspend, loaded(payload))
 
     async def emit_event(self, queue_name: str, event_name: str, payload: Json = None) -> None:
         """See `Backend.emit_event`."""
         text = dumped(payload)
-        await self._run(
-            "emit_event",
-            lambda tx: events.emit_event(tx, queue_name, event_name, text),
-            queue_name,
-            event_name,
-            text,
-        )
+        await self._run("emit_event", events.emit_event, queue_name, event_name, text)
 
     # -- clean-up ---------------------------------------------------------------------------
 
     async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         """See `Backend.cleanup_tasks`."""
         return await self._run(
-            "cleanup_tasks",
-            lambda tx: cleaning.cleanup_tasks(tx, queue_name, ttl_seconds, limit),
-            queue_name,
-            ttl_seconds,
-            limit,
+            "cleanup_tasks", cleaning.cleanup_tasks, queue_name, ttl_seconds, limit
         )
 
     async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         """See `Backend.cleanup_events`."""
         return await self._run(
-            "cleanup_events",
-            lambda tx: cleaning.cleanup_events(tx, queue_name, ttl_seconds, limit),
-            queue_name,
-            ttl_seconds,
-            limit,
+            "cleanup_events", cleaning.cleanup_events, queue_name, ttl_seconds, limit
         )
 
     # -- inspection, read only --------------------------------------------------------------
-
-    async def _read(self, work: Callable[[Transaction], T]) -> T:
-        try:
-            return await self._session.run_async(work)
-        except EngineError as error:
-            raise translated(error) from None
 
     async def current_time(self) -> datetime:
         """See `Backend.current_time`."""

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absurd_contimg.backends.memory import times
@@ -31,8 +32,8 @@ Clock = Callable[[], datetime]
 TIMELINE_LENGTH_MAX = 10_000
 
 
-def _wall_clock() -> datetime:
-    return datetime.now(UTC)
+def _wall_clock() -> int:
+    return time.time_ns() // 1000
 
 
 class Operation(NamedTuple):
@@ -79,7 +80,7 @@ class MemoryDatabase:
     """
 
     def __init__(self, seed: int = 0, clock: Clock | None = None) -> None:
-        self.clock = _wall_clock if clock is None else clock
+        self.clock = clock
         self.mutex = threading.RLock()
         self.ended = threading.Condition(self.mutex)
         self.releases = 0
@@ -91,12 +92,14 @@ class MemoryDatabase:
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._sessions = 0
         self._latest: tuple[datetime, int] = times.EPOCH, 0
-        """The clock's last answer, and the same in microseconds: a clock may stand still."""
+        """The last answer of the clock given, and the same in microseconds: it may stand still."""
 
     # -- time and ids -----------------------------------------------------------------------
 
     def now(self) -> int:
         """The clock in microseconds; TypeError if it gives a datetime without a zone."""
+        if self.clock is None:
+            return _wall_clock()
         moment = self.clock()
         if moment is self._latest[0]:
             return self._latest[1]

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, tzinfo
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import WouldBlock
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 FAKE_NOW = "absurd.fake_now"
 READ_ONLY = "transaction_read_only"
@@ -299,7 +300,7 @@ class Session:
 
     # -- statements -------------------------------------------------------------------------
 
-    def attempt(self, work: Callable[[Transaction], T]) -> T:
+    def attempt(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> T:
         """Run one statement; it has taken effect wholly, or not at all and raised.
 
         Raises `WouldBlock` where it would have to wait. The caller holds the mutex.
@@ -312,8 +313,8 @@ class Session:
             raise in_failed_transaction()
         position, settings, local = len(tx.undo), self.settings, self.local
         try:
-            done = work(tx)
-            if not tx.explicit and self.local:
+            done = work(tx, *arguments)
+            if self.local and not tx.explicit:
                 self.local = {}  # the transaction was this statement
             return done
         except BaseException as error:
@@ -322,25 +323,6 @@ class Session:
             if tx.explicit and not isinstance(error, WouldBlock):
                 self.fail()
             raise
-
-    def run(self, work: Callable[[Transaction], T]) -> T:
-        """`attempt`, waiting in this thread as often as needed."""
-        while True:
-            try:
-                with self.db.mutex:
-                    return self.attempt(work)
-            except WouldBlock as blocked:
-                self.wait(blocked.holder)
-
-    async def run_async(self, work: Callable[[Transaction], T]) -> T:
-        """`attempt`, letting the event loop go on as often as it has to wait."""
-        mutex = self.db.mutex
-        while True:
-            try:
-                with mutex:
-                    return self.attempt(work)
-            except WouldBlock as blocked:
-                await self.wait_async(blocked.holder)
 
     def wait(self, holder: Transaction) -> None:
         """Block this thread until a transaction ends; 55P03 after the session's lock timeout."""

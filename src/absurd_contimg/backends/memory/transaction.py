@@ -28,30 +28,19 @@ if TYPE_CHECKING:
 class Transaction:
     """One transaction of one session."""
 
-    __slots__ = (
-        "_marks",
-        "_row_locks",
-        "_table_locks",
-        "db",
-        "explicit",
-        "finished",
-        "session",
-        "started_at",
-        "undo",
-        "waiting_for",
-    )
+    finished = False
+    waiting_for: Transaction | None = None
+    started_at = 0
 
     def __init__(self, db: MemoryDatabase, session: Session, *, explicit: bool) -> None:
         self.db = db
         self.session = session
         self.explicit = explicit
         self.undo: list[Callable[[], None] | tuple[Table[Any, Any], Any, Any]] = []
-        self.finished = False
-        self.waiting_for: Transaction | None = None
-        self.started_at = 0
-        self._row_locks: list[tuple[Table[Any, Any], Hashable]] = []
-        self._marks: list[tuple[Table[Any, Any], Hashable]] = []
-        self._table_locks: list[str] = []
+        if explicit:
+            self._row_locks: list[tuple[Table[Any, Any], Hashable]] = []
+            self._marks: list[tuple[Table[Any, Any], Hashable]] = []
+            self._table_locks: list[str] = []
 
     # -- locks ------------------------------------------------------------------------------
 
