@@ -73,27 +73,28 @@ class MemoryBackend:
 
     async def _run(self, name: str, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> T:
         """Run one procedure as a transaction of its own, and note it in the timeline."""
-        session, db = self._session, self.db
+        session, db, mutex = self._session, self.db, self.db.mutex
         try:
             while True:
                 try:
-                    with db.mutex:
+                    mutex.acquire()  # half the time of `with`
+                    try:
                         answer = session.attempt(work, *arguments)
                         break
+                    finally:
+                        mutex.release()
                 except WouldBlock as blocked:
                     await session.wait_async(blocked.holder)
         except EngineError as error:
-            self._note(name, arguments, f"{error.sqlstate} {error.message}")
+            if name:
+                outcome = f"{error.sqlstate} {error.message}"
+                noted = Operation(db.now(), session.session_id, name, arguments, outcome)
+                db.timeline.append(noted)
             raise translated(error) from None
-        self._note(name, arguments, "ok", answer)
-        return answer
-
-    def _note(
-        self, name: str, arguments: tuple[object, ...], outcome: str, answer: object = None
-    ) -> None:
         if name:
-            db, session_id = self.db, self._session.session_id
-            db.timeline.append(Operation(db.now(), session_id, name, arguments, outcome, answer))
+            done = (db.now(), session.session_id, name, arguments, "ok", answer)
+            db.timeline.append(tuple.__new__(Operation, done))
+        return answer
 
     def _read(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> Awaitable[T]:
         """The same for what only reads, which is not noted."""

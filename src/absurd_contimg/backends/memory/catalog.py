@@ -10,14 +10,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from absurd_contimg.backends.memory.errors import null_identifier, undefined_table
 from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.table import Partition, Table
 from absurd_contimg.backends.memory.tables import (
     Checkpoints,
     Events,
     Keys,
-    Partition,
     Queues,
     Runs,
-    Table,
     Tasks,
     Waits,
 )
@@ -49,17 +48,35 @@ class Relation(NamedTuple):
 
 
 class Relations(Table[str, Relation]):
-    """All relations of the schema."""
+    """All relations of the schema, with the tables of each queue."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of_queues: dict[str, dict[str | None, AnyTable]] = {letter: {} for letter in CLASSES}
+
+    def reindex(self, old: Relation | None, new: Relation | None) -> None:
+        """See `Table.reindex`."""
+        for one in (old, new):
+            if one is None or one.partition is not None:
+                continue
+            letter, _, queue = one.name.partition("_")
+            if letter == one.letter:
+                if one is new:
+                    self.of_queues[letter][queue] = one.table
+                else:
+                    self.of_queues[letter].pop(queue, None)
 
     def copy(self) -> Relations:
         """Copies every table once; partitions share their parent's copy."""
         twin = super().copy()
+        twin.of_queues = {letter: {} for letter in CLASSES}
         tables: dict[int, AnyTable] = {}
         for name, relation in twin.rows.items():
             table = tables.get(id(relation.table))
             if table is None:
                 table = tables[id(relation.table)] = relation.table.copy()
-            twin.rows[name] = relation._replace(table=table)
+            twin.rows[name] = copied = relation._replace(table=table)
+            twin.reindex(None, copied)
         return twin
 
 
@@ -91,13 +108,7 @@ def relation(tx: Transaction, name: str, mode: TableLock = TableLock.ACCESS_SHAR
 def _table(tx: Transaction, letter: str, queue: str | None, mode: TableLock) -> AnyTable:
     if queue is None:
         raise null_identifier()
-    name = f"{letter}_{queue}"
-    db = tx.db
-    if not (tx.explicit or db.table_locks or db.relations.uncommitted):
-        found = db.relations.rows.get(name)  # nobody is in a transaction: nothing to lock
-        if found is not None:
-            return found.table
-    return relation(tx, name, mode).table
+    return relation(tx, f"{letter}_{queue}", mode).table
 
 
 _READ, _LOCK, _WRITE = TableLock.ACCESS_SHARE, TableLock.ROW_SHARE, TableLock.ROW_EXCLUSIVE
@@ -110,29 +121,29 @@ def queues(tx: Transaction, mode: TableLock = _READ) -> Queues:
 
 def tasks(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Tasks:
     """``absurd.t_<queue>``."""
-    return _table(tx, "t", queue, mode)  # type: ignore[return-value]
+    return tx.tables["t"].get(queue) or _table(tx, "t", queue, mode)  # type: ignore[return-value]
 
 
 def runs(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Runs:
     """``absurd.r_<queue>``."""
-    return _table(tx, "r", queue, mode)  # type: ignore[return-value]
+    return tx.tables["r"].get(queue) or _table(tx, "r", queue, mode)  # type: ignore[return-value]
 
 
 def checkpoints(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Checkpoints:
     """``absurd.c_<queue>``."""
-    return _table(tx, "c", queue, mode)  # type: ignore[return-value]
+    return tx.tables["c"].get(queue) or _table(tx, "c", queue, mode)  # type: ignore[return-value]
 
 
 def events(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Events:
     """``absurd.e_<queue>``."""
-    return _table(tx, "e", queue, mode)  # type: ignore[return-value]
+    return tx.tables["e"].get(queue) or _table(tx, "e", queue, mode)  # type: ignore[return-value]
 
 
 def waits(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Waits:
     """``absurd.w_<queue>``."""
-    return _table(tx, "w", queue, mode)  # type: ignore[return-value]
+    return tx.tables["w"].get(queue) or _table(tx, "w", queue, mode)  # type: ignore[return-value]
 
 
 def keys(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Keys:
     """``absurd.i_<queue>``."""
-    return _table(tx, "i", queue, mode)  # type: ignore[return-value]
+    return tx.tables["i"].get(queue) or _table(tx, "i", queue, mode)  # type: ignore[return-value]

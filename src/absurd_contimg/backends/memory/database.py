@@ -1,18 +1,18 @@
 """`MemoryDatabase`: everything that a Postgres database with Absurd's schema holds.
 
 One mutex guards it all. Time comes from the clock given, ids from the seed given. The wall clock
-is read in one place, `_wall_clock`, and only where no clock was given.
+is read in one place, `MemoryDatabase.now`, and only where no clock was given.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import datetime
+from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from absurd_contimg.backends.memory import times
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 Clock = Callable[[], datetime]
 TIMELINE_LENGTH_MAX = 10_000
-
-
-def _wall_clock() -> int:
-    return time.time_ns() // 1000
 
 
 class Operation(NamedTuple):
@@ -99,7 +95,7 @@ class MemoryDatabase:
     def now(self) -> int:
         """The clock in microseconds; TypeError if it gives a datetime without a zone."""
         if self.clock is None:
-            return _wall_clock()
+            return time_ns() // 1000
         moment = self.clock()
         if moment is self._latest[0]:
             return self._latest[1]

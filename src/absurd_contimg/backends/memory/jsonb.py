@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Any, Final, NoReturn, cast
+from typing import Any, Final, NamedTuple, NoReturn
 
 from absurd_contimg.backends.memory.errors import EngineError
 
@@ -22,6 +22,8 @@ EMPTY: Final = "{}"
 _WHOLE_DIGITS_MAX = 131_072
 """Digits that Postgres' ``numeric`` has before the point."""
 
+_INTEGER = frozenset({int})
+_SHAPED_MEMBERS_MAX = 32
 _INVALID = "invalid input syntax for type json"
 
 
@@ -31,14 +33,14 @@ class _Number(str):
     __slots__ = ()
 
 
-def dumps(value: object) -> str:  # noqa: PLR0911 - one return a kind of value
+def dumps(value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
     """The canonical text of a Python value, as if sent by psycopg's ``Jsonb``.
 
     Raises 22P02 or 22P05 for what jsonb rejects, TypeError for what JSON does not have.
     """
     kind = type(value)
     if kind is str:
-        return _string(cast(str, value))
+        return _string(value)
     if value is None:
         return NULL
     if kind is bool:
@@ -46,9 +48,15 @@ def dumps(value: object) -> str:  # noqa: PLR0911 - one return a kind of value
     if kind is int:
         return str(value)
     if kind is dict:
-        return _object(cast("dict[object, object]", value))
+        shape = _shape(tuple(value)) if len(value) <= _SHAPED_MEMBERS_MAX else None
+        if shape is None:
+            return _object(value)
+        text, names = shape
+        return text % tuple([dumps(value[name]) for name in names])
     if kind is list or kind is tuple:
-        return "[" + ", ".join([dumps(item) for item in cast("list[object]", value)]) + "]"
+        if _INTEGER.issuperset(map(type, value)):  # channels, subbands: the usual list
+            return str(value) if kind is list else str(list(value))
+        return "[" + ", ".join([dumps(item) for item in value]) + "]"
     if kind is float:
         return _number(repr(value))
     return _uncommon(value)
@@ -105,6 +113,27 @@ def _named(key: str) -> tuple[int, str, str]:
     The order of code points is that of the bytes of UTF-8.
     """
     return len(key) if key.isascii() else len(key.encode()), key, _string(key)
+
+
+class _Shape(NamedTuple):
+    """An object without its values: its text with ``%s`` for each, and whose they are."""
+
+    text: str
+    names: tuple[str, ...]
+
+
+@lru_cache(maxsize=1024)
+def _shape(names: tuple[object, ...]) -> _Shape | None:
+    """The shape of an object with these members, None where a name needs a closer look.
+
+    Programs write objects of the same few shapes, whose order then need not be found again.
+    """
+    texts = [name for name in names if type(name) is str]
+    if len(texts) < len(names) or not all(map(str.isprintable, texts)):
+        return None
+    ordered = sorted(map(_named, texts))
+    shown = ", ".join([text.replace("%", "%%") + ": %s" for _, _, text in ordered])
+    return _Shape("{" + shown + "}", tuple([name for _, name, _ in ordered]))
 
 
 def _object(value: Mapping[Any, object]) -> str:

@@ -34,6 +34,9 @@ class TableLock(IntEnum):
     ACCESS_EXCLUSIVE = 8
 
 
+ACCESS_SHARE, ROW_SHARE = TableLock.ACCESS_SHARE, TableLock.ROW_SHARE
+"""Named alone, because finding a member of an enumeration takes as long as finding a table."""
+
 ROW_CONFLICTS: tuple[frozenset[RowLock], ...] = (
     frozenset({RowLock.UPDATE}),
     frozenset({RowLock.NO_KEY_UPDATE, RowLock.UPDATE}),

@@ -210,7 +210,6 @@ class Session:
         if self.transaction is None:
             with self.db.mutex:
                 self.transaction = Transaction(self.db, self, explicit=True)
-                self.transaction.started_at = self.db.now()
             self._at_begin = self.settings
         if read_only is not None:
             self.set(READ_ONLY, "on" if read_only else "off", local=True)

@@ -22,22 +22,40 @@ from absurd_contimg.backends.memory.locks import (
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
     from absurd_contimg.backends.memory.session import Session
-    from absurd_contimg.backends.memory.tables import Table
+    from absurd_contimg.backends.memory.table import Table
+
+_NONE: dict[str, dict[str | None, Any]] = {kind: {} for kind in "trcewi"}
 
 
 class Transaction:
     """One transaction of one session."""
 
-    finished = False
-    waiting_for: Transaction | None = None
-    started_at = 0
+    __slots__ = (
+        "_marks",
+        "_row_locks",
+        "_table_locks",
+        "db",
+        "explicit",
+        "finished",
+        "session",
+        "started_at",
+        "tables",
+        "undo",
+        "waiting_for",
+    )
 
     def __init__(self, db: MemoryDatabase, session: Session, *, explicit: bool) -> None:
         self.db = db
         self.session = session
         self.explicit = explicit
+        alone = not (explicit or db.table_locks or db.relations.uncommitted)
+        self.tables = db.relations.of_queues if alone else _NONE
+        """By kind and queue, the tables that need no lock, as no session is in a transaction."""
         self.undo: list[Callable[[], None] | tuple[Table[Any, Any], Any, Any]] = []
+        self.finished = False
+        self.waiting_for: Transaction | None = None
         if explicit:
+            self.started_at = db.now()
             self._row_locks: list[tuple[Table[Any, Any], Hashable]] = []
             self._marks: list[tuple[Table[Any, Any], Hashable]] = []
             self._table_locks: list[str] = []

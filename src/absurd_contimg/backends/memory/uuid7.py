@@ -11,7 +11,9 @@ from random import Random
 
 _STEP_NS = 245  # 1 ms / 4096, rounded up: what the 12 bits can tell apart
 _MAX_MS = (1 << 48) - 1
-_VERSION_AND_VARIANT = (7 << 76) | (2 << 62)
+_VERSION = 7 << 12
+"""In the upper 64 bits."""
+_VARIANT = 2 << 62
 
 
 class UuidSource:
@@ -30,29 +32,30 @@ class UuidSource:
 
     def next(self, now_us: int) -> int:
         """The next one, for a clock that shows `now_us`."""
-        now_ns = max(now_us * 1000, self._last_ns + _STEP_NS)
+        now_ns = now_us * 1000
+        now_ns = max(now_ns, self._last_ns + _STEP_NS)
         self._last_ns = now_ns
         ms, rest = divmod(now_ns, 1_000_000)
-        return (
-            (min(ms, _MAX_MS) << 80)
-            | _VERSION_AND_VARIANT
-            | (rest * 4096 // 1_000_000 << 64)
-            | self._bits(62)
-        )
+        ms = min(ms, _MAX_MS)
+        high = ms << 16 | _VERSION | rest * 4096 // 1_000_000
+        generator = self._generator or self._made()
+        self._state = None
+        self._drawn += 2
+        return high << 64 | _VARIANT | generator.getrandbits(62)
 
     def random(self) -> int:
         """A UUIDv4."""
-        bits = self._bits(128)
+        generator = self._generator or self._made()
+        self._state = None
+        self._drawn += 4
+        bits = generator.getrandbits(128)
         return bits & ~(15 << 76) & ~(3 << 62) | (4 << 76) | (2 << 62)
 
-    def _bits(self, count: int) -> int:
-        if self._generator is None:
-            self._generator = Random(self._seed)
-            if self._state is not None:
-                self._generator.setstate(self._state)  # type: ignore[arg-type]
-        self._state = None
-        self._drawn += -(-count // 32)
-        return self._generator.getrandbits(count)
+    def _made(self) -> Random:
+        generator = self._generator = Random(self._seed)
+        if self._state is not None:
+            generator.setstate(self._state)  # type: ignore[arg-type]
+        return generator
 
     def position(self) -> tuple[int, int, int]:
         """What decides the values to come."""
@@ -74,4 +77,4 @@ def timestamp_ms(value: int) -> int | None:
 
 def floor_of(ms: int) -> int:
     """The lowest UUIDv7 of a millisecond."""
-    return (ms << 80) | _VERSION_AND_VARIANT
+    return (ms << 16 | _VERSION) << 64 | _VARIANT

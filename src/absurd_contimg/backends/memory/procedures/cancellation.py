@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception, shown
-from absurd_contimg.backends.memory.locks import TableLock
-from absurd_contimg.backends.memory.tables import LIVE, TaskRow, Tasks
+from absurd_contimg.backends.memory.locks import ACCESS_SHARE, ROW_SHARE
+from absurd_contimg.backends.memory.rows import TaskRow
+from absurd_contimg.backends.memory.tables import LIVE, Tasks
 from absurd_contimg.backends.memory.text import integer_in, uuid_out
 from absurd_contimg.backends.memory.times import (
     INFINITY,
@@ -20,12 +21,12 @@ from absurd_contimg.backends.memory.transaction import Transaction
 def cancel_task(tx: Transaction, queue: str | None, task_id: int | None) -> None:
     """``absurd.cancel_task``."""
     now = tx.session.current_time()
-    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
+    runs = catalog.runs(tx, queue, ROW_SHARE)
     if task_id is not None:
         for run in runs.of_task(tx, task_id):
             if run.state in LIVE:
                 runs.lock(tx, run.run_id)
-    tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
+    tasks = catalog.tasks(tx, queue, ROW_SHARE)
     task = None
     if task_id is not None and tasks.get(tx, task_id) is not None:
         tasks.lock(tx, task_id)
@@ -95,7 +96,7 @@ Tasks.rule_due = staticmethod(rule_due)
 
 def apply_cancellation_rules(tx: Transaction, queue: str | None, now: int) -> None:
     """Cancel every live task whose rule is due, by id, as a claim does first."""
-    tasks = catalog.tasks(tx, queue, TableLock.ACCESS_SHARE)
+    tasks = catalog.tasks(tx, queue, ACCESS_SHARE)
     if tasks.uncommitted:
         ruled = [row for row in tasks.scan(tx) if row.cancellation is not None]
         candidates = sorted(row for row in ruled if row.state in LIVE)

@@ -9,9 +9,9 @@ from absurd_contimg.backends.memory.errors import (
     shown,
     task_cancelled,
 )
-from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.locks import ACCESS_SHARE
 from absurd_contimg.backends.memory.procedures.running import named, not_null_violation
-from absurd_contimg.backends.memory.tables import CheckpointRow
+from absurd_contimg.backends.memory.rows import CheckpointRow
 from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.times import SECOND_US, add_us
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -33,8 +33,8 @@ def set_task_checkpoint_state(
     now = tx.session.current_time()
     if step_name is None or not step_name.strip(" "):
         raise_exception("step_name must be provided")
-    runs = catalog.runs(tx, queue, TableLock.ACCESS_SHARE)
-    tasks = catalog.tasks(tx, queue, TableLock.ACCESS_SHARE)
+    runs = catalog.runs(tx, queue, ACCESS_SHARE)
+    tasks = catalog.tasks(tx, queue, ACCESS_SHARE)
     run = None if owner_run is None else runs.get(tx, owner_run)
     task = None if run is None else tasks.get(tx, run.task_id)
     if run is None or task is None:
@@ -50,7 +50,7 @@ def set_task_checkpoint_state(
             expires = add_us(now, extend_claim_by * SECOND_US)
             runs.put(tx, run.run_id, run._replace(claim_expires_at=expires))
 
-    checkpoints = catalog.checkpoints(tx, queue, TableLock.ACCESS_SHARE)
+    checkpoints = catalog.checkpoints(tx, queue, ACCESS_SHARE)
     existing = None if task_id is None else checkpoints.get(tx, (task_id, step_name))
     if existing is not None and existing.owner_run_id is not None:
         owner = runs.get(tx, existing.owner_run_id)
@@ -92,7 +92,7 @@ def get_task_checkpoint_state(
     include_pending: bool | None = False,
 ) -> list[Shown]:
     """``absurd.get_task_checkpoint_state``."""
-    checkpoints = catalog.checkpoints(tx, queue, TableLock.ACCESS_SHARE)
+    checkpoints = catalog.checkpoints(tx, queue, ACCESS_SHARE)
     if task_id is None or step_name is None:
         return []
     row = checkpoints.get(tx, (task_id, step_name))
@@ -105,7 +105,7 @@ def get_task_checkpoint_states(
     tx: Transaction, queue: str | None, task_id: int | None, run_id: int | None
 ) -> list[Shown]:
     """``absurd.get_task_checkpoint_states``."""
-    runs = catalog.runs(tx, queue, TableLock.ACCESS_SHARE)
+    runs = catalog.runs(tx, queue, ACCESS_SHARE)
     run = None if run_id is None else runs.get(tx, run_id)
     if run is None:
         raise_exception(f'Run "{named(run_id)}" not found in queue "{queue}"')
@@ -117,7 +117,7 @@ def get_task_checkpoint_states(
             f'in queue "{queue}"'
         )
     found: list[Shown] = []
-    for row in catalog.checkpoints(tx, queue, TableLock.ACCESS_SHARE).of_task(tx, task_id):
+    for row in catalog.checkpoints(tx, queue, ACCESS_SHARE).of_task(tx, task_id):
         owner = None if row.owner_run_id is None else runs.get(tx, row.owner_run_id)
         if row.status == "committed" and (owner is None or owner.attempt <= run.attempt):
             found.append(_shown(row))

@@ -11,7 +11,7 @@ from absurd_contimg.backends.memory.procedures.running import (
     named,
     not_null_violation,
 )
-from absurd_contimg.backends.memory.tables import EventRow, RunRow, WaitRow
+from absurd_contimg.backends.memory.rows import EventRow, RunRow, WaitRow
 from absurd_contimg.backends.memory.times import INFINITY, SECOND_US, add_us
 from absurd_contimg.backends.memory.transaction import Transaction
 

@@ -14,7 +14,8 @@ from absurd_contimg.backends.memory.catalog import AnyTable, Relation
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
-from absurd_contimg.backends.memory.tables import Partition, QueueRow
+from absurd_contimg.backends.memory.rows import QueueRow
+from absurd_contimg.backends.memory.table import Partition
 from absurd_contimg.backends.memory.times import (
     DAY_US,
     Interval,

@@ -19,7 +19,8 @@ from absurd_contimg.backends.memory.procedures.registry import (
     require_queue,
     validate_queue_name,
 )
-from absurd_contimg.backends.memory.tables import QueueRow, Tasks
+from absurd_contimg.backends.memory.rows import QueueRow
+from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.text import integer_in
 from absurd_contimg.backends.memory.times import Interval
 from absurd_contimg.backends.memory.transaction import Transaction

@@ -11,7 +11,7 @@ from absurd_contimg.backends.memory.errors import (
     shown,
     task_cancelled,
 )
-from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.locks import ROW_SHARE
 from absurd_contimg.backends.memory.procedures.cancellation import (
     apply_cancellation_rules,
     rule_seconds,
@@ -21,7 +21,8 @@ from absurd_contimg.backends.memory.procedures.spawning import (
     insert_run,
     retry_delay_seconds,
 )
-from absurd_contimg.backends.memory.tables import LIVE, RunRow, Runs, TaskRow
+from absurd_contimg.backends.memory.rows import RunRow, TaskRow
+from absurd_contimg.backends.memory.tables import LIVE, Runs, Tasks
 from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.times import SECOND_US, add_us, elapsed_us, seconds_us
 from absurd_contimg.backends.memory.timestamps import timestamptz_out
@@ -57,53 +58,48 @@ def claim_task(
     runs = catalog.runs(tx, queue)
     tasks = catalog.tasks(tx, queue)
     waits = catalog.waits(tx, queue)
-    candidates = due_runs(tx, queue, now, limit)
+    candidates = due_runs(tx, runs, tasks, now, limit)
     claimed: list[Claimed] = []
     for run, task in candidates:
-        runs.put(
-            tx,
-            run.run_id,
-            run._replace(
-                state="running",
-                claimed_by=worker,
-                claim_expires_at=until,
-                started_at=now,
-                available_at=now,
-            ),
-        )
-        if tasks.rows[task.task_id] is task:  # a task is updated once, by its first run
-            first = now if task.first_started_at is None else task.first_started_at
-            tasks.put(
-                tx,
-                task.task_id,
-                task._replace(
-                    state="running",
-                    attempts=max(task.attempts, run.attempt),
-                    first_started_at=first,
-                    last_attempt_run=run.run_id,
-                ),
-            )
+        (
+            run_id, task_id, attempt, _, _, _, _, wake_event, event_payload,
+            _, completed_at, failed_at, result, failure_reason, created_at,
+        ) = run  # fmt: skip
+        (
+            _, task_name, params, headers, retry_strategy, max_attempts, cancellation, enqueue_at,
+            first_started_at, _, attempts, _, completed_payload, cancelled_at, key,
+        ) = task  # fmt: skip
+        row = RunRow(
+            run_id, task_id, attempt, "running", worker, until, now, wake_event, event_payload,
+            now, completed_at, failed_at, result, failure_reason, created_at,
+        )  # fmt: skip
+        runs.put(tx, run_id, row)
+        if tasks.rows[task_id] is task:  # a task is updated once, by its first run
+            if first_started_at is None:
+                first_started_at = now
+            attempts = max(attempts, attempt)
+            updated = TaskRow(
+                task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation,
+                enqueue_at, first_started_at, "running", attempts, run_id, completed_payload,
+                cancelled_at, key,
+            )  # fmt: skip
+            tasks.put(tx, task_id, updated)
         if waits.rows or waits.uncommitted:
-            for wait in waits.of_run(tx, run.run_id):
+            for wait in waits.of_run(tx, run_id):
                 if wait.timeout_at is not None and wait.timeout_at <= now:
                     waits.delete(tx, (wait.run_id, wait.step_name))
-        claimed.append(_answer(run, task))
+        answer = (
+            run_id, task_id, attempt, task_name, params, retry_strategy, max_attempts,
+            headers, wake_event, event_payload,
+        )  # fmt: skip
+        claimed.append(answer)
     return claimed
 
 
-def _answer(run: RunRow, task: TaskRow) -> Claimed:
-    return (
-        run.run_id, task.task_id, run.attempt, task.task_name, task.params,
-        task.retry_strategy, task.max_attempts, task.headers, run.wake_event, run.event_payload,
-    )  # fmt: skip
-
-
 def due_runs(
-    tx: Transaction, queue: str | None, now: int, limit: int
+    tx: Transaction, runs: Runs, tasks: Tasks, now: int, limit: int
 ) -> list[tuple[RunRow, TaskRow]]:
     """Up to `limit` due runs in order, locked with their tasks; locked ones are skipped."""
-    runs = catalog.runs(tx, queue)
-    tasks = catalog.tasks(tx, queue)
     found: list[tuple[RunRow, TaskRow]] = []
     passed: list[RunRow] = []
     seen: set[int] = set()
@@ -122,16 +118,17 @@ def due_runs(
             runs.lock(tx, run.run_id)
             tasks.lock(tx, task.task_id)
             found.append((run, task))
-    taken = {run.run_id for run, _ in found}
-    for run in passed:
-        if run.run_id not in taken:
-            runs.push_due(run)
+    if len(found) < len(passed):
+        taken = {run.run_id for run, _ in found}
+        for run in passed:
+            if run.run_id not in taken:
+                runs.push_due(run)
     return found
 
 
 def sweep_expired_leases(tx: Transaction, queue: str | None, now: int, limit: int) -> None:
     """Fail up to `limit` runs whose lease has ended, the longest ended first."""
-    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
+    runs = catalog.runs(tx, queue, ROW_SHARE)
     if not runs.leases or runs.leases[0][0] > now:
         return
     zone = tx.session.zone
@@ -203,7 +200,7 @@ def complete_run(
 ) -> None:
     """``absurd.complete_run``."""
     now = tx.session.current_time()
-    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
+    runs = catalog.runs(tx, queue, ROW_SHARE)
     run = locked_run(tx, runs, run_id)
     if run is None:
         raise_exception(f'Run "{named(run_id)}" not found in queue "{queue}"')
@@ -228,7 +225,7 @@ def schedule_run(
     tx: Transaction, queue: str | None, run_id: int | None, wake_at: int | None
 ) -> None:
     """``absurd.schedule_run``."""
-    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
+    runs = catalog.runs(tx, queue, ROW_SHARE)
     run = None if run_id is None else runs.get(tx, run_id)
     if run is not None and run.state == "running":
         run = locked_run(tx, runs, run_id)
@@ -273,7 +270,7 @@ def fail_run(
 ) -> None:
     """``absurd.fail_run``."""
     now = tx.session.current_time()
-    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
+    runs = catalog.runs(tx, queue, ROW_SHARE)
     run = locked_run(tx, runs, run_id)
     if run is None:
         raise_exception(f'Run "{named(run_id)}" cannot be failed in queue "{queue}"')
@@ -281,7 +278,7 @@ def fail_run(
     if run.state not in ("running", "sleeping"):
         raise_exception(f'Run "{named(run_id)}" cannot be failed in queue "{queue}"')
 
-    tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
+    tasks = catalog.tasks(tx, queue, ROW_SHARE)
     task = tasks.get(tx, run.task_id)
     if task is not None:
         tasks.lock(tx, task.task_id)
@@ -375,8 +372,8 @@ def locked_run_and_task(
     tx: Transaction, queue: str | None, run_id: int | None
 ) -> tuple[RunRow | None, TaskRow | None]:
     """The run joined with its task, both locked; neither if either is missing."""
-    runs = catalog.runs(tx, queue, TableLock.ROW_SHARE)
-    tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
+    runs = catalog.runs(tx, queue, ROW_SHARE)
+    tasks = catalog.tasks(tx, queue, ROW_SHARE)
     run = None if run_id is None else runs.get(tx, run_id)
     task = None if run is None else tasks.get(tx, run.task_id)
     if run is None or task is None:

@@ -12,7 +12,8 @@ from absurd_contimg.backends.memory.errors import (
     shown,
 )
 from absurd_contimg.backends.memory.locks import RowLock, TableLock, WouldBlock
-from absurd_contimg.backends.memory.tables import KeyRow, RunRow, TaskRow, Tasks
+from absurd_contimg.backends.memory.rows import KeyRow, RunRow, TaskRow
+from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.text import boolean_in, double_in, integer_in, uuid_out
 from absurd_contimg.backends.memory.transaction import Transaction
 

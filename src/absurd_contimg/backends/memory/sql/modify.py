@@ -13,6 +13,15 @@ from absurd_contimg.backends.memory.catalog import AnyTable
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.locks import TableLock, WouldBlock
 from absurd_contimg.backends.memory.procedures.registry import not_null
+from absurd_contimg.backends.memory.rows import (
+    CheckpointRow,
+    EventRow,
+    KeyRow,
+    QueueRow,
+    RunRow,
+    TaskRow,
+    WaitRow,
+)
 from absurd_contimg.backends.memory.sql.casts import is_implicit
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of, sql_of, unwrapped
@@ -35,16 +44,7 @@ from absurd_contimg.backends.memory.sql.sources import (
     table_columns,
 )
 from absurd_contimg.backends.memory.sql.types import NUMBERS, SqlType
-from absurd_contimg.backends.memory.tables import (
-    CheckpointRow,
-    EventRow,
-    KeyRow,
-    QueueRow,
-    RunRow,
-    TaskRow,
-    Tasks,
-    WaitRow,
-)
+from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.transaction import Transaction
 
 ROWS: dict[str, type[tuple[Any, ...]]] = {
