@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import subprocess
@@ -26,6 +27,8 @@ from absurd_contimg.testing import (
     assert_resumes_from,
     assert_step_ran_once,
     explore_crashes,
+    happened,
+    outside,
     run_handler,
 )
 from absurd_contimg.testing.strategies import fault_plans, scenarios
@@ -39,6 +42,13 @@ def test_the_ten_lines_of_the_documentation_run() -> None:
     handler = code[1][code[1].index("async def") :]
     assert len([line for line in handler.splitlines() if line.strip()]) <= 10
     exec(compile(code[1], str(DOCS), "exec"), {})
+
+
+def test_other_programs_of_the_documentation_run() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    assert len(blocks) > 1
+    for code in blocks[1:]:
+        exec(compile(code, str(DOCS), "exec"), {})
 
 
 async def two_steps(params: Any, ctx: TaskContext) -> Any:
@@ -84,6 +94,115 @@ def test_a_handler_that_is_not_safe_is_refused_with_its_plan() -> None:
     said = str(refused.value)
     assert re.search(r"Replay: pytest -s \S*test_plugin.py::\S+ --absurd-plan kill-other@\d", said)
     assert "call claim_task" in said, "the trace"
+
+
+def pays_outside_of_a_step(key: str = "") -> Any:
+    async def pay(params: Any, ctx: TaskContext) -> str:
+        await outside("charge", {"card": params["card"], "key": key.format(ctx.attempt)})
+        await ctx.sleep_for("cooling off", 100)
+        return "ok"
+
+    return pay
+
+
+def test_effect_that_each_wake_up_repeats_is_found() -> None:
+    with pytest.raises(AssertionError, match=r"happens 2 times outside: charge .*`repeats`"):
+        explore_crashes(pays_outside_of_a_step(), {"card": "4711"})
+    assert explore_crashes(pays_outside_of_a_step(), {"card": "4711"}, repeats=["charge"]).futures
+
+
+def test_effect_that_is_another_one_in_each_attempt_is_found() -> None:
+    """A key that holds the attempt makes the other side charge twice."""
+    with pytest.raises(AssertionError, match="only now happened outside: charge"):
+        explore_crashes(pays_outside_of_a_step("attempt {}"), {"card": "4711"}, repeats=["charge"])
+
+
+def test_other_side_recognises_what_it_has_done() -> None:
+    async def order(params: Any, ctx: TaskContext) -> Any:
+        async def charge() -> int:
+            if not happened("charge", str(ctx.task_id)):
+                await outside("charge", str(ctx.task_id))
+            return happened("charge", str(ctx.task_id))
+
+        return await ctx.step("charge", charge)
+
+    assert explore_crashes(order, {}).futures > 40
+
+
+async def raises(_params: Any, _ctx: TaskContext) -> None:
+    raise ValueError("never well")
+
+
+async def knows_no_network(_params: Any, _ctx: TaskContext) -> None:
+    await asyncio.open_connection("localhost", 5432)
+
+
+@pytest.mark.parametrize(
+    ("handler", "says"),
+    [
+        (raises, "task is failed already, not completed: never well.*ends='failed'"),
+        (knows_no_network, "no network.* in virtual time"),
+        (lambda _params, _ctx: 1, "task is failed already"),
+    ],
+)
+def test_handler_that_never_succeeds_is_no_success(handler: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        explore_crashes(handler, {})
+
+
+def test_handler_that_should_fail_may() -> None:
+    assert explore_crashes(raises, {}, ends="failed", blows=["kill"]).futures
+
+
+def test_what_outlives_its_world_is_told() -> None:
+    calls: list[int] = []
+
+    async def counts(_params: Any, _ctx: TaskContext) -> int:
+        calls.append(1)
+        return len(calls)
+
+    with pytest.raises(AssertionError, match="ends differently when it is run again"):
+        explore_crashes(counts, {})
+
+
+def test_misspelt_blow_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'killl' is no blow; there are kill, kill-late"):
+        explore_crashes(two_steps, {}, blows=["killl"])
+
+
+async def turns_in_circles(_params: Any, _ctx: TaskContext) -> None:
+    while True:
+        await asyncio.sleep(0)
+
+
+def test_handler_without_an_end_is_told_from_one_that_waits() -> None:
+    with pytest.raises(AssertionError, match="no end: something turns in circles"):
+        explore_crashes(turns_in_circles, {})
+
+
+def test_child_is_spawned_once_whatever_happens() -> None:
+    async def spawns(_params: Any, ctx: TaskContext) -> Any:
+        return [await ctx.spawn("child", {"n": n}, queue="children") for n in range(2)]
+
+    async def child(params: Any, _ctx: TaskContext) -> Any:
+        return params
+
+    assert explore_crashes(spawns, {}, others={"children": {"child": child}}).futures > 100
+
+
+async def plain_step(_params: Any, ctx: TaskContext) -> Any:
+    async def one() -> int:
+        return 1
+
+    return await ctx.step("one", one)
+
+
+def test_assertions_tell_plain_steps_from_missing_ones() -> None:
+    history = run_handler(plain_step, {})
+    with pytest.raises(AssertionError, match=r"'one' is not a tracked one: use ctx\.tracked_step"):
+        assert_step_ran_once(history, "one")
+    with pytest.raises(AssertionError, match="'oen' was never started; tracked steps: one, two"):
+        assert_step_ran_once(run_handler(two_steps, {}), "oen")
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -159,6 +278,34 @@ def test_printed_command_shows_the_same_future_again(tmp_path: Path) -> None:
     assert "1 failed" in again
     wrong = next(line for line in first.splitlines() if "tasks: instead" in line)
     assert wrong in again.splitlines()
+
+
+_SAFE_TEST = """
+from absurd_contimg.testing import explore_crashes
+
+async def safe(params, ctx):
+    return 1
+
+def test_safe():
+    assert explore_crashes(safe, {}).futures > 20
+"""
+
+
+@pytest.mark.parametrize(
+    ("plan", "says"),
+    [
+        ("kill@3", "1 skipped"),  # ends well: what the test says is of all futures
+        ("kill@99999", "kill@99999 has hit nothing. Moments of that life: "),
+        ("kill@3,zombie@99999", "zombie@99999 has hit nothing"),
+        ("kill@0", "'kill@0' is no strike"),
+        ("killl@3", "'killl' is no blow; there are kill, "),
+        ("garbage", "'garbage' is no strike: write a blow and a moment from 1, as kill@17"),
+    ],
+)
+def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -> None:
+    (tmp_path / "test_safe.py").write_text(_SAFE_TEST)
+    shown = pytest_in(tmp_path, ".", "--absurd-plan", plan)
+    assert says in shown.stdout + shown.stderr
 
 
 def test_backend_that_is_not_installed_is_refused_at_once(tmp_path: Path) -> None:

@@ -5,9 +5,11 @@ and JSON, so that a handler moves between our worker and the SDK's unchanged. Th
 differ behind it: all checkpoints are read once at the start, waiting is computed from the
 database's clock, and control flow cannot be swallowed by ``except Exception``.
 
-`TaskContext.tracked_step` is ours: it also records that a step was *started*, in a checkpoint
-of its own (``starts.py``), so that history shows where a worker died, a step that keeps ending
-its workers is noticed, and a start can be made differently after what the last one met.
+Two methods are ours. `TaskContext.spawn`, because the SDK's handlers spawn through their
+application object, which our worker does not have. And `TaskContext.tracked_step`: it also records
+that a step was *started*, in a checkpoint of its own (``starts.py``), so that history shows where
+a worker died, a step that keeps ending its workers is noticed, and a start can be made differently
+after what the last one met.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
 from uuid import UUID
@@ -25,7 +28,13 @@ from absurd_sdk import TimeoutError as EventTimeout
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, HandBack, RunSuspended
 from absurd_contimg.core.failures import PoisonStep, StepsChanged
 from absurd_contimg.core.lease import Lease
-from absurd_contimg.core.records import TERMINAL_STATES, Checkpoint, ClaimedTask, Json
+from absurd_contimg.core.records import (
+    TERMINAL_STATES,
+    Checkpoint,
+    ClaimedTask,
+    Json,
+    SpawnOptions,
+)
 from absurd_contimg.core.replay import Replay
 from absurd_contimg.core.scope import RunScope
 from absurd_contimg.core.starts import PARKED_PREFIX, START_PREFIX, StepRecord, parkings
@@ -115,6 +124,32 @@ class TaskContext:
         await self._save(handle.checkpoint_name, cast(Json, value))
         self._current_step = None
         return value
+
+    async def spawn(
+        self,
+        task_name: str,
+        params: Json,
+        *,
+        queue: str | None = None,
+        options: SpawnOptions | None = None,
+    ) -> str:
+        """Spawn a child task once in the life of this task; its id, for `await_task_result`.
+
+        Without an idempotency key of `options` the child gets one of this task and this step, so
+        that a worker's death between the spawn and the checkpoint makes no second child. `queue`
+        is this task's own if none is named; waiting for a child there is refused.
+        """
+        handle = await self.begin_step(f"$spawn:{task_name}")
+        if handle.done:
+            return cast(str, handle.state)
+        chosen = options or SpawnOptions()
+        if chosen.idempotency_key is None:
+            chosen = replace(chosen, idempotency_key=f"{self.task_id}:{handle.checkpoint_name}")
+        backend, where = self._scope.backend, queue or self.queue_name
+        spawned = await self._scope.lease.insist(
+            lambda: backend.spawn_task(where, task_name, params, chosen)
+        )
+        return await self.complete_step(handle, str(spawned.task_id))
 
     async def tracked_step(self, name: str, fn: Callable[[int], Awaitable[_T]]) -> _T:
         """A step whose every start is recorded before `fn` runs; for long or dangerous work.

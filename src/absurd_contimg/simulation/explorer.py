@@ -41,6 +41,8 @@ from absurd_contimg.simulation.outcome import Outcome
 from absurd_contimg.simulation.setup import Setup
 from absurd_contimg.simulation.world import World, quiet_logs, without_gc
 
+FINDINGS_MAX = 20
+"""After so many an exploration stops: the first few say what is wrong."""
 _FUTURES_PER_COLLECTION = 500
 _LEASES_LOST_MAX = 6
 """By one blow: a host may be cut off for three, and then its run has to expire and be polled."""
@@ -53,6 +55,10 @@ class Finding:
     plan: Plan
     violations: tuple[Violation, ...]
     trace: tuple[str, ...] = ()
+    missed: Plan = ()
+    """Strikes of the plan that have hit nothing."""
+    moments: int = 0
+    """Of the last life, the one that the first missed strike was meant for."""
 
     @property
     def plan_text(self) -> str:
@@ -105,7 +111,7 @@ def explore(
     blows: Iterable[Blow] = EVERY_BLOW,
     pairs: bool = False,
     pair_blows: Iterable[Blow] | None = None,
-    findings_max: int = 20,
+    findings_max: int = FINDINGS_MAX,
     shard: tuple[int, int] = (0, 1),
     progress: Progress | None = None,
     watch: bool = False,
@@ -142,7 +148,8 @@ def replay(setup: Setup, plan: Plan) -> Finding:
         base = Life(setup, setup.initial_state(), ()).run()
         life = Life(setup, setup.initial_state(), plan, trace=True, watch=True)
         outcome = life.run()
-    return Finding(plan, outcome.compared_with(base), tuple(life.trace))
+    wrong, missed = outcome.compared_with(base), tuple(life.todo)
+    return Finding(plan, wrong, tuple(life.trace), missed, life.moment)
 
 
 def replay_histories(setup: Setup, plan: Plan) -> list[History]:

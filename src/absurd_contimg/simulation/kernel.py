@@ -176,7 +176,10 @@ class Kernel:
             if ready:
                 handle = take()
             elif not queue:
-                raise NothingCanHappen(self._who_waits())
+                raise NothingCanHappen(
+                    f"At {self.now} s nothing is ready and nothing is scheduled. Waiting: "
+                    f"{self._who_waits()}. Something that should wake them was never scheduled."
+                )
             elif type(queue[0][3]) is not Timer:
                 env.step()
                 continue
@@ -196,7 +199,10 @@ class Kernel:
                 handle._context.run(*handle._args)
             except BaseException as error:  # noqa: BLE001 - a callback's error is its loop's to report
                 loop.report(error, handle)
-        raise Runaway(f"{limit} callbacks at {self.now} s: {self._who_waits()}")
+        raise Runaway(
+            f"{limit} callbacks have run by {self.now} s, and no end: something turns in circles. "
+            f"Under way: {self._who_waits()}."
+        )
 
     def _draw(self) -> asyncio.Handle:
         """One of the callbacks that are ready, as the seed has it."""
@@ -220,11 +226,7 @@ class Kernel:
 
     def _who_waits(self) -> str:
         waiting = [f"{loop.name}: {text}" for loop in self._loops for text in loop.waiting()]
-        shown = "; ".join(waiting[:8]) or "no task"
-        return (
-            f"At {self.now} s nothing is ready and nothing is scheduled. Waiting: {shown}. "
-            "Something that should wake them was never scheduled."
-        )
+        return "; ".join(waiting[:8]) or "no task"
 
     def close(self) -> None:
         """End every process, so that nothing is left of them."""

@@ -63,6 +63,14 @@ class Blow(StrEnum):
     CANCEL = "cancel"
     """An operator cancels every task; the worker lives and is not told."""
 
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The blow of this name; `ValueError` that lists the names for any other."""
+        try:
+            return cls(text)
+        except ValueError:
+            raise ValueError(f"{text!r} is no blow; there are {', '.join(cls)}") from None
+
 
 KILLS = (Blow.KILL_RESTART, Blow.KILL_LATE, Blow.KILL_OTHER)
 ZOMBIES = (Blow.ZOMBIE, Blow.ZOMBIE_LATE, Blow.CUT_OFF)
@@ -87,9 +95,11 @@ class Strike(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """What `str` wrote."""
-        blow, moment = text.split("@")
-        return cls(Blow(blow), int(moment))
+        """What `str` wrote; `ValueError` for anything else."""
+        blow, _, moment = text.partition("@")
+        if not moment.isdecimal() or int(moment) < 1:
+            raise ValueError(f"{text!r} is no strike: write a blow and a moment from 1, as kill@17")
+        return cls(Blow.parse(blow), int(moment))
 
 
 Plan = tuple[Strike, ...]

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
 from heapq import heappush
-from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 
 from simpy.events import NORMAL
 
@@ -338,6 +338,26 @@ class SimLoop(asyncio.AbstractEventLoop):
     def get_task_factory(self) -> Any:
         """None: see `set_task_factory`."""
         return None
+
+
+def _absent(name: str) -> Any:
+    def refuse(*_args: object, **_kwargs: object) -> NoReturn:
+        raise NotImplementedError(
+            f"{name}: there is no network, no process and no signal in virtual time. Give the "
+            "handler what stands for it, or run this on asyncio's own loop and a real backend."
+        )
+
+    return refuse
+
+
+for _name in (
+    "add_reader", "add_writer", "add_signal_handler", "connect_accepted_socket",
+    "connect_read_pipe", "connect_write_pipe", "create_connection", "create_datagram_endpoint",
+    "create_server", "create_unix_connection", "create_unix_server", "getaddrinfo",
+    "getnameinfo", "sendfile", "sock_accept", "sock_connect", "sock_recv", "sock_sendall",
+    "start_tls", "subprocess_exec", "subprocess_shell",
+):  # fmt: skip
+    setattr(SimLoop, _name, _absent(_name))
 
 
 def new_process(kernel: Kernel, name: str) -> SimLoop:

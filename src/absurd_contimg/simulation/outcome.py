@@ -51,6 +51,8 @@ class Outcome:
                 found.append(Violation("same_end_as_undisturbed", f"{what}: instead {text[:300]}"))
         for text in sorted(set(base.ledger) - set(self.ledger)):
             found.append(Violation("same_end_as_undisturbed", f"never happened outside: {text}"))
+        for text in sorted(set(self.ledger) - set(base.ledger)):
+            found.append(Violation("same_end_as_undisturbed", f"only now happened outside: {text}"))
         return tuple(found)
 
 
@@ -60,7 +62,7 @@ def outcome_of(evidence: Evidence, state: State, violations: tuple[Violation, ..
         (path, _made(product.manifest), sorted(product.files))
         for path, product in sorted(state.disk.products().items())
     )
-    ledger = tuple(f"{name} {json.dumps(value)}" for name, value in state.ledger.entries)
+    ledger = tuple(f"{name} {json.dumps(steady(value))}" for name, value in state.ledger.entries)
     tasks = tuple(map(_essence, evidence.histories))
     runs = tuple(tuple(map(_end, history.runs)) for history in evidence.histories)
     return Outcome(tasks, products, ledger, violations, runs)

@@ -10,7 +10,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import SpawnOptions
 from absurd_contimg.simulation.crews import HandlerCrew
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 from absurd_contimg.simulation.world import outside
@@ -27,7 +26,7 @@ async def everything(params: Any, ctx: TaskContext) -> Any:
     numbers = [await ctx.step("number", _returns(number)) for number in range(2)]
     await ctx.sleep_for("nap", 100)
     payload = await ctx.await_event("go", timeout=3600)
-    child = await ctx.step("spawn child", lambda: _spawn_child(ctx))
+    child = await ctx.spawn("child", {}, queue="children")
     result = await ctx.await_task_result(child, "children", timeout=3600)
     if ctx.attempt == 1:
         raise ConnectionResetError("passes")
@@ -40,13 +39,6 @@ def _returns(number: int) -> Callable[[], Awaitable[int]]:
         return number
 
     return work
-
-
-async def _spawn_child(ctx: TaskContext) -> str:
-    spawned = await ctx._scope.backend.spawn_task(
-        "children", "child", {}, SpawnOptions(idempotency_key=f"child of {ctx.task_id}")
-    )
-    return str(spawned.task_id)
 
 
 async def child(_params: Any, ctx: TaskContext) -> Any:

@@ -188,6 +188,15 @@ async def outside(name: str, value: Json = None) -> None:
     await doors.through(Effect("own", name, True), note)
 
 
+def happened(name: str, value: Json = None) -> int:
+    """How often this effect has happened in this world: what the side outside knows of it.
+
+    For handlers whose other side recognises what it has done. 0 outside a simulated process.
+    """
+    found = _DOORS.get(asyncio.get_running_loop())  # type: ignore[call-overload]
+    return 0 if found is None else found[1].entries.count((name, value))
+
+
 def read_histories(backend: MemoryBackend) -> list[History]:
     """All histories of an emulated database, by queue and age."""
     found = []

@@ -7,7 +7,7 @@ from absurd_contimg.simulation.explorer import Exploration, Finding
 from absurd_contimg.simulation.life import Blow
 from absurd_contimg.simulation.loop import in_virtual_time
 from absurd_contimg.simulation.setup import Stimulus
-from absurd_contimg.simulation.world import outside
+from absurd_contimg.simulation.world import happened, outside
 from absurd_contimg.testing.assertions import (
     assert_completed,
     assert_failed,
@@ -28,6 +28,7 @@ __all__ = [
     "assert_resumes_from",
     "assert_step_ran_once",
     "explore_crashes",
+    "happened",
     "in_virtual_time",
     "outside",
     "run_handler",

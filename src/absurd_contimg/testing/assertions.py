@@ -24,9 +24,18 @@ def assert_failed(history: History, kind: str | None = None) -> None:
 
 
 def assert_step_ran_once(history: History, step: str) -> None:
-    """A tracked step was started once in the whole life of the task, and saved."""
+    """A tracked step was started once in the whole life of the task, and saved.
+
+    Only ``ctx.tracked_step`` notes its starts; of an ordinary step history tells that it is saved,
+    and not how often it ran.
+    """
     starts = [one for one in step_starts(history) if one.step == step]
     shown = [f"start {one.start} by {one.worker}: {one.outcome}" for one in starts]
+    if not starts:
+        known = sorted({one.step for one in step_starts(history)})
+        saved = any(one.checkpoint_name == step for one in history.checkpoints)
+        why = "is not a tracked one: use ctx.tracked_step" if saved else "was never started"
+        raise AssertionError(f"step {step!r} {why}; tracked steps: {', '.join(known) or 'none'}")
     assert len(starts) == 1, f"step {step!r} was started {len(starts)} times: {shown}"
     assert starts[0].outcome == "done", f"step {step!r} is not saved: {shown}"
 

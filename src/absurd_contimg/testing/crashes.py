@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import NoReturn
 
-from absurd_contimg.core.records import History, Json, SpawnOptions
+from absurd_contimg.core.records import History, Json, SpawnOptions, State
 from absurd_contimg.simulation.crews import AnyHandler, HandlerCrew, WorkerTerms
-from absurd_contimg.simulation.explorer import Exploration, explore, replay, undisturbed
+from absurd_contimg.simulation.explorer import (
+    FINDINGS_MAX,
+    Exploration,
+    explore,
+    replay,
+    undisturbed,
+)
 from absurd_contimg.simulation.life import EVERY_BLOW, Blow, parse_plan
 from absurd_contimg.simulation.setup import Job, Setup, Stimulus
 
@@ -51,36 +59,87 @@ def explore_crashes(
     handler: AnyHandler,
     params: Json,
     *,
-    blows: Iterable[Blow] = EVERY_BLOW,
+    blows: Iterable[Blow | str] = EVERY_BLOW,
     pairs: bool = False,
+    ends: State = "completed",
+    repeats: Collection[str] = (),
     **setup: object,
 ) -> Exploration:
     """Kill, stop, cut off and refuse the worker at every effect of `handler`, one future each.
 
     Every future must end, keep all invariants, and leave the same result and checkpoints as the
     undisturbed run; with `pairs` every recovery is struck once more. Effects are the calls of
-    the database and every `outside` in the handler. Further arguments are those of
-    `handler_setup`. Raises `AssertionError` that shows what is wrong with the future of the
-    fewest blows, its trace, and the command that shows it again; returns how much was explored.
+    the database and every `outside` in the handler. The undisturbed run itself must end in the
+    state `ends`, the same way when it is run again, and do no `outside` twice but those that are
+    named in `repeats`. Further arguments are those of `handler_setup`.
+
+    Raises `AssertionError` that shows what is wrong with the future of the fewest blows, its
+    trace, and the command that shows it again; returns how much was explored.
     """
     __tracebackhide__ = True  # pytest shows what failed, not this function
+    chosen = tuple(Blow.parse(one) for one in blows)
     made = handler_setup(handler, params, **setup)  # type: ignore[arg-type]
+    _check_undisturbed(made, ends, repeats)
     if only_plan is not None:
-        again = replay(made, parse_plan(only_plan))
-        print("\n".join(again.trace))
-        if again.violations:
-            raise AssertionError(str(again))
-        return Exploration(futures=1, struck=1)
-    found = explore(made, blows=blows, pairs=pairs)
+        _show(made, only_plan)
+    found = explore(made, blows=chosen, pairs=pairs)
     if found.findings:
         worst = min(found.findings, key=lambda one: len(one.plan))
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or "THE_TEST"
         raise AssertionError(
-            f"{len(found.findings)} of {found.futures} futures end badly. The first of them:\n"
-            f"{replay(made, worst.plan)}\n"
+            f"{len(found.findings)} of {found.futures} futures end badly (it stops at "
+            f"{FINDINGS_MAX}). The first of them:\n{replay(made, worst.plan)}\n"
             f"Replay: pytest -s {shlex.quote(test)} --absurd-plan {worst.plan_text}"
         )
     return found
+
+
+def _check_undisturbed(made: Setup, ends: State, repeats: Collection[str]) -> None:
+    """What is wrong before anybody is killed makes every comparison with it worthless."""
+    __tracebackhide__ = True
+    outcome, histories = undisturbed(made)
+    if outcome.violations:
+        return  # the exploration says so, with the trace
+    task, runs = histories[0].task, histories[0].runs
+    if task.state != ends:
+        reason = runs[-1].failure_reason if runs else None
+        said = reason.get("message") if isinstance(reason, Mapping) else None
+        raise AssertionError(
+            f"the undisturbed task is {task.state} already, not {ends}: {said}. "
+            f"If that is what it should be: explore_crashes(..., ends={task.state!r})"
+        )
+    again, _ = undisturbed(made)
+    if again != outcome:
+        differences = "\n".join(f"  {one.text}" for one in again.compared_with(outcome))
+        raise AssertionError(
+            "the undisturbed run ends differently when it is run again: something outlives its "
+            "world, or is drawn by chance. For what the other side knows, ask `happened`.\n"
+            + differences
+        )
+    for text, count in Counter(outcome.ledger).items():
+        if count > 1 and not any(text.startswith(f"{name} ") for name in repeats):
+            raise AssertionError(
+                f"undisturbed, this happens {count} times outside: {text}. What stands outside of "
+                "a step is done anew whenever the task wakes or is tried again. Put it into a "
+                "step; if it may be repeated, name it in `repeats`"
+            )
+
+
+def _show(made: Setup, text: str) -> NoReturn:
+    """One future with its trace; the test ends here, because what it says is of all of them."""
+    __tracebackhide__ = True
+    import pytest  # noqa: PLC0415 - only its plugin sets a plan
+
+    again = replay(made, parse_plan(text))
+    print("\n".join(again.trace))
+    if again.violations:
+        raise AssertionError(str(again))
+    if again.missed:
+        raise AssertionError(
+            f"--absurd-plan {text}: {again.missed[0]} has hit nothing. Moments of that life: "
+            f"{again.moments}. Has the handler changed since?"
+        )
+    pytest.skip(f"the future {text} ends well")
 
 
 def run_handler(handler: AnyHandler, params: Json, **setup: object) -> History:

@@ -51,8 +51,13 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     plan = config.getoption("--absurd-plan")
     if plan is not None:
+        from absurd_contimg.simulation.life import parse_plan  # noqa: PLC0415
         from absurd_contimg.testing import crashes  # noqa: PLC0415
 
+        try:
+            parse_plan(plan)
+        except ValueError as error:
+            raise pytest.UsageError(f"--absurd-plan: {error}") from None
         crashes.only_plan = plan
 
 
