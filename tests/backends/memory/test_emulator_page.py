@@ -8,6 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import absurd_sdk
+import pytest
+
 from absurd_contimg.backends.memory import MemoryDatabase
 
 PAGE = Path(__file__).parents[3] / "docs" / "emulator.md"
@@ -37,3 +40,11 @@ def test_the_fixtures_work() -> None:
     names: dict[str, Any] = {}
     exec(block.replace("@pytest.fixture\n", ""), names)
     names["test_a_task"](names["app"](names["db"]()))
+
+
+def test_a_sleep_of_the_sdk_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The block that moves the clock of both."""
+    (block,) = [block for block in BLOCKS if "def test_a_sleep" in block]
+    names: dict[str, Any] = {"absurd_sdk": absurd_sdk, "MemoryDatabase": MemoryDatabase}
+    exec(block, names)
+    names["test_a_sleep"](monkeypatch)
