@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 from absurd_contimg.backends.memory.errors import null_identifier, undefined_table
 from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.schema import IDENTIFIER_BYTES_MAX, index_names
 from absurd_contimg.backends.memory.table import Partition, Table
 from absurd_contimg.backends.memory.tables import (
     Checkpoints,
@@ -24,6 +25,8 @@ from absurd_contimg.backends.memory.transaction import Transaction
 
 AnyTable = Table[Any, Any]
 T = TypeVar("T", bound=AnyTable)
+PARTITIONED = "trcw"
+"""The letters of the tables that a partitioned queue has in parts."""
 
 CLASSES: dict[str, type[AnyTable]] = {
     "t": Tasks,
@@ -34,7 +37,6 @@ CLASSES: dict[str, type[AnyTable]] = {
     "i": Keys,
     "queues": Queues,
 }
-IDENTIFIER_BYTES_MAX = 63
 
 
 class Relation(NamedTuple):
@@ -90,6 +92,22 @@ def truncated(name: str) -> str:
 def find(tx: Transaction, name: str) -> Relation | None:
     """The relation that `tx` sees under this name."""
     return tx.db.relations.get(tx, name)
+
+
+def is_free_index(tx: Transaction, name: str) -> bool:
+    """Whether an index of this name exists that is no partition of another one."""
+    registered = {f"_{row.queue_name}" for row in queues(tx).scan(tx)}
+    return any(
+        name
+        in index_names(
+            found.letter,
+            found.name,
+            unique_key=isinstance(found.table, Tasks) and found.table.unique_key,
+            detached=found.letter in PARTITIONED and found.name[1:] not in registered,
+        )
+        for found in tx.db.relations.scan(tx)
+        if found.partition is None
+    )
 
 
 def relation(tx: Transaction, name: str, mode: TableLock = TableLock.ACCESS_SHARE) -> Relation:

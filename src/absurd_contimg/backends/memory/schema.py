@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 STATES = ("pending", "running", "sleeping", "completed", "failed", "cancelled")
 NOW = "absurd.current_time()"
+IDENTIFIER_BYTES_MAX = 63
 
 
 class Column(NamedTuple):
@@ -156,3 +157,25 @@ INDEXES: dict[str, dict[str, str]] = {
     },
 }
 """Indexes beside the primary keys, by the end of their names; the emulator keeps its own."""
+
+
+def index_names(letter: str, table: str, *, unique_key: bool, detached: bool) -> set[str]:
+    """The names of a table's indexes; a detached partition has the ones that Postgres made up."""
+    names = {_object_name(table, "", "pkey")}
+    if unique_key:
+        names.add(_object_name(table, "idempotency_key", "key"))
+    for suffix, definition in INDEXES.get(letter, {}).items():
+        columns = definition[1 : definition.index(")")].replace(", ", "_")
+        names.add(_object_name(table, columns, "idx") if detached else f"{table}{suffix}")
+    return names
+
+
+def _object_name(table: str, columns: str, label: str) -> str:
+    """``table_columns_label``, the longer part cut until the name fits, as Postgres does."""
+    parts = [table.encode(), columns.encode()]
+    room = IDENTIFIER_BYTES_MAX - len(label) - 1 - bool(columns)
+    while len(parts[0]) + len(parts[1]) > room:
+        longer = 0 if len(parts[0]) > len(parts[1]) else 1
+        parts[longer] = parts[longer][:-1]
+    shown = [part.decode(errors="ignore") for part in parts if part]
+    return "_".join([*shown, label])

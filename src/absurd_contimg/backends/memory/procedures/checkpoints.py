@@ -46,6 +46,7 @@ def set_task_checkpoint_state(
 
     if extend_claim_by is not None and extend_claim_by > 0:
         runs = catalog.runs(tx, queue)
+        tx.session.check_writable("UPDATE")
         if run.state == "running" and run.claim_expires_at is not None:
             expires = add_us(now, extend_claim_by * SECOND_US)
             runs.put(tx, run.run_id, run._replace(claim_expires_at=expires))
@@ -70,6 +71,7 @@ def write_checkpoint(
 ) -> None:
     """Insert a committed checkpoint or replace the one of the same name."""
     checkpoints = catalog.checkpoints(tx, queue)
+    tx.session.check_writable("INSERT")
     if task_id is None or step_name is None:
         column = "task_id" if task_id is None else "checkpoint_name"
         raise not_null_violation(column, checkpoints.name_for(task_id))

@@ -43,6 +43,7 @@ def cleanup_tasks(
     waits = catalog.waits(tx, queue)
     checkpoints = catalog.checkpoints(tx, queue)
     keys = catalog.keys(tx, queue) if partitioned else None
+    tx.session.check_writable("SELECT")
     ended = [
         (ended_at, task.task_id)
         for task in tasks.scan(tx)
@@ -97,6 +98,7 @@ def cleanup_events(
     """``absurd.cleanup_events``."""
     cutoff = _cutoff(tx, ttl_seconds)
     events = catalog.events(tx, queue)
+    tx.session.check_writable("SELECT")
     rows = [row for row in events.scan(tx) if row.emitted_at < cutoff]
     chosen = _first([(row.emitted_at, index) for index, row in enumerate(rows)], limit)
     for _, index in chosen:

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from typing import Any
 
 from absurd_contimg.backends.memory import catalog
-from absurd_contimg.backends.memory.catalog import AnyTable, Relation
+from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relation
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
@@ -29,7 +29,6 @@ from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
 
 UUIDV7_MS_MAX = 281_474_976_710_655
-PARENTS = "trcw"
 _WEEK = Interval(days=7)
 
 
@@ -95,7 +94,7 @@ def _ensure_partitions_of(tx: Transaction, row: QueueRow, now: int) -> None:
     last = week_bucket_utc(add_interval(now, row.partition_lookahead, zone))
     assert week is not None
     assert last is not None
-    parents = [f"{letter}_{row.queue_name}" for letter in PARENTS]
+    parents = [f"{letter}_{row.queue_name}" for letter in PARTITIONED]
     if row.default_partition == "enabled":
         for parent in parents:
             _create(tx, parent, Partition(f"{parent}_d"))
@@ -110,6 +109,7 @@ def _ensure_partitions_of(tx: Transaction, row: QueueRow, now: int) -> None:
 
 def _create(tx: Transaction, parent: str, partition: Partition) -> None:
     """``create table if not exists ... partition of ...``."""
+    tx.session.check_writable("CREATE TABLE")
     if catalog.find(tx, partition.name) is not None:
         return
     relation = catalog.relation(tx, parent, TableLock.SHARE_UPDATE_EXCLUSIVE)
@@ -197,7 +197,7 @@ def remove_partition(tx: Transaction, parent: Relation, partition: Partition) ->
 
 def detach_default_partitions(tx: Transaction, queue: str) -> None:
     """What ``set_queue_policy`` does when the default partition is disabled."""
-    for letter in PARENTS:
+    for letter in PARTITIONED:
         parent = catalog.find(tx, f"{letter}_{queue}")
         if parent is None:
             continue
@@ -226,7 +226,7 @@ def list_detach_candidates(tx: Transaction, queue: str | None = None) -> list[tu
         if not wanted or queue not in (None, row.queue_name):
             continue
         oldest = add_interval(now, negate(row.detach_min_age), tx.session.zone)
-        for letter in PARENTS:
+        for letter in PARTITIONED:
             parent = catalog.find(tx, f"{letter}_{row.queue_name}")
             if parent is None:
                 continue
@@ -261,8 +261,14 @@ def drop_detached_partition(
     if not name:
         raise_exception("partition table must be provided")
     relation = catalog.find(tx, name)
+    if relation is None and catalog.is_free_index(tx, name):
+        tx.session.check_writable("DROP TABLE")
+        raise EngineError(
+            "42809", f'"{name}" is not a table', hint="Use DROP INDEX to remove an index."
+        )
     if relation is None or relation.partition is not None:
         return False
+    tx.session.check_writable("DROP TABLE")
     drop_table(tx, relation)
     return True
 

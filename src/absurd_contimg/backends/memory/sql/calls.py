@@ -95,11 +95,8 @@ def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
     run, many, strict = procedure.run, procedure.many, procedure.strict
     single = not procedure.columns
     noted = procedure.name
-    command = _FIRST_WRITE.get(noted)
 
     def rows(env: Env) -> list[Row]:
-        if command is not None:
-            env.session.check_writable(command)
         arguments = [value(env) for value in values]
         if strict and None in arguments:
             return [(None,)]
@@ -117,20 +114,6 @@ def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
 def _default(value: Any) -> Callable[[Env], Any]:
     return lambda _: value
 
-
-_FIRST_WRITE = {
-    name: command
-    for command, names in {
-        "INSERT": "await_event create_queue emit_event set_task_checkpoint_state spawn_task",
-        "SELECT": "cleanup_all_queues cleanup_events cleanup_tasks",
-        "SELECT FOR UPDATE": "cancel_task claim_task complete_run extend_claim fail_run "
-        "retry_task schedule_run set_queue_policy",
-        "DROP TABLE": "drop_queue drop_detached_partition",
-        "CREATE TABLE": "ensure_queue_tables ensure_partitions",
-    }.items()
-    for name in names.split()
-}
-"""The first command of a procedure that a read-only transaction refuses, as Postgres names it."""
 
 _UNNOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"})
 

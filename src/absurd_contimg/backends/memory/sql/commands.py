@@ -20,6 +20,7 @@ from absurd_contimg.backends.memory.session import (
 from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo
 from absurd_contimg.backends.memory.sql.types import TEXT
+from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.transaction import Transaction
 
 _QUOTED_OR_COMMENT = re.compile(
@@ -330,6 +331,8 @@ def detach_partition(tx: Transaction, parent_name: str, name: str) -> None:
     rows = partition_rows(tx, parent.table, child.partition)
     table = CLASSES[parent.letter]()
     table.name = name
+    if isinstance(table, Tasks):
+        table.unique_key = False  # as in its parent
     for row in rows:
         key = parent.table.key_of(row)
         parent.table.delete(tx, key)
