@@ -14,6 +14,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final, NamedTuple, NoReturn
 
+from absurd_contimg.backends.memory import json_reader
 from absurd_contimg.backends.memory.errors import EngineError
 
 NULL: Final = "null"
@@ -24,7 +25,6 @@ _WHOLE_DIGITS_MAX = 131_072
 
 _INTEGER = frozenset({int})
 _SHAPED_MEMBERS_MAX = 32
-_INVALID = "invalid input syntax for type json"
 
 
 class _Number(str):
@@ -98,12 +98,12 @@ def _check_surrogates(value: str) -> None:
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
         detail = (
-            "Unicode high surrogate must not follow a high surrogate."
+            json_reader.HIGH_AFTER_HIGH
             if 0xD800 <= code < 0xDC00
             and "\ud800" <= value[error.start + 1 : error.start + 2] < "\udc00"
-            else "Unicode low surrogate must follow a high surrogate."
+            else json_reader.LOW_ALONE
         )
-        raise EngineError("22P02", _INVALID, detail=detail) from None
+        raise json_reader.refusal(detail) from None
 
 
 @lru_cache(maxsize=4096)
@@ -153,16 +153,21 @@ def _key(key: object) -> str:
     raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
 
 
-def _invalid(_: str = "") -> NoReturn:
-    raise EngineError("22P02", _INVALID)
+_NOT_IN_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+"""Floats by their ``repr`` that psycopg would send all the same."""
+
+
+def _constant(text: str) -> NoReturn:
+    """Python's decoder knows ``NaN`` and the like, JSON does not."""
+    raise ValueError(text)
 
 
 def _number(text: str) -> str:
     """A JSON number as ``numeric`` prints it: scale kept, exponent and minus zero gone."""
     if text.lstrip("-").isdigit() and len(text) <= _WHOLE_DIGITS_MAX:
         return "0" if text == "-0" else text
-    if text in ("nan", "inf", "-inf"):
-        _invalid()
+    if text in _NOT_IN_JSON:
+        raise json_reader.refusal(f'Token "{_NOT_IN_JSON[text]}" is invalid.')
     sign, digits, exponent = Decimal(text).as_tuple()
     assert isinstance(exponent, int)
     if (any(digits) and len(digits) + exponent > _WHOLE_DIGITS_MAX) or -exponent > 16_383:
@@ -183,14 +188,15 @@ def parse(text: str) -> str:
             "after ensuring the platform's stack depth limit is adequate.",
         ) from None
     except ValueError:
-        _invalid()
+        json_reader.check(text, unescapes=True)
+        raise  # never, as far as both readers agree
     return dumps(value)
 
 
 _DECODER = json.JSONDecoder(
     parse_int=lambda text: _Number(_number(text)),
     parse_float=lambda text: _Number(_number(text)),
-    parse_constant=_invalid,
+    parse_constant=_constant,
 )
 
 

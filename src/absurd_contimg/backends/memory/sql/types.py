@@ -13,7 +13,7 @@ from datetime import UTC
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from absurd_contimg.backends.memory import jsonb, times
+from absurd_contimg.backends.memory import json_reader, jsonb, times
 from absurd_contimg.backends.memory.errors import EngineError, invalid_text, unsupported
 from absurd_contimg.backends.memory.intervals import interval_in, interval_out
 from absurd_contimg.backends.memory.session import Session
@@ -128,6 +128,11 @@ def _timestamp_out(value: int, _: Session) -> str:
     return timestamptz_out(value, UTC).replace("+00", "", 1)
 
 
+def _json_in(text: str, _: Session) -> str:
+    json_reader.check(text, unescapes=False)
+    return text
+
+
 _TYPES = (
     SqlType("unknown", 705, "unknown", lambda t, _: t, lambda v, _: v),
     SqlType("text", 25, "text", lambda t, _: t, lambda v, _: v),
@@ -157,7 +162,7 @@ _TYPES = (
         "interval", 1186, "interval", lambda t, _: interval_in(t), lambda v, _: interval_out(v), 16
     ),
     SqlType("jsonb", 3802, "jsonb", lambda t, _: jsonb.parse(t), lambda v, _: v),
-    SqlType("json", 114, "json", lambda t, _: jsonb.parse(t) and t, lambda v, _: v),
+    SqlType("json", 114, "json", _json_in, lambda v, _: v),
     SqlType("bytea", 17, "bytea", lambda t, _: _bytea_in(t), lambda v, _: "\\x" + v.hex()),
     SqlType("void", 2278, "void", lambda t, _: t, lambda *_: "", 4),
     SqlType("record", 2249, "record", lambda t, _: t, lambda v, _: v),
