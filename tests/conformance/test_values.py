@@ -61,6 +61,7 @@ TIMES = (
 ZONES = (
     "UTC", "utc", "Europe/Berlin", "europe/berlin", "-3", "5.5", "3.7512", "0", "168", "+05:30", "-05:30", "5:30", "est5edt",
     "Foo5", "<+03>-3", "UTC-3", "GMT+5:30", "ABC", "PST", "Z", "Zulu", "", "UTC ", "posix/UTC", "No/Where",
+    " 5", "F!o5", "FOO168", "FOO5BAR,", "FOO5BAR,M3", "FOO5:60", "23:59:59",
 )  # fmt: skip
 
 
@@ -138,6 +139,21 @@ def test_zones(sides: tuple[Any, Any]) -> None:
     for connection in sides:
         connection.execute("reset timezone")
     assert not found
+    query = "select '2024-07-01 12:00+00'::timestamptz at time zone %s"
+    assert not differences(sides, query, ("5", "-5:30", "Foo5", "168"))
+
+
+@pytest.mark.parametrize(
+    "zone", ["CET-1CEST,M3.5.0,M10.5.0/3", "FOO5BAR", "FOO5BAR4", "FOO24", "30", "5 "]
+)
+def test_zones_refused(sides: tuple[Any, Any], zone: str) -> None:
+    """What Postgres takes and Python's time zones cannot say is refused, wherever it stands."""
+    real, mine = sides
+    for query in ("select set_config('timezone', %s, false)", "select now() at time zone %s"):
+        real.execute(query, [zone])
+        with pytest.raises(psycopg.NotSupportedError, match=zone):
+            mine.execute(query, [zone])
+    real.execute("reset timezone")
 
 
 def test_uuids_after_the_year_2255_have_rounded_times(sides: tuple[Any, Any]) -> None:

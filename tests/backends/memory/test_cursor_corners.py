@@ -322,3 +322,11 @@ def test_powers_of_numeric_are_refused() -> None:
         with pytest.raises(psycopg.NotSupportedError, match="cast to double precision"):
             connection.execute(text)
     assert connection.execute("select 2 ^ 0.5::float8").fetchone() == (2**0.5,)
+
+
+def test_cursors_of_the_server_are_refused() -> None:
+    """A named cursor's count, life and transaction are not psycopg's here, so there is none."""
+    connection = MemoryDatabase().connect()
+    with pytest.raises(psycopg.NotSupportedError, match=r"'rows'.*fetchmany"):
+        connection.cursor("rows")
+    connection.cursor("")

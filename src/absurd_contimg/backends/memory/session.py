@@ -20,7 +20,7 @@ from absurd_contimg.backends.memory.locks import WouldBlock
 from absurd_contimg.backends.memory.timestamps import timestamptz_in
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.zones import DEFAULT as DEFAULT_ZONE
-from absurd_contimg.backends.memory.zones import offset_detail, session_zone, zone_setting
+from absurd_contimg.backends.memory.zones import session_zone, zone_setting
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
@@ -142,14 +142,7 @@ class Session:
         if value is None:
             return None
         if key == "timezone":
-            zone = zone_setting(value)
-            if zone is None:
-                raise EngineError(
-                    "22023",
-                    f'invalid value for parameter "TimeZone": "{value}"',
-                    detail=offset_detail(value),
-                )
-            return zone
+            return zone_setting(value)
         if key.endswith("_timeout"):
             if _DURATION.match(value) is None:
                 raise EngineError("22023", f'invalid value for parameter "{name}": "{value}"')

@@ -7,7 +7,10 @@ import zoneinfo
 from datetime import UTC, timedelta, timezone, tzinfo
 from functools import cache, lru_cache
 
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
+
 OFFSET_HOURS_MAX = 168
+_PYTHON_HOURS_MAX = 24
 DEFAULT = "Etc/UTC"
 _SECOND_US = 1_000_000
 _UTC_NAMES = frozenset({"utc", "gmt", "zulu", "etc/utc", "universal", "greenwich", "uct"})
@@ -26,11 +29,18 @@ DAYLIGHT = frozenset({
     "nzdt", "pdt", "wadt", "west",
 })  # fmt: skip
 """The abbreviations of summer times."""
+_POSIX_NAME = r"(?:<[^>]*>|[^0-9,+\-]*)"
+_POSIX_TIME = r"[+-]?\d{1,3}(?::\d{1,2}(?::\d{1,2})?)?"
 _POSIX = re.compile(
-    r"(?:<(?P<quoted>[^>]*)>|(?P<name>[A-Za-z]*))(?P<sign>[+-]?)(?P<hours>\d{1,3})"
-    r"(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?\Z",
+    rf"{_POSIX_NAME}(?P<sign>[+-]?)(?P<hours>\d{{1,3}})"
+    r"(?::(?P<minutes>\d{1,2})(?::(?P<seconds>\d{1,2}))?)?",
     re.ASCII,
 )
+_POSIX_DAY = rf",(?:M\d+\.\d+\.\d+|J?\d+)(?:/{_POSIX_TIME})?"
+_POSIX_DAYLIGHT = re.compile(
+    rf"(?:<[^>]*>|[^0-9,+\-]+)(?:{_POSIX_TIME})?(?:{_POSIX_DAY}{_POSIX_DAY})?", re.ASCII
+)
+"""What may follow: the name of the summer time, its offset, and when it begins and ends."""
 
 
 @cache
@@ -54,20 +64,28 @@ def abbreviation_us(word: str) -> int | None:
     return None if hours is None else round(hours * 3600) * _SECOND_US
 
 
-def zone_setting(name: str) -> str | None:
-    """The name under which the setting ``timezone`` keeps `name`, None if it takes none such.
+def zone_setting(name: str) -> str:
+    """The name under which the setting ``timezone`` keeps `name`; raises 22023 for what is none.
 
     A number is hours east of UTC. POSIX's form counts west of it.
     """
-    try:
-        hours = float(name)
-    except ValueError:
+    hours = _number(name)
+    if hours is None:
         known = _names().get(name.lower())
         if known is not None:
             return known
-        return None if session_zone(name.upper()) is None else name.upper()
+        zone = session_zone(name.upper())
+        if zone is None:
+            raise _refusal(name)
+        if (zone.utcoffset(None) or timedelta()).seconds % 60:
+            raise EngineError(
+                "22023",
+                f'time zone "{name}" appears to use leap seconds',
+                detail="PostgreSQL does not support leap seconds.",
+            )
+        return name.upper()
     if not abs(hours) < OFFSET_HOURS_MAX:
-        return None
+        raise _refusal(name, "UTC timezone offset is out of range.")
     size = int(abs(hours) * 3600)
     sign, opposite = ("-", "+") if hours < 0 and size else ("+", "-")
     shown = f"{size // 3600:02}"
@@ -75,34 +93,44 @@ def zone_setting(name: str) -> str | None:
         shown += f":{size // 60 % 60:02}"
     if size % 60:
         shown += f":{size % 60:02}"
-    return f"<{sign}{shown}>{opposite}{shown}"
+    setting = f"<{sign}{shown}>{opposite}{shown}"
+    session_zone(setting)
+    return setting
 
 
-def offset_detail(name: str) -> str | None:
-    """What Postgres adds where `zone_setting` refuses a number."""
+def _refusal(name: str, detail: str | None = None) -> EngineError:
+    return EngineError("22023", f'invalid value for parameter "TimeZone": "{name}"', detail=detail)
+
+
+def _number(name: str) -> float | None:
+    """The number that is written, None if it is none; C takes blanks before it, not after."""
     try:
-        float(name)
+        return None if name[-1:].isspace() else float(name)
     except ValueError:
         return None
-    return "UTC timezone offset is out of range."
 
 
 @lru_cache(maxsize=256)
 def session_zone(name: str) -> tzinfo | None:
-    """The time zone of the setting's value, or of what `zone_setting` takes; None if of neither."""
+    """The time zone of the setting's value, or of what `zone_setting` takes; None if of neither.
+
+    Raises 0A000 for what Postgres knows and Python's time zones cannot say.
+    """
     zone = zone_in(name)
     if zone is not None:
         return zone
-    try:
-        return timezone(timedelta(hours=float(name)))
-    except (ValueError, OverflowError):
-        pass
     posix = _POSIX.match(name)
-    if posix is None or not name:
+    if posix is None:
         return None
-    parts = (int(posix[part] or 0) for part in ("hours", "minutes", "seconds"))
-    hours, minutes, seconds = parts
+    hours, minutes, seconds = (int(posix[part] or 0) for part in ("hours", "minutes", "seconds"))
+    if hours >= OFFSET_HOURS_MAX or minutes > 59 or seconds > 59:
+        return None
+    rest = name[posix.end() :]
+    if rest and not _POSIX_DAYLIGHT.fullmatch(rest):
+        return None
+    if rest:
+        raise unsupported(name, "POSIX time zones with summer time (take one by its name)")
     west = timedelta(hours=hours, minutes=minutes, seconds=seconds)
-    if hours >= 24 or minutes > 59 or seconds > 59:
-        return None
+    if hours >= _PYTHON_HOURS_MAX:
+        raise unsupported(name, "time zones a day or more from UTC")
     return timezone(west if posix["sign"] == "-" else -west)

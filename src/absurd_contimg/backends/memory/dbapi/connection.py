@@ -127,6 +127,15 @@ class BaseConnection:
         if self._closed:
             raise psycopg.OperationalError("the connection is closed")
 
+    def check_cursor(self, name: str) -> None:
+        """What stands against a new cursor."""
+        self.check_open()
+        if name:
+            raise psycopg.NotSupportedError(
+                f"the in-memory Absurd has no cursors on the server side, as {name!r}: make one "
+                "without a name, and fetchmany() or stream() for a few rows at a time"
+            )
+
     def before_statement(self) -> None:
         """Begin a transaction if it is time for one."""
         if not self._autocommit and self.session.transaction is None:
@@ -204,8 +213,8 @@ class MemoryConnection(BaseConnection):
     def cursor(
         self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any
     ) -> MemoryCursor:
-        """A new cursor; a `name` is accepted, and the rows are all fetched at once all the same."""
-        self.check_open()
+        """A new cursor."""
+        self.check_cursor(name)
         made: MemoryCursor = self.cursor_factory(self, row_factory or self.row_factory)
         return made
 
@@ -289,7 +298,7 @@ class AsyncMemoryConnection(BaseConnection):
         self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any
     ) -> AsyncMemoryCursor:
         """A new cursor."""
-        self.check_open()
+        self.check_cursor(name)
         made: AsyncMemoryCursor = self.cursor_factory(self, row_factory or self.row_factory)
         return made
 
