@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from absurd_contimg.simulation.campaign import Campaign
 from absurd_contimg.simulation.campaigns import run_campaign
+from absurd_contimg.simulation.fault_plan import parse_faults
 from absurd_contimg.simulation.faults import Fault, shrink
 from absurd_contimg.simulation.report import backlog_gone_after, summarise
 from absurd_contimg.simulation.scenario import (
@@ -54,6 +58,65 @@ def test_backlog_of_an_outage_goes_as_fast_as_queueing_theory_says(workers: int)
     found = backlog_gone_after(run)
     backlog, load = stop / 309.0 + 1, service / 309.0
     assert found == pytest.approx(backlog * service / (workers - load), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("faults", "says"),
+    [
+        ("kill-4@5", "fault kill-4@5: the number of a kill is at most 3 here"),
+        ("partition-2@100/24", "fault partition-2@100/24: the number of a partition is at most 1"),
+        ("outage-1@5/9", "the number of a outage is at most 0"),
+        ("kill-0@99999999", "x observes for 8640 s only"),
+    ],
+)
+def test_fault_that_can_hit_nothing_is_refused(faults: str, says: str) -> None:
+    parts = {"name": "x", "days": 0.1, "workers": {"count": 4, "hosts": 2}}
+    with pytest.raises(ScenarioError, match=re.escape(says)):
+        Campaign(Scenario.model_validate(parts), 1, parse_faults(faults))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[workers]\ncuont = 3", "there is no field workers.cuont; did you mean count?"),
+        ("[wokers]\ncount = 3", "there is no field wokers; did you mean workers?"),
+        ("dys = 'x'\n", "there is no field dys; did you mean days?"),
+        ("[workers]\ncount = 0", "workers.count: Input should be greater than or equal to 1"),
+        ('[sweep]\n"workers.count" = []', "sweep needs at least one value of its field"),
+    ],
+)
+def test_wrong_scenario_says_which_field(tmp_path: Path, text: str, says: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"name = 'x'\n{text}")
+    with pytest.raises(ScenarioError, match=re.escape(f"Scenario {path}: {says}")):
+        load_scenario(path)
+
+
+def test_folder_is_no_scenario(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match=r"cannot be read: .*Is a directory"):
+        load_scenario(tmp_path)
+
+
+def test_folder_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ScenarioError, match="file/report cannot be written"):
+        run_campaign("quiet_night", [1], output=tmp_path / "file" / "report")
+
+
+def test_histories_without_stages_are_not_fitted() -> None:
+    with pytest.raises(ValueError, match="nothing to fit"):
+        run_campaign("quiet_night", [1], fit_from=[])
+
+
+def test_report_of_a_night_that_completes_nothing_is_json(tmp_path: Path) -> None:
+    path = tmp_path / "all_corrupt.toml"
+    path.write_text("name='x'\ndays=0.02\n[telescope]\ncorrupt_probability=1.0\n")
+    shown = Console(width=80, file=StringIO())
+    found = run_campaign(path, [1], shown, tmp_path)
+    (one,) = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert (one["latency_p50"], one["throughput_per_hour"]) == (None, 0.0)
+    assert found.ok
+    assert " wrong " in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_every_shipped_scenario_can_be_read() -> None:

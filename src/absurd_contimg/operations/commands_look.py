@@ -194,7 +194,9 @@ def failures(
 
 @app.command()
 def simulate(
-    scenario: Annotated[str, typer.Argument(help="A TOML file, or the name of one shipped.")],
+    scenario: Annotated[
+        str, typer.Argument(help="A TOML file, or the name of one shipped; none: list those.")
+    ] = "",
     seeds: Annotated[int, typer.Option(min=1, help="How many nights to simulate.")] = 10,
     seed: Annotated[int | None, typer.Option(min=0, help="Only this one: a replay.")] = None,
     output: Annotated[
@@ -215,7 +217,12 @@ def simulate(
     """Simulate workers, hosts, disks and faults in virtual time, from a scenario."""
     from absurd_contimg.simulation.campaigns import run_campaign  # noqa: PLC0415
     from absurd_contimg.simulation.fault_plan import parse_faults  # noqa: PLC0415
+    from absurd_contimg.simulation.scenario import load_scenario, shipped_scenarios  # noqa: PLC0415
 
+    if not scenario:
+        for name in shipped_scenarios():
+            console.print(f"{name:20} {load_scenario(name).about}", soft_wrap=True)
+        return
     fit_from = _all_histories() if fit_from_database else None
     numbers = range(seeds) if seed is None else [seed]
     try:
@@ -278,6 +285,10 @@ def explore(
         if plan is not None:
             again = replay(worlds[world](), parse_plan(plan))
             print("\n".join([*again.trace, *map(str, again.violations)]))
+            if again.missed:
+                raise ValueError(
+                    f"{again.missed[0]} has hit nothing; moments of that life: {again.moments}"
+                )
             raise typer.Exit(1 if again.violations else 0)
         hunt = Hunt(parse_blows(first.split(",")), parse_blows(then.split(",") if then else []))
     except ValueError as error:

@@ -15,7 +15,7 @@ from absurd_contimg.simulation.clocks import HostClock
 from absurd_contimg.simulation.crews import PipelineCrew, WorkerTerms, pipeline_params
 from absurd_contimg.simulation.disk import ROOT, Disk
 from absurd_contimg.simulation.fault_plan import Fault
-from absurd_contimg.simulation.faults import DAY_SECONDS, draw_faults
+from absurd_contimg.simulation.faults import DAY_SECONDS, check_faults, draw_faults
 from absurd_contimg.simulation.hosts import DiskChannel, Host
 from absurd_contimg.simulation.invariants import Violation, judge
 from absurd_contimg.simulation.loop import SimLoop, instantly
@@ -89,6 +89,7 @@ class Campaign:
     ) -> None:
         self.scenario, self.seed = scenario, seed
         self.faults = draw_faults(scenario, seed) if faults is None else list(faults)
+        check_faults(scenario, self.faults)
         self.landed = Landed()
         self.trace = Trace() if trace is None else trace
         every = scenario.telescope.calibrator_every

@@ -5,7 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -58,12 +60,14 @@ def run_campaign(
     """Simulate a scenario (a file, or the name of one shipped) once for each seed.
 
     With a console it shows progress, the table, and how to replay each violation; with an output
-    folder it writes ``report.json`` and ``report.html`` there. `fit_from` are histories of a real
-    database from which the durations of stages are taken. A replay names the `variant` of a sweep
-    and the `faults` instead of those drawn from the seed; with `trace` it shows every event, one
-    a line. Raises `ScenarioError`.
+    folder it writes ``report.json`` and, with the plots extra, ``report.html``. `fit_from` are
+    histories of a real database from which the durations of stages are taken. A replay names the
+    `variant` of a sweep and the `faults` instead of those that are drawn; with `trace` it prints
+    all events. Raises `ScenarioError`, and `ValueError` where nothing can be fitted.
     """
     scenario = load_scenario(scenario_path)
+    if output is not None:
+        _make_folder(output)
     costs = None if fit_from is None else fit_costs(fit_from)
     summaries: list[Summary] = []
     runs: list[Run] = []
@@ -89,11 +93,23 @@ def run_campaign(
     shown.print(table_of(summaries))
     _print_lines(shown, replays)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
         (output / "report.json").write_text(json_of(summaries), encoding="utf-8")
+    if output is not None and find_spec("matplotlib") is None:
+        shown.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
+    elif output is not None:
         page = html_of(summaries[-len(runs) :], runs)
         (output / "report.html").write_text(page, encoding="utf-8")
     return CampaignReport(scenario, tuple(summaries), tuple(replays), output)
+
+
+def _make_folder(path: Path) -> None:
+    """Before hours of simulation, and not after."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise ScenarioError(f"the folder {path} cannot be written: {error}") from error
 
 
 def _is_named(history: History, violations: Sequence[Violation]) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
 from absurd_contimg.simulation.fault_plan import Fault, parse_faults
-from absurd_contimg.simulation.scenario import Scenario
+from absurd_contimg.simulation.scenario import Scenario, ScenarioError
 
 DAY_SECONDS = 86_400.0
 
@@ -41,6 +41,22 @@ def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
     found += [Fault(at, "fill", 0, seconds) for at, seconds in rates.disk_fills]
     found += parse_faults(",".join(rates.plan))
     return sorted(found)
+
+
+def check_faults(scenario: Scenario, faults: Iterable[Fault]) -> None:
+    """Raise `ScenarioError` for a fault that can hit nothing: none has its number, or too late."""
+    workers, hosts = scenario.workers.count, scenario.workers.hosts
+    numbers = dict.fromkeys(("kill", "pause", "term"), workers)
+    numbers |= dict.fromkeys(("reboot", "partition"), hosts)
+    end = scenario.days * DAY_SECONDS
+    for fault in faults:
+        last = numbers.get(fault.kind, 1) - 1
+        if fault.target > last:
+            raise ScenarioError(
+                f"fault {fault}: the number of a {fault.kind} is at most {last} here"
+            )
+        if fault.at_seconds >= end:
+            raise ScenarioError(f"fault {fault}: {scenario.name} observes for {end:g} s only")
 
 
 @dataclass(frozen=True, slots=True)

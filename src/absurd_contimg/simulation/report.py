@@ -77,7 +77,8 @@ def summarise(run: Run, label: str) -> Summary:
             if isinstance(one.failure_reason, Mapping):
                 reason = one.failure_reason
                 kinds[str(reason.get("kind") or reason.get("name"))] += 1
-    finished = [at for at in map(_ended_at, histories) if at is not None and at <= seconds]
+    completed = [one for one in histories if one.task.state == "completed"]
+    finished = [at for at in map(_ended_at, completed) if at is not None and at <= seconds]
     worker_seconds = run.scenario.workers.count * run.ended_at_seconds
     return Summary(
         label=label,
@@ -143,31 +144,31 @@ def backlog_gone_after(run: Run) -> float | None:
 def table_of(summaries: Sequence[Summary]) -> Table:
     """For a terminal: one line a run."""
     caption = (
-        "p50, p95: minutes from spawn to end. queue: groups there at most, and at the end. lost: "
-        "stage time without a product. died: stages that ended with their worker. hits: faults "
-        "that met work under way, of all."
+        "wrong: broken invariants. per h: completed an hour. p50, p95: minutes from spawn to end. "
+        "queue: groups there at most, and at the end. lost: stage time without a product. died: "
+        "stages that ended with their worker. hits: faults that met work under way, of all."
     )
     table = Table(title="Simulated campaign", caption=caption, box=None, padding=(0, 1, 0, 0))
     table.add_column("run", min_width=10)
-    names = ("seed", "done", "fail", "left", "per h", "p50", "p95", "queue")
-    for name in (*names, "busy", "lost", "died", "hits", "wrong"):
+    names = ("seed", "wrong", "done", "fail", "left", "per h", "p50", "p95", "queue")
+    for name in (*names, "busy", "lost", "died", "hits"):
         table.add_column(name, justify="right", no_wrap=True)
     for one in summaries:
         table.add_row(
             one.label,
             str(one.seed),
+            str(len(one.violations)),
             str(one.completed),
             str(one.failed),
             str(one.unfinished),
             f"{one.throughput_per_hour:.1f}",
-            f"{one.latency_p50 / 60:.1f}",
-            f"{one.latency_p95 / 60:.1f}",
+            _minutes(one.latency_p50),
+            _minutes(one.latency_p95),
             f"{one.backlog_max}/{one.backlog_end}",
             f"{one.utilisation:.0%}",
             f"{one.lost_share:.1%}",
             str(one.recoveries),
             f"{sum(one.landed.values())}/{sum(one.tried.values())}",
-            str(len(one.violations)),
         )
     return table
 
@@ -222,8 +223,8 @@ def _figure(run: Run) -> str:
 
 
 def json_of(summaries: Sequence[Summary]) -> str:
-    """For machines."""
-    return json.dumps([one.to_json() for one in summaries], indent=1, allow_nan=True)
+    """For machines; null where nothing has completed that could be measured."""
+    return json.dumps([one.to_json() for one in summaries], indent=1, allow_nan=False)
 
 
 def _latencies(histories: Sequence[History]) -> list[float]:
@@ -254,7 +255,14 @@ def _percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
+def _minutes(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{seconds / 60:.1f}"
+
+
 def _plain(value: Any) -> Any:
+    """As JSON has it, which knows no NaN."""
+    if isinstance(value, float) and math.isnan(value):
+        return None
     return list(value) if isinstance(value, tuple) else value
 
 

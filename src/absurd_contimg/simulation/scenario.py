@@ -7,10 +7,13 @@ probability for one start of a stage. A scenario that names something unknown is
 from __future__ import annotations
 
 import tomllib
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from absurd_contimg.simulation.fault_plan import parse_faults
 from absurd_contimg.simulation.stage_model import CATALOGUE, GIB
@@ -139,6 +142,8 @@ class Scenario(_Part):
             raise ValueError(f"no such failure: {unknown}; known are {sorted(CATALOGUE)}")
         if len(self.sweep) > 1:
             raise ValueError("sweep may name one field")
+        if not all(self.sweep.values()):
+            raise ValueError("sweep needs at least one value of its field")
         parse_faults(",".join(self.faults.plan))
         return self
 
@@ -173,10 +178,30 @@ def load_scenario(path: str | Path) -> Scenario:
             known = ", ".join(shipped_scenarios())
             raise ScenarioError(f"No scenario {path}: neither a file nor one of {known}.") from None
         text = shipped.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"Scenario {path} cannot be read: {error}") from error
     try:
         return Scenario.model_validate(tomllib.loads(text))
-    except (tomllib.TOMLDecodeError, ValidationError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"Scenario {path}: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(map(_explained, error.errors()))
+        raise ScenarioError(f"Scenario {path}: {wrong}") from error
+
+
+def _explained(error: ErrorDetails) -> str:
+    """One thing that is wrong: which field, why, and for a misspelt one what it may have meant."""
+    *above, name = error["loc"] or ("",)
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        said = error["msg"].removeprefix("Value error, ")
+        return f"{where}: {said}" if where else said
+    part: type[BaseModel] = Scenario
+    for one in above:
+        part = cast(type[BaseModel], part.model_fields[str(one)].annotation)
+    close = get_close_matches(str(name), part.model_fields, n=1)
+    known = f"did you mean {close[0]}?" if close else f"there are {', '.join(part.model_fields)}"
+    return f"there is no field {where}; {known}"
 
 
 def shipped_scenarios() -> list[str]:

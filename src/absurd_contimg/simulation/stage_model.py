@@ -121,12 +121,17 @@ def _chances(what: str, spread: float) -> _Chances:
 
 
 def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
-    """The median duration of each stage in real histories; sizes stay those of the defaults."""
+    """The median duration of each stage in real histories; sizes stay those of the defaults.
+
+    Raises `ValueError` where no stage has ever completed.
+    """
     seconds: dict[str, list[float]] = {}
     for history in histories:
         for start in step_starts(history):
             if start.outcome == "done" and not start.adopted and start.seconds is not None:
                 seconds.setdefault(start.step, []).append(start.seconds)
+    if not seconds:
+        raise ValueError("nothing to fit: no stage has completed in these histories")
     costs = dict(DEFAULT_COSTS)
     for stage, found in seconds.items():
         known = DEFAULT_COSTS.get(stage, UNLISTED)
