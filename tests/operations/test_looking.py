@@ -106,6 +106,31 @@ def test_status_for_programs_tells_leases_workers_and_failures(
     assert history["runs"][0]["failure_reason"]["rule"] == "bad-input"
 
 
+def test_status_shows_what_a_failure_of_the_sdk_says(contimg: Contimg, database_url: str) -> None:
+    """It knows no kind, no rule and no step."""
+
+    async def prepare(backend: PostgresBackend) -> None:
+        await backend.spawn_task(QUEUE, "other", {"group_id": "G1"})
+        (claimed,) = await backend.claim_task(QUEUE, "worker-1", 60)
+        reason = {"name": "ValueError", "message": "no such antenna\nat all", "traceback": "..."}
+        await backend.fail_run_permanently(QUEUE, claimed.run_id, reason)
+
+    on_queue(database_url, prepare)
+    text = contimg("status").stdout
+    assert "no such antenna" in text
+    assert "None" not in text
+    (shown,) = json.loads(contimg("status", "--json").stdout)["tasks"]
+    assert shown["stands"] == "ValueError: no such antenna"
+
+
+def test_misspelt_queue_is_answered_with_those_that_exist(contimg: Contimg) -> None:
+    refused = contimg("--queue", "dsa110-pipelin", "status")
+    assert refused.exit_code == 1
+    said = str(refused.exception)
+    assert "'dsa110-pipelin'" in said
+    assert f"there are: {QUEUE}" in said
+
+
 def test_dead_worker_is_not_alive(tmp_path: Path) -> None:
     """Nor one that the janitor has swept; looking frees no lock and takes none."""
     owner = ScratchOwner(tmp_path, "worker-1").acquire()

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.failures import UNRECOGNISED
 from absurd_contimg.core.records import History
 from absurd_contimg.operations.database import open_backend
@@ -102,11 +103,23 @@ def _before(
 def with_backend(
     settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
 ) -> _T:
-    """What `work` returns for a connected backend; see `open_backend` for `create`."""
+    """What `work` returns for a connected backend; see `open_backend` for `create`.
+
+    Raises `MissingInputError` that names the queues there are when ours is not among them.
+    """
 
     async def call() -> _T:
         async with open_backend(settings, create=create) as backend:
-            return await work(backend)
+            try:
+                return await work(backend)
+            except QueueNotFound as error:
+                others = await backend.list_queues()
+                if not others:
+                    raise
+                raise MissingInputError(
+                    f"There is no queue {settings.queue_name!r}; there are: {', '.join(others)}.",
+                    "Correct --queue or ABSURD_QUEUE_NAME, or make it: contimg db init",
+                ) from error
 
     return asyncio.run(call())
 

@@ -48,7 +48,7 @@ def task_summary(history: History, now: datetime) -> dict[str, Json]:
     if (waits := waiting_for(history)) is not None:
         stands = f"waits for {waits}"
     elif reason is not None:
-        stands = f"{reason.get('step') or ''}: {reason.get('kind')}, {reason.get('rule')}"
+        stands = _why(reason)
     else:
         stands = "" if last is None else f"{last.step} ({last.outcome})"
     held = next((run for run in history.runs if run.state == "running"), None)
@@ -63,6 +63,14 @@ def task_summary(history: History, now: datetime) -> dict[str, Json]:
         "lease_seconds_left": None if ends is None else round((ends - now).total_seconds(), 1),
         "failure": None if reason is None else {key: reason.get(key) for key in _TOLD},
     }
+
+
+def _why(reason: Mapping[str, Json]) -> str:
+    """In few words. A failure of the SDK, or of the engine, knows no kind and no step."""
+    if "kind" in reason:
+        return f"{reason.get('step') or ''}: {reason['kind']}, {reason.get('rule')}"
+    said = str(reason.get("message") or "").strip().partition("\n")[0]
+    return ": ".join(filter(None, (str(reason.get("name") or ""), said))) or "no reason given"
 
 
 def _with_lease(summary: Mapping[str, Json]) -> str:
