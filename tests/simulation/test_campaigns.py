@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from io import StringIO
 from pathlib import Path
 
@@ -181,3 +182,38 @@ def test_faults_shrink_to_the_fewest_that_still_break() -> None:
 def test_sweep_over_an_unknown_field_is_refused() -> None:
     with pytest.raises(ScenarioError, match=r"workers\.colour"):
         Scenario(name="x", sweep={"workers.colour": [1]}).variants()
+
+
+@pytest.mark.parametrize("listed", ["outages", "processing_stops", "disk_fills"])
+@pytest.mark.parametrize("when", [(-5, 10), (float("nan"), 1), (5, -10), (5, 99_999_999)])
+def test_planned_trouble_at_no_time_is_refused(listed: str, when: tuple[float, float]) -> None:
+    scenario = Scenario.model_validate({"name": "x", "days": 0.01, "faults": {listed: [when]}})
+    with pytest.raises(ScenarioError, match=r"fault \w+-0@.*(864 s only|at most 87264 s)"):
+        Campaign(scenario, seed=1)
+
+
+def test_numbers_of_a_fault_are_numbers() -> None:
+    with pytest.raises(ValueError, match=r"no fault is written 'kill-0@1\.2\.3'"):
+        parse_faults("kill-0@1.2.3")
+
+
+def test_fault_that_fits_not_every_variant_is_refused_before_the_first_has_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep = tmp_path / "sweep.toml"
+    sweep.write_text('name = "x"\ndays = 0.01\n[sweep]\n"workers.count" = [4, 2]\n')
+    monkeypatch.setattr(Campaign, "run", lambda _self: pytest.fail("one has run"))
+    with pytest.raises(ScenarioError, match="at most 1 here"):
+        run_campaign(sweep, [1], faults=parse_faults("kill-3@5"))
+
+
+def test_page_about_scenarios_leaves_out_no_key_and_none_that_is_shipped() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
+    named = set(re.findall(r"`\[?(\w+)\]?`", page))
+    parts = [one.annotation for one in Scenario.model_fields.values()]
+    keys = {name for part in [Scenario, *parts] for name in getattr(part, "model_fields", ())}
+    assert {"disk_fills", "sweep", "count"} <= keys
+    assert keys | set(shipped_scenarios()) <= named
+    example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert example is not None
+    assert len(Scenario.model_validate(tomllib.loads(example[1])).variants()) == 2

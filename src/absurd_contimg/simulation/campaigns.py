@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from absurd_contimg.core.records import History
 from absurd_contimg.simulation.campaign import Campaign, Run
 from absurd_contimg.simulation.fault_plan import Fault
-from absurd_contimg.simulation.faults import shrink
+from absurd_contimg.simulation.faults import check_faults, draw_faults, shrink
 from absurd_contimg.simulation.invariants import Violation
 from absurd_contimg.simulation.report import Summary, html_of, json_of, summarise, table_of
 from absurd_contimg.simulation.scenario import Scenario, ScenarioError, load_scenario
@@ -73,6 +73,8 @@ def run_campaign(
     runs: list[Run] = []
     replays: list[str] = []
     todo = [(label, one, seed) for label, one in _chosen(scenario, variant) for seed in seeds]
+    for _, one, seed in todo:  # all of them, before the first has taken its time
+        check_faults(one, draw_faults(one, seed) if faults is None else faults)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = console or Console(quiet=True)
     with Progress(*columns, TimeElapsedColumn(), console=shown) as progress, without_gc():

@@ -9,7 +9,7 @@ KINDS = ("kill", "pause", "term", "reboot", "partition", "outage", "stop", "fill
 """A worker is killed, stopped for a while, told to end; a host goes down, or loses the database;
 the database is away; all workers are down; somebody else's files fill the disk."""
 
-_TEXT = re.compile(r"([a-z]+)-(\d+)@([\d.]+)(?:/([\d.]+))?")
+_TEXT = re.compile(r"([a-z]+)-(\d+)@(\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?")
 
 
 class Fault(NamedTuple):

@@ -16,7 +16,7 @@ def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
     """The faults of one run, in order of time."""
     rates, workers = scenario.faults, scenario.workers
     end = scenario.days * DAY_SECONDS
-    lease = float(workers.lease_seconds)
+    lease, longest = float(workers.lease_seconds), _whole_seconds(scenario)
     found: list[Fault] = []
 
     def draw(kind: str, per_day: float, targets: int, lasting: Callable[[Random], float]) -> None:
@@ -27,7 +27,8 @@ def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
                 at += random.expovariate(per_day / DAY_SECONDS)
                 if at >= end:
                     break
-                found.append(Fault(round(at, 6), kind, target, round(lasting(random), 6)))
+                lasts = min(round(lasting(random), 6), longest)
+                found.append(Fault(round(at, 6), kind, target, lasts))
 
     draw("kill", rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
     draw("pause", rates.worker_pauses_per_day, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
@@ -44,19 +45,31 @@ def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
 
 
 def check_faults(scenario: Scenario, faults: Iterable[Fault]) -> None:
-    """Raise `ScenarioError` for a fault that can hit nothing: none has its number, or too late."""
+    """Raise `ScenarioError` for a fault that can hit nothing: none has its number, or too late.
+
+    And for one that would outlast everything: a disk that stays full is simulated poll by poll.
+    """
     workers, hosts = scenario.workers.count, scenario.workers.hosts
     numbers = dict.fromkeys(("kill", "pause", "term"), workers)
     numbers |= dict.fromkeys(("reboot", "partition"), hosts)
-    end = scenario.days * DAY_SECONDS
+    end, longest = scenario.days * DAY_SECONDS, _whole_seconds(scenario)
     for fault in faults:
         last = numbers.get(fault.kind, 1) - 1
         if fault.target > last:
             raise ScenarioError(
                 f"fault {fault}: the number of a {fault.kind} is at most {last} here"
             )
-        if fault.at_seconds >= end:
+        if not 0 <= fault.at_seconds <= end:
             raise ScenarioError(f"fault {fault}: {scenario.name} observes for {end:g} s only")
+        if not 0 <= fault.seconds <= longest:
+            raise ScenarioError(
+                f"fault {fault}: it lasts at most {longest:g} s here, until the drain is over"
+            )
+
+
+def _whole_seconds(scenario: Scenario) -> float:
+    """With the time in which the workers go on after the last group."""
+    return scenario.days * DAY_SECONDS + scenario.drain_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,10 @@ def fault_plans(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[li
     targets = st.integers(0, scenario.workers.count - 1)
     lasting = st.floats(1.0, 4.0 * scenario.workers.lease_seconds)
     fault = st.builds(
-        lambda at, kind, target, seconds: _fitting(scenario, at, kind, target, seconds),
+        # Rounding must not carry it past the end, where the campaign refuses it.
+        lambda at, kind, target, seconds: _fitting(
+            scenario, min(round(at, 3), end), kind, target, seconds
+        ),
         st.floats(0.0, end),
         kinds,
         targets,
@@ -54,7 +57,7 @@ def _fitting(scenario: Scenario, at: float, kind: str, target: int, seconds: flo
         target %= scenario.workers.hosts
     elif kind == "outage":
         target = 0
-    return Fault(round(at, 3), kind, target, 0.0 if kind == "kill" else round(seconds, 3))
+    return Fault(at, kind, target, 0.0 if kind == "kill" else round(seconds, 3))
 
 
 def blow_plans(moments: int, blows_max: int = 3) -> st.SearchStrategy[Plan]:
