@@ -217,3 +217,11 @@ def test_page_about_scenarios_leaves_out_no_key_and_none_that_is_shipped() -> No
     example = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
     assert example is not None
     assert len(Scenario.model_validate(tomllib.loads(example[1])).variants()) == 2
+
+
+def test_number_of_broken_invariants_stands_below_the_table_however_narrow(tmp_path: Path) -> None:
+    short = tmp_path / "short.toml"
+    short.write_text('name = "short"\ndays = 0.01\n')
+    printed = StringIO()
+    run_campaign(short, [1, 2], Console(file=printed, width=20))
+    assert "0 invariants are broken in 0 of 2 runs.\n" in printed.getvalue()

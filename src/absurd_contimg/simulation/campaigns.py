@@ -93,6 +93,9 @@ def run_campaign(
                 replays.append(_replay_text(command, run, costs))
             progress.advance(bar)
     shown.print(table_of(summaries))
+    wrong = [len(one.violations) for one in summaries if one.violations]
+    verdict = f"{sum(wrong)} invariants are broken in {len(wrong)} of {len(summaries)} runs."
+    _print_lines(shown, [verdict])
     _print_lines(shown, replays)
     if output is not None:
         (output / "report.json").write_text(json_of(summaries), encoding="utf-8")
