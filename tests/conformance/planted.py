@@ -53,9 +53,9 @@ BUGS = (
     Bug("sweep shows the expiry in UTC", R, "zone = tx.session.zone\n    for run in _expired", "from datetime import UTC as zone\n    for run in _expired"),
     # completing and scheduling
     Bug("complete accepts a sleeping run", R, 'if run.state != "running":\n        refuse_ended_run', 'if run.state not in ("running", "sleeping"):\n        refuse_ended_run'),
-    Bug("complete forgets the result on the task", R, "completed_payload=state, ", ""),
-    Bug("complete forgets its waits", R, "    delete_waits_of(tx, queue, run.run_id)\n\n\ndef schedule_run", "\n\ndef schedule_run"),
-    Bug("complete clears the lease", R, 'state="completed", completed_at=now, result=state', 'state="completed", completed_at=now, result=state, claimed_by=None'),
+    Bug("complete forgets the result on the task", R, '"completed", attempts, run_id, state, cancelled_at', '"completed", attempts, run_id, task.completed_payload, cancelled_at'),
+    Bug("complete forgets its waits", R, "    delete_waits_of(tx, queue, run_id)\n\n\ndef schedule_run", "\n\ndef schedule_run"),
+    Bug("complete clears the lease", R, 'attempt, "completed", claimed_by, claim_expires_at', 'attempt, "completed", None, claim_expires_at'),
     Bug("schedule keeps the lease", R, "            claimed_by=None,\n            claim_expires_at=None,\n            available_at=wake_at,", "            available_at=wake_at,"),
     Bug("schedule keeps the wake event", R, "            available_at=wake_at,\n            wake_event=None,", "            available_at=wake_at,"),
     Bug("schedule forgets the task", R, 'tasks.put(tx, task.task_id, task._replace(state="sleeping"))', "pass"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 from absurd_contimg.backends.memory import MemoryDatabase
+from absurd_contimg.backends.memory.database import Operation
 from absurd_contimg.core.records import History
 from absurd_contimg.simulation.doors import READS, Effect, Moment
 from absurd_contimg.simulation.loop import SimLoop
@@ -48,8 +49,8 @@ class Trace:
 
     def _told(self, effect: Effect) -> str:
         """An effect by its name, a call of the database with what it was given and answered."""
-        if effect.kind == "call" and self._database is not None and self._database.timeline:
-            last = self._database.timeline[-1]
+        if effect.kind == "call" and self._database is not None and self._database.noted:
+            last = Operation(*self._database.noted[-1])
             if last.procedure == effect.name:
                 return str(last).split("  ", 2)[2]
         return f"{effect.kind} {effect.name}"

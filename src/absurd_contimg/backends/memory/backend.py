@@ -27,7 +27,7 @@ from absurd_contimg.backends.memory.conversion import (
     translated,
     uuid_int,
 )
-from absurd_contimg.backends.memory.database import MemoryDatabase, Operation
+from absurd_contimg.backends.memory.database import MemoryDatabase
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.locks import WouldBlock
 from absurd_contimg.backends.memory.procedures import (
@@ -88,12 +88,10 @@ class MemoryBackend:
         except EngineError as error:
             if name:
                 outcome = f"{error.sqlstate} {error.message}"
-                noted = Operation(db.now(), session.session_id, name, arguments, outcome)
-                db.timeline.append(noted)
+                db.noted.append((db.now(), session.session_id, name, arguments, outcome, None))
             raise translated(error) from None
         if name:
-            done = (db.now(), session.session_id, name, arguments, "ok", answer)
-            db.timeline.append(tuple.__new__(Operation, done))
+            db.noted.append((db.now(), session.session_id, name, arguments, "ok", answer))
         return answer
 
     def _read(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> Awaitable[T]:

@@ -82,7 +82,7 @@ def time_of(value: int | None) -> datetime | None:
     return None if value is None else times.to_datetime(value)
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=1024)
 def uuid(value: int) -> UUID:
     """A UUID of its number; the same ones are asked for again and again.
 

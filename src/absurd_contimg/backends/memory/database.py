@@ -32,6 +32,10 @@ Clock = Callable[[], datetime]
 TIMELINE_LENGTH_MAX = 10_000
 
 
+Noted = tuple[int, int, str, tuple[object, ...], str, object]
+"""The fields of an `Operation`: plain, because each call notes one and few are ever read."""
+
+
 class Operation(NamedTuple):
     """One call of a procedure, for people to read."""
 
@@ -84,7 +88,7 @@ class MemoryDatabase:
         self.uuids = UuidSource(seed)
         self.relations = Relations()
         self.relations.rows["queues"] = Relation("queues", "queues", Queues())
-        self.timeline: deque[Operation] = deque(maxlen=TIMELINE_LENGTH_MAX)
+        self.noted: deque[Noted] = deque(maxlen=TIMELINE_LENGTH_MAX)
         self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._sessions = 0
         self._latest: tuple[datetime, int] = times.EPOCH, 0
@@ -174,7 +178,7 @@ class MemoryDatabase:
             twin.__dict__.update(self.__dict__)
             twin.uuids = self.uuids.copy()
             twin.relations = self.relations.copy()
-            twin.timeline = self.timeline.copy()
+            twin.noted = self.noted.copy()
         twin.mutex = threading.RLock()
         twin.ended = threading.Condition(twin.mutex)
         twin.table_locks, twin._waiters = {}, []
@@ -209,12 +213,17 @@ class MemoryDatabase:
                 )
             copy = snapshot.fork()
             self.uuids, self.relations = copy.uuids, copy.relations
-            self.timeline = copy.timeline
+            self.noted = copy.noted
             self.transaction_ended()
 
+    @property
+    def timeline(self) -> list[Operation]:
+        """The latest operations, oldest first."""
+        return [Operation(*one) for one in self.noted]
+
     def timeline_text(self) -> str:
-        """The latest operations, one a line, oldest first."""
-        return "\n".join(str(operation) for operation in self.timeline)
+        """The same, one a line."""
+        return "\n".join(map(str, self.timeline))
 
 
 def _wake(future: asyncio.Future[None]) -> None:

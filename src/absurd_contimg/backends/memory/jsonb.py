@@ -41,22 +41,24 @@ def dumps(value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
     kind = type(value)
     if kind is str:
         return _string(value)
-    if value is None:
-        return NULL
-    if kind is bool:
-        return "true" if value else "false"
-    if kind is int:
-        return str(value)
     if kind is dict:
         shape = _shape(tuple(value)) if len(value) <= _SHAPED_MEMBERS_MAX else None
         if shape is None:
             return _object(value)
         text, names = shape
-        return text % tuple([dumps(value[name]) for name in names])
+        return text % tuple(
+            [_string(item) if type(item := value[name]) is str else dumps(item) for name in names]
+        )
     if kind is list or kind is tuple:
         if _INTEGER.issuperset(map(type, value)):  # channels, subbands: the usual list
             return str(value) if kind is list else str(list(value))
         return "[" + ", ".join([dumps(item) for item in value]) + "]"
+    if kind is int:
+        return str(value)
+    if value is None:
+        return NULL
+    if kind is bool:
+        return "true" if value else "false"
     if kind is float:
         return _number(repr(value))
     return _uncommon(value)

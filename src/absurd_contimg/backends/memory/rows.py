@@ -13,17 +13,19 @@ from absurd_contimg.backends.memory.times import Interval
 R = TypeVar("R", bound=tuple[Any, ...])
 
 
+made = tuple.__new__
+"""``made(RunRow, (...))`` is ``RunRow(...)`` in half the time, where every statement makes one."""
+
+
 def quickly_replaced(kind: type[R]) -> type[R]:
     """A named tuple whose `_replace` takes half the time: every write of a procedure is one."""
     positions = {column: position for position, column in enumerate(kind._fields)}  # type: ignore[attr-defined]
-
-    new = tuple.__new__
 
     def _replace(row: R, /, **columns: object) -> R:
         values = list(row)
         for column, value in columns.items():
             values[positions[column]] = value
-        return new(kind, values)
+        return made(kind, values)
 
     kind._replace = _replace  # type: ignore[attr-defined]
     return kind

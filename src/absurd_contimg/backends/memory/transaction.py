@@ -34,6 +34,7 @@ class Transaction:
         "_marks",
         "_row_locks",
         "_table_locks",
+        "alone",
         "db",
         "explicit",
         "finished",
@@ -48,9 +49,10 @@ class Transaction:
         self.db = db
         self.session = session
         self.explicit = explicit
-        alone = not (explicit or db.table_locks or db.relations.uncommitted)
-        self.tables = db.relations.of_queues if alone else _NONE
-        """By kind and queue, the tables that need no lock, as no session is in a transaction."""
+        self.alone = not (explicit or db.table_locks or db.relations.uncommitted)
+        """Whether no session is in a transaction: there are no locks to take or to wait for."""
+        self.tables = db.relations.of_queues if self.alone else _NONE
+        """By kind and queue, the tables that may be used without a lock."""
         self.undo: list[Callable[[], None] | tuple[Table[Any, Any], Any, Any]] = []
         self.finished = False
         self.waiting_for: Transaction | None = None

@@ -32,15 +32,15 @@ class UuidSource:
 
     def next(self, now_us: int) -> int:
         """The next one, for a clock that shows `now_us`."""
-        now_ns = now_us * 1000
-        now_ns = max(now_ns, self._last_ns + _STEP_NS)
+        now_ns, earliest = now_us * 1000, self._last_ns + _STEP_NS
+        now_ns = max(now_ns, earliest)
         self._last_ns = now_ns
         ms, rest = divmod(now_ns, 1_000_000)
         ms = min(ms, _MAX_MS)
-        high = ms << 16 | _VERSION | rest * 4096 // 1_000_000
         generator = self._generator or self._made()
         self._state = None
         self._drawn += 2
+        high = ms << 16 | _VERSION | rest * 4096 // 1_000_000
         return high << 64 | _VARIANT | generator.getrandbits(62)
 
     def random(self) -> int:

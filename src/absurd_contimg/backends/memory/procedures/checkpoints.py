@@ -11,7 +11,7 @@ from absurd_contimg.backends.memory.errors import (
 )
 from absurd_contimg.backends.memory.locks import ACCESS_SHARE
 from absurd_contimg.backends.memory.procedures.running import named, not_null_violation
-from absurd_contimg.backends.memory.rows import CheckpointRow
+from absurd_contimg.backends.memory.rows import CheckpointRow, made
 from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.times import SECOND_US, add_us
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -78,7 +78,7 @@ def write_checkpoint(
     checkpoints.put(
         tx,
         (task_id, step_name),
-        CheckpointRow(task_id, step_name, state, "committed", owner_run, now),
+        made(CheckpointRow, (task_id, step_name, state, "committed", owner_run, now)),
     )
 
 

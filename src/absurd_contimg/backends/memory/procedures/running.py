@@ -21,7 +21,7 @@ from absurd_contimg.backends.memory.procedures.spawning import (
     insert_run,
     retry_delay_seconds,
 )
-from absurd_contimg.backends.memory.rows import RunRow, TaskRow
+from absurd_contimg.backends.memory.rows import RunRow, TaskRow, made
 from absurd_contimg.backends.memory.tables import LIVE, Runs, Tasks
 from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.times import SECOND_US, add_us, elapsed_us, seconds_us
@@ -69,20 +69,20 @@ def claim_task(
             _, task_name, params, headers, retry_strategy, max_attempts, cancellation, enqueue_at,
             first_started_at, _, attempts, _, completed_payload, cancelled_at, key,
         ) = task  # fmt: skip
-        row = RunRow(
+        row = made(RunRow, (
             run_id, task_id, attempt, "running", worker, until, now, wake_event, event_payload,
             now, completed_at, failed_at, result, failure_reason, created_at,
-        )  # fmt: skip
+        ))  # fmt: skip
         runs.put(tx, run_id, row)
         if tasks.rows[task_id] is task:  # a task is updated once, by its first run
             if first_started_at is None:
                 first_started_at = now
             attempts = max(attempts, attempt)
-            updated = TaskRow(
+            updated = made(TaskRow, (
                 task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation,
                 enqueue_at, first_started_at, "running", attempts, run_id, completed_payload,
                 cancelled_at, key,
-            )  # fmt: skip
+            ))  # fmt: skip
             tasks.put(tx, task_id, updated)
         if waits.rows or waits.uncommitted:
             for wait in waits.of_run(tx, run_id):
@@ -114,7 +114,9 @@ def due_runs(
         task = tasks.rows.get(run.task_id)
         if task is None or task.state not in LIVE:
             continue
-        if runs.may_lock(tx, run.run_id) and tasks.may_lock(tx, task.task_id):
+        if tx.alone:
+            found.append((run, task))
+        elif runs.may_lock(tx, run.run_id) and tasks.may_lock(tx, task.task_id):
             runs.lock(tx, run.run_id)
             tasks.lock(tx, task.task_id)
             found.append((run, task))
@@ -173,10 +175,11 @@ def _expired_runs(tx: Transaction, runs: Runs, now: int, limit: int) -> list[Run
 
 def locked_run(tx: Transaction, runs: Runs, run_id: int | None) -> RunRow | None:
     """``select ... for update`` on one run."""
+    if run_id is not None and tx.alone:
+        return runs.rows.get(run_id)
     if run_id is None or runs.get(tx, run_id) is None:
         return None
-    if tx.explicit or runs.row_locks:
-        runs.lock(tx, run_id)
+    runs.lock(tx, run_id)
     return runs.get(tx, run_id)
 
 
@@ -209,18 +212,28 @@ def complete_run(
     if run.state != "running":
         refuse_ended_run(run, queue)
         raise_exception(f'Run "{named(run_id)}" is not currently running in queue "{queue}"')
-    catalog.runs(tx, queue).put(
-        tx, run.run_id, run._replace(state="completed", completed_at=now, result=state)
-    )
+    (
+        run_id, task_id, attempt, _, claimed_by, claim_expires_at, available_at, wake_event,
+        event_payload, started_at, _, failed_at, _, failure_reason, created_at,
+    ) = run  # fmt: skip
+    row = made(RunRow, (
+        run_id, task_id, attempt, "completed", claimed_by, claim_expires_at, available_at,
+        wake_event, event_payload, started_at, now, failed_at, state, failure_reason, created_at,
+    ))  # fmt: skip
+    catalog.runs(tx, queue).put(tx, run_id, row)
     tasks = catalog.tasks(tx, queue)
-    task = tasks.get(tx, run.task_id)
+    task = tasks.get(tx, task_id)
     if task is not None:
-        tasks.put(
-            tx,
-            task.task_id,
-            task._replace(state="completed", completed_payload=state, last_attempt_run=run.run_id),
-        )
-    delete_waits_of(tx, queue, run.run_id)
+        (
+            _, task_name, params, headers, retry_strategy, max_attempts, cancellation, enqueue_at,
+            first_started_at, _, attempts, _, _, cancelled_at, key,
+        ) = task  # fmt: skip
+        updated = made(TaskRow, (
+            task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation,
+            enqueue_at, first_started_at, "completed", attempts, run_id, state, cancelled_at, key,
+        ))  # fmt: skip
+        tasks.put(tx, task_id, updated)
+    delete_waits_of(tx, queue, run_id)
 
 
 def schedule_run(

@@ -12,7 +12,7 @@ from absurd_contimg.backends.memory.errors import (
     shown,
 )
 from absurd_contimg.backends.memory.locks import RowLock, TableLock, WouldBlock
-from absurd_contimg.backends.memory.rows import KeyRow, RunRow, TaskRow
+from absurd_contimg.backends.memory.rows import KeyRow, RunRow, TaskRow, made
 from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.text import boolean_in, double_in, integer_in, uuid_out
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -115,10 +115,10 @@ def spawn_task(
         cancellation = jsonb.field(options, "cancellation")
         key = jsonb.field_text(options, "idempotency_key")
 
-    row = TaskRow(
+    row = made(TaskRow, (
         task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation,
         now, None, "pending", 1, run_id, None, None, key,
-    )  # fmt: skip
+    ))  # fmt: skip
     if key is None:
         insert_task(tx, catalog.tasks(tx, queue), row)
     elif storage_mode_of(tx, queue) == "partitioned":
@@ -165,10 +165,10 @@ def insert_run(
 ) -> None:
     """Insert a run that nobody has claimed yet."""
     created_at = tx.session.current_time()
-    row = RunRow(
+    row = made(RunRow, (
         run_id, task_id, attempt, state, None, None, available_at, None, None,
         None, None, None, None, None, created_at,
-    )  # fmt: skip
+    ))  # fmt: skip
     catalog.runs(tx, queue).put(tx, run_id, row)
 
 

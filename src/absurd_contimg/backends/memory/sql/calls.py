@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from absurd_contimg.backends.memory.database import Operation
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
 from absurd_contimg.backends.memory.sql.casts import is_implicit
@@ -127,9 +126,9 @@ def _noted(env: Env, name: str, run: Callable[..., Any], arguments: list[Any]) -
         answer = run(env.tx, *arguments)
     except EngineError as error:  # a call that has to wait is noted when it has been answered
         outcome = f"{error.sqlstate} {error.message}"
-        db.timeline.append(Operation(db.now(), session_id, name, given, outcome))
+        db.noted.append((db.now(), session_id, name, given, outcome, None))
         raise
-    db.timeline.append(Operation(db.now(), session_id, name, given, "ok", answer))
+    db.noted.append((db.now(), session_id, name, given, "ok", answer))
     return answer
 
 
