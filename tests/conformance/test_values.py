@@ -185,3 +185,27 @@ def test_a_local_setting_lasts_for_the_statement(sides: tuple[Any, Any]) -> None
     )
     assert not differences(sides, query, ("2024-05-01 10:00+00",))
     assert not differences(sides, "select current_setting('absurd.fake_now', true), %s", ("",))
+
+
+CASTS = (
+    "'\\x80000000'::bytea::int", "'\\x03'::bytea::int2", "'\\xff'::bytea::int", "'\\xffff'::bytea::int2", "''::bytea::int8",
+    "'\\x0000000001'::bytea::int", "'\\xffffffffffffffffff'::bytea::int8", "5::bytea", "-1::int2::bytea", "(-2)::int8::bytea",
+    "'NaN'::float8::int", "'infinity'::float8::int8", "'-infinity'::float8::int2", "2.5::float8::int", "3.5::float8::int",
+    "1e300::float8::int8", "'NaN'::numeric::int", "'infinity'::numeric::int", "2.5::int", "-2.5::int",
+)  # fmt: skip
+ATTEMPTS = ("-2147483648", "-2147483647", "0", "1", "2147483647")
+
+
+@pytest.mark.parametrize("text", CASTS)
+def test_casts(sides: tuple[Any, Any], text: str) -> None:
+    """Bytes are integers since Postgres 18; what is no number is out of range, or has no cast."""
+    assert not differences(sides, f"select {text} where %s = ''", ("",))
+
+
+def test_delay_of_an_attempt(sides: tuple[Any, Any]) -> None:
+    """One is taken from the attempt before anything else, which the smallest integer does not bear."""
+    query = "select absurd.retry_delay_seconds(%s, 1)"
+    assert not differences(sides, query, ('{"kind": "fixed"}', '{"kind": "x"}'))
+    for strategy in ("null", """'{"kind": "exponential"}'"""):
+        query = f"select absurd.retry_delay_seconds({strategy}, %s::text::int)"
+        assert not differences(sides, query, ATTEMPTS)

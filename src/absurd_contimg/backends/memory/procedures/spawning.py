@@ -20,12 +20,15 @@ from absurd_contimg.backends.memory.transaction import Transaction
 Spawned = tuple[int | None, int | None, int | None, bool]
 """task_id, run_id, attempt, created."""
 
+_INT4_MIN = -(2**31)
 RETRY_DELAY_SECONDS_MAX = 86_400.0
 INTEGER_MAX = 2**31 - 1
 
 
 def retry_delay_seconds(strategy: str | None, attempt: int | None) -> float | None:
     """Seconds before the attempt after `attempt`; AB003 for an invalid strategy."""
+    if attempt == _INT4_MIN:
+        raise EngineError("22003", "integer out of range")  # by the one that is taken from it
     try:
         return _retry_delay_seconds(strategy, attempt)
     except EngineError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -11,6 +12,7 @@ from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
+    BYTEA,
     DATE,
     FLOAT8,
     INT4,
@@ -74,7 +76,12 @@ def cast_function(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR
         return lambda value, session: [
             None if item is None else inner(item, session) for item in value
         ]
-    return _number_cast(source, target) or _time_cast(source, target) or _json_cast(source, target)
+    return (
+        _number_cast(source, target)
+        or _bytes_cast(source, target)
+        or _time_cast(source, target)
+        or _json_cast(source, target)
+    )
 
 
 def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
@@ -89,9 +96,7 @@ def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0
     if source is NUMERIC and target in INTEGERS:
         return lambda value, _: checked_number(_rounded(value, target), target)
     if source is FLOAT8 and target in INTEGERS:
-        return lambda value, _: checked_number(
-            _rounded(Decimal(value), target, half_even=True), target
-        )
+        return lambda value, _: checked_number(_nearest(value), target)
     if source is BOOL and target is INT4:
         return lambda value, _: int(value)
     if source is INT4 and target is BOOL:
@@ -99,11 +104,33 @@ def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0
     return None
 
 
-def _rounded(value: Decimal, target: SqlType, *, half_even: bool = False) -> int:
+def _nearest(value: float) -> int:
+    """The nearest integer, the even one of two; NaN and infinity are out of any range."""
+    return round(value) if math.isfinite(value) else 1 << max(_BITS.values())
+
+
+def _rounded(value: Decimal, target: SqlType) -> int:
     if not value.is_finite():
         word = "NaN" if value.is_nan() else "infinity"
         raise EngineError("0A000", f"cannot convert {word} to {target.shown}")
-    return int(value.to_integral_value("ROUND_HALF_EVEN" if half_even else "ROUND_HALF_UP"))
+    return int(value.to_integral_value("ROUND_HALF_UP"))
+
+
+def _bytes_cast(source: SqlType, target: SqlType) -> Cast | None:
+    """Integers are their bytes, the most significant first; Postgres has that from 18 on."""
+    if source is BYTEA and target in INTEGERS:
+        return lambda value, _: _from_bytes(value, target)
+    if source in INTEGERS and target is BYTEA:
+        size = _BITS[source.name] // 8
+        return lambda value, _: value.to_bytes(size, signed=True)
+    return None
+
+
+def _from_bytes(value: bytes, target: SqlType) -> int:
+    size = _BITS[target.name] // 8
+    if len(value) > size:
+        raise EngineError("22003", f"{target.shown} out of range")
+    return int.from_bytes(value, signed=len(value) == size)
 
 
 def _time_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
