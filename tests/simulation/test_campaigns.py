@@ -120,6 +120,23 @@ def test_report_of_a_night_that_completes_nothing_is_json(tmp_path: Path) -> Non
     assert " wrong " in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
+def test_report_writes_nothing_but_its_folder(tmp_path: Path) -> None:
+    """Matplotlib left alone makes a list of fonts in the home folder."""
+    home, output = tmp_path / "home", tmp_path / "out"
+    home.mkdir()
+    (tmp_path / "short.toml").write_text("name='x'\ndays=0.02\n")
+    program = (
+        "from pathlib import Path\n"
+        "from absurd_contimg.simulation.campaigns import run_campaign\n"
+        "run_campaign('short.toml', [1], output=Path('out'))\n"
+    )
+    kept = {name: text for name, text in os.environ.items() if name[:3] not in ("MPL", "XDG")}
+    env = {**kept, "HOME": str(home)}
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=env)
+    assert sorted(one.name for one in output.iterdir()) == ["report.html", "report.json"]
+    assert not list(home.iterdir())
+
+
 def test_every_shipped_scenario_can_be_read() -> None:
     assert len(shipped_scenarios()) >= 8
     for name in shipped_scenarios():

@@ -102,7 +102,7 @@ def run_campaign(
     if output is not None and find_spec("matplotlib") is None:
         shown.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
     elif output is not None:
-        page = html_of(summaries[-len(runs) :], runs)
+        page = html_of(summaries[-len(runs) :], runs, output)
         (output / "report.html").write_text(page, encoding="utf-8")
     return CampaignReport(scenario, tuple(summaries), tuple(replays), output)
 

@@ -7,10 +7,15 @@ import html
 import io
 import json
 import math
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.table import Table
@@ -173,18 +178,22 @@ def table_of(summaries: Sequence[Summary]) -> Table:
     return table
 
 
-def html_of(summaries: Sequence[Summary], runs: Sequence[Run]) -> str:
-    """One self-contained page: the table, the figures of the last runs, the violations."""
+def html_of(summaries: Sequence[Summary], runs: Sequence[Run], folder: Path) -> str:
+    """One self-contained page: the table, the figures of the last runs, the violations.
+
+    What matplotlib writes beside it lies in `folder` meanwhile.
+    """
     cells = [
         "".join(f"<td>{html.escape(_shown(one))}</td>" for one in summary.to_json().values())
         for summary in summaries
     ]
     rows = "".join(f"<tr>{row}</tr>" for row in cells)
     heads = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in Summary.__slots__)
-    figures = "".join(
-        f"<h2>{html.escape(summary.label)}, seed {summary.seed}</h2>{_figure(run)}"
-        for summary, run in list(zip(summaries, runs, strict=True))[-8:]
-    )
+    with _matplotlib_kept_in(folder):
+        figures = "".join(
+            f"<h2>{html.escape(summary.label)}, seed {summary.seed}</h2>{_figure(run)}"
+            for summary, run in list(zip(summaries, runs, strict=True))[-8:]
+        )
     return (
         "<!doctype html><meta charset='utf-8'><title>Simulated campaign</title>"
         "<style>body{font:14px sans-serif;margin:2em}td,th{border:1px solid #ccc;padding:3px 6px;"
@@ -192,6 +201,22 @@ def html_of(summaries: Sequence[Summary], runs: Sequence[Run]) -> str:
         "img{max-width:100%}</style><h1>Simulated campaign</h1>"
         f"<table><tr>{heads}</tr>{rows}</table>{figures}"
     )
+
+
+@contextmanager
+def _matplotlib_kept_in(folder: Path) -> Iterator[None]:
+    """Import it with its list of fonts in a folder that is removed again, not at home."""
+    before = os.environ.get("MPLCONFIGDIR")
+    with TemporaryDirectory(dir=folder.absolute(), prefix=".plots-") as private:
+        os.environ["MPLCONFIGDIR"] = private
+        try:
+            import_module("matplotlib.font_manager")  # where the list is written
+            yield
+        finally:
+            if before is None:
+                del os.environ["MPLCONFIGDIR"]
+            else:
+                os.environ["MPLCONFIGDIR"] = before
 
 
 def _figure(run: Run) -> str:
