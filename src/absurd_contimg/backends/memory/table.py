@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
+from absurd_contimg.backends.memory.ascending import Ascending
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import RowLock, WouldBlock
 from absurd_contimg.backends.memory.text import uuid_out
@@ -177,7 +178,9 @@ class Table(Generic[K, R]):
         """An independent table with the same committed rows, which are shared."""
         twin = self.__class__.__new__(self.__class__)
         for name, value in self.__dict__.items():
-            twin.__dict__[name] = value.copy() if isinstance(value, dict | list) else value
+            twin.__dict__[name] = (
+                value.copy() if isinstance(value, dict | list | Ascending) else value
+            )
         for name in self.nested:
             groups = twin.__dict__[name]
             twin.__dict__[name] = {value: keys.copy() for value, keys in groups.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Any, ClassVar
 
+from absurd_contimg.backends.memory.ascending import Ascending
 from absurd_contimg.backends.memory.rows import (
     CheckpointRow,
     EventRow,
@@ -86,8 +87,8 @@ class Tasks(Table[int, TaskRow]):
 class Runs(Table[int, RunRow]):
     """``r_<queue>``, with the runs that can be claimed and the leases that can expire.
 
-    Both orders are heaps whose stale entries are dropped when they come up or outnumber the
-    rows: pushing and popping are logarithmic and undo needs nothing but another push.
+    Stale entries of both orders are dropped when they come up or outnumber the rows: pushing and
+    popping are logarithmic at most, and undo needs nothing but another push.
     """
 
     partition_key = "run_id"
@@ -95,7 +96,7 @@ class Runs(Table[int, RunRow]):
     def __init__(self) -> None:
         super().__init__()
         self.by_task: dict[int, tuple[int, ...]] = {}
-        self.due: list[tuple[int, int]] = []
+        self.due = Ascending()
         self.leases: list[tuple[int, int]] = []
 
     def reindex(self, old: RunRow | None, new: RunRow | None) -> None:
@@ -111,7 +112,7 @@ class Runs(Table[int, RunRow]):
             _group_add(self.by_task, new.task_id, new.run_id)
         if new.state in CLAIMABLE:
             if old is None or old.state not in CLAIMABLE or old.available_at != new.available_at:
-                heappush(self.due, (new.available_at, new.run_id))
+                self.due.push((new.available_at, new.run_id))
                 if len(self.due) > 2 * len(self.rows) + _SLACK:
                     self._rebuild_due()
         elif new.state == "running" and new.claim_expires_at is not None:
@@ -122,10 +123,10 @@ class Runs(Table[int, RunRow]):
                     self._rebuild_leases()
 
     def _rebuild_due(self) -> None:
-        self.due = [
-            (row.available_at, row.run_id) for row in self.rows.values() if row.state in CLAIMABLE
-        ]
-        heapify(self.due)
+        entries = ((r.available_at, r.run_id) for r in self.rows.values() if r.state in CLAIMABLE)
+        self.due = Ascending()
+        for entry in sorted(entries):
+            self.due.push(entry)
 
     def _rebuild_leases(self) -> None:
         self.leases = [
@@ -136,10 +137,10 @@ class Runs(Table[int, RunRow]):
         heapify(self.leases)
 
     def pop_due(self, now: int) -> RunRow | None:
-        """Take the first claimable run due at `now` off the heap; push back what stays due."""
-        heap, rows = self.due, self.rows
-        while heap and heap[0][0] <= now:
-            moment, run_id = heappop(heap)
+        """Take the first claimable run that is due at `now` out of the order; None if none is."""
+        due, rows = self.due, self.rows
+        while (entry := due.pop(now)) is not None:
+            moment, run_id = entry
             row = rows.get(run_id)
             if row is not None and row.available_at == moment and row.state in CLAIMABLE:
                 return row
@@ -147,7 +148,7 @@ class Runs(Table[int, RunRow]):
 
     def push_due(self, row: RunRow) -> None:
         """Undo `pop_due`."""
-        heappush(self.due, (row.available_at, row.run_id))
+        self.due.push((row.available_at, row.run_id))
 
     def pop_expired(self, now: int) -> RunRow | None:
         """Take the first running run whose lease ended by `now` off the heap."""
