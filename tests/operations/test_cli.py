@@ -74,6 +74,21 @@ def test_misspelt_variable_is_refused(tmp_path: Path) -> None:
     assert "Did you mean ABSURD_QUEUE_NAME?" in shown.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--plan", "kill@99999"], "kill@99999 has hit nothing; moments of that life: "),
+        (["--plan", "kill"], "'kill' is no strike"),
+        (["--first", "killl"], "'killl' is no blow; there are kill, "),
+    ],
+)
+def test_exploration_of_nothing_is_refused(tmp_path: Path, arguments: list[str], says: str) -> None:
+    shown = contimg(tmp_path, "explore", "--world", "handler", *arguments)
+    assert shown.returncode == 1
+    assert says in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
 def test_spawn_without_files_says_where_it_looked(tmp_path: Path, database_url: str) -> None:
     (tmp_path / "incoming").mkdir()
     (tmp_path / "incoming" / "catalog.csv").write_text("name\n")

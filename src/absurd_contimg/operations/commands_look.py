@@ -262,8 +262,8 @@ def explore(
     """Strike the simulated pipeline at every effect, and its recovery at every effect again."""
     from absurd_contimg.simulation.crews import pipeline_setup  # noqa: PLC0415
     from absurd_contimg.simulation.explorer import Exploration, replay  # noqa: PLC0415
-    from absurd_contimg.simulation.life import parse_plan  # noqa: PLC0415
-    from absurd_contimg.simulation.shards import Hunt, explore_on_cores, parse_blows  # noqa: PLC0415
+    from absurd_contimg.simulation.life import Blow, parse_plan  # noqa: PLC0415
+    from absurd_contimg.simulation.shards import Hunt, explore_on_cores  # noqa: PLC0415
     from absurd_contimg.simulation.specimen import everything_setup  # noqa: PLC0415
 
     worlds = {"pipeline": pipeline_setup, "handler": everything_setup}
@@ -290,7 +290,8 @@ def explore(
                     f"{again.missed[0]} has hit nothing; moments of that life: {again.moments}"
                 )
             raise typer.Exit(1 if again.violations else 0)
-        hunt = Hunt(parse_blows(first.split(",")), parse_blows(then.split(",") if then else []))
+        blows = tuple(map(Blow.parse, first.split(",")))
+        hunt = Hunt(blows, tuple(map(Blow.parse, then.split(","))) if then else ())
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
     found = explore_on_cores(worlds[world], hunt, jobs, told, after)

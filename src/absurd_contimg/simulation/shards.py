@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -68,11 +68,3 @@ def _add(total: Exploration, one: Exploration) -> None:
     total.struck += one.struck
     total.processor_seconds += one.processor_seconds
     total.findings += one.findings
-
-
-def parse_blows(texts: Sequence[str]) -> tuple[Blow, ...]:
-    """Blows by their names, as they stand in plans; raises `ValueError` that lists them."""
-    names = [one.value for one in Blow]
-    if unknown := [text for text in texts if text not in names]:
-        raise ValueError(f"there is no blow {', '.join(unknown)}; known are {', '.join(names)}")
-    return tuple(map(Blow, texts))
