@@ -13,9 +13,11 @@ Sides = tuple[Any, Any]
 
 
 def answer(connection: Any, text: str, params: Any = None) -> tuple[Any, ...]:
-    """The columns' types and the rows, or all that says what was wrong."""
+    """The columns' types and the rows, the tag without rows, or all that says what was wrong."""
     try:
         cursor = connection.execute(text, params)
+        if cursor.description is None:
+            return (cursor.statusmessage, cursor.rowcount)
         return ([column.type_code for column in cursor.description], repr(cursor.fetchall()))
     except psycopg.Error as error:
         diag = error.diag

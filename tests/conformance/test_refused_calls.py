@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import psycopg
 import pytest
 
 from conformance.test_parsing import Sides, check
@@ -21,6 +22,8 @@ def queues(sides: Sides) -> Sides:
             "select absurd.create_queue('q'), absurd.create_queue('pq', 'partitioned')",
             f"select absurd.create_queue('{LONG}')",
             "select absurd.spawn_task('q', 'task', '{}')",
+            "select absurd.create_queue('parts', 'partitioned')",
+            "select absurd.spawn_task('parts', 'task', '{}')",
             "alter table absurd.t_pq detach partition absurd.t_pq_d",
             "alter table absurd.w_pq detach partition absurd.w_pq_d",
         ):
@@ -72,6 +75,38 @@ CALLS = (
 def test_arguments_are_checked_before_a_write_is_refused(read_only: Sides, call: str) -> None:
     """The first command that would write is named, and what is checked before it comes first."""
     check(read_only, f"select absurd.{call}")
+
+
+@pytest.mark.parametrize("strength", ["update", "no key update", "share", "key share"])
+def test_locking_rows_is_a_write_by_its_name(read_only: Sides, strength: str) -> None:
+    """The lock that a query asks for is named where nothing may be written."""
+    check(read_only, f"select state from absurd.t_q for {strength}")
+
+
+def test_the_partition_of_a_locked_row_is_named(queues: Sides) -> None:
+    """``nowait`` tells which relation holds the row that it could not lock."""
+    real, mine = queues
+    with psycopg.connect(real.info.dsn) as first, mine.db.connect() as second:
+        for connection in (first, second):
+            connection.execute("select state from absurd.r_parts for update")
+        check(queues, "select state from absurd.r_parts for update nowait")
+
+
+CHAINS = (
+    ("commit and chain",), ("abort and chain",), ("commit and no chain",),
+    ("begin read only", "commit and chain"), ("begin read only", "select 1 / 0", "end and chain"),
+    ("begin", "savepoint a", "set transaction read only", "rollback and chain"),
+    ("begin", "savepoint a", "set transaction read only", "commit and chain"),
+    ("begin read only", "savepoint a", "select 1 / 0", "rollback and chain"),
+    ("begin read only", "commit and chain", "select 1 / 0", "rollback and chain"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", CHAINS)
+def test_chains(sides: Sides, texts: tuple[str, ...]) -> None:
+    """``and chain`` wants a transaction, and hands on whether it may only read."""
+    for text in (*texts, "show transaction_read_only", "rollback"):
+        check(sides, text)
 
 
 INDEXES = (

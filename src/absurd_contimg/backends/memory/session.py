@@ -98,6 +98,7 @@ class Session:
         self._savepoints: list[_Savepoint] = []
         self._statement_at: int | None = None
         self._fake: tuple[str, tzinfo, int] | None = None
+        self._chained_read_only: bool | None = None
 
     # -- settings ---------------------------------------------------------------------------
 
@@ -231,10 +232,30 @@ class Session:
             self.settings = self._at_begin
         self._end()
 
+    def chain(self, command: str) -> bool:
+        """``commit`` or ``rollback`` with ``and chain``; whether it was committed.
+
+        The next transaction may only read if this one might. A rollback first undoes what was set
+        since the oldest savepoint, an error outside of savepoints what this transaction set itself.
+        """
+        self._in_transaction(f"{command} AND CHAIN")
+        undoes = self.failed or command == "ROLLBACK"
+        local = self._savepoints[0].local if undoes and self._savepoints else self.local
+        read_only = local[READ_ONLY] == "on" if READ_ONLY in local else None
+        if self.failed and not self._savepoints:
+            read_only = self._chained_read_only
+        committed = command == "COMMIT" and self.commit()
+        if command == "ROLLBACK":
+            self.rollback()
+        self.begin(read_only=read_only)
+        self._chained_read_only = read_only
+        return committed
+
     def _end(self) -> None:
         self.local = {}
         self.failed = False
         self._savepoints = []
+        self._chained_read_only = None
         if self.transaction is not None:
             with self.db.mutex:
                 self.transaction.finish()

@@ -92,10 +92,8 @@ def _commit(text: str) -> Control:
     chain = _chains(text)
 
     def control(session: Session) -> Result:
-        tag = "COMMIT" if session.commit() else "ROLLBACK"
-        if chain:
-            session.begin()
-        return Result(None, [], tag)
+        committed = session.chain("COMMIT") if chain else session.commit()
+        return Result(None, [], "COMMIT" if committed else "ROLLBACK")
 
     return control
 
@@ -119,12 +117,12 @@ def _rollback(text: str) -> Control:
     chain = _chains(text)
 
     def control(session: Session) -> Result:
-        if match is None:
-            session.rollback()
-            if chain:
-                session.begin()
-        else:
+        if match is not None:
             session.rollback_to_savepoint(unquoted(match[1]))
+        elif chain:
+            session.chain("ROLLBACK")
+        else:
+            session.rollback()
         return Result(None, [], "ROLLBACK")
 
     return control

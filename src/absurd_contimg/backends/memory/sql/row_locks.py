@@ -21,7 +21,7 @@ def row_locks(
     clauses = node.args.get("locks")
     if not clauses:
         return None
-    wanted = [(_lock_mode(clause), clause.args.get("wait"), clause) for clause in clauses]
+    wanted = [(lock_mode(clause), clause.args.get("wait"), clause) for clause in clauses]
 
     def lock(envs: list[Env], limit: Any, offset: Any, env: Env) -> list[Env]:
         most = None if limit is None else limit(env)
@@ -37,7 +37,8 @@ def row_locks(
     return lock
 
 
-def _lock_mode(clause: exp.Lock) -> RowLock:
+def lock_mode(clause: exp.Lock) -> RowLock:
+    """How strongly a clause locks."""
     update, key = bool(clause.args.get("update")), bool(clause.args.get("key"))
     if update:
         return RowLock.NO_KEY_UPDATE if key else RowLock.UPDATE
@@ -60,7 +61,8 @@ def _lock_rows(item: Env, scope: Scope, mode: RowLock, wait: Any, clause: exp.Lo
         except WouldBlock:
             if wait is not True:
                 raise
+            name = table.name_for(row[table.partition_column])
             raise EngineError(
-                "55P03", f'could not obtain lock on row in relation "{source.relation}"'
+                "55P03", f'could not obtain lock on row in relation "{name}"'
             ) from None
     return True

@@ -32,6 +32,7 @@ from absurd_contimg.backends.memory.sql.commands import (
 from absurd_contimg.backends.memory.sql.dialect import EmulatedPostgres
 from absurd_contimg.backends.memory.sql.modify import Modifier
 from absurd_contimg.backends.memory.sql.result import Result
+from absurd_contimg.backends.memory.sql.row_locks import lock_mode
 from absurd_contimg.backends.memory.sql.scope import Env, Node, Scope
 from absurd_contimg.backends.memory.sql.types import SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -146,7 +147,8 @@ def _writing_command(node: Node, tag: str) -> str | None:
     """What Postgres calls the statement when it refuses it in a read-only transaction."""
     if tag != "SELECT" or node.find(exp.Insert, exp.Update, exp.Delete) is not None:
         return tag
-    return "SELECT FOR UPDATE" if node.find(exp.Lock) is not None else None
+    clause = node.find(exp.Lock)
+    return None if clause is None else f"SELECT FOR {lock_mode(clause).name.replace('_', ' ')}"
 
 
 def parsed(text: str) -> Node:
