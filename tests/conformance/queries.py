@@ -252,4 +252,5 @@ QUERIES: tuple[str, ...] = (
     "select current_user = session_user, current_date is not null",
     "select set_config('a.b', 'x', false), current_setting('a.b')",
     "show timezone",
+    "select (attempts, 1 / (attempts - attempts)) = (-1, 2), (attempts, 1 / (attempts - attempts)) <> (-1, 2) from absurd.t_q",
 )

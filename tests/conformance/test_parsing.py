@@ -128,3 +128,23 @@ def test_a_bad_literal_comes_before_the_refusal_to_write(sides: Sides) -> None:
 def test_a_bad_time_names_its_type(sides: Sides, text: str) -> None:
     """And a year after the last one is no infinity."""
     check(sides, f"select {text}")
+
+
+CONSTANTS = (
+    "1", "2", "3", "0", "(1)", "-1", "(-3)", "-(-2)", "- - 2", "1e3", "2.0", "-0.75", "'x'", "''", "-'2'", "true", "(false)",
+    "null", "2147483648", "99999999999999999999", "1::int", "'x'::text", "1 + 1",
+)  # fmt: skip
+ORDERED = (
+    "select b, a from (values (1, 'x'), (2, 'y')) as v(a, b) order by {}",
+    "select b, count(*) from (values (1, 'x')) as v(a, b) group by b, {}",
+    "select distinct on ({}) b, a from (values (1, 'x'), (1, 'y')) as v(a, b)",
+    "values (1, 2), (2, 1) order by {}",
+    "select 1, 2 union select 2, 1 order by {}",
+)
+
+
+@pytest.mark.parametrize("text", ORDERED)
+@pytest.mark.parametrize("constant", CONSTANTS)
+def test_a_constant_that_names_a_column(sides: Sides, text: str, constant: str) -> None:
+    """Whole numbers name columns, with signs and parentheses; no other constant may stand there."""
+    check(sides, text.format(constant))

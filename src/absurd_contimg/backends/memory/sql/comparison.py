@@ -187,9 +187,12 @@ def row_comparison(symbol: str, pairs: list[tuple[Expr, Expr]]) -> Expr:
 
 def _rows_alike(equal: list[Evaluate], *, negate: bool) -> Expr:
     def value(env: Env) -> bool | None:
-        answers = [pair(env) for pair in equal]
-        if False in answers:
-            return negate
-        return None if None in answers else not negate
+        unknown = False
+        for pair in equal:  # what comes after a pair that differs is not evaluated
+            answer = pair(env)
+            if answer is False:
+                return negate
+            unknown = unknown or answer is None
+        return None if unknown else not negate
 
     return Expr(BOOL, value)

@@ -11,6 +11,8 @@ from absurd_contimg.backends.memory.sql.comparison import null_key
 from absurd_contimg.backends.memory.sql.expressions import name_of, sql_of, unwrapped
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Row, Scope, column_value
 
+_INT4_END = 2**31
+
 
 class Output(NamedTuple):
     """One column of the select list; one of ``*`` has no node but the `place` of its column."""
@@ -57,10 +59,29 @@ def star_outputs(item: Node, scope: Scope, star: list[tuple[int, int]]) -> list[
     return outputs
 
 
+def constant_position(node: Node, clause: str = "ORDER BY") -> int | None:
+    """The number that stands for an output; 42601 for any other constant, None if it is none.
+
+    Parentheses and signs belong to the number, as for Postgres' parser; a cast makes an expression.
+    """
+    if isinstance(node, exp.Paren):
+        return constant_position(node.this, clause)
+    if isinstance(node, exp.Neg) and not unwrapped(node.this).is_string:
+        inner = constant_position(node.this, clause)
+        return None if inner is None else -inner
+    if isinstance(node, exp.Literal) and not node.is_string and node.this.isdigit():
+        number = int(node.this)
+        if number < _INT4_END:
+            return number
+    if isinstance(node, exp.Literal | exp.Boolean | exp.Null):
+        raise EngineError("42601", f"non-integer constant in {clause}")
+    return None
+
+
 def output_position(node: Node, outputs: list[Output], clause: str = "ORDER BY") -> int | None:
     """Which output an ``order by`` or ``group by`` item names, by number or by name."""
-    if isinstance(node, exp.Literal) and not node.is_string and outputs:
-        number = int(node.this)
+    number = constant_position(node, clause)
+    if number is not None and outputs:
         if not 1 <= number <= len(outputs):
             raise EngineError("42P10", f"{clause} position {number} is not in select list")
         return number - 1
@@ -93,7 +114,9 @@ def _check_distinct_on(node: exp.Select, outputs: list[Output]) -> None:
     clause, order = node.args["distinct"].args["on"], node.args.get("order")
     if order is None:
         return
-    wanted = {_told(item, outputs) for item in unwrapped(clause).expressions or [clause]}
+    wanted = {
+        _told(item, outputs, "DISTINCT ON") for item in unwrapped(clause).expressions or [clause]
+    }
     for item in order.expressions[: len(wanted)]:
         if _told(item.this, outputs) not in wanted:
             raise EngineError(
@@ -101,8 +124,8 @@ def _check_distinct_on(node: exp.Select, outputs: list[Output]) -> None:
             )
 
 
-def _told(node: Node, outputs: list[Output]) -> str:
-    position = output_position(node, outputs)
+def _told(node: Node, outputs: list[Output], clause: str = "ORDER BY") -> str:
+    position = output_position(node, outputs, clause)
     inner = node if position is None else outputs[position].node
     if inner is None:
         return name_of(node.this) if isinstance(node, exp.Column) else outputs[position or 0].name

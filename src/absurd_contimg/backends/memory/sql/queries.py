@@ -32,6 +32,7 @@ from absurd_contimg.backends.memory.sql.outputs import (
     Output,
     check_distinct_order,
     column_of_row,
+    constant_position,
     cut,
     output_position,
     projected,
@@ -288,10 +289,19 @@ class Planner:
             position = output_position(inner, outputs)
             if position is not None:
                 found.append(Order(outputs[position].expr, position, *flags))
-            elif isinstance(inner, exp.Literal) and not inner.is_string:
-                found.append(Order(column_of_row(compiler.scope, int(inner.this)), None, *flags))
+            elif (number := constant_position(inner)) is not None:
+                found.append(Order(column_of_row(compiler.scope, number), None, *flags))
             else:
                 found.append(Order(compiler.compile(inner), None, *flags))
+                if isinstance(node, exp.SetOperation) and not isinstance(inner, exp.Column):
+                    raise EngineError(
+                        "0A000",
+                        "invalid UNION/INTERSECT/EXCEPT ORDER BY clause",
+                        detail="Only result column names can be used, not expressions or "
+                        "functions.",
+                        hint="Add the expression/function to every SELECT, or move the UNION into "
+                        "a FROM clause.",
+                    )
         return found
 
     def _limit(self, node: Node, compiler: Compiler) -> tuple[Any, Any]:
@@ -314,7 +324,7 @@ class Planner:
         if on is not None:
             keys = []
             for item in unwrapped(on).expressions or [on]:
-                place = output_position(item, outputs)
+                place = output_position(item, outputs, "DISTINCT ON")
                 keys.append(compiler.compile(item) if place is None else outputs[place].expr)
         kinds = [item.kind for item in (keys or [out.expr for out in outputs])]
 

@@ -124,8 +124,8 @@ def _query(
 
 
 def _quoting(error: EngineError, text: str) -> EngineError:
-    """The error; what is not supported quotes the whole statement, not only the part."""
-    if error.sqlstate != "0A000":
+    """The error; what only the emulator lacks quotes the whole statement, not only the part."""
+    if error.sqlstate != "0A000" or not error.message.startswith("the in-memory Absurd"):
         return error
     shown = re.sub(r"__p\d+__", "%s", text.strip())
     return EngineError("0A000", f"{error.message} (in: {shown})", hint=error.hint)
