@@ -88,10 +88,10 @@ class MemoryBackend:
         except EngineError as error:
             if name:
                 outcome = f"{error.sqlstate} {error.message}"
-                db.noted.append((db.now(), session.session_id, name, arguments, outcome, None))
+                db.noted.append((session.clock, session.session_id, name, arguments, outcome, None))
             raise translated(error) from None
         if name:
-            db.noted.append((db.now(), session.session_id, name, arguments, "ok", answer))
+            db.noted.append((session.clock, session.session_id, name, arguments, "ok", answer))
         return answer
 
     def _read(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> Awaitable[T]:
@@ -312,7 +312,7 @@ class MemoryBackend:
 
     async def current_time(self) -> datetime:
         """See `Backend.current_time`."""
-        return times.to_datetime(self._session.current_time())
+        return times.to_datetime(await self._read(lambda tx: tx.session.current_time()))
 
     async def schema_version(self) -> str:
         """See `Backend.schema_version`."""

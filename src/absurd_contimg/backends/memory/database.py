@@ -112,10 +112,6 @@ class MemoryDatabase:
             ) from None
         return self._latest[1]
 
-    def next_uuid(self) -> int:
-        """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
-        return self.uuids.next(self.now())
-
     def random_uuid(self) -> int:
         """``gen_random_uuid()``, from the seed."""
         return self.uuids.random()

@@ -96,7 +96,10 @@ class Session:
         self.known: set[str] = set()
         self._at_begin: dict[str, str] = {}
         self._savepoints: list[_Savepoint] = []
-        self._statement_at: int | None = None
+        self._statement = Transaction(db, self, explicit=False)
+        """The transaction of each statement that is one of its own."""
+        self.clock = 0
+        """The database's clock at the statement's begin: a statement takes no time."""
         self._fake: tuple[str, tzinfo, int] | None = None
         self._chained_read_only: bool | None = None
 
@@ -168,27 +171,27 @@ class Session:
     # -- time -------------------------------------------------------------------------------
 
     def current_time(self) -> int:
-        """``absurd.current_time()``: the session's fake time, or the database's clock."""
+        """``absurd.current_time()`` in a statement: the session's fake time, or the clock."""
         if not self.known:
-            return self.db.now()
+            return self.clock
         fake = self.setting(FAKE_NOW)
         if fake is None or not fake.strip(" "):
-            return self.db.now()
+            return self.clock
         zone = self.zone
         if self._fake is not None and self._fake[0] == fake and self._fake[1] is zone:
             return self._fake[2]
-        time = timestamptz_in(fake, zone, self.db.now())
+        time = timestamptz_in(fake, zone, self.clock)
         if fake[:1].isdigit():
             self._fake = (fake, zone, time)
         return time
 
     def transaction_time(self) -> int:
         """``now()``: when the transaction began."""
-        if self.transaction is not None:
-            return self.transaction.started_at
-        if self._statement_at is None:
-            self._statement_at = self.db.now()
-        return self._statement_at
+        return self.clock if self.transaction is None else self.transaction.started_at
+
+    def next_uuid(self) -> int:
+        """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
+        return self.db.uuids.next(self.clock)
 
     # -- transactions -----------------------------------------------------------------------
 
@@ -320,10 +323,11 @@ class Session:
         """
         tx = self.transaction
         if tx is None:
-            tx = Transaction(self.db, self, explicit=False)
-            self._statement_at = None
+            tx = self._statement
+            tx.begin_statement()
         elif self.failed:
             raise in_failed_transaction()
+        self.clock = self.db.now()
         position, settings, local = len(tx.undo), self.settings, self.local
         try:
             done = work(tx, *arguments)

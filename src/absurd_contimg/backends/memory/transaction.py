@@ -49,9 +49,9 @@ class Transaction:
         self.db = db
         self.session = session
         self.explicit = explicit
-        self.alone = not (explicit or db.table_locks or db.relations.uncommitted)
+        self.alone = False
         """Whether no session is in a transaction: there are no locks to take or to wait for."""
-        self.tables = db.relations.of_queues if self.alone else _NONE
+        self.tables = _NONE
         """By kind and queue, the tables that may be used without a lock."""
         self.undo: list[Callable[[], None] | tuple[Table[Any, Any], Any, Any]] = []
         self.finished = False
@@ -61,6 +61,14 @@ class Transaction:
             self._row_locks: list[tuple[Table[Any, Any], Hashable]] = []
             self._marks: list[tuple[Table[Any, Any], Hashable]] = []
             self._table_locks: list[str] = []
+
+    def begin_statement(self) -> None:
+        """Be the transaction of one statement, which nobody else ever sees or waits for."""
+        db = self.db
+        relations = db.relations
+        self.alone = not (db.table_locks or relations.uncommitted)
+        self.tables = relations.of_queues if self.alone else _NONE
+        self.undo = []
 
     # -- locks ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ Because ids ascend, ties that Absurd breaks by id are broken by age.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 _STEP_NS = 245  # 1 ms / 4096, rounded up: what the 12 bits can tell apart
@@ -19,11 +20,13 @@ _VARIANT = 2 << 62
 class UuidSource:
     """A stream of ascending UUIDv7 as 128-bit integers."""
 
-    __slots__ = ("_drawn", "_generator", "_last_ns", "_seed", "_state")
+    __slots__ = ("_draw", "_drawn", "_generator", "_last_ns", "_seed", "_state")
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._generator: Random | None = None
+        self._draw: Callable[[int], int] | None = None
+        """The generator's ``getrandbits``."""
         self._state: object = None
         """The generator's, where it has not been made: many copies never make an id."""
         self._drawn = 0
@@ -33,29 +36,31 @@ class UuidSource:
     def next(self, now_us: int) -> int:
         """The next one, for a clock that shows `now_us`."""
         now_ns, earliest = now_us * 1000, self._last_ns + _STEP_NS
-        now_ns = max(now_ns, earliest)
+        if now_ns < earliest:  # noqa: PLR1730 - a fifth of the time of `max`
+            now_ns = earliest
         self._last_ns = now_ns
         ms, rest = divmod(now_ns, 1_000_000)
         ms = min(ms, _MAX_MS)
-        generator = self._generator or self._made()
+        draw = self._draw or self._made()
         self._state = None
         self._drawn += 2
         high = ms << 16 | _VERSION | rest * 4096 // 1_000_000
-        return high << 64 | _VARIANT | generator.getrandbits(62)
+        return high << 64 | _VARIANT | draw(62)
 
     def random(self) -> int:
         """A UUIDv4."""
-        generator = self._generator or self._made()
+        draw = self._draw or self._made()
         self._state = None
         self._drawn += 4
-        bits = generator.getrandbits(128)
+        bits = draw(128)
         return bits & ~(15 << 76) & ~(3 << 62) | (4 << 76) | (2 << 62)
 
-    def _made(self) -> Random:
+    def _made(self) -> Callable[[int], int]:
         generator = self._generator = Random(self._seed)
         if self._state is not None:
             generator.setstate(self._state)  # type: ignore[arg-type]
-        return generator
+        self._draw = generator.getrandbits
+        return self._draw
 
     def position(self) -> tuple[int, int, int]:
         """What decides the values to come."""

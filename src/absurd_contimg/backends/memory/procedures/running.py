@@ -316,7 +316,7 @@ def fail_run(
             state_after, cancelled_at = "cancelled", now
         elif available_at is not None:
             state_after = "sleeping" if available_at > now else "pending"
-            last_run = tx.db.next_uuid()
+            last_run = tx.session.next_uuid()
             recorded = next_attempt
             insert_run(tx, queue, last_run, run.task_id, next_attempt, state_after, available_at)
 

@@ -108,7 +108,7 @@ _CHECKPOINT = (
 
 
 def _portable_uuidv7(tx: Transaction) -> int:
-    return tx.db.next_uuid()
+    return tx.session.next_uuid()
 
 
 def _current_time(tx: Transaction) -> int:

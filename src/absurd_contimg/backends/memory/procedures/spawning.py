@@ -99,10 +99,10 @@ def spawn_task(
     options: str | None = jsonb.EMPTY,
 ) -> Spawned:
     """``absurd.spawn_task``."""
-    db = tx.db
-    task_id = db.next_uuid()
-    run_id = db.next_uuid()
-    now = tx.session.current_time()
+    session = tx.session
+    task_id = session.next_uuid()
+    run_id = session.next_uuid()
+    now = session.current_time()
     if params is None:
         params = jsonb.NULL
     if task_name is None or not task_name.strip(" "):
@@ -268,7 +268,7 @@ def retry_task(
         raise_exception(
             f"max_attempts ({requested}) must be greater than current attempts ({task.attempts})"
         )
-    run_id = tx.db.next_uuid()
+    run_id = tx.session.next_uuid()
     attempt = checked_integer(task.attempts + 1)
     insert_run(tx, queue, run_id, task.task_id, attempt, "pending", now)
     catalog.tasks(tx, queue).put(

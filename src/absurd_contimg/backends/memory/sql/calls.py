@@ -121,14 +121,15 @@ def _noted(env: Env, name: str, run: Callable[..., Any], arguments: list[Any]) -
     """Run the procedure and note it in the database's timeline."""
     if name in _UNNOTED:
         return run(env.tx, *arguments)
-    db, session_id, given = env.session.db, env.session.session_id, tuple(arguments)
+    session, given = env.session, tuple(arguments)
+    note = session.db.noted.append
     try:
         answer = run(env.tx, *arguments)
     except EngineError as error:  # a call that has to wait is noted when it has been answered
         outcome = f"{error.sqlstate} {error.message}"
-        db.noted.append((db.now(), session_id, name, given, outcome, None))
+        note((session.clock, session.session_id, name, given, outcome, None))
         raise
-    db.noted.append((db.now(), session_id, name, given, "ok", answer))
+    note((session.clock, session.session_id, name, given, "ok", answer))
     return answer
 
 

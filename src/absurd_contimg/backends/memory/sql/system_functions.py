@@ -149,7 +149,7 @@ def _lock_id(_: Session, *__: int) -> Any:
 
 
 builtin("current_setting", (TEXT, BOOL), TEXT, _current_setting, 1)
-builtin("uuidv7", (), UUID, lambda s: s.db.next_uuid())
+builtin("uuidv7", (), UUID, lambda s: s.next_uuid())
 builtin("uuidv4", (), UUID, lambda s: s.db.random_uuid())
 builtin("gen_random_uuid", (), UUID, lambda s: s.db.random_uuid())
 builtin("pg_backend_pid", (), INT4, lambda s: s.session_id)
