@@ -142,6 +142,7 @@ class Table(Generic[K, R]):
             f'no partition of relation "{self.name}" found for row',
             detail=f"Partition key of the failing row contains ({self.partition_key}) = "
             f"({'null' if value is None else uuid_out(value)}).",
+            table=self.name,
         )
 
     def delete(self, tx: Transaction, key: K) -> bool:

@@ -63,11 +63,15 @@ def check_names(names: list[str | None]) -> None:
 
 
 def _placed(procedure: Procedure, arguments: list[Argument]) -> list[Expr | None] | None:
-    """The arguments in order of the parameters, None for defaults; None if they do not fit."""
+    """The arguments in order of the parameters, None for defaults; None if they do not fit.
+
+    They are converted in the order in which they are written, because literals are read then.
+    """
     parameters = procedure.parameters
     if len(arguments) > len(parameters):
         return None
     placed: list[Expr | None] = [None] * len(parameters)
+    written: list[tuple[int, Expr]] = []
     names = {parameter.name: index for index, parameter in enumerate(parameters)}
     for position, argument in enumerate(arguments):
         index = position if argument.name is None else names.get(argument.name, -1)
@@ -76,21 +80,21 @@ def _placed(procedure: Procedure, arguments: list[Argument]) -> list[Expr | None
         if not is_implicit(argument.expr.kind, BY_NAME[parameters[index].type_name]):
             return None
         placed[index] = argument.expr
+        written.append((index, argument.expr))
     if any(
         expr is None and not parameter.has_default
         for expr, parameter in zip(placed, parameters, strict=True)
     ):
         return None
+    for index, expr in written:
+        placed[index] = converted(expr, BY_NAME[parameters[index].type_name])
     return placed
 
 
 def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
     values: list[Callable[[Env], Any]] = []
     for expr, parameter in zip(placed, procedure.parameters, strict=True):
-        if expr is None:
-            values.append(_default(parameter.value))
-        else:
-            values.append(converted(expr, BY_NAME[parameter.type_name]).value)
+        values.append(_default(parameter.value) if expr is None else expr.value)
     run, many, strict = procedure.run, procedure.many, procedure.strict
     single = not procedure.columns
     noted = procedure.name

@@ -319,6 +319,12 @@ def _alter(text: str) -> Run | None:
 def detach_partition(tx: Transaction, parent_name: str, name: str) -> None:
     """``alter table ... detach partition``: the partition becomes a table with its rows."""
     parent = catalog.relation(tx, parent_name, TableLock.ACCESS_EXCLUSIVE)
+    if parent.table.partitions is None or parent.partition is not None:
+        raise EngineError(
+            "42809",
+            f'ALTER action DETACH PARTITION cannot be performed on relation "{parent.name}"',
+            detail="This operation is not supported for tables.",
+        )
     child = catalog.find(tx, name)
     if child is None:
         raise undefined_table(name)

@@ -1,0 +1,54 @@
+"""What an examination from outside found: each is a statement that the two sides told apart."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+
+from conformance.test_parsing import Sides, check
+
+ID = "'019432e1-5c00-7000-8000-000000000000'"
+
+
+def refusal(connection: Any, text: str) -> tuple[str | None, ...]:
+    """The names that an error carries beside its words."""
+    try:
+        connection.execute(text)
+    except psycopg.Error as error:
+        diag = error.diag
+        return diag.sqlstate, diag.schema_name, diag.table_name, diag.constraint_name
+    return ()
+
+
+def test_a_row_without_a_partition_names_its_table(sides: Sides) -> None:
+    """The error of a partitioned queue without a default partition has schema and table."""
+    for connection in sides:
+        connection.execute("set absurd.fake_now = '2020-01-01'")
+        connection.execute("select absurd.create_queue('routed', 'partitioned')")
+        connection.execute(
+            "select absurd.set_queue_policy('routed', '{\"default_partition\": \"disabled\"}')"
+        )
+    real, mine = (
+        refusal(connection, "select absurd.spawn_task('routed', 'a', '{}')") for connection in sides
+    )
+    assert real == mine
+    assert real[1:3] == ("absurd", "t_routed")
+
+
+def test_a_queue_without_partitions_has_none_to_detach(sides: Sides) -> None:
+    """That the table has no partitions is noticed before the partition is looked for."""
+    for connection in sides:
+        connection.execute("select absurd.create_queue('whole')")
+    for child in ("t_whole_d", "t_whole", "r_whole"):
+        told = check(sides, f"alter table absurd.t_whole detach partition absurd.{child}")
+        assert told[0] == "42809"
+
+
+def test_named_arguments_are_read_as_written(sides: Sides) -> None:
+    """Of two bad literals the first in the text is refused, not the first of the parameters."""
+    bad = "p_extend_claim_by => 'five', p_owner_run => 'one'"
+    told = check(
+        sides, f"select absurd.set_task_checkpoint_state('q', {ID}, 's', p_state => '1', {bad})"
+    )
+    assert told[1] == 'invalid input syntax for type integer: "five"'
