@@ -1,7 +1,9 @@
 """The records that cross the `Backend` protocol: Absurd's rows, by Absurd's names.
 
-All are frozen and slotted; JSON columns hold plain Python values. Times are aware datetimes in
-UTC; a time of ``infinity`` (a wait without a timeout) is `INFINITY`, the latest time Python has.
+All are immutable; the two that every cycle of a worker makes are a `NamedTuple`, made in a
+third of the time of a frozen dataclass. JSON columns hold plain Python values. Times are aware
+datetimes in UTC; a time of ``infinity`` (a wait without a timeout) is `INFINITY`, the latest time
+Python has.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 from uuid import UUID
 
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
@@ -45,8 +47,7 @@ class SpawnOptions:
         return {name: value for name in names if (value := getattr(self, name)) is not None}
 
 
-@dataclass(frozen=True, slots=True)
-class SpawnedTask:
+class SpawnedTask(NamedTuple):
     """The answer of ``spawn_task`` and ``retry_task``.
 
     `created` is False when the idempotency key already had a task, which is then the one named.
@@ -58,8 +59,7 @@ class SpawnedTask:
     created: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimedTask:
+class ClaimedTask(NamedTuple):
     """One run that ``claim_task`` leased to a worker."""
 
     run_id: UUID

@@ -36,11 +36,12 @@ class UuidSource:
     def next(self, now_us: int) -> int:
         """The next one, for a clock that shows `now_us`."""
         now_ns, earliest = now_us * 1000, self._last_ns + _STEP_NS
-        if now_ns < earliest:  # noqa: PLR1730 - a fifth of the time of `max`
+        if now_ns < earliest:  # noqa: PLR1730 - a fifth of the time of `max`, and so below
             now_ns = earliest
         self._last_ns = now_ns
         ms, rest = divmod(now_ns, 1_000_000)
-        ms = min(ms, _MAX_MS)
+        if ms > _MAX_MS:  # noqa: PLR1730
+            ms = _MAX_MS
         draw = self._draw or self._made()
         self._state = None
         self._drawn += 2
