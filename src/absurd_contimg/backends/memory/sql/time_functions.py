@@ -390,10 +390,7 @@ def age(later: int, earlier: int, zone: tzinfo) -> Interval:
     if us < 0:
         us, days = us + times.DAY_US, days - 1
     if days < 0:
-        year, month = (year_b, month_b) if sign > 0 else (year_a, month_a - 1)
-        if month < 1:
-            year, month = year - 1, 12
-        days, months = days + times.days_in_month(year, month), months - 1
+        days, months = days + times.days_in_month(year_b, month_b), months - 1
     return Interval(sign * months, sign * days, sign * us)
 
 
