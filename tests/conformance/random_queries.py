@@ -193,7 +193,24 @@ def _grouped(random: Random, source: str, where: str) -> str:
     key = expression(random, random.choice(("text", "bool", "int")), 1)
     made = ", ".join(filled(random, random.choice(_AGGREGATES), 1) for _ in range(2))
     having = f" having count(*) > {random.randrange(3)}" if random.random() < 0.3 else ""
-    return f"select {key} k, {made} from {source}{where} group by 1{having} order by 1, 2, 3"
+    other = expression(random, random.choice(("text", "bool", "int")), 1)
+    if random.random() < 0.6 or other == key:
+        return f"select {key} k, {made} from {source}{where} group by 1{having} order by 1, 2, 3"
+    sets = random.choice(_SETS)
+    return (
+        f"select {key} k, {other} l, grouping({key}, {other}) g, {made} from {source}{where} "
+        f"group by {sets}{having} order by 1, 2, 3, 4, 5"
+    )
+
+
+_SETS = (
+    "rollup(1, 2)",
+    "rollup(2, 1)",
+    "cube(1, 2)",
+    "1, rollup(2)",
+    "grouping sets ((1), (2), ())",
+    "distinct rollup((1, 2)), cube(1)",
+)
 
 
 def _combined(random: Random) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
@@ -17,6 +17,9 @@ from absurd_contimg.backends.memory.sql import aggregates, constants
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope
 from absurd_contimg.backends.memory.sql.types import BOOL, UNKNOWN, SqlType
+
+if TYPE_CHECKING:
+    from absurd_contimg.backends.memory.sql.grouping_sets import Grouping
 
 PARAMETER = re.compile(r"__p(\d+)__\Z")
 """What a placeholder has become before the SQL is parsed."""
@@ -46,7 +49,8 @@ class Compiler:
     """Compiles expressions in one scope.
 
     `subquery` compiles a nested query. `found` collects aggregates; None where none may stand,
-    and `clause` says where that is. `windows` collects window functions in the same way.
+    and `clause` says where that is. `windows` collects window functions in the same way. `grouped`
+    are the keys of a ``group by`` with several sets of them.
     """
 
     def __init__(
@@ -57,12 +61,14 @@ class Compiler:
         *,
         clause: str = "",
         windows: list[Any] | None = None,
+        grouped: Grouping | None = None,
     ) -> None:
         self.scope = scope
         self.subquery = subquery
         self.found = found
         self.clause = clause
         self.windows = windows
+        self.grouped = grouped
 
     def compile(self, node: Node) -> Expr:
         """The compiled expression; 0A000 for what is not supported."""
@@ -73,6 +79,9 @@ class Compiler:
 
     def compile_set(self, node: Node) -> Expr:
         """The same where a function may return a set: as a whole column of the select list."""
+        key = None if self.grouped is None else self.grouped.value_of(node)
+        if key is not None:
+            return key
         method = _COMPILERS.get(type(node))
         if method is None:
             raise unsupported(sql_of(node), "this expression")

@@ -1,58 +1,67 @@
-"""``group by``: its keys, which columns it allows, and the groups."""
+"""``group by``: what it names, and which columns it allows."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from sqlglot import exp
 
 from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import aggregates as aggregate_functions
-from absurd_contimg.backends.memory.sql.aggregates import Aggregate
-from absurd_contimg.backends.memory.sql.comparison import row_key
 from absurd_contimg.backends.memory.sql.expressions import Compiler, sql_of
+from absurd_contimg.backends.memory.sql.grouping_sets import (
+    Grouping,
+    Key,
+    columns_of,
+    expand,
+    has_sets,
+    without_brackets,
+)
 from absurd_contimg.backends.memory.sql.outputs import Output, is_column, output_position, place_of
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope, Source
+from absurd_contimg.backends.memory.sql.scope import Node, Scope, Source
 from absurd_contimg.backends.memory.sql.sources import letter_of
 
 
-def group_keys(node: exp.Select, outputs: list[Output], compiler: Compiler) -> list[Expr] | None:
-    """What the ``group by`` groups by; None without one."""
+def read_keys(
+    grouping: Grouping, node: exp.Select, outputs: list[Output], compiler: Compiler
+) -> None:
+    """Read the keys of a ``group by`` and the sets of them; without one there is one group."""
     clause = node.args.get("group")
     if clause is None:
-        return None
-    for unusual in ("grouping_sets", "cube", "rollup"):
-        if clause.args.get(unusual):
-            raise unsupported(sql_of(clause), "grouping sets")
-    keys: list[Expr] = []
-    for item in clause.expressions:
-        position = output_position(item, outputs, "GROUP BY")
-        if position is not None and not is_column(item, compiler.scope):
-            out = outputs[position]
-            keys.append(out.expr if out.node is None else compiler.compile(out.node))
-        else:
-            keys.append(compiler.compile(item))
-    return keys
+        grouping.sets = [()]
+        return
+
+    def number_of(item: Node) -> int:
+        key = _key(item, outputs, compiler)
+        for number, known in enumerate(grouping.keys):
+            if known.text == key.text or (key.place is not None and known.place == key.place):
+                if known.position != key.position and has_sets(node):
+                    raise unsupported(sql_of(clause), "one expression grouped by in two ways")
+                return number
+        grouping.keys.append(key)
+        return len(grouping.keys) - 1
+
+    grouping.sets = expand(clause, number_of)
 
 
-def check_grouped(node: exp.Select, outputs: list[Output], scope: Scope) -> None:
+def _key(item: Node, outputs: list[Output], compiler: Compiler) -> Key:
+    """What an item groups by: an expression, or an output by its number or name."""
+    item = without_brackets(item)
+    position = output_position(item, outputs, "GROUP BY")
+    if position is not None and not is_column(item, compiler.scope):
+        out = outputs[position]
+        if out.node is None:
+            return Key(out.expr, out.name, out.place, position)
+        item = without_brackets(out.node)
+    place = place_of(item, compiler.scope) if isinstance(item, exp.Column) else None
+    return Key(compiler.compile(item), sql_of(item), place, position)
+
+
+def check_grouped(grouping: Grouping, outputs: list[Output], scope: Scope) -> None:
     """42803 for a column that is neither grouped nor aggregated."""
-    clause = node.args.get("group")
-    texts, places = set[str](), set[tuple[int, int]]()
-    for item in [] if clause is None else clause.expressions:
-        position = output_position(item, outputs, "GROUP BY")
-        inner = item
-        if position is not None and outputs[position].node is not None:
-            inner = outputs[position].node
-        texts.add(sql_of(inner))
-        place = place_of(inner, scope) if isinstance(inner, exp.Column) else None
-        if position is not None and outputs[position].place is not None:
-            place = outputs[position].place
-        if place is not None:
-            places.add(place)
+    texts, places = {key.text for key in grouping.keys}, columns_of(grouping.keys)
+    shared = grouping.shared
     sources = {
-        index for index, source in enumerate(scope.sources) if _has_key(source, index, places)
+        index for index, source in enumerate(scope.sources) if _has_key(source, index, shared)
     }
     for out in outputs:
         if out.node is None:
@@ -97,28 +106,3 @@ def _free_columns(node: Node, grouped: set[str]) -> list[exp.Column]:
     if isinstance(node, exp.Column):
         return [node]
     return [column for child in node.iter_expressions() for column in _free_columns(child, grouped)]
-
-
-def grouped_rows(
-    envs: list[Env],
-    keys: list[Expr] | None,
-    aggregates: list[Aggregate],
-    outer: Env,
-    width: int,
-) -> list[Env]:
-    """One environment a group: its first row, and its aggregates."""
-    groups: dict[Any, list[Env]] = {} if keys is not None else {(): []}
-    kinds = [expr.kind for expr in keys or []]
-    for env in envs:
-        key = row_key(kinds, tuple([expr.value(env) for expr in keys or []]))
-        groups.setdefault(key, []).append(env)
-    found: list[Env] = []
-    for members in groups.values():
-        if members:
-            env = members[0]
-        else:
-            env = outer
-            env.rows = [None] * width
-        env.aggregates = [aggregate.value(members) for aggregate in aggregates]
-        found.append(env)
-    return found

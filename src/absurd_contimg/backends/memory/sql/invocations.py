@@ -26,6 +26,7 @@ from absurd_contimg.backends.memory.sql.expressions import (
     name_of,
     sql_of,
 )
+from absurd_contimg.backends.memory.sql.grouping_sets import not_grouped
 from absurd_contimg.backends.memory.sql.registry import call_builtin
 from absurd_contimg.backends.memory.sql.scope import Expr, Node
 from absurd_contimg.backends.memory.sql.types import ARRAYS
@@ -58,6 +59,8 @@ def _anonymous(compiler: Compiler, node: exp.Anonymous) -> Expr:
         return _aggregate(compiler, node)
     if name == "array":
         return _array_of_query(compiler, node)
+    if name == "grouping":
+        return _grouping(compiler, node)
     if name in windows.NAMES:
         raise EngineError("42809", f"window function {name} requires an OVER clause")
     named = [item for item in node.expressions if isinstance(item, exp.Kwarg | exp.PropertyEQ)]
@@ -80,6 +83,16 @@ def _named(item: Node) -> tuple[str | None, Node]:
         return None, item
     name = name_of(item.this) if isinstance(item.this, exp.Identifier) else item.this.name.lower()
     return name, item.expression
+
+
+def _grouping(compiler: Compiler, node: exp.Anonymous) -> Expr:
+    """``grouping(...)``."""
+    if compiler.found is None:
+        where = f"in {compiler.clause}" if compiler.clause else "here"
+        raise EngineError("42803", f"grouping operations are not allowed {where}")
+    if compiler.grouped is None:
+        raise not_grouped(node.expressions, compiler.scope)
+    return compiler.grouped.mask_of(node.expressions)
 
 
 def _array_of_query(compiler: Compiler, node: exp.Anonymous) -> Expr:

@@ -25,7 +25,8 @@ from absurd_contimg.backends.memory.sql.expressions import (
     sql_of,
     unwrapped,
 )
-from absurd_contimg.backends.memory.sql.grouping import check_grouped, group_keys, grouped_rows
+from absurd_contimg.backends.memory.sql.grouping import check_grouped, read_keys
+from absurd_contimg.backends.memory.sql.grouping_sets import Grouping, has_sets
 from absurd_contimg.backends.memory.sql.joins import Joiner
 from absurd_contimg.backends.memory.sql.outputs import (
     Order,
@@ -43,6 +44,7 @@ from absurd_contimg.backends.memory.sql.row_locks import row_locks
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
+    Evaluate,
     Node,
     Row,
     Scope,
@@ -188,38 +190,24 @@ class Planner:
     # -- select -----------------------------------------------------------------------------
 
     def _select(self, node: exp.Select, scope: Scope, *, keep_unknown: bool) -> Query:
+        _refuse_clauses(node)
         _name_windows(node, scope)
-        for clause in ("qualify", "laterals", "sample"):
-            if node.args.get(clause):
-                raise unsupported(sql_of(node), f"the clause {clause}")
-        outer_lock, self.table_lock = self.table_lock, TableLock.ACCESS_SHARE
-        if node.args.get("locks"):
-            self.table_lock = TableLock.ROW_SHARE
-        joiner = Joiner(SourceCompiler(self, scope), self.query, scope)
-        combine = joiner.compile(part(node, "from"), node.args.get("joins") or [])
-        self.table_lock = outer_lock
+        combine, star = self._sources(node, scope)
         aggregates: list[Aggregate] = []
         windows: list[Window] = []
-        compiler = Compiler(scope, self.query, aggregates, windows=windows)
-        outputs = self._outputs(node, compiler, joiner.star)
-        where = node.args.get("where")
-        condition = (
-            None
-            if where is None
-            else Compiler(scope, self.query, clause="WHERE").boolean(where.this, "WHERE").value
-        )
-        having = node.args.get("having")
-        kept = (
-            None
-            if having is None
-            else (
-                Compiler(scope, self.query, aggregates, clause="HAVING")
-                .boolean(having.this, "HAVING")
-                .value
-            )
-        )
+        keys, grouping, sets = Compiler(scope, self.query, clause="GROUP BY"), Grouping(scope), None
+        if has_sets(node):  # what is grouped by decides what the select list means
+            named = Compiler(scope, self.query, [], windows=[], grouped=Grouping(scope))
+            read_keys(grouping, node, self._outputs(node, named, star), keys)
+            sets = grouping
+        compiler = Compiler(scope, self.query, aggregates, windows=windows, grouped=sets)
+        outputs = self._outputs(node, compiler, star)
+        condition = _condition(node, "where", Compiler(scope, self.query, clause="WHERE"))
+        inner = Compiler(scope, self.query, aggregates, clause="HAVING", grouped=sets)
+        kept = _condition(node, "having", inner)
         order = self._order(node, compiler, outputs)
-        group = group_keys(node, outputs, Compiler(scope, self.query, clause="GROUP BY"))
+        if sets is None:
+            read_keys(grouping, node, outputs, keys)
         limit, offset = self._limit(node, compiler)
         locks = row_locks(node, scope)
         columns = [
@@ -231,20 +219,20 @@ class Planner:
         ]
         if _is_plain(node, outputs, scope) and not aggregates:
             return columns, scope.sources[0].fetch
-        if aggregates or group is not None or having is not None:
-            check_grouped(node, outputs, scope)
+        grouped = bool(aggregates) or any(node.args.get(name) for name in ("group", "having"))
+        if grouped:
+            check_grouped(grouping, outputs, scope)
         values = [out.expr for out in outputs]
         distinct = self._distinct(node, compiler, outputs)
         if distinct is not None:
             check_distinct_order(node, order, outputs)
-        grouping = bool(aggregates) or group is not None or having is not None
 
         def rows(env: Env) -> list[Row]:
             envs = combine(env)
             if condition is not None:
                 envs = [item for item in envs if condition(item) is True]
-            if grouping:
-                envs = grouped_rows(envs, group, aggregates, env, len(scope.sources))
+            if grouped:
+                envs = grouping.rows(envs, aggregates, env, len(scope.sources))
                 if kept is not None:
                     envs = [item for item in envs if kept(item) is True]
             for window in windows:
@@ -264,6 +252,18 @@ class Planner:
 
         return columns, rows
 
+    def _sources(
+        self, node: exp.Select, scope: Scope
+    ) -> tuple[Callable[[Env], list[Env]], list[tuple[int, int]]]:
+        """The ``from``: what gives an environment for each row, and the columns of ``*``."""
+        outer_lock, self.table_lock = self.table_lock, TableLock.ACCESS_SHARE
+        if node.args.get("locks"):
+            self.table_lock = TableLock.ROW_SHARE
+        joiner = Joiner(SourceCompiler(self, scope), self.query, scope)
+        combine = joiner.compile(part(node, "from"), node.args.get("joins") or [])
+        self.table_lock = outer_lock
+        return combine, joiner.star
+
     def _outputs(
         self, node: exp.Select, compiler: Compiler, star: list[tuple[int, int]]
     ) -> list[Output]:
@@ -275,7 +275,8 @@ class Planner:
                 outputs += star_outputs(item, compiler.scope, star)
                 continue
             inner = item.this if isinstance(item, exp.Alias) else item
-            expr = compiler.compile_set(inner)
+            key = None if compiler.grouped is None else compiler.grouped.output(len(outputs))
+            expr = compiler.compile_set(inner) if key is None else key
             name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
             outputs.append(Output(name, expr, inner))
         return outputs
@@ -336,6 +337,18 @@ class Planner:
             return list(seen.values())
 
         return first
+
+
+def _condition(node: exp.Select, name: str, compiler: Compiler) -> Evaluate | None:
+    """The condition of ``where`` or ``having``."""
+    clause = node.args.get(name)
+    return None if clause is None else compiler.boolean(clause.this, name.upper()).value
+
+
+def _refuse_clauses(node: exp.Select) -> None:
+    for clause in ("qualify", "laterals", "sample"):
+        if node.args.get(clause):
+            raise unsupported(sql_of(node), f"the clause {clause}")
 
 
 def _name_windows(node: exp.Select, scope: Scope) -> None:

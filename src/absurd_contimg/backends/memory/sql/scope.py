@@ -19,7 +19,10 @@ Node = Any
 class Env:
     """Where an expression is evaluated: transaction, parameters, the current row of each table."""
 
-    __slots__ = ("aggregates", "ctes", "outer", "params", "rows", "session", "tx", "windows")
+    __slots__ = (
+        "aggregates", "ctes", "grouped", "key_set", "outer", "params", "rows", "session", "tx",
+        "windows",
+    )  # fmt: skip
 
     def __init__(self, tx: Transaction, params: Sequence[Any], outer: Env | None = None) -> None:
         self.tx = tx
@@ -29,6 +32,10 @@ class Env:
         self.rows: list[Row | None] = []
         self.aggregates: list[Any] = []
         self.windows: list[Any] = []
+        self.grouped: tuple[Any, ...] = ()
+        """The values of the keys, where several sets of them are grouped by."""
+        self.key_set: frozenset[int] = frozenset()
+        """The keys that this group is by."""
         self.ctes: dict[str, list[Row]] = {} if outer is None else dict(outer.ctes)
 
     def child(self) -> Env:

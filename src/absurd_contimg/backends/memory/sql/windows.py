@@ -36,7 +36,13 @@ def compile_window(node: exp.Window, compiler: Compiler) -> Window:
     from absurd_contimg.backends.memory.sql.expressions import Compiler  # noqa: PLC0415
 
     node = _resolved(node, compiler)
-    inner = Compiler(compiler.scope, compiler.subquery, compiler.found, clause="window functions")
+    inner = Compiler(
+        compiler.scope,
+        compiler.subquery,
+        compiler.found,
+        clause="window functions",
+        grouped=compiler.grouped,
+    )
     keys = [inner.compile(item) for item in node.args.get("partition_by") or []]
     clause = node.args.get("order")
     order = [
