@@ -76,4 +76,5 @@ GROUPING_QUERIES: tuple[str, ...] = (
     "select 'a' l, count(*) from absurd.t_q group by rollup(1) order by 1",
     "select 'a' l, grouping('a'), count(*) from absurd.t_q group by rollup(1) order by 1",
     "select (attempts + 1) l, grouping((attempts + 1)), count(*) from absurd.t_q group by rollup(1) order by 1",
+    "select grouping(task_name) from absurd.t_q where params = to_jsonb('x') group by rollup(state)",
 )

@@ -58,6 +58,8 @@ def _key(item: Node, outputs: list[Output], compiler: Compiler) -> Key:
 
 def check_grouped(grouping: Grouping, outputs: list[Output], scope: Scope) -> None:
     """42803 for a column that is neither grouped nor aggregated."""
+    if grouping.refusal is not None:
+        raise grouping.refusal
     texts, places = {key.text for key in grouping.keys}, columns_of(grouping.keys)
     shared = grouping.shared
     sources = {

@@ -44,6 +44,8 @@ class Grouping:
     def __init__(self, scope: Scope) -> None:
         self.keys: list[Key] = []
         self.sets: list[KeySet] = []
+        self.refusal: EngineError | None = None
+        """What is wrong with a ``grouping``; Postgres finds it after everything else."""
         self._scope = scope
 
     def number_of(self, node: Node) -> int | None:
@@ -80,7 +82,7 @@ class Grouping:
             raise EngineError("54023", "GROUPING must have fewer than 32 arguments")
         numbers = [None if _is_text(node) else self.number_of(node) for node in nodes]
         if None in numbers:
-            raise not_grouped(nodes, self._scope)
+            self.refusal = not_grouped(nodes, self._scope)
 
         def value(env: Env) -> int:
             mask = 0
