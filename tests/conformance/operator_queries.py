@@ -493,4 +493,5 @@ OPERATOR_QUERIES: tuple[str, ...] = (
     "select distinct on (state) state from absurd.t_q order by task_name, state",
     "select distinct on (state, task_name) state, task_name from absurd.t_q order by attempts",
     "select age(timestamptz '1969-12-29 00:00+00', timestamptz '2026-10-25 11:30+00')::text, age(date '2026-01-31', date '2026-03-01')::text",
+    "select now() = statement_timestamp(), clock_timestamp() >= now()",
 )

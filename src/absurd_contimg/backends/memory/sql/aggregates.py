@@ -7,16 +7,27 @@ import math
 import operator
 from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal, localcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import json_functions
+from absurd_contimg.backends.memory.sql.aggregate_parts import (
+    Aggregate,
+    Parts,
+    known_of,
+    only_argument,
+    parts_of,
+    rows_of,
+    values_of,
+    with_arguments,
+)
 from absurd_contimg.backends.memory.sql.arithmetic import divide_numeric, scale_interval
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted
-from absurd_contimg.backends.memory.sql.comparison import null_key, row_key, sort_key
+from absurd_contimg.backends.memory.sql.comparison import sort_key
+from absurd_contimg.backends.memory.sql.ordered_set import compile_within_group
 from absurd_contimg.backends.memory.sql.registry import (
     ambiguous_function,
     polymorphic_unknown,
@@ -38,32 +49,12 @@ from absurd_contimg.backends.memory.sql.types import (
     TEXT,
     UNKNOWN,
     UUID,
-    ArrayType,
     RecordType,
-    SqlType,
 )
 from absurd_contimg.backends.memory.times import Interval
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.expressions import Compiler
-
-
-class Aggregate(NamedTuple):
-    """A compiled aggregate: its value for the environments of a group's rows."""
-
-    kind: SqlType
-    value: Callable[[list[Env]], Any]
-    name: str
-
-
-class _Parts(NamedTuple):
-    """An aggregate's arguments with what stands around them."""
-
-    name: str
-    arguments: list[Expr]
-    condition: Evaluate | None
-    order: list[tuple[Expr, bool, bool]]
-    distinct: bool
 
 
 def is_aggregate(node: Node) -> bool:
@@ -80,7 +71,7 @@ def compile_aggregate(node: Node, compiler: Compiler) -> Aggregate:
         condition = compiler.boolean(node.expression.this, "FILTER").value
         node = node.this
     if isinstance(node, exp.WithinGroup):
-        return _within_group(node, compiler, condition)
+        return compile_within_group(node, compiler, condition)
     name = str(node.this).lower()
     maker = _MAKERS.get(name)
     if maker is None:
@@ -89,7 +80,7 @@ def compile_aggregate(node: Node, compiler: Compiler) -> Aggregate:
         if name != "count":
             raise EngineError("42883", f"function {name}() does not exist")
         return Aggregate(INT8, _counter(condition), name)
-    return maker(_parts(name, node, compiler, condition))
+    return maker(parts_of(name, node, compiler, condition))
 
 
 def _counter(condition: Evaluate | None) -> Callable[[list[Env]], int]:
@@ -98,114 +89,30 @@ def _counter(condition: Evaluate | None) -> Callable[[list[Env]], int]:
     return lambda envs: sum(condition(env) is True for env in envs)
 
 
-def _parts(name: str, node: Node, compiler: Compiler, condition: Evaluate | None) -> _Parts:
-    items = list(node.expressions)
-    order: list[tuple[Expr, bool, bool]] = []
-    if items and isinstance(items[-1], exp.Order):
-        clause = items[-1]
-        items[-1] = clause.this
-        order = [
-            (
-                compiler.compile(item.this),
-                bool(item.args.get("desc")),
-                bool(item.args.get("nulls_first")),
-            )
-            for item in clause.expressions
-        ]
-    distinct = bool(items) and isinstance(items[0], exp.Distinct)
-    if distinct:
-        items = [*items[0].expressions, *items[1:]]
-    arguments = [compiler.compile(item) for item in items]
-    if name == "array_agg" and any(item.kind is UNKNOWN for item in arguments):
-        raise ambiguous_function(name, [item.kind for item in arguments])
-    if distinct and order and not _among(clause, items):
-        raise EngineError(
-            "42P10",
-            "in an aggregate with DISTINCT, ORDER BY expressions must appear in argument list",
-        )
-    return _Parts(name, arguments, condition, order, distinct)
+def _count(parts: Parts) -> Aggregate:
+    only_argument(parts)
+    return Aggregate(INT8, lambda envs: len(known_of(parts, envs)), parts.name)
 
 
-def _among(clause: exp.Order, items: list[Node]) -> bool:
-    shown = {item.sql(dialect="postgres") for item in items}
-    return all(item.this.sql(dialect="postgres") in shown for item in clause.expressions)
-
-
-def _rows(parts: _Parts, envs: list[Env]) -> list[Env]:
-    if parts.condition is not None:
-        envs = [env for env in envs if parts.condition(env) is True]
-    for expr, descending, nulls_first in reversed(parts.order):
-        envs = sorted(
-            envs,
-            key=lambda env, expr=expr, down=descending, first=nulls_first: null_key(  # type: ignore[misc]
-                expr.kind, expr.value(env), nulls_first=first is not down
-            ),
-            reverse=descending,
-        )
-    if parts.distinct:
-        return _distinct(parts, envs)
-    return envs
-
-
-def _distinct(parts: _Parts, envs: list[Env]) -> list[Env]:
-    """One row for each of the arguments' values; Postgres sorts to find them."""
-    kept: dict[Any, Env] = {}
-    kinds = [item.kind for item in parts.arguments]
-    for env in envs:
-        row = tuple([item.value(env) for item in parts.arguments])
-        kept.setdefault(row_key(kinds, row), env)
-    found = list(kept.values())
-    return found if parts.order else sorted(found, key=lambda env: _key(parts, env))
-
-
-def _key(parts: _Parts, env: Env) -> list[tuple[int, Any]]:
-    return [null_key(item.kind, item.value(env), nulls_first=False) for item in parts.arguments]
-
-
-def _values(parts: _Parts, envs: list[Env]) -> list[Any]:
-    evaluate = parts.arguments[0].value
-    return [evaluate(env) for env in _rows(parts, envs)]
-
-
-def _known(parts: _Parts, envs: list[Env]) -> list[Any]:
-    return [item for item in _values(parts, envs) if item is not None]
-
-
-def _one(parts: _Parts) -> Expr:
-    """The only argument; 42883 if there are more or none."""
-    if len(parts.arguments) != 1:
-        raise undefined_function(parts.name, [item.kind for item in parts.arguments])
-    return parts.arguments[0]
-
-
-def _with(parts: _Parts, *arguments: Expr) -> _Parts:
-    return parts._replace(arguments=list(arguments))
-
-
-def _count(parts: _Parts) -> Aggregate:
-    _one(parts)
-    return Aggregate(INT8, lambda envs: len(_known(parts, envs)), parts.name)
-
-
-def _extreme(parts: _Parts) -> Aggregate:
-    expr = _one(parts)
+def _extreme(parts: Parts) -> Aggregate:
+    expr = only_argument(parts)
     if expr.kind is UNKNOWN:
         expr = converted(expr, TEXT)
     kind = expr.kind
     if kind in (BOOL, JSONB, JSON, UUID):
         raise undefined_function(parts.name, [kind])
     choose: Callable[..., Any] = max if parts.name == "max" else min
-    parts = _with(parts, expr)
+    parts = with_arguments(parts, expr)
 
     def value(envs: list[Env]) -> Any:
-        found = _known(parts, envs)
+        found = known_of(parts, envs)
         return choose(found, key=lambda item: sort_key(kind, item)) if found else None
 
     return Aggregate(kind, value, parts.name)
 
 
-def _numeric_only(parts: _Parts) -> Expr:
-    expr = _one(parts)
+def _numeric_only(parts: Parts) -> Expr:
+    expr = only_argument(parts)
     if expr.kind is UNKNOWN:
         raise ambiguous_function(parts.name, [expr.kind])
     if expr.kind not in (*INTEGERS, NUMERIC, FLOAT8, INTERVAL):
@@ -213,12 +120,12 @@ def _numeric_only(parts: _Parts) -> Expr:
     return expr
 
 
-def _sum(parts: _Parts) -> Aggregate:
+def _sum(parts: Parts) -> Aggregate:
     expr = _numeric_only(parts)
     kind = {INT2: INT8, INT4: INT8, INT8: NUMERIC}.get(expr.kind, expr.kind)
 
     def value(envs: list[Env]) -> Any:
-        found = _known(parts, envs)
+        found = known_of(parts, envs)
         if not found:
             return None
         if kind is INTERVAL:
@@ -229,12 +136,12 @@ def _sum(parts: _Parts) -> Aggregate:
     return Aggregate(kind, value, parts.name)
 
 
-def _average(parts: _Parts) -> Aggregate:
+def _average(parts: Parts) -> Aggregate:
     expr = _numeric_only(parts)
     kind = NUMERIC if expr.kind in INTEGERS else expr.kind
 
     def value(envs: list[Env]) -> Any:
-        found = _known(parts, envs)
+        found = known_of(parts, envs)
         if not found:
             return None
         if kind is INTERVAL:
@@ -247,7 +154,7 @@ def _average(parts: _Parts) -> Aggregate:
     return Aggregate(kind, value, parts.name)
 
 
-def _spread(parts: _Parts) -> Aggregate:
+def _spread(parts: Parts) -> Aggregate:
     """``stddev`` and ``variance``."""
     expr = _numeric_only(parts)
     if expr.kind is INTERVAL:
@@ -257,7 +164,7 @@ def _spread(parts: _Parts) -> Aggregate:
     spread = _float_spread if expr.kind is FLOAT8 else _numeric_spread
 
     def value(envs: list[Env]) -> Any:
-        found = _known(parts, envs)
+        found = known_of(parts, envs)
         return spread(found, less, root=root) if len(found) > less else None
 
     return Aggregate(FLOAT8 if expr.kind is FLOAT8 else NUMERIC, value, parts.name)
@@ -296,43 +203,43 @@ def _numeric_spread(found: list[Any], less: int, *, root: bool) -> Decimal:
         return variance.sqrt().quantize(last_digit, ROUND_HALF_UP)
 
 
-def _truth(parts: _Parts) -> Aggregate:
-    expr = _one(parts)
+def _truth(parts: Parts) -> Aggregate:
+    expr = only_argument(parts)
     if expr.kind is UNKNOWN:
         expr = converted(expr, BOOL)
     if expr.kind is not BOOL:
         raise undefined_function(parts.name, [expr.kind])
-    every, parts = parts.name != "bool_or", _with(parts, expr)
+    every, parts = parts.name != "bool_or", with_arguments(parts, expr)
 
     def value(envs: list[Env]) -> bool | None:
-        found = _known(parts, envs)
+        found = known_of(parts, envs)
         return (all(found) if every else any(found)) if found else None
 
     return Aggregate(BOOL, value, parts.name)
 
 
-def _array(parts: _Parts) -> Aggregate:
-    expr = _one(parts)
+def _array(parts: Parts) -> Aggregate:
+    expr = only_argument(parts)
     if expr.kind is UNKNOWN:
         expr = converted(expr, TEXT)
     if expr.kind.name not in ARRAYS or isinstance(expr.kind, RecordType):
         raise unsupported(parts.name, f"arrays of {expr.kind.shown}")
-    parts = _with(parts, expr)
+    parts = with_arguments(parts, expr)
     kind = ARRAYS[expr.kind.name]
-    return Aggregate(kind, lambda envs: _values(parts, envs) or None, parts.name)
+    return Aggregate(kind, lambda envs: values_of(parts, envs) or None, parts.name)
 
 
-def _string(parts: _Parts) -> Aggregate:
+def _string(parts: Parts) -> Aggregate:
     kinds = [item.kind for item in parts.arguments]
     if len(kinds) != 2 or not all(kind in (TEXT, UNKNOWN) or kind.name in _TEXTS for kind in kinds):
         raise undefined_function(parts.name, kinds)
     text, separator = (converted(item, TEXT) for item in parts.arguments)
-    parts = _with(parts, text, separator)
+    parts = with_arguments(parts, text, separator)
 
     def value(envs: list[Env]) -> str | None:
         found = [
             (separator.value(env) or "", item)
-            for env in _rows(parts, envs)
+            for env in rows_of(parts, envs)
             if (item := text.value(env)) is not None
         ]
         if not found:
@@ -345,14 +252,14 @@ def _string(parts: _Parts) -> Aggregate:
 _TEXTS = ("varchar", "name")
 
 
-def _json_array(parts: _Parts) -> Aggregate:
-    expr = _one(parts)
+def _json_array(parts: Parts) -> Aggregate:
+    expr = only_argument(parts)
     if expr.kind is UNKNOWN:
         raise polymorphic_unknown()
-    binary, parts = parts.name == "jsonb_agg", _with(parts, expr)
+    binary, parts = parts.name == "jsonb_agg", with_arguments(parts, expr)
 
     def value(envs: list[Env]) -> str | None:
-        found = _values(parts, envs)
+        found = values_of(parts, envs)
         if not found:
             return None
         session = envs[0].session
@@ -364,7 +271,7 @@ def _json_array(parts: _Parts) -> Aggregate:
     return Aggregate(JSONB if binary else JSON, value, parts.name)
 
 
-def _json_object(parts: _Parts) -> Aggregate:
+def _json_object(parts: Parts) -> Aggregate:
     if len(parts.arguments) != 2:
         raise undefined_function(parts.name, [item.kind for item in parts.arguments])
     key = as_text(parts.arguments[0])
@@ -374,7 +281,7 @@ def _json_object(parts: _Parts) -> Aggregate:
     binary = parts.name == "jsonb_object_agg"
 
     def value(envs: list[Env]) -> str | None:
-        rows = _rows(parts, envs)
+        rows = rows_of(parts, envs)
         if not rows:
             return None
         pairs = []
@@ -388,85 +295,12 @@ def _json_object(parts: _Parts) -> Aggregate:
     return Aggregate(JSONB if binary else JSON, value, parts.name)
 
 
-def _any_value(parts: _Parts) -> Aggregate:
-    expr = _one(parts)
-    return Aggregate(expr.kind, lambda envs: next(iter(_known(parts, envs)), None), parts.name)
+def _any_value(parts: Parts) -> Aggregate:
+    expr = only_argument(parts)
+    return Aggregate(expr.kind, lambda envs: next(iter(known_of(parts, envs)), None), parts.name)
 
 
-def _within_group(
-    node: exp.WithinGroup, compiler: Compiler, condition: Evaluate | None
-) -> Aggregate:
-    """``percentile_cont``, ``percentile_disc`` and ``mode``."""
-    call = node.this
-    name = str(call.this).lower() if isinstance(call, exp.Anonymous) else ""
-    if name not in ("percentile_cont", "percentile_disc", "mode"):
-        raise unsupported(node.sql(dialect="postgres"), "this aggregate")
-    ordered = node.expression.expressions[0]
-    expr = compiler.compile(ordered.this)
-    if ordered.args.get("desc"):
-        raise unsupported(node.sql(dialect="postgres"), "a descending order within group")
-    if name == "percentile_cont" and expr.kind is not INTERVAL:
-        expr = converted(expr, FLOAT8)
-    if expr.kind is UNKNOWN:
-        raise polymorphic_unknown()
-    parts = _Parts(name, [expr], condition, [], distinct=False)
-    if name == "mode":
-        return Aggregate(expr.kind, lambda envs: _mode(expr, _known(parts, envs)), name)
-    wanted = compiler.compile(call.expressions[0])
-    several = isinstance(wanted.kind, ArrayType)
-    fraction = converted(wanted, ARRAYS["float8"] if several else FLOAT8).value
-
-    def value(envs: list[Env]) -> Any:
-        found = sorted(_known(parts, envs), key=lambda item: sort_key(expr.kind, item))
-        if not found:
-            return None
-        places = fraction(envs[0])
-        if several and places is not None:
-            return [at(found, place) for place in places]
-        return at(found, places)
-
-    def at(found: list[Any], place: float | None) -> Any:
-        if place is None:
-            return None
-        if not 0 <= place <= 1:
-            raise EngineError("22003", f"percentile value {place:g} is not between 0 and 1")
-        if name == "percentile_disc":
-            return found[max(math.ceil(place * len(found)) - 1, 0)]
-        return _between(found, place, expr.kind)
-
-    kind = expr.kind
-    if several:
-        if kind.name not in ARRAYS:
-            raise unsupported(node.sql(dialect="postgres"), f"arrays of {kind.shown}")
-        kind = ARRAYS[kind.name]
-    return Aggregate(kind, value, name)
-
-
-def _between(found: list[Any], place: float, kind: SqlType) -> Any:
-    position = place * (len(found) - 1)
-    low = found[math.floor(position)]
-    high = found[math.ceil(position)]
-    rest = position - math.floor(position)
-    if rest == 0:
-        return low
-    if kind is not INTERVAL:
-        return low + rest * (high - low)
-    difference = Interval(high.months - low.months, high.days - low.days, high.us - low.us)
-    part = scale_interval(difference, rest)
-    return Interval(low.months + part.months, low.days + part.days, low.us + part.us)
-
-
-def _mode(expr: Expr, found: list[Any]) -> Any:
-    """The most frequent value, of several the least."""
-    counts: dict[Any, tuple[int, Any]] = {}
-    for item in sorted(found, key=lambda item: sort_key(expr.kind, item)):
-        key = row_key([expr.kind], (item,))
-        times, first = counts.get(key, (0, item))
-        counts[key] = (times + 1, first)
-    return max(counts.values(), key=lambda pair: pair[0])[1] if counts else None
-
-
-_MAKERS: dict[str, Callable[[_Parts], Aggregate]] = {
+_MAKERS: dict[str, Callable[[Parts], Aggregate]] = {
     "count": _count,
     "min": _extreme,
     "max": _extreme,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql import aggregates, constants
+from absurd_contimg.backends.memory.sql import constants
+from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope
 from absurd_contimg.backends.memory.sql.types import BOOL, UNKNOWN, SqlType
@@ -57,7 +58,7 @@ class Compiler:
         self,
         scope: Scope,
         subquery: Subquery,
-        found: list[aggregates.Aggregate] | None = None,
+        found: list[Aggregate] | None = None,
         *,
         clause: str = "",
         windows: list[Any] | None = None,

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql.aggregates import Aggregate
+from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
 from absurd_contimg.backends.memory.sql.comparison import row_key
 from absurd_contimg.backends.memory.sql.expressions import sql_of
 from absurd_contimg.backends.memory.sql.outputs import place_of

@@ -14,12 +14,16 @@ from absurd_contimg.backends.memory.sql import (
     formatting,
     json_functions,
     number_functions,
+    quoting,
     set_functions,
     system_functions,
     text_functions,
+    time_fields,
     time_functions,
+    time_truncation,
     windows,
 )
+from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     compiles,
@@ -37,8 +41,10 @@ REGISTERED = (
     formatting,
     json_functions,
     number_functions,
+    quoting,
     system_functions,
     text_functions,
+    time_truncation,
 )
 """Modules that are imported because they register functions."""
 
@@ -139,7 +145,7 @@ def _position(compiler: Compiler, node: exp.StrPosition) -> Expr:
 
 @compiles(exp.Extract)
 def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
-    return time_functions.extract(node.this.name.lower(), compiler.compile(node.expression))
+    return time_fields.extract(node.this.name.lower(), compiler.compile(node.expression))
 
 
 @compiles(exp.Dot)
@@ -178,7 +184,7 @@ def _aggregate(compiler: Compiler, node: Node) -> Expr:
     return Expr(made.kind, lambda env: env.aggregates[index], made.name)
 
 
-def _not_nested(node: Node, compiler: Compiler) -> aggregates.Aggregate:
+def _not_nested(node: Node, compiler: Compiler) -> Aggregate:
     try:
         return aggregates.compile_aggregate(node, compiler)
     except EngineError as error:

@@ -16,7 +16,7 @@ from absurd_contimg.backends.memory.sql import (
     recursion,
     values,
 )
-from absurd_contimg.backends.memory.sql.aggregates import Aggregate
+from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
 from absurd_contimg.backends.memory.sql.comparison import row_key
 from absurd_contimg.backends.memory.sql.expressions import (

@@ -1,13 +1,12 @@
-"""Functions of times and intervals."""
+"""Functions that make times and intervals, and that tell ages and zones."""
 
 from __future__ import annotations
 
 from datetime import UTC, tzinfo
-from decimal import Decimal
 from typing import Any
 
 from absurd_contimg.backends.memory import times
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import from_local, to_local
 from absurd_contimg.backends.memory.sql.coercion import converted
@@ -19,311 +18,19 @@ from absurd_contimg.backends.memory.sql.registry import (
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.system_functions import today
+from absurd_contimg.backends.memory.sql.time_truncation import zone_named
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     DATE,
     FLOAT8,
     INT4,
     INTERVAL,
-    NUMERIC,
     TEXT,
     TIMESTAMP,
     TIMESTAMPTZ,
     UNKNOWN,
 )
 from absurd_contimg.backends.memory.times import Interval
-from absurd_contimg.backends.memory.zones import session_zone
-
-_EPOCH_UNITS = {
-    "year": "year", "years": "year", "y": "year", "month": "month", "months": "month",
-    "mon": "month", "day": "day", "days": "day", "d": "day", "hour": "hour", "hours": "hour",
-    "h": "hour", "minute": "minute", "minutes": "minute", "min": "minute", "m": "minute",
-    "second": "second", "seconds": "second", "sec": "second", "s": "second", "weeks": "week",
-    "w": "week", "quarters": "quarter", "decades": "decade", "centuries": "century",
-}  # fmt: skip
-
-
-def unit_of(word: str) -> str:
-    """A field by any of its names."""
-    lower = word.lower()
-    return _EPOCH_UNITS.get(lower, lower)
-
-
-def extract(field: str, expr: Expr, *, name: str = "extract") -> Expr:
-    """``extract(field from time or interval)``, a numeric; ``date_part`` gives a float."""
-    if expr.kind is UNKNOWN:
-        raise ambiguous_function(f"pg_catalog.{name}", [UNKNOWN, UNKNOWN])
-    kind, inner, unit = expr.kind, expr.value, unit_of(field)
-    if kind not in (TIMESTAMPTZ, TIMESTAMP, DATE, INTERVAL):
-        raise undefined_function(f"pg_catalog.{name}", [UNKNOWN, kind])
-
-    def value(env: Env) -> Decimal | None:
-        raw = inner(env)
-        if raw is None:
-            return None
-        if kind is INTERVAL:
-            return _interval_field(unit, raw, field)
-        if kind is DATE:
-            if unit in ("hour", "minute", "second", "milliseconds", "microseconds", "timezone"):
-                raise EngineError("0A000", f'unit "{field}" not supported for type date')
-            raw *= times.DAY_US
-        session = env.session if kind is TIMESTAMPTZ else None
-        found = _time_field(unit, raw, session, field, kind.shown)
-        if kind is DATE and unit == "epoch" and found is not None:
-            return Decimal(int(found))
-        return found
-
-    return Expr(NUMERIC, value, name)
-
-
-@polymorphic("date_part")
-def _date_part(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 2:
-        raise undefined_function(name, [item.kind for item in arguments])
-    if arguments[1].kind is UNKNOWN:
-        raise ambiguous_function(name, [UNKNOWN, UNKNOWN])
-    word, expr = converted(arguments[0], TEXT).value, arguments[1]
-
-    def value(env: Env) -> float | None:
-        field = word(env)
-        if field is None:
-            return None
-        found = extract(field, expr).value(env)
-        return None if found is None else float(found)
-
-    if expr.kind not in (TIMESTAMPTZ, TIMESTAMP, DATE, INTERVAL):
-        raise undefined_function(name, [item.kind for item in arguments])
-    if expr.kind is DATE:
-        expr = converted(expr, TIMESTAMP)
-    return Expr(FLOAT8, value, name)
-
-
-def _seconds(us: int) -> Decimal:
-    return Decimal(us).scaleb(-6)
-
-
-def _interval_field(unit: str, span: Interval, field: str) -> Decimal | None:
-    if span.is_infinite:
-        if unit in ("epoch", "year", "decade", "century", "millennium", "day", "hour"):
-            return Decimal("Infinity" if span == times.INFINITE else "-Infinity")
-        return None
-    if unit == "epoch":
-        return _seconds(span.epoch_us())
-    years = int(span.months / 12)
-    seconds = abs(span.us) // times.SECOND_US
-    sign = 1 if span.us >= 0 else -1
-    whole = {
-        "year": years,
-        "decade": int(years / 10),
-        "century": int(years / 100),
-        "millennium": int(years / 1000),
-        "month": span.months - 12 * years,
-        "quarter": (span.months - 12 * years) // 3 + 1
-        if span.months >= 0
-        else -(-(span.months - 12 * years) // 3 + 1),
-        "week": int(span.days / 7),
-        "day": span.days,
-        "hour": sign * (seconds // 3600),
-        "minute": sign * (seconds // 60 % 60),
-        "microseconds": sign * (abs(span.us) % (60 * times.SECOND_US)),
-    }
-    if unit in whole:
-        return Decimal(whole[unit])
-    part = sign * (abs(span.us) % (60 * times.SECOND_US))
-    if unit == "second":
-        return _seconds(part)
-    if unit == "milliseconds":
-        return Decimal(part).scaleb(-3)
-    known = ("dow", "doy", "isodow", "isoyear", "julian", "timezone")
-    word, state = ("supported", "0A000") if unit in known else ("recognized", "22023")
-    raise EngineError(state, f'unit "{field}" not {word} for type interval')
-
-
-def _time_field(  # noqa: PLR0911 - one return a kind of field
-    unit: str, time: int, session: Session | None, field: str, shown: str
-) -> Decimal | None:
-    if not times.is_finite(time):
-        lasting = ("epoch", "year", "isoyear", "decade", "century", "millennium", "julian")
-        return Decimal("Infinity" if time > 0 else "-Infinity") if unit in lasting else None
-    if unit == "epoch":
-        return _seconds(time)
-    offset = 0 if session is None else times.utc_offset_us(time, session.zone)
-    day, of_day = divmod(time + offset, times.DAY_US)
-    year, month, dom = times.civil_from_days(day)
-    iso_year, week = times.iso_week(day)
-    if year <= 0 and unit in ("year", "decade", "century", "millennium", "isoyear"):
-        raise unsupported(field, "years before Christ in extract")
-    fields = {
-        "year": year, "month": month, "day": dom, "hour": of_day // 3_600_000_000,
-        "minute": of_day // 60_000_000 % 60, "isoyear": iso_year, "week": week,
-        "dow": (day + 4) % 7, "isodow": (day + 3) % 7 + 1, "quarter": (month - 1) // 3 + 1,
-        "doy": day - times.days_from_civil(year, 1, 1) + 1,
-        "microseconds": of_day % 60_000_000, "decade": year // 10,
-        "century": (year + 99) // 100, "millennium": (year + 999) // 1000,
-    }  # fmt: skip
-    if unit == "second":
-        return _seconds(of_day % 60_000_000)
-    if unit == "milliseconds":
-        return Decimal(of_day % 60_000_000).scaleb(-3)
-    if unit == "julian":
-        if of_day:
-            raise unsupported(field, "julian days with a time")
-        return Decimal(day + 2_440_588)
-    if unit in ("timezone", "timezone_hour", "timezone_minute"):
-        return _zone_field(unit, offset, session, field, shown)
-    if unit not in fields:
-        raise EngineError("22023", f'unit "{field}" not recognized for type {shown}')
-    return Decimal(fields[unit])
-
-
-def _zone_field(unit: str, offset: int, session: Session | None, field: str, shown: str) -> Decimal:
-    if session is None:
-        raise EngineError("0A000", f'unit "{field}" not supported for type {shown}')
-    seconds = offset // times.SECOND_US
-    if unit == "timezone":
-        return Decimal(seconds)
-    sign = 1 if seconds >= 0 else -1
-    return Decimal(
-        sign * (abs(seconds) // 3600 if unit.endswith("hour") else abs(seconds) // 60 % 60)
-    )
-
-
-# -- truncation ---------------------------------------------------------------------------------
-
-_UNITS_US = {
-    "microseconds": 1,
-    "milliseconds": 1000,
-    "second": times.SECOND_US,
-    "minute": 60 * times.SECOND_US,
-    "hour": 3600 * times.SECOND_US,
-}
-
-
-@polymorphic("date_trunc")
-def _date_trunc(arguments: list[Expr], name: str) -> Expr:
-    """``date_trunc(unit, time)``, in the session's time zone for ``timestamptz``."""
-    if not 2 <= len(arguments) <= 3:
-        raise undefined_function(name, [item.kind for item in arguments])
-    word, expr = converted(arguments[0], TEXT).value, arguments[1]
-    given = None if len(arguments) == 2 else converted(arguments[2], TEXT).value
-    if expr.kind is UNKNOWN and given is None:
-        raise ambiguous_function(name, [item.kind for item in arguments])
-    if expr.kind in (DATE, UNKNOWN) or (given is not None and expr.kind is TIMESTAMP):
-        expr = converted(expr, TIMESTAMPTZ)
-    kind, inner = expr.kind, expr.value
-    if kind not in (TIMESTAMPTZ, TIMESTAMP, INTERVAL) or (given and kind is INTERVAL):
-        raise undefined_function(name, [item.kind for item in arguments])
-
-    def value(env: Env) -> Any:
-        raw, unit = inner(env), word(env)
-        if raw is None or unit is None:
-            return None
-        if kind is INTERVAL:
-            return _truncated_interval(unit_of(unit), raw, unit)
-        zone: tzinfo = env.session.zone if kind is TIMESTAMPTZ else UTC
-        if given is not None:
-            text = given(env)
-            if text is None:
-                return None
-            zone = _zone(text)
-        local = raw + times.utc_offset_us(raw, zone) if times.is_finite(raw) else 0
-        cut = truncated(unit_of(unit), local, unit, kind.shown)
-        return times.from_local(cut, zone) if times.is_finite(raw) else raw
-
-    return Expr(kind, value, name)
-
-
-def truncated(unit: str, local: int, word: str, shown: str) -> int:
-    """A local time at the start of its `unit`."""
-    if unit in _UNITS_US:
-        return local - local % _UNITS_US[unit]
-    day = local // times.DAY_US
-    year, month, _ = times.civil_from_days(day)
-    starts = {
-        "day": day,
-        "week": day - (day + 3) % 7,
-        "month": times.days_from_civil(year, month, 1),
-        "quarter": times.days_from_civil(year, (month - 1) // 3 * 3 + 1, 1),
-        "year": times.days_from_civil(year, 1, 1),
-        "decade": times.days_from_civil(year // 10 * 10, 1, 1),
-        "century": times.days_from_civil((year - 1) // 100 * 100 + 1, 1, 1),
-        "millennium": times.days_from_civil((year - 1) // 1000 * 1000 + 1, 1, 1),
-    }
-    if unit not in starts:
-        known = ("epoch", "dow", "doy", "isodow", "isoyear", "julian", "timezone")
-        state, word_of = ("0A000", "supported") if unit in known else ("22023", "recognized")
-        raise EngineError(state, f'unit "{word}" not {word_of} for type {shown}')
-    if year <= 0 and unit in ("decade", "century", "millennium"):
-        raise unsupported(word, "years before Christ in date_trunc")
-    return starts[unit] * times.DAY_US
-
-
-@polymorphic("date_bin")
-def _date_bin(arguments: list[Expr], name: str) -> Expr:
-    """``date_bin(stride, time, origin)``: the start of the time's bin."""
-    kinds = [item.kind for item in arguments]
-    if len(kinds) != 3 or kinds[0] not in (INTERVAL, UNKNOWN):
-        raise undefined_function(name, kinds)
-    kind = TIMESTAMP if set(kinds[1:]) <= {TIMESTAMP, UNKNOWN} else TIMESTAMPTZ
-    if set(kinds[1:]) == {UNKNOWN}:
-        raise ambiguous_function(name, kinds)
-    if not all(item in (kind, TIMESTAMP, DATE, UNKNOWN) for item in kinds[1:]):
-        raise undefined_function(name, kinds)
-    stride = converted(arguments[0], INTERVAL).value
-    source, origin = (converted(item, kind).value for item in arguments[1:])
-
-    def value(env: Env) -> Any:
-        step, time, start = stride(env), source(env), origin(env)
-        if step is None or time is None or start is None:
-            return None
-        if not times.is_finite(time):
-            return time
-        if not times.is_finite(start):
-            raise EngineError("22008", "origin out of range")
-        if step.is_infinite:
-            raise EngineError("22008", "timestamps cannot be binned into infinite intervals")
-        if step.months:
-            raise EngineError(
-                "0A000",
-                "timestamps cannot be binned into intervals containing months or years",
-            )
-        size = step.days * times.DAY_US + step.us
-        if size <= 0:
-            raise EngineError("22008", "stride must be greater than zero")
-        return start + (time - start) // size * size
-
-    return Expr(kind, value, name)
-
-
-def _truncated_interval(unit: str, span: Interval, word: str) -> Interval:
-    if span.is_infinite:
-        return span
-    if unit in _UNITS_US:
-        size = _UNITS_US[unit]
-        return Interval(span.months, span.days, int(span.us / size) * size)
-    if unit == "day":
-        return Interval(span.months, span.days, 0)
-    sizes = {"month": 1, "quarter": 3, "year": 12, "decade": 120, "century": 1200}
-    sizes["millennium"] = 12_000
-    if unit not in sizes:
-        known = unit in ("week", "epoch", "dow", "doy", "isodow", "isoyear")
-        state, word_of = ("0A000", "supported") if known else ("22023", "recognized")
-        raise EngineError(
-            state,
-            f'unit "{word}" not {word_of} for type interval',
-            detail="Months usually have fractional weeks." if unit == "week" else None,
-        )
-    return Interval(int(span.months / sizes[unit]) * sizes[unit], 0, 0)
-
-
-# -- zones --------------------------------------------------------------------------------------
-
-
-def _zone(name: str) -> tzinfo:
-    found = session_zone(name)
-    if found is None:
-        raise EngineError("22023", f'time zone "{name}" not recognized')
-    return found
 
 
 @polymorphic("timezone")
@@ -340,12 +47,9 @@ def _timezone(arguments: list[Expr], name: str) -> Expr:
 
     def value(env: Env) -> int | None:
         time, text = inner.value(env), zone(env)
-        return None if time is None or text is None else convert(time, _zone(text))
+        return None if time is None or text is None else convert(time, zone_named(text))
 
     return Expr(TIMESTAMP if inner.kind is TIMESTAMPTZ else TIMESTAMPTZ, value, name)
-
-
-# -- age and making -----------------------------------------------------------------------------
 
 
 @polymorphic("age")
@@ -443,7 +147,7 @@ def _make_time(
 
 
 def _make_timestamptz(session: Session, *parts: Any) -> int:
-    zone = _zone(parts[6]) if len(parts) == 7 else session.zone
+    zone = zone_named(parts[6]) if len(parts) == 7 else session.zone
     return times.from_local(_make_time(session, *parts[:6]), zone)
 
 
@@ -501,7 +205,7 @@ builtin("isfinite", (INTERVAL,), BOOL, lambda _, a: not a.is_infinite)
 builtin("isfinite", (DATE,), BOOL, lambda *_: True)
 builtin("to_timestamp", (FLOAT8,), TIMESTAMPTZ, _to_timestamp)
 builtin("clock_timestamp", (), TIMESTAMPTZ, lambda s: s.db.now())
-builtin("statement_timestamp", (), TIMESTAMPTZ, lambda s: s.db.now())
+builtin("statement_timestamp", (), TIMESTAMPTZ, lambda s: s.clock)
 for _name in ("now", "transaction_timestamp", "current_timestamp"):
     builtin(_name, (), TIMESTAMPTZ, lambda s: s.transaction_time())
 builtin("localtimestamp", (), TIMESTAMP, lambda s: to_local(s.transaction_time(), s.zone))
