@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+import pytest
 
 from conformance.test_parsing import Sides, check
 
@@ -52,3 +53,116 @@ def test_named_arguments_are_read_as_written(sides: Sides) -> None:
         sides, f"select absurd.set_task_checkpoint_state('q', {ID}, 's', p_state => '1', {bad})"
     )
     assert told[1] == 'invalid input syntax for type integer: "five"'
+
+
+@pytest.mark.parametrize("begin", ["begin", "begin read only", "begin deferrable"])
+@pytest.mark.parametrize("before", ["savepoint a", "select 1", "show timezone"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "set transaction read only",
+        "set transaction_read_only = yes",
+        "set transaction_read_only = odd",
+        "set transaction_read_only to default",
+        "set default_transaction_read_only = on",
+        "set session characteristics as transaction read only",
+        "set transaction not deferrable",
+        "reset all",
+        "begin read write",
+    ],
+)
+def test_a_transaction_keeps_its_modes(sides: Sides, begin: str, before: str, change: str) -> None:
+    """Modes come from the defaults when it begins, and are fixed by a query and in a savepoint."""
+    asked = ("transaction_read_only", "default_transaction_read_only", "transaction_deferrable")
+    for after in ("release a", "rollback to a", "commit and chain", "rollback and chain"):
+        for text in (begin, before, change, *(f"show {name}" for name in asked), after):
+            check(sides, text)
+        check(sides, "show transaction_read_only")
+        check(sides, "select absurd.create_queue('modes')")
+        check(sides, "rollback")
+        check(sides, "show transaction_read_only")
+        check(sides, "reset all")
+
+
+def test_a_default_of_transactions_holds_for_single_statements(sides: Sides) -> None:
+    """Outside of a transaction ``transaction_read_only`` is what the next one will have."""
+    for text in (
+        "set default_transaction_read_only = true",
+        "show transaction_read_only",
+        "select absurd.create_queue('alone')",
+        "set transaction_read_only = off",
+        "show transaction_read_only",
+        "begin read write",
+        "select absurd.create_queue('alone')",
+        "rollback",
+        "reset all",
+        "show transaction_read_only",
+    ):
+        check(sides, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "set lock_timeout = -1", "set lock_timeout = 1000000000000",
+        "set lock_timeout = '5 parsec'",
+        "set lock_timeout = 'soon'", "set lock_timeout = '1.5s'", "set lock_timeout = '1e3'",
+        "set statement_timeout = '0.4ms'", 'set "a-b.c" = 1', 'set a."b-c" = 1', "set a.b.c = 1",
+        "set client_min_messages = loud", "set jit = 'of'", "set jit = 'o'", "set jit = ''",
+        "reset transaction_isolation",
+    ],
+)  # fmt: skip
+def test_settings_are_checked(sides: Sides, text: str) -> None:
+    """Ranges, units, words and names, with Postgres' hints."""
+    check(sides, text)
+    check(sides, "show lock_timeout")
+    check(sides, "reset all")
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        "alter table absurd.t_locked detach partition absurd.t_locked_001",
+        "lock absurd.t_locked",
+        "lock only absurd.t_locked",
+        "lock absurd.t_locked in share mode",
+    ],
+)
+def test_partitions_are_locked_with_their_table(sides: Sides, held: str) -> None:
+    """Detaching locks the partition and the default one, ``lock table`` all of them."""
+    for connection in sides:
+        connection.execute("set absurd.fake_now = '2020-01-01'")
+        connection.execute("select absurd.create_queue('locked', 'partitioned')")
+    check(sides, "begin")
+    check(sides, held)
+    real, mine = sides
+    watchers = (
+        psycopg.connect(real.info.dsn, autocommit=True),
+        mine.session.db.connect(autocommit=True),
+    )
+    try:
+        for watcher in watchers:
+            watcher.execute("set lock_timeout = '20ms'")
+        for name in ("t_locked", "t_locked_001", "t_locked_002", "t_locked_d"):
+            check(watchers, f"select count(*) from absurd.{name}")
+    finally:
+        for watcher in watchers:
+            watcher.close()
+        check(sides, "rollback")
+
+
+def test_a_refused_lock_on_a_queue_names_the_table(sides: Sides) -> None:
+    """``nowait`` on ``absurd.queues`` says so, as on the tables of a queue."""
+    real, mine = sides
+    for connection in sides:
+        connection.execute("select absurd.create_queue('named')")
+    rows = "select queue_name from absurd.queues where queue_name = 'named' for update"
+    with (
+        psycopg.connect(real.info.dsn, autocommit=True) as other_real,
+        mine.session.db.connect(autocommit=True) as other_mine,
+    ):
+        others = (other_real, other_mine)
+        check(others, "begin")
+        check(others, rows)
+        told = check(sides, f"{rows} nowait")
+        assert told[1] == 'could not obtain lock on row in relation "queues"'

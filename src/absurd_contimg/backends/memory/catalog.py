@@ -118,8 +118,9 @@ def relation(tx: Transaction, name: str, mode: TableLock = TableLock.ACCESS_SHAR
         raise undefined_table(name)
     if tx.explicit or tx.db.table_locks:
         tx.lock_table(name, mode)
-        for partition in found.table.partitions or ():
-            tx.check_table(partition.name, mode)
+        if found.partition is None:
+            for partition in found.table.partitions or ():
+                tx.check_table(partition.name, mode)
     return found
 
 

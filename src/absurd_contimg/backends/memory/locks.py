@@ -24,13 +24,15 @@ class RowLock(IntEnum):
 
 
 class TableLock(IntEnum):
-    """The table locks that Absurd's statements take, weakest first."""
+    """Postgres' table locks, weakest first."""
 
     ACCESS_SHARE = 1
     ROW_SHARE = 2
     ROW_EXCLUSIVE = 3
     SHARE_UPDATE_EXCLUSIVE = 4
     SHARE = 5
+    SHARE_ROW_EXCLUSIVE = 6
+    EXCLUSIVE = 7
     ACCESS_EXCLUSIVE = 8
 
 
@@ -46,20 +48,21 @@ ROW_CONFLICTS: tuple[frozenset[RowLock], ...] = (
 """By row lock: those of others that it has to wait for (Postgres' manual, table 13.3)."""
 
 TABLE_CONFLICTS: dict[TableLock, frozenset[TableLock]] = {
-    TableLock.ACCESS_SHARE: frozenset({TableLock.ACCESS_EXCLUSIVE}),
-    TableLock.ROW_SHARE: frozenset({TableLock.ACCESS_EXCLUSIVE}),
-    TableLock.ROW_EXCLUSIVE: frozenset({TableLock.SHARE, TableLock.ACCESS_EXCLUSIVE}),
-    TableLock.SHARE_UPDATE_EXCLUSIVE: frozenset(
-        {TableLock.SHARE_UPDATE_EXCLUSIVE, TableLock.SHARE, TableLock.ACCESS_EXCLUSIVE}
-    ),
-    TableLock.SHARE: frozenset(
-        {
-            TableLock.ROW_EXCLUSIVE,
-            TableLock.SHARE_UPDATE_EXCLUSIVE,
-            TableLock.ACCESS_EXCLUSIVE,
-        }
-    ),
-    TableLock.ACCESS_EXCLUSIVE: frozenset(TableLock),
+    mode: frozenset(other for other in TableLock if other.name in words.split())
+    for mode, words in {
+        TableLock.ACCESS_SHARE: "ACCESS_EXCLUSIVE",
+        TableLock.ROW_SHARE: "EXCLUSIVE ACCESS_EXCLUSIVE",
+        TableLock.ROW_EXCLUSIVE: "SHARE SHARE_ROW_EXCLUSIVE EXCLUSIVE ACCESS_EXCLUSIVE",
+        TableLock.SHARE_UPDATE_EXCLUSIVE: "SHARE_UPDATE_EXCLUSIVE SHARE SHARE_ROW_EXCLUSIVE "
+        "EXCLUSIVE ACCESS_EXCLUSIVE",
+        TableLock.SHARE: "ROW_EXCLUSIVE SHARE_UPDATE_EXCLUSIVE SHARE_ROW_EXCLUSIVE EXCLUSIVE "
+        "ACCESS_EXCLUSIVE",
+        TableLock.SHARE_ROW_EXCLUSIVE: "ROW_EXCLUSIVE SHARE_UPDATE_EXCLUSIVE SHARE "
+        "SHARE_ROW_EXCLUSIVE EXCLUSIVE ACCESS_EXCLUSIVE",
+        TableLock.EXCLUSIVE: "ROW_SHARE ROW_EXCLUSIVE SHARE_UPDATE_EXCLUSIVE SHARE "
+        "SHARE_ROW_EXCLUSIVE EXCLUSIVE ACCESS_EXCLUSIVE",
+        TableLock.ACCESS_EXCLUSIVE: " ".join(mode.name for mode in TableLock),
+    }.items()
 }
 """By table lock: those of others that it has to wait for (Postgres' manual, table 13.2)."""
 

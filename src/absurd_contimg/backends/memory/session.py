@@ -9,18 +9,25 @@ done.
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import UTC, tzinfo
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import WouldBlock
+from absurd_contimg.backends.memory.settings import (
+    DEFAULTS,
+    DEFERRABLE,
+    OF_TRANSACTION,
+    READ_ONLY,
+    Mode,
+    checked,
+    duration_seconds,
+)
 from absurd_contimg.backends.memory.timestamps import timestamptz_in
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.zones import DEFAULT as DEFAULT_ZONE
-from absurd_contimg.backends.memory.zones import session_zone, zone_setting
+from absurd_contimg.backends.memory.zones import session_zone
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
@@ -29,42 +36,6 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 FAKE_NOW = "absurd.fake_now"
-READ_ONLY = "transaction_read_only"
-DEFAULTS: Mapping[str, str] = {
-    "timezone": DEFAULT_ZONE,
-    "lock_timeout": "0",
-    "statement_timeout": "0",
-    "idle_in_transaction_session_timeout": "0",
-    "search_path": '"$user", public',
-    "application_name": "",
-    "client_encoding": "UTF8",
-    "server_encoding": "UTF8",
-    "datestyle": "ISO, MDY",
-    "intervalstyle": "postgres",
-    "standard_conforming_strings": "on",
-    "server_version": "18.6",
-    "server_version_num": "180006",
-    "transaction_isolation": "read committed",
-    "default_transaction_isolation": "read committed",
-    "transaction_read_only": "off",
-    "default_transaction_read_only": "off",
-    "client_min_messages": "notice",
-    "synchronous_commit": "on",
-    "extra_float_digits": "1",
-    "jit": "on",
-    "max_identifier_length": "63",
-    "in_hot_standby": "off",
-    "is_superuser": "on",
-    "session_authorization": "postgres",
-    "integer_datetimes": "on",
-    "row_security": "on",
-    "work_mem": "4MB",
-    "deadlock_timeout": "1s",
-}
-"""Settings that every session knows, by lower-case name."""
-
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?\s*\Z")
-_UNIT_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 class TransactionStatus(Enum):
@@ -101,7 +72,9 @@ class Session:
         self.clock = 0
         """The database's clock at the statement's begin: a statement takes no time."""
         self._fake: tuple[str, tzinfo, int] | None = None
-        self._chained_read_only: bool | None = None
+        self.queried = False
+        """Whether the transaction has run a query, after which some modes are fixed."""
+        self._chained: tuple[Mode, ...] = ()
 
     # -- settings ---------------------------------------------------------------------------
 
@@ -111,6 +84,8 @@ class Session:
         value = self.local.get(key)
         if value is None:
             value = self.settings.get(key)
+        if value is None and key in OF_TRANSACTION:
+            value = self.setting(f"default_{key}")
         if value is None:
             value = DEFAULTS.get(key)
         if value is None and key in self.known:
@@ -120,12 +95,17 @@ class Session:
     def set(self, name: str, value: str | None, *, local: bool = False) -> None:
         """``set`` or ``set local``; None is ``default``. Undone with the transaction.
 
-        A local value outside of one lasts to the end of the statement.
+        A local value outside of one lasts to the end of the statement. What a transaction is
+        like does not change with the defaults.
         """
         key = name.lower()
-        value = self._checked(name, key, value)
+        value = checked(name, value)
         self.known.add(key)
-        if local:
+        if key in OF_TRANSACTION:
+            self._check_mode(key, value)
+        elif self.transaction is not None and key.startswith("default_transaction_"):
+            self._keep(key.removeprefix("default_"))
+        if local or key in OF_TRANSACTION:
             self.local = {**self.local, key: DEFAULTS.get(key, "") if value is None else value}
             return
         settings = {**self.settings}
@@ -136,24 +116,35 @@ class Session:
         if key in self.local:
             self.local = {name: text for name, text in self.local.items() if name != key}
 
-    def reset_all(self) -> None:
-        """``reset all``."""
-        self.settings, self.local = {}, {}
+    def _keep(self, mode: str) -> None:
+        """Note what the transaction is, since its default is about to change."""
+        kept = {mode: self.setting(mode) or ""}
+        self.local = kept | self.local
+        self._savepoints = [one._replace(local=kept | one.local) for one in self._savepoints]
 
-    def _checked(self, name: str, key: str, value: str | None) -> str | None:
-        if "." not in key and key not in DEFAULTS:
-            raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
-        if value is None:
-            return None
-        if key == "timezone":
-            return zone_setting(value)
-        if key.endswith("_timeout"):
-            if _DURATION.match(value) is None:
-                raise EngineError("22023", f'invalid value for parameter "{name}": "{value}"')
-            return _shown_duration(_seconds(value))
-        if key in ("server_version", "server_version_num", "server_encoding", "in_hot_standby"):
-            raise EngineError("55P02", f'parameter "{name}" cannot be changed')
-        return value
+    def reset_all(self) -> None:
+        """``reset all``, which leaves a transaction what it is."""
+        within = self.transaction is not None
+        modes = {key: self.setting(key) or "" for key in OF_TRANSACTION} if within else {}
+        self.settings, self.local = {}, modes
+
+    def _check_mode(self, key: str, value: str | None) -> None:
+        """25001 for a mode that a transaction no longer takes."""
+        if self.transaction is None:
+            return
+        if key == DEFERRABLE:
+            what = "SET TRANSACTION [NOT] DEFERRABLE"
+            inside, late = "cannot be called within a subtransaction", "must be called"
+        elif key == READ_ONLY and value == "off" and self.setting(READ_ONLY) == "on":
+            what = "transaction read-write mode"
+            inside, late = "inside a read-only transaction", "must be set"
+        else:
+            return
+        if self._savepoints:
+            before = "cannot set " if key == READ_ONLY else ""
+            raise EngineError("25001", f"{before}{what} {inside}")
+        if self.queried:
+            raise EngineError("25001", f"{what} {late} before any query")
 
     @property
     def zone(self) -> tzinfo:
@@ -166,7 +157,7 @@ class Session:
     @property
     def lock_timeout_seconds(self) -> float | None:
         """How long a statement waits for a lock; None without end."""
-        return _seconds(self.setting("lock_timeout") or "0") or None
+        return duration_seconds(self.setting("lock_timeout") or "0") or None
 
     # -- time -------------------------------------------------------------------------------
 
@@ -202,14 +193,15 @@ class Session:
             return TransactionStatus.IDLE
         return TransactionStatus.FAILED if self.failed else TransactionStatus.OPEN
 
-    def begin(self, *, read_only: bool | None = None) -> None:
-        """``begin``; within a transaction Postgres only warns."""
+    def begin(self, *modes: Mode) -> None:
+        """``begin``; within a transaction Postgres warns and sets its modes."""
         if self.transaction is None:
             with self.db.mutex:
                 self.transaction = Transaction(self.db, self, explicit=True)
             self._at_begin = self.settings
-        if read_only is not None:
-            self.set(READ_ONLY, "on" if read_only else "off", local=True)
+            self.queried = False
+        for name, value in modes:
+            self.set(name, value)
 
     def check_writable(self, command: str) -> None:
         """25006 in a transaction that may only read."""
@@ -244,21 +236,21 @@ class Session:
         self._in_transaction(f"{command} AND CHAIN")
         undoes = self.failed or command == "ROLLBACK"
         local = self._savepoints[0].local if undoes and self._savepoints else self.local
-        read_only = local[READ_ONLY] == "on" if READ_ONLY in local else None
+        modes = tuple((key, local[key]) for key in (READ_ONLY, DEFERRABLE) if key in local)
         if self.failed and not self._savepoints:
-            read_only = self._chained_read_only
+            modes = self._chained
         committed = command == "COMMIT" and self.commit()
         if command == "ROLLBACK":
             self.rollback()
-        self.begin(read_only=read_only)
-        self._chained_read_only = read_only
+        self.begin(*modes)
+        self._chained = modes
         return committed
 
     def _end(self) -> None:
         self.local = {}
         self.failed = False
         self._savepoints = []
-        self._chained_read_only = None
+        self._chained = ()
         if self.transaction is not None:
             with self.db.mutex:
                 self.transaction.finish()
@@ -271,10 +263,15 @@ class Session:
         self._savepoints.append(_Savepoint(name, len(tx.undo), self.settings, self.local))
 
     def release_savepoint(self, name: str) -> None:
-        """``release savepoint``."""
+        """``release savepoint``, after which the transaction may write if it might before."""
         self._in_transaction("RELEASE SAVEPOINT")
         index = self._find_savepoint(name)
+        before = self._savepoints[index].local
         del self._savepoints[index:]
+        if before.get(READ_ONLY) != self.local.get(READ_ONLY):
+            self.local = {key: text for key, text in self.local.items() if key != READ_ONLY}
+            if READ_ONLY in before:
+                self.local[READ_ONLY] = before[READ_ONLY]
 
     def rollback_to_savepoint(self, name: str) -> None:
         """``rollback to savepoint``: undoes what came after it and heals a failed transaction."""
@@ -403,19 +400,3 @@ def in_failed_transaction() -> EngineError:
         "25P02",
         "current transaction is aborted, commands ignored until end of transaction block",
     )
-
-
-def _seconds(text: str) -> float:
-    match = _DURATION.match(text)
-    if match is None:
-        return 0.0
-    return float(match.group(1)) * _UNIT_SECONDS[match.group(2) or "ms"]
-
-
-def _shown_duration(seconds: float) -> str:
-    """A duration in the largest unit that holds it whole, as ``show`` prints it."""
-    ms = round(seconds * 1000)
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
-        if ms and ms % size == 0:
-            return f"{ms // size}{unit}"
-    return f"{ms}ms" if ms else "0"

@@ -34,6 +34,10 @@ def _group_remove(groups: dict[Any, tuple[Any, ...]], value: object, key: object
 class Queues(Table[str, QueueRow]):
     """``absurd.queues``."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.name = "queues"
+
 
 LIVE = frozenset({"pending", "sleeping", "running"})
 CLAIMABLE = frozenset({"pending", "sleeping"})

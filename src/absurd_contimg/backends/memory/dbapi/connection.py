@@ -22,6 +22,7 @@ from absurd_contimg.backends.memory.dbapi.transaction import (
     MemoryTransaction,
 )
 from absurd_contimg.backends.memory.session import Session, TransactionStatus
+from absurd_contimg.backends.memory.settings import DEFERRABLE, READ_ONLY
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
@@ -143,7 +144,9 @@ class BaseConnection:
 
     def begin(self) -> None:
         """Begin a transaction as the connection's attributes say."""
-        self.session.begin(read_only=self._read_only)
+        given = ((READ_ONLY, self._read_only), (DEFERRABLE, self._deferrable))
+        modes = [(name, "on" if value else "off") for name, value in given if value is not None]
+        self.session.begin(*modes)
 
     def _end(self, word: str, end: Callable[[], object]) -> None:
         self.check_open()

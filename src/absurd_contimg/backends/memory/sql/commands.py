@@ -12,11 +12,11 @@ from absurd_contimg.backends.memory.errors import EngineError, undefined_table
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows, remove_partition
 from absurd_contimg.backends.memory.session import (
-    READ_ONLY,
     Session,
     TransactionStatus,
     in_failed_transaction,
 )
+from absurd_contimg.backends.memory.settings import DEFERRABLE, READ_ONLY, Mode
 from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo
 from absurd_contimg.backends.memory.sql.types import TEXT
@@ -67,25 +67,33 @@ def unquoted(name: str) -> str:
 def _begin(text: str) -> Control | None:
     if not re.match(r"(?:begin|start\s+transaction)\b", text, re.IGNORECASE):
         return None
-    read_only = _transaction_modes(text)
+    modes = _transaction_modes(text)
     tag = "START TRANSACTION" if text[:1] in "sS" else "BEGIN"
 
     def control(session: Session) -> Result:
         if session.status is TransactionStatus.FAILED:
             raise in_failed_transaction()
-        session.begin(read_only=read_only)
+        session.begin(*modes)
         return Result(None, [], tag)
 
     return control
 
 
-def _transaction_modes(text: str) -> bool | None:
-    """Whether the transaction may only read; 0A000 for a level that the emulator lacks."""
+_MODES = {
+    "read only": (READ_ONLY, "on"),
+    "read write": (READ_ONLY, "off"),
+    "deferrable": (DEFERRABLE, "on"),
+    "not deferrable": (DEFERRABLE, "off"),
+}
+
+
+def _transaction_modes(text: str) -> list[Mode]:
+    """The modes in their order; 0A000 for a level that the emulator lacks."""
     level = re.search(r"isolation\s+level\s+(\w+(?:\s+\w+)?)", text, re.IGNORECASE)
     if level is not None and not re.match(r"read\s+(un)?committed", level[1], re.IGNORECASE):
         raise EngineError("0A000", f"the in-memory Absurd only has read committed, not: {text}")
-    access = re.search(r"\bread\s+(only|write)\b", text, re.IGNORECASE)
-    return None if access is None else access[1].lower() == "only"
+    found = re.findall(r"\bread\s+(?:only|write)\b|\b(?:not\s+)?deferrable\b", text.lower())
+    return [_MODES[" ".join(words.split())] for words in found]
 
 
 def _commit(text: str) -> Control:
@@ -159,7 +167,7 @@ CONTROLS: dict[str, Callable[[str], Control | None]] = {
 }
 
 Run = Callable[[Transaction, Sequence[Any]], Result]
-_SETTING = r'((?:"[^"]+"|[A-Za-z_][\w$]*)(?:\.(?:"[^"]+"|[A-Za-z_][\w$]*))?)'
+_SETTING = r'((?:"[^"]+"|[A-Za-z_][\w$]*)(?:\.(?:"[^"]+"|[A-Za-z_][\w$]*))*)'
 
 
 def _set(text: str) -> Run | None:
@@ -190,13 +198,12 @@ def _set(text: str) -> Run | None:
 
 
 def _set_transaction(text: str) -> Run:
-    read_only = _transaction_modes(text)
-    local = re.match(r"set\s+transaction", text, re.IGNORECASE) is not None
+    modes = _transaction_modes(text)
+    whole = re.match(r"set\s+transaction", text, re.IGNORECASE) is None
 
     def run(tx: Transaction, _: Sequence[Any]) -> Result:
-        if read_only is not None:
-            name = READ_ONLY if local else f"default_{READ_ONLY}"
-            tx.session.set(name, "on" if read_only else "off", local=local)
+        for name, value in modes:
+            tx.session.set(f"default_{name}" if whole else name, value)
         return Result(None, [], "SET")
 
     return run
@@ -264,35 +271,31 @@ def _discard(text: str) -> Run | None:
 
 
 _TABLE = rf"(?:absurd\.)?{_NAME}"
-_LOCK_MODES = {
-    "access share": TableLock.ACCESS_SHARE,
-    "row share": TableLock.ROW_SHARE,
-    "row exclusive": TableLock.ROW_EXCLUSIVE,
-    "share update exclusive": TableLock.SHARE_UPDATE_EXCLUSIVE,
-    "share": TableLock.SHARE,
-    "access exclusive": TableLock.ACCESS_EXCLUSIVE,
-}
+_LOCK_MODES = {mode.name.replace("_", " ").lower(): mode for mode in TableLock}
 
 
 def _lock(text: str) -> Run | None:
     match = re.match(
-        rf"lock\s+(?:table\s+)?(?:only\s+)?{_TABLE}(?:\s+in\s+([a-z\s]+?)\s+mode)?\s*\Z",
+        rf"lock\s+(?:table\s+)?(only\s+)?{_TABLE}(?:\s+in\s+([a-z\s]+?)\s+mode)?\s*\Z",
         text,
         re.IGNORECASE,
     )
     mode = (
-        _LOCK_MODES.get(" ".join((match[2] or "access exclusive").lower().split()))
+        _LOCK_MODES.get(" ".join((match[3] or "access exclusive").lower().split()))
         if match
         else None
     )
     if match is None or mode is None:
         return None
-    name = unquoted(match[1])
+    name, only = unquoted(match[2]), match[1] is not None
 
     def run(tx: Transaction, _: Sequence[Any]) -> Result:
         if not tx.explicit:
             raise EngineError("25P01", "LOCK TABLE can only be used in transaction blocks")
-        catalog.relation(tx, name, mode)
+        found = catalog.relation(tx, name, mode)
+        if not only and found.partition is None:
+            for partition in found.table.partitions or ():
+                tx.lock_table(partition.name, mode)
         return Result(None, [], "LOCK TABLE")
 
     return run
@@ -332,6 +335,9 @@ def detach_partition(tx: Transaction, parent_name: str, name: str) -> None:
         raise EngineError(
             "42P01", f'relation "{name}" is not a partition of relation "{parent_name}"'
         )
+    for partition in parent.table.partitions:
+        if partition.is_default or partition is child.partition:
+            tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
     rows = partition_rows(tx, parent.table, child.partition)
     table = CLASSES[parent.letter]()
     table.name = name

@@ -113,6 +113,7 @@ def _query(
 
     def run(tx: Transaction, values: Sequence[Any]) -> Result:
         given = found_out.values(tx, values)
+        tx.session.queried = True
         if writes is not None:
             tx.session.check_writable(writes)
         found = rows(Env(tx, given))
