@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql.comparison import null_key, row_key
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.registry import (
     ambiguous_function,
     undefined_function,
@@ -71,8 +72,8 @@ def parts_of(name: str, node: Node, compiler: Compiler, condition: Evaluate | No
 
 
 def _among(clause: exp.Order, items: list[Node]) -> bool:
-    shown = {item.sql(dialect="postgres") for item in items}
-    return all(item.this.sql(dialect="postgres") in shown for item in clause.expressions)
+    shown = {sql_of(item) for item in items}
+    return all(sql_of(item.this) in shown for item in clause.expressions)
 
 
 def rows_of(parts: Parts, envs: list[Env]) -> list[Env]:

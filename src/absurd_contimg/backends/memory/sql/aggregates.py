@@ -27,6 +27,7 @@ from absurd_contimg.backends.memory.sql.aggregate_parts import (
 from absurd_contimg.backends.memory.sql.arithmetic import divide_numeric, scale_interval
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted
 from absurd_contimg.backends.memory.sql.comparison import sort_key
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.ordered_set import compile_within_group
 from absurd_contimg.backends.memory.sql.registry import (
     ambiguous_function,
@@ -75,7 +76,7 @@ def compile_aggregate(node: Node, compiler: Compiler) -> Aggregate:
     name = str(node.this).lower()
     maker = _MAKERS.get(name)
     if maker is None:
-        raise unsupported(str(node.sql(dialect="postgres")), f"the aggregate {name}")
+        raise unsupported(sql_of(node), f"the aggregate {name}")
     if len(node.expressions) == 1 and isinstance(node.expressions[0], exp.Star):
         if name != "count":
             raise EngineError("42883", f"function {name}() does not exist")
@@ -218,6 +219,22 @@ def _truth(parts: Parts) -> Aggregate:
     return Aggregate(BOOL, value, parts.name)
 
 
+def _bits(parts: Parts) -> Aggregate:
+    expr = only_argument(parts)
+    if expr.kind is UNKNOWN:
+        raise ambiguous_function(parts.name, [expr.kind])
+    if expr.kind not in INTEGERS:
+        raise undefined_function(parts.name, [expr.kind])
+    combine = {"bit_and": operator.and_, "bit_or": operator.or_, "bit_xor": operator.xor}
+    work = combine[parts.name]
+
+    def value(envs: list[Env]) -> int | None:
+        found = known_of(parts, envs)
+        return functools.reduce(work, found) if found else None
+
+    return Aggregate(expr.kind, value, parts.name)
+
+
 def _array(parts: Parts) -> Aggregate:
     expr = only_argument(parts)
     if expr.kind is UNKNOWN:
@@ -307,6 +324,7 @@ _MAKERS: dict[str, Callable[[Parts], Aggregate]] = {
     "sum": _sum,
     "avg": _average,
     **dict.fromkeys(("bool_and", "bool_or", "every"), _truth),
+    **dict.fromkeys(("bit_and", "bit_or", "bit_xor"), _bits),
     "array_agg": _array,
     "string_agg": _string,
     "jsonb_agg": _json_array,
@@ -318,5 +336,5 @@ _MAKERS: dict[str, Callable[[Parts], Aggregate]] = {
         ("stddev", "stddev_samp", "stddev_pop", "variance", "var_samp", "var_pop"), _spread
     ),
 }
-NAMES = frozenset(_MAKERS) | {"bit_and", "bit_or", "bit_xor", "corr", "regr_slope", "xmlagg"}
+NAMES = frozenset(_MAKERS) | {"corr", "regr_slope", "xmlagg"}
 """Every aggregate that Postgres has and somebody may use; not all are supported."""

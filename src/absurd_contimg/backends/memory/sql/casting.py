@@ -12,13 +12,13 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.intervals import interval_in
 from absurd_contimg.backends.memory.sql import system_functions
 from absurd_contimg.backends.memory.sql.coercion import converted
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     compiles,
     constant,
     is_weak,
     name_of,
-    sql_of,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node
 from absurd_contimg.backends.memory.sql.types import (

@@ -19,13 +19,13 @@ from absurd_contimg.backends.memory.sql.comparison import (
     distinct_from,
     row_comparison,
 )
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     compiles,
     constant,
     inverted,
     is_weak,
-    sql_of,
     unwrapped,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, column_value

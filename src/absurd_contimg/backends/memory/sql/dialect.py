@@ -45,6 +45,8 @@ _REGULAR = ("RLIKE", "IRLIKE")
 class EmulatedPostgres(Postgres):
     """The dialect."""
 
+    INDEX_OFFSET = 0  # sqlglot moves the subscripts that it takes for integers; it misses some
+
     class Parser(Postgres.Parser):  # type: ignore[misc, valid-type]
         """The parser."""
 
@@ -125,3 +127,8 @@ class EmulatedPostgres(Postgres):
 
 
 _UNITS = ("year", "month", "day", "hour", "minute", "second")
+
+
+def sql_of(node: Any) -> str:
+    """The node as SQL, for messages."""
+    return str(node.sql(dialect=EmulatedPostgres))

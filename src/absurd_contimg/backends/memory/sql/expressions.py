@@ -16,6 +16,7 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import constants
 from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
 from absurd_contimg.backends.memory.sql.coercion import converted
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope
 from absurd_contimg.backends.memory.sql.types import BOOL, UNKNOWN, SqlType
 
@@ -39,11 +40,6 @@ def compiles(*kinds: type) -> Callable[[Compile], Compile]:
         return function
 
     return register
-
-
-def sql_of(node: Node) -> str:
-    """The node as SQL, for messages."""
-    return str(node.sql(dialect="postgres"))
 
 
 class Compiler:

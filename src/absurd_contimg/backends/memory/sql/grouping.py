@@ -7,7 +7,8 @@ from sqlglot import exp
 from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import aggregates as aggregate_functions
-from absurd_contimg.backends.memory.sql.expressions import Compiler, sql_of
+from absurd_contimg.backends.memory.sql.dialect import sql_of
+from absurd_contimg.backends.memory.sql.expressions import Compiler
 from absurd_contimg.backends.memory.sql.grouping_sets import (
     Grouping,
     Key,

@@ -11,7 +11,7 @@ from sqlglot import exp
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
 from absurd_contimg.backends.memory.sql.comparison import row_key
-from absurd_contimg.backends.memory.sql.expressions import sql_of
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.outputs import place_of
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Row, Scope
 from absurd_contimg.backends.memory.sql.types import INT4

@@ -24,11 +24,11 @@ from absurd_contimg.backends.memory.sql import (
     windows,
 )
 from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     compiles,
     name_of,
-    sql_of,
 )
 from absurd_contimg.backends.memory.sql.grouping_sets import not_grouped
 from absurd_contimg.backends.memory.sql.registry import call_builtin

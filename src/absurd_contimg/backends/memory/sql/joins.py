@@ -8,7 +8,8 @@ from typing import Any
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery, name_of, sql_of
+from absurd_contimg.backends.memory.sql.dialect import sql_of
+from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery, name_of
 from absurd_contimg.backends.memory.sql.scope import (
     Env,
     Evaluate,

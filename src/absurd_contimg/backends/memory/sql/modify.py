@@ -9,13 +9,15 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of, sql_of
+from absurd_contimg.backends.memory.sql.dialect import sql_of
+from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of
 from absurd_contimg.backends.memory.sql.insert import compile_insert
 from absurd_contimg.backends.memory.sql.joins import Joiner
 from absurd_contimg.backends.memory.sql.queries import Planner, Query, part
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
+    Expr,
     Node,
     Row,
     Scope,
@@ -169,25 +171,85 @@ class Modifier:
     ) -> list[tuple[int, Callable[[Env], Any]]]:
         """What ``set`` puts where."""
         compiler = Compiler(scope, self.planner.query)
-        found = []
+        found: list[tuple[int, Callable[[Env], Any]]] = []
         for node in nodes:
             if not isinstance(node, exp.EQ):
                 raise unsupported(sql_of(node), "this assignment")
-            pairs = [(node.this, node.expression)]
-            if isinstance(node.this, exp.Tuple):
-                right = node.expression
-                if not isinstance(right, exp.Tuple):
-                    raise unsupported(sql_of(node), "this assignment")
-                pairs = list(zip(node.this.expressions, right.expressions, strict=True))
-            for column, value in pairs:
-                name = name_of(column.this)
+            for column, value in self._pairs(node, compiler):
+                name = _assigned_name(column, target, node)
                 position = target.position(name)
                 kind = target.columns[position].kind
-                if is_default(value):
+                if isinstance(value, Expr):
+                    found.append((position, assigned(value, kind, name).value))
+                elif is_default(value):
                     found.append((position, default_of(target, position)))
                 else:
-                    expr = assigned(compiler.compile(value), kind, name)
-                    found.append((position, expr.value))
+                    found.append((position, assigned(compiler.compile(value), kind, name).value))
                 if sum(place == position for place, _ in found) > 1:
                     raise EngineError("42601", f'multiple assignments to same column "{name}"')
         return found
+
+    def _pairs(self, node: exp.EQ, compiler: Compiler) -> list[tuple[Node, Node | Expr]]:
+        """The columns of one assignment, each with its value."""
+        columns, right = node.this, node.expression
+        if not isinstance(columns, exp.Tuple):
+            if isinstance(columns, exp.Paren):
+                raise _no_row()
+            return [(columns, right)]
+        values: list[Node | Expr]
+        if isinstance(right, exp.Subquery):
+            values = list(self._values_of_query(right, compiler))
+        elif isinstance(right, exp.Tuple) or str(right.this).lower() == "row":
+            values = list(right.expressions)
+        else:
+            raise _no_row()
+        if len(values) != len(columns.expressions):
+            raise EngineError("42601", "number of columns does not match number of values")
+        return list(zip(columns.expressions, values, strict=True))
+
+    def _values_of_query(self, node: exp.Subquery, compiler: Compiler) -> list[Expr]:
+        """The columns of a query's only row; nulls if it has none, 21000 if it has more."""
+        columns, rows = self.planner.query(node, compiler.scope.child())
+
+        def only(env: Env) -> Row:
+            found = rows(env.child())
+            if len(found) > 1:
+                raise EngineError(
+                    "21000", "more than one row returned by a subquery used as an expression"
+                )
+            return found[0] if found else (None,) * len(columns)
+
+        return [
+            Expr(column.kind, lambda env, index=index: only(env)[index], column.name)  # type: ignore[misc]
+            for index, column in enumerate(columns)
+        ]
+
+
+def _no_row() -> EngineError:
+    return EngineError(
+        "0A000",
+        "source for a multiple-column UPDATE item must be a sub-SELECT or ROW() expression",
+    )
+
+
+def _assigned_name(column: Node, target: Target, node: Node) -> str:
+    """The column that is set; 42703 for a name with its table."""
+    if not isinstance(column, exp.Column):
+        raise unsupported(sql_of(node), "this assignment")
+    if not column.table:
+        return name_of(column.this)
+    qualifier, name = name_of(column.args["table"]), name_of(column.this)
+    if any(info.name == qualifier for info in target.columns):
+        kind = target.columns[target.position(qualifier)].kind
+        raise EngineError(
+            "42804",
+            f'cannot assign to field "{name}" of column "{qualifier}" because its type '
+            f"{kind.shown} is not a composite type",
+        )
+    raise EngineError(
+        "42703",
+        f'column "{qualifier}" of relation "{target.name}" does not exist',
+        hint="SET target columns cannot be qualified with the relation name."
+        if qualifier == target.alias
+        else None,
+    )

@@ -16,6 +16,7 @@ from absurd_contimg.backends.memory.sql.aggregate_parts import (
 from absurd_contimg.backends.memory.sql.arithmetic import scale_interval
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.comparison import row_key, sort_key
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.registry import (
     polymorphic_unknown,
 )
@@ -41,11 +42,11 @@ def compile_within_group(
     call = node.this
     name = str(call.this).lower() if isinstance(call, exp.Anonymous) else ""
     if name not in ("percentile_cont", "percentile_disc", "mode"):
-        raise unsupported(node.sql(dialect="postgres"), "this aggregate")
+        raise unsupported(sql_of(node), "this aggregate")
     ordered = node.expression.expressions[0]
     expr = compiler.compile(ordered.this)
     if ordered.args.get("desc"):
-        raise unsupported(node.sql(dialect="postgres"), "a descending order within group")
+        raise unsupported(sql_of(node), "a descending order within group")
     if name == "percentile_cont" and expr.kind is not INTERVAL:
         expr = converted(expr, FLOAT8)
     if expr.kind is UNKNOWN:
@@ -78,7 +79,7 @@ def compile_within_group(
     kind = expr.kind
     if several:
         if kind.name not in ARRAYS:
-            raise unsupported(node.sql(dialect="postgres"), f"arrays of {kind.shown}")
+            raise unsupported(sql_of(node), f"arrays of {kind.shown}")
         kind = ARRAYS[kind.name]
     return Aggregate(kind, value, name)
 

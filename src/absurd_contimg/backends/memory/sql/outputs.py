@@ -8,7 +8,8 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.comparison import null_key
-from absurd_contimg.backends.memory.sql.expressions import name_of, sql_of, unwrapped
+from absurd_contimg.backends.memory.sql.dialect import sql_of
+from absurd_contimg.backends.memory.sql.expressions import name_of, unwrapped
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Row, Scope, column_value
 
 _INT4_END = 2**31

@@ -14,15 +14,16 @@ from absurd_contimg.backends.memory.sql import (
     conditions,
     invocations,
     recursion,
+    subscripts,
     values,
 )
 from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
 from absurd_contimg.backends.memory.sql.comparison import row_key
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     name_of,
-    sql_of,
     unwrapped,
 )
 from absurd_contimg.backends.memory.sql.grouping import check_grouped, read_keys
@@ -55,7 +56,7 @@ from absurd_contimg.backends.memory.sql.sources import SourceCompiler
 from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN
 from absurd_contimg.backends.memory.sql.windows import Window
 
-REGISTERED = (casting, conditions, invocations, values)
+REGISTERED = (casting, conditions, invocations, subscripts, values)
 """Modules that are imported because they register what compiles expressions."""
 
 Rows = Callable[[Env], list[Row]]

@@ -10,7 +10,8 @@ from sqlglot import exp
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.coercion import common_type
 from absurd_contimg.backends.memory.sql.comparison import row_key
-from absurd_contimg.backends.memory.sql.expressions import name_of, sql_of, unwrapped
+from absurd_contimg.backends.memory.sql.dialect import sql_of
+from absurd_contimg.backends.memory.sql.expressions import name_of, unwrapped
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Node, Row, Scope
 from absurd_contimg.backends.memory.sql.types import TEXT, UNKNOWN
 

@@ -12,7 +12,8 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows
 from absurd_contimg.backends.memory.sql import calls, constants, information
 from absurd_contimg.backends.memory.sql.casting import type_of
-from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of, sql_of
+from absurd_contimg.backends.memory.sql.dialect import sql_of
+from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of
 from absurd_contimg.backends.memory.sql.invocations import absurd_call
 from absurd_contimg.backends.memory.sql.json_records import record_rows
 from absurd_contimg.backends.memory.sql.scope import (

@@ -11,6 +11,7 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import operators
 from absurd_contimg.backends.memory.sql.arithmetic import negated
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted, determined
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.expressions import (
     PARAMETER,
     Compiler,
@@ -18,8 +19,6 @@ from absurd_contimg.backends.memory.sql.expressions import (
     constant,
     name_of,
     parameter,
-    sql_of,
-    unwrapped,
 )
 from absurd_contimg.backends.memory.sql.registry import call_builtin
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, column_value
@@ -28,11 +27,9 @@ from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     INT4,
     INT8,
-    JSONB,
     NUMERIC,
     STRINGS,
     UNKNOWN,
-    ArrayType,
     RecordType,
     numeric_in,
     record_type,
@@ -260,37 +257,6 @@ def _array(compiler: Compiler, node: exp.Array) -> Expr:
     if element.name not in ARRAYS or isinstance(element, RecordType):
         raise unsupported(sql_of(node), f"arrays of {element.shown}")
     return Expr(ARRAYS[element.name], lambda env: [value(env) for value in values], "array")
-
-
-@compiles(exp.Bracket)
-def _bracket(compiler: Compiler, node: exp.Bracket) -> Expr:
-    inner = compiler.compile(node.this)
-    if len(node.expressions) != 1:
-        raise unsupported(sql_of(node), "this subscript")
-    step = node.expressions[0]
-    if isinstance(step, exp.Slice):
-        raise unsupported(sql_of(node), "slices of arrays")
-    if inner.kind is JSONB:
-        if isinstance(step, exp.Literal) and not step.is_string:
-            raise unsupported(sql_of(node), "subscripts of jsonb; use ->")
-        member = operators.binary("->", inner, compiler.compile(step))
-        return member._replace(name=inner.name if inner.name != "?column?" else "jsonb")
-    if not isinstance(inner.kind, ArrayType):
-        raise EngineError(
-            "42804",
-            f"cannot subscript type {inner.kind.shown} because it does not support subscripting",
-        )
-    index = converted(compiler.compile(step), INT4).value
-    literal = isinstance(unwrapped(step), exp.Literal | exp.Neg)
-    first = 0 if literal else 1  # sqlglot makes a literal count from 0
-
-    def value(env: Env) -> Any:
-        items, position = inner.value(env), index(env)
-        if items is None or position is None or not first <= position < len(items) + first:
-            return None
-        return items[position - first]
-
-    return Expr(inner.kind.element, value, inner.name)
 
 
 @compiles(exp.AtTimeZone)

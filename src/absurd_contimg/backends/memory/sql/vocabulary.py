@@ -12,6 +12,7 @@ from typing import Any
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.expressions import PARAMETER
 
 _QUERY = "with with_ order limit offset"
@@ -92,10 +93,10 @@ def check(tree: Any, text: str) -> None:
         if name == "Concat":
             raise EngineError("42601", f"syntax error in: {text.strip()}")
         if known is None:
-            raise unsupported(_shown(node), f"this syntax ({name})")
+            raise unsupported(sql_of(node), f"this syntax ({name})")
         for part, value in node.args.items():
             if part not in known and _is_set(value):
-                raise unsupported(_shown(node), f"{part.rstrip('_')} here ({name})")
+                raise unsupported(sql_of(node), f"{part.rstrip('_')} here ({name})")
 
 
 def _is_placeholder(node: Any) -> bool:
@@ -104,7 +105,3 @@ def _is_placeholder(node: Any) -> bool:
 
 def _is_set(value: Any) -> bool:
     return value is not None and value is not False and value != []
-
-
-def _shown(node: Any) -> str:
-    return str(node.sql(dialect="postgres"))

@@ -9,6 +9,7 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.coercion import converted
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.scope import Env
 from absurd_contimg.backends.memory.sql.types import INT8
 
@@ -30,7 +31,7 @@ def compile_frame(node: exp.Window, compiler: Compiler) -> Frames:
         return _frames(_first, _after_peers)
     kind = str(spec.args.get("kind") or "").upper()
     if kind not in ("ROWS", "RANGE"):
-        raise unsupported(node.sql(dialect="postgres"), "this frame of a window")
+        raise unsupported(sql_of(node), "this frame of a window")
     bounds = []
     for name in ("start", "end"):
         at, side = spec.args.get(name), str(spec.args.get(f"{name}_side") or "").upper()
@@ -52,7 +53,7 @@ def _bound(node: exp.Window, compiler: Compiler, kind: str, part: tuple[Any, str
             raise EngineError("42P20", what)
         return _last if ends else _first
     if kind == "RANGE" or word is not None:
-        raise unsupported(node.sql(dialect="postgres"), "this frame of a window")
+        raise unsupported(sql_of(node), "this frame of a window")
     count = converted(compiler.compile(at), INT8).value
     sign = -1 if side == "PRECEDING" else 1
     what = "ending" if ends else "starting"

@@ -11,6 +11,7 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import aggregates
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
 from absurd_contimg.backends.memory.sql.comparison import null_key, row_key
+from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.registry import polymorphic_unknown, undefined_function
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import FLOAT8, INT4, INT8, TEXT, UNKNOWN, SqlType
@@ -88,7 +89,7 @@ def _resolved(node: exp.Window, compiler: Compiler) -> exp.Window:
         if given and (taken or clause == "partition_by"):
             what = {"partition_by": "PARTITION", "order": "ORDER"}.get(clause)
             if what is None:
-                raise unsupported(node.sql(dialect="postgres"), "this frame of a named window")
+                raise unsupported(sql_of(node), "this frame of a named window")
             raise EngineError("42P20", f'cannot override {what} BY clause of window "{shown}"')
         if taken:
             made.set(clause, [item.copy() for item in taken] if isinstance(taken, list) else taken)
@@ -114,7 +115,7 @@ def _function(call: Any, compiler: Compiler, frames: Frames) -> tuple[SqlType, S
         made = aggregates.compile_aggregate(call, compiler)
         return made.kind, _framed(made.value, frames), made.name
     if not isinstance(call, exp.Anonymous):
-        raise unsupported(call.sql(dialect="postgres"), "this window function")
+        raise unsupported(sql_of(call), "this window function")
     name = str(call.this).lower()
     arguments = [compiler.compile(item) for item in call.expressions]
     plain = _RANKS.get(name)
