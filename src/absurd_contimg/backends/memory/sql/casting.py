@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlglot import exp
 
+from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.intervals import interval_in
 from absurd_contimg.backends.memory.sql import system_functions
@@ -26,7 +27,10 @@ from absurd_contimg.backends.memory.sql.types import (
     BY_NAME,
     INTERVAL,
     NUMERIC,
+    TIMESTAMP,
+    TIMESTAMPTZ,
     UNKNOWN,
+    ArrayType,
     SqlType,
 )
 
@@ -160,7 +164,14 @@ def _named_type(node: Node) -> SqlType:
 
 def _modifier(node: Node, target: SqlType) -> Callable[[Any], Any] | None:
     """What ``(n)`` after a type's name does."""
-    given = [] if target.name.startswith("_") else node.expressions
+    if isinstance(target, ArrayType):
+        limit = _modifier(node.expressions[0], target.element)
+        return (
+            None
+            if limit is None
+            else lambda items: [None if item is None else limit(item) for item in items]
+        )
+    given = node.expressions
     if not given:
         return None
     numbers = [int(item.this.this) for item in given]
@@ -168,7 +179,22 @@ def _modifier(node: Node, target: SqlType) -> Callable[[Any], Any] | None:
         return lambda value: value[: numbers[0]]
     if target is NUMERIC:
         return _numeric_limit(numbers[0], numbers[1] if len(numbers) > 1 else 0)
+    unit = 10 ** max(6 - numbers[0], 0)
+    if target in (TIMESTAMP, TIMESTAMPTZ):
+        return lambda time: _rounded(time, unit) if times.is_finite(time) else time
+    if target is INTERVAL:
+        return lambda span: (
+            span
+            if span.is_infinite
+            else times.Interval(span.months, span.days, _rounded(span.us, unit))
+        )
     raise unsupported(sql_of(node), "a precision of this type")
+
+
+def _rounded(us: int, unit: int) -> int:
+    """Microseconds to a multiple of `unit`, halves away from zero, as Postgres rounds them."""
+    rounded = (abs(us) + unit // 2) // unit * unit
+    return rounded if us >= 0 else -rounded
 
 
 def _numeric_limit(precision: int, scale: int) -> Callable[[Any], Any]:

@@ -7,12 +7,11 @@ from typing import Any
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql import operators, patterns
+from absurd_contimg.backends.memory.sql import operators
 from absurd_contimg.backends.memory.sql.coercion import (
     common_type,
     converted,
     determined,
-    undefined_operator,
 )
 from absurd_contimg.backends.memory.sql.comparison import (
     comparison,
@@ -32,7 +31,6 @@ from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, column_val
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     BOOL,
-    STRINGS,
     TEXT,
     UNKNOWN,
     ArrayType,
@@ -191,7 +189,7 @@ def quantified(compiler: Compiler, symbol: str, node: Node) -> Expr:
     found = quantifier(node.expression)
     assert found is not None
     operand, every = found
-    if isinstance(operand, exp.Query):
+    if isinstance(operand, exp.Query | exp.Values):
         return _quantified_query(compiler, symbol, node.this, operand, every)
     left = compiler.compile(node.this)
     array = compiler.compile(operand)
@@ -353,60 +351,3 @@ def _distinct(compiler: Compiler, node: exp.Binary) -> Expr:
         compiler.compile(node.expression),
         negate=isinstance(node, exp.NullSafeEQ),
     )
-
-
-# -- patterns -----------------------------------------------------------------------------------
-
-
-@compiles(exp.Like, exp.ILike)
-def _like(compiler: Compiler, node: exp.Binary) -> Expr:
-    return _liked(compiler, node, "\\")
-
-
-@compiles(exp.Escape)
-def _escaped(compiler: Compiler, node: exp.Escape) -> Expr:
-    escape = node.expression
-    if not isinstance(node.this, exp.Like | exp.ILike) or not (
-        isinstance(escape, exp.Literal) and escape.is_string
-    ):
-        raise unsupported(sql_of(node), "this escape")
-    if len(escape.this) > 1:
-        raise EngineError(
-            "22025", "invalid escape string", hint="Escape string must be empty or one character."
-        )
-    return _liked(compiler, node.this, str(escape.this))
-
-
-@compiles(exp.SimilarTo)
-def _similar(compiler: Compiler, node: exp.SimilarTo) -> Expr:
-    left, right = (
-        converted(compiler.compile(side), TEXT).value for side in (node.this, node.expression)
-    )
-
-    def value(env: Env) -> bool | None:
-        text, pattern = left(env), right(env)
-        if text is None or pattern is None:
-            return None
-        return patterns.similar(pattern).match(text) is not None
-
-    return Expr(BOOL, value)
-
-
-def _liked(compiler: Compiler, node: Any, escape: str) -> Expr:
-    any_case = isinstance(node, exp.ILike)
-    symbol = "~~*" if any_case else "~~"
-    if quantifier(node.expression) is not None or isinstance(node.expression, exp.Tuple):
-        raise unsupported(sql_of(node), "like with several patterns")
-    sides = [compiler.compile(node.this), compiler.compile(node.expression)]
-    if not all(side.kind in STRINGS for side in sides):
-        negated = "!" if node.args.get("negate") else ""
-        raise undefined_operator(negated + symbol, sides[0].kind, sides[1].kind)
-    left, right = (converted(side, TEXT).value for side in sides)
-
-    def value(env: Env) -> bool | None:
-        text, pattern = left(env), right(env)
-        if text is None or pattern is None:
-            return None
-        return patterns.like(pattern, escape, any_case=any_case).match(text) is not None
-
-    return inverted(Expr(BOOL, value)) if node.args.get("negate") else Expr(BOOL, value)

@@ -273,6 +273,22 @@ def _regular(symbol: str, left: Expr, right: Expr) -> Expr:
     )
 
 
+def like(symbol: str, left: Expr, right: Expr, escape: str = "\\") -> Expr:
+    """``~~`` and ``~~*``, which are ``like`` and ``ilike``; with ``!`` negated."""
+    if not all(side.kind in STRINGS for side in (left, right)):
+        raise undefined_operator(symbol, left.kind, right.kind)
+    one, other = converted(left, TEXT), converted(right, TEXT)
+    any_case, wanted = symbol.endswith("*"), not symbol.startswith("!")
+    return strict(
+        BOOL,
+        one.value,
+        other.value,
+        lambda a, b, _: (
+            (patterns.like(b, escape, any_case=any_case).match(a) is not None) is wanted
+        ),
+    )
+
+
 def _begins(symbol: str, left: Expr, right: Expr) -> Expr:
     if not all(side.kind in STRINGS for side in (left, right)):
         raise undefined_operator(symbol, left.kind, right.kind)
@@ -308,6 +324,7 @@ _BY_SYMBOL: dict[str, Make] = {
     **dict.fromkeys(("?|", "?&"), _has_keys),
     **dict.fromkeys(("@>", "<@"), _contained),
     **dict.fromkeys(("~", "~*", "!~", "!~*"), _regular),
+    **dict.fromkeys(("~~", "~~*", "!~~", "!~~*"), like),
     **dict.fromkeys(("&", "|", "#"), _bits),
     "-": _subtracted,
     "||": _concatenated,

@@ -13,6 +13,7 @@ from absurd_contimg.backends.memory.sql import (
     casting,
     conditions,
     invocations,
+    matching,
     recursion,
     subscripts,
     values,
@@ -36,6 +37,7 @@ from absurd_contimg.backends.memory.sql.outputs import (
     column_of_row,
     constant_position,
     cut,
+    is_column,
     output_position,
     projected,
     sort_rows,
@@ -56,7 +58,7 @@ from absurd_contimg.backends.memory.sql.sources import SourceCompiler
 from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN
 from absurd_contimg.backends.memory.sql.windows import Window
 
-REGISTERED = (casting, conditions, invocations, subscripts, values)
+REGISTERED = (casting, conditions, invocations, matching, subscripts, values)
 """Modules that are imported because they register what compiles expressions."""
 
 Rows = Callable[[Env], list[Row]]
@@ -113,6 +115,8 @@ class Planner:
                 columns, rows = recursion.compile_recursive(self, item, name, scope)
             else:
                 columns, rows = self.query(item.this, scope.child())
+            if any(name == known for known, _ in made):
+                raise EngineError("42712", f'WITH query name "{name}" specified more than once')
             scope.ctes[name] = recursion.renamed(item, columns)
             made.append((name, rows))
 
@@ -311,7 +315,17 @@ class Planner:
         for name in ("offset", "limit"):  # in Postgres' order
             clause = node.args.get(name)
             if clause is not None:
-                inner = clause.args.get("count") or clause.expression
+                inner = (
+                    clause.args.get("count") if isinstance(clause, exp.Fetch) else clause.expression
+                )
+                if isinstance(inner, exp.Var) and inner.name.upper() == "ALL":
+                    continue
+                inner = inner or exp.Literal.number(1)  # fetch first row only
+                parts = inner.walk(prune=lambda one: isinstance(one, exp.Query))
+                if any(is_column(item, compiler.scope) for item in parts):
+                    raise EngineError(
+                        "42P10", f"argument of {name.upper()} must not contain variables"
+                    )
                 found[name] = converted(compiler.compile(inner), INT8).value
         return found.get("limit"), found.get("offset")
 

@@ -37,6 +37,12 @@ def refers(node: Node, name: str) -> int:
 def renamed(item: exp.CTE, columns: list[ColumnInfo]) -> tuple[ColumnInfo, ...]:
     """The columns with the names that the ``with`` gives them."""
     names = [name_of(column) for column in item.args["alias"].columns]
+    if len(names) > len(columns):
+        raise EngineError(
+            "42P10",
+            f'WITH query "{name_of(item.args["alias"].this)}" has {len(columns)} columns available '
+            f"but {len(names)} columns specified",
+        )
     return tuple(
         ColumnInfo(names[index] if index < len(names) else column.name, column.kind)
         for index, column in enumerate(columns)

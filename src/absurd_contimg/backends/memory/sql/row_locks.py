@@ -21,6 +21,8 @@ def row_locks(
     clauses = node.args.get("locks")
     if not clauses:
         return None
+    for clause in clauses:
+        _check_names(clause, scope)
     wanted = [(lock_mode(clause), clause.args.get("wait"), clause) for clause in clauses]
 
     def lock(envs: list[Env], limit: Any, offset: Any, env: Env) -> list[Env]:
@@ -35,6 +37,18 @@ def row_locks(
         return found
 
     return lock
+
+
+def _check_names(clause: exp.Lock, scope: Scope) -> None:
+    """42P01 for a table that is not in the ``from``."""
+    known = {source.alias for source in scope.sources}
+    for table in clause.expressions:
+        name = name_of(table.this)
+        if name not in known:
+            word = lock_mode(clause).name.replace("_", " ")
+            raise EngineError(
+                "42P01", f'relation "{name}" in FOR {word} clause not found in FROM clause'
+            )
 
 
 def lock_mode(clause: exp.Lock) -> RowLock:

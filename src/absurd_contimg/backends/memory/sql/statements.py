@@ -18,7 +18,7 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import (
     Session,
 )
@@ -74,7 +74,11 @@ def split(text: str) -> tuple[str, ...]:
 
 
 def _syntax_error(text: str) -> EngineError:
-    return EngineError("42601", f"syntax error in: {text.strip()}")
+    return EngineError(
+        "42601",
+        f"syntax error in: {text.strip()}",
+        hint="If Postgres takes it, it is syntax that the in-memory Absurd does not know.",
+    )
 
 
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
@@ -106,6 +110,9 @@ def _query(
             columns, rows = planner.query(node, Scope(params=params))
         except EngineError as error:
             return _refused(found_out, _quoting(error, text))
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            # a tree of a shape that no compiler foresaw: better refused than a traceback
+            raise unsupported(text.strip(), "this statement") from error
     verb = type(node).__name__.upper()
     returning = not isinstance(node, exp.Insert | exp.Update | exp.Delete) or bool(columns)
     tag = verb if verb in ("INSERT", "UPDATE", "DELETE") else "SELECT"
