@@ -494,4 +494,7 @@ OPERATOR_QUERIES: tuple[str, ...] = (
     "select distinct on (state, task_name) state, task_name from absurd.t_q order by attempts",
     "select age(timestamptz '1969-12-29 00:00+00', timestamptz '2026-10-25 11:30+00')::text, age(date '2026-01-31', date '2026-03-01')::text",
     "select now() = statement_timestamp(), clock_timestamp() >= now()",
+    "select any_value('k') from absurd.t_q",
+    "select uuid_extract_version('019ab000-0000-7000-8000-000000000000'), uuid_extract_version('019ab000-0000-4000-8000-000000000000'), uuid_extract_version('019ab000-0000-7000-0000-000000000000'), uuid_extract_version(null)",
+    "select uuid_extract_timestamp('019ab000-0000-7000-8000-000000000000'), uuid_extract_timestamp('019ab000-0000-4000-8000-000000000000'), uuid_extract_timestamp('c232ab00-9414-11ec-b3c8-9f6bdeced846'), uuid_extract_timestamp('00000000-0000-1000-8000-000000000000')",
 )

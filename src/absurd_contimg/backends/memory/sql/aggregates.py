@@ -314,6 +314,8 @@ def _json_object(parts: Parts) -> Aggregate:
 
 def _any_value(parts: Parts) -> Aggregate:
     expr = only_argument(parts)
+    if expr.kind is UNKNOWN:
+        raise polymorphic_unknown()
     return Aggregate(expr.kind, lambda envs: next(iter(known_of(parts, envs)), None), parts.name)
 
 

@@ -15,10 +15,12 @@ from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     BY_NAME,
+    INT2,
     INT4,
     INT8,
     NAME,
     TEXT,
+    TIMESTAMPTZ,
     UNKNOWN,
     UUID,
 )
@@ -148,10 +150,32 @@ def _lock_id(_: Session, *__: int) -> Any:
     raise unsupported("pg_advisory_lock", "advisory locks")
 
 
+def _uuid_version(number: int) -> int | None:
+    """The version of an RFC 9562 UUID; None for another variant."""
+    return number >> 76 & 15 if number >> 62 & 3 == 2 else None
+
+
+def _uuid_time(number: int) -> int | None:
+    """When an id of version 1 or 7 was made; None for others (RFC 9562, 5.1 and 5.7)."""
+    version = _uuid_version(number)
+    if version == 7:
+        return (number >> 80) * 1000
+    if version != 1:
+        return None
+    ticks = (number >> 64 & 0xFFF) << 48 | (number >> 80 & 0xFFFF) << 32 | number >> 96
+    return ticks // 10 - _GREGORIAN_US
+
+
+_GREGORIAN_US = 12_219_292_800_000_000
+"""From 15 October 1582, where the times of version 1 begin, to 1970."""
+
+
 builtin("current_setting", (TEXT, BOOL), TEXT, _current_setting, 1)
 builtin("uuidv7", (), UUID, lambda s: s.next_uuid())
 builtin("uuidv4", (), UUID, lambda s: s.db.random_uuid())
 builtin("gen_random_uuid", (), UUID, lambda s: s.db.random_uuid())
+builtin("uuid_extract_version", (UUID,), INT2, lambda _, a: _uuid_version(a))
+builtin("uuid_extract_timestamp", (UUID,), TIMESTAMPTZ, lambda _, a: _uuid_time(a))
 builtin("pg_backend_pid", (), INT4, lambda s: s.session_id)
 builtin("pg_is_in_recovery", (), BOOL, lambda _: False)
 builtin("random", (), BY_NAME["float8"], lambda s: s.db.random_uuid() % (1 << 53) / (1 << 53))
