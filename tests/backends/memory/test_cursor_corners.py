@@ -331,3 +331,73 @@ def test_cursors_of_the_server_are_refused() -> None:
     with pytest.raises(psycopg.NotSupportedError, match=r"'rows'.*fetchmany"):
         connection.cursor("rows")
     connection.cursor("")
+
+
+def test_executemany_keeps_what_came_before_an_error_of_the_callers_own(connect: Connect) -> None:
+    """psycopg's pipeline has sent it by then; several statements are refused as with parameters."""
+    connection = connect(autocommit=True)
+    cursor = connection.cursor()
+
+    def names() -> Iterator[tuple[str]]:
+        yield ("before",)
+        raise KeyError("ours")
+
+    with pytest.raises(KeyError, match="ours"):
+        cursor.executemany(ADD, names())
+    assert connection.execute(NAMES).fetchall() == [("before",)]
+    with pytest.raises(psycopg.errors.SyntaxError):
+        cursor.executemany("select 1; select 2", [()])
+    assert cursor.rowcount == 0
+
+
+def test_a_description_tells_the_modifiers_of_its_types(connect: Connect) -> None:
+    """Of casts, through queries in the ``from`` and stars; an operator forgets them."""
+    connection = connect(autocommit=True)
+    text = """
+        select x.*, n + 1 as m, n::numeric as p from (
+            select 1.5::numeric(10,2) as n, 'ab'::varchar(3) as v, '2026-01-01'::timestamp(1) as t,
+                '1 s'::interval(0) as i
+        ) x
+    """
+    described = connection.execute(text).description
+    assert [
+        (one.name, one.display_size, one.precision, one.scale, one.type_display)
+        for one in described
+    ] == [
+        ("n", None, 10, 2, "numeric(10,2)"),
+        ("v", 3, None, None, "varchar(3)"),
+        ("t", None, 1, None, "timestamp(1)"),
+        ("i", None, 0, None, "interval(0)"),
+        ("m", None, None, None, "numeric"),
+        ("p", None, None, None, "numeric"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "shown"),
+    [
+        ("select pg_typeof(%b)::text", ["a"], "text[]"),
+        ("select %s::numeric::text", 1e300, "1" + 300 * "0"),
+        ("select quote_literal(%s)", True, "'true'"),
+        ("select quote_literal(%s)", "x", "'x'"),
+        ("select (-0.0)::numeric::text || %s", "", "0.0"),
+    ],
+)
+def test_parameters_are_of_the_type_that_psycopg_sends(
+    connect: Connect, text: str, value: Any, shown: str
+) -> None:
+    """And what Postgres makes of it."""
+    assert connect(autocommit=True).execute(text, [value]).fetchone() == (shown,)
+
+
+@pytest.mark.parametrize(
+    ("query", "told"),
+    [("select %s", "'%s' (format: AUTO)"), ("select %b", "'%b' (format: BINARY)"), ("select %t", "'%t' (format: TEXT)")],
+)  # fmt: skip
+def test_a_value_that_cannot_be_adapted_is_told_with_its_placeholder(
+    connect: Connect, query: str, told: str
+) -> None:
+    """As psycopg words it."""
+    with pytest.raises(psycopg.ProgrammingError) as caught:
+        connect().execute(query, [{"a": 1}])
+    assert str(caught.value) == f"cannot adapt type 'dict' using placeholder {told}"

@@ -163,7 +163,7 @@ class BaseCursor:
             values = ordered(prepared, params)
             text = prepared.text
             if values:
-                types, texts = dumped(values, Transformer(self._context))
+                types, texts = dumped(values, prepared.formats, Transformer(self._context))
         session = self._conn.session
         try:
             statements = split(text)
@@ -181,28 +181,36 @@ class BaseCursor:
             self._select(0)
 
     def _work_many(self, query: Query, params_seq: Iterable[Params], *, returning: bool) -> Waits:
-        """Run a query once for each set of parameters, all of them or none in autocommit."""
+        """Run a query once for each set of parameters.
+
+        In autocommit an error of the database undoes them all; what the caller's own iterator
+        raises leaves what came before it, as in psycopg's pipeline.
+        """
         self._check_open()
         self._reset()
         self._conn.before_statement()
         session = self._conn.session
         together = session.transaction is None
-        count, kept = 0, list[Result]()
+        count, kept, tag = 0, list[Result](), None
         if together:
             session.begin()
         try:
             for params in params_seq:
-                yield from self._work(query, params)
-                count += max(self.rowcount, 0)
+                yield from self._work(query, params, single=True)
+                count, tag = count + max(self.rowcount, 0), self.statusmessage
                 kept.extend(self._results)
-        except BaseException:
+        except BaseException as error:
             self._reset()
+            self._count, self._tag = count, tag
             if together:
-                session.rollback()
+                own = isinstance(error, Exception) and getattr(error, "sqlstate", None) is None
+                if own:
+                    session.commit()
+                else:
+                    session.rollback()
             raise
         if together:
             session.commit()
-        tag = self.statusmessage
         self._reset()
         if not returning:
             self._count, self._tag = count, tag

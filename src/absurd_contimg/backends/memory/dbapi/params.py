@@ -23,34 +23,36 @@ class Prepared(NamedTuple):
     text: str
     placeholders: int
     names: tuple[str, ...] | None
+    formats: str
+    """The letter of each placeholder: s, b or t."""
 
 
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
 def prepare(query: str) -> Prepared:
     """Replace ``%s`` and ``%(name)s`` by names that the SQL layer knows as parameters."""
     names: dict[str, tuple[int, str]] = {}
-    count = 0
+    letters: list[str] = []
 
     def replace(match: re.Match[str]) -> str:
-        nonlocal count
         whole, name = match.group(0), match.group(1)
         if whole == "%%":
             return "%"
         _check_placeholder(whole, query[match.start() :])
-        if (names and name is None) or (count and name is not None):
+        if (names and name is None) or (letters and name is not None):
             raise psycopg.ProgrammingError("positional and named placeholders cannot be mixed")
         if name is None:
-            count += 1
-            return f"__p{count - 1}__"
+            letters.append(whole[-1])
+            return f"__p{len(letters) - 1}__"
         number, form = names.setdefault(name, (len(names), whole[-1]))
         if form != whole[-1]:
             raise psycopg.ProgrammingError(f"placeholder '{name}' cannot have different formats")
         return f"__p{number}__"
 
     text = _PLACEHOLDER.sub(replace, query)
-    if (names or count) and _QUOTE.search(text):
+    if (names or letters) and _QUOTE.search(text):
         text = _QUOTED.sub(lambda found: _OURS.sub(_dollar, found[0]), text)
-    return Prepared(text, count or len(names), tuple(names) if names else None)
+    formats = "".join(letters or [form for _, form in names.values()])
+    return Prepared(text, len(formats), tuple(names) if names else None, formats)
 
 
 _OURS = re.compile(r"__p(\d+)__")
@@ -115,21 +117,35 @@ def ordered(prepared: Prepared, params: Sequence[Any] | Mapping[str, Any]) -> Se
     return params
 
 
-def dumped(values: Sequence[Any], transformer: Any) -> tuple[tuple[SqlType, ...], list[str | None]]:
+def dumped(
+    values: Sequence[Any], formats: str, transformer: Any
+) -> tuple[tuple[SqlType, ...], list[str | None]]:
     """The types and text forms that psycopg's adapters give the parameters."""
-    formats = [PyFormat.TEXT] * len(values)
     try:
-        data = transformer.dump_sequence(values, formats)
-    except psycopg.ProgrammingError as error:  # the caller wrote %s, and it is text only here
-        raise type(error)(
-            str(error).replace("'%t' (format: TEXT)", "'%s' (format: AUTO)")
-        ) from None
-    types = tuple(_type(oid) for oid in transformer.types or ())
+        data = transformer.dump_sequence(values, [PyFormat.TEXT] * len(values))
+        oids = list(transformer.types or ())
+        for place, letter in enumerate(formats if "b" in formats else ""):
+            if letter == "b" and values[place] is not None:  # of its type, though text here
+                oids[place] = transformer.get_dumper(values[place], PyFormat.BINARY).oid
+    except psycopg.ProgrammingError:
+        _refuse(values, formats, transformer)
+        raise
+    types = tuple(map(_type, oids))
     texts = [None if item is None else bytes(item).decode() for item in data]
     for text in texts:
         if text is not None and "\0" in text:
             raise errors.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
     return types, texts
+
+
+def _refuse(values: Sequence[Any], formats: str, transformer: Any) -> None:
+    """psycopg's error for the first value that it cannot adapt, with the placeholder as written."""
+    for value, letter in zip(values, formats, strict=True):
+        if value is not None:
+            transformer.get_dumper(value, _FORMATS[letter])
+
+
+_FORMATS = {"s": PyFormat.AUTO, "b": PyFormat.BINARY, "t": PyFormat.TEXT}
 
 
 def _type(oid: int) -> SqlType:

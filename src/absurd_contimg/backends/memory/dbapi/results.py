@@ -17,6 +17,7 @@ from psycopg.types import json as psycopg_json
 
 from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.intervals import interval_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.types import RECORD, ArrayType, RecordType, SqlType
@@ -85,8 +86,8 @@ class MemoryResult:
         return int(self._column(index).kind.oid)
 
     def fmod(self, index: int) -> int:
-        """A column's type modifier: none."""
-        return -1
+        """A column's type modifier."""
+        return int(self._column(index).modifier)
 
     def fsize(self, index: int) -> int:
         """A column's size in bytes, -1 where it varies."""
@@ -214,7 +215,8 @@ def _interval(span: times.Interval) -> timedelta:
     try:
         return timedelta(days=days + span.days, microseconds=span.us)
     except OverflowError as error:
-        raise psycopg.DataError(f"can't parse interval: {error}") from None
+        shown = interval_out(span)
+        raise psycopg.DataError(f"can't parse interval '{shown}': {error}") from None
 
 
 _LOADERS: dict[str, Load] = {

@@ -109,7 +109,11 @@ def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
         compiled = Expr(target, limited, compiled.name)
     strong = inner.name != "?column?" and not is_weak(node.this, inner)
     shown = target.name.removeprefix("_")
-    return compiled._replace(name=inner.name if strong else shown, parameter=None)
+    return compiled._replace(
+        name=inner.name if strong else shown,
+        parameter=None,
+        modifier=_modifier_number(node.args["to"], target),
+    )
 
 
 def _empty_array(node: Node) -> Expr | None:
@@ -189,6 +193,20 @@ def _modifier(node: Node, target: SqlType) -> Callable[[Any], Any] | None:
             else times.Interval(span.months, span.days, _rounded(span.us, unit))
         )
     raise unsupported(sql_of(node), "a precision of this type")
+
+
+def _modifier_number(node: Node, target: SqlType) -> int:
+    """The type modifier as ``pg_attribute.atttypmod`` has it; -1 for none."""
+    if isinstance(target, ArrayType):
+        return _modifier_number(node.expressions[0], target.element)
+    numbers = [int(item.this.this) for item in node.expressions]
+    if not numbers:
+        return -1
+    if target is NUMERIC:
+        return (numbers[0] << 16 | (numbers[1] if len(numbers) > 1 else 0)) + 4
+    if target is INTERVAL:
+        return 0x7FFF << 16 | numbers[0]
+    return numbers[0] + 4 if target.name == "varchar" else numbers[0]
 
 
 def _rounded(us: int, unit: int) -> int:

@@ -92,7 +92,7 @@ def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0
     if source in INTEGERS and target is NUMERIC:
         return lambda value, _: Decimal(value)
     if source is FLOAT8 and target is NUMERIC:
-        return lambda value, _: Decimal(f"{value:.15g}")
+        return lambda value, _: Decimal(format(Decimal(f"{value:.15g}"), "f"))
     if source is NUMERIC and target in INTEGERS:
         return lambda value, _: checked_number(_rounded(value, target), target)
     if source is FLOAT8 and target in INTEGERS:
@@ -175,7 +175,8 @@ def _json_scalar(value: str, target: SqlType, session: Session) -> Value:
         return None
     wanted = "boolean" if target is BOOL else "number"
     if kind != wanted:
-        raise EngineError("22023", f"cannot cast jsonb {kind} to type {target.shown}")
+        shown = "numeric" if kind == "number" else kind
+        raise EngineError("22023", f"cannot cast jsonb {shown} to type {target.shown}")
     if target is BOOL:
         return value == "true"
     number = Decimal(value)

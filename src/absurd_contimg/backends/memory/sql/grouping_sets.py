@@ -72,7 +72,7 @@ class Grouping:
 
     def _read(self, number: int) -> Expr:
         expr = self.keys[number].expr
-        return Expr(expr.kind, lambda env: env.grouped[number], expr.name)
+        return expr._replace(value=lambda env: env.grouped[number])
 
     def mask_of(self, nodes: list[Node]) -> Expr:
         """``grouping(...)``: a bit for each argument, set where the group is not by it."""

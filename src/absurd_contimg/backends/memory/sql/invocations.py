@@ -33,7 +33,7 @@ from absurd_contimg.backends.memory.sql.expressions import (
 from absurd_contimg.backends.memory.sql.grouping_sets import not_grouped
 from absurd_contimg.backends.memory.sql.registry import call_builtin
 from absurd_contimg.backends.memory.sql.scope import Expr, Node
-from absurd_contimg.backends.memory.sql.types import ARRAYS
+from absurd_contimg.backends.memory.sql.types import ARRAYS, RecordType
 from absurd_contimg.backends.memory.sql.values import field_of, row_of
 
 REGISTERED = (
@@ -107,7 +107,7 @@ def _array_of_query(compiler: Compiler, node: exp.Anonymous) -> Expr:
     if len(columns) != 1:
         raise EngineError("42601", "subquery must return only one column")
     kind = ARRAYS.get(columns[0].kind.name)
-    if kind is None:
+    if kind is None or isinstance(columns[0].kind, RecordType):
         raise unsupported(sql_of(node), f"arrays of {columns[0].kind.shown}")
     return Expr(kind, lambda env: [row[0] for row in rows(env.child())], "array")
 

@@ -59,7 +59,7 @@ def record_rows(
 
 
 def _row(members: dict[str, Any], columns: list[ColumnInfo], session: Session) -> Row:
-    return tuple([_value(members.get(name), kind, session) for name, kind in columns])
+    return tuple([_value(members.get(one.name), one.kind, session) for one in columns])
 
 
 def _value(member: Any, kind: SqlType, session: Session) -> Any:

@@ -114,7 +114,7 @@ class Modifier:
         ]
         outputs = self.planner._outputs(select, Compiler(scope, self.planner.query), star)
         values = [out.expr.value for out in outputs]
-        columns = [ColumnInfo(out.name, out.expr.kind) for out in outputs]
+        columns = [ColumnInfo(out.name, out.expr.kind, out.expr.modifier) for out in outputs]
         return columns, lambda env: tuple([value(env) for value in values])
 
     # -- the statements ---------------------------------------------------------------------

@@ -49,7 +49,8 @@ def star_outputs(item: Node, scope: Scope, star: list[tuple[int, int]]) -> list[
     outputs = []
     for index, position in places:
         column = scope.sources[index].columns[position]
-        expr = Expr(column.kind, column_value(index, position), column.name)
+        value = column_value(index, position)
+        expr = Expr(column.kind, value, column.name, modifier=column.modifier)
         if table is None and (index, position) in scope.merged.get(column.name, ()):
             expr = scope.find(None, column.name)
         outputs.append(Output(column.name, expr, None, (index, position)))

@@ -137,7 +137,8 @@ class Planner:
         columns, casts = [], []
         for one, other in zip(left, right, strict=True):
             kind = common_type([one.kind, other.kind], word)
-            columns.append(ColumnInfo(one.name, kind))
+            modifier = one.modifier if one.modifier == other.modifier else -1
+            columns.append(ColumnInfo(one.name, kind, modifier))
             casts.append((caster(one, kind), caster(other, kind)))
         distinct = bool(node.args.get("distinct"))
         kinds = [column.kind for column in columns]
@@ -219,6 +220,7 @@ class Planner:
             ColumnInfo(
                 out.name,
                 TEXT if out.expr.kind is UNKNOWN and not keep_unknown else out.expr.kind,
+                out.expr.modifier,
             )
             for out in outputs
         ]

@@ -6,12 +6,10 @@ import re
 from typing import Any
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql.coercion import as_text, determined
+from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
 from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
-from absurd_contimg.backends.memory.sql.types import (
-    TEXT,
-)
+from absurd_contimg.backends.memory.sql.types import TEXT, UNKNOWN
 
 
 def quoted(name: str) -> str:
@@ -206,7 +204,7 @@ RESERVED = frozenset(
 
 @polymorphic("quote_nullable")
 def _quote_nullable(arguments: list[Expr], name: str) -> Expr:
-    part = as_text(arguments[0]).value
+    part = _shown(arguments[0]).value
 
     def value(env: Env) -> str:
         text = part(env)
@@ -270,13 +268,18 @@ def _formatted(pattern: str, values: list[str | None]) -> str:
     return "".join(pieces)
 
 
+def _shown(expr: Expr) -> Expr:
+    """A value of any type as a cast to text shows it."""
+    return as_text(expr) if expr.kind is UNKNOWN else converted(expr, TEXT)
+
+
 def _any_text(name: str, work: Any) -> None:
     """Register a function of one value of any type, taken as text."""
 
     def make(arguments: list[Expr], shown: str) -> Expr:
         if len(arguments) != 1:
             raise undefined_function(name, [item.kind for item in arguments])
-        part = as_text(arguments[0]).value
+        part = _shown(arguments[0]).value
 
         def value(env: Env) -> str | None:
             text = part(env)

@@ -44,7 +44,7 @@ def renamed(item: exp.CTE, columns: list[ColumnInfo]) -> tuple[ColumnInfo, ...]:
             f"but {len(names)} columns specified",
         )
     return tuple(
-        ColumnInfo(names[index] if index < len(names) else column.name, column.kind)
+        column._replace(name=names[index]) if index < len(names) else column
         for index, column in enumerate(columns)
     )
 

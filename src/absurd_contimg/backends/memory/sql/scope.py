@@ -57,6 +57,8 @@ class Expr(NamedTuple):
     """For a function that returns a set in the select list: its values."""
     parameter: int | None = None
     """For a parameter whose type is yet to be found out: its number."""
+    modifier: int = -1
+    """The type modifier, as ``(10,2)`` of a numeric, in Postgres' number; -1 for none."""
 
 
 class ColumnInfo(NamedTuple):
@@ -64,6 +66,7 @@ class ColumnInfo(NamedTuple):
 
     name: str
     kind: SqlType
+    modifier: int = -1
 
 
 @dataclass(slots=True)
@@ -157,7 +160,7 @@ class Scope:
 
     def _find_here(self, table: str | None, name: str, depth: int) -> Expr | None:
         hits = [
-            (index, position, column.kind)
+            (index, position, column)
             for index, source in enumerate(self.sources)
             if table is None or source.alias == table
             for position, column in enumerate(source.columns)
@@ -169,9 +172,10 @@ class Scope:
             merged = self.merged.get(name)
             if merged is None or not {(hit[0], hit[1]) for hit in hits} <= set(merged):
                 raise EngineError("42702", f'column reference "{name}" is ambiguous')
-            return Expr(hits[0][2], _merged_value(merged), name)
-        index, position, kind = hits[0]
-        return Expr(kind, column_value(index, position, depth), name)
+            return Expr(hits[0][2].kind, _merged_value(merged), name)
+        index, position, found = hits[0]
+        value = column_value(index, position, depth)
+        return Expr(found.kind, value, name, modifier=found.modifier)
 
 
 def column_value(index: int, position: int, depth: int = 0) -> Evaluate:

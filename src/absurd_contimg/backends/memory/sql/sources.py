@@ -257,5 +257,5 @@ def _renamed(
             f'table "{alias}" has {len(columns)} columns available but {len(names)} columns '
             "specified",
         )
-    renamed = [ColumnInfo(name, column.kind) for name, column in zip(names, columns, strict=False)]
+    renamed = [column._replace(name=name) for name, column in zip(names, columns, strict=False)]
     return (*renamed, *columns[len(renamed) :])

@@ -54,7 +54,7 @@ def numeric_in(text: str) -> Decimal:
         raise invalid_text("numeric", text) from None
     if not value.is_finite():
         return value
-    return Decimal(format(value, "f"))
+    return Decimal(format(value if value else abs(value), "f"))  # there is no minus zero
 
 
 def numeric_out(value: Decimal) -> str:
@@ -228,12 +228,21 @@ _ARRAY_ITEM = re.compile(
 )
 
 
+def _array_detail(body: str, position: int) -> str | None:
+    """What Postgres says of an item that is quoted only in part."""
+    rest = body[position:]
+    quoted_in_part = re.match(r'\s*(?:"(?:[^"\\]|\\.)*"\s*[^\s,]|[^",{}]*[^\s",{}]\s*")', rest)
+    return "Incorrectly quoted array element." if quoted_in_part else None
+
+
 def split_array(text: str) -> list[str | None]:
     """The items of a one-dimensional array's text."""
     body = text.strip()
     if body.startswith("["):
         raise unsupported(text, "bounds of arrays")
     malformed = EngineError("22P02", f'malformed array literal: "{text}"')
+    if not body.startswith("{"):
+        malformed.detail = 'Array value must start with "{" or dimension information.'
     if not (body.startswith("{") and body.endswith("}")):
         raise malformed
     body = body[1:-1]
@@ -244,6 +253,7 @@ def split_array(text: str) -> list[str | None]:
     while more:
         found = _ARRAY_ITEM.match(body, position)
         if found is None:
+            malformed.detail = _array_detail(body, position)
             raise malformed
         quoted, plain = found[1], found[2]
         if plain is not None and plain.lower() == "null":
@@ -269,7 +279,8 @@ ARRAYS: dict[str, ArrayType] = {
     for kind in _TYPES
 }
 for _array in ARRAYS.values():
-    BY_OID.setdefault(_array.oid, _array)
+    if _array.element is not UNKNOWN:  # whose oid is that of text[]
+        BY_OID.setdefault(_array.oid, _array)
     BY_NAME[_array.name] = _array
 
 
