@@ -9,10 +9,10 @@ done.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from datetime import UTC, tzinfo
 from enum import Enum
-from typing import TYPE_CHECKING, NamedTuple, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import WouldBlock
@@ -75,6 +75,11 @@ class Session:
         self.queried = False
         """Whether the transaction has run a query, after which some modes are fixed."""
         self._chained: tuple[Mode, ...] = ()
+        self._reads: list[tuple[Hashable, Any]] = []
+        """What the statement read before it had to wait, in order."""
+        self._waited = False
+        """Whether the statement begins anew because it had to wait."""
+        self._reads_used = 0
 
     # -- settings ---------------------------------------------------------------------------
 
@@ -324,19 +329,44 @@ class Session:
             tx.begin_statement()
         elif self.failed:
             raise in_failed_transaction()
-        self.clock = self.db.now()
+        if not self._waited:  # a procedure asks for the time once, before it has to wait
+            self.clock = self.db.now()
+        self._reads_used = 0
         position, settings, local = len(tx.undo), self.settings, self.local
         try:
             done = work(tx, *arguments)
             if self.local and not tx.explicit:
                 self.local = {}  # the transaction was this statement
+            if self._waited or self._reads:
+                self._forget_reads()
             return done
         except BaseException as error:
+            if isinstance(error, WouldBlock):
+                self._waited = True
+            else:
+                self._forget_reads()
             tx.rollback_to(position)
             self.settings, self.local = settings, local
             if tx.explicit and not isinstance(error, WouldBlock):
                 self.fail()
             raise
+
+    def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What `read` gives, and gave when this statement read it before it had to wait.
+
+        A procedure of Postgres goes on after waiting with what it has read; ours begins anew.
+        """
+        place = self._reads_used
+        self._reads_used += 1
+        if place < len(self._reads) and self._reads[place][0] == key:
+            return self._reads[place][1]  # type: ignore[no-any-return]
+        del self._reads[place:]
+        value = read()
+        self._reads.append((key, value))
+        return value
+
+    def _forget_reads(self) -> None:
+        self._reads, self._waited = [], False
 
     def wait(self, holder: Transaction) -> None:
         """Block this thread until a transaction ends; 55P03 after the session's lock timeout."""
@@ -349,6 +379,9 @@ class Session:
                 ended = self.db.ended.wait_for(
                     lambda: self.db.releases != seen, self.lock_timeout_seconds
                 )
+            except BaseException:
+                self._forget_reads()
+                raise
             finally:
                 self._end_wait()
         if not ended:
@@ -365,6 +398,9 @@ class Session:
             await asyncio.wait_for(waiter, self.lock_timeout_seconds)
         except TimeoutError:
             self._time_out()
+        except BaseException:
+            self._forget_reads()
+            raise
         finally:
             self._end_wait()
 
@@ -375,6 +411,7 @@ class Session:
         other: Transaction | None = holder
         while other is not None:
             if other is mine:
+                self._forget_reads()
                 self.fail()
                 raise EngineError("40P01", "deadlock detected")
             other = other.waiting_for
@@ -385,6 +422,7 @@ class Session:
             self.transaction.waiting_for = None
 
     def _time_out(self) -> None:
+        self._forget_reads()
         self.fail()
         raise EngineError("55P03", "canceling statement due to lock timeout")
 

@@ -105,5 +105,8 @@ def apply_cancellation_rules(tx: Transaction, queue: str | None, now: int) -> No
         candidates = [tasks.rows[task_id] for task_id in tasks.ruled_by(now)]
     else:
         return
-    for task_id in [task.task_id for task in candidates if rule_applies(task, now)]:
+    due = tx.session.read_once(
+        ("rules", queue), lambda: [task.task_id for task in candidates if rule_applies(task, now)]
+    )
+    for task_id in due:
         cancel_task(tx, queue, task_id)

@@ -11,7 +11,8 @@ from absurd_contimg.backends.memory.errors import (
 )
 from absurd_contimg.backends.memory.locks import ACCESS_SHARE
 from absurd_contimg.backends.memory.procedures.running import named, not_null_violation
-from absurd_contimg.backends.memory.rows import CheckpointRow, made
+from absurd_contimg.backends.memory.rows import CheckpointRow, RunRow, TaskRow, made
+from absurd_contimg.backends.memory.tables import Checkpoints, Runs, Tasks
 from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.times import SECOND_US, add_us
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -35,8 +36,12 @@ def set_task_checkpoint_state(
         raise_exception("step_name must be provided")
     runs = catalog.runs(tx, queue, ACCESS_SHARE)
     tasks = catalog.tasks(tx, queue, ACCESS_SHARE)
-    run = None if owner_run is None else runs.get(tx, owner_run)
-    task = None if run is None else tasks.get(tx, run.task_id)
+    if tx.alone:
+        run, task = _owner(tx, runs, tasks, owner_run)
+    else:
+        run, task = tx.session.read_once(
+            ("owner", queue, owner_run), lambda: _owner(tx, runs, tasks, owner_run)
+        )
     if run is None or task is None:
         raise_exception(f'Run "{named(owner_run)}" not found for checkpoint')
     if task.state == "cancelled":
@@ -47,17 +52,44 @@ def set_task_checkpoint_state(
     if extend_claim_by is not None and extend_claim_by > 0:
         runs = catalog.runs(tx, queue)
         tx.session.check_writable("UPDATE")
-        if run.state == "running" and run.claim_expires_at is not None:
+        now_there = run if tx.alone else runs.get(tx, run.run_id)
+        if (
+            now_there is not None
+            and now_there.state == "running"
+            and now_there.claim_expires_at is not None
+        ):
             expires = add_us(now, extend_claim_by * SECOND_US)
-            runs.put(tx, run.run_id, run._replace(claim_expires_at=expires))
+            runs.put(tx, run.run_id, now_there._replace(claim_expires_at=expires))
 
     checkpoints = catalog.checkpoints(tx, queue, ACCESS_SHARE)
-    existing = None if task_id is None else checkpoints.get(tx, (task_id, step_name))
-    if existing is not None and existing.owner_run_id is not None:
-        owner = runs.get(tx, existing.owner_run_id)
-        if owner is not None and run.attempt < owner.attempt:
-            return
+    key = (task_id, step_name)
+    if tx.alone:
+        other = _other_attempt(tx, runs, checkpoints, key)
+    else:
+        other = tx.session.read_once(
+            ("existing", queue, key), lambda: _other_attempt(tx, runs, checkpoints, key)
+        )
+    if other is not None and run.attempt < other:
+        return
     write_checkpoint(tx, queue, task_id, step_name, state, run.run_id, now)
+
+
+def _owner(
+    tx: Transaction, runs: Runs, tasks: Tasks, run_id: int | None
+) -> tuple[RunRow | None, TaskRow | None]:
+    run = None if run_id is None else runs.get(tx, run_id)
+    return run, None if run is None else tasks.get(tx, run.task_id)
+
+
+def _other_attempt(
+    tx: Transaction, runs: Runs, checkpoints: Checkpoints, key: tuple[int | None, str]
+) -> int | None:
+    """The attempt that wrote the checkpoint last; None without one or without its run."""
+    existing = None if key[0] is None else checkpoints.get(tx, (key[0], key[1]))
+    if existing is None or existing.owner_run_id is None:
+        return None
+    owner = runs.get(tx, existing.owner_run_id)
+    return None if owner is None else owner.attempt
 
 
 def write_checkpoint(

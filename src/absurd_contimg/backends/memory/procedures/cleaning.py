@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from heapq import nsmallest
+from typing import Any
 
 from absurd_contimg.backends.memory import catalog
+from absurd_contimg.backends.memory.catalog import AnyTable
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
@@ -44,24 +46,27 @@ def cleanup_tasks(
     checkpoints = catalog.checkpoints(tx, queue)
     keys = catalog.keys(tx, queue) if partitioned else None
     tx.session.check_writable("SELECT")
-    ended = [
-        (ended_at, task.task_id)
-        for task in tasks.scan(tx)
-        if (ended_at := terminal_at(tx, runs, task)) is not None and ended_at < cutoff
-    ]
-    to_delete = [task_id for _, task_id in _first(ended, limit)]
-    for task_id in to_delete:
-        for wait in waits.of_task(tx, task_id):
-            waits.delete(tx, (wait.run_id, wait.step_name))
-        for checkpoint in checkpoints.of_task(tx, task_id):
-            checkpoints.delete(tx, (task_id, checkpoint.checkpoint_name))
-        for run in runs.of_task(tx, task_id):
-            runs.delete(tx, run.run_id)
-        if keys is not None:
-            for key in keys.by_task.get(task_id, ()):
-                keys.delete(tx, key)
-        tasks.delete(tx, task_id)
-    return len(to_delete)
+
+    def chosen() -> list[tuple[AnyTable, Any]]:
+        ended = [
+            (ended_at, task.task_id)
+            for task in tasks.scan(tx)
+            if (ended_at := terminal_at(tx, runs, task)) is not None and ended_at < cutoff
+        ]
+        found: list[tuple[AnyTable, Any]] = []
+        for _, task_id in _first(ended, limit):
+            found += [(waits, waits.key_of(row)) for row in waits.of_task(tx, task_id)]
+            found += [
+                (checkpoints, checkpoints.key_of(r)) for r in checkpoints.of_task(tx, task_id)
+            ]
+            found += [(runs, run.run_id) for run in runs.of_task(tx, task_id)]
+            if keys is not None:
+                found += [(keys, key) for key in keys.by_task.get(task_id, ())]
+            found.append((tasks, task_id))
+        return found
+
+    to_delete = tx.session.read_once(("ended", queue), chosen)
+    return sum(table.delete(tx, key) and table is tasks for table, key in to_delete)
 
 
 def terminal_at(tx: Transaction, runs: Runs, task: TaskRow) -> int | None:
@@ -99,11 +104,14 @@ def cleanup_events(
     cutoff = _cutoff(tx, ttl_seconds)
     events = catalog.events(tx, queue)
     tx.session.check_writable("SELECT")
-    rows = [row for row in events.scan(tx) if row.emitted_at < cutoff]
-    chosen = _first([(row.emitted_at, index) for index, row in enumerate(rows)], limit)
-    for _, index in chosen:
-        events.delete(tx, rows[index].event_name)
-    return len(chosen)
+
+    def chosen() -> list[str]:
+        rows = [row for row in events.scan(tx) if row.emitted_at < cutoff]
+        first = _first([(row.emitted_at, index) for index, row in enumerate(rows)], limit)
+        return [rows[index].event_name for _, index in first]
+
+    names = tx.session.read_once(("old", queue), chosen)
+    return sum(events.delete(tx, name) for name in names)
 
 
 def cleanup_all_queues(tx: Transaction, queue: str | None = None) -> list[tuple[str, int, int]]:

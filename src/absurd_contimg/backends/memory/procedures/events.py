@@ -43,7 +43,13 @@ def await_event(  # noqa: PLR0912 - the steps of the SQL, in its order
 
     checkpoints = catalog.checkpoints(tx, queue, TableLock.ACCESS_SHARE)
     if task_id is not None and step_name is not None:
-        checkpoint = checkpoints.get(tx, (task_id, step_name))
+        key = (task_id, step_name)
+        if tx.alone:
+            checkpoint = checkpoints.get(tx, key)
+        else:
+            checkpoint = tx.session.read_once(
+                ("checkpoint", queue, key), lambda: checkpoints.get(tx, key)
+            )
         if checkpoint is not None and checkpoint.state is not None:
             return False, checkpoint.state
 

@@ -1,0 +1,145 @@
+"""A procedure that had to wait goes on with what it had read before, as on a real server.
+
+Every scene runs on both kinds of connection, with the same expectations: one session holds rows
+in an open transaction, another calls a procedure that needs them, then the first commits.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from absurd_contimg.backends.memory import MemoryDatabase
+
+Connect = Callable[[], Any]
+
+
+@pytest.fixture(scope="module")
+def shared_url(new_database: Callable[[], str]) -> str:
+    """One database for all tests of this module."""
+    return new_database()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
+    """Opens connections to one database with a queue and two tasks, of which one is claimed."""
+    opened: list[Any] = []
+    url = request.getfixturevalue("shared_url") if request.param == "postgres" else ""
+    db = MemoryDatabase(seed=5)
+
+    def make() -> Any:
+        connection = psycopg.connect(url) if url else db.connect()
+        opened.append(connection)
+        connection.execute("select set_config('absurd.fake_now', '2030-01-01 00:00+00', false)")
+        connection.commit()
+        return connection
+
+    with make() as setup:
+        setup.execute("select absurd.drop_queue('q')")
+        setup.execute("select absurd.create_queue('q')")
+        for name in ("first", "second"):
+            setup.execute(
+                "select absurd.spawn_task('q', %s, '{}', '{\"max_attempts\": 1}')", (name,)
+            )
+        setup.execute("select absurd.claim_task('q', 'w', 60, 1)")
+    yield make
+    for connection in opened:
+        connection.close()
+
+
+RUN = (
+    "(select run_id from absurd.r_q r join absurd.t_q t using (task_id) where task_name = 'first')"
+)
+TASK = "(select task_id from absurd.t_q where task_name = 'first')"
+SAVE = f"select absurd.set_task_checkpoint_state('q', {TASK}, 'step', '1', {RUN}, 300)"
+LATER = "select set_config('absurd.fake_now', '2030-02-01 00:00+00', false)"
+FAIL = f"select absurd.fail_run('q', {RUN}, '{{}}')"
+RETRY = f"select absurd.retry_task('q', {TASK}, '{{\"max_attempts\": 2}}')"
+TASKS = "select task_name, state from absurd.t_q order by 1"
+SAVED = "select checkpoint_name, state from absurd.c_q"
+EVENTS = "select event_name from absurd.e_q"
+
+
+@pytest.mark.parametrize(
+    ("before", "held", "waits", "answer", "left"),
+    [
+        pytest.param(
+            (),
+            f"select absurd.cancel_task('q', {TASK})",
+            SAVE,
+            [("",)],
+            {SAVED: [("step", 1)], TASKS: [("first", "cancelled"), ("second", "pending")]},
+            id="a checkpoint is saved though its task was cancelled meanwhile",
+        ),
+        pytest.param(
+            (),
+            FAIL,
+            SAVE,
+            [("",)],
+            {SAVED: [("step", 1)], TASKS: [("first", "failed"), ("second", "pending")]},
+            id="a checkpoint is saved though its run failed meanwhile",
+        ),
+        pytest.param(
+            (FAIL, LATER),
+            RETRY,
+            "select absurd.cleanup_tasks('q', 60)",
+            [(1,)],
+            {TASKS: [("second", "pending")]},
+            id="a clean-up deletes the task that it chose though it was retried meanwhile",
+        ),
+        pytest.param(
+            ("select absurd.emit_event('q', 'e', '1')", LATER),
+            "update absurd.e_q set emitted_at = '2030-02-01'",
+            "select absurd.cleanup_events('q', 60)",
+            [(1,)],
+            {EVENTS: []},
+            id="a clean-up deletes the event that it chose though it was changed meanwhile",
+        ),
+        pytest.param(
+            ("select absurd.emit_event('q', 'e', '1')", LATER),
+            "delete from absurd.e_q",
+            "select absurd.cleanup_events('q', 60)",
+            [(0,)],
+            {EVENTS: []},
+            id="a clean-up does not count an event that was deleted meanwhile",
+        ),
+    ],
+)
+def test_what_was_read_before_waiting_holds(
+    connect: Connect,
+    before: tuple[str, ...],
+    held: str,
+    waits: str,
+    answer: list[tuple[Any, ...]],
+    left: dict[str, list[tuple[Any, ...]]],
+) -> None:
+    """See the scenes' names."""
+    holder, waiter = connect(), connect()
+    for statement in before:
+        for connection in (holder, waiter) if statement == LATER else (holder,):
+            connection.execute(statement)
+            connection.commit()
+    holder.execute(held)
+    done, found = threading.Event(), []
+
+    def wait() -> None:
+        try:
+            found.extend(waiter.execute(waits).fetchall())
+            waiter.commit()
+        except psycopg.Error as error:
+            found.append((error.sqlstate,))
+            waiter.rollback()
+        done.set()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    assert not done.wait(0.1)
+    holder.commit()
+    assert done.wait(10)
+    thread.join()
+    assert found == answer
+    assert {query: holder.execute(query).fetchall() for query in left} == left
