@@ -3,6 +3,11 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.13 || command -v p
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# pip would keep its cache and the time of its last look for a new pip in the home folder. As variables these
+# reach the second pip too, the one that builds this package apart and does not see the first one's options.
+export PIP_NO_CACHE_DIR := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
 .PHONY: demo test check setup clean
 
 setup: $(VENV)/.installed
@@ -10,7 +15,7 @@ setup: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 13)) else "contimg needs Python 3.11 or 3.13, and this is %d.%d: CASA has no usable wheel for others. Say make PYTHON=/path/to/python3.11" % v)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 demo: setup
