@@ -15,6 +15,12 @@ INTEGERS = (
     "10000000000x", "5x", "", " 5 ", "0x1F", "0x", "0o17", "0b101", "0b2", "1_000", "1__0", "_1", "1_",
     "0x_1", "+-1", "214748364x", "0x800000000z", "92233720368547758070.0", "9223372036854775808", "- 1",
 )  # fmt: skip
+NUMERICS = (
+    "1_000", "0x1F", "-0b101", "0o17", "1_0.5_0e1_0", "0x_1F", "1__0", "_1", "1_", "1_.5", "1._5", "0x1F.5",
+    "0x", "- 1", "", "+5", ".5", "5.", " 7 ", "inf", "-INF", "nan", "-nan", "snan", "nan5", "1e5000000000",
+    "1e-5000000000", "1e2147483647", "٣", "1e", "0e200000", "0.0e-17000", "+infinity", "Infinity", "0X1f",
+    "0xg",
+)  # fmt: skip
 DOUBLES = (
     "-nan", "+nan", "nan", "Infinity", "-inf", "1e400", "1e-400", "5e-324", ".5", "5.", "1e", "0x1p3",
     "1_0", "", " 1 ", "1x", "0e400", "-0.0",
@@ -88,6 +94,11 @@ def differences(sides: tuple[Any, Any], query: str, texts: tuple[str, ...]) -> l
 def test_integers(sides: tuple[Any, Any], name: str) -> None:
     """An overflow is seen before the letter behind it; all bases and underscores."""
     assert not differences(sides, f"select %s::text::{name}", INTEGERS)
+
+
+def test_numerics(sides: tuple[Any, Any]) -> None:
+    """Underscores and other bases, not-a-number, infinity, and too many digits."""
+    assert not differences(sides, "select %s::numeric", NUMERICS)
 
 
 def test_doubles(sides: tuple[Any, Any]) -> None:

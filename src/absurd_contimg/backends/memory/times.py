@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError, timestamp_out_of_range
 
-INFINITY = 2**64
-NEG_INFINITY = -(2**64)
+INFINITY = 2**70  # beyond every date too
+NEG_INFINITY = -INFINITY
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime(1, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
@@ -110,6 +110,8 @@ def seconds_us(seconds: float) -> int:
 def subtract(left: int, right: int) -> Interval:
     """``timestamptz - timestamptz``: days of 24 hours and the rest; infinite times count."""
     if is_finite(left) and is_finite(right):
+        if not -_INTERVAL_LIMIT <= left - right < _INTERVAL_LIMIT:
+            raise EngineError("22008", "interval out of range")
         days, us = _quotient(left - right, DAY_US)
         return Interval(0, days, us)
     if left == right:
@@ -142,15 +144,6 @@ def add_interval(time: int, span: Interval, zone: tzinfo) -> int:
             day = days_from_civil(year, month, min(dom, days_in_month(year, month)))
         time = from_local((day + span.days) * DAY_US + of_day, zone)
     return check_range(time + span.us)
-
-
-def negate(span: Interval) -> Interval:
-    """``- interval``."""
-    if span == INFINITE:
-        return NEG_INFINITE
-    if span == NEG_INFINITE:
-        return INFINITE
-    return Interval(-span.months, -span.days, -span.us)
 
 
 # -- the calendar, for every year that Postgres has -------------------------------------------

@@ -67,7 +67,15 @@ _ISO = re.compile(
 def timestamptz_in(
     text: str, zone: tzinfo, now: int, type_name: str = "timestamp with time zone"
 ) -> int:
-    """``timestamptz`` input; `zone` for a time without one, `now` for the words that mean it.
+    """``timestamptz`` input: `time_in` within the range that Postgres has for times."""
+    time = time_in(text, zone, now, type_name)
+    if times.MIN_TIME <= time < times.END_TIME or not times.is_finite(time):
+        return time
+    raise EngineError("22008", f'timestamp out of range: "{text}"')
+
+
+def time_in(text: str, zone: tzinfo, now: int, type_name: str) -> int:
+    """The time that a text means; `zone` for one without, `now` for the words that mean it.
 
     `type_name` is for the message of an error.
     """
@@ -79,14 +87,11 @@ def timestamptz_in(
     reader = _Reader(zone, now)
     try:
         reader.read(split(text.strip(SPACE), WORDS))
-        time = reader.time()
+        return reader.time()
     except _ZoneOverflow:
         raise EngineError("22009", f'time zone displacement out of range: "{text}"') from None
     except (BadFormat, FieldOverflow) as error:
         raise refusal(error, type_name, text) from None
-    if times.MIN_TIME <= time < times.END_TIME or time in (times.INFINITY, times.NEG_INFINITY):
-        return time
-    raise EngineError("22008", f'timestamp out of range: "{text}"')
 
 
 def _plain(match: re.Match[str]) -> int | None:

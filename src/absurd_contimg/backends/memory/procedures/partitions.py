@@ -12,6 +12,7 @@ from typing import Any
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relation
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
+from absurd_contimg.backends.memory.interval_arithmetic import negate
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
 from absurd_contimg.backends.memory.rows import QueueRow
@@ -22,7 +23,6 @@ from absurd_contimg.backends.memory.times import (
     add_interval,
     is_finite,
     iso_week,
-    negate,
 )
 from absurd_contimg.backends.memory.timestamps import timestamptz_out
 from absurd_contimg.backends.memory.transaction import Transaction

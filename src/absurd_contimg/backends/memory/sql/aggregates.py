@@ -6,12 +6,13 @@ import functools
 import math
 import operator
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal, localcontext
+from decimal import Decimal, localcontext
 from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import jsonb
+from absurd_contimg.backends.memory import floats, jsonb, numerics
+from absurd_contimg.backends.memory import interval_arithmetic as spans
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import json_functions
 from absurd_contimg.backends.memory.sql.aggregate_parts import (
@@ -24,7 +25,6 @@ from absurd_contimg.backends.memory.sql.aggregate_parts import (
     values_of,
     with_arguments,
 )
-from absurd_contimg.backends.memory.sql.arithmetic import divide_numeric, scale_interval
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted
 from absurd_contimg.backends.memory.sql.comparison import sort_key
 from absurd_contimg.backends.memory.sql.dialect import sql_of
@@ -46,13 +46,13 @@ from absurd_contimg.backends.memory.sql.types import (
     INTERVAL,
     JSON,
     JSONB,
+    NUMBERS,
     NUMERIC,
     TEXT,
     UNKNOWN,
     UUID,
     RecordType,
 )
-from absurd_contimg.backends.memory.times import Interval
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.expressions import Compiler
@@ -130,9 +130,10 @@ def _sum(parts: Parts) -> Aggregate:
         if not found:
             return None
         if kind is INTERVAL:
-            return Interval(*(sum(fields) for fields in zip(*found, strict=True)))
-        total = functools.reduce(operator.add, found)  # floats one by one, as Postgres adds them
-        return Decimal(total) if kind is NUMERIC else total
+            return spans.total(found)
+        if kind is FLOAT8:
+            return floats.total(found)
+        return numerics.total(map(Decimal, found)) if kind is NUMERIC else sum(found)
 
     return Aggregate(kind, value, parts.name)
 
@@ -146,19 +147,22 @@ def _average(parts: Parts) -> Aggregate:
         if not found:
             return None
         if kind is INTERVAL:
-            total = Interval(*(sum(fields) for fields in zip(*found, strict=True)))
-            return scale_interval(total, len(found), divide=True)
+            return spans.mean(found)
         if kind is FLOAT8:
-            return functools.reduce(operator.add, found) / len(found)
-        return divide_numeric(Decimal(sum(found)), Decimal(len(found)))
+            moments = floats.moments(found)
+            return moments.total / moments.number
+        return numerics.divide(numerics.total(map(Decimal, found)), Decimal(len(found)))
 
     return Aggregate(kind, value, parts.name)
 
 
 def _spread(parts: Parts) -> Aggregate:
     """``stddev`` and ``variance``."""
-    expr = _numeric_only(parts)
-    if expr.kind is INTERVAL:
+    expr = only_argument(parts)
+    if expr.kind is UNKNOWN:
+        expr = converted(expr, FLOAT8)
+        parts = with_arguments(parts, expr)
+    if expr.kind not in NUMBERS:
         raise undefined_function(parts.name, [expr.kind])
     less = 0 if parts.name.endswith("_pop") else 1
     root = parts.name.startswith("stddev")
@@ -172,14 +176,7 @@ def _spread(parts: Parts) -> Aggregate:
 
 
 def _float_spread(found: list[float], less: int, *, root: bool) -> float:
-    """By Youngs and Cramer, in the order of the rows, as float8_accum does."""
-    total = squares = 0.0
-    for count, item in enumerate(found, 1):
-        total += item
-        if count > 1:
-            part = item * count - total
-            squares += part * part / (count * (count - 1))
-    variance = squares / (len(found) - less)
+    variance = floats.moments(found).variance(less)
     return math.sqrt(variance) if root else variance
 
 
@@ -197,11 +194,10 @@ def _numeric_spread(found: list[Any], less: int, *, root: bool) -> Decimal:
         part = count * squares - total * total
         if part <= 0:
             return Decimal(0)
-        variance = divide_numeric(part, Decimal(count * (count - less)))
+        variance = numerics.divide(part, Decimal(count * (count - less)))
         if not root:
             return variance
-        last_digit = Decimal(1).scaleb(int(variance.as_tuple().exponent))
-        return variance.sqrt().quantize(last_digit, ROUND_HALF_UP)
+        return numerics.rounded(variance.sqrt(), numerics.scale(variance))
 
 
 def _truth(parts: Parts) -> Aggregate:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import times
+from absurd_contimg.backends.memory import numerics, times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.intervals import interval_in
 from absurd_contimg.backends.memory.sql import system_functions
@@ -221,8 +221,8 @@ def _numeric_limit(precision: int, scale: int) -> Callable[[Any], Any]:
             if value.is_nan():
                 return value
         else:
-            value = value.quantize(Decimal(1).scaleb(-scale), ROUND_HALF_UP)
-        if not value.is_finite() or abs(value) >= Decimal(10) ** (precision - scale):
+            value = numerics.rounded(value, scale)
+        if not value.is_finite() or value.copy_abs() >= Decimal(10) ** (precision - scale):
             whole = precision - scale
             bound = f"10^{whole}" if whole else "1"
             raise EngineError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from absurd_contimg.backends.memory import jsonb, times
+from absurd_contimg.backends.memory import dates, jsonb, numerics, times
 from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.numerics import numeric_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
@@ -31,6 +32,7 @@ from absurd_contimg.backends.memory.sql.types import (
     SqlType,
     Value,
 )
+from absurd_contimg.backends.memory.text import double_in
 
 _BITS = {"int2": 16, "int4": 32, "int8": 64}
 
@@ -87,6 +89,8 @@ def cast_function(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR
 def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
     if source in INTEGERS and target in INTEGERS:
         return lambda value, _: checked_number(value, target)
+    if source is NUMERIC and target is FLOAT8:
+        return lambda value, _: double_in(numeric_out(value))
     if source in NUMBERS and target is FLOAT8:
         return lambda value, _: float(value)
     if source in INTEGERS and target is NUMERIC:
@@ -113,7 +117,7 @@ def _rounded(value: Decimal, target: SqlType) -> int:
     if not value.is_finite():
         word = "NaN" if value.is_nan() else "infinity"
         raise EngineError("0A000", f"cannot convert {word} to {target.shown}")
-    return int(value.to_integral_value("ROUND_HALF_UP"))
+    return int(numerics.to_whole(value, ROUND_HALF_UP))
 
 
 def _bytes_cast(source: SqlType, target: SqlType) -> Cast | None:
@@ -139,13 +143,13 @@ def _time_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR091
     if source is TIMESTAMP and target is TIMESTAMPTZ:
         return lambda value, session: from_local(value, session.zone)
     if source is DATE and target is TIMESTAMPTZ:
-        return lambda value, session: times.from_local(value * times.DAY_US, session.zone)
+        return lambda value, session: dates.midnight(value, session.zone)
     if source is TIMESTAMPTZ and target is DATE:
-        return lambda value, session: to_local(value, session.zone) // times.DAY_US
+        return lambda value, session: dates.of_local(to_local(value, session.zone))
     if source is TIMESTAMP and target is DATE:
-        return lambda value, _: value // times.DAY_US
+        return lambda value, _: dates.of_local(value)
     if source is DATE and target is TIMESTAMP:
-        return lambda value, _: value * times.DAY_US
+        return lambda value, _: dates.midnight(value)
     return None
 
 

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
+from absurd_contimg.backends.memory import dates
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql import constants
-from absurd_contimg.backends.memory.sql.casts import cast_function
+from absurd_contimg.backends.memory.sql.casts import cast_function, from_local
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     DATE,
+    JSON,
+    JSONB,
     NUMBERS,
     STRINGS,
     TEXT,
     TIMESTAMP,
     TIMESTAMPTZ,
     UNKNOWN,
+    UUID,
+    ArrayType,
     SqlType,
 )
 
@@ -85,7 +90,7 @@ def common_type(kinds: list[SqlType], where: str) -> SqlType:
     known = [kind for kind in kinds if kind is not UNKNOWN]
     if not known:
         return TEXT
-    chosen = known[0]
+    chosen, stranger = known[0], None
     for kind in known[1:]:
         if kind is chosen:
             continue
@@ -95,11 +100,25 @@ def common_type(kinds: list[SqlType], where: str) -> SqlType:
             chosen = TEXT
         elif kind in TIMES and chosen in TIMES:
             chosen = max(kind, chosen, key=TIMES.index)
+        elif _are_alike(kind, chosen):
+            stranger = stranger or kind
         else:
             raise EngineError(
                 "42804", f"{where} types {chosen.shown} and {kind.shown} cannot be matched"
             )
+    if stranger is not None:  # Postgres finds it later, when it converts the values
+        where = "CASE/WHEN" if where == "CASE" else where
+        raise EngineError(
+            "42846", f"{where} could not convert type {stranger.shown} to {chosen.shown}"
+        )
     return chosen
+
+
+def _are_alike(one: SqlType, other: SqlType) -> bool:
+    """Whether Postgres has both in one category: user-defined types, or arrays."""
+    return all(kind in (UUID, JSON, JSONB) for kind in (one, other)) or all(
+        isinstance(kind, ArrayType) for kind in (one, other)
+    )
 
 
 def unified(left: Expr, right: Expr, symbol: str) -> tuple[Expr, Expr, SqlType]:
@@ -114,7 +133,23 @@ def unified(left: Expr, right: Expr, symbol: str) -> tuple[Expr, Expr, SqlType]:
             kind = common_type([one, other], "")
         except EngineError:
             raise undefined_operator(symbol, one, other) from None
-    return converted(left, kind), converted(right, kind), kind
+    return _comparable(left, kind), _comparable(right, kind), kind
+
+
+def _comparable(expr: Expr, kind: SqlType) -> Expr:
+    """Converted, though a date may be after the last time that there is: it is later then."""
+    if expr.kind is not DATE or kind is DATE:
+        return converted(expr, kind)
+    inner = expr.value
+
+    def value(env: Env) -> int | None:
+        day = inner(env)
+        if day is None:
+            return None
+        local = dates.to_local(day)
+        return from_local(local, env.session.zone) if kind is TIMESTAMPTZ else local
+
+    return Expr(kind, value, expr.name, expr.constant)
 
 
 def as_text(expr: Expr) -> Expr:

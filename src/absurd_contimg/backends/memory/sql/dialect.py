@@ -77,23 +77,31 @@ class EmulatedPostgres(Postgres):
         def _parse_bitwise(self) -> Any:
             this = self._parse_term()
             while True:
-                negated = (
-                    self._curr is not None
-                    and self._curr.token_type.name == "NOT"
-                    and self._curr.text == "!"
-                    and self._next is not None
-                    and self._next.token_type.name in _REGULAR
-                )
-                if negated:
-                    self._advance()
-                if self._curr is None or self._curr.token_type.name not in _OTHER:
+                symbol = self._other_operator()
+                if symbol is None:
                     return this
-                self._advance()
-                symbol = ("!" if negated else "") + _OTHER[self._prev.token_type.name]
                 right = self._parse_term()
                 if this is None or right is None:
                     self.raise_error(f"operator {symbol} without an operand")
                 this = exp.Operator(this=this, operator=symbol, expression=right)
+
+        def _other_operator(self) -> str | None:
+            """The operator that begins here, which is then behind; None if there is none."""
+            here, after = self._curr, self._next
+            if here is None:
+                return None
+            kind, following = here.token_type.name, after.token_type.name if after else ""
+            adjacent = after is not None and here.end + 1 == after.start
+            if kind == following and kind in ("LT", "GT") and adjacent:  # << and >>
+                self._advance(2)
+                return "<<" if kind == "LT" else ">>"
+            if kind == "NOT" and here.text == "!" and following in _REGULAR:
+                self._advance(2)
+                return "!" + _OTHER[following]
+            if kind not in _OTHER:
+                return None
+            self._advance()
+            return _OTHER[kind]
 
         def _parse_type(self, *arguments: Any, **options: Any) -> Any:
             """``date '...'``, which binds more closely than ``::``."""

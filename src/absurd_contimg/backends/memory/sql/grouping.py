@@ -15,6 +15,7 @@ from absurd_contimg.backends.memory.sql.grouping_sets import (
     columns_of,
     expand,
     has_sets,
+    is_constant,
     without_brackets,
 )
 from absurd_contimg.backends.memory.sql.outputs import Output, is_column, output_position, place_of
@@ -48,6 +49,8 @@ def _key(item: Node, outputs: list[Output], compiler: Compiler) -> Key:
     """What an item groups by: an expression, or an output by its number or name."""
     item = without_brackets(item)
     position = output_position(item, outputs, "GROUP BY")
+    if position is None and is_constant(item):  # it is a key where it is a whole output
+        position = next((n for n, out in enumerate(outputs) if _is_written(item, out)), None)
     if position is not None and not is_column(item, compiler.scope):
         out = outputs[position]
         if out.node is None:
@@ -55,6 +58,11 @@ def _key(item: Node, outputs: list[Output], compiler: Compiler) -> Key:
         item = without_brackets(out.node)
     place = place_of(item, compiler.scope) if isinstance(item, exp.Column) else None
     return Key(compiler.compile(item), sql_of(item), place, position)
+
+
+def _is_written(item: Node, output: Output) -> bool:
+    node = output.node
+    return node is not None and sql_of(without_brackets(node)) == sql_of(item)
 
 
 def check_grouped(grouping: Grouping, outputs: list[Output], scope: Scope) -> None:

@@ -60,7 +60,7 @@ class Grouping:
 
     def value_of(self, node: Node) -> Expr | None:
         """How the key's value is read in a group: null where its set leaves it out."""
-        number = self.number_of(node) if self.keys and not _is_constant(node) else None
+        number = self.number_of(node) if self.keys and not is_constant(node) else None
         return None if number is None else self._read(number)
 
     def output(self, position: int) -> Expr | None:
@@ -131,7 +131,7 @@ class Grouping:
                 env.rows[source] = (*row[:position], None, *row[position + 1 :])
 
 
-def _is_constant(node: Node) -> bool:
+def is_constant(node: Node) -> bool:
     """Whether Postgres' parser makes a constant of it: within an expression it is never a key."""
     node = without_brackets(node)
     if isinstance(node, exp.Cast):

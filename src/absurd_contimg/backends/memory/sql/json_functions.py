@@ -7,6 +7,8 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.floats import double_out
+from absurd_contimg.backends.memory.numerics import numeric_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import json_operators
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
@@ -33,8 +35,6 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
     RecordType,
     SqlType,
-    double_out,
-    numeric_out,
 )
 from absurd_contimg.backends.memory.timestamps import timestamptz_out
 
@@ -52,8 +52,10 @@ def to_json_text(value: Any, kind: SqlType, session: Session) -> str:  # noqa: P
     if kind in INTEGERS:
         return str(value)
     if kind in (NUMERIC, FLOAT8):
-        shown = numeric_out(value) if kind is NUMERIC else double_out(value)
-        return shown if math.isfinite(value) else jsonb.dumps(shown)
+        exact = kind is NUMERIC
+        shown = numeric_out(value) if exact else double_out(value)
+        finite = value.is_finite() if exact else math.isfinite(value)
+        return shown if finite else jsonb.dumps(shown)
     if kind is TIMESTAMPTZ:
         return jsonb.dumps(timestamptz_out(value, session.zone, iso=True))
     if kind is TIMESTAMP:

@@ -7,11 +7,17 @@ from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from typing import Any
 
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory import floats, numerics
+from absurd_contimg.backends.memory.errors import unsupported
 from absurd_contimg.backends.memory.sql.arithmetic import arithmetic
 from absurd_contimg.backends.memory.sql.casts import checked_number
 from absurd_contimg.backends.memory.sql.coercion import converted
-from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
+from absurd_contimg.backends.memory.sql.registry import (
+    ambiguous_function,
+    builtin,
+    polymorphic,
+    undefined_function,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     FLOAT8,
@@ -48,6 +54,8 @@ def rounded(arguments: list[Expr], name: str) -> Expr:
         raise undefined_function(name, [item.kind for item in arguments])
     if digits is not None:
         return _to_digits(work, expr, digits, name)
+    if expr.kind is UNKNOWN and work == "trunc":  # it is one of network addresses too
+        raise ambiguous_function(name, [UNKNOWN])
     if expr.kind is UNKNOWN or (expr.kind in INTEGERS and work != "abs"):
         expr = converted(expr, FLOAT8)
     kind, inner = expr.kind, expr.value
@@ -70,27 +78,22 @@ def _to_digits(work: str, expr: Expr, digits: Expr, name: str) -> Expr:
 
     def value(env: Env) -> Decimal | None:
         raw, count = inner(env), places(env)
-        if raw is None or count is None or not raw.is_finite():
-            return None if count is None or raw is None else Decimal(raw)
-        cut = raw.quantize(Decimal(1).scaleb(-count), mode)
-        return cut if count >= 0 else Decimal(int(cut))
+        return None if raw is None or count is None else numerics.rounded(raw, count, mode)
 
     return Expr(NUMERIC, value, name)
 
 
 def _round(name: str, value: Any) -> Any:  # noqa: PLR0911 - one return a kind of number
+    if isinstance(value, Decimal):
+        if name == "abs":
+            return value.copy_abs()
+        if name == "sign":
+            return value if value.is_nan() else Decimal((value > 0) - (value < 0))
+        return numerics.to_whole(value, _DECIMAL_MODES[name])
     if name == "abs":
         return abs(value)
-    if isinstance(value, Decimal):
-        if not value.is_finite():
-            return (
-                Decimal(1 if value > 0 else -1) if name == "sign" and not value.is_nan() else value
-            )
-        if name == "sign":
-            return Decimal((value > 0) - (value < 0))
-        return value.to_integral_value(_DECIMAL_MODES[name])
     if name == "sign":
-        return value if math.isnan(value) else float((value > 0) - (value < 0))
+        return float((value > 0) - (value < 0))
     if not math.isfinite(value):
         return value
     return math.copysign(float(_FLOAT_ROUNDING[name](value)), value)
@@ -98,58 +101,46 @@ def _round(name: str, value: Any) -> Any:  # noqa: PLR0911 - one return a kind o
 
 @polymorphic("mod")
 def _mod(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 2 or FLOAT8 in (arguments[0].kind, arguments[1].kind):
-        raise undefined_function(name, [item.kind for item in arguments])
+    kinds = [item.kind for item in arguments]
+    if len(kinds) != 2 or not all(kind in (*INTEGERS, NUMERIC, UNKNOWN) for kind in kinds):
+        raise undefined_function(name, kinds)
     return arithmetic("%", *arguments)._replace(name=name)
 
 
 @polymorphic("power", "pow")
 def _power(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 2:
-        raise undefined_function(name, [item.kind for item in arguments])
+    kinds = [item.kind for item in arguments]
+    if len(kinds) != 2 or not all(kind in (*NUMBERS, UNKNOWN) for kind in kinds):
+        raise undefined_function(name, kinds)
     return arithmetic("^", *arguments)._replace(name=name)
 
 
-def _sqrt(value: float) -> float:
-    if value < 0:
-        raise EngineError("2201F", "cannot take square root of a negative number")
-    return math.sqrt(value)
+_OF_FLOAT: dict[str, Callable[[float], float]] = {
+    "sqrt": floats.square_root,
+    "exp": floats.exponential,
+    "ln": floats.logarithm,
+    "log": lambda value: floats.logarithm(value, decimal=True),
+    "log10": lambda value: floats.logarithm(value, decimal=True),
+}
 
 
-def _log(value: float, base: float) -> float:
-    if value == 0:
-        raise EngineError("2201E", "cannot take logarithm of zero")
-    if value < 0:
-        raise EngineError("2201E", "cannot take logarithm of a negative number")
-    return math.log10(value) if base == 10 else math.log(value)
-
-
-@polymorphic("sqrt", "exp", "ln", "log", "log10")
+@polymorphic(*_OF_FLOAT)
 def _of_float(arguments: list[Expr], name: str) -> Expr:
     """Only of floats: Postgres computes them of numerics to digits of its own."""
-    if len(arguments) != 1 or arguments[0].kind is NUMERIC:
+    kinds = [item.kind for item in arguments]
+    if not all(kind in (*NUMBERS, UNKNOWN) for kind in kinds):
+        raise undefined_function(name, kinds)
+    if len(kinds) != 1 or NUMERIC in kinds:
         raise unsupported(name, "this function of numeric; cast to double precision")
     inner = converted(arguments[0], FLOAT8).value
-    work: dict[str, Callable[[float], float]] = {
-        "sqrt": _sqrt,
-        "exp": math.exp,
-        "ln": lambda value: _log(value, math.e),
-        "log": lambda value: _log(value, 10),
-        "log10": lambda value: _log(value, 10),
-    }
+    work = _OF_FLOAT[name]
 
     def value(env: Env) -> float | None:
         raw = inner(env)
-        return None if raw is None else work[name](raw)
+        return None if raw is None else work(raw)
 
     return Expr(FLOAT8, value, name)
 
 
 builtin("pi", (), FLOAT8, lambda _: math.pi)
-builtin("div", (NUMERIC, NUMERIC), NUMERIC, lambda _, a, b: _div(a, b))
-
-
-def _div(a: Decimal, b: Decimal) -> Decimal:
-    if b == 0:
-        raise EngineError("22012", "division by zero")
-    return a // b
+builtin("div", (NUMERIC, NUMERIC), NUMERIC, lambda _, a, b: numerics.divide_whole(a, b))

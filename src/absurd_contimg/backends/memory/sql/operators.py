@@ -7,6 +7,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import json_operators, patterns
 from absurd_contimg.backends.memory.sql.arithmetic import arithmetic, strict
 from absurd_contimg.backends.memory.sql.coercion import (
@@ -22,6 +23,7 @@ from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     INT2,
     INT4,
+    INT8,
     INTEGERS,
     JSON,
     JSONB,
@@ -304,6 +306,8 @@ _BITS: dict[str, Callable[[int, int], int]] = {
 
 
 def _bits(symbol: str, left: Expr, right: Expr) -> Expr:
+    if left.kind is UNKNOWN and right.kind is UNKNOWN:
+        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
     if UNKNOWN in (left.kind, right.kind):
         kind = right.kind if left.kind is UNKNOWN else left.kind
     else:
@@ -316,6 +320,24 @@ def _bits(symbol: str, left: Expr, right: Expr) -> Expr:
     return strict(kind, one.value, other.value, lambda a, b, _: work(a, b))
 
 
+def _shifted(symbol: str, left: Expr, right: Expr) -> Expr:
+    """As the processor does it: a count beyond the width begins again, what leaves it is lost."""
+    if left.kind is UNKNOWN and right.kind in (INT2, UNKNOWN):
+        raise ambiguous_operator(symbol, UNKNOWN, right.kind)
+    kind = INT4 if left.kind is UNKNOWN else left.kind
+    if kind not in INTEGERS or right.kind not in (INT2, INT4, UNKNOWN):
+        raise undefined_operator(symbol, left.kind, right.kind)
+    width = 8 * kind.size
+    counted = 63 if kind is INT8 else 31
+
+    def work(a: int, b: int, _: Session) -> int:
+        moved = a << (b & counted) if symbol == "<<" else a >> (b & counted)
+        return (moved + (1 << (width - 1))) % (1 << width) - (1 << (width - 1))
+
+    one, other = converted(left, kind), converted(right, INT4)
+    return strict(kind, one.value, other.value, work)
+
+
 _BY_SYMBOL: dict[str, Make] = {
     **dict.fromkeys(("=", "<>", "<", "<=", ">", ">="), comparison),
     **dict.fromkeys(("+", "*", "/", "%", "^"), arithmetic),
@@ -326,6 +348,7 @@ _BY_SYMBOL: dict[str, Make] = {
     **dict.fromkeys(("~", "~*", "!~", "!~*"), _regular),
     **dict.fromkeys(("~~", "~~*", "!~~", "!~~*"), like),
     **dict.fromkeys(("&", "|", "#"), _bits),
+    **dict.fromkeys(("<<", ">>"), _shifted),
     "-": _subtracted,
     "||": _concatenated,
     "?": _has_key,

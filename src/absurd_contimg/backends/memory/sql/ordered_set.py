@@ -7,29 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
+from absurd_contimg.backends.memory import interval_arithmetic as spans
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.aggregate_parts import (
     Aggregate,
     Parts,
     known_of,
 )
-from absurd_contimg.backends.memory.sql.arithmetic import scale_interval
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.comparison import row_key, sort_key
 from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.registry import (
     polymorphic_unknown,
+    undefined_function,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     FLOAT8,
     INTERVAL,
+    NUMBERS,
     UNKNOWN,
     ArrayType,
     SqlType,
 )
-from absurd_contimg.backends.memory.times import Interval
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.expressions import Compiler
@@ -48,6 +49,9 @@ def compile_within_group(
     if ordered.args.get("desc"):
         raise unsupported(sql_of(node), "a descending order within group")
     if name == "percentile_cont" and expr.kind is not INTERVAL:
+        if expr.kind not in (*NUMBERS, UNKNOWN):
+            kinds = [compiler.compile(item).kind for item in call.expressions]
+            raise undefined_function(name, [*kinds, expr.kind])
         expr = converted(expr, FLOAT8)
     if expr.kind is UNKNOWN:
         raise polymorphic_unknown()
@@ -93,9 +97,7 @@ def _between(found: list[Any], place: float, kind: SqlType) -> Any:
         return low
     if kind is not INTERVAL:
         return low + rest * (high - low)
-    difference = Interval(high.months - low.months, high.days - low.days, high.us - low.us)
-    part = scale_interval(difference, rest)
-    return Interval(low.months + part.months, low.days + part.days, low.us + part.us)
+    return spans.between(low, high, rest)
 
 
 def _mode(expr: Expr, found: list[Any]) -> Any:

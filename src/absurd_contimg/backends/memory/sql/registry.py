@@ -9,7 +9,17 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.casts import is_implicit
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
-from absurd_contimg.backends.memory.sql.types import BYTEA, STRINGS, TEXT, UNKNOWN, SqlType
+from absurd_contimg.backends.memory.sql.types import (
+    BOOL,
+    BYTEA,
+    FLOAT8,
+    INTERVAL,
+    STRINGS,
+    TEXT,
+    TIMESTAMPTZ,
+    UNKNOWN,
+    SqlType,
+)
 
 Work = Callable[..., Any]
 
@@ -82,7 +92,7 @@ def call_builtin(name: str, arguments: list[Expr], shown_name: str | None = None
 def _chosen(name: str, forms: Sequence[Builtin], arguments: list[Expr]) -> Builtin:
     """The form that fits best: most exact types, and text for what has no type."""
     kinds = [expr.kind for expr in arguments]
-    best: tuple[int, Builtin] | None = None
+    scored: list[tuple[int, int, Builtin]] = []
     for form in forms:
         least = len(form.arguments) - form.optional
         if not least <= len(kinds) <= len(form.arguments):
@@ -94,18 +104,30 @@ def _chosen(name: str, forms: Sequence[Builtin], arguments: list[Expr]) -> Built
             2 if kind is wanted else 1 if kind is UNKNOWN and wanted is TEXT else 0
             for kind, wanted in pairs
         )
-        if best is None or score > best[0]:
-            best = (score, form)
-    if best is None and (name in _MORE_FORMS or BYTEA in kinds):
+        preferred = sum(kind is not wanted and wanted in _PREFERRED for kind, wanted in pairs)
+        scored.append((score, preferred, form))
+    if not scored and (name in _MORE_FORMS or BYTEA in kinds):
         raise unsupported(name, "this form of the function")
-    if best is None:
+    if not scored:
         raise undefined_function(name, kinds)
-    return best[1]
+    scored.sort(key=lambda one: one[:2], reverse=True)
+    if len(scored) > 1 and scored[0][:2] == scored[1][:2]:
+        raise ambiguous_function(name, kinds)
+    return scored[0][2]
 
 
-def undefined_function(name: str, kinds: list[SqlType]) -> EngineError:
-    """42883."""
-    shown = ", ".join(kind.shown for kind in kinds)
+_PREFERRED = (TEXT, FLOAT8, TIMESTAMPTZ, INTERVAL, BOOL)
+"""The type of each category that Postgres takes where others would do."""
+
+
+def undefined_function(
+    name: str, kinds: list[SqlType], names: list[str | None] | None = None
+) -> EngineError:
+    """42883; `names` are those of arguments that were given with them."""
+    shown = ", ".join(
+        kind.shown if given is None else f"{given} => {kind.shown}"
+        for kind, given in zip(kinds, names or [None] * len(kinds), strict=True)
+    )
     return EngineError(
         "42883",
         f"function {name}({shown}) does not exist",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from absurd_contimg.backends.memory import times
+from absurd_contimg.backends.memory import dates, numerics, times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.coercion import converted
@@ -58,10 +58,10 @@ def extract(field: str, expr: Expr, *, name: str = "extract") -> Expr:
         if kind is DATE:
             if unit in ("hour", "minute", "second", "milliseconds", "microseconds", "timezone"):
                 raise EngineError("0A000", f'unit "{field}" not supported for type date')
-            raw *= times.DAY_US
+            raw = dates.to_local(raw)
         session = env.session if kind is TIMESTAMPTZ else None
         found = _time_field(unit, raw, session, field, kind.shown)
-        if kind is DATE and unit == "epoch" and found is not None:
+        if kind is DATE and unit in ("epoch", "julian") and found is not None and found.is_finite():
             return Decimal(int(found))
         return found
 
@@ -90,11 +90,16 @@ def _date_part(arguments: list[Expr], name: str) -> Expr:
     return Expr(FLOAT8, value, name)
 
 
+_JULIAN_OF_1970 = 2_440_588
+
+
 def _seconds(us: int) -> Decimal:
     return Decimal(us).scaleb(-6)
 
 
 def _interval_field(unit: str, span: Interval, field: str) -> Decimal | None:
+    if unit in ("dow", "doy", "isodow", "isoyear", "julian", "timezone"):
+        raise EngineError("0A000", f'unit "{field}" not supported for type interval')
     if span.is_infinite:
         if unit in ("epoch", "year", "decade", "century", "millennium", "day", "hour"):
             return Decimal("Infinity" if span == times.INFINITE else "-Infinity")
@@ -126,9 +131,7 @@ def _interval_field(unit: str, span: Interval, field: str) -> Decimal | None:
         return _seconds(part)
     if unit == "milliseconds":
         return Decimal(part).scaleb(-3)
-    known = ("dow", "doy", "isodow", "isoyear", "julian", "timezone")
-    word, state = ("supported", "0A000") if unit in known else ("recognized", "22023")
-    raise EngineError(state, f'unit "{field}" not {word} for type interval')
+    raise EngineError("22023", f'unit "{field}" not recognized for type interval')
 
 
 def _time_field(  # noqa: PLR0911 - one return a kind of field
@@ -158,9 +161,8 @@ def _time_field(  # noqa: PLR0911 - one return a kind of field
     if unit == "milliseconds":
         return Decimal(of_day % 60_000_000).scaleb(-3)
     if unit == "julian":
-        if of_day:
-            raise unsupported(field, "julian days with a time")
-        return Decimal(day + 2_440_588)
+        part = numerics.divide(Decimal(of_day), Decimal(times.DAY_US))
+        return numerics.add(Decimal(day + _JULIAN_OF_1970), part)
     if unit in ("timezone", "timezone_hour", "timezone_minute"):
         return _zone_field(unit, offset, session, field, shown)
     if unit not in fields:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, tzinfo
 from typing import Any
 
-from absurd_contimg.backends.memory import times
+from absurd_contimg.backends.memory import dates, floats, times
+from absurd_contimg.backends.memory import interval_arithmetic as spans
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import from_local, to_local
@@ -23,8 +25,10 @@ from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     DATE,
     FLOAT8,
+    INT2,
     INT4,
     INTERVAL,
+    NUMBERS,
     TEXT,
     TIMESTAMP,
     TIMESTAMPTZ,
@@ -47,7 +51,9 @@ def _timezone(arguments: list[Expr], name: str) -> Expr:
 
     def value(env: Env) -> int | None:
         time, text = inner.value(env), zone(env)
-        return None if time is None or text is None else convert(time, zone_named(text))
+        if time is None or text is None:
+            return None
+        return times.check_range(convert(time, zone_named(text)))
 
     return Expr(TIMESTAMP if inner.kind is TIMESTAMPTZ else TIMESTAMPTZ, value, name)
 
@@ -98,6 +104,7 @@ def age(later: int, earlier: int, zone: tzinfo) -> Interval:
     return Interval(sign * months, sign * days, sign * us)
 
 
+_SECONDS_TO_2000 = 946_684_800
 _INTERVAL_PARTS = ("years", "months", "weeks", "days", "hours", "mins", "secs")
 
 
@@ -109,6 +116,11 @@ def make_interval(arguments: list[Expr], names: list[str | None]) -> Expr:
         if name not in _INTERVAL_PARTS or name in placed:
             raise undefined_function("make_interval", [item.kind for item in arguments])
         placed[name] = expr
+    if any(
+        expr.kind not in ((*NUMBERS, UNKNOWN) if name == "secs" else (INT2, INT4, UNKNOWN))
+        for name, expr in placed.items()
+    ):
+        raise undefined_function("make_interval", [item.kind for item in arguments], names)
     values = {
         name: converted(expr, FLOAT8 if name == "secs" else INT4).value
         for name, expr in placed.items()
@@ -118,32 +130,41 @@ def make_interval(arguments: list[Expr], names: list[str | None]) -> Expr:
         found = {name: one(env) for name, one in values.items()}
         if None in found.values():
             return None
+        seconds = found.get("secs", 0.0)
+        if math.isfinite(seconds):
+            floats.multiply(seconds, times.SECOND_US)  # whose overflow has an error of its own
         whole = found.get("hours", 0) * 3600 + found.get("mins", 0) * 60
-        return Interval(
+        return spans.checked(
             found.get("years", 0) * 12 + found.get("months", 0),
             found.get("weeks", 0) * 7 + found.get("days", 0),
-            whole * times.SECOND_US + times.seconds_us(found.get("secs", 0.0)),
+            whole * times.SECOND_US + times.seconds_us(seconds),
         )
 
     return Expr(INTERVAL, value, "make_interval")
 
 
 def _make_date(_: Session, year: int, month: int, day: int) -> int:
-    if year < 1 or not 1 <= month <= 12 or not 1 <= day <= times.days_in_month(year, month):
+    astronomical = year + 1 if year < 0 else year  # before Christ there was no year 0
+    if not (year and 1 <= month <= 12 and 1 <= day <= times.days_in_month(astronomical, month)):
         raise EngineError("22008", f"date field value out of range: {year}-{month:02}-{day:02}")
-    return times.days_from_civil(year, month, day)
+    day_number = times.days_from_civil(astronomical, month, day)
+    return dates.checked(day_number, f": {astronomical}-{month:02}-{day:02}")
 
 
 def _make_time(
     session: Session, year: int, month: int, day: int, hour: int, minute: int, second: float
 ) -> int:
     days = _make_date(session, year, month, day)
-    if not (0 <= hour < 24 and 0 <= minute < 60 and 0 <= second < 60):
-        raise EngineError(
-            "22008", f"time field value out of range: {hour}:{minute:02}:{second:02g}"
-        )
-    us = (hour * 60 + minute) * 60 * times.SECOND_US + round(second * times.SECOND_US)
-    return days * times.DAY_US + us
+    us = -1 if math.isnan(second) else round(second * times.SECOND_US)
+    of_day = (hour * 60 + minute) * 60 * times.SECOND_US + us
+    clock = f"{hour}:{minute:02}:{'NaN' if math.isnan(second) else f'{second:02g}'}"
+    in_hour = 0 <= minute < 60 and 0 <= us <= 60 * times.SECOND_US
+    if not (0 <= hour <= 24 and in_hour and of_day <= times.DAY_US):  # 24:00 and 60 seconds pass
+        raise EngineError("22008", f"time field value out of range: {clock}")
+    time = days * times.DAY_US + of_day
+    if not times.MIN_TIME <= time < times.END_TIME:
+        raise EngineError("22008", f"timestamp out of range: {year}-{month:02}-{day:02} {clock}")
+    return time
 
 
 def _make_timestamptz(session: Session, *parts: Any) -> int:
@@ -151,37 +172,15 @@ def _make_timestamptz(session: Session, *parts: Any) -> int:
     return times.from_local(_make_time(session, *parts[:6]), zone)
 
 
-def _justify(span: Interval, *, hours: bool, days: bool) -> Interval:
-    months, dom, us = span.months, span.days, span.us
-    if span.is_infinite:
-        return span
-    if days and hours and ((dom > 0 and us < 0) or (dom < 0 and us > 0)):
-        carry = int(us / times.DAY_US)
-        dom, us = dom + carry, us - carry * times.DAY_US
-    if hours:
-        carry = int(us / times.DAY_US)
-        dom, us = dom + carry, us - carry * times.DAY_US
-    if days:
-        carry = int(dom / 30)
-        months, dom = months + carry, dom - carry * 30
-        if months > 0 and (dom < 0 or (dom == 0 and us < 0 and hours)):
-            dom, months = dom + 30, months - 1
-        elif months < 0 and (dom > 0 or (dom == 0 and us > 0 and hours)):
-            dom, months = dom - 30, months + 1
-    if hours:
-        if dom > 0 and us < 0:
-            us, dom = us + times.DAY_US, dom - 1
-        elif dom < 0 and us > 0:
-            us, dom = us - times.DAY_US, dom + 1
-    return Interval(months, dom, us)
-
-
 def _to_timestamp(_: Session, seconds: float) -> int:
-    if seconds in (float("inf"), float("-inf")):
+    if math.isinf(seconds):
         return times.INFINITY if seconds > 0 else times.NEG_INFINITY
-    if seconds != seconds:  # noqa: PLR0124 - NaN
+    if math.isnan(seconds):
         raise EngineError("22008", "timestamp cannot be NaN")
-    return times.check_range(round(seconds * times.SECOND_US))
+    if not times.MIN_TIME <= seconds * times.SECOND_US < times.END_TIME:
+        raise EngineError("22008", f'timestamp out of range: "{seconds:g}"')
+    since_2000 = round((seconds - _SECONDS_TO_2000) * times.SECOND_US)  # where Postgres counts from
+    return times.check_range(since_2000 + _SECONDS_TO_2000 * times.SECOND_US)
 
 
 builtin("make_date", (INT4, INT4, INT4), DATE, _make_date)
@@ -197,12 +196,12 @@ for _name, _hours, _days in (
         _name,
         (INTERVAL,),
         INTERVAL,
-        lambda _, a, hours=_hours, days=_days: _justify(a, hours=hours, days=days),
+        lambda _, a, hours=_hours, days=_days: spans.justify(a, hours=hours, days=days),
     )
 builtin("isfinite", (TIMESTAMPTZ,), BOOL, lambda _, a: times.is_finite(a))
 builtin("isfinite", (TIMESTAMP,), BOOL, lambda _, a: times.is_finite(a))
 builtin("isfinite", (INTERVAL,), BOOL, lambda _, a: not a.is_infinite)
-builtin("isfinite", (DATE,), BOOL, lambda *_: True)
+builtin("isfinite", (DATE,), BOOL, lambda _, a: dates.is_finite(a))
 builtin("to_timestamp", (FLOAT8,), TIMESTAMPTZ, _to_timestamp)
 builtin("clock_timestamp", (), TIMESTAMPTZ, lambda s: s.db.now())
 builtin("statement_timestamp", (), TIMESTAMPTZ, lambda s: s.clock)

@@ -64,7 +64,7 @@ def _date_trunc(arguments: list[Expr], name: str) -> Expr:
             zone = zone_named(text)
         local = raw + times.utc_offset_us(raw, zone) if times.is_finite(raw) else 0
         cut = truncated(unit_of(unit), local, unit, kind.shown)
-        return times.from_local(cut, zone) if times.is_finite(raw) else raw
+        return times.check_range(times.from_local(cut, zone)) if times.is_finite(raw) else raw
 
     return Expr(kind, value, name)
 
@@ -100,9 +100,9 @@ def _date_bin(arguments: list[Expr], name: str) -> Expr:
     kinds = [item.kind for item in arguments]
     if len(kinds) != 3 or kinds[0] not in (INTERVAL, UNKNOWN):
         raise undefined_function(name, kinds)
-    kind = TIMESTAMP if set(kinds[1:]) <= {TIMESTAMP, UNKNOWN} else TIMESTAMPTZ
-    if set(kinds[1:]) == {UNKNOWN}:
-        raise ambiguous_function(name, kinds)
+    kind = TIMESTAMPTZ
+    if TIMESTAMP in kinds and set(kinds[1:]) <= {TIMESTAMP, UNKNOWN}:
+        kind = TIMESTAMP
     if not all(item in (kind, TIMESTAMP, DATE, UNKNOWN) for item in kinds[1:]):
         raise undefined_function(name, kinds)
     stride = converted(arguments[0], INTERVAL).value

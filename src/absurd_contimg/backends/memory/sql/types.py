@@ -10,12 +10,14 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from absurd_contimg.backends.memory import json_reader, jsonb, times
-from absurd_contimg.backends.memory.errors import EngineError, invalid_text, unsupported
+from absurd_contimg.backends.memory import json_reader, jsonb
+from absurd_contimg.backends.memory.dates import date_in, date_out
+from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.floats import double_out
 from absurd_contimg.backends.memory.intervals import interval_in, interval_out
+from absurd_contimg.backends.memory.numerics import numeric_in, numeric_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.text import (
     boolean_in,
@@ -46,44 +48,6 @@ class SqlType:
         return self.name
 
 
-def numeric_in(text: str) -> Decimal:
-    """A numeric; 22P02 for what is none. Digits are kept as written, without an exponent."""
-    try:
-        value = Decimal(text.strip().replace("_", "x"))
-    except InvalidOperation:
-        raise invalid_text("numeric", text) from None
-    if not value.is_finite():
-        return value
-    return Decimal(format(value if value else abs(value), "f"))  # there is no minus zero
-
-
-def numeric_out(value: Decimal) -> str:
-    """A numeric without exponent."""
-    if not value.is_finite():
-        return "NaN" if value.is_nan() else "Infinity" if value > 0 else "-Infinity"
-    text = format(value, "f")
-    return text[1:] if text.startswith("-") and not value else text
-
-
-def double_out(value: float) -> str:
-    """A float in the shortest form that reads back the same."""
-    if value != value:  # noqa: PLR0124 - NaN
-        return "NaN"
-    if value in (float("inf"), float("-inf")):
-        return "Infinity" if value > 0 else "-Infinity"
-    text = repr(value).removesuffix(".0")
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        sign = exponent[0] if exponent[0] in "+-" else "+"
-        return f"{mantissa.removesuffix('.0')}e{sign}{exponent.lstrip('+-').zfill(2)}"
-    whole = text.lstrip("-")
-    if len(whole) > 15 and "." not in whole:
-        digits = whole.rstrip("0")
-        mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
-        return f"{'-' if value < 0 else ''}{mantissa}e+{len(whole) - 1:02}"
-    return text
-
-
 def _bytea_in(text: str) -> bytes:
     if text.startswith("\\x"):
         try:
@@ -101,18 +65,6 @@ def _bytea_in(text: str) -> bytes:
         else bytes([int(piece[1:], 8)])
         for index, piece in enumerate(pieces)
     )
-
-
-def _date_in(text: str, session: Session) -> int:
-    time = timestamptz_in(text, UTC, session.db.now(), "date")
-    if not times.is_finite(time):
-        raise unsupported(text, "infinite dates")
-    return time // times.DAY_US
-
-
-def _date_out(value: int, _: Session) -> str:
-    shown = timestamptz_out(value * times.DAY_US, UTC)
-    return shown.split(" ", 1)[0] + (" BC" if shown.endswith("BC") else "")
 
 
 def _timestamp_in(text: str, session: Session) -> int:
@@ -157,7 +109,7 @@ _TYPES = (
         8,
     ),
     SqlType("timestamp", 1114, "timestamp without time zone", _timestamp_in, _timestamp_out, 8),
-    SqlType("date", 1082, "date", _date_in, _date_out, 4),
+    SqlType("date", 1082, "date", lambda t, s: date_in(t, s.db.now()), lambda v, _: date_out(v), 4),
     SqlType(
         "interval", 1186, "interval", lambda t, _: interval_in(t), lambda v, _: interval_out(v), 16
     ),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from typing import Any
 
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.numerics import numeric_in
 from absurd_contimg.backends.memory.sql import operators
 from absurd_contimg.backends.memory.sql.arithmetic import negated
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted, determined
@@ -31,7 +33,6 @@ from absurd_contimg.backends.memory.sql.types import (
     STRINGS,
     UNKNOWN,
     RecordType,
-    numeric_in,
     record_type,
 )
 
@@ -53,9 +54,14 @@ def _literal(_compiler: Compiler, node: exp.Literal) -> Expr:
     return constant(UNKNOWN, text) if node.is_string else _number(text)
 
 
+_JOINED = re.compile(r"-*[\d.]+[eE]\d+[+-].*")
+
+
 def _number(text: str) -> Expr:
     """A number as it is written, with its sign: of the smallest type that holds it."""
     if not text.lstrip("-").isdigit():
+        if _JOINED.fullmatch(text):  # sqlglot reads 1e3-1 as one number
+            raise unsupported(text, "a sign right after an exponent; put a space before it")
         return constant(NUMERIC, numeric_in(text))
     number = int(text)
     if -(2**31) <= number < 2**31:
