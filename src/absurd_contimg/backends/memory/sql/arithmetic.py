@@ -17,8 +17,9 @@ from absurd_contimg.backends.memory.sql.coercion import (
     ambiguous_operator,
     converted,
     undefined_operator,
+    undefined_prefix,
 )
-from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
+from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     DATE,
     FLOAT8,
@@ -38,17 +39,26 @@ from absurd_contimg.backends.memory.times import Interval
 Binary = Callable[[Any, Any, Session], Any]
 
 
-def strict(kind: SqlType, left: Evaluate, right: Evaluate, work: Binary) -> Expr:
-    """What two values give; null if one of them is."""
+def strict(kind: SqlType, left: Expr, right: Expr, work: Binary) -> Expr:
+    """What two values give; null if one of them is.
+
+    Both are computed all the same, but beside a constant null: Postgres' planner drops that whole.
+    """
+    first, second = left.value, right.value
+    if right.constant and not left.constant:
+        first, second = second, first
+    known, swapped = left.constant or right.constant, first is not left.value
 
     def value(env: Env) -> Any:
-        a = left(env)
-        if a is None:
+        a = first(env)
+        if a is None and known:
             return None
-        b = right(env)
-        return None if b is None else work(a, b, env.session)
+        b = second(env)
+        if a is None or b is None:
+            return None
+        return work(b, a, env.session) if swapped else work(a, b, env.session)
 
-    return Expr(kind, value)
+    return Expr(kind, value, constant=left.constant and right.constant)
 
 
 def arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
@@ -71,7 +81,7 @@ def arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
     if work is None:
         raise undefined_operator(symbol, one, other)
     kind, function = work
-    return strict(kind, left.value, right.value, function)
+    return strict(kind, left, right, function)
 
 
 def _guess(symbol: str, literal: Expr, beside: SqlType) -> Expr:
@@ -109,9 +119,9 @@ def _number_arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
     one, other = converted(left, kind), converted(right, kind)
 
     if kind in INTEGERS:
-        return strict(kind, one.value, other.value, _integer_work(symbol, kind))
+        return strict(kind, one, other, _integer_work(symbol, kind))
     combine = (_FLOAT_WORK if kind is FLOAT8 else _NUMERIC_WORK)[symbol]
-    return strict(kind, one.value, other.value, lambda a, b, _: combine(a, b))
+    return strict(kind, one, other, lambda a, b, _: combine(a, b))
 
 
 _FLOAT_WORK: dict[str, Callable[[float, float], float]] = {
@@ -210,10 +220,5 @@ def negated(expr: Expr) -> Expr:
         return checked_number(-raw, kind) if kind in INTEGERS else -raw
 
     if kind not in NUMBERS and kind is not INTERVAL:
-        raise EngineError(
-            "42883",
-            f"operator does not exist: - {kind.shown}",
-            hint="No operator matches the given name and argument type. You might need to add "
-            "an explicit type cast.",
-        )
+        raise undefined_prefix("-", kind)
     return Expr(kind, value, "?column?", expr.constant)

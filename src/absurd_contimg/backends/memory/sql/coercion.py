@@ -13,6 +13,7 @@ from absurd_contimg.backends.memory.sql.types import (
     DATE,
     JSON,
     JSONB,
+    NAME,
     NUMBERS,
     STRINGS,
     TEXT,
@@ -20,6 +21,7 @@ from absurd_contimg.backends.memory.sql.types import (
     TIMESTAMPTZ,
     UNKNOWN,
     UUID,
+    VARCHAR,
     ArrayType,
     SqlType,
 )
@@ -34,6 +36,16 @@ def undefined_operator(symbol: str, left: SqlType, right: SqlType) -> EngineErro
         f"operator does not exist: {left.shown} {symbol} {right.shown}",
         hint="No operator matches the given name and argument types. You might need to add "
         "explicit type casts.",
+    )
+
+
+def undefined_prefix(symbol: str, kind: SqlType) -> EngineError:
+    """42883 of an operator with one operand."""
+    return EngineError(
+        "42883",
+        f"operator does not exist: {symbol} {kind.shown}",
+        hint="No operator matches the given name and argument type. You might need to add an "
+        "explicit type cast.",
     )
 
 
@@ -97,7 +109,7 @@ def common_type(kinds: list[SqlType], where: str) -> SqlType:
         if kind in NUMBERS and chosen in NUMBERS:
             chosen = max(kind, chosen, key=NUMBERS.index)
         elif kind in STRINGS and chosen in STRINGS:
-            chosen = TEXT
+            chosen = NAME if {kind, chosen} == {VARCHAR, NAME} else chosen
         elif kind in TIMES and chosen in TIMES:
             chosen = max(kind, chosen, key=TIMES.index)
         elif _are_alike(kind, chosen):
@@ -128,6 +140,8 @@ def unified(left: Expr, right: Expr, symbol: str) -> tuple[Expr, Expr, SqlType]:
         kind = TEXT if one is UNKNOWN else one
     elif one is UNKNOWN or other is UNKNOWN:
         kind = other if one is UNKNOWN else one
+    elif one in STRINGS and other in STRINGS:
+        kind = TEXT
     else:
         try:
             kind = common_type([one, other], "")

@@ -9,6 +9,7 @@ from functools import total_ordering
 from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
+from absurd_contimg.backends.memory.sql.arithmetic import strict
 from absurd_contimg.backends.memory.sql.coercion import undefined_operator, unified
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
 from absurd_contimg.backends.memory.sql.types import (
@@ -131,23 +132,11 @@ def comparison(symbol: str, left: Expr, right: Expr) -> Expr:
     if kind is JSON:
         raise undefined_operator(symbol, left.kind, right.kind)
     compare = COMPARE[symbol]
-    first, second = one.value, other.value
-    plain = kind not in (INTERVAL, JSONB, NUMERIC, FLOAT8) and not isinstance(
-        kind, ArrayType | RecordType
-    )
-
-    def value(env: Env) -> bool | None:
-        a = first(env)
-        if a is None:
-            return None
-        b = second(env)
-        if b is None:
-            return None
-        if plain:
-            return compare(a, b)
-        return compare(sort_key(kind, a), sort_key(kind, b))
-
-    return Expr(BOOL, value)
+    if kind in (INTERVAL, JSONB, NUMERIC, FLOAT8) or isinstance(kind, ArrayType | RecordType):
+        return strict(
+            BOOL, one, other, lambda a, b, _: compare(sort_key(kind, a), sort_key(kind, b))
+        )
+    return strict(BOOL, one, other, lambda a, b, _: compare(a, b))
 
 
 def distinct_from(left: Expr, right: Expr, *, negate: bool) -> Expr:

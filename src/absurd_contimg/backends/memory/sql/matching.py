@@ -6,8 +6,10 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import operators, patterns
+from absurd_contimg.backends.memory.sql.arithmetic import strict
 from absurd_contimg.backends.memory.sql.coercion import (
     converted,
+    undefined_operator,
 )
 from absurd_contimg.backends.memory.sql.conditions import quantified, quantifier
 from absurd_contimg.backends.memory.sql.dialect import sql_of
@@ -15,9 +17,11 @@ from absurd_contimg.backends.memory.sql.expressions import (
     Compiler,
     compiles,
 )
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node
+from absurd_contimg.backends.memory.sql.registry import undefined_function
+from absurd_contimg.backends.memory.sql.scope import Expr, Node
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
+    STRINGS,
     TEXT,
 )
 
@@ -43,17 +47,13 @@ def _escaped(compiler: Compiler, node: exp.Escape) -> Expr:
 
 @compiles(exp.SimilarTo)
 def _similar(compiler: Compiler, node: exp.SimilarTo) -> Expr:
-    left, right = (
-        converted(compiler.compile(side), TEXT).value for side in (node.this, node.expression)
-    )
-
-    def value(env: Env) -> bool | None:
-        text, pattern = left(env), right(env)
-        if text is None or pattern is None:
-            return None
-        return patterns.similar(pattern).match(text) is not None
-
-    return Expr(BOOL, value)
+    left, right = (compiler.compile(side) for side in (node.this, node.expression))
+    if left.kind not in STRINGS:
+        raise undefined_operator("~", left.kind, TEXT)
+    if right.kind not in STRINGS:
+        raise undefined_function("pg_catalog.similar_to_escape", [right.kind])
+    one, other = converted(left, TEXT), converted(right, TEXT)
+    return strict(BOOL, one, other, lambda a, b, _: patterns.similar(b).match(a) is not None)
 
 
 def _liked(compiler: Compiler, node: Node, escape: str) -> Expr:

@@ -53,13 +53,13 @@ def _concatenated(symbol: str, left: Expr, right: Expr) -> Expr:
     kinds = (left.kind, right.kind)
     if JSONB in kinds and all(kind in (JSONB, UNKNOWN) for kind in kinds):
         one, other = converted(left, JSONB), converted(right, JSONB)
-        return strict(JSONB, one.value, other.value, lambda a, b, _: json_operators.join(a, b))
+        return strict(JSONB, one, other, lambda a, b, _: json_operators.join(a, b))
     if any(isinstance(kind, ArrayType) for kind in kinds):
         return _array_concatenated(left, right)
     if not any(kind in STRINGS for kind in kinds):
         raise undefined_operator(symbol, *kinds)
     one, other = converted(left, TEXT), converted(right, TEXT)
-    return strict(TEXT, one.value, other.value, lambda a, b, _: a + b)
+    return strict(TEXT, one, other, lambda a, b, _: a + b)
 
 
 def _array_concatenated(left: Expr, right: Expr) -> Expr:
@@ -124,7 +124,7 @@ def _json_step(symbol: str, left: Expr, right: Expr) -> Expr:
             raise unsupported(symbol, "objects and arrays out of json; use jsonb")
         return found
 
-    return strict(TEXT if as_string else left.kind, left.value, key.value, work)
+    return strict(TEXT if as_string else left.kind, left, key, work)
 
 
 def _json_path(symbol: str, left: Expr, right: Expr) -> Expr:
@@ -135,8 +135,8 @@ def _json_path(symbol: str, left: Expr, right: Expr) -> Expr:
     path = _texts(symbol, left, right)
     return strict(
         TEXT if as_string else JSONB,
-        left.value,
-        path.value,
+        left,
+        path,
         lambda text, steps, _: json_operators.follow(text, steps, as_string=as_string),
     )
 
@@ -159,7 +159,7 @@ def _has_key(symbol: str, left: Expr, right: Expr) -> Expr:
     if right.kind not in STRINGS:
         raise undefined_operator(symbol, left.kind, right.kind)
     key = converted(right, TEXT)
-    return strict(BOOL, left.value, key.value, lambda text, name, _: jsonb.has_key(text, name))
+    return strict(BOOL, left, key, lambda text, name, _: jsonb.has_key(text, name))
 
 
 def _has_keys(symbol: str, left: Expr, right: Expr) -> Expr:
@@ -168,8 +168,8 @@ def _has_keys(symbol: str, left: Expr, right: Expr) -> Expr:
     keys = _texts(symbol, left, right)
     return strict(
         BOOL,
-        left.value,
-        keys.value,
+        left,
+        keys,
         lambda text, names, _: several(
             jsonb.has_key(text, name) for name in names if name is not None
         ),
@@ -181,8 +181,8 @@ def _without_path(symbol: str, left: Expr, right: Expr) -> Expr:
     path = _texts(symbol, left, right)
     return strict(
         JSONB,
-        left.value,
-        path.value,
+        left,
+        path,
         lambda text, steps, _: json_operators.without_path(text, steps),
     )
 
@@ -195,15 +195,15 @@ def _subtracted(symbol: str, left: Expr, right: Expr) -> Expr:
         index = converted(right, INT4)
         return strict(
             JSONB,
-            left.value,
-            index.value,
+            left,
+            index,
             lambda text, at, _: json_operators.without_index(text, at),
         )
     if right.kind is TEXTS:
         return strict(
             JSONB,
-            left.value,
-            right.value,
+            left,
+            right,
             lambda text, keys, _: json_operators.without_keys(text, keys),
         )
     if right.kind not in STRINGS:
@@ -211,8 +211,8 @@ def _subtracted(symbol: str, left: Expr, right: Expr) -> Expr:
     key = converted(right, TEXT)
     return strict(
         JSONB,
-        left.value,
-        key.value,
+        left,
+        key,
         lambda text, name, _: json_operators.without_keys(text, [name]),
     )
 
@@ -232,7 +232,7 @@ def _contains(symbol: str, left: Expr, right: Expr) -> Expr:
     if not all(side.kind in (JSONB, UNKNOWN) for side in (left, right)):
         raise undefined_operator(symbol, left.kind, right.kind)
     one, other = converted(left, JSONB), converted(right, JSONB)
-    return strict(BOOL, one.value, other.value, lambda a, b, _: json_operators.contains(a, b))
+    return strict(BOOL, one, other, lambda a, b, _: json_operators.contains(a, b))
 
 
 def _array_test(symbol: str, left: Expr, right: Expr) -> Expr:
@@ -250,7 +250,7 @@ def _array_test(symbol: str, left: Expr, right: Expr) -> Expr:
             return all(item is not None and sort_key(element, item) in mine for item in b)
         return any(item is not None and sort_key(element, item) in mine for item in b)
 
-    return strict(BOOL, one.value, other.value, work)
+    return strict(BOOL, one, other, work)
 
 
 def _overlap(symbol: str, left: Expr, right: Expr) -> Expr:
@@ -269,8 +269,8 @@ def _regular(symbol: str, left: Expr, right: Expr) -> Expr:
     flags, wanted = "i" if symbol.endswith("*") else "", not symbol.startswith("!")
     return strict(
         BOOL,
-        one.value,
-        other.value,
+        one,
+        other,
         lambda a, b, _: (patterns.regular(b, flags).search(a) is not None) is wanted,
     )
 
@@ -283,8 +283,8 @@ def like(symbol: str, left: Expr, right: Expr, escape: str = "\\") -> Expr:
     any_case, wanted = symbol.endswith("*"), not symbol.startswith("!")
     return strict(
         BOOL,
-        one.value,
-        other.value,
+        one,
+        other,
         lambda a, b, _: (
             (patterns.like(b, escape, any_case=any_case).match(a) is not None) is wanted
         ),
@@ -295,7 +295,7 @@ def _begins(symbol: str, left: Expr, right: Expr) -> Expr:
     if not all(side.kind in STRINGS for side in (left, right)):
         raise undefined_operator(symbol, left.kind, right.kind)
     one, other = converted(left, TEXT), converted(right, TEXT)
-    return strict(BOOL, one.value, other.value, lambda a, b, _: a.startswith(b))
+    return strict(BOOL, one, other, lambda a, b, _: a.startswith(b))
 
 
 _BITS: dict[str, Callable[[int, int], int]] = {
@@ -317,7 +317,7 @@ def _bits(symbol: str, left: Expr, right: Expr) -> Expr:
     if kind not in INTEGERS or not all(side.kind in (*INTEGERS, UNKNOWN) for side in (left, right)):
         raise undefined_operator(symbol, left.kind, right.kind)
     one, other, work = converted(left, kind), converted(right, kind), _BITS[symbol]
-    return strict(kind, one.value, other.value, lambda a, b, _: work(a, b))
+    return strict(kind, one, other, lambda a, b, _: work(a, b))
 
 
 def _shifted(symbol: str, left: Expr, right: Expr) -> Expr:
@@ -335,7 +335,7 @@ def _shifted(symbol: str, left: Expr, right: Expr) -> Expr:
         return (moved + (1 << (width - 1))) % (1 << width) - (1 << (width - 1))
 
     one, other = converted(left, kind), converted(right, INT4)
-    return strict(kind, one.value, other.value, work)
+    return strict(kind, one, other, work)
 
 
 _BY_SYMBOL: dict[str, Make] = {

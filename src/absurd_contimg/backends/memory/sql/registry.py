@@ -76,15 +76,14 @@ def call_builtin(name: str, arguments: list[Expr], shown_name: str | None = None
     chosen = _chosen(name, forms, arguments)
     given = [converted(expr, kind) for expr, kind in zip(arguments, chosen.arguments, strict=False)]
     values, work = [expr.value for expr in given], chosen.work
+    known = [expr.value for expr in given if expr.constant]
 
     def value(env: Env) -> Any:
-        found = []
-        for evaluate in values:
-            item = evaluate(env)
-            if item is None:
+        for evaluate in known:  # Postgres' planner drops a call with a null that it knows
+            if evaluate(env) is None:
                 return None
-            found.append(item)
-        return work(env.session, *found)
+        found = [evaluate(env) for evaluate in values]
+        return None if None in found else work(env.session, *found)
 
     return Expr(chosen.returns, value, shown_name or name)
 

@@ -47,8 +47,8 @@ def _bracket(compiler: Compiler, node: exp.Bracket) -> Expr:
         return _slice(inner, inner.kind, [_bound(compiler, step, name) for name in _BOUNDS])
     return strict(
         inner.kind.element,
-        inner.value,
-        _number(compiler, step).value,
+        inner,
+        _number(compiler, step),
         lambda items, position, _: items[position - 1] if 1 <= position <= len(items) else None,
     )._replace(name=inner.name)
 
@@ -79,8 +79,8 @@ def _member(inner: Expr, step: Expr) -> Expr:
         )
     return strict(
         JSONB,
-        inner.value,
-        as_text(step).value,
+        inner,
+        as_text(step),
         lambda text, key, _: json_operators.follow(text, [key], as_string=False),
     )
 

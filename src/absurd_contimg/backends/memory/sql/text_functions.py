@@ -12,7 +12,12 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import patterns
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
-from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
+from absurd_contimg.backends.memory.sql.registry import (
+    builtin,
+    is_text,
+    polymorphic,
+    undefined_function,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
@@ -225,7 +230,7 @@ def _concat_ws(arguments: list[Expr], name: str) -> Expr:
 @polymorphic("regexp_split_to_array")
 def split_by_pattern(arguments: list[Expr], name: str) -> Expr:
     """The parts of a text between what a pattern matches; 0A000 where that may be nothing."""
-    if not 2 <= len(arguments) <= 3:
+    if not 2 <= len(arguments) <= 3 or not all(map(is_text, arguments)):
         raise undefined_function(name, [item.kind for item in arguments])
     values = [converted(item, TEXT).value for item in arguments]
 

@@ -133,7 +133,9 @@ NUMERIC, FLOAT8, BOOL, UUID, TIMESTAMPTZ = (
 TIMESTAMP, DATE, INTERVAL, JSONB, JSON = (
     BY_NAME[name] for name in ("timestamp", "date", "interval", "jsonb", "json")
 )
-VOID, RECORD, NAME, BYTEA = (BY_NAME[name] for name in ("void", "record", "name", "bytea"))
+VOID, RECORD, NAME, BYTEA, VARCHAR = (
+    BY_NAME[name] for name in ("void", "record", "name", "bytea", "varchar")
+)
 
 _ARRAY_OIDS = {
     "text": 1009, "varchar": 1015, "name": 1003, "int2": 1005, "int4": 1007, "int8": 1016,
@@ -238,7 +240,7 @@ for _array in ARRAYS.values():
 
 INTEGERS = (INT2, INT4, INT8)
 NUMBERS = (INT2, INT4, INT8, NUMERIC, FLOAT8)
-STRINGS = (TEXT, BY_NAME["varchar"], NAME, UNKNOWN)
+STRINGS = (TEXT, VARCHAR, NAME, UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -12,7 +12,12 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.numerics import numeric_in
 from absurd_contimg.backends.memory.sql import operators
 from absurd_contimg.backends.memory.sql.arithmetic import negated
-from absurd_contimg.backends.memory.sql.coercion import common_type, converted, determined
+from absurd_contimg.backends.memory.sql.coercion import (
+    common_type,
+    converted,
+    determined,
+    undefined_prefix,
+)
 from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.expressions import (
     PARAMETER,
@@ -29,6 +34,7 @@ from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     INT4,
     INT8,
+    INTEGERS,
     NUMERIC,
     STRINGS,
     UNKNOWN,
@@ -234,6 +240,8 @@ def _minus(compiler: Compiler, node: exp.Neg) -> Expr:
 @compiles(exp.BitwiseNot)
 def _inverted_bits(compiler: Compiler, node: exp.BitwiseNot) -> Expr:
     inner = compiler.compile(node.this)
+    if inner.kind not in INTEGERS:
+        raise undefined_prefix("~", inner.kind)
     return operators.binary("#", inner, constant(INT4, -1))
 
 
