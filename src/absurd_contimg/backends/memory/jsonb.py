@@ -274,19 +274,21 @@ def build_without_nulls(**members: str | None) -> str:
     Nulls go inside objects at every depth; in arrays they stay.
     """
     present = {key: tree(value) for key, value in members.items() if value is not None}
-    return dumps(_strip(present))
+    return dumps(_strip(present, in_arrays=False))
 
 
-def strip_nulls(text: str) -> str:
+def strip_nulls(text: str, *, in_arrays: bool = False) -> str:
     """``jsonb_strip_nulls``."""
-    return dumps(_strip(tree(text)))
+    return dumps(_strip(tree(text), in_arrays=in_arrays))
 
 
-def _strip(value: Any) -> Any:
+def _strip(value: Any, *, in_arrays: bool) -> Any:
     if isinstance(value, dict):
-        return {key: _strip(item) for key, item in value.items() if item is not None}
+        kept = {key: item for key, item in value.items() if item is not None}
+        return {key: _strip(item, in_arrays=in_arrays) for key, item in kept.items()}
     if isinstance(value, list):
-        return [_strip(item) for item in value]
+        items = [item for item in value if not (in_arrays and item is None)]
+        return [_strip(item, in_arrays=in_arrays) for item in items]
     return value
 
 

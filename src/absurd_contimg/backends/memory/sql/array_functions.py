@@ -8,7 +8,15 @@ from typing import Any
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
 from absurd_contimg.backends.memory.sql.comparison import sort_key
-from absurd_contimg.backends.memory.sql.registry import polymorphic, undefined_function
+from absurd_contimg.backends.memory.sql.registry import (
+    an_array,
+    anything,
+    polymorphic,
+    polymorphic_unknown,
+    textual,
+    undefined_function,
+    whole,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
@@ -20,17 +28,15 @@ from absurd_contimg.backends.memory.sql.types import (
 )
 
 
-def _array(expr: Expr, arguments: list[Expr], name: str) -> tuple[Expr, ArrayType]:
-    if expr.kind is UNKNOWN:
-        expr = converted(expr, ARRAYS["text"])
+def _array(expr: Expr) -> tuple[Expr, ArrayType]:
     if not isinstance(expr.kind, ArrayType):
-        raise undefined_function(name, [item.kind for item in arguments])
+        raise polymorphic_unknown()
     return expr, expr.kind
 
 
-@polymorphic("cardinality")
+@polymorphic("cardinality", takes=(an_array,))
 def _cardinality(arguments: list[Expr], name: str) -> Expr:
-    array, _ = _array(arguments[0], arguments, name)
+    array, _ = _array(arguments[0])
 
     def value(env: Env) -> int | None:
         items = array.value(env)
@@ -39,11 +45,9 @@ def _cardinality(arguments: list[Expr], name: str) -> Expr:
     return Expr(INT4, value, name)
 
 
-@polymorphic("array_length", "array_upper", "array_lower")
+@polymorphic("array_length", "array_upper", "array_lower", takes=(an_array, whole))
 def _length(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 2:
-        raise undefined_function(name, [item.kind for item in arguments])
-    array, _ = _array(arguments[0], arguments, name)
+    array, _ = _array(arguments[0])
     dimension = converted(arguments[1], INT4).value
 
     def value(env: Env) -> int | None:
@@ -57,19 +61,20 @@ def _length(arguments: list[Expr], name: str) -> Expr:
 
 def _with_element(arguments: list[Expr], name: str, at: int) -> tuple[Expr, Expr, ArrayType]:
     """The array and the element of a function of both, in one type."""
-    if len(arguments) != 2:
-        raise undefined_function(name, [item.kind for item in arguments])
     array, other = arguments[at], arguments[1 - at]
-    array, kind = _array(array, arguments, name)
+    inner = array.kind.element if isinstance(array.kind, ArrayType) else UNKNOWN
     try:
-        element = common_type([kind.element, other.kind], name)
+        element = common_type([other.kind, inner] if at else [inner, other.kind], name)
     except EngineError:
         raise undefined_function(name, [item.kind for item in arguments]) from None
-    kind = ARRAYS[element.name]
+    kind = ARRAYS.get(element.name)
+    if kind is None:
+        raise EngineError("42704", f"could not find array type for data type {element.shown}")
     return converted(array, kind), converted(other, element), kind
 
 
-@polymorphic("array_append", "array_prepend")
+@polymorphic("array_append", takes=(an_array, anything))
+@polymorphic("array_prepend", takes=(anything, an_array))
 def _append(arguments: list[Expr], name: str) -> Expr:
     first = name == "array_prepend"
     array, item, kind = _with_element(arguments, name, 1 if first else 0)
@@ -81,7 +86,7 @@ def _append(arguments: list[Expr], name: str) -> Expr:
     return Expr(kind, value, name)
 
 
-@polymorphic("array_remove")
+@polymorphic("array_remove", takes=(an_array, anything))
 def _remove(arguments: list[Expr], name: str) -> Expr:
     array, item, kind = _with_element(arguments, name, 0)
 
@@ -94,7 +99,7 @@ def _remove(arguments: list[Expr], name: str) -> Expr:
     return Expr(kind, value, name)
 
 
-@polymorphic("array_position")
+@polymorphic("array_position", takes=(an_array, anything))
 def _position(arguments: list[Expr], name: str) -> Expr:
     array, item, kind = _with_element(arguments, name, 0)
 
@@ -108,12 +113,14 @@ def _position(arguments: list[Expr], name: str) -> Expr:
     return Expr(INT4, value, name)
 
 
-@polymorphic("array_cat")
+@polymorphic("array_cat", takes=(an_array, an_array))
 def _cat(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 2:
-        raise undefined_function(name, [item.kind for item in arguments])
-    first, kind = _array(arguments[0], arguments, name)
-    second = converted(arguments[1], kind)
+    inner = [item.kind.element for item in arguments if isinstance(item.kind, ArrayType)]
+    try:
+        kind = ARRAYS[common_type(inner, name).name]
+    except EngineError:
+        raise undefined_function(name, [item.kind for item in arguments]) from None
+    first, second = (converted(item, kind) for item in arguments)
 
     def value(env: Env) -> list[Any] | None:
         a, b = first.value(env), second.value(env)
@@ -128,11 +135,9 @@ def _same(kind: SqlType, a: Any, b: Any) -> bool:
     return bool(sort_key(kind, a) == sort_key(kind, b))
 
 
-@polymorphic("array_to_string")
+@polymorphic("array_to_string", takes=(an_array, textual, textual), optional=1)
 def _to_string(arguments: list[Expr], name: str) -> Expr:
-    if not 2 <= len(arguments) <= 3:
-        raise undefined_function(name, [item.kind for item in arguments])
-    array, kind = _array(arguments[0], arguments, name)
+    array, kind = _array(arguments[0])
     others = [converted(item, TEXT).value for item in arguments[1:]]
     show: Callable[[Any, Any], str] = kind.element.show
 

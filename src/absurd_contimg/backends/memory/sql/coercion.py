@@ -10,6 +10,7 @@ from absurd_contimg.backends.memory.sql import constants
 from absurd_contimg.backends.memory.sql.casts import cast_function, from_local
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
+    BYTEA,
     DATE,
     JSON,
     JSONB,
@@ -128,7 +129,7 @@ def common_type(kinds: list[SqlType], where: str) -> SqlType:
 
 def _are_alike(one: SqlType, other: SqlType) -> bool:
     """Whether Postgres has both in one category: user-defined types, or arrays."""
-    return all(kind in (UUID, JSON, JSONB) for kind in (one, other)) or all(
+    return all(kind in (UUID, JSON, JSONB, BYTEA) for kind in (one, other)) or all(
         isinstance(kind, ArrayType) for kind in (one, other)
     )
 

@@ -49,6 +49,12 @@ REGISTERED = (
 """Modules that are imported because they register functions."""
 
 
+_WITHOUT_BRACKETS = frozenset({
+    "current_catalog", "current_date", "current_role", "current_user", "session_user", "user",
+})  # fmt: skip
+_NEVER_EMPTY = frozenset({"coalesce", "greatest", "least"})
+
+
 def _call(name: str, arguments: list[Expr], node: Node) -> Expr:
     found = call_builtin(name, arguments)
     if found is None:
@@ -61,6 +67,11 @@ def _call(name: str, arguments: list[Expr], node: Node) -> Expr:
 @compiles(exp.Anonymous)
 def _anonymous(compiler: Compiler, node: exp.Anonymous) -> Expr:
     name = str(node.this).lower()
+    count = len(node.expressions)
+    if name in _WITHOUT_BRACKETS or (name in _NEVER_EMPTY and not count):
+        raise EngineError("42601", f'syntax error at or near "{name}("')
+    if name == "nullif" and count != 2:
+        raise EngineError("42601", "syntax error in the arguments of nullif")
     if name in aggregates.NAMES:
         return _aggregate(compiler, node)
     if name == "array":

@@ -11,11 +11,11 @@ from absurd_contimg.backends.memory.floats import double_out
 from absurd_contimg.backends.memory.numerics import numeric_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import json_operators
-from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
+from absurd_contimg.backends.memory.sql.coercion import converted, determined
 from absurd_contimg.backends.memory.sql.registry import (
-    ambiguous_function,
     builtin,
     polymorphic,
+    textual,
     undefined_function,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
@@ -121,18 +121,29 @@ def build_object(arguments: list[Expr], name: str) -> Expr:
             "argument list must have even number of elements",
             hint=f"The arguments of {name}() must consist of alternating keys and values.",
         )
-    keys = [as_text(determined(expr)).value for expr in arguments[::2]]
+    keys = [determined(expr) for expr in arguments[::2]]
     members = [determined(expr) for expr in arguments[1::2]]
 
     def value(env: Env) -> str:
         pairs = []
         for index, (key, member) in enumerate(zip(keys, members, strict=True)):
-            text = member_key(key(env), 2 * index + 1, name)
+            text = member_key(_key_text(key, env), 2 * index + 1, name)
             shown = to_json_text(member.value(env), member.kind, env.session)
             pairs.append(f"{jsonb.dumps(text)} : {shown}")
         return "{" + ", ".join(pairs) + "}"
 
     return _either(value, name)
+
+
+def _key_text(key: Expr, env: Env) -> str | None:
+    """What a value is called as a key: the text of what ``to_json`` makes of it."""
+    raw = key.value(env)
+    if raw is None:
+        return None
+    if key.kind in (JSON, JSONB) or isinstance(key.kind, ArrayType | RecordType):
+        raise EngineError("22023", "key value must be scalar, not array, composite, or json")
+    shown = to_json_text(raw, key.kind, env.session)
+    return str(jsonb.loads(shown)) if shown.startswith('"') else shown
 
 
 @polymorphic("jsonb_build_array", "json_build_array")
@@ -177,11 +188,19 @@ def _pretty(value: Any, indent: int = 0) -> str:
     return jsonb.dumps(value)
 
 
-@polymorphic("jsonb_extract_path", "jsonb_extract_path_text")
+def _as_jsonb(kind: SqlType) -> bool:
+    return kind in (JSONB, UNKNOWN)
+
+
+def _as_texts(kind: SqlType) -> bool:
+    return kind in (TEXTS, UNKNOWN)
+
+
+@polymorphic(
+    "jsonb_extract_path", "jsonb_extract_path_text", takes=(_as_jsonb, textual), more=textual
+)
 def _extract_path(arguments: list[Expr], name: str) -> Expr:
     as_string = name.endswith("_text")
-    if len(arguments) < 2:
-        raise undefined_function(name, [item.kind for item in arguments])
     source = converted(arguments[0], JSONB).value
     steps = [converted(item, TEXT).value for item in arguments[1:]]
 
@@ -194,10 +213,8 @@ def _extract_path(arguments: list[Expr], name: str) -> Expr:
     return Expr(TEXT if as_string else JSONB, value, name)
 
 
-@polymorphic("jsonb_object")
+@polymorphic("jsonb_object", takes=(_as_texts, _as_texts), optional=1)
 def _object(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) > 2 or not arguments:
-        raise ambiguous_function(name, [item.kind for item in arguments])
     parts = [converted(item, TEXTS).value for item in arguments]
 
     def value(env: Env) -> str | None:
@@ -223,7 +240,13 @@ builtin("jsonb_typeof", (JSONB,), TEXT, lambda _, a: jsonb.kind(a))
 builtin("json_typeof", (JSON,), TEXT, lambda _, a: jsonb.kind(a.strip()))
 builtin("jsonb_array_length", (JSONB,), INT4, _array_length)
 builtin("json_array_length", (JSON,), INT4, _array_length)
-builtin("jsonb_strip_nulls", (JSONB,), JSONB, lambda _, a: jsonb.strip_nulls(a))
+builtin(
+    "jsonb_strip_nulls",
+    (JSONB, BOOL),
+    JSONB,
+    lambda _, a, b=False: jsonb.strip_nulls(a, in_arrays=b),
+    1,
+)
 builtin("jsonb_pretty", (JSONB,), TEXT, lambda _, a: _pretty(jsonb.tree(a)))
 builtin(
     "jsonb_set",

@@ -17,6 +17,7 @@ from absurd_contimg.backends.memory.sql.registry import (
     builtin,
     polymorphic,
     undefined_function,
+    whole,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
@@ -71,7 +72,7 @@ def rounded(arguments: list[Expr], name: str) -> Expr:
 
 
 def _to_digits(work: str, expr: Expr, digits: Expr, name: str) -> Expr:
-    if expr.kind is FLOAT8:
+    if expr.kind is FLOAT8 or not whole(digits.kind):
         raise undefined_function(name, [expr.kind, digits.kind])
     inner, places = converted(expr, NUMERIC).value, converted(digits, INT4).value
     mode = _DECIMAL_MODES[work]
@@ -102,6 +103,8 @@ def _round(name: str, value: Any) -> Any:  # noqa: PLR0911 - one return a kind o
 @polymorphic("mod")
 def _mod(arguments: list[Expr], name: str) -> Expr:
     kinds = [item.kind for item in arguments]
+    if kinds == [UNKNOWN, UNKNOWN]:
+        raise ambiguous_function(name, kinds)
     if len(kinds) != 2 or not all(kind in (*INTEGERS, NUMERIC, UNKNOWN) for kind in kinds):
         raise undefined_function(name, kinds)
     return arithmetic("%", *arguments)._replace(name=name)
@@ -112,6 +115,8 @@ def _power(arguments: list[Expr], name: str) -> Expr:
     kinds = [item.kind for item in arguments]
     if len(kinds) != 2 or not all(kind in (*NUMBERS, UNKNOWN) for kind in kinds):
         raise undefined_function(name, kinds)
+    if kinds == [UNKNOWN, UNKNOWN]:
+        arguments = [converted(item, FLOAT8) for item in arguments]
     return arithmetic("^", *arguments)._replace(name=name)
 
 

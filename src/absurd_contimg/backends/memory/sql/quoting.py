@@ -7,7 +7,13 @@ from typing import Any
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
-from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
+from absurd_contimg.backends.memory.sql.registry import (
+    anything,
+    builtin,
+    polymorphic,
+    textual,
+    undefined_function,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import TEXT, UNKNOWN
 
@@ -202,7 +208,7 @@ RESERVED = frozenset(
 """Keywords that ``quote_ident`` quotes."""
 
 
-@polymorphic("quote_nullable")
+@polymorphic("quote_nullable", takes=(anything,))
 def _quote_nullable(arguments: list[Expr], name: str) -> Expr:
     part = _shown(arguments[0]).value
 
@@ -213,7 +219,7 @@ def _quote_nullable(arguments: list[Expr], name: str) -> Expr:
     return Expr(TEXT, value, name)
 
 
-@polymorphic("format")
+@polymorphic("format", takes=(textual,), more=anything)
 def _format_text(arguments: list[Expr], name: str) -> Expr:
     """``format`` with ``%s``, ``%I``, ``%L`` and ``%%``."""
     first, *others = arguments

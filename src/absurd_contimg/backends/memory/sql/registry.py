@@ -13,11 +13,14 @@ from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     BYTEA,
     FLOAT8,
+    INT2,
+    INT4,
     INTERVAL,
     STRINGS,
     TEXT,
     TIMESTAMPTZ,
     UNKNOWN,
+    ArrayType,
     SqlType,
 )
 
@@ -34,6 +37,8 @@ class Builtin(NamedTuple):
 
 
 Polymorphic = Callable[[list[Expr], str], Expr]
+Takes = Callable[[SqlType], bool]
+"""Whether an argument of a type will do."""
 BUILTINS: dict[str, list[Builtin]] = {}
 """Functions by name; an argument that is null makes the result null."""
 POLYMORPHIC: dict[str, Polymorphic] = {}
@@ -54,12 +59,49 @@ def builtin(
     BUILTINS.setdefault(name, []).append(Builtin(arguments, returns, work, optional))
 
 
-def polymorphic(*names: str) -> Callable[[Polymorphic], Polymorphic]:
-    """Register a function that compiles its arguments itself."""
+def anything(_: SqlType) -> bool:
+    """Any argument will do."""
+    return True
+
+
+def textual(kind: SqlType) -> bool:
+    """Text, or what may become it unasked."""
+    return kind in STRINGS
+
+
+def whole(kind: SqlType) -> bool:
+    """An integer of four bytes, or what may become it unasked."""
+    return kind in (INT2, INT4, UNKNOWN)
+
+
+def an_array(kind: SqlType) -> bool:
+    """An array, or a literal that may become one."""
+    return kind is UNKNOWN or isinstance(kind, ArrayType)
+
+
+def polymorphic(
+    *names: str, takes: tuple[Takes, ...] = (), optional: int = 0, more: Takes | None = None
+) -> Callable[[Polymorphic], Polymorphic]:
+    """Register a function that compiles its arguments itself.
+
+    What it `takes` is checked before, if that is said: one test of a type for each argument, of
+    which the last `optional` ones may be left out, and `more` for any that follow.
+    """
+
+    def checked(function: Polymorphic) -> Polymorphic:
+        def compiled(arguments: list[Expr], name: str) -> Expr:
+            kinds = [item.kind for item in arguments]
+            surplus = len(kinds) - len(takes)
+            tests = [*takes, *[more] * surplus] if more is not None else takes
+            fits = -optional <= surplus and len(kinds) <= len(tests)
+            if not fits or not all(test(kind) for test, kind in zip(tests, kinds, strict=False)):
+                raise undefined_function(name, kinds)
+            return function(arguments, name)
+
+        return compiled
 
     def register(function: Polymorphic) -> Polymorphic:
-        for name in names:
-            POLYMORPHIC[name] = function
+        POLYMORPHIC.update(dict.fromkeys(names, checked(function) if takes else function))
         return function
 
     return register
@@ -105,6 +147,8 @@ def _chosen(name: str, forms: Sequence[Builtin], arguments: list[Expr]) -> Built
         )
         preferred = sum(kind is not wanted and wanted in _PREFERRED for kind, wanted in pairs)
         scored.append((score, preferred, form))
+    if name == "to_char" and scored and kinds[0] is UNKNOWN:  # it may be a number too
+        raise ambiguous_function(name, kinds)
     if not scored and (name in _MORE_FORMS or BYTEA in kinds):
         raise unsupported(name, "this form of the function")
     if not scored:

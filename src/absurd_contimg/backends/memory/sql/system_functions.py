@@ -8,21 +8,34 @@ from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import is_implicit
-from absurd_contimg.backends.memory.sql.coercion import common_type, converted, determined
+from absurd_contimg.backends.memory.sql.coercion import (
+    TIMES,
+    common_type,
+    converted,
+    determined,
+    unified,
+)
 from absurd_contimg.backends.memory.sql.comparison import comparison, sort_key
-from absurd_contimg.backends.memory.sql.registry import builtin, polymorphic, undefined_function
+from absurd_contimg.backends.memory.sql.registry import (
+    anything,
+    builtin,
+    polymorphic,
+    textual,
+    undefined_function,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     BY_NAME,
     INT2,
     INT4,
-    INT8,
+    INTEGERS,
+    JSON,
     NAME,
     TEXT,
     TIMESTAMPTZ,
-    UNKNOWN,
     UUID,
+    VARCHAR,
 )
 
 VERSION = "PostgreSQL 18.6, emulated in memory by absurd-contimg"
@@ -59,10 +72,8 @@ def _set_config(arguments: list[Expr], name: str) -> Expr:
     return Expr(TEXT, value, name)
 
 
-@polymorphic("to_regclass")
+@polymorphic("to_regclass", takes=(textual,))
 def _to_regclass(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 1:
-        raise undefined_function(name, [item.kind for item in arguments])
     return to_regclass(arguments[0], name)
 
 
@@ -90,7 +101,7 @@ def to_regclass(expr: Expr, name: str, *, must_exist: bool = False) -> Expr:
     return Expr(BY_NAME["regclass"], value, name)
 
 
-@polymorphic("pg_typeof")
+@polymorphic("pg_typeof", takes=(anything,))
 def _typeof(arguments: list[Expr], name: str) -> Expr:
     if arguments[0].parameter is not None:
         determined(arguments[0])
@@ -122,7 +133,14 @@ def _nullif(arguments: list[Expr], name: str) -> Expr:
         raise undefined_function(name, [item.kind for item in arguments])
     left, right = arguments
     same = comparison("=", left, right).value
-    kept = converted(left, TEXT) if left.kind is UNKNOWN else left
+    kinds = (left.kind, right.kind)
+    kept = unified(left, right, "=")[0]
+    if all(kind in INTEGERS for kind in kinds) or all(kind in TIMES for kind in kinds):
+        kept = left  # Postgres compares these as they are
+    elif left.kind is NAME:
+        kept = left
+    elif left.kind is VARCHAR:
+        kept = converted(left, TEXT)
     return Expr(kept.kind, lambda env: None if same(env) else kept.value(env), name)
 
 
@@ -130,6 +148,8 @@ def _nullif(arguments: list[Expr], name: str) -> Expr:
 def _extreme(arguments: list[Expr], name: str) -> Expr:
     choose = max if name == "greatest" else min
     kind = common_type([item.kind for item in arguments], name.upper())
+    if kind is JSON:
+        raise EngineError("42883", "could not identify a comparison function for type json")
     values = [converted(item, kind).value for item in arguments]
 
     def value(env: Env) -> Any:
@@ -139,15 +159,11 @@ def _extreme(arguments: list[Expr], name: str) -> Expr:
     return Expr(kind, value, name)
 
 
-@polymorphic("num_nulls", "num_nonnulls")
+@polymorphic("num_nulls", "num_nonnulls", takes=(anything,), more=anything)
 def _count_nulls(arguments: list[Expr], name: str) -> Expr:
     wanted = name == "num_nulls"
     values = [item.value for item in arguments]
     return Expr(INT4, lambda env: sum((one(env) is None) is wanted for one in values), name)
-
-
-def _lock_id(_: Session, *__: int) -> Any:
-    raise unsupported("pg_advisory_lock", "advisory locks")
 
 
 def _uuid_version(number: int) -> int | None:
@@ -185,12 +201,18 @@ builtin("current_catalog", (), NAME, lambda _: "memory")
 builtin("current_user", (), NAME, lambda _: "postgres")
 builtin("session_user", (), NAME, lambda _: "postgres")
 builtin("current_schema", (), NAME, lambda _: "public")
-for _name in (
-    "pg_advisory_lock", "pg_advisory_xact_lock", "pg_try_advisory_lock",
-    "pg_try_advisory_xact_lock", "pg_advisory_unlock", "pg_advisory_lock_shared",
-):  # fmt: skip
-    builtin(_name, (INT8,), BY_NAME["void"], _lock_id)
-    builtin(_name, (INT4, INT4), BY_NAME["void"], _lock_id)
+
+
+@polymorphic(
+    "pg_advisory_lock",
+    "pg_advisory_xact_lock",
+    "pg_try_advisory_lock",
+    "pg_try_advisory_xact_lock",
+    "pg_advisory_unlock",
+    "pg_advisory_lock_shared",
+)
+def _lock(_: list[Expr], name: str) -> Expr:
+    raise unsupported(name, "advisory locks")
 
 
 def _sleep(_: Session, seconds: float) -> str:

@@ -13,9 +13,10 @@ from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import patterns
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
 from absurd_contimg.backends.memory.sql.registry import (
+    anything,
     builtin,
-    is_text,
     polymorphic,
+    textual,
     undefined_function,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
@@ -36,6 +37,10 @@ def _substring(_: Session, text: Any, start: int, length: int | None = None) -> 
         raise EngineError("22011", "negative substring length not allowed")
     end = None if length is None else max(start + length - 1, 0)
     return text[max(start - 1, 0) : end]
+
+
+def _substring_similar(_: Session, *__: str) -> str:
+    raise unsupported("substring", "substring by a pattern of similar to")
 
 
 def _substring_match(_: Session, text: str, pattern: str) -> str | None:
@@ -204,16 +209,14 @@ def _decode(_: Session, text: str, form: str) -> bytes:
     raise unsupported(form, "decode in this form")
 
 
-@polymorphic("concat")
+@polymorphic("concat", takes=(anything,), more=anything)
 def concat(arguments: list[Expr], name: str) -> Expr:
     """``concat``: nulls count as empty."""
-    if not arguments:
-        raise undefined_function(name, [])
     parts = [as_text(determined(expr)).value for expr in arguments]
     return Expr(TEXT, lambda env: "".join(part(env) or "" for part in parts), name)
 
 
-@polymorphic("concat_ws")
+@polymorphic("concat_ws", takes=(textual, anything), more=anything)
 def _concat_ws(arguments: list[Expr], name: str) -> Expr:
     first, *others = arguments
     parts = [as_text(first).value, *(as_text(determined(expr)).value for expr in others)]
@@ -227,11 +230,9 @@ def _concat_ws(arguments: list[Expr], name: str) -> Expr:
     return Expr(TEXT, value, name)
 
 
-@polymorphic("regexp_split_to_array")
+@polymorphic("regexp_split_to_array", takes=(textual, textual, textual), optional=1)
 def split_by_pattern(arguments: list[Expr], name: str) -> Expr:
     """The parts of a text between what a pattern matches; 0A000 where that may be nothing."""
-    if not 2 <= len(arguments) <= 3 or not all(map(is_text, arguments)):
-        raise undefined_function(name, [item.kind for item in arguments])
     values = [converted(item, TEXT).value for item in arguments]
 
     def value(env: Env) -> list[str] | None:
@@ -250,7 +251,7 @@ def split_by_pattern(arguments: list[Expr], name: str) -> Expr:
     return Expr(TEXTS, value, name)
 
 
-polymorphic("string_to_array")(_string_to_array)
+polymorphic("string_to_array", takes=(textual, textual, textual), optional=1)(_string_to_array)
 builtin("lower", (TEXT,), TEXT, lambda _, a: lower(a))
 builtin("upper", (TEXT,), TEXT, lambda _, a: upper(a))
 builtin("initcap", (TEXT,), TEXT, lambda _, a: _initcap(a))
@@ -262,6 +263,7 @@ builtin("octet_length", (BYTEA,), INT4, lambda _, a: len(a))
 builtin("btrim", (TEXT, TEXT), TEXT, lambda _, a, b=" ": a.strip(b) if b else a, 1)
 builtin("ltrim", (TEXT, TEXT), TEXT, lambda _, a, b=" ": a.lstrip(b) if b else a, 1)
 builtin("rtrim", (TEXT, TEXT), TEXT, lambda _, a, b=" ": a.rstrip(b) if b else a, 1)
+builtin("substring", (TEXT, TEXT, TEXT), TEXT, _substring_similar)
 for _name in ("substring", "substr"):
     builtin(_name, (TEXT, INT4, INT4), TEXT, _substring, 1)
     builtin(_name, (BYTEA, INT4, INT4), BYTEA, _substring, 1)

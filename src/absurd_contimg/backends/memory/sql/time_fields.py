@@ -10,7 +10,9 @@ from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.registry import (
     ambiguous_function,
+    anything,
     polymorphic,
+    textual,
     undefined_function,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
@@ -68,12 +70,10 @@ def extract(field: str, expr: Expr, *, name: str = "extract") -> Expr:
     return Expr(NUMERIC, value, name)
 
 
-@polymorphic("date_part")
+@polymorphic("date_part", takes=(textual, anything))
 def _date_part(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 2:
-        raise undefined_function(name, [item.kind for item in arguments])
     if arguments[1].kind is UNKNOWN:
-        raise ambiguous_function(name, [UNKNOWN, UNKNOWN])
+        raise ambiguous_function(name, [item.kind for item in arguments])
     word, expr = converted(arguments[0], TEXT).value, arguments[1]
 
     def value(env: Env) -> float | None:

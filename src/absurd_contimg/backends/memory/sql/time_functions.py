@@ -29,6 +29,7 @@ from absurd_contimg.backends.memory.sql.types import (
     INT4,
     INTERVAL,
     NUMBERS,
+    STRINGS,
     TEXT,
     TIMESTAMP,
     TIMESTAMPTZ,
@@ -42,6 +43,8 @@ def _timezone(arguments: list[Expr], name: str) -> Expr:
     """``timezone(zone, time)``, which is what ``time at time zone zone`` means."""
     if len(arguments) != 2:
         raise undefined_function(name, [item.kind for item in arguments])
+    if arguments[0].kind not in STRINGS:
+        raise undefined_function(f"pg_catalog.{name}", [item.kind for item in arguments])
     zone, inner = converted(arguments[0], TEXT).value, arguments[1]
     if inner.kind in (UNKNOWN, DATE):
         inner = converted(inner, TIMESTAMPTZ)
@@ -62,9 +65,10 @@ def _timezone(arguments: list[Expr], name: str) -> Expr:
 def _age(arguments: list[Expr], name: str) -> Expr:
     if len(arguments) not in (1, 2):
         raise undefined_function(name, [item.kind for item in arguments])
-    zoned = any(item.kind in (TIMESTAMPTZ, DATE) for item in arguments)
-    if all(item.kind is UNKNOWN for item in arguments):
-        raise ambiguous_function(name, [item.kind for item in arguments])
+    kinds = {item.kind for item in arguments}
+    zoned = bool(kinds & {TIMESTAMPTZ, DATE}) or kinds == {UNKNOWN}
+    if kinds == {UNKNOWN} and len(arguments) == 1:  # it may be of a transaction too
+        raise ambiguous_function(name, [UNKNOWN])
     kind = TIMESTAMPTZ if zoned else TIMESTAMP
     if any(item.kind not in (TIMESTAMPTZ, TIMESTAMP, DATE, UNKNOWN) for item in arguments):
         raise undefined_function(name, [item.kind for item in arguments])

@@ -10,7 +10,9 @@ from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.registry import (
     ambiguous_function,
+    anything,
     polymorphic,
+    textual,
     undefined_function,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
@@ -35,11 +37,9 @@ _UNITS_US = {
 }
 
 
-@polymorphic("date_trunc")
+@polymorphic("date_trunc", takes=(textual, anything, textual), optional=1)
 def _date_trunc(arguments: list[Expr], name: str) -> Expr:
     """``date_trunc(unit, time)``, in the session's time zone for ``timestamptz``."""
-    if not 2 <= len(arguments) <= 3:
-        raise undefined_function(name, [item.kind for item in arguments])
     word, expr = converted(arguments[0], TEXT).value, arguments[1]
     given = None if len(arguments) == 2 else converted(arguments[2], TEXT).value
     if expr.kind is UNKNOWN and given is None:
