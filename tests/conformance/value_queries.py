@@ -242,4 +242,13 @@ VALUE_QUERIES: tuple[str, ...] = (
     "select timestamp '2025-01-02' - timestamptz '2025-01-01 00:00+00', date '2025-01-02' - timestamp '2025-01-01'",
     "select available_at::date, available_at::date + 1 from (values (timestamptz 'infinity'), ('-infinity')) as v (available_at) where false",
     "select to_jsonb(1e400::numeric), to_jsonb(1e400::numeric) = '1' || repeat('0', 400)::jsonb",
+    "select '[]'::jsonb #- '{b}', '{}'::jsonb #- '{0}', '[1]'::jsonb #- '{}', '[]'::jsonb - 0, '[]'::jsonb - 'a'",
+    "select '[1]'::jsonb #- '{b}'",
+    "select jsonb_object(array['a'], array['b'::varchar]), jsonb_object(array['a'::name, 'b'])",
+    "select min('b'::varchar), max('b'::name)",
+    "select min(queue_name::varchar), max(storage_mode) from absurd.queues",
+    "select nullif('5', 3), nullif(2::smallint, 1.5), nullif('a'::varchar, 'b'), nullif(null, true)",
+    "select json_build_object(true, 1, timestamptz '2024-02-29 12:34:56+00', 2, 1.50, 3, date 'infinity', 4)",
+    "select jsonb_build_object('{}'::jsonb, 1)",
+    "select jsonb_strip_nulls('[1, null, {\"a\": null, \"b\": [null]}]', true), jsonb_strip_nulls('[null]', false)",
 )

@@ -46,11 +46,13 @@ from absurd_contimg.backends.memory.sql.types import (
     INTERVAL,
     JSON,
     JSONB,
+    NAME,
     NUMBERS,
     NUMERIC,
     TEXT,
     UNKNOWN,
     UUID,
+    VARCHAR,
     RecordType,
 )
 
@@ -97,7 +99,7 @@ def _count(parts: Parts) -> Aggregate:
 
 def _extreme(parts: Parts) -> Aggregate:
     expr = only_argument(parts)
-    if expr.kind is UNKNOWN:
+    if expr.kind in (UNKNOWN, VARCHAR, NAME):
         expr = converted(expr, TEXT)
     kind = expr.kind
     if kind in (BOOL, JSONB, JSON, UUID):

@@ -28,6 +28,7 @@ from absurd_contimg.backends.memory.sql.types import (
     JSON,
     JSONB,
     NUMERIC,
+    STRINGS,
     TEXT,
     TIMESTAMP,
     TIMESTAMPTZ,
@@ -193,7 +194,7 @@ def _as_jsonb(kind: SqlType) -> bool:
 
 
 def _as_texts(kind: SqlType) -> bool:
-    return kind in (TEXTS, UNKNOWN)
+    return kind is UNKNOWN or (isinstance(kind, ArrayType) and kind.element in STRINGS)
 
 
 @polymorphic(

@@ -95,7 +95,7 @@ def without_path(text: str, path: Path) -> str:
     tree = jsonb.tree(text)
     if not isinstance(tree, dict | list):
         raise EngineError("22023", "cannot delete path in scalar")
-    return text if not path else jsonb.dumps(_changed(tree, path, 1, _remove))
+    return jsonb.dumps(_changed(tree, path, 1, _remove)) if path and tree else text
 
 
 def with_path(text: str, path: Path, value: str, *, create: bool) -> str:
