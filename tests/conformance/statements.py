@@ -12,6 +12,10 @@ from psycopg.types.json import Jsonb
 
 def run_all(t: Callable[..., object]) -> None:
     """Give each statement with its parameters to `t`, in an order in which they build on each other."""
+    t("select '%s', %s", "a", "b")
+    t("select '%s', %s", 1, "b")
+    t("select '__p0__', %s, '__p1__'", 1)
+    t("select %s as __p0__", 1)
     t("select absurd.create_queue('q')")
     t("select absurd.create_queue(%s)", "q2")
     t("select absurd.create_queue(%s,%s)", "p", "partitioned")

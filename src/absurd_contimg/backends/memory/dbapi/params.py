@@ -42,11 +42,11 @@ def prepare(query: str) -> Prepared:
             raise psycopg.ProgrammingError("positional and named placeholders cannot be mixed")
         if name is None:
             letters.append(whole[-1])
-            return f"__p{len(letters) - 1}__"
+            return f"__absurd_parameter_{len(letters) - 1}__"
         number, form = names.setdefault(name, (len(names), whole[-1]))
         if form != whole[-1]:
             raise psycopg.ProgrammingError(f"placeholder '{name}' cannot have different formats")
-        return f"__p{number}__"
+        return f"__absurd_parameter_{number}__"
 
     text = _PLACEHOLDER.sub(replace, query)
     if (names or letters) and _QUOTE.search(text):
@@ -55,7 +55,7 @@ def prepare(query: str) -> Prepared:
     return Prepared(text, len(formats), tuple(names) if names else None, formats)
 
 
-_OURS = re.compile(r"__p(\d+)__")
+_OURS = re.compile(r"__absurd_parameter_(\d+)__")
 _QUOTE = re.compile("['\"]")
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|--[^\n]*""", re.DOTALL)
 

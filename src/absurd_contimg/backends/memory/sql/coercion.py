@@ -89,12 +89,15 @@ def converted(expr: Expr, target: SqlType) -> Expr:
     return Expr(target, read, expr.name, constant=True)
 
 
+def undetermined(parameter: int) -> EngineError:
+    """42P18."""
+    return EngineError("42P18", f"could not determine data type of parameter ${parameter + 1}")
+
+
 def determined(expr: Expr) -> Expr:
     """The expression, text if it is a literal; 42P18 for a parameter whose type nothing tells."""
     if expr.parameter is not None and expr.kind is UNKNOWN:
-        raise EngineError(
-            "42P18", f"could not determine data type of parameter ${expr.parameter + 1}"
-        )
+        raise undetermined(expr.parameter)
     return converted(expr, TEXT) if expr.kind is UNKNOWN else expr
 
 

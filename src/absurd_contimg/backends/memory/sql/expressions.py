@@ -23,7 +23,7 @@ from absurd_contimg.backends.memory.sql.types import BOOL, UNKNOWN, SqlType
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.grouping_sets import Grouping
 
-PARAMETER = re.compile(r"__p(\d+)__\Z")
+PARAMETER = re.compile(r"__absurd_parameter_(\d+)__")
 """What a placeholder has become before the SQL is parsed."""
 
 Subquery = Callable[[Node, Scope], tuple[list[Any], Callable[[Env], list[tuple[Any, ...]]]]]

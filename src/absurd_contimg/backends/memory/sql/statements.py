@@ -8,7 +8,6 @@ by text and parameter types; they hold no data and serve every database.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +22,7 @@ from absurd_contimg.backends.memory.session import (
     Session,
 )
 from absurd_contimg.backends.memory.sql import constants, vocabulary
+from absurd_contimg.backends.memory.sql.coercion import undetermined
 from absurd_contimg.backends.memory.sql.commands import (
     COMMANDS,
     CONTROLS,
@@ -30,11 +30,12 @@ from absurd_contimg.backends.memory.sql.commands import (
     without_comments,
 )
 from absurd_contimg.backends.memory.sql.dialect import EmulatedPostgres
+from absurd_contimg.backends.memory.sql.expressions import PARAMETER
 from absurd_contimg.backends.memory.sql.modify import Modifier
 from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.row_locks import lock_mode
 from absurd_contimg.backends.memory.sql.scope import Env, Node, Scope
-from absurd_contimg.backends.memory.sql.types import SqlType
+from absurd_contimg.backends.memory.sql.types import UNKNOWN, SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
 
 logging.getLogger("sqlglot").addHandler(logging.NullHandler())
@@ -76,7 +77,7 @@ def split(text: str) -> tuple[str, ...]:
 def _syntax_error(text: str) -> EngineError:
     return EngineError(
         "42601",
-        f"syntax error in: {text.strip()}",
+        f"syntax error in: {_as_written(text)}",
         hint="If Postgres takes it, it is syntax that the in-memory Absurd does not know.",
     )
 
@@ -112,7 +113,11 @@ def _query(
             return _refused(found_out, _quoting(error, text))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             # a tree of a shape that no compiler foresaw: better refused than a traceback
-            raise unsupported(text.strip(), "this statement") from error
+            raise unsupported(_as_written(text), "this statement") from error
+    used = {int(number) for number in PARAMETER.findall(text)}
+    for number, kind in enumerate(params):
+        if kind is UNKNOWN and number not in used:  # its placeholder stood in quotes
+            return _refused(found_out, undetermined(number))
     verb = type(node).__name__.upper()
     returning = not isinstance(node, exp.Insert | exp.Update | exp.Delete) or bool(columns)
     tag = verb if verb in ("INSERT", "UPDATE", "DELETE") else "SELECT"
@@ -135,8 +140,13 @@ def _quoting(error: EngineError, text: str) -> EngineError:
     """The error; what only the emulator lacks quotes the whole statement, not only the part."""
     if error.sqlstate != "0A000" or not error.message.startswith("the in-memory Absurd"):
         return error
-    shown = re.sub(r"__p\d+__", "%s", text.strip())
-    return EngineError("0A000", f"{error.message} (in: {shown})", hint=error.hint)
+    shown = _as_written(f"{error.message} (in: {text.strip()})")
+    return EngineError("0A000", shown, hint=error.hint)
+
+
+def _as_written(text: str) -> str:
+    """The text with its placeholders again."""
+    return PARAMETER.sub("%s", text.strip())
 
 
 def _refused(
@@ -173,7 +183,7 @@ def parsed(text: str) -> Node:
     if not isinstance(node, queries):
         raise EngineError(
             "0A000",
-            f"the in-memory Absurd does not support this statement: {text.strip()}",
+            f"the in-memory Absurd does not support this statement: {_as_written(text)}",
             hint="It knows queries, changes of Absurd's tables, its functions, settings and "
             "transactions.",
         )

@@ -125,7 +125,7 @@ def _word(_compiler: Compiler, node: Any) -> Expr:
 @compiles(exp.Column)
 def _column(compiler: Compiler, node: exp.Column) -> Expr:
     name = name_of(node.this)
-    match = PARAMETER.match(name)
+    match = PARAMETER.fullmatch(name)
     if match is not None and not node.table:
         return parameter(compiler.scope, int(match.group(1)))
     table = name_of(node.args["table"]) if node.table else None

@@ -100,7 +100,7 @@ def check(tree: Any, text: str) -> None:
 
 
 def _is_placeholder(node: Any) -> bool:
-    return not node.args.get("quoted") and PARAMETER.match(str(node.this)) is not None
+    return not node.args.get("quoted") and PARAMETER.fullmatch(str(node.this)) is not None
 
 
 def _is_set(value: Any) -> bool:
