@@ -1,4 +1,4 @@
-"""Functions called with arguments of every type, and too few or too many of them."""
+"""Functions and operators with arguments of every type, and too few or too many of them."""
 
 from __future__ import annotations
 
@@ -14,6 +14,21 @@ ARGUMENTS = (
     "'[1]'::json", "'01980000-0000-7000-8000-000000000001'::uuid", "array['a','b']", "array[1,2]",
     "'\\x01'::bytea",
 )  # fmt: skip
+OPERATORS = (
+    "||", "->", "->>", "#>", "#>>", "@>", "<@", "?", "?|", "?&", "-", "#-", "&&", "~", "~*", "!~",
+    "like", "ilike", "similar to", "^@", "=", "<", "+", "*", "is distinct from", "at time zone",
+)  # fmt: skip
+TYPES = (
+    "text", "varchar", "name", "smallint", "int", "bigint", "numeric", "float8", "bool", "date",
+    "timestamp", "timestamptz", "interval", "jsonb", "json", "uuid", "text[]", "int[]", "bytea",
+    "varchar(1)", "numeric(5,2)", "timestamptz(0)", "oid",
+)  # fmt: skip
+AGGREGATES = (
+    "count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every", "array_agg", "jsonb_agg",
+    "json_agg", "stddev", "variance", "stddev_pop", "var_samp", "bit_and", "bit_or", "bit_xor",
+    "any_value",
+)  # fmt: skip
+WINDOWS = ("rank", "ntile", "lag", "lead", "first_value", "last_value", "nth_value", "sum", "count")
 _NOT_ALIKE = frozenset({
     "clock_timestamp", "current_catalog", "current_database", "gen_random_uuid", "now",
     "pg_backend_pid", "pg_sleep", "random", "set_config", "setseed", "statement_timestamp",
@@ -37,4 +52,31 @@ def call_queries() -> list[str]:
         calls += [f"{name}({one})" for one in ARGUMENTS]
         calls += [f"{name}({one}, {other})" for one, other in chance.sample(pairs, 100)]
         calls += [f"{name}({', '.join(chance.choices(ARGUMENTS, k=3))})" for _ in range(50)]
-    return [f"select {call}" for call in calls]
+    return [f"select {call}" for call in calls + _operators() + _aggregates(chance)]
+
+
+def _operators() -> list[str]:
+    """Each operator between each two arguments, and each argument cast to each type."""
+    found = [
+        f"{one} {operator} {other}"
+        for operator, one, other in product(OPERATORS, ARGUMENTS, ARGUMENTS)
+        if operator not in ("@>", "<@") or not {one, other} & {"'5'", "null"}
+    ]  # beside a literal of no type Postgres finds more of these, of ranges and points
+    return found + [f"({one})::{kind}" for one, kind in product(ARGUMENTS, TYPES)]
+
+
+def _aggregates(chance: Random) -> list[str]:
+    """Each aggregate and window function of each argument."""
+    found: list[str] = []
+    for name, one in product(AGGREGATES, ARGUMENTS):
+        other = chance.choice(ARGUMENTS)
+        found += [f"{name}({one})", f"{name}(distinct {one})", f"{name}({one}, {other})"]
+    for name, one in product(("string_agg", "jsonb_object_agg", "json_object_agg"), ARGUMENTS):
+        found += [f"{name}({one}, {chance.choice(ARGUMENTS)})", f"{name}({one}, ',')"]
+    for name, one in product(WINDOWS, ARGUMENTS):
+        other, third = chance.choices(ARGUMENTS, k=2)
+        found += [f"{name}({one}) over ()", f"{name}({one}, {other}) over (order by {third})"]
+    ordered = ("mode()", "percentile_cont(0.5)", "percentile_disc(0.5)")
+    return found + [
+        f"{call} within group (order by {one})" for call, one in product(ordered, ARGUMENTS)
+    ]

@@ -61,7 +61,7 @@ def parts_of(name: str, node: Node, compiler: Compiler, condition: Evaluate | No
     if distinct:
         items = [*items[0].expressions, *items[1:]]
     arguments = [compiler.compile(item) for item in items]
-    if name == "array_agg" and any(item.kind is UNKNOWN for item in arguments):
+    if name == "array_agg" and [item.kind for item in arguments] == [UNKNOWN]:
         raise ambiguous_function(name, [item.kind for item in arguments])
     if distinct and order and not _among(clause, items):
         raise EngineError(

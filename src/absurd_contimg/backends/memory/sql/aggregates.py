@@ -25,7 +25,7 @@ from absurd_contimg.backends.memory.sql.aggregate_parts import (
     values_of,
     with_arguments,
 )
-from absurd_contimg.backends.memory.sql.coercion import as_text, converted
+from absurd_contimg.backends.memory.sql.coercion import converted, determined
 from absurd_contimg.backends.memory.sql.comparison import sort_key
 from absurd_contimg.backends.memory.sql.dialect import sql_of
 from absurd_contimg.backends.memory.sql.ordered_set import compile_within_group
@@ -38,6 +38,7 @@ from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     BOOL,
+    BYTEA,
     FLOAT8,
     INT2,
     INT4,
@@ -81,9 +82,13 @@ def compile_aggregate(node: Node, compiler: Compiler) -> Aggregate:
         raise unsupported(sql_of(node), f"the aggregate {name}")
     if len(node.expressions) == 1 and isinstance(node.expressions[0], exp.Star):
         if name != "count":
-            raise EngineError("42883", f"function {name}() does not exist")
+            raise undefined_function(name, [])
         return Aggregate(INT8, _counter(condition), name)
-    return maker(parts_of(name, node, compiler, condition))
+    parts = parts_of(name, node, compiler, condition)
+    made = maker(parts)
+    if parts.distinct and any(item.kind is JSON for item in parts.arguments):
+        raise EngineError("42883", "could not identify an equality operator for type json")
+    return made
 
 
 def _counter(condition: Evaluate | None) -> Callable[[list[Env]], int]:
@@ -246,6 +251,8 @@ def _array(parts: Parts) -> Aggregate:
 
 def _string(parts: Parts) -> Aggregate:
     kinds = [item.kind for item in parts.arguments]
+    if BYTEA in kinds:
+        raise unsupported(parts.name, "string_agg of bytea")
     if len(kinds) != 2 or not all(kind in (TEXT, UNKNOWN) or kind.name in _TEXTS for kind in kinds):
         raise undefined_function(parts.name, kinds)
     text, separator = (converted(item, TEXT) for item in parts.arguments)
@@ -289,7 +296,7 @@ def _json_array(parts: Parts) -> Aggregate:
 def _json_object(parts: Parts) -> Aggregate:
     if len(parts.arguments) != 2:
         raise undefined_function(parts.name, [item.kind for item in parts.arguments])
-    key = as_text(parts.arguments[0])
+    key = determined(parts.arguments[0])
     member = parts.arguments[1]
     if member.kind is UNKNOWN:
         member = converted(member, TEXT)
@@ -301,7 +308,7 @@ def _json_object(parts: Parts) -> Aggregate:
             return None
         pairs = []
         for env in rows:
-            name = json_functions.member_key(key.value(env), 1, parts.name)
+            name = json_functions.member_key(json_functions.key_text(key, env), 1, parts.name)
             shown = json_functions.to_json_text(member.value(env), member.kind, env.session)
             pairs.append(f"{jsonb.dumps(name)} : {shown}")
         text = "{ " + ", ".join(pairs) + " }"

@@ -142,6 +142,8 @@ def comparison(symbol: str, left: Expr, right: Expr) -> Expr:
 def distinct_from(left: Expr, right: Expr, *, negate: bool) -> Expr:
     """``is distinct from`` and, with `negate`, ``is not distinct from``."""
     one, other, kind = unified(left, right, "=")
+    if kind is JSON:
+        raise undefined_operator("=", left.kind, right.kind)
     first, second = one.value, other.value
 
     def value(env: Env) -> bool:

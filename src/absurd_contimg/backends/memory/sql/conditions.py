@@ -346,8 +346,11 @@ def _case(compiler: Compiler, node: exp.Case) -> Expr:
 
 @compiles(exp.NullSafeEQ, exp.NullSafeNEQ)
 def _distinct(compiler: Compiler, node: exp.Binary) -> Expr:
-    return distinct_from(
-        compiler.compile(node.this),
-        compiler.compile(node.expression),
-        negate=isinstance(node, exp.NullSafeEQ),
-    )
+    negate = isinstance(node, exp.NullSafeEQ)
+    left, right = compiler.compile(node.this), compiler.compile(node.expression)
+    others = ((node.this, right), (node.expression, left))
+    beside_null = next((expr for written, expr in others if isinstance(written, exp.Null)), None)
+    if beside_null is not None:  # Postgres asks whether the other is null
+        inner = determined(beside_null).value
+        return Expr(BOOL, lambda env: (inner(env) is None) is negate)
+    return distinct_from(left, right, negate=negate)

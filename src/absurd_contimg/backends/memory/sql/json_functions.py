@@ -128,7 +128,7 @@ def build_object(arguments: list[Expr], name: str) -> Expr:
     def value(env: Env) -> str:
         pairs = []
         for index, (key, member) in enumerate(zip(keys, members, strict=True)):
-            text = member_key(_key_text(key, env), 2 * index + 1, name)
+            text = member_key(key_text(key, env), 2 * index + 1, name)
             shown = to_json_text(member.value(env), member.kind, env.session)
             pairs.append(f"{jsonb.dumps(text)} : {shown}")
         return "{" + ", ".join(pairs) + "}"
@@ -136,7 +136,7 @@ def build_object(arguments: list[Expr], name: str) -> Expr:
     return _either(value, name)
 
 
-def _key_text(key: Expr, env: Env) -> str | None:
+def key_text(key: Expr, env: Env) -> str | None:
     """What a value is called as a key: the text of what ``to_json`` makes of it."""
     raw = key.value(env)
     if raw is None:

@@ -48,10 +48,10 @@ def _escaped(compiler: Compiler, node: exp.Escape) -> Expr:
 @compiles(exp.SimilarTo)
 def _similar(compiler: Compiler, node: exp.SimilarTo) -> Expr:
     left, right = (compiler.compile(side) for side in (node.this, node.expression))
-    if left.kind not in STRINGS:
-        raise undefined_operator("~", left.kind, TEXT)
     if right.kind not in STRINGS:
         raise undefined_function("pg_catalog.similar_to_escape", [right.kind])
+    if left.kind not in STRINGS:
+        raise undefined_operator("~", left.kind, TEXT)
     one, other = converted(left, TEXT), converted(right, TEXT)
     return strict(BOOL, one, other, lambda a, b, _: patterns.similar(b).match(a) is not None)
 

@@ -21,17 +21,21 @@ from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     BOOL,
+    BYTEA,
     INT2,
     INT4,
     INT8,
     INTEGERS,
     JSON,
     JSONB,
+    NAME,
     NUMBERS,
     STRINGS,
     TEXT,
     UNKNOWN,
+    VARCHAR,
     ArrayType,
+    SqlType,
 )
 
 TEXTS = ARRAYS["text"]
@@ -54,6 +58,9 @@ def _concatenated(symbol: str, left: Expr, right: Expr) -> Expr:
     if JSONB in kinds and all(kind in (JSONB, UNKNOWN) for kind in kinds):
         one, other = converted(left, JSONB), converted(right, JSONB)
         return strict(JSONB, one, other, lambda a, b, _: json_operators.join(a, b))
+    if BYTEA in kinds and all(kind in (BYTEA, UNKNOWN) for kind in kinds):
+        one, other = converted(left, BYTEA), converted(right, BYTEA)
+        return strict(BYTEA, one, other, lambda a, b, _: a + b)
     if any(isinstance(kind, ArrayType) for kind in kinds):
         return _array_concatenated(left, right)
     if not any(kind in STRINGS for kind in kinds):
@@ -96,9 +103,12 @@ def _array_concatenated(left: Expr, right: Expr) -> Expr:
 # -- jsonb --------------------------------------------------------------------------------------
 
 
-def json_side(symbol: str, left: Expr, right: Expr) -> Expr:
-    """The left operand of a JSON operator; an error for what is no jsonb."""
-    if left.kind is UNKNOWN:
+def json_side(symbol: str, left: Expr, right: Expr, wanted: tuple[SqlType, ...] = ()) -> Expr:
+    """The left operand of an operator of json and jsonb; an error for what is neither.
+
+    A literal is neither of them; `wanted` are the types on the right side that could tell that.
+    """
+    if left.kind is UNKNOWN and right.kind in (UNKNOWN, *wanted):
         raise ambiguous_operator(symbol, left.kind, right.kind)
     if left.kind not in (JSONB, JSON):
         raise undefined_operator(symbol, left.kind, right.kind)
@@ -106,7 +116,7 @@ def json_side(symbol: str, left: Expr, right: Expr) -> Expr:
 
 
 def _json_step(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = json_side(symbol, left, right)
+    left = json_side(symbol, left, right, (*STRINGS, INT2, INT4))
     as_string = symbol == "->>"
     if right.kind in STRINGS:
         key = converted(right, TEXT)
@@ -128,7 +138,7 @@ def _json_step(symbol: str, left: Expr, right: Expr) -> Expr:
 
 
 def _json_path(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = json_side(symbol, left, right)
+    left = json_side(symbol, left, right, (TEXTS,))
     if left.kind is JSON:
         raise unsupported(symbol, "this operator on json; use jsonb")
     as_string = symbol == "#>>"
@@ -147,25 +157,25 @@ def _texts(symbol: str, left: Expr, right: Expr) -> Expr:
     return converted(right, TEXTS)
 
 
-def _only_jsonb(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = json_side(symbol, left, right)
-    if left.kind is JSON:
+def _only_jsonb(symbol: str, left: Expr, right: Expr, *wanted: SqlType) -> Expr:
+    """The left operand of an operator that jsonb alone has: a literal is one, then."""
+    if left.kind not in (JSONB, UNKNOWN) or right.kind not in wanted:
         raise undefined_operator(symbol, left.kind, right.kind)
-    return left
+    return converted(left, JSONB)
 
 
 def _has_key(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = _only_jsonb(symbol, left, right)
-    if right.kind not in STRINGS:
-        raise undefined_operator(symbol, left.kind, right.kind)
+    left = _only_jsonb(symbol, left, right, *STRINGS)
     key = converted(right, TEXT)
     return strict(BOOL, left, key, lambda text, name, _: jsonb.has_key(text, name))
 
 
 def _has_keys(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = _only_jsonb(symbol, left, right)
+    if symbol == "?|" and left.kind is UNKNOWN and right.kind is UNKNOWN:  # points have it too
+        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
+    left = _only_jsonb(symbol, left, right, TEXTS, UNKNOWN)
     several = any if symbol == "?|" else all
-    keys = _texts(symbol, left, right)
+    keys = converted(right, TEXTS)
     return strict(
         BOOL,
         left,
@@ -177,8 +187,8 @@ def _has_keys(symbol: str, left: Expr, right: Expr) -> Expr:
 
 
 def _without_path(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = _only_jsonb(symbol, left, right)
-    path = _texts(symbol, left, right)
+    left = _only_jsonb(symbol, left, right, TEXTS, UNKNOWN)
+    path = converted(right, TEXTS)
     return strict(
         JSONB,
         left,
@@ -189,9 +199,11 @@ def _without_path(symbol: str, left: Expr, right: Expr) -> Expr:
 
 def _subtracted(symbol: str, left: Expr, right: Expr) -> Expr:
     """``-`` of jsonb, otherwise arithmetic."""
+    if left.kind is UNKNOWN and right.kind in (TEXTS, TEXT, VARCHAR, NAME):
+        left = converted(left, JSONB)
     if left.kind is not JSONB:
         return arithmetic(symbol, left, right)
-    if right.kind in INTEGERS:
+    if right.kind in (INT2, INT4):
         index = converted(right, INT4)
         return strict(
             JSONB,
@@ -221,25 +233,28 @@ def _subtracted(symbol: str, left: Expr, right: Expr) -> Expr:
 
 
 def _contained(symbol: str, left: Expr, right: Expr) -> Expr:
-    return _contains("@>", right, left) if symbol == "<@" else _contains(symbol, left, right)
-
-
-def _contains(symbol: str, left: Expr, right: Expr) -> Expr:
-    if isinstance(left.kind, ArrayType) or isinstance(right.kind, ArrayType):
-        return _array_test(symbol, left, right)
-    if left.kind is UNKNOWN and right.kind is UNKNOWN:
-        raise ambiguous_operator(symbol, left.kind, right.kind)
-    if not all(side.kind in (JSONB, UNKNOWN) for side in (left, right)):
+    """``@>``, and ``<@`` with its sides changed."""
+    one, other = (right, left) if symbol == "<@" else (left, right)
+    kinds = (one.kind, other.kind)
+    if any(isinstance(kind, ArrayType) for kind in kinds):
+        found = _array_test("@>", one, other)
+    elif kinds == (UNKNOWN, UNKNOWN):
+        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
+    elif all(kind in (JSONB, UNKNOWN) for kind in kinds):
+        whole, part = converted(one, JSONB), converted(other, JSONB)
+        found = strict(BOOL, whole, part, lambda a, b, _: json_operators.contains(a, b))
+    else:
+        found = None
+    if found is None:
         raise undefined_operator(symbol, left.kind, right.kind)
-    one, other = converted(left, JSONB), converted(right, JSONB)
-    return strict(BOOL, one, other, lambda a, b, _: json_operators.contains(a, b))
+    return found
 
 
-def _array_test(symbol: str, left: Expr, right: Expr) -> Expr:
-    """``@>`` and ``&&`` of arrays."""
+def _array_test(symbol: str, left: Expr, right: Expr) -> Expr | None:
+    """``@>`` and ``&&`` of arrays; None for arrays of two types."""
     kind = left.kind if isinstance(left.kind, ArrayType) else right.kind
     if not all(side.kind in (kind, UNKNOWN) for side in (left, right)):
-        raise undefined_operator(symbol, left.kind, right.kind)
+        return None
     assert isinstance(kind, ArrayType)
     one, other = converted(left, kind), converted(right, kind)
     element = kind.element
@@ -254,9 +269,13 @@ def _array_test(symbol: str, left: Expr, right: Expr) -> Expr:
 
 
 def _overlap(symbol: str, left: Expr, right: Expr) -> Expr:
-    if not any(isinstance(side.kind, ArrayType) for side in (left, right)):
+    if left.kind is UNKNOWN and right.kind is UNKNOWN:
+        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
+    both = any(isinstance(side.kind, ArrayType) for side in (left, right))
+    found = _array_test(symbol, left, right) if both else None
+    if found is None:
         raise undefined_operator(symbol, left.kind, right.kind)
-    return _array_test(symbol, left, right)
+    return found
 
 
 # -- text and bits ------------------------------------------------------------------------------
@@ -277,6 +296,8 @@ def _regular(symbol: str, left: Expr, right: Expr) -> Expr:
 
 def like(symbol: str, left: Expr, right: Expr, escape: str = "\\") -> Expr:
     """``~~`` and ``~~*``, which are ``like`` and ``ilike``; with ``!`` negated."""
+    if BYTEA in (left.kind, right.kind) and not symbol.endswith("*"):
+        raise unsupported(symbol, "like of bytea")
     if not all(side.kind in STRINGS for side in (left, right)):
         raise undefined_operator(symbol, left.kind, right.kind)
     one, other = converted(left, TEXT), converted(right, TEXT)

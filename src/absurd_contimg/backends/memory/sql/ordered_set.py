@@ -26,6 +26,7 @@ from absurd_contimg.backends.memory.sql.types import (
     ARRAYS,
     FLOAT8,
     INTERVAL,
+    JSON,
     NUMBERS,
     UNKNOWN,
     ArrayType,
@@ -55,6 +56,12 @@ def compile_within_group(
         expr = converted(expr, FLOAT8)
     if expr.kind is UNKNOWN:
         raise polymorphic_unknown()
+    if expr.kind is JSON:
+        raise EngineError(
+            "42883",
+            "could not identify an ordering operator for type json",
+            hint="Use an explicit ordering operator or modify the query.",
+        )
     parts = Parts(name, [expr], condition, [], distinct=False)
     if name == "mode":
         return Aggregate(expr.kind, lambda envs: _mode(expr, known_of(parts, envs)), name)

@@ -85,6 +85,10 @@ def _json_in(text: str, _: Session) -> str:
     return text
 
 
+def _record_in(_: str, __: Session) -> Value:
+    raise EngineError("0A000", "input of anonymous composite types is not implemented")
+
+
 _TYPES = (
     SqlType("unknown", 705, "unknown", lambda t, _: t, lambda v, _: v),
     SqlType("text", 25, "text", lambda t, _: t, lambda v, _: v),
@@ -117,7 +121,7 @@ _TYPES = (
     SqlType("json", 114, "json", _json_in, lambda v, _: v),
     SqlType("bytea", 17, "bytea", lambda t, _: _bytea_in(t), lambda v, _: "\\x" + v.hex()),
     SqlType("void", 2278, "void", lambda t, _: t, lambda *_: "", 4),
-    SqlType("record", 2249, "record", lambda t, _: t, lambda v, _: v),
+    SqlType("record", 2249, "record", _record_in, lambda v, _: v),
     SqlType("regclass", 2205, "regclass", lambda t, _: t, lambda v, _: v, 4),
     SqlType("regtype", 2206, "regtype", lambda t, _: t, lambda v, _: v, 4),
 )

@@ -12,7 +12,11 @@ from absurd_contimg.backends.memory.sql import aggregates
 from absurd_contimg.backends.memory.sql.coercion import common_type, converted
 from absurd_contimg.backends.memory.sql.comparison import null_key, row_key
 from absurd_contimg.backends.memory.sql.dialect import sql_of
-from absurd_contimg.backends.memory.sql.registry import polymorphic_unknown, undefined_function
+from absurd_contimg.backends.memory.sql.registry import (
+    polymorphic_unknown,
+    undefined_function,
+    whole,
+)
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import FLOAT8, INT4, INT8, TEXT, UNKNOWN, SqlType
 from absurd_contimg.backends.memory.sql.window_frames import Frame, Frames, compile_frame
@@ -110,6 +114,9 @@ def _peers(members: list[Env], order: list[Expr]) -> list[int]:
     return found
 
 
+_NUMBERED = ("lag", "lead", "nth_value", "ntile")
+
+
 def _function(call: Any, compiler: Compiler, frames: Frames) -> tuple[SqlType, Spread, str]:
     if aggregates.is_aggregate(call):
         made = aggregates.compile_aggregate(call, compiler)
@@ -120,9 +127,14 @@ def _function(call: Any, compiler: Compiler, frames: Frames) -> tuple[SqlType, S
     arguments = [compiler.compile(item) for item in call.expressions]
     plain = _RANKS.get(name)
     if plain is not None:
+        if arguments and name != "row_number":
+            raise EngineError("42809", f"WITHIN GROUP is required for ordered-set aggregate {name}")
         if arguments:
             raise undefined_function(name, [item.kind for item in arguments])
         return plain[0], plain[1], name
+    number = 0 if name == "ntile" else 1
+    if name in _NUMBERED and arguments[number:] and not whole(arguments[number].kind):
+        raise undefined_function(name, [item.kind for item in arguments])
     if name in ("lag", "lead"):
         return _neighbour(name, arguments)
     if name in ("first_value", "last_value") and len(arguments) == 1:
@@ -189,7 +201,10 @@ def _neighbour(name: str, arguments: list[Expr]) -> tuple[SqlType, Spread, str]:
     offset = converted(arguments[1], INT4).value if len(arguments) > 1 else None
     default = None
     if len(arguments) == 3:
-        kind = common_type([expr.kind, arguments[2].kind], name)
+        try:
+            kind = common_type([expr.kind, arguments[2].kind], name)
+        except EngineError:
+            raise undefined_function(name, [item.kind for item in arguments]) from None
         expr, default = converted(expr, kind), converted(arguments[2], kind).value
     sign = -1 if name == "lag" else 1
 
