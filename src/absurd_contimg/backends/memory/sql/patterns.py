@@ -7,7 +7,15 @@ from functools import lru_cache
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 
-_CLASSES = {"digit": "0-9", "xdigit": "0-9A-Fa-f", "space": r"\s"}
+_CLASSES = {
+    "alnum": "0-9A-Za-z", "alpha": "A-Za-z", "blank": r" \t", "cntrl": r"\x00-\x1f\x7f",
+    "digit": "0-9", "graph": r"\x21-\x7e", "lower": "a-z", "print": r"\x20-\x7e",
+    "punct": r"\x21-\x2f\x3a-\x40\x5b-\x60\x7b-\x7e", "space": r"\s", "upper": "A-Z",
+    "word": r"\w", "xdigit": "0-9A-Fa-f",
+}  # fmt: skip
+"""As in the locale C, which knows no letters beyond ASCII."""
+_BOUNDS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_BOUND_MAX = 255
 _ESCAPES = {
     "y": r"\b",
     "Y": r"\B",
@@ -39,7 +47,7 @@ def like(pattern: str, escape: str, *, any_case: bool) -> re.Pattern[str]:
             pieces.append(".")
         else:
             pieces.append(re.escape(character))
-    flags = re.DOTALL | (re.IGNORECASE if any_case else 0)
+    flags = re.DOTALL | re.ASCII | (re.IGNORECASE if any_case else 0)
     return re.compile("".join(pieces) + r"\Z", flags)
 
 
@@ -63,7 +71,7 @@ def similar(pattern: str) -> re.Pattern[str]:
             pieces.append(_SIMILAR.get(character, character))
         position += 1
     try:
-        return re.compile(f"(?:{''.join(pieces)})\\Z", re.DOTALL)
+        return re.compile(f"(?:{''.join(pieces)})\\Z", re.DOTALL | re.ASCII)
     except re.error as error:
         raise EngineError("2201B", f"invalid regular expression: {_worded(error.msg)}") from None
 
@@ -72,10 +80,10 @@ def similar(pattern: str) -> re.Pattern[str]:
 def regular(pattern: str, flags: str = "", *, parts: bool = False) -> re.Pattern[str]:
     """An advanced regular expression of Postgres.
 
-    With `parts` it also matters which characters match: then alternatives and lazy quantifiers
-    are refused, because Postgres takes the longest match and Python the first.
+    With `parts` it also matters which characters match, see `matches`: then lazy quantifiers are
+    refused, and alternatives beside groups that are to be told, for Postgres chooses otherwise.
     """
-    wanted = re.DOTALL
+    wanted = re.DOTALL | re.ASCII
     for flag in flags:
         if flag == "i":
             wanted |= re.IGNORECASE
@@ -85,14 +93,15 @@ def regular(pattern: str, flags: str = "", *, parts: bool = False) -> re.Pattern
         pattern, wanted = pattern[4:], wanted | re.IGNORECASE
     if pattern.startswith("***"):
         raise unsupported(pattern, "this prefix of a regular expression")
-    if parts and re.search(r"\||[*+?}]\?", pattern):
-        raise unsupported(
-            pattern, "alternatives and lazy quantifiers where the matched text counts"
-        )
     try:
-        return re.compile(_translated(pattern), wanted)
+        found = re.compile(_translated(pattern), wanted)
     except re.error as error:
         raise EngineError("2201B", f"invalid regular expression: {_worded(error.msg)}") from None
+    if parts and (re.search(r"[*+?}]\?", pattern) or ("|" in pattern and found.groups)):
+        raise unsupported(
+            pattern, "lazy quantifiers, and alternatives beside groups, where the match counts"
+        )
+    return found
 
 
 def _translated(pattern: str) -> str:
@@ -116,12 +125,32 @@ def _translated(pattern: str) -> str:
                 raise unsupported(pattern, "this group in a regular expression")
             pieces.append(character)
             position += 1
+        elif character == "{":
+            bounds = _bounds(pattern, position)
+            pieces.append(bounds)
+            position += len(bounds.removeprefix("\\"))
         elif character in "*+?}" and pattern[position + 1 : position + 2] == "+":
             raise EngineError("2201B", "invalid regular expression: quantifier operand invalid")
         else:
             pieces.append(character)
             position += 1
     return "".join(pieces)
+
+
+def _bounds(pattern: str, position: int) -> str:
+    """``{2}``, ``{2,}`` or ``{2,3}``; before anything but a digit a brace is one."""
+    if not pattern[position + 1 : position + 2].isdigit():
+        return "\\{"
+    found = _BOUNDS.match(pattern, position)
+    if found is None:
+        rest = re.match(r"\{\d+,?\d*\Z", pattern[position:])
+        what = "braces {} not balanced" if rest else "invalid repetition count(s)"
+        raise EngineError("2201B", f"invalid regular expression: {what}")
+    least = int(found[1])
+    most = int(found[2]) if found[2] else least
+    if not least <= most <= _BOUND_MAX:
+        raise EngineError("2201B", "invalid regular expression: invalid repetition count(s)")
+    return found[0]
 
 
 def _escaped(pattern: str, following: str) -> str:
@@ -158,7 +187,7 @@ def _brackets(text: str, pattern: str) -> str:
     def named(match: re.Match[str]) -> str:
         found = _CLASSES.get(match.group(1))
         if found is None:
-            raise unsupported(pattern, f"[:{match.group(1)}:] in a regular expression")
+            raise EngineError("2201B", "invalid regular expression: invalid character class")
         return found
 
     inner = re.sub(r"\[:(\w*):\]", named, text[1:-1])

@@ -9,7 +9,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb, times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql import patterns, text_functions
+from absurd_contimg.backends.memory.sql import matches, patterns, text_functions
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.registry import ambiguous_function, undefined_function
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Expr, Row
@@ -238,7 +238,7 @@ def _matches(name: str, arguments: list[Expr]) -> TableFunction:
         pattern = patterns.regular(found[1], flags, parts=True)
         made = [
             (list(match.groups()) if pattern.groups else [match.group()],)
-            for match in pattern.finditer(found[0])
+            for match in matches.every(pattern, found[0])
         ]
         return list(made if "g" in flags else made[:1])
 

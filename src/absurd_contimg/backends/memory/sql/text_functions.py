@@ -10,7 +10,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.sql import patterns
+from absurd_contimg.backends.memory.sql import matches, patterns
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
 from absurd_contimg.backends.memory.sql.registry import (
     anything,
@@ -44,7 +44,7 @@ def _substring_similar(_: Session, *__: str) -> str:
 
 
 def _substring_match(_: Session, text: str, pattern: str) -> str | None:
-    found = patterns.regular(pattern, parts=True).search(text)
+    found = matches.first(patterns.regular(pattern, parts=True), text)
     if found is None:
         return None
     return found.group(1) if found.re.groups else found.group()
@@ -108,12 +108,12 @@ _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 def _chr(_: Session, code: int) -> str:
     if code == 0:
         raise EngineError("54000", "null character not permitted")
+    if code < 0:
+        raise EngineError("22023", "character number must be positive")
     if not 0 < code < 0x110000 or 0xD800 <= code < 0xE000:
         raise EngineError(
             "54000",
-            "character number must be positive"
-            if code < 0
-            else f"requested character not valid for encoding: {code}"
+            f"requested character not valid for encoding: {code}"
             if code < 0x110000
             else f"requested character too large for encoding: {code}",
         )
@@ -154,26 +154,7 @@ def _string_to_array(values: list[Expr], name: str) -> Expr:
 
 def _regexp_replace(_: Session, text: str, pattern: str, replacement: str, flags: str = "") -> str:
     found = patterns.regular(pattern, flags, parts=True)
-    if "\\" in replacement.replace("\\\\", ""):
-        pieces = re.split(r"(\\\\|\\\d|\\&)", replacement)
-    else:
-        pieces = [replacement.replace("\\\\", "\\")]
-
-    def replaced(match: re.Match[str]) -> str:
-        made = []
-        for piece in pieces:
-            if piece == "\\\\":
-                made.append("\\")
-            elif piece == "\\&":
-                made.append(match.group())
-            elif re.fullmatch(r"\\\d", piece):
-                number = int(piece[1])
-                made.append((match.group(number) or "") if number <= found.groups else "")
-            else:
-                made.append(piece)
-        return "".join(made)
-
-    return found.sub(replaced, text, count=0 if "g" in flags else 1)
+    return matches.replaced(found, text, replacement, everywhere="g" in flags)
 
 
 def _regexp_match(_: Session, text: str, pattern: str, flags: str = "") -> list[str | None] | None:
@@ -183,7 +164,7 @@ def _regexp_match(_: Session, text: str, pattern: str, flags: str = "") -> list[
             'regexp_match() does not support the "global" option',
             hint="Use the regexp_matches function instead.",
         )
-    found = patterns.regular(pattern, flags, parts=True).search(text)
+    found = matches.first(patterns.regular(pattern, flags, parts=True), text)
     if found is None:
         return None
     return list(found.groups()) if found.re.groups else [found.group()]
@@ -232,7 +213,7 @@ def _concat_ws(arguments: list[Expr], name: str) -> Expr:
 
 @polymorphic("regexp_split_to_array", takes=(textual, textual, textual), optional=1)
 def split_by_pattern(arguments: list[Expr], name: str) -> Expr:
-    """The parts of a text between what a pattern matches; 0A000 where that may be nothing."""
+    """The parts of a text between what a pattern matches."""
     values = [converted(item, TEXT).value for item in arguments]
 
     def value(env: Env) -> list[str] | None:
@@ -240,13 +221,7 @@ def split_by_pattern(arguments: list[Expr], name: str) -> Expr:
         if None in found:
             return None
         pattern = patterns.regular(found[1], *found[2:], parts=True)
-        if pattern.match("") is not None:
-            raise unsupported(found[1], "splitting by a pattern that matches nothing")
-        parts, start = [], 0
-        for match in pattern.finditer(found[0]):
-            parts.append(found[0][start : match.start()])
-            start = match.end()
-        return [*parts, found[0][start:]]
+        return matches.split(pattern, found[0])
 
     return Expr(TEXTS, value, name)
 
