@@ -21,32 +21,6 @@ ADD = "insert into absurd.e_q (event_name) values (%s)"
 NAMES = "select event_name from absurd.e_q order by 1"
 
 
-@pytest.fixture(scope="module")
-def shared_url(new_database: Callable[[], str]) -> str:
-    """One database for all tests of this module."""
-    return new_database()
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Opens connections to one database with an empty queue."""
-    opened: list[Any] = []
-    url = request.getfixturevalue("shared_url") if request.param == "postgres" else ""
-    db = MemoryDatabase(seed=5)
-
-    def make(**options: Any) -> Any:
-        connection = psycopg.connect(url, **options) if url else db.connect(**options)
-        opened.append(connection)
-        return connection
-
-    with make(autocommit=True) as setup:
-        setup.execute("select absurd.drop_queue('q')")
-        setup.execute("select absurd.create_queue('q')")
-    yield make
-    for connection in opened:
-        connection.close()
-
-
 def test_executemany_is_one_transaction_and_leaves_no_result(connect: Connect) -> None:
     """Its count is the sum, its tag the last one; the second failure takes the first row along."""
     connection = connect(autocommit=True)

@@ -7,48 +7,32 @@ in an open transaction, another calls a procedure that needs them, then the firs
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
 
-from absurd_contimg.backends.memory import MemoryDatabase
-
 Connect = Callable[[], Any]
 
 
-@pytest.fixture(scope="module")
-def shared_url(new_database: Callable[[], str]) -> str:
-    """One database for all tests of this module."""
-    return new_database()
-
-
-@pytest.fixture(params=["memory", "postgres"])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Opens connections to one database with a queue and two tasks, of which one is claimed."""
-    opened: list[Any] = []
-    url = request.getfixturevalue("shared_url") if request.param == "postgres" else ""
-    db = MemoryDatabase(seed=5)
+@pytest.fixture
+def connect(connect: Callable[..., Any]) -> Connect:
+    """Opens connections to the database, with two tasks in its queue, of which one is claimed."""
 
     def make() -> Any:
-        connection = psycopg.connect(url) if url else db.connect()
-        opened.append(connection)
+        connection = connect()
         connection.execute("select set_config('absurd.fake_now', '2030-01-01 00:00+00', false)")
         connection.commit()
         return connection
 
     with make() as setup:
-        setup.execute("select absurd.drop_queue('q')")
-        setup.execute("select absurd.create_queue('q')")
         for name in ("first", "second"):
             setup.execute(
                 "select absurd.spawn_task('q', %s, '{}', '{\"max_attempts\": 1}')", (name,)
             )
         setup.execute("select absurd.claim_task('q', 'w', 60, 1)")
-    yield make
-    for connection in opened:
-        connection.close()
+    return make
 
 
 RUN = (

@@ -1,6 +1,7 @@
 """Dates as Postgres keeps them: a number of days since 1970-01-01, with infinity at both ends.
 
-Their range is wider than that of times: it ends in the year 5,874,897.
+Their range is wider than that of times: it ends in the year 5,874,897. Times are microseconds, as
+in `times`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """``double precision`` as Postgres has it (``float.c``): IEEE's numbers, but a result that leaves
-their range is an error, as is a division by zero.
+their range is an error (22003), as is a division by zero (22012).
 
 It knows no SQL.
 """
@@ -77,7 +77,7 @@ def divide(a: float, b: float) -> float:
 
 
 def power(a: float, b: float) -> float:
-    """``float8 ^ float8``."""
+    """``float8 ^ float8``; 2201F where no real number is its value."""
     if a == 0 and b < 0:
         raise EngineError("2201F", "zero raised to a negative power is undefined")
     if a < 0 and math.isfinite(b) and math.floor(b) != b:

@@ -1,7 +1,8 @@
 """Arithmetic of intervals, as Postgres does it (``timestamp.c``): each field in its own bounds,
 infinity among the values, fractions of months made days and fractions of days made time.
 
-It knows no SQL and no expression; `times` adds an interval to a time.
+What leaves the bounds is an error (22008). It knows no SQL and no expression; `times` adds an
+interval to a time.
 """
 
 from __future__ import annotations

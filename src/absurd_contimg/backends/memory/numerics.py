@@ -1,7 +1,8 @@
 """``numeric`` as Postgres has it (``numeric.c``): exact, with as many digits as it takes, NaN and
 infinity among its values, and no minus zero.
 
-It knows no SQL. Division alone cuts digits off, where Postgres does.
+More digits than Postgres holds are an error (22003). Division alone cuts digits off, where Postgres
+does. It knows no SQL.
 """
 
 from __future__ import annotations

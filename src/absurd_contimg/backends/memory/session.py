@@ -359,7 +359,8 @@ class Session:
         place = self._reads_used
         self._reads_used += 1
         if place < len(self._reads) and self._reads[place][0] == key:
-            return self._reads[place][1]  # type: ignore[no-any-return]
+            known: T = self._reads[place][1]
+            return known
         del self._reads[place:]
         value = read()
         self._reads.append((key, value))

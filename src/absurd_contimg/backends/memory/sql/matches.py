@@ -1,6 +1,7 @@
 """What a regular expression matches: of all that begins first, the longest, as POSIX has it.
 
-Python takes what its first choices lead to, so a longer match is looked for wherever it can be.
+Python takes what its first choices lead to, so a longer match is looked for wherever it can be: at
+every end that the text allows, for patterns that have a choice.
 """
 
 from __future__ import annotations

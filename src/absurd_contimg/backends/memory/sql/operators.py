@@ -103,7 +103,7 @@ def _array_concatenated(left: Expr, right: Expr) -> Expr:
 # -- jsonb --------------------------------------------------------------------------------------
 
 
-def json_side(symbol: str, left: Expr, right: Expr, wanted: tuple[SqlType, ...] = ()) -> Expr:
+def json_side(symbol: str, left: Expr, right: Expr, wanted: tuple[SqlType, ...]) -> Expr:
     """The left operand of an operator of json and jsonb; an error for what is neither.
 
     A literal is neither of them; `wanted` are the types on the right side that could tell that.

@@ -195,8 +195,3 @@ def ambiguous_function(name: str, kinds: list[SqlType]) -> EngineError:
         hint="Could not choose a best candidate function. You might need to add explicit type "
         "casts.",
     )
-
-
-def is_text(expr: Expr) -> bool:
-    """Whether an expression is text or may become it."""
-    return expr.kind in STRINGS

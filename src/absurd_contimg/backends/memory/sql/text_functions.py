@@ -17,7 +17,6 @@ from absurd_contimg.backends.memory.sql.registry import (
     builtin,
     polymorphic,
     textual,
-    undefined_function,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.sql.types import (
@@ -135,8 +134,6 @@ def _overlay(_: Session, text: str, new: str, start: int, count: int | None = No
 
 
 def _string_to_array(values: list[Expr], name: str) -> Expr:
-    if not 2 <= len(values) <= 3:
-        raise undefined_function(name, [value.kind for value in values])
     parts = [converted(value, TEXT).value for value in values]
 
     def value(env: Env) -> list[str | None] | None:
