@@ -63,7 +63,7 @@ def assert_order(result: Any) -> None:
 def test_sync_quick_start_runs_as_it_stands(db: MemoryDatabase) -> None:
     """The first example, word for word, with its URL."""
     namespace: dict[str, Any] = {}
-    with db.stand_in():
+    with db.patch_connect():
         client = Absurd("postgresql://localhost/absurd")
         client.create_queue("default")
         worker = threading.Thread(target=exec, args=(examples()[0], namespace))
@@ -88,7 +88,7 @@ def test_async_quick_start_runs_as_it_stands(db: MemoryDatabase) -> None:
         await task
         return result
 
-    with db.stand_in():
+    with db.patch_connect():
         client = Absurd("postgresql://localhost/absurd")
         client.create_queue("default")
         assert_order(asyncio.run(run()))
@@ -321,8 +321,8 @@ async def test_async_client_does_the_same(db: MemoryDatabase) -> None:
 
 
 async def test_clients_of_the_other_kind(db: MemoryDatabase) -> None:
-    """``make_async`` and ``make_sync`` connect by URL, which the stand-in answers."""
-    with db.stand_in():
+    """``make_async`` and ``make_sync`` connect by URL, which the patched connect answers."""
+    with db.patch_connect():
         sync = Absurd()
         sync.create_queue()
         other = sync.make_async()

@@ -156,11 +156,11 @@ class MemoryDatabase:
 
         return AsyncMemoryConnection(self, autocommit=autocommit, **options)
 
-    def stand_in(self) -> AbstractContextManager[None]:
+    def patch_connect(self) -> AbstractContextManager[None]:
         """A block in which psycopg's ``connect`` leads here, whatever the URL."""
-        from absurd_contimg.backends.memory.dbapi.stand_in import stand_in  # noqa: PLC0415
+        from absurd_contimg.backends.memory.dbapi.patch_connect import patch_connect  # noqa: PLC0415
 
-        return stand_in(self)
+        return patch_connect(self)
 
     # -- copies -----------------------------------------------------------------------------
 

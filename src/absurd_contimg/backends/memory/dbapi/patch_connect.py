@@ -1,4 +1,4 @@
-"""Stand in for a server: within a block, psycopg's own ``connect`` leads to the emulator.
+"""Patch psycopg: within a block its ``connect`` opens connections to the emulator.
 
 For code that is given a URL and not a connection, such as the SDK's quick start.
 """
@@ -18,7 +18,7 @@ _TAKEN = ("autocommit", "row_factory")
 
 
 @contextmanager
-def stand_in(db: MemoryDatabase) -> Iterator[None]:
+def patch_connect(db: MemoryDatabase) -> Iterator[None]:
     """Lead `psycopg.connect` and both ``Connection.connect`` to `db`, whatever their URL."""
 
     def options(given: dict[str, Any]) -> dict[str, Any]:
