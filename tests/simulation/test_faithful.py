@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from absurd_contimg.backends.memory import MemoryBackend
-from absurd_contimg.backends.memory.times import to_datetime
+from absurd_contimg.backends.memory.values.times import to_datetime
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.errors import BackendError, ControlFlow
 from absurd_contimg.core.records import ClaimedTask, History

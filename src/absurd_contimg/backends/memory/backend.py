@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar, TypeVarTuple, cast
 from uuid import UUID
 
-from absurd_contimg.backends.memory import catalog, jsonb, times
+from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.conversion import (
     checkpoint_of,
     claimed_task,
@@ -41,6 +41,7 @@ from absurd_contimg.backends.memory.procedures import (
 )
 from absurd_contimg.backends.memory.tables import CLAIMABLE
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values import times
 from absurd_contimg.core.records import (
     AwaitedEvent,
     Checkpoint,

@@ -7,11 +7,12 @@ from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID, SafeUUID
 
-from absurd_contimg.backends.memory import jsonb, times
+from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures import checkpoints, running, spawning
 from absurd_contimg.backends.memory.rows import RunRow, TaskRow
-from absurd_contimg.backends.memory.text import uuid_in
+from absurd_contimg.backends.memory.values import times
+from absurd_contimg.backends.memory.values.text import uuid_in
 from absurd_contimg.core.errors import (
     BackendError,
     InvalidRetryStrategy,

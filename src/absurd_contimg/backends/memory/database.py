@@ -15,12 +15,12 @@ from datetime import datetime
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.catalog import Relation, Relations
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.tables import Queues
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.uuid7 import UuidSource
+from absurd_contimg.backends.memory.values import times
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.dbapi.connection import (

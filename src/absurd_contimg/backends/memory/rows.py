@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, TypeVar
 
-from absurd_contimg.backends.memory.times import Interval
+from absurd_contimg.backends.memory.values.times import Interval
 
 R = TypeVar("R", bound=tuple[Any, ...])
 

@@ -25,9 +25,9 @@ from absurd_contimg.backends.memory.settings import (
     checked,
     duration_seconds,
 )
-from absurd_contimg.backends.memory.timestamps import timestamptz_in
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.zones import session_zone
+from absurd_contimg.backends.memory.values.timestamps import timestamptz_in
+from absurd_contimg.backends.memory.values.zones import session_zone
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase

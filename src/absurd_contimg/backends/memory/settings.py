@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.zones import DEFAULT as DEFAULT_ZONE
-from absurd_contimg.backends.memory.zones import zone_setting
+from absurd_contimg.backends.memory.values.zones import DEFAULT as DEFAULT_ZONE
+from absurd_contimg.backends.memory.values.zones import zone_setting
 
 READ_ONLY = "transaction_read_only"
 DEFERRABLE = "transaction_deferrable"

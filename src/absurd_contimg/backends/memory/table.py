@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 from absurd_contimg.backends.memory.ascending import Ascending
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import RowLock, WouldBlock
-from absurd_contimg.backends.memory.text import uuid_out
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.text import uuid_out
 
 K = TypeVar("K", bound=Hashable)
 R = TypeVar("R", bound=tuple[Any, ...])

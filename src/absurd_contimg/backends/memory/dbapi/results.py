@@ -15,13 +15,13 @@ from psycopg import pq
 from psycopg.adapt import AdaptersMap
 from psycopg.types import json as psycopg_json
 
-from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.intervals import interval_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.types import RECORD, ArrayType, RecordType, SqlType
-from absurd_contimg.backends.memory.timestamps import timestamptz_out
+from absurd_contimg.backends.memory.values import times
+from absurd_contimg.backends.memory.values.intervals import interval_out
+from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 
 Load = Callable[[Any], Any]
 

@@ -7,15 +7,15 @@ from absurd_contimg.backends.memory.errors import EngineError, raise_exception, 
 from absurd_contimg.backends.memory.locks import ACCESS_SHARE, ROW_SHARE
 from absurd_contimg.backends.memory.rows import TaskRow
 from absurd_contimg.backends.memory.tables import LIVE, Tasks
-from absurd_contimg.backends.memory.text import integer_in, uuid_out
-from absurd_contimg.backends.memory.times import (
+from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.text import integer_in, uuid_out
+from absurd_contimg.backends.memory.values.times import (
     INFINITY,
     NEG_INFINITY,
     SECOND_US,
     elapsed_us,
     is_finite,
 )
-from absurd_contimg.backends.memory.transaction import Transaction
 
 
 def cancel_task(tx: Transaction, queue: str | None, task_id: int | None) -> None:

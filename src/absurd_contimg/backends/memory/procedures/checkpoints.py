@@ -13,9 +13,9 @@ from absurd_contimg.backends.memory.locks import ACCESS_SHARE
 from absurd_contimg.backends.memory.procedures.running import named, not_null_violation
 from absurd_contimg.backends.memory.rows import CheckpointRow, RunRow, TaskRow, made
 from absurd_contimg.backends.memory.tables import Checkpoints, Runs, Tasks
-from absurd_contimg.backends.memory.text import uuid_out
-from absurd_contimg.backends.memory.times import SECOND_US, add_us
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.text import uuid_out
+from absurd_contimg.backends.memory.values.times import SECOND_US, add_us
 
 Shown = tuple[str, str | None, str, int | None, int]
 """checkpoint_name, state, status, owner_run_id, updated_at."""

@@ -13,8 +13,8 @@ from absurd_contimg.backends.memory.procedures.registry import require_queue, va
 from absurd_contimg.backends.memory.procedures.spawning import INTEGER_MAX, storage_mode_of
 from absurd_contimg.backends.memory.rows import TaskRow
 from absurd_contimg.backends.memory.tables import LIVE, Runs
-from absurd_contimg.backends.memory.times import SECOND_US, Interval, add_us
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.times import SECOND_US, Interval, add_us
 
 Result = tuple[int, str, str | None, str | None]
 """task_id, state, result, failure_reason."""

@@ -12,8 +12,8 @@ from absurd_contimg.backends.memory.procedures.running import (
     not_null_violation,
 )
 from absurd_contimg.backends.memory.rows import EventRow, RunRow, WaitRow
-from absurd_contimg.backends.memory.times import INFINITY, SECOND_US, add_us
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.times import INFINITY, SECOND_US, add_us
 
 Awaited = tuple[bool, str | None]
 """should_suspend, payload."""

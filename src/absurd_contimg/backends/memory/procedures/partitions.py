@@ -12,21 +12,21 @@ from typing import Any
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relation
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
-from absurd_contimg.backends.memory.interval_arithmetic import negate
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
 from absurd_contimg.backends.memory.rows import QueueRow
 from absurd_contimg.backends.memory.table import Partition
-from absurd_contimg.backends.memory.times import (
+from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
+from absurd_contimg.backends.memory.values.interval_arithmetic import negate
+from absurd_contimg.backends.memory.values.times import (
     DAY_US,
     Interval,
     add_interval,
     is_finite,
     iso_week,
 )
-from absurd_contimg.backends.memory.timestamps import timestamptz_out
-from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
+from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 
 UUIDV7_MS_MAX = 281_474_976_710_655
 _WEEK = Interval(days=7)

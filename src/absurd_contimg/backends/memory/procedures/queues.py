@@ -7,7 +7,6 @@ from typing import Any
 from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.catalog import CLASSES, Relation, truncated
 from absurd_contimg.backends.memory.errors import raise_exception
-from absurd_contimg.backends.memory.intervals import interval_in
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.partitions import (
     detach_default_partitions,
@@ -21,9 +20,10 @@ from absurd_contimg.backends.memory.procedures.registry import (
 )
 from absurd_contimg.backends.memory.rows import QueueRow
 from absurd_contimg.backends.memory.tables import Tasks
-from absurd_contimg.backends.memory.text import integer_in
-from absurd_contimg.backends.memory.times import Interval
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.intervals import interval_in
+from absurd_contimg.backends.memory.values.text import integer_in
+from absurd_contimg.backends.memory.values.times import Interval
 
 STORAGE_MODES = ("unpartitioned", "partitioned")
 INDEXED = {"r": TableLock.SHARE, "t": TableLock.SHARE, "w": TableLock.SHARE, "e": TableLock.SHARE}

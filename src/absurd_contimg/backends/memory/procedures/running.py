@@ -23,10 +23,10 @@ from absurd_contimg.backends.memory.procedures.spawning import (
 )
 from absurd_contimg.backends.memory.rows import RunRow, TaskRow, made
 from absurd_contimg.backends.memory.tables import LIVE, Runs, Tasks
-from absurd_contimg.backends.memory.text import uuid_out
-from absurd_contimg.backends.memory.times import SECOND_US, add_us, elapsed_us, seconds_us
-from absurd_contimg.backends.memory.timestamps import timestamptz_out
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.text import uuid_out
+from absurd_contimg.backends.memory.values.times import SECOND_US, add_us, elapsed_us, seconds_us
+from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 
 Claimed = tuple[int, int, int, str, str, str | None, int | None, str | None, str | None, str | None]
 """run_id, task_id, attempt, task_name, params, retry_strategy, max_attempts, headers,

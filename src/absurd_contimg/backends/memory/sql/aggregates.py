@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import floats, jsonb, numerics
-from absurd_contimg.backends.memory import interval_arithmetic as spans
+from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import json_functions
 from absurd_contimg.backends.memory.sql.aggregate_parts import (
@@ -56,6 +55,8 @@ from absurd_contimg.backends.memory.sql.types import (
     VARCHAR,
     RecordType,
 )
+from absurd_contimg.backends.memory.values import floats, numerics
+from absurd_contimg.backends.memory.values import interval_arithmetic as spans
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.expressions import Compiler

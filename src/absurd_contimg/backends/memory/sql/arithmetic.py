@@ -7,8 +7,6 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from absurd_contimg.backends.memory import dates, floats, numerics, times
-from absurd_contimg.backends.memory import interval_arithmetic as spans
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import checked_number
@@ -34,7 +32,9 @@ from absurd_contimg.backends.memory.sql.types import (
     UNKNOWN,
     SqlType,
 )
-from absurd_contimg.backends.memory.times import Interval
+from absurd_contimg.backends.memory.values import dates, floats, numerics, times
+from absurd_contimg.backends.memory.values import interval_arithmetic as spans
+from absurd_contimg.backends.memory.values.times import Interval
 
 Binary = Callable[[Any, Any, Session], Any]
 

@@ -8,9 +8,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import numerics, times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.intervals import interval_in
 from absurd_contimg.backends.memory.sql import system_functions
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.dialect import sql_of
@@ -33,6 +31,8 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
     SqlType,
 )
+from absurd_contimg.backends.memory.values import numerics, times
+from absurd_contimg.backends.memory.values.intervals import interval_in
 
 _TYPE_NAMES = {
     "TEXT": "text", "VARCHAR": "varchar", "INT": "int4", "SMALLINT": "int2", "BIGINT": "int8",

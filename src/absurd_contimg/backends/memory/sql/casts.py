@@ -7,9 +7,8 @@ from collections.abc import Callable
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-from absurd_contimg.backends.memory import dates, jsonb, numerics, times
+from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.numerics import numeric_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
@@ -32,7 +31,9 @@ from absurd_contimg.backends.memory.sql.types import (
     SqlType,
     Value,
 )
-from absurd_contimg.backends.memory.text import double_in
+from absurd_contimg.backends.memory.values import dates, numerics, times
+from absurd_contimg.backends.memory.values.numerics import numeric_out
+from absurd_contimg.backends.memory.values.text import double_in
 
 _BITS = {"int2": 16, "int4": 32, "int8": 64}
 

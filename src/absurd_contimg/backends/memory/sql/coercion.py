@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from absurd_contimg.backends.memory import dates
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.sql import constants
 from absurd_contimg.backends.memory.sql.casts import cast_function, from_local
@@ -26,6 +25,7 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
     SqlType,
 )
+from absurd_contimg.backends.memory.values import dates
 
 TIMES = (DATE, TIMESTAMP, TIMESTAMPTZ)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.registry import builtin
 from absurd_contimg.backends.memory.sql.types import TEXT, TIMESTAMP, TIMESTAMPTZ
+from absurd_contimg.backends.memory.values import times
 
 _MONTHS = [
     "January",

@@ -7,8 +7,6 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.floats import double_out
-from absurd_contimg.backends.memory.numerics import numeric_out
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql import json_operators
 from absurd_contimg.backends.memory.sql.coercion import converted, determined
@@ -37,7 +35,9 @@ from absurd_contimg.backends.memory.sql.types import (
     RecordType,
     SqlType,
 )
-from absurd_contimg.backends.memory.timestamps import timestamptz_out
+from absurd_contimg.backends.memory.values.floats import double_out
+from absurd_contimg.backends.memory.values.numerics import numeric_out
+from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 
 TEXTS = ARRAYS["text"]
 

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from decimal import ROUND_CEILING, ROUND_DOWN, ROUND_FLOOR, ROUND_HALF_UP, Decimal
 from typing import Any
 
-from absurd_contimg.backends.memory import floats, numerics
 from absurd_contimg.backends.memory.errors import unsupported
 from absurd_contimg.backends.memory.sql.arithmetic import arithmetic
 from absurd_contimg.backends.memory.sql.casts import checked_number
@@ -28,6 +27,7 @@ from absurd_contimg.backends.memory.sql.types import (
     NUMERIC,
     UNKNOWN,
 )
+from absurd_contimg.backends.memory.values import floats, numerics
 
 _DECIMAL_MODES = {
     "round": ROUND_HALF_UP,

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import interval_arithmetic as spans
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.aggregate_parts import (
     Aggregate,
@@ -32,6 +31,7 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
     SqlType,
 )
+from absurd_contimg.backends.memory.values import interval_arithmetic as spans
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.sql.expressions import Compiler

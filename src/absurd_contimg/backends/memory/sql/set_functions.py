@@ -7,7 +7,7 @@ from datetime import UTC
 from decimal import Decimal
 from typing import Any
 
-from absurd_contimg.backends.memory import jsonb, times
+from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql import matches, patterns, text_functions
 from absurd_contimg.backends.memory.sql.coercion import converted
@@ -30,6 +30,7 @@ from absurd_contimg.backends.memory.sql.types import (
     ArrayType,
     SqlType,
 )
+from absurd_contimg.backends.memory.values import times
 
 TableFunction = tuple[tuple[ColumnInfo, ...], Callable[[Env], list[Row]]]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import is_implicit
@@ -37,6 +36,7 @@ from absurd_contimg.backends.memory.sql.types import (
     UUID,
     VARCHAR,
 )
+from absurd_contimg.backends.memory.values import times
 
 VERSION = "PostgreSQL 18.6, emulated in memory by absurd-contimg"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from absurd_contimg.backends.memory import dates, numerics, times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.coercion import converted
@@ -26,7 +25,8 @@ from absurd_contimg.backends.memory.sql.types import (
     TIMESTAMPTZ,
     UNKNOWN,
 )
-from absurd_contimg.backends.memory.times import Interval
+from absurd_contimg.backends.memory.values import dates, numerics, times
+from absurd_contimg.backends.memory.values.times import Interval
 
 _EPOCH_UNITS = {
     "year": "year", "years": "year", "y": "year", "month": "month", "months": "month",

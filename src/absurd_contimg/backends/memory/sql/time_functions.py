@@ -6,8 +6,6 @@ import math
 from datetime import UTC, tzinfo
 from typing import Any
 
-from absurd_contimg.backends.memory import dates, floats, times
-from absurd_contimg.backends.memory import interval_arithmetic as spans
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.casts import from_local, to_local
@@ -35,7 +33,9 @@ from absurd_contimg.backends.memory.sql.types import (
     TIMESTAMPTZ,
     UNKNOWN,
 )
-from absurd_contimg.backends.memory.times import Interval
+from absurd_contimg.backends.memory.values import dates, floats, times
+from absurd_contimg.backends.memory.values import interval_arithmetic as spans
+from absurd_contimg.backends.memory.values.times import Interval
 
 
 @polymorphic("timezone")

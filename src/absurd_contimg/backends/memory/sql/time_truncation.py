@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import UTC, tzinfo
 from typing import Any
 
-from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.registry import (
@@ -25,8 +24,9 @@ from absurd_contimg.backends.memory.sql.types import (
     TIMESTAMPTZ,
     UNKNOWN,
 )
-from absurd_contimg.backends.memory.times import Interval
-from absurd_contimg.backends.memory.zones import session_zone
+from absurd_contimg.backends.memory.values import times
+from absurd_contimg.backends.memory.values.times import Interval
+from absurd_contimg.backends.memory.values.zones import session_zone
 
 _UNITS_US = {
     "microseconds": 1,

@@ -13,20 +13,20 @@ from datetime import UTC
 from typing import Any
 
 from absurd_contimg.backends.memory import json_reader, jsonb
-from absurd_contimg.backends.memory.dates import date_in, date_out
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.floats import double_out
-from absurd_contimg.backends.memory.intervals import interval_in, interval_out
-from absurd_contimg.backends.memory.numerics import numeric_in, numeric_out
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.text import (
+from absurd_contimg.backends.memory.values.dates import date_in, date_out
+from absurd_contimg.backends.memory.values.floats import double_out
+from absurd_contimg.backends.memory.values.intervals import interval_in, interval_out
+from absurd_contimg.backends.memory.values.numerics import numeric_in, numeric_out
+from absurd_contimg.backends.memory.values.text import (
     boolean_in,
     double_in,
     integer_in,
     uuid_in,
     uuid_out,
 )
-from absurd_contimg.backends.memory.timestamps import timestamptz_in, timestamptz_out
+from absurd_contimg.backends.memory.values.timestamps import timestamptz_in, timestamptz_out
 
 Value = Any
 TextIn = Callable[[str, Session], Value]

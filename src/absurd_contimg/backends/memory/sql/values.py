@@ -9,7 +9,6 @@ from typing import Any
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.numerics import numeric_in
 from absurd_contimg.backends.memory.sql import operators
 from absurd_contimg.backends.memory.sql.arithmetic import negated
 from absurd_contimg.backends.memory.sql.coercion import (
@@ -41,6 +40,7 @@ from absurd_contimg.backends.memory.sql.types import (
     RecordType,
     record_type,
 )
+from absurd_contimg.backends.memory.values.numerics import numeric_in
 
 _ARITHMETIC: dict[type, str] = {
     exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.Pow: "^",

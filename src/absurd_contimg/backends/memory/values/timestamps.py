@@ -6,8 +6,9 @@ from __future__ import annotations
 import re
 from datetime import UTC, tzinfo
 
-from absurd_contimg.backends.memory import times
-from absurd_contimg.backends.memory.date_fields import (
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.values import times
+from absurd_contimg.backends.memory.values.date_fields import (
     SPACE,
     BadFormat,
     Field,
@@ -19,9 +20,8 @@ from absurd_contimg.backends.memory.date_fields import (
     refusal,
     split,
 )
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.times import DAY_US, SECOND_US
-from absurd_contimg.backends.memory.zones import DAYLIGHT, abbreviation_us, session_zone
+from absurd_contimg.backends.memory.values.times import DAY_US, SECOND_US
+from absurd_contimg.backends.memory.values.zones import DAYLIGHT, abbreviation_us, session_zone
 
 _MONTHS: dict[str, int] = {}
 for _number, _names in enumerate(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from datetime import UTC, tzinfo
 
-from absurd_contimg.backends.memory import times
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.times import DAY_US
-from absurd_contimg.backends.memory.timestamps import time_in, timestamptz_out
+from absurd_contimg.backends.memory.values import times
+from absurd_contimg.backends.memory.values.times import DAY_US
+from absurd_contimg.backends.memory.values.timestamps import time_in, timestamptz_out
 
 INFINITY = 2**31 - 1
 NEG_INFINITY = -(2**31)

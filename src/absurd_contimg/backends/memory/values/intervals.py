@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from absurd_contimg.backends.memory.date_fields import (
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.values.date_fields import (
     SPACE,
     BadFormat,
     Field,
@@ -16,15 +17,14 @@ from absurd_contimg.backends.memory.date_fields import (
     refusal,
     split,
 )
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.times import (
+from absurd_contimg.backends.memory.values.times import (
     DAY_US,
     INFINITE,
     NEG_INFINITE,
     SECOND_US,
     Interval,
 )
-from absurd_contimg.backends.memory.timestamps import WORDS
+from absurd_contimg.backends.memory.values.timestamps import WORDS
 
 _UNITS: dict[str, str] = {}
 for _names, _kind in (

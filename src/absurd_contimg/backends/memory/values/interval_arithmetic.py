@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.times import (
+from absurd_contimg.backends.memory.values.times import (
     DAY_US,
     INFINITE,
     NEG_INFINITE,
