@@ -1,1 +1,4 @@
-"""The values of Postgres' types: how they are read, printed and computed. It knows no SQL and no table."""
+"""The values of Postgres' types: how they are read, printed and computed.
+
+Nothing here knows SQL or a table.
+"""
