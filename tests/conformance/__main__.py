@@ -17,12 +17,12 @@ from pathlib import Path
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.schema import install_schema
 from conformance.comparison import Divergence, Pair, random_sequence
-from conformance.sides import MemorySide, PostgresSide
+from conformance.databases import EmulatorDatabase, PostgresDatabase
 
 
 def main(url: str, sequences: int, first: int = 0) -> int:
     """Run the sequences; how many diverged."""
-    pair = Pair(PostgresSide(url), MemorySide())
+    pair = Pair(PostgresDatabase(url), EmulatorDatabase())
     began = time.perf_counter()
     errors = answers = diverged = 0
     for seed in range(first, first + sequences):

@@ -8,10 +8,18 @@ from typing import Any
 from uuid import UUID
 
 from conformance import operations
+from conformance.databases import (
+    QUEUES,
+    SESSIONS,
+    Answer,
+    Call,
+    Database,
+    EmulatorDatabase,
+    PostgresDatabase,
+)
 from conformance.operations import Chooser, Operation, RandomChooser, World
-from conformance.rare import RARE
-from conformance.scenes import SCENES, Scene
-from conformance.sides import QUEUES, SESSIONS, Answer, Call, MemorySide, PostgresSide, Side
+from conformance.regression_sequences import REGRESSIONS
+from conformance.scripted_sequences import SCRIPTS, Script
 
 STEPS_PER_SEQUENCE = 50
 
@@ -24,7 +32,7 @@ class Observation(tuple[Any, ...]):
     """What a side shows after an operation: answer, transaction status, tables."""
 
 
-def observe(side: Side, call: Call) -> Observation:
+def observe(side: Database, call: Call) -> Observation:
     """Run the call and look at everything."""
     answer = side.call(call)
     status = side.status(call.session)
@@ -64,7 +72,7 @@ def explain(left: Observation, right: Observation) -> str:  # noqa: PLR0911 - on
 class Pair:
     """Both sides, the calls so far, and what operations may refer to."""
 
-    def __init__(self, postgres: PostgresSide, memory: MemorySide) -> None:
+    def __init__(self, postgres: PostgresDatabase, memory: EmulatorDatabase) -> None:
         self.postgres = postgres
         self.memory = memory
         self.world = World()
@@ -90,10 +98,10 @@ class Pair:
         if left != right:
             raise Divergence(f"{explain(left, right)}\n{self.story()}")
 
-    def play(self, scene: Scene, choose: Chooser) -> None:
-        """All of a scene's calls."""
+    def play(self, script: Script, choose: Chooser) -> None:
+        """All of a script's calls."""
         look(self.world, self.memory)
-        for call in scene(choose, self.world):
+        for call in script(choose, self.world):
             self.step(call)
             look(self.world, self.memory)
 
@@ -131,7 +139,7 @@ def learn(world: World, call: Call, answer: Answer, status: object) -> None:
                 pool.append(found[name])
 
 
-def look(world: World, memory: MemorySide) -> None:
+def look(world: World, memory: EmulatorDatabase) -> None:
     """Which runs are in which state: what makes an operation likely to do something.
 
     Read from the emulator, because that is cheap; it only guides the choice.
@@ -147,7 +155,7 @@ def look(world: World, memory: MemorySide) -> None:
                 world.runs_in.setdefault(run.state, []).append((name, *numbers))  # type: ignore[arg-type]
 
 
-def random_operation(choose: Chooser, world: World, memory: MemorySide) -> Call:
+def random_operation(choose: Chooser, world: World, memory: EmulatorDatabase) -> Call:
     """One operation by `operations.WEIGHTS`."""
     kinds: list[Operation | None] = [
         kind for kind, weight in operations.WEIGHTS.items() for _ in range(weight)
@@ -166,7 +174,7 @@ def random_sequence(pair: Pair, seed: int, steps: int = STEPS_PER_SEQUENCE) -> N
         pair.begin()
         while len(pair.calls) < steps:
             if choose.integer(0, 9) == 0:
-                pair.play(choose.pick(SCENES), choose)
+                pair.play(choose.pick(SCRIPTS), choose)
             else:
                 pair.step(random_operation(choose, pair.world, pair.memory))
     except Divergence as error:
@@ -174,7 +182,7 @@ def random_sequence(pair: Pair, seed: int, steps: int = STEPS_PER_SEQUENCE) -> N
 
 
 def rare_sequence(pair: Pair) -> None:
-    """Every scene of `RARE` once."""
+    """Every script of `REGRESSIONS` once."""
     pair.begin()
-    for scene in RARE:
-        pair.play(scene, RandomChooser(0))
+    for script in REGRESSIONS:
+        pair.play(script, RandomChooser(0))

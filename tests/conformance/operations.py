@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeVar
 from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
-from conformance.sides import QUEUES, SESSIONS, Call, MemorySide, Ref
+from conformance.databases import QUEUES, SESSIONS, Call, EmulatorDatabase, Ref
 
 T = TypeVar("T")
 
@@ -515,7 +515,7 @@ def transaction(choose: Chooser, world: World) -> Call:
     return Call(session(choose), text)
 
 
-def cleanup(choose: Chooser, world: World, memory: MemorySide) -> Call:
+def cleanup(choose: Chooser, world: World, memory: EmulatorDatabase) -> Call:
     """The three clean-ups.
 
     A limit that would cut through tasks or events of the same time is not given: which of them
@@ -533,7 +533,7 @@ def cleanup(choose: Chooser, world: World, memory: MemorySide) -> Call:
     return Call(who, f"select absurd.{which}(%s, %s, %s)", (name, ttl, limit))
 
 
-def _cuts_a_tie(memory: MemorySide, who: int, which: str, name: Any, limit: int) -> bool:
+def _cuts_a_tie(memory: EmulatorDatabase, who: int, which: str, name: Any, limit: int) -> bool:
     """Whether the first `limit` in order of time are not one certain set."""
     if name not in QUEUES or memory.connections[who].info.transaction_status.name == "INERROR":
         return True

@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from conformance import operations
 from conformance.comparison import Pair, look, opening, rare_sequence
+from conformance.databases import Call, EmulatorDatabase, PostgresDatabase
 from conformance.operations import DataChooser
-from conformance.scenes import SCENES, Scene
-from conformance.sides import Call, MemorySide, PostgresSide
+from conformance.scripted_sequences import SCRIPTS, Script
 
 SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "150"))
 STEPS = 50
@@ -32,8 +32,8 @@ SETTINGS = settings(
 
 @pytest.fixture(scope="module")
 def pair(new_database: Callable[[], str]) -> Iterator[Pair]:
-    postgres = PostgresSide(new_database())
-    yield Pair(postgres, MemorySide())
+    postgres = PostgresDatabase(new_database())
+    yield Pair(postgres, EmulatorDatabase())
     postgres.close()
 
 
@@ -57,16 +57,16 @@ class Equality(RuleBasedStateMachine):
         type(self).steps += 1
         type(self).refused += self.pair.observed[-1][0][0] == "error"
 
-    @rule(data=st.data(), scene=st.sampled_from(SCENES))
-    def scene(self, data: st.DataObject, scene: Scene) -> None:
+    @rule(data=st.data(), script=st.sampled_from(SCRIPTS))
+    def script(self, data: st.DataObject, script: Script) -> None:
         before = len(self.pair.calls)
-        self.pair.play(scene, DataChooser(data))
+        self.pair.play(script, DataChooser(data))
         type(self).steps += len(self.pair.calls) - before
 
-    @rule(data=st.data(), scene=st.sampled_from(SCENES))
-    def another_scene(self, data: st.DataObject, scene: Scene) -> None:
+    @rule(data=st.data(), script=st.sampled_from(SCRIPTS))
+    def second_script(self, data: st.DataObject, script: Script) -> None:
         before = len(self.pair.calls)
-        self.pair.play(scene, DataChooser(data))
+        self.pair.play(script, DataChooser(data))
         type(self).steps += len(self.pair.calls) - before
 
     @rule(data=st.data())
@@ -99,8 +99,8 @@ def test_emulator_equals_postgres(pair: Pair, capsys: pytest.CaptureFixture[str]
         print(f" [{Equality.steps} operations, {Equality.refused} refused]", end="")
 
 
-def test_rare_scenes_are_equal(pair: Pair) -> None:
-    """What random operations would not meet; each scene does something on both sides."""
+def test_regression_sequences_are_equal(pair: Pair) -> None:
+    """What random operations would not meet; each does something in both databases."""
     rare_sequence(pair)
     assert all(item[0][0] != "error" for item in pair.observed)
 

@@ -22,10 +22,10 @@ from conformance.comparison import (
     random_sequence,
     rare_sequence,
 )
-from conformance.planted import BUGS, EQUIVALENT, Bug
-from conformance.sides import Call, MemorySide, PostgresSide
+from conformance.databases import Call, EmulatorDatabase, PostgresDatabase
+from conformance.mutants_emulator import BUGS, EQUIVALENT, Bug
 
-SEQUENCES = 120
+SCRIPTS = 120
 FIRST_SEED = 100_000
 ROOT = "absurd_contimg.backends.memory"
 Recording = list[tuple[Call, Observation]]
@@ -33,13 +33,13 @@ Recording = list[tuple[Call, Observation]]
 
 @pytest.fixture(scope="module")
 def recordings(new_database: Callable[[], str]) -> list[Recording]:
-    """Sequences with what Postgres showed after each call; the rare scenes first."""
-    postgres = PostgresSide(new_database())
-    pair = Pair(postgres, MemorySide())
+    """Sequences with what Postgres showed after each call; the regression sequences first."""
+    postgres = PostgresDatabase(new_database())
+    pair = Pair(postgres, EmulatorDatabase())
     made: list[Recording] = []
     rare_sequence(pair)
     made.append(list(zip(pair.calls, pair.observed, strict=True)))
-    for seed in range(FIRST_SEED, FIRST_SEED + SEQUENCES):
+    for seed in range(FIRST_SEED, FIRST_SEED + SCRIPTS):
         random_sequence(pair, seed)
         made.append(list(zip(pair.calls, pair.observed, strict=True)))
     postgres.close()
@@ -47,8 +47,8 @@ def recordings(new_database: Callable[[], str]) -> list[Recording]:
 
 
 @contextmanager
-def planted(bug: Bug) -> Iterator[type[MemorySide]]:
-    """The emulator loaded anew with one module changed; yields its `MemorySide`."""
+def planted(bug: Bug) -> Iterator[type[EmulatorDatabase]]:
+    """The emulator loaded anew with one module changed; yields its `EmulatorDatabase`."""
     name = f"{ROOT}.{bug.module}"
     source = Path(str(sys.modules[name].__file__)).read_text()
     assert bug.right in source, f"{bug.name}: its place is gone from {bug.module}"
@@ -60,7 +60,7 @@ def planted(bug: Bug) -> Iterator[type[MemorySide]]:
     sys.meta_path.insert(0, finder)
     try:
         database = importlib.import_module(ROOT).MemoryDatabase
-        yield type("Planted", (MemorySide,), {"database": database})
+        yield type("Planted", (EmulatorDatabase,), {"database": database})
     finally:
         sys.meta_path.remove(finder)
         for key in [key for key in sys.modules if key.startswith(ROOT)]:
@@ -87,7 +87,7 @@ class _Planted:
         exec(self.code, module.__dict__)  # type: ignore[arg-type]
 
 
-def first_difference(side: type[MemorySide], recordings: list[Recording]) -> str | None:
+def first_difference(side: type[EmulatorDatabase], recordings: list[Recording]) -> str | None:
     """The first call after which the emulator shows something else than Postgres did."""
     for recording in recordings:
         memory = side()
@@ -103,7 +103,7 @@ def first_difference(side: type[MemorySide], recordings: list[Recording]) -> str
 
 def test_the_true_emulator_replays_every_recording(recordings: list[Recording]) -> None:
     """Without a bug nothing differs; otherwise red would mean nothing."""
-    assert first_difference(MemorySide, recordings) is None
+    assert first_difference(EmulatorDatabase, recordings) is None
 
 
 @pytest.mark.timeout(900)

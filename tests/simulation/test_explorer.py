@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from absurd_contimg.backends.memory import catalog
-from absurd_contimg.backends.memory.procedures import running
+from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.simulation.crews import HandlerCrew, PipelineCrew, WorkerTerms
@@ -89,7 +89,7 @@ def test_what_is_wrong_only_for_a_while_is_seen(monkeypatch: pytest.MonkeyPatch)
         run = runs.get(tx, run_id)
         runs.put(tx, run_id, run._replace(state="pending", claimed_by=None, available_at=wake_at))
 
-    monkeypatch.setattr(running, "schedule_run", sleeping)  # the task still says "running"
+    monkeypatch.setattr(runs, "schedule_run", sleeping)  # the task still says "running"
     with pytest.raises(AssertionError, match=r"task_and_last_run_agree: .*after schedule_run"):
         explore(everything_setup(), blows=())
 

@@ -101,7 +101,7 @@ def test_what_was_read_before_waiting_holds(
     answer: list[tuple[Any, ...]],
     left: dict[str, list[tuple[Any, ...]]],
 ) -> None:
-    """See the scenes' names."""
+    """The scenario's name says what waits for what."""
     holder, waiter = connect(), connect()
     for statement in before:
         for connection in (holder, waiter) if statement == LATER else (holder,):

@@ -13,7 +13,19 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 from uuid import UUID
 
 from absurd_contimg.backends.memory import catalog, jsonb
-from absurd_contimg.backends.memory.conversion import (
+from absurd_contimg.backends.memory.database import MemoryDatabase
+from absurd_contimg.backends.memory.errors import EngineError, raise_exception
+from absurd_contimg.backends.memory.locks import WouldBlock
+from absurd_contimg.backends.memory.procedures import (
+    cancellation,
+    checkpoints,
+    cleanup,
+    events,
+    queues,
+    runs,
+    tasks,
+)
+from absurd_contimg.backends.memory.records import (
     checkpoint_of,
     claimed_task,
     delta_of,
@@ -26,18 +38,6 @@ from absurd_contimg.backends.memory.conversion import (
     time_us,
     translated,
     uuid_int,
-)
-from absurd_contimg.backends.memory.database import MemoryDatabase
-from absurd_contimg.backends.memory.errors import EngineError, raise_exception
-from absurd_contimg.backends.memory.locks import WouldBlock
-from absurd_contimg.backends.memory.procedures import (
-    cancellation,
-    checkpoints,
-    cleaning,
-    events,
-    queues,
-    running,
-    spawning,
 )
 from absurd_contimg.backends.memory.tables import CLAIMABLE
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -141,7 +141,7 @@ class MemoryBackend:
         text = dumped(params)
         chosen = jsonb.EMPTY if options is None else dumped(options.to_json())
         answer = await self._run(
-            "spawn_task", spawning.spawn_task, queue_name, task_name, text, chosen
+            "spawn_task", tasks.spawn_task, queue_name, task_name, text, chosen
         )
         return spawned_task(answer)
 
@@ -150,21 +150,21 @@ class MemoryBackend:
     ) -> list[ClaimedTask]:
         """See `Backend.claim_task`."""
         found = await self._run(
-            "claim_task", running.claim_task, queue_name, worker_id, claim_timeout, qty
+            "claim_task", runs.claim_task, queue_name, worker_id, claim_timeout, qty
         )
         return [claimed_task(row) for row in found]
 
     async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
         """See `Backend.complete_run`."""
         key, text = uuid_int(run_id), dumped(state)
-        await self._run("complete_run", running.complete_run, queue_name, key, text)
+        await self._run("complete_run", runs.complete_run, queue_name, key, text)
 
     async def schedule_run(self, queue_name: str, run_id: UUID, wake_at: datetime) -> None:
         """See `Backend.schedule_run`."""
         key, moment = uuid_int(run_id), time_us(wake_at)
         await self._run(
             "schedule_run",
-            lambda tx, *_: running.schedule_run(tx, queue_name, key, moment),
+            lambda tx, *_: runs.schedule_run(tx, queue_name, key, moment),
             queue_name,
             key,
             wake_at,
@@ -178,7 +178,7 @@ class MemoryBackend:
         moment = None if retry_at is None else time_us(retry_at)
         await self._run(
             "fail_run",
-            lambda tx, *_: running.fail_run(tx, queue_name, key, text, moment),
+            lambda tx, *_: runs.fail_run(tx, queue_name, key, text, moment),
             queue_name,
             key,
             text,
@@ -190,16 +190,16 @@ class MemoryBackend:
         key, text = uuid_int(run_id), dumped(reason)
 
         def work(tx: Transaction, *_: object) -> None:
-            runs = catalog.runs(tx, queue_name)
-            run = running.locked_run(tx, runs, key)
+            run_table = catalog.runs(tx, queue_name)
+            run = runs.locked_run(tx, run_table, key)
             if run is None:
                 raise_exception(f'Run "{run_id}" cannot be failed in queue "{queue_name}"')
-            tasks = catalog.tasks(tx, queue_name)
-            task = tasks.get(tx, run.task_id)
+            task_table = catalog.tasks(tx, queue_name)
+            task = task_table.get(tx, run.task_id)
             if task is not None and run.state in ("running", "sleeping"):
-                tasks.lock(tx, task.task_id)
-                tasks.put(tx, task.task_id, task._replace(max_attempts=run.attempt))
-            running.fail_run(tx, queue_name, key, text)
+                task_table.lock(tx, task.task_id)
+                task_table.put(tx, task.task_id, task._replace(max_attempts=run.attempt))
+            runs.fail_run(tx, queue_name, key, text)
 
         await self._run("fail_run_permanently", work, queue_name, key, text)
 
@@ -208,7 +208,7 @@ class MemoryBackend:
     ) -> SpawnedTask:
         """See `Backend.retry_task`."""
         key, text = uuid_int(task_id), jsonb.EMPTY if options is None else dumped(options)
-        answer = await self._run("retry_task", spawning.retry_task, queue_name, key, text)
+        answer = await self._run("retry_task", tasks.retry_task, queue_name, key, text)
         return spawned_task(answer)
 
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
@@ -219,7 +219,7 @@ class MemoryBackend:
     async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
         """See `Backend.get_task_result`."""
         key = uuid_int(task_id)
-        found = await self._read(cleaning.get_task_result, queue_name, key)
+        found = await self._read(cleanup.get_task_result, queue_name, key)
         if not found:
             return None
         _, state, result, reason = found[0]
@@ -230,7 +230,7 @@ class MemoryBackend:
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
         """See `Backend.extend_claim`."""
         key = uuid_int(run_id)
-        await self._run("extend_claim", running.extend_claim, queue_name, key, extend_by)
+        await self._run("extend_claim", runs.extend_claim, queue_name, key, extend_by)
 
     async def set_task_checkpoint_state(
         self,
@@ -300,13 +300,13 @@ class MemoryBackend:
     async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         """See `Backend.cleanup_tasks`."""
         return await self._run(
-            "cleanup_tasks", cleaning.cleanup_tasks, queue_name, ttl_seconds, limit
+            "cleanup_tasks", cleanup.cleanup_tasks, queue_name, ttl_seconds, limit
         )
 
     async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         """See `Backend.cleanup_events`."""
         return await self._run(
-            "cleanup_events", cleaning.cleanup_events, queue_name, ttl_seconds, limit
+            "cleanup_events", cleanup.cleanup_events, queue_name, ttl_seconds, limit
         )
 
     # -- inspection, read only --------------------------------------------------------------

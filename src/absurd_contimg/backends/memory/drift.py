@@ -23,7 +23,7 @@ from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
 from absurd_contimg.backends.memory import schema
-from absurd_contimg.backends.memory.bodies import ATTRIBUTES, BODIES
+from absurd_contimg.backends.memory.function_digests import ATTRIBUTES, BODIES
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, SCHEMA_VERSION
 
 _TYPES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
-from absurd_contimg.backends.memory.ascending import Ascending
+from absurd_contimg.backends.memory.due_queue import DueQueue
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import RowLock, WouldBlock
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -180,7 +180,7 @@ class Table(Generic[K, R]):
         twin = self.__class__.__new__(self.__class__)
         for name, value in self.__dict__.items():
             twin.__dict__[name] = (
-                value.copy() if isinstance(value, dict | list | Ascending) else value
+                value.copy() if isinstance(value, dict | list | DueQueue) else value
             )
         for name in self.nested:
             groups = twin.__dict__[name]

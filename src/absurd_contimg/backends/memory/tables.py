@@ -5,7 +5,7 @@ from __future__ import annotations
 from heapq import heapify, heappop, heappush
 from typing import Any, ClassVar
 
-from absurd_contimg.backends.memory.ascending import Ascending
+from absurd_contimg.backends.memory.due_queue import DueQueue
 from absurd_contimg.backends.memory.rows import (
     CheckpointRow,
     EventRow,
@@ -100,7 +100,7 @@ class Runs(Table[int, RunRow]):
     def __init__(self) -> None:
         super().__init__()
         self.by_task: dict[int, tuple[int, ...]] = {}
-        self.due = Ascending()
+        self.due = DueQueue()
         self.leases: list[tuple[int, int]] = []
 
     def reindex(self, old: RunRow | None, new: RunRow | None) -> None:
@@ -128,7 +128,7 @@ class Runs(Table[int, RunRow]):
 
     def _rebuild_due(self) -> None:
         entries = ((r.available_at, r.run_id) for r in self.rows.values() if r.state in CLAIMABLE)
-        self.due = Ascending()
+        self.due = DueQueue()
         for entry in sorted(entries):
             self.due.push(entry)
 

@@ -10,7 +10,7 @@ from absurd_contimg.backends.memory.errors import (
     task_cancelled,
 )
 from absurd_contimg.backends.memory.locks import ACCESS_SHARE
-from absurd_contimg.backends.memory.procedures.running import named, not_null_violation
+from absurd_contimg.backends.memory.procedures.runs import named, not_null_violation
 from absurd_contimg.backends.memory.rows import CheckpointRow, RunRow, TaskRow, made
 from absurd_contimg.backends.memory.tables import Checkpoints, Runs, Tasks
 from absurd_contimg.backends.memory.transaction import Transaction

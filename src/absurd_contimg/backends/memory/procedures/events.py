@@ -6,7 +6,7 @@ from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception, task_cancelled
 from absurd_contimg.backends.memory.locks import RowLock, TableLock
 from absurd_contimg.backends.memory.procedures.checkpoints import write_checkpoint
-from absurd_contimg.backends.memory.procedures.running import (
+from absurd_contimg.backends.memory.procedures.runs import (
     locked_run_and_task,
     named,
     not_null_violation,

@@ -13,14 +13,14 @@ from typing import Any
 from absurd_contimg.backends.memory.procedures import (
     cancellation,
     checkpoints,
-    cleaning,
+    cleanup,
     cron,
     events,
     partitions,
     queues,
     registry,
-    running,
-    spawning,
+    runs,
+    tasks,
 )
 from absurd_contimg.backends.memory.transaction import Transaction
 
@@ -120,7 +120,7 @@ def _schema_version(_: Transaction) -> str:
 
 
 def _retry_delay_seconds(_: Transaction, strategy: str | None, attempt: int | None) -> float | None:
-    return spawning.retry_delay_seconds(strategy, attempt)
+    return tasks.retry_delay_seconds(strategy, attempt)
 
 
 def _validate_queue_name(_: Transaction, queue: str | None) -> str:
@@ -166,46 +166,46 @@ _define(
     "get_task_result",
     "queue_name text; task_id uuid",
     "task_id uuid; state text; result jsonb; failure_reason jsonb",
-    cleaning.get_task_result,
+    cleanup.get_task_result,
     many=True,
 )
 _define(
     "spawn_task",
     "queue_name text; task_name text; params jsonb; options jsonb = '{}'",
     _SPAWNED,
-    spawning.spawn_task,
+    tasks.spawn_task,
 )
 _define(
     "claim_task",
     "queue_name text; worker_id text; claim_timeout int4 = 30; qty int4 = 1",
     "run_id uuid; task_id uuid; attempt int4; task_name text; params jsonb; "
     "retry_strategy jsonb; max_attempts int4; headers jsonb; wake_event text; event_payload jsonb",
-    running.claim_task,
+    runs.claim_task,
     many=True,
 )
 _define(
     "complete_run",
     "queue_name text; run_id uuid; state jsonb = null",
     "void",
-    running.complete_run,
+    runs.complete_run,
 )
 _define(
     "schedule_run",
     "queue_name text; run_id uuid; wake_at timestamptz",
     "void",
-    running.schedule_run,
+    runs.schedule_run,
 )
 _define(
     "fail_run",
     "queue_name text; run_id uuid; reason jsonb; retry_at timestamptz = null",
     "void",
-    running.fail_run,
+    runs.fail_run,
 )
 _define(
     "retry_task",
     "queue_name text; task_id uuid; options jsonb = '{}'",
     _SPAWNED,
-    spawning.retry_task,
+    tasks.retry_task,
 )
 _define(
     "set_task_checkpoint_state",
@@ -218,7 +218,7 @@ _define(
     "extend_claim",
     "queue_name text; run_id uuid; extend_by int4",
     "void",
-    running.extend_claim,
+    runs.extend_claim,
 )
 _define(
     "get_task_checkpoint_state",
@@ -252,20 +252,20 @@ _define(
     "cleanup_all_queues",
     "queue_name text = null",
     "queue_name text; tasks_deleted int4; events_deleted int4",
-    cleaning.cleanup_all_queues,
+    cleanup.cleanup_all_queues,
     many=True,
 )
 _define(
     "cleanup_tasks",
     "queue_name text; ttl_seconds int4; limit int4 = 1000",
     "int4",
-    cleaning.cleanup_tasks,
+    cleanup.cleanup_tasks,
 )
 _define(
     "cleanup_events",
     "queue_name text; ttl_seconds int4; limit int4 = 1000",
     "int4",
-    cleaning.cleanup_events,
+    cleanup.cleanup_events,
 )
 _define("portable_uuidv7", "", "uuid", _portable_uuidv7)
 _define("uuidv7_timestamp", "id uuid", "timestamptz", _uuidv7_timestamp, strict=True)

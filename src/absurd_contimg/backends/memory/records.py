@@ -9,7 +9,7 @@ from uuid import UUID, SafeUUID
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.procedures import checkpoints, running, spawning
+from absurd_contimg.backends.memory.procedures import checkpoints, runs, tasks
 from absurd_contimg.backends.memory.rows import RunRow, TaskRow
 from absurd_contimg.backends.memory.values import times
 from absurd_contimg.backends.memory.values.text import uuid_in
@@ -113,7 +113,7 @@ def delta_of(span: times.Interval) -> timedelta:
     return timedelta(days=days + span.days, microseconds=span.us)
 
 
-def spawned_task(row: spawning.Spawned) -> SpawnedTask:
+def spawned_task(row: tasks.Spawned) -> SpawnedTask:
     """The answer of ``spawn_task``."""
     task_id, run_id, attempt, created = row
     assert task_id is not None
@@ -122,7 +122,7 @@ def spawned_task(row: spawning.Spawned) -> SpawnedTask:
     return SpawnedTask(uuid(task_id), uuid(run_id), attempt, created)
 
 
-def claimed_task(row: running.Claimed) -> ClaimedTask:
+def claimed_task(row: runs.Claimed) -> ClaimedTask:
     """One row of ``claim_task``."""
     run_id, task_id, attempt, name, params, strategy, attempts_max, headers, event, payload = row
     return ClaimedTask(

@@ -10,7 +10,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
-from absurd_contimg.backends.memory.procedures import running
+from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core import lease as lease_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, TaskCancelled
@@ -19,9 +19,9 @@ from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.settle import Settler
 from absurd_contimg.core.worker import Worker
 
-from .planted_products import (
+from .mutants_products import (
+    Mutant,
     Patch,
-    Plant,
     adopts_without_a_look,
     key_without_inputs,
     manifest_without_files,
@@ -138,12 +138,12 @@ def exit_by_signal_is_not_looked_at(patch: Patch) -> None:
 
 
 def claims_before_it_is_due(patch: Patch) -> None:
-    honest = running.due_runs
+    honest = runs.due_runs
 
     def due(tx: Any, queue: Any, now: int, limit: int) -> Any:
         return honest(tx, queue, now + 3_600_000_000, limit)
 
-    patch.setattr(running, "due_runs", due)
+    patch.setattr(runs, "due_runs", due)
 
 
 def no_answer_is_no_reason_to_ask_again(patch: Patch) -> None:
@@ -156,7 +156,7 @@ def no_answer_is_no_reason_to_ask_again(patch: Patch) -> None:
     patch.setattr(Lease, "extend", extend)
 
 
-FRESH: dict[str, Plant] = {
+FRESH: dict[str, Mutant] = {
     "a refused completion counts as done": completion_is_taken_for_granted,
     "a worker takes its own runs for orphans": own_runs_are_orphans,
     "more runs are claimed than there is room for": claims_more_than_is_free,

@@ -10,7 +10,7 @@ from absurd_contimg.backends.memory.catalog import AnyTable
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
-from absurd_contimg.backends.memory.procedures.spawning import INTEGER_MAX, storage_mode_of
+from absurd_contimg.backends.memory.procedures.tasks import INTEGER_MAX, storage_mode_of
 from absurd_contimg.backends.memory.rows import TaskRow
 from absurd_contimg.backends.memory.tables import LIVE, Runs
 from absurd_contimg.backends.memory.transaction import Transaction

@@ -16,7 +16,7 @@ from absurd_contimg.backends.memory.procedures.cancellation import (
     apply_cancellation_rules,
     rule_seconds,
 )
-from absurd_contimg.backends.memory.procedures.spawning import (
+from absurd_contimg.backends.memory.procedures.tasks import (
     checked_integer,
     insert_run,
     retry_delay_seconds,

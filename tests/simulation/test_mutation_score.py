@@ -18,7 +18,7 @@ from absurd_contimg.simulation.setup import Setup
 from absurd_contimg.simulation.specimen import everything_setup
 from absurd_contimg.simulation.world import EPOCH
 
-from .planted import PLANTED
+from .mutants_worker import MUTANTS
 from .worlds import (
     FAILING,
     FAILING_ENDS,
@@ -147,11 +147,11 @@ def _poisoned(setup: Setup) -> Iterator[str]:
     yield from (str(one) for one in poisoned.violations if "poison" in one.invariant)
 
 
-@pytest.mark.parametrize("bug", PLANTED)
+@pytest.mark.parametrize("bug", MUTANTS)
 def test_planted_bug_is_found(
     bug: str, healthy: dict[str, Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    PLANTED[bug](monkeypatch)
+    MUTANTS[bug](monkeypatch)
     try:
         found = next(_looked_for(healthy), None)
     except AssertionError as wrong_from_the_start:
@@ -162,8 +162,8 @@ def test_planted_bug_is_found(
 
 
 def test_enough_bugs_are_planted_and_found() -> None:
-    assert len(PLANTED) >= 25
-    assert len(KNOWN_MISSES) / len(PLANTED) <= 2 / 42
+    assert len(MUTANTS) >= 25
+    assert len(KNOWN_MISSES) / len(MUTANTS) <= 2 / 42
 
 
 def test_nothing_is_found_where_nothing_is_planted(healthy: dict[str, Outcome]) -> None:

@@ -1,4 +1,4 @@
-"""`Ascending`: entries that are taken in ascending order, and mostly come in it too.
+"""`DueQueue`: entries that are taken in ascending order, and mostly pushed in that order.
 
 What comes in order waits in a line, the rest in a heap. So a million tasks that were spawned one
 after the other cost a claim no more than a thousand: a heap so deep is read all over memory.
@@ -14,7 +14,7 @@ Entry = tuple[int, int]
 """A moment, and whose it is."""
 
 
-class Ascending:
+class DueQueue:
     """A priority queue of moments."""
 
     __slots__ = ("_heap", "_line")

@@ -7,7 +7,7 @@ from heapq import heappop, heappush
 from hypothesis import given
 from hypothesis import strategies as st
 
-from absurd_contimg.backends.memory.ascending import Ascending
+from absurd_contimg.backends.memory.due_queue import DueQueue
 
 ENTRIES = st.tuples(st.integers(0, 9), st.integers(0, 9))
 
@@ -15,7 +15,7 @@ ENTRIES = st.tuples(st.integers(0, 9), st.integers(0, 9))
 @given(st.lists(ENTRIES | st.integers(0, 9)))
 def test_it_is_a_heap(calls: list[tuple[int, int] | int]) -> None:
     """A pair is pushed; a number is a moment until which one is popped."""
-    tried, heap = Ascending(), list[tuple[int, int]]()
+    tried, heap = DueQueue(), list[tuple[int, int]]()
     for call in calls:
         kept = tried.copy()
         if isinstance(call, tuple):

@@ -1,6 +1,6 @@
-"""Bugs, planted one at a time in the worker, its lease, its judgement, products and emulator.
+"""Mutants of the worker, its lease, its judgement, products and the emulator.
 
-Each is a mistake that somebody could make in good faith. A `Plant` puts it in place; the test then
+Each is a mistake that somebody could make in good faith. A `Mutant` puts it in place; the test then
 looks for it with the explorer's own means.
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from absurd_contimg.backends.memory.procedures import checkpoints, events, running
+from absurd_contimg.backends.memory.procedures import checkpoints, events, runs
 from absurd_contimg.core import worker as worker_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendUnavailable, LeaseLost, RunSuspended
@@ -20,12 +20,12 @@ from absurd_contimg.core.settle import Settlement, Settler
 from absurd_contimg.core.starts import StepRecord
 from absurd_contimg.core.worker import Worker
 
-from .planted_fresh import FRESH
-from .planted_products import PRODUCTS, Plant
-from .planted_second import SECOND
+from .mutants_first_round import FRESH
+from .mutants_products import PRODUCTS, Mutant
+from .mutants_second_round import SECOND
 
 
-def _replaced(owner: Any, name: str, new: Any) -> Plant:
+def _replaced(owner: Any, name: str, new: Any) -> Mutant:
     return lambda patch: patch.setattr(owner, name, new)
 
 
@@ -162,7 +162,7 @@ async def _work_goes_on(lease: Any, work: Any) -> Any:
 
 def _judged(kind: FailureKind) -> Any:
     def classify(self: Any, evidence: Any) -> Verdict:
-        return Verdict(kind, "planted", "", "nothing")
+        return Verdict(kind, "put in place", "", "nothing")
 
     return classify
 
@@ -237,7 +237,7 @@ def _wakes_nobody(*_args: Any) -> None:
     return None
 
 
-PLANTED: dict[str, Plant] = {
+MUTANTS: dict[str, Mutant] = {
     "step result is not saved": _replaced(TaskContext, "complete_step", _unsaved),
     "suspension is swallowed": _replaced(TaskContext, "await_event", _swallowed),
     "sleep starts anew at each wake-up": _replaced(TaskContext, "_sleep_until", _forgetful_sleep),
@@ -272,11 +272,11 @@ PLANTED: dict[str, Plant] = {
     "what CASA said before it aborted is ignored": _replaced(
         Classifier, "_by_process", _only_the_signal
     ),
-    "emulator: dead run's lease is extended": _replaced(running, "extend_claim", _extends_anything),
+    "emulator: dead run's lease is extended": _replaced(runs, "extend_claim", _extends_anything),
     "emulator: expired leases are not swept": _replaced(
-        running, "sweep_expired_leases", _never_sweeps
+        runs, "sweep_expired_leases", _never_sweeps
     ),
-    "emulator: a failed run has no successor": _replaced(running, "insert_run", _wakes_nobody),
+    "emulator: a failed run has no successor": _replaced(runs, "insert_run", _wakes_nobody),
     "emulator: a checkpoint is lost": _replaced(
         checkpoints, "set_task_checkpoint_state", _checkpoint_is_lost
     ),

@@ -1,4 +1,4 @@
-"""Bugs planted in how a stage's product is made, published and registered: in the real runner."""
+"""Mutants of how the stage runner makes, publishes and registers a product."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from absurd_contimg.stages.products import Published, publish, seal
 from absurd_contimg.stages.runner import StageRunner
 
 Patch = pytest.MonkeyPatch
-Plant = Callable[[Patch], None]
+Mutant = Callable[[Patch], None]
 
 _run = StageRunner.run
 _commit = StageRunner._commit
@@ -192,7 +192,7 @@ def adopts_without_a_look(patch: Patch) -> None:
     patch.setattr(making, "find_committed", find)
 
 
-PRODUCTS: dict[str, Plant] = {
+PRODUCTS: dict[str, Mutant] = {
     "no fence before the rename": no_fence,
     "neither a fence nor a look at the clock": no_fence_nor_clock,
     "renamed before the manifest": renames_first,

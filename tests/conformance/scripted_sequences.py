@@ -1,7 +1,7 @@
 # ruff: noqa: E501 - a statement is one line
 """Short scripted stretches between the random operations: they lead to rules that chance seldom meets.
 
-A scene yields calls; between two of them it may look at what the world has learnt.
+A script yields calls; between two of them it may look at what the world has learnt.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from conformance.databases import Call, Ref
 from conformance.operations import STRATEGIES, Chooser, World
-from conformance.sides import Call, Ref
 
-Scene = Callable[[Chooser, World], Iterator[Call]]
+Script = Callable[[Chooser, World], Iterator[Call]]
 SPAWN = "select * from absurd.spawn_task(%s, %s, %s, %s)"
 CLAIM = "select * from absurd.claim_task(%s, %s, %s, %s)"
 CHECKPOINT = "select absurd.set_task_checkpoint_state(%s, %s, %s, %s, %s)"
@@ -24,7 +24,7 @@ AWAIT = "select * from absurd.await_event(%s, %s, %s, %s, %s, %s)"
 
 def start(queue: str, options: dict[str, Any], lease: int | None = 600) -> Iterator[Call]:
     """Spawn a task and claim what is due."""
-    yield Call(0, SPAWN, (queue, "scene", Jsonb({"p": [1, "x"]}), Jsonb(options)))
+    yield Call(0, SPAWN, (queue, "script", Jsonb({"p": [1, "x"]}), Jsonb(options)))
     yield Call(0, CLAIM, (queue, "w", lease, 50))
 
 
@@ -182,7 +182,7 @@ def too_long(choose: Chooser, world: World) -> Iterator[Call]:
     yield Call(
         0,
         SPAWN,
-        ("plain", "scene", None, Jsonb({"cancellation": rule, "retry_strategy": strategy})),
+        ("plain", "script", None, Jsonb({"cancellation": rule, "retry_strategy": strategy})),
     )
     yield from move(world, choose.pick((0, 59, 60)))
     yield Call(0, CLAIM, ("plain", "w", 600, 50))
@@ -218,7 +218,7 @@ def elsewhere(choose: Chooser, world: World) -> Iterator[Call]:
     yield from move(world, 5)
     yield Call(0, CLAIM, ("plain", "w", 30, 50))
     yield Call(0, "reset timezone")
-    yield Call(0, SPAWN, ("plain", "scene", None, None))
+    yield Call(0, SPAWN, ("plain", "script", None, None))
     state = choose.pick(("completed", "cancelled", "failed", "sleeping", "sleeping", "sleeping"))
     yield Call(
         0,
@@ -260,7 +260,7 @@ def locked(choose: Chooser, world: World) -> Iterator[Call]:
     """One session holds what another wants; then settings and rows go back."""
     if world.in_transactions:
         return
-    yield Call(0, SPAWN, ("plain", "scene", None, None))
+    yield Call(0, SPAWN, ("plain", "script", None, None))
     yield Call(1, "begin")
     yield Call(
         1,
@@ -340,7 +340,7 @@ def weeks(choose: Chooser, world: World) -> Iterator[Call]:
     yield Call(0, "select absurd.set_queue_policy('parted', %s)", (Jsonb({"zz": 1, "a": 2}),))
 
 
-SCENES: tuple[Scene, ...] = (
+SCRIPTS: tuple[Script, ...] = (
     late_checkpoints, odd_leases, by_hand, waiting, waiting, waiting, too_long, delays, elsewhere,
     clean, locked, weeks, refused,
 )  # fmt: skip

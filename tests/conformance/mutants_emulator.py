@@ -11,8 +11,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 R, S, C, E, Q, P, K, L = (
-    "procedures.running", "procedures.spawning", "procedures.checkpoints", "procedures.events",
-    "procedures.queues", "procedures.partitions", "procedures.cancellation", "procedures.cleaning",
+    "procedures.runs", "procedures.tasks", "procedures.checkpoints", "procedures.events",
+    "procedures.queues", "procedures.partitions", "procedures.cancellation", "procedures.cleanup",
 )  # fmt: skip
 
 

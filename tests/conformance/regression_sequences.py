@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 from psycopg.types.json import Jsonb
 
+from conformance.databases import Call
 from conformance.operations import Chooser, World
-from conformance.scenes import AWAIT, CHECKPOINT, CLAIM, Scene, latest, move, start
-from conformance.sides import Call
+from conformance.scripted_sequences import AWAIT, CHECKPOINT, CLAIM, Script, latest, move, start
 
 EMIT = "select absurd.emit_event(%s, %s, %s)"
 
@@ -134,7 +134,7 @@ def a_task_that_failed_before_its_attempts(choose: Chooser, world: World) -> Ite
     yield Call(0, "select attempt from absurd.retry_task('plain', %s)", (task,))
 
 
-RARE: tuple[Scene, ...] = (
+REGRESSIONS: tuple[Script, ...] = (
     a_checkpoint_of_nothing, an_event_emitted_anew, a_step_that_waits_anew, owners_that_are_gone,
     policies_in_months, a_live_task_that_was_cancelled_once,
     a_task_that_failed_before_its_attempts,

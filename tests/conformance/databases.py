@@ -84,7 +84,7 @@ class Names:
 Answer = tuple[object, ...]
 
 
-class Side:
+class Database:
     """A database with its sessions and an observer who sees only what is committed."""
 
     def __init__(self, connections: Sequence[Any], observer: Any, version: str) -> None:
@@ -188,7 +188,7 @@ _QUEUES_SQL = (
 )
 
 
-class PostgresSide(Side):
+class PostgresDatabase(Database):
     """The real engine."""
 
     def __init__(self, url: str) -> None:
@@ -247,7 +247,7 @@ select parent.relname, child.relname, pg_get_expr(child.relpartbound, child.oid)
 """
 
 
-class MemorySide(Side):
+class EmulatorDatabase(Database):
     """The emulator; `database` makes one."""
 
     database: type[MemoryDatabase] = MemoryDatabase

@@ -25,7 +25,7 @@ from absurd_contimg.simulation import runner as simulated_runner
 from absurd_contimg.stages import runner as runner_module
 from absurd_contimg.stages.products import Published, publish
 
-from .planted_products import Patch, Plant
+from .mutants_products import Mutant, Patch
 
 # -- worker -------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ def older_attempts_overwrite(patch: Patch) -> None:
     patch.setattr(checkpoints, "set_task_checkpoint_state", save)
 
 
-SECOND: dict[str, Plant] = {
+SECOND: dict[str, Mutant] = {
     "stopping forgets what still runs": stop_forgets_what_runs,
     "a run is handed back for much later": handed_back_for_much_later,
     "the guard is not asked": the_guard_is_not_asked,
