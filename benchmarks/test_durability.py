@@ -20,18 +20,18 @@ from typing import Any
 import pytest
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
-from absurd_contimg.operations import service
-from absurd_contimg.operations.database import initialise
-from absurd_contimg.operations.settings import Settings, load_settings
-from absurd_contimg.operations.spawning import spawn_groups
+from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import IsolatedStageExecutor
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.ingest.spawn import spawn_groups
+from absurd_contimg.operations.services import worker_service as service
+from absurd_contimg.operations.services.database import initialise
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.casa import casa_environment
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.executor import IsolatedStageExecutor
-from absurd_contimg.stages.orchestrator import PipelineOrchestrator, standard_imaging_stages
-from absurd_contimg.stages.runner import StageRunner, prepare_folders
-from absurd_contimg.stages.scratch import ScratchOwner
+from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
+from absurd_contimg.workflows.orchestrator import PipelineOrchestrator, standard_imaging_stages
 
 PAIRS = 3
 

@@ -13,14 +13,14 @@ import pytest
 import simpy
 
 from absurd_contimg.core.records import SpawnOptions
-from absurd_contimg.simulation.campaign import Campaign, Run
-from absurd_contimg.simulation.crews import PipelineCrew, pipeline_params
-from absurd_contimg.simulation.explorer import explore
-from absurd_contimg.simulation.life import KILLS
-from absurd_contimg.simulation.loop import in_virtual_time
-from absurd_contimg.simulation.scenario import load_scenario
-from absurd_contimg.simulation.setup import Job, Setup
-from absurd_contimg.simulation.world import without_gc
+from absurd_contimg.simulation.campaign.campaign import Campaign, Run
+from absurd_contimg.simulation.campaign.scenario import load_scenario
+from absurd_contimg.simulation.exploration.crash_run import KILLS
+from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.explorer import explore
+from absurd_contimg.simulation.model.worker_factory import PipelineCrew, pipeline_params
+from absurd_contimg.simulation.model.world import without_gc
+from absurd_contimg.simulation.runtime.loop import in_virtual_time
 
 QUEUE = "dsa110-pipeline"
 EVENTS = 50_000

@@ -5,18 +5,21 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.core.backend import Backend
 
 sys.path.append(str(Path(__file__).parent))
 from small_disk import mounted
 
 _TEMPLATE = "absurd_template"
+QUEUE = "dsa110-pipeline"
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,19 @@ def new_database(postgres_server: EmbeddedPostgres) -> Callable[[], str]:
 def database_url(new_database: Callable[[], str]) -> str:
     """The URL of a fresh database with Absurd's schema."""
     return new_database()
+
+
+@pytest.fixture(params=["memory", "postgres"])
+async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
+    """A backend with one empty queue: the emulator, then the real engine."""
+    if request.param == "memory":
+        memory = MemoryBackend(MemoryDatabase())
+        await memory.create_queue(QUEUE)
+        yield memory
+        return
+    async with PostgresBackend(request.getfixturevalue("database_url")) as postgres:
+        await postgres.create_queue(QUEUE)
+        yield postgres
 
 
 @pytest.fixture

@@ -27,9 +27,10 @@ sys.meta_path.insert(0, Absent())
     "program",
     [
         "import absurd_contimg.core.worker, absurd_contimg.backends.memory",
-        "import absurd_contimg.workflows.pipeline",
+        "import absurd_contimg.workflows.group",
         "import absurd_contimg.backends.postgres",
-        "from absurd_contimg.operations.cli import main; sys.argv = ['contimg', '--help']; main()",
+        "sys.argv = ['contimg', '--help']; "
+        "from absurd_contimg.operations.cli.main import main; main()",
         """
 from absurd_contimg.testing import explore_crashes
 
@@ -39,7 +40,7 @@ async def handler(params, ctx):
 assert explore_crashes(handler, {}).futures > 50
 """,
         """
-from absurd_contimg.operations.cli import main
+from absurd_contimg.operations.cli.main import main
 sys.argv = ["contimg", "simulate", "quiet_night", "--seed", "1"]
 main()
 """,
@@ -58,7 +59,7 @@ def test_imports_without_any_extra(program: str) -> None:
 
 def test_command_that_needs_an_extra_names_it(tmp_path: Path) -> None:
     program = """
-from absurd_contimg.operations.cli import main
+from absurd_contimg.operations.cli.main import main
 sys.argv = ["contimg", "synth", sys.argv[1], "--preset", "tiny"]
 main()
 """

@@ -15,19 +15,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from absurd_contimg import errors
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.failures import Classifier, FailureKind, FailureRule
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.operations.failure_table import failure_table
-from absurd_contimg.operations.service import CLASSIFIER
-from absurd_contimg.stages import errors
-from absurd_contimg.stages.child import _failure as child_failure
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.executor import StageFailed, StageRequest
-from absurd_contimg.stages.executor import _failure as executor_failure
-from absurd_contimg.stages.executor import _read_result as read_result
-from absurd_contimg.stages.files import write_json
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import StageFailed, StageRequest
+from absurd_contimg.execution.executor import _failure as executor_failure
+from absurd_contimg.execution.executor import _read_result as read_result
+from absurd_contimg.execution.stage_process import _failure as child_failure
+from absurd_contimg.operations.cli.failure_table import failure_table
+from absurd_contimg.operations.services.worker_service import CLASSIFIER
+from absurd_contimg.products.files import write_json
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failures.md"
 

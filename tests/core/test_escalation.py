@@ -13,7 +13,7 @@ from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, F
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.records import History, SpawnOptions
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.core.starts import START_PREFIX
+from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 

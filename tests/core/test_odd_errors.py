@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.jsonb_sanitizer import storable
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.core.storable import storable
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 

@@ -22,7 +22,7 @@ from campaign_sites import STAGES
 from psycopg import sql
 from real_site import QUEUE
 
-from absurd_contimg.stages.products import MANIFEST_NAME, committed_products
+from absurd_contimg.products.store import MANIFEST_NAME, committed_products
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "faults")]
 from proxy import LossyProxy

@@ -16,8 +16,8 @@ from campaign_run import Run
 from casacore.tables import table
 
 from absurd_contimg.core.records import History
-from absurd_contimg.stages.products import committed_products, verify
-from absurd_contimg.workflows.timeline import StepStart, step_starts
+from absurd_contimg.history.timeline import StepStart, step_starts
+from absurd_contimg.products.store import committed_products, verify
 
 _CASACORE = threading.Lock()
 """Its tables are not made for threads."""

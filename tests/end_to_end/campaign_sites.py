@@ -26,7 +26,7 @@ from real_site import QUEUE, Site, write_toml
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.schema import install_schema
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.synthesis import SynthesisConfig, synthesize
 
 STAGES = ("convert", "flag", "calibrate_solve", "calibrate_apply", "image", "validate")

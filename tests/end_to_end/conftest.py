@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from absurd_contimg.backends.postgres.schema import install_schema
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
 
 sys.path.append(str(Path(__file__).parent))

@@ -15,11 +15,11 @@ import numpy as np
 from astropy.io import fits
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.settings import Settings, load_settings
-from absurd_contimg.operations.spawning import spawn_groups
+from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.config import PipelineConfig
+from absurd_contimg.settings import Settings, load_settings
 
 QUEUE = "dsa110-pipeline"
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from absurd_contimg.core.records import History
+from absurd_contimg.history.timeline import group_of, step_starts
 from absurd_contimg.synthesis import Fault, FaultKind, SynthesisConfig, synthesize
-from absurd_contimg.workflows.timeline import group_of, step_starts
 
 SUBBAND = 5
 

@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from absurd_contimg.stages.products import committed_products, verify
-from absurd_contimg.stages.scratch import Janitor
-from absurd_contimg.workflows.timeline import step_starts
+from absurd_contimg.execution.scratch import Janitor
+from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.products.store import committed_products, verify
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -13,11 +13,11 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stages
 from campaign_sites import WITNESS, read_diary
 from toy_stages import Make
 
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.executor import IsolatedStageExecutor, no_environment
-from absurd_contimg.stages.runner import StageRunner, prepare_folders
-from absurd_contimg.stages.scratch import ScratchOwner
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import ScratchOwner
 
 
 def test_stage_that_the_runner_starts_signs_in(

@@ -21,8 +21,8 @@ import pytest
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.records import History
-from absurd_contimg.stages.products import MANIFEST_NAME, committed_products, verify
-from absurd_contimg.workflows.timeline import step_starts
+from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.products.store import MANIFEST_NAME, committed_products, verify
 
 sys.path.append(str(Path(__file__).parent))
 from fault_stages import MAGIC, SECONDS, STAGES, parameters

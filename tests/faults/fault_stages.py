@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import CorruptInputError
+from absurd_contimg.errors import CorruptInputError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import PipelineStage, Workspace
 
 PRODUCT_BYTES = 300_000
 MAGIC = b"UVH5"

@@ -16,6 +16,7 @@ from pathlib import Path
 from fault_stages import STAGES
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.failures import POISON_RULE, Classifier
 from absurd_contimg.core.generic_rules import GENERIC_RULES
@@ -23,13 +24,12 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.stages.base import PipelineStage
-from absurd_contimg.stages.config import ExecutionConfig, PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.executor import IsolatedStageExecutor, ResourceLimits, no_environment
-from absurd_contimg.stages.failures import STAGE_RULES
-from absurd_contimg.stages.runner import StageRunner, prepare_folders
-from absurd_contimg.stages.scratch import Janitor, ScratchOwner
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import IsolatedStageExecutor, ResourceLimits, no_environment
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import Janitor, ScratchOwner
+from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.workflows.failure_rules import STAGE_RULES
 
 QUEUE = "dsa110-pipeline"
 LEASE_SECONDS = 3

@@ -24,7 +24,7 @@ from small_disk import mounted
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.schema import install_schema
-from absurd_contimg.workflows.timeline import step_starts
+from absurd_contimg.history.timeline import step_starts
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -20,17 +20,17 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker
-from absurd_contimg.simulation.crews import CLASSIFIER, WorkerTerms
-from absurd_contimg.simulation.doors import Doors
-from absurd_contimg.simulation.executor import SimulatedStage, simulated
-from absurd_contimg.simulation.explorer import explore
-from absurd_contimg.simulation.life import Blow, Life, Plan, Strike
-from absurd_contimg.simulation.runner import SIMULATED_CONFIG, make_runner
-from absurd_contimg.simulation.setup import Job, Setup
-from absurd_contimg.simulation.stage_model import StageModel, fit_costs
-from absurd_contimg.simulation.world import World
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.workflows.timeline import step_starts
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.simulation.exploration.crash_run import Blow, Life, Plan, Strike
+from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.explorer import explore
+from absurd_contimg.simulation.model.effect_gateway import Doors
+from absurd_contimg.simulation.model.executor import SimulatedStage, simulated
+from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG, make_runner
+from absurd_contimg.simulation.model.stage_model import StageModel, fit_costs
+from absurd_contimg.simulation.model.worker_factory import CLASSIFIER, WorkerTerms
+from absurd_contimg.simulation.model.world import World
 
 TERMS = WorkerTerms(
     claim_timeout_seconds=LEASE_SECONDS,

@@ -17,7 +17,7 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.simulation.stage_model import DEFAULT_COSTS, fit_costs
+from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS, fit_costs
 
 from .test_cli import contimg
 

@@ -12,11 +12,11 @@ import pytest
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.operations.disk_guard import DiskGuard, Watermarks, worker_notes
-from absurd_contimg.operations.service import make_policy, sweep_scratch
-from absurd_contimg.operations.settings import load_settings
-from absurd_contimg.stages.errors import SettingError
-from absurd_contimg.stages.scratch import ScratchOwner
+from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks, worker_notes
+from absurd_contimg.operations.services.worker_service import make_policy, sweep_scratch
+from absurd_contimg.settings import load_settings
 
 QUEUE = "dsa110-pipeline"
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
-from absurd_contimg.operations import doctor, doctor_software
-from absurd_contimg.operations.doctor import Finding, diagnose
-from absurd_contimg.stages.casa import casa_environment
-from absurd_contimg.stages.sky import SkySource, write_catalogue
+from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.operations.doctor import doctor
+from absurd_contimg.operations.doctor import software as doctor_software
+from absurd_contimg.operations.doctor.doctor import Finding, diagnose
+from absurd_contimg.science.catalogue import SkySource, write_catalogue
 
 
 @pytest.fixture(autouse=True)

@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.records import History, Run, Task
-from absurd_contimg.operations.cli import app
-from absurd_contimg.operations.quarantine import to_be_retried
-from absurd_contimg.operations.service import CLASSIFIER
-from absurd_contimg.stages.errors import SettingError
-from absurd_contimg.stages.logs import log_folder, log_paths
-from absurd_contimg.stages.scratch import Janitor, ScratchOwner, living_owners
+from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.logs import log_folder, log_paths
+from absurd_contimg.execution.scratch import Janitor, ScratchOwner, living_owners
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.services.quarantine import to_be_retried
+from absurd_contimg.operations.services.worker_service import CLASSIFIER
 
 QUEUE = "dsa110-pipeline"
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

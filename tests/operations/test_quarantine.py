@@ -11,27 +11,27 @@ import pytest
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.operations.cli import app
-from absurd_contimg.operations.quarantine import quarantined, release
-from absurd_contimg.operations.service import CLASSIFIER
-from absurd_contimg.registry import GroupStatus, Registry
-from absurd_contimg.stages.base import PipelineStage
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.errors import (
+from absurd_contimg.errors import (
     CorruptInputError,
     DataQualityError,
     OverFlaggedError,
     SettingError,
     SolutionsRefusedError,
 )
-from absurd_contimg.stages.escalation import GENTLER_FLAGS, OTHER_CALIBRATION, escalations_of
-from absurd_contimg.stages.runner import StageResult
-from absurd_contimg.workflows.pipeline import TASK_NAME, PipelineParams, PipelineWorkflow
-from absurd_contimg.workflows.timeline import step_starts
+from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, escalations_of
+from absurd_contimg.execution.runner import StageResult
+from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.services.quarantine import quarantined, release
+from absurd_contimg.operations.services.worker_service import CLASSIFIER
+from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.workflows.group import TASK_NAME, PipelineParams, PipelineWorkflow
 
 QUEUE = "dsa110-pipeline"
 GROUP = "2025-01-02T03:04:05"

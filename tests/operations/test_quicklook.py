@@ -11,8 +11,8 @@ import pytest
 from astropy.io import fits
 from PIL import Image
 
-from absurd_contimg.operations.quicklook import BYTES_MAX, SourceMark, write_quicklook
-from absurd_contimg.stages.errors import CorruptInputError, MissingInputError, SettingError
+from absurd_contimg.errors import CorruptInputError, MissingInputError, SettingError
+from absurd_contimg.operations.report.quicklook import BYTES_MAX, SourceMark, write_quicklook
 
 BLUE, RED = (0x1B, 0x6C, 0xA8), (0xC1, 0x12, 0x1F)
 RA, DEC = 150.0, 20.0

@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from absurd_contimg.core.records import Checkpoint, History, Json, Run, State, Task, Wait
-from absurd_contimg.operations.report import Section, write_report
-from absurd_contimg.operations.report_timeline import by_stage, overview, spans
-from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.report.report import Section, write_report
+from absurd_contimg.operations.report.timeline import by_stage, overview, spans
 
 NOON = datetime(2025, 1, 15, 12, 0, tzinfo=UTC)
 GROUP = "2025-01-15T10:45:09"
@@ -431,7 +431,7 @@ def test_nothing_is_written_in_the_home_folder(tmp_path: Path) -> None:
     write_image(image)
     program = (
         "import sys; from pathlib import Path\n"
-        "from absurd_contimg.operations.quicklook import write_quicklook\n"
+        "from absurd_contimg.operations.report.quicklook import write_quicklook\n"
         "write_quicklook(Path(sys.argv[1]), Path(sys.argv[2]), title='x')\n"
     )
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH")}

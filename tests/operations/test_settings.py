@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.operations.settings import VARIABLES, known_settings, load_settings
-from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.errors import SettingError
+from absurd_contimg.settings import VARIABLES, known_settings, load_settings
 
 
 def test_environment_is_that_of_the_operations_guide() -> None:

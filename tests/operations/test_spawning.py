@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
-from absurd_contimg.operations.settings import Settings, load_settings
-from absurd_contimg.operations.spawning import spawn_groups
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.errors import MissingInputError
+from absurd_contimg.settings import Settings, load_settings
 
 QUEUE = "dsa110-pipeline"
 

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from absurd_contimg.errors import InputError
 from absurd_contimg.registry import Registry, SubbandName, form_groups
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name, parse_subband_name
-from absurd_contimg.stages.errors import InputError
 
 START = 1_769_380_000
 

@@ -14,10 +14,8 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.registry import GroupStatus, Registry
-from absurd_contimg.registry.database import Database
-from absurd_contimg.stages.errors import MissingInputError, SettingError
-from absurd_contimg.stages.products import (
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.products.store import (
     BrokenProductError,
     InputEntry,
     Manifest,
@@ -25,6 +23,8 @@ from absurd_contimg.stages.products import (
     load_committed,
     seal,
 )
+from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.registry.database import Database
 
 GROUPS = ("2026-01-25T22:26:05", "2026-01-25T22:31:14")
 

@@ -14,9 +14,9 @@ from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core import lease as lease_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, TaskCancelled
+from absurd_contimg.core.failure_handling import Settler
 from absurd_contimg.core.failures import Classifier
 from absurd_contimg.core.lease import Lease
-from absurd_contimg.core.settle import Settler
 from absurd_contimg.core.worker import Worker
 
 from .mutants_products import (
@@ -109,7 +109,9 @@ def settlement_is_taken_for_granted(patch: Patch) -> None:
 
 
 def operators_retry_has_no_budget(patch: Patch) -> None:
-    patch.setattr("absurd_contimg.core.settle._since_last_verdict", lambda earlier: earlier)
+    patch.setattr(
+        "absurd_contimg.core.failure_handling._since_last_verdict", lambda earlier: earlier
+    )
 
 
 def retry_comes_at_once(patch: Patch) -> None:

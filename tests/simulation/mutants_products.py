@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from absurd_contimg.stages import making, products
-from absurd_contimg.stages import runner as runner_module
-from absurd_contimg.stages.products import Published, publish, seal
-from absurd_contimg.stages.runner import StageRunner
+from absurd_contimg.execution import product_builder as making
+from absurd_contimg.execution import runner as runner_module
+from absurd_contimg.execution.runner import StageRunner
+from absurd_contimg.products import store as products
+from absurd_contimg.products.store import Published, publish, seal
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]

@@ -13,17 +13,17 @@ from typing import Any
 
 from absurd_contimg.backends.memory.procedures import checkpoints
 from absurd_contimg.backends.memory.procedures.checkpoints import write_checkpoint
-from absurd_contimg.core import settle as settle_module
+from absurd_contimg.core import failure_handling as settle_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failure_handling import Settler
 from absurd_contimg.core.failures import Classifier
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.core.settle import Settler
 from absurd_contimg.core.worker import Worker
-from absurd_contimg.simulation import runner as simulated_runner
-from absurd_contimg.stages import runner as runner_module
-from absurd_contimg.stages.products import Published, publish
+from absurd_contimg.execution import runner as runner_module
+from absurd_contimg.products.store import Published, publish
+from absurd_contimg.simulation.model import runner as simulated_runner
 
 from .mutants_products import Mutant, Patch
 

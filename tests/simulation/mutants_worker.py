@@ -14,10 +14,10 @@ from absurd_contimg.backends.memory.procedures import checkpoints, events, runs
 from absurd_contimg.core import worker as worker_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendUnavailable, LeaseLost, RunSuspended
+from absurd_contimg.core.failure_handling import Settlement, Settler
 from absurd_contimg.core.failures import Classifier, FailureKind, Verdict
 from absurd_contimg.core.lease import Lease
-from absurd_contimg.core.settle import Settlement, Settler
-from absurd_contimg.core.starts import StepRecord
+from absurd_contimg.core.step_journal import StepRecord
 from absurd_contimg.core.worker import Worker
 
 from .mutants_first_round import FRESH

@@ -14,18 +14,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from absurd_contimg.simulation.campaign import Campaign
-from absurd_contimg.simulation.campaigns import run_campaign
-from absurd_contimg.simulation.fault_plan import parse_faults
-from absurd_contimg.simulation.faults import Fault, shrink
-from absurd_contimg.simulation.report import backlog_gone_after, summarise
-from absurd_contimg.simulation.scenario import (
+from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.campaign.campaigns import run_campaign
+from absurd_contimg.simulation.campaign.fault_plan import parse_faults
+from absurd_contimg.simulation.campaign.faults import Fault, shrink
+from absurd_contimg.simulation.campaign.report import backlog_gone_after, summarise
+from absurd_contimg.simulation.campaign.scenario import (
     Scenario,
     ScenarioError,
     load_scenario,
     shipped_scenarios,
 )
-from absurd_contimg.simulation.stage_model import DEFAULT_COSTS
+from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS
 
 
 @pytest.mark.parametrize("name", ["bad_night", "database_failover", "worker_massacre"])
@@ -127,7 +127,7 @@ def test_report_writes_nothing_but_its_folder(tmp_path: Path) -> None:
     (tmp_path / "short.toml").write_text("name='x'\ndays=0.02\n")
     program = (
         "from pathlib import Path\n"
-        "from absurd_contimg.simulation.campaigns import run_campaign\n"
+        "from absurd_contimg.simulation.campaign.campaigns import run_campaign\n"
         "run_campaign('short.toml', [1], output=Path('out'))\n"
     )
     kept = {name: text for name, text in os.environ.items() if name[:3] not in ("MPL", "XDG")}
@@ -165,8 +165,8 @@ def test_report_is_written_as_json_and_html(tmp_path: Path) -> None:
 
 
 _DIGEST = """
-from absurd_contimg.simulation.campaign import Campaign
-from absurd_contimg.simulation.scenario import load_scenario
+from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.campaign.scenario import load_scenario
 print(Campaign(load_scenario("bad_night").model_copy(update={"days": 0.1}), 7).run().digest)
 """
 

@@ -9,14 +9,14 @@ import sys
 _PRINTS_DIGESTS = """
 import hashlib
 from dataclasses import replace
-from absurd_contimg.simulation.campaign import Campaign
-from absurd_contimg.simulation.crews import (
+from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.model.worker_factory import (
     PipelineCrew, WorkerTerms, pipeline_params, pipeline_setup
 )
-from absurd_contimg.simulation.explorer import explore, replay_histories
-from absurd_contimg.simulation.life import Blow, parse_plan
-from absurd_contimg.simulation.setup import Job
-from absurd_contimg.simulation.scenario import load_scenario, shipped_scenarios
+from absurd_contimg.simulation.exploration.explorer import explore, replay_histories
+from absurd_contimg.simulation.exploration.crash_run import Blow, parse_plan
+from absurd_contimg.simulation.exploration.exploration_spec import Job
+from absurd_contimg.simulation.campaign.scenario import load_scenario, shipped_scenarios
 
 for name in shipped_scenarios():
     for label, one in load_scenario(name).variants()[-1:]:

@@ -12,10 +12,7 @@ from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import LeaseLost
-from absurd_contimg.simulation.crews import HandlerCrew, PipelineCrew, WorkerTerms
-from absurd_contimg.simulation.doors import Moment
-from absurd_contimg.simulation.explorer import explore, replay, undisturbed
-from absurd_contimg.simulation.life import (
+from absurd_contimg.simulation.exploration.crash_run import (
     EVERY_BLOW,
     KILLS,
     Blow,
@@ -24,10 +21,13 @@ from absurd_contimg.simulation.life import (
     Strike,
     parse_plan,
 )
-from absurd_contimg.simulation.setup import Job, Setup
-from absurd_contimg.simulation.shards import Hunt, explore_on_cores
-from absurd_contimg.simulation.specimen import everything_setup
-from absurd_contimg.simulation.world import outside
+from absurd_contimg.simulation.exploration.example_workflows import everything_setup
+from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.explorer import explore, replay, undisturbed
+from absurd_contimg.simulation.exploration.parallel_exploration import Hunt, explore_on_cores
+from absurd_contimg.simulation.model.effect_gateway import Moment
+from absurd_contimg.simulation.model.worker_factory import HandlerCrew, PipelineCrew, WorkerTerms
+from absurd_contimg.simulation.model.world import outside
 
 from .worlds import failing_setup, pipeline_setup
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 import absurd_contimg
-from absurd_contimg.simulation.kernel import Kernel, NothingCanHappen, Runaway
-from absurd_contimg.simulation.loop import ProcessDied, SimLoop, Undying, in_virtual_time
+from absurd_contimg.simulation.runtime.kernel import Kernel, NothingCanHappen, Runaway
+from absurd_contimg.simulation.runtime.loop import ProcessDied, SimLoop, Undying, in_virtual_time
 
 
 def test_waiting_a_year_costs_nothing() -> None:

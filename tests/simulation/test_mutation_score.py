@@ -8,15 +8,15 @@ from datetime import timedelta
 import pytest
 
 from absurd_contimg.core.records import History
-from absurd_contimg.simulation.campaign import Campaign
-from absurd_contimg.simulation.crews import PipelineCrew, WorkerTerms
-from absurd_contimg.simulation.explorer import explore, replay, undisturbed
-from absurd_contimg.simulation.life import Blow, Life, Strike
-from absurd_contimg.simulation.outcome import Outcome
-from absurd_contimg.simulation.scenario import Scenario, Workers
-from absurd_contimg.simulation.setup import Setup
-from absurd_contimg.simulation.specimen import everything_setup
-from absurd_contimg.simulation.world import EPOCH
+from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.campaign.scenario import Scenario, Workers
+from absurd_contimg.simulation.exploration.crash_run import Blow, Life, Strike
+from absurd_contimg.simulation.exploration.example_workflows import everything_setup
+from absurd_contimg.simulation.exploration.exploration_spec import Setup
+from absurd_contimg.simulation.exploration.explorer import explore, replay, undisturbed
+from absurd_contimg.simulation.exploration.outcome import Outcome
+from absurd_contimg.simulation.model.worker_factory import PipelineCrew, WorkerTerms
+from absurd_contimg.simulation.model.world import EPOCH
 
 from .mutants_worker import MUTANTS
 from .worlds import (

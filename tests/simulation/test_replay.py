@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from absurd_contimg.core import worker
-from absurd_contimg.simulation.campaign import Campaign
-from absurd_contimg.simulation.campaigns import run_campaign
-from absurd_contimg.simulation.scenario import ScenarioError, load_scenario
-from absurd_contimg.simulation.trace import Trace
+from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.campaign.campaigns import run_campaign
+from absurd_contimg.simulation.campaign.scenario import ScenarioError, load_scenario
+from absurd_contimg.simulation.model.trace import Trace
 
 _SCENARIO = """
 name = "sleeping workers"
@@ -45,7 +45,7 @@ async def works_on_without_its_lease(lease, work):
 _A_FRESH_SHELL = f"""{_BUG}
 import sys
 from absurd_contimg.core import worker
-from absurd_contimg.operations.cli import main
+from absurd_contimg.operations.cli.main import main
 worker.while_leased = works_on_without_its_lease
 sys.argv = sys.argv[1:]
 main()

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
-from absurd_contimg.simulation.campaign import Campaign, Run
-from absurd_contimg.simulation.clocks import HostClock
-from absurd_contimg.simulation.fault_plan import KINDS, Fault, parse_faults
-from absurd_contimg.simulation.report import Summary, summarise
-from absurd_contimg.simulation.scenario import Scenario
-from absurd_contimg.simulation.stage_model import GIB
-from absurd_contimg.simulation.telescope import SUB_BANDS, SUB_BANDS_MIN, draw_observations
-from absurd_contimg.simulation.world import EPOCH, State, World
+from absurd_contimg.simulation.campaign.campaign import Campaign, Run
+from absurd_contimg.simulation.campaign.fault_plan import KINDS, Fault, parse_faults
+from absurd_contimg.simulation.campaign.report import Summary, summarise
+from absurd_contimg.simulation.campaign.scenario import Scenario
+from absurd_contimg.simulation.model.stage_model import GIB
+from absurd_contimg.simulation.model.telescope import SUB_BANDS, SUB_BANDS_MIN, draw_observations
+from absurd_contimg.simulation.model.world import EPOCH, State, World
+from absurd_contimg.simulation.runtime.clocks import HostClock
 
 HOUR = 1 / 24
 

@@ -11,14 +11,18 @@ from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import retry_options
-from absurd_contimg.simulation.crews import PipelineCrew, pipeline_params, pipeline_setup
-from absurd_contimg.simulation.disk import Disk
-from absurd_contimg.simulation.life import Life
-from absurd_contimg.simulation.setup import Job, Setup, Stimulus
-from absurd_contimg.simulation.stage_model import StageModel
-from absurd_contimg.simulation.world import EPOCH, State
-from absurd_contimg.workflows.pipeline import TASK_NAME
-from absurd_contimg.workflows.timeline import step_starts
+from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.simulation.exploration.crash_run import Life
+from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup, Stimulus
+from absurd_contimg.simulation.model.disk import Disk
+from absurd_contimg.simulation.model.stage_model import StageModel
+from absurd_contimg.simulation.model.worker_factory import (
+    PipelineCrew,
+    pipeline_params,
+    pipeline_setup,
+)
+from absurd_contimg.simulation.model.world import EPOCH, State
+from absurd_contimg.workflows.group import TASK_NAME
 
 PIPELINE_QUEUE = "dsa110-pipeline"
 
@@ -98,7 +102,7 @@ def harmed_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:
         Life(done, state, ()).run()
         *_, last = state.disk.commits  # no later stage would look at it
         state.disk.remove(f"{last}/data")
-        state.disk.wrongs.clear()
+        state.disk.violations.clear()
         fresh = MemoryDatabase(done.seed, clock=lambda: EPOCH)
         return State(fresh, state.disk, state.registry, state.ledger)
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import numpy as np
 
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.calibration_apply import CalibrateApplyStage
-from absurd_contimg.stages.calibration_solve import CalibrateSolveStage
-from absurd_contimg.stages.config import PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.escalation import GENTLER_FLAGS, OTHER_CALIBRATION, with_escalations
-from absurd_contimg.stages.flagging import FlagStage
-from absurd_contimg.stages.imaging import ImageStage
-from absurd_contimg.stages.measurement_set import open_table
-from absurd_contimg.stages.validation import ValidateStage
+from absurd_contimg.config import PipelineConfig
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, with_escalations
+from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.science.measurement_set import open_table
+from absurd_contimg.stages.calibrate_apply import CalibrateApplyStage
+from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
+from absurd_contimg.stages.flag import FlagStage
+from absurd_contimg.stages.image import ImageStage
+from absurd_contimg.stages.validate import ValidateStage
 
 ROOT = Path(sys.argv[1])
 REQUEST = json.loads((ROOT / "request.json").read_text())

@@ -20,15 +20,15 @@ from casatasks import casalog, exportfits, gaincal, tclean
 from casatools import table
 from failing_stages import no_more_descriptors
 
+from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.evidence import Evidence
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.calibration_solve import CalibrateSolveStage
-from absurd_contimg.stages.config import PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.flagging import FlagStage
-from absurd_contimg.stages.imaging import read_whole
-from absurd_contimg.stages.logs import severe_messages
-from absurd_contimg.stages.measurement_set import open_table
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.logs import severe_messages
+from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.science.measurement_set import open_table
+from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
+from absurd_contimg.stages.flag import FlagStage
+from absurd_contimg.stages.image import read_whole
 
 ROOT, FULL, LOCKED = (Path(one) for one in sys.argv[1:4])
 REQUEST = json.loads((ROOT / "request.json").read_text())

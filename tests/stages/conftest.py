@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.stages.base import Workspace
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
 
 

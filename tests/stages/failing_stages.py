@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.context import PipelineContext
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import PipelineStage, Workspace
 
 
 class Fail(PipelineStage):

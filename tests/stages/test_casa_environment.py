@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from casacore.tables import table
 
-from absurd_contimg.stages import casa
-from absurd_contimg.stages.errors import SettingError
+from absurd_contimg.errors import SettingError
+from absurd_contimg.execution import casa_environment as casa
 
 
 def test_the_environment_names_files_below_its_folder(tmp_path: Path) -> None:

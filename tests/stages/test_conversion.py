@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from casacore.tables import table
 
-from absurd_contimg.stages.base import Workspace
-from absurd_contimg.stages.beam import BeamCentres
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.conversion import ConvertStage
-from absurd_contimg.stages.errors import CorruptInputError, DataQualityError, OutputError
-from absurd_contimg.stages.measurement_set import divisor_up_to
+from absurd_contimg.errors import CorruptInputError, DataQualityError, OutputError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.science.beam import BeamCentres
+from absurd_contimg.science.measurement_set import divisor_up_to
+from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.synthesis import Fault, FaultKind, SynthesisConfig, SynthesisResult, synthesize
 
 Contexts = Callable[..., PipelineContext]

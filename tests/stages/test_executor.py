@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.failures import Classifier, FailureKind
 from absurd_contimg.core.generic_rules import GENERIC_RULES
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.escalation import ONE_THREAD, with_escalations
-from absurd_contimg.stages.executor import (
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import (
     IsolatedStageExecutor,
     ResourceLimits,
     StageFailed,
@@ -27,8 +26,9 @@ from absurd_contimg.stages.executor import (
     StageTimeout,
     no_environment,
 )
-from absurd_contimg.stages.failures import STAGE_RULES
-from absurd_contimg.stages.products import load_committed, publish
+from absurd_contimg.execution.fallback import ONE_THREAD, with_escalations
+from absurd_contimg.products.store import load_committed, publish
+from absurd_contimg.workflows.failure_rules import STAGE_RULES
 
 sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
 from toy_stages import Make
@@ -206,7 +206,7 @@ def test_abort_after_the_result_is_success(tmp_path: Path, monkeypatch: pytest.M
 def test_failed_post_condition_fails_the_stage(tmp_path: Path) -> None:
     """validate_outputs decides, not that execute returned."""
     evidence = failure_of(request_for(tmp_path, "spoil")).evidence
-    assert evidence.exceptions[0].type_names[0] == "absurd_contimg.stages.errors.OutputError"
+    assert evidence.exceptions[0].type_names[0] == "absurd_contimg.errors.OutputError"
 
 
 def test_link_in_a_product_is_refused(tmp_path: Path) -> None:
@@ -293,7 +293,7 @@ def test_child_of_a_dead_parent_does_not_start(tmp_path: Path) -> None:
     read_end, write_end = os.pipe()
     os.close(write_end)
     child = subprocess.run(
-        [sys.executable, "-m", "absurd_contimg.stages.child", "/nowhere", str(read_end)],
+        [sys.executable, "-m", "absurd_contimg.execution.stage_process", "/nowhere", str(read_end)],
         pass_fds=(read_end,),
         start_new_session=True,
         check=False,

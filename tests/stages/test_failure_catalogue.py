@@ -27,22 +27,22 @@ import psycopg
 import pytest
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config import ImagingConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import UNRECOGNISED
-from absurd_contimg.operations.service import CLASSIFIER
-from absurd_contimg.stages.base import Workspace
-from absurd_contimg.stages.casa import casa_environment
-from absurd_contimg.stages.catalog_setup import CatalogSetupStage
-from absurd_contimg.stages.config import ImagingConfig, PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.conversion import ConvertStage
-from absurd_contimg.stages.executor import (
+from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import (
     IsolatedStageExecutor,
     StageFailed,
     StageRequest,
     no_environment,
 )
-from absurd_contimg.stages.imagers import check_imager
+from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.operations.services.worker_service import CLASSIFIER
+from absurd_contimg.science.imagers import check_imager
+from absurd_contimg.stages.catalog_setup import CatalogSetupStage
+from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.synthesis import SynthesisResult
 
 sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parents[1])])

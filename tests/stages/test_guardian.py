@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.stages.guardian import Guardian
+from absurd_contimg.execution.lease_watchdog import Guardian
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_executor import request_for, IsolatedStageExecutor, no_environment
-from absurd_contimg.stages import executor
+from absurd_contimg.execution import executor
 
 root = Path(sys.argv[1])
 lease_ends_at = time.monotonic() + 1.0

@@ -9,9 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from absurd_contimg.stages.beam import BeamCentres
-from absurd_contimg.stages.calibrators import candidates, choose_calibrator
-from absurd_contimg.stages.config import (
+from absurd_contimg.config import (
     BeamConfig,
     CalibrationConfig,
     ConversionConfig,
@@ -19,13 +17,15 @@ from absurd_contimg.stages.config import (
     PathsConfig,
     PipelineConfig,
 )
-from absurd_contimg.stages.errors import DataQualityError, NoCalibratorError, SettingError
-from absurd_contimg.stages.imagers import check_imager
-from absurd_contimg.stages.imaging import robust_rms
-from absurd_contimg.stages.measure import fit_peak
-from absurd_contimg.stages.response import _Smearing, sample_frequencies
-from absurd_contimg.stages.sky import SkySource
-from absurd_contimg.stages.solutions import Solutions, check_quality, judge
+from absurd_contimg.errors import DataQualityError, NoCalibratorError, SettingError
+from absurd_contimg.science.beam import BeamCentres
+from absurd_contimg.science.calibrators import candidates, choose_calibrator
+from absurd_contimg.science.catalogue import SkySource
+from absurd_contimg.science.imagers import check_imager
+from absurd_contimg.science.response import _Smearing, sample_frequencies
+from absurd_contimg.science.solutions import Solutions, check_quality, judge
+from absurd_contimg.science.source_fitting import fit_peak
+from absurd_contimg.stages.image import robust_rms
 from absurd_contimg.synthesis import compare_sources
 
 fraction = st.floats(-0.5, 0.5)

@@ -10,19 +10,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import IsolatedStageExecutor, StageFailed, no_environment
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.executor import IsolatedStageExecutor, StageFailed, no_environment
-from absurd_contimg.stages.orchestrator import (
+from absurd_contimg.workflows.orchestrator import (
     PipelineOrchestrator,
     StageOrderError,
     resolve_order,
 )
-from absurd_contimg.stages.runner import StageRunner, prepare_folders
-from absurd_contimg.stages.scratch import ScratchOwner
 
 sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
 from toy_stages import Ask, Make, Refine

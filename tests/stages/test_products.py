@@ -17,12 +17,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import MissingInputError, OutputError, SettingError
-from absurd_contimg.stages.files import copy_writable
-from absurd_contimg.stages.products import (
+from absurd_contimg.errors import MissingInputError, OutputError, SettingError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.products.files import copy_writable
+from absurd_contimg.products.store import (
     MANIFEST_NAME,
     BrokenProductError,
     Manifest,
@@ -214,7 +214,7 @@ _WITHOUT_ROOTS_POWER = (
 _VERIFY = """
 import sys
 from pathlib import Path
-from absurd_contimg.stages.products import read_manifest, verify
+from absurd_contimg.products.store import read_manifest, verify
 verify(Path(sys.argv[1]), read_manifest(Path(sys.argv[1])))
 """
 

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import pytest
 
+from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.registry import Registry
-from absurd_contimg.stages.base import PipelineStage
-from absurd_contimg.stages.config import ExecutionConfig, PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import MissingInputError, SettingError
-from absurd_contimg.stages.executor import (
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import (
     IsolatedStageExecutor,
     StageFailed,
     StageTimeout,
     no_environment,
 )
-from absurd_contimg.stages.products import Manifest, find_committed, product_folders
-from absurd_contimg.stages.runner import StageRunner, prepare_folders
-from absurd_contimg.stages.scratch import ScratchOwner
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.products.store import Manifest, find_committed, product_folders
+from absurd_contimg.registry import Registry
 
 sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
 from toy_stages import Ask, Liar, Make, Refine
@@ -132,7 +132,7 @@ async def test_bad_input_fails_before_any_work(here: Here) -> None:
     with pytest.raises(StageFailed, match="is empty") as caught:
         await here.runner.run(Make(), here.context(), attempt="1")
     names = caught.value.evidence.exceptions[0].type_names
-    assert "absurd_contimg.stages.errors.InputError" in names
+    assert "absurd_contimg.errors.InputError" in names
 
 
 async def test_deadline_of_the_configuration_holds(tmp_path: Path) -> None:

@@ -22,11 +22,9 @@ from typing import Any
 
 import pytest
 
-from absurd_contimg.registry import Registry
-from absurd_contimg.stages.child import RESULT_NAME, run_request
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.executor import (
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import (
     IsolatedStageExecutor,
     StageExecutor,
     StageReport,
@@ -34,11 +32,13 @@ from absurd_contimg.stages.executor import (
     no_environment,
     uninterrupted,
 )
-from absurd_contimg.stages.files import write_json
-from absurd_contimg.stages.orchestrator import PipelineOrchestrator
-from absurd_contimg.stages.products import committed_products, verify
-from absurd_contimg.stages.runner import StageRunner
-from absurd_contimg.stages.scratch import Janitor, ScratchOwner
+from absurd_contimg.execution.runner import StageRunner
+from absurd_contimg.execution.scratch import Janitor, ScratchOwner
+from absurd_contimg.execution.stage_process import RESULT_NAME, run_request
+from absurd_contimg.products.files import write_json
+from absurd_contimg.products.store import committed_products, verify
+from absurd_contimg.registry import Registry
+from absurd_contimg.workflows.orchestrator import PipelineOrchestrator
 
 sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
 from toy_stages import Make, Refine

@@ -21,19 +21,19 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import IsolatedStageExecutor
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.base import Workspace
-from absurd_contimg.stages.casa import casa_environment
-from absurd_contimg.stages.config import PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import SettingError
-from absurd_contimg.stages.executor import IsolatedStageExecutor
-from absurd_contimg.stages.imaging import ImageStage
-from absurd_contimg.stages.orchestrator import PipelineOrchestrator, standard_imaging_stages
-from absurd_contimg.stages.runner import StageRunner, prepare_folders
-from absurd_contimg.stages.scratch import ScratchOwner
-from absurd_contimg.stages.validation import ValidateStage
+from absurd_contimg.stages.image import ImageStage
+from absurd_contimg.stages.validate import ValidateStage
 from absurd_contimg.synthesis import SynthesisResult, compare_gains, compare_sources
+from absurd_contimg.workflows.orchestrator import PipelineOrchestrator, standard_imaging_stages
 
 pytestmark = pytest.mark.timeout(200)
 

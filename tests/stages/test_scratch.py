@@ -15,19 +15,19 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.stages.errors import SettingError
-from absurd_contimg.stages.filesystem import remove_tree
-from absurd_contimg.stages.scratch import (
+from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.scratch import (
     Janitor,
     ScratchInUseError,
     ScratchOwner,
     safe_name,
 )
+from absurd_contimg.products.filesystem import remove_tree
 
 _OWNER = """
 import sys
 from pathlib import Path
-from absurd_contimg.stages.scratch import ScratchOwner
+from absurd_contimg.execution.scratch import ScratchOwner
 owner = ScratchOwner(Path(sys.argv[1]), sys.argv[2]).acquire()
 folder = owner.new_path("run", "stage", "1")
 folder.mkdir(parents=True)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from absurd_contimg.config import CalibrationConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
+from absurd_contimg.errors import InputError, NoCalibrationError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.store import InputEntry, Manifest
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.base import Workspace
-from absurd_contimg.stages.config import CalibrationConfig, PathsConfig, PipelineConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import InputError, NoCalibrationError
-from absurd_contimg.stages.products import InputEntry, Manifest
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 
 MJD = 61065.9

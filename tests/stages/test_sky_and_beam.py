@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from absurd_contimg.stages.beam import BeamCentres, airy_power, mean_response
-from absurd_contimg.stages.errors import CorruptInputError, MissingInputError
-from absurd_contimg.stages.sky import (
+from absurd_contimg.errors import CorruptInputError, MissingInputError
+from absurd_contimg.science.beam import BeamCentres, airy_power, mean_response
+from absurd_contimg.science.catalogue import (
     SkySource,
     read_catalogue,
     separation_rad,

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.stages.scratch import ScratchOwner
-from absurd_contimg.stages.space import reserve
+from absurd_contimg.execution.disk_reservation import reserve
+from absurd_contimg.execution.scratch import ScratchOwner
 
 MB = 1 << 20
 

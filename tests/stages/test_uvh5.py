@@ -9,17 +9,17 @@ from pathlib import Path
 import h5py
 import pytest
 
-from absurd_contimg.stages.catalog_setup import CatalogSetupStage
-from absurd_contimg.stages.config import ConversionConfig
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.conversion import ConvertStage
-from absurd_contimg.stages.errors import (
+from absurd_contimg.config import ConversionConfig
+from absurd_contimg.errors import (
     CorruptInputError,
     IncompleteGroupError,
     InputError,
     MissingInputError,
 )
-from absurd_contimg.stages.uvh5 import read_group
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.science.uvh5 import read_group
+from absurd_contimg.stages.catalog_setup import CatalogSetupStage
+from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.synthesis import SynthesisResult
 
 Contexts = Callable[..., PipelineContext]

@@ -18,9 +18,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import CorruptInputError, OutputError
+from absurd_contimg.errors import CorruptInputError, OutputError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import PipelineStage, Workspace
 
 
 class Make(PipelineStage):

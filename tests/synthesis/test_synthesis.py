@@ -9,10 +9,10 @@ import h5py
 import numpy as np
 import pytest
 
-from absurd_contimg.stages.beam import BeamCentres
-from absurd_contimg.stages.imaging import aberration_scale
-from absurd_contimg.stages.model import direction_cosines, predict
-from absurd_contimg.stages.sky import read_catalogue
+from absurd_contimg.science.beam import BeamCentres
+from absurd_contimg.science.catalogue import read_catalogue
+from absurd_contimg.science.sky_model import direction_cosines, predict
+from absurd_contimg.stages.image import aberration_scale
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
 from absurd_contimg.synthesis.array import active_stations, terrestrial_positions_m
 from absurd_contimg.synthesis.config import FaultKind

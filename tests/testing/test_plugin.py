@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.simulation.campaign import Campaign
-from absurd_contimg.simulation.crews import HandlerCrew
-from absurd_contimg.simulation.explorer import replay_histories
-from absurd_contimg.simulation.life import Blow, Strike
-from absurd_contimg.simulation.setup import Job, Setup
+from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.exploration.crash_run import Blow, Strike
+from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.explorer import replay_histories
+from absurd_contimg.simulation.model.worker_factory import HandlerCrew
 from absurd_contimg.testing import (
     assert_completed,
     assert_failed,

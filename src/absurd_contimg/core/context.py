@@ -35,9 +35,9 @@ from absurd_contimg.core.records import (
     Json,
     SpawnOptions,
 )
-from absurd_contimg.core.replay import Replay
 from absurd_contimg.core.scope import RunScope
-from absurd_contimg.core.starts import PARKED_PREFIX, START_PREFIX, StepRecord, parkings
+from absurd_contimg.core.step_journal import PARKED_PREFIX, START_PREFIX, StepRecord, parkings
+from absurd_contimg.core.step_order_check import Replay
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")

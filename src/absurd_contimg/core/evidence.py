@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
+from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import Json
-from absurd_contimg.core.storable import shortened
 
 _TRACEBACK_CHARACTERS_MAX = 8000
 """The end of a traceback is kept: it names the error."""

@@ -24,8 +24,8 @@ from absurd_contimg.core.evidence import (
     cause_chain,
     text_of,
 )
+from absurd_contimg.core.jsonb_sanitizer import storable
 from absurd_contimg.core.records import Json
-from absurd_contimg.core.storable import storable
 
 __all__ = [
     "POISON_RULE",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -25,17 +25,19 @@ from absurd_contimg.core.errors import (
     TaskCancelled,
 )
 from absurd_contimg.core.evidence import text_of
+from absurd_contimg.core.failure_handling import OnFailure, Settler
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
-from absurd_contimg.core.queue_check import troubles
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.scope import RunScope
-from absurd_contimg.core.settle import OnFailure, Settler
 from absurd_contimg.core.tasks import TaskRegistry, call
 
 _log = logging.getLogger(__name__)
+
+ExplainRefusal = Callable[[Backend, str], Awaitable[Sequence[object]]]
+"""From a backend and a queue's name: what is wrong with the queue, one printable object each."""
 
 _UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
@@ -87,6 +89,8 @@ class Worker:
     """A user's own word on each failure, before that of the table."""
     on_failure: OnFailure | None = None
     """Told before a task is failed for good."""
+    explain_refusal: ExplainRefusal | None = None
+    """Asked what makes the queue refuse every claim, for the log."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
     _claim_unanswered: bool = field(default=False, init=False)
@@ -182,9 +186,11 @@ class Worker:
         self._claims_refused += 1
         queue = self.settings.queue_name
         _log.error("queue %s refuses every claim: %s", queue, error)
+        if self.explain_refusal is None:
+            return
         try:
-            for one in await troubles(self.backend, queue):
-                _log.error("queue %s: %s", queue, one)
+            for problem in await self.explain_refusal(self.backend, queue):
+                _log.error("queue %s: %s", queue, problem)
         except BackendError as second:
             _log.error("queue %s cannot be looked into either: %s", queue, second)
 

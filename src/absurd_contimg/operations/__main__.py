@@ -1,5 +1,5 @@
 """``python -m absurd_contimg.operations``: the command line without its installed script."""
 
-from absurd_contimg.operations.cli import main
+from absurd_contimg.operations.cli.main import main
 
 main()

@@ -24,14 +24,15 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.database import open_backend
-from absurd_contimg.operations.history_view import history_tables
-from absurd_contimg.operations.progress import watch
-from absurd_contimg.operations.report import Section, write_report
-from absurd_contimg.operations.settings import Settings, load_settings
-from absurd_contimg.operations.spawning import spawn_groups
+from absurd_contimg.execution.scratch import Janitor
+from absurd_contimg.history.timeline import group_of, step_starts
+from absurd_contimg.ingest.spawn import spawn_groups
+from absurd_contimg.operations.cli.history_view import history_tables
+from absurd_contimg.operations.cli.progress import watch
+from absurd_contimg.operations.report.report import Section, write_report
+from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.registry import Registry
-from absurd_contimg.stages.scratch import Janitor
+from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis import (
     SynthesisConfig,
     SynthesisResult,
@@ -39,7 +40,6 @@ from absurd_contimg.synthesis import (
     compare_sources,
     synthesize,
 )
-from absurd_contimg.workflows.timeline import group_of, step_starts
 
 _KILL_STAGE = "image"
 """The longest stage: a kill in the middle of it costs most."""

@@ -17,9 +17,9 @@ from sqlalchemy import Engine, NullPool, create_engine, event, make_url, select,
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
+from absurd_contimg.errors import SettingError
+from absurd_contimg.products.filesystem import file_lock
 from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
-from absurd_contimg.stages.errors import SettingError
-from absurd_contimg.stages.filesystem import file_lock
 
 _BUSY_SECONDS = 30.0
 """A writer waits this long for another (the operations guide's busy_timeout)."""

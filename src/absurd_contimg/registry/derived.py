@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from absurd_contimg.products.store import BrokenProductError, Manifest
 from absurd_contimg.registry.models import (
     Base,
     CaltableRow,
@@ -20,7 +21,6 @@ from absurd_contimg.registry.models import (
     Product,
     ValidationRow,
 )
-from absurd_contimg.stages.products import BrokenProductError, Manifest
 
 PROGRESS: Mapping[str, GroupStatus] = {
     "convert": GroupStatus.CONVERTED,

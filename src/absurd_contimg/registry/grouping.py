@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from absurd_contimg.stages.errors import InputError
+from absurd_contimg.errors import InputError
 
 TOLERANCE_SECONDS = 60
 """The telescope's cluster tolerance (CONTIMG_CLUSTER_TOLERANCE_S); well below 309 s."""

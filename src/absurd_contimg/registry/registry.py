@@ -18,6 +18,14 @@ from typing import Any
 from sqlalchemy import delete, func, inspect, select, update
 from sqlalchemy.orm import Session
 
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.products.store import (
+    BrokenProductError,
+    Manifest,
+    load_committed,
+    product_folders,
+    verify,
+)
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.derived import PROGRESS, derived_rows
@@ -39,14 +47,6 @@ from absurd_contimg.registry.models import (
     Product,
     SubbandFile,
     ValidationRow,
-)
-from absurd_contimg.stages.errors import MissingInputError
-from absurd_contimg.stages.products import (
-    BrokenProductError,
-    Manifest,
-    load_committed,
-    product_folders,
-    verify,
 )
 
 

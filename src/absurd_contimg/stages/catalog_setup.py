@@ -9,11 +9,11 @@ from typing import ClassVar
 from typing_extensions import override
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import DataQualityError, InputError, OutputError
-from absurd_contimg.stages.sky import read_catalogue, write_catalogue
-from absurd_contimg.stages.uvh5 import input_files, read_header
+from absurd_contimg.errors import DataQualityError, InputError, OutputError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.science.catalogue import read_catalogue, write_catalogue
+from absurd_contimg.science.uvh5 import input_files, read_header
 
 
 class CatalogSetupStage(PipelineStage):

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.errors import InputError, NoCalibrationError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.registry import CaltableSet, Registry
-from absurd_contimg.stages.base import PipelineStage, Workspace
-from absurd_contimg.stages.context import PipelineContext
-from absurd_contimg.stages.errors import InputError, NoCalibrationError
 
 _log = logging.getLogger(__name__)
 

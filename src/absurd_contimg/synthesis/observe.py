@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.stages.earth import use_bundled_tables
-from absurd_contimg.stages.sky import write_catalogue
+from absurd_contimg.science.catalogue import write_catalogue
+from absurd_contimg.science.earth_orientation import use_bundled_tables
 from absurd_contimg.synthesis import array, files
 from absurd_contimg.synthesis.config import (
     BAND_HIGH_HZ,

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from absurd_contimg.stages.sky import SkySource
+from absurd_contimg.science.catalogue import SkySource
 from absurd_contimg.synthesis.config import SynthesisConfig
 from absurd_contimg.synthesis.frames import group_times_jd, meridian_icrs_deg
 

@@ -15,8 +15,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.stages.beam import SPEED_OF_LIGHT_M_S, airy_power
-from absurd_contimg.stages.sky import SkySource, separation_rad
+from absurd_contimg.science.beam import SPEED_OF_LIGHT_M_S, airy_power
+from absurd_contimg.science.catalogue import SkySource, separation_rad
 from absurd_contimg.synthesis.array import equatorial_positions_m
 from absurd_contimg.synthesis.config import SynthesisConfig
 from absurd_contimg.synthesis.frames import apparent_position, sidereal_time_rad

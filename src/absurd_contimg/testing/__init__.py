@@ -3,11 +3,11 @@
 See ``docs/testing.md``. Nothing here is needed in production.
 """
 
-from absurd_contimg.simulation.explorer import Exploration, Finding
-from absurd_contimg.simulation.life import Blow
-from absurd_contimg.simulation.loop import in_virtual_time
-from absurd_contimg.simulation.setup import Stimulus
-from absurd_contimg.simulation.world import happened, outside
+from absurd_contimg.simulation.exploration.crash_run import Blow
+from absurd_contimg.simulation.exploration.exploration_spec import Stimulus
+from absurd_contimg.simulation.exploration.explorer import Exploration, Finding
+from absurd_contimg.simulation.model.world import happened, outside
+from absurd_contimg.simulation.runtime.loop import in_virtual_time
 from absurd_contimg.testing.assertions import (
     assert_completed,
     assert_failed,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from absurd_contimg.core.records import History
-from absurd_contimg.simulation.invariants import audit
-from absurd_contimg.workflows.timeline import StepStart, step_starts
+from absurd_contimg.history.invariants import audit
+from absurd_contimg.history.timeline import StepStart, step_starts
 
 
 def assert_completed(history: History) -> None:
@@ -50,7 +50,7 @@ def assert_resumes_from(history: History, step: str) -> None:
 
 
 def assert_no_violations(histories: Iterable[History]) -> None:
-    """Every invariant of `absurd_contimg.simulation.invariants` holds for these histories."""
+    """Every invariant of `absurd_contimg.history.invariants` holds for these histories."""
     found = audit(histories)
     assert not found, "\n".join(map(str, found))
 

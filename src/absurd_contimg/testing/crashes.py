@@ -9,16 +9,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NoReturn
 
 from absurd_contimg.core.records import History, Json, SpawnOptions, State
-from absurd_contimg.simulation.crews import AnyHandler, HandlerCrew, WorkerTerms
-from absurd_contimg.simulation.explorer import (
+from absurd_contimg.simulation.exploration.crash_run import EVERY_BLOW, Blow, parse_plan
+from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup, Stimulus
+from absurd_contimg.simulation.exploration.explorer import (
     FINDINGS_MAX,
     Exploration,
     explore,
     replay,
     undisturbed,
 )
-from absurd_contimg.simulation.life import EVERY_BLOW, Blow, parse_plan
-from absurd_contimg.simulation.setup import Job, Setup, Stimulus
+from absurd_contimg.simulation.model.worker_factory import AnyHandler, HandlerCrew, WorkerTerms
 
 QUEUE = "default"
 TASK = "task"

@@ -17,7 +17,7 @@ import pytest
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
     from absurd_contimg.backends.postgres import EmbeddedPostgres
-    from absurd_contimg.simulation.world import World
+    from absurd_contimg.simulation.model.world import World
 
 QUEUE = "default"
 """The queue that every backend of these fixtures has."""
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
         )
     plan = config.getoption("--absurd-plan")
     if plan is not None:
-        from absurd_contimg.simulation.life import parse_plan  # noqa: PLC0415
+        from absurd_contimg.simulation.exploration.crash_run import parse_plan  # noqa: PLC0415
         from absurd_contimg.testing import crashes  # noqa: PLC0415
 
         try:
@@ -76,7 +76,7 @@ def absurd_database() -> MemoryDatabase:
         MemoryBackend,
         MemoryDatabase,
     )
-    from absurd_contimg.simulation.loop import instantly  # noqa: PLC0415
+    from absurd_contimg.simulation.runtime.loop import instantly  # noqa: PLC0415
 
     database = MemoryDatabase()
     instantly(MemoryBackend(database).create_queue(QUEUE))
@@ -148,7 +148,7 @@ class _Opened:
 @pytest.fixture
 def virtual_time() -> Callable[[Awaitable[Any]], Any]:
     """Runs a coroutine in virtual time and returns its result: ``virtual_time(main())``."""
-    from absurd_contimg.simulation.loop import in_virtual_time  # noqa: PLC0415
+    from absurd_contimg.simulation.runtime.loop import in_virtual_time  # noqa: PLC0415
 
     return in_virtual_time
 
@@ -156,7 +156,7 @@ def virtual_time() -> Callable[[Awaitable[Any]], Any]:
 @pytest.fixture
 def absurd_world(absurd_database: MemoryDatabase) -> Iterator[World]:
     """A simulated world on the emulated database; everything in it is ended afterwards."""
-    from absurd_contimg.simulation.world import State, World  # noqa: PLC0415
+    from absurd_contimg.simulation.model.world import State, World  # noqa: PLC0415
 
     world = World(State(absurd_database))
     yield world

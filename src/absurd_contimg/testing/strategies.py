@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from absurd_contimg.simulation.fault_plan import Fault
-from absurd_contimg.simulation.faults import DAY_SECONDS
-from absurd_contimg.simulation.life import EVERY_BLOW, Plan, Strike
-from absurd_contimg.simulation.scenario import Scenario
+from absurd_contimg.simulation.campaign.fault_plan import Fault
+from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
+from absurd_contimg.simulation.campaign.scenario import Scenario
+from absurd_contimg.simulation.exploration.crash_run import EVERY_BLOW, Plan, Strike
 
 
 def scenarios(days_max: float = 0.1) -> st.SearchStrategy[Scenario]:

@@ -31,5 +31,5 @@ def _sign_in(folder: Path, request: Path) -> None:
         diary.write(f"{what} {stage} {os.getpid()} {time.time():.6f}\n")
 
 
-if "absurd_contimg.stages.child" in sys.orig_argv and "WITNESS_FOLDER" in os.environ:
+if "absurd_contimg.execution.stage_process" in sys.orig_argv and "WITNESS_FOLDER" in os.environ:
     _sign_in(Path(os.environ["WITNESS_FOLDER"]), Path(sys.orig_argv[-2]))

@@ -1,0 +1,175 @@
+"""The environment in which CASA behaves: offline, logging where told, writing nowhere else.
+
+CASA reads its settings from the environment when it is imported, so they must be there before
+the child process starts. This module prepares them and never imports CASA itself, because the
+worker calls it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import struct
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from absurd_contimg.errors import SettingError
+
+_SITE_CONFIG = """\
+# Written by absurd-contimg; CASA executes it when it is imported.
+import os as _os
+
+measurespath = {measures!r}
+datapath = [{measures!r}]
+cachedir = {cache!r}
+data_auto_update = False
+measures_auto_update = False
+skipnetworkcheck = True
+nologger = True
+nogui = True
+agg = True
+logfile = _os.environ["CASALOGFILE"]
+"""
+
+_ASTROPY_CONFIG = """\
+[utils.iers.iers]
+auto_download = False
+"""
+
+
+def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict[str, str]:
+    """Prepare `folder` and return the environment variables for a process that uses CASA.
+
+    Writes below `folder` only: CASA's site file, an overlay of its data package, astropy's
+    configuration, cache folders. CASA logs to `log`. Merge the variables into the child's
+    environment; OMP_NUM_THREADS is left to the caller. `today` is for tests.
+
+    Raises `SettingError` when CASA's data package is not installed, or when its leap seconds
+    are not those of the IERS, because then times would be wrong.
+    """
+    folder = folder.absolute()
+    for name in ("home", "cache", "matplotlib", "config/astropy", "tmp"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    measures = measures_overlay(folder / "measures", today or datetime.now(UTC).date())
+    site = folder / "casasiteconfig.py"
+    site.write_text(
+        _SITE_CONFIG.format(measures=str(measures), cache=str(folder / "cache")), encoding="utf-8"
+    )
+    (folder / "config/astropy/astropy.cfg").write_text(_ASTROPY_CONFIG, encoding="utf-8")
+    return {
+        # CASA 6.7.6 leaves a .casarc there, and every CASA reads ~/.casa/config.py.
+        "HOME": str(folder / "home"),
+        "CASASITECONFIG": str(site),
+        "CASALOGFILE": str(log.absolute()),
+        "MPLCONFIGDIR": str(folder / "matplotlib"),
+        "MPLBACKEND": "Agg",
+        "XDG_CONFIG_HOME": str(folder / "config"),
+        "XDG_CACHE_HOME": str(folder / "cache"),
+        "TMPDIR": str(folder / "tmp"),
+        "CASA_TMPDIR": str(folder / "tmp"),
+        "HDF5_USE_FILE_LOCKING": "FALSE",
+        "PYTHONHASHSEED": "0",
+    }
+
+
+def measures_overlay(folder: Path, today: date) -> Path:
+    """A view of CASA's data in which the leap-second table is known to be up to date.
+
+    CASA refuses to trust a leap-second table whose version is half a year old, although nothing
+    in it may have changed. The overlay links to everything in the ``casadata`` package, and
+    holds a copy of the one table with its version date set to today, but only after its content
+    has been found equal to the IERS list, and only while that list has not expired.
+    """
+    source = _package_folder("casadata") / "__data__"
+    if not (source / "geodetic" / "TAI_UTC").is_dir():
+        raise SettingError(
+            f"CASA's data package at {source} has no leap-second table geodetic/TAI_UTC.",
+            "Install it again: pip install --force-reinstall casadata.",
+        )
+    geodetic = folder / "geodetic"
+    geodetic.mkdir(parents=True, exist_ok=True)
+    _link_all(source, folder, leave="geodetic")
+    _link_all(source / "geodetic", geodetic, leave="TAI_UTC")
+    table = source / "geodetic" / "TAI_UTC"
+    expires = _check_leap_seconds(table)
+    _copy_with_date(table, geodetic / "TAI_UTC", min(today, expires))
+    return folder
+
+
+def _package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise SettingError(
+            f"the package {name} is not installed, so CASA cannot run.",
+            "Install the CASA extra: pip install 'absurd-contimg[casa]'.",
+        )
+    return Path(spec.origin).parent
+
+
+def _link_all(source: Path, target: Path, leave: str) -> None:
+    for entry in source.iterdir():
+        link = target / entry.name
+        if entry.name != leave and not link.is_symlink():
+            # Two children may prepare the same folder at once.
+            try:
+                link.symlink_to(entry)
+            except FileExistsError:
+                if not link.is_symlink():
+                    raise
+
+
+def _iers_leap_seconds() -> tuple[list[tuple[float, float]], date]:
+    """All (MJD, TAI - UTC in seconds) of the IERS list, and the day on which it expires."""
+    listing = _package_folder("astropy_iers_data") / "data" / "Leap_Second.dat"
+    lines = listing.read_text(encoding="ascii").splitlines()
+    expiry = next(line for line in lines if "expires on" in line).split("expires on")[1].strip()
+    rows = [line.split() for line in lines if line.strip() and not line.startswith("#")]
+    expires = datetime.strptime(expiry, "%d %B %Y").replace(tzinfo=UTC).date()
+    return [(float(r[0]), float(r[4])) for r in rows], expires
+
+
+def _check_leap_seconds(table: Path) -> date:
+    """Refuse a table that lacks a leap second of the IERS list; returns the list's expiry.
+
+    The table's storage is casacore's; its numbers stand there as plain doubles of either byte
+    order, which is enough to find out whether the last leap second is in it.
+    """
+    leaps, expires = _iers_leap_seconds()
+    content = b"".join(p.read_bytes() for p in sorted(table.glob("table.f*")))
+    for mjd, seconds in leaps[-3:]:
+        for value in (mjd, seconds):
+            if struct.pack(">d", value) not in content and struct.pack("<d", value) not in content:
+                raise SettingError(
+                    f"CASA's leap-second table {table} lacks the leap second of MJD {mjd:.0f} "
+                    f"(TAI - UTC = {seconds:.0f} s).",
+                    "Install a newer casadata; times would be wrong by a second.",
+                )
+    return expires
+
+
+def _copy_with_date(table: Path, target: Path, day: date) -> None:
+    """Copy a casacore table and set its keyword VS_DATE, which has the form of VS_CREATE."""
+    text = (table / "table.dat").read_bytes()
+    # VS_CREATE and VS_DATE are the first two values after the names of the keywords, each
+    # "YYYY/MM/DD/hh:mm"; both get the same day.
+    start = text.index(b"VS_DATE")
+    slash = text.index(b"/", start)
+    old = text[slash - 4 : slash + 6]
+    new = day.strftime("%Y/%m/%d").encode()
+    partial = target.with_name(f".{target.name}.{id(text)}")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(table, partial)
+    (partial / "table.dat").chmod(0o644)
+    (partial / "table.dat").write_bytes(text.replace(old, new))
+    if target.exists():
+        # An equal or older copy: replace its one changed file in place, atomically.
+        (partial / "table.dat").replace(target / "table.dat")
+        shutil.rmtree(partial)
+    else:
+        try:
+            partial.rename(target)
+        except OSError:
+            # Another process was first; its copy is as good.
+            shutil.rmtree(partial)
+            if not target.is_dir():
+                raise

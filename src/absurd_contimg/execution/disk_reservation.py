@@ -1,0 +1,62 @@
+"""Space is reserved before a stage starts, so that two of them do not count on the same bytes.
+
+A reservation is a file in the attempt's scratch folder: it goes when the folder goes, and a dead
+worker's goes with the janitor. What an attempt has already written counts as used, the rest of
+its reservation as taken.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from absurd_contimg.execution.scratch import Janitor
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+
+_NAME = ".reserved"
+_FULL_BYTES = 1 << 20
+"""With less free space a disk is full: CASA writes its tables in tiles of this order."""
+
+
+def full_disks(*folders: Path) -> tuple[str, ...]:
+    """A sentence for each of the folders whose file system is full.
+
+    CASA aborts there, or names something else, so whoever sees a stage fail has to look himself,
+    and before anything of it is removed.
+    """
+    found = []
+    for folder in dict.fromkeys(folders):
+        free = LOCAL.free_bytes(folder)
+        if free < _FULL_BYTES:
+            found.append(f"No space left on device: {free} bytes free around {folder}")
+    return tuple(found)
+
+
+def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:
+    """Reserve space for an attempt whose scratch folder is `folder`; the folder exists.
+
+    Raises `OSError` with ENOSPC, as the file system would later, when less is free than needed
+    and promised to others; before that, what dead workers left is swept.
+    """
+    with files.locked(scratch_dir / ".owners" / "space"):
+        short = _short_by(scratch_dir, needed_bytes, files)
+        if short > 0 and Janitor(scratch_dir, files).sweep():
+            short = _short_by(scratch_dir, needed_bytes, files)
+        if short > 0:
+            raise OSError(
+                errno.ENOSPC,
+                f"No space to begin: {needed_bytes / 1e9:.3f} GB are expected to be written, "
+                f"{short / 1e9:.3f} GB of that are not free or promised to other stages",
+                str(scratch_dir),
+            )
+        files.write_json(folder / _NAME, needed_bytes)
+
+
+def _short_by(scratch_dir: Path, needed_bytes: int, files: FileSystem) -> int:
+    promised = 0
+    for path in files.matching(scratch_dir, f"*/*/{_NAME}"):
+        try:
+            promised += max(int(files.read_json(path)) - files.tree_size(path.parent), 0)
+        except FileNotFoundError:
+            continue  # that attempt has just ended
+    return needed_bytes + promised - files.free_bytes(scratch_dir)

@@ -1,0 +1,381 @@
+"""How a stage is run: in a process of its own that can be killed at any time.
+
+`StageExecutor` is the port; the simulation puts durations and failures in its place.
+`IsolatedStageExecutor` starts `execution.stage_process` in its own session, waits for it with
+a hard deadline, and turns whatever happened into a `StageReport` or a `StageFailed` that carries
+evidence. When `execute` ends, in whatever way, no process of the stage lives any more: the
+worker may give up its lease and another may start the stage.
+
+The exit code proves nothing in either direction. A result that the child wrote after its checks
+is success even if CASA's destructors abort afterwards; no result is failure even with code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ParamSpec, Protocol, TypeVar
+
+from absurd_contimg.core.failures import Evidence, ExceptionEvidence
+from absurd_contimg.core.records import Json
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.disk_reservation import full_disks
+from absurd_contimg.execution.fallback import ONE_THREAD, escalations_of
+from absurd_contimg.execution.lease_watchdog import Guardian
+from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
+from absurd_contimg.execution.stage_process import REQUEST_NAME, RESULT_NAME
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_TRIM_SECONDS = 20.0
+_LEASE_SECONDS = 0.5
+"""How often the guardian is told how long a stage may live."""
+_POLL_SECONDS = 0.01
+_UNKILLABLE_SECONDS = 60.0
+_GUARDIAN = Guardian()
+"""One for each process; it starts when a stage first runs under a lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageRequest:
+    """One attempt of one stage."""
+
+    stage: str
+    """``module:Class``, as the child imports it."""
+    stage_name: str
+    context: PipelineContext
+    attempt: str
+    """Names the attempt in logs and manifests; no part of what is computed."""
+    scratch: Path
+    """An empty folder for this attempt alone, on the file system of the output folder."""
+    casa_log: Path
+    output_log: Path
+    """Standard output and standard error of the process."""
+    deadline_seconds: float
+    may_live_until: Callable[[], float] | None = None
+    """The time of `time.monotonic` at which its process is killed unless this says a later one
+    by then: the end of the worker's lease. None: it lives as long as the worker waits for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What a stage's process achieved. Nothing is published yet."""
+
+    outputs: Mapping[str, Json]
+    committed: Path | None
+    """Where its product belongs; None: the stage makes no product."""
+    adopted: bool
+    """The product was already there; nothing was computed."""
+    product: Path | None
+    """The sealed product in scratch; None when adopted or when there is none."""
+    seconds: float
+    """On the event loop's clock, from start to end of the process."""
+
+
+class StageExecutor(Protocol):
+    """Runs one attempt of a stage."""
+
+    async def execute(self, request: StageRequest) -> StageReport:
+        """Run it to its end. Raises `StageFailed`; when cancelled, stops it first."""
+        ...
+
+
+class StageFailed(Exception):
+    """A stage's process failed; `evidence` says all that is known, the logs say the rest."""
+
+    def __init__(self, text: str, request: StageRequest, evidence: Evidence) -> None:
+        super().__init__(text)
+        self.stage = request.stage_name
+        self.attempt = request.attempt
+        self.casa_log = request.casa_log
+        self.output_log = request.output_log
+        self.evidence = evidence
+
+    @property
+    def failure_details(self) -> Mapping[str, Json]:
+        """What the failure reason in the history adds to the evidence."""
+        return {
+            "stage": self.stage,
+            "start": self.attempt,
+            "host": socket.gethostname(),
+            "logs": [str(log) for log in (self.casa_log, self.output_log) if _has_content(log)],
+        }
+
+
+class StageTimeout(StageFailed):
+    """A stage's process was still running at its deadline and was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceLimits:
+    """Limits set on a stage's process."""
+
+    memory_bytes: int | None = None
+    """RLIMIT_AS; CASA aborts when it reaches it. None: no limit."""
+    open_files: int = 65536
+    """RLIMIT_NOFILE, as far as the hard limit allows: CASA keeps many tables open."""
+
+
+Environment = Callable[[Path, Path], Mapping[str, str]]
+"""From the attempt's scratch folder and CASA log: what to add to the environment."""
+
+
+def no_environment(_scratch: Path, _casa_log: Path) -> Mapping[str, str]:
+    """For stages that need nothing but Python."""
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class IsolatedStageExecutor:
+    """Runs stages in child processes on this machine (Linux)."""
+
+    environment: Environment
+    """Usually `absurd_contimg.execution.casa_environment.casa_environment`."""
+    limits: ResourceLimits = field(default_factory=ResourceLimits)
+    log_bytes_max: int = 8_000_000
+    """Of each log file that is kept; the middle of a longer one is cut out."""
+
+    async def execute(self, request: StageRequest) -> StageReport:
+        """Run it to its end.
+
+        Raises `StageTimeout` at the deadline and `StageFailed` for every other failure. When
+        this call is cancelled it kills the process group and waits for its end first.
+        """
+        environment = await uninterrupted(self._prepare, request)
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        exit_code, in_time = await self._run_process(request, environment)
+        seconds = clock() - started
+        return await uninterrupted(self._conclude, request, exit_code, in_time, seconds)
+
+    def _prepare(self, request: StageRequest) -> dict[str, str]:
+        """Write the request and make the folders; returns the child's environment."""
+        for log in (request.casa_log, request.output_log):
+            log.parent.mkdir(parents=True, exist_ok=True)
+        temporary = request.scratch / "tmp"
+        temporary.mkdir()
+        config = request.context.config
+        document = {
+            "stage": request.stage,
+            "context": request.context.to_json(),
+            "config": config.model_dump(mode="json"),
+            "attempt": request.attempt,
+            "scratch": str(request.scratch),
+            "casa_log": str(request.casa_log),
+            "limits": {
+                "memory_bytes": self.limits.memory_bytes,
+                "open_files": self.limits.open_files,
+            },
+            # The child finds the stage's module wherever we would.
+            "module_path": [str(Path(path).absolute()) for path in sys.path],
+        }
+        text = json.dumps(document, indent=1, allow_nan=False)
+        (request.scratch / REQUEST_NAME).write_text(text, encoding="utf-8")
+        alone = ONE_THREAD in escalations_of(request.context)
+        threads = "1" if alone else str(config.execution.threads)
+        return {
+            **os.environ,
+            "OMP_NUM_THREADS": threads,
+            "OPENBLAS_NUM_THREADS": threads,
+            "TMPDIR": str(temporary),
+            **self.environment(request.scratch, request.casa_log),
+        }
+
+    async def _run_process(
+        self, request: StageRequest, environment: Mapping[str, str]
+    ) -> tuple[int, bool]:
+        """The exit code (negative: the signal) and whether it ended before its deadline."""
+        read_end, write_end = os.pipe()
+        try:
+            with request.output_log.open("ab") as output:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "absurd_contimg.execution.stage_process"),
+                    *(str(request.scratch / REQUEST_NAME), str(read_end)),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    cwd=request.scratch,
+                    env=environment,
+                    start_new_session=True,
+                    pass_fds=(read_end,),
+                )
+            try:
+                in_time = await self._wait(process, request, write_end)
+            finally:
+                await _completed(_end_group(process))
+                _GUARDIAN.forget(process.pid)
+        finally:
+            # Closing the write end is itself a kill: see child.py. It comes last.
+            os.close(write_end)
+            os.close(read_end)
+        assert process.returncode is not None
+        return process.returncode, in_time
+
+    async def _wait(
+        self, process: asyncio.subprocess.Process, request: StageRequest, lifeline: int
+    ) -> bool:
+        """Whether the process ended by itself in time; keeps its output within bounds.
+
+        It is given leave to begin once the guardian knows until when it may live, and not after
+        that: if we are stopped before, it waits, and nothing of it must be undone.
+        """
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + request.deadline_seconds
+        trimmed_at = clock()
+        lease, begun = request.may_live_until, False
+        while (left := deadline - clock()) > 0:
+            until = math.inf if lease is None else lease()
+            if lease is not None:
+                _GUARDIAN.watch(process.pid, until)
+            if not begun and until > time.monotonic():
+                begun = os.write(lifeline, b"!") == 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(left, _LEASE_SECONDS if lease else _TRIM_SECONDS)):
+                    await process.wait()
+                return True
+            if clock() - trimmed_at >= _TRIM_SECONDS:
+                await asyncio.to_thread(trim_log, request.output_log, self.log_bytes_max)
+                trimmed_at = clock()
+        return False
+
+    def _conclude(
+        self, request: StageRequest, exit_code: int, in_time: bool, seconds: float
+    ) -> StageReport:
+        """Read the result, or tell from everything else what went wrong."""
+        for log in (request.casa_log, request.output_log):
+            trim_log(log, self.log_bytes_max)
+        result = _read_result(request.scratch / RESULT_NAME)
+        if result is None or not result["succeeded"]:
+            raise _failure(request, exit_code, in_time, result)
+        committed = result["committed"]
+        has_own = committed is not None and not result["adopted"]
+        return StageReport(
+            outputs=result["outputs"],
+            committed=None if committed is None else Path(committed),
+            adopted=result["adopted"],
+            product=request.scratch / "product" if has_own else None,
+            seconds=seconds,
+        )
+
+
+def _has_content(log: Path) -> bool:
+    return log.is_file() and log.stat().st_size > 0
+
+
+def _failure(
+    request: StageRequest, exit_code: int, in_time: bool, result: Mapping[str, Any] | None
+) -> StageFailed:
+    logged = severe_messages(request.casa_log)
+    kept = [str(log) for log in (request.output_log, request.casa_log) if _has_content(log)]
+    where = f"Logs: {', '.join(kept)}." if kept else "It left no log."
+    what = f"Stage {request.stage_name!r} of attempt {request.attempt}"
+    if result is not None:
+        evidence = replace(Evidence.from_json(result["evidence"]), casa_messages=logged)
+        return StageFailed(f"{what} failed: {result['message']} {where}", request, evidence)
+    final = last_line(request.output_log)
+    logged += death_messages(request.output_log)
+    # A full disk takes no log either, so the stage may not have been able to say it.
+    logged += full_disks(request.scratch, request.output_log.parent)
+    if not in_time:
+        text = f"{what} was killed at its deadline of {request.deadline_seconds:g} s. {where}"
+        evidence = Evidence(signal=int(signal.SIGKILL), casa_messages=logged)
+        error = StageTimeout(text, request, evidence)
+        error.evidence = replace(evidence, exceptions=(ExceptionEvidence.of(error),))
+        return error
+    if exit_code < 0:
+        death = f"was ended by {signal.Signals(-exit_code).name}"
+        evidence = Evidence(signal=-exit_code, casa_messages=logged)
+    else:
+        # Python's traceback ends with the error that kept it from reporting.
+        death = f"ended with code {exit_code} without a result"
+        logged += () if final is None or final in logged else (final,)
+        evidence = Evidence(exit_code=exit_code, casa_messages=logged)
+    said = logged[-1] if logged else final
+    detail = f" ({said})" if said else ""
+    return StageFailed(f"{what} {death}{detail}. {where}", request, evidence)
+
+
+def _read_result(path: Path) -> dict[str, Any] | None:
+    try:
+        result: dict[str, Any] = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None  # it died before it could say anything
+    return result
+
+
+# Ending processes and threads without losing sight of them.
+
+
+async def _end_group(process: asyncio.subprocess.Process) -> None:
+    """Kill whatever is left of a process's group; returns when none of it lives."""
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + _UNKILLABLE_SECONDS
+    while True:
+        try:
+            os.killpg(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            break
+        living = await asyncio.to_thread(_living_members, process.pid)
+        if not living:
+            break
+        if clock() > give_up:
+            # Stuck in the kernel, as on a dead disk. It can only write into its own scratch.
+            _log.error("processes %s of a stage ignore SIGKILL; going on without them", living)
+            return
+        await asyncio.sleep(_POLL_SECONDS)
+    await process.wait()
+
+
+def _living_members(group: int) -> list[int]:
+    """The processes of a group that are more than an entry waiting to be reaped."""
+    living = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            text = (entry / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # ended while we looked
+        state, _, its_group = text.rpartition(")")[2].split()[:3]
+        if int(its_group) == group and state not in "ZX":
+            living.append(int(entry.name))
+    return living
+
+
+async def _completed(work: Awaitable[T]) -> T:
+    """Await something to its end even when cancelled; the cancellation is raised afterwards."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not task.cancelled() and (lost := task.exception()) is not None:
+            cancelled.add_note(f"while being cancelled: {lost!r}")
+        raise cancelled
+    return task.result()
+
+
+async def uninterrupted(function: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
+    """Run a function in a thread and stay until it has ended.
+
+    A thread cannot be cancelled. Leaving it behind would let it rename or delete files after its
+    caller has cleaned up; so a cancellation waits for it, and for it the work must be short.
+    """
+    return await _completed(asyncio.to_thread(function, *arguments, **options))

@@ -1,0 +1,107 @@
+"""The logs of a stage's process: where they lie, what they say of its death, keeping them short."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from absurd_contimg.execution.scratch import safe_name
+
+_TAIL_BYTES = 64_000
+_MESSAGES_MAX = 20
+_MESSAGE_LENGTH = 500
+
+_DYING_WORDS = (
+    "terminate called", "what():", "bad_alloc", "MemoryError", "Fatal Python error",
+    "No space left on device", "Segmentation fault", "double free", "Aborted",
+    "out of memory", "emory allocation",
+)  # fmt: skip
+"""What the C++ runtime, glibc, LLVM, OpenBLAS and Python's faulthandler print at the end."""
+
+
+_CASA_SUFFIX, _OUTPUT_SUFFIX = ".casa.log", ".out.log"
+
+
+def log_folder(state_dir: Path, group_id: str) -> Path:
+    """Where the logs of a group's stages lie."""
+    return state_dir / "logs" / safe_name(group_id)
+
+
+def log_paths(folder: Path, stage: str, attempt: str) -> tuple[Path, Path]:
+    """The files for one start of a stage: CASA's log, and what the process printed."""
+    name = safe_name(f"{stage}-{attempt}")
+    return folder / f"{name}{_CASA_SUFFIX}", folder / f"{name}{_OUTPUT_SUFFIX}"
+
+
+def newest_logs(folder: Path, stage: str | None = None) -> list[Path]:
+    """The logs of the start (of this stage) that last wrote anything; none if nothing did."""
+    pattern = "*.log" if stage is None else f"{safe_name(stage)}-*.log"
+    written = [path for path in folder.glob(pattern) if path.stat().st_size > 0]
+    if not written:
+        return []
+    newest = max(written, key=lambda path: path.stat().st_mtime_ns)
+    start = newest.name.removesuffix(_CASA_SUFFIX).removesuffix(_OUTPUT_SUFFIX)
+    return [path for path in sorted(written) if path.name in _names_of(start)]
+
+
+def _names_of(start: str) -> tuple[str, str]:
+    return start + _CASA_SUFFIX, start + _OUTPUT_SUFFIX
+
+
+def severe_messages(casa_log: Path) -> tuple[str, ...]:
+    """The last messages that CASA logged as SEVERE, oldest first, without their times."""
+    found = []
+    for line in tail(casa_log):
+        columns = line.split("\t", 2)
+        if len(columns) > 1 and columns[1].strip() == "SEVERE":
+            found.append(" ".join(columns[-1].split())[:_MESSAGE_LENGTH])
+    return tuple(found[-_MESSAGES_MAX:])
+
+
+def death_messages(output_log: Path) -> tuple[str, ...]:
+    """The last lines of a process's output in which it or its runtime speaks of its end."""
+    found = [
+        line.strip()[:_MESSAGE_LENGTH]
+        for line in tail(output_log)
+        if any(word in line for word in _DYING_WORDS)
+    ]
+    return tuple(found[-_MESSAGES_MAX:])
+
+
+def last_line(output_log: Path) -> str | None:
+    """The last line of a process's output that is not empty; where a traceback says it all."""
+    lines = [line.strip() for line in tail(output_log) if line.strip()]
+    return lines[-1][:_MESSAGE_LENGTH] if lines else None
+
+
+def trim_log(path: Path, bytes_max: int) -> None:
+    """Cut the middle out of a log that is longer than allowed; beginning and end remain.
+
+    The file is rewritten in place, because a living process may hold it open for appending.
+    """
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return
+    if size <= bytes_max:
+        return
+    keep = bytes_max // 4
+    with path.open("r+b") as file:
+        head = file.read(keep)
+        file.seek(size - keep)
+        tail = file.read(keep)
+        file.seek(0)
+        file.truncate()
+        file.write(head + f"\n[... {size - 2 * keep} bytes cut out ...]\n".encode() + tail)
+
+
+def tail(path: Path, lines: int | None = None) -> list[str]:
+    """The last lines of a log, of its last 64 kB; none where there is no log."""
+    try:
+        with path.open("rb") as file:
+            file.seek(0, os.SEEK_END)
+            file.seek(max(0, file.tell() - _TAIL_BYTES))
+            found = file.read().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return []  # the process never came to log anything
+    return found if lines is None else found[-lines:]

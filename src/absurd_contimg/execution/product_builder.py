@@ -1,0 +1,167 @@
+"""What a stage is about to make, and the manifest of what it has made.
+
+The part of a stage's life that is the same whoever runs it: a child process on real data, or the
+simulation with durations instead of CASA.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.fallback import escalations_of
+from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.products.store import (
+    KEY_DIGITS_IN_NAME,
+    MANIFEST_NAME,
+    BrokenProductError,
+    InputEntry,
+    Manifest,
+    enclosing_product,
+    file_entries,
+    find_committed,
+    read_manifest,
+    seal,
+    verify,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Intended:
+    """The product that a stage will make of this context."""
+
+    inputs: tuple[InputEntry, ...]
+    key: str
+    committed: Path
+    """Where it belongs."""
+    found: Manifest | None
+    """It is there already: nothing is to be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Maker:
+    """Who makes a product, when, and with what: for its manifest, no part of its key."""
+
+    attempt: str
+    host: str
+    created_at: str
+    """ISO 8601, UTC."""
+    software: Mapping[str, str]
+
+
+def intend(
+    stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
+) -> Intended | None:
+    """Digest the inputs, name the product and look whether it is there; None: it makes none.
+
+    Raises `MissingInputError` for an input that is not there, and `BrokenProductError` when
+    something else stands in the product's place.
+    """
+    inputs = input_entries(stage, context, files)
+    if stage.product_folder is None:
+        return None
+    key, committed = product_location(stage, context, inputs)
+    return Intended(inputs, key, committed, find_committed(committed, key, files=files))
+
+
+def seal_product(
+    product: Path,
+    stage: PipelineStage,
+    context: PipelineContext,
+    intended: Intended,
+    outputs: Mapping[str, Json],
+    maker: Maker,
+    files: FileSystem = LOCAL,
+) -> None:
+    """Write the manifest of a finished product in scratch, and have the disk hold all of it."""
+    output_dir = context.config.paths.output_dir
+    manifest = Manifest(
+        stage=stage.name,
+        stage_version=stage.version,
+        key=intended.key,
+        location=intended.committed.relative_to(output_dir).as_posix(),
+        output_dir=str(output_dir),
+        group_id=str(context.inputs["group_id"]),
+        parameters=stage.parameters(context),
+        inputs=intended.inputs,
+        outputs=outputs,
+        files=file_entries(product, files),
+        software=maker.software,
+        created_at=maker.created_at,
+        attempt=maker.attempt,
+        host=maker.host,
+        escalations=escalations_of(context),
+    )
+    seal(product, manifest, files)
+
+
+def input_entries(
+    stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
+) -> tuple[InputEntry, ...]:
+    """The digests of everything the stage will read, in the stage's order.
+
+    Raises `MissingInputError` for a path that is not there, and `BrokenProductError` for one in
+    the output folder whose product is not whole.
+    """
+    output_dir = context.config.paths.output_dir
+    return tuple(_input_entry(path, output_dir, files) for path in stage.input_paths(context))
+
+
+def product_location(
+    stage: PipelineStage, context: PipelineContext, inputs: tuple[InputEntry, ...]
+) -> tuple[str, Path]:
+    """The key of the product and the folder where it belongs once committed.
+
+    Paths are no part of the key: renaming or moving an input file does not make it another one.
+    """
+    if stage.product_folder is None:
+        raise ValueError(f"stage {stage.name!r} makes no product")
+    name = stage.product_name(context)
+    if not name or "/" in name or name.startswith("."):
+        raise SettingError(f"{name!r} cannot be the name of a product of {stage.name!r}.")
+    identity = {
+        "stage": stage.name,
+        "version": stage.version,
+        "folder": stage.product_folder,
+        "name": name,
+        "parameters": stage.parameters(context),
+        "inputs": [entry.digest for entry in inputs],
+    }
+    text = json.dumps(identity, sort_keys=True, allow_nan=False)
+    key = hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+    folder = f"{name}-{key[:KEY_DIGITS_IN_NAME]}"
+    return key, context.config.paths.output_dir / stage.product_folder / folder
+
+
+def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
+    if not files.exists(path):
+        raise MissingInputError(
+            f"Input {path} does not exist.", "Restore it, or run the stage that makes it."
+        )
+    below_output = path.is_relative_to(output_dir)
+    product = enclosing_product(path, output_dir, files) if below_output else None
+    if product is not None:
+        manifest = read_manifest(product, files)
+        # Its key vouches for bytes that nobody reads again; a harmed one must not be worked with.
+        verify(product, manifest, files=files)
+        inside = path.relative_to(product).as_posix()
+        return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
+    if below_output:
+        raise BrokenProductError(
+            f"Input {path} lies in the output folder, but in no committed product: there is no "
+            f"{MANIFEST_NAME}.",
+            "Move it away and have it made again; files of your own belong elsewhere.",
+        )
+    if files.is_folder(path):
+        digest = hashlib.blake2b(digest_size=20)
+        for name in files.sizes(path):
+            digest.update(f"{name}\0{files.digest(path / name)}\0".encode())
+        return InputEntry(str(path), "folder", digest.hexdigest())
+    return InputEntry(str(path), "file", files.digest(path))

@@ -1,0 +1,253 @@
+"""`StageRunner`: one attempt of one stage, from its requirements to a registered product.
+
+The order of events is what makes a kill harmless at any moment: work and seal in scratch, ask
+the fence, rename into place, register, return. Killed before the rename, nothing is there;
+killed after it, the next attempt adopts what is there and registers it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack, cast
+
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.core.errors import LeaseLost
+from absurd_contimg.core.records import Json
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.disk_reservation import reserve
+from absurd_contimg.execution.executor import (
+    StageExecutor,
+    StageReport,
+    StageRequest,
+    uninterrupted,
+)
+from absurd_contimg.execution.logs import log_folder, log_paths
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage_process import run_stage
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.products.store import Manifest, Published, load_committed, publish
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+Fence = Callable[[], Awaitable[None]]
+"""Asked once before anything is published; raises when this worker may not publish any more."""
+
+
+class LeaseFence(Protocol):
+    """A fence that also knows until when the lease lasts, such as ``ctx.fence``."""
+
+    @property
+    def fence_at(self) -> float:
+        """The event loop's time by which all work must have stopped."""
+        ...
+
+
+class InThread(Protocol):
+    """Calls a function that blocks, in a thread, and stays until it has ended."""
+
+    async def __call__(self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts) -> _T:
+        """The function's answer; a cancellation waits for it."""
+        ...
+
+
+class ProductRegistry(Protocol):
+    """What the runner needs of the registry; called in a thread."""
+
+    def register(self, folder: Path, manifest: Manifest) -> None:
+        """Enter a committed product; the same one again changes nothing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StageResult:
+    """What one attempt of a stage has achieved: the product is in place and registered."""
+
+    stage: str
+    outputs: Mapping[str, Json]
+    adopted: bool
+    """The product was already there, from an earlier attempt or a faster worker."""
+    seconds: float
+    """Of the stage itself, on the event loop's clock."""
+    product: Path | None
+    casa_log: Path
+    output_log: Path
+
+
+class StageRunner:
+    """Runs stages of one pipeline for one worker process.
+
+    `files` and `in_thread` are doors to this machine; the simulation has its own.
+    """
+
+    def __init__(
+        self,
+        config: PipelineConfig,
+        executor: StageExecutor,
+        registry: ProductRegistry | None,
+        scratch_owner: ScratchOwner,
+        files: FileSystem = LOCAL,
+        in_thread: InThread = uninterrupted,
+    ) -> None:
+        self.config = config
+        self._executor = executor
+        self._registry = registry
+        self._scratch = scratch_owner
+        self._files = files
+        self._in_thread = in_thread
+
+    async def run(
+        self,
+        stage: PipelineStage,
+        context: PipelineContext,
+        *,
+        attempt: str,
+        fence: Fence | None = None,
+    ) -> StageResult:
+        """Run one attempt; returns when its product is committed and registered.
+
+        Raises the stage's failure as `StageFailed` (isolated) or as itself (in process), what
+        the fence raises, and `MissingInputError` when a requirement is not in the context.
+        Leaves nothing in scratch. When cancelled, returns only after the stage has ended.
+        """
+        check_requirements(stage, context)
+        scratch = self._scratch.new_path(_group_id(context), stage.name, attempt)
+        try:
+            await self._in_thread(self._files.make_folder, scratch)
+            return await self._run_in(scratch, stage, context, attempt, fence)
+        finally:
+            await self._in_thread(self._files.remove_tree, scratch)
+
+    async def _run_in(
+        self,
+        scratch: Path,
+        stage: PipelineStage,
+        context: PipelineContext,
+        attempt: str,
+        fence: Fence | None,
+    ) -> StageResult:
+        request = self._request(scratch, stage, context, attempt)
+        leased = cast(LeaseFence, fence) if hasattr(fence, "fence_at") else None
+        if leased is not None:
+            request = replace(request, may_live_until=lambda: leased.fence_at)
+        if stage.isolated:
+            await self._in_thread(self._reserve, scratch, stage, context)
+            report = await self._executor.execute(request)
+        else:
+            report = await self._run_in_process(stage, request)
+        if fence is not None:
+            await fence()
+        clock = asyncio.get_running_loop().time
+        product = await self._in_thread(self._commit, report, leased, clock)
+        return StageResult(
+            stage=stage.name,
+            outputs=report.outputs if product is None else product.manifest.outputs,
+            adopted=product is not None and product.adopted,
+            seconds=report.seconds,
+            product=None if product is None else product.folder,
+            casa_log=request.casa_log,
+            output_log=request.output_log,
+        )
+
+    async def _run_in_process(self, stage: PipelineStage, request: StageRequest) -> StageReport:
+        """For a stage that only asks the registry: no process, no product."""
+        if stage.product_folder is not None:
+            raise ValueError(f"stage {stage.name!r} makes a product, so it must be isolated")
+        clock = asyncio.get_running_loop().time
+        started = clock()
+        outputs = await self._in_thread(self._validate_and_run, stage, request)
+        return StageReport(outputs, None, adopted=False, product=None, seconds=clock() - started)
+
+    def _validate_and_run(self, stage: PipelineStage, request: StageRequest) -> dict[str, Json]:
+        product = request.scratch / "product"
+        workspace = Workspace(product, request.scratch / "temporary", request.casa_log, product)
+        self._files.make_folder(workspace.product)
+        self._files.make_folder(workspace.temporary)
+        stage.validate(request.context)
+        return run_stage(stage, request.context, workspace)
+
+    def _reserve(self, scratch: Path, stage: PipelineStage, context: PipelineContext) -> None:
+        needed = stage.expected_bytes(context)
+        reserve(self.config.paths.scratch_dir, scratch, needed, self._files)
+
+    def _commit(
+        self, report: StageReport, leased: LeaseFence | None, clock: Callable[[], float]
+    ) -> Published | None:
+        """Put a product in its place, if there is one, and enter it into the registry.
+
+        Looks at the clock once more: this process may have been stopped after the fence let it
+        pass, and is then a zombie that must not publish.
+        """
+        if leased is not None and clock() >= leased.fence_at:
+            raise LeaseLost("the lease ran out before the product could be published")
+        if report.committed is None:
+            return None
+        if report.product is None:
+            adopted = load_committed(report.committed, self._files)
+            product = Published(report.committed, adopted, adopted=True)
+        else:
+            product = publish(report.product, report.committed, self._files)
+        if self._registry is not None:
+            self._registry.register(product.folder, product.manifest)
+        return product
+
+    def _request(
+        self, scratch: Path, stage: PipelineStage, context: PipelineContext, attempt: str
+    ) -> StageRequest:
+        folder = log_folder(self.config.paths.state_dir, _group_id(context))
+        casa_log, output_log = log_paths(folder, stage.name, attempt)
+        return StageRequest(
+            stage=f"{type(stage).__module__}:{type(stage).__qualname__}",
+            stage_name=stage.name,
+            context=context,
+            attempt=attempt,
+            scratch=scratch,
+            casa_log=casa_log,
+            output_log=output_log,
+            deadline_seconds=self.config.execution.deadline_seconds,
+        )
+
+
+def check_requirements(stage: PipelineStage, context: PipelineContext) -> None:
+    """Raise `MissingInputError` unless the context holds everything that the stage requires."""
+    missing = stage.requires - context.inputs.keys() - context.outputs.keys()
+    if missing:
+        raise MissingInputError(
+            f"Stage {stage.name!r} of group {_group_id(context)} requires {sorted(missing)}.",
+            "Run the stages that provide them first, or give them as inputs.",
+        )
+
+
+def prepare_folders(paths: PathsConfig) -> None:
+    """Create the folders that the pipeline writes to, and check that it can work there.
+
+    Raises `SettingError` that names the folder: not creatable, not writable, or scratch on
+    another file system than the output.
+    """
+    for name in ("output_dir", "scratch_dir", "state_dir"):
+        folder: Path = getattr(paths, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise SettingError(
+                f"{name} {folder} cannot be written to: {error.strerror}.",
+                f"Make it writable for this user, or set {name} to another folder.",
+            ) from error
+    if paths.scratch_dir.stat().st_dev != paths.output_dir.stat().st_dev:
+        raise SettingError(
+            f"scratch_dir {paths.scratch_dir} and output_dir {paths.output_dir} are on "
+            "different file systems, so products cannot be renamed into place.",
+            "Put scratch_dir on the file system of output_dir.",
+        )
+
+
+def _group_id(context: PipelineContext) -> str:
+    return str(context.inputs["group_id"])

@@ -1,0 +1,160 @@
+"""Scratch: folders of running attempts, and the janitor that removes those of dead owners.
+
+Every worker process owns one folder in scratch and holds a lock (``flock``) on a file for as
+long as it lives; the kernel frees the lock when the process dies, however it dies. A folder
+whose owner's lock is free is rubbish, whatever its age; a folder whose owner's lock is held is
+in use, whatever its age. Nothing without a lock file is touched: it is not ours.
+
+Layout: ``<scratch>/.owners/<owner>.lock`` and ``<scratch>/<owner>/<run>-<stage>-<attempt>-<n>``.
+An attempt's folder lies directly in its owner's: when it goes, nothing of the run is left, and who
+looks through scratch finds only what is under way.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from absurd_contimg.errors import SettingError, StageError
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+
+_OWNERS = ".owners"
+
+
+class ScratchInUseError(StageError):
+    """Another living process owns scratch under this name."""
+
+
+class ScratchOwner:
+    """This process's part of scratch, from `__enter__` (or `acquire`) to the end of its life.
+
+    What an earlier process of the same name left behind is removed at the start. `name` must be
+    unique among living processes; a stable one (host and instance) is best.
+    """
+
+    def __init__(self, scratch_dir: Path, name: str, files: FileSystem = LOCAL) -> None:
+        self.name = safe_name(name)
+        self.folder = scratch_dir / self.name
+        self._scratch_dir = scratch_dir
+        self._files = files
+        self._lock: int | None = None
+        self._numbers = itertools.count()
+
+    def acquire(self, patience_seconds: float = 10.0) -> Self:
+        """Take the lock and an empty folder.
+
+        Another worker's janitor may be sweeping this very name, so a taken lock is tried for a
+        while; then it raises `ScratchInUseError`.
+        """
+        give_up = time.monotonic() + patience_seconds
+        files, path = self._files, _lock_path(self._scratch_dir, self.name)
+        files.ensure_folder(path.parent)
+        lock = files.try_lock(path)
+        while lock is None:
+            if time.monotonic() >= give_up:
+                raise ScratchInUseError(
+                    f"Scratch folder {self.folder} belongs to a process that is still running.",
+                    "Give each worker a name of its own.",
+                )
+            time.sleep(0.02)
+            lock = files.try_lock(path)
+        self._lock = lock
+        files.remove_tree(self.folder)
+        files.ensure_folder(self.folder)
+        return self
+
+    def release(self) -> None:
+        """Remove the folder and free the lock."""
+        if self._lock is not None:
+            _remove_owner(self._scratch_dir, self.name, self._files)
+            self._files.unlock(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        return self.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.release()
+
+    def new_path(self, run: str, stage: str, attempt: str) -> Path:
+        """A path for the folder of one attempt, never given out before; creates nothing."""
+        if self._lock is None:
+            raise RuntimeError(f"scratch owner {self.name!r} has not acquired its folder")
+        # Nobody else writes here and it was emptied at the start, so a count is unique.
+        number = next(self._numbers)
+        return self.folder / safe_name(f"{run}-{stage}-{attempt}-{number}")
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """One dead owner's folder that the janitor removed, and the bytes that its files held."""
+
+    owner: str
+    folder: Path
+    size_bytes: int
+
+
+class Janitor:
+    """Removes what dead owners left in scratch. Any number may sweep at the same time."""
+
+    def __init__(self, scratch_dir: Path, files: FileSystem = LOCAL) -> None:
+        self._scratch_dir = scratch_dir
+        self._files = files
+
+    def sweep(self) -> list[Swept]:
+        """Remove the folders of all owners that no longer live; says which and how much."""
+        swept = []
+        files = self._files
+        for path in files.matching(self._scratch_dir / _OWNERS, "*.lock"):
+            lock = files.try_lock(path, create=False)
+            if lock is None:
+                continue  # alive, or another janitor is at it
+            try:
+                owner = path.name.removesuffix(".lock")
+                folder = self._scratch_dir / owner
+                size = files.tree_size(folder)
+                existed = files.exists(folder)
+                _remove_owner(self._scratch_dir, owner, files)
+            finally:
+                files.unlock(lock)
+            if existed:
+                swept.append(Swept(owner, folder, size))
+        return swept
+
+
+def living_owners(scratch_dir: Path, files: FileSystem = LOCAL) -> list[str]:
+    """The names of the processes that work in this scratch folder now, by their locks."""
+    living = []
+    for path in files.matching(scratch_dir / _OWNERS, "*.lock"):
+        lock = files.try_lock(path, create=False)
+        if lock is not None:
+            files.unlock(lock)
+        elif files.exists(path):
+            living.append(path.name.removesuffix(".lock"))
+    return sorted(living)
+
+
+def safe_name(name: str) -> str:
+    """The name itself, if it can be one component of a path; else `SettingError`."""
+    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name) > 200:
+        raise SettingError(f"{name!r} cannot be part of a path in scratch.")
+    return name
+
+
+def _lock_path(scratch_dir: Path, owner: str) -> Path:
+    return scratch_dir / _OWNERS / f"{owner}.lock"
+
+
+def _remove_owner(scratch_dir: Path, owner: str, files: FileSystem) -> None:
+    """Remove an owner's folder, then its lock file: only while holding the lock."""
+    files.remove_tree(scratch_dir / owner)
+    files.remove(_lock_path(scratch_dir, owner))

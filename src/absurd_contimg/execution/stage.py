@@ -1,0 +1,105 @@
+"""`PipelineStage`: the contract between a stage and whatever runs it.
+
+A stage is a pure function from its context to one product folder. Its life, in a child process:
+`validate` the inputs, `execute` into the workspace, `validate_outputs` of what was made; on
+failure `cleanup` of what this attempt wrote. The runner gives it a fresh workspace, turns the
+workspace's ``product`` folder into a committed product, and never shows a stage another
+attempt's files.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.execution.context import PipelineContext
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The folders of one attempt, all inside its run-scoped scratch folder.
+
+    `product` becomes the committed product when the stage succeeds: everything in it is kept,
+    nothing else is. `temporary` is for working copies. `casa_log` is where CASA's log goes; it is
+    kept whether the stage succeeds or not. `committed` is where `product` will be renamed to:
+    a stage that writes absolute paths into its outputs uses `final_path`.
+    """
+
+    product: Path
+    temporary: Path
+    casa_log: Path
+    committed: Path
+
+    def final_path(self, path: Path) -> str:
+        """Where a path inside `product` will be once it is committed."""
+        return str(self.committed / path.relative_to(self.product))
+
+
+class PipelineStage(ABC):
+    """One stage. Subclasses are stateless; settings come from ``context.config``."""
+
+    name: ClassVar[str]
+    """As in checkpoints, logs and reports: ``convert``, ``calibrate_solve`` and so on."""
+    version: ClassVar[int] = 1
+    """Part of the product key: raise it when the same inputs give another product."""
+    requires: ClassVar[frozenset[str]] = frozenset()
+    """Names among the context's inputs and outputs that must be there."""
+    provides: ClassVar[frozenset[str]]
+    """Names that `execute` returns, no more and no fewer."""
+    runs_after: ClassVar[frozenset[str]] = frozenset()
+    """Names that it does not take from the context, but whose providers must run before it."""
+    isolated: ClassVar[bool] = True
+    """False: it only asks the registry, and runs in the worker's own process."""
+    product_folder: ClassVar[str | None]
+    """Where its products lie below the output folder (``images``); None: makes no product."""
+
+    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+        """The settings that shape the product: part of its key and of its manifest."""
+        return {}
+
+    def input_paths(self, context: PipelineContext) -> list[Path]:
+        """The files and folders that the product is made from; their digests are in its key.
+
+        A committed product is named by its folder, and is digested by its manifest.
+        """
+        return []
+
+    def expected_bytes(self, context: PipelineContext) -> int:
+        """About how much the stage writes into its workspace; reserved before it starts.
+
+        Unless a stage knows better: twice its inputs, a working copy and a product.
+        """
+        return 2 * sum(_size(path) for path in self.input_paths(context))
+
+    def product_name(self, context: PipelineContext) -> str:
+        """The readable part of the product's folder name; the key is appended to it."""
+        return str(context.inputs["group_id"])
+
+    def validate(self, context: PipelineContext) -> None:
+        """Check the inputs; raise a `StageError` that says what is wrong with which of them."""
+
+    @abstractmethod
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        """Do the work, write into ``workspace.product``, return the outputs."""
+
+    def validate_outputs(
+        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+    ) -> None:
+        """Check what was made (post-conditions); raise `OutputError` or `DataQualityError`."""
+
+    def cleanup(self, context: PipelineContext, workspace: Workspace) -> None:
+        """Release what this attempt holds outside its workspace; called only on failure.
+
+        The workspace itself is removed by the runner.
+        """
+
+
+def _size(path: Path) -> int:
+    """The bytes of a file or of all files in a folder; 0 when it is not there."""
+    if path.is_dir():
+        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    return path.stat().st_size if path.is_file() else 0

@@ -1,0 +1,1 @@
+"""Reads what happened to tasks, over any backend: timelines, invariants, the health of a queue."""

@@ -1,0 +1,107 @@
+"""What is stuck in a queue, or sticks it: tasks that no worker can take up, and why.
+
+Every task that has not ended must be claimable, leased, or waiting with a deadline; anything
+else stays where it is for ever, in silence. And one task whose cancellation rule is no number
+makes every claim of its queue fail, because Absurd reads those rules before it looks for work.
+Read only; production (``contimg status``, ``doctor``, the worker), the audit and the tests ask
+the same questions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+from uuid import UUID
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import INFINITY, TERMINAL_STATES, History, Run, State, Task
+
+_LIVE: tuple[State, ...] = ("pending", "running", "sleeping")
+_LOOKED_AT_MAX = 100_000
+_BIGINT_MAX = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """One task that is stuck, or that sticks its queue."""
+
+    task_id: UUID
+    problem: str
+    remedy: str
+    blocks_the_queue: bool = False
+    """Nothing on its queue can be claimed until it is gone."""
+
+    def __str__(self) -> str:
+        return f"task {self.task_id}: {self.problem} {self.remedy}"
+
+
+async def find_problems(backend: Backend, queue_name: str) -> list[Trouble]:
+    """All problems of a queue, those that block it first; asks with two queries if all is well."""
+    tasks = await backend.list_tasks(queue_name, states=_LIVE, limit=_LOOKED_AT_MAX)
+    runs = await backend.list_runs(queue_name, states=_LIVE, limit=_LOOKED_AT_MAX)
+    by_task: dict[UUID, list[Run]] = {}
+    for run in runs:
+        by_task.setdefault(run.task_id, []).append(run)
+    found = []
+    for task in tasks:
+        if (problem := malformed(task)) is not None:
+            remedy = f"Nothing can be claimed until it is gone: contimg cancel {task.task_id}"
+            found.append(Trouble(task.task_id, problem, remedy, blocks_the_queue=True))
+        if next(_stuck(task, by_task.get(task.task_id, [])), None) is None:
+            continue
+        # It may have moved between the two queries: what one snapshot says counts.
+        history = await backend.history(queue_name, task.task_id)
+        for problem in stuck(history) if history is not None else ():
+            remedy = f"contimg history {task.task_id}, then: contimg cancel {task.task_id}"
+            found.append(Trouble(task.task_id, problem, remedy))
+    return sorted(found, key=lambda one: not one.blocks_the_queue)
+
+
+def malformed(task: Task) -> str | None:
+    """Why Absurd cannot read the task's cancellation rules; None if it can."""
+    rules = task.cancellation
+    if task.state in TERMINAL_STATES or not isinstance(rules, Mapping):
+        return None
+    for name in ("max_delay", "max_duration"):
+        value = rules.get(name)
+        if value is not None and not _is_bigint(value):
+            return f"Its cancellation rule {name} is {value!r}, not a whole number of seconds."
+    return None
+
+
+def _is_bigint(value: object) -> bool:
+    """Whether ``(cancellation->>name)::bigint`` takes it: an integer, or text that is one."""
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        return False
+    try:
+        number = int(value.strip(), 10) if isinstance(value, str) else value
+    except ValueError:
+        return False
+    return -_BIGINT_MAX <= number < _BIGINT_MAX
+
+
+def stuck(history: History) -> Iterator[str]:
+    """Why a task can never go on by itself: neither claimable, leased, nor with a deadline."""
+    return _stuck(history.task, history.runs)
+
+
+def _stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
+    if task.state in TERMINAL_STATES:
+        return
+    live = [run for run in runs if run.state in _LIVE]
+    if not live:
+        yield f"It is {task.state}, and no run of it can be claimed."
+    for run in live:
+        if run.state == "running" and run.claim_expires_at is None:
+            yield f"Run {run.attempt} has a lease without an end."
+        if run.state == "sleeping" and run.available_at == INFINITY and not _has_deadline(task):
+            waits = f"for event {run.wake_event!r}" if run.wake_event else "for nothing"
+            yield f"Run {run.attempt} waits {waits} without a deadline."
+
+
+def _has_deadline(task: Task) -> bool:
+    """Whether Absurd cancels it some day, however long it waits."""
+    rules = task.cancellation if isinstance(task.cancellation, Mapping) else {}
+    limit = cast(Mapping[str, object], rules).get("max_duration")
+    return limit is not None and _is_bigint(limit)

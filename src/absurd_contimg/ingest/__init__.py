@@ -1,0 +1,1 @@
+"""From files in the incoming folder to tasks."""

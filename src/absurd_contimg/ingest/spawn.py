@@ -1,0 +1,121 @@
+"""From sub-band files in the input folder to one task for each observation group."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import SpawnedTask
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.registry import Group, Registry
+from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
+from absurd_contimg.settings import Settings
+from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
+
+_SUBBAND_FILE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d_sb\d\d\.(hdf5|uvh5)")
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """What became of one group: its task, or None while its sub-bands are still waited for."""
+
+    group: Group
+    task: SpawnedTask | None
+
+
+async def spawn_groups(
+    backend: Backend,
+    settings: Settings,
+    registry: Registry,
+    *,
+    calibrator: str = "auto",
+    incomplete_now: bool = False,
+    anew: bool = False,
+) -> list[Spawned]:
+    """Form groups from the files in the input folder and spawn a task for each.
+
+    Repeatable: a group that has its task keeps it; with `anew`, one whose task has failed or was
+    cancelled gets another, for the files that are there now. A group with fewer sub-bands than
+    expected is spawned once its first file is `GROUP_WAIT_SECONDS` old, or at once with
+    `incomplete_now`;
+    whether it has enough is for the conversion to say. Raises `MissingInputError` when there is
+    no input folder, no file in it or no catalogue.
+    """
+    groups = await asyncio.to_thread(_groups, settings, registry)
+    catalog = find_catalog(settings)
+    expected = settings.pipeline.conversion.expected_subbands
+    done = []
+    for group in groups:
+        present = [path for path in group.files if path.exists()]
+        if len(present) < expected and not incomplete_now and _is_young(present):
+            done.append(Spawned(group, None))
+            continue
+        params = PipelineParams(
+            group_id=group.group_id,
+            input_files=[str(path) for path in (present if anew else group.files)],
+            catalog_path=str(catalog),
+            calibrator=calibrator,
+        )
+        done.append(Spawned(group, await _spawn(backend, settings.queue_name, params, anew)))
+    return done
+
+
+async def _spawn(
+    backend: Backend, queue_name: str, params: PipelineParams, anew: bool
+) -> SpawnedTask:
+    """The group's task: the first of its tasks that has not ended badly, or a new one."""
+    options, number = params.spawn_options(), 1
+    while True:
+        task = await backend.spawn_task(queue_name, TASK_NAME, params.model_dump(), options)
+        result = await backend.get_task_result(queue_name, task.task_id)
+        ended_badly = result is not None and result.state in ("failed", "cancelled")
+        if not (anew and ended_badly):
+            return task
+        number += 1
+        options = replace(options, idempotency_key=f"{params.idempotency_key}#{number}")
+
+
+def find_catalog(settings: Settings) -> Path:
+    """The sky catalogue: as set, or ``catalog.csv`` in the input folder."""
+    path = settings.catalog or settings.pipeline.paths.input_dir / "catalog.csv"
+    if not path.is_file():
+        raise MissingInputError(
+            f"There is no sky catalogue at {path}.",
+            "Give one with --catalog or PIPELINE_CATALOG (contimg synth writes one).",
+        )
+    return path
+
+
+def _groups(settings: Settings, registry: Registry) -> list[Group]:
+    folder = settings.pipeline.paths.input_dir
+    try:
+        files = [path for path in sorted(folder.iterdir()) if _SUBBAND_FILE.fullmatch(path.name)]
+    except OSError as error:
+        raise MissingInputError(
+            f"The input folder {folder} cannot be read: {error.strerror}.",
+            "Give it with --input-dir or PIPELINE_INPUT_DIR.",
+        ) from error
+    if not files:
+        raise MissingInputError(
+            f"There is no sub-band file in {folder}.",
+            "They are named like 2025-01-02T03:04:05_sb00.hdf5; contimg synth makes some.",
+        )
+    by_file: Mapping[Path, str] = registry.register_files(files)
+    return [registry.group(name) for name in sorted(set(by_file.values()))]
+
+
+def _is_young(files: list[Path]) -> bool:
+    first = min((path.stat().st_mtime for path in files), default=0.0)
+    return time.time() - first < GROUP_WAIT_SECONDS
+
+
+def parse_calibrator(text: str) -> str:
+    """``auto``, ``none`` or a name; raises `SettingError` for an empty one."""
+    if not text.strip():
+        raise SettingError("--calibrator is empty.", "Give auto, none or a name.")
+    return text.strip()

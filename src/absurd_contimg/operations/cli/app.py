@@ -1,0 +1,185 @@
+"""What the commands share: the program, its options, how a command reaches the database."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+from uuid import UUID
+
+import typer
+from pydantic_core import to_jsonable_python
+from rich.console import Console
+from rich.logging import RichHandler
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import QueueNotFound
+from absurd_contimg.core.failures import UNRECOGNISED
+from absurd_contimg.core.records import History
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.history.timeline import group_of
+from absurd_contimg.operations.services.database import open_backend
+from absurd_contimg.settings import Settings, load_settings
+
+_T = TypeVar("_T")
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Durable continuum imaging for the DSA-110, on Absurd.",
+)
+database_app = typer.Typer(no_args_is_help=True, help="The database.")
+app.add_typer(database_app, name="db")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Groups whose data are not fit for use.")
+app.add_typer(quarantine_app, name="quarantine")
+
+console = Console()
+error_console = Console(stderr=True)
+
+
+class Options:
+    """What the options before the command have set."""
+
+    overrides: dict[str, Any]
+    assignments: list[str]
+
+    def settings(self, **more: Any) -> Settings:
+        """The settings, with those of a command's own options on top."""
+        return load_settings(self.overrides | more, self.assignments)
+
+
+state = Options()
+
+_Folder = Annotated[Path | None, typer.Option(file_okay=False)]
+
+
+@app.callback()
+def _before(
+    input_dir: _Folder = None,
+    output_dir: _Folder = None,
+    scratch_dir: _Folder = None,
+    state_dir: _Folder = None,
+    database_url: Annotated[str | None, typer.Option(help="Postgres to use.")] = None,
+    queue: Annotated[str | None, typer.Option(help="Queue of the pipeline's tasks.")] = None,
+    catalog: Annotated[Path | None, typer.Option(help="Sky catalogue (CSV).")] = None,
+    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="A setting, such as imaging.niter=500.")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+) -> None:
+    """Options that come before the command; each also has an environment variable."""
+    state.overrides = {
+        "input_dir": input_dir,
+        "output_dir": output_dir,
+        "scratch_dir": scratch_dir,
+        "state_dir": state_dir,
+        "database_url": database_url,
+        "queue_name": queue,
+        "catalog": catalog,
+        "config_file": config,
+    }
+    state.assignments = assign or []
+    to_people = error_console.is_terminal
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(message)s" if to_people else "%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S" if to_people else "%Y-%m-%dT%H:%M:%S",
+        # A log in a file is for grep: one line an event, each with its date.
+        handlers=[
+            RichHandler(console=error_console, show_path=False)
+            if to_people
+            else logging.StreamHandler()
+        ],
+    )
+    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def with_backend(
+    settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
+) -> _T:
+    """What `work` returns for a connected backend; see `open_backend` for `create`.
+
+    Raises `MissingInputError` that names the queues there are when ours is not among them.
+    """
+
+    async def call() -> _T:
+        async with open_backend(settings, create=create) as backend:
+            try:
+                return await work(backend)
+            except QueueNotFound as error:
+                others = await backend.list_queues()
+                if not others:
+                    raise
+                raise MissingInputError(
+                    f"There is no queue {settings.queue_name!r}; there are: {', '.join(others)}.",
+                    "Correct --queue or ABSURD_QUEUE_NAME, or make it: contimg db init",
+                ) from error
+
+    return asyncio.run(call())
+
+
+async def find_task(backend: Backend, settings: Settings, name: str) -> History:
+    """A task by its id, by the end of its id, or by its group."""
+    queue = settings.queue_name
+    try:
+        found = await backend.history(queue, UUID(name))
+        candidates = [] if found is None else [found]
+    except ValueError:
+        tasks = await backend.list_tasks(queue, limit=10_000)
+        matching = [
+            task.task_id
+            for task in tasks
+            if str(task.task_id).endswith(name)
+            or (isinstance(task.params, dict) and task.params.get("group_id") == name)
+        ]
+        loaded = [await backend.history(queue, task_id) for task_id in matching]
+        candidates = [one for one in loaded if one is not None]
+    of_group = {group_of(one) for one in candidates}
+    if of_group == {name}:
+        return candidates[0]  # the newest: a group that was spawned anew has several
+    if len(candidates) != 1:
+        what = "No task" if not candidates else f"{len(candidates)} tasks"
+        raise MissingInputError(
+            f"{what} on queue {queue} called {name!r}.", "contimg status lists them."
+        )
+    return candidates[0]
+
+
+async def newest_histories(
+    backend: Backend, settings: Settings, limit: int = 10_000
+) -> list[History]:
+    """The newest tasks of the queue with all that happened to them, newest first."""
+    tasks = await backend.list_tasks(settings.queue_name, limit=limit)
+    found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
+    return [one for one in found if one is not None]
+
+
+def check_rule(name: str) -> None:
+    """Raise `SettingError` if the failure table has no such rule."""
+    from absurd_contimg.operations.services.worker_service import CLASSIFIER  # noqa: PLC0415 - imports numpy
+
+    names = [one.id for one in (*CLASSIFIER.rules, UNRECOGNISED)]
+    if name not in names:
+        near = difflib.get_close_matches(name, names, 1)
+        hint = f"Did you mean {near[0]}?" if near else "contimg failures lists them."
+        raise SettingError(f"There is no rule {name!r}.", hint)
+
+
+def print_json(value: object) -> None:
+    """Dataclasses, times and ids as JSON on standard output, for programs."""
+    print(json.dumps(to_jsonable_python(value), indent=1))
+
+
+def write_report_on(settings: Settings, histories: list[History], path: Path | None) -> None:
+    """Write the report, into the output folder unless a path is given, and say where."""
+    from absurd_contimg.operations.report.report import write_report  # noqa: PLC0415
+
+    target = path or settings.pipeline.paths.output_dir / "report.html"
+    for written in write_report(target, histories):
+        console.print(f"Wrote {written}", highlight=False, soft_wrap=True)

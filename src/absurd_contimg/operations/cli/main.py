@@ -1,0 +1,48 @@
+"""``contimg``: the command line.
+
+Commands only translate between people and the modules beside this one. Errors that a person can
+do something about end in one message and exit code 1; anything else is a bug and shows where.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.errors import StageError
+from absurd_contimg.operations.cli import inspect as commands_look
+from absurd_contimg.operations.cli import manage as commands_work
+from absurd_contimg.operations.cli.app import app, error_console
+
+_EXTRAS = {
+    **dict.fromkeys(("scipy", "astropy", "pyuvdata", "h5py", "casacore"), "casa"),
+    **dict.fromkeys(("casatasks", "casatools", "casadata"), "casa"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "plots"),
+}
+"""Which extra of ours brings a package that a light installation does not have."""
+
+
+def main() -> None:
+    """The entry point of the ``contimg`` program."""
+    try:
+        app()
+    except (StageError, BackendError, EmbeddedPostgresError) as error:
+        error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
+        error_console.print(str(error), markup=False, highlight=False)
+        sys.exit(1)
+    except ModuleNotFoundError as error:
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        error_console.print(
+            f"contimg: this command needs the package {error.name}, which is not installed. "
+            f"Say: pip install 'absurd-contimg[{extra}]'",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.exit(1)
+
+
+__all__ = ["commands_look", "commands_work", "main"]

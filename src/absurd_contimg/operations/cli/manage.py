@@ -1,0 +1,294 @@
+"""Commands that change something: observations, tasks, workers, the database."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import History, SpawnedTask
+from absurd_contimg.core.records import State as TaskState
+from absurd_contimg.errors import SettingError
+from absurd_contimg.history.timeline import is_ended
+from absurd_contimg.ingest.spawn import Spawned, parse_calibrator, spawn_groups
+from absurd_contimg.operations.cli.app import (
+    app,
+    check_rule,
+    console,
+    database_app,
+    find_task,
+    newest_histories,
+    quarantine_app,
+    state,
+    with_backend,
+    write_report_on,
+)
+from absurd_contimg.operations.cli.history_view import history_tables
+from absurd_contimg.operations.cli.progress import watch
+from absurd_contimg.operations.services.database import database_url as find_database
+from absurd_contimg.operations.services.database import initialise
+from absurd_contimg.operations.services.quarantine import (
+    quarantined,
+    release,
+    retry_failed,
+    to_be_retried,
+)
+from absurd_contimg.registry import Registry
+from absurd_contimg.settings import Settings
+
+# -- data and tasks -------------------------------------------------------------------------
+
+
+@app.command()
+def synth(
+    folder: Annotated[Path, typer.Argument(help="Where to write the observations.")],
+    preset: Annotated[str, typer.Option(help="tiny, demo or full.")] = "demo",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="As n_antennas=48; repeatable.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable."),
+    ] = None,
+) -> None:
+    """Make synthetic but real UVH5 observations with a known sky."""
+    from absurd_contimg.operations.cli.synthesize import make_observations  # noqa: PLC0415
+
+    made = make_observations(folder, preset, option or [], fault or [])
+    table = Table("group", "files", "calibrator", box=None)
+    for group in made.groups:
+        table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
+    console.print(table)
+    console.print(f"Catalogue {made.catalog}\nTruth     {made.truth}", highlight=False)
+
+
+@app.command()
+def spawn(
+    calibrator: Annotated[str, typer.Option(help="auto, none or a name.")] = "auto",
+    now: Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")] = False,
+    anew: Annotated[
+        bool,
+        typer.Option(help="Another task for groups that failed, with the files there are now."),
+    ] = False,
+) -> None:
+    """Spawn a task for each observation group in the input folder."""
+    settings = state.settings()
+
+    async def run(backend: Backend) -> list[Spawned]:
+        return await _spawn(backend, settings, calibrator, now, anew)
+
+    _show_spawned(with_backend(settings, run))
+
+
+@app.command()
+def run(
+    calibrator: Annotated[str, typer.Option(help="auto, none or a name.")] = "auto",
+    now: Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")] = False,
+    concurrency: Annotated[int, typer.Option(min=1, help="Groups at once.")] = 2,
+    report_path: Annotated[
+        Path | None, typer.Option("--report", help="Where to write the HTML report.")
+    ] = None,
+) -> None:
+    """Spawn, work, wait and report, all in this process."""
+    from absurd_contimg.operations.services.worker_service import serve  # noqa: PLC0415 - imports numpy
+
+    settings = state.settings(concurrency=concurrency)
+
+    async def work(backend: Backend) -> list[History]:
+        spawned = await _spawn(backend, settings, calibrator, now)
+        _show_spawned(spawned)
+        ids = [one.task.task_id for one in spawned if one.task is not None]
+        open_states: list[TaskState] = ["pending", "running", "sleeping"]
+        others = await backend.list_tasks(settings.queue_name, states=open_states)
+        tasks = [*ids, *(task.task_id for task in others if task.task_id not in ids)]
+        serving = asyncio.create_task(serve(settings))
+        watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
+        await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if not watching.done():  # the worker was stopped, or failed
+            watching.cancel()
+            await serving
+            console.print("Stopped. What was begun is handed back; contimg run goes on with it.")
+            raise typer.Exit(130)
+        serving.cancel()
+        await asyncio.wait({serving})
+        return watching.result()
+
+    histories = with_backend(settings, work)
+    for one in history_tables(histories):
+        console.print(one)
+    write_report_on(settings, histories, report_path)
+    if any(history.task.state != "completed" for history in histories):
+        raise typer.Exit(1)
+
+
+@app.command()
+def worker(
+    worker_id: Annotated[
+        str | None, typer.Option(help="Stable name; a restart takes up what it left.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1)] = None,
+    claim_timeout: Annotated[int | None, typer.Option(min=1, help="Lease, seconds.")] = None,
+    until_idle: Annotated[bool, typer.Option(help="End when there is no work.")] = False,
+) -> None:
+    """Work on the queue until SIGTERM."""
+    from absurd_contimg.operations.services.worker_service import serve  # noqa: PLC0415 - imports numpy
+
+    settings = state.settings(
+        worker_id=worker_id, concurrency=concurrency, claim_timeout_seconds=claim_timeout
+    )
+    asyncio.run(serve(settings, until_idle))
+
+
+@app.command()
+def retry(
+    task: Annotated[
+        str | None, typer.Argument(help="A failed task: id, its end, or group.")
+    ] = None,
+    all_failed: Annotated[
+        bool, typer.Option(help="Every group that failed, but for those in quarantine.")
+    ] = False,
+    rule: Annotated[
+        str | None, typer.Option(help="With --all-failed: only what this rule has failed.")
+    ] = None,
+) -> None:
+    """Run a failed task again, from its last checkpoint, with full budgets."""
+    settings = state.settings()
+    if (task is None) != all_failed or (rule is not None and not all_failed):
+        raise SettingError("retry takes a task, or --all-failed (with --rule or without).")
+    if rule is not None:
+        check_rule(rule)
+
+    async def again(backend: Backend) -> list[SpawnedTask]:
+        if task is not None:
+            failed = [await find_task(backend, settings, task)]
+        else:
+            failed = to_be_retried(await newest_histories(backend, settings), rule)
+        return [await retry_failed(backend, one) for one in failed]
+
+    spawned = with_backend(settings, again)
+    for one in spawned:
+        text = f"Task {one.task_id} will run again, attempt {one.attempt}."
+        console.print(text, highlight=False)
+    if not spawned:
+        console.print("Nothing has failed that is not in quarantine. contimg quarantine list")
+
+
+@app.command()
+def cancel(task: Annotated[str, typer.Argument(help="A task: id, its end, or group.")]) -> None:
+    """Cancel a task; what it has committed stays."""
+    settings = state.settings()
+
+    async def stop(backend: Backend) -> str:
+        found = await find_task(backend, settings, task)
+        if is_ended(found):
+            return f"Task {found.task.task_id} had already ended: it is {found.task.state}."
+        await backend.cancel_task(settings.queue_name, found.task.task_id)
+        return f"Task {found.task.task_id} is cancelled."
+
+    console.print(with_backend(settings, stop), highlight=False)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="Everything is written in here.")] = Path("demo"),
+) -> None:
+    """The main job on synthetic data: two workers, one killed in the middle of a stage."""
+    from absurd_contimg.operations.demo import run_demo  # noqa: PLC0415
+
+    if not asyncio.run(run_demo(folder.absolute(), console)):
+        raise typer.Exit(1)
+
+
+# -- quarantine -----------------------------------------------------------------------------
+
+
+@quarantine_app.command("list")
+def quarantine_list() -> None:
+    """List the groups whose data are not fit for use, and why."""
+    registry = Registry(state.settings().registry_url)
+    try:
+        table = Table("group", "reason", box=None)
+        for group in quarantined(registry):
+            table.add_row(group.group_id, escape(group.reason or ""))
+    finally:
+        registry.close()
+    console.print(table)
+
+
+@quarantine_app.command("release")
+def quarantine_release(group: Annotated[str, typer.Argument(help="The group's name.")]) -> None:
+    """Run the task of a quarantined group again, after its cause has been removed."""
+    settings = state.settings()
+
+    async def again(backend: Backend) -> str:
+        registry = Registry(settings.registry_url)
+        try:
+            found = await find_task(backend, settings, group)
+            spawned = await release(backend, registry, group, found)
+        finally:
+            registry.close()
+        return f"Task {spawned.task_id} will run again, attempt {spawned.attempt}."
+
+    console.print(with_backend(settings, again), highlight=False)
+
+
+# -- database -------------------------------------------------------------------------------
+
+
+@database_app.command("init")
+def db_init() -> None:
+    """Install or migrate Absurd's schema and make the queue."""
+    settings = state.settings()
+    url = find_database(settings)
+    console.print(asyncio.run(initialise(url, settings.queue_name)), highlight=False)
+    console.print(f"Database {url}", highlight=False)
+
+
+@database_app.command("stop")
+def db_stop() -> None:
+    """Stop the embedded server."""
+    EmbeddedPostgres(state.settings().embedded_folder).stop()
+
+
+@database_app.command("url")
+def db_url() -> None:
+    """Print the database's URL, for psql and absurdctl; starts the embedded server."""
+    console.print(find_database(state.settings()), highlight=False, soft_wrap=True)
+
+
+async def _spawn(
+    backend: Backend, settings: Settings, calibrator: str, now: bool, anew: bool = False
+) -> list[Spawned]:
+    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    registry = Registry(settings.registry_url)
+    try:
+        return await spawn_groups(
+            backend,
+            settings,
+            registry,
+            calibrator=parse_calibrator(calibrator),
+            incomplete_now=now,
+            anew=anew,
+        )
+    finally:
+        registry.close()
+
+
+def _show_spawned(spawned: list[Spawned]) -> None:
+    table = Table("group", "sub-bands", "task", "", box=None)
+    for one in spawned:
+        if one.task is None:
+            note = "waiting for more (--now does not wait)"
+            table.add_row(one.group.group_id, str(len(one.group.files)), "", note)
+        else:
+            note = "spawned" if one.task.created else "was there"
+            table.add_row(
+                one.group.group_id, str(len(one.group.files)), str(one.task.task_id), note
+            )
+    console.print(table)

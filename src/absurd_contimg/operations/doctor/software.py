@@ -1,0 +1,203 @@
+"""The doctor's look at what stages run on: CASA, its data, pyuvdata.
+
+Each is imported in a process of its own and in the environment that a stage has, so what works
+here works there. Knows no settings: it is given folders to work in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from absurd_contimg.errors import StageError
+from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.execution.logs import severe_messages
+
+PROBE_SECONDS = 60.0
+"""CASA imports in 2 to 4 s from a warm disk; a cold one on a busy machine takes far longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The outcome of one check. `remedy` is a command or a sentence; empty when all is well."""
+
+    ok: bool
+    check: str
+    finding: str
+    remedy: str = ""
+
+
+_CASA_PROBE = """\
+import json, os
+import casatasks
+import casatools
+from importlib.metadata import version
+measures = casatools.measures()
+now = measures.epoch("UTC", "today")
+measures.measure(now, "TAI")
+known = measures.obslist()
+table = casatools.table()
+table.open(os.environ["CONTIMG_MEASURES"] + "/geodetic/IERSpredict")
+last = float(table.getcol("MJD")[-1])
+table.close()
+print(json.dumps({
+    "versions": {name: version(name) for name in ("casatasks", "casatools", "casadata")},
+    "earth_orientation_until_mjd": last,
+    "telescope": "OVRO_MMA" in known,
+}), flush=True)
+os._exit(0)
+"""
+
+_PYUVDATA_PROBE = """\
+import json
+import casacore.tables
+import pyuvdata
+from importlib.metadata import version
+names = ("pyuvdata", "python-casacore", "astropy", "numpy")
+print(json.dumps({"versions": {name: version(name) for name in names}}), flush=True)
+"""
+
+
+def stage_software(folders: Sequence[Path]) -> list[Finding]:
+    """Import what stages need, as they do, working in the first folder that can be written to.
+
+    CASA and pyuvdata each bring a casacore, so each has a process of its own. With no folder, or
+    none that is writable, the system's place for temporary files serves.
+    """
+    with _borrowed_folder(folders) as folder:
+        try:
+            log = folder / "casa.log"
+            environment = {**os.environ, **casa_environment(folder, log)}
+        except StageError as error:
+            return [Finding(False, "CASA", error.problem, error.remedy)]
+        environment["CONTIMG_MEASURES"] = str(folder / "measures")
+        with ThreadPoolExecutor(2) as pool:
+            casa, pyuvdata = pool.map(
+                lambda program: _probe(program, folder, environment),
+                (_CASA_PROBE, _PYUVDATA_PROBE),
+            )
+        findings = [_imports("CASA", casa)]
+        if not isinstance(casa, str):
+            findings += [_times(log), _earth_orientation(casa), _telescope(casa)]
+        return [*findings, _imports("pyuvdata", pyuvdata)]
+
+
+def _probe(
+    program: str, folder: Path, environment: Mapping[str, str], seconds: float = PROBE_SECONDS
+) -> dict[str, Any] | str:
+    """What the program printed as JSON, or why it did not."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", program],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return f"still importing after {seconds:.0f} s"
+    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if lines:
+        answer: dict[str, Any] = json.loads(lines[-1])
+        return answer
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    return f"exit code {done.returncode}: {said[-1] if said else 'no message'}"
+
+
+def _imports(name: str, answer: dict[str, Any] | str) -> Finding:
+    if isinstance(answer, str):
+        return Finding(
+            False,
+            name,
+            f"Does not import: {answer[:300]}.",
+            f"{sys.executable} -m pip install --force-reinstall 'absurd-contimg[casa]'; if it "
+            "only took too long, look at the disk and at the load (uptime), then try again.",
+        )
+    versions = ", ".join(f"{one} {version}" for one, version in answer["versions"].items())
+    return Finding(True, name, f"Imports in a process of its own: {versions}.")
+
+
+def _times(log: Path) -> Finding:
+    """CASA says so in its log, and nowhere else, when it doubts its own leap seconds."""
+    doubts = severe_messages(log)
+    if doubts:
+        return Finding(
+            False,
+            "leap seconds",
+            f"CASA logs: {doubts[0][:300]}",
+            f"{sys.executable} -m pip install --upgrade casadata astropy-iers-data",
+        )
+    return Finding(
+        True,
+        "leap seconds",
+        "CASA's table holds all of the IERS list; stages give it today's date, because CASA would "
+        "doubt an older one.",
+    )
+
+
+def _earth_orientation(answer: Mapping[str, Any]) -> Finding:
+    until = date(1858, 11, 17) + timedelta(days=int(answer["earth_orientation_until_mjd"]))
+    return Finding(
+        True,
+        "Earth orientation",
+        f"CASA's tables end on {until}. Phases come from pyuvdata with astropy's tables, which "
+        "are newer; CASA's matter only where it computes directions itself.",
+    )
+
+
+def _telescope(answer: Mapping[str, Any]) -> Finding:
+    if answer["telescope"]:
+        return Finding(True, "observatory", "CASA knows OVRO_MMA.")
+    return Finding(
+        False,
+        "observatory",
+        "CASA's list of observatories lacks OVRO_MMA, so directions cannot be computed.",
+        f"{sys.executable} -m pip install --force-reinstall casadata",
+    )
+
+
+@contextmanager
+def _borrowed_folder(candidates: Sequence[Path]) -> Iterator[Path]:
+    """A folder to try things in; nothing of it remains.
+
+    Folders above it that are missing are made, and removed again.
+    """
+    for candidate in candidates:
+        missing = [one for one in (candidate, *candidate.parents) if not os.path.exists(one)]
+        try:
+            candidate.mkdir(parents=True, exist_ok=True)
+            folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=candidate))
+        except OSError:
+            _remove_empty(missing)
+            continue  # that it cannot be written to is a finding of its own
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder)
+            _remove_empty(missing)
+        return
+    with tempfile.TemporaryDirectory(prefix="contimg-doctor-") as name:
+        yield Path(name)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first; one that somebody uses by now stays."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return

@@ -1,0 +1,126 @@
+"""The worker as an operating-system process: its lock, its signals, what it is made of."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.failures import POISON_RULE, Classifier
+from absurd_contimg.core.generic_rules import GENERIC_RULES
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.execution.executor import IsolatedStageExecutor
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
+from absurd_contimg.history.queue_health import find_problems
+from absurd_contimg.operations.services.database import open_backend
+from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
+from absurd_contimg.registry import Registry
+from absurd_contimg.settings import Settings
+from absurd_contimg.workflows.failure_rules import STAGE_RULES
+from absurd_contimg.workflows.group import TASK_NAME, PipelineParams, PipelineWorkflow
+from absurd_contimg.workflows.orchestrator import resolve_order, standard_imaging_stages
+
+_log = logging.getLogger(__name__)
+
+CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
+"""The whole failure table of the pipeline."""
+
+
+def make_worker(
+    backend: Backend,
+    settings: Settings,
+    registry: Registry,
+    scratch: ScratchOwner,
+    guard: DiskGuard,
+) -> Worker:
+    """A worker that runs the pipeline's tasks."""
+    runner = StageRunner(
+        settings.pipeline, IsolatedStageExecutor(casa_environment), registry, scratch
+    )
+    stages = resolve_order(standard_imaging_stages(registry), PipelineParams.model_fields)
+    workflow = PipelineWorkflow(
+        stages, runner, registry, settings.pipeline.execution.calibration_wait_seconds
+    )
+    tasks = TaskRegistry()
+    tasks.add(TASK_NAME, workflow)
+    return Worker(
+        backend,
+        tasks,
+        WorkerSettings(
+            queue_name=settings.queue_name,
+            worker_id=settings.worker_id,
+            concurrency=settings.concurrency,
+            claim_timeout_seconds=settings.claim_timeout_seconds,
+            poll_interval_seconds=settings.poll_interval_seconds,
+            grace_seconds=settings.grace_seconds,
+        ),
+        CLASSIFIER,
+        make_policy(settings),
+        guard.ready_to_claim,
+        on_failure=workflow.note_failure,
+        explain_refusal=find_problems,
+    )
+
+
+def make_policy(settings: Settings) -> RetryPolicy:
+    """The budgets of the settings."""
+    policy = RetryPolicy(transient_attempts=settings.transient_attempts)
+    return policy if settings.on_shortage == "park" else replace(policy, park_limit=0)
+
+
+def make_guard(settings: Settings) -> DiskGuard:
+    """The disk guard of this worker."""
+    paths = settings.pipeline.paths
+    marks = Watermarks(settings.disk_warn_gb, settings.disk_critical_gb)
+    name = safe_name(settings.worker_id)
+    return DiskGuard(
+        name,
+        (paths.output_dir, paths.scratch_dir),
+        paths.state_dir,
+        marks,
+        partial(sweep_scratch, paths.scratch_dir),
+    )
+
+
+def sweep_scratch(scratch_dir: Path) -> None:
+    """Remove what processes that no longer live have left in scratch."""
+    for swept in Janitor(scratch_dir).sweep():
+        _log.info("swept what a dead process left in scratch: %s", swept)
+
+
+async def serve(settings: Settings, until_idle: bool = False) -> None:
+    """Run a worker until SIGTERM or SIGINT (or, with `until_idle`, until there is no work).
+
+    Raises `ScratchInUseError` when a living process already works under this worker's name: the
+    name is what lets a restarted worker take up at once what it left.
+    """
+    prepare_folders(settings.pipeline.paths)
+    scratch_dir = settings.pipeline.paths.scratch_dir
+    with ScratchOwner(scratch_dir, settings.worker_id) as scratch:
+        sweep_scratch(scratch_dir)
+        calibration = settings.pipeline.calibration
+        registry = Registry(
+            settings.registry_url,
+            declination_tolerance_deg=calibration.declination_tolerance_deg,
+            reach_hours=calibration.reach_hours,
+        )
+        guard = make_guard(settings)
+        try:
+            async with open_backend(settings, leave_running=True) as backend:
+                worker = make_worker(backend, settings, registry, scratch, guard)
+                loop = asyncio.get_running_loop()
+                for one in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(one, worker.stop)
+                _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
+                await worker.run(until_idle)
+        finally:
+            guard.close()
+            registry.close()

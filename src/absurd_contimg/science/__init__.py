@@ -1,0 +1,1 @@
+"""Numpy and file formats: beam, catalogue, visibilities, solutions, images. Knows no stage."""

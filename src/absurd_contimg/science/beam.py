@@ -1,0 +1,117 @@
+"""The primary beam of a dish that stands still while the sky drifts through it.
+
+The power beam is that of a uniformly lit circular aperture, ``[2 J1(x) / x]^2`` with
+``x = pi D f sin(rho) / c``. Its centre is the meridian at the time of each integration, so a
+source's response changes within a group; an image has the mean response over its integrations
+and frequencies. Directions are ICRS unit vectors here; where the beam centres come from is the
+conversion's business.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from absurd_contimg.errors import CorruptInputError
+from absurd_contimg.science.catalogue import separation_rad, unit_vectors
+
+SPEED_OF_LIGHT_M_S = 299_792_458.0
+
+
+def airy_power(
+    separation: NDArray[np.float64], frequency_hz: NDArray[np.float64] | float, diameter_m: float
+) -> NDArray[np.float64]:
+    """Power response at an angle in radians from the beam's centre; 1 at the centre.
+
+    Separation and frequency broadcast against each other.
+    """
+    # A seventh of a worker's start: where it is used, which is in a stage's process.
+    from scipy.special import j1  # noqa: PLC0415
+
+    x = np.pi * diameter_m / SPEED_OF_LIGHT_M_S * np.sin(separation) * frequency_hz
+    small = np.abs(x) < 1e-6
+    safe = np.where(small, 1.0, x)
+    return np.where(small, 1.0, (2.0 * j1(safe) / safe) ** 2)
+
+
+@dataclass(frozen=True, slots=True)
+class BeamCentres:
+    """Where the beam pointed during a group: one ICRS position per integration.
+
+    `mjd` is the middle of each integration (UTC days), ascending; angles in degrees.
+    """
+
+    mjd: tuple[float, ...]
+    ra_deg: tuple[float, ...]
+    dec_deg: tuple[float, ...]
+
+    @property
+    def vectors(self) -> NDArray[np.float64]:
+        """Unit vectors, shape (integrations, 3)."""
+        return unit_vectors(np.radians(np.array(self.ra_deg)), np.radians(np.array(self.dec_deg)))
+
+    def indices(self, mjd: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Which integration each time belongs to.
+
+        Raises `CorruptInputError` for a time further than half an integration from all.
+        """
+        centres = np.array(self.mjd)
+        found: NDArray[np.int64] = np.abs(mjd[:, None] - centres[None, :]).argmin(axis=1)
+        step = float(np.diff(centres).min()) if len(centres) > 1 else 1.0
+        if np.any(np.abs(mjd - centres[found]) > 0.5 * step):
+            raise CorruptInputError(
+                "the Measurement Set has times that its list of beam centres does not cover.",
+                "Convert the group again: the two belong together.",
+            )
+        return found
+
+    def write(self, path: Path) -> None:
+        """Write as JSON."""
+        data = {"mjd": self.mjd, "ra_deg": self.ra_deg, "dec_deg": self.dec_deg}
+        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> BeamCentres:
+        """Read what `write` wrote; raises `CorruptInputError` if it is anything else."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            columns = [tuple(float(v) for v in data[k]) for k in ("mjd", "ra_deg", "dec_deg")]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CorruptInputError(
+                f"the beam centres {path} cannot be read ({error}).", "Convert the group again."
+            ) from error
+        if not columns[0] or len({len(c) for c in columns}) != 1:
+            raise CorruptInputError(
+                f"the beam centres {path} have columns of unequal length or none at all.",
+                "Convert the group again.",
+            )
+        return cls(*columns)
+
+
+def mean_response(
+    directions: NDArray[np.float64],
+    centres: BeamCentres,
+    frequencies_hz: NDArray[np.float64],
+    diameter_m: float,
+    weights: NDArray[np.float64] | None = None,
+    factor: Callable[[int], NDArray[np.float64]] | None = None,
+) -> NDArray[np.float64]:
+    """Mean power response towards unit vectors of shape (..., 3).
+
+    The mean runs over integrations (with `weights`, one each, as when data are flagged) and
+    frequencies. `factor` gives for an integration's index what else its response is multiplied
+    by.
+    """
+    w = np.ones(len(centres.mjd)) if weights is None else np.asarray(weights, dtype=float)
+    total = np.zeros(directions.shape[:-1])
+    for index, (vector, weight) in enumerate(zip(centres.vectors, w, strict=True)):
+        if weight > 0:
+            rho = separation_rad(directions, vector)
+            response = airy_power(rho[..., None], frequencies_hz, diameter_m).mean(axis=-1)
+            total += weight * (response if factor is None else response * factor(index))
+    return np.asarray(total / w.sum())

@@ -1,0 +1,114 @@
+"""Which calibrator crosses the beam during a group, if any."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from absurd_contimg.config import BeamConfig, CalibrationConfig
+from absurd_contimg.errors import NoCalibratorError
+from absurd_contimg.science.beam import BeamCentres, mean_response
+from absurd_contimg.science.catalogue import REFERENCE_FREQUENCY_HZ, SkySource, source_vectors
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A calibrator and how well it is placed in a group."""
+
+    source: SkySource
+    transits: bool
+    """Whether it crosses the meridian inside the group's time span."""
+    response: float
+    """Mean beam over the group."""
+    declination_offset_deg: float
+
+    def reasons_against(self, settings: CalibrationConfig) -> list[str]:
+        """Why it cannot calibrate this group; empty if it can."""
+        reasons = []
+        if not self.transits:
+            reasons.append("it does not transit during the group")
+        if abs(self.declination_offset_deg) > settings.search_radius_deg:
+            reasons.append(
+                f"it is {abs(self.declination_offset_deg):.2f} deg off in declination "
+                f"(calibration.search_radius_deg {settings.search_radius_deg})"
+            )
+        if self.response < settings.beam_response_min:
+            reasons.append(
+                f"its mean beam is {self.response:.2f} "
+                f"(calibration.beam_response_min {settings.beam_response_min})"
+            )
+        if self.source.flux_jy < settings.calibrator_flux_min_jy:
+            reasons.append(
+                f"it has {self.source.flux_jy} Jy "
+                f"(calibration.calibrator_flux_min_jy {settings.calibrator_flux_min_jy})"
+            )
+        return reasons
+
+
+def candidates(
+    sources: Sequence[SkySource], centres: BeamCentres, beam: BeamConfig
+) -> list[Candidate]:
+    """All catalogue calibrators as seen by a group, best placed first (flux times beam)."""
+    calibrators = [s for s in sources if s.calibrator]
+    if not calibrators:
+        return []
+    response = mean_response(
+        source_vectors(calibrators),
+        centres,
+        np.array([REFERENCE_FREQUENCY_HZ]),
+        beam.dish_diameter_m,
+    )
+    found = [
+        Candidate(
+            source,
+            _transits(source, centres),
+            float(value),
+            source.dec_deg - float(np.mean(centres.dec_deg)),
+        )
+        for source, value in zip(calibrators, response, strict=True)
+    ]
+    return sorted(found, key=lambda c: (-c.source.flux_jy * c.response, c.source.name))
+
+
+def choose_calibrator(
+    wanted: str,
+    sources: Sequence[SkySource],
+    centres: BeamCentres,
+    settings: CalibrationConfig,
+    beam: BeamConfig,
+) -> Candidate | None:
+    """The calibrator for a group: the best one for ``auto``, or the one named.
+
+    None when ``auto`` finds none; `NoCalibratorError` when a named one cannot serve.
+    """
+    found = candidates(sources, centres, beam)
+    if wanted == "auto":
+        return next((c for c in found if not c.reasons_against(settings)), None)
+    named = next((c for c in found if c.source.name == wanted), None)
+    if named is None:
+        known = ", ".join(sorted(c.source.name for c in found)) or "none"
+        raise NoCalibratorError(
+            f"the calibrator {wanted!r} is not among the calibrators of this strip ({known}).",
+            "Correct the name, add it to the catalogue with calibrator=1, or use auto.",
+        )
+    reasons = named.reasons_against(settings)
+    if reasons:
+        raise NoCalibratorError(
+            f"the calibrator {wanted} cannot calibrate this group: {'; '.join(reasons)}.",
+            "Use the group in which it transits, or auto, or none.",
+        )
+    return named
+
+
+def _transits(source: SkySource, centres: BeamCentres) -> bool:
+    """Whether the beam's right ascension passes the source's, with half an integration's margin.
+
+    Differences are taken around the first centre, so that a group may cross RA 0 h.
+    """
+    first, last = centres.ra_deg[0], centres.ra_deg[-1]
+    span = math.remainder(last - first, 360.0)
+    margin = span / max(1, len(centres.ra_deg) - 1) / 2.0
+    return -margin <= math.remainder(source.ra_deg - first, 360.0) <= span + margin

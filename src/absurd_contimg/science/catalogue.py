@@ -1,0 +1,126 @@
+"""The sky catalogue: point sources with a position, a flux and a spectral index.
+
+A catalogue is a CSV file with the columns of `COLUMNS`. This module knows files and angles; it
+knows nothing of telescopes, beams or visibilities.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from absurd_contimg.errors import CorruptInputError, MissingInputError
+
+COLUMNS = ("name", "ra_deg", "dec_deg", "flux_jy", "spectral_index", "calibrator")
+REFERENCE_FREQUENCY_HZ = 1.405e9
+"""Middle of the science band, 1311.25 to 1498.75 MHz; catalogue fluxes belong to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class SkySource:
+    """A point source: ICRS position in degrees, total flux in Jy at the reference frequency.
+
+    Flux follows ``flux_jy * (f / reference) ** spectral_index``.
+    """
+
+    name: str
+    ra_deg: float
+    dec_deg: float
+    flux_jy: float
+    spectral_index: float = 0.0
+    calibrator: bool = False
+
+    def flux_at(self, frequency_hz: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Flux in Jy at each frequency."""
+        return self.flux_jy * (frequency_hz / REFERENCE_FREQUENCY_HZ) ** self.spectral_index
+
+
+def write_catalogue(path: Path, sources: Iterable[SkySource]) -> None:
+    """Write sources as CSV; numbers are written so that reading gives the same back."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for s in sources:
+            writer.writerow(
+                [s.name, s.ra_deg, s.dec_deg, s.flux_jy, s.spectral_index, int(s.calibrator)]
+            )
+
+
+def read_catalogue(path: Path) -> list[SkySource]:
+    """Read what `write_catalogue` wrote; every row is checked.
+
+    Raises `MissingInputError` or `CorruptInputError` with the line number.
+    """
+    if not path.is_file():
+        raise MissingInputError(
+            f"the sky catalogue {path} does not exist.", "Give the path of a catalogue CSV."
+        )
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        missing = set(COLUMNS) - set(reader.fieldnames or ())
+        if missing:
+            raise CorruptInputError(
+                f"the sky catalogue {path} lacks the columns {', '.join(sorted(missing))}.",
+                f"Its first line must name: {','.join(COLUMNS)}.",
+            )
+        return [_source(path, reader.line_num, row) for row in reader]
+
+
+def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:
+    try:
+        source = SkySource(
+            row["name"],
+            float(row["ra_deg"]),
+            float(row["dec_deg"]),
+            float(row["flux_jy"]),
+            float(row["spectral_index"]),
+            {"0": False, "1": True}[row["calibrator"]],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptInputError(
+            f"line {line} of the sky catalogue {path} cannot be read ({error!r}).",
+            "Correct or remove the line; calibrator is 0 or 1, the rest are numbers.",
+        ) from error
+    numbers = (source.ra_deg, source.dec_deg, source.flux_jy, source.spectral_index)
+    if not all(map(math.isfinite, numbers)) or abs(source.dec_deg) > 90 or source.flux_jy <= 0:
+        raise CorruptInputError(
+            f"line {line} of the sky catalogue {path} is out of range: {source}.",
+            "Declination lies within 90 degrees of the equator, flux is positive.",
+        )
+    return source
+
+
+def unit_vectors(ra_rad: NDArray[np.float64], dec_rad: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Directions as unit vectors; the last axis is x, y, z."""
+    cos_dec = np.cos(dec_rad)
+    return np.stack([cos_dec * np.cos(ra_rad), cos_dec * np.sin(ra_rad), np.sin(dec_rad)], axis=-1)
+
+
+def separation_rad(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Angle between unit vectors along the last axis, exact for small angles too."""
+    chord = np.sqrt(np.sum((a - b) ** 2, axis=-1))
+    return np.asarray(2.0 * np.arcsin(np.minimum(chord / 2.0, 1.0)))
+
+
+def source_vectors(sources: Sequence[SkySource]) -> NDArray[np.float64]:
+    """Unit vectors of sources, shape (n, 3)."""
+    return unit_vectors(
+        np.radians(np.array([s.ra_deg for s in sources], dtype=float)),
+        np.radians(np.array([s.dec_deg for s in sources], dtype=float)),
+    )
+
+
+def tangent_offsets_arcsec(source: SkySource, ra_deg: float, dec_deg: float) -> tuple[float, float]:
+    """East and north offsets of a measured position from a source's, in arcsec.
+
+    For offsets of arcminutes at most; right across RA 0 h.
+    """
+    d_ra = math.remainder(ra_deg - source.ra_deg, 360.0)
+    east = d_ra * math.cos(math.radians(source.dec_deg)) * 3600.0
+    return east, (dec_deg - source.dec_deg) * 3600.0

@@ -1,0 +1,110 @@
+"""Running an imager: CASA's tclean or WSClean. Both give one restored image as FITS.
+
+Post-conditions are the caller's; a task that returns has proved nothing.
+"""
+
+# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+from absurd_contimg.config import ImagingConfig
+from absurd_contimg.errors import OutputError, SettingError
+
+
+@dataclass(frozen=True, slots=True)
+class ImagerResult:
+    """Files that an imager made, in the temporary folder."""
+
+    image: Path
+    psf: Path
+
+
+def run_imager(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
+    """Image a Measurement Set into `folder` with the configured imager."""
+    if settings.imager == "wsclean":
+        return _wsclean(ms, folder, settings)
+    return _tclean(ms, folder, settings)
+
+
+def check_imager(settings: ImagingConfig) -> None:
+    """Raise `SettingError` if the configured imager is not there."""
+    if settings.imager == "wsclean" and shutil.which("wsclean") is None:
+        raise SettingError(
+            "imaging.imager is wsclean, but there is no wsclean on the PATH.",
+            "Install WSClean (Debian: apt-get install wsclean), or set imaging.imager to tclean.",
+        )
+
+
+def _tclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
+    from casatasks import exportfits, tclean
+
+    name = folder / "clean"
+    tclean(
+        vis=str(ms),
+        imagename=str(name),
+        datacolumn="data",
+        specmode="mfs",
+        deconvolver="hogbom",
+        gridder="wproject",
+        wprojplanes=settings.w_planes,
+        imsize=[settings.size_px, settings.size_px],
+        cell=[f"{settings.cell_arcsec}arcsec"],
+        stokes="I",
+        weighting="briggs",
+        robust=settings.robust,
+        niter=settings.niter,
+        nmajor=settings.nmajor,
+        gain=settings.loop_gain,
+        nsigma=settings.threshold_sigma,
+        # Negative: no mask where CASA believes the beam to end; it does not know the drift.
+        pblimit=-0.1,
+        pbcor=False,
+        restoringbeam="common",
+        interactive=False,
+        parallel=False,
+        savemodel="none",
+    )
+    for suffix in ("image", "psf"):
+        made = name.with_suffix(f".{suffix}")
+        if not made.is_dir():
+            raise OutputError(f"tclean made no {made.name}.", "See CASA's log.")
+        exportfits(imagename=str(made), fitsimage=str(folder / f"{suffix}.fits"), overwrite=True)
+    return ImagerResult(folder / "image.fits", folder / "psf.fits")
+
+
+def _wsclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
+    name = folder / "clean"
+    size = str(settings.size_px)
+    command = [
+        "wsclean",
+        *("-name", str(name), "-temp-dir", str(folder)),
+        *("-size", size, size, "-scale", f"{settings.cell_arcsec}asec"),
+        *("-weight", "briggs", str(settings.robust)),
+        *("-niter", str(settings.niter), "-nmiter", str(settings.nmajor), "-mgain", "0.8"),
+        *("-gain", str(settings.loop_gain), "-auto-threshold", str(settings.threshold_sigma)),
+        *("-data-column", "DATA", "-pol", "I"),
+        *("-use-wgridder", "-wgridder-accuracy", "1e-4"),
+        *("-j", os.environ.get("OMP_NUM_THREADS", "1")),
+        *("-no-update-model-required", "-make-psf"),
+        str(ms),
+    ]
+    log = folder / "wsclean.log"
+    with log.open("wb") as output:
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, check=False
+        )
+    made = ImagerResult(folder / "clean-image.fits", folder / "clean-psf.fits")
+    if done.returncode != 0 or not made.image.is_file():
+        tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
+        raise OutputError(
+            f"wsclean ended with {done.returncode} and made no image; it said last:\n{tail}",
+            "See its command's options; imaging.imager can be set to tclean.",
+        )
+    return made

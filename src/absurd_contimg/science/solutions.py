@@ -1,0 +1,165 @@
+"""Calibration tables as arrays: reading them, judging them, exporting the total gains."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from absurd_contimg.config import CalibrationConfig
+from absurd_contimg.core.records import Json
+from absurd_contimg.errors import DataQualityError, OutputError
+from absurd_contimg.science.measurement_set import open_table
+
+
+@dataclass(frozen=True, slots=True)
+class Solutions:
+    """One calibration table: arrays of shape (antennas, channels, polarisations).
+
+    Several solution intervals are averaged; what is flagged in all of them is flagged.
+    """
+
+    antennas: tuple[str, ...]
+    gains: NDArray[np.complex128]
+    flags: NDArray[np.bool_]
+
+
+def read_solutions(path: Path, remedy: str) -> Solutions:
+    """Read a caltable.
+
+    Raises `DataQualityError` (with `remedy`) if CASA made no table, as it does in silence when
+    there is nothing to solve; `OutputError` if the table is not finite.
+    """
+    if not (path / "table.dat").is_file():
+        raise DataQualityError(f"CASA found no solutions and made no table {path.name}.", remedy)
+    with open_table(path / "ANTENNA") as antennas:
+        names = tuple(str(n) for n in antennas.getcol("NAME"))
+    with open_table(path) as main:
+        if main.nrows() == 0:
+            raise DataQualityError(f"the calibration table {path.name} has no solutions.", remedy)
+        index = main.getcol("ANTENNA1")
+        values = main.getcol("CPARAM").transpose(2, 1, 0)
+        flags = main.getcol("FLAG").transpose(2, 1, 0)
+    if not np.isfinite(values[~flags]).all():
+        raise OutputError(f"the calibration table {path.name} has solutions that are not finite.")
+    gains = np.ones((len(names), *values.shape[1:]), np.complex128)
+    flagged = np.ones(gains.shape, dtype=bool)
+    for antenna in range(len(names)):
+        rows = index == antenna
+        good = ~flags[rows]
+        count = good.sum(axis=0)
+        flagged[antenna] = count == 0
+        total = np.where(good, values[rows], 0).sum(axis=0)
+        gains[antenna] = np.where(count > 0, total / np.maximum(count, 1), 1.0)
+    return Solutions(names, gains, flagged)
+
+
+@dataclass(frozen=True, slots=True)
+class SolutionQuality:
+    """What the gates look at."""
+
+    n_antennas: int
+    """With at least half of their channels solved."""
+    flagged_fraction: float
+    """Of the bandpass solutions of antennas and channels that have data."""
+    amplitude_scatter: float
+    """From channel to channel, relative; median over antennas and polarisations."""
+    phase_scatter_deg: float
+
+    def to_json(self) -> dict[str, Json]:
+        """For the registry."""
+        return {k: round(v, 6) for k, v in asdict(self).items()}
+
+
+def judge(
+    bandpass: Solutions,
+    gains: Solutions,
+    antennas: Collection[str],
+    channels: NDArray[np.bool_],
+) -> SolutionQuality:
+    """Figures of a bandpass and gain table, for the antennas and channels that have data."""
+    chosen = [i for i, name in enumerate(bandpass.antennas) if name in antennas]
+    flags = (bandpass.flags | gains.flags)[chosen][:, channels]
+    values = np.where(flags, np.nan, bandpass.gains[chosen][:, channels])
+    amplitude, phase = _channel_scatter(values)
+    return SolutionQuality(
+        n_antennas=int((flags.mean(axis=(1, 2)) < 0.5).sum()),
+        flagged_fraction=float(flags.mean()),
+        amplitude_scatter=amplitude,
+        phase_scatter_deg=phase,
+    )
+
+
+def _channel_scatter(values: NDArray[np.complex128]) -> tuple[float, float]:
+    """Noise of a smooth band: second differences of neighbouring channels, over sqrt(6).
+
+    Second differences take out slopes, which delays make. NaN with fewer than three channels.
+    """
+    if values.shape[1] < 3:
+        return float("nan"), float("nan")
+    before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
+    # What is left of each channel after dividing by the geometric mean of its neighbours.
+    with np.errstate(invalid="ignore", divide="ignore"):
+        ratio = np.log(here / before) - np.log(after / here)
+    turned = (ratio.imag + np.pi) % (2.0 * np.pi) - np.pi
+    good = np.isfinite(ratio)
+    count = good.sum(axis=1)
+    if not count.any():
+        return float("nan"), float("nan")
+
+    def scatter(values: NDArray[np.float64]) -> float:
+        total = np.where(good, values**2, 0.0).sum(axis=1)
+        return float(np.median(np.sqrt(total[count > 0] / count[count > 0] / 6.0)))
+
+    return scatter(ratio.real), math.degrees(scatter(turned))
+
+
+def check_quality(quality: SolutionQuality, settings: CalibrationConfig, what: str) -> None:
+    """Raise `DataQualityError` for the first gate that fails."""
+    remedy = "Use another calibrator or the nearest older set; see the CASA log for the cause."
+    gates = (
+        (quality.n_antennas >= settings.antennas_min, "antennas_min", quality.n_antennas),
+        (
+            quality.flagged_fraction <= settings.flagged_fraction_max,
+            "flagged_fraction_max",
+            quality.flagged_fraction,
+        ),
+        (
+            not quality.amplitude_scatter > settings.amplitude_scatter_max,
+            "amplitude_scatter_max",
+            quality.amplitude_scatter,
+        ),
+        (
+            not quality.phase_scatter_deg > settings.phase_scatter_max_deg,
+            "phase_scatter_max_deg",
+            quality.phase_scatter_deg,
+        ),
+    )
+    for passed, setting, value in gates:
+        if not passed:
+            limit = getattr(settings, setting)
+            raise DataQualityError(
+                f"the solutions from {what} are not good enough: {value:.4g} against "
+                f"calibration.{setting} {limit:.4g}.",
+                remedy,
+            )
+
+
+def export_gains(
+    path: Path, bandpass: Solutions, gains: Solutions, frequencies_hz: NDArray[np.float64]
+) -> None:
+    """Write the product of both tables as ``.npz``, for plots and comparisons without CASA.
+
+    Arrays: antennas, frequencies_hz, gains and flags of shape (antennas, channels, 2).
+    """
+    np.savez(
+        path,
+        antennas=np.array(bandpass.antennas),
+        frequencies_hz=frequencies_hz,
+        gains=bandpass.gains * gains.gains,
+        flags=bandpass.flags | gains.flags,
+    )

@@ -1,0 +1,271 @@
+"""Where settings come from: environment, a TOML file, the command line; later ones win.
+
+The environment variables are those of the operations guide. One with our prefix that nobody
+knows is refused with its nearest name: a misspelt variable that is silently ignored is how the
+old system ran for months with settings it never read.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.errors import SettingError
+
+_PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
+
+_NOT_OURS = frozenset(
+    {
+        *("ABSURD_ENABLED", "ABSURD_DLQ_ENABLED", "ABSURD_DLQ_QUEUE_NAME", "ABSURD_API_BASE_URL"),
+        *("ABSURD_API_HEARTBEAT_INTERVAL", "PIPELINE_SYNTHETIC_DIR", "PIPELINE_WRITER"),
+        *("PIPELINE_MAX_WORKERS", "PIPELINE_STAGE_TO_TMPFS", "PIPELINE_TELESCOPE_NAME"),
+    }
+)
+"""Variables of the old system's units that mean nothing here; they may stay in a unit file."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Variable:
+    """One environment variable: which setting it fills, and what it is for."""
+
+    setting: str
+    help: str
+    parse: Callable[[str], Any] = str
+
+
+def _station(text: str) -> list[str]:
+    """An antenna as the guide gives it (103) or by its name (DSA103)."""
+    return [f"DSA{int(text):03d}" if text.isdecimal() else text]
+
+
+def _shortage(text: str) -> str:
+    if text not in ("park", "fail"):
+        raise SettingError(f"CONTIMG_ON_SHORTAGE is {text!r}.", "It must be park or fail.")
+    return text
+
+
+VARIABLES: Mapping[str, _Variable] = {
+    "ABSURD_DATABASE_URL": _Variable(
+        "database_url", "Postgres to use; without it an embedded server in the state folder"
+    ),
+    "ABSURD_QUEUE_NAME": _Variable("queue_name", "queue of the pipeline's tasks"),
+    "ABSURD_WORKER_ID": _Variable("worker_id", "stable name of this worker"),
+    "ABSURD_WORKER_CONCURRENCY": _Variable("concurrency", "groups a worker runs at once", int),
+    "ABSURD_WORKER_POLL_INTERVAL": _Variable(
+        "poll_interval_seconds", "seconds between polls", float
+    ),
+    "ABSURD_WORKER_CLAIM_TIMEOUT": _Variable("claim_timeout_seconds", "lease in seconds", int),
+    "ABSURD_WORKER_GRACE": _Variable("grace_seconds", "seconds a stopping worker waits", float),
+    "ABSURD_TASK_TIMEOUT": _Variable(
+        "pipeline.execution.deadline_seconds", "seconds after which a stage is killed", float
+    ),
+    "ABSURD_MAX_RETRIES": _Variable(
+        "transient_attempts", "tries of a stage that fails for passing reasons", int
+    ),
+    "CONTIMG_DISK_WARN_GB": _Variable(
+        "disk_warn_gb",
+        "free space below which a worker warns (100, at most 5 % of the disk)",
+        float,
+    ),
+    "CONTIMG_DISK_CRITICAL_GB": _Variable(
+        "disk_critical_gb", "free space below which it claims nothing (20, at most 2 %)", float
+    ),
+    "CONTIMG_ON_SHORTAGE": _Variable(
+        "on_shortage", "park or fail what meets a full disk or short memory", _shortage
+    ),
+    "PIPELINE_INPUT_DIR": _Variable("input_dir", "where sub-band files arrive"),
+    "PIPELINE_OUTPUT_DIR": _Variable("output_dir", "where products go"),
+    "PIPELINE_SCRATCH_DIR": _Variable("scratch_dir", "working files, on the output's file system"),
+    "PIPELINE_STATE_DIR": _Variable("state_dir", "logs, registry, embedded server"),
+    "PIPELINE_PRODUCTS_DB": _Variable("registry_url", "registry: a SQLite file or a URL"),
+    "PIPELINE_CONFIG": _Variable("config_file", "TOML file with pipeline settings"),
+    "PIPELINE_CATALOG": _Variable("catalog", "sky catalogue (CSV)"),
+    "PIPELINE_DEFAULT_REFANT": _Variable(
+        "pipeline.calibration.reference_antennas", "preferred reference antenna", _station
+    ),
+    "PIPELINE_CAL_BP_MINSNR": _Variable(
+        "pipeline.calibration.minsnr", "solutions below this are flagged", float
+    ),
+    "PIPELINE_WPROJPLANES": _Variable(
+        "pipeline.imaging.w_planes", "planes of the w-projection", int
+    ),
+}
+"""Every environment variable that is read, in the order of ``contimg settings``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything a command needs to know about where and how to work."""
+
+    pipeline: PipelineConfig
+    catalog: Path | None
+    database_url: str | None
+    """None: the embedded server in the state folder."""
+    registry_url: str
+    queue_name: str = "dsa110-pipeline"
+    worker_id: str = ""
+    concurrency: int = 1
+    poll_interval_seconds: float = 1.0
+    claim_timeout_seconds: int = 60
+    grace_seconds: float = 10.0
+    transient_attempts: int = 3
+    disk_warn_gb: float | None = None
+    """None: as `operations.disk_guard.Watermarks` says."""
+    disk_critical_gb: float | None = None
+    on_shortage: str = "park"
+    """``park`` or ``fail``: what becomes of work that meets a full disk or short memory."""
+
+    @property
+    def embedded_folder(self) -> Path:
+        """Where the embedded server lives, if it is used."""
+        return self.pipeline.paths.state_dir / "postgres"
+
+
+_DEFAULT_PATHS = {
+    "input_dir": "/data/incoming",
+    "output_dir": "/stage/dsa110-contimg",
+}
+"""As in the operations guide."""
+
+
+def load_settings(
+    overrides: Mapping[str, Any] | None = None,
+    assignments: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """The settings from environment, file and command line; raises `SettingError`.
+
+    `overrides` are options of the command line by name (None is not given), `assignments` are
+    pipeline settings in the form ``imaging.niter=500``.
+    """
+    environment = os.environ if environment is None else environment
+    flat: dict[str, Any] = dict(_DEFAULT_PATHS) | _from_environment(environment)
+    flat |= {name: value for name, value in (overrides or {}).items() if value is not None}
+    pipeline = _read_file(flat.pop("config_file", None))
+    for name in [name for name in flat if name.startswith("pipeline.")]:
+        _assign(pipeline, name.removeprefix("pipeline.").split("."), flat.pop(name))
+    for assignment in assignments:
+        name, separator, value = assignment.partition("=")
+        if not separator:
+            raise SettingError(f"{assignment!r} is no setting.", "Write it as section.name=value.")
+        _assign(pipeline, name.strip().split("."), _parse_value(value.strip()))
+    paths = _paths(flat)
+    config = _validated(pipeline, paths)
+    registry = flat.pop("registry_url", None) or str(paths.state_dir / "registry.sqlite3")
+    flat.setdefault("worker_id", f"{socket.gethostname()}:1")
+    catalog = flat.pop("catalog", None)
+    return Settings(
+        pipeline=config,
+        catalog=None if catalog is None else Path(catalog).absolute(),
+        database_url=flat.pop("database_url", None),
+        registry_url=registry if "://" in registry else f"sqlite:///{Path(registry).absolute()}",
+        **flat,
+    )
+
+
+def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, text in environment.items():
+        if not name.startswith(_PREFIXES) or name in _NOT_OURS or text == "":
+            continue
+        variable = VARIABLES.get(name)
+        if variable is None:
+            near = difflib.get_close_matches(name, VARIABLES, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "contimg settings lists all."
+            raise SettingError(f"The environment variable {name} is unknown.", hint)
+        try:
+            found[variable.setting] = variable.parse(text)
+        except ValueError as error:
+            raise SettingError(
+                f"The environment variable {name} has the value {text!r}, which is no number.",
+                f"It is for: {variable.help}.",
+            ) from error
+    return found
+
+
+def _read_file(path: str | Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingError(
+            f"The settings file {path} cannot be read: {error.strerror}.",
+            "Correct PIPELINE_CONFIG or --config.",
+        ) from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(
+            f"The settings file {path} is no valid TOML: {error}.", "Correct the named line."
+        ) from error
+
+
+def _assign(target: dict[str, Any], path: Sequence[str], value: object) -> None:
+    for part in path[:-1]:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise SettingError(f"{'.'.join(path)} is no setting.", "Write section.name=value.")
+    target[path[-1]] = value
+
+
+def _parse_value(text: str) -> object:
+    """A value as TOML writes it; bare words are strings."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _paths(flat: dict[str, Any]) -> PathsConfig:
+    output_dir = Path(flat.pop("output_dir")).absolute()
+    given = {name: flat.pop(name, None) for name in ("scratch_dir", "state_dir")}
+    return PathsConfig(
+        input_dir=Path(flat.pop("input_dir")).absolute(),
+        output_dir=output_dir,
+        scratch_dir=Path(given["scratch_dir"] or output_dir / "scratch").absolute(),
+        state_dir=Path(given["state_dir"] or output_dir / "state").absolute(),
+    )
+
+
+def _validated(pipeline: dict[str, Any], paths: PathsConfig) -> PipelineConfig:
+    if "paths" in pipeline:
+        raise SettingError(
+            "The settings file has a section paths.",
+            "Give the folders as PIPELINE_INPUT_DIR, PIPELINE_OUTPUT_DIR, PIPELINE_SCRATCH_DIR "
+            "and PIPELINE_STATE_DIR, or as options.",
+        )
+    try:
+        return PipelineConfig.model_validate({**pipeline, "paths": paths})
+    except ValidationError as error:
+        raise SettingError(
+            "Settings of the pipeline are not valid: "
+            + "; ".join(_explain(one) for one in error.errors())
+            + ".",
+            "contimg settings lists all with their defaults.",
+        ) from error
+
+
+def _explain(problem: Any) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        return f"{name} = {problem['input']!r}: {problem['msg']}"
+    near = difflib.get_close_matches(name, known_settings(), n=1)
+    return f"{name} is unknown" + (f" (did you mean {near[0]}?)" if near else "")
+
+
+def known_settings() -> dict[str, object]:
+    """All pipeline settings by dotted name with their defaults."""
+    defaults = PipelineConfig(paths=PathsConfig.below(Path("/"))).model_dump(exclude={"paths"})
+    return {
+        f"{section}.{name}": value
+        for section, values in defaults.items()
+        for name, value in values.items()
+    }

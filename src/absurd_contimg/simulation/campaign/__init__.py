@@ -1,0 +1,1 @@
+"""Campaigns: days of telescope under faults, and their report."""

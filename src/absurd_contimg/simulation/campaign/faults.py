@@ -1,0 +1,107 @@
+"""Fault plans: what goes wrong when, drawn from a scenario's rates and a seed, or given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from absurd_contimg.simulation.campaign.fault_plan import Fault, parse_faults
+from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError
+
+DAY_SECONDS = 86_400.0
+
+
+def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
+    """The faults of one run, in order of time."""
+    rates, workers = scenario.faults, scenario.workers
+    end = scenario.days * DAY_SECONDS
+    lease, longest = float(workers.lease_seconds), _whole_seconds(scenario)
+    found: list[Fault] = []
+
+    def draw(kind: str, per_day: float, targets: int, lasting: Callable[[Random], float]) -> None:
+        for target in range(targets):
+            random = Random(f"{seed}/{kind}/{target}")
+            at = 0.0
+            while per_day > 0:
+                at += random.expovariate(per_day / DAY_SECONDS)
+                if at >= end:
+                    break
+                lasts = min(round(lasting(random), 6), longest)
+                found.append(Fault(round(at, 6), kind, target, lasts))
+
+    draw("kill", rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
+    draw("pause", rates.worker_pauses_per_day, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
+    draw("term", rates.worker_stops_per_day, workers.count, lambda _r: 0.0)
+    draw("reboot", rates.host_reboots_per_day, workers.hosts, lambda _r: 120.0)
+    cut = rates.partition_seconds
+    draw("partition", rates.partitions_per_day, workers.hosts, lambda r: cut * r.uniform(0.2, 3))
+    draw("outage", rates.database_restarts_per_day, 1, lambda _r: rates.database_outage_seconds)
+    found += [Fault(at, "outage", 0, seconds) for at, seconds in rates.outages]
+    found += [Fault(at, "stop", 0, seconds) for at, seconds in rates.processing_stops]
+    found += [Fault(at, "fill", 0, seconds) for at, seconds in rates.disk_fills]
+    found += parse_faults(",".join(rates.plan))
+    return sorted(found)
+
+
+def check_faults(scenario: Scenario, faults: Iterable[Fault]) -> None:
+    """Raise `ScenarioError` for a fault that can hit nothing: none has its number, or too late.
+
+    And for one that would outlast everything: a disk that stays full is simulated poll by poll.
+    """
+    workers, hosts = scenario.workers.count, scenario.workers.hosts
+    numbers = dict.fromkeys(("kill", "pause", "term"), workers)
+    numbers |= dict.fromkeys(("reboot", "partition"), hosts)
+    end, longest = scenario.days * DAY_SECONDS, _whole_seconds(scenario)
+    for fault in faults:
+        last = numbers.get(fault.kind, 1) - 1
+        if fault.target > last:
+            raise ScenarioError(
+                f"fault {fault}: the number of a {fault.kind} is at most {last} here"
+            )
+        if not 0 <= fault.at_seconds <= end:
+            raise ScenarioError(f"fault {fault}: {scenario.name} observes for {end:g} s only")
+        if not 0 <= fault.seconds <= longest:
+            raise ScenarioError(
+                f"fault {fault}: it lasts at most {longest:g} s here, until the drain is over"
+            )
+
+
+def _whole_seconds(scenario: Scenario) -> float:
+    """With the time in which the workers go on after the last group."""
+    return scenario.days * DAY_SECONDS + scenario.drain_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Shrunk:
+    """The fewest faults that still break an invariant, as far as leaving out can tell."""
+
+    faults: tuple[Fault, ...]
+    tries: int
+
+
+def shrink(
+    faults: Sequence[Fault], breaks: Callable[[Sequence[Fault]], bool], tries_max: int = 200
+) -> Shrunk:
+    """Leave out halves, quarters, ... single faults, as long as the rest still `breaks`.
+
+    The result is minimal in that no single fault of it can be left out, unless `tries_max` was
+    reached before.
+    """
+    kept, size, tries = list(faults), max(len(faults) // 2, 1), 0
+    while kept and tries < tries_max:
+        for start in range(0, len(kept), size):
+            rest = kept[:start] + kept[start + size :]
+            tries += 1
+            if breaks(rest):
+                kept = rest
+                break
+            if tries >= tries_max:
+                break
+        else:
+            if size == 1:
+                break
+            size = max(size // 2, 1)
+            continue
+        size = min(size, max(len(kept) // 2, 1))
+    return Shrunk(tuple(kept), tries)

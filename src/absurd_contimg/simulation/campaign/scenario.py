@@ -1,0 +1,210 @@
+"""Scenarios: what a campaign simulates, read from TOML.
+
+Every time is in seconds, every rate per day of one thing (a worker, the database), every
+probability for one start of a stage. A scenario that names something unknown is refused.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from difflib import get_close_matches
+from importlib.resources import files
+from pathlib import Path
+from typing import cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from absurd_contimg.simulation.campaign.fault_plan import parse_faults
+from absurd_contimg.simulation.model.stage_model import CATALOGUE, GIB
+
+
+class ScenarioError(ValueError):
+    """A scenario that cannot be simulated; the text says what is wrong with which field."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Workers(_Part):
+    """The workers, one a process; hosts are filled in turn."""
+
+    count: int = Field(4, ge=1, le=256)
+    hosts: int = Field(1, ge=1)
+    cores_per_host: int = Field(16, ge=1)
+    memory_bytes_per_host: int = Field(64 * GIB, ge=1)
+    lease_seconds: int = Field(120, ge=1)
+    poll_seconds: float = Field(15.0, gt=0)
+    restart_seconds: float = Field(30.0, ge=0)
+    """How long the supervisor takes to start a killed worker again."""
+    grace_seconds: float = Field(10.0, ge=0)
+    """How long a worker that was told to stop lets its stage go on."""
+    free_bytes_min: int = Field(0, ge=0)
+    """With less free space the guard stops claims."""
+    clock_skew_seconds: float = 0.0
+    """Each host's clock is ahead of the one before it by so much; the database has the first's."""
+    clock_drift: float = Field(0.0, gt=-0.5, lt=0.5)
+    """Every second host's clock runs faster by this share."""
+
+
+class Telescope(_Part):
+    """Groups of sub-bands, one every 309 s (`domain.md`)."""
+
+    interval_seconds: float = Field(309.0, gt=0)
+    calibrator_every: int = Field(1, ge=1)
+    """Each so-many-th group solves a calibration; the first always does."""
+    late_probability: float = Field(0.0, ge=0, le=1)
+    """Of a group: one of its sub-bands comes `late_seconds` after the others."""
+    late_seconds: float = Field(240.0, ge=0)
+    """After 300 s the group goes on without it (`registry.grouping`)."""
+    missing_probability: float = Field(0.0, ge=0, le=1)
+    """Of each sub-band; with fewer than 12 of 16 the conversion fails for good."""
+    corrupt_probability: float = Field(0.0, ge=0, le=1)
+    """Of a group: one of its sub-bands is corrupt, and its conversion fails for good."""
+
+
+class DiskPart(_Part):
+    """The disk that scratch and products of all hosts share."""
+
+    capacity_bytes: int = Field(10**15, ge=1)
+    bandwidth_bytes_per_second: float | None = Field(None, gt=0)
+    """Of all writers together; None: a stage never waits for the disk."""
+
+
+class OperatorPart(_Part):
+    """What somebody does who looks after it all; None: nobody does."""
+
+    frees_after_seconds: float | None = Field(None, gt=0)
+    """How long after less than a tenth of the disk was left half of it is freed."""
+    archives_after_seconds: float | None = Field(None, gt=0)
+    """Products of groups that have ended are moved to another disk when this old."""
+    retries_every_seconds: float | None = Field(None, gt=0)
+    """Everything that has failed is run again."""
+    restarts_every_seconds: float | None = Field(None, gt=0)
+    """One worker after the other is restarted, by SIGTERM."""
+
+
+class Faults(_Part):
+    """What goes wrong."""
+
+    worker_kills_per_day: float = Field(0.0, ge=0)
+    worker_pauses_per_day: float = Field(0.0, ge=0)
+    """Stopped for 1.2 to 3 leases."""
+    worker_stops_per_day: float = Field(0.0, ge=0)
+    """By SIGTERM: it hands back what does not end in its grace period."""
+    host_reboots_per_day: float = Field(0.0, ge=0)
+    partitions_per_day: float = Field(0.0, ge=0)
+    """One host loses the database, for 0.2 to 3 times `partition_seconds`."""
+    partition_seconds: float = Field(120.0, gt=0)
+    database_restarts_per_day: float = Field(0.0, ge=0)
+    database_outage_seconds: float = Field(20.0, ge=0)
+    """How long a restart takes."""
+    outages: list[tuple[float, float]] = Field(default_factory=list)
+    """Planned outages of the database: from, for how long."""
+    processing_stops: list[tuple[float, float]] = Field(default_factory=list)
+    """All workers are down: from, for how long."""
+    disk_fills: list[tuple[float, float]] = Field(default_factory=list)
+    """Somebody else's files take all the space that is left: from, for how long."""
+    plan: list[str] = Field(default_factory=list)
+    """Faults one by one, as reports print them: ``kill-3@4212.5``, ``partition-0@100/24``."""
+    lost_reply_probability: float = Field(0.0, ge=0, le=1)
+    latency_seconds: float = Field(0.0, ge=0)
+    stage_failures: dict[str, float] = Field(default_factory=dict)
+    """By id of the failure table: probability for one start of any stage."""
+    poison_groups: list[int] = Field(default_factory=list)
+    """Groups by number whose imaging ends the worker each time."""
+
+
+class Scenario(_Part):
+    """One campaign."""
+
+    name: str = Field(min_length=1)
+    about: str = ""
+    days: float = Field(1.0, gt=0, le=366)
+    drain_seconds: float = Field(86_400.0, ge=0)
+    """How long the workers go on after the last group, without faults, until all has ended."""
+    duration_spread: float = Field(0.1, ge=0, le=1)
+    service_scale: float = Field(1.0, gt=0)
+    """Factor on all durations."""
+    workers: Workers = Workers()
+    telescope: Telescope = Telescope()
+    disk: DiskPart = DiskPart()
+    operator: OperatorPart = OperatorPart()
+    faults: Faults = Faults()
+    sweep: dict[str, list[float]] = Field(default_factory=dict)
+    """Run the campaign for each value of one field, such as ``workers.count = [1, 2, 4]``."""
+
+    @model_validator(mode="after")
+    def _known(self) -> Scenario:
+        unknown = sorted(self.faults.stage_failures.keys() - CATALOGUE.keys())
+        if unknown:
+            raise ValueError(f"no such failure: {unknown}; known are {sorted(CATALOGUE)}")
+        if len(self.sweep) > 1:
+            raise ValueError("sweep may name one field")
+        if not all(self.sweep.values()):
+            raise ValueError("sweep needs at least one value of its field")
+        parse_faults(",".join(self.faults.plan))
+        return self
+
+    def variants(self) -> list[tuple[str, Scenario]]:
+        """The scenario for each value of its sweep, with a label; itself if there is none."""
+        if not self.sweep:
+            return [(self.name, self)]
+        ((path, values),) = self.sweep.items()
+        found = []
+        for value in values:
+            data = self.model_dump()
+            part, _, name = path.rpartition(".")
+            place = data[part] if part else data
+            if name not in place:
+                raise ScenarioError(f"sweep: there is no field {path}")
+            place[name] = int(value) if float(value).is_integer() else value
+            data["sweep"] = {}
+            found.append((f"{path} = {value:g}", Scenario.model_validate(data)))
+        return found
+
+
+def load_scenario(path: str | Path) -> Scenario:
+    """Read a scenario from a file or, by name, one of those shipped with the package.
+
+    Raises `ScenarioError` that names the file and the field.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        shipped = files(__package__) / "scenarios" / f"{path}.toml"
+        if not shipped.is_file():
+            known = ", ".join(shipped_scenarios())
+            raise ScenarioError(f"No scenario {path}: neither a file nor one of {known}.") from None
+        text = shipped.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ScenarioError(f"Scenario {path} cannot be read: {error}") from error
+    try:
+        return Scenario.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ScenarioError(f"Scenario {path}: {error}") from error
+    except ValidationError as error:
+        wrong = "; ".join(map(_explained, error.errors()))
+        raise ScenarioError(f"Scenario {path}: {wrong}") from error
+
+
+def _explained(error: ErrorDetails) -> str:
+    """One thing that is wrong: which field, why, and for a misspelt one what it may have meant."""
+    *above, name = error["loc"] or ("",)
+    where = ".".join(map(str, error["loc"]))
+    if error["type"] != "extra_forbidden":
+        said = error["msg"].removeprefix("Value error, ")
+        return f"{where}: {said}" if where else said
+    part: type[BaseModel] = Scenario
+    for one in above:
+        part = cast(type[BaseModel], part.model_fields[str(one)].annotation)
+    close = get_close_matches(str(name), part.model_fields, n=1)
+    known = f"did you mean {close[0]}?" if close else f"there are {', '.join(part.model_fields)}"
+    return f"there is no field {where}; {known}"
+
+
+def shipped_scenarios() -> list[str]:
+    """The names of the scenarios in the package."""
+    folder = files(__package__) / "scenarios"
+    return sorted(one.name.removesuffix(".toml") for one in folder.iterdir())

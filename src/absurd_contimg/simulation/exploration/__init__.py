@@ -1,0 +1,1 @@
+"""Crash-point exploration: number every effect, then inject a fault at each."""

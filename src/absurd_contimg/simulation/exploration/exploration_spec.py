@@ -1,0 +1,86 @@
+"""`Setup`: what an exploration starts from. The world at rest, the work to do, and who does it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import Json, SpawnOptions
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.simulation.model.world import EPOCH, Crew, State, World
+from absurd_contimg.simulation.runtime.loop import instantly
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A task to spawn before the world begins."""
+
+    queue: str
+    task_name: str
+    params: Json
+    options: SpawnOptions | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stimulus:
+    """Something from outside at a given time: an event emitted, a file that arrives.
+
+    Done by a process that never dies, and not again in a future that begins after it.
+    """
+
+    at_seconds: float
+    act: Callable[[Backend], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """A small world for the explorer; the same one every time it is made."""
+
+    crew: Crew
+    jobs: Sequence[Job]
+    queues: Sequence[str] = ("default",)
+    lease_seconds: int = 60
+    policy: RetryPolicy = field(default_factory=RetryPolicy)
+    stimuli: Sequence[Stimulus] = ()
+    seed: int = 0
+    shuffle_seed: int | None = None
+    horizon_seconds: float = 7 * 86_400.0
+    """Virtual time after which a future that has not ended never will."""
+    linger_seconds: float = 0.0
+    """How long the world goes on after the last task has ended."""
+    reply_seconds: float = 0.0
+    """How long the database's replies take to the host of the first worker."""
+    worker_id: str = "worker"
+    prepare: Callable[[], State] | None = None
+
+    def initial_state(self) -> State:
+        """Queues made and jobs spawned, at 0 s; nobody works yet."""
+        if self.prepare is None:
+            state = State(MemoryDatabase(self.seed, clock=lambda: EPOCH))
+        else:
+            state = self.prepare()
+        backend = MemoryBackend(state.database)
+        for queue in self.queues:
+            instantly(backend.create_queue(queue))
+        for job in self.jobs:
+            instantly(backend.spawn_task(job.queue, job.task_name, job.params, job.options))
+        return state
+
+    def play_stimuli(self, world: World, since: float) -> None:
+        """Let what comes from outside after `since` happen at its time."""
+        coming = [one for one in self.stimuli if one.at_seconds >= since]
+        if not coming:
+            return
+        doors = world.process("outside", observed=False)
+        backend = MemoryBackend(world.state.database)
+        for one in coming:
+            doors.process.call_at(one.at_seconds, _start, doors.process, one.act, backend)
+
+
+def _start(process: object, act: Callable[[Backend], Awaitable[object]], backend: Backend) -> None:
+    async def acting() -> None:
+        await act(backend)
+
+    process.create_task(acting())  # type: ignore[attr-defined]

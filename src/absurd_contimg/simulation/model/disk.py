@@ -1,0 +1,236 @@
+"""A disk of the simulated world: folders, files with sizes, and a capacity that they fill.
+
+It keeps what matters of a file system for products: a write needs space, a rename is atomic and
+refuses a place that is taken, and what is written stays when its writer dies. Files hold JSON or
+nothing that could be read. `Disk` notes what was done to committed products that must never be.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+ROOT = "/simulated"
+OUTPUT = f"{ROOT}/output/"
+"""Below it lie committed products."""
+INPUT = f"{ROOT}/input/"
+"""What the telescope has written; it is always there, on a disk of its own."""
+MANIFEST_NAME = "manifest.json"
+_INPUT_BYTES = 140_000_000
+"""Of a sub-band file."""
+
+
+class File(NamedTuple):
+    """A file: its bytes, and what it says if that can be read."""
+
+    size: int
+    content: Any = None
+    elsewhere: bool = False
+    """Its bytes were moved to another disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A committed product as it lies there."""
+
+    files: Mapping[str, int]
+    """Bytes by name, the manifest left out."""
+    manifest: Mapping[str, Any] | None
+
+
+class Disk:
+    """One file system. Paths are plain text."""
+
+    def __init__(self, capacity_bytes: int = 10**15) -> None:
+        self.capacity_bytes = capacity_bytes
+        self.used_bytes = 0
+        self.files: dict[str, File] = {}
+        self.folders: dict[str, dict[str, None]] = {ROOT: {}}
+        """The names in each folder, in the order in which they came."""
+        self.commits: dict[str, int] = {}
+        """How often each product was renamed into place."""
+        self.violations: list[str] = []
+        """What was done to committed products that must never be done."""
+        self.locks: dict[str, object] = {}
+        """Who holds the lock on a file; a lock dies with its process and is in no copy."""
+
+    @property
+    def free_bytes(self) -> int:
+        """What is left."""
+        return self.capacity_bytes - self.used_bytes
+
+    def fork(self) -> Disk:
+        """An independent copy."""
+        twin = Disk(self.capacity_bytes)
+        twin.used_bytes = self.used_bytes
+        twin.files = self.files.copy()
+        twin.folders = {path: names.copy() for path, names in self.folders.items()}
+        twin.commits = self.commits.copy()
+        twin.violations = self.violations.copy()
+        return twin
+
+    def contents(self) -> tuple[object, ...]:
+        """Everything that decides what the disk does, but for locks: those are of the living."""
+        return (
+            self.capacity_bytes,
+            self.used_bytes,
+            repr((list(self.files), list(map(tuple, self.files.values())))),
+            repr(self.folders),
+            repr(self.commits),
+            repr(self.violations),
+        )
+
+    # -- reading --------------------------------------------------------------------------
+
+    def exists(self, path: str) -> bool:
+        """Whether a file or a folder is there."""
+        return path in self.files or path in self.folders or path.startswith(INPUT)
+
+    def file(self, path: str) -> File:
+        """A file; ENOENT if there is none."""
+        found = self.files.get(path)
+        if found is not None:
+            return found
+        if path.startswith(INPUT):
+            return File(_INPUT_BYTES, path)
+        raise _error(errno.EISDIR if path in self.folders else errno.ENOENT, path)
+
+    def below(self, folder: str) -> Iterator[str]:
+        """The paths of all files below a folder, in the order in which they came."""
+        for name in self.folders.get(folder, ()):
+            path = f"{folder}/{name}"
+            if path in self.folders:
+                yield from self.below(path)
+            else:
+                yield path
+
+    def size(self, folder: str) -> int:
+        """The bytes that the files below a folder hold; 0 when it is not there."""
+        return sum(self.files[path].size for path in self.below(folder))
+
+    def has_manifest(self, product: str) -> bool:
+        """Whether a product folder holds a manifest with content."""
+        manifest = self.files.get(f"{product}/{MANIFEST_NAME}")
+        return manifest is not None and manifest.content is not None
+
+    def product_paths(self) -> list[str]:
+        """Where committed products lie."""
+        return [path for path in self.commits if path in self.folders]
+
+    def products(self) -> dict[str, Product]:
+        """All committed products by path."""
+        return {path: self._product(path) for path in self.product_paths()}
+
+    def _product(self, path: str) -> Product:
+        sizes, manifest = {}, None
+        for file in self.below(path):
+            name = file[len(path) + 1 :]
+            if name == MANIFEST_NAME:
+                manifest = self.files[file].content
+            else:
+                sizes[name] = self.files[file].size
+        return Product(sizes, manifest)
+
+    # -- changing -------------------------------------------------------------------------
+
+    def make_folder(self, path: str) -> None:
+        """Make a folder and those above it; EEXIST if there is one."""
+        if path in self.folders or path in self.files:
+            raise _error(errno.EEXIST, path)
+        self._note_change(path, "a folder was made in it")
+        self._enter(path)
+        self.folders[path] = {}
+
+    def write(self, path: str, size: int, content: Any = None) -> None:
+        """Write a file, or write it anew; ENOSPC when the disk is full."""
+        folder, _, name = path.rpartition("/")
+        if folder not in self.folders:
+            raise _error(errno.ENOENT, path)
+        before = self.files.get(path)
+        more = size - (0 if before is None else before.size)
+        if more > self.free_bytes:
+            raise _error(errno.ENOSPC, path)
+        self._note_change(path, f"{name} was written")
+        self.used_bytes += more
+        self.files[path] = File(size, content)
+        self.folders[folder][name] = None
+
+    def rename(self, path: str, to: str) -> None:
+        """Move a folder; ENOTEMPTY when the place is taken by anything but an empty folder."""
+        if path not in self.folders:
+            raise _error(errno.ENOENT, path)
+        if self.folders.get(to) or to in self.files:
+            raise _error(errno.ENOTEMPTY, to)
+        if to.rpartition("/")[0] not in self.folders:
+            raise _error(errno.ENOENT, to)
+        self._note_change(path, "it was moved away")
+        self._note_change(to, "a folder was moved into it")
+        self._leave(path)
+        self._enter(to)
+        self._move(path, to)
+        if to.startswith(OUTPUT):
+            self.commits[to] = self.commits.get(to, 0) + 1
+            if f"{to}/{MANIFEST_NAME}" not in self.files:
+                self.violations.append(f"{to}: renamed into place before its manifest was written")
+
+    def remove(self, path: str) -> None:
+        """Remove a file, or a folder with everything in it; no effect if there is none."""
+        if path not in self.folders and path not in self.files:
+            return
+        self._note_change(path, "it was removed")
+        self._leave(path)
+        for one in [path] if path in self.files else list(self.below(path)):
+            found = self.files.pop(one)
+            self.used_bytes -= 0 if found.elsewhere else found.size
+        self._forget(path)
+
+    def archive(self, path: str) -> None:
+        """Move a product's bytes to another disk; it still counts as being there."""
+        for one in list(self.below(path)):
+            found = self.files[one]
+            if not found.elsewhere:
+                self.used_bytes -= found.size
+                self.files[one] = found._replace(elsewhere=True)
+
+    def _enter(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        if folder not in self.folders:
+            if folder in self.files or not folder.startswith(ROOT):
+                raise _error(errno.ENOTDIR, path)
+            self._enter(folder)
+            self.folders[folder] = {}
+        self.folders[folder][name] = None
+
+    def _leave(self, path: str) -> None:
+        folder, _, name = path.rpartition("/")
+        del self.folders[folder][name]
+
+    def _move(self, path: str, to: str) -> None:
+        names = self.folders[to] = self.folders.pop(path)
+        for name in names:
+            old, new = f"{path}/{name}", f"{to}/{name}"
+            if old in self.folders:
+                self._move(old, new)
+            else:
+                self.files[new] = self.files.pop(old)
+
+    def _forget(self, path: str) -> None:
+        for name in self.folders.pop(path, ()):
+            self._forget(f"{path}/{name}")
+
+    def _note_change(self, path: str, what: str) -> None:
+        if not path.startswith(OUTPUT):
+            return
+        folder = path
+        while len(folder) > len(OUTPUT):
+            if folder in self.commits and folder in self.folders:
+                self.violations.append(f"{folder}: a committed product was changed: {what}")
+                return
+            folder = folder.rpartition("/")[0]
+
+
+def _error(code: int, path: str) -> OSError:
+    return OSError(code, os.strerror(code), path)

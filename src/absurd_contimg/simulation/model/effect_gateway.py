@@ -1,0 +1,228 @@
+"""The doors from a process to its world, and the numbered effects that pass through them.
+
+Whatever a simulated process does that outlives it goes through its `Doors`: calls of the
+database, operations on files, starts and ends of stages, entries into the registry. Each is one
+effect with two moments at which the world can be cut: before it, and after it has taken effect
+but before the process hears of it. ("After" an effect is "before" the next one: between two
+effects a process touches nothing.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendUnavailable
+from absurd_contimg.simulation.runtime.loop import SimLoop
+from absurd_contimg.simulation.runtime.pause import stand_still
+
+_T = TypeVar("_T")
+
+READS = frozenset(
+    {
+        *("list_queues", "get_queue_policy", "get_task_result", "get_task_checkpoint_state"),
+        *("get_task_checkpoint_states", "current_time", "schema_version", "queue_stats"),
+        *("list_tasks", "list_runs", "history"),
+    }
+)
+"""Calls of the database that change nothing."""
+
+CALLS = READS | frozenset(
+    {
+        *("create_queue", "drop_queue", "set_queue_policy", "spawn_task", "claim_task"),
+        *("complete_run", "schedule_run", "fail_run", "fail_run_permanently", "retry_task"),
+        *("cancel_task", "extend_claim", "set_task_checkpoint_state", "await_event"),
+        *("emit_event", "cleanup_tasks", "cleanup_events"),
+    }
+)
+
+
+class Moment(StrEnum):
+    """Where in an effect the world is cut."""
+
+    BEFORE = "before"
+    COMMITTED = "committed, not yet told"
+
+
+BEFORE, COMMITTED = Moment
+"""At hand: a member of an enumeration is slow to look up in Python 3.11."""
+
+
+class Effect(NamedTuple):
+    """One effect of one process."""
+
+    kind: str
+    """``call``, ``file``, ``stage``, ``registry`` or ``own``."""
+    name: str
+    changes: bool
+    """False for an effect that leaves nothing behind: a read, the start of a stage."""
+
+
+class Observer(Protocol):
+    """Is told of every effect; may kill or pause the process, or raise what it shall see."""
+
+    def __call__(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
+        """Called at each of the effect's two moments."""
+
+
+@dataclass(slots=True)
+class DatabaseServer:
+    """The state of the simulated server and of the network in front of it."""
+
+    latency_seconds: float = 0.0
+    down: bool = False
+    cut_off: set[str] = field(default_factory=set)
+    """Hosts that cannot reach it; their calls hang until they give up."""
+    reply_seconds: dict[str, float] = field(default_factory=dict)
+    """By host: how much longer replies take to it than its questions."""
+    patience_seconds: float = 15.0
+    """After which a call to an unreachable server gives up (TCP's keepalive, as configured)."""
+    lose_reply: Callable[[str], bool] | None = None
+    """Asked with the call's name once it is committed: is the connection lost just now?"""
+
+    @property
+    def quiet(self) -> bool:
+        """Nothing is wrong with it and it answers at once."""
+        return not (
+            self.down
+            or self.cut_off
+            or self.latency_seconds
+            or self.lose_reply
+            or any(self.reply_seconds.values())
+        )
+
+    async def reach(self, host: str) -> None:
+        """Raise `BackendUnavailable` if the host does not get through."""
+        if self.latency_seconds:
+            await asyncio.sleep(self.latency_seconds)
+        if host in self.cut_off:
+            await asyncio.sleep(self.patience_seconds)
+            raise BackendUnavailable(f"simulated: no answer to {host}")
+        if self.down:
+            raise BackendUnavailable("simulated: connection refused")
+
+    async def answer(self, host: str, name: str) -> None:
+        """Raise `BackendUnavailable` if the reply to a call that took effect is lost."""
+        if late := self.reply_seconds.get(host):
+            await asyncio.sleep(late)
+        if self.down or host in self.cut_off:
+            raise BackendUnavailable("simulated: the server went away before it answered")
+        if self.lose_reply is not None and self.lose_reply(name):
+            raise BackendUnavailable("simulated: connection lost before the reply")
+
+
+class Doors:
+    """All doors of one process."""
+
+    def __init__(
+        self,
+        process: SimLoop,
+        server: DatabaseServer,
+        observer: Observer | None = None,
+        host: str = "host",
+    ) -> None:
+        self.process = process
+        self.server = server
+        self.host = host
+        self._observe = observer
+
+    async def through(
+        self, effect: Effect, act: Callable[..., Awaitable[_T]], *args: Any, **options: Any
+    ) -> _T:
+        """Let an effect happen, or let the process die, stand still or fail around it."""
+        process, observe = self.process, self._observe
+        process.check_alive()
+        if observe is None:
+            return await act(*args, **options)
+        observe(process, effect, BEFORE)
+        if process.held is not None:
+            await self._stand_still()
+        try:
+            answer = await act(*args, **options)
+        except BaseException:
+            process.check_alive()
+            observe(process, effect, COMMITTED)
+            await self._stand_still()
+            raise
+        observe(process, effect, COMMITTED)
+        if process.held is not None:
+            await self._stand_still()
+        return answer
+
+    def pass_at_once(self, effect: Effect, act: Callable[..., _T], *args: Any) -> _T:
+        """The same for an effect that takes no time and is called without waiting."""
+        process, observe = self.process, self._observe
+        process.check_alive()
+        if observe is None:
+            return act(*args)
+        observe(process, effect, BEFORE)
+        if process.held is not None:
+            stand_still(process)
+        try:
+            return act(*args)
+        finally:
+            observe(process, effect, COMMITTED)
+            if process.held is not None:
+                stand_still(process)
+
+    async def _stand_still(self) -> None:
+        """Where a process that has just been killed dies, and a paused one stops.
+
+        Asked only of one whose callbacks are held: it is one of the two.
+        """
+        self.process.check_alive()
+        if self.process.held is not None:
+            await asyncio.sleep(0)
+
+    def call(
+        self, method: Callable[..., Awaitable[_T]], name: str, *args: Any, **options: Any
+    ) -> Awaitable[_T]:
+        """One call of the database, over the network."""
+        if self.server.quiet:
+            return method(*args, **options)
+        return self._over_network(method, name, *args, **options)
+
+    async def _over_network(
+        self, method: Callable[..., Awaitable[_T]], name: str, *args: Any, **options: Any
+    ) -> _T:
+        await self.server.reach(self.host)
+        self.process.check_alive()
+        answer = await method(*args, **options)
+        await self.server.answer(self.host, name)
+        return answer
+
+    def backend(self, inner: Backend) -> Backend:
+        """The database as this process reaches it."""
+        return cast(Backend, _GatedBackend(self, inner))
+
+
+class _GatedBackend:
+    """Core's `Backend`: each method leads through the doors of its process."""
+
+    __slots__ = ("doors", "inner")
+
+    def __init__(self, doors: Doors, inner: Backend) -> None:
+        self.doors = doors
+        self.inner = inner
+
+
+def _gated(name: str) -> Callable[..., Awaitable[Any]]:
+    effect = Effect("call", name, name not in READS)
+
+    async def call(self: _GatedBackend, *args: Any, **options: Any) -> Any:
+        doors = self.doors
+        method = getattr(self.inner, name)
+        if doors._observe is None and doors.server.quiet:
+            doors.process.check_alive()
+            return await method(*args, **options)
+        return await doors.through(effect, doors.call, method, name, *args, **options)
+
+    return call
+
+
+for _name in sorted(CALLS):
+    setattr(_GatedBackend, _name, _gated(_name))

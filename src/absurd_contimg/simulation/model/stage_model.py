@@ -1,0 +1,203 @@
+"""How long simulated stages take, what they write and how they fail.
+
+Durations and sizes are those of ``domain.md`` section 7 (asv results of the existing code) unless
+they are fitted from a real history. Failures are entries of the real catalogue, raised as the
+real errors, so that the real classifier judges them. Every draw depends only on the seed and on
+what it is for, never on the order in which the world asks.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import statistics
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple
+
+from absurd_contimg import errors
+from absurd_contimg.core.failures import Evidence, ExceptionEvidence
+from absurd_contimg.core.records import History
+from absurd_contimg.execution.executor import StageFailed, StageRequest, StageTimeout
+from absurd_contimg.history.timeline import step_starts
+
+GIB = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class StageCost:
+    """What one run of a stage costs: seconds, bytes of product, bytes of memory."""
+
+    seconds: float
+    output_bytes: int = 0
+    memory_bytes: int = 0
+
+
+DEFAULT_COSTS: Mapping[str, StageCost] = {
+    "catalog_setup": StageCost(5.0, 1_000_000, GIB),
+    "convert": StageCost(250.0, 2_200_000_000, 4 * GIB),  # asv: 243 and 264 s
+    "flag": StageCost(27.0, 2_200_000_000, 2 * GIB),  # asv: reset 9 s and zeros 18 s
+    "calibrate_solve": StageCost(41.0, 20_000_000, 6 * GIB),  # asv: bandpass 31 s, gains 10.5 s
+    "select_calibration": StageCost(0.1),
+    "calibrate_apply": StageCost(4.2, 2_200_000_000, 4 * GIB),  # asv
+    "image": StageCost(180.0, 100_000_000, 6 * GIB),  # guide: 2 to 5 min
+    "validate": StageCost(30.0, 1_000_000, 2 * GIB),  # guide: photometry about 30 s
+}
+"""By stage. The sum, 537 s, lies in the guide's 8 to 12 minutes a group."""
+
+UNLISTED = StageCost(10.0, 1_000_000, GIB)
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One run of a stage, decided before it starts."""
+
+    seconds: float
+    output_bytes: int
+    memory_bytes: int
+    failure: str | None = None
+    """An id of `CATALOGUE`, which strikes when the share `strikes_at` of the time is over."""
+    strikes_at: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class StageModel:
+    """Draws the runs of stages.
+
+    `spread` is the standard deviation of the logarithm of a duration. `failure_rates` are
+    probabilities for one start of any stage, by id of the catalogue; `planned` failures come
+    first: by group and stage, what the first, second, ... start meets (None: nothing).
+    """
+
+    seed: int = 0
+    costs: Mapping[str, StageCost] = field(default_factory=lambda: DEFAULT_COSTS)
+    spread: float = 0.1
+    failure_rates: Mapping[str, float] = field(default_factory=dict)
+    planned: Mapping[tuple[str, str], tuple[str | None, ...]] = field(default_factory=dict)
+
+    def draw(self, stage: str, group_id: str, start: int) -> Draw:
+        """The run of this start (from 1) of a group's stage; always the same for a seed."""
+        chances = _chances(f"{self.seed}/{stage}/{group_id}/{start}", self.spread)
+        cost = self.costs.get(stage, UNLISTED)
+        seconds = cost.seconds * chances.factor
+        failure, strikes = self._failure(stage, group_id, start, chances)
+        strikes_at = 0.05 + 0.9 * strikes
+        if failure == "stage-deadline":
+            seconds, strikes_at = max(seconds, 3600.0), 1.0
+        return Draw(seconds, cost.output_bytes, cost.memory_bytes, failure, strikes_at)
+
+    def _failure(
+        self, stage: str, group_id: str, start: int, chances: _Chances
+    ) -> tuple[str | None, float]:
+        """The failure, and the chance that decides when it strikes."""
+        planned = self.planned.get((group_id, stage), ())
+        if start <= len(planned):
+            return planned[start - 1], chances.first
+        chance = chances.first
+        for name, rate in self.failure_rates.items():
+            if chance < rate:
+                return name, chances.second
+            chance -= rate
+        return None, chances.second
+
+
+class _Chances(NamedTuple):
+    """What is drawn for one start of a stage."""
+
+    factor: float
+    """On the duration."""
+    first: float
+    second: float
+
+
+@lru_cache(maxsize=4096)
+def _chances(what: str, spread: float) -> _Chances:
+    """An exploration asks for the same start thousands of times; a generator is dear to seed."""
+    random = Random(what)
+    return _Chances(random.lognormvariate(0.0, spread), random.random(), random.random())
+
+
+def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
+    """The median duration of each stage in real histories; sizes stay those of the defaults.
+
+    Raises `ValueError` where no stage has ever completed.
+    """
+    seconds: dict[str, list[float]] = {}
+    for history in histories:
+        for start in step_starts(history):
+            if start.outcome == "done" and not start.adopted and start.seconds is not None:
+                seconds.setdefault(start.step, []).append(start.seconds)
+    if not seconds:
+        raise ValueError("nothing to fit: no stage has completed in these histories")
+    costs = dict(DEFAULT_COSTS)
+    for stage, found in seconds.items():
+        known = DEFAULT_COSTS.get(stage, UNLISTED)
+        costs[stage] = StageCost(statistics.median(found), known.output_bytes, known.memory_bytes)
+    return costs
+
+
+ENDS_WORKER = "ends-worker"
+"""A planned failure that is none of the stage: it takes the whole worker with it."""
+
+# -- the catalogue ------------------------------------------------------------------------
+
+Failure = Callable[[StageRequest], Exception]
+
+
+def _died(signal_number: int, *said: str) -> Failure:
+    def make(request: StageRequest) -> Exception:
+        name = signal.Signals(signal_number).name
+        text = f"Stage {request.stage_name}: its process was ended by {name}."
+        return StageFailed(text, request, Evidence(signal=signal_number, casa_messages=said))
+
+    return make
+
+
+def _raised(error: Callable[[], Exception], *said: str) -> Failure:
+    """Raised inside the child: the parent sees only what was reported of it."""
+
+    def make(request: StageRequest) -> Exception:
+        inner = error()
+        evidence = Evidence((ExceptionEvidence.of(inner),), exit_code=1, casa_messages=said)
+        return StageFailed(f"Stage {request.stage_name}: {inner}", request, evidence)
+
+    return make
+
+
+def _os(code: int) -> Failure:
+    return _raised(lambda: OSError(code, os.strerror(code), "simulated"))
+
+
+def _deadline(request: StageRequest) -> Exception:
+    text = f"Stage {request.stage_name} was still running after {request.deadline_seconds} s."
+    error = StageTimeout(text, request, Evidence())
+    error.evidence = Evidence((ExceptionEvidence.of(error),), signal=signal.SIGKILL)
+    return error
+
+
+CATALOGUE: Mapping[str, Failure] = {
+    "disk-full": _os(errno.ENOSPC),
+    "abort-disk-full": _died(signal.SIGABRT, "No space left on device"),
+    "abort-memory": _died(signal.SIGABRT, "terminate called: std::bad_alloc"),
+    "descriptors": _os(errno.EMFILE),
+    "killed": _died(signal.SIGKILL),
+    "crashed": _died(signal.SIGSEGV),
+    "stage-deadline": _deadline,
+    "casa-table-lock": _raised(lambda: RuntimeError("table is locked"), "acquiring lock on t"),
+    "casa-bad-table": _raised(lambda: RuntimeError("bad table"), "no magic value found"),
+    "casa-selection": _raised(lambda: RuntimeError("MSSelectionNullSelection: no match")),
+    "input-output": _os(errno.EIO),
+    "busy": _os(errno.EBUSY),
+    "permission": _os(errno.EACCES),
+    "connection": _raised(lambda: ConnectionResetError(errno.ECONNRESET, "reset")),
+    "bad-input": _raised(lambda: errors.CorruptInputError("sub-band 7 is truncated")),
+    "data-quality": _raised(lambda: errors.DataQualityError("all data are flagged")),
+    "bad-output": _raised(lambda: errors.OutputError("the image is all zero")),
+    "bad-setting": _raised(lambda: errors.SettingError("imsize is odd")),
+    "wrong-value": _raised(lambda: ValueError("negative frequency")),
+    "unrecognised": _raised(lambda: RuntimeError("something nobody has seen before")),
+}
+"""By the id of the rule that the real classifier is to find; ``unrecognised`` by none."""

@@ -1,0 +1,79 @@
+"""`Trace`: what happened in a world, one line an event, for a person who looks for the cause."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from absurd_contimg.backends.memory import MemoryDatabase
+from absurd_contimg.backends.memory.database import Operation
+from absurd_contimg.core.records import History
+from absurd_contimg.simulation.model.effect_gateway import READS, Effect, Moment
+from absurd_contimg.simulation.runtime.loop import SimLoop
+
+_ID = re.compile(r"[0-9a-f]{8}\b")
+"""The end of a task's or a run's id, as the emulator's timeline shows it."""
+
+
+class Trace:
+    """Hears of every effect, and of what is noted by hand; an `Observer` that never interferes.
+
+    Reads are left out, and so is a claim that is followed by the next claim of the same process:
+    it found nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[str, str] | None] = []
+        self._database: MemoryDatabase | None = None
+        self._claims: dict[SimLoop, int] = {}
+
+    def watch(self, database: MemoryDatabase) -> None:
+        """Take the arguments of calls from this database's own list, however long it grows."""
+        self._database = database
+
+    def note(self, seconds: float, text: str, process: str = "") -> None:
+        """One line."""
+        who = f"{process}: " if process else ""
+        self._lines.append((process, f"{seconds:12.3f} s  {who}{text}"))
+
+    def __call__(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
+        """See `Observer`."""
+        if moment is Moment.BEFORE or effect.name in READS or effect.name == "groups":
+            return
+        empty = self._claims.pop(process, None)
+        if effect.name == "claim_task":
+            if empty is not None:
+                self._lines[empty] = None
+            self._claims[process] = len(self._lines)
+        self.note(process.kernel.now, self._told(effect), process.name)
+
+    def _told(self, effect: Effect) -> str:
+        """An effect by its name, a call of the database with what it was given and answered."""
+        if effect.kind == "call" and self._database is not None and self._database.noted:
+            last = Operation(*self._database.noted[-1])
+            if last.procedure == effect.name:
+                return str(last).split("  ", 2)[2]
+        return f"{effect.kind} {effect.name}"
+
+    def text(self) -> list[str]:
+        """All lines, in the order in which they happened."""
+        return [line[1] for line in self._lines if line is not None]
+
+    def about(self, histories: Iterable[History]) -> list[str]:
+        """The lines about these tasks, and those noted by hand: faults, deaths, the operator.
+
+        A line of a process without any id is about the task of its line before. Operations on
+        files are left out.
+        """
+        names: set[str] = set()
+        for history in histories:
+            names |= {str(history.task.task_id)[-8:]}
+            names |= {str(run.run_id)[-8:] for run in history.runs}
+        found, mine = [], {"": True}
+        for process, line in filter(None, self._lines):
+            ids = set(_ID.findall(line))
+            if process and ids:
+                mine[process] = bool(ids & names)
+            if ": file " not in line and mine.get(process) and (process or not ids or ids & names):
+                found.append(line)
+        return found

@@ -1,0 +1,237 @@
+"""A simulated world: durable state, a virtual clock, and processes that work in it.
+
+What is durable (`State`) survives every death and can be forked, so that many futures can be
+tried from one past. What is not, lives in the processes and dies with them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.worker import Worker
+from absurd_contimg.history.world_invariants import WorldObservation
+from absurd_contimg.simulation.model.disk import Disk
+from absurd_contimg.simulation.model.effect_gateway import DatabaseServer, Doors, Effect, Observer
+from absurd_contimg.simulation.model.executor import StageWatch
+from absurd_contimg.simulation.model.simulated_registry import SimRegistry
+from absurd_contimg.simulation.runtime.clocks import HostClock, SkewedLoop
+from absurd_contimg.simulation.runtime.kernel import Kernel
+from absurd_contimg.simulation.runtime.loop import SimLoop, instantly, new_process
+
+EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+"""What the virtual clock shows at 0 s."""
+
+
+@dataclass(slots=True)
+class Ledger:
+    """What handlers did outside of database and disk, in order: an e-mail sent, a card charged."""
+
+    entries: list[tuple[str, Json]] = field(default_factory=list)
+
+    def fork(self) -> Ledger:
+        """An independent copy."""
+        return Ledger(list(self.entries))
+
+
+@dataclass(slots=True)
+class State:
+    """Everything that outlives a process."""
+
+    database: MemoryDatabase
+    disk: Disk = field(default_factory=Disk)
+    registry: SimRegistry = field(default_factory=SimRegistry)
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def fork(self) -> State:
+        """An independent copy: the past of another future."""
+        return State(
+            self.database.fork(), self.disk.fork(), self.registry.fork(), self.ledger.fork()
+        )
+
+    def contents(self) -> tuple[object, ...]:
+        """What decides the future where no process lives: equal contents, equal futures."""
+        return (
+            self.database.contents(),
+            self.disk.contents(),
+            self.registry.contents(),
+            repr(self.ledger.entries),
+        )
+
+
+class World:
+    """State, clock and processes."""
+
+    def __init__(
+        self,
+        state: State,
+        *,
+        start: float = 0.0,
+        shuffle_seed: int | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.state = state
+        self.kernel = Kernel(start, shuffle_seed)
+        self.server = DatabaseServer()
+        self.watch = StageWatch({}, [])
+        self.observer = observer
+        self.processes: list[SimLoop] = []
+        self.workers: dict[SimLoop, Sequence[Worker]] = {}
+        self._at_work: dict[SimLoop, list[asyncio.Task[None]]] = {}
+        self._shown = (-1.0, EPOCH)
+        state.database.clock = self.clock
+
+    def clock(self) -> datetime:
+        """What the clock on the wall shows."""
+        now = self.kernel.env._now
+        if now != self._shown[0]:
+            self._shown = (now, EPOCH + timedelta(seconds=now))
+        return self._shown[1]
+
+    def process(
+        self,
+        name: str,
+        *,
+        host: str = "host",
+        observed: bool = True,
+        clock: HostClock | None = None,
+    ) -> Doors:
+        """Start a process that does nothing yet; its doors. `clock` is its host's, if wrong."""
+        if clock is None:
+            loop = new_process(self.kernel, name)
+        else:
+            loop = SkewedLoop(self.kernel, name, clock)  # type: ignore[abstract]
+        doors = Doors(loop, self.server, self.observer if observed else None, host)
+        _DOORS[loop] = doors, self.state.ledger
+        loop.at_death("doors", lambda: _DOORS.pop(loop, None) and None)
+        self.processes.append(loop)
+        return doors
+
+    def backend(self, doors: Doors) -> Backend:
+        """The database as a process reaches it."""
+        return doors.backend(MemoryBackend(self.state.database))
+
+    def employ(self, doors: Doors, workers: Sequence[Worker]) -> None:
+        """Let workers work in a process."""
+        process = doors.process
+        self.workers[process] = workers
+        self._at_work[process] = [
+            process.create_task(worker.run(), name=worker.settings.worker_id) for worker in workers
+        ]
+
+    def terminate(self, process: SimLoop) -> None:
+        """SIGTERM: its workers stop as the service lets them, and then it ends."""
+        for worker in self.workers.get(process, ()):
+            worker.stop()
+
+        async def leave() -> None:
+            await asyncio.wait(self._at_work[process])
+            process.kill()
+
+        process.create_task(leave(), name="SIGTERM")
+
+    def histories(self) -> list[History]:
+        """The histories of all tasks of all queues, oldest first."""
+        return read_histories(MemoryBackend(self.state.database))
+
+    def observation(self, *, must_have_ended: bool = True) -> WorldObservation:
+        """What is to be judged when the world has ended, or so far."""
+        errors = [
+            f"{process.name}: {type(error).__name__}: {error}"
+            for process in self.processes
+            for error in process.errors
+        ]
+        return WorldObservation(
+            self.histories(),
+            self.state.disk,
+            tuple(self.watch.overlaps),
+            tuple(errors),
+            must_have_ended,
+            self.state.registry.products,
+        )
+
+    def close(self) -> None:
+        """End all processes, and let go of what holds on to itself: memory is free at once."""
+        self.kernel.close()
+        self.workers.clear()
+        self._at_work.clear()
+        self.observer = None
+        moment = self.clock()
+        self.state.database.clock = lambda: moment
+
+
+_DOORS: dict[SimLoop, tuple[Doors, Ledger]] = {}
+
+
+async def outside(name: str, value: Json = None) -> None:
+    """An effect on the world outside, for handlers under test: noted in the ledger.
+
+    A numbered effect like any other: the process may die before it, or after it and before the
+    handler goes on. Outside a simulated process it does nothing.
+    """
+    found = _DOORS.get(asyncio.get_running_loop())  # type: ignore[call-overload]
+    if found is None:
+        return
+    doors, ledger = found
+
+    async def note() -> None:
+        ledger.entries.append((name, value))
+
+    await doors.through(Effect("own", name, True), note)
+
+
+def happened(name: str, value: Json = None) -> int:
+    """How often this effect has happened in this world: what the side outside knows of it.
+
+    For handlers whose other side recognises what it has done. 0 outside a simulated process.
+    """
+    found = _DOORS.get(asyncio.get_running_loop())  # type: ignore[call-overload]
+    return 0 if found is None else found[1].entries.count((name, value))
+
+
+def read_histories(backend: MemoryBackend) -> list[History]:
+    """All histories of an emulated database, by queue and age."""
+    found = []
+    for queue in instantly(backend.list_queues()):
+        tasks = instantly(backend.list_tasks(queue, limit=10**9))
+        for task in reversed(tasks):
+            history = instantly(backend.history(queue, task.task_id))
+            if history is not None:
+                found.append(history)
+    return found
+
+
+@contextmanager
+def quiet_logs(name: str = "absurd_contimg") -> Iterator[None]:
+    """Let the production code's log be silent: a thousand deaths would fill the screen."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def without_gc() -> Iterator[None]:
+    """Let Python's cycle collector rest: whoever runs many worlds calls it now and then himself."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+Crew = Callable[[World, Doors, str], Sequence[Worker]]
+"""Makes the workers of one process under a worker's name."""

@@ -1,0 +1,384 @@
+"""The event loop of one simulated process, and how such a process is paused and dies.
+
+An operating-system process has an event loop of its own, so here too: what a process has
+scheduled stands in its loop and can be held (a paused process) or dropped (a dead one) without
+touching others. A dead process has no hands: its loop takes no callback, gives no time, and every
+door to the world (`SimLoop.check_alive`) raises `ProcessDied` in whatever code is left. That code
+is really ended, task by task, in the order in which the tasks were made.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextvars import Context, copy_context
+from heapq import heappush
+from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
+
+from simpy.events import NORMAL
+
+from absurd_contimg.simulation.runtime.kernel import Callback, Kernel, Timer
+
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+_make: Any = object.__new__
+"""Makes a handle without a call of Python code."""
+_TASKS_KEPT = 32
+_LAST_WORDS_MAX = 1000
+"""A dead task may wait this often in its ``finally`` before we call it a mistake."""
+
+
+class ProcessDied(BaseException):
+    """Raised in the leftover code of a dead process, wherever it reaches for the world.
+
+    Let it pass. It is no error of the code that sees it.
+    """
+
+
+class Undying(RuntimeError):
+    """A task of a dead process swallows `ProcessDied` for ever; the text names it."""
+
+
+class SimTask(asyncio.Task[Any]):
+    """A task whose hash is its number, so that sets of tasks have the same order everywhere."""
+
+    serial: int
+
+    def __new__(cls, *_args: Any, serial: int, **_kwargs: Any) -> SimTask:
+        """Set the number first: a task is hashed while it is being made."""
+        task = super().__new__(cls)
+        task.serial = serial
+        return task
+
+    def __init__(self, coro: Any, *, serial: int, **kwargs: Any) -> None:
+        super().__init__(coro, **kwargs)
+
+    def __hash__(self) -> int:
+        return self.serial
+
+
+class SimLoop(asyncio.AbstractEventLoop):
+    """asyncio in virtual time, for one process. Nothing waits and nothing runs in parallel.
+
+    `run_in_executor` calls its function at once: a thread would bring its own order into the
+    world.
+    """
+
+    def __init__(self, kernel: Kernel | None = None, name: str = "process") -> None:
+        self.kernel = Kernel() if kernel is None else kernel
+        self._env: Any = self.kernel.env
+        self._ready = self.kernel.ready
+        self.name = name
+        self.held: list[asyncio.Handle] | None = None
+        """What waits for a paused process; of a dead one it is dropped. None while it runs."""
+        self.dead = False
+        self.paused_at = self.resumed_at = float("-inf")
+        self.errors: list[BaseException] = []
+        self.last_words = 0
+        """How many tasks of this process still ran code after its death."""
+        self.at_resume: Callable[[], None] = lambda: None
+        """What stands still in the middle of a call goes on."""
+        self.overslept = False
+        """Told to go on, but its call is around one of another process that stands still."""
+        self._at_death: dict[object, Callable[[], None]] = {}
+        self._tasks: list[SimTask] = []
+        self._tasks_looked_at = _TASKS_KEPT
+        self._closed = False
+        self.kernel.enter(self)
+
+    # -- life and death -------------------------------------------------------------------
+
+    def check_alive(self) -> None:
+        """Raise `ProcessDied` in a dead process. Every door to the world asks this first."""
+        if self.dead:
+            raise ProcessDied(self.name)
+
+    def kill(self) -> None:
+        """SIGKILL: nothing that this process still runs has any effect from now on."""
+        if self.dead:
+            return
+        self.dead = True
+        self.held = []
+        released, self._at_death = self._at_death, {}
+        for release in released.values():
+            release()
+        self.kernel.doom(self)
+
+    def pause(self) -> None:
+        """SIGSTOP: nothing of this process runs until `resume`; its timers go on."""
+        if self.held is None:
+            self.held = []
+            self.kernel.look()
+            self.paused_at = self.kernel.now
+
+    def resume(self) -> None:
+        """SIGCONT: everything that became ready meanwhile is ready now."""
+        if self.held is not None and not self.dead:
+            standing = self.kernel.standing
+            self.overslept = self in standing and self is not standing[-1]
+            if self.overslept:
+                return
+            held, self.held = self.held, None
+            self.resumed_at = self.kernel.now
+            self.at_resume()
+            self.kernel.ready.extend(held)
+
+    def sleep_on(self) -> None:
+        """Stand still again, until the call that is made inside of this process's has returned."""
+        if self.held is None:
+            self.held = []
+            self.overslept = True
+            self.kernel.look()
+
+    @property
+    def paused(self) -> bool:
+        """Whether the process stands still."""
+        return self.held is not None and not self.dead
+
+    def at_death(self, key: object, release: Callable[[], None] | None) -> None:
+        """What the operating system does when this process dies; None forgets it again."""
+        if release is None:
+            self._at_death.pop(key, None)
+        else:
+            self._at_death[key] = release
+
+    def tasks(self) -> list[SimTask]:
+        """The tasks that have not ended, in the order in which they were made.
+
+        `asyncio.all_tasks` looks at those of all loops that were ever made.
+        """
+        self._tasks = [one for one in self._tasks if not one.done()]
+        return self._tasks
+
+    def bury(self) -> None:
+        """End every task of this dead process; called by the kernel only."""
+        for task in self.tasks():
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            self._end(task)
+        self._tasks = []
+
+    def _end(self, task: SimTask) -> None:
+        coro = cast("Generator[Any, Any, Any]", task.get_coro())
+        for waits in range(_LAST_WORDS_MAX):
+            try:
+                coro.throw(ProcessDied(self.name))
+            except BaseException:  # noqa: BLE001 - a dead task's last word interests nobody
+                self.last_words += waits > 0
+                return
+        raise Undying(f"{self.name}: task {task.get_name()!r} swallows ProcessDied for ever")
+
+    def waiting(self) -> Iterator[str]:
+        """What each unfinished task waits for, one line each."""
+        for task in self.tasks():
+            frames = task.get_stack(limit=1)
+            where = f"{frames[0].f_code.co_qualname}:{frames[0].f_lineno}" if frames else "?"
+            yield f"{task.get_name()} in {where}"
+
+    def report(self, error: BaseException, what: object) -> None:
+        """Note what a callback raised; of a dead process nobody hears."""
+        if isinstance(error, SystemExit | KeyboardInterrupt):
+            raise error
+        if not self.dead:
+            self.errors.append(error)
+            _log.error("%s: %r raised %r", self.name, what, error, exc_info=error)
+
+    # -- asyncio: running -----------------------------------------------------------------
+
+    def run_until_complete(self, future: Any) -> Any:
+        """Run all processes until this process' future is done; its result."""
+        task = asyncio.ensure_future(future, loop=self)
+        task.add_done_callback(lambda _task: self.kernel.stop())
+        while not task.done():
+            self.kernel.run()
+        return task.result()
+
+    def run_forever(self) -> None:
+        """Run all processes until `stop`."""
+        self.kernel.run()
+
+    def stop(self) -> None:
+        """Let `run_forever` return."""
+        self.kernel.stop()
+
+    def is_running(self) -> bool:
+        """Whether this loop is the running one."""
+        return asyncio._get_running_loop() is self
+
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
+    def close(self) -> None:
+        """End what is left of every process on this loop's kernel."""
+        if not self._closed:
+            self._closed = True
+            self.kernel.close()
+
+    async def shutdown_asyncgens(self) -> None:
+        """Nothing to do: asynchronous generators are left to their owners."""
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        """Nothing to do: there is no executor."""
+
+    # -- asyncio: callbacks and time ------------------------------------------------------
+
+    def time(self) -> float:
+        """Virtual time in seconds."""
+        if self.dead:
+            raise ProcessDied(self.name)
+        now: float = self._env._now
+        return now
+
+    def meant(self, when: float) -> float:
+        """The world's time at which `time` says `when`: the same, but for a clock that is wrong."""
+        return when
+
+    # Function and arguments come as one tuple and are run as one (see `Callback`): a call of
+    # asyncio's own signature would copy them twice. That is why these are not typed as its own.
+
+    def _soon(self, *call: Any, context: Context | None = None) -> Any:
+        """See asyncio's `call_soon`. A dead process' callback is dropped."""
+        handle = _make(Callback)
+        handle._args = call
+        handle._loop = self
+        handle._context = copy_context() if context is None else context
+        if not self.dead:
+            self._ready.append(handle)
+        return handle
+
+    def _later(self, delay: float, *call: Any, context: Context | None = None) -> Any:
+        """See asyncio's `call_later`."""
+        return self._timer(self._env._now + delay if delay > 0 else self._env._now, call, context)
+
+    def _at(self, when: float, *call: Any, context: Context | None = None) -> Any:
+        """See asyncio's `call_at`."""
+        return self._timer(max(when, self._env._now), call, context)
+
+    def _timer(self, when: float, call: tuple[Any, ...], context: Context | None) -> Any:
+        """A dead process' timer never fires."""
+        timer = _make(Timer)
+        timer._when = when
+        timer._args = call
+        timer._loop = self
+        timer._context = copy_context() if context is None else context
+        if not self.dead:
+            heappush(self._env._queue, (when, NORMAL, next(self._env._eid), timer))
+        return timer
+
+    call_soon: Any = _soon
+    call_soon_threadsafe: Any = _soon
+    call_later: Any = _later
+    call_at: Any = _at
+
+    # -- asyncio: futures and tasks -------------------------------------------------------
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """See asyncio."""
+        return asyncio.Future(loop=self)
+
+    def create_task(
+        self,
+        coro: Generator[Any, None, _T] | Coroutine[Any, Any, _T],
+        *,
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[_T]:
+        """See asyncio. A dead process starts nothing."""
+        if self.dead:
+            coro.close()
+            raise ProcessDied(self.name)
+        serial = self.kernel.next_serial()
+        label = name or f"task {serial}"
+        task = SimTask(coro, loop=self, name=label, context=context, serial=serial)
+        self._tasks.append(task)
+        if len(self._tasks) > self._tasks_looked_at:
+            self._tasks_looked_at = 2 * len(self.tasks()) + _TASKS_KEPT
+        return task
+
+    def run_in_executor(
+        self, executor: Any, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
+    ) -> asyncio.Future[_T]:
+        """Call the function now; its outcome is in the future that is returned."""
+        self.check_alive()
+        future: asyncio.Future[_T] = self.create_future()
+        try:
+            result = copy_context().run(func, *args)
+        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the future
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        return future
+
+    # -- asyncio: the rest ----------------------------------------------------------------
+
+    get_debug = bool
+    """Never, at the speed of C: asyncio's debug mode reads the wall clock."""
+
+    def set_debug(self, enabled: bool) -> None:
+        """No effect."""
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        """See asyncio."""
+        self.call_exception_handler(context)
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Note an error that nobody has seen to."""
+        error = context.get("exception")
+        if isinstance(error, ProcessDied):
+            return
+        shown = error if isinstance(error, BaseException) else RuntimeError(str(context))
+        self.report(shown, context.get("message"))
+
+    def set_task_factory(self, factory: Any) -> None:
+        """No effect: tasks are `SimTask`, because their order depends on it."""
+
+    def get_task_factory(self) -> Any:
+        """None: see `set_task_factory`."""
+        return None
+
+
+def _absent(name: str) -> Any:
+    def refuse(*_args: object, **_kwargs: object) -> NoReturn:
+        raise NotImplementedError(
+            f"{name}: there is no network, no process and no signal in virtual time. Give the "
+            "handler what stands for it, or run this on asyncio's own loop and a real backend."
+        )
+
+    return refuse
+
+
+for _name in (
+    "add_reader", "add_writer", "add_signal_handler", "connect_accepted_socket",
+    "connect_read_pipe", "connect_write_pipe", "create_connection", "create_datagram_endpoint",
+    "create_server", "create_unix_connection", "create_unix_server", "getaddrinfo",
+    "getnameinfo", "sendfile", "sock_accept", "sock_connect", "sock_recv", "sock_sendall",
+    "start_tls", "subprocess_exec", "subprocess_shell",
+):  # fmt: skip
+    setattr(SimLoop, _name, _absent(_name))
+
+
+def new_process(kernel: Kernel, name: str) -> SimLoop:
+    """A process on the kernel: an event loop that can be paused and killed."""
+    return SimLoop(kernel, name)  # type: ignore[abstract]  # no files, no signals, no network
+
+
+def in_virtual_time(main: Awaitable[_T], *, shuffle_seed: int | None = None) -> _T:
+    """Run a coroutine in virtual time: `asyncio.run` for a world that does not wait."""
+    loop = new_process(Kernel(shuffle_seed=shuffle_seed), "main")
+    try:
+        return cast(_T, loop.run_until_complete(main))
+    finally:
+        loop.close()
+
+
+def instantly(coroutine: Coroutine[Any, Any, _T]) -> _T:
+    """The result of a coroutine that never waits, outside any event loop."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return cast(_T, end.value)
+    coroutine.close()
+    raise RuntimeError(f"{coroutine!r} waits, so it cannot be had instantly")

@@ -1,0 +1,51 @@
+"""Where code that does not wait stands still: a thread of a process that was just stopped.
+
+The runner of stages publishes in a thread, and SIGSTOP may come between its last look at the
+clock and the rename. There are no threads here; the call simply lasts until the process is woken
+or killed, and the world goes on inside of it. Of two that stand still so, the later one has to
+go on first: the earlier one sleeps a little longer than it was told to, whether it is woken
+before or after the later one was stopped.
+"""
+
+from __future__ import annotations
+
+from absurd_contimg.simulation.runtime.kernel import NothingCanHappen, Runaway
+from absurd_contimg.simulation.runtime.loop import ProcessDied, SimLoop
+
+_CALLBACKS_MAX = 300_000
+
+
+def stand_still(process: SimLoop) -> None:
+    """Return when the process runs; raise `ProcessDied` when it is dead or the world has ended."""
+    process.check_alive()
+    if process.held is None:
+        return
+    kernel, woken = process.kernel, False
+    outer = kernel.standing[-1] if kernel.standing else None
+    if outer is not None:
+        outer.sleep_on()
+
+    def wake() -> None:
+        nonlocal woken
+        woken = True
+        kernel.stop()
+
+    kept, process.at_resume = process.at_resume, wake
+    process.at_death("standing", wake)
+    kernel.standing.append(process)
+    try:
+        kernel.run(callbacks_max=_CALLBACKS_MAX)
+    except (NothingCanHappen, Runaway):
+        process.kill()  # whoever runs the world will meet the same, outside of this call
+    finally:
+        kernel.standing.pop()
+        process.at_resume = kept
+        if not process.dead:
+            process.at_death("standing", None)
+    if woken:
+        kernel.go_on()
+        if outer is not None and outer.overslept:
+            outer.resume()
+    process.check_alive()
+    if process.held is not None:
+        raise ProcessDied(f"{process.name}: the world ended while it stood still")

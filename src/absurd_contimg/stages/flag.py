@@ -1,0 +1,132 @@
+"""Stage ``flag``: bad data are flagged in a copy of the Measurement Set.
+
+Zeros, amplitudes that cannot be, outliers in time and frequency; then antennas with hardly
+anything left. Runs in a child process with CASA.
+"""
+
+# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from typing_extensions import override
+
+from absurd_contimg.config import FlaggingConfig
+from absurd_contimg.core.records import Json
+from absurd_contimg.errors import DataQualityError, OutputError, OverFlaggedError
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.fallback import GENTLER_FLAGS, escalations_of
+from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.science.measurement_set import MeasurementSet, count_flags, working_copy
+
+_GENTLER_FACTOR = 2.0
+"""On the cut-off in sigma: of Gaussian noise, 8 sigma flag nothing, of interference the worst."""
+
+
+class FlagStage(PipelineStage):
+    """Copies the Measurement Set into its own product and flags the copy."""
+
+    name = "flag"
+    requires = frozenset({"measurement_set"})
+    provides = frozenset({"flagged_ms"})
+    product_folder: ClassVar[str | None] = "flagged/ms"
+
+    @override
+    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+        settings = context.config.flagging.model_dump(mode="json")
+        return {**settings, **({"gentler": True} if _is_gentler(context) else {})}
+
+    @override
+    def input_paths(self, context: PipelineContext) -> list[Path]:
+        return [Path(MeasurementSet.from_outputs(context.outputs, "measurement_set").path)]
+
+    @override
+    def validate(self, context: PipelineContext) -> None:
+        MeasurementSet.from_outputs(context.outputs, "measurement_set")
+
+    @override
+    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+        ms = MeasurementSet.from_outputs(context.outputs, "measurement_set")
+        copy = working_copy(ms, workspace.product)
+        shutil.copy(ms.beam_centres, workspace.product)
+        settings, gentler = context.config.flagging, _is_gentler(context)
+        factor = _GENTLER_FACTOR if gentler else 1.0
+        before = _flag(copy, settings, settings.tfcrop_cutoff_sigma * factor)
+        counts = count_flags(copy)
+        limit = settings.flagged_fraction_max
+        if counts.total > limit:
+            error = DataQualityError if gentler or before > limit else OverFlaggedError
+            raise error(
+                f"{counts.total:.1%} of group {context.inputs['group_id']} is flagged, more than "
+                f"{limit:.0%} ({before:.1%} before the search for outliers).",
+                "Look at the data for interference or a dead correlator; "
+                "flagging.flagged_fraction_max sets the limit.",
+            )
+        flagged = ms.moved(
+            path=workspace.final_path(copy),
+            beam_centres=workspace.final_path(workspace.product / Path(ms.beam_centres).name),
+            flagged_fraction=round(counts.total, 6),
+        )
+        dead = sorted(name for name, share in counts.by_antenna.items() if share >= 1.0)
+        described = {**flagged.to_json(), "dead_antennas": list(dead), "gentler": gentler}
+        return {"flagged_ms": described}
+
+    @override
+    def validate_outputs(
+        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+    ) -> None:
+        before = MeasurementSet.from_outputs(context.outputs, "measurement_set")
+        described = outputs["flagged_ms"]
+        if not isinstance(described, Mapping):
+            raise OutputError(f"flagging described no Measurement Set but {described!r}.")
+        after = float(str(described["flagged_fraction"]))
+        if after < before.flagged_fraction - 1e-6:
+            raise OutputError(
+                f"flagging lowered the flagged fraction from {before.flagged_fraction:.4f} to "
+                f"{after:.4f}.",
+                "CASA did not do what it was told; see its log.",
+            )
+
+
+def _is_gentler(context: PipelineContext) -> bool:
+    """Whether an earlier start flagged too much."""
+    return GENTLER_FLAGS in escalations_of(context)
+
+
+def _flag(ms: Path, settings: FlaggingConfig, cutoff_sigma: float) -> float:
+    """Flag in place, in the guide's order; the share flagged before the search for outliers."""
+    from casatasks import flagdata
+
+    common = {"vis": str(ms), "flagbackup": False}
+    flagdata(mode="clip", clipzeros=True, datacolumn="DATA", **common)
+    if settings.amplitude_max_jy is not None:
+        flagdata(
+            mode="clip",
+            clipminmax=[0.0, settings.amplitude_max_jy],
+            correlation="ABS_ALL",
+            datacolumn="DATA",
+            **common,
+        )
+    before = count_flags(ms).total
+    if settings.tfcrop:
+        flagdata(
+            mode="tfcrop",
+            datacolumn="DATA",
+            timecutoff=cutoff_sigma,
+            freqcutoff=cutoff_sigma,
+            extendflags=False,
+            **common,
+        )
+    dead = [
+        name
+        for name, share in count_flags(ms).by_antenna.items()
+        if share > settings.dead_antenna_fraction
+    ]
+    if dead:
+        flagdata(mode="manual", antenna=",".join(dead), **common)
+    return before

@@ -1,0 +1,156 @@
+"""Stuck tasks and stuck queues are found and named, and a worker outlives them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.core.records import SpawnOptions, Task
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.history.queue_health import find_problems, malformed, stuck
+
+QUEUE = "dsa110-pipeline"
+BROKEN = SpawnOptions(cancellation={"max_delay": "soon"})
+
+
+def worker_for(backend: Backend, handler: Any) -> Worker:
+    tasks = TaskRegistry()
+    tasks.add("task", handler)
+    settings = WorkerSettings(
+        QUEUE, "worker-1", concurrency=2, claim_timeout_seconds=1, poll_interval_seconds=0.01
+    )
+    return Worker(backend, tasks, settings, explain_refusal=find_problems)
+
+
+async def task_of(backend: Backend, task_id: UUID, queue: str = QUEUE) -> Task:
+    history = await backend.history(queue, task_id)
+    assert history is not None
+    return history.task
+
+
+async def until(backend: Backend, task_id: UUID, state: str) -> None:
+    async with asyncio.timeout(20):
+        while (await task_of(backend, task_id)).state != state:
+            await asyncio.sleep(0.01)
+
+
+async def test_worker_outlives_a_queue_that_refuses_claims(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What it holds goes on beyond its first lease; the task to cancel is named; then all runs."""
+    refused = asyncio.Event()
+
+    async def handler(params: Any, ctx: TaskContext) -> str:
+        if params == "held":
+            await refused.wait()
+            await asyncio.sleep(1.5)  # the lease is of one second
+        return "done"
+
+    held = await backend.spawn_task(QUEUE, "task", "held")
+    worker = worker_for(backend, handler)
+    running = asyncio.create_task(worker.run())
+    try:
+        await until(backend, held.task_id, "running")
+        broken = await backend.spawn_task(QUEUE, "task", None, BROKEN)
+        waiting = await backend.spawn_task(QUEUE, "task", "waits")
+        async with asyncio.timeout(20):
+            while f"contimg cancel {broken.task_id}" not in caplog.text:
+                await asyncio.sleep(0.01)
+        refused.set()
+        await until(backend, held.task_id, "completed")
+        assert (await task_of(backend, held.task_id)).attempts == 1
+        assert (await task_of(backend, waiting.task_id)).state == "pending"
+        assert "max_delay is 'soon'" in caplog.text
+        await backend.cancel_task(QUEUE, broken.task_id)
+        worker._claims_refused = 0  # an impatient test: the pause has grown meanwhile
+        await until(backend, waiting.task_id, "completed")
+    finally:
+        worker.stop()
+        await running
+
+
+async def test_worker_that_shall_end_when_idle_says_that_it_cannot_know(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    await backend.spawn_task(QUEUE, "task", None, BROKEN)
+    with caplog.at_level(logging.ERROR), pytest.raises(BackendError, match="soon"):
+        await worker_for(backend, None).run(until_idle=True)
+    assert "contimg cancel" in caplog.text
+
+
+RULES: list[Any] = [
+    *(None, 60, -1, 0, "60", " 60 ", "-7", "+7", 2**63 - 1, 2**63, "9223372036854775808"),
+    *("", "soon", "1 hour", "12.5", 12.5, 60.0, 1e3, True, False, [60], {"seconds": 60}, "1e3"),
+]
+
+
+async def test_rules_that_absurd_cannot_read_are_known(backend: Backend) -> None:
+    """A claim is refused exactly where we say so."""
+    for number, value in enumerate(RULES):
+        for name in ("max_delay", "max_duration"):
+            queue = f"q{number}{name[4:6]}"
+            await backend.create_queue(queue)
+            options = SpawnOptions(cancellation={name: value})
+            spawned = await backend.spawn_task(queue, "task", None, options)
+            said = malformed(await task_of(backend, spawned.task_id, queue))
+            try:
+                await backend.claim_task(queue, "worker-1")
+            except BackendError:
+                assert said is not None, (name, value)
+                (found,) = await find_problems(backend, queue)
+                assert found.blocks_the_queue
+                assert name in str(found)
+                await backend.cancel_task(queue, spawned.task_id)
+                assert await find_problems(backend, queue) == []
+                assert await backend.claim_task(queue, "worker-1") == []
+            else:
+                assert said is None, (name, value)
+                assert await find_problems(backend, queue) == []
+
+
+async def test_claimable_leased_and_waiting_tasks_are_no_trouble(backend: Backend) -> None:
+    """Pending, running, asleep until a time, waiting for an event with a deadline, ended."""
+    asleep, waits, leased = [await backend.spawn_task(QUEUE, "task", n) for n in range(3)]
+    for claimed in await backend.claim_task(QUEUE, "worker-1", 60, 3):
+        if claimed.task_id == asleep.task_id:
+            now = await backend.current_time()
+            await backend.schedule_run(QUEUE, claimed.run_id, now)
+        if claimed.task_id == waits.task_id:
+            await backend.await_event(
+                QUEUE, claimed.task_id, claimed.run_id, "step", "calibration", 3600
+            )
+    await backend.spawn_task(QUEUE, "task", "pending")
+    ended = await backend.spawn_task(QUEUE, "task", "ended", BROKEN)
+    await backend.cancel_task(QUEUE, ended.task_id)
+    assert (await task_of(backend, leased.task_id)).state == "running"
+    assert await find_problems(backend, QUEUE) == []
+
+
+async def test_lease_without_an_end_and_wait_without_a_deadline_are_found(
+    backend: Backend,
+) -> None:
+    waits, leased, limited = [
+        await backend.spawn_task(QUEUE, "task", number, options)
+        for number, options in enumerate(
+            [SpawnOptions(), SpawnOptions(), SpawnOptions(cancellation={"max_duration": 9})]
+        )
+    ]
+    for claimed in await backend.claim_task(QUEUE, "worker-1", 0, 3):
+        if claimed.task_id != leased.task_id:
+            await backend.await_event(QUEUE, claimed.task_id, claimed.run_id, "step", "never", None)
+    found = {one.task_id: one.problem for one in await find_problems(backend, QUEUE)}
+    assert found == {
+        waits.task_id: "Run 1 waits for event 'never' without a deadline.",
+        leased.task_id: "Run 1 has a lease without an end.",
+    }
+    history = await backend.history(QUEUE, limited.task_id)
+    assert history is not None
+    assert list(stuck(history)) == []
