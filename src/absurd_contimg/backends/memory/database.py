@@ -15,7 +15,9 @@ from datetime import datetime
 from time import time_ns
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.catalog import Relation, Relations
+from absurd_contimg.backends.memory.records import row_dict
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.tables import Queues
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -191,6 +193,23 @@ class MemoryDatabase:
             for name, one in self.relations.rows.items()
         )
         return tables, self.uuids.position()
+
+    def tables(self) -> dict[str, list[dict[str, object]]]:
+        """Every table of the schema ``absurd`` with its committed rows, for pandas or the like.
+
+        By name, as ``t_<queue>``; each row is a dict by column. Values are Python's: UUID, aware
+        datetime in UTC, parsed JSON (JSON null and SQL NULL are both None), timedelta. Times
+        outside of Python's range, infinity among them, are its first or last moment.
+        """
+        with self.mutex:
+            return {
+                relation.name: [
+                    row_dict(schema.TABLES[relation.letter], row)
+                    for row in relation.table.scan(None)
+                ]
+                for relation in self.relations.scan(None)
+                if relation.partition is None
+            }
 
     def snapshot(self) -> MemoryDatabase:
         """What `restore` takes: a fork that nobody works on."""

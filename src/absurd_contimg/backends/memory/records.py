@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, cast
 from uuid import UUID, SafeUUID
 
-from absurd_contimg.backends.memory import jsonb
+from absurd_contimg.backends.memory import jsonb, schema
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures import checkpoints, runs, tasks
 from absurd_contimg.backends.memory.rows import RunRow, TaskRow
@@ -111,6 +112,24 @@ def delta_of(span: times.Interval) -> timedelta:
     years, months = divmod(abs(span.months), 12)
     days = (years * 365 + months * 30) * (1 if span.months >= 0 else -1)
     return timedelta(days=days + span.days, microseconds=span.us)
+
+
+_LOADERS: dict[str, Callable[[Any], object]] = {
+    "uuid": uuid,
+    "timestamptz": times.to_datetime,
+    "jsonb": jsonb.loads,
+    "interval": delta_of,
+}
+
+
+def row_dict(columns: Sequence[schema.Column], row: tuple[Any, ...]) -> dict[str, object]:
+    """A row by column name, in Python values."""
+    return {
+        column.name: _LOADERS[column.type_name](value)
+        if value is not None and column.type_name in _LOADERS
+        else value
+        for column, value in zip(columns, row, strict=True)
+    }
 
 
 def spawned_task(row: tasks.Spawned) -> SpawnedTask:

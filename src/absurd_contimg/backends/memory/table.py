@@ -64,8 +64,8 @@ class Table(Generic[K, R]):
                 return late[1]
         return self.rows.get(key)
 
-    def scan(self, tx: Transaction) -> Iterator[R]:
-        """All rows that `tx` sees, in order of their insertion."""
+    def scan(self, tx: Transaction | None) -> Iterator[R]:
+        """All rows that `tx` sees, in order of their insertion; None sees what is committed."""
         if not self.uncommitted:
             yield from list(self.rows.values())
             return
