@@ -55,52 +55,6 @@ def test_named_arguments_are_read_as_written(sides: Sides) -> None:
     assert told[1] == 'invalid input syntax for type integer: "five"'
 
 
-@pytest.mark.parametrize("begin", ["begin", "begin read only", "begin deferrable"])
-@pytest.mark.parametrize("before", ["savepoint a", "select 1", "show timezone"])
-@pytest.mark.parametrize(
-    "change",
-    [
-        "set transaction read only",
-        "set transaction_read_only = yes",
-        "set transaction_read_only = odd",
-        "set transaction_read_only to default",
-        "set default_transaction_read_only = on",
-        "set session characteristics as transaction read only",
-        "set transaction not deferrable",
-        "reset all",
-        "begin read write",
-    ],
-)
-def test_a_transaction_keeps_its_modes(sides: Sides, begin: str, before: str, change: str) -> None:
-    """Modes come from the defaults when it begins, and are fixed by a query and in a savepoint."""
-    asked = ("transaction_read_only", "default_transaction_read_only", "transaction_deferrable")
-    for after in ("release a", "rollback to a", "commit and chain", "rollback and chain"):
-        for text in (begin, before, change, *(f"show {name}" for name in asked), after):
-            check(sides, text)
-        check(sides, "show transaction_read_only")
-        check(sides, "select absurd.create_queue('modes')")
-        check(sides, "rollback")
-        check(sides, "show transaction_read_only")
-        check(sides, "reset all")
-
-
-def test_a_default_of_transactions_holds_for_single_statements(sides: Sides) -> None:
-    """Outside of a transaction ``transaction_read_only`` is what the next one will have."""
-    for text in (
-        "set default_transaction_read_only = true",
-        "show transaction_read_only",
-        "select absurd.create_queue('alone')",
-        "set transaction_read_only = off",
-        "show transaction_read_only",
-        "begin read write",
-        "select absurd.create_queue('alone')",
-        "rollback",
-        "reset all",
-        "show transaction_read_only",
-    ):
-        check(sides, text)
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -108,8 +62,6 @@ def test_a_default_of_transactions_holds_for_single_statements(sides: Sides) -> 
         "set lock_timeout = '5 parsec'",
         "set lock_timeout = 'soon'", "set lock_timeout = '1.5s'", "set lock_timeout = '1e3'",
         "set statement_timeout = '0.4ms'", 'set "a-b.c" = 1', 'set a."b-c" = 1', "set a.b.c = 1",
-        "set client_min_messages = loud", "set jit = 'of'", "set jit = 'o'", "set jit = ''",
-        "reset transaction_isolation",
     ],
 )  # fmt: skip
 def test_settings_are_checked(sides: Sides, text: str) -> None:

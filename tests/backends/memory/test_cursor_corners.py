@@ -137,33 +137,44 @@ def test_a_block_whose_error_was_swallowed_commits_as_a_rollback(connect: Connec
         other.execute("release z")
 
 
-def test_a_read_only_transaction_refuses_to_write(connect: Connect) -> None:
-    """By attribute, by statement and by setting; procedures that write are refused too."""
-    connection = connect()
-
-    def refused(text: str, command: str) -> None:
-        words = f"cannot execute {command} in a read-only transaction"
-        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction, match=words):
+@pytest.mark.parametrize(
+    "text",
+    ["begin read only", "set transaction not deferrable", "set default_transaction_read_only = on",
+     "start transaction isolation level serializable", "commit and chain", "rollback and chain",
+     "set transaction isolation level repeatable read read only", "set work_mem = '1MB'",
+     "show jit", "select current_setting('jit', true)", "set datestyle = 'German'",
+     "set session characteristics as transaction read write", "set client_encoding = 'LATIN1'"],
+)  # fmt: skip
+def test_what_would_have_no_effect_is_refused(text: str) -> None:
+    """Modes of transactions, chains, and settings that the emulator lacks, each by its name."""
+    with MemoryDatabase().connect(autocommit=True) as connection:
+        with pytest.raises(psycopg.NotSupportedError, match="the in-memory Absurd"):
             connection.execute(text)
+        assert connection.info.transaction_status == TransactionStatus.IDLE
 
-    connection.read_only = True
-    assert connection.execute(NAMES).fetchall() == []
-    assert connection.execute("show transaction_read_only").fetchone() == ("on",)
-    refused("insert into absurd.e_q (event_name) values ('a')", "INSERT")
-    connection.rollback()
-    refused("select * from absurd.claim_task('q', 'w')", "SELECT FOR UPDATE")
-    connection.rollback()
-    connection.read_only = None
-    connection.execute("set transaction read only")
-    refused("select absurd.emit_event('q', 'e')", "INSERT")
-    connection.rollback()
-    connection.execute("begin read only")
-    refused("select 1 from absurd.t_q for update", "SELECT FOR UPDATE")
-    connection.rollback()
-    connection.set_read_only(False)
-    connection.set_autocommit(True)
-    connection.execute("set default_transaction_read_only = on")
-    refused("delete from absurd.e_q", "DELETE")
+
+def test_settings_with_one_value_take_that_value(connect: Connect) -> None:
+    """So programs that set what is the default anyway work."""
+    connection = connect(autocommit=True)
+    for text in ("client_encoding = 'utf-8'", "datestyle = ISO", "intervalstyle = postgres"):
+        connection.execute(f"set {text}")
+    connection.execute("begin isolation level read committed")
+    assert connection.execute("show transaction_isolation").fetchone() == ("read committed",)
+    connection.execute("set transaction isolation level read committed")
+    connection.execute("commit and no chain")
+
+
+@pytest.mark.parametrize(
+    ("lock_timeout", "error"), [("0", "QueryCanceled"), ("10s", "QueryCanceled"), ("1", "LockNotAvailable")]
+)  # fmt: skip
+def test_the_shorter_timeout_ends_a_wait(connect: Connect, lock_timeout: str, error: str) -> None:
+    """``statement_timeout`` or ``lock_timeout``, each with its own error."""
+    one, other = connect(), connect(autocommit=True)
+    one.execute("lock table absurd.t_q")
+    other.execute("set statement_timeout = '20ms'")
+    other.execute(f"set lock_timeout = '{lock_timeout}'")
+    with pytest.raises(getattr(psycopg.errors, error), match="canceling statement"):
+        other.execute("select count(*) from absurd.t_q")
 
 
 def test_commands_take_no_parameters(connect: Connect) -> None:
@@ -203,15 +214,12 @@ def test_a_bad_template_leaves_the_transaction_begun(connect: Connect) -> None:
 
 
 def test_tags(connect: Connect) -> None:
-    """The rarer ones, and chained transactions."""
+    """The less usual ones."""
     connection = connect(autocommit=True)
     cursor = connection.cursor()
-    texts = ("start transaction", "rollback and chain", "end", "discard all", "abort")
-    tags = ["START TRANSACTION", "ROLLBACK", "COMMIT", "DISCARD ALL", "ROLLBACK"]
+    texts = ("start transaction", "end", "discard all", "abort")
+    tags = ["START TRANSACTION", "COMMIT", "DISCARD ALL", "ROLLBACK"]
     assert [cursor.execute(text).statusmessage for text in texts] == tags
-    connection.execute("begin")
-    connection.execute("commit and chain")
-    assert connection.info.transaction_status == TransactionStatus.INTRANS
 
 
 def test_info_tells_only_what_a_server_reports(connect: Connect) -> None:

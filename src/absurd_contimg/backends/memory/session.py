@@ -2,8 +2,8 @@
 
 A session is what a connection to Postgres is on the server's side. Its statements run one at a
 time under the database's mutex. A statement that needs a lock of another session's transaction is
-undone, waits without the mutex, and is run again; so others see none of its work before it is
-done.
+undone, waits without the mutex, and runs again; so others see none of its work before it is done.
+A session knows nothing of procedures, SQL or psycopg.
 """
 
 from __future__ import annotations
@@ -12,19 +12,11 @@ import asyncio
 from collections.abc import Callable, Hashable
 from datetime import UTC, tzinfo
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, TypeVarTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.locks import WouldBlock
-from absurd_contimg.backends.memory.settings import (
-    DEFAULTS,
-    DEFERRABLE,
-    OF_TRANSACTION,
-    READ_ONLY,
-    Mode,
-    checked,
-    duration_seconds,
-)
+from absurd_contimg.backends.memory.settings import DEFAULTS, check_name, checked, duration_seconds
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.timestamps import timestamptz_in
 from absurd_contimg.backends.memory.values.zones import session_zone
@@ -61,10 +53,12 @@ class Session:
         self.session_id = session_id
         self.transaction: Transaction | None = None
         self.failed = False
-        self.closed = False
         self.settings: dict[str, str] = {}
+        """What ``set`` has set; replaced, never changed in place, so that a savepoint keeps it."""
         self.local: dict[str, str] = {}
+        """What ``set local`` has set, in the same way."""
         self.known: set[str] = set()
+        """Every setting that was ever set: a custom one stays known when its value is undone."""
         self._at_begin: dict[str, str] = {}
         self._savepoints: list[_Savepoint] = []
         self._statement = Transaction(db, self, explicit=False)
@@ -72,9 +66,6 @@ class Session:
         self.clock = 0
         """The database's clock at the statement's begin: a statement takes no time."""
         self._fake: tuple[str, tzinfo, int] | None = None
-        self.queried = False
-        """Whether the transaction has run a query, after which some modes are fixed."""
-        self._chained: tuple[Mode, ...] = ()
         self._reads: list[tuple[Hashable, Any]] = []
         """What the statement read before it had to wait, in order."""
         self._waited = False
@@ -84,85 +75,41 @@ class Session:
     # -- settings ---------------------------------------------------------------------------
 
     def setting(self, name: str) -> str | None:
-        """``current_setting(name, true)``."""
-        key = name.lower()
-        value = self.local.get(key)
-        if value is None:
-            value = self.settings.get(key)
-        if value is None and key in OF_TRANSACTION:
-            value = self.setting(f"default_{key}")
-        if value is None:
-            value = DEFAULTS.get(key)
-        if value is None and key in self.known:
-            return ""
-        return value
+        """``current_setting(name, true)``; 0A000 for a setting that the emulator lacks."""
+        return self._value(check_name(name))
+
+    def _value(self, key: str) -> str | None:
+        for values in (self.local, self.settings, DEFAULTS):
+            if key in values:
+                return values[key]
+        return "" if key in self.known else None
 
     def set(self, name: str, value: str | None, *, local: bool = False) -> None:
         """``set`` or ``set local``; None is ``default``. Undone with the transaction.
 
-        A local value outside of one lasts to the end of the statement. What a transaction is
-        like does not change with the defaults.
+        A local value outside of a transaction lasts to the end of the statement.
         """
-        key = name.lower()
-        value = checked(name, value)
+        key = check_name(name)
+        shown = None if value is None else checked(key, value)
         self.known.add(key)
-        if key in OF_TRANSACTION:
-            self._check_mode(key, value)
-        elif self.transaction is not None and key.startswith("default_transaction_"):
-            self._keep(key.removeprefix("default_"))
-        if local or key in OF_TRANSACTION:
-            self.local = {**self.local, key: DEFAULTS.get(key, "") if value is None else value}
+        if local:
+            self.local = {**self.local, key: DEFAULTS.get(key, "") if shown is None else shown}
             return
-        settings = {**self.settings}
-        settings.pop(key, None)
-        if value is not None:
-            settings[key] = value
-        self.settings = settings
-        if key in self.local:
-            self.local = {name: text for name, text in self.local.items() if name != key}
-
-    def _keep(self, mode: str) -> None:
-        """Note what the transaction is, since its default is about to change."""
-        kept = {mode: self.setting(mode) or ""}
-        self.local = kept | self.local
-        self._savepoints = [one._replace(local=kept | one.local) for one in self._savepoints]
+        self.local = {name: text for name, text in self.local.items() if name != key}
+        self.settings = {name: text for name, text in self.settings.items() if name != key}
+        if shown is not None:
+            self.settings[key] = shown
 
     def reset_all(self) -> None:
-        """``reset all``, which leaves a transaction what it is."""
-        within = self.transaction is not None
-        modes = {key: self.setting(key) or "" for key in OF_TRANSACTION} if within else {}
-        self.settings, self.local = {}, modes
-
-    def _check_mode(self, key: str, value: str | None) -> None:
-        """25001 for a mode that a transaction no longer takes."""
-        if self.transaction is None:
-            return
-        if key == DEFERRABLE:
-            what = "SET TRANSACTION [NOT] DEFERRABLE"
-            inside, late = "cannot be called within a subtransaction", "must be called"
-        elif key == READ_ONLY and value == "off" and self.setting(READ_ONLY) == "on":
-            what = "transaction read-write mode"
-            inside, late = "inside a read-only transaction", "must be set"
-        else:
-            return
-        if self._savepoints:
-            before = "cannot set " if key == READ_ONLY else ""
-            raise EngineError("25001", f"{before}{what} {inside}")
-        if self.queried:
-            raise EngineError("25001", f"{what} {late} before any query")
+        """``reset all``."""
+        self.settings, self.local = {}, {}
 
     @property
     def zone(self) -> tzinfo:
         """The session's time zone."""
         if not self.settings and not self.local:
             return UTC
-        name = self.setting("timezone") or "UTC"
-        return session_zone(name) or UTC
-
-    @property
-    def lock_timeout_seconds(self) -> float | None:
-        """How long a statement waits for a lock; None without end."""
-        return duration_seconds(self.setting("lock_timeout") or "0") or None
+        return session_zone(self._value("timezone") or "UTC") or UTC
 
     # -- time -------------------------------------------------------------------------------
 
@@ -170,7 +117,7 @@ class Session:
         """``absurd.current_time()`` in a statement: the session's fake time, or the clock."""
         if not self.known:
             return self.clock
-        fake = self.setting(FAKE_NOW)
+        fake = self._value(FAKE_NOW)
         if fake is None or not fake.strip(" "):
             return self.clock
         zone = self.zone
@@ -198,23 +145,12 @@ class Session:
             return TransactionStatus.IDLE
         return TransactionStatus.FAILED if self.failed else TransactionStatus.OPEN
 
-    def begin(self, *modes: Mode) -> None:
-        """``begin``; within a transaction Postgres warns and sets its modes."""
+    def begin(self) -> None:
+        """``begin``; within a transaction Postgres only warns."""
         if self.transaction is None:
             with self.db.mutex:
                 self.transaction = Transaction(self.db, self, explicit=True)
             self._at_begin = self.settings
-            self.queried = False
-        for name, value in modes:
-            self.set(name, value)
-
-    def check_writable(self, command: str) -> None:
-        """25006 in a transaction that may only read."""
-        if not self.settings and not self.local:
-            return
-        by_default = self.settings.get(f"default_{READ_ONLY}")
-        if self.local.get(READ_ONLY, by_default) == "on":
-            raise EngineError("25006", f"cannot execute {command} in a read-only transaction")
 
     def commit(self) -> bool:
         """``commit``; False if the transaction had failed and was rolled back."""
@@ -232,30 +168,10 @@ class Session:
             self.settings = self._at_begin
         self._end()
 
-    def chain(self, command: str) -> bool:
-        """``commit`` or ``rollback`` with ``and chain``; whether it was committed.
-
-        The next transaction may only read if this one might. A rollback first undoes what was set
-        since the oldest savepoint, an error outside of savepoints what this transaction set itself.
-        """
-        self._in_transaction(f"{command} AND CHAIN")
-        undoes = self.failed or command == "ROLLBACK"
-        local = self._savepoints[0].local if undoes and self._savepoints else self.local
-        modes = tuple((key, local[key]) for key in (READ_ONLY, DEFERRABLE) if key in local)
-        if self.failed and not self._savepoints:
-            modes = self._chained
-        committed = command == "COMMIT" and self.commit()
-        if command == "ROLLBACK":
-            self.rollback()
-        self.begin(*modes)
-        self._chained = modes
-        return committed
-
     def _end(self) -> None:
         self.local = {}
         self.failed = False
         self._savepoints = []
-        self._chained = ()
         if self.transaction is not None:
             with self.db.mutex:
                 self.transaction.finish()
@@ -268,40 +184,34 @@ class Session:
         self._savepoints.append(_Savepoint(name, len(tx.undo), self.settings, self.local))
 
     def release_savepoint(self, name: str) -> None:
-        """``release savepoint``, after which the transaction may write if it might before."""
+        """``release savepoint``."""
         self._in_transaction("RELEASE SAVEPOINT")
-        index = self._find_savepoint(name)
-        before = self._savepoints[index].local
-        del self._savepoints[index:]
-        if before.get(READ_ONLY) != self.local.get(READ_ONLY):
-            self.local = {key: text for key, text in self.local.items() if key != READ_ONLY}
-            if READ_ONLY in before:
-                self.local[READ_ONLY] = before[READ_ONLY]
+        del self._savepoints[self._find_savepoint(name) :]
 
     def rollback_to_savepoint(self, name: str) -> None:
-        """``rollback to savepoint``: undoes what came after it and heals a failed transaction."""
+        """``rollback to savepoint``: undoes what came after it; the transaction works again."""
         tx = self._in_transaction("ROLLBACK TO SAVEPOINT")
         index = self._find_savepoint(name)
         kept = self._savepoints[index]
-        with self.db.mutex:
-            tx.rollback_to(kept.position)
-            self.db.transaction_ended()
+        self._undo_to(tx, kept.position)
         self.settings, self.local = kept.settings, kept.local
         del self._savepoints[index + 1 :]
         self.failed = False
 
     def fail(self) -> None:
-        """The transaction has failed: what came after its last savepoint is gone at once.
+        """Note that the transaction has failed: what came after its last savepoint is undone.
 
-        So are the locks taken since, as in Postgres, although the session has yet to say
+        The locks taken since are released too, as in Postgres, before the client sends
         ``rollback``.
         """
-        tx = self.transaction
-        if tx is None or self.failed:
-            return
-        self.failed = True
+        if self.transaction is not None and not self.failed:
+            self.failed = True
+            position = self._savepoints[-1].position if self._savepoints else 0
+            self._undo_to(self.transaction, position)
+
+    def _undo_to(self, tx: Transaction, position: int) -> None:
         with self.db.mutex:
-            tx.rollback_to(self._savepoints[-1].position if self._savepoints else 0)
+            tx.rollback_to(position)
             self.db.transaction_ended()
 
     def _in_transaction(self, command: str) -> Transaction:
@@ -319,7 +229,7 @@ class Session:
     # -- statements -------------------------------------------------------------------------
 
     def attempt(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> T:
-        """Run one statement; it has taken effect wholly, or not at all and raised.
+        """Run one statement: it takes effect as a whole, or raises and has no effect.
 
         Raises `WouldBlock` where it would have to wait. The caller holds the mutex.
         """
@@ -334,12 +244,12 @@ class Session:
         self._reads_used = 0
         position, settings, local = len(tx.undo), self.settings, self.local
         try:
-            done = work(tx, *arguments)
+            answer = work(tx, *arguments)
             if self.local and not tx.explicit:
                 self.local = {}  # the transaction was this statement
             if self._waited or self._reads:
                 self._forget_reads()
-            return done
+            return answer
         except BaseException as error:
             if isinstance(error, WouldBlock):
                 self._waited = True
@@ -352,7 +262,7 @@ class Session:
             raise
 
     def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
-        """What `read` gives, and gave when this statement read it before it had to wait.
+        """What `read` returns, or returned when this statement read it before it had to wait.
 
         A procedure of Postgres goes on after waiting with what it has read; ours begins anew.
         """
@@ -369,24 +279,28 @@ class Session:
     def _forget_reads(self) -> None:
         self._reads, self._waited = [], False
 
+    # -- waiting ----------------------------------------------------------------------------
+
     def wait(self, holder: Transaction) -> None:
-        """Block this thread until a transaction ends; 55P03 after the session's lock timeout."""
+        """Block this thread until a transaction ends; 55P03 or 57014 after the session's timeout.
+
+        Each wait may take the whole ``lock_timeout`` or ``statement_timeout``.
+        """
         with self.db.mutex:
             if holder.finished:
                 return
             self._begin_wait(holder)
             seen = self.db.releases
+            seconds, timeout = self._timeout()
             try:
-                ended = self.db.ended.wait_for(
-                    lambda: self.db.releases != seen, self.lock_timeout_seconds
-                )
+                ended = self.db.ended.wait_for(lambda: self.db.releases != seen, seconds)
             except BaseException:
                 self._forget_reads()
                 raise
             finally:
                 self._end_wait()
         if not ended:
-            self._time_out()
+            self._give_up(timeout)
 
     async def wait_async(self, holder: Transaction) -> None:
         """`wait` without blocking the event loop."""
@@ -395,42 +309,49 @@ class Session:
                 return
             self._begin_wait(holder)
             waiter = self.db.wait_async(asyncio.get_running_loop())
+            seconds, timeout = self._timeout()
         try:
-            await asyncio.wait_for(waiter, self.lock_timeout_seconds)
+            await asyncio.wait_for(waiter, seconds)
         except TimeoutError:
-            self._time_out()
+            self._give_up(timeout)
         except BaseException:
             self._forget_reads()
             raise
         finally:
             self._end_wait()
 
+    def _timeout(self) -> tuple[float | None, EngineError]:
+        """How long this session waits, None without end, and its error afterwards."""
+        lock = duration_seconds(self._value("lock_timeout") or "0")
+        statement = duration_seconds(self._value("statement_timeout") or "0")
+        if lock and not 0 < statement < lock:
+            return lock, EngineError("55P03", "canceling statement due to lock timeout")
+        error = EngineError("57014", "canceling statement due to statement timeout")
+        return statement or None, error
+
     def _begin_wait(self, holder: Transaction) -> None:
-        mine = self.transaction
-        if mine is None:
+        waiting = self.transaction
+        if waiting is None:
             return
         other: Transaction | None = holder
         while other is not None:
-            if other is mine:
-                self._forget_reads()
-                self.fail()
-                raise EngineError("40P01", "deadlock detected")
+            if other is waiting:
+                self._give_up(EngineError("40P01", "deadlock detected"))
             other = other.waiting_for
-        mine.waiting_for = holder
+        waiting.waiting_for = holder
 
     def _end_wait(self) -> None:
         if self.transaction is not None:
             self.transaction.waiting_for = None
 
-    def _time_out(self) -> None:
+    def _give_up(self, error: EngineError) -> NoReturn:
         self._forget_reads()
         self.fail()
-        raise EngineError("55P03", "canceling statement due to lock timeout")
+        raise error
 
     def close(self) -> None:
         """Roll back what is open."""
         self.rollback()
-        self.closed = True
 
 
 def in_failed_transaction() -> EngineError:

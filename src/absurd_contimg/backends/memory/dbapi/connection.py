@@ -22,7 +22,6 @@ from absurd_contimg.backends.memory.dbapi.transaction import (
     MemoryTransaction,
 )
 from absurd_contimg.backends.memory.session import Session, TransactionStatus
-from absurd_contimg.backends.memory.settings import DEFERRABLE, READ_ONLY
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.database import MemoryDatabase
@@ -117,11 +116,13 @@ class BaseConnection:
 
     def _set_read_only(self, value: bool | None) -> None:
         self._check_idle("read_only")
-        self._read_only = None if value is None else bool(value)
+        if value is not None:
+            raise psycopg.NotSupportedError("the in-memory Absurd has no read_only transactions")
 
     def _set_deferrable(self, value: bool | None) -> None:
         self._check_idle("deferrable")
-        self._deferrable = None if value is None else bool(value)
+        if value is not None:
+            raise psycopg.NotSupportedError("the in-memory Absurd has no deferrable transactions")
 
     def check_open(self) -> None:
         """OperationalError on a closed connection."""
@@ -144,9 +145,7 @@ class BaseConnection:
 
     def begin(self) -> None:
         """Begin a transaction as the connection's attributes say."""
-        given = ((READ_ONLY, self._read_only), (DEFERRABLE, self._deferrable))
-        modes = [(name, "on" if value else "off") for name, value in given if value is not None]
-        self.session.begin(*modes)
+        self.session.begin()
 
     def _end(self, word: str, end: Callable[[], object]) -> None:
         self.check_open()

@@ -88,7 +88,6 @@ def await_event(  # noqa: PLR0912 - the steps of the SQL, in its order
 def _share_event(tx: Transaction, queue: str | None, event_name: str) -> str | None:
     """The event's payload, its row locked against an emit; a placeholder where it has none."""
     events = catalog.events(tx, queue)
-    tx.session.check_writable("INSERT")
     if event_name not in events.rows or events.row_locks or tx.explicit:
         if events.rows.get(event_name) is None:
             events.put(tx, event_name, EventRow(event_name, None, _EPOCH))
@@ -143,7 +142,6 @@ def emit_event(
     if event_name is None or not event_name.strip(" "):
         raise_exception("event_name must be provided")
     events = catalog.events(tx, queue)
-    tx.session.check_writable("INSERT")
     event = events.rows.get(event_name)
     if event is not None and (event.payload is not None or events.row_locks):
         events.lock(tx, event_name, RowLock.NO_KEY_UPDATE)

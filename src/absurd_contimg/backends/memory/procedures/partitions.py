@@ -109,7 +109,6 @@ def _ensure_partitions_of(tx: Transaction, row: QueueRow, now: int) -> None:
 
 def _create(tx: Transaction, parent: str, partition: Partition) -> None:
     """``create table if not exists ... partition of ...``."""
-    tx.session.check_writable("CREATE TABLE")
     if catalog.find(tx, partition.name) is not None:
         return
     relation = catalog.relation(tx, parent, TableLock.SHARE_UPDATE_EXCLUSIVE)
@@ -262,13 +261,11 @@ def drop_detached_partition(
         raise_exception("partition table must be provided")
     relation = catalog.find(tx, name)
     if relation is None and catalog.is_free_index(tx, name):
-        tx.session.check_writable("DROP TABLE")
         raise EngineError(
             "42809", f'"{name}" is not a table', hint="Use DROP INDEX to remove an index."
         )
     if relation is None or relation.partition is not None:
         return False
-    tx.session.check_writable("DROP TABLE")
     drop_table(tx, relation)
     return True
 

@@ -40,7 +40,6 @@ def create_queue(
         shown = "<NULL>" if storage_mode is None else storage_mode
         raise_exception(f'Unsupported queue storage mode "{shown}"')
     queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
-    tx.session.check_writable("INSERT")
     created = QueueRow(name, tx.session.current_time(), mode)
     queues.await_change(tx, name)
     existing = queues.get(tx, name)
@@ -59,7 +58,6 @@ def ensure_queue_tables(tx: Transaction, queue: str | None) -> None:
     name = validate_queue_name(queue)
     row = catalog.queues(tx).get(tx, name)
     partitioned = row is not None and row.storage_mode == "partitioned"
-    tx.session.check_writable("CREATE TABLE")
     for letter in "trcewi" if partitioned else "trcew":
         relation_name = truncated(f"{letter}_{name}")
         if catalog.find(tx, relation_name) is None:
@@ -82,7 +80,6 @@ def drop_queue(tx: Transaction, queue: str | None) -> None:
     queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
     if queue is None or queues.get(tx, queue) is None:
         return
-    tx.session.check_writable("DROP TABLE")
     for letter in "iwecrt":
         relation = catalog.find(tx, truncated(f"{letter}_{queue}"))
         if relation is not None:
@@ -127,7 +124,6 @@ def set_queue_policy(tx: Transaction, queue: str | None, policy: str | None) -> 
             raise_exception(f'Unsupported queue policy key "{key}"')
     require_queue(tx, name)
     queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
-    tx.session.check_writable("SELECT FOR UPDATE")
     queues.lock(tx, name)
     row = queues.get(tx, name)
     assert row is not None

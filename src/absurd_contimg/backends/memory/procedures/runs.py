@@ -131,7 +131,6 @@ def due_runs(
 def sweep_expired_leases(tx: Transaction, queue: str | None, now: int, limit: int) -> None:
     """Fail up to `limit` runs whose lease has ended, the longest ended first."""
     runs = catalog.runs(tx, queue, ROW_SHARE)
-    tx.session.check_writable("SELECT FOR UPDATE")
     if not runs.leases or runs.leases[0][0] > now:
         return
     zone = tx.session.zone
@@ -205,7 +204,6 @@ def complete_run(
     """``absurd.complete_run``."""
     now = tx.session.current_time()
     runs = catalog.runs(tx, queue, ROW_SHARE)
-    tx.session.check_writable("SELECT FOR UPDATE")
     run = locked_run(tx, runs, run_id)
     if run is None:
         raise_exception(f'Run "{named(run_id)}" not found in queue "{queue}"')
@@ -241,7 +239,6 @@ def schedule_run(
 ) -> None:
     """``absurd.schedule_run``."""
     runs = catalog.runs(tx, queue, ROW_SHARE)
-    tx.session.check_writable("SELECT FOR UPDATE")
     run = None if run_id is None else runs.get(tx, run_id)
     if run is not None and run.state == "running":
         run = locked_run(tx, runs, run_id)
@@ -287,7 +284,6 @@ def fail_run(
     """``absurd.fail_run``."""
     now = tx.session.current_time()
     runs = catalog.runs(tx, queue, ROW_SHARE)
-    tx.session.check_writable("SELECT FOR UPDATE")
     run = locked_run(tx, runs, run_id)
     if run is None:
         raise_exception(f'Run "{named(run_id)}" cannot be failed in queue "{queue}"')
@@ -391,7 +387,6 @@ def locked_run_and_task(
     """The run joined with its task, both locked; neither if either is missing."""
     runs = catalog.runs(tx, queue, ROW_SHARE)
     tasks = catalog.tasks(tx, queue, ROW_SHARE)
-    tx.session.check_writable("SELECT FOR UPDATE")
     run = None if run_id is None else runs.get(tx, run_id)
     task = None if run is None else tasks.get(tx, run.task_id)
     if run is None or task is None:

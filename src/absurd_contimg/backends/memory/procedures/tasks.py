@@ -131,7 +131,6 @@ def spawn_task(
         insert_task(tx, catalog.tasks(tx, queue), row)
     else:
         tasks = catalog.tasks(tx, queue)
-        tx.session.check_writable("INSERT")
         owner = task_with_key(tx, tasks, key)
         if owner is not None:
             return owner.task_id, owner.last_attempt_run, owner.attempts, False
@@ -153,7 +152,6 @@ def _max_attempts(options: str) -> int | None:
 
 def insert_task(tx: Transaction, tasks: Tasks, row: TaskRow) -> None:
     """Insert the new task."""
-    tx.session.check_writable("INSERT")
     tasks.put(tx, row.task_id, row)
 
 
@@ -196,7 +194,6 @@ def task_with_key(tx: Transaction, tasks: Tasks, key: str) -> TaskRow | None:
 def _reserve_key(tx: Transaction, queue: str | None, key: str, task_id: int) -> Spawned | None:
     """Reserve the key in ``i_<queue>``; the existing task if it is taken."""
     keys = catalog.keys(tx, queue)
-    tx.session.check_writable("INSERT")
     taken = keys.rows.get(key)
     if taken is None:
         keys.put(tx, key, KeyRow(key, task_id))
@@ -235,7 +232,6 @@ def retry_task(
         requested = _max_attempts(options)
 
     tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
-    tx.session.check_writable("SELECT FOR UPDATE")
     task = None if task_id is None else tasks.get(tx, task_id)
     if task is not None:
         tasks.lock(tx, task.task_id)

@@ -8,7 +8,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import CLASSES, Relation
-from absurd_contimg.backends.memory.errors import EngineError, undefined_table
+from absurd_contimg.backends.memory.errors import EngineError, undefined_table, unsupported
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows, remove_partition
 from absurd_contimg.backends.memory.session import (
@@ -16,7 +16,6 @@ from absurd_contimg.backends.memory.session import (
     TransactionStatus,
     in_failed_transaction,
 )
-from absurd_contimg.backends.memory.settings import DEFERRABLE, READ_ONLY, Mode
 from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo
 from absurd_contimg.backends.memory.sql.types import TEXT
@@ -67,48 +66,43 @@ def unquoted(name: str) -> str:
 def _begin(text: str) -> Control | None:
     if not re.match(r"(?:begin|start\s+transaction)\b", text, re.IGNORECASE):
         return None
-    modes = _transaction_modes(text)
+    _check_modes(text)
     tag = "START TRANSACTION" if text[:1] in "sS" else "BEGIN"
 
     def control(session: Session) -> Result:
         if session.status is TransactionStatus.FAILED:
             raise in_failed_transaction()
-        session.begin(*modes)
+        session.begin()
         return Result(None, [], tag)
 
     return control
 
 
-_MODES = {
-    "read only": (READ_ONLY, "on"),
-    "read write": (READ_ONLY, "off"),
-    "deferrable": (DEFERRABLE, "on"),
-    "not deferrable": (DEFERRABLE, "off"),
-}
+_MODES = re.compile(
+    r"(?:begin|start|set)(?:\s+(?:work|transaction))?"
+    r"(?:\s+isolation\s+level\s+read\s+(?:un)?committed)?\s*\Z",
+    re.IGNORECASE,
+)
 
 
-def _transaction_modes(text: str) -> list[Mode]:
-    """The modes in their order; 0A000 for a level that the emulator lacks."""
-    level = re.search(r"isolation\s+level\s+(\w+(?:\s+\w+)?)", text, re.IGNORECASE)
-    if level is not None and not re.match(r"read\s+(un)?committed", level[1], re.IGNORECASE):
-        raise EngineError("0A000", f"the in-memory Absurd only has read committed, not: {text}")
-    found = re.findall(r"\bread\s+(?:only|write)\b|\b(?:not\s+)?deferrable\b", text.lower())
-    return [_MODES[" ".join(words.split())] for words in found]
+def _check_modes(text: str) -> None:
+    """0A000 for a transaction of another kind than the one that there is."""
+    if not _MODES.match(text):
+        raise unsupported(text, "transactions other than read committed, read write")
 
 
 def _commit(text: str) -> Control:
-    chain = _chains(text)
+    _check_not_chained(text)
 
     def control(session: Session) -> Result:
-        committed = session.chain("COMMIT") if chain else session.commit()
-        return Result(None, [], "COMMIT" if committed else "ROLLBACK")
+        return Result(None, [], "COMMIT" if session.commit() else "ROLLBACK")
 
     return control
 
 
-def _chains(text: str) -> bool:
-    """``and chain``: the next transaction begins at once."""
-    return re.search(r"(?<!\bno)\s+chain\s*\Z", text, re.IGNORECASE) is not None
+def _check_not_chained(text: str) -> None:
+    if re.search(r"(?<!\bno)\s+chain\s*\Z", text, re.IGNORECASE):
+        raise unsupported(text, "and chain")
 
 
 def _rollback_target(text: str) -> re.Match[str] | None:
@@ -121,14 +115,11 @@ def _rollback_target(text: str) -> re.Match[str] | None:
 
 def _rollback(text: str) -> Control:
     match = _rollback_target(text)
-
-    chain = _chains(text)
+    _check_not_chained(text)
 
     def control(session: Session) -> Result:
         if match is not None:
             session.rollback_to_savepoint(unquoted(match[1]))
-        elif chain:
-            session.chain("ROLLBACK")
         else:
             session.rollback()
         return Result(None, [], "ROLLBACK")
@@ -198,15 +189,8 @@ def _set(text: str) -> Run | None:
 
 
 def _set_transaction(text: str) -> Run:
-    modes = _transaction_modes(text)
-    whole = re.match(r"set\s+transaction", text, re.IGNORECASE) is None
-
-    def run(tx: Transaction, _: Sequence[Any]) -> Result:
-        for name, value in modes:
-            tx.session.set(f"default_{name}" if whole else name, value)
-        return Result(None, [], "SET")
-
-    return run
+    _check_modes(text)
+    return lambda _tx, _values: Result(None, [], "SET")
 
 
 def _setting_value(raw: str) -> str | None:

@@ -33,7 +33,6 @@ from absurd_contimg.backends.memory.sql.dialect import EmulatedPostgres
 from absurd_contimg.backends.memory.sql.expressions import PARAMETER
 from absurd_contimg.backends.memory.sql.modify import Modifier
 from absurd_contimg.backends.memory.sql.result import Result
-from absurd_contimg.backends.memory.sql.row_locks import lock_mode
 from absurd_contimg.backends.memory.sql.scope import Env, Node, Scope
 from absurd_contimg.backends.memory.sql.types import UNKNOWN, SqlType
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -121,13 +120,9 @@ def _query(
     verb = type(node).__name__.upper()
     returning = not isinstance(node, exp.Insert | exp.Update | exp.Delete) or bool(columns)
     tag = verb if verb in ("INSERT", "UPDATE", "DELETE") else "SELECT"
-    writes = _writing_command(node, tag)
 
     def run(tx: Transaction, values: Sequence[Any]) -> Result:
         given = found_out.values(tx, values)
-        tx.session.queried = True
-        if writes is not None:
-            tx.session.check_writable(writes)
         found = rows(Env(tx, given))
         count = len(found)
         shown = f"{tag} 0 {count}" if tag == "INSERT" else f"{tag} {count}"
@@ -159,14 +154,6 @@ def _refused(
         raise error.with_traceback(None)
 
     return run
-
-
-def _writing_command(node: Node, tag: str) -> str | None:
-    """What Postgres calls the statement when it refuses it in a read-only transaction."""
-    if tag != "SELECT" or node.find(exp.Insert, exp.Update, exp.Delete) is not None:
-        return tag
-    clause = node.find(exp.Lock)
-    return None if clause is None else f"SELECT FOR {lock_mode(clause).name.replace('_', ' ')}"
 
 
 def parsed(text: str) -> Node:
