@@ -20,7 +20,7 @@ Mutant = Callable[[Patch], None]
 
 _run = StageRunner.run
 _commit = StageRunner._commit
-_product_location = products.product_location
+_product_location = making.product_location
 
 
 class _Toothless:

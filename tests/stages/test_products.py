@@ -21,6 +21,7 @@ from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, OutputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.product_builder import input_entries, product_location
 from absurd_contimg.products.files import copy_writable
 from absurd_contimg.products.store import (
     MANIFEST_NAME,
@@ -29,9 +30,7 @@ from absurd_contimg.products.store import (
     committed_products,
     file_entries,
     find_committed,
-    input_entries,
     load_committed,
-    product_location,
     publish,
     seal,
     verify,
