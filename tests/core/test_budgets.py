@@ -23,7 +23,7 @@ from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 
 QUEUE = "dsa110-pipeline"
-POLICY = RetryPolicy(backoff_first_seconds=0.0, park_seconds=0.0, park_limit=6)
+POLICY = RetryPolicy(backoff_first_seconds=0.0, resource_wait_seconds=0.0, resource_waits_max=6)
 STEPS = ("convert", "image")
 
 FAILURES: dict[str, Exception] = {
@@ -77,13 +77,13 @@ def expected(plan: Sequence[str]) -> tuple[list[str], bool]:
         if what not in FAILURES:
             continue
         counts[what] += 1
-        parked = counts["disk"] + counts["memory"]
+        waits = counts["disk"] + counts["memory"]
         over = {
             "transient": counts["transient"] >= POLICY.transient_attempts,
             "unknown": counts["unknown"] >= POLICY.unknown_attempts,
             "permanent": True,
-            "disk": parked > POLICY.park_limit,
-            "memory": parked > POLICY.park_limit or counts["memory"] > 3,
+            "disk": waits > POLICY.resource_waits_max,
+            "memory": waits > POLICY.resource_waits_max or counts["memory"] > 3,
         }
         if over[what]:
             return list(plan[:number]), False
@@ -197,7 +197,7 @@ async def test_delay_of_the_hook_is_kept(backend: Backend) -> None:
 
 
 async def test_parking_outside_a_tracked_step_is_bounded(backend: Backend) -> None:
-    """A handler written for the SDK has no tracked steps; it must not be parked for ever."""
+    """A handler written for the SDK has no tracked steps; it must not wait for ever."""
     tries = 0
 
     async def handler(params: Any, ctx: TaskContext) -> None:
@@ -206,14 +206,14 @@ async def test_parking_outside_a_tracked_step_is_bounded(backend: Backend) -> No
         raise OSError(errno.ENOSPC, "full")
 
     history = await story(backend, handler)
-    assert (tries, history.task.state) == (POLICY.park_limit + 1, "failed")
+    assert (tries, history.task.state) == (POLICY.resource_waits_max + 1, "failed")
 
 
 async def test_shortage_can_be_set_to_fail(backend: Backend) -> None:
     async def handler(params: Any, ctx: TaskContext) -> None:
         raise OSError(errno.ENOSPC, "full")
 
-    history = await story(backend, handler, policy=RetryPolicy(park_limit=0))
+    history = await story(backend, handler, policy=RetryPolicy(resource_waits_max=0))
     assert history.task.state == "failed"
 
 

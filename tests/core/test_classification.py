@@ -126,7 +126,7 @@ def test_verdict_is_the_same_from_a_pool_of_processes(leaf: Exception) -> None:
         ).map(tuple),
         exit_code=st.none() | st.integers(),
         signal=st.none() | st.sampled_from(list(signal.Signals)).map(int),
-        casa_messages=st.lists(st.text(), max_size=3).map(tuple),
+        log_messages=st.lists(st.text(), max_size=3).map(tuple),
     )
 )
 def test_classification_is_total_and_evidence_survives_its_json(evidence: Evidence) -> None:
@@ -224,7 +224,7 @@ def test_full_disk_in_casas_log_counts_before_the_check_that_noticed() -> None:
     cut = ExceptionEvidence.of(errors.OutputError("image.fits is truncated"))
     said = "BlockIO::write: Error writing record"
     assert CLASSIFIER.classify(Evidence((cut,))).kind is FailureKind.TRANSIENT
-    verdict = CLASSIFIER.classify(Evidence((cut,), casa_messages=(said,)))
+    verdict = CLASSIFIER.classify(Evidence((cut,), log_messages=(said,)))
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "silent-disk-full")
 
 
@@ -310,7 +310,7 @@ def test_messages_as_observed(name: str, message: str, rule_id: str) -> None:
 )
 def test_ends_of_a_process(number: signal.Signals, said: str, rule_id: str) -> None:
     """A signal alone says little; together with what was printed it says enough."""
-    evidence = Evidence(signal=int(number), casa_messages=(said,))
+    evidence = Evidence(signal=int(number), log_messages=(said,))
     assert CLASSIFIER.classify(evidence).rule_id == rule_id
 
 

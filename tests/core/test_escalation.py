@@ -75,7 +75,7 @@ async def go_on(backend: Backend, step: Step, task_id: Any) -> History:
         tasks,
         WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001),
         Classifier((POISON_RULE, *RULES, *GENERIC_RULES)),
-        RetryPolicy(backoff_first_seconds=0.0, park_seconds=0.0, park_limit=4),
+        RetryPolicy(backoff_first_seconds=0.0, resource_wait_seconds=0.0, resource_waits_max=4),
     )
     await worker.run(until_idle=True)
     history = await backend.history(QUEUE, task_id)
@@ -96,7 +96,7 @@ async def test_permanent_failure_gets_one_more_start_with_its_escalation(backend
     assert [one["outcome"] for one in starts(history)] == ["escalated: permanent (toofaint)", None]
     assert [one.get("escalations") for one in starts(history)] == [None, ["other-source"]]
     reason = cast(Mapping[str, Any], history.runs[0].failure_reason)
-    assert (reason["kind"], reason["settled"]) == ("permanent", "escalated")
+    assert (reason["kind"], reason["action"]) == ("permanent", "escalated")
     assert reason["escalation"] == "other-source"
 
 
@@ -119,7 +119,7 @@ async def test_operators_retry_begins_without_escalations(backend: Backend) -> N
 
 
 @pytest.mark.parametrize("failure", [TooBig, Slow])
-async def test_parked_and_retried_steps_escalate_too(
+async def test_waiting_and_retried_steps_escalate_too(
     backend: Backend, failure: type[Exception]
 ) -> None:
     """Within their budgets, and it stays: the step does not go back to what failed."""

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.jsonb_sanitizer import storable
+from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
@@ -153,7 +153,7 @@ json_and_worse = st.recursive(
 @given(json_and_worse)
 def test_whatever_is_storable_is_taken_by_jsonb(value: object) -> None:
     """By the emulator's jsonb, which is held to Postgres' own."""
-    jsonb.dumps(storable(value))
+    jsonb.dumps(sanitized(value))
 
 
 plain_json = st.recursive(
@@ -165,7 +165,7 @@ plain_json = st.recursive(
 
 @given(plain_json)
 def test_what_is_storable_already_stays_as_it_is(value: object) -> None:
-    assert storable(value) == value
+    assert sanitized(value) == value
 
 
 async def story(backend: Backend, handler: Any) -> History:

@@ -21,7 +21,7 @@ from absurd_contimg.core.worker import Worker, WorkerSettings
 
 QUEUE = "dsa110-pipeline"
 
-AT_ONCE = RetryPolicy(backoff_first_seconds=0.0, park_seconds=0.0)
+AT_ONCE = RetryPolicy(backoff_first_seconds=0.0, resource_wait_seconds=0.0)
 
 
 def make_worker(
@@ -167,7 +167,7 @@ async def test_permanent_failure_leaves_operators_retry_possible(backend: Backen
     assert history.task.completed_payload == "done"
 
 
-async def test_full_disk_parks_the_run_without_costing_an_attempt(backend: Backend) -> None:
+async def test_full_disk_lets_the_run_wait_without_costing_an_attempt(backend: Backend) -> None:
     full = [True, True, False]
 
     async def handler(params: Any, ctx: TaskContext) -> Any:
@@ -183,7 +183,7 @@ async def test_full_disk_parks_the_run_without_costing_an_attempt(backend: Backe
     assert len(history.runs) == 1
     starts = {c.checkpoint_name: c.state for c in history.checkpoints}["$start:image"]
     outcomes = [one["outcome"] for one in starts["starts"]]  # type: ignore[index,call-overload]
-    assert outcomes == ["parked: resource (disk-full)"] * 2 + [None]
+    assert outcomes == ["waiting: resource (disk-full)"] * 2 + [None]
 
 
 async def test_step_that_ends_its_workers_is_poison(backend: Backend) -> None:
@@ -400,7 +400,7 @@ async def test_lost_reply_of_a_settlement_is_recognised(
         await ctx.tracked_step("image", image)
 
     task = await backend.spawn_task(QUEUE, "task", None)
-    policy = RetryPolicy(backoff_first_seconds=0.0, park_seconds=0.0, park_limit=2)
+    policy = RetryPolicy(backoff_first_seconds=0.0, resource_wait_seconds=0.0, resource_waits_max=2)
     worker = make_worker(LosesReply(backend, procedure), handler, policy=policy)  # type: ignore[arg-type]
     history = await run_until_ended(backend, worker, task.task_id)
     assert (history.task.state, len(history.runs)) == (state, runs)

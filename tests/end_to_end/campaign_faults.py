@@ -60,7 +60,7 @@ class Fault:
     may_overlap: bool = False
     """The fault itself lets two workers run one stage."""
     shortage: bool = False
-    """It lands where a stage meets the shortage, and the run must then be parked."""
+    """It lands where a stage meets the shortage, and the run must then wait."""
 
 
 def worker_killed(run: Run) -> bool:

@@ -61,7 +61,9 @@ def judge(run: Run, landed: bool, expected: Mapping[str, np.ndarray[Any, Any]]) 
     outcomes = [one.outcome for one in ours if one.outcome != "done"]
     if fault.shortage:
         landed = landed and bool(outcomes)
-        wrong = [one for one in outcomes if not one.startswith("parked: resource")]
+        wrong = [
+            one for one in outcomes if not one.startswith(("waiting: resource", "parked: resource"))
+        ]
         problems += [f"the shortage was taken for {one}" for one in wrong]
     state = history.task.state
     reason: Any = history.runs[-1].failure_reason if state == "failed" else None

@@ -68,7 +68,7 @@ def test_worker_sigkill(number: int, new_site: Callable, judge: Callable) -> Non
     site.until(lambda: not is_running(pid), 5)
     killed_at = time.monotonic()
     site.worker()
-    site.until(lambda: "handed back orphan" in site.log, 10)
+    site.until(lambda: "released orphan" in site.log, 10)
     restarted = time.monotonic() - killed_at
     judge(site, "worker SIGKILL, restarted", began, landed=landed)
     assert restarted < LEASE_SECONDS + 7, "it did not wait for the lease alone"
@@ -161,7 +161,7 @@ def test_worker_stopped_past_its_lease_wakes_up(
 
 
 def test_sigterm(number: int, new_site: Callable, judge: Callable) -> None:
-    """The run is handed back at once, and costs no attempt."""
+    """The run is released at once, and costs no attempt."""
     site, moment = new_site(), Moment("sigterm", number)
     site.spawn()
     began = time.monotonic()
@@ -218,7 +218,7 @@ def test_replies_are_lost_after_the_commit(
 
 
 def test_disk_full(number: int, new_site: Callable, judge: Callable) -> None:
-    """In each stage: the run is parked, costs no attempt, and goes on when there is space."""
+    """In each stage: the run waits, costs no attempt, and goes on when there is space."""
     site = new_site()
     with mounted(site.root / "disk", 4) as disk:
         site.spawn(seconds=0.3)
@@ -227,7 +227,7 @@ def test_disk_full(number: int, new_site: Callable, judge: Callable) -> None:
         for parkings, stage in enumerate(STAGES, 1):
             site.pid_at(stage.name)
             fill(disk / "filler")
-            site.until(lambda stage=stage: f"step {stage.name}: parked (resource" in site.log)
+            site.until(lambda stage=stage: f"step {stage.name}: waiting (resource" in site.log)
             (disk / "filler").unlink()
             assert site.log.count("disk-full") >= parkings
         judge(site, "disk full in each stage", began, landed=True, runs=1)
@@ -249,14 +249,14 @@ def fill(path: Path) -> None:
 def test_limit_is_hit(
     what: str, rule: str, number: int, new_site: Callable, judge: Callable
 ) -> None:
-    """Memory and open files: parked, then tried again in a fresh process."""
+    """Memory and open files: the run waits, then is tried again in a fresh process."""
     site, moment = new_site(), Moment(what, number)
     site.plan(moment.stage, what)
     site.spawn()
     began = time.monotonic()
     site.worker()
     site.until_ended()
-    landed = f"parked (resource, {rule})" in site.log
+    landed = f"waiting (resource, {rule})" in site.log
     judge(site, f"limit of {what}", began, landed=landed, runs=1)
     assert landed, site.log
 

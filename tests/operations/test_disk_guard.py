@@ -100,6 +100,6 @@ def test_settings_of_the_guide_are_read(tmp_path: Path) -> None:
     environment = {"CONTIMG_DISK_CRITICAL_GB": "7", "CONTIMG_ON_SHORTAGE": "fail"}
     settings = load_settings(folders, environment=environment)
     assert settings.disk_critical_gb == 7.0
-    assert make_policy(settings).park_limit == 0
+    assert make_policy(settings).resource_waits_max == 0
     with pytest.raises(SettingError, match="park or fail"):
         load_settings(folders, environment={"CONTIMG_ON_SHORTAGE": "wait"})

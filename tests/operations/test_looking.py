@@ -70,7 +70,7 @@ async def spawn_failed(backend: PostgresBackend, group: str, rule: str) -> None:
         "rule": rule,
         "step": "convert",
         "message": f"{group} is cut",
-        "settled": "failed",
+        "action": "failed",
     }
     await backend.fail_run_permanently(QUEUE, claimed.run_id, reason)
 

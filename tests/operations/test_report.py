@@ -446,7 +446,7 @@ def test_nothing_is_written_in_the_home_folder(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["x.png"]
 
 
-OUTCOMES = st.sampled_from([None, "retry: busy", "parked: disk-full", "handed back", "poison"])
+OUTCOMES = st.sampled_from([None, "retry: busy", "waiting: disk-full", "released", "poison"])
 
 
 @st.composite

@@ -14,7 +14,7 @@ from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core import lease as lease_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, TaskCancelled
-from absurd_contimg.core.failure_handling import Settler
+from absurd_contimg.core.failure_handling import FailureHandler
 from absurd_contimg.core.failures import Classifier
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.worker import Worker
@@ -101,11 +101,11 @@ def cancelled_task_works_on(patch: Patch) -> None:
 # -- settling -----------------------------------------------------------------------------
 
 
-def settlement_is_taken_for_granted(patch: Patch) -> None:
+def retry_decision_is_taken_for_granted(patch: Patch) -> None:
     async def took_effect(self: Any, *_args: Any) -> bool:
         return True
 
-    patch.setattr(Settler, "_took_effect", took_effect)
+    patch.setattr(FailureHandler, "_took_effect", took_effect)
 
 
 def operators_retry_has_no_budget(patch: Patch) -> None:
@@ -118,11 +118,11 @@ def retry_comes_at_once(patch: Patch) -> None:
     async def after(self: Any, _seconds: float) -> Any:
         return await self.backend.current_time()
 
-    patch.setattr(Settler, "_after", after)
+    patch.setattr(FailureHandler, "_after", after)
 
 
-def parkings_are_not_counted(patch: Patch) -> None:
-    patch.setattr(TaskContext, "_parked_counts", lambda _self: {})
+def resource_waits_are_not_counted(patch: Patch) -> None:
+    patch.setattr(TaskContext, "_resource_waits", lambda _self: {})
 
 
 # -- classifier ---------------------------------------------------------------------------
@@ -166,10 +166,10 @@ FRESH: dict[str, Mutant] = {
     "stage may outlive its lease": lease_has_no_margin,
     "a cancelled task works on": cancelled_task_works_on,
     "an unanswered extension counts": no_answer_is_no_reason_to_ask_again,
-    "a refused settlement counts as done": settlement_is_taken_for_granted,
+    "a refused decision counts as done": retry_decision_is_taken_for_granted,
     "an operator's retry has no budget of its own": operators_retry_has_no_budget,
     "a retry comes at once": retry_comes_at_once,
-    "parkings are not counted": parkings_are_not_counted,
+    "resource waits are not counted": resource_waits_are_not_counted,
     "errno is not looked at": errno_is_not_looked_at,
     "death by signal is not looked at": exit_by_signal_is_not_looked_at,
     "no look at the clock before the rename": no_clock,

@@ -30,8 +30,8 @@ class _Toothless:
         self._fence = fence
 
     @property
-    def fence_at(self) -> float:
-        return self._fence.fence_at
+    def deadline(self) -> float:
+        return self._fence.deadline
 
     async def __call__(self) -> None:
         return None

@@ -1,6 +1,6 @@
 """A second round of bugs written down before anybody had looked whether they are found.
 
-From reading worker, lease, settlement, products, classifier and emulator as a tired developer
+From reading worker, lease, decision, products, classifier and emulator as a tired developer
 would change them; what was found at first try, and what it took to find the rest, is in
 ``docs/testing.md``.
 """
@@ -13,10 +13,10 @@ from typing import Any
 
 from absurd_contimg.backends.memory.procedures import checkpoints
 from absurd_contimg.backends.memory.procedures.checkpoints import write_checkpoint
-from absurd_contimg.core import failure_handling as settle_module
+from absurd_contimg.core import failure_handling
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.evidence import Evidence
-from absurd_contimg.core.failure_handling import Settler
+from absurd_contimg.core.failure_handling import FailureHandler
 from absurd_contimg.core.failures import Classifier
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.retries import RetryPolicy
@@ -38,15 +38,15 @@ def stop_forgets_what_runs(patch: Patch) -> None:
     patch.setattr(Worker, "_drain", drain)
 
 
-def handed_back_for_much_later(patch: Patch) -> None:
-    async def hand_back(self: Any, claimed: Any, ctx: Any) -> None:
+def released_for_much_later(patch: Patch) -> None:
+    async def release_run(self: Any, claimed: Any, ctx: Any) -> None:
         if ctx is not None:
-            await ctx.record_outcome("handed back")
+            await ctx.record_outcome("released")
         now = await self.backend.current_time()
         later = now + timedelta(minutes=self.settings.claim_timeout_seconds)
         await self.backend.schedule_run(self.settings.queue_name, claimed.run_id, later)
 
-    patch.setattr(Worker, "_hand_back", hand_back)
+    patch.setattr(Worker, "_release_run", release_run)
 
 
 def the_guard_is_not_asked(patch: Patch) -> None:
@@ -85,29 +85,29 @@ def extension_is_too_short(patch: Patch) -> None:
 
 def failed_is_left_to_absurd(patch: Patch) -> None:
     """For good, but by the procedure that makes the next run."""
-    honest = Settler._carry_out
+    honest = FailureHandler._carry_out
 
-    async def carry_out(self: Any, claimed: Any, settlement: Any, reason: Any) -> None:
-        if settlement.action == "failed":
+    async def carry_out(self: Any, claimed: Any, decision: Any, reason: Any) -> None:
+        if decision.action == "failed":
             await self.backend.fail_run(self.queue_name, claimed.run_id, reason, None)
         else:
-            await honest(self, claimed, settlement, reason)
+            await honest(self, claimed, decision, reason)
 
-    patch.setattr(Settler, "_carry_out", carry_out)
+    patch.setattr(FailureHandler, "_carry_out", carry_out)
 
 
-def parked_runs_are_due_at_once(patch: Patch) -> None:
-    honest = Settler._park
+def waiting_runs_are_due_at_once(patch: Patch) -> None:
+    honest = FailureHandler._wait_for_resource
 
-    def park(self: Any, ctx: Any, verdict: Any) -> Any:
-        settlement = honest(self, ctx, verdict)
-        return settle_module.Settlement(verdict, settlement.action, 0.0)
+    def wait_for_resource(self: Any, ctx: Any, verdict: Any) -> Any:
+        decision = honest(self, ctx, verdict)
+        return failure_handling.RetryDecision(verdict, decision.action, 0.0)
 
-    patch.setattr(Settler, "_park", park)
+    patch.setattr(FailureHandler, "_wait_for_resource", wait_for_resource)
 
 
 def no_escalation(patch: Patch) -> None:
-    patch.setattr(settle_module, "_escalated", lambda settlement, _claimed, _ctx: settlement)
+    patch.setattr(failure_handling, "_escalated", lambda decision, _claimed, _ctx: decision)
 
 
 def backoff_does_not_grow(patch: Patch) -> None:
@@ -179,12 +179,12 @@ def older_attempts_overwrite(patch: Patch) -> None:
 
 SECOND: dict[str, Mutant] = {
     "stopping forgets what still runs": stop_forgets_what_runs,
-    "a run is handed back for much later": handed_back_for_much_later,
+    "a run is released for much later": released_for_much_later,
     "the guard is not asked": the_guard_is_not_asked,
     "orphans wait for their lease": orphans_wait_for_their_lease,
     "an extension is too short": extension_is_too_short,
     "what failed for good gets another run": failed_is_left_to_absurd,
-    "parked runs are due at once": parked_runs_are_due_at_once,
+    "waiting runs are due at once": waiting_runs_are_due_at_once,
     "nothing is escalated": no_escalation,
     "backoff does not grow": backoff_does_not_grow,
     "a step is saved before it runs": step_is_saved_before_it_runs,

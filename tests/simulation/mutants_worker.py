@@ -14,7 +14,7 @@ from absurd_contimg.backends.memory.procedures import checkpoints, events, runs
 from absurd_contimg.core import worker as worker_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendUnavailable, LeaseLost, RunSuspended
-from absurd_contimg.core.failure_handling import Settlement, Settler
+from absurd_contimg.core.failure_handling import FailureHandler, RetryDecision
 from absurd_contimg.core.failures import Classifier, FailureKind, Verdict
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.step_journal import StepRecord
@@ -134,7 +134,7 @@ async def _keeper_gives_up_silently(self: Any) -> None:
         await asyncio.Event().wait()
 
 
-async def _insists_for_ever(self: Any, call: Any) -> Any:
+async def _retries_for_ever(self: Any, call: Any) -> Any:
     while True:
         try:
             return await call()
@@ -142,12 +142,12 @@ async def _insists_for_ever(self: Any, call: Any) -> Any:
             await asyncio.sleep(1.0)
 
 
-async def _never_insists(self: Any, call: Any) -> Any:
+async def _never_retries(self: Any, call: Any) -> Any:
     return await call()
 
 
 async def _work_goes_on(lease: Any, work: Any) -> Any:
-    keeper = asyncio.create_task(lease.keep())
+    keeper = asyncio.create_task(lease.heartbeat_loop())
     try:
         return await work
     finally:
@@ -169,23 +169,23 @@ def _judged(kind: FailureKind) -> Any:
 
 def _only_the_signal(self: Any, evidence: Any) -> Any:
     for rule in self._rules:
-        if evidence.signal is not None and evidence.signal in rule.signals and rule.casa is None:
+        if evidence.signal is not None and evidence.signal in rule.signals and rule.log is None:
             yield rule, "signal"
 
 
 def _decided(**actions: str) -> Any:
-    honest = Settler._decide
+    honest = FailureHandler._decide
 
-    def decide(self: Any, claimed: Any, ctx: Any, verdict: Any, earlier: Any) -> Settlement:
+    def decide(self: Any, claimed: Any, ctx: Any, verdict: Any, earlier: Any) -> RetryDecision:
         action = actions.get(verdict.kind.name.lower())
         if action is not None:
-            return Settlement(verdict, action, 1.0)
+            return RetryDecision(verdict, action, 1.0)
         return honest(self, claimed, ctx, verdict, earlier)
 
     return decide
 
 
-_within_budget = Settler._within_budget
+_within_budget = FailureHandler._within_budget
 
 
 def _counting(change: Callable[[list[Any], str | None, str], list[Any]]) -> Any:
@@ -254,19 +254,29 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "orphans are failed": _replaced(Worker, "_recover_orphans", _orphans_are_failed),
     "worker dies when a claim is refused": _replaced(Worker, "_claim", _claim_dies),
-    "lease is never extended": _replaced(Lease, "keep", _keeper_sleeps),
-    "lease is extended too late": _replaced(Lease, "keep", _keeper_is_late),
-    "lost lease is not reported": _replaced(Lease, "keep", _keeper_gives_up_silently),
-    "no self-fencing without a database": _replaced(Lease, "insist", _insists_for_ever),
-    "an unanswered call is not repeated": _replaced(Lease, "insist", _never_insists),
+    "lease is never extended": _replaced(Lease, "heartbeat_loop", _keeper_sleeps),
+    "lease is extended too late": _replaced(Lease, "heartbeat_loop", _keeper_is_late),
+    "lost lease is not reported": _replaced(Lease, "heartbeat_loop", _keeper_gives_up_silently),
+    "no self-fencing without a database": _replaced(
+        Lease, "retry_until_deadline", _retries_for_ever
+    ),
+    "an unanswered call is not repeated": _replaced(Lease, "retry_until_deadline", _never_retries),
     "work goes on without its lease": _replaced(worker_module, "while_leased", _work_goes_on),
-    "permanent failure is retried": _replaced(Settler, "_decide", _decided(permanent="retry")),
-    "short resource fails the task": _replaced(Settler, "_decide", _decided(resource="failed")),
-    "unknown failure is final": _replaced(Settler, "_decide", _decided(unknown="failed")),
-    "interruption counts as a failure": _replaced(Settler, "_within_budget", _counting(_all_count)),
-    "failures are not counted": _replaced(Settler, "_within_budget", _counting(_nothing_counts)),
-    "one retry too many": _replaced(Settler, "_within_budget", _counting(_one_less)),
-    "one budget for all steps": _replaced(Settler, "_within_budget", _counting(_any_step)),
+    "permanent failure is retried": _replaced(
+        FailureHandler, "_decide", _decided(permanent="retry")
+    ),
+    "short resource fails the task": _replaced(
+        FailureHandler, "_decide", _decided(resource="failed")
+    ),
+    "unknown failure is final": _replaced(FailureHandler, "_decide", _decided(unknown="failed")),
+    "interruption counts as a failure": _replaced(
+        FailureHandler, "_within_budget", _counting(_all_count)
+    ),
+    "failures are not counted": _replaced(
+        FailureHandler, "_within_budget", _counting(_nothing_counts)
+    ),
+    "one retry too many": _replaced(FailureHandler, "_within_budget", _counting(_one_less)),
+    "one budget for all steps": _replaced(FailureHandler, "_within_budget", _counting(_any_step)),
     "everything is transient": _replaced(Classifier, "classify", _judged(FailureKind.TRANSIENT)),
     "everything is unknown": _replaced(Classifier, "classify", _judged(FailureKind.UNKNOWN)),
     "what CASA said before it aborted is ignored": _replaced(

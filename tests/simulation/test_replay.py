@@ -32,7 +32,7 @@ _BUG = """
 import asyncio
 
 async def works_on_without_its_lease(lease, work):
-    keeper = asyncio.create_task(lease.keep())
+    keeper = asyncio.create_task(lease.heartbeat_loop())
     try:
         return await work
     finally:

@@ -72,8 +72,8 @@ def test_slow_disk_makes_stages_longer() -> None:
 def test_space_taken_by_others_parks_the_work_until_it_is_free_again() -> None:
     filled = run(faults={"disk_fills": [[600.0, 1200.0]]})
     assert {one.task.state for one in filled.histories} == {"completed"}
-    parked = [c for one in filled.histories for c in one.checkpoints if "parked" in str(c.state)]
-    assert parked
+    waits = [c for one in filled.histories for c in one.checkpoints if "waiting" in str(c.state)]
+    assert waits
     assert filled.landed.landed == {"fill": 1}
 
 
@@ -203,7 +203,7 @@ def test_operator_retries_what_has_failed_once_the_cause_is_gone() -> None:
 
 
 def test_restarting_each_worker_by_sigterm_costs_no_attempt_and_no_wait() -> None:
-    """What was running is handed back at once and goes on, without a lease running out."""
+    """What was running is released at once and goes on, without a lease running out."""
     done = run(
         workers={"count": 2, "restart_seconds": 5.0},
         operator={"restarts_every_seconds": 200.0},

@@ -173,5 +173,5 @@ for name, provoke in CASES.items():
         evidence = Evidence()
     except Exception as error:  # noqa: BLE001 - which one it is decides the test
         evidence = Evidence.of(error)
-    found[name] = replace(evidence, casa_messages=severe_messages(log)).to_json()
+    found[name] = replace(evidence, log_messages=severe_messages(log)).to_json()
 (ROOT / "evidence.json").write_text(json.dumps(found))

@@ -136,7 +136,7 @@ def test_exception_arrives_with_its_cause_chain(tmp_path: Path) -> None:
 def test_severe_messages_of_casa_are_evidence(tmp_path: Path) -> None:
     """CASA says only in its log what went wrong."""
     evidence = failure_of(request_for(tmp_path, "severe")).evidence
-    assert evidence.casa_messages == ("task::x Table x.ms does not exist",)
+    assert evidence.log_messages == ("task::x Table x.ms does not exist",)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_death_by_signal_is_told_as_such(tmp_path: Path, do: str, number: int) -
     error = failure_of(request_for(tmp_path, do))
     assert error.evidence.signal == number
     assert error.evidence.exit_code is None
-    assert error.evidence.casa_messages
+    assert error.evidence.log_messages
     assert str(error.output_log) in str(error)
 
 

@@ -25,7 +25,7 @@ from uuid import UUID
 from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
 
-from absurd_contimg.core.errors import BackendError, BackendUnavailable, HandBack, RunSuspended
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunReleased, RunSuspended
 from absurd_contimg.core.failures import PoisonStep, StepsChanged
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import (
@@ -36,8 +36,13 @@ from absurd_contimg.core.records import (
     SpawnOptions,
 )
 from absurd_contimg.core.scope import RunScope
-from absurd_contimg.core.step_journal import PARKED_PREFIX, START_PREFIX, StepRecord, parkings
-from absurd_contimg.core.step_order_check import Replay
+from absurd_contimg.core.step_journal import (
+    RESOURCE_WAITS_PREFIX,
+    START_PREFIX,
+    StepRecord,
+    resource_waits,
+)
+from absurd_contimg.core.step_order_check import StepOrderCheck
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -58,7 +63,7 @@ class TaskContext:
         self._claimed = claimed
         self._scope = scope
         self._checkpoints = {one.checkpoint_name: one.state for one in checkpoints}
-        self._replay = Replay(checkpoints)
+        self._step_order = StepOrderCheck(checkpoints)
         self._calls_by_step: dict[str, int] = {}
         self._wake_event = claimed.wake_event
         self._current_step: str | None = None
@@ -110,7 +115,7 @@ class TaskContext:
     async def begin_step(self, name: str) -> StepHandle:
         """Take the next checkpoint of this name; `done` tells whether it was saved before."""
         checkpoint_name = self._next_name(name)
-        await self._compare(self._replay.asked(checkpoint_name))
+        await self._compare(self._step_order.asked(checkpoint_name))
         if checkpoint_name in self._checkpoints:
             state = cast(Any, self._checkpoints[checkpoint_name])
             return StepHandle(name=name, checkpoint_name=checkpoint_name, done=True, state=state)
@@ -146,7 +151,7 @@ class TaskContext:
         if chosen.idempotency_key is None:
             chosen = replace(chosen, idempotency_key=f"{self.task_id}:{handle.checkpoint_name}")
         backend, where = self._scope.backend, queue or self.queue_name
-        spawned = await self._scope.lease.insist(
+        spawned = await self._scope.lease.retry_until_deadline(
             lambda: backend.spawn_task(where, task_name, params, chosen)
         )
         return await self.complete_step(handle, str(spawned.task_id))
@@ -162,7 +167,7 @@ class TaskContext:
         if handle.done:
             return cast(_T, handle.state)
         if self._scope.stopping():
-            raise HandBack
+            raise RunReleased
         start = await self._record_start(handle.checkpoint_name)
         result = await self.complete_step(handle, await fn(start))
         self._tracked_step = None
@@ -184,29 +189,31 @@ class TaskContext:
         counted, in a checkpoint of their own. `escalation` is what the next start has to do
         differently.
         """
-        if outcome.startswith("parked: "):
+        if outcome.startswith(("waiting: ", "parked: ")):
             rule_id = outcome.rpartition("(")[2].rstrip(")")
-            counts = self._parked_counts()
+            counts = self._resource_waits()
             counts[rule_id] = counts.get(rule_id, 0) + 1
-            await self._save(PARKED_PREFIX + (self._tracked_step or ""), cast(Json, counts))
-        elif outcome.startswith("failed") and self._parked_counts():
-            await self._save(PARKED_PREFIX + (self._tracked_step or ""), {})  # for a retry
+            await self._save(RESOURCE_WAITS_PREFIX + (self._tracked_step or ""), cast(Json, counts))
+        elif outcome.startswith("failed") and self._resource_waits():
+            await self._save(RESOURCE_WAITS_PREFIX + (self._tracked_step or ""), {})  # for a retry
         if self._tracked_step is None:
             return
         record = self._record(self._tracked_step)
         record.end(outcome, escalation)
         await self._save(record.name, record.state)
 
-    def parked(self, rule_id: str = "") -> int:
-        """How often the step under way was parked (for this rule), over all attempts.
+    def resource_waits(self, rule_id: str = "") -> int:
+        """How often the step under way waited for a resource (for this rule), over all attempts.
 
         Outside a tracked step, how often the task was.
         """
-        counts = self._parked_counts()
+        counts = self._resource_waits()
         return sum(counts.values()) if not rule_id else counts.get(rule_id, 0)
 
-    def _parked_counts(self) -> dict[str, int]:
-        return parkings(self._checkpoints.get(PARKED_PREFIX + (self._tracked_step or "")))
+    def _resource_waits(self) -> dict[str, int]:
+        return resource_waits(
+            self._checkpoints.get(RESOURCE_WAITS_PREFIX + (self._tracked_step or ""))
+        )
 
     # -- waiting --------------------------------------------------------------------------
 
@@ -223,7 +230,7 @@ class TaskContext:
 
     async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
         checkpoint_name = self._next_name(step_name)
-        await self._compare(self._replay.asked(checkpoint_name))
+        await self._compare(self._step_order.asked(checkpoint_name))
         saved = self._checkpoints.get(checkpoint_name)
         if isinstance(saved, str):
             wake_at = datetime.fromisoformat(saved)
@@ -295,7 +302,9 @@ class TaskContext:
         delay = _POLL_FIRST_SECONDS
         backend, child = self._scope.backend, UUID(task_id)
         while True:
-            found = await self._scope.lease.insist(lambda: backend.get_task_result(queue, child))
+            found = await self._scope.lease.retry_until_deadline(
+                lambda: backend.get_task_result(queue, child)
+            )
             if found is None:
                 raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
             if found.state in TERMINAL_STATES:
@@ -319,7 +328,9 @@ class TaskContext:
         if not event_name:
             raise ValueError("event_name must be a non-empty string")
         backend, queue = self._scope.backend, self.queue_name
-        await self._scope.lease.insist(lambda: backend.emit_event(queue, event_name, payload))
+        await self._scope.lease.retry_until_deadline(
+            lambda: backend.emit_event(queue, event_name, payload)
+        )
 
     async def heartbeat(self, seconds: int | None = None) -> None:
         """Extend the lease. The worker does so by itself; this also notices a cancelled task."""
@@ -331,14 +342,14 @@ class TaskContext:
         """``await ctx.fence()`` returns only if the lease is still ours, freshly extended.
 
         To be called just before an effect that must not happen twice, such as the renaming of a
-        finished product into place. ``ctx.fence.fence_at`` is the event loop's time by which all
+        finished product into place. ``ctx.fence.deadline`` is the event loop's time by which all
         work on the run must have stopped unless the lease is extended again.
         """
         return self._scope.lease
 
     async def handler_ended(self) -> None:
         """Compare the steps with those of earlier attempts once the handler has returned."""
-        await self._compare(self._replay.ended())
+        await self._compare(self._step_order.ended())
 
     # -- how it is done -------------------------------------------------------------------
 
@@ -355,7 +366,7 @@ class TaskContext:
 
     async def _now(self) -> datetime:
         """The database's time; a hiccup of the database costs the step nothing."""
-        return await self._scope.lease.insist(self._scope.backend.current_time)
+        return await self._scope.lease.retry_until_deadline(self._scope.backend.current_time)
 
     async def _suspending(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that may put the run to sleep; insists, and knows its own lost reply.
@@ -376,7 +387,7 @@ class TaskContext:
                     raise RunSuspended("by a call whose reply was lost") from None
                 raise
 
-        return await self._scope.lease.insist(attempt)
+        return await self._scope.lease.retry_until_deadline(attempt)
 
     async def _is_asleep(self) -> bool:
         history = await self._scope.backend.history(self.queue_name, self._claimed.task_id)
@@ -416,7 +427,7 @@ class TaskContext:
                 raise
             lease.renewed(sent_at)
 
-        await lease.insist(write)
+        await lease.retry_until_deadline(write)
         self._checkpoints[checkpoint_name] = state
 
     async def _is_saved(self, checkpoint_name: str, state: Json) -> bool:

@@ -31,7 +31,7 @@ class LeaseLost(ControlFlow):
     """The claim on the run is no longer ours, or can no longer be shown to be."""
 
 
-class HandBack(BaseException):
+class RunReleased(BaseException):
     """The worker is stopping: the run goes back to the queue without costing an attempt."""
 
 

@@ -50,8 +50,8 @@ class Evidence:
     """Of the child process, when it ended by itself."""
     signal: int | None = None
     """That ended the child process."""
-    casa_messages: tuple[str, ...] = ()
-    """What CASA logged as SEVERE, and what it or the C++ runtime printed when it ended."""
+    log_messages: tuple[str, ...] = ()
+    """Errors that the process logged, and what it printed as it ended; earlier `casa_messages`."""
     traceback: str | None = None
 
     @classmethod
@@ -83,13 +83,13 @@ class Evidence:
             ],
             "exit_code": self.exit_code,
             "signal": self.signal,
-            "casa_messages": list(self.casa_messages),
+            "log_messages": list(self.log_messages),
             "traceback": self.traceback,
         }
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
-        """What `to_json` wrote."""
+        """What `to_json` wrote, of this version or an earlier one."""
         return cls(
             exceptions=tuple(
                 ExceptionEvidence(
@@ -99,7 +99,7 @@ class Evidence:
             ),
             exit_code=data["exit_code"],
             signal=data["signal"],
-            casa_messages=tuple(data["casa_messages"]),
+            log_messages=tuple(data.get("log_messages") or data.get("casa_messages") or ()),
             traceback=data["traceback"],
         )
 

@@ -1,10 +1,9 @@
-"""What becomes of a run whose handler raised: the verdict on the failure, turned into one call.
+"""Failure handling: what becomes of a run whose handler raised.
 
-Permanent failures end the task at once; transient and unknown ones are retried within the
-budget of their step; resource failures park the run, which costs no attempt. Where the verdict
-names an escalation, the next start of the step is made with it; once, and then even after a
-permanent failure. Whoever spawned the task with a ``max_attempts`` or a retry strategy of his own
-keeps them: then Absurd counts.
+A permanent failure ends the task at once. Transient and unknown failures are retried within the
+budget of their step. After a resource failure the run waits, which costs no attempt. A verdict
+may name an escalation: the next start of the step uses it, once, even after a permanent failure.
+A task spawned with its own ``max_attempts`` or retry strategy keeps them: then Absurd counts.
 """
 
 from __future__ import annotations
@@ -24,6 +23,7 @@ from absurd_contimg.core.failures import (
     FailureKind,
     RetryHook,
     Verdict,
+    action_of,
     failure_reason,
 )
 from absurd_contimg.core.lease import Lease
@@ -34,24 +34,24 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
+class RetryDecision:
     """What was done with a failed run, for the log and for observers."""
 
     verdict: Verdict
     action: str
-    """``failed``, ``retry``, ``parked``, or ``escalated`` (failed, but for its escalation)."""
+    """``failed``, ``retry``, ``waiting``, or ``escalated`` (failed, but for its escalation)."""
     delay_seconds: float | None = None
     escalation: str | None = None
     """What the next start of the step has to do differently."""
 
 
-OnFailure = Callable[[ClaimedTask, Settlement, Mapping[str, Json]], Awaitable[None]]
+OnFailure = Callable[[ClaimedTask, RetryDecision, Mapping[str, Json]], Awaitable[None]]
 """Told, with the failure reason, before a task is failed for good; may be told again of the same
 failure. What it raises is logged and changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Settler:
+class FailureHandler:
     """Decides and carries out what a failure deserves."""
 
     backend: Backend
@@ -62,42 +62,42 @@ class Settler:
     hook: RetryHook | None = None
     on_failure: OnFailure | None = None
 
-    async def settle(
+    async def handle(
         self, claimed: ClaimedTask, ctx: TaskContext | None, lease: Lease, error: Exception
-    ) -> Settlement:
-        """Fail, retry or park the run whose handler raised `error`.
+    ) -> RetryDecision:
+        """Fail or retry the run, or let it wait, after its handler raised `error`.
 
         Repeats its calls while the database is away and the lease is ours; a call whose reply was
         lost is recognised by what it left, and not made twice.
         """
         verdict = self._judge(Evidence.of(error))
-        earlier = await lease.insist(lambda: self._earlier_reasons(claimed))
-        settlement = _escalated(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
-        verdict = settlement.verdict
-        outcome = f"{settlement.action}: {verdict.kind.value} ({verdict.rule_id})"
+        earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
+        decision = _escalated(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
+        verdict = decision.verdict
+        outcome = f"{decision.action}: {verdict.kind.value} ({verdict.rule_id})"
         if ctx is not None:
-            await ctx.record_outcome(outcome, settlement.escalation)
+            await ctx.record_outcome(outcome, decision.escalation)
         details: dict[str, Json] = {
             "step": None if ctx is None else ctx.current_step,
             "attempt": claimed.attempt,
             "worker": self.worker_id,
-            "settled": settlement.action,
-            **({} if settlement.escalation is None else {"escalation": settlement.escalation}),
+            "action": decision.action,
+            **({} if decision.escalation is None else {"escalation": decision.escalation}),
             **_details_of(error),
         }
         reason = failure_reason(error, verdict, details)
-        if settlement.action == "failed":
-            await self._tell(claimed, settlement, reason)
-        await lease.insist(lambda: self._carry_out(claimed, settlement, reason))
-        return settlement
+        if decision.action == "failed":
+            await self._tell(claimed, decision, reason)
+        await lease.retry_until_deadline(lambda: self._carry_out(claimed, decision, reason))
+        return decision
 
     async def _tell(
-        self, claimed: ClaimedTask, settlement: Settlement, reason: Mapping[str, Json]
+        self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
         if self.on_failure is None:
             return
         try:
-            await self.on_failure(claimed, settlement, reason)
+            await self.on_failure(claimed, decision, reason)
         except Exception:  # noqa: BLE001 - whatever a listener raises: the task fails all the same
             _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
 
@@ -127,26 +127,26 @@ class Settler:
         ctx: TaskContext | None,
         verdict: Verdict,
         earlier: list[Mapping[str, Json]],
-    ) -> Settlement:
+    ) -> RetryDecision:
         match verdict.kind:
             case FailureKind.PERMANENT:
-                return Settlement(verdict, "failed")
+                return RetryDecision(verdict, "failed")
             case FailureKind.RESOURCE:
-                return self._park(ctx, verdict)
+                return self._wait_for_resource(ctx, verdict)
             case FailureKind.INTERRUPTED:
-                return Settlement(verdict, "parked", 0.0)
+                return RetryDecision(verdict, "waiting", 0.0)
             case _:
                 return self._within_budget(claimed, ctx, verdict, earlier)
 
-    def _park(self, ctx: TaskContext | None, verdict: Verdict) -> Settlement:
+    def _wait_for_resource(self, ctx: TaskContext | None, verdict: Verdict) -> RetryDecision:
         """Wait for the resource; what does not fit after many waits will not fit at all."""
-        parked = 0 if ctx is None else ctx.parked()
-        if parked >= self.policy.park_limit:
-            return Settlement(verdict, "failed")
-        mine = 0 if ctx is None else ctx.parked(verdict.rule_id)
-        if verdict.parks_max is not None and mine >= verdict.parks_max:
-            return Settlement(replace(verdict, kind=FailureKind.PERMANENT), "failed")
-        return Settlement(verdict, "parked", self.policy.park_seconds)
+        waits = 0 if ctx is None else ctx.resource_waits()
+        if waits >= self.policy.resource_waits_max:
+            return RetryDecision(verdict, "failed")
+        waits_by_rule = 0 if ctx is None else ctx.resource_waits(verdict.rule_id)
+        if verdict.resource_waits_max is not None and waits_by_rule >= verdict.resource_waits_max:
+            return RetryDecision(replace(verdict, kind=FailureKind.PERMANENT), "failed")
+        return RetryDecision(verdict, "waiting", self.policy.resource_wait_seconds)
 
     def _within_budget(
         self,
@@ -154,23 +154,23 @@ class Settler:
         ctx: TaskContext | None,
         verdict: Verdict,
         earlier: list[Mapping[str, Json]],
-    ) -> Settlement:
+    ) -> RetryDecision:
         step = None if ctx is None else ctx.current_step
         delay = verdict.delay_seconds
         if claimed.max_attempts is not None and not _lowered_by_us(earlier):
             # The spawner's own count, kept by Absurd.
             if delay is None and not claimed.retry_strategy:
                 delay = self.policy.delay_seconds(claimed.attempt)
-            return Settlement(verdict, "retry", delay)
+            return RetryDecision(verdict, "retry", delay)
         since = _since_last_verdict(earlier)
         failures = 1 + sum(
             one.get("step") == step and one.get("kind") == verdict.kind.value for one in since
         )
         if failures >= self.policy.attempts(verdict.kind):
-            return Settlement(verdict, "failed")
+            return RetryDecision(verdict, "failed")
         if delay is None and not claimed.retry_strategy:
             delay = self.policy.delay_seconds(failures)
-        return Settlement(verdict, "retry", delay)
+        return RetryDecision(verdict, "retry", delay)
 
     async def _earlier_reasons(self, claimed: ClaimedTask) -> list[Mapping[str, Json]]:
         """Why the task's earlier runs failed, from history, oldest first."""
@@ -179,28 +179,28 @@ class Settler:
         return [run.failure_reason for run in runs if isinstance(run.failure_reason, Mapping)]
 
     async def _carry_out(
-        self, claimed: ClaimedTask, settlement: Settlement, reason: dict[str, Json]
+        self, claimed: ClaimedTask, decision: RetryDecision, reason: dict[str, Json]
     ) -> None:
         backend, queue, run_id = self.backend, self.queue_name, claimed.run_id
         try:
-            if settlement.action == "failed":
+            if decision.action == "failed":
                 await backend.fail_run_permanently(queue, run_id, reason)
-            elif settlement.action == "parked":
-                wake_at = await self._after(settlement.delay_seconds or 0.0)
+            elif decision.action == "waiting":
+                wake_at = await self._after(decision.delay_seconds or 0.0)
                 await backend.schedule_run(queue, run_id, wake_at)
             else:
-                delay = settlement.delay_seconds
+                delay = decision.delay_seconds
                 retry_at = None if delay is None else await self._after(delay)
                 await backend.fail_run(queue, run_id, reason, retry_at)
         except (RunAlreadyFailed, BackendError) as error:
-            if not await self._took_effect(claimed, settlement, error):
+            if not await self._took_effect(claimed, decision, error):
                 raise
 
     async def _after(self, seconds: float) -> datetime:
         return await self.backend.current_time() + timedelta(seconds=seconds)
 
     async def _took_effect(
-        self, claimed: ClaimedTask, settlement: Settlement, error: BaseException
+        self, claimed: ClaimedTask, decision: RetryDecision, error: BaseException
     ) -> bool:
         """Whether an earlier, unanswered try of the same call is why this one was refused."""
         if isinstance(error, BackendError) and error.sqlstate is None:
@@ -208,24 +208,26 @@ class Settler:
         history = await self.backend.history(self.queue_name, claimed.task_id)
         runs = history.runs if history else ()
         state = next((run.state for run in runs if run.run_id == claimed.run_id), None)
-        return state == ("sleeping" if settlement.action == "parked" else "failed")
+        return state == ("sleeping" if decision.action == "waiting" else "failed")
 
 
-def _escalated(settlement: Settlement, claimed: ClaimedTask, ctx: TaskContext | None) -> Settlement:
+def _escalated(
+    decision: RetryDecision, claimed: ClaimedTask, ctx: TaskContext | None
+) -> RetryDecision:
     """The same, with the escalation that the verdict names if it was not used in this step yet.
 
     It turns a permanent failure into one more start, unless the spawner's own count is spent.
     """
-    escalation = settlement.verdict.escalation
+    escalation = decision.verdict.escalation
     if escalation is None or ctx is None or not ctx.may_escalate(escalation):
-        return settlement
-    if settlement.action != "failed":
-        return replace(settlement, escalation=escalation)
-    if settlement.verdict.kind is not FailureKind.PERMANENT:
-        return settlement  # its budget is spent
+        return decision
+    if decision.action != "failed":
+        return replace(decision, escalation=escalation)
+    if decision.verdict.kind is not FailureKind.PERMANENT:
+        return decision  # its budget is spent
     if claimed.max_attempts is not None and claimed.attempt >= claimed.max_attempts:
-        return settlement
-    return replace(settlement, action="escalated", delay_seconds=0.0, escalation=escalation)
+        return decision
+    return replace(decision, action="escalated", delay_seconds=0.0, escalation=escalation)
 
 
 def _lowered_by_us(earlier: list[Mapping[str, Json]]) -> bool:
@@ -234,13 +236,13 @@ def _lowered_by_us(earlier: list[Mapping[str, Json]]) -> bool:
     `Backend.fail_run_permanently` lowers it, and ``retry_task`` raises it again: it is then no
     longer the spawner's.
     """
-    return any(one.get("settled") == "failed" for one in earlier)
+    return any(action_of(one) == "failed" for one in earlier)
 
 
 def _since_last_verdict(earlier: list[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
     """The failures since an operator last said "again": each retry has its full budget."""
     for position in range(len(earlier) - 1, -1, -1):
-        if earlier[position].get("settled") == "failed":
+        if action_of(earlier[position]) == "failed":
             return earlier[position + 1 :]
     return earlier
 

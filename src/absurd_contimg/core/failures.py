@@ -24,7 +24,7 @@ from absurd_contimg.core.evidence import (
     cause_chain,
     text_of,
 )
-from absurd_contimg.core.jsonb_sanitizer import storable
+from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.core.records import Json
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "RetryHook",
     "StepsChanged",
     "Verdict",
+    "action_of",
     "cause_chain",
     "failure_reason",
 ]
@@ -51,7 +52,7 @@ class FailureKind(StrEnum):
     TRANSIENT = "transient"
     """May pass by itself: retried with exponential backoff, up to the budget of its step."""
     RESOURCE = "resource"
-    """Disk, memory or descriptors are short: parked or failed, as configured."""
+    """Disk, memory or descriptors are short: waited for, or failed, as configured."""
     PERMANENT = "permanent"
     """The same input gives the same failure: fails at once."""
     INTERRUPTED = "interrupted"
@@ -65,7 +66,7 @@ class FailureRule:
     """One line of a failure table: the evidence it matches, and what that means.
 
     A rule names one sort of evidence. Two may stand together, and then both must match: a signal
-    or an exception with what CASA said (`casa`), an exception with its own message (`text`).
+    or an exception with a log message (`log`), an exception with its own message (`text`).
     `decisive` exception rules are for errors that were raised on purpose, with the cause already
     weighed: they count before other exceptions of the chain.
     """
@@ -82,10 +83,10 @@ class FailureRule:
     decisive: bool = False
     signals: frozenset[int] = frozenset()
     exit_codes: frozenset[int] = frozenset()
-    casa: re.Pattern[str] | None = None
+    log: re.Pattern[str] | None = None
     text: re.Pattern[str] | None = None
-    parks_max: int | None = None
-    """For resources: how often a step is parked for this, where waiting alone does not help;
+    resource_waits_max: int | None = None
+    """For resources: how often a step waits for this, where waiting alone does not help;
     None leaves it to the policy."""
     escalation: str | None = None
     """What the next start of the step has to do differently; whoever runs the step knows the
@@ -99,8 +100,8 @@ class FailureRule:
         found += [name.rpartition(".")[2] for name in sorted(self.exceptions)]
         found += [signals.Signals(number).name for number in sorted(self.signals)]
         found += [f"exit code {code}" for code in sorted(self.exit_codes)]
-        if self.casa is not None:
-            found.append(f"CASA says: {self.casa.pattern}")
+        if self.log is not None:
+            found.append(f"log says: {self.log.pattern}")
         if self.text is not None:
             found.append(f"message: {self.text.pattern}")
         return found
@@ -116,7 +117,7 @@ class Verdict:
     matched: str
     delay_seconds: float | None = None
     """How long to wait before a retry, where the user's hook named a time."""
-    parks_max: int | None = None
+    resource_waits_max: int | None = None
     """As in the rule."""
     escalation: str | None = None
     """As in the rule."""
@@ -139,7 +140,7 @@ class Classifier:
     """Weighs evidence by a table of rules. Total: every failure gets a verdict.
 
     Order: errno (innermost cause first), decisive exceptions (outermost first), other
-    exceptions (nearest class first, then innermost), signal, exit code, CASA's messages, text.
+    exceptions (nearest class first, then innermost), signal, exit code, log messages, text.
     So wrapping an error in an unlisted exception never changes its verdict. Exceptions that were
     merely being handled when another was raised are heard after those that were not.
     """
@@ -163,7 +164,7 @@ class Classifier:
             rule.id,
             rule.advice,
             matched,
-            parks_max=rule.parks_max,
+            resource_waits_max=rule.resource_waits_max,
             escalation=rule.escalation,
         )
 
@@ -208,19 +209,19 @@ class Classifier:
     def _by_process(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
         for rule in self._rules:
             if evidence.signal is not None and evidence.signal in rule.signals:
-                said = _casa_match(rule, evidence)
+                said = _log_match(rule, evidence)
                 name = signals.Signals(evidence.signal).name
-                if rule.casa is None or said is not None:
-                    yield rule, f"signal {name}" + (f" and CASA: {said}" if said else "")
+                if rule.log is None or said is not None:
+                    yield rule, f"signal {name}" + (f" and log: {said}" if said else "")
         for rule in self._rules:
             if evidence.exit_code is not None and evidence.exit_code in rule.exit_codes:
                 yield rule, f"exit code {evidence.exit_code}"
 
     def _by_message(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
         for rule in self._rules:
-            said = _casa_match(rule, evidence)
+            said = _log_match(rule, evidence)
             if said is not None and not rule.signals and not rule.exceptions:
-                yield rule, f"CASA: {said}"
+                yield rule, f"log: {said}"
         for rule in self._rules:
             for one in evidence.exceptions:
                 if rule.text is None or rule.exceptions:
@@ -233,13 +234,13 @@ def _also(rule: FailureRule, one: ExceptionEvidence, evidence: Evidence) -> bool
     """Whether what an exception rule asks for beside the class is there too."""
     if rule.text is not None and not rule.text.search(one.message):
         return False
-    return rule.casa is None or _casa_match(rule, evidence) is not None
+    return rule.log is None or _log_match(rule, evidence) is not None
 
 
-def _casa_match(rule: FailureRule, evidence: Evidence) -> str | None:
-    if rule.casa is None:
+def _log_match(rule: FailureRule, evidence: Evidence) -> str | None:
+    if rule.log is None:
         return None
-    found = (rule.casa.search(message) for message in evidence.casa_messages)
+    found = (rule.log.search(message) for message in evidence.log_messages)
     return next((match.group() for match in found if match), None)
 
 
@@ -261,12 +262,17 @@ POISON_RULE = FailureRule(
 )
 
 
+def action_of(reason: Mapping[str, Json]) -> Json:
+    """What was done about the failure that a stored reason describes; earlier: ``settled``."""
+    return reason.get("action", reason.get("settled"))
+
+
 def failure_reason(
     error: BaseException, verdict: Verdict, details: Mapping[str, Json]
 ) -> dict[str, Json]:
     """The JSON kept on the failed run: Absurd's own fields, the verdict and its evidence.
 
-    jsonb takes it, whatever the error says (`storable`).
+    jsonb takes it, whatever the error says (`sanitized`).
     """
     evidence = Evidence.of(error)
     reason = {
@@ -280,4 +286,4 @@ def failure_reason(
         "evidence": evidence.to_json(),
         **details,
     }
-    return {key: storable(value) for key, value in reason.items()}
+    return {key: sanitized(value) for key, value in reason.items()}

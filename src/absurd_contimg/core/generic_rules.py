@@ -18,14 +18,14 @@ def _errnos(*names: str) -> frozenset[int]:
 
 _PYTHON = "Python's own exceptions"
 _POSIX = "POSIX errno"
-_PARKS_FOR_MEMORY = 3
+_WAITS_FOR_MEMORY_MAX = 3
 """Memory that another process holds comes back; a step that needs too much itself never fits."""
 
 GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "disk-full",
         FailureKind.RESOURCE,
-        "Free space on the file system named in the message; parked work then goes on.",
+        "Free space on the file system named in the message; waiting work then goes on.",
         _POSIX,
         errnos=_errnos("ENOSPC", "EDQUOT"),
     ),
@@ -43,7 +43,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         _POSIX,
         errnos=_errnos("ENOMEM"),
         exceptions=frozenset({"builtins.MemoryError"}),
-        parks_max=_PARKS_FOR_MEMORY,
+        resource_waits_max=_WAITS_FOR_MEMORY_MAX,
     ),
     FailureRule(
         "path-missing",
@@ -148,7 +148,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "observed, Python 3.11 and glibc: a library is loaded late, when the memory is used up",
         exceptions=frozenset({"builtins.ImportError"}),
         text=re.compile(r"failed to map segment|[Cc]annot allocate|cannot create shared object"),
-        parks_max=_PARKS_FOR_MEMORY,
+        resource_waits_max=_WAITS_FOR_MEMORY_MAX,
     ),
     FailureRule(
         "import-descriptors",

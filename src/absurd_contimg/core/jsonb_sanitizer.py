@@ -19,7 +19,7 @@ _DEPTH_MAX = 20
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
-def storable(value: object, depth: int = 0) -> Json:
+def sanitized(value: object, depth: int = 0) -> Json:
     """The value where jsonb takes it, else the nearest that it takes; of bounded size."""
     match value:
         case None | bool() | int():
@@ -27,14 +27,14 @@ def storable(value: object, depth: int = 0) -> Json:
         case float() if math.isfinite(value):
             found = value
         case str():
-            found = _storable_text(value)
+            found = _sanitized_text(value)
         case Mapping() if depth < _DEPTH_MAX:
             items = list(value.items())[:_ITEMS_MAX]
-            found = {_storable_text(str(key)): storable(one, depth + 1) for key, one in items}
+            found = {_sanitized_text(str(key)): sanitized(one, depth + 1) for key, one in items}
         case list() | tuple() if depth < _DEPTH_MAX:
-            found = [storable(one, depth + 1) for one in value[:_ITEMS_MAX]]
+            found = [sanitized(one, depth + 1) for one in value[:_ITEMS_MAX]]
         case _:
-            found = _storable_text(repr(value))
+            found = _sanitized_text(repr(value))
     return found
 
 
@@ -46,5 +46,5 @@ def shortened(text: str, characters: int = _CHARACTERS_MAX) -> str:
     return f"{text[:half]} [{len(text) - 2 * half} characters left out] {text[-half:]}"
 
 
-def _storable_text(text: str) -> str:
+def _sanitized_text(text: str) -> str:
     return _REFUSED.sub(lambda found: f"\\x{ord(found.group()):02x}", shortened(text))

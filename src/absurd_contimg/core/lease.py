@@ -46,7 +46,7 @@ class Lease:
         self._ends_at = claimed_at + seconds
 
     @property
-    def fence_at(self) -> float:
+    def deadline(self) -> float:
         """The event loop's time by which all work on the run must have stopped."""
         return self._ends_at - self._seconds * _MARGIN_SHARE
 
@@ -70,17 +70,17 @@ class Lease:
             self.renewed(sent_at)
 
         try:
-            await self.insist(extend)
+            await self.retry_until_deadline(extend)
         except BackendUnavailable as error:
             raise LeaseLost(
                 f"run {self._run_id}: the database was unreachable until shortly before the "
                 f"lease ended: {error}"
             ) from error
         except BackendError as error:
-            # "not currently running": swept and claimed again, handed back, or completed.
+            # "not currently running": swept and claimed again, released, or completed.
             raise LeaseLost(f"run {self._run_id}: the claim is gone: {error}") from error
 
-    async def insist(self, call: Callable[[], Awaitable[_T]]) -> _T:
+    async def retry_until_deadline(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call, again and again while the database is unreachable, until the fence.
 
         The call must be safe to repeat: it may have taken effect although it raised. Raises the
@@ -89,18 +89,18 @@ class Lease:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout_at(self.fence_at) as fence:
+                async with asyncio.timeout_at(self.deadline) as fence:
                     return await call()
             except TimeoutError as error:
-                if fence.expired() and loop.time() < self.fence_at:
+                if fence.expired() and loop.time() < self.deadline:
                     continue  # the claim was extended while we waited
                 raise BackendUnavailable("no answer before the end of the lease") from error
             except BackendUnavailable:
-                if loop.time() + _RETRY_SECONDS >= self.fence_at:
+                if loop.time() + _RETRY_SECONDS >= self.deadline:
                     raise
                 await asyncio.sleep(_RETRY_SECONDS)
 
-    async def keep(self) -> None:
+    async def heartbeat_loop(self) -> None:
         """Extend the claim every third of its length, for ever; ends only by raising.
 
         Counted from the claim or its last extension, not from when this is called: a worker that
@@ -120,7 +120,7 @@ async def while_leased(lease: Lease, work: asyncio.Task[_T]) -> _T:
 
     On return or raise, the work has ended: what is cancelled is also waited for.
     """
-    keeper = asyncio.create_task(lease.keep(), name="lease-keeper")
+    keeper = asyncio.create_task(lease.heartbeat_loop(), name="lease-keeper")
     try:
         await asyncio.wait({work, keeper}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():

@@ -14,7 +14,8 @@ class RetryPolicy:
 
     `transient_attempts` and `unknown_attempts` count all tries of a step that failed so, the
     first included. A step that ended `poison_limit` workers without a word is not started again.
-    A parked step waits `park_seconds` at a time, at most `park_limit` times.
+    A step waits for a resource `resource_wait_seconds` at a time, `resource_waits_max` times at
+    most.
     """
 
     transient_attempts: int = 3
@@ -23,8 +24,8 @@ class RetryPolicy:
     backoff_first_seconds: float = 5.0
     backoff_factor: float = 2.0
     backoff_limit_seconds: float = 300.0
-    park_seconds: float = 60.0
-    park_limit: int = 1440
+    resource_wait_seconds: float = 60.0
+    resource_waits_max: int = 1440
 
     def attempts(self, kind: FailureKind) -> int:
         """How many tries a step has that fails in this way."""

@@ -1,9 +1,9 @@
 """The record of a tracked step: its starts, how each ended, its parkings, its escalations.
 
 It is kept in the history itself, in two checkpoints beside that of the step: ``$start:<step>``
-lists the starts, ``$parked:<step>`` counts the parkings by rule. So history shows where a worker
-died, and the next start knows what the earlier ones have met. This module changes the record;
-reading and writing checkpoints is for the context.
+lists the starts, ``$parked:<step>`` counts its waits for a resource by rule. So history shows
+where a worker died, and the next start knows what the earlier ones have met. This module changes
+the record; reading and writing checkpoints is for the context.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from absurd_contimg.core.records import Json
 START_PREFIX = "$start:"
 """A checkpoint of this prefix lists the starts of the tracked step named after it."""
 
-PARKED_PREFIX = "$parked:"
-"""A checkpoint of this prefix counts the parkings of a step by the rule that parked it."""
+RESOURCE_WAITS_PREFIX = "$parked:"
+"""A checkpoint of this prefix counts how often a step waited for a resource, by failure rule."""
 
 _STARTS_KEPT = 20
 """Older starts of a step are dropped from its record, so that it stays small."""
@@ -103,7 +103,7 @@ class StepRecord:
 _ENDED_FOR_GOOD = ("failed", "poison")
 
 
-def parkings(saved: Json) -> dict[str, int]:
-    """How often a step was parked, by rule, from the state of its ``$parked:`` checkpoint."""
+def resource_waits(saved: Json) -> dict[str, int]:
+    """How often a step waited for a resource, by rule, from its ``$parked:`` checkpoint."""
     counts = saved if isinstance(saved, Mapping) else {}
     return {name: int(cast(int, count)) for name, count in counts.items()}

@@ -21,7 +21,7 @@ from absurd_contimg.core.records import Checkpoint
 _NAMES_SHOWN_MAX = 5
 
 
-class Replay:
+class StepOrderCheck:
     """The steps that earlier attempts have completed, and which of them were asked again."""
 
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:

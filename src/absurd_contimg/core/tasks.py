@@ -9,7 +9,7 @@ from typing import Any, cast
 import absurd_sdk
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.errors import ControlFlow, HandBack
+from absurd_contimg.core.errors import ControlFlow, RunReleased
 from absurd_contimg.core.records import ClaimedTask, Json
 
 Handler = Callable[[Any, TaskContext], Awaitable[Any]]
@@ -55,7 +55,7 @@ async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json
     absurd_sdk._current_task_context.set(cast(Any, ctx))
     try:
         return cast(Json, await handler(claimed.params, ctx))
-    except (Exception, ControlFlow, HandBack, asyncio.CancelledError, KeyboardInterrupt):
+    except (Exception, ControlFlow, RunReleased, asyncio.CancelledError, KeyboardInterrupt):
         raise
     except BaseExceptionGroup as group:
         _raise_control_flow(group)
@@ -66,7 +66,7 @@ async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json
 
 def _raise_control_flow(group: BaseExceptionGroup[BaseException]) -> None:
     """Raise the first control flow in a group: the run is no longer there to be settled."""
-    found: BaseException | None = group.subgroup((ControlFlow, HandBack))
+    found: BaseException | None = group.subgroup((ControlFlow, RunReleased))
     while isinstance(found, BaseExceptionGroup):
         found = found.exceptions[0]
     if found is not None:

@@ -1,4 +1,4 @@
-"""The worker: claims runs, runs their handlers under a lease, and settles how they end.
+"""The worker: claims runs, runs their handlers under a lease, and handles how they end.
 
 It speaks to the database through the `Backend` protocol, and knows the time only from the
 running event loop, so the same code runs in production, in tests and in virtual time. Signals
@@ -20,12 +20,12 @@ from absurd_contimg.core.errors import (
     BackendError,
     BackendUnavailable,
     ControlFlow,
-    HandBack,
     RunAlreadyFailed,
+    RunReleased,
     TaskCancelled,
 )
 from absurd_contimg.core.evidence import text_of
-from absurd_contimg.core.failure_handling import OnFailure, Settler
+from absurd_contimg.core.failure_handling import FailureHandler, OnFailure
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
@@ -41,7 +41,7 @@ ExplainRefusal = Callable[[Backend, str], Awaitable[Sequence[object]]]
 
 _UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
-_HAND_BACK_SECONDS = 5.0
+_RELEASE_SECONDS = 5.0
 """How long a stopping worker tries to give a run back while the database is away."""
 _UNKNOWN_TASK_SECONDS = 15.0
 """How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
@@ -106,7 +106,7 @@ class Worker:
 
         A queue that refuses claims (a malformed row) is asked again, less and less often, while
         the runs that are held go on; with `until_idle` its refusal is raised once they have ended.
-        Returns when every run has been settled or handed back. If cancelled, hands the runs
+        Returns when every run has been completed, failed or released. If cancelled, hands the runs
         back at once.
         """
         try:
@@ -148,7 +148,7 @@ class Worker:
                     except BackendError as error:  # swept by another worker in the meantime
                         _log.info("orphan run %s is gone: %s", orphan.run_id, error)
                     else:
-                        _log.warning("handed back orphan run %s", orphan.run_id)
+                        _log.warning("released orphan run %s", orphan.run_id)
             except BackendUnavailable as error:
                 _log.warning("%s", error)
                 await self._wait_for_stop(_UNREACHABLE_PAUSE_LIMIT_SECONDS / 5)
@@ -255,21 +255,23 @@ class Worker:
             work = asyncio.create_task(call(handler, claimed, ctx), name=claimed.task_name)
             result = await while_leased(lease, work)
             await ctx.handler_ended()
-            await lease.insist(lambda: self._complete(claimed, result))
+            await lease.retry_until_deadline(lambda: self._complete(claimed, result))
         except ControlFlow as reason:
             _log.info("run %s ended early: %s %s", claimed.run_id, type(reason).__name__, reason)
-        except HandBack:
-            await self._hand_back(claimed, ctx)
+        except RunReleased:
+            await self._release_run(claimed, ctx)
         except asyncio.CancelledError:
             if _being_cancelled():
-                await self._hand_back(claimed, ctx)
+                await self._release_run(claimed, ctx)
                 raise
-            await self._settle(claimed, ctx, lease, RuntimeError("the handler cancelled itself"))
-        except Exception as error:  # noqa: BLE001 - the boundary: every failure is settled here
-            await self._settle(claimed, ctx, lease, error)
+            await self._handle_failure(
+                claimed, ctx, lease, RuntimeError("the handler cancelled itself")
+            )
+        except Exception as error:  # noqa: BLE001 - the boundary: every failure is handled here
+            await self._handle_failure(claimed, ctx, lease, error)
 
     async def _context(self, claimed: ClaimedTask, lease: Lease) -> TaskContext:
-        saved = await lease.insist(
+        saved = await lease.retry_until_deadline(
             lambda: self.backend.get_task_checkpoint_states(
                 self.settings.queue_name, claimed.task_id, claimed.run_id
             )
@@ -298,10 +300,10 @@ class Worker:
             if found is None or found.state != "completed":
                 raise
 
-    async def _settle(
+    async def _handle_failure(
         self, claimed: ClaimedTask, ctx: TaskContext | None, lease: Lease, error: Exception
     ) -> None:
-        settler = Settler(
+        failure_handler = FailureHandler(
             self.backend,
             self.settings.queue_name,
             self.classifier,
@@ -311,7 +313,7 @@ class Worker:
             self.on_failure,
         )
         try:
-            settlement = await settler.settle(claimed, ctx, lease, error)
+            decision = await failure_handler.handle(claimed, ctx, lease, error)
         except (TaskCancelled, RunAlreadyFailed) as reason:
             _log.info("run %s: %s", claimed.run_id, reason)
         except BackendError as refusal:
@@ -322,26 +324,26 @@ class Worker:
                 "run %s, step %s: %s (%s, %s): %s",
                 claimed.run_id,
                 None if ctx is None else ctx.current_step,
-                settlement.action,
-                settlement.verdict.kind.value,
-                settlement.verdict.rule_id,
+                decision.action,
+                decision.verdict.kind.value,
+                decision.verdict.rule_id,
                 text_of(error),
             )
 
-    async def _hand_back(self, claimed: ClaimedTask, ctx: TaskContext | None) -> None:
+    async def _release_run(self, claimed: ClaimedTask, ctx: TaskContext | None) -> None:
         """Give the run back to the queue at once; it keeps its attempt."""
         queue = self.settings.queue_name
         try:
-            async with asyncio.timeout(_HAND_BACK_SECONDS):
+            async with asyncio.timeout(_RELEASE_SECONDS):
                 if ctx is not None:
-                    await ctx.record_outcome("handed back")
+                    await ctx.record_outcome("released")
                 now = await self.backend.current_time()
                 await self.backend.schedule_run(queue, claimed.run_id, now)
         except (BackendError, ControlFlow, TimeoutError) as error:
             # Then the lease runs out, or the next worker of this name hands it back.
-            _log.warning("run %s could not be handed back: %s", claimed.run_id, error)
+            _log.warning("run %s could not be released: %s", claimed.run_id, error)
         else:
-            _log.info("handed back run %s", claimed.run_id)
+            _log.info("released run %s", claimed.run_id)
 
     async def _leave_to_others(self, claimed: ClaimedTask) -> None:
         _log.warning("no handler for task %r here: left to other workers", claimed.task_name)
@@ -350,7 +352,7 @@ class Worker:
             wake_at = now + timedelta(seconds=_UNKNOWN_TASK_SECONDS)
             await self.backend.schedule_run(self.settings.queue_name, claimed.run_id, wake_at)
         except BackendError as error:
-            _log.warning("run %s could not be handed back: %s", claimed.run_id, error)
+            _log.warning("run %s could not be released: %s", claimed.run_id, error)
 
 
 def _being_cancelled() -> bool:

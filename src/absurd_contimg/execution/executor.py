@@ -284,7 +284,7 @@ def _failure(
     where = f"Logs: {', '.join(kept)}." if kept else "It left no log."
     what = f"Stage {request.stage_name!r} of attempt {request.attempt}"
     if result is not None:
-        evidence = replace(Evidence.from_json(result["evidence"]), casa_messages=logged)
+        evidence = replace(Evidence.from_json(result["evidence"]), log_messages=logged)
         return StageFailed(f"{what} failed: {result['message']} {where}", request, evidence)
     final = last_line(request.output_log)
     logged += death_messages(request.output_log)
@@ -292,18 +292,18 @@ def _failure(
     logged += full_disks(request.scratch, request.output_log.parent)
     if not in_time:
         text = f"{what} was killed at its deadline of {request.deadline_seconds:g} s. {where}"
-        evidence = Evidence(signal=int(signal.SIGKILL), casa_messages=logged)
+        evidence = Evidence(signal=int(signal.SIGKILL), log_messages=logged)
         error = StageTimeout(text, request, evidence)
         error.evidence = replace(evidence, exceptions=(ExceptionEvidence.of(error),))
         return error
     if exit_code < 0:
         death = f"was ended by {signal.Signals(-exit_code).name}"
-        evidence = Evidence(signal=-exit_code, casa_messages=logged)
+        evidence = Evidence(signal=-exit_code, log_messages=logged)
     else:
         # Python's traceback ends with the error that kept it from reporting.
         death = f"ended with code {exit_code} without a result"
         logged += () if final is None or final in logged else (final,)
-        evidence = Evidence(exit_code=exit_code, casa_messages=logged)
+        evidence = Evidence(exit_code=exit_code, log_messages=logged)
     said = logged[-1] if logged else final
     detail = f" ({said})" if said else ""
     return StageFailed(f"{what} {death}{detail}. {where}", request, evidence)

@@ -44,7 +44,7 @@ class LeaseFence(Protocol):
     """A fence that also knows until when the lease lasts, such as ``ctx.fence``."""
 
     @property
-    def fence_at(self) -> float:
+    def deadline(self) -> float:
         """The event loop's time by which all work must have stopped."""
         ...
 
@@ -133,9 +133,9 @@ class StageRunner:
         fence: Fence | None,
     ) -> StageResult:
         request = self._request(scratch, stage, context, attempt)
-        leased = cast(LeaseFence, fence) if hasattr(fence, "fence_at") else None
+        leased = cast(LeaseFence, fence) if hasattr(fence, "deadline") else None
         if leased is not None:
-            request = replace(request, may_live_until=lambda: leased.fence_at)
+            request = replace(request, may_live_until=lambda: leased.deadline)
         if stage.isolated:
             await self._in_thread(self._reserve, scratch, stage, context)
             report = await self._executor.execute(request)
@@ -184,7 +184,7 @@ class StageRunner:
         Looks at the clock once more: this process may have been stopped after the fence let it
         pass, and is then a zombie that must not publish.
         """
-        if leased is not None and clock() >= leased.fence_at:
+        if leased is not None and clock() >= leased.deadline:
             raise LeaseLost("the lease ran out before the product could be published")
         if report.committed is None:
             return None

@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Any, cast
 from uuid import UUID
 
-from absurd_contimg.core.failures import FailureKind
+from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import INFINITY, TERMINAL_STATES, History, Run
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.step_journal import START_PREFIX
@@ -131,7 +131,7 @@ def failure_says_why(history: History, _policy: RetryPolicy) -> Found:
 def permanent_failure_is_not_retried(history: History, _policy: RetryPolicy) -> Found:
     """After a permanent failure comes nothing, unless an operator or an escalation asked for it."""
     for run, follower in pairwise(history.runs):
-        escalated = _reason(run).get("settled") == "escalated"
+        escalated = action_of(_reason(run)) == "escalated"
         if _kind(run) == FailureKind.PERMANENT and _at_once(run, follower) and not escalated:
             yield f"run {run.attempt} failed for good ({_reason(run)['rule']}) and was retried"
 
@@ -193,12 +193,12 @@ def interruption_costs_no_task(history: History, _policy: RetryPolicy) -> Found:
 
 
 def resource_failure_spends_no_attempt(history: History, policy: RetryPolicy) -> Found:
-    """Where a resource is short the run is parked; it fails only when it was parked too often."""
+    """Where a resource is short the run waits; it fails only when it has waited too often."""
     for run in history.runs:
-        if _kind(run) == FailureKind.RESOURCE and policy.park_limit > 0:
+        if _kind(run) == FailureKind.RESOURCE and policy.resource_waits_max > 0:
             step = str(_reason(run).get("step"))
-            parked = len(_starts(history).get(step, ())) - 1
-            if parked < min(policy.park_limit, 19):
+            waits = len(_starts(history).get(step, ())) - 1
+            if waits < min(policy.resource_waits_max, 19):
                 yield f"run {run.attempt} failed at {step} for {_reason(run).get('rule')}"
 
 
@@ -212,7 +212,7 @@ def a_retry_waits(history: History, policy: RetryPolicy) -> Found:
         return
     for run, after in pairwise(history.runs):
         reason = _reason(run)
-        if reason.get("settled") != "retry" or reason.get("rule") == "hook" or not run.failed_at:
+        if action_of(reason) != "retry" or reason.get("rule") == "hook" or not run.failed_at:
             continue
         waited = (after.available_at - run.failed_at).total_seconds()
         if waited < 0.5 * policy.delay_seconds(1):

@@ -23,7 +23,7 @@ _BIGINT_MAX = 2**63
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class QueueProblem:
     """One task that is stuck, or that sticks its queue."""
 
     task_id: UUID
@@ -36,7 +36,7 @@ class Trouble:
         return f"task {self.task_id}: {self.problem} {self.remedy}"
 
 
-async def find_problems(backend: Backend, queue_name: str) -> list[Trouble]:
+async def find_problems(backend: Backend, queue_name: str) -> list[QueueProblem]:
     """All problems of a queue, those that block it first; asks with two queries if all is well."""
     tasks = await backend.list_tasks(queue_name, states=_LIVE, limit=_LOOKED_AT_MAX)
     runs = await backend.list_runs(queue_name, states=_LIVE, limit=_LOOKED_AT_MAX)
@@ -47,14 +47,14 @@ async def find_problems(backend: Backend, queue_name: str) -> list[Trouble]:
     for task in tasks:
         if (problem := malformed(task)) is not None:
             remedy = f"Nothing can be claimed until it is gone: contimg cancel {task.task_id}"
-            found.append(Trouble(task.task_id, problem, remedy, blocks_the_queue=True))
+            found.append(QueueProblem(task.task_id, problem, remedy, blocks_the_queue=True))
         if next(_stuck(task, by_task.get(task.task_id, [])), None) is None:
             continue
         # It may have moved between the two queries: what one snapshot says counts.
         history = await backend.history(queue_name, task.task_id)
         for problem in stuck(history) if history is not None else ():
             remedy = f"contimg history {task.task_id}, then: contimg cancel {task.task_id}"
-            found.append(Trouble(task.task_id, problem, remedy))
+            found.append(QueueProblem(task.task_id, problem, remedy))
     return sorted(found, key=lambda one: not one.blocks_the_queue)
 
 

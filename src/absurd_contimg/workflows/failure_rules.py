@@ -35,10 +35,10 @@ _ANEW = (
     "Move the damaged product's folder away, then: contimg spawn --anew (it makes that product "
     "again and takes the others as they are; a retry would not, for its stage is done)."
 )
-_FREE_SPACE = "Free space on the scratch file system; parked work then goes on."
+_FREE_SPACE = "Free space on the scratch file system; waiting work then goes on."
 _DESCRIPTORS = "Raise the limit of open files (LimitNOFILE, at least 65536)."
 _MEMORY = "Run fewer workers on this host, or image fewer pixels."
-_MEMORY_PARKS_MAX = 3
+_MEMORY_WAITS_MAX = 3
 """As for errno ENOMEM: what still does not fit then never will."""
 _DISK_FULL = re.compile(
     r"No space left on device|Failed AlwaysAssert tracePWRITE|write error (for|in) .*file|"
@@ -97,7 +97,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         _FREE_SPACE,
         f"{_CASA}: exportfits ends without an error; only its log says it",
         exceptions=_VAGUE,
-        casa=_DISK_FULL,
+        log=_DISK_FULL,
         decisive=True,
     ),
     FailureRule(
@@ -106,7 +106,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         _DESCRIPTORS,
         f"{_CASA}: flagdata raises a ValueError; the error is only in the log",
         exceptions=_VAGUE,
-        casa=_TOO_MANY_FILES,
+        log=_TOO_MANY_FILES,
         decisive=True,
     ),
     FailureRule(
@@ -115,10 +115,10 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         _MEMORY,
         f"{_CASA}: the error is only in the log",
         exceptions=_VAGUE,
-        casa=_NO_MEMORY,
+        log=_NO_MEMORY,
         decisive=True,
         not_produced="CASA's tasks abort where memory is short; for those that catch it.",
-        parks_max=_MEMORY_PARKS_MAX,
+        resource_waits_max=_MEMORY_WAITS_MAX,
         escalation=ONE_THREAD,
     ),
     FailureRule(
@@ -173,7 +173,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         _FREE_SPACE,
         f"{_CASA}: tclean and applycal abort, gaincal without a word",
         signals=frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}),
-        casa=_DISK_FULL,
+        log=_DISK_FULL,
     ),
     FailureRule(
         "abort-memory",
@@ -181,8 +181,8 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         _MEMORY,
         f"{_CASA}: tclean aborts",
         signals=frozenset({signal.SIGABRT}),
-        casa=_NO_MEMORY,
-        parks_max=_MEMORY_PARKS_MAX,
+        log=_NO_MEMORY,
+        resource_waits_max=_MEMORY_WAITS_MAX,
         escalation=ONE_THREAD,
     ),
     FailureRule(
@@ -221,17 +221,15 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
 )
 
 _CASA_RULES: tuple[FailureRule, ...] = (
-    FailureRule("casa-disk-full", FailureKind.RESOURCE, _FREE_SPACE, _CASA, casa=_DISK_FULL),
-    FailureRule(
-        "casa-descriptors", FailureKind.RESOURCE, _DESCRIPTORS, _CASA, casa=_TOO_MANY_FILES
-    ),
+    FailureRule("casa-disk-full", FailureKind.RESOURCE, _FREE_SPACE, _CASA, log=_DISK_FULL),
+    FailureRule("casa-descriptors", FailureKind.RESOURCE, _DESCRIPTORS, _CASA, log=_TOO_MANY_FILES),
     FailureRule(
         "casa-memory",
         FailureKind.RESOURCE,
         _MEMORY,
         _CASA,
-        casa=_NO_MEMORY,
-        parks_max=_MEMORY_PARKS_MAX,
+        log=_NO_MEMORY,
+        resource_waits_max=_MEMORY_WAITS_MAX,
         escalation=ONE_THREAD,
     ),
     FailureRule(
@@ -239,21 +237,21 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         FailureKind.TRANSIENT,
         "Nothing: another process holds the table; it is tried again.",
         f"{_CASA}: two tcleans on one image",
-        casa=_LOCKED,
+        log=_LOCKED,
     ),
     FailureRule(
         "casa-permission",
         FailureKind.PERMANENT,
         "Correct owner or mode of the named path, then: contimg retry TASK",
         f"{_CASA}: gaincal tells only its log",
-        casa=_REFUSED,
+        log=_REFUSED,
     ),
     FailureRule(
         "casa-bad-table",
         FailureKind.PERMANENT,
         f"A Measurement Set or caltable is damaged. {_ANEW}",
         _CASA,
-        casa=re.compile(
+        log=re.compile(
             r"no magic value found|incorrect number of bytes read|TSM: no array in row|"
             r"FiledesIO::write - .* is not writable|could not be opened: No such file"
         ),

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.failure_handling import Settlement
+from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import PipelineContext
@@ -146,7 +146,7 @@ class PipelineWorkflow:
         }
 
     async def note_failure(
-        self, claimed: ClaimedTask, settlement: Settlement, reason: Mapping[str, Json]
+        self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
         """For `Worker.on_failure`: enter into the registry how the group ends, and why.
 
@@ -155,7 +155,7 @@ class PipelineWorkflow:
         params = claimed.params
         if claimed.task_name != TASK_NAME or not isinstance(params, Mapping):
             return
-        unfit = settlement.verdict.rule_id in QUARANTINE_RULES
+        unfit = decision.verdict.rule_id in QUARANTINE_RULES
         status = GroupStatus.QUARANTINED if unfit else GroupStatus.FAILED
         group_id, why = str(params.get("group_id")), str(reason.get("message"))
         await asyncio.to_thread(self.registry.set_group_status, group_id, status, why)

@@ -50,7 +50,7 @@ name for it would give the same solutions |
 | a worker dies, hangs or loses its lease | its run is taken up by another and costs no attempt |
 | a worker is stopped (SIGSTOP) and wakes up | its stage was killed before the lease ended, and \
 the database refuses its word |
-| SIGTERM | the run is handed back at once and costs no attempt |
+| SIGTERM | the run is released at once and costs no attempt |
 | the database goes away | calls are repeated under the lease; a lost reply is recognised |
 | a Measurement Set is half written or half calibrated | stages write to scratch; what is not \
 whole is not committed |
@@ -67,7 +67,11 @@ def failure_table(rules: Sequence[FailureRule], policy: RetryPolicy) -> str:
     lines += ["| rule | kind | evidence | what to do | source |", "|---|---|---|---|---|"]
     for rule in (*rules, UNRECOGNISED):
         evidence = "; ".join(f"`{one}`" for one in rule.sorts_of_evidence()) or "nothing else fits"
-        limit = "" if rule.parks_max is None else f", parked {rule.parks_max} times at most"
+        limit = (
+            ""
+            if rule.resource_waits_max is None
+            else f", waits {rule.resource_waits_max} times at most"
+        )
         limit += "" if rule.escalation is None else f", then with {rule.escalation}"
         cells = (f"`{rule.id}`", rule.kind.value + limit, evidence, rule.advice, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
@@ -81,7 +85,7 @@ def rule_summary(rule: FailureRule) -> dict[str, Json]:
         "rule": rule.id,
         "kind": rule.kind.value,
         "evidence": rule.sorts_of_evidence(),
-        "parked_at_most": rule.parks_max,
+        "resource_waits_max": rule.resource_waits_max,
         "escalation": rule.escalation,
         "what_to_do": rule.advice,
         "source": rule.source,
@@ -98,8 +102,9 @@ def _deserves(kind: FailureKind, policy: RetryPolicy) -> str:
             )
         case FailureKind.RESOURCE:
             return (
-                f"parked for {policy.park_seconds:g} s at a time, at most {policy.park_limit} "
-                "times; costs no attempt. Failed instead with CONTIMG_ON_SHORTAGE=fail"
+                f"waits {policy.resource_wait_seconds:g} s at a time, at most "
+                f"{policy.resource_waits_max} times; costs no attempt. "
+                "Failed instead with CONTIMG_ON_SHORTAGE=fail"
             )
         case FailureKind.PERMANENT:
             return "fails at once; data-quality failures quarantine their group"

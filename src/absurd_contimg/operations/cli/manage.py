@@ -113,7 +113,7 @@ def run(
         if not watching.done():  # the worker was stopped, or failed
             watching.cancel()
             await serving
-            console.print("Stopped. What was begun is handed back; contimg run goes on with it.")
+            console.print("Stopped. What was begun is released; contimg run goes on with it.")
             raise typer.Exit(130)
         serving.cancel()
         await asyncio.wait({serving})

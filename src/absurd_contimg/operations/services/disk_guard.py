@@ -1,6 +1,6 @@
 """The disk guard: a worker claims no new work while its file systems are nearly full.
 
-Below the critical mark a claimed run would only fail and be parked. The guard is asked before
+Below the critical mark a claimed run would only fail and wait for space. The guard is asked before
 each claim, so claiming resumes by itself. What it last found is written to
 ``<state>/workers/<worker>.json`` whenever it changes, and ``contimg status`` shows it: the worker
 has no other way to tell somebody who looks from outside why it does nothing.

@@ -73,7 +73,7 @@ def make_worker(
 def make_policy(settings: Settings) -> RetryPolicy:
     """The budgets of the settings."""
     policy = RetryPolicy(transient_attempts=settings.transient_attempts)
-    return policy if settings.on_shortage == "park" else replace(policy, park_limit=0)
+    return policy if settings.on_shortage == "park" else replace(policy, resource_waits_max=0)
 
 
 def make_guard(settings: Settings) -> DiskGuard:

@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any
 
 from absurd_contimg.core.records import History, Json, Run
-from absurd_contimg.core.step_journal import PARKED_PREFIX, START_PREFIX
+from absurd_contimg.core.step_journal import RESOURCE_WAITS_PREFIX, START_PREFIX
 from absurd_contimg.history.invariants import Violation
 from absurd_contimg.history.world_invariants import WorldObservation
 from absurd_contimg.simulation.model.world import State
@@ -91,7 +91,7 @@ def _essence(history: History) -> Json:
     saved = {
         steady(one.checkpoint_name): steady(one.state)
         for one in history.checkpoints
-        if not one.checkpoint_name.startswith((START_PREFIX, PARKED_PREFIX))
+        if not one.checkpoint_name.startswith((START_PREFIX, RESOURCE_WAITS_PREFIX))
     }
     result = steady(task.completed_payload)
     return [task.task_name, task.idempotency_key, task.state, result, saved]

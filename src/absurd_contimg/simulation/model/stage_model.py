@@ -151,7 +151,7 @@ def _died(signal_number: int, *said: str) -> Failure:
     def make(request: StageRequest) -> Exception:
         name = signal.Signals(signal_number).name
         text = f"Stage {request.stage_name}: its process was ended by {name}."
-        return StageFailed(text, request, Evidence(signal=signal_number, casa_messages=said))
+        return StageFailed(text, request, Evidence(signal=signal_number, log_messages=said))
 
     return make
 
@@ -161,7 +161,7 @@ def _raised(error: Callable[[], Exception], *said: str) -> Failure:
 
     def make(request: StageRequest) -> Exception:
         inner = error()
-        evidence = Evidence((ExceptionEvidence.of(inner),), exit_code=1, casa_messages=said)
+        evidence = Evidence((ExceptionEvidence.of(inner),), exit_code=1, log_messages=said)
         return StageFailed(f"Stage {request.stage_name}: {inner}", request, evidence)
 
     return make
