@@ -15,7 +15,6 @@ from uuid import UUID
 from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.database import MemoryDatabase
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
-from absurd_contimg.backends.memory.locks import WouldBlock
 from absurd_contimg.backends.memory.procedures import (
     cancellation,
     checkpoints,
@@ -39,8 +38,9 @@ from absurd_contimg.backends.memory.records import (
     translated,
     uuid_int,
 )
+from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.tables import CLAIMABLE
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values import times
 from absurd_contimg.core.records import (
     AwaitedEvent,
@@ -70,7 +70,7 @@ class MemoryBackend:
 
     def __init__(self, db: MemoryDatabase) -> None:
         self.db = db
-        self._session = db.session()
+        self._session = Session(db)
 
     async def _run(self, name: str, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> T:
         """Run one procedure as a transaction of its own, and note it in the timeline."""

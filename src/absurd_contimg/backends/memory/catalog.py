@@ -89,9 +89,14 @@ def truncated(name: str) -> str:
     return name.encode()[:IDENTIFIER_BYTES_MAX].decode(errors="ignore")
 
 
+def relations(tx: Transaction) -> Relations:
+    """All relations."""
+    return cast(Relations, tx.db.relations)
+
+
 def find(tx: Transaction, name: str) -> Relation | None:
     """The relation that `tx` sees under this name."""
-    return tx.db.relations.get(tx, name)
+    return relations(tx).get(tx, name)
 
 
 def is_free_index(tx: Transaction, name: str) -> bool:
@@ -105,7 +110,7 @@ def is_free_index(tx: Transaction, name: str) -> bool:
             unique_key=isinstance(found.table, Tasks) and found.table.unique_key,
             detached=found.letter in PARTITIONED and found.name[1:] not in registered,
         )
-        for found in tx.db.relations.scan(tx)
+        for found in relations(tx).scan(tx)
         if found.partition is None
     )
 
@@ -113,7 +118,7 @@ def is_free_index(tx: Transaction, name: str) -> bool:
 def relation(tx: Transaction, name: str, mode: TableLock = TableLock.ACCESS_SHARE) -> Relation:
     """The relation of this name, locked in `mode`; 42P01 if there is none."""
     name = truncated(name)
-    found = tx.db.relations.get(tx, name)
+    found = relations(tx).get(tx, name)
     if found is None:
         raise undefined_table(name)
     if tx.explicit or tx.db.table_locks:

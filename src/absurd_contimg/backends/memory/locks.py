@@ -8,10 +8,6 @@ else's stand in its way.
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.transaction import Transaction
 
 
 class RowLock(IntEnum):
@@ -65,11 +61,3 @@ TABLE_CONFLICTS: dict[TableLock, frozenset[TableLock]] = {
     }.items()
 }
 """By table lock: those of others that it has to wait for (Postgres' manual, table 13.2)."""
-
-
-class WouldBlock(Exception):
-    """The statement needs what `holder` has; undo it, wait for `holder` to end, run it again."""
-
-    def __init__(self, holder: Transaction) -> None:
-        super().__init__()
-        self.holder = holder

@@ -1,4 +1,4 @@
-"""Sessions: settings, transactions, savepoints, and waiting for others.
+"""Sessions: transactions, savepoints, and waiting for others.
 
 A session is what a connection to Postgres is on the server's side. Its statements run one at a
 time under the database's mutex. A statement that needs a lock of another session's transaction is
@@ -9,25 +9,18 @@ A session knows nothing of procedures, SQL or psycopg.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
-from datetime import UTC, tzinfo
+from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar, TypeVarTuple
+from typing import NamedTuple, NoReturn, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import WouldBlock
-from absurd_contimg.backends.memory.settings import DEFAULTS, check_name, checked, duration_seconds
-from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.values.timestamps import timestamptz_in
-from absurd_contimg.backends.memory.values.zones import session_zone
-
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.database import MemoryDatabase
+from absurd_contimg.backends.memory.session_state import SessionState
+from absurd_contimg.backends.memory.settings import duration_seconds
+from absurd_contimg.backends.memory.store import Store
+from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-FAKE_NOW = "absurd.fake_now"
 
 
 class TransactionStatus(Enum):
@@ -45,96 +38,19 @@ class _Savepoint(NamedTuple):
     local: dict[str, str]
 
 
-class Session:
+class Session(SessionState):
     """One client of the database."""
 
-    def __init__(self, db: MemoryDatabase, session_id: int) -> None:
-        self.db = db
-        self.session_id = session_id
+    def __init__(self, db: Store) -> None:
+        super().__init__(db)
         self.transaction: Transaction | None = None
         self.failed = False
-        self.settings: dict[str, str] = {}
-        """What ``set`` has set; replaced, never changed in place, so that a savepoint keeps it."""
-        self.local: dict[str, str] = {}
-        """What ``set local`` has set, in the same way."""
-        self.known: set[str] = set()
-        """Every setting that was ever set: a custom one stays known when its value is undone."""
         self._at_begin: dict[str, str] = {}
         self._savepoints: list[_Savepoint] = []
         self._statement = Transaction(db, self, explicit=False)
         """The transaction of each statement that is one of its own."""
-        self.clock = 0
-        """The database's clock at the statement's begin: a statement takes no time."""
-        self._fake: tuple[str, tzinfo, int] | None = None
-        self._reads: list[tuple[Hashable, Any]] = []
-        """What the statement read before it had to wait, in order."""
         self._waited = False
         """Whether the statement begins anew because it had to wait."""
-        self._reads_used = 0
-
-    # -- settings ---------------------------------------------------------------------------
-
-    def setting(self, name: str) -> str | None:
-        """``current_setting(name, true)``; 0A000 for a setting that the emulator lacks."""
-        return self._value(check_name(name))
-
-    def _value(self, key: str) -> str | None:
-        for values in (self.local, self.settings, DEFAULTS):
-            if key in values:
-                return values[key]
-        return "" if key in self.known else None
-
-    def set(self, name: str, value: str | None, *, local: bool = False) -> None:
-        """``set`` or ``set local``; None is ``default``. Undone with the transaction.
-
-        A local value outside of a transaction lasts to the end of the statement.
-        """
-        key = check_name(name)
-        shown = None if value is None else checked(key, value)
-        self.known.add(key)
-        if local:
-            self.local = {**self.local, key: DEFAULTS.get(key, "") if shown is None else shown}
-            return
-        self.local = {name: text for name, text in self.local.items() if name != key}
-        self.settings = {name: text for name, text in self.settings.items() if name != key}
-        if shown is not None:
-            self.settings[key] = shown
-
-    def reset_all(self) -> None:
-        """``reset all``."""
-        self.settings, self.local = {}, {}
-
-    @property
-    def zone(self) -> tzinfo:
-        """The session's time zone."""
-        if not self.settings and not self.local:
-            return UTC
-        return session_zone(self._value("timezone") or "UTC") or UTC
-
-    # -- time -------------------------------------------------------------------------------
-
-    def current_time(self) -> int:
-        """``absurd.current_time()`` in a statement: the session's fake time, or the clock."""
-        if not self.known:
-            return self.clock
-        fake = self._value(FAKE_NOW)
-        if fake is None or not fake.strip(" "):
-            return self.clock
-        zone = self.zone
-        if self._fake is not None and self._fake[0] == fake and self._fake[1] is zone:
-            return self._fake[2]
-        time = timestamptz_in(fake, zone, self.clock)
-        if fake[:1].isdigit():
-            self._fake = (fake, zone, time)
-        return time
-
-    def transaction_time(self) -> int:
-        """``now()``: when the transaction began."""
-        return self.clock if self.transaction is None else self.transaction.started_at
-
-    def next_uuid(self) -> int:
-        """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
-        return self.db.uuids.next(self.clock)
 
     # -- transactions -----------------------------------------------------------------------
 
@@ -150,6 +66,7 @@ class Session:
         if self.transaction is None:
             with self.db.mutex:
                 self.transaction = Transaction(self.db, self, explicit=True)
+                self.transaction_began = self.db.now()
             self._at_begin = self.settings
 
     def commit(self) -> bool:
@@ -175,7 +92,7 @@ class Session:
         if self.transaction is not None:
             with self.db.mutex:
                 self.transaction.finish()
-                self.transaction = None
+                self.transaction = self.transaction_began = None
                 self.db.transaction_ended()
 
     def savepoint(self, name: str) -> None:
@@ -260,21 +177,6 @@ class Session:
             if tx.explicit and not isinstance(error, WouldBlock):
                 self.fail()
             raise
-
-    def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
-        """What `read` returns, or returned when this statement read it before it had to wait.
-
-        A procedure of Postgres goes on after waiting with what it has read; ours begins anew.
-        """
-        place = self._reads_used
-        self._reads_used += 1
-        if place < len(self._reads) and self._reads[place][0] == key:
-            known: T = self._reads[place][1]
-            return known
-        del self._reads[place:]
-        value = read()
-        self._reads.append((key, value))
-        return value
 
     def _forget_reads(self) -> None:
         self._reads, self._waited = [], False

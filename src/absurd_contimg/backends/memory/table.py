@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from absurd_contimg.backends.memory.due_queue import DueQueue
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import RowLock, WouldBlock
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.locks import RowLock
+from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values.text import uuid_out
 
 K = TypeVar("K", bound=Hashable)

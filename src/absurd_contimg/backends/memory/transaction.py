@@ -9,22 +9,28 @@ the mutex is given back.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from absurd_contimg.backends.memory.locks import (
     ROW_CONFLICTS,
     TABLE_CONFLICTS,
     RowLock,
     TableLock,
-    WouldBlock,
 )
-
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.database import MemoryDatabase
-    from absurd_contimg.backends.memory.session import Session
-    from absurd_contimg.backends.memory.table import Table
+from absurd_contimg.backends.memory.session_state import SessionState
+from absurd_contimg.backends.memory.store import Store
 
 _NONE: dict[str, dict[str | None, Any]] = {kind: {} for kind in "trcewi"}
+
+
+class LockedTable(Protocol):
+    """A table as a transaction sees it: who holds its rows, and how to undo a change."""
+
+    row_locks: dict[Hashable, dict[Transaction, RowLock]]
+    uncommitted: dict[Hashable, tuple[Transaction, Any]]
+
+    def restore_row(self, key: Any, row: Any) -> None:
+        """Put back what the undo log kept."""
 
 
 class Transaction:
@@ -39,13 +45,12 @@ class Transaction:
         "explicit",
         "finished",
         "session",
-        "started_at",
         "tables",
         "undo",
         "waiting_for",
     )
 
-    def __init__(self, db: MemoryDatabase, session: Session, *, explicit: bool) -> None:
+    def __init__(self, db: Store, session: SessionState, *, explicit: bool) -> None:
         self.db = db
         self.session = session
         self.explicit = explicit
@@ -53,13 +58,12 @@ class Transaction:
         """Whether no session is in a transaction: there are no locks to take or to wait for."""
         self.tables = _NONE
         """By kind and queue, the tables that may be used without a lock."""
-        self.undo: list[Callable[[], None] | tuple[Table[Any, Any], Any, Any]] = []
+        self.undo: list[Callable[[], None] | tuple[LockedTable, Any, Any]] = []
         self.finished = False
         self.waiting_for: Transaction | None = None
         if explicit:
-            self.started_at = db.now()
-            self._row_locks: list[tuple[Table[Any, Any], Hashable]] = []
-            self._marks: list[tuple[Table[Any, Any], Hashable]] = []
+            self._row_locks: list[tuple[LockedTable, Hashable]] = []
+            self._marks: list[tuple[LockedTable, Hashable]] = []
             self._table_locks: list[str] = []
 
     def begin_statement(self) -> None:
@@ -72,11 +76,11 @@ class Transaction:
 
     # -- locks ------------------------------------------------------------------------------
 
-    def may_lock(self, table: Table[Any, Any], key: Hashable, mode: RowLock) -> bool:
+    def may_lock(self, table: LockedTable, key: Hashable, mode: RowLock) -> bool:
         """Whether no other transaction holds a conflicting lock on the row."""
         return self._row_holder(table, key, mode) is None
 
-    def lock_row(self, table: Table[Any, Any], key: Hashable, mode: RowLock) -> None:
+    def lock_row(self, table: LockedTable, key: Hashable, mode: RowLock) -> None:
         """Take the lock until the transaction ends; `WouldBlock` if another is in the way."""
         holder = self._row_holder(table, key, mode)
         if holder is not None:
@@ -90,9 +94,7 @@ class Transaction:
             self._row_locks.append((table, key))
             self.undo.append(lambda: self._release_row(table, key, before))
 
-    def _row_holder(
-        self, table: Table[Any, Any], key: Hashable, mode: RowLock
-    ) -> Transaction | None:
+    def _row_holder(self, table: LockedTable, key: Hashable, mode: RowLock) -> Transaction | None:
         holders = table.row_locks.get(key)
         if holders:
             conflicts = ROW_CONFLICTS[mode]
@@ -101,7 +103,7 @@ class Transaction:
                     return holder
         return None
 
-    def _release_row(self, table: Table[Any, Any], key: Hashable, to: RowLock | None) -> None:
+    def _release_row(self, table: LockedTable, key: Hashable, to: RowLock | None) -> None:
         holders = table.row_locks.get(key)
         if holders is None:
             return
@@ -112,7 +114,7 @@ class Transaction:
         if not holders:
             del table.row_locks[key]
 
-    def mark(self, table: Table[Any, Any], key: Hashable, before: Any) -> None:
+    def mark(self, table: LockedTable, key: Hashable, before: Any) -> None:
         """Let others go on reading `before` (None: no row) until the transaction ends."""
         if key not in table.uncommitted:
             table.uncommitted[key] = (self, before)
@@ -177,3 +179,11 @@ class Transaction:
         for name in self._table_locks:
             self._release_table(name, None)
         self._marks, self._row_locks, self._table_locks = [], [], []
+
+
+class WouldBlock(Exception):
+    """The statement needs what `holder` has; undo it, wait for `holder` to end, run it again."""
+
+    def __init__(self, holder: Transaction) -> None:
+        super().__init__()
+        self.holder = holder

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from absurd_contimg.backends.memory import MemoryDatabase
-from absurd_contimg.backends.memory.database import Operation
+from absurd_contimg.backends.memory.timeline import Operation
 from absurd_contimg.core.records import History
 from absurd_contimg.simulation.model.effect_gateway import READS, Effect, Moment
 from absurd_contimg.simulation.runtime.loop import SimLoop

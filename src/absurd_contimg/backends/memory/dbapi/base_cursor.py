@@ -27,7 +27,6 @@ from absurd_contimg.backends.memory.dbapi.results import (
     psycopg_error,
 )
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import WouldBlock
 from absurd_contimg.backends.memory.session import TransactionStatus
 from absurd_contimg.backends.memory.sql.commands import check_outside_block, is_command
 from absurd_contimg.backends.memory.sql.result import Result
@@ -38,7 +37,7 @@ from absurd_contimg.backends.memory.sql.statements import (
     split,
 )
 from absurd_contimg.backends.memory.sql.types import SqlType
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 
 if TYPE_CHECKING:
     from absurd_contimg.backends.memory.dbapi.connection import BaseConnection

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from operator import attrgetter
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import psycopg
 from psycopg.adapt import AdaptersMap
@@ -22,9 +22,7 @@ from absurd_contimg.backends.memory.dbapi.transaction import (
     MemoryTransaction,
 )
 from absurd_contimg.backends.memory.session import Session, TransactionStatus
-
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.database import MemoryDatabase
+from absurd_contimg.backends.memory.store import Store
 
 _INSTEAD = {
     "commit": "Transaction will be automatically committed on successful exit from context.",
@@ -37,13 +35,13 @@ class BaseConnection:
 
     def __init__(
         self,
-        db: MemoryDatabase,
+        db: Store,
         *,
         autocommit: bool = False,
         row_factory: Any = tuple_row,
     ) -> None:
         self.db = db
-        self.session: Session = db.session()
+        self.session: Session = Session(db)
         self.row_factory = row_factory
         self.adapters = AdaptersMap(psycopg.adapters)
         self.info = MemoryInfo(self)
@@ -186,7 +184,7 @@ class BaseConnection:
 class MemoryConnection(BaseConnection):
     """`psycopg.Connection` over the emulator."""
 
-    def __init__(self, db: MemoryDatabase, **options: Any) -> None:
+    def __init__(self, db: Store, **options: Any) -> None:
         super().__init__(db, **options)
         self.lock = threading.RLock()
         self.cursor_factory: Any = MemoryCursor
@@ -275,7 +273,7 @@ class MemoryConnection(BaseConnection):
 class AsyncMemoryConnection(BaseConnection):
     """`psycopg.AsyncConnection` over the emulator."""
 
-    def __init__(self, db: MemoryDatabase, **options: Any) -> None:
+    def __init__(self, db: Store, **options: Any) -> None:
         super().__init__(db, **options)
         self.lock = asyncio.Lock()
         self.cursor_factory: Any = AsyncMemoryCursor

@@ -5,30 +5,29 @@ For code that is given a URL and not a connection, such as the SDK's quick start
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
-
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.database import MemoryDatabase
 
 _TAKEN = ("autocommit", "row_factory")
 
 
 @contextmanager
-def patch_connect(db: MemoryDatabase) -> Iterator[None]:
-    """Lead `psycopg.connect` and both ``Connection.connect`` to `db`, whatever their URL."""
+def patch_connect(
+    open_connection: Callable[..., Any], open_async: Callable[..., Awaitable[Any]]
+) -> Iterator[None]:
+    """Let `psycopg.connect` and both ``Connection.connect`` open these, whatever their URL."""
 
     def options(given: dict[str, Any]) -> dict[str, Any]:
         return {name: given[name] for name in _TAKEN if given.get(name) is not None}
 
     def connect(_: Any, _conninfo: str = "", /, **given: Any) -> Any:
-        return db.connect(**options(given))
+        return open_connection(**options(given))
 
     async def connect_async(_: Any, _conninfo: str = "", /, **given: Any) -> Any:
-        return await db.connect_async(**options(given))
+        return await open_async(**options(given))
 
     places: list[tuple[Any, str, Any]] = [
         (psycopg.Connection, "connect", classmethod(connect)),

@@ -180,7 +180,7 @@ def attach(tx: Transaction, parent: Relation, partition: Partition) -> None:
     before = table.partitions
     tx.undo.append(lambda: setattr(table, "partitions", before))
     table.partitions = (*(before or ()), partition)
-    tx.db.relations.put(
+    catalog.relations(tx).put(
         tx, partition.name, Relation(partition.name, parent.letter, table, parent.name, partition)
     )
 
@@ -191,7 +191,7 @@ def remove_partition(tx: Transaction, parent: Relation, partition: Partition) ->
     before = table.partitions
     tx.undo.append(lambda: setattr(table, "partitions", before))
     table.partitions = tuple(other for other in before or () if other is not partition)
-    tx.db.relations.delete(tx, partition.name)
+    catalog.relations(tx).delete(tx, partition.name)
 
 
 def detach_default_partitions(tx: Transaction, queue: str) -> None:
@@ -274,6 +274,6 @@ def drop_table(tx: Transaction, relation: Relation) -> None:
     """``drop table``: its partitions go with it."""
     for partition in relation.table.partitions or ():
         tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
-        tx.db.relations.delete(tx, partition.name)
+        catalog.relations(tx).delete(tx, partition.name)
     tx.lock_table(relation.name, TableLock.ACCESS_EXCLUSIVE)
-    tx.db.relations.delete(tx, relation.name)
+    catalog.relations(tx).delete(tx, relation.name)

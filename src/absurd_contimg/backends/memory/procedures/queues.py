@@ -67,7 +67,7 @@ def ensure_queue_tables(tx: Transaction, queue: str | None) -> None:
                 table.partitions = ()
             if isinstance(table, Tasks):
                 table.unique_key = not partitioned
-            tx.db.relations.put(tx, relation_name, Relation(relation_name, letter, table))
+            catalog.relations(tx).put(tx, relation_name, Relation(relation_name, letter, table))
             tx.lock_table(relation_name, TableLock.ACCESS_EXCLUSIVE)
     for letter, mode in INDEXED.items():
         catalog.relation(tx, f"{letter}_{name}", mode)

@@ -11,10 +11,10 @@ from absurd_contimg.backends.memory.errors import (
     raise_exception,
     shown,
 )
-from absurd_contimg.backends.memory.locks import RowLock, TableLock, WouldBlock
+from absurd_contimg.backends.memory.locks import RowLock, TableLock
 from absurd_contimg.backends.memory.rows import KeyRow, RunRow, TaskRow, made
 from absurd_contimg.backends.memory.tables import Tasks
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values.text import boolean_in, double_in, integer_in, uuid_out
 
 Spawned = tuple[int | None, int | None, int | None, bool]

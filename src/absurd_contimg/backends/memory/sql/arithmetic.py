@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql.casts import checked_number
 from absurd_contimg.backends.memory.sql.coercion import (
     TIMES,

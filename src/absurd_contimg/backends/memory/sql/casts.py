@@ -9,7 +9,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql.types import (
     BOOL,
     BYTEA,

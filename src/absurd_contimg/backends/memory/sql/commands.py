@@ -332,7 +332,7 @@ def detach_partition(tx: Transaction, parent_name: str, name: str) -> None:
         parent.table.delete(tx, key)
         table.put(tx, key, row)
     remove_partition(tx, parent, child.partition)
-    tx.db.relations.put(tx, name, Relation(name, parent.letter, table))
+    catalog.relations(tx).put(tx, name, Relation(name, parent.letter, table))
 
 
 COMMANDS: dict[str, Callable[[str], Run | None]] = {

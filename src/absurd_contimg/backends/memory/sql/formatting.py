@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from absurd_contimg.backends.memory.errors import unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql.registry import builtin
 from absurd_contimg.backends.memory.sql.types import TEXT, TIMESTAMP, TIMESTAMPTZ
 from absurd_contimg.backends.memory.values import times

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import schema
+from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Row
 from absurd_contimg.backends.memory.sql.types import BY_NAME, INT4, NAME, TEXT, SqlType
@@ -17,13 +17,13 @@ _SHOWN = {"int4": "integer", "bool": "boolean", "timestamptz": "timestamp with t
 
 
 def _tables(env: Env) -> list[Row]:
-    found = sorted(row.name for row in env.session.db.relations.scan(env.tx))
+    found = sorted(row.name for row in catalog.relations(env.tx).scan(env.tx))
     return [("memory", "absurd", name, "BASE TABLE") for name in found]
 
 
 def _all_columns(env: Env) -> list[Row]:
     rows: list[Row] = []
-    for relation in sorted(env.session.db.relations.scan(env.tx), key=lambda row: row.name):
+    for relation in sorted(catalog.relations(env.tx).scan(env.tx), key=lambda row: row.name):
         for position, column in enumerate(schema.TABLES[relation.letter], 1):
             shown = _SHOWN.get(column.type_name, column.type_name)
             nullable = "YES" if column.nullable else "NO"
@@ -44,7 +44,7 @@ def _text_columns(names: str) -> tuple[ColumnInfo, ...]:
 
 
 def _pg_tables(env: Env) -> list[Row]:
-    found = sorted(row.name for row in env.session.db.relations.scan(env.tx))
+    found = sorted(row.name for row in catalog.relations(env.tx).scan(env.tx))
     return [("absurd", name, "postgres") for name in found]
 
 

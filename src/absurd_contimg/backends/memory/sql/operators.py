@@ -7,7 +7,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql import json_operators, patterns
 from absurd_contimg.backends.memory.sql.arithmetic import arithmetic, strict
 from absurd_contimg.backends.memory.sql.coercion import (

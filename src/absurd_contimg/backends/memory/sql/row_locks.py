@@ -9,9 +9,10 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import RowLock, TableLock, WouldBlock
+from absurd_contimg.backends.memory.locks import RowLock, TableLock
 from absurd_contimg.backends.memory.sql.expressions import name_of
 from absurd_contimg.backends.memory.sql.scope import Env, Scope
+from absurd_contimg.backends.memory.transaction import WouldBlock
 
 
 def row_locks(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql.casts import is_implicit
 from absurd_contimg.backends.memory.sql.coercion import (
     TIMES,
@@ -96,7 +97,7 @@ def to_regclass(expr: Expr, name: str, *, must_exist: bool = False) -> Expr:
             if schema in ("pg_catalog", "information_schema"):
                 raise unsupported(text, "catalogues")
             return None
-        return text if schema and env.session.db.relations.get(env.tx, table) is not None else None
+        return text if schema and catalog.relations(env.tx).get(env.tx, table) is not None else None
 
     return Expr(BY_NAME["regclass"], value, name)
 

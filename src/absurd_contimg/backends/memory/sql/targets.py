@@ -10,7 +10,7 @@ from sqlglot import exp
 from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.catalog import AnyTable
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import TableLock, WouldBlock
+from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import not_null
 from absurd_contimg.backends.memory.rows import (
     CheckpointRow,
@@ -28,7 +28,7 @@ from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Expr, Node
 from absurd_contimg.backends.memory.sql.sources import letter_of, table_columns
 from absurd_contimg.backends.memory.sql.types import NUMBERS, SqlType
 from absurd_contimg.backends.memory.tables import Tasks
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 
 ROWS: dict[str, type[tuple[Any, ...]]] = {
     "t": TaskRow,

@@ -9,7 +9,7 @@ import string
 from typing import Any
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql import matches, patterns
 from absurd_contimg.backends.memory.sql.coercion import as_text, converted, determined
 from absurd_contimg.backends.memory.sql.registry import (

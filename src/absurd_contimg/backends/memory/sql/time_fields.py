@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.registry import (
     ambiguous_function,

@@ -7,7 +7,7 @@ from datetime import UTC, tzinfo
 from typing import Any
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.sql.casts import from_local, to_local
 from absurd_contimg.backends.memory.sql.coercion import converted
 from absurd_contimg.backends.memory.sql.registry import (

@@ -14,7 +14,7 @@ from typing import Any
 
 from absurd_contimg.backends.memory import json_reader, jsonb
 from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.session_state import SessionState as Session
 from absurd_contimg.backends.memory.values.dates import date_in, date_out
 from absurd_contimg.backends.memory.values.floats import double_out
 from absurd_contimg.backends.memory.values.intervals import interval_in, interval_out

@@ -1,0 +1,94 @@
+"""What all sessions of a database share, apart from its tables: mutex, time, ids, waiting.
+
+The wall clock is read in one place, `Store.now`, and only where no clock was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable
+from datetime import datetime
+from time import time_ns
+from typing import Any
+
+from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.timeline import Noted
+from absurd_contimg.backends.memory.uuid7 import UuidSource
+from absurd_contimg.backends.memory.values import times
+
+Clock = Callable[[], datetime]
+TIMELINE_LENGTH_MAX = 10_000
+
+
+class Store:
+    """One mutex guards everything. Time comes from the clock given, ids from the seed given."""
+
+    relations: Any
+    """The `catalog.Relations`, which import this module; `catalog.relations` has the type."""
+
+    def __init__(self, seed: int, clock: Clock | None) -> None:
+        self.clock = clock
+        self.mutex = threading.RLock()
+        self.ended = threading.Condition(self.mutex)
+        """Notified when a transaction ends."""
+        self.releases = 0
+        """How many transactions have ended."""
+        self.table_locks: dict[str, dict[Any, set[TableLock]]] = {}
+        """By table, the transactions with the locks that they hold on it."""
+        self.uuids = UuidSource(seed)
+        self.noted: deque[Noted] = deque(maxlen=TIMELINE_LENGTH_MAX)
+        self._waiters: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._sessions = 0
+        self._latest: tuple[datetime, int] = times.EPOCH, 0
+        """The last answer of the clock given, and the same in microseconds: it may stand still."""
+
+    # -- time and ids -----------------------------------------------------------------------
+
+    def now(self) -> int:
+        """The clock in microseconds; TypeError if it gives a datetime without a zone."""
+        if self.clock is None:
+            return time_ns() // 1000
+        moment = self.clock()
+        if moment is self._latest[0]:
+            return self._latest[1]
+        try:
+            self._latest = moment, times.from_datetime(moment)
+        except TypeError:
+            raise TypeError(
+                f"MemoryDatabase(clock=...) must give aware datetimes, not {moment!r}; add "
+                "tzinfo, as in datetime.now(UTC)"
+            ) from None
+        return self._latest[1]
+
+    def random_uuid(self) -> int:
+        """``gen_random_uuid()``, from the seed."""
+        return self.uuids.random()
+
+    def next_session_id(self) -> int:
+        """The number of a new session."""
+        with self.mutex:
+            self._sessions += 1
+            return self._sessions
+
+    # -- waiting ----------------------------------------------------------------------------
+
+    def transaction_ended(self) -> None:
+        """Wake everybody who waits for a lock. The caller holds the mutex."""
+        self.releases += 1
+        self.ended.notify_all()
+        waiters, self._waiters = self._waiters, []
+        for loop, future in waiters:
+            loop.call_soon_threadsafe(_wake, future)
+
+    def wait_async(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
+        """Done when the next transaction ends. The caller holds the mutex."""
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiters.append((loop, future))
+        return future
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
