@@ -286,7 +286,7 @@ def test_input_is_harmed_between_two_steps(
     site.worker()
     judge_failure(site, f"input {how} between steps", product.name)
     # What the advice tells an operator to do: it makes the one product again, and no other.
-    assert "contimg spawn --anew" in site.history().runs[0].failure_reason["advice"]
+    assert "contimg spawn --respawn" in site.history().runs[0].failure_reason["advice"]
     begun = len(site.diary)
     product.parent.rename(site.root / "moved away")
     site.spawn(seconds=0.5)

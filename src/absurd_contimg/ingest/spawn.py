@@ -35,11 +35,11 @@ async def spawn_groups(
     *,
     calibrator: str = "auto",
     incomplete_now: bool = False,
-    anew: bool = False,
+    respawn: bool = False,
 ) -> list[Spawned]:
     """Form groups from the files in the input folder and spawn a task for each.
 
-    Repeatable: a group that has its task keeps it; with `anew`, one whose task has failed or was
+    Repeatable: a group that has its task keeps it; with `respawn`, one whose task has failed or was
     cancelled gets another, for the files that are there now. A group with fewer sub-bands than
     expected is spawned once its first file is `GROUP_WAIT_SECONDS` old, or at once with
     `incomplete_now`;
@@ -57,16 +57,16 @@ async def spawn_groups(
             continue
         params = PipelineParams(
             group_id=group.group_id,
-            input_files=[str(path) for path in (present if anew else group.files)],
+            input_files=[str(path) for path in (present if respawn else group.files)],
             catalog_path=str(catalog),
             calibrator=calibrator,
         )
-        done.append(Spawned(group, await _spawn(backend, settings.queue_name, params, anew)))
+        done.append(Spawned(group, await _spawn(backend, settings.queue_name, params, respawn)))
     return done
 
 
 async def _spawn(
-    backend: Backend, queue_name: str, params: PipelineParams, anew: bool
+    backend: Backend, queue_name: str, params: PipelineParams, respawn: bool
 ) -> SpawnedTask:
     """The group's task: the first of its tasks that has not ended badly, or a new one."""
     options, number = params.spawn_options(), 1
@@ -74,7 +74,7 @@ async def _spawn(
         task = await backend.spawn_task(queue_name, TASK_NAME, params.model_dump(), options)
         result = await backend.get_task_result(queue_name, task.task_id)
         ended_badly = result is not None and result.state in ("failed", "cancelled")
-        if not (anew and ended_badly):
+        if not (respawn and ended_badly):
             return task
         number += 1
         options = replace(options, idempotency_key=f"{params.idempotency_key}#{number}")

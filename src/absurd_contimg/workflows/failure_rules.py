@@ -32,7 +32,7 @@ def _names(*classes: type[BaseException]) -> frozenset[str]:
 
 
 _ANEW = (
-    "Move the damaged product's folder away, then: contimg spawn --anew (it makes that product "
+    "Move the damaged product's folder away, then: contimg spawn --respawn (it makes that product "
     "again and takes the others as they are; a retry would not, for its stage is done)."
 )
 _FREE_SPACE = "Free space on the scratch file system; waiting work then goes on."
@@ -70,7 +70,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "bad-input",
         FailureKind.PERMANENT,
         "Replace the named file, then: contimg retry TASK. To go on without it, remove it, then: "
-        "contimg spawn --anew --now.",
+        "contimg spawn --respawn --now.",
         _OURS,
         exceptions=_names(errors.InputError),
         decisive=True,
@@ -143,7 +143,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         _DATA_QUALITY,
         FailureKind.PERMANENT,
         "The same data fail again. After another setting: contimg quarantine release GROUP. With "
-        "other files: contimg spawn --anew.",
+        "other files: contimg spawn --respawn.",
         _OURS,
         exceptions=_names(errors.DataQualityError),
         decisive=True,

@@ -69,7 +69,7 @@ class PipelineParams(BaseModel):
             )
             raise SettingError(
                 f"The parameters of this {TASK_NAME} task are not valid: {wrong}.",
-                "Spawn it anew with: contimg spawn",
+                "Spawn it again with: contimg spawn --respawn",
             ) from error
 
 

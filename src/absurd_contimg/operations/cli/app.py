@@ -142,7 +142,7 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
         candidates = [one for one in loaded if one is not None]
     of_group = {group_of(one) for one in candidates}
     if of_group == {name}:
-        return candidates[0]  # the newest: a group that was spawned anew has several
+        return candidates[0]  # the newest: a group that was respawned has several
     if len(candidates) != 1:
         what = "No task" if not candidates else f"{len(candidates)} tasks"
         raise MissingInputError(
@@ -158,6 +158,16 @@ async def newest_histories(
     tasks = await backend.list_tasks(settings.queue_name, limit=limit)
     found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
     return [one for one in found if one is not None]
+
+
+def renamed_to(option: str) -> Callable[[typer.Context, typer.CallbackParam, bool], None]:
+    """A callback for the earlier name of an option: it refuses the name and suggests `option`."""
+
+    def refuse(context: typer.Context, parameter: typer.CallbackParam, given: bool) -> None:
+        if given:
+            context.fail(f"No such option: {parameter.opts[0]} (Did you mean {option}?)")
+
+    return refuse
 
 
 def check_rule(name: str) -> None:

@@ -1,6 +1,6 @@
 """The failure table as Markdown: ``docs/failures.md`` is this and nothing else.
 
-To write it anew: ``contimg failures --markdown > docs/failures.md``.
+To write it again: ``contimg failures --markdown > docs/failures.md``.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ _COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled
 
 def tasks_table(histories: Sequence[History], now: datetime) -> Table:
     """One line for each task; `now` is the database's time."""
-    table = Table("task", "group", "state", "attempts", "where it stands", "worker", box=None)
+    table = Table("task", "group", "state", "attempts", "activity", "worker", box=None)
     for history in histories:
         summary = task_summary(history, now)
         colour = _COLOURS.get(history.task.state, "yellow")
@@ -34,23 +34,23 @@ def tasks_table(histories: Sequence[History], now: datetime) -> Table:
             group_of(history),
             f"[{colour}]{history.task.state}[/]",
             str(history.task.attempts),
-            escape(str(summary["stands"])),
+            escape(str(summary["activity"])),
             escape(_with_lease(summary)),
         )
     return table
 
 
 def task_summary(history: History, now: datetime) -> dict[str, Json]:
-    """One task as JSON: where it stands, who has it and for how long, why it has failed."""
+    """One task as JSON: its activity, who has it and for how long, why it has failed."""
     starts = step_starts(history)
     last = starts[-1] if starts else None
     reason = last_failure(history) if history.task.state == "failed" else None
     if (waits := waiting_for(history)) is not None:
-        stands = f"waits for {waits}"
+        activity = f"waits for {waits}"
     elif reason is not None:
-        stands = _why(reason)
+        activity = _why(reason)
     else:
-        stands = "" if last is None else f"{last.step} ({last.outcome})"
+        activity = "" if last is None else f"{last.step} ({last.outcome})"
     held = next((run for run in history.runs if run.state == "running"), None)
     ends = None if held is None else held.claim_expires_at
     return {
@@ -58,7 +58,7 @@ def task_summary(history: History, now: datetime) -> dict[str, Json]:
         "group": group_of(history),
         "state": history.task.state,
         "attempts": history.task.attempts,
-        "stands": stands + (f" ({remark(history)})" if remark(history) else ""),
+        "activity": activity + (f" ({remark(history)})" if remark(history) else ""),
         "worker": None if last is None else last.worker,
         "lease_seconds_left": None if ends is None else round((ends - now).total_seconds(), 1),
         "failure": None if reason is None else {key: reason.get(key) for key in _TOLD},

@@ -11,8 +11,7 @@ import sys
 from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import StageError
-from absurd_contimg.operations.cli import inspect as commands_look
-from absurd_contimg.operations.cli import manage as commands_work
+from absurd_contimg.operations.cli import inspect, manage
 from absurd_contimg.operations.cli.app import app, error_console
 
 _EXTRAS = {
@@ -45,4 +44,4 @@ def main() -> None:
         sys.exit(1)
 
 
-__all__ = ["commands_look", "commands_work", "main"]
+__all__ = ["inspect", "main", "manage"]

@@ -25,6 +25,7 @@ from absurd_contimg.operations.cli.app import (
     find_task,
     newest_histories,
     quarantine_app,
+    renamed_to,
     state,
     with_backend,
     write_report_on,
@@ -72,16 +73,19 @@ def synth(
 def spawn(
     calibrator: Annotated[str, typer.Option(help="auto, none or a name.")] = "auto",
     now: Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")] = False,
-    anew: Annotated[
+    respawn: Annotated[
         bool,
-        typer.Option(help="Another task for groups that failed, with the files there are now."),
+        typer.Option(help="New tasks for groups whose task failed, for the files there are now."),
+    ] = False,
+    _renamed: Annotated[
+        bool, typer.Option("--anew", hidden=True, callback=renamed_to("--respawn"))
     ] = False,
 ) -> None:
     """Spawn a task for each observation group in the input folder."""
     settings = state.settings()
 
     async def run(backend: Backend) -> list[Spawned]:
-        return await _spawn(backend, settings, calibrator, now, anew)
+        return await _spawn(backend, settings, calibrator, now, respawn)
 
     _show_spawned(with_backend(settings, run))
 
@@ -263,7 +267,7 @@ def db_url() -> None:
 
 
 async def _spawn(
-    backend: Backend, settings: Settings, calibrator: str, now: bool, anew: bool = False
+    backend: Backend, settings: Settings, calibrator: str, now: bool, respawn: bool = False
 ) -> list[Spawned]:
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     registry = Registry(settings.registry_url)
@@ -274,7 +278,7 @@ async def _spawn(
             registry,
             calibrator=parse_calibrator(calibrator),
             incomplete_now=now,
-            anew=anew,
+            respawn=respawn,
         )
     finally:
         registry.close()

@@ -1,4 +1,4 @@
-"""From files in the input folder to tasks: once for each group, anew when asked."""
+"""From files in the input folder to tasks: once for each group, again when asked."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ async def test_young_group_with_missing_subbands_is_left_alone(
     assert at_once.task is not None
 
 
-async def test_failed_group_can_be_spawned_anew_without_its_bad_file(
+async def test_failed_group_can_be_respawned_without_its_bad_file(
     settings: Settings, backend: MemoryBackend
 ) -> None:
     registry = Registry(settings.registry_url)
@@ -70,8 +70,8 @@ async def test_failed_group_can_be_spawned_anew_without_its_bad_file(
     await backend.fail_run_permanently(QUEUE, first.task.run_id, {"kind": "permanent"})
     bad = next(settings.pipeline.paths.input_dir.glob("*_sb07.hdf5"))
     bad.unlink()
-    (second,) = await spawn_groups(backend, settings, registry, incomplete_now=True, anew=True)
-    (third,) = await spawn_groups(backend, settings, registry, incomplete_now=True, anew=True)
+    (second,) = await spawn_groups(backend, settings, registry, incomplete_now=True, respawn=True)
+    (third,) = await spawn_groups(backend, settings, registry, incomplete_now=True, respawn=True)
     assert second.task is not None
     assert third.task is not None
     assert second.task.task_id != first.task.task_id

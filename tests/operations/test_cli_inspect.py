@@ -120,7 +120,7 @@ def test_status_shows_what_a_failure_of_the_sdk_says(contimg: Contimg, database_
     assert "no such antenna" in text
     assert "None" not in text
     (shown,) = json.loads(contimg("status", "--json").stdout)["tasks"]
-    assert shown["stands"] == "ValueError: no such antenna"
+    assert shown["activity"] == "ValueError: no such antenna"
 
 
 def test_misspelt_queue_is_answered_with_those_that_exist(contimg: Contimg) -> None:
@@ -178,7 +178,7 @@ def test_retry_says_how_it_is_meant(arguments: tuple[str, ...], says: str) -> No
 
 
 def test_group_that_has_since_succeeded_is_left_alone() -> None:
-    """Its first task failed; the one spawned anew has not."""
+    """Its first task failed; the one respawned has not."""
     histories = [task("G1", "completed"), task("G1", "failed"), task("G2", "failed")]
     assert to_be_retried(histories) == [histories[2]]
 
@@ -215,3 +215,11 @@ def test_failure_table_for_programs_is_whole() -> None:
     rules = json.loads(CliRunner().invoke(app, ["failures", "--json"]).stdout)
     assert [one["rule"] for one in rules] == [*(r.id for r in CLASSIFIER.rules), "unrecognised"]
     assert all(one["what_to_do"] and one["kind"] for one in rules)
+
+
+def test_earlier_name_of_respawn_is_refused_with_the_new_one() -> None:
+    refused = CliRunner().invoke(app, ["spawn", "--anew"])
+    assert refused.exit_code == 2
+    assert "No such option: --anew" in refused.output
+    assert "--respawn" in refused.output
+    assert "--anew" not in CliRunner().invoke(app, ["spawn", "--help"]).output
