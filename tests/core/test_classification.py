@@ -26,8 +26,8 @@ from absurd_contimg.execution.executor import _failure as executor_failure
 from absurd_contimg.execution.executor import _read_result as read_result
 from absurd_contimg.execution.stage_process import _failure as child_failure
 from absurd_contimg.operations.cli.failure_table import failure_table
-from absurd_contimg.operations.services.worker_service import CLASSIFIER
 from absurd_contimg.products.files import write_json
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failures.md"
 

@@ -18,8 +18,6 @@ from fault_stages import STAGES
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.failures import POISON_RULE, Classifier
-from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
@@ -29,7 +27,7 @@ from absurd_contimg.execution.executor import IsolatedStageExecutor, ResourceLim
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
-from absurd_contimg.workflows.failure_rules import STAGE_RULES
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 QUEUE = "dsa110-pipeline"
 LEASE_SECONDS = 3
@@ -83,7 +81,7 @@ async def main(root: Path, url: str, worker_id: str, deadline_seconds: float) ->
                     poll_interval_seconds=0.1,
                     grace_seconds=0.1,
                 ),
-                Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES)),
+                CLASSIFIER,
                 POLICY,
             )
             asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)

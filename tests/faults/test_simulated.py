@@ -21,16 +21,19 @@ from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.simulation.exploration.crash_run import Blow, Life, Plan, Strike
 from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
 from absurd_contimg.simulation.exploration.explorer import explore
 from absurd_contimg.simulation.model.effect_gateway import Doors
-from absurd_contimg.simulation.model.executor import SimulatedStage, simulated
-from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG, make_runner
+from absurd_contimg.simulation.model.executor import SimExecutor, SimulatedStage, simulated
+from absurd_contimg.simulation.model.files import SimFiles
+from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG, acquire_scratch, at_once
 from absurd_contimg.simulation.model.stage_model import StageModel, fit_costs
-from absurd_contimg.simulation.model.worker_factory import CLASSIFIER, WorkerTerms
+from absurd_contimg.simulation.model.worker_factory import WorkerTerms
 from absurd_contimg.simulation.model.world import World
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 TERMS = WorkerTerms(
     claim_timeout_seconds=LEASE_SECONDS,
@@ -50,9 +53,10 @@ class SmallCrew:
         state = world.state
         stages: list[SimulatedStage] = [simulated(one)(lambda _group: True) for one in STAGES]
         by_name = {one.name: one for one in stages}
-        runner = make_runner(
-            doors, state.disk, state.registry, by_name, self.model, None, world.watch, worker_id
-        )
+        files = SimFiles(doors, state.disk)
+        executor = SimExecutor(doors, files, by_name, self.model, None, world.watch)
+        scratch = acquire_scratch(doors, state.disk, worker_id)
+        runner = StageRunner(SIMULATED_CONFIG, executor, None, scratch, files, at_once)
 
         async def pipeline(params: Mapping[str, Json], ctx: TaskContext) -> Json:
             context = PipelineContext(SIMULATED_CONFIG, {"group_id": "G", **params})

@@ -20,7 +20,7 @@ from absurd_contimg.execution.logs import log_folder, log_paths
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, living_owners
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import to_be_retried
-from absurd_contimg.operations.services.worker_service import CLASSIFIER
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 QUEUE = "dsa110-pipeline"
 NOW = datetime(2026, 11, 25, tzinfo=UTC)

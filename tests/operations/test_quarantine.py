@@ -11,11 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
-from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.core.tasks import TaskRegistry
-from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.core.worker import WorkerSettings
 from absurd_contimg.errors import (
     CorruptInputError,
     DataQualityError,
@@ -29,9 +28,9 @@ from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import quarantined, release
-from absurd_contimg.operations.services.worker_service import CLASSIFIER
 from absurd_contimg.registry import GroupStatus, Registry
-from absurd_contimg.workflows.group import TASK_NAME, PipelineParams, PipelineWorkflow
+from absurd_contimg.workflows.assembly import make_workflow_worker
+from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
 
 QUEUE = "dsa110-pipeline"
 GROUP = "2025-01-02T03:04:05"
@@ -71,7 +70,9 @@ class House:
         self.backend = MemoryBackend(MemoryDatabase())
         self.url = f"sqlite:///{root / 'registry.sqlite3'}"
         self.registry = Registry(self.url)
-        self.runner = StandIn(PipelineConfig(paths=PathsConfig.below(root)))
+        execution = ExecutionConfig(calibration_wait_seconds=0)
+        config = PipelineConfig(paths=PathsConfig.below(root), execution=execution)
+        self.runner = StandIn(config)
 
     async def open(self) -> None:
         await self.backend.create_queue(QUEUE)
@@ -79,16 +80,13 @@ class House:
         self.task = await self.backend.spawn_task(QUEUE, TASK_NAME, params.model_dump())
 
     async def work(self) -> History:
-        workflow = PipelineWorkflow([Flag()], self.runner, self.registry, 0)
-        tasks = TaskRegistry()
-        tasks.add(TASK_NAME, workflow)
-        worker = Worker(
+        worker = make_workflow_worker(
             self.backend,
-            tasks,
             WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001),
-            CLASSIFIER,
             RetryPolicy(backoff_first_seconds=0.0),
-            on_failure=workflow.note_failure,
+            [Flag()],
+            self.runner,
+            self.registry,
         )
         await worker.run(until_idle=True)
         history = await self.backend.history(QUEUE, self.task.task_id)

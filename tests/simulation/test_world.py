@@ -11,15 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.registry import GroupStatus
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.fault_plan import KINDS, Fault, parse_faults
 from absurd_contimg.simulation.campaign.report import Summary, summarise
 from absurd_contimg.simulation.campaign.scenario import Scenario
-from absurd_contimg.simulation.model.stage_model import GIB
+from absurd_contimg.simulation.exploration.crash_run import Life
+from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.model.stage_model import GIB, StageModel
 from absurd_contimg.simulation.model.telescope import SUB_BANDS, SUB_BANDS_MIN, draw_observations
+from absurd_contimg.simulation.model.worker_factory import PipelineCrew, pipeline_params
 from absurd_contimg.simulation.model.world import EPOCH, State, World
 from absurd_contimg.simulation.runtime.clocks import HostClock
+from absurd_contimg.workflows.group import TASK_NAME
 
 HOUR = 1 / 24
 
@@ -246,3 +251,25 @@ def test_faults_are_read_as_they_are_written(faults: list[Fault]) -> None:
 def test_fault_that_cannot_be_read_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=f"no fault is written '{text}'"):
         parse_faults(text)
+
+
+# -- the registry -------------------------------------------------------------------------
+
+
+def test_permanently_failed_group_is_quarantined_or_failed_in_the_registry() -> None:
+    """Data that are not good enough end in quarantine, a damaged file as failed; why is kept."""
+    unfit, damaged, good = (f"2026-01-01T00:{minute}:09" for minute in ("00", "05", "10"))
+    planned: Any = {(unfit, "flag"): ("data-quality",), (damaged, "convert"): ("bad-input",)}
+    crew = PipelineCrew(model=StageModel(planned=planned))
+    groups = (unfit, damaged, good)
+    jobs = [Job(crew.queue, TASK_NAME, pipeline_params(group)) for group in groups]
+    setup = Setup(crew, jobs, (crew.queue,))
+    state = setup.initial_state()
+    Life(setup, state, ()).run()
+    known = {group.group_id: (group.status, group.reason) for group in state.registry.groups()}
+    assert known == {
+        unfit: (GroupStatus.QUARANTINED, "Stage flag: all data are flagged"),
+        damaged: (GroupStatus.FAILED, "Stage convert: sub-band 7 is truncated"),
+        good: (GroupStatus.DONE, None),
+    }
+    assert [one.group_id for one in state.registry.groups(GroupStatus.QUARANTINED)] == [unfit]

@@ -39,11 +39,11 @@ from absurd_contimg.execution.executor import (
     no_environment,
 )
 from absurd_contimg.execution.stage import Workspace
-from absurd_contimg.operations.services.worker_service import CLASSIFIER
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
 from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.synthesis import SynthesisResult
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parents[1])])
 from failing_stages import Fail, fill_disk

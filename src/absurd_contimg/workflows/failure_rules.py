@@ -11,7 +11,8 @@ import re
 import signal
 
 from absurd_contimg import errors
-from absurd_contimg.core.failures import FailureKind, FailureRule
+from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, FailureRule
+from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.execution import executor
 from absurd_contimg.execution import stage_process as child
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
@@ -376,3 +377,6 @@ STAGE_RULES: tuple[FailureRule, ...] = (
     *_CASA_RULES,
     *_UVH5_RULES,
 )
+
+CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
+"""The whole failure table of the pipeline, the first matching rule first."""

@@ -24,6 +24,7 @@ from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.history.timeline import group_of
 from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.settings import Settings, load_settings
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 _T = TypeVar("_T")
 
@@ -172,8 +173,6 @@ def renamed_to(option: str) -> Callable[[typer.Context, typer.CallbackParam, boo
 
 def check_rule(name: str) -> None:
     """Raise `SettingError` if the failure table has no such rule."""
-    from absurd_contimg.operations.services.worker_service import CLASSIFIER  # noqa: PLC0415 - imports numpy
-
     names = [one.id for one in (*CLASSIFIER.rules, UNRECOGNISED)]
     if name not in names:
         near = difflib.get_close_matches(name, names, 1)

@@ -33,6 +33,7 @@ from absurd_contimg.operations.cli.failure_table import failure_table, rule_summ
 from absurd_contimg.operations.cli.history_view import history_tables, task_summary, tasks_table
 from absurd_contimg.operations.services.disk_guard import worker_notes
 from absurd_contimg.settings import VARIABLES, known_settings
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 
@@ -178,8 +179,6 @@ def failures(
     as_json: AsJson = False,
 ) -> None:
     """List the failure table: what is recognised, its kind, what to do."""
-    from absurd_contimg.operations.services.worker_service import CLASSIFIER  # noqa: PLC0415 - imports numpy
-
     if markdown:
         print(failure_table(CLASSIFIER.rules, RetryPolicy()), end="")
         return

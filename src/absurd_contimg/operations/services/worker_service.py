@@ -10,28 +10,19 @@ from functools import partial
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.failures import POISON_RULE, Classifier
-from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.executor import IsolatedStageExecutor
-from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.runner import prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
-from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings
-from absurd_contimg.workflows.failure_rules import STAGE_RULES
-from absurd_contimg.workflows.group import TASK_NAME, PipelineParams, PipelineWorkflow
-from absurd_contimg.workflows.orchestrator import resolve_order, standard_imaging_stages
+from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_stages
 
 _log = logging.getLogger(__name__)
-
-CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
-"""The whole failure table of the pipeline."""
 
 
 def make_worker(
@@ -41,19 +32,9 @@ def make_worker(
     scratch: ScratchOwner,
     guard: DiskGuard,
 ) -> Worker:
-    """A worker that runs the pipeline's tasks."""
-    runner = StageRunner(
-        settings.pipeline, IsolatedStageExecutor(casa_environment), registry, scratch
-    )
-    stages = resolve_order(standard_imaging_stages(registry), PipelineParams.model_fields)
-    workflow = PipelineWorkflow(
-        stages, runner, registry, settings.pipeline.execution.calibration_wait_seconds
-    )
-    tasks = TaskRegistry()
-    tasks.add(TASK_NAME, workflow)
-    return Worker(
+    """The worker of these settings on this machine."""
+    return make_pipeline_worker(
         backend,
-        tasks,
         WorkerSettings(
             queue_name=settings.queue_name,
             worker_id=settings.worker_id,
@@ -62,11 +43,13 @@ def make_worker(
             poll_interval_seconds=settings.poll_interval_seconds,
             grace_seconds=settings.grace_seconds,
         ),
-        CLASSIFIER,
         make_policy(settings),
-        guard.ready_to_claim,
-        on_failure=workflow.note_failure,
-        explain_refusal=find_problems,
+        settings.pipeline,
+        pipeline_stages(registry),
+        executor=IsolatedStageExecutor(casa_environment),
+        registry=registry,
+        scratch=scratch,
+        ready_to_claim=guard.ready_to_claim,
     )
 
 

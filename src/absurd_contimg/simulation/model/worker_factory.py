@@ -5,29 +5,32 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
-from absurd_contimg.core.failures import POISON_RULE, Classifier
-from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.products.store import Manifest
 from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
 from absurd_contimg.simulation.model.effect_gateway import Doors, Effect
-from absurd_contimg.simulation.model.executor import Machine, SimulatedStage, simulated
-from absurd_contimg.simulation.model.runner import make_runner
+from absurd_contimg.simulation.model.executor import (
+    Machine,
+    SimExecutor,
+    SimulatedStage,
+    simulated,
+)
+from absurd_contimg.simulation.model.files import SimFiles
+from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG, acquire_scratch, at_once
 from absurd_contimg.simulation.model.simulated_registry import SimRegistry
 from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.world import World
-from absurd_contimg.workflows.failure_rules import STAGE_RULES
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 AnyHandler = Callable[[Any, Any], Awaitable[Any]]
 """``async def handler(params, ctx)``, ours or one written for absurd-sdk."""
-
-CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
-"""The pipeline's whole failure table, as the production worker has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,43 +88,44 @@ class PipelineCrew:
 
     def __call__(self, world: World, doors: Doors, worker_id: str) -> Sequence[Worker]:
         """The worker of a new process."""
-        from absurd_contimg.workflows.group import (  # noqa: PLC0415 - needs the casa extra
-            TASK_NAME,
-            PipelineWorkflow,
+        from absurd_contimg.workflows.assembly import (  # noqa: PLC0415 - imports numpy
+            make_pipeline_worker,
         )
 
         state = world.state
         stages = [one(state.registry.solves) for one in pipeline_stages()]
-        runner = make_runner(
-            doors,
-            state.disk,
-            state.registry,
-            {one.name: one for one in stages},
-            self.model,
-            self.machine,
-            world.watch,
-            worker_id,
-        )
-        workflow = PipelineWorkflow(
-            stages, runner, _AskedThroughDoors(doors, state.registry), 86_400
-        )
-        tasks = TaskRegistry()
-        tasks.add(TASK_NAME, workflow)
-        settings = self.terms.settings(self.queue, worker_id)
+        files = SimFiles(doors, state.disk)
+        by_name = {stage.name: stage for stage in stages}
 
         async def enough_space() -> bool:
             return state.disk.free_bytes >= self.free_bytes_min
 
-        guard = enough_space if self.free_bytes_min else None
-        backend = world.backend(doors)
-        return [Worker(backend, tasks, settings, CLASSIFIER, self.terms.policy, guard)]
+        worker = make_pipeline_worker(
+            world.backend(doors),
+            self.terms.settings(self.queue, worker_id),
+            self.terms.policy,
+            SIMULATED_CONFIG,
+            stages,
+            executor=SimExecutor(doors, files, by_name, self.model, self.machine, world.watch),
+            registry=_RegistryGateway(doors, state.registry),
+            scratch=acquire_scratch(doors, state.disk, worker_id),
+            files=files,
+            in_thread=at_once,
+            ready_to_claim=enough_space if self.free_bytes_min else None,
+        )
+        return [worker]
 
 
-class _AskedThroughDoors:
+class _RegistryGateway:
     """The registry as a process reaches it: every question and every entry is an effect."""
 
     def __init__(self, doors: Doors, registry: SimRegistry) -> None:
         self._doors, self._registry = doors, registry
+
+    def register(self, folder: Path, manifest: Manifest) -> None:
+        """See `ProductRegistry`."""
+        effect = Effect("registry", "register", True)
+        self._doors.pass_at_once(effect, self._registry.register, str(folder), manifest.outputs)
 
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
@@ -144,15 +148,10 @@ class _AskedThroughDoors:
 @cache
 def pipeline_stages() -> tuple[type[SimulatedStage], ...]:
     """What stands for the real stages, in their real order."""
-    from absurd_contimg.workflows.group import PipelineParams  # noqa: PLC0415
-    from absurd_contimg.workflows.orchestrator import (  # noqa: PLC0415 - needs the casa extra
-        resolve_order,
-        standard_imaging_stages,
-    )
+    from absurd_contimg.workflows import assembly  # noqa: PLC0415 - imports numpy
 
     unused = cast(Registry, None)  # asked only when the stage itself runs, which it never does
-    ordered = resolve_order(standard_imaging_stages(unused), PipelineParams.model_fields)
-    return tuple(map(simulated, ordered))
+    return tuple(map(simulated, assembly.pipeline_stages(unused)))
 
 
 def pipeline_params(group_id: str, sub_bands: Sequence[int] = range(16)) -> dict[str, Json]:
