@@ -1,4 +1,4 @@
-"""The quick-look shows what is in the image, small and always alike."""
+"""The quick-look shows what the image contains, in a small and reproducible file."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def near(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
     return np.abs(picture - np.array(colour)).max(axis=2) < 24
 
 
-def test_a_source_is_dark_where_it_is_on_the_sky(tmp_path: Path) -> None:
+def test_source_is_dark_at_its_position_on_the_sky(tmp_path: Path) -> None:
     """North is up and east is left: a source in the first columns and last rows is top left."""
     picture = field(draw(tmp_path, make_image(tmp_path / "i.fits", sources=((0.25, 0.8),))))
     rows, columns = np.nonzero(picture.max(axis=2) < 40)
@@ -68,8 +68,8 @@ def test_a_source_is_dark_where_it_is_on_the_sky(tmp_path: Path) -> None:
     assert np.median(columns) == pytest.approx(0.25, abs=0.06)
 
 
-def test_the_circle_is_around_its_source(tmp_path: Path) -> None:
-    """The mark is placed by RA and Dec, the source by pixels: they meet."""
+def test_circle_surrounds_its_source(tmp_path: Path) -> None:
+    """The mark is placed by RA and Dec, the source by pixels."""
     image = make_image(tmp_path / "i.fits", sources=((0.25, 0.75),))
     cosine = np.cos(np.radians(DEC))
     mark = SourceMark("A", RA + 32 * 10 / 3600 / cosine, DEC + 32 * 10 / 3600, 1.0, 1.0)
@@ -81,25 +81,25 @@ def test_the_circle_is_around_its_source(tmp_path: Path) -> None:
     assert np.allclose((top + bottom) / 2, dark.mean(0), atol=4)
 
 
-def test_a_source_that_was_not_found_is_marked_in_red(tmp_path: Path) -> None:
+def test_source_that_was_not_detected_is_marked_in_red(tmp_path: Path) -> None:
     image = make_image(tmp_path / "i.fits")
-    found = field(draw(tmp_path, image, (SourceMark("A", RA, DEC, 0.1, 0.1),)))
+    detected = field(draw(tmp_path, image, (SourceMark("A", RA, DEC, 0.1, 0.1),)))
     missed = field(draw(tmp_path, image, (SourceMark("A", RA, DEC, 0.1, None),)))
-    assert near(found, BLUE).sum() > 30
-    assert near(found, RED).sum() == 0
+    assert near(detected, BLUE).sum() > 30
+    assert near(detected, RED).sum() == 0
     assert near(missed, RED).sum() > 15
 
 
 def test_sources_outside_the_image_are_left_out(tmp_path: Path) -> None:
-    """Also those beyond the horizon of the projection, where there is no pixel at all."""
+    """Also those beyond the horizon of the projection, where there is no pixel."""
     image = make_image(tmp_path / "i.fits")
     outside = (SourceMark("A", RA + 5, DEC, 1.0, 1.0), SourceMark("B", RA + 180, -DEC, 1.0, 1.0))
     assert np.array_equal(draw(tmp_path, image, outside), draw(tmp_path, image))
 
 
 @pytest.mark.parametrize("noise", [1e-6, 1e-3, 1.0])
-def test_pictures_are_small_and_the_same_bytes_each_time(tmp_path: Path, noise: float) -> None:
-    """Pure noise is the worst for a PNG, and pixels as many as the screen's are the worst size."""
+def test_pictures_are_small_and_reproducible(tmp_path: Path, noise: float) -> None:
+    """Pure noise compresses worst, and most with one image pixel for each screen pixel."""
     image = make_image(tmp_path / "i.fits", size=700, noise=noise, sources=((0.5, 0.5),))
     first, second = tmp_path / "a.png", tmp_path / "b.png"
     for png in (first, second):
@@ -122,7 +122,7 @@ def test_contours_of_the_primary_beam_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_an_image_without_noise_is_shown_all_the_same(tmp_path: Path, value: float) -> None:
+def test_image_without_noise_is_drawn(tmp_path: Path, value: float) -> None:
     image = make_image(tmp_path / "i.fits")
     with fits.open(image, mode="update") as hdus:
         hdus[0].data[...] = value
@@ -131,7 +131,7 @@ def test_an_image_without_noise_is_shown_all_the_same(tmp_path: Path, value: flo
 
 
 @pytest.mark.filterwarnings("ignore:File may have been truncated")
-def test_an_image_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path) -> None:
+def test_error_names_an_image_that_cannot_be_read(tmp_path: Path) -> None:
     whole = make_image(tmp_path / "i.fits").read_bytes()
     cut, blank, text = (tmp_path / name for name in ("cut.fits", "blank.fits", "text.fits"))
     cut.write_bytes(whole[: len(whole) // 2])
