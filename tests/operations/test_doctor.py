@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong with a machine, says what to do, and leaves nothing behind."""
+"""The doctor finds the problems of a machine, names a remedy, and leaves no files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ import pytest
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.execution.casa_environment import casa_environment
-from absurd_contimg.operations.doctor import doctor
-from absurd_contimg.operations.doctor import software as doctor_software
-from absurd_contimg.operations.doctor.doctor import Finding, diagnose
+from absurd_contimg.operations.doctor import Finding, diagnose, doctor, software
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 
 
@@ -28,7 +26,7 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def site(tmp_path: Path) -> dict[str, Any]:
-    """Options for a site at which everything is right, before its first run."""
+    """Options of a correct site, before its first run."""
     (tmp_path / "in").mkdir()
     write_catalogue(
         tmp_path / "in" / "catalog.csv", [SkySource("CAL", 10.0, 20.0, 8.0, calibrator=True)]
@@ -38,16 +36,16 @@ def site(tmp_path: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def _no_software(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spares the seconds that CASA takes to import."""
+    """Skip the import of CASA, which takes seconds."""
     monkeypatch.setattr(doctor, "stage_software", lambda folders: [])
 
 
 def find(findings: list[Finding], check: str) -> Finding:
-    (one,) = [finding for finding in findings if finding.check == check]
-    return one
+    (finding,) = [finding for finding in findings if finding.check == check]
+    return finding
 
 
-def test_a_good_machine_passes_and_nothing_is_left_behind(
+def test_correct_machine_passes_and_no_file_is_left(
     site: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the real CASA, pyuvdata and embedded server; the home folder stays empty too."""
@@ -58,8 +56,8 @@ def test_a_good_machine_passes_and_nothing_is_left_behind(
     before = sorted(tmp_path.rglob("*"))
     findings = diagnose(site, [])
     assert sorted(tmp_path.rglob("*")) == before
-    assert [one for one in findings if not one.ok] == []
-    assert {one.check for one in findings} >= {
+    assert [finding for finding in findings if not finding.ok] == []
+    assert {finding.check for finding in findings} >= {
         *("Python", "settings", "memory", "open files", "HDF5 locking", "input_dir", "output_dir"),
         *("scratch_dir", "state_dir", "scratch and output", "disk space", "catalogue", "WSClean"),
         *("CASA", "leap seconds", "observatory", "pyuvdata", "database"),
@@ -68,21 +66,21 @@ def test_a_good_machine_passes_and_nothing_is_left_behind(
     assert "1 of them calibrators" in find(findings, "catalogue").finding
 
 
-def test_casa_that_doubts_its_leap_seconds_is_noticed(tmp_path: Path) -> None:
-    """CASA is shown its table under a date years ago: it warns in its log, and only there."""
+def test_casa_warning_about_leap_seconds_is_a_finding(tmp_path: Path) -> None:
+    """CASA sees its table with a date years ago and warns, in its log only."""
     log = tmp_path / "casa.log"
     environment = {**os.environ, **casa_environment(tmp_path, log, today=date(2020, 1, 1))}
     environment["CONTIMG_MEASURES"] = str(tmp_path / "measures")
-    answer = doctor_software._probe(doctor_software._CASA_PROBE, tmp_path, environment)
+    answer = software._probe(software._CASA_PROBE, tmp_path, environment)
     assert isinstance(answer, dict)
-    finding = doctor_software._times(log)
+    finding = software._times(log)
     assert not finding.ok
     assert "TAI_UTC" in finding.finding
     assert "pip install --upgrade casadata" in finding.remedy
 
 
 @pytest.mark.parametrize(
-    ("program", "said"),
+    ("program", "expected"),
     [
         ("import time; time.sleep(60)", "still importing after 0 s"),
         ("import no_such_package", "ModuleNotFoundError: No module named 'no_such_package'"),
@@ -90,13 +88,13 @@ def test_casa_that_doubts_its_leap_seconds_is_noticed(tmp_path: Path) -> None:
     ],
 )
 def test_software_that_hangs_crashes_or_is_missing_is_a_finding(
-    tmp_path: Path, program: str, said: str
+    tmp_path: Path, program: str, expected: str
 ) -> None:
     seconds = 0.3 if "sleep" in program else 30.0
-    answer = doctor_software._probe(program, tmp_path, dict(os.environ), seconds)
-    finding = doctor_software._imports("CASA", answer)
+    answer = software._probe(program, tmp_path, dict(os.environ), seconds)
+    finding = software._imports("CASA", answer)
     assert not finding.ok
-    assert said in finding.finding
+    assert expected in finding.finding
     assert "pip install --force-reinstall 'absurd-contimg[casa]'" in finding.remedy
 
 
@@ -104,7 +102,7 @@ def test_casa_that_is_not_installed_is_a_finding(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    (finding,) = doctor_software.stage_software([tmp_path / "scratch"])
+    (finding,) = software.stage_software([tmp_path / "scratch"])
     assert (finding.ok, finding.check) == (False, "CASA")
     assert "pip install 'absurd-contimg[casa]'" in finding.remedy
     assert list(tmp_path.iterdir()) == []
@@ -112,7 +110,7 @@ def test_casa_that_is_not_installed_is_a_finding(
 
 @pytest.mark.usefixtures("_no_software")
 @pytest.mark.parametrize(
-    ("variables", "assignments", "said", "remedy"),
+    ("variables", "assignments", "expected", "remedy"),
     [
         ({"PIPELINE_INPUT_DIRR": "/x"}, [], "PIPELINE_INPUT_DIRR is unknown", "PIPELINE_INPUT_DIR"),
         ({}, ["imaging.nitre=1"], "imaging.nitre is unknown", "contimg settings"),
@@ -122,7 +120,7 @@ def test_casa_that_is_not_installed_is_a_finding(
 def test_settings_that_cannot_be_loaded_are_a_finding(
     variables: dict[str, str],
     assignments: list[str],
-    said: str,
+    expected: str,
     remedy: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -131,13 +129,13 @@ def test_settings_that_cannot_be_loaded_are_a_finding(
     findings = diagnose({}, assignments)
     finding = find(findings, "settings")
     assert not finding.ok
-    assert said in finding.finding
+    assert expected in finding.finding
     assert remedy in finding.remedy
-    assert find(findings, "Python").ok  # the rest is still looked at
+    assert find(findings, "Python").ok  # the other checks still run
 
 
 @pytest.mark.usefixtures("_no_software")
-def test_folders_that_cannot_serve_are_findings(site: dict[str, Any], tmp_path: Path) -> None:
+def test_unusable_folders_are_findings(site: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     wrong = {"input_dir": tmp_path / "nothing", "state_dir": tmp_path / "file" / "state"}
     findings = diagnose(site | wrong, [])
@@ -150,10 +148,10 @@ def test_folders_that_cannot_serve_are_findings(site: dict[str, Any], tmp_path: 
 
 
 @pytest.mark.usefixtures("_no_software")
-def test_a_folder_without_the_right_to_write_is_a_finding(
+def test_folder_that_is_not_writable_is_a_finding(
     site: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """/proc takes no files, not even from root."""
+    """/proc accepts no files, not even from root."""
     findings = diagnose(site | {"scratch_dir": Path("/proc/contimg")}, [])
     scratch = find(findings, "scratch_dir")
     assert not scratch.ok
@@ -185,26 +183,24 @@ def test_wsclean_is_needed_only_when_it_is_chosen(
 @pytest.mark.parametrize(
     ("version", "ok"), [((3, 11, 7), True), ((3, 12, 1), False), ((3, 13, 0), True)]
 )
-def test_only_a_python_that_casa_has_a_usable_wheel_for_passes(
-    version: tuple[int, ...], ok: bool
-) -> None:
+def test_only_a_python_with_a_working_casa_wheel_passes(version: tuple[int, ...], ok: bool) -> None:
     finding = doctor._python(version)
     assert finding.ok == ok
     assert ok or "make PYTHON=" in finding.remedy
 
 
 @pytest.mark.parametrize(
-    ("available_gib", "limit", "ok", "said"),
+    ("available_gib", "limit", "ok", "expected"),
     [(8, "max", True, "8.0 GiB"), (3, "max", False, "3.0 GiB"), (8, str(2**31), False, "2.0 GiB")],
 )
 def test_too_little_memory_is_a_finding(
-    available_gib: int, limit: str, ok: bool, said: str
+    available_gib: int, limit: str, ok: bool, expected: str
 ) -> None:
-    """Of the machine, or of the container that the process is in."""
+    """Of the machine, or of the container."""
     meminfo = f"MemTotal: {16 * 2**20} kB\nMemAvailable: {available_gib * 2**20} kB\n"
     finding = doctor._memory(meminfo, limit)
     assert finding.ok == ok
-    assert said in finding.finding
+    assert expected in finding.finding
     assert ok or "--concurrency 1" in finding.remedy
 
 
@@ -217,7 +213,7 @@ def test_too_little_memory_is_a_finding(
         (1024, resource.RLIM_INFINITY, True),
     ],
 )
-def test_the_limit_of_open_files_counts_as_far_as_it_can_be_raised(
+def test_limit_of_open_files_is_the_one_it_can_be_raised_to(
     soft: int, hard: int, ok: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda which: (soft, hard))
@@ -235,10 +231,10 @@ def test_a_full_disk_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("_no_software")
-def test_databases_that_cannot_be_used_are_findings(
+def test_unusable_databases_are_findings(
     site: dict[str, Any], postgres_server: EmbeddedPostgres, new_database: Callable[[], str]
 ) -> None:
-    """No server, no such database, no schema, no URL: each with its own remedy; one is right."""
+    """No server, no such database, no schema, no URL: each has its own remedy."""
     cases = {
         "postgresql://me:secret@127.0.0.1:1/x": "psql",
         postgres_server.url("no_such_database"): "psql",

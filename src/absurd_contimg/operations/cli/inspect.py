@@ -138,7 +138,7 @@ def report(
 @app.command()
 def doctor() -> None:
     """Say what is missing on this machine, and what to do about it."""
-    from absurd_contimg.operations.doctor.doctor import diagnose  # noqa: PLC0415
+    from absurd_contimg.operations.doctor import diagnose  # noqa: PLC0415
 
     findings = diagnose(state.overrides, state.assignments)
     for one in findings:

@@ -1,1 +1,6 @@
-"""What is missing on this machine, and what to do about it."""
+"""Checks of this machine for ``contimg doctor``."""
+
+from absurd_contimg.operations.doctor.doctor import diagnose
+from absurd_contimg.operations.doctor.software import Finding
+
+__all__ = ["Finding", "diagnose"]

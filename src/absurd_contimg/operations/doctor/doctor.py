@@ -1,8 +1,8 @@
-"""``contimg doctor``: what is missing on this machine, and what to do about it.
+"""``contimg doctor``: checks of this machine, each with a remedy.
 
-Every check tries the thing itself: CASA is imported as a stage imports it, the database is asked
-for its schema, a file is written into each folder. What the doctor makes it removes, folders
-included; it starts no server and changes no setting.
+Each check tries the real thing: it imports CASA as a stage does, asks the database for its
+schema, writes a file into each folder. The doctor removes what it creates, folders included; it
+starts no server and changes no setting.
 """
 
 from __future__ import annotations
@@ -35,40 +35,37 @@ from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.settings import Settings, load_settings
 
 FREE_GIB_MIN = 5.0
-"""Less than this and even one demo group does not fit."""
+"""One demo group needs this much."""
 MEMORY_GIB_MIN = 4.0
-"""As the old pipeline's health check (domain.md, section on disk and memory)."""
+"""As the health check of the previous pipeline (docs/telescope.md)."""
 OPEN_FILES_MIN = 4096
-"""CASA keeps many tables open (domain.md: the scheduler's unit has this limit)."""
+"""CASA keeps many tables open; the limit in the unit file of the telescope's scheduler."""
 
 _PYTHONS = ((3, 11), (3, 13))
 _GIB = 1024**3
 
 
-__all__ = ["Finding", "diagnose"]
-
-
 def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[Finding]:
-    """Check this machine for the pipeline; takes `overrides` and `assignments` as settings do.
+    """Check this machine; `overrides` and `assignments` are those of `load_settings`.
 
-    Raises nothing for anything that may be wrong with the machine: all of it is in the findings,
-    in the order in which an operator should look at them. Takes about 6 s, CASA's import.
+    Reports every problem as a finding and raises none, in the order in which an operator should
+    solve them. Takes about 6 s, for the import of CASA.
     """
-    settings, valid = _settings(overrides, assignments)
-    findings = [_python(), valid, _memory(), _open_files(), _file_locking()]
+    settings, validity = _settings(overrides, assignments)
+    findings = [_python(), validity, _memory(), _open_files(), _file_locking()]
     scratch = []
     if settings is not None:
         scratch = [settings.pipeline.paths.scratch_dir, settings.pipeline.paths.state_dir]
     checks: list[Callable[[], list[Finding]]] = [lambda: stage_software(scratch)]
     if settings is not None:
-        known = settings
-        findings += _folders(known)
-        checks.append(lambda: _database(known))
-        findings += [_catalog(known), _imager(known)]
-    # CASA, pyuvdata and an unreachable database are all waited for: together.
+        valid_settings = settings
+        findings += _folders(valid_settings)
+        checks.append(lambda: _database(valid_settings))
+        findings += [_catalog(valid_settings), _imager(valid_settings)]
+    # The imports and an unreachable database take seconds: wait for them in parallel.
     with ThreadPoolExecutor(len(checks)) as pool:
-        for found in pool.map(lambda check: check(), checks):
-            findings += found
+        for results in pool.map(lambda check: check(), checks):
+            findings += results
     return findings
 
 
@@ -78,23 +75,23 @@ def _settings(
     try:
         settings = load_settings(overrides, assignments)
     except StageError as error:
-        text = f"{error.problem} Without settings, folders and database cannot be checked."
+        text = f"{error.problem} Without settings, the folders and the database are not checked."
         return None, Finding(False, "settings", text, error.remedy)
     digest = settings.pipeline.digest()
-    return settings, Finding(True, "settings", f"Valid; digest {digest}.")
+    return settings, Finding(True, "settings", f"Valid, digest {digest}.")
 
 
 # The machine.
 
 
 def _python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
-    said = ".".join(str(part) for part in version)
+    number = ".".join(str(part) for part in version)
     if version[:2] in _PYTHONS:
-        return Finding(True, "Python", f"{said} at {sys.executable}")
+        return Finding(True, "Python", f"{number} at {sys.executable}")
     return Finding(
         False,
         "Python",
-        f"{said}: CASA has a usable wheel for 3.11 and 3.13 only (that for 3.12 does not import).",
+        f"{number}: CASA works on 3.11 and 3.13 only (its wheel for 3.12 does not import).",
         "make PYTHON=/path/to/python3.11",
     )
 
@@ -116,8 +113,8 @@ def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
         f"{free:.1f} GiB available of {total:.1f} GiB{note}.",
         ""
         if free >= MEMORY_GIB_MIN
-        else f"Stop what uses it (ps aux --sort=-rss | head), or run one worker with "
-        f"--concurrency 1: a stage needs up to {MEMORY_GIB_MIN:.0f} GiB.",
+        else f"Stop other programs (ps aux --sort=-rss | head), or run one worker with "
+        f"--concurrency 1. A stage needs up to {MEMORY_GIB_MIN:.0f} GiB.",
     )
 
 
@@ -128,17 +125,15 @@ def _read_limit() -> str:
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = max((limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY), default=None)
-    unlimited = resource.RLIM_INFINITY in (soft, hard) or most is None
-    ok = unlimited or (most is not None and most >= OPEN_FILES_MIN)
+    ok = resource.RLIM_INFINITY in (soft, hard) or max(soft, hard) >= OPEN_FILES_MIN
     return Finding(
         ok,
         "open files",
-        f"Limit {_limit(soft)}, can be raised to {_limit(hard)}; stages raise it themselves.",
+        f"Limit {_limit(soft)}, can be raised to {_limit(hard)}; stages raise it.",
         ""
         if ok
-        else f"Set LimitNOFILE=65536 in the unit file, or in this shell: ulimit -n 65536. "
-        f"At least {OPEN_FILES_MIN} are needed.",
+        else f"Set LimitNOFILE=65536 in the unit file, or run: ulimit -n 65536. "
+        f"Stages need {OPEN_FILES_MIN}.",
     )
 
 
@@ -148,15 +143,15 @@ def _limit(value: int) -> str:
 
 def _file_locking() -> Finding:
     value = os.environ.get("HDF5_USE_FILE_LOCKING")
-    said = "not set" if value is None else f"set to {value}"
+    current = "not set" if value is None else f"set to {value}"
     return Finding(
         True,
         "HDF5 locking",
-        f"HDF5_USE_FILE_LOCKING is {said} here; stages set it to FALSE, as network disks need.",
+        f"HDF5_USE_FILE_LOCKING is {current}; stages set it to FALSE, for network file systems.",
     )
 
 
-# Folders and what lies in them.
+# Folders and their content.
 
 
 def _folders(settings: Settings) -> list[Finding]:
@@ -164,8 +159,8 @@ def _folders(settings: Settings) -> list[Finding]:
     findings = [_input_folder(paths.input_dir)]
     for name in ("output_dir", "scratch_dir", "state_dir"):
         findings.append(_writable_folder(name, getattr(paths, name)))
-    one, other = (_existing(path) for path in (paths.output_dir, paths.scratch_dir))
-    same = one.stat().st_dev == other.stat().st_dev
+    output, scratch = (_existing(path) for path in (paths.output_dir, paths.scratch_dir))
+    same = output.stat().st_dev == scratch.stat().st_dev
     findings.append(
         Finding(
             same,
@@ -175,23 +170,23 @@ def _folders(settings: Settings) -> list[Finding]:
             ""
             if same
             else f"Set PIPELINE_SCRATCH_DIR to {paths.output_dir / 'scratch'}: products are "
-            "renamed into place, which no two file systems can do.",
+            "renamed into place, which works within one file system only.",
         )
     )
-    return [*findings, _free_space(one)]
+    return [*findings, _free_space(output)]
 
 
 def _input_folder(folder: Path) -> Finding:
     if os.access(folder, os.R_OK | os.X_OK) and folder.is_dir():
-        count = sum(1 for one in folder.iterdir() if one.suffix in (".hdf5", ".uvh5"))
+        count = sum(path.suffix in (".hdf5", ".uvh5") for path in folder.iterdir())
         return Finding(True, "input_dir", f"{folder} holds {count} HDF5 files.")
-    what = "cannot be read" if os.path.exists(folder) else "does not exist"
+    problem = "cannot be read" if os.path.exists(folder) else "does not exist"
     return Finding(
         False,
         "input_dir",
-        f"{folder} {what}.",
-        f"Set PIPELINE_INPUT_DIR (or --input-dir) to where sub-bands arrive, or make test data: "
-        f"contimg synth {folder}",
+        f"{folder} {problem}.",
+        "Set PIPELINE_INPUT_DIR (or --input-dir) to the folder of the sub-bands, or make test "
+        f"data: contimg synth {folder}",
     )
 
 
@@ -212,8 +207,8 @@ def _writable_folder(name: str, folder: Path) -> Finding:
             f"Run: sudo chown {os.geteuid()} {existing} (unless it is mounted read-only: see "
             f"mount), or set {variable} to another folder.",
         )
-    what = "can be written to" if existing == folder else f"will be made in {existing}"
-    return Finding(True, name, f"{folder} {what}.")
+    result = "is writable" if existing == folder else f"will be created in {existing}"
+    return Finding(True, name, f"{folder} {result}.")
 
 
 def _free_space(folder: Path) -> Finding:
@@ -227,14 +222,14 @@ def _free_space(folder: Path) -> Finding:
         "(at the telescope: warn below 200, critical below 100).",
         ""
         if ok
-        else f"Free at least {FREE_GIB_MIN:.0f} GiB; what fills it: du -xh {folder} | "
+        else f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest folders: du -xh {folder} | "
         "sort -h | tail",
     )
 
 
 def _existing(path: Path) -> Path:
-    """The path itself, or the nearest folder above it that is there."""
-    return next(one for one in (path, *path.parents) if os.path.exists(one))
+    """The path itself, or its nearest parent that exists."""
+    return next(p for p in (path, *path.parents) if os.path.exists(p))
 
 
 def _catalog(settings: Settings) -> Finding:
@@ -254,8 +249,8 @@ def _imager(settings: Settings) -> Finding:
         check_imager(settings.pipeline.imaging)
     except SettingError as error:
         return Finding(False, "WSClean", error.problem, error.remedy)
-    found = shutil.which("wsclean") or "not installed"
-    return Finding(True, "WSClean", f"{found}; images are made with {imager} (imaging.imager).")
+    program = shutil.which("wsclean") or "not installed"
+    return Finding(True, "WSClean", f"{program}; the imager is {imager} (imaging.imager).")
 
 
 # The database.
@@ -288,7 +283,7 @@ def _database_remedy(error: BackendError) -> str:
         return "contimg db init"
     if "newer than" in str(error):
         return f"{sys.executable} -m pip install --upgrade absurdctl"
-    return "Check that the server runs and the URL is right: psql \"$ABSURD_DATABASE_URL\" -c ''"
+    return "Check that the server runs and the URL is correct: psql \"$ABSURD_DATABASE_URL\" -c ''"
 
 
 def _without_password(url: str) -> str:
@@ -321,15 +316,15 @@ def _embedded(folder: Path) -> list[Finding]:
 
 
 def _user_namespace() -> Finding:
-    """Postgres refuses to run as root; in a user namespace it need not know."""
+    """Postgres refuses to run as root; the embedded server runs it in a user namespace."""
     name = "user namespace"
     remedy = "Run as an ordinary user, or set ABSURD_DATABASE_URL to a server of your own."
     unshare = shutil.which("unshare")
     if unshare is None:
-        return Finding(False, name, "You are root, and there is no program unshare.", remedy)
+        return Finding(False, name, "You are root, and unshare is not installed.", remedy)
     command = [unshare, "--user", "--map-user=1000", "--map-group=1000", "true"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     if done.returncode != 0:
-        text = f"You are root, and unshare does not work here: {done.stderr.strip()}."
+        text = f"You are root, and unshare fails: {done.stderr.strip()}."
         return Finding(False, name, text, remedy)
-    return Finding(True, name, "You are root; the embedded server runs under another name.")
+    return Finding(True, name, "You are root; the embedded server runs as another user.")

@@ -1,7 +1,7 @@
-"""The doctor's look at what stages run on: CASA, its data, pyuvdata.
+"""Checks of the software that stages use: CASA, its data, pyuvdata.
 
-Each is imported in a process of its own and in the environment that a stage has, so what works
-here works there. Knows no settings: it is given folders to work in.
+Each check imports the software in its own process, in the environment of a stage. Knows no
+settings: the caller gives folders to work in.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.logs import severe_messages
 
 PROBE_SECONDS = 60.0
-"""CASA imports in 2 to 4 s from a warm disk; a cold one on a busy machine takes far longer."""
+"""CASA imports in 2 to 4 s from a warm disk, and in far longer from a cold one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check. `remedy` is a command or a sentence; empty when all is well."""
+    """The outcome of one check. `remedy` is a command or a sentence, empty if `ok`."""
 
     ok: bool
     check: str
@@ -70,12 +70,11 @@ print(json.dumps({"versions": {name: version(name) for name in names}}), flush=T
 
 
 def stage_software(folders: Sequence[Path]) -> list[Finding]:
-    """Import what stages need, as they do, working in the first folder that can be written to.
+    """Import the software of the stages, in the first writable folder or else a temporary one.
 
-    CASA and pyuvdata each bring a casacore, so each has a process of its own. With no folder, or
-    none that is writable, the system's place for temporary files serves.
+    CASA and pyuvdata each contain a casacore, so each has its own process.
     """
-    with _borrowed_folder(folders) as folder:
+    with _temporary_folder(folders) as folder:
         try:
             log = folder / "casa.log"
             environment = {**os.environ, **casa_environment(folder, log)}
@@ -96,7 +95,7 @@ def stage_software(folders: Sequence[Path]) -> list[Finding]:
 def _probe(
     program: str, folder: Path, environment: Mapping[str, str], seconds: float = PROBE_SECONDS
 ) -> dict[str, Any] | str:
-    """What the program printed as JSON, or why it did not."""
+    """The JSON that the program printed, or a sentence that says why there is none."""
     try:
         done = subprocess.run(
             [sys.executable, "-P", "-c", program],
@@ -114,8 +113,8 @@ def _probe(
     if lines:
         answer: dict[str, Any] = json.loads(lines[-1])
         return answer
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    return f"exit code {done.returncode}: {said[-1] if said else 'no message'}"
+    errors = [line for line in done.stderr.splitlines() if line.strip()]
+    return f"exit code {done.returncode}: {errors[-1] if errors else 'no message'}"
 
 
 def _imports(name: str, answer: dict[str, Any] | str) -> Finding:
@@ -125,27 +124,27 @@ def _imports(name: str, answer: dict[str, Any] | str) -> Finding:
             name,
             f"Does not import: {answer[:300]}.",
             f"{sys.executable} -m pip install --force-reinstall 'absurd-contimg[casa]'; if it "
-            "only took too long, look at the disk and at the load (uptime), then try again.",
+            "only took too long, check the disk and the load (uptime), then repeat.",
         )
-    versions = ", ".join(f"{one} {version}" for one, version in answer["versions"].items())
-    return Finding(True, name, f"Imports in a process of its own: {versions}.")
+    versions = ", ".join(f"{package} {version}" for package, version in answer["versions"].items())
+    return Finding(True, name, f"Imports in its own process: {versions}.")
 
 
 def _times(log: Path) -> Finding:
-    """CASA says so in its log, and nowhere else, when it doubts its own leap seconds."""
-    doubts = severe_messages(log)
-    if doubts:
+    """CASA reports a table of leap seconds that looks old in its log only."""
+    messages = severe_messages(log)
+    if messages:
         return Finding(
             False,
             "leap seconds",
-            f"CASA logs: {doubts[0][:300]}",
+            f"CASA logs: {messages[0][:300]}",
             f"{sys.executable} -m pip install --upgrade casadata astropy-iers-data",
         )
     return Finding(
         True,
         "leap seconds",
-        "CASA's table holds all of the IERS list; stages give it today's date, because CASA would "
-        "doubt an older one.",
+        "CASA's table holds the whole IERS list; stages set its date to today, because CASA "
+        "reports an older one.",
     )
 
 
@@ -154,8 +153,8 @@ def _earth_orientation(answer: Mapping[str, Any]) -> Finding:
     return Finding(
         True,
         "Earth orientation",
-        f"CASA's tables end on {until}. Phases come from pyuvdata with astropy's tables, which "
-        "are newer; CASA's matter only where it computes directions itself.",
+        f"CASA's tables end on {until}. pyuvdata computes the phases, with astropy's newer tables; "
+        "CASA's are used only for directions that CASA computes.",
     )
 
 
@@ -165,25 +164,22 @@ def _telescope(answer: Mapping[str, Any]) -> Finding:
     return Finding(
         False,
         "observatory",
-        "CASA's list of observatories lacks OVRO_MMA, so directions cannot be computed.",
+        "CASA's list of observatories lacks OVRO_MMA, so CASA cannot compute directions.",
         f"{sys.executable} -m pip install --force-reinstall casadata",
     )
 
 
 @contextmanager
-def _borrowed_folder(candidates: Sequence[Path]) -> Iterator[Path]:
-    """A folder to try things in; nothing of it remains.
-
-    Folders above it that are missing are made, and removed again.
-    """
+def _temporary_folder(candidates: Sequence[Path]) -> Iterator[Path]:
+    """A folder that is removed at the end, with the parents that it needed."""
     for candidate in candidates:
-        missing = [one for one in (candidate, *candidate.parents) if not os.path.exists(one)]
+        missing = [p for p in (candidate, *candidate.parents) if not os.path.exists(p)]
         try:
             candidate.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=candidate))
         except OSError:
             _remove_empty(missing)
-            continue  # that it cannot be written to is a finding of its own
+            continue  # another check reports it
         try:
             yield folder
         finally:
@@ -195,7 +191,7 @@ def _borrowed_folder(candidates: Sequence[Path]) -> Iterator[Path]:
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, the innermost first; one that somebody uses by now stays."""
+    """Remove folders, the innermost first, up to one that is in use."""
     for folder in folders:
         try:
             folder.rmdir()
