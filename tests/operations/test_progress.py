@@ -12,8 +12,8 @@ from rich.console import Console
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.cli import progress
-from absurd_contimg.operations.cli.progress import watch
+from absurd_contimg.operations.terminal import progress
+from absurd_contimg.operations.terminal.progress import watch
 
 QUEUE = "dsa110-pipeline"
 

@@ -27,10 +27,9 @@ from absurd_contimg.core.records import History
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.timeline import group_of, step_starts
 from absurd_contimg.ingest.spawn import spawn_groups
-from absurd_contimg.operations.cli.history_view import history_tables
-from absurd_contimg.operations.cli.progress import watch
-from absurd_contimg.operations.report.report import Section, write_report
-from absurd_contimg.operations.services.database import open_backend
+from absurd_contimg.operations.report import Section, write_report
+from absurd_contimg.operations.services import open_backend
+from absurd_contimg.operations.terminal import history_tables, watch
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis import (

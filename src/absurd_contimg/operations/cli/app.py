@@ -22,7 +22,7 @@ from absurd_contimg.core.failures import UNRECOGNISED
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.history.timeline import group_of
-from absurd_contimg.operations.services.database import open_backend
+from absurd_contimg.operations.services import open_backend
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -187,7 +187,7 @@ def print_json(value: object) -> None:
 
 def write_report_on(settings: Settings, histories: list[History], path: Path | None) -> None:
     """Write the report, into the output folder unless a path is given, and say where."""
-    from absurd_contimg.operations.report.report import write_report  # noqa: PLC0415
+    from absurd_contimg.operations.report import write_report  # noqa: PLC0415
 
     target = path or settings.pipeline.paths.output_dir / "report.html"
     for written in write_report(target, histories):

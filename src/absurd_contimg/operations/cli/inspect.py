@@ -30,8 +30,8 @@ from absurd_contimg.operations.cli.app import (
     write_report_on,
 )
 from absurd_contimg.operations.cli.failure_table import failure_table, rule_summary
-from absurd_contimg.operations.cli.history_view import history_tables, task_summary, tasks_table
-from absurd_contimg.operations.services.disk_guard import worker_notes
+from absurd_contimg.operations.services import worker_notes
+from absurd_contimg.operations.terminal import history_tables, task_summary, tasks_table
 from absurd_contimg.settings import VARIABLES, known_settings
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 

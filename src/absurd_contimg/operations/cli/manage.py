@@ -30,16 +30,16 @@ from absurd_contimg.operations.cli.app import (
     with_backend,
     write_report_on,
 )
-from absurd_contimg.operations.cli.history_view import history_tables
-from absurd_contimg.operations.cli.progress import watch
-from absurd_contimg.operations.services.database import database_url as find_database
-from absurd_contimg.operations.services.database import initialise
-from absurd_contimg.operations.services.quarantine import (
+from absurd_contimg.operations.services import (
+    database_url,
+    initialise,
     quarantined,
     release,
     retry_failed,
+    serve,
     to_be_retried,
 )
+from absurd_contimg.operations.terminal import history_tables, watch
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings
 
@@ -100,8 +100,6 @@ def run(
     ] = None,
 ) -> None:
     """Spawn, work, wait and report, all in this process."""
-    from absurd_contimg.operations.services.worker_service import serve  # noqa: PLC0415 - imports numpy
-
     settings = state.settings(concurrency=concurrency)
 
     async def work(backend: Backend) -> list[History]:
@@ -141,8 +139,6 @@ def worker(
     until_idle: Annotated[bool, typer.Option(help="End when there is no work.")] = False,
 ) -> None:
     """Work on the queue until SIGTERM."""
-    from absurd_contimg.operations.services.worker_service import serve  # noqa: PLC0415 - imports numpy
-
     settings = state.settings(
         worker_id=worker_id, concurrency=concurrency, claim_timeout_seconds=claim_timeout
     )
@@ -249,7 +245,7 @@ def quarantine_release(group: Annotated[str, typer.Argument(help="The group's na
 def db_init() -> None:
     """Install or migrate Absurd's schema and make the queue."""
     settings = state.settings()
-    url = find_database(settings)
+    url = database_url(settings)
     console.print(asyncio.run(initialise(url, settings.queue_name)), highlight=False)
     console.print(f"Database {url}", highlight=False)
 
@@ -263,7 +259,7 @@ def db_stop() -> None:
 @database_app.command("url")
 def db_url() -> None:
     """Print the database's URL, for psql and absurdctl; starts the embedded server."""
-    console.print(find_database(state.settings()), highlight=False, soft_wrap=True)
+    console.print(database_url(state.settings()), highlight=False, soft_wrap=True)
 
 
 async def _spawn(

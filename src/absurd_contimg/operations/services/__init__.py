@@ -1,1 +1,23 @@
-"""The worker as an operating-system process, and what it needs around it."""
+"""What an installation runs: its database, its workers, their disk guard, quarantine."""
+
+from absurd_contimg.operations.services.database import database_url, initialise, open_backend
+from absurd_contimg.operations.services.disk_guard import worker_notes
+from absurd_contimg.operations.services.quarantine import (
+    quarantined,
+    release,
+    retry_failed,
+    to_be_retried,
+)
+from absurd_contimg.operations.services.worker_service import serve
+
+__all__ = [
+    "database_url",
+    "initialise",
+    "open_backend",
+    "quarantined",
+    "release",
+    "retry_failed",
+    "serve",
+    "to_be_retried",
+    "worker_notes",
+]
