@@ -102,8 +102,7 @@ class Site:
         async def read() -> list[History]:
             async with PostgresBackend(self.database_url, pool_min_size=1) as backend:
                 tasks = await backend.list_tasks(QUEUE)
-                found = [await backend.history(QUEUE, task.task_id) for task in tasks]
-                return [one for one in reversed(found) if one is not None]
+                return await backend.histories(QUEUE, [task.task_id for task in reversed(tasks)])
 
         return asyncio.run(read())
 

@@ -68,8 +68,7 @@ def worked(new_database: Callable[[], str]) -> str:
 async def _histories(url: str) -> list[History]:
     async with PostgresBackend(url) as backend:
         tasks = await backend.list_tasks(QUEUE)
-        found = [await backend.history(QUEUE, task.task_id) for task in tasks]
-    return [one for one in found if one is not None]
+        return await backend.histories(QUEUE, [task.task_id for task in tasks])
 
 
 def test_simulation_takes_the_durations_of_a_real_history(worked: str, tmp_path: Path) -> None:

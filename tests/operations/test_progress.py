@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -23,13 +24,13 @@ class Away(MemoryBackend):
 
     answers = 0
 
-    async def history(self, queue_name: str, task_id: UUID) -> History | None:
+    async def histories(self, queue_name: str, task_ids: Sequence[UUID]) -> list[History]:
         self.answers += 1
         if self.answers in (2, 3):
             raise BackendUnavailable("the server closed the connection.")
         if self.answers == 4:
-            await self.cancel_task(queue_name, task_id)
-        return await super().history(queue_name, task_id)
+            await self.cancel_task(queue_name, task_ids[0])
+        return await super().histories(queue_name, task_ids)
 
 
 async def test_watching_survives_a_restart_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,13 @@ import pytest
 from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.backends.memory.values.times import to_datetime
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.backend import READS
 from absurd_contimg.core.errors import BackendError, ControlFlow
 from absurd_contimg.core.records import ClaimedTask, History
 from absurd_contimg.simulation.campaign import campaign as campaign_module
 from absurd_contimg.simulation.campaign.campaign import QUEUE, Campaign
 from absurd_contimg.simulation.campaign.scenario import load_scenario
 from absurd_contimg.simulation.model import world as world_module
-from absurd_contimg.simulation.model.effect_gateway import READS
 
 
 class Recorded(MemoryBackend):

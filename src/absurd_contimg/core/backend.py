@@ -1,18 +1,17 @@
-"""The `Backend` protocol: Absurd's procedures, one async method each, by Absurd's names.
+"""The two protocols of a database that runs Absurd: `Inspection` reads, `Backend` also acts.
 
-A backend is a thin, stateless door to the database: no retry, no cache, no policy. Each method
-is one transaction and has either taken effect or raised. What may be raised is in
-`absurd_contimg.core.errors`: `TaskCancelled` (AB001) and `RunAlreadyFailed` (AB002) as control
-flow, everything else as a `BackendError`.
-
-Beside the procedures stand two things that Absurd lacks: a permanent failure, composed in one
-transaction from what the schema has, and read-only inspection that every backend answers alike.
+Methods carry the names of Absurd's procedures. A backend adds no retry, no cache and no policy:
+each method is one transaction, which has either taken effect or raised. `core.errors` lists what
+may be raised: `TaskCancelled` (AB001) and `RunAlreadyFailed` (AB002) as control flow, everything
+else as a `BackendError`. Beside Absurd's procedures stand a permanent failure, composed in one
+transaction from what the schema has, and reads that every backend answers alike.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from inspect import iscoroutinefunction
 from typing import Protocol
 from uuid import UUID
 
@@ -34,8 +33,70 @@ from absurd_contimg.core.records import (
 )
 
 
-class Backend(Protocol):
-    """Absurd, wherever it runs. Argument meanings and defaults are those of the schema."""
+class Inspection(Protocol):
+    """The calls that change nothing."""
+
+    async def current_time(self) -> datetime:
+        """The database's clock, which decides about every lease and every wake-up."""
+
+    async def schema_version(self) -> str:
+        """The version of Absurd's schema."""
+
+    async def list_queues(self) -> list[str]:
+        """The names of all queues, in order."""
+
+    async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
+        """The queue's policy, None if there is no such queue."""
+
+    async def queue_stats(self, queue_name: str) -> QueueStats:
+        """Counts for operators; see `QueueStats`."""
+
+    async def list_tasks(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        task_name: str | None = None,
+        limit: int = 100,
+    ) -> list[Task]:
+        """The newest `limit` tasks (by id, newest first) in any of the given states."""
+
+    async def list_runs(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        claimed_by: str | None = None,
+        limit: int = 1000,
+    ) -> list[Run]:
+        """The first `limit` runs by id in any of the given states, of the given worker."""
+
+    async def histories(self, queue_name: str, task_ids: Sequence[UUID]) -> list[History]:
+        """Everything known of these tasks, read in one snapshot with few queries.
+
+        In the order of `task_ids`; tasks that do not exist are left out.
+        """
+
+    async def history(self, queue_name: str, task_id: UUID) -> History | None:
+        """Everything known of one task; None if there is no such task."""
+        return next(iter(await self.histories(queue_name, [task_id])), None)
+
+    async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
+        """The task's state and outcome, None if there is no such task."""
+
+    async def get_task_checkpoint_state(
+        self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
+    ) -> Checkpoint | None:
+        """One checkpoint by name, None if there is none."""
+
+    async def get_task_checkpoint_states(
+        self, queue_name: str, task_id: UUID, run_id: UUID
+    ) -> list[Checkpoint]:
+        """All committed checkpoints that the run may see, in order of their last write."""
+
+
+class Backend(Inspection, Protocol):
+    """Absurd, in Postgres or emulated. Arguments and defaults are those of the schema."""
 
     # -- queues ---------------------------------------------------------------------------
 
@@ -47,16 +108,10 @@ class Backend(Protocol):
     async def drop_queue(self, queue_name: str) -> None:
         """Remove the queue with everything in it; no effect if there is none."""
 
-    async def list_queues(self) -> list[str]:
-        """The names of all queues, in order."""
-
-    async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
-        """The queue's policy, None if there is no such queue."""
-
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
         """Change the named fields of the queue's policy."""
 
-    # -- tasks ----------------------------------------------------------------------------
+    # -- tasks and runs -------------------------------------------------------------------
 
     async def spawn_task(
         self,
@@ -102,13 +157,10 @@ class Backend(Protocol):
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
         """Cancel the task; its running run learns of it at its next checkpoint or heartbeat."""
 
-    async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
-        """The task's state and outcome, None if there is no such task."""
-
-    # -- leases and checkpoints -----------------------------------------------------------
-
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
         """Let the lease end `extend_by` seconds from now."""
+
+    # -- checkpoints and events -----------------------------------------------------------
 
     async def set_task_checkpoint_state(
         self,
@@ -120,18 +172,6 @@ class Backend(Protocol):
         extend_claim_by: int | None = None,
     ) -> None:
         """Write a step's checkpoint, unless a later attempt has written it."""
-
-    async def get_task_checkpoint_state(
-        self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
-    ) -> Checkpoint | None:
-        """One checkpoint by name, None if there is none."""
-
-    async def get_task_checkpoint_states(
-        self, queue_name: str, task_id: UUID, run_id: UUID
-    ) -> list[Checkpoint]:
-        """All committed checkpoints that the run may see, in order of their last write."""
-
-    # -- events ---------------------------------------------------------------------------
 
     async def await_event(
         self,
@@ -155,36 +195,12 @@ class Backend(Protocol):
     async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         """Delete up to `limit` events emitted over `ttl_seconds` ago; how many went."""
 
-    # -- inspection, read only ------------------------------------------------------------
 
-    async def current_time(self) -> datetime:
-        """The database's clock, which decides about every lease and every wake-up."""
+def _calls(protocol: type) -> frozenset[str]:
+    return frozenset(name for name, member in vars(protocol).items() if iscoroutinefunction(member))
 
-    async def schema_version(self) -> str:
-        """The version of Absurd's schema."""
 
-    async def queue_stats(self, queue_name: str) -> QueueStats:
-        """Counts for operators; see `QueueStats`."""
-
-    async def list_tasks(
-        self,
-        queue_name: str,
-        *,
-        states: Sequence[State] | None = None,
-        task_name: str | None = None,
-        limit: int = 100,
-    ) -> list[Task]:
-        """The newest `limit` tasks (by id, newest first) in any of the given states."""
-
-    async def list_runs(
-        self,
-        queue_name: str,
-        *,
-        states: Sequence[State] | None = None,
-        claimed_by: str | None = None,
-        limit: int = 1000,
-    ) -> list[Run]:
-        """The first `limit` runs by id in any of the given states, of the given worker."""
-
-    async def history(self, queue_name: str, task_id: UUID) -> History | None:
-        """Everything known of one task, read in one snapshot; None if there is no such task."""
+READS = _calls(Inspection)
+"""The names of all calls that change nothing."""
+CALLS = READS | _calls(Backend)
+"""The names of all calls."""

@@ -20,6 +20,7 @@ Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 State = Literal["pending", "running", "sleeping", "completed", "failed", "cancelled"]
 """The states of a task and of a run."""
 
+LIVE_STATES: tuple[State, ...] = ("pending", "running", "sleeping")
 TERMINAL_STATES: frozenset[str] = frozenset({"completed", "failed", "cancelled"})
 
 StorageMode = Literal["unpartitioned", "partitioned"]

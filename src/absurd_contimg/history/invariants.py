@@ -17,11 +17,9 @@ from typing import Any, cast
 from uuid import UUID
 
 from absurd_contimg.core.failures import FailureKind, action_of
-from absurd_contimg.core.records import INFINITY, TERMINAL_STATES, History, Run
+from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, History, Run
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.step_journal import START_PREFIX
-
-LIVE_STATES = frozenset({"pending", "running", "sleeping"})
 
 
 @dataclass(frozen=True, slots=True)

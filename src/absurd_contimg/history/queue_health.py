@@ -14,10 +14,16 @@ from dataclasses import dataclass
 from typing import cast
 from uuid import UUID
 
-from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import INFINITY, TERMINAL_STATES, History, Run, State, Task
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.records import (
+    INFINITY,
+    LIVE_STATES,
+    TERMINAL_STATES,
+    History,
+    Run,
+    Task,
+)
 
-_LIVE: tuple[State, ...] = ("pending", "running", "sleeping")
 _LOOKED_AT_MAX = 100_000
 _BIGINT_MAX = 2**63
 
@@ -36,26 +42,27 @@ class QueueProblem:
         return f"task {self.task_id}: {self.problem} {self.remedy}"
 
 
-async def find_problems(backend: Backend, queue_name: str) -> list[QueueProblem]:
-    """All problems of a queue, those that block it first; asks with two queries if all is well."""
-    tasks = await backend.list_tasks(queue_name, states=_LIVE, limit=_LOOKED_AT_MAX)
-    runs = await backend.list_runs(queue_name, states=_LIVE, limit=_LOOKED_AT_MAX)
+async def find_problems(inspection: Inspection, queue_name: str) -> list[QueueProblem]:
+    """All problems of a queue, those that block it first; with two queries if all is well."""
+    tasks = await inspection.list_tasks(queue_name, states=LIVE_STATES, limit=_LOOKED_AT_MAX)
+    runs = await inspection.list_runs(queue_name, states=LIVE_STATES, limit=_LOOKED_AT_MAX)
     by_task: dict[UUID, list[Run]] = {}
     for run in runs:
         by_task.setdefault(run.task_id, []).append(run)
-    found = []
+    problems = []
+    suspects = []
     for task in tasks:
-        if (problem := malformed(task)) is not None:
+        if (text := malformed(task)) is not None:
             remedy = f"Nothing can be claimed until it is gone: contimg cancel {task.task_id}"
-            found.append(QueueProblem(task.task_id, problem, remedy, blocks_the_queue=True))
-        if next(_stuck(task, by_task.get(task.task_id, [])), None) is None:
-            continue
-        # It may have moved between the two queries: what one snapshot says counts.
-        history = await backend.history(queue_name, task.task_id)
-        for problem in stuck(history) if history is not None else ():
-            remedy = f"contimg history {task.task_id}, then: contimg cancel {task.task_id}"
-            found.append(QueueProblem(task.task_id, problem, remedy))
-    return sorted(found, key=lambda one: not one.blocks_the_queue)
+            problems.append(QueueProblem(task.task_id, text, remedy, blocks_the_queue=True))
+        if any(_stuck(task, by_task.get(task.task_id, []))):
+            suspects.append(task.task_id)
+    # A task may have moved between the two queries: a third reads all suspects in one snapshot.
+    for history in await inspection.histories(queue_name, suspects) if suspects else ():
+        task_id = history.task.task_id
+        remedy = f"contimg history {task_id}, then: contimg cancel {task_id}"
+        problems += [QueueProblem(task_id, text, remedy) for text in stuck(history)]
+    return sorted(problems, key=lambda problem: not problem.blocks_the_queue)
 
 
 def malformed(task: Task) -> str | None:
@@ -89,7 +96,7 @@ def stuck(history: History) -> Iterator[str]:
 def _stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
     if task.state in TERMINAL_STATES:
         return
-    live = [run for run in runs if run.state in _LIVE]
+    live = [run for run in runs if run.state in LIVE_STATES]
     if not live:
         yield f"It is {task.state}, and no run of it can be claimed."
     for run in live:

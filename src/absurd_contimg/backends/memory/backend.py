@@ -39,9 +39,10 @@ from absurd_contimg.backends.memory.records import (
     uuid_int,
 )
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.tables import CLAIMABLE
+from absurd_contimg.backends.memory.tables import CLAIMABLE, LIVE
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values import times
+from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
     Checkpoint,
@@ -65,7 +66,7 @@ Ts = TypeVarTuple("Ts")
 SCHEMA_VERSION = "0.5.1"
 
 
-class MemoryBackend:
+class MemoryBackend(Backend):
     """Absurd in memory, for tests and simulation."""
 
     def __init__(self, db: MemoryDatabase) -> None:
@@ -333,7 +334,7 @@ class MemoryBackend:
             for run in catalog.runs(tx, queue_name).scan(tx):
                 if run.state in CLAIMABLE and run.available_at <= now:
                     owner = tasks.get(tx, run.task_id)
-                    if owner is not None and owner.state in ("pending", "sleeping", "running"):
+                    if owner is not None and owner.state in LIVE:
                         due.append(run.available_at)
                 elif run.state == "running" and run.claim_expires_at is not None:
                     expired += run.claim_expires_at <= now
@@ -386,40 +387,41 @@ class MemoryBackend:
 
         return await self._read(work)
 
-    async def history(self, queue_name: str, task_id: UUID) -> History | None:
-        """See `Backend.history`."""
-        key = uuid_int(task_id)
+    async def histories(self, queue_name: str, task_ids: Sequence[UUID]) -> list[History]:
+        """See `Inspection.histories`."""
+        keys = list(map(uuid_int, task_ids))
 
-        def work(tx: Transaction) -> History | None:
-            task = catalog.tasks(tx, queue_name).get(tx, key)
-            if task is None:
-                return None
-            runs = catalog.runs(tx, queue_name).of_task(tx, key)
-            written = catalog.checkpoints(tx, queue_name).of_task(tx, key)
-            waits = catalog.waits(tx, queue_name).of_task(tx, key)
-            return History(
-                queue_name,
-                task_of(task),
-                tuple(
-                    run_of(run) for run in sorted(runs, key=lambda run: (run.attempt, run.run_id))
-                ),
-                tuple(
-                    checkpoint_of(row[1:])
-                    for row in sorted(
-                        written, key=lambda row: (row.updated_at, row.checkpoint_name)
-                    )
-                ),
-                tuple(
-                    Wait(
-                        UUID(int=wait.task_id),
-                        UUID(int=wait.run_id),
-                        wait.step_name,
-                        wait.event_name,
-                        time_of(wait.timeout_at),
-                        times.to_datetime(wait.created_at),
-                    )
-                    for wait in sorted(waits)
-                ),
-            )
+        def work(tx: Transaction) -> list[History]:
+            found = (_history(tx, queue_name, key) for key in keys)
+            return [history for history in found if history is not None]
 
         return await self._read(work)
+
+
+def _history(tx: Transaction, queue_name: str, key: int) -> History | None:
+    task = catalog.tasks(tx, queue_name).get(tx, key)
+    if task is None:
+        return None
+    runs = catalog.runs(tx, queue_name).of_task(tx, key)
+    written = catalog.checkpoints(tx, queue_name).of_task(tx, key)
+    waits = catalog.waits(tx, queue_name).of_task(tx, key)
+    return History(
+        queue_name,
+        task_of(task),
+        tuple(run_of(run) for run in sorted(runs, key=lambda run: (run.attempt, run.run_id))),
+        tuple(
+            checkpoint_of(row[1:])
+            for row in sorted(written, key=lambda row: (row.updated_at, row.checkpoint_name))
+        ),
+        tuple(
+            Wait(
+                UUID(int=wait.task_id),
+                UUID(int=wait.run_id),
+                wait.step_name,
+                wait.event_name,
+                time_of(wait.timeout_at),
+                times.to_datetime(wait.created_at),
+            )
+            for wait in sorted(waits)
+        ),
+    )

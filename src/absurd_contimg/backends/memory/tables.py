@@ -17,6 +17,7 @@ from absurd_contimg.backends.memory.rows import (
 )
 from absurd_contimg.backends.memory.table import Table
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.core.records import LIVE_STATES
 
 
 def _group_add(groups: dict[Any, tuple[Any, ...]], value: object, key: object) -> None:
@@ -39,7 +40,7 @@ class Queues(Table[str, QueueRow]):
         self.name = "queues"
 
 
-LIVE = frozenset({"pending", "sleeping", "running"})
+LIVE = frozenset(LIVE_STATES)
 CLAIMABLE = frozenset({"pending", "sleeping"})
 _SLACK = 64
 

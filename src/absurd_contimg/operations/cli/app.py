@@ -139,8 +139,7 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
             if str(task.task_id).endswith(name)
             or (isinstance(task.params, dict) and task.params.get("group_id") == name)
         ]
-        loaded = [await backend.history(queue, task_id) for task_id in matching]
-        candidates = [one for one in loaded if one is not None]
+        candidates = await backend.histories(queue, matching)
     of_group = {group_of(one) for one in candidates}
     if of_group == {name}:
         return candidates[0]  # the newest: a group that was respawned has several
@@ -157,8 +156,7 @@ async def newest_histories(
 ) -> list[History]:
     """The newest tasks of the queue with all that happened to them, newest first."""
     tasks = await backend.list_tasks(settings.queue_name, limit=limit)
-    found = [await backend.history(settings.queue_name, task.task_id) for task in tasks]
-    return [one for one in found if one is not None]
+    return await backend.histories(settings.queue_name, [task.task_id for task in tasks])
 
 
 def renamed_to(option: str) -> Callable[[typer.Context, typer.CallbackParam, bool], None]:

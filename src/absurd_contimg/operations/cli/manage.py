@@ -12,8 +12,7 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import History, SpawnedTask
-from absurd_contimg.core.records import State as TaskState
+from absurd_contimg.core.records import LIVE_STATES, History, SpawnedTask
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.timeline import is_ended
 from absurd_contimg.ingest.spawn import Spawned, parse_calibrator, spawn_groups
@@ -106,8 +105,7 @@ def run(
         spawned = await _spawn(backend, settings, calibrator, now)
         _show_spawned(spawned)
         ids = [one.task.task_id for one in spawned if one.task is not None]
-        open_states: list[TaskState] = ["pending", "running", "sleeping"]
-        others = await backend.list_tasks(settings.queue_name, states=open_states)
+        others = await backend.list_tasks(settings.queue_name, states=LIVE_STATES)
         tasks = [*ids, *(task.task_id for task in others if task.task_id not in ids)]
         serving = asyncio.create_task(serve(settings))
         watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))

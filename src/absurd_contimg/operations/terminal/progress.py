@@ -48,7 +48,7 @@ async def watch(
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while True:
             try:
-                histories = await read_histories(backend, queue_name, task_ids)
+                histories = await backend.histories(queue_name, task_ids)
                 now = await backend.current_time()
             except BackendUnavailable as error:
                 live.update(Group(shown, f"[yellow]{escape(str(error))} Asking again.[/]"))
@@ -63,14 +63,6 @@ async def watch(
             await asyncio.sleep(_REFRESH_SECONDS)
     console.print()  # without a terminal, the table's last line would go on
     return histories
-
-
-async def read_histories(
-    backend: Backend, queue_name: str, task_ids: Sequence[UUID]
-) -> list[History]:
-    """The histories of the tasks that exist."""
-    found = [await backend.history(queue_name, task_id) for task_id in task_ids]
-    return [history for history in found if history is not None]
 
 
 def progress_table(histories: Sequence[History], now: datetime) -> RenderableType:

@@ -15,30 +15,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.backend import CALLS, READS, Backend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.simulation.runtime.loop import SimLoop
 from absurd_contimg.simulation.runtime.pause import stand_still
 
 _T = TypeVar("_T")
-
-READS = frozenset(
-    {
-        *("list_queues", "get_queue_policy", "get_task_result", "get_task_checkpoint_state"),
-        *("get_task_checkpoint_states", "current_time", "schema_version", "queue_stats"),
-        *("list_tasks", "list_runs", "history"),
-    }
-)
-"""Calls of the database that change nothing."""
-
-CALLS = READS | frozenset(
-    {
-        *("create_queue", "drop_queue", "set_queue_policy", "spawn_task", "claim_task"),
-        *("complete_run", "schedule_run", "fail_run", "fail_run_permanently", "retry_task"),
-        *("cancel_task", "extend_claim", "set_task_checkpoint_state", "await_event"),
-        *("emit_event", "cleanup_tasks", "cleanup_events"),
-    }
-)
 
 
 class Moment(StrEnum):

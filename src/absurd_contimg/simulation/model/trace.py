@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.backends.memory.timeline import Operation
+from absurd_contimg.core.backend import READS
 from absurd_contimg.core.records import History
-from absurd_contimg.simulation.model.effect_gateway import READS, Effect, Moment
+from absurd_contimg.simulation.model.effect_gateway import Effect, Moment
 from absurd_contimg.simulation.runtime.loop import SimLoop
 
 _ID = re.compile(r"[0-9a-f]{8}\b")

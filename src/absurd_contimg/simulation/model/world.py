@@ -199,13 +199,11 @@ def happened(name: str, value: Json = None) -> int:
 
 def read_histories(backend: MemoryBackend) -> list[History]:
     """All histories of an emulated database, by queue and age."""
-    found = []
+    found: list[History] = []
     for queue in instantly(backend.list_queues()):
         tasks = instantly(backend.list_tasks(queue, limit=10**9))
-        for task in reversed(tasks):
-            history = instantly(backend.history(queue, task.task_id))
-            if history is not None:
-                found.append(history)
+        ids = [task.task_id for task in reversed(tasks)]
+        found += instantly(backend.histories(queue, ids))
     return found
 
 
