@@ -50,7 +50,7 @@ async def _play(url: str, calls: list[Any]) -> list[History]:
     spawned: dict[UUID, None] = {}
     async with PostgresBackend(url, pool_min_size=1, pool_max_size=1) as backend:
         for now, name, args, options, expected in calls:
-            async with backend._pool.connection() as connection:
+            async with backend._database.connection() as connection:
                 await connection.execute(
                     "select set_config('absurd.fake_now', %s, false)", (now.isoformat(),)
                 )
