@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ _SUBBAND_FILE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d_sb\d\d\.(hdf5|uvh5)"
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """What became of one group: its task, or None while its sub-bands are still waited for."""
+    """A group and its task; None while the group waits for more sub-bands."""
 
     group: Group
     task: SpawnedTask | None
@@ -39,21 +38,20 @@ async def spawn_groups(
 ) -> list[Spawned]:
     """Form groups from the files in the input folder and spawn a task for each.
 
-    Repeatable: a group that has its task keeps it; with `respawn`, one whose task has failed or was
-    cancelled gets another, for the files that are there now. A group with fewer sub-bands than
-    expected is spawned once its first file is `GROUP_WAIT_SECONDS` old, or at once with
-    `incomplete_now`;
-    whether it has enough is for the conversion to say. Raises `MissingInputError` when there is
-    no input folder, no file in it or no catalogue.
+    Repeatable: a group keeps the task that it has; with `respawn`, a group whose task has failed
+    or was cancelled gets a new one, for the files that exist now. A group with too few sub-bands
+    waits until its first file is `GROUP_WAIT_SECONDS` old, or not at all with `incomplete_now`;
+    the conversion decides whether they suffice. Raises `MissingInputError` if the input folder,
+    its sub-bands or the catalogue are missing.
     """
     groups = await asyncio.to_thread(_groups, settings, registry)
     catalog = find_catalog(settings)
     expected = settings.pipeline.conversion.expected_subbands
-    done = []
+    results = []
     for group in groups:
         present = [path for path in group.files if path.exists()]
         if len(present) < expected and not incomplete_now and _is_young(present):
-            done.append(Spawned(group, None))
+            results.append(Spawned(group, None))
             continue
         params = PipelineParams(
             group_id=group.group_id,
@@ -61,20 +59,20 @@ async def spawn_groups(
             catalog_path=str(catalog),
             calibrator=calibrator,
         )
-        done.append(Spawned(group, await _spawn(backend, settings.queue_name, params, respawn)))
-    return done
+        results.append(Spawned(group, await _spawn(backend, settings.queue_name, params, respawn)))
+    return results
 
 
 async def _spawn(
     backend: Backend, queue_name: str, params: PipelineParams, respawn: bool
 ) -> SpawnedTask:
-    """The group's task: the first of its tasks that has not ended badly, or a new one."""
+    """The group's first task that has not failed and was not cancelled, or a new one."""
     options, number = params.spawn_options(), 1
     while True:
         task = await backend.spawn_task(queue_name, TASK_NAME, params.model_dump(), options)
         result = await backend.get_task_result(queue_name, task.task_id)
-        ended_badly = result is not None and result.state in ("failed", "cancelled")
-        if not (respawn and ended_badly):
+        unsuccessful = result is not None and result.state in ("failed", "cancelled")
+        if not (respawn and unsuccessful):
             return task
         number += 1
         options = replace(options, idempotency_key=f"{params.idempotency_key}#{number}")
@@ -86,7 +84,7 @@ def find_catalog(settings: Settings) -> Path:
     if not path.is_file():
         raise MissingInputError(
             f"There is no sky catalogue at {path}.",
-            "Give one with --catalog or PIPELINE_CATALOG (contimg synth writes one).",
+            "Set --catalog or PIPELINE_CATALOG (contimg synth writes a catalogue).",
         )
     return path
 
@@ -98,15 +96,15 @@ def _groups(settings: Settings, registry: Registry) -> list[Group]:
     except OSError as error:
         raise MissingInputError(
             f"The input folder {folder} cannot be read: {error.strerror}.",
-            "Give it with --input-dir or PIPELINE_INPUT_DIR.",
+            "Set --input-dir or PIPELINE_INPUT_DIR.",
         ) from error
     if not files:
         raise MissingInputError(
             f"There is no sub-band file in {folder}.",
-            "They are named like 2025-01-02T03:04:05_sb00.hdf5; contimg synth makes some.",
+            "Their names are like 2025-01-02T03:04:05_sb00.hdf5; contimg synth makes test data.",
         )
-    by_file: Mapping[Path, str] = registry.register_files(files)
-    return [registry.group(name) for name in sorted(set(by_file.values()))]
+    group_ids = set(registry.register_files(files).values())
+    return [registry.group(group_id) for group_id in sorted(group_ids)]
 
 
 def _is_young(files: list[Path]) -> bool:

@@ -1,4 +1,4 @@
-"""``python -m absurd_contimg.operations``: the command line without its installed script."""
+"""``python -m absurd_contimg.operations``: the command line without the installed script."""
 
 from absurd_contimg.operations.cli.main import main
 

@@ -1,6 +1,6 @@
-"""The failure table as Markdown: ``docs/failures.md`` is this and nothing else.
+"""The failure table as Markdown, which is the whole of ``docs/failures.md``.
 
-To write it again: ``contimg failures --markdown > docs/failures.md``.
+To write the file: ``contimg failures --markdown > docs/failures.md``.
 """
 
 from __future__ import annotations
@@ -15,65 +15,62 @@ from absurd_contimg.execution.fallback import ESCALATIONS
 _HEAD = """\
 # Failures
 
-Written by `contimg failures --markdown`; a test holds it to the table in the code.
+`contimg failures --markdown` writes this page; a test compares it with the table in the code.
 
-Evidence is weighed in this order: errno (the innermost cause first), errors raised on purpose by
-a stage, other exceptions along the cause chain (the nearest class first), the signal or exit code
-of the stage's process, what CASA logged, and text last. What was merely being handled when
-another error was raised is heard after that error. A hook of your own (`Worker.retry_hook`) is
-asked before the table, and answers yes, no, a delay, or nothing.
+The order of the evidence: errno (the innermost cause first), errors that a stage raises on
+purpose, other exceptions along the cause chain (the nearest class first), the signal or exit code
+of the stage's process, messages of CASA's log, and text last. An exception that was being handled
+when another was raised (`__context__`) comes after that other. A hook of your own
+(`Worker.retry_hook`) comes before the table, and answers yes, no, a delay, or nothing.
 
-## What each kind gets
+## Treatment of each kind
 """
 
 _ESCALATIONS = """
 ## Escalations
 
-After some failures the next start of the stage is made differently, once a task; the history and
-the product's manifest say so. `contimg retry` begins again without.
+After some failures the next start of the stage uses other parameters, once for each task; the
+history and the product's manifest record it. `contimg retry` starts without it.
 
 | escalation | what it does |
 |---|---|
 """
 
 _BY_DESIGN = """\
-## What needs no rule
+## Events without a rule
 
-| what happens | why it is no failure here |
+| event | why it is not a failure |
 |---|---|
-| CASA crashes after its work is done | the result is judged by its checks, not by the exit code |
-| the reference antenna is flagged or absent | the next of the list is taken, and recorded |
-| another calibrator is in the same field | the model holds all sources of the field, so another \
-name for it would give the same solutions |
-| a stage leaks open files | every start of a stage is a fresh process |
-| a helper ignores a timeout | the whole process group is killed at the deadline |
-| a worker dies, hangs or loses its lease | its run is taken up by another and costs no attempt |
-| a worker is stopped (SIGSTOP) and wakes up | its stage was killed before the lease ended, and \
-the database refuses its word |
-| SIGTERM | the run is released at once and costs no attempt |
-| the database goes away | calls are repeated under the lease; a lost reply is recognised |
-| a Measurement Set is half written or half calibrated | stages write to scratch; what is not \
-whole is not committed |
+| CASA crashes after its work is done | checks of the result decide, not the exit code |
+| the reference antenna is flagged or absent | the next in the list is used and recorded |
+| another calibrator is in the same field | the model holds all sources of the field, so its \
+name does not change the solutions |
+| a stage leaks open files | every start of a stage is a new process |
+| a subprocess ignores a timeout | the whole process group is killed at the deadline |
+| a worker dies, hangs or loses its lease | another worker takes its run, at no attempt |
+| a stopped worker (SIGSTOP) continues | its stage was killed before the lease ended, and the \
+database refuses its calls |
+| SIGTERM | the worker releases the run at once, at no attempt |
+| the database is not reachable | calls are repeated under the lease; a lost reply is recognised |
+| a Measurement Set is incomplete or partly calibrated | stages write to scratch, and only \
+complete products are committed |
 | one task is spawned twice | its idempotency key is the group |
 | no calibration yet | the task waits for the event, with a deadline |
 """
 
 
 def failure_table(rules: Sequence[FailureRule], policy: RetryPolicy) -> str:
-    """The whole page, ending in a newline."""
+    """The whole page."""
     lines = [_HEAD, "| kind | what happens |", "|---|---|"]
-    lines += [f"| {kind.value} | {_deserves(kind, policy)} |" for kind in FailureKind]
+    lines += [f"| {kind.value} | {_treatment(kind, policy)} |" for kind in FailureKind]
     lines += ["", "## The rules", ""]
     lines += ["| rule | kind | evidence | what to do | source |", "|---|---|---|---|---|"]
     for rule in (*rules, UNRECOGNISED):
-        evidence = "; ".join(f"`{one}`" for one in rule.sorts_of_evidence()) or "nothing else fits"
-        limit = (
-            ""
-            if rule.resource_waits_max is None
-            else f", waits {rule.resource_waits_max} times at most"
-        )
-        limit += "" if rule.escalation is None else f", then with {rule.escalation}"
-        cells = (f"`{rule.id}`", rule.kind.value + limit, evidence, rule.advice, rule.source)
+        evidence = "; ".join(f"`{item}`" for item in rule.sorts_of_evidence())
+        kind, waits = rule.kind.value, rule.resource_waits_max
+        kind += "" if waits is None else f", waits {waits} times at most"
+        kind += "" if rule.escalation is None else f", then with {rule.escalation}"
+        cells = (f"`{rule.id}`", kind, evidence or "no other rule fits", rule.advice, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     meanings = "".join(f"| {name} | {meaning} |\n" for name, meaning in ESCALATIONS.items())
     return "\n".join(lines) + "\n" + _ESCALATIONS + meanings + "\n" + _BY_DESIGN
@@ -93,7 +90,7 @@ def rule_summary(rule: FailureRule) -> dict[str, Json]:
     }
 
 
-def _deserves(kind: FailureKind, policy: RetryPolicy) -> str:
+def _treatment(kind: FailureKind, policy: RetryPolicy) -> str:
     match kind:
         case FailureKind.TRANSIENT:
             return (

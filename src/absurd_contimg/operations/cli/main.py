@@ -1,7 +1,7 @@
 """``contimg``: the command line.
 
-Commands only translate between people and the modules beside this one. Errors that a person can
-do something about end in one message and exit code 1; anything else is a bug and shows where.
+Commands translate between users and the other parts of `operations`. An error that a user can
+solve ends in one message and exit code 1; any other is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import StageError
-from absurd_contimg.operations.cli import inspect, manage
+from absurd_contimg.operations.cli import inspect, manage  # noqa: F401 - register their commands
 from absurd_contimg.operations.cli.app import app, error_console
 
 _EXTRAS = {
@@ -19,7 +19,7 @@ _EXTRAS = {
     **dict.fromkeys(("casatasks", "casatools", "casadata"), "casa"),
     **dict.fromkeys(("matplotlib", "jinja2"), "plots"),
 }
-"""Which extra of ours brings a package that a light installation does not have."""
+"""The extra that installs a package which a light installation lacks."""
 
 
 def main() -> None:
@@ -36,12 +36,9 @@ def main() -> None:
             raise
         error_console.print(
             f"contimg: this command needs the package {error.name}, which is not installed. "
-            f"Say: pip install 'absurd-contimg[{extra}]'",
+            f"Run: pip install 'absurd-contimg[{extra}]'",
             markup=False,
             highlight=False,
             soft_wrap=True,
         )
         sys.exit(1)
-
-
-__all__ = ["inspect", "main", "manage"]

@@ -20,7 +20,7 @@ _PRESETS = {
 def make_observations(
     folder: Path, preset: str, options: Sequence[str], faults: Sequence[str]
 ) -> SynthesisResult:
-    """Synthesise into a folder; raises `SettingError` that names the wrong option."""
+    """Write observations into a folder; raises `SettingError` that names a wrong option."""
     if preset not in _PRESETS:
         raise SettingError(f"There is no preset {preset!r}.", f"Choose from {', '.join(_PRESETS)}.")
     changes: dict[str, object] = dict(_split(option) for option in options)
@@ -30,10 +30,10 @@ def make_observations(
         config = _PRESETS[preset](**changes)
     except ValidationError as error:
         wrong = "; ".join(
-            f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}" for one in error.errors()
+            f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
         )
         raise SettingError(
-            f"The observations cannot be made so: {wrong}.",
+            f"The options of the observations are not valid: {wrong}.",
             f"Options are {', '.join(SynthesisConfig.model_fields)}.",
         ) from error
     return synthesize(folder, config)
@@ -42,12 +42,12 @@ def make_observations(
 def _split(option: str) -> tuple[str, str]:
     name, separator, value = option.partition("=")
     if not separator:
-        raise SettingError(f"{option!r} is no option.", "Write it as name=value.")
+        raise SettingError(f"{option!r} is not an option.", "Write it as name=value.")
     return name.strip(), value.strip()
 
 
 def _fault(text: str) -> dict[str, object]:
     parts = text.split(":")
     if len(parts) != 3:
-        raise SettingError(f"{text!r} is no fault.", "Write kind:group:subband, as missing:0:3.")
+        raise SettingError(f"{text!r} is not a fault.", "Write kind:group:subband, as missing:0:3.")
     return {"kind": parts[0], "group": parts[1], "subband": parts[2]}

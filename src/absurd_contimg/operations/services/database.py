@@ -1,4 +1,4 @@
-"""Which database a command speaks to, and how it comes to have a schema and a queue."""
+"""Which database a command uses, and how its schema and queue are created."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from absurd_contimg.settings import Settings
 
 
 def database_url(settings: Settings) -> str:
-    """The database's URL; starts the embedded server if it is that one."""
+    """The database's URL; starts the embedded server if there is no other database."""
     if settings.database_url is not None:
         return settings.database_url
     server = EmbeddedPostgres(settings.embedded_folder).start()
@@ -26,9 +26,10 @@ async def open_backend(
 ) -> AsyncIterator[PostgresBackend]:
     """A connected backend; raises `BackendUnavailable` or `SchemaMissing`, which say what to do.
 
-    The embedded server is ours alone, so its schema and queue are made when they are missing;
-    with `create` False, raises `MissingInputError` when there is none. If it was not running, it
-    is stopped again afterwards unless somebody else uses it by then, or with `leave_running`.
+    The embedded server belongs to this installation, so its schema and queue are created if they
+    are missing; with `create` False, raises `MissingInputError` if the server does not exist. If
+    this call has started the server, it stops it at the end, unless another process uses it or
+    `leave_running` is set.
     """
     if settings.database_url is not None:
         async with PostgresBackend(settings.database_url) as backend:
@@ -37,7 +38,7 @@ async def open_backend(
     server = EmbeddedPostgres(settings.embedded_folder)
     if not create and not server.exists():
         raise MissingInputError(
-            f"There is no database in {settings.embedded_folder}: nothing was ever spawned there.",
+            f"There is no database in {settings.embedded_folder}: no task has been spawned there.",
             "Check --output-dir and --state-dir, or set ABSURD_DATABASE_URL.",
         )
     was_running = await asyncio.to_thread(server.is_running)
@@ -52,8 +53,8 @@ async def open_backend(
 
 
 async def initialise(url: str, queue_name: str) -> str:
-    """Install or migrate the schema and make the queue; what was done, as a sentence."""
-    done = await asyncio.to_thread(install_schema, url)
+    """Install or migrate the schema and create the queue; returns a sentence that says so."""
+    message = await asyncio.to_thread(install_schema, url)
     async with PostgresBackend(url, pool_min_size=1) as backend:
         await backend.create_queue(queue_name)
-    return f"{done} Queue {queue_name!r} is there."
+    return f"{message} Queue {queue_name!r} exists."

@@ -1,9 +1,8 @@
-"""The disk guard: a worker claims no new work while its file systems are nearly full.
+"""The disk guard: a worker claims no new work while one of its file systems is nearly full.
 
-Below the critical mark a claimed run would only fail and wait for space. The guard is asked before
-each claim, so claiming resumes by itself. What it last found is written to
-``<state>/workers/<worker>.json`` whenever it changes, and ``contimg status`` shows it: the worker
-has no other way to tell somebody who looks from outside why it does nothing.
+Below the critical mark a claimed run would only fail and wait. The worker asks the guard before
+each claim, so it claims again as soon as there is space. The guard writes each change to
+``<state>/workers/<worker>.json``, where ``contimg status`` reads why a worker claims nothing.
 """
 
 from __future__ import annotations
@@ -29,21 +28,20 @@ _WARN_GB, _WARN_SHARE = 100.0, 0.05
 class Watermarks:
     """Free space, in GB (1e9 bytes), below which to warn and below which to claim nothing.
 
-    Left at None, a mark is the hardening guide's (warn 100 GB, critical 20 GB), but no more than
-    5 % and 2 % of the file system: on the telescope's disks the guide's figures hold, and a
-    laptop with a 250 GB disk still works down to 5 GB. The mark is a backstop; each stage's
-    own need is reserved before it starts.
+    A mark of None is the hardening guide's (warn 100 GB, critical 20 GB), but at most 5 % and
+    2 % of the file system: a laptop with a 250 GB disk works down to 5 GB. The marks are a last
+    protection; each stage also reserves its own space before it starts.
     """
 
     warn_gb: float | None = None
     critical_gb: float | None = None
 
     def warn_bytes(self, total: int) -> float:
-        """The warning mark on a file system of that many bytes."""
+        """The warning mark on a file system of `total` bytes."""
         return _mark(self.warn_gb, _WARN_GB, _WARN_SHARE, total)
 
     def critical_bytes(self, total: int) -> float:
-        """The critical mark on a file system of that many bytes."""
+        """The critical mark on a file system of `total` bytes."""
         return _mark(self.critical_gb, _CRITICAL_GB, _CRITICAL_SHARE, total)
 
 
@@ -53,29 +51,29 @@ def _mark(given: float | None, most_gb: float, share: float, total: int) -> floa
 
 @dataclass(slots=True)
 class DiskGuard:
-    """Whether a worker may claim, by the free space of the folders that it writes to."""
+    """Decides from the free space of a worker's folders whether it may claim."""
 
     worker_id: str
     folders: Sequence[Path]
     state_dir: Path
     watermarks: Watermarks = field(default_factory=Watermarks)
     make_room: Callable[[], None] | None = None
-    """Called when a file system is filling up, before it is judged: the dead leave scratch."""
-    _said: tuple[bool, str] | None = field(default=None, init=False)
+    """Called below the warning mark, before the decision: dead workers leave files in scratch."""
+    _noted: tuple[bool, str] | None = field(default=None, init=False)
 
     async def ready_to_claim(self) -> bool:
         """For `Worker.ready_to_claim`; notes and logs each change."""
-        ready, reason = await asyncio.to_thread(self.look)
-        if (ready, _without_figures(reason)) != self._said:
-            self._said = ready, _without_figures(reason)
+        ready, reason = await asyncio.to_thread(self.check)
+        if (ready, _without_figures(reason)) != self._noted:
+            self._noted = ready, _without_figures(reason)
             (_log.info if ready and not reason else _log.warning)(
-                "%s", reason or f"worker {self.worker_id}: there is space to work"
+                "%s", reason or f"worker {self.worker_id}: there is enough disk space"
             )
             await asyncio.to_thread(self._write, ready, reason)
         return ready
 
-    def look(self) -> tuple[bool, str]:
-        """Whether there is space enough, and what to say about it (nothing if all is well)."""
+    def check(self) -> tuple[bool, str]:
+        """Whether there is enough space, and the warning, empty if there is none."""
         warning = ""
         for folder in self.folders:
             usage = shutil.disk_usage(folder)
@@ -86,7 +84,7 @@ class DiskGuard:
                 usage = shutil.disk_usage(folder)
             if usage.free < critical:
                 return False, (
-                    f"{folder} is nearly full: no new work is claimed below {critical / _GB:.1f} "
+                    f"{folder} is nearly full: workers claim nothing below {critical / _GB:.1f} "
                     f"GB, {usage.free / _GB:.1f} GB are free. Remove old products, or lower "
                     "CONTIMG_DISK_CRITICAL_GB."
                 )
@@ -98,7 +96,7 @@ class DiskGuard:
         return True, warning
 
     def close(self) -> None:
-        """Take the note away: the worker has ended."""
+        """Remove the note: the worker has ended."""
         self._path.unlink(missing_ok=True)
 
     @property
@@ -115,13 +113,11 @@ class DiskGuard:
 
 
 def _without_figures(reason: str) -> str:
-    """What must change for a new note: not the free space alone, which changes all the time."""
+    """The reason without the free space, which changes all the time and needs no new note."""
     return reason.partition(":")[0]
 
 
 def worker_notes(state_dir: Path) -> list[Mapping[str, object]]:
-    """What workers last noted about their disks, by worker; a dead worker's note may be left."""
-    notes = []
-    for path in sorted((state_dir / "workers").glob("*.json")):
-        notes.append(json.loads(path.read_text(encoding="utf-8")))
-    return notes
+    """The last note of each worker about its disks; a killed worker leaves its note."""
+    paths = sorted((state_dir / "workers").glob("*.json"))
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]

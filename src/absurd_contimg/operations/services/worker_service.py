@@ -1,4 +1,4 @@
-"""The worker as an operating-system process: its lock, its signals, what it is made of."""
+"""The worker as an operating-system process: its lock, its signals, the ports of this machine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def make_worker(
     scratch: ScratchOwner,
     guard: DiskGuard,
 ) -> Worker:
-    """The worker of these settings on this machine."""
+    """A worker with these settings on this machine."""
     return make_pipeline_worker(
         backend,
         WorkerSettings(
@@ -54,13 +54,13 @@ def make_worker(
 
 
 def make_policy(settings: Settings) -> RetryPolicy:
-    """The budgets of the settings."""
+    """The retry policy of the settings."""
     policy = RetryPolicy(transient_attempts=settings.transient_attempts)
     return policy if settings.on_shortage == "park" else replace(policy, resource_waits_max=0)
 
 
 def make_guard(settings: Settings) -> DiskGuard:
-    """The disk guard of this worker."""
+    """The disk guard of the worker with these settings."""
     paths = settings.pipeline.paths
     marks = Watermarks(settings.disk_warn_gb, settings.disk_critical_gb)
     name = safe_name(settings.worker_id)
@@ -74,16 +74,16 @@ def make_guard(settings: Settings) -> DiskGuard:
 
 
 def sweep_scratch(scratch_dir: Path) -> None:
-    """Remove what processes that no longer live have left in scratch."""
+    """Remove from scratch the files of processes that no longer run."""
     for swept in Janitor(scratch_dir).sweep():
-        _log.info("swept what a dead process left in scratch: %s", swept)
+        _log.info("removed files of a dead process from scratch: %s", swept)
 
 
 async def serve(settings: Settings, until_idle: bool = False) -> None:
     """Run a worker until SIGTERM or SIGINT (or, with `until_idle`, until there is no work).
 
-    Raises `ScratchInUseError` when a living process already works under this worker's name: the
-    name is what lets a restarted worker take up at once what it left.
+    Raises `ScratchInUseError` if a running process already has this worker's name: by the name a
+    restarted worker finds the runs that it left.
     """
     prepare_folders(settings.pipeline.paths)
     scratch_dir = settings.pipeline.paths.scratch_dir
@@ -100,8 +100,8 @@ async def serve(settings: Settings, until_idle: bool = False) -> None:
             async with open_backend(settings, leave_running=True) as backend:
                 worker = make_worker(backend, settings, registry, scratch, guard)
                 loop = asyncio.get_running_loop()
-                for one in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(one, worker.stop)
+                for number in (signal.SIGTERM, signal.SIGINT):
+                    loop.add_signal_handler(number, worker.stop)
                 _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
                 await worker.run(until_idle)
         finally:
