@@ -15,10 +15,10 @@ import simpy
 from absurd_contimg.core.records import SpawnOptions
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.scenario import load_scenario
-from absurd_contimg.simulation.exploration.crash_run import KILLS
-from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import explore
-from absurd_contimg.simulation.model.worker_factory import PipelineCrew, pipeline_params
+from absurd_contimg.simulation.model.faults import KILLS
+from absurd_contimg.simulation.model.worker_factory import PipelineWorkers, pipeline_params
 from absurd_contimg.simulation.model.world import without_gc
 from absurd_contimg.simulation.runtime.loop import in_virtual_time
 
@@ -69,13 +69,13 @@ def test_sleeps_beside_plain_simpy(benchmark: Any) -> None:
 
 def test_single_kills_of_the_imaging_pipeline(benchmark: Any) -> None:
     job = Job(QUEUE, "pipeline", pipeline_params("g"), SpawnOptions(idempotency_key="g"))
-    setup = Setup(PipelineCrew(), [job], (QUEUE,))
-    explore(setup, blows=())  # what is made once in a process
-    found = benchmark.pedantic(lambda: explore(setup, blows=KILLS), rounds=3)
-    decided = found.futures + found.same
+    spec = ExplorationSpec(PipelineWorkers(), [job], (QUEUE,))
+    explore(spec, faults=())  # what is made once in a process
+    found = benchmark.pedantic(lambda: explore(spec, faults=KILLS), rounds=3)
+    decided = found.futures + found.duplicates
     seconds = found.processor_seconds
     benchmark.extra_info["futures_run"] = found.futures
-    benchmark.extra_info["kills_that_lead_to_one_of_them"] = found.same
+    benchmark.extra_info["kills_that_lead_to_one_of_them"] = found.duplicates
     benchmark.extra_info["run_per_second_of_processor"] = round(found.futures / seconds)
     benchmark.extra_info["decided_per_second_of_processor"] = round(decided / seconds)
     assert decided / seconds >= FUTURES_PER_SECOND_MIN
@@ -90,7 +90,7 @@ def test_a_month_of_eight_workers_with_faults(benchmark: Any) -> None:
 
     run, seconds = benchmark.pedantic(month, rounds=1)
     benchmark.extra_info["groups"] = len(run.histories)
-    benchmark.extra_info["faults"] = dict(run.landed.tried)
+    benchmark.extra_info["faults"] = dict(run.fault_counts.injected)
     benchmark.extra_info["seconds_of_processor"] = round(seconds, 1)
     assert not run.violations
     assert seconds < MONTH_SECONDS_MAX

@@ -23,12 +23,13 @@ from absurd_contimg.core.worker import Worker
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.history.timeline import step_starts
-from absurd_contimg.simulation.exploration.crash_run import Blow, Life, Plan, Strike
-from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.crash_run import CrashRun
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import explore
-from absurd_contimg.simulation.model.effect_gateway import Doors
-from absurd_contimg.simulation.model.executor import SimExecutor, SimulatedStage, simulated
-from absurd_contimg.simulation.model.files import SimFiles
+from absurd_contimg.simulation.model.effect_gateway import EffectGateway
+from absurd_contimg.simulation.model.executor import SimulatedExecutor, SimulatedStage, simulated
+from absurd_contimg.simulation.model.faults import FaultKind, FaultSchedule, InjectedFault
+from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG, acquire_scratch, at_once
 from absurd_contimg.simulation.model.stage_model import StageModel, fit_costs
 from absurd_contimg.simulation.model.worker_factory import WorkerTerms
@@ -44,18 +45,18 @@ TERMS = WorkerTerms(
 
 
 @dataclass(frozen=True)
-class SmallCrew:
+class SmallWorkers:
     """The worker of ``fault_worker.py`` in the simulated world."""
 
     model: StageModel
 
-    def __call__(self, world: World, doors: Doors, worker_id: str) -> Sequence[Worker]:
+    def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
         state = world.state
         stages: list[SimulatedStage] = [simulated(one)(lambda _group: True) for one in STAGES]
         by_name = {one.name: one for one in stages}
-        files = SimFiles(doors, state.disk)
-        executor = SimExecutor(doors, files, by_name, self.model, None, world.watch)
-        scratch = acquire_scratch(doors, state.disk, worker_id)
+        files = SimulatedFiles(gateway, state.disk)
+        executor = SimulatedExecutor(gateway, files, by_name, self.model, None, world.watch)
+        scratch = acquire_scratch(gateway, state.disk, worker_id)
         runner = StageRunner(SIMULATED_CONFIG, executor, None, scratch, files, at_once)
 
         async def pipeline(params: Mapping[str, Json], ctx: TaskContext) -> Json:
@@ -69,7 +70,7 @@ class SmallCrew:
         tasks = TaskRegistry()
         tasks.add("pipeline", pipeline)
         settings = TERMS.settings(QUEUE, worker_id)
-        return [Worker(world.backend(doors), tasks, settings, CLASSIFIER, POLICY)]
+        return [Worker(world.backend(gateway), tasks, settings, CLASSIFIER, POLICY)]
 
 
 def story(history: History) -> dict[str, Any]:
@@ -92,17 +93,19 @@ def simulate(real: History, planned: str | None, strike_in: str | None, stage: s
     failures = {} if planned is None else {("G", stage): (planned,)}
     model = StageModel(costs=fit_costs([real]), spread=0.0, planned=failures)
     job = Job(QUEUE, "pipeline", {"source": "/simulated/input/source.hdf5"})
-    setup = Setup(SmallCrew(model), [job], (QUEUE,), LEASE_SECONDS, POLICY, worker_id="worker-1")
-    plan: Plan = ()
+    spec = ExplorationSpec(
+        SmallWorkers(model), [job], (QUEUE,), LEASE_SECONDS, POLICY, worker_id="worker-1"
+    )
+    plan: FaultSchedule = ()
     if strike_in is not None:
-        landmarks = explore(setup, blows=()).landmarks
-        begun = next(n for n, one in enumerate(landmarks) if f"stage start {stage}," in one)
-        plan = (Strike(Blow.KILL_RESTART, begun + 3),)  # after both moments of the start
-    life = Life(setup, setup.initial_state(), plan)
-    outcome = life.run()
+        crash_points = explore(spec, faults=()).crash_points
+        begun = next(n for n, one in enumerate(crash_points) if f"stage start {stage}," in one)
+        plan = (InjectedFault(FaultKind.KILL, begun + 3),)  # after both moments of the start
+    run = CrashRun(spec, spec.initial_state(), plan)
+    outcome = run.run()
     assert outcome.violations == ()
-    assert not life.todo
-    (history,) = life.world.histories()
+    assert not run.todo
+    (history,) = run.world.histories()
     return history
 
 

@@ -77,13 +77,13 @@ def test_misspelt_variable_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--plan", "kill@99999"], "kill@99999 has hit nothing; moments of that life: "),
-        (["--plan", "kill"], "'kill' is no strike"),
-        (["--first", "killl"], "'killl' is no blow; there are kill, "),
+        (["--faults", "kill@99999"], "kill@99999 was not injected: that process has "),
+        (["--faults", "kill"], "'kill' is no fault"),
+        (["--first", "killl"], "'killl' is no kind of fault; there are kill, "),
     ],
 )
 def test_exploration_of_nothing_is_refused(tmp_path: Path, arguments: list[str], says: str) -> None:
-    shown = contimg(tmp_path, "explore", "--world", "handler", *arguments)
+    shown = contimg(tmp_path, "explore", "--workflow", "handler", *arguments)
     assert shown.returncode == 1
     assert says in shown.stderr
     assert "Traceback" not in shown.stderr

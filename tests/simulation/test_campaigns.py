@@ -16,8 +16,7 @@ from rich.console import Console
 
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.campaigns import run_campaign
-from absurd_contimg.simulation.campaign.fault_plan import parse_faults
-from absurd_contimg.simulation.campaign.faults import Fault, shrink
+from absurd_contimg.simulation.campaign.faults import TimedFault, shrink
 from absurd_contimg.simulation.campaign.report import backlog_gone_after, summarise
 from absurd_contimg.simulation.campaign.scenario import (
     Scenario,
@@ -25,6 +24,7 @@ from absurd_contimg.simulation.campaign.scenario import (
     load_scenario,
     shipped_scenarios,
 )
+from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS
 
 
@@ -32,7 +32,7 @@ from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS
 def test_shipped_scenario_keeps_every_invariant(name: str) -> None:
     run = Campaign(load_scenario(name), seed=1).run()
     assert [str(one) for one in run.violations] == []
-    assert sum(run.landed.landed.values()) > 0
+    assert sum(run.fault_counts.effective.values()) > 0
 
 
 def test_full_disk_parks_work_until_the_operator_frees_space() -> None:
@@ -73,7 +73,7 @@ def test_backlog_of_an_outage_goes_as_fast_as_queueing_theory_says(workers: int)
 def test_fault_that_can_hit_nothing_is_refused(faults: str, says: str) -> None:
     parts = {"name": "x", "days": 0.1, "workers": {"count": 4, "hosts": 2}}
     with pytest.raises(ScenarioError, match=re.escape(says)):
-        Campaign(Scenario.model_validate(parts), 1, parse_faults(faults))
+        Campaign(Scenario.model_validate(parts), 1, parse_timed_faults(faults))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_same_seed_gives_the_same_histories_in_any_process() -> None:
 
 
 def test_faults_shrink_to_the_fewest_that_still_break() -> None:
-    faults = [Fault(float(number), "kill", number) for number in range(20)]
+    faults = [TimedFault(float(number), "kill", number) for number in range(20)]
     found = shrink(faults, lambda some: {3, 17} <= {fault.target for fault in some})
     assert [fault.target for fault in found.faults] == [3, 17]
 
@@ -211,7 +211,7 @@ def test_planned_trouble_at_no_time_is_refused(listed: str, when: tuple[float, f
 
 def test_numbers_of_a_fault_are_numbers() -> None:
     with pytest.raises(ValueError, match=r"no fault is written 'kill-0@1\.2\.3'"):
-        parse_faults("kill-0@1.2.3")
+        parse_timed_faults("kill-0@1.2.3")
 
 
 def test_fault_that_fits_not_every_variant_is_refused_before_the_first_has_run(
@@ -221,7 +221,7 @@ def test_fault_that_fits_not_every_variant_is_refused_before_the_first_has_run(
     sweep.write_text('name = "x"\ndays = 0.01\n[sweep]\n"workers.count" = [4, 2]\n')
     monkeypatch.setattr(Campaign, "run", lambda _self: pytest.fail("one has run"))
     with pytest.raises(ScenarioError, match="at most 1 here"):
-        run_campaign(sweep, [1], faults=parse_faults("kill-3@5"))
+        run_campaign(sweep, [1], faults=parse_timed_faults("kill-3@5"))
 
 
 def test_page_about_scenarios_leaves_out_no_key_and_none_that_is_shipped() -> None:

@@ -11,10 +11,10 @@ import hashlib
 from dataclasses import replace
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.model.worker_factory import (
-    PipelineCrew, WorkerTerms, pipeline_params, pipeline_setup
+    PipelineWorkers, WorkerTerms, pipeline_params, pipeline_spec
 )
 from absurd_contimg.simulation.exploration.explorer import explore, replay_histories
-from absurd_contimg.simulation.exploration.crash_run import Blow, parse_plan
+from absurd_contimg.simulation.model.faults import FaultKind, parse_schedule
 from absurd_contimg.simulation.exploration.exploration_spec import Job
 from absurd_contimg.simulation.campaign.scenario import load_scenario, shipped_scenarios
 
@@ -25,12 +25,13 @@ for name in shipped_scenarios():
             parts["faults"][planned] = [(600, 60) for _ in parts["faults"][planned][:1]]
         print(name, label, Campaign(type(one).model_validate(parts), 7).run().digest)
 for shuffle_seed in (None, 1, 2):
-    crew = PipelineCrew(terms=WorkerTerms(concurrency=2))
-    one = pipeline_setup(crew, shuffle_seed=shuffle_seed)
+    workers = PipelineWorkers(terms=WorkerTerms(concurrency=2))
+    one = pipeline_spec(workers, shuffle_seed=shuffle_seed)
     second = Job(one.jobs[0].queue, one.jobs[0].task_name, pipeline_params("other"))
-    setup = replace(one, jobs=[*one.jobs, second])
-    found = explore(setup, blows=[Blow.KILL_OTHER], shard=(0, 4))
-    told = repr(found.landmarks) + repr(replay_histories(setup, parse_plan("zombie@40,kill@9")))
+    spec = replace(one, jobs=[*one.jobs, second])
+    found = explore(spec, faults=[FaultKind.KILL_OTHER], shard=(0, 4))
+    histories = replay_histories(spec, parse_schedule("pause@40,kill@9"))
+    told = repr(found.crash_points) + repr(histories)
     digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
     print("exploration", shuffle_seed, found.futures, len(found.findings), digest)
 """

@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 
 import absurd_contimg
-from absurd_contimg.simulation.runtime.kernel import Kernel, NothingCanHappen, Runaway
-from absurd_contimg.simulation.runtime.loop import ProcessDied, SimLoop, Undying, in_virtual_time
+from absurd_contimg.simulation.runtime.kernel import Deadlock, Kernel, Livelock
+from absurd_contimg.simulation.runtime.loop import (
+    ProcessDied,
+    SimLoop,
+    UnkillableTask,
+    in_virtual_time,
+)
 
 
 def test_waiting_a_year_costs_nothing() -> None:
@@ -47,7 +52,7 @@ def test_a_world_in_which_nothing_can_happen_says_who_waits() -> None:
     async def main() -> None:
         await asyncio.get_running_loop().create_future()
 
-    with pytest.raises(NothingCanHappen, match=r"Waiting: main: task 1 in .*main"):
+    with pytest.raises(Deadlock, match=r"Waiting: main: task 1 in .*main"):
         in_virtual_time(main())
 
 
@@ -106,7 +111,7 @@ def test_runaway_code_is_stopped_by_a_bound() -> None:
             await asyncio.sleep(0)
 
     loop.create_task(main())
-    with pytest.raises(Runaway):
+    with pytest.raises(Livelock):
         loop.kernel.run(callbacks_max=1000)
     loop.close()
 
@@ -223,7 +228,7 @@ def test_a_task_that_refuses_to_die_is_named() -> None:
         await asyncio.sleep(1)
 
     victim.create_task(immortal(), name="immortal")
-    with pytest.raises(Undying, match="immortal"):
+    with pytest.raises(UnkillableTask, match="immortal"):
         witness.run_until_complete(bystander())
     over.append(True)
 

@@ -10,16 +10,16 @@ import pytest
 from absurd_contimg.core.records import History
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.scenario import Scenario, Workers
-from absurd_contimg.simulation.exploration.crash_run import Blow, Life, Strike
-from absurd_contimg.simulation.exploration.example_workflows import everything_setup
-from absurd_contimg.simulation.exploration.exploration_spec import Setup
-from absurd_contimg.simulation.exploration.explorer import explore, replay, undisturbed
+from absurd_contimg.simulation.exploration.crash_run import CrashRun
+from absurd_contimg.simulation.exploration.example_workflows import everything_spec
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
+from absurd_contimg.simulation.exploration.explorer import baseline, explore, replay
 from absurd_contimg.simulation.exploration.outcome import Outcome
-from absurd_contimg.simulation.model.worker_factory import PipelineCrew, WorkerTerms
+from absurd_contimg.simulation.model.faults import FaultKind, InjectedFault
+from absurd_contimg.simulation.model.worker_factory import PipelineWorkers, WorkerTerms
 from absurd_contimg.simulation.model.world import EPOCH
 
-from .mutants_worker import MUTANTS
-from .worlds import (
+from .example_specs import (
     FAILING,
     FAILING_ENDS,
     FAILING_ESCALATIONS,
@@ -27,46 +27,47 @@ from .worlds import (
     ends,
     errors_of,
     escalations,
-    failing_setup,
-    harmed_setup,
-    pipeline_setup,
-    tight_disk_setup,
-    two_groups_setup,
+    failing_spec,
+    harmed_spec,
+    pipeline_spec,
+    tight_disk_spec,
+    two_groups_spec,
     waits,
 )
+from .mutants_worker import MUTANTS
 
 KNOWN_MISSES: set[str] = set()
 """What nobody finds; each with its reason."""
 
 FAILED_RUNS = {"pipeline": [], "everything": ["ConnectionResetError"]}
-"""The errors of the undisturbed worlds; the handler with everything fails once on purpose."""
+"""The errors of the baseline worlds; the handler with everything fails once on purpose."""
 
-TWO_AT_A_TIME = PipelineCrew(terms=WorkerTerms(poll_interval_seconds=5.0, concurrency=2))
-QUICK = PipelineCrew(terms=WorkerTerms(poll_interval_seconds=5.0))
+TWO_AT_A_TIME = PipelineWorkers(terms=WorkerTerms(poll_interval_seconds=5.0, concurrency=2))
+QUICK = PipelineWorkers(terms=WorkerTerms(poll_interval_seconds=5.0))
 
 
-def _setups() -> dict[str, Setup]:
+def _specs() -> dict[str, ExplorationSpec]:
     return {
-        "pipeline": pipeline_setup(QUICK, horizon_seconds=20_000.0),
-        "everything": everything_setup(horizon_seconds=20_000.0),
-        "slow replies": pipeline_setup(QUICK, horizon_seconds=20_000.0, reply_seconds=15.0),
-        "two at a time": two_groups_setup(TWO_AT_A_TIME, horizon_seconds=20_000.0),
-        "harmed": harmed_setup(QUICK, horizon_seconds=1_500.0),
-        **{group: failing_setup(group, QUICK, horizon_seconds=6_000.0) for group in FAILING},
+        "pipeline": pipeline_spec(QUICK, horizon_seconds=20_000.0),
+        "everything": everything_spec(horizon_seconds=20_000.0),
+        "slow replies": pipeline_spec(QUICK, horizon_seconds=20_000.0, reply_seconds=15.0),
+        "two at a time": two_groups_spec(TWO_AT_A_TIME, horizon_seconds=20_000.0),
+        "harmed": harmed_spec(QUICK, horizon_seconds=1_500.0),
+        **{group: failing_spec(group, QUICK, horizon_seconds=6_000.0) for group in FAILING},
     }
 
 
 @pytest.fixture(scope="module")
 def healthy() -> dict[str, Outcome]:
     """How each world ends without a bug."""
-    return {name: undisturbed(setup)[0] for name, setup in _setups().items()}
+    return {name: baseline(spec)[0] for name, spec in _specs().items()}
 
 
 def _looked_for(healthy: dict[str, Outcome]) -> Iterator[str]:
     """What is found, the cheapest means first."""
-    setups = _setups()
-    for name, setup in setups.items():
-        outcome, histories = undisturbed(setup)
+    specs = _specs()
+    for name, spec in specs.items():
+        outcome, histories = baseline(spec)
         yield from (f"{name}: {one}" for one in outcome.compared_with(healthy[name]))
         if name in FAILING_ENDS and ends(histories) != FAILING_ENDS[name]:
             yield f"{name}: ends as {ends(histories)}"
@@ -77,10 +78,10 @@ def _looked_for(healthy: dict[str, Outcome]) -> Iterator[str]:
             yield f"{name}: runs have failed with {failed}"
     yield from _wasted()
     yield from _unguarded()
-    yield from _poisoned(setups["pipeline"])
+    yield from _poisoned(specs["pipeline"])
     yield from _busy_hour()
-    for name, blows in _HUNTS:
-        found = explore(setups[name], blows=blows, findings_max=1)
+    for name, faults in _HUNTS:
+        found = explore(specs[name], faults=faults, findings_max=1)
         yield from (f"{name}: {one}" for one in found.findings)
 
 
@@ -93,35 +94,35 @@ def _told_otherwise(group: str, histories: Sequence[History]) -> Iterator[str]:
 
 
 _HUNTS = (
-    ("pipeline", (Blow.CUT_OFF,)),
-    ("pipeline", (Blow.KILL_RESTART, Blow.TERM)),
-    ("pipeline", (Blow.REFUSED, Blow.REPLY_LOST)),
-    ("everything", (Blow.KILL_OTHER, Blow.REFUSED)),
-    ("passes", (Blow.KILL_OTHER,)),
-    ("pipeline", (Blow.ZOMBIE, Blow.KILL_OTHER)),
-    ("pipeline", (Blow.CANCEL,)),
-    ("passes", (Blow.REFUSED, Blow.REPLY_LOST)),
-    ("slow replies", (Blow.CUT_OFF,)),
-    ("two at a time", (Blow.REFUSED,)),
+    ("pipeline", (FaultKind.PARTITION,)),
+    ("pipeline", (FaultKind.KILL, FaultKind.TERM)),
+    ("pipeline", (FaultKind.REFUSED, FaultKind.REPLY_LOST)),
+    ("everything", (FaultKind.KILL_OTHER, FaultKind.REFUSED)),
+    ("passes", (FaultKind.KILL_OTHER,)),
+    ("pipeline", (FaultKind.PAUSE, FaultKind.KILL_OTHER)),
+    ("pipeline", (FaultKind.CANCEL,)),
+    ("passes", (FaultKind.REFUSED, FaultKind.REPLY_LOST)),
+    ("slow replies", (FaultKind.PARTITION,)),
+    ("two at a time", (FaultKind.REFUSED,)),
 )
 
 
 def _wasted() -> Iterator[str]:
     """Where space is short a stage does not begin; one that begins comes to its end."""
-    setup = tight_disk_setup(TWO_AT_A_TIME, horizon_seconds=20_000.0)
-    life = Life(setup, setup.initial_state(), ())
-    yield from (f"tight disk: {one}" for one in life.run().violations)
-    if life.world.watch.seconds_lost:
-        yield f"tight disk: {life.world.watch.seconds_lost} s of work were lost"
+    spec = tight_disk_spec(TWO_AT_A_TIME, horizon_seconds=20_000.0)
+    crash_run = CrashRun(spec, spec.initial_state(), ())
+    yield from (f"tight disk: {one}" for one in crash_run.run().violations)
+    if crash_run.world.watch.seconds_lost:
+        yield f"tight disk: {crash_run.world.watch.seconds_lost} s of work were lost"
 
 
 def _unguarded() -> Iterator[str]:
     """While space is short the guard lets nobody claim, from whatever is left."""
-    crew = PipelineCrew(terms=TWO_AT_A_TIME.terms, free_bytes_min=10**11)
-    setup = tight_disk_setup(crew, horizon_seconds=20_000.0)
-    life = Life(setup, setup.initial_state(), ())
-    yield from (f"guarded: {one}" for one in life.run().violations)
-    begun = [one.task.first_started_at for one in life.world.histories()]
+    workers = PipelineWorkers(terms=TWO_AT_A_TIME.terms, free_bytes_min=10**11)
+    spec = tight_disk_spec(workers, horizon_seconds=20_000.0)
+    crash_run = CrashRun(spec, spec.initial_state(), ())
+    yield from (f"guarded: {one}" for one in crash_run.run().violations)
+    begun = [one.task.first_started_at for one in crash_run.world.histories()]
     enlarged = EPOCH + timedelta(seconds=2_000)
     if any(at is None or at < enlarged for at in begun):
         yield f"guarded: a run was claimed before there was space: {begun}"
@@ -137,13 +138,13 @@ def _busy_hour() -> Iterator[str]:
         yield f"hour: tasks are {states}"
 
 
-def _poisoned(setup: Setup) -> Iterator[str]:
+def _poisoned(spec: ExplorationSpec) -> Iterator[str]:
     """Five workers die in the same stage, each just after it has begun."""
-    landmarks = explore(setup, blows=()).landmarks
-    first = 1 + next(n for n, one in enumerate(landmarks) if one.startswith("stage start"))
-    # A later life first reads the time and hands back its own orphan: four moments more.
-    plan = (Strike(Blow.KILL_RESTART, first), *[Strike(Blow.KILL_RESTART, first + 4)] * 4)
-    poisoned = replay(setup, plan)
+    crash_points = explore(spec, faults=()).crash_points
+    first = 1 + next(n for n, one in enumerate(crash_points) if one.startswith("stage start"))
+    # A later crash_run first reads the time and hands back its own orphan: four moments more.
+    plan = (InjectedFault(FaultKind.KILL, first), *[InjectedFault(FaultKind.KILL, first + 4)] * 4)
+    poisoned = replay(spec, plan)
     yield from (str(one) for one in poisoned.violations if "poison" in one.invariant)
 
 
@@ -169,8 +170,8 @@ def test_enough_bugs_are_planted_and_found() -> None:
 def test_nothing_is_found_where_nothing_is_planted(healthy: dict[str, Outcome]) -> None:
     assert list(_wasted()) == []
     assert list(_unguarded()) == []
-    for name, setup in _setups().items():
-        outcome, histories = undisturbed(setup)
+    for name, spec in _specs().items():
+        outcome, histories = baseline(spec)
         assert outcome.compared_with(healthy[name]) == ()
         failed = errors_of(histories)
         assert failed == FAILED_RUNS.get(name, failed)

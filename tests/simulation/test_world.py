@@ -14,14 +14,14 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
-from absurd_contimg.simulation.campaign.fault_plan import KINDS, Fault, parse_faults
 from absurd_contimg.simulation.campaign.report import Summary, summarise
 from absurd_contimg.simulation.campaign.scenario import Scenario
-from absurd_contimg.simulation.exploration.crash_run import Life
-from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.crash_run import CrashRun
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
+from absurd_contimg.simulation.model.faults import TIMED_KINDS, TimedFault, parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import GIB, StageModel
 from absurd_contimg.simulation.model.telescope import SUB_BANDS, SUB_BANDS_MIN, draw_observations
-from absurd_contimg.simulation.model.worker_factory import PipelineCrew, pipeline_params
+from absurd_contimg.simulation.model.worker_factory import PipelineWorkers, pipeline_params
 from absurd_contimg.simulation.model.world import EPOCH, State, World
 from absurd_contimg.simulation.runtime.clocks import HostClock
 from absurd_contimg.workflows.group import TASK_NAME
@@ -79,7 +79,7 @@ def test_space_taken_by_others_parks_the_work_until_it_is_free_again() -> None:
     assert {one.task.state for one in filled.histories} == {"completed"}
     waits = [c for one in filled.histories for c in one.checkpoints if "waiting" in str(c.state)]
     assert waits
-    assert filled.landed.landed == {"fill": 1}
+    assert filled.fault_counts.effective == {"fill": 1}
 
 
 # -- clocks -------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_clocks_that_differ_by_an_hour_change_nothing() -> None:
     kills: dict[str, Json] = {"worker_kills_per_day": 48, "worker_pauses_per_day": 48}
     agreed = run(workers={"count": 4, "hosts": 2}, faults=kills)
     skewed = run(workers={"count": 4, "hosts": 2, "clock_skew_seconds": 3600.0}, faults=kills)
-    assert sum(agreed.landed.landed.values()) > 0
+    assert sum(agreed.fault_counts.effective.values()) > 0
     rounded = [_story(one) for one in (agreed, skewed)]
     assert rounded[0] == rounded[1]
 
@@ -108,12 +108,12 @@ def _story(done: Run) -> list[tuple[Any, ...]]:
 def test_clock_that_runs_wrong_by_two_percent_breaks_nothing(drift: float) -> None:
     faults: dict[str, Json] = {"partitions_per_day": 24, "worker_pauses_per_day": 48}
     drifting = run(workers={"count": 4, "hosts": 2, "clock_drift": drift}, faults=faults)
-    assert sum(drifting.landed.landed.values()) > 0
+    assert sum(drifting.fault_counts.effective.values()) > 0
 
 
 def test_wrong_clock_shows_its_own_time_and_wakes_by_it(absurd_database: Any) -> None:
     world = World(State(absurd_database))
-    doors = world.process("wrong", clock=HostClock(ahead_seconds=100.0, rate=2.0))
+    gateway = world.process("wrong", clock=HostClock(ahead_seconds=100.0, rate=2.0))
     seen: list[float] = []
 
     async def look() -> None:
@@ -125,7 +125,7 @@ def test_wrong_clock_shows_its_own_time_and_wakes_by_it(absurd_database: Any) ->
                 await asyncio.Event().wait()
         seen.append(world.kernel.now)
 
-    doors.process.create_task(look())
+    gateway.process.create_task(look())
     world.kernel.run(until=50)
     world.close()
     assert seen == [100.0, 110.0, 5.0, 15.0]
@@ -145,7 +145,7 @@ def test_host_that_loses_the_database_stops_and_the_other_goes_on() -> None:
         if r.started_at is not None and begin < r.started_at < end
     }
     assert meanwhile == {"worker-1"}
-    assert cut.landed.landed == {"partition": 1}
+    assert cut.fault_counts.effective == {"partition": 1}
     assert any(len(one.runs) > 1 for one in cut.histories), "its run was taken over"
 
 
@@ -235,22 +235,22 @@ def test_archive_frees_the_space_of_groups_that_have_ended() -> None:
 @given(
     st.lists(
         st.builds(
-            Fault,
+            TimedFault,
             st.floats(0, 1e6).map(lambda at: round(at, 6)),
-            st.sampled_from(KINDS),
+            st.sampled_from(TIMED_KINDS),
             st.integers(0, 99),
             st.floats(0, 1e5).map(lambda seconds: round(seconds, 6)),
         )
     )
 )
-def test_faults_are_read_as_they_are_written(faults: list[Fault]) -> None:
-    assert parse_faults(",".join(map(str, faults))) == sorted(faults)
+def test_faults_are_read_as_they_are_written(faults: list[TimedFault]) -> None:
+    assert parse_timed_faults(",".join(map(str, faults))) == sorted(faults)
 
 
 @pytest.mark.parametrize("text", ["kill", "kill-1", "burn-1@5", "kill-1@x", "kill-1@5/"])
 def test_fault_that_cannot_be_read_is_named(text: str) -> None:
     with pytest.raises(ValueError, match=f"no fault is written '{text}'"):
-        parse_faults(text)
+        parse_timed_faults(text)
 
 
 # -- the registry -------------------------------------------------------------------------
@@ -260,12 +260,12 @@ def test_permanently_failed_group_is_quarantined_or_failed_in_the_registry() -> 
     """Data that are not good enough end in quarantine, a damaged file as failed; why is kept."""
     unfit, damaged, good = (f"2026-01-01T00:{minute}:09" for minute in ("00", "05", "10"))
     planned: Any = {(unfit, "flag"): ("data-quality",), (damaged, "convert"): ("bad-input",)}
-    crew = PipelineCrew(model=StageModel(planned=planned))
+    workers = PipelineWorkers(model=StageModel(planned=planned))
     groups = (unfit, damaged, good)
-    jobs = [Job(crew.queue, TASK_NAME, pipeline_params(group)) for group in groups]
-    setup = Setup(crew, jobs, (crew.queue,))
-    state = setup.initial_state()
-    Life(setup, state, ()).run()
+    jobs = [Job(workers.queue, TASK_NAME, pipeline_params(group)) for group in groups]
+    spec = ExplorationSpec(workers, jobs, (workers.queue,))
+    state = spec.initial_state()
+    CrashRun(spec, state, ()).run()
     known = {group.group_id: (group.status, group.reason) for group in state.registry.groups()}
     assert known == {
         unfit: (GroupStatus.QUARANTINED, "Stage flag: all data are flagged"),

@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.simulation.campaign.campaign import Campaign
-from absurd_contimg.simulation.exploration.crash_run import Blow, Strike
-from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import replay_histories
-from absurd_contimg.simulation.model.worker_factory import HandlerCrew
+from absurd_contimg.simulation.model.faults import FaultKind, InjectedFault
+from absurd_contimg.simulation.model.worker_factory import HandlerWorkers
 from absurd_contimg.testing import (
     assert_completed,
     assert_failed,
@@ -31,7 +31,7 @@ from absurd_contimg.testing import (
     outside,
     run_handler,
 )
-from absurd_contimg.testing.strategies import fault_plans, scenarios
+from absurd_contimg.testing.strategies import scenarios, timed_faults
 
 DOCS = Path(__file__).parents[2] / "docs" / "testing.md"
 
@@ -77,10 +77,12 @@ def test_assertions_on_a_history() -> None:
 
 
 def test_a_killed_worker_resumes_where_it_was() -> None:
-    setup = Setup(HandlerCrew({"default": {"task": two_steps}}), [Job("default", "task", {})])
-    found = explore_crashes(two_steps, {}, blows=())
-    writes = [n for n, one in enumerate(found.landmarks, 1) if "checkpoint_state, comm" in one]
-    (history,) = replay_histories(setup, (Strike(Blow.KILL_OTHER, writes[2]),))
+    spec = ExplorationSpec(
+        HandlerWorkers({"default": {"task": two_steps}}), [Job("default", "task", {})]
+    )
+    found = explore_crashes(two_steps, {}, faults=())
+    writes = [n for n, one in enumerate(found.crash_points, 1) if "checkpoint_state, comm" in one]
+    (history,) = replay_histories(spec, (InjectedFault(FaultKind.KILL_OTHER, writes[2]),))
     assert_resumes_from(history, "two")
     assert_step_ran_once(history, "one")
 
@@ -89,10 +91,14 @@ def test_a_handler_that_is_not_safe_is_refused_with_its_plan() -> None:
     async def counts(_params: Any, ctx: TaskContext) -> Any:
         return ctx.attempt
 
-    with pytest.raises(AssertionError, match=r"plan kill-other@\d+") as refused:
-        explore_crashes(counts, {}, blows=[Blow.KILL_OTHER, Blow.KILL_RESTART, Blow.KILL_LATE])
+    with pytest.raises(AssertionError, match=r"faults kill-other@\d+") as refused:
+        explore_crashes(
+            counts, {}, faults=[FaultKind.KILL_OTHER, FaultKind.KILL, FaultKind.KILL_LATE]
+        )
     said = str(refused.value)
-    assert re.search(r"Replay: pytest -s \S*test_plugin.py::\S+ --absurd-plan kill-other@\d", said)
+    assert re.search(
+        r"Replay: pytest -s \S*test_plugin.py::\S+ --absurd-faults kill-other@\d", said
+    )
     assert "call claim_task" in said, "the trace"
 
 
@@ -151,7 +157,7 @@ def test_handler_that_never_succeeds_is_no_success(handler: Any, says: str) -> N
 
 
 def test_handler_that_should_fail_may() -> None:
-    assert explore_crashes(raises, {}, ends="failed", blows=["kill"]).futures
+    assert explore_crashes(raises, {}, ends="failed", faults=["kill"]).futures
 
 
 def test_what_outlives_its_world_is_told() -> None:
@@ -165,9 +171,9 @@ def test_what_outlives_its_world_is_told() -> None:
         explore_crashes(counts, {})
 
 
-def test_misspelt_blow_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"'killl' is no blow; there are kill, kill-late"):
-        explore_crashes(two_steps, {}, blows=["killl"])
+def test_misspelt_fault_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'killl' is no kind of fault; there are kill, kill-late"):
+        explore_crashes(two_steps, {}, faults=["killl"])
 
 
 async def turns_in_circles(_params: Any, _ctx: TaskContext) -> None:
@@ -209,7 +215,7 @@ def test_assertions_tell_plain_steps_from_missing_ones() -> None:
 @given(st.data())
 def test_no_fault_plan_breaks_an_invariant(data: st.DataObject) -> None:
     scenario = data.draw(scenarios())
-    faults = data.draw(fault_plans(scenario))
+    faults = data.draw(timed_faults(scenario))
     run = Campaign(scenario, seed=1, faults=faults).run()
     assert [str(one) for one in run.violations] == []
 
@@ -272,7 +278,7 @@ def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 def test_printed_command_shows_the_same_future_again(tmp_path: Path) -> None:
     (tmp_path / "test_unsafe.py").write_text(_UNSAFE_TEST)
     first = pytest_in(tmp_path, ".").stdout
-    command = re.search(r"Replay: pytest (-s \S+ --absurd-plan \S+)", first)
+    command = re.search(r"Replay: pytest (-s \S+ --absurd-faults \S+)", first)
     assert command is not None, first
     again = pytest_in(tmp_path, *command[1].split()).stdout
     assert "1 failed" in again
@@ -295,16 +301,16 @@ def test_safe():
     ("plan", "says"),
     [
         ("kill@3", "1 skipped"),  # ends well: what the test says is of all futures
-        ("kill@99999", "kill@99999 has hit nothing. Moments of that life: "),
-        ("kill@3,zombie@99999", "zombie@99999 has hit nothing"),
-        ("kill@0", "'kill@0' is no strike"),
-        ("killl@3", "'killl' is no blow; there are kill, "),
-        ("garbage", "'garbage' is no strike: write a blow and a moment from 1, as kill@17"),
+        ("kill@99999", "kill@99999 was not injected: that process has "),
+        ("kill@3,pause@99999", "pause@99999 was not injected"),
+        ("kill@0", "'kill@0' is no fault"),
+        ("killl@3", "'killl' is no kind of fault; there are kill, "),
+        ("garbage", "'garbage' is no fault: write a kind and a crash point from 1, as kill@17"),
     ],
 )
 def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -> None:
     (tmp_path / "test_safe.py").write_text(_SAFE_TEST)
-    shown = pytest_in(tmp_path, ".", "--absurd-plan", plan)
+    shown = pytest_in(tmp_path, ".", "--absurd-faults", plan)
     assert says in shown.stdout + shown.stderr
 
 

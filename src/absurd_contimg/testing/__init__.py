@@ -3,9 +3,9 @@
 See ``docs/testing.md``. Nothing here is needed in production.
 """
 
-from absurd_contimg.simulation.exploration.crash_run import Blow
-from absurd_contimg.simulation.exploration.exploration_spec import Stimulus
+from absurd_contimg.simulation.exploration.exploration_spec import ExternalInput
 from absurd_contimg.simulation.exploration.explorer import Exploration, Finding
+from absurd_contimg.simulation.model.faults import FaultKind
 from absurd_contimg.simulation.model.world import happened, outside
 from absurd_contimg.simulation.runtime.loop import in_virtual_time
 from absurd_contimg.testing.assertions import (
@@ -18,10 +18,10 @@ from absurd_contimg.testing.assertions import (
 from absurd_contimg.testing.crashes import explore_crashes, run_handler
 
 __all__ = [
-    "Blow",
     "Exploration",
+    "ExternalInput",
+    "FaultKind",
     "Finding",
-    "Stimulus",
     "assert_completed",
     "assert_failed",
     "assert_no_violations",

@@ -24,7 +24,7 @@ def assert_failed(history: History, kind: str | None = None) -> None:
 
 
 def assert_step_ran_once(history: History, step: str) -> None:
-    """A tracked step was started once in the whole life of the task, and saved.
+    """A tracked step was started once in the whole crash_run of the task, and saved.
 
     Only ``ctx.tracked_step`` notes its starts; of an ordinary step history tells that it is saved,
     and not how often it ran.
@@ -56,7 +56,7 @@ def assert_no_violations(histories: Iterable[History]) -> None:
 
 
 def _resumed(starts: Sequence[StepStart], position: int) -> bool:
-    """Whether this start is the first of a resumed life: another attempt, or the step again."""
+    """Whether this start is the first after an interruption: another attempt, or the step again."""
     if position == 0:
         return False
     before, here = starts[position - 1], starts[position]

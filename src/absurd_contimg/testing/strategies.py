@@ -1,13 +1,18 @@
-"""Hypothesis strategies: small scenarios, fault plans for them, and plans of blows."""
+"""Hypothesis strategies: small scenarios, timed faults for them, and fault schedules."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from absurd_contimg.simulation.campaign.fault_plan import Fault
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
 from absurd_contimg.simulation.campaign.scenario import Scenario
-from absurd_contimg.simulation.exploration.crash_run import EVERY_BLOW, Plan, Strike
+from absurd_contimg.simulation.model.faults import (
+    ALL_FAULTS,
+    FaultKind,
+    FaultSchedule,
+    InjectedFault,
+    TimedFault,
+)
 
 
 def scenarios(days_max: float = 0.1) -> st.SearchStrategy[Scenario]:
@@ -33,9 +38,17 @@ def _scenario(days: float, workers: int, hosts: int, lease: int, every: int) -> 
     )
 
 
-def fault_plans(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[list[Fault]]:
+def timed_faults(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[list[TimedFault]]:
     """Faults that fit a scenario, in order of time."""
-    kinds = st.sampled_from(["kill", "pause", "reboot", "partition", "outage"])
+    kinds = st.sampled_from(
+        [
+            FaultKind.KILL,
+            FaultKind.PAUSE,
+            FaultKind.REBOOT,
+            FaultKind.PARTITION,
+            FaultKind.OUTAGE,
+        ]
+    )
     end = scenario.days * DAY_SECONDS
     targets = st.integers(0, scenario.workers.count - 1)
     lasting = st.floats(1.0, 4.0 * scenario.workers.lease_seconds)
@@ -52,15 +65,17 @@ def fault_plans(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[li
     return st.lists(fault, max_size=faults_max).map(sorted)
 
 
-def _fitting(scenario: Scenario, at: float, kind: str, target: int, seconds: float) -> Fault:
-    if kind in ("reboot", "partition"):
+def _fitting(
+    scenario: Scenario, at: float, kind: FaultKind, target: int, seconds: float
+) -> TimedFault:
+    if kind in (FaultKind.REBOOT, FaultKind.PARTITION):
         target %= scenario.workers.hosts
-    elif kind == "outage":
+    elif kind is FaultKind.OUTAGE:
         target = 0
-    return Fault(at, kind, target, 0.0 if kind == "kill" else round(seconds, 3))
+    return TimedFault(at, kind, target, 0.0 if kind is FaultKind.KILL else round(seconds, 3))
 
 
-def blow_plans(moments: int, blows_max: int = 3) -> st.SearchStrategy[Plan]:
-    """Plans for `replay`: a few blows at any of a workflow's moments."""
-    strike = st.builds(Strike, st.sampled_from(EVERY_BLOW), st.integers(1, moments))
-    return st.lists(strike, max_size=blows_max).map(tuple)
+def fault_schedules(crash_points: int, faults_max: int = 3) -> st.SearchStrategy[FaultSchedule]:
+    """Schedules for `replay`: a few faults at any of a workflow's crash points."""
+    fault = st.builds(InjectedFault, st.sampled_from(ALL_FAULTS), st.integers(1, crash_points))
+    return st.lists(fault, max_size=faults_max).map(tuple)

@@ -215,8 +215,8 @@ def simulate(
 ) -> None:
     """Simulate workers, hosts, disks and faults in virtual time, from a scenario."""
     from absurd_contimg.simulation.campaign.campaigns import run_campaign  # noqa: PLC0415
-    from absurd_contimg.simulation.campaign.fault_plan import parse_faults  # noqa: PLC0415
     from absurd_contimg.simulation.campaign.scenario import load_scenario, shipped_scenarios  # noqa: PLC0415
+    from absurd_contimg.simulation.model.faults import parse_timed_faults  # noqa: PLC0415
 
     if not scenario:
         for name in shipped_scenarios():
@@ -225,7 +225,7 @@ def simulate(
     fit_from = _all_histories() if fit_from_database else None
     numbers = range(seeds) if seed is None else [seed]
     try:
-        given = None if faults is None else parse_faults("" if faults == "none" else faults)
+        given = None if faults is None else parse_timed_faults("" if faults == "none" else faults)
         found = run_campaign(
             *(scenario, numbers, console, output),
             fit_from=fit_from,
@@ -241,66 +241,69 @@ def simulate(
 
 @app.command()
 def explore(
-    first: Annotated[str, typer.Option(help="What strikes first, with commas.")] = (
+    first: Annotated[str, typer.Option(help="Kinds of the first fault, with commas.")] = (
         "kill,kill-late,kill-other"
     ),
     then: Annotated[
-        str, typer.Option(help="What strikes the recovery: every pair. Default: single blows.")
+        str, typer.Option(help="Kinds of a second fault during recovery. Default: none.")
     ] = "",
     jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
-    plan: Annotated[
-        str | None, typer.Option(help="Only this future, with its trace: kill@17,zombie@4.")
+    faults: Annotated[
+        str | None, typer.Option(help="Only this future, with its trace: kill@17,pause@4.")
     ] = None,
-    world: Annotated[
+    workflow: Annotated[
         str, typer.Option(help="pipeline, or handler: one with sleeps, an event, a child, a retry.")
     ] = "pipeline",
     after: Annotated[
-        int, typer.Option(min=0, help="Go on after so many shares of an earlier exploration.")
+        int, typer.Option(min=0, help="Continue after this part of an earlier exploration.")
     ] = 0,
 ) -> None:
-    """Strike the simulated pipeline at every effect, and its recovery at every effect again."""
-    from absurd_contimg.simulation.exploration.crash_run import Blow, parse_plan  # noqa: PLC0415
-    from absurd_contimg.simulation.exploration.example_workflows import everything_setup  # noqa: PLC0415
+    """Inject faults at every crash point of the simulated pipeline, and of its recovery."""
+    from absurd_contimg.simulation.exploration.example_workflows import everything_spec  # noqa: PLC0415
     from absurd_contimg.simulation.exploration.explorer import Exploration, replay  # noqa: PLC0415
-    from absurd_contimg.simulation.exploration.parallel_exploration import Hunt, explore_on_cores  # noqa: PLC0415
-    from absurd_contimg.simulation.model.worker_factory import pipeline_setup  # noqa: PLC0415
+    from absurd_contimg.simulation.exploration.parallel_exploration import (  # noqa: PLC0415
+        ExplorationPlan,
+        explore_on_cores,
+    )
+    from absurd_contimg.simulation.model.faults import parse_kinds, parse_schedule  # noqa: PLC0415
+    from absurd_contimg.simulation.model.worker_factory import pipeline_spec  # noqa: PLC0415
 
-    worlds = {"pipeline": pipeline_setup, "handler": everything_setup}
-    if world not in worlds:
-        raise SettingError(f"explore: there is no world {world}; known are {', '.join(worlds)}.")
-    began, told_of = time.monotonic(), 0
+    specs = {"pipeline": pipeline_spec, "handler": everything_spec}
+    if workflow not in specs:
+        known = ", ".join(specs)
+        raise SettingError(f"explore: there is no workflow {workflow}; known are {known}.")
+    started, shown = time.monotonic(), 0
 
-    def told(done: int, of: int, found: Exploration) -> None:
-        nonlocal told_of
-        for one in found.findings[told_of:]:
-            print(f"contimg explore --world {world} --plan {one.plan_text}\n{one}", flush=True)
-        told_of = len(found.findings)
+    def on_progress(part: int, parts: int, exploration: Exploration) -> None:
+        nonlocal shown
+        for finding in exploration.findings[shown:]:
+            command = f"contimg explore --workflow {workflow} --faults {finding.schedule_text}"
+            print(f"{command}\n{finding}", flush=True)
+        shown = len(exploration.findings)
         console.print(
-            f"{done} of {of} shares, {time.monotonic() - began:.0f} s: {found.futures} futures, "
-            f"{len(found.findings)} went wrong"
+            f"part {part} of {parts}, {time.monotonic() - started:.0f} s: "
+            f"{exploration.futures} futures, {shown} with violations"
         )
 
     try:
-        if plan is not None:
-            again = replay(worlds[world](), parse_plan(plan))
-            print("\n".join([*again.trace, *map(str, again.violations)]))
-            if again.missed:
-                raise ValueError(
-                    f"{again.missed[0]} has hit nothing; moments of that life: {again.moments}"
-                )
-            raise typer.Exit(1 if again.violations else 0)
-        blows = tuple(map(Blow.parse, first.split(",")))
-        hunt = Hunt(blows, tuple(map(Blow.parse, then.split(","))) if then else ())
+        if faults is not None:
+            finding = replay(specs[workflow](), parse_schedule(faults))
+            print("\n".join([*finding.trace, *map(str, finding.violations)]))
+            if finding.missed:
+                raise ValueError(finding.missed_text)
+            raise typer.Exit(1 if finding.violations else 0)
+        plan = ExplorationPlan(parse_kinds(first), parse_kinds(then) if then else ())
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
-    found = explore_on_cores(worlds[world], hunt, jobs, told, after)
+    exploration = explore_on_cores(specs[workflow], plan, jobs, on_progress, after)
     console.print(
-        f"{found.moments} moments, {found.distinct_moments} of them different; "
-        f"{found.futures} futures, {found.struck} fully struck, {found.same} kills more that lead "
-        f"to one of them; {len(found.findings)} went wrong; {time.monotonic() - began:.0f} s, "
-        f"{found.processor_seconds:.0f} s of processor time."
+        f"{len(exploration.crash_points)} crash points, {exploration.distinct_states} durable "
+        f"states; {exploration.futures} futures, all faults injected in {exploration.injected}, "
+        f"{exploration.duplicates} kills more that lead to one of them; "
+        f"{len(exploration.findings)} with violations; {time.monotonic() - started:.0f} s, "
+        f"{exploration.processor_seconds:.0f} s of processor time."
     )
-    if found.findings:
+    if exploration.findings:
         raise typer.Exit(1)
 
 

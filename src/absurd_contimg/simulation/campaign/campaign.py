@@ -13,13 +13,13 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.records import TERMINAL_STATES, History, SpawnOptions
 from absurd_contimg.history.invariants import Violation
 from absurd_contimg.history.world_invariants import judge
-from absurd_contimg.simulation.campaign.fault_plan import Fault
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, check_faults, draw_faults
 from absurd_contimg.simulation.campaign.scenario import Scenario
 from absurd_contimg.simulation.model.disk import ROOT, Disk
+from absurd_contimg.simulation.model.faults import FaultKind, TimedFault
 from absurd_contimg.simulation.model.hosts import DiskChannel, Host
 from absurd_contimg.simulation.model.operator import Operator
-from absurd_contimg.simulation.model.simulated_registry import SimRegistry
+from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
 from absurd_contimg.simulation.model.stage_model import (
     DEFAULT_COSTS,
     ENDS_WORKER,
@@ -34,7 +34,7 @@ from absurd_contimg.simulation.model.telescope import (
 )
 from absurd_contimg.simulation.model.trace import Trace
 from absurd_contimg.simulation.model.worker_factory import (
-    PipelineCrew,
+    PipelineWorkers,
     WorkerTerms,
     pipeline_params,
 )
@@ -49,16 +49,16 @@ _STARTS_PLANNED = 10
 
 
 @dataclass(slots=True)
-class Landed:
-    """How often each kind of fault was tried, and how often it hit work that was under way."""
+class FaultCounts:
+    """How often each kind of fault was injected, and how often it hit work under way."""
 
-    tried: dict[str, int] = field(default_factory=dict)
-    landed: dict[str, int] = field(default_factory=dict)
+    injected: dict[str, int] = field(default_factory=dict)
+    effective: dict[str, int] = field(default_factory=dict)
 
-    def note(self, kind: str, hit: bool) -> None:
+    def note(self, kind: FaultKind, hit: bool) -> None:
         """Count one fault."""
-        self.tried[kind] = self.tried.get(kind, 0) + 1
-        self.landed[kind] = self.landed.get(kind, 0) + hit
+        self.injected[kind] = self.injected.get(kind, 0) + 1
+        self.effective[kind] = self.effective.get(kind, 0) + hit
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +69,8 @@ class Run:
     seed: int
     histories: Sequence[History]
     violations: Sequence[Violation]
-    faults: Sequence[Fault]
-    landed: Landed
+    faults: Sequence[TimedFault]
+    fault_counts: FaultCounts
     trace: Sequence[str]
     stage_seconds: float
     stage_seconds_lost: float
@@ -88,19 +88,19 @@ class Campaign:
         self,
         scenario: Scenario,
         seed: int,
-        faults: Sequence[Fault] | None = None,
+        faults: Sequence[TimedFault] | None = None,
         costs: Mapping[str, StageCost] | None = None,
         trace: Trace | None = None,
     ) -> None:
         self.scenario, self.seed = scenario, seed
         self.faults = draw_faults(scenario, seed) if faults is None else list(faults)
         check_faults(scenario, self.faults)
-        self.landed = Landed()
+        self.fault_counts = FaultCounts()
         self.trace = Trace() if trace is None else trace
         every = scenario.telescope.calibrator_every
         self.observations = draw_observations(scenario, seed)
         numbers = {one.group_id: one.number for one in self.observations}
-        registry = SimRegistry(lambda group: numbers[group] % every == 0)
+        registry = SimulatedRegistry(lambda group: numbers[group] % every == 0)
         database = MemoryDatabase(seed, clock=lambda: EPOCH)
         disk = Disk(scenario.disk.capacity_bytes)
         self.world = World(State(database, disk, registry), observer=trace)
@@ -153,18 +153,18 @@ class Campaign:
         host, clock = self._hosts[home], None
         if terms.clock_skew_seconds or terms.clock_drift:
             clock = HostClock(home * terms.clock_skew_seconds, 1.0 + home % 2 * terms.clock_drift)
-        doors = self.world.process(f"worker-{number}", host=host.name, clock=clock)
+        gateway = self.world.process(f"worker-{number}", host=host.name, clock=clock)
         self._note(f"worker-{number} starts on {host.name}")
-        crew = PipelineCrew(
+        workers = PipelineWorkers(
             QUEUE,
             self._model,
             WorkerTerms(terms.lease_seconds, terms.poll_seconds, grace_seconds=terms.grace_seconds),
             host,
             free_bytes_min=terms.free_bytes_min,
         )
-        self.world.employ(doors, crew(self.world, doors, f"worker-{number}"))
-        self._processes[number] = doors.process
-        doors.process.at_death("supervisor", partial(self._died, number))
+        self.world.start_workers(gateway, workers(self.world, gateway, f"worker-{number}"))
+        self._processes[number] = gateway.process
+        gateway.process.at_death("supervisor", partial(self._died, number))
 
     def _died(self, number: int) -> None:
         self._note(f"worker-{number} ends")
@@ -196,47 +196,49 @@ class Campaign:
 
     # -- faults ---------------------------------------------------------------------------
 
-    def _strike(self, fault: Fault) -> None:
+    def _inject(self, fault: TimedFault) -> None:
         self._note(f"fault {fault}")
         match fault.kind:
-            case "kill":
-                self._kill([fault.target], "kill")
-            case "pause":
+            case FaultKind.KILL:
+                self._kill([fault.target], FaultKind.KILL)
+            case FaultKind.PAUSE:
                 self._pause(fault)
-            case "term":
-                self.landed.note("term", self._busy(fault.target))
+            case FaultKind.TERM:
+                self.fault_counts.note(FaultKind.TERM, self._busy(fault.target))
                 self._terminate(fault.target)
-            case "reboot":
+            case FaultKind.REBOOT:
                 hosts = len(self._hosts)
                 numbers = [one for one in sorted(self._processes) if one % hosts == fault.target]
-                self._kill(numbers, "reboot")
-            case "stop":
+                self._kill(numbers, FaultKind.REBOOT)
+            case FaultKind.STOP:
                 self._stopped_until = self.world.kernel.now + fault.seconds
-                self._kill(sorted(self._processes), "stop")
-            case "partition":
+                self._kill(sorted(self._processes), FaultKind.STOP)
+            case FaultKind.PARTITION:
                 self._partition(fault)
-            case "outage":
-                self.landed.note("outage", any(map(self._busy, list(self._processes))))
+            case FaultKind.OUTAGE:
+                self.fault_counts.note(
+                    FaultKind.OUTAGE, any(map(self._busy, list(self._processes)))
+                )
                 self.world.server.down = True
                 self._later(fault.seconds, partial(setattr, self.world.server, "down", False))
-            case "fill":
+            case FaultKind.FILL:
                 self._fill(fault)
             case kind:
-                raise ValueError(f"no such fault: {kind}")
+                raise ValueError(f"a campaign has no fault {kind}")
 
     def _busy(self, number: int) -> bool:
         process = self._processes.get(number)
         return process is not None and any(one._runs for one in self.world.workers[process])
 
-    def _kill(self, numbers: Sequence[int], kind: str) -> None:
-        self.landed.note(kind, any(map(self._busy, numbers)))
+    def _kill(self, numbers: Sequence[int], kind: FaultKind) -> None:
+        self.fault_counts.note(kind, any(map(self._busy, numbers)))
         for number in numbers:
             if number in self._processes:
                 self._processes[number].kill()
 
-    def _pause(self, fault: Fault) -> None:
+    def _pause(self, fault: TimedFault) -> None:
         process = self._processes.get(fault.target)
-        self.landed.note("pause", self._busy(fault.target))
+        self.fault_counts.note(FaultKind.PAUSE, self._busy(fault.target))
         if process is not None:
             process.pause()
             self._later(fault.seconds, process.resume)
@@ -246,19 +248,19 @@ class Campaign:
         if process is not None:
             self.world.terminate(process)
 
-    def _fill(self, fault: Fault) -> None:
+    def _fill(self, fault: TimedFault) -> None:
         """Somebody else's files take what is left of the disk, and are removed again."""
         disk = self.world.state.disk
-        self.landed.note("fill", any(map(self._busy, list(self._processes))))
+        self.fault_counts.note(FaultKind.FILL, any(map(self._busy, list(self._processes))))
         path = f"{ROOT}/others at {fault.at_seconds}"
         disk.write(path, disk.free_bytes)
         self._later(fault.seconds, partial(disk.remove, path))
 
-    def _partition(self, fault: Fault) -> None:
+    def _partition(self, fault: TimedFault) -> None:
         host = self._hosts[fault.target].name
         hosts = len(self._hosts)
         hit = [one for one in self._processes if one % hosts == fault.target and self._busy(one)]
-        self.landed.note("partition", bool(hit))
+        self.fault_counts.note(FaultKind.PARTITION, bool(hit))
         self.world.server.cut_off.add(host)
         self._later(fault.seconds, partial(self.world.server.cut_off.discard, host))
 
@@ -284,7 +286,7 @@ class Campaign:
         for number in range(scenario.workers.count):
             self._start_worker(number)
         for fault in self.faults:
-            self._later(fault.at_seconds, partial(self._strike, fault))
+            self._later(fault.at_seconds, partial(self._inject, fault))
         end = scenario.days * DAY_SECONDS
         world.kernel.run(end)
         while world.kernel.now < end + scenario.drain_seconds and not self._all_ended():
@@ -298,7 +300,7 @@ class Campaign:
             histories,
             judge(observed),
             self.faults,
-            self.landed,
+            self.fault_counts,
             self.trace.text(),
             world.watch.seconds_used,
             world.watch.seconds_lost,

@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from absurd_contimg.core.records import History
 from absurd_contimg.history.invariants import Violation
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
-from absurd_contimg.simulation.campaign.fault_plan import Fault
 from absurd_contimg.simulation.campaign.faults import check_faults, draw_faults, shrink
 from absurd_contimg.simulation.campaign.report import Summary, html_of, json_of, summarise, table_of
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError, load_scenario
+from absurd_contimg.simulation.model.faults import TimedFault
 from absurd_contimg.simulation.model.stage_model import StageCost, fit_costs
 from absurd_contimg.simulation.model.trace import Trace
 from absurd_contimg.simulation.model.world import without_gc
@@ -54,7 +54,7 @@ def run_campaign(
     *,
     fit_from: Iterable[History] | None = None,
     variant: str | None = None,
-    faults: Sequence[Fault] | None = None,
+    faults: Sequence[TimedFault] | None = None,
     trace: bool = False,
 ) -> CampaignReport:
     """Simulate a scenario (a file, or the name of one shipped) once for each seed.
@@ -143,7 +143,7 @@ def _replay_text(command: str, run: Run, costs: Mapping[str, StageCost] | None) 
     """The one command that shows it again with the fewest faults, what is wrong, and a trace."""
     broken = {one.invariant for one in run.violations}
 
-    def breaks(faults: Sequence[Fault]) -> bool:
+    def breaks(faults: Sequence[TimedFault]) -> bool:
         again = Campaign(run.scenario, run.seed, faults, costs).run()
         return bool(broken & {one.invariant for one in again.violations})
 

@@ -1,4 +1,4 @@
-"""Fault plans: what goes wrong when, drawn from a scenario's rates and a seed, or given."""
+"""TimedFault plans: what goes wrong when, drawn from a scenario's rates and a seed, or given."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from absurd_contimg.simulation.campaign.fault_plan import Fault, parse_faults
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError
+from absurd_contimg.simulation.model.faults import FaultKind, TimedFault, parse_timed_faults
 
 DAY_SECONDS = 86_400.0
+Duration = Callable[[Random], float]
+"""Draws how long a fault lasts, in seconds."""
 
 
-def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
+def draw_faults(scenario: Scenario, seed: int) -> list[TimedFault]:
     """The faults of one run, in order of time."""
     rates, workers = scenario.faults, scenario.workers
     end = scenario.days * DAY_SECONDS
     lease, longest = float(workers.lease_seconds), _whole_seconds(scenario)
-    found: list[Fault] = []
+    found: list[TimedFault] = []
 
-    def draw(kind: str, per_day: float, targets: int, lasting: Callable[[Random], float]) -> None:
+    def draw(kind: FaultKind, per_day: float, targets: int, lasting: Duration) -> None:
         for target in range(targets):
             random = Random(f"{seed}/{kind}/{target}")
             at = 0.0
@@ -28,30 +30,32 @@ def draw_faults(scenario: Scenario, seed: int) -> list[Fault]:
                 if at >= end:
                     break
                 lasts = min(round(lasting(random), 6), longest)
-                found.append(Fault(round(at, 6), kind, target, lasts))
+                found.append(TimedFault(round(at, 6), kind, target, lasts))
 
-    draw("kill", rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
-    draw("pause", rates.worker_pauses_per_day, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
-    draw("term", rates.worker_stops_per_day, workers.count, lambda _r: 0.0)
-    draw("reboot", rates.host_reboots_per_day, workers.hosts, lambda _r: 120.0)
+    draw(FaultKind.KILL, rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
+    pauses = rates.worker_pauses_per_day
+    draw(FaultKind.PAUSE, pauses, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
+    draw(FaultKind.TERM, rates.worker_stops_per_day, workers.count, lambda _r: 0.0)
+    draw(FaultKind.REBOOT, rates.host_reboots_per_day, workers.hosts, lambda _r: 120.0)
     cut = rates.partition_seconds
-    draw("partition", rates.partitions_per_day, workers.hosts, lambda r: cut * r.uniform(0.2, 3))
-    draw("outage", rates.database_restarts_per_day, 1, lambda _r: rates.database_outage_seconds)
-    found += [Fault(at, "outage", 0, seconds) for at, seconds in rates.outages]
-    found += [Fault(at, "stop", 0, seconds) for at, seconds in rates.processing_stops]
-    found += [Fault(at, "fill", 0, seconds) for at, seconds in rates.disk_fills]
-    found += parse_faults(",".join(rates.plan))
+    partitions, restarts = rates.partitions_per_day, rates.database_restarts_per_day
+    draw(FaultKind.PARTITION, partitions, workers.hosts, lambda r: cut * r.uniform(0.2, 3))
+    draw(FaultKind.OUTAGE, restarts, 1, lambda _r: rates.database_outage_seconds)
+    found += [TimedFault(at, FaultKind.OUTAGE, 0, seconds) for at, seconds in rates.outages]
+    found += [TimedFault(at, FaultKind.STOP, 0, seconds) for at, seconds in rates.processing_stops]
+    found += [TimedFault(at, FaultKind.FILL, 0, seconds) for at, seconds in rates.disk_fills]
+    found += parse_timed_faults(",".join(rates.plan))
     return sorted(found)
 
 
-def check_faults(scenario: Scenario, faults: Iterable[Fault]) -> None:
+def check_faults(scenario: Scenario, faults: Iterable[TimedFault]) -> None:
     """Raise `ScenarioError` for a fault that can hit nothing: none has its number, or too late.
 
     And for one that would outlast everything: a disk that stays full is simulated poll by poll.
     """
     workers, hosts = scenario.workers.count, scenario.workers.hosts
-    numbers = dict.fromkeys(("kill", "pause", "term"), workers)
-    numbers |= dict.fromkeys(("reboot", "partition"), hosts)
+    numbers = dict.fromkeys((FaultKind.KILL, FaultKind.PAUSE, FaultKind.TERM), workers)
+    numbers |= dict.fromkeys((FaultKind.REBOOT, FaultKind.PARTITION), hosts)
     end, longest = scenario.days * DAY_SECONDS, _whole_seconds(scenario)
     for fault in faults:
         last = numbers.get(fault.kind, 1) - 1
@@ -76,12 +80,14 @@ def _whole_seconds(scenario: Scenario) -> float:
 class Shrunk:
     """The fewest faults that still break an invariant, as far as leaving out can tell."""
 
-    faults: tuple[Fault, ...]
+    faults: tuple[TimedFault, ...]
     tries: int
 
 
 def shrink(
-    faults: Sequence[Fault], breaks: Callable[[Sequence[Fault]], bool], tries_max: int = 200
+    faults: Sequence[TimedFault],
+    breaks: Callable[[Sequence[TimedFault]], bool],
+    tries_max: int = 200,
 ) -> Shrunk:
     """Leave out halves, quarters, ... single faults, as long as the rest still `breaks`.
 

@@ -57,8 +57,8 @@ class Summary:
     """Starts of stages that ended with their worker."""
     failures: Mapping[str, int]
     """Failed runs by kind."""
-    tried: Mapping[str, int]
-    landed: Mapping[str, int]
+    injected: Mapping[str, int]
+    effective: Mapping[str, int]
     violations: tuple[str, ...]
     digest: str
 
@@ -104,8 +104,8 @@ def summarise(run: Run, label: str) -> Summary:
         lost_share=run.stage_seconds_lost / run.stage_seconds if run.stage_seconds else 0.0,
         recoveries=recoveries,
         failures=dict(sorted(kinds.items())),
-        tried=dict(run.landed.tried),
-        landed=dict(run.landed.landed),
+        injected=dict(run.fault_counts.injected),
+        effective=dict(run.fault_counts.effective),
         violations=tuple(map(str, run.violations)),
         digest=run.digest,
     )
@@ -173,7 +173,7 @@ def table_of(summaries: Sequence[Summary]) -> Table:
             f"{one.utilisation:.0%}",
             f"{one.lost_share:.1%}",
             str(one.recoveries),
-            f"{sum(one.landed.values())}/{sum(one.tried.values())}",
+            f"{sum(one.effective.values())}/{sum(one.injected.values())}",
         )
     return table
 

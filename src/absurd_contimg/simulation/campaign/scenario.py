@@ -15,7 +15,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from absurd_contimg.simulation.campaign.fault_plan import parse_faults
+from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import CATALOGUE, GIB
 
 
@@ -144,7 +144,7 @@ class Scenario(_Part):
             raise ValueError("sweep may name one field")
         if not all(self.sweep.values()):
             raise ValueError("sweep needs at least one value of its field")
-        parse_faults(",".join(self.faults.plan))
+        parse_timed_faults(",".join(self.faults.plan))
         return self
 
     def variants(self) -> list[tuple[str, Scenario]]:

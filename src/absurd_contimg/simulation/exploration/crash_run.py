@@ -1,6 +1,6 @@
-"""One future under way: who works, when he is struck, and who goes on after him.
+"""One future under way: who works, when he is injected, and who goes on after him.
 
-A `Life` numbers the moments of all effects of the worker that is at work, strikes it at the
+A `CrashRun` numbers the moments of all effects of the worker that is at work, strikes it at the
 moments of a plan, and lets the next worker begin. The explorer decides which plans are tried.
 """
 
@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import NamedTuple, Self
 
 from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.errors import BackendUnavailable
@@ -17,13 +15,21 @@ from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.history.invariants import Violation, a_retry_waits, audit
 from absurd_contimg.history.world_invariants import judge
-from absurd_contimg.simulation.exploration.exploration_spec import Setup
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
 from absurd_contimg.simulation.exploration.publication import PublicationWatch
 from absurd_contimg.simulation.model.disk import ROOT
-from absurd_contimg.simulation.model.effect_gateway import BEFORE, COMMITTED, Effect, Moment
+from absurd_contimg.simulation.model.effect_gateway import BEFORE, COMMITTED, Effect, EffectPhase
+from absurd_contimg.simulation.model.faults import (
+    GRACEFUL,
+    KILLS,
+    NETWORK,
+    FaultKind,
+    FaultSchedule,
+    InjectedFault,
+)
 from absurd_contimg.simulation.model.world import State, World
-from absurd_contimg.simulation.runtime.kernel import NothingCanHappen, Runaway
+from absurd_contimg.simulation.runtime.kernel import Deadlock, Livelock
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 
 _ENDING_CALLS = frozenset(
@@ -40,81 +46,9 @@ _CANCEL_LINGERS = 600.0
 """How long we watch whether a worker goes on with a cancelled task."""
 
 
-class Blow(StrEnum):
-    """What happens to a process at a moment, and who goes on."""
-
-    KILL_RESTART = "kill"
-    """Killed; restarted at once under its own name."""
-    KILL_LATE = "kill-late"
-    """Killed; restarted under its own name only after its lease has run out."""
-    KILL_OTHER = "kill-other"
-    """Killed; a worker of another name takes over when the lease has run out."""
-    ZOMBIE = "zombie"
-    """Stopped for longer than its lease; wakes while another worker does its work."""
-    ZOMBIE_LATE = "zombie-late"
-    """The same, but wakes when the work is done."""
-    CUT_OFF = "cut-off"
-    """Its host loses the database for three leases, but goes on working; another takes over."""
-    REFUSED = "refused"
-    """The database is away for one call."""
-    REPLY_LOST = "reply-lost"
-    """The call takes effect, but the connection breaks before the reply."""
-    TERM = "term"
-    """SIGTERM: it stops as the service lets it, and is restarted under its own name."""
-    CANCEL = "cancel"
-    """An operator cancels every task; the worker lives and is not told."""
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """The blow of this name; `ValueError` that lists the names for any other."""
-        try:
-            return cls(text)
-        except ValueError:
-            raise ValueError(f"{text!r} is no blow; there are {', '.join(cls)}") from None
-
-
-KILLS = (Blow.KILL_RESTART, Blow.KILL_LATE, Blow.KILL_OTHER)
-ZOMBIES = (Blow.ZOMBIE, Blow.ZOMBIE_LATE, Blow.CUT_OFF)
-"""After which a living process meets whoever took over."""
-NETWORK = (Blow.REFUSED, Blow.REPLY_LOST)
-RESTARTS = (Blow.KILL_RESTART, Blow.TERM)
-"""After which the same name works on before its lease has run out."""
-GENTLE = (Blow.TERM, Blow.CANCEL, *NETWORK)
-"""After which a process still does all that it has to do."""
-EVERY_BLOW = (*KILLS, Blow.TERM, *ZOMBIES, *NETWORK)
-"""Those after which every task must still end as if nothing had happened; not so `CANCEL`."""
-
-
-class Strike(NamedTuple):
-    """A blow at a moment of a worker's life: ``kill@17``. Moments are numbered from 1."""
-
-    blow: Blow
-    moment: int
-
-    def __str__(self) -> str:
-        return f"{self.blow.value}@{self.moment}"
-
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """What `str` wrote; `ValueError` for anything else."""
-        blow, _, moment = text.partition("@")
-        if not moment.isdecimal() or int(moment) < 1:
-            raise ValueError(f"{text!r} is no strike: write a blow and a moment from 1, as kill@17")
-        return cls(Blow.parse(blow), int(moment))
-
-
-Plan = tuple[Strike, ...]
-"""The first strike hits the first worker, the next one the worker that goes on after it."""
-
-
-def parse_plan(text: str) -> Plan:
-    """A plan as reports print it: ``kill@17,zombie@4``."""
-    return tuple(Strike.parse(one) for one in text.split(",") if one)
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The durable state at a moment of a life."""
+    """The durable state at a moment of a crash_run."""
 
     moment: int
     time: float
@@ -124,36 +58,36 @@ class Snapshot:
     """How many processes have worked so far."""
 
 
-class Life:
+class CrashRun:
     """One future under way: directs the processes, counts moments, strikes."""
 
     def __init__(
         self,
-        setup: Setup,
+        spec: ExplorationSpec,
         state: State,
-        plan: Plan,
+        plan: FaultSchedule,
         *,
         after: Snapshot | None = None,
-        dead: Strike | None = None,
+        dead: InjectedFault | None = None,
         record: bool = False,
         trace: bool = False,
         watch: bool = False,
     ) -> None:
-        self.setup = setup
+        self.spec = spec
         start = 0.0 if after is None else after.time
         self.world = World(
-            state, start=start, shuffle_seed=setup.shuffle_seed, observer=self._observe
+            state, start=start, shuffle_seed=spec.shuffle_seed, observer=self._observe
         )
         self.todo = list(plan)
-        self._quick = not setup.linger_seconds and all(one.blow in KILLS for one in plan)
-        self._cancels = any(one.blow is Blow.CANCEL for one in plan)
+        self._quick = not spec.linger_seconds and all(one.kind in KILLS for one in plan)
+        self._cancels = any(one.kind is FaultKind.CANCEL for one in plan)
         self.moment = 0
         self.snapshots: list[Snapshot] = []
-        self.landmarks: list[str] = []
+        self.crash_points: list[str] = []
         self.trace: list[str] = []
         self.failure: Violation | None = None
-        self.struck_calls: list[str] = []
-        """The database calls that the network's blows hit."""
+        self.faulted_calls: list[str] = []
+        """The database calls that the network's faults hit."""
         self._publications = PublicationWatch()
         self.ended_at: float | None = None
         self._record, self._trace, self._watch = record, trace, watch
@@ -161,45 +95,45 @@ class Life:
         self._changes = 0
         self._fails = 0
         self._lives = 0 if after is None else after.lives
-        self._worker_id = setup.worker_id if after is None else after.worker_id
+        self._worker_id = spec.worker_id if after is None else after.worker_id
         self._current: SimLoop | None = None
         self._sleepers: list[SimLoop] = []
-        """Stopped, and not woken yet: a second one may be struck before the first has woken."""
+        """Stopped, and not woken yet: a second one may be injected before the first has woken."""
         self._wake_at_moment: int | None = None
         self._untidy = dead is not None
         """Whether a process has died or lost its lease, and nobody has begun since."""
-        self._ends_by = start + setup.horizon_seconds
+        self._ends_by = start + spec.horizon_seconds
         self._stop_at_begin = False
-        if setup.reply_seconds:
-            self.world.server.reply_seconds["host 1"] = setup.reply_seconds
+        if spec.reply_seconds:
+            self.world.server.reply_seconds["host 1"] = spec.reply_seconds
         if dead is None:
-            self._begin(setup.worker_id)
+            self._begin(spec.worker_id)
         else:
-            self._succeed(dead.blow)
-        setup.play_stimuli(self.world, start)
+            self._succeed(dead.kind)
+        spec.schedule_external_inputs(self.world, start)
 
     # -- directing ------------------------------------------------------------------------
 
     def _begin(self, worker_id: str) -> None:
         self._lives += 1
         self._worker_id = worker_id
-        self.landmarks, self.snapshots = [], []  # moments are numbered in each life anew
+        self.crash_points, self.snapshots = [], []  # moments are numbered in each crash_run anew
         self._host = f"host {self._lives}"
-        doors = self.world.process(f"life {self._lives} of {worker_id}", host=self._host)
-        self._current, self.moment, self._seen = doors.process, 0, None
+        gateway = self.world.process(f"crash_run {self._lives} of {worker_id}", host=self._host)
+        self._current, self.moment, self._seen = gateway.process, 0, None
         self._untidy = False
-        self.world.employ(doors, self.setup.crew(self.world, doors, worker_id))
+        self.world.start_workers(gateway, self.spec.worker_factory(self.world, gateway, worker_id))
         if self._stop_at_begin:
             self.world.kernel.stop()
 
-    def _succeed(self, blow: Blow) -> None:
+    def _succeed(self, fault: FaultKind) -> None:
         """Let the next worker begin when its time has come."""
-        lease, mine = float(self.setup.lease_seconds), self._worker_id
-        other = f"{self.setup.worker_id}-relief-{self._lives + 1}"
-        match blow:
-            case Blow.KILL_RESTART | Blow.TERM:
+        lease, mine = float(self.spec.lease_seconds), self._worker_id
+        other = f"{self.spec.worker_id}-relief-{self._lives + 1}"
+        match fault:
+            case FaultKind.KILL | FaultKind.TERM:
                 self._later(_RESTART_SECONDS, lambda: self._begin(mine))
-            case Blow.KILL_LATE:
+            case FaultKind.KILL_LATE:
                 self._later(1.5 * lease, lambda: self._begin(mine))
             case _:
                 self._later(_RESTART_SECONDS, lambda: self._begin(other))
@@ -209,7 +143,7 @@ class Life:
         event = env.timeout(seconds)
         event.callbacks.append(lambda _event: act())  # type: ignore[operator]
 
-    def _observe(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
+    def _observe(self, process: SimLoop, effect: Effect, moment: EffectPhase) -> None:
         if self._trace:
             self._note(f"{process.name}: {effect.kind} {effect.name}, {moment.value}")
         if effect.kind != "call" or self._publications.watched:
@@ -233,11 +167,11 @@ class Life:
                 self.world.kernel.stop()
         if effect.name in _ENDING_CALLS and moment is COMMITTED and self._all_ended():
             self._end()
-        if process is self._current and self.todo and self.todo[0].moment == self.moment:
+        if process is self._current and self.todo and self.todo[0].crash_point == self.moment:
             self._strike(process, effect, moment)
 
-    def _take_snapshot(self, effect: Effect, moment: Moment) -> None:
-        self.landmarks.append(f"{effect.kind} {effect.name}, {moment.value}")
+    def _take_snapshot(self, effect: Effect, moment: EffectPhase) -> None:
+        self.crash_points.append(f"{effect.kind} {effect.name}, {moment.value}")
         key = self.world.kernel.now, self._changes
         if key != self._seen:
             self._seen = key
@@ -262,7 +196,7 @@ class Life:
         # A worker that was stopped may say late when to try again: that is judged at the end.
         wrong = [
             one
-            for one in audit(histories, self.setup.policy)
+            for one in audit(histories, self.spec.policy)
             if one.invariant != a_retry_waits.__name__
         ]
         wrong += [
@@ -272,56 +206,56 @@ class Life:
             first, when = wrong[0], f"after {effect.name} at {self.world.kernel.now} s"
             self.failure = Violation(first.invariant, f"{when}: {first.text}", first.task_id)
 
-    def _strike(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
-        blow = self.todo[0].blow
-        if blow in NETWORK and effect.kind != "call":
+    def _strike(self, process: SimLoop, effect: Effect, moment: EffectPhase) -> None:
+        fault = self.todo[0].kind
+        if fault in NETWORK and effect.kind != "call":
             return
-        if (blow is Blow.REFUSED and moment is not BEFORE) or (
-            blow is Blow.REPLY_LOST and moment is not COMMITTED
+        if (fault is FaultKind.REFUSED and moment is not BEFORE) or (
+            fault is FaultKind.REPLY_LOST and moment is not COMMITTED
         ):
             return
         del self.todo[0]
-        self._untidy = self._untidy or blow not in GENTLE
-        self._note(f"{process.name}: {blow.value} at {effect.kind} {effect.name}, {moment.value}")
-        if blow in NETWORK:
-            self.struck_calls.append(effect.name)
-            raise BackendUnavailable(f"simulated: {blow.value}")
-        if blow is Blow.TERM:
+        self._untidy = self._untidy or fault not in GRACEFUL
+        self._note(f"{process.name}: {fault.value} at {effect.kind} {effect.name}, {moment.value}")
+        if fault in NETWORK:
+            self.faulted_calls.append(effect.name)
+            raise BackendUnavailable(f"simulated: {fault.value}")
+        if fault is FaultKind.TERM:
             self._current = None
             process.at_death("successor", lambda: self._terminated(process))
             self.world.terminate(process)
             return
-        self._publications.struck(process)
-        if blow is Blow.CANCEL:
+        self._publications.injected(process)
+        if fault is FaultKind.CANCEL:
             self._cancel_all()
             return
-        if blow in KILLS:
+        if fault in KILLS:
             process.kill()
-        elif blow is Blow.CUT_OFF:
+        elif fault is FaultKind.PARTITION:
             host = self._host
             self.world.server.cut_off.add(host)
             self._later(
-                3.0 * self.setup.lease_seconds, lambda: self.world.server.cut_off.discard(host)
+                3.0 * self.spec.lease_seconds, lambda: self.world.server.cut_off.discard(host)
             )
         else:
             process.pause()
             self._sleepers.append(process)
-            if blow is Blow.ZOMBIE:
+            if fault is FaultKind.PAUSE:
                 # Spread over the work of whoever takes over, differently for each moment.
                 self._wake_at_moment = 1 + 7 * self.moment % 40
         self._current = None
-        self._succeed(blow)
+        self._succeed(fault)
 
     def _terminated(self, process: SimLoop) -> None:
         """A process has ended as it was told to; it may keep nothing, whoever comes after it."""
         if self._holds_lease(process) and self.failure is None:
             text = f"{process.name} has ended at {self.world.kernel.now} s and keeps a run"
             self.failure = Violation("who_is_told_to_stop_hands_back", text)
-        self._succeed(Blow.TERM)
+        self._succeed(FaultKind.TERM)
 
     def _cancel_all(self) -> None:
         backend = MemoryBackend(self.world.state.database)
-        for queue in self.setup.queues:
+        for queue in self.spec.queues:
             for task in instantly(backend.list_tasks(queue, limit=10_000)):
                 if task.state not in TERMINAL_STATES:
                     instantly(backend.cancel_task(queue, task.task_id))
@@ -352,7 +286,7 @@ class Life:
                 self._later(0.0, self._wake)
 
     def _end(self) -> None:
-        """All tasks have ended: let a zombie wake and do its worst, then stop."""
+        """All tasks have ended: let a pause wake and do its worst, then stop."""
         if self.ended_at is not None:
             return
         self.ended_at = self.world.kernel.now
@@ -360,12 +294,12 @@ class Life:
             self.world.kernel.stop()
             return
         self._wake()
-        linger = self.setup.linger_seconds + (_CANCEL_LINGERS if self._cancels else 0.0)
-        self._later(2.0 * self.setup.lease_seconds + linger, self.world.kernel.stop)
+        linger = self.spec.linger_seconds + (_CANCEL_LINGERS if self._cancels else 0.0)
+        self._later(2.0 * self.spec.lease_seconds + linger, self.world.kernel.stop)
 
     def _all_ended(self) -> bool:
         backend = MemoryBackend(self.world.state.database)
-        for queue in self.setup.queues:
+        for queue in self.spec.queues:
             stats = instantly(backend.queue_stats(queue))
             if not stats.tasks_by_state.keys() <= TERMINAL_STATES:
                 return False
@@ -379,9 +313,9 @@ class Life:
     def beginning(self) -> Hashable | None:
         """Go on until the next process begins; what decides everything from there on.
 
-        To be asked of a life after a kill, before `run`. The new process has swept what the dead
-        one left in scratch, has its workers, and none of their code has run: two lives with the
-        same beginning are one and the same from here. None where that cannot be said: all has
+        To be asked after a kill, before `run`. The new process has swept the scratch folders of the
+        dead one, has its workers, and none of their code has run: two runs with the same beginning
+        are the same from here. None where that cannot be said: all has
         ended, or something else is under way that may be in the middle of its work.
         """
         if self._all_ended():
@@ -404,9 +338,9 @@ class Life:
             if self.ended_at is None or not self._quick:
                 kernel.run(self._ends_by, _CALLBACKS_MAX)
             if self.ended_at is None:
-                text = f"not all tasks had ended after {self.setup.horizon_seconds} s"
+                text = f"not all tasks had ended after {self.spec.horizon_seconds} s"
                 failures.append(Violation("every_task_ends_in_time", text))
-        except (NothingCanHappen, Runaway) as error:
+        except (Deadlock, Livelock) as error:
             failures.append(Violation("the_world_goes_on", str(error)))
         if self.failure is not None:
             failures.append(self.failure)
@@ -419,7 +353,7 @@ class Life:
             failures += [Violation("nobody_leaves_scratch_behind", one) for one in left]
         evidence = self.world.observation()
         self.world.close()
-        policy: RetryPolicy = self.setup.policy
+        policy: RetryPolicy = self.spec.policy
         return outcome_of(evidence, self.world.state, (*failures, *judge(evidence, policy)))
 
 

@@ -10,8 +10,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup, Stimulus
-from absurd_contimg.simulation.model.worker_factory import HandlerCrew
+from absurd_contimg.simulation.exploration.exploration_spec import (
+    ExplorationSpec,
+    ExternalInput,
+    Job,
+)
+from absurd_contimg.simulation.model.worker_factory import HandlerWorkers
 from absurd_contimg.simulation.model.world import outside
 
 
@@ -51,9 +55,9 @@ async def child(_params: Any, ctx: TaskContext) -> Any:
     return await ctx.step("work", work)
 
 
-def everything_setup(**options: Any) -> Setup:
+def everything_spec(**options: Any) -> ExplorationSpec:
     """The handler with everything, its child's queue, and who sends the event."""
-    crew = HandlerCrew({"default": {"task": everything}, "children": {"child": child}})
-    go = Stimulus(150.0, lambda backend: backend.emit_event("default", "go", {"n": 1}))
+    workers = HandlerWorkers({"default": {"task": everything}, "children": {"child": child}})
+    go = ExternalInput(150.0, lambda backend: backend.emit_event("default", "go", {"n": 1}))
     job = Job("default", "task", {"name": "x"})
-    return Setup(crew, [job], ("default", "children"), stimuli=[go], **options)
+    return ExplorationSpec(workers, [job], ("default", "children"), external_inputs=[go], **options)

@@ -1,4 +1,4 @@
-"""`Setup`: what an exploration starts from. The world at rest, the work to do, and who does it."""
+"""`ExplorationSpec`: the initial state, the tasks and the workers of an exploration."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import Json, SpawnOptions
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.simulation.model.world import EPOCH, Crew, State, World
+from absurd_contimg.simulation.model.world import EPOCH, State, WorkerFactory, World
 from absurd_contimg.simulation.runtime.loop import instantly
 
 
@@ -24,7 +24,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Stimulus:
+class ExternalInput:
     """Something from outside at a given time: an event emitted, a file that arrives.
 
     Done by a process that never dies, and not again in a future that begins after it.
@@ -35,15 +35,15 @@ class Stimulus:
 
 
 @dataclass(frozen=True, slots=True)
-class Setup:
+class ExplorationSpec:
     """A small world for the explorer; the same one every time it is made."""
 
-    crew: Crew
+    worker_factory: WorkerFactory
     jobs: Sequence[Job]
     queues: Sequence[str] = ("default",)
     lease_seconds: int = 60
     policy: RetryPolicy = field(default_factory=RetryPolicy)
-    stimuli: Sequence[Stimulus] = ()
+    external_inputs: Sequence[ExternalInput] = ()
     seed: int = 0
     shuffle_seed: int | None = None
     horizon_seconds: float = 7 * 86_400.0
@@ -68,15 +68,15 @@ class Setup:
             instantly(backend.spawn_task(job.queue, job.task_name, job.params, job.options))
         return state
 
-    def play_stimuli(self, world: World, since: float) -> None:
+    def schedule_external_inputs(self, world: World, since: float) -> None:
         """Let what comes from outside after `since` happen at its time."""
-        coming = [one for one in self.stimuli if one.at_seconds >= since]
+        coming = [one for one in self.external_inputs if one.at_seconds >= since]
         if not coming:
             return
-        doors = world.process("outside", observed=False)
+        gateway = world.process("outside", observed=False)
         backend = MemoryBackend(world.state.database)
         for one in coming:
-            doors.process.call_at(one.at_seconds, _start, doors.process, one.act, backend)
+            gateway.process.call_at(one.at_seconds, _start, gateway.process, one.act, backend)
 
 
 def _start(process: object, act: Callable[[Backend], Awaitable[object]], backend: Backend) -> None:

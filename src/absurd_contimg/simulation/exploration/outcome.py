@@ -39,7 +39,7 @@ class Outcome:
     """How each run of each task ended. Equally good futures differ in it."""
 
     def compared_with(self, base: Outcome) -> tuple[Violation, ...]:
-        """The violations, and how it differs from the undisturbed run."""
+        """The violations, and how it differs from the baseline run."""
         found = list(self.violations)
         for what in ("tasks", "products"):
             here, there = getattr(self, what), getattr(base, what)
@@ -47,13 +47,13 @@ class Outcome:
                 continue  # nearly always, and text is dear
             mine, theirs = Counter(map(_text, here)), Counter(map(_text, there))
             for text in sorted((theirs - mine).elements()):
-                found.append(Violation("same_end_as_undisturbed", f"{what}: missing {text[:300]}"))
+                found.append(Violation("same_end_as_baseline", f"{what}: missing {text[:300]}"))
             for text in sorted((mine - theirs).elements()):
-                found.append(Violation("same_end_as_undisturbed", f"{what}: instead {text[:300]}"))
+                found.append(Violation("same_end_as_baseline", f"{what}: instead {text[:300]}"))
         for text in sorted(set(base.ledger) - set(self.ledger)):
-            found.append(Violation("same_end_as_undisturbed", f"never happened outside: {text}"))
+            found.append(Violation("same_end_as_baseline", f"never happened outside: {text}"))
         for text in sorted(set(self.ledger) - set(base.ledger)):
-            found.append(Violation("same_end_as_undisturbed", f"only now happened outside: {text}"))
+            found.append(Violation("same_end_as_baseline", f"only now happened outside: {text}"))
         return tuple(found)
 
 

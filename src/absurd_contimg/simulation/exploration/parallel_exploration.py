@@ -1,4 +1,4 @@
-"""An exploration on several cores: each process tries its share of the first blows."""
+"""An exploration on several cores: each process tries its share of the first faults."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from absurd_contimg.simulation.exploration.crash_run import Blow
-from absurd_contimg.simulation.exploration.exploration_spec import Setup
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.explorer import Exploration, explore
+from absurd_contimg.simulation.model.faults import FaultKind
 
-Told = Callable[[int, int, Exploration], None]
+OnProgress = Callable[[int, int, Exploration], None]
 """How many shares are done, of how many, and the sum of what they explored."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hunt:
-    """Which first blows, and which second ones after each; none: single blows only."""
+class ExplorationPlan:
+    """Which first faults, and which second ones after each; none: single faults only."""
 
-    firsts: tuple[Blow, ...]
-    seconds: tuple[Blow, ...] = ()
+    firsts: tuple[FaultKind, ...]
+    seconds: tuple[FaultKind, ...] = ()
 
     @property
     def shares(self) -> int:
@@ -29,42 +29,44 @@ class Hunt:
 
 
 def explore_on_cores(
-    make_setup: Callable[[], Setup],
-    hunt: Hunt,
+    make_spec: Callable[[], ExplorationSpec],
+    plan: ExplorationPlan,
     jobs: int,
-    told: Told | None = None,
+    on_progress: OnProgress | None = None,
     after: int = 0,
 ) -> Exploration:
-    """The same as `explore`, in `jobs` processes; `make_setup` is a function of a module.
+    """The same as `explore`, in `jobs` processes; `make_spec` is a function of a module.
 
-    The sum does not depend on the number of jobs. The first `after` shares of the hunt are left
+    The sum does not depend on the number of jobs. The first `after` shares of the plan are left
     out: an earlier exploration has told of them.
     """
     total = Exploration()
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        explored = pool.imap(partial(_share, make_setup, hunt), range(after, hunt.shares))
+        explored = pool.imap(partial(_share, make_spec, plan), range(after, plan.shares))
         for number, one in enumerate(explored, start=after + 1):
             _add(total, one)
-            if told is not None:
-                told(number, hunt.shares, total)
+            if on_progress is not None:
+                on_progress(number, plan.shares, total)
     return total
 
 
-def _share(make_setup: Callable[[], Setup], hunt: Hunt, number: int) -> Exploration:
+def _share(
+    make_spec: Callable[[], ExplorationSpec], plan: ExplorationPlan, number: int
+) -> Exploration:
     return explore(
-        make_setup(),
-        blows=hunt.firsts,
-        pairs=bool(hunt.seconds),
-        pair_blows=hunt.seconds or None,
-        shard=(number, hunt.shares),
+        make_spec(),
+        faults=plan.firsts,
+        pairs=bool(plan.seconds),
+        second_faults=plan.seconds or None,
+        shard=(number, plan.shares),
     )
 
 
 def _add(total: Exploration, one: Exploration) -> None:
-    total.effects, total.moments = one.effects, one.moments
-    total.distinct_moments, total.landmarks = one.distinct_moments, one.landmarks
+    total.effects, total.crash_points = one.effects, one.crash_points
+    total.distinct_states = one.distinct_states
     total.futures += one.futures
-    total.same += one.same
-    total.struck += one.struck
+    total.duplicates += one.duplicates
+    total.injected += one.injected
     total.processor_seconds += one.processor_seconds
     total.findings += one.findings

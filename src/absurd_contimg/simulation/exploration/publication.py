@@ -1,6 +1,6 @@
 """Who publishes a product must hold the lease of its run.
 
-Watches what passes through the doors. One thing cannot be forbidden: a process that is stopped,
+Watches what passes perform the gateway. One thing cannot be forbidden: a process that is stopped,
 or whose task is cancelled, after its fence let it pass and before the rename. It may still
 rename; that the product is whole and nobody's is overwritten is another net's business.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import Enum
 
-from absurd_contimg.simulation.model.effect_gateway import BEFORE, Effect, Moment
+from absurd_contimg.simulation.model.effect_gateway import BEFORE, Effect, EffectPhase
 from absurd_contimg.simulation.runtime.loop import SimLoop
 
 
@@ -19,7 +19,7 @@ class _Fence(Enum):
 
     NOT_ASKED = 1
     ANSWERED = 2
-    """In the moment of the answer; a blow in it is still noticed by the look at the clock."""
+    """In the moment of the answer; a fault in it is still noticed by the look at the clock."""
     PASSED = 3
 
 
@@ -36,7 +36,7 @@ class PublicationWatch:
         self,
         process: SimLoop,
         effect: Effect,
-        moment: Moment,
+        moment: EffectPhase,
         holds_lease: Callable[[SimLoop], bool],
     ) -> None:
         """One moment of one process; `holds_lease` says whether it may publish."""
@@ -54,7 +54,7 @@ class PublicationWatch:
             if process not in self._excused and not holds_lease(process):
                 self.wrong = self.wrong or f"{process.name} published at {process.kernel.now} s"
 
-    def struck(self, process: SimLoop) -> None:
+    def injected(self, process: SimLoop) -> None:
         """The process is about to lose its lease."""
         if self._fences.get(process) is _Fence.PASSED:
             self._excused.add(process)

@@ -1,6 +1,6 @@
-"""The doors from a process to its world, and the numbered effects that pass through them.
+"""The gateway from a process to its world, and the numbered effects that pass perform them.
 
-Whatever a simulated process does that outlives it goes through its `Doors`: calls of the
+Whatever a simulated process does that outlives it goes perform its `EffectGateway`: calls of the
 database, operations on files, starts and ends of stages, entries into the registry. Each is one
 effect with two moments at which the world can be cut: before it, and after it has taken effect
 but before the process hears of it. ("After" an effect is "before" the next one: between two
@@ -18,19 +18,19 @@ from typing import Any, NamedTuple, Protocol, TypeVar, cast
 from absurd_contimg.core.backend import CALLS, READS, Backend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.simulation.runtime.loop import SimLoop
-from absurd_contimg.simulation.runtime.pause import stand_still
+from absurd_contimg.simulation.runtime.pause import pause_call
 
 _T = TypeVar("_T")
 
 
-class Moment(StrEnum):
+class EffectPhase(StrEnum):
     """Where in an effect the world is cut."""
 
     BEFORE = "before"
     COMMITTED = "committed, not yet told"
 
 
-BEFORE, COMMITTED = Moment
+BEFORE, COMMITTED = EffectPhase
 """At hand: a member of an enumeration is slow to look up in Python 3.11."""
 
 
@@ -47,7 +47,7 @@ class Effect(NamedTuple):
 class Observer(Protocol):
     """Is told of every effect; may kill or pause the process, or raise what it shall see."""
 
-    def __call__(self, process: SimLoop, effect: Effect, moment: Moment) -> None:
+    def __call__(self, process: SimLoop, effect: Effect, moment: EffectPhase) -> None:
         """Called at each of the effect's two moments."""
 
 
@@ -78,7 +78,7 @@ class DatabaseServer:
         )
 
     async def reach(self, host: str) -> None:
-        """Raise `BackendUnavailable` if the host does not get through."""
+        """Raise `BackendUnavailable` if the host does not get perform."""
         if self.latency_seconds:
             await asyncio.sleep(self.latency_seconds)
         if host in self.cut_off:
@@ -97,8 +97,8 @@ class DatabaseServer:
             raise BackendUnavailable("simulated: connection lost before the reply")
 
 
-class Doors:
-    """All doors of one process."""
+class EffectGateway:
+    """All gateway of one process."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class Doors:
         self.host = host
         self._observe = observer
 
-    async def through(
+    async def perform(
         self, effect: Effect, act: Callable[..., Awaitable[_T]], *args: Any, **options: Any
     ) -> _T:
         """Let an effect happen, or let the process die, stand still or fail around it."""
@@ -122,20 +122,20 @@ class Doors:
             return await act(*args, **options)
         observe(process, effect, BEFORE)
         if process.held is not None:
-            await self._stand_still()
+            await self._pause()
         try:
             answer = await act(*args, **options)
         except BaseException:
             process.check_alive()
             observe(process, effect, COMMITTED)
-            await self._stand_still()
+            await self._pause()
             raise
         observe(process, effect, COMMITTED)
         if process.held is not None:
-            await self._stand_still()
+            await self._pause()
         return answer
 
-    def pass_at_once(self, effect: Effect, act: Callable[..., _T], *args: Any) -> _T:
+    def perform_now(self, effect: Effect, act: Callable[..., _T], *args: Any) -> _T:
         """The same for an effect that takes no time and is called without waiting."""
         process, observe = self.process, self._observe
         process.check_alive()
@@ -143,15 +143,15 @@ class Doors:
             return act(*args)
         observe(process, effect, BEFORE)
         if process.held is not None:
-            stand_still(process)
+            pause_call(process)
         try:
             return act(*args)
         finally:
             observe(process, effect, COMMITTED)
             if process.held is not None:
-                stand_still(process)
+                pause_call(process)
 
-    async def _stand_still(self) -> None:
+    async def _pause(self) -> None:
         """Where a process that has just been killed dies, and a paused one stops.
 
         Asked only of one whose callbacks are held: it is one of the two.
@@ -183,12 +183,12 @@ class Doors:
 
 
 class _GatedBackend:
-    """Core's `Backend`: each method leads through the doors of its process."""
+    """Core's `Backend`: each method leads perform the gateway of its process."""
 
-    __slots__ = ("doors", "inner")
+    __slots__ = ("gateway", "inner")
 
-    def __init__(self, doors: Doors, inner: Backend) -> None:
-        self.doors = doors
+    def __init__(self, gateway: EffectGateway, inner: Backend) -> None:
+        self.gateway = gateway
         self.inner = inner
 
 
@@ -196,12 +196,12 @@ def _gated(name: str) -> Callable[..., Awaitable[Any]]:
     effect = Effect("call", name, name not in READS)
 
     async def call(self: _GatedBackend, *args: Any, **options: Any) -> Any:
-        doors = self.doors
+        gateway = self.gateway
         method = getattr(self.inner, name)
-        if doors._observe is None and doors.server.quiet:
-            doors.process.check_alive()
+        if gateway._observe is None and gateway.server.quiet:
+            gateway.process.check_alive()
             return await method(*args, **options)
-        return await doors.through(effect, doors.call, method, name, *args, **options)
+        return await gateway.perform(effect, gateway.call, method, name, *args, **options)
 
     return call
 

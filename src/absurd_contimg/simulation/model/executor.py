@@ -1,4 +1,4 @@
-"""`SimExecutor`: stages as durations and failures, in the place of child processes with CASA.
+"""`SimulatedExecutor`: stages as durations and failures, in the place of child processes with CASA.
 
 It is the one part of `StageRunner` that the simulation replaces, with the file system and the
 thread. What a child process does around the stage (digest the inputs, look whether the product
@@ -20,8 +20,8 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageFailed, StageReport, StageRequest
 from absurd_contimg.execution.product_builder import Intended, Maker, intend, seal_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
-from absurd_contimg.simulation.model.effect_gateway import Doors, Effect
-from absurd_contimg.simulation.model.files import SimFiles
+from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
+from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.paths import path_of
 from absurd_contimg.simulation.model.stage_model import (
     CATALOGUE,
@@ -124,19 +124,19 @@ class StageWatch:
     """Of stage time that ended without a product: work that has to be done again."""
 
 
-class SimExecutor:
+class SimulatedExecutor:
     """Runs the stages of one simulated process; see `StageExecutor`."""
 
     def __init__(
         self,
-        doors: Doors,
-        files: SimFiles,
+        gateway: EffectGateway,
+        files: SimulatedFiles,
         stages: Mapping[str, SimulatedStage],
         model: StageModel,
         machine: Machine | None,
         watch: StageWatch,
     ) -> None:
-        self._doors = doors
+        self._doors = gateway
         self._files = files
         self._stages = stages
         self._model = model
@@ -223,17 +223,21 @@ class SimExecutor:
         await asyncio.sleep(max(half, 0.0))
 
     def _note(self, what: str) -> None:
-        self._doors.pass_at_once(Effect("stage", what, False), _nothing)
+        self._doors.perform_now(Effect("stage", what, False), _nothing)
 
 
 class _Watched:
     """Notes which process runs a stage, and how much of its time was of use."""
 
     def __init__(
-        self, watch: StageWatch, doors: Doors, what: tuple[str, str], request: StageRequest
+        self,
+        watch: StageWatch,
+        gateway: EffectGateway,
+        what: tuple[str, str],
+        request: StageRequest,
     ) -> None:
         self._watch, self._what, self._request = watch, what, request
-        self._process = doors.process
+        self._process = gateway.process
         self.useful = False
 
     def __enter__(self) -> _Watched:

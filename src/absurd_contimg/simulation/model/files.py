@@ -1,4 +1,4 @@
-"""`SimFiles`: the simulated disk as one process reaches it; see `FileSystem`.
+"""`SimulatedFiles`: the simulated disk as one process reaches it; see `FileSystem`.
 
 Whatever changes the disk is a numbered effect of the process. Reading is none: between two
 effects nothing changes, so a process that dies before it has read died after its last change.
@@ -16,7 +16,7 @@ from typing import Any
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.simulation.model.disk import INPUT, Disk
-from absurd_contimg.simulation.model.effect_gateway import Doors, Effect
+from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
 
 JSON_BYTES = 2000
 """What a manifest or a note takes on the simulated disk."""
@@ -28,20 +28,20 @@ _RENAME = Effect("file", "rename", True)
 _REMOVE = Effect("file", "remove", True)
 
 
-class SimFiles:
-    """The disk, through the doors of one process.
+class SimulatedFiles:
+    """The disk, perform the gateway of one process.
 
     With `observed` false what is done is no crash point: a process does so before its first
     breath.
     """
 
-    def __init__(self, doors: Doors, disk: Disk, *, observed: bool = True) -> None:
-        self._doors, self._disk = doors, disk
+    def __init__(self, gateway: EffectGateway, disk: Disk, *, observed: bool = True) -> None:
+        self._doors, self._disk = gateway, disk
         self._observed = observed
 
     def _change(self, effect: Effect, act: Any, *arguments: Any) -> None:
         if self._observed:
-            self._doors.pass_at_once(effect, act, *arguments)
+            self._doors.perform_now(effect, act, *arguments)
         else:
             act(*arguments)
 

@@ -14,18 +14,18 @@ from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.simulation.model.disk import ROOT, Disk
-from absurd_contimg.simulation.model.effect_gateway import Doors
-from absurd_contimg.simulation.model.files import SimFiles
+from absurd_contimg.simulation.model.effect_gateway import EffectGateway
+from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.paths import KeptPath
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 
-def acquire_scratch(doors: Doors, disk: Disk, worker_id: str) -> ScratchOwner:
+def acquire_scratch(gateway: EffectGateway, disk: Disk, worker_id: str) -> ScratchOwner:
     """Scratch of a new process; sweeps what dead processes left there, as the service does."""
     scratch_dir = SIMULATED_CONFIG.paths.scratch_dir
-    unobserved = SimFiles(doors, disk, observed=False)
+    unobserved = SimulatedFiles(gateway, disk, observed=False)
     owner = ScratchOwner(scratch_dir, worker_id, unobserved).acquire()
     Janitor(scratch_dir, unobserved).sweep()
     return owner

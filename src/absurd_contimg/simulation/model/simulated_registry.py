@@ -12,7 +12,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.registry import Group, GroupStatus
 
 
-class SimRegistry:
+class SimulatedRegistry:
     """The part of the registry that the workflow and the runner use."""
 
     def __init__(self, solves: Callable[[str], bool] | None = None) -> None:
@@ -23,9 +23,9 @@ class SimRegistry:
         self.products: dict[str, Mapping[str, Json]] = {}
         self.calibrations: dict[str, None] = {}
 
-    def fork(self) -> SimRegistry:
+    def fork(self) -> SimulatedRegistry:
         """An independent copy."""
-        twin = SimRegistry(self.solves)
+        twin = SimulatedRegistry(self.solves)
         twin._groups = dict(self._groups)
         twin._waiting = dict(self._waiting)
         twin.products = dict(self.products)

@@ -14,17 +14,17 @@ from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.products.store import Manifest
 from absurd_contimg.registry import Group, GroupStatus, Registry
-from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup
-from absurd_contimg.simulation.model.effect_gateway import Doors, Effect
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
+from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
 from absurd_contimg.simulation.model.executor import (
     Machine,
-    SimExecutor,
+    SimulatedExecutor,
     SimulatedStage,
     simulated,
 )
-from absurd_contimg.simulation.model.files import SimFiles
+from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG, acquire_scratch, at_once
-from absurd_contimg.simulation.model.simulated_registry import SimRegistry
+from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
 from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
@@ -56,15 +56,15 @@ class WorkerTerms:
 
 
 @dataclass(frozen=True, slots=True)
-class HandlerCrew:
+class HandlerWorkers:
     """One worker for each queue, in one process; `handlers` by queue and task name."""
 
     handlers: Mapping[str, Mapping[str, AnyHandler]]
     terms: WorkerTerms = field(default_factory=WorkerTerms)
 
-    def __call__(self, world: World, doors: Doors, worker_id: str) -> Sequence[Worker]:
+    def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
         """The workers of a new process."""
-        backend = world.backend(doors)
+        backend = world.backend(gateway)
         workers = []
         for queue, handlers in self.handlers.items():
             tasks = TaskRegistry()
@@ -76,7 +76,7 @@ class HandlerCrew:
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineCrew:
+class PipelineWorkers:
     """The real `PipelineWorkflow` on the real worker, with simulated stages."""
 
     queue: str = "dsa110-pipeline"
@@ -86,7 +86,7 @@ class PipelineCrew:
     free_bytes_min: int = 0
     """With less free space than this the worker's guard stops claims."""
 
-    def __call__(self, world: World, doors: Doors, worker_id: str) -> Sequence[Worker]:
+    def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
         """The worker of a new process."""
         from absurd_contimg.workflows.assembly import (  # noqa: PLC0415 - imports numpy
             make_pipeline_worker,
@@ -94,21 +94,23 @@ class PipelineCrew:
 
         state = world.state
         stages = [one(state.registry.solves) for one in pipeline_stages()]
-        files = SimFiles(doors, state.disk)
+        files = SimulatedFiles(gateway, state.disk)
         by_name = {stage.name: stage for stage in stages}
 
         async def enough_space() -> bool:
             return state.disk.free_bytes >= self.free_bytes_min
 
         worker = make_pipeline_worker(
-            world.backend(doors),
+            world.backend(gateway),
             self.terms.settings(self.queue, worker_id),
             self.terms.policy,
             SIMULATED_CONFIG,
             stages,
-            executor=SimExecutor(doors, files, by_name, self.model, self.machine, world.watch),
-            registry=_RegistryGateway(doors, state.registry),
-            scratch=acquire_scratch(doors, state.disk, worker_id),
+            executor=SimulatedExecutor(
+                gateway, files, by_name, self.model, self.machine, world.watch
+            ),
+            registry=_RegistryGateway(gateway, state.registry),
+            scratch=acquire_scratch(gateway, state.disk, worker_id),
             files=files,
             in_thread=at_once,
             ready_to_claim=enough_space if self.free_bytes_min else None,
@@ -119,30 +121,30 @@ class PipelineCrew:
 class _RegistryGateway:
     """The registry as a process reaches it: every question and every entry is an effect."""
 
-    def __init__(self, doors: Doors, registry: SimRegistry) -> None:
-        self._doors, self._registry = doors, registry
+    def __init__(self, gateway: EffectGateway, registry: SimulatedRegistry) -> None:
+        self._gateway, self._registry = gateway, registry
 
     def register(self, folder: Path, manifest: Manifest) -> None:
         """See `ProductRegistry`."""
         effect = Effect("registry", "register", True)
-        self._doors.pass_at_once(effect, self._registry.register, str(folder), manifest.outputs)
+        self._gateway.perform_now(effect, self._registry.register, str(folder), manifest.outputs)
 
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:
         """See `GroupRegistry`."""
         effect = Effect("registry", f"set {status.value}", True)
-        self._doors.pass_at_once(effect, self._registry.set_group_status, group_id, status, reason)
+        self._gateway.perform_now(effect, self._registry.set_group_status, group_id, status, reason)
 
     def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
         """See `GroupRegistry`."""
         effect = Effect("registry", "groups", False)
-        return self._doors.pass_at_once(effect, self._registry.groups, status)
+        return self._gateway.perform_now(effect, self._registry.groups, status)
 
     def calibration_exists(self, group_id: str) -> bool:
         """See `GroupRegistry`."""
         effect = Effect("registry", "calibration_exists", False)
-        return self._doors.pass_at_once(effect, self._registry.calibration_exists, group_id)
+        return self._gateway.perform_now(effect, self._registry.calibration_exists, group_id)
 
 
 @cache
@@ -160,11 +162,11 @@ def pipeline_params(group_id: str, sub_bands: Sequence[int] = range(16)) -> dict
     return {"group_id": group_id, "input_files": files, "catalog_path": "/simulated/input/sky.csv"}
 
 
-def pipeline_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:
+def pipeline_spec(workers: PipelineWorkers | None = None, **options: Any) -> ExplorationSpec:
     """One group on its way through the whole pipeline."""
     from absurd_contimg.workflows.group import TASK_NAME, PipelineParams  # noqa: PLC0415
 
-    made = PipelineCrew() if crew is None else crew
+    made = PipelineWorkers() if workers is None else workers
     params = pipeline_params("2026-01-01T00:00:00")
     job = Job(made.queue, TASK_NAME, params, PipelineParams.parse(params).spawn_options())
-    return Setup(made, [job], (made.queue,), **options)
+    return ExplorationSpec(made, [job], (made.queue,), **options)

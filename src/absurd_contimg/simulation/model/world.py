@@ -20,9 +20,14 @@ from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.history.world_invariants import WorldObservation
 from absurd_contimg.simulation.model.disk import Disk
-from absurd_contimg.simulation.model.effect_gateway import DatabaseServer, Doors, Effect, Observer
+from absurd_contimg.simulation.model.effect_gateway import (
+    DatabaseServer,
+    Effect,
+    EffectGateway,
+    Observer,
+)
 from absurd_contimg.simulation.model.executor import StageWatch
-from absurd_contimg.simulation.model.simulated_registry import SimRegistry
+from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
 from absurd_contimg.simulation.runtime.clocks import HostClock, SkewedLoop
 from absurd_contimg.simulation.runtime.kernel import Kernel
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly, new_process
@@ -48,7 +53,7 @@ class State:
 
     database: MemoryDatabase
     disk: Disk = field(default_factory=Disk)
-    registry: SimRegistry = field(default_factory=SimRegistry)
+    registry: SimulatedRegistry = field(default_factory=SimulatedRegistry)
     ledger: Ledger = field(default_factory=Ledger)
 
     def fork(self) -> State:
@@ -103,25 +108,25 @@ class World:
         host: str = "host",
         observed: bool = True,
         clock: HostClock | None = None,
-    ) -> Doors:
-        """Start a process that does nothing yet; its doors. `clock` is its host's, if wrong."""
+    ) -> EffectGateway:
+        """Start a process that does nothing yet; its gateway. `clock` is its host's, if wrong."""
         if clock is None:
             loop = new_process(self.kernel, name)
         else:
             loop = SkewedLoop(self.kernel, name, clock)  # type: ignore[abstract]
-        doors = Doors(loop, self.server, self.observer if observed else None, host)
-        _DOORS[loop] = doors, self.state.ledger
-        loop.at_death("doors", lambda: _DOORS.pop(loop, None) and None)
+        gateway = EffectGateway(loop, self.server, self.observer if observed else None, host)
+        _DOORS[loop] = gateway, self.state.ledger
+        loop.at_death("gateway", lambda: _DOORS.pop(loop, None) and None)
         self.processes.append(loop)
-        return doors
+        return gateway
 
-    def backend(self, doors: Doors) -> Backend:
+    def backend(self, gateway: EffectGateway) -> Backend:
         """The database as a process reaches it."""
-        return doors.backend(MemoryBackend(self.state.database))
+        return gateway.backend(MemoryBackend(self.state.database))
 
-    def employ(self, doors: Doors, workers: Sequence[Worker]) -> None:
+    def start_workers(self, gateway: EffectGateway, workers: Sequence[Worker]) -> None:
         """Let workers work in a process."""
-        process = doors.process
+        process = gateway.process
         self.workers[process] = workers
         self._at_work[process] = [
             process.create_task(worker.run(), name=worker.settings.worker_id) for worker in workers
@@ -168,7 +173,7 @@ class World:
         self.state.database.clock = lambda: moment
 
 
-_DOORS: dict[SimLoop, tuple[Doors, Ledger]] = {}
+_DOORS: dict[SimLoop, tuple[EffectGateway, Ledger]] = {}
 
 
 async def outside(name: str, value: Json = None) -> None:
@@ -180,12 +185,12 @@ async def outside(name: str, value: Json = None) -> None:
     found = _DOORS.get(asyncio.get_running_loop())  # type: ignore[call-overload]
     if found is None:
         return
-    doors, ledger = found
+    gateway, ledger = found
 
     async def note() -> None:
         ledger.entries.append((name, value))
 
-    await doors.through(Effect("own", name, True), note)
+    await gateway.perform(Effect("own", name, True), note)
 
 
 def happened(name: str, value: Json = None) -> int:
@@ -231,5 +236,5 @@ def without_gc() -> Iterator[None]:
             gc.enable()
 
 
-Crew = Callable[[World, Doors, str], Sequence[Worker]]
+WorkerFactory = Callable[[World, EffectGateway, str], Sequence[Worker]]
 """Makes the workers of one process under a worker's name."""

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from absurd_contimg.simulation.runtime.loop import SimLoop
 
 
-class NothingCanHappen(RuntimeError):
+class Deadlock(RuntimeError):
     """No callback is ready and no event is scheduled, yet somebody still waits."""
 
 
-class Runaway(RuntimeError):
+class Livelock(RuntimeError):
     """More callbacks ran than the bound allows: something turns in circles."""
 
 
@@ -98,14 +98,14 @@ class Kernel:
     def __init__(self, start: float = 0.0, shuffle_seed: int | None = None) -> None:
         self.env = VirtualClock(start)
         self.ready: deque[asyncio.Handle] = deque()
-        self.standing: list[SimLoop] = []
+        self.paused_calls: list[SimLoop] = []
         """Processes that were stopped in the middle of a call, each inside of the one before."""
         self.callbacks_run = 0
         self._random = None if shuffle_seed is None else Random(shuffle_seed)
         self._stopped = False
         self._attention = False
         """Whether the run loop has to look at something: a stop, a death."""
-        self._doomed: list[SimLoop] = []
+        self._terminated: list[SimLoop] = []
         self._loops: list[SimLoop] = []
         self._serial = 0
 
@@ -123,9 +123,9 @@ class Kernel:
         """Take in the event loop of a process."""
         self._loops.append(loop)
 
-    def doom(self, loop: SimLoop) -> None:
+    def terminate(self, loop: SimLoop) -> None:
         """End the tasks of a dead process before anything else happens."""
-        self._doomed.append(loop)
+        self._terminated.append(loop)
         self._attention = True
 
     def look(self) -> None:
@@ -143,7 +143,7 @@ class Kernel:
     def run(self, until: float | None = None, callbacks_max: int | None = None) -> None:
         """Run until `stop` is called or, if given, until that time.
 
-        Raises `NothingCanHappen` when neither will ever come, and `Runaway` after
+        Raises `Deadlock` when neither will ever come, and `Livelock` after
         `callbacks_max` callbacks.
         """
         self._stopped = False
@@ -176,7 +176,7 @@ class Kernel:
             if ready:
                 handle = take()
             elif not queue:
-                raise NothingCanHappen(
+                raise Deadlock(
                     f"At {self.now} s nothing is ready and nothing is scheduled. Waiting: "
                     f"{self._who_waits()}. Something that should wake them was never scheduled."
                 )
@@ -199,7 +199,7 @@ class Kernel:
                 handle._context.run(*handle._args)
             except BaseException as error:  # noqa: BLE001 - a callback's error is its loop's to report
                 loop.report(error, handle)
-        raise Runaway(
+        raise Livelock(
             f"{limit} callbacks have run by {self.now} s, and no end: something turns in circles. "
             f"Under way: {self._who_waits()}."
         )
@@ -213,15 +213,15 @@ class Kernel:
 
     def _look_around(self) -> bool:
         """End the tasks of the dead; whether to stop."""
-        self._bury()
+        self._reap()
         self._attention = self._stopped  # a run around this one may have to stop too
         return self._stopped
 
-    def _bury(self) -> None:
-        while self._doomed:
-            loop = self._doomed.pop()
+    def _reap(self) -> None:
+        while self._terminated:
+            loop = self._terminated.pop()
             asyncio._set_running_loop(loop)
-            loop.bury()
+            loop.reap()
             self._loops.remove(loop)
 
     def _who_waits(self) -> str:
@@ -234,7 +234,7 @@ class Kernel:
             loop.kill()
         before = asyncio._get_running_loop()
         try:
-            self._bury()
+            self._reap()
         finally:
             asyncio._set_running_loop(before)
         self.ready.clear()

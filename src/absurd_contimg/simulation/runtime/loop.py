@@ -38,7 +38,7 @@ class ProcessDied(BaseException):
     """
 
 
-class Undying(RuntimeError):
+class UnkillableTask(RuntimeError):
     """A task of a dead process swallows `ProcessDied` for ever; the text names it."""
 
 
@@ -89,7 +89,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._closed = False
         self.kernel.enter(self)
 
-    # -- life and death -------------------------------------------------------------------
+    # -- crash_run and death -------------------------------------------------------------------
 
     def check_alive(self) -> None:
         """Raise `ProcessDied` in a dead process. Every door to the world asks this first."""
@@ -105,7 +105,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         released, self._at_death = self._at_death, {}
         for release in released.values():
             release()
-        self.kernel.doom(self)
+        self.kernel.terminate(self)
 
     def pause(self) -> None:
         """SIGSTOP: nothing of this process runs until `resume`; its timers go on."""
@@ -117,8 +117,8 @@ class SimLoop(asyncio.AbstractEventLoop):
     def resume(self) -> None:
         """SIGCONT: everything that became ready meanwhile is ready now."""
         if self.held is not None and not self.dead:
-            standing = self.kernel.standing
-            self.overslept = self in standing and self is not standing[-1]
+            paused_calls = self.kernel.paused_calls
+            self.overslept = self in paused_calls and self is not paused_calls[-1]
             if self.overslept:
                 return
             held, self.held = self.held, None
@@ -153,7 +153,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._tasks = [one for one in self._tasks if not one.done()]
         return self._tasks
 
-    def bury(self) -> None:
+    def reap(self) -> None:
         """End every task of this dead process; called by the kernel only."""
         for task in self.tasks():
             task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -168,7 +168,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             except BaseException:  # noqa: BLE001 - a dead task's last word interests nobody
                 self.last_words += waits > 0
                 return
-        raise Undying(f"{self.name}: task {task.get_name()!r} swallows ProcessDied for ever")
+        raise UnkillableTask(f"{self.name}: task {task.get_name()!r} swallows ProcessDied for ever")
 
     def waiting(self) -> Iterator[str]:
         """What each unfinished task waits for, one line each."""

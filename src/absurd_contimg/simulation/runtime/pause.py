@@ -9,19 +9,19 @@ before or after the later one was stopped.
 
 from __future__ import annotations
 
-from absurd_contimg.simulation.runtime.kernel import NothingCanHappen, Runaway
+from absurd_contimg.simulation.runtime.kernel import Deadlock, Livelock
 from absurd_contimg.simulation.runtime.loop import ProcessDied, SimLoop
 
 _CALLBACKS_MAX = 300_000
 
 
-def stand_still(process: SimLoop) -> None:
+def pause_call(process: SimLoop) -> None:
     """Return when the process runs; raise `ProcessDied` when it is dead or the world has ended."""
     process.check_alive()
     if process.held is None:
         return
     kernel, woken = process.kernel, False
-    outer = kernel.standing[-1] if kernel.standing else None
+    outer = kernel.paused_calls[-1] if kernel.paused_calls else None
     if outer is not None:
         outer.sleep_on()
 
@@ -31,17 +31,17 @@ def stand_still(process: SimLoop) -> None:
         kernel.stop()
 
     kept, process.at_resume = process.at_resume, wake
-    process.at_death("standing", wake)
-    kernel.standing.append(process)
+    process.at_death("paused_calls", wake)
+    kernel.paused_calls.append(process)
     try:
         kernel.run(callbacks_max=_CALLBACKS_MAX)
-    except (NothingCanHappen, Runaway):
+    except (Deadlock, Livelock):
         process.kill()  # whoever runs the world will meet the same, outside of this call
     finally:
-        kernel.standing.pop()
+        kernel.paused_calls.pop()
         process.at_resume = kept
         if not process.dead:
-            process.at_death("standing", None)
+            process.at_death("paused_calls", None)
     if woken:
         kernel.go_on()
         if outer is not None and outer.overslept:

@@ -12,14 +12,18 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.history.timeline import step_starts
-from absurd_contimg.simulation.exploration.crash_run import Life
-from absurd_contimg.simulation.exploration.exploration_spec import Job, Setup, Stimulus
+from absurd_contimg.simulation.exploration.crash_run import CrashRun
+from absurd_contimg.simulation.exploration.exploration_spec import (
+    ExplorationSpec,
+    ExternalInput,
+    Job,
+)
 from absurd_contimg.simulation.model.disk import Disk
 from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.worker_factory import (
-    PipelineCrew,
+    PipelineWorkers,
     pipeline_params,
-    pipeline_setup,
+    pipeline_spec,
 )
 from absurd_contimg.simulation.model.world import EPOCH, State
 from absurd_contimg.workflows.group import TASK_NAME
@@ -27,14 +31,14 @@ from absurd_contimg.workflows.group import TASK_NAME
 PIPELINE_QUEUE = "dsa110-pipeline"
 
 
-def two_groups_setup(crew: PipelineCrew, **options: Any) -> Setup:
+def two_groups_spec(workers: PipelineWorkers, **options: Any) -> ExplorationSpec:
     """Two groups for one worker."""
     groups = ("2026-01-01T00:00:00", "2026-01-01T00:05:09")
     jobs = [Job(PIPELINE_QUEUE, TASK_NAME, pipeline_params(group)) for group in groups]
-    return Setup(crew, jobs, (PIPELINE_QUEUE,), **options)
+    return ExplorationSpec(workers, jobs, (PIPELINE_QUEUE,), **options)
 
 
-def tight_disk_setup(crew: PipelineCrew, **options: Any) -> Setup:
+def tight_disk_spec(workers: PipelineWorkers, **options: Any) -> ExplorationSpec:
     """Two groups at a time on a disk that has room for one product, until there is more."""
     disk = Disk(capacity_bytes=3_500_000_000)
 
@@ -44,8 +48,8 @@ def tight_disk_setup(crew: PipelineCrew, **options: Any) -> Setup:
     def prepare() -> State:
         return State(MemoryDatabase(0, clock=lambda: EPOCH), disk)
 
-    larger = [Stimulus(2_000.0, enlarge)]
-    return two_groups_setup(crew, prepare=prepare, stimuli=larger, **options)
+    larger = [ExternalInput(2_000.0, enlarge)]
+    return two_groups_spec(workers, prepare=prepare, external_inputs=larger, **options)
 
 
 FAILING: dict[str, dict[str, tuple[str | None, ...]]] = {
@@ -77,14 +81,19 @@ FAILING_ESCALATIONS = {"too big": [("one-thread",)] * 3}
 """What later starts had to do differently."""
 
 
-def failing_setup(group: str, crew: PipelineCrew | None = None, **options: Any) -> Setup:
+def failing_spec(
+    group: str, workers: PipelineWorkers | None = None, **options: Any
+) -> ExplorationSpec:
     """One group whose stages fail as planned."""
     planned = {(group, stage): fails for stage, fails in FAILING[group].items()}
-    made = dataclasses.replace(crew or PipelineCrew(), model=StageModel(planned=planned))
+    made = dataclasses.replace(workers or PipelineWorkers(), model=StageModel(planned=planned))
     job = Job(PIPELINE_QUEUE, TASK_NAME, pipeline_params(group))
     if group == "again":
-        options |= {"stimuli": [Stimulus(2_000.0, _retry_failed)], "linger_seconds": 4_000.0}
-    return Setup(made, [job], (PIPELINE_QUEUE,), **options)
+        options |= {
+            "external_inputs": [ExternalInput(2_000.0, _retry_failed)],
+            "linger_seconds": 4_000.0,
+        }
+    return ExplorationSpec(made, [job], (PIPELINE_QUEUE,), **options)
 
 
 async def _retry_failed(backend: Backend) -> None:
@@ -93,13 +102,13 @@ async def _retry_failed(backend: Backend) -> None:
         await backend.retry_task(PIPELINE_QUEUE, task.task_id, retry_options(task))
 
 
-def harmed_setup(crew: PipelineCrew | None = None, **options: Any) -> Setup:
+def harmed_spec(workers: PipelineWorkers | None = None, **options: Any) -> ExplorationSpec:
     """The pipeline once more, where all products are there and one has lost a file."""
-    done = pipeline_setup(crew, **options)
+    done = pipeline_spec(workers, **options)
 
     def prepare() -> State:
         state = done.initial_state()
-        Life(done, state, ()).run()
+        CrashRun(done, state, ()).run()
         *_, last = state.disk.commits  # no later stage would look at it
         state.disk.remove(f"{last}/data")
         state.disk.violations.clear()

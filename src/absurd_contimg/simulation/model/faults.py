@@ -1,0 +1,161 @@
+"""Faults and their text, which reports print and a user can type again.
+
+One vocabulary for both ways to inject a fault: at a numbered crash point of a workflow
+(`InjectedFault`), or at a time of a campaign (`TimedFault`). How a fault is injected is the
+business of the crash explorer's injector and of the campaign.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple, Self
+
+
+class FaultKind(StrEnum):
+    """What happens to a process, its host or the database."""
+
+    KILL = "kill"
+    """SIGKILL; the process is restarted under its own name before its lease has expired."""
+    KILL_LATE = "kill-late"
+    """SIGKILL; the process is restarted under its own name after its lease has expired."""
+    KILL_OTHER = "kill-other"
+    """SIGKILL; a worker of another name takes over when the lease has expired."""
+    PAUSE = "pause"
+    """SIGSTOP for longer than the lease; SIGCONT while another worker does the work."""
+    PAUSE_LATE = "pause-late"
+    """SIGSTOP; SIGCONT when all work is done."""
+    PARTITION = "partition"
+    """The host loses the database for longer than a lease, but goes on working."""
+    REFUSED = "refused"
+    """The database refuses one call."""
+    REPLY_LOST = "reply-lost"
+    """One call takes effect, but the connection breaks before the reply."""
+    TERM = "term"
+    """SIGTERM: the process ends after its grace period and is restarted under its own name."""
+    CANCEL = "cancel"
+    """An operator cancels every task; the worker gets no notice."""
+    REBOOT = "reboot"
+    """Every worker of a host is killed."""
+    OUTAGE = "outage"
+    """The database is away."""
+    STOP = "stop"
+    """All workers are down."""
+    FILL = "fill"
+    """Files of others take all the space that is left."""
+
+
+KILLS = (FaultKind.KILL, FaultKind.KILL_LATE, FaultKind.KILL_OTHER)
+LEASE_LOSSES = (FaultKind.PAUSE, FaultKind.PAUSE_LATE, FaultKind.PARTITION)
+"""The process outlives its lease and meets the worker that has taken over."""
+NETWORK = (FaultKind.REFUSED, FaultKind.REPLY_LOST)
+RESTARTS = (FaultKind.KILL, FaultKind.TERM)
+"""The same name goes on before its lease has expired."""
+GRACEFUL = (FaultKind.TERM, FaultKind.CANCEL, *NETWORK)
+"""The process still does all its cleanup."""
+ALL_FAULTS = (*KILLS, FaultKind.TERM, *LEASE_LOSSES, *NETWORK)
+"""After each of these every task must end as in the baseline; after `CANCEL` it need not."""
+CRASH_POINT_KINDS = (*ALL_FAULTS, FaultKind.CANCEL)
+TIMED_KINDS = (
+    FaultKind.KILL,
+    FaultKind.PAUSE,
+    FaultKind.TERM,
+    FaultKind.REBOOT,
+    FaultKind.PARTITION,
+    FaultKind.OUTAGE,
+    FaultKind.STOP,
+    FaultKind.FILL,
+)
+
+
+class InjectedFault(NamedTuple):
+    """A fault at a crash point of one process: ``kill@17``. Crash points count from 1."""
+
+    kind: FaultKind
+    crash_point: int
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}@{self.crash_point}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read what `str` writes; raises `ValueError` for any other text."""
+        kind, _, number = text.partition("@")
+        if not number.isdecimal() or int(number) < 1:
+            raise ValueError(
+                f"{text!r} is no fault: write a kind and a crash point from 1, as kill@17"
+            )
+        return cls(parse_kind(kind), int(number))
+
+
+FaultSchedule = tuple[InjectedFault, ...]
+"""The first fault hits the first process, each later one the process that goes on after it."""
+
+
+def parse_schedule(text: str) -> FaultSchedule:
+    """Read a schedule as reports print it: ``kill@17,pause@4``."""
+    return tuple(InjectedFault.parse(part) for part in text.split(",") if part)
+
+
+def parse_kind(text: str) -> FaultKind:
+    """Read a kind of fault that a crash point can have.
+
+    Raises `ValueError` that lists these kinds for any other text.
+    """
+    for kind in CRASH_POINT_KINDS:
+        if kind.value == text:
+            return kind
+    raise ValueError(f"{text!r} is no kind of fault; there are {', '.join(CRASH_POINT_KINDS)}")
+
+
+def parse_kinds(text: str) -> tuple[FaultKind, ...]:
+    """Read kinds with commas: ``kill,pause``."""
+    return tuple(map(parse_kind, text.split(",")))
+
+
+class TimedFault(NamedTuple):
+    """A fault at a time of a campaign: ``kill-3@4212.5``, ``partition-0@100/24``."""
+
+    at_seconds: float
+    kind: FaultKind
+    """One of `TIMED_KINDS`."""
+    target: int = 0
+    """The number of a worker or of a host; 0 for the database and the disk."""
+    seconds: float = 0.0
+    """How long it lasts."""
+
+    def __str__(self) -> str:
+        duration = f"/{_decimal(self.seconds)}" if self.seconds else ""
+        return f"{self.kind.value}-{self.target}@{_decimal(self.at_seconds)}{duration}"
+
+
+_TIMED = re.compile(r"([a-z]+)-(\d+)@(\d+(?:\.\d+)?)(?:/(\d+(?:\.\d+)?))?")
+
+
+def parse_timed_faults(text: str) -> list[TimedFault]:
+    """Read what `str` writes, with commas; the faults in order of time.
+
+    Raises `ValueError` that names the part that cannot be read.
+    """
+    faults = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _TIMED.fullmatch(part)
+        if match is None or match[1] not in TIMED_KINDS:
+            raise ValueError(
+                f"no fault is written {part!r}; write KIND-NUMBER@SECONDS or "
+                f"KIND-NUMBER@SECONDS/FOR_SECONDS, with a kind of {', '.join(TIMED_KINDS)}"
+            )
+        kind, target, at_seconds, seconds = match.groups()
+        fault = TimedFault(float(at_seconds), FaultKind(kind), int(target), float(seconds or 0.0))
+        faults.append(fault)
+    return sorted(faults)
+
+
+def only_of(schedule: FaultSchedule, kinds: Sequence[FaultKind]) -> bool:
+    """Whether every fault of a schedule is of one of these kinds."""
+    return all(fault.kind in kinds for fault in schedule)
+
+
+def _decimal(seconds: float) -> str:
+    return f"{seconds:.6f}".rstrip("0").rstrip(".")
