@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from small_disk import mounted
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.core.backend import Backend
 
-sys.path.append(str(Path(__file__).parent))
-from small_disk import mounted
+if TYPE_CHECKING:
+    from absurd_contimg.synthesis import SynthesisResult
 
 _TEMPLATE = "absurd_template"
 QUEUE = "dsa110-pipeline"
@@ -66,6 +67,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 8 MB."""
     with mounted(tmp_path / "disk") as folder:
         yield folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> SynthesisResult:
+    """A calibrator group and a science group, 10 antennas, 16 x 2 channels."""
+    from absurd_contimg.synthesis import SynthesisConfig, synthesize  # noqa: PLC0415 - slow import
+
+    return synthesize(tmp_path_factory.mktemp("tiny"), SynthesisConfig.tiny())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

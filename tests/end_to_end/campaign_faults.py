@@ -24,7 +24,7 @@ from real_site import QUEUE
 
 from absurd_contimg.products.store import MANIFEST_NAME, committed_products
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "faults")]
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("shared", "faults")]
 from proxy import LossyProxy
 from small_disk import mounted
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "stages")]
+sys.path.append(str(Path(__file__).parent))
 from campaign_sites import WITNESS, read_diary
 from toy_stages import Make
 

@@ -1,4 +1,4 @@
-"""Small real observations and the contexts that stages get, made once for all tests."""
+"""The contexts and folders that stages get."""
 
 from __future__ import annotations
 
@@ -10,13 +10,7 @@ import pytest
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
-from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
-
-
-@pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> SynthesisResult:
-    """A calibrator group and a science group, 10 antennas, 16 x 2 channels."""
-    return synthesize(tmp_path_factory.mktemp("tiny"), SynthesisConfig.tiny())
+from absurd_contimg.synthesis import SynthesisResult
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from toy_stages import TOYS_FOLDER, request_for
 
-from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.failures import Classifier, FailureKind
 from absurd_contimg.core.generic_rules import GENERIC_RULES
-from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import (
     IsolatedStageExecutor,
     ResourceLimits,
@@ -29,29 +28,6 @@ from absurd_contimg.execution.executor import (
 from absurd_contimg.execution.fallback import ONE_THREAD, with_escalations
 from absurd_contimg.products.store import load_committed, publish
 from absurd_contimg.workflows.failure_rules import STAGE_RULES
-
-sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
-from toy_stages import Make
-
-
-def request_for(tmp_path: Path, do: str = "work", *, deadline: float = 60.0) -> StageRequest:
-    config = PipelineConfig(paths=PathsConfig.below(tmp_path))
-    source = tmp_path / "source"
-    source.write_bytes(b"data")
-    number = len(list(tmp_path.glob("scratch*")))
-    scratch = tmp_path / f"scratch{number}"
-    scratch.mkdir()
-    context = PipelineContext(config, {"group_id": "G", "source": str(source), "do": do})
-    return StageRequest(
-        stage=f"{Make.__module__}:{Make.__name__}",
-        stage_name="make",
-        context=context,
-        attempt="1",
-        scratch=scratch,
-        casa_log=tmp_path / "logs" / f"{number}.casa.log",
-        output_log=tmp_path / "logs" / f"{number}.out.log",
-        deadline_seconds=deadline,
-    )
 
 
 def execute(request: StageRequest, **options: object) -> StageReport:
@@ -257,9 +233,7 @@ async def test_helper_left_behind_by_a_finished_stage_is_killed(tmp_path: Path) 
 
 def test_everything_dies_with_a_killed_worker(tmp_path: Path) -> None:
     """SIGKILL to the worker leaves neither the stage nor a program that the stage started."""
-    worker = subprocess.Popen(
-        [sys.executable, "-c", _WORKER, str(tmp_path), str(Path(__file__).parent)]
-    )
+    worker = subprocess.Popen([sys.executable, "-c", _WORKER, str(tmp_path), TOYS_FOLDER])
     pids = asyncio.run(pids_of(tmp_path / "logs" / "0.casa.log"))
     assert all(map(lives, pids))
     worker.kill()
@@ -272,7 +246,8 @@ _WORKER = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_executor import request_for, IsolatedStageExecutor, no_environment
+from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from toy_stages import request_for
 request = request_for(Path(sys.argv[1]), "hang with helper")
 asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
 """

@@ -17,10 +17,15 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import CorruptInputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import StageRequest
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+
+TOYS_FOLDER = str(Path(__file__).parent)
+"""For the module path of processes that tests start."""
 
 
 class Make(PipelineStage):
@@ -109,6 +114,27 @@ class Liar(Make):
 
     def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
         return {"something": 1}
+
+
+def request_for(tmp_path: Path, do: str = "work", *, deadline: float = 60.0) -> StageRequest:
+    """One attempt of `Make` in folders of its own."""
+    config = PipelineConfig(paths=PathsConfig.below(tmp_path))
+    source = tmp_path / "source"
+    source.write_bytes(b"data")
+    number = len(list(tmp_path.glob("scratch*")))
+    scratch = tmp_path / f"scratch{number}"
+    scratch.mkdir()
+    context = PipelineContext(config, {"group_id": "G", "source": str(source), "do": do})
+    return StageRequest(
+        stage=f"{Make.__module__}:{Make.__name__}",
+        stage_name="make",
+        context=context,
+        attempt="1",
+        scratch=scratch,
+        casa_log=tmp_path / "logs" / f"{number}.casa.log",
+        output_log=tmp_path / "logs" / f"{number}.out.log",
+        deadline_seconds=deadline,
+    )
 
 
 def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912

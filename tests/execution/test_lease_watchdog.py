@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toy_stages import TOYS_FOLDER
 
 from absurd_contimg.execution.lease_watchdog import Guardian
 
@@ -68,8 +69,9 @@ import asyncio, os, signal, sys, time
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_executor import request_for, IsolatedStageExecutor, no_environment
 from absurd_contimg.execution import executor
+from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from toy_stages import request_for
 
 root = Path(sys.argv[1])
 lease_ends_at = time.monotonic() + 1.0
@@ -102,7 +104,7 @@ def test_stage_of_a_worker_stopped_before_the_guardian_knew_of_it_does_not_begin
     The child waits for leave and has read nothing; then the guardian hears that its time is over.
     """
     worker = subprocess.Popen(
-        [sys.executable, "-c", _STOPPED_WORKER, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-c", _STOPPED_WORKER, str(tmp_path), TOYS_FOLDER],
         stdout=subprocess.PIPE,
         text=True,
     )

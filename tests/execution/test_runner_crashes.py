@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_stages import TOYS_FOLDER, Make, Refine
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
@@ -39,9 +40,6 @@ from absurd_contimg.products.files import write_json
 from absurd_contimg.products.store import committed_products, verify
 from absurd_contimg.registry import Registry
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator
-
-sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
-from toy_stages import Make, Refine
 
 State = dict[str, Any]
 
@@ -176,8 +174,9 @@ def test_killed_again_and_again(tmp_path: Path, undisturbed: tuple[State, int]) 
 _WORKER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[2])
-from test_runner_crashes import work, IsolatedStageExecutor, no_environment
+sys.path[:0] = sys.argv[2:]
+from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from test_runner_crashes import work
 print("ready", flush=True)
 work(Path(sys.argv[1]), IsolatedStageExecutor(no_environment), seconds=0.1)
 """
@@ -185,7 +184,7 @@ work(Path(sys.argv[1]), IsolatedStageExecutor(no_environment), seconds=0.1)
 
 def start_worker(root: Path) -> subprocess.Popen[str]:
     worker = subprocess.Popen(
-        [sys.executable, "-c", _WORKER, str(root), str(Path(__file__).parent)],
+        [sys.executable, "-c", _WORKER, str(root), TOYS_FOLDER, str(Path(__file__).parent)],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from toy_stages import Ask, Liar, Make, Refine
 
 from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
@@ -25,9 +25,6 @@ from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.store import Manifest, find_committed, product_folders
 from absurd_contimg.registry import Registry
-
-sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
-from toy_stages import Ask, Liar, Make, Refine
 
 
 class Here:

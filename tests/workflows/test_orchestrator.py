@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy_stages import Ask, Make, Refine
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
@@ -23,9 +23,6 @@ from absurd_contimg.workflows.orchestrator import (
     StageOrderError,
     resolve_order,
 )
-
-sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
-from toy_stages import Ask, Make, Refine
 
 
 def stage(

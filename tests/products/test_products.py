@@ -16,6 +16,7 @@ from unittest import mock
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from toy_stages import Make, Refine
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
@@ -35,9 +36,6 @@ from absurd_contimg.products.store import (
     seal,
     verify,
 )
-
-sys.path.append(str(Path(__file__).parent))  # a child process finds the toys where we do
-from toy_stages import Make, Refine
 
 
 def context_for(root: Path, **inputs: Json) -> PipelineContext:
