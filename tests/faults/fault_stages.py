@@ -54,7 +54,7 @@ class Link(PipelineStage):
             target = workspace.product / f"{self.name}.data"
             target.write_bytes(data[:8] + self.name.encode() * (PRODUCT_BYTES // len(self.name)))
             note(house, f"{self.name} end")
-        return {self.name: workspace.final_path(target)}
+        return {self.name: str(workspace.final_path(target))}
 
     def announce(self, house: Path) -> None:
         """Say that the stage is in the middle of its work, and which process it is."""

@@ -34,6 +34,7 @@ def measurement_set(name: str, path: str, mjd: float) -> dict[str, Json]:
         "path": path, "start_mjd": mjd - 0.001, "mid_mjd": mjd, "end_mjd": mjd + 0.001,
         "ra_deg": 10.0, "dec_deg": 16.1, "declination_deg": 16.0, "n_rows": 100,
         "n_channels": 48, "flagged_fraction": 0.1, "beam_centres": f"{path}.json",
+        "channel_width_hz": 244e3, "n_antennas": 20,
     }  # fmt: skip
     return {name: described}
 
@@ -46,7 +47,7 @@ def caltables(folder: Path, mjd: float, *, declination: float = 16.0) -> dict[st
     described: dict[str, Json] = {
         "solved": True, "set_name": f"set_{mjd:.6f}", "tables": tables, "calibrator": "3C286",
         "refant": "DSA103", "mid_mjd": mjd, "declination_deg": declination,
-        "valid_start_mjd": mjd - 0.1, "valid_end_mjd": mjd + 0.1, "quality": {"antennas": 20},
+        "valid_start_mjd": mjd - 0.1, "valid_end_mjd": mjd + 0.1,
     }  # fmt: skip
     return {"caltables": described}
 

@@ -56,7 +56,7 @@ class Make(PipelineStage):
         misbehave(str(context.inputs.get("do", "work")), workspace)
         time.sleep(seconds)
         (workspace.product / "whole").write_bytes(data * int(str(context.inputs.get("factor", 1))))
-        return {"made": workspace.final_path(workspace.product / "whole")}
+        return {"made": str(workspace.final_path(workspace.product / "whole"))}
 
     def validate_outputs(
         self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
@@ -89,7 +89,7 @@ class Refine(PipelineStage):
             source.write_bytes(data)  # as CASA does: in place, same size
         (workspace.product / "refined").write_bytes(data[::-1])
         return {
-            "refined": workspace.final_path(workspace.product / "refined"),
+            "refined": str(workspace.final_path(workspace.product / "refined")),
             "bytes": len(data),
         }
 

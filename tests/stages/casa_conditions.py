@@ -18,6 +18,7 @@ from absurd_contimg.config import PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, with_escalations
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.products.outputs import to_json
 from absurd_contimg.science.measurement_set import open_table
 from absurd_contimg.stages.calibrate_apply import CalibrateApplyStage
 from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
@@ -47,7 +48,7 @@ def attempt(case: str, stage: PipelineStage, context: PipelineContext) -> dict[s
         raised[case] = (type(error).__name__, str(error))
         return {}
     raised[case] = ("none", "")
-    return dict(outputs)
+    return to_json(outputs)
 
 
 def damaged(

@@ -18,6 +18,7 @@ from casacore.tables import table
 from absurd_contimg.errors import CorruptInputError, DataQualityError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.outputs import ConvertOutputs, MeasurementSet, to_json
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.measurement_set import divisor_up_to
 from absurd_contimg.stages.convert import ConvertStage
@@ -27,15 +28,13 @@ Contexts = Callable[..., PipelineContext]
 SMALL = {"n_antennas": 6, "n_integrations": 3, "science_groups": 0}
 
 
-def convert(context: PipelineContext, workspace: Workspace) -> tuple[Path, dict[str, object]]:
+def convert(context: PipelineContext, workspace: Workspace) -> tuple[Path, MeasurementSet]:
     stage = ConvertStage()
     stage.validate(context)
     outputs = stage.execute(context, workspace)
     stage.validate_outputs(context, workspace, outputs)
-    json.dumps(outputs, allow_nan=False)
-    described = outputs["measurement_set"]
-    assert isinstance(described, dict)
-    return workspace.product / Path(str(described["path"])).name, described
+    json.dumps(to_json(outputs), allow_nan=False)
+    return workspace.product / outputs.measurement_set.path.name, outputs.measurement_set
 
 
 def frequencies(ms: Path) -> np.ndarray:
@@ -55,11 +54,11 @@ def test_a_group_becomes_one_field_in_ascending_order(
     with table(f"{ms}/FIELD", ack=False) as fields:
         assert fields.nrows() == 1
         direction = np.degrees(fields.getcell("PHASE_DIR", 0)[0])
-    assert direction[0] % 360 == pytest.approx(float(str(described["ra_deg"])))
-    assert direction[1] == pytest.approx(float(str(described["dec_deg"])))
+    assert direction[0] % 360 == pytest.approx(described.ra_deg)
+    assert direction[1] == pytest.approx(described.dec_deg)
     with table(f"{ms}/ANTENNA", ack=False) as antennas:
         names = antennas.getcol("NAME")
-    assert len(names) == described["n_antennas"] == 10
+    assert len(names) == described.n_antennas == 10
     assert all(name.startswith("DSA") for name in names)
 
 
@@ -71,26 +70,26 @@ def test_beam_centres_are_kept_and_are_not_the_sidereal_time(
     centres = BeamCentres.read(workspace.product / "beam_centres.json")
     assert len(centres.mjd) == 6
     middle = (centres.ra_deg[0] + centres.ra_deg[-1]) / 2
-    assert middle == pytest.approx(float(str(described["ra_deg"])), abs=1e-3)
+    assert middle == pytest.approx(described.ra_deg, abs=1e-3)
     assert centres.dec_deg[0] != pytest.approx(16.0, abs=0.05)
     with table(str(ms), ack=False) as main:
         assert set(centres.indices(main.getcol("TIME") / 86400)) == set(range(6))
 
 
-def test_four_missing_subbands_become_flagged_stand_ins(
+def test_four_missing_subbands_become_flagged_placeholders(
     context_for: Contexts, tiny: SynthesisResult, workspace: Workspace
 ) -> None:
     """The band has no hole and no invented data."""
     present = [f for f in tiny.groups[0].files if f.stem[-2:] not in {"00", "05", "06", "15"}]
     ms, described = convert(context_for(present), workspace)
-    assert described["stand_ins"] == [0, 5, 6, 15]
+    assert described.placeholder_subbands == (0, 5, 6, 15)
     assert np.diff(frequencies(ms)) == pytest.approx(11.71875e6 / 2)
     with table(str(ms), ack=False) as main:
         flags = main.getcol("FLAG").all(axis=(0, 2))
     # Ascending: sub-band 15 is lowest.
     by_subband = flags.reshape(16, 2).all(axis=1)[::-1]
     assert list(np.flatnonzero(by_subband)) == [0, 5, 6, 15]
-    assert described["flagged_fraction"] == pytest.approx(0.25)
+    assert described.flagged_fraction == pytest.approx(0.25)
 
 
 def test_averaging_gives_the_mean_of_ascending_channels(
@@ -114,7 +113,7 @@ def test_averaging_gives_the_mean_of_ascending_channels(
             results.append((frequencies(ms), main.getcol("DATA"), described))
     (fine_hz, fine, _), (coarse_hz, coarse, described) = results
     assert len(coarse_hz) == 32
-    assert described["channel_width_hz"] == pytest.approx(4 * 11.71875e6 / 8)
+    assert described.channel_width_hz == pytest.approx(4 * 11.71875e6 / 8)
     assert coarse_hz == pytest.approx(fine_hz.reshape(32, 4).mean(axis=1))
     expected = fine.reshape(len(fine), 32, 4, 2).mean(axis=2)
     # Not equal: the correlator's centre moves, so averaging before rephasing smears a little.
@@ -151,7 +150,7 @@ def test_autocorrelations_are_left_out(
             changed[mine] = first[mine]
             second[...] = changed
     ms, described = convert(context_for(files), workspace)
-    assert described["n_rows"] == 6 * (45 - 1)
+    assert described.n_rows == 6 * (45 - 1)
     with table(str(ms), ack=False) as main:
         assert np.all(main.getcol("ANTENNA1") != main.getcol("ANTENNA2"))
 
@@ -194,9 +193,9 @@ def test_a_damaged_measurement_set_fails_the_post_conditions(
         axis = window.getcell("CHAN_FREQ", 0)
         window.putcell("CHAN_FREQ", 0, axis[::-1])
     with pytest.raises(OutputError, match="ascending order"):
-        ConvertStage().validate_outputs(context, workspace, {"measurement_set": described})
+        ConvertStage().validate_outputs(context, workspace, ConvertOutputs(described))
     shutil.rmtree(ms / "FIELD")
     with table(f"{ms}/SPECTRAL_WINDOW", ack=False, readonly=False) as window:
         window.putcell("CHAN_FREQ", 0, axis)
     with pytest.raises(RuntimeError, match="FIELD"):
-        ConvertStage().validate_outputs(context, workspace, {"measurement_set": described})
+        ConvertStage().validate_outputs(context, workspace, ConvertOutputs(described))

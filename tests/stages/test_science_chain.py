@@ -160,10 +160,9 @@ def test_a_wrong_image_is_noticed(chain: Chain, tmp_path: Path) -> None:
         context = chain.science.with_outputs({"image": {**image, "path": str(path)}})
         folders = Workspace(tmp_path / name, tmp_path, tmp_path / "log", tmp_path / "final")
         folders.product.mkdir()
-        result = ValidateStage().execute(context, folders)["validation"]
-        assert isinstance(result, dict)
-        assert result["verdict"] == "degraded"
-        assert gate in result["failed_gates"]  # type: ignore[operator]
+        result = ValidateStage().execute(context, folders).validation
+        assert result.verdict == "degraded"
+        assert gate in result.failed_gates
         sources = json.loads(next(folders.product.iterdir()).read_text())["sources"]
         assert not compare_sources(sources).within()
 

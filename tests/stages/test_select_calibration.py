@@ -8,9 +8,15 @@ import pytest
 
 from absurd_contimg.config import CalibrationConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import InputError, NoCalibrationError
+from absurd_contimg.errors import NoCalibrationError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.outputs import (
+    FlaggedMeasurementSet,
+    FlagOutputs,
+    SelectedCalibration,
+    to_json,
+)
 from absurd_contimg.products.store import InputEntry, Manifest
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
@@ -37,7 +43,7 @@ def add_set(
         tables.append({"path": str(table), "type": kind, "apply_order": order, "interp": "linear"})
     described: dict[str, Json] = {
         "solved": True, "set_name": name, "tables": tables, "calibrator": "3C286",
-        "refant": "DSA103", "mid_mjd": mjd, "declination_deg": 16.0, "quality": {},
+        "refant": "DSA103", "mid_mjd": mjd, "declination_deg": 16.0,
         "valid_start_mjd": mjd - window_hours / 24, "valid_end_mjd": mjd + window_hours / 24,
     }  # fmt: skip
     manifest = Manifest(
@@ -49,48 +55,52 @@ def add_set(
     return folder
 
 
-def select(registry: Registry, root: Path, group_id: str = "G") -> dict[str, Json]:
+def select(
+    registry: Registry,
+    root: Path,
+    group_id: str = "G",
+    calibration: CalibrationConfig = CalibrationConfig(),  # noqa: B008 - it is frozen
+) -> SelectedCalibration:
+    flagged = FlaggedMeasurementSet(
+        *(root / "flagged.ms", root / "beam_centres.json", 100, 48, 244e3, 20),
+        *(MJD - 0.001, MJD + 0.001, MJD, 10.0, 16.2, 16.1),
+    )
     context = PipelineContext(
-        PipelineConfig(paths=PathsConfig.below(root)),
+        PipelineConfig(paths=PathsConfig.below(root), calibration=calibration),
         {"group_id": group_id},
-        {"flagged_ms": {"mid_mjd": MJD, "declination_deg": 16.1}},
+        to_json(FlagOutputs(flagged)),
     )
     workspace = Workspace(root, root, root / "casa.log", root)
-    outputs = SelectCalibrationStage(registry).execute(context, workspace)
-    chosen = outputs["calibration"]
-    assert isinstance(chosen, dict)
-    return chosen
+    return SelectCalibrationStage(registry).execute(context, workspace).calibration
 
 
 def test_tables_are_given_in_their_order(registry: Registry, tmp_path: Path) -> None:
     """What the apply stage reads: paths, types, order and interpolation."""
     folder = add_set(registry, tmp_path, "set", 1.0)
     chosen = select(registry, tmp_path)
-    assert [table["path"] for table in chosen["tables"]] == [  # type: ignore[union-attr, index, call-overload]
-        *(str(folder / "x_BP"), str(folder / "x_GA")),
-    ]
-    assert (chosen["hours_away"], chosen["inside_window"], chosen["warning"]) == (1.0, True, None)
+    assert [table.path for table in chosen.tables] == [folder / "x_BP", folder / "x_GA"]
+    assert (chosen.hours_away, chosen.inside_window, chosen.warning) == (1.0, True, None)
 
 
 def test_newest_set_in_its_window_wins(registry: Registry, tmp_path: Path) -> None:
     """Also over a nearer one that was observed earlier (the telescope's rule)."""
     add_set(registry, tmp_path, "near", -1.0)
     add_set(registry, tmp_path, "newest", 3.0)
-    assert select(registry, tmp_path)["set_name"] == "newest"
+    assert select(registry, tmp_path).set_name == "newest"
 
 
 def test_own_solutions_of_a_group_come_first(registry: Registry, tmp_path: Path) -> None:
     """The result of a calibrator's group does not depend on what was processed before it."""
     add_set(registry, tmp_path, "own", 0.0)
     add_set(registry, tmp_path, "newer", 3.0)
-    assert select(registry, tmp_path, "own")["set_name"] == "own"
+    assert select(registry, tmp_path, "own").set_name == "own"
 
 
 def test_set_far_outside_its_window_carries_a_warning(registry: Registry, tmp_path: Path) -> None:
     """Better old solutions than none, but it is said."""
     add_set(registry, tmp_path, "old", -9.0, window_hours=1.0)
     chosen = select(registry, tmp_path)
-    assert (chosen["inside_window"], chosen["warning"]) == (False, "solutions are 9.0 h away")
+    assert (chosen.inside_window, chosen.warning) == (False, "solutions are 9.0 h away")
 
 
 def test_set_whose_tables_are_gone_is_retired_and_the_next_one_taken(
@@ -99,7 +109,7 @@ def test_set_whose_tables_are_gone_is_retired_and_the_next_one_taken(
     """A registry that promises what is not on disk is corrected, once."""
     add_set(registry, tmp_path, "whole", -1.0)
     (add_set(registry, tmp_path, "gone", 3.0) / "x_BP" / "table.dat").unlink()
-    assert select(registry, tmp_path)["set_name"] == "whole"
+    assert select(registry, tmp_path).set_name == "whole"
     assert [one.set_name for one in registry.caltable_sets_valid_at(MJD, 16.0)] == ["whole"]
 
 
@@ -115,21 +125,6 @@ def test_reach_and_warning_are_settings(tmp_path: Path) -> None:
     registry = Registry(tmp_path / "registry.sqlite3", reach_hours=20.0)
     add_set(registry, tmp_path, "far", 13.0, window_hours=1.0)
     calibration = CalibrationConfig(reach_hours=20.0, warn_hours=14.0)
-    context = PipelineContext(
-        PipelineConfig(paths=PathsConfig.below(tmp_path), calibration=calibration),
-        {"group_id": "G"},
-        {"flagged_ms": {"mid_mjd": MJD, "declination_deg": 16.1}},
-    )
-    workspace = Workspace(tmp_path, tmp_path, tmp_path / "casa.log", tmp_path)
-    chosen = SelectCalibrationStage(registry).execute(context, workspace)["calibration"]
-    assert (chosen["hours_away"], chosen["warning"]) == (13.0, None)  # type: ignore[index, call-overload]
+    chosen = select(registry, tmp_path, calibration=calibration)
+    assert (chosen.hours_away, chosen.warning) == (13.0, None)
     assert calibration.of_solutions == CalibrationConfig().of_solutions
-
-
-def test_outputs_without_time_are_refused(registry: Registry, tmp_path: Path) -> None:
-    context = PipelineContext(
-        PipelineConfig(paths=PathsConfig.below(tmp_path)), {"group_id": "G"}, {"flagged_ms": {}}
-    )
-    workspace = Workspace(tmp_path, tmp_path, tmp_path / "casa.log", tmp_path)
-    with pytest.raises(InputError, match="mid_mjd"):
-        SelectCalibrationStage(registry).execute(context, workspace)

@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,12 @@ from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.logs import severe_messages
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.products.outputs import (
+    ConvertOutputs,
+    FlaggedMeasurementSet,
+    FlagOutputs,
+    to_json,
+)
 from absurd_contimg.science.measurement_set import open_table
 from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
 from absurd_contimg.stages.flag import FlagStage
@@ -136,13 +142,13 @@ def locked() -> None:
 
 
 def flagged_context() -> PipelineContext:
-    described = dict(CONTEXT.outputs["measurement_set"])  # type: ignore[arg-type]
+    described = asdict(CONTEXT.outputs_of(ConvertOutputs).measurement_set)
     ms = ROOT / "flagged.ms"
     if not ms.is_dir():
         with open_table(copy("flagged"), writable=True) as main:
             main.putcol("FLAG", np.ones_like(main.getcol("FLAG")))
-    flagged = {**described, "path": str(ms), "dead_antennas": []}
-    return CONTEXT.with_outputs({"flagged_ms": flagged})
+    flagged = FlaggedMeasurementSet(**{**described, "path": ms})
+    return CONTEXT.with_outputs(to_json(FlagOutputs(flagged)))
 
 
 @case

@@ -9,10 +9,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Self
+from pathlib import Path
+from typing import Annotated, Self, TypeVar
+
+from pydantic import Field
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import Json
+from absurd_contimg.errors import InputError
+from absurd_contimg.products.outputs import from_json
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class GroupInputs:
+    """What the stages of a group are given from the start."""
+
+    group_id: str
+    input_files: Annotated[tuple[Path, ...], Field(min_length=1)]
+    """The group's sub-band files (UVH5)."""
+    catalog_path: Path
+    """The sky catalogue (CSV)."""
+    calibrator: str = "auto"
+    """``auto``, ``none``, or the name of the calibrator that must be in the field."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +40,31 @@ class PipelineContext:
     """The state of one group on its way through the stages.
 
     `inputs` is what the run was asked to do, `outputs` what the stages so far have provided
-    (by the names in `PipelineStage.provides`), `metadata` who asked and why.
+    (by the names in `PipelineStage.provides`), `metadata` who asked and why. All are JSON;
+    stages read them as the types of `products.outputs`.
     """
 
     config: PipelineConfig
     inputs: Mapping[str, Json]
     outputs: Mapping[str, Json] = field(default_factory=dict)
     metadata: Mapping[str, Json] = field(default_factory=dict)
+
+    @property
+    def group_id(self) -> str:
+        """The observation group."""
+        return str(self.inputs["group_id"])
+
+    @property
+    def group_inputs(self) -> GroupInputs:
+        """The inputs of a group's stages; raises `InputError` if they are something else."""
+        return _read(GroupInputs, self.inputs, "Correct the parameters and spawn the group again.")
+
+    def outputs_of(self, kind: type[_T]) -> _T:
+        """The outputs of an earlier stage, by their type in `products.outputs`.
+
+        Raises `InputError` if they are not there or are something else.
+        """
+        return _read(kind, self.outputs, "Run the stages before this one again.")
 
     def with_outputs(self, outputs: Mapping[str, Json]) -> Self:
         """A copy that also holds the given outputs."""
@@ -56,3 +94,10 @@ class PipelineContext:
             return dict(value)
 
         return cls(config, section("inputs"), section("outputs"), section("metadata"))
+
+
+def _read(kind: type[_T], data: Mapping[str, Json], remedy: str) -> _T:
+    try:
+        return from_json(kind, data)
+    except ValueError as error:
+        raise InputError(f"{error}.", remedy) from error

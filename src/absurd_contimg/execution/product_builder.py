@@ -88,7 +88,7 @@ def seal_product(
         key=intended.key,
         location=intended.committed.relative_to(output_dir).as_posix(),
         output_dir=str(output_dir),
-        group_id=str(context.inputs["group_id"]),
+        group_id=context.group_id,
         parameters=stage.parameters(context),
         inputs=intended.inputs,
         outputs=outputs,

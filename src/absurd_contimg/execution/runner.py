@@ -117,7 +117,7 @@ class StageRunner:
         Leaves nothing in scratch. When cancelled, returns only after the stage has ended.
         """
         check_requirements(stage, context)
-        scratch = self._scratch.new_path(_group_id(context), stage.name, attempt)
+        scratch = self._scratch.new_path(context.group_id, stage.name, attempt)
         try:
             await self._in_thread(self._files.make_folder, scratch)
             return await self._run_in(scratch, stage, context, attempt, fence)
@@ -200,7 +200,7 @@ class StageRunner:
     def _request(
         self, scratch: Path, stage: PipelineStage, context: PipelineContext, attempt: str
     ) -> StageRequest:
-        folder = log_folder(self.config.paths.state_dir, _group_id(context))
+        folder = log_folder(self.config.paths.state_dir, context.group_id)
         casa_log, output_log = log_paths(folder, stage.name, attempt)
         return StageRequest(
             stage=f"{type(stage).__module__}:{type(stage).__qualname__}",
@@ -219,7 +219,7 @@ def check_requirements(stage: PipelineStage, context: PipelineContext) -> None:
     missing = stage.requires - context.inputs.keys() - context.outputs.keys()
     if missing:
         raise MissingInputError(
-            f"Stage {stage.name!r} of group {_group_id(context)} requires {sorted(missing)}.",
+            f"Stage {stage.name!r} of group {context.group_id} requires {sorted(missing)}.",
             "Run the stages that provide them first, or give them as inputs.",
         )
 
@@ -247,7 +247,3 @@ def prepare_folders(paths: PathsConfig) -> None:
             "different file systems, so products cannot be renamed into place.",
             "Put scratch_dir on the file system of output_dir.",
         )
-
-
-def _group_id(context: PipelineContext) -> str:
-    return str(context.inputs["group_id"])

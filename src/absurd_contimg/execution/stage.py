@@ -13,10 +13,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Generic
+
+from typing_extensions import TypeVar
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
+
+OutputsT = TypeVar("OutputsT", default=Any)
+"""A record of `products.outputs`, or a mapping of JSON values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +39,12 @@ class Workspace:
     casa_log: Path
     committed: Path
 
-    def final_path(self, path: Path) -> str:
+    def final_path(self, path: Path) -> Path:
         """Where a path inside `product` will be once it is committed."""
-        return str(self.committed / path.relative_to(self.product))
+        return self.committed / path.relative_to(self.product)
 
 
-class PipelineStage(ABC):
+class PipelineStage(ABC, Generic[OutputsT]):
     """One stage. Subclasses are stateless; settings come from ``context.config``."""
 
     name: ClassVar[str]
@@ -49,7 +54,7 @@ class PipelineStage(ABC):
     requires: ClassVar[frozenset[str]] = frozenset()
     """Names among the context's inputs and outputs that must be there."""
     provides: ClassVar[frozenset[str]]
-    """Names that `execute` returns, no more and no fewer."""
+    """The names in what `execute` returns, no more and no fewer."""
     runs_after: ClassVar[frozenset[str]] = frozenset()
     """Names that it does not take from the context, but whose providers must run before it."""
     isolated: ClassVar[bool] = True
@@ -77,17 +82,17 @@ class PipelineStage(ABC):
 
     def product_name(self, context: PipelineContext) -> str:
         """The readable part of the product's folder name; the key is appended to it."""
-        return str(context.inputs["group_id"])
+        return context.group_id
 
     def validate(self, context: PipelineContext) -> None:
         """Check the inputs; raise a `StageError` that says what is wrong with which of them."""
 
     @abstractmethod
-    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+    def execute(self, context: PipelineContext, workspace: Workspace) -> OutputsT:
         """Do the work, write into ``workspace.product``, return the outputs."""
 
     def validate_outputs(
-        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+        self, context: PipelineContext, workspace: Workspace, outputs: OutputsT
     ) -> None:
         """Check what was made (post-conditions); raise `OutputError` or `DataQualityError`."""
 

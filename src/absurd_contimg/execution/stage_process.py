@@ -41,6 +41,7 @@ from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.product_builder import Maker, intend, seal_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.files import file_states, write_json
+from absurd_contimg.products.outputs import to_json
 from absurd_contimg.products.store import enclosing_product, software_versions
 
 REQUEST_NAME = "request.json"
@@ -133,8 +134,9 @@ def run_stage(
     On a full disk that error is the cause of an `OSError` with ENOSPC: CASA tells other stories.
     """
     try:
-        outputs = dict(stage.execute(context, workspace))
-        check_provided(stage, outputs)
+        outputs = stage.execute(context, workspace)
+        provided = to_json(outputs)
+        check_provided(stage, provided)
         stage.validate_outputs(context, workspace, outputs)
     except Exception as error:
         full = full_disks(workspace.product, workspace.casa_log.parent)
@@ -146,7 +148,7 @@ def run_stage(
             text = f"{'; '.join(full)}. The stage said {type(error).__name__}: {error}"
             raise OSError(errno.ENOSPC, text) from error
         raise
-    return outputs
+    return provided
 
 
 def check_provided(stage: PipelineStage, outputs: Mapping[str, Json]) -> None:

@@ -6,18 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from absurd_contimg.products.outputs import Caltable
 from absurd_contimg.registry.models import CaltableRow, CaltableSetRow
-
-
-@dataclass(frozen=True, slots=True)
-class Caltable:
-    """One table: where, of which type, in which place of the order, interpolated how."""
-
-    path: Path
-    type: str
-    apply_order: int
-    """K 10, BA 20, BP 30, GA 40, GP 50, 2G 60, FLUX 70 (the telescope's own order)."""
-    interp: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,29 @@
-"""What the manifest of each stage's product says to the registry: manifests into rows.
+"""The registry's rows of a committed product, from the outputs in its manifest.
 
-The names of outputs here are those that the stages in `absurd_contimg.stages` return. A stage
-that is not listed is entered as a product and nothing more.
+Outputs are recognised by their type in `products.outputs`. A product with other outputs is
+entered as a product only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from absurd_contimg.core.records import Json
+from absurd_contimg.products.outputs import (
+    CalibrateApplyOutputs,
+    CalibrateSolveOutputs,
+    ConvertOutputs,
+    FlagOutputs,
+    ImageOutputs,
+    MeasurementSet,
+    SolvedCaltables,
+    ValidateOutputs,
+    from_json,
+    names,
+)
 from absurd_contimg.products.store import BrokenProductError, Manifest
 from absurd_contimg.registry.models import (
     Base,
@@ -22,12 +36,16 @@ from absurd_contimg.registry.models import (
     ValidationRow,
 )
 
-PROGRESS: Mapping[str, GroupStatus] = {
-    "convert": GroupStatus.CONVERTED,
-    "calibrate_apply": GroupStatus.CALIBRATED,
-    "image": GroupStatus.IMAGED,
+_PROGRESS: Mapping[type[Any], GroupStatus] = {
+    ConvertOutputs: GroupStatus.CONVERTED,
+    CalibrateApplyOutputs: GroupStatus.CALIBRATED,
+    ImageOutputs: GroupStatus.IMAGED,
 }
-"""How far a group is when the product of a stage is there."""
+
+
+def progress_of(manifest: Manifest) -> GroupStatus | None:
+    """How far the group of a product is, now that the product exists; None: no further."""
+    return next((status for kind, status in _PROGRESS.items() if _has(manifest, kind)), None)
 
 
 def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
@@ -47,104 +65,88 @@ def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
         host=manifest.host,
         size_bytes=sum(entry.size for entry in manifest.files),
     )
-    reader = _READERS.get(manifest.stage)
-    if reader is None:
-        return [product]
     try:
-        return [product, *reader(folder, manifest)]
-    except (KeyError, TypeError, IndexError) as error:
+        return [product, *_typed_rows(folder, manifest)]
+    except ValueError as error:
         raise BrokenProductError(
-            f"The manifest in {folder} does not say what the registry must know about a product "
-            f"of {manifest.stage!r}: {error!r}.",
-            "It was made by another version of that stage; raise the stage's version.",
+            f"The manifest in {folder} lacks what the registry needs of a product of "
+            f"{manifest.stage!r}: {error}.",
+            "Another version of that stage made it; raise the stage's version.",
         ) from error
 
 
-def _measurement_set(kind: str, name: str) -> Callable[[Path, Manifest], list[Base]]:
-    def read(_folder: Path, manifest: Manifest) -> list[Base]:
-        said = _object(manifest, name)
-        columns = (
-            "path", "start_mjd", "mid_mjd", "end_mjd", "ra_deg", "dec_deg", "declination_deg",
-            "n_rows", "n_channels", "flagged_fraction",
-        )  # fmt: skip
-        return [
-            MeasurementSetRow(
-                product_key=manifest.key,
-                group_id=manifest.group_id,
-                kind=kind,
-                **{column: said[column] for column in columns},
-            )
-        ]
-
-    return read
-
-
-def _caltables(_folder: Path, manifest: Manifest) -> list[Base]:
-    said = _object(manifest, "caltables")
-    if not said["solved"]:
-        return []  # no calibrator in this group: nothing to enter but the product itself
-    columns = (
-        "set_name", "calibrator", "refant", "declination_deg", "mid_mjd", "valid_start_mjd",
-        "valid_end_mjd",
-    )  # fmt: skip
-    rows: list[Base] = [
-        CaltableSetRow(
-            product_key=manifest.key,
-            group_id=manifest.group_id,
-            source_ms=manifest.inputs[0].path,
-            status="active",
-            retired_reason=None,
-            created_at=manifest.created_at,
-            quality=dict(said.get("quality") or {}),
-            **{column: said[column] for column in columns},
-        )
-    ]
-    rows += [
-        CaltableRow(
-            product_key=manifest.key,
-            path=table["path"],
-            type=table["type"],
-            apply_order=table["apply_order"],
-            interp=table["interp"],
-        )
-        for table in said["tables"]
-    ]
+def _typed_rows(folder: Path, manifest: Manifest) -> list[Base]:
+    key, group_id, outputs = manifest.key, manifest.group_id, manifest.outputs
+    rows: list[Base] = []
+    if _has(manifest, ConvertOutputs):
+        raw = from_json(ConvertOutputs, outputs).measurement_set
+        rows = [_measurement_set(manifest, "raw", raw)]
+    elif _has(manifest, FlagOutputs):
+        flagged = from_json(FlagOutputs, outputs).flagged_ms
+        rows = [_measurement_set(manifest, "flagged", flagged)]
+    elif _has(manifest, CalibrateSolveOutputs):
+        caltables = from_json(CalibrateSolveOutputs, outputs).caltables
+        rows = _caltables(manifest, caltables) if isinstance(caltables, SolvedCaltables) else []
+    elif _has(manifest, CalibrateApplyOutputs):
+        calibrated = from_json(CalibrateApplyOutputs, outputs).calibrated_ms
+        rows = [_measurement_set(manifest, "calibrated", calibrated)]
+    elif _has(manifest, ImageOutputs):
+        details: dict[str, Json] = dict(outputs)
+        rows = [ImageRow(product_key=key, group_id=group_id, folder=str(folder), details=details)]
+    elif _has(manifest, ValidateOutputs):
+        rows = [ValidationRow(product_key=key, group_id=group_id, details=dict(outputs))]
     return rows
 
 
-def _image(folder: Path, manifest: Manifest) -> list[Base]:
+def _has(manifest: Manifest, kind: type[Any]) -> bool:
+    return names(kind) == manifest.outputs.keys()
+
+
+def _measurement_set(manifest: Manifest, kind: str, ms: MeasurementSet) -> Base:
+    return MeasurementSetRow(
+        product_key=manifest.key,
+        group_id=manifest.group_id,
+        kind=kind,
+        path=str(ms.path),
+        start_mjd=ms.start_mjd,
+        mid_mjd=ms.mid_mjd,
+        end_mjd=ms.end_mjd,
+        ra_deg=ms.ra_deg,
+        dec_deg=ms.dec_deg,
+        declination_deg=ms.declination_deg,
+        n_rows=ms.n_rows,
+        n_channels=ms.n_channels,
+        flagged_fraction=ms.flagged_fraction,
+    )
+
+
+def _caltables(manifest: Manifest, caltables: SolvedCaltables) -> list[Base]:
+    caltable_set = CaltableSetRow(
+        product_key=manifest.key,
+        group_id=manifest.group_id,
+        source_ms=manifest.inputs[0].path,
+        status="active",
+        retired_reason=None,
+        created_at=manifest.created_at,
+        quality={} if caltables.quality is None else asdict(caltables.quality),
+        set_name=caltables.set_name,
+        calibrator=caltables.calibrator,
+        refant=caltables.refant,
+        declination_deg=caltables.declination_deg,
+        mid_mjd=caltables.mid_mjd,
+        valid_start_mjd=caltables.valid_start_mjd,
+        valid_end_mjd=caltables.valid_end_mjd,
+    )
     return [
-        ImageRow(
-            product_key=manifest.key,
-            group_id=manifest.group_id,
-            folder=str(folder),
-            details=dict(manifest.outputs),
-        )
+        caltable_set,
+        *(
+            CaltableRow(
+                product_key=manifest.key,
+                path=str(table.path),
+                type=table.type,
+                apply_order=table.apply_order,
+                interp=table.interp,
+            )
+            for table in caltables.tables
+        ),
     ]
-
-
-def _validation(_folder: Path, manifest: Manifest) -> list[Base]:
-    return [
-        ValidationRow(
-            product_key=manifest.key,
-            group_id=manifest.group_id,
-            details=dict(manifest.outputs),
-        )
-    ]
-
-
-def _object(manifest: Manifest, name: str) -> Mapping[str, Any]:
-    said = manifest.outputs[name]
-    if not isinstance(said, Mapping):
-        raise TypeError(f"{name} is {said!r}, not an object")
-    return said
-
-
-_READERS: Mapping[str, Callable[[Path, Manifest], list[Base]]] = {
-    "convert": _measurement_set("raw", "measurement_set"),
-    "flag": _measurement_set("flagged", "flagged_ms"),
-    "calibrate_solve": _caltables,
-    "calibrate_apply": _measurement_set("calibrated", "calibrated_ms"),
-    "image": _image,
-    "validate": _validation,
-}

@@ -28,7 +28,7 @@ from absurd_contimg.products.store import (
 )
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.derived import PROGRESS, derived_rows
+from absurd_contimg.registry.derived import derived_rows, progress_of
 from absurd_contimg.registry.grouping import (
     TOLERANCE_SECONDS,
     group_name,
@@ -252,7 +252,7 @@ def _scan(output_dir: Path) -> tuple[list[tuple[Path, Manifest]], list[tuple[Pat
 
 def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
     group = _ensure_group(session, manifest.group_id)
-    progress = PROGRESS.get(manifest.stage)
+    progress = progress_of(manifest)
     if progress is not None:
         _advance(group, progress)
     before = session.get(CaltableSetRow, manifest.key)

@@ -1,78 +1,39 @@
-"""Measurement Sets: what a stage says about one, and how its columns are read and checked.
+"""Reading and checking the columns of Measurement Sets.
 
-`MeasurementSet` is the JSON that travels between stages. The functions below it open tables
-through casatools and are for child processes; import this module anywhere, it loads CASA only
-when they are called. Arrays have CASA's order: (polarisations, channels, rows).
+Tables are opened through casatools, in child processes only. CASA is loaded when a function is
+called, so this module can be imported anywhere. Arrays have CASA's order: (polarisations,
+channels, rows).
 """
 
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# CASA takes seconds to import and may be missing: imported where it is used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.core.records import Json
-from absurd_contimg.errors import CorruptInputError, InputError, MissingInputError
+from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.products.files import copy_writable
+from absurd_contimg.products.outputs import MeasurementSet
 
 _CHUNK_VALUES = 8_000_000
 """Visibilities held at once when a whole column is read."""
 
 
-@dataclass(frozen=True, slots=True)
-class MeasurementSet:
-    """One Measurement Set of one group, phased to one centre."""
-
-    path: str
-    beam_centres: str
-    """JSON file of `beam.BeamCentres`."""
-    n_rows: int
-    n_channels: int
-    channel_width_hz: float
-    """As converted, before the data were rephased; averaging after calibration leaves it."""
-    n_antennas: int
-    start_mjd: float
-    end_mjd: float
-    mid_mjd: float
-    ra_deg: float
-    """Phase centre, ICRS."""
-    dec_deg: float
-    declination_deg: float
-    """Apparent declination of the strip."""
-    stand_ins: tuple[int, ...] = ()
-    """Sub-bands that were missing and are there as flagged zeros."""
-    flagged_fraction: float = 0.0
-
-    def to_json(self) -> dict[str, Json]:
-        """For a stage's outputs."""
-        return {**asdict(self), "stand_ins": list(self.stand_ins)}
-
-    @classmethod
-    def from_outputs(cls, outputs: Mapping[str, Json], name: str) -> Self:
-        """The Measurement Set that an earlier stage provided under this name."""
-        data = outputs[name]
-        if not isinstance(data, Mapping):
-            raise InputError(f"the output {name} describes no Measurement Set but is {data!r}.")
-        known: dict[str, Any] = {f.name: data[f.name] for f in fields(cls) if f.name in data}
-        one = cls(**{**known, "stand_ins": tuple(known.get("stand_ins", ()))})
-        if not (Path(one.path) / "table.dat").is_file():
-            raise MissingInputError(
-                f"the Measurement Set {one.path} is missing or has no table.dat.",
-                "Run the group again from the stage that makes it.",
-            )
-        return one
-
-    def moved(self, **changes: Any) -> Self:
-        """A copy with other values."""
-        return replace(self, **changes)
+def check_exists(ms: MeasurementSet) -> None:
+    """Raise `MissingInputError` if a Measurement Set is not on disk."""
+    if not (ms.path / "table.dat").is_file():
+        raise MissingInputError(
+            f"the Measurement Set {ms.path} is missing or has no table.dat.",
+            "Run the group again from the stage that makes it.",
+        )
 
 
 @contextmanager
@@ -92,7 +53,7 @@ def open_table(path: Path, *, writable: bool = False) -> Iterator[Any]:
 
 def working_copy(ms: MeasurementSet, folder: Path) -> Path:
     """Copy a committed Measurement Set to a folder, where tasks may write into it."""
-    return copy_writable(Path(ms.path), folder / Path(ms.path).name)
+    return copy_writable(ms.path, folder / ms.path.name)
 
 
 def row_chunks(n_rows: int, values_per_row: int) -> Iterator[tuple[int, int]]:

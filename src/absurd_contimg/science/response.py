@@ -19,13 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.config import PipelineConfig
+from absurd_contimg.products.outputs import MeasurementSet
 from absurd_contimg.science.beam import BeamCentres, mean_response
 from absurd_contimg.science.catalogue import unit_vectors
-from absurd_contimg.science.measurement_set import (
-    MeasurementSet,
-    channel_frequencies,
-    count_flags,
-)
+from absurd_contimg.science.measurement_set import channel_frequencies, count_flags
 
 _GRID_STEP_PX = 16
 """Evaluated on every 16th pixel, interpolated with cubics: error below 1e-5 of the peak."""
@@ -37,14 +34,13 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
     Integrations count by how much of them is unflagged, and channels that are mostly flagged
     (missing sub-bands) do not count.
     """
-    path = Path(ms.path)
-    centres = BeamCentres.read(Path(ms.beam_centres))
-    counts = count_flags(path)
+    centres = BeamCentres.read(ms.beam_centres)
+    counts = count_flags(ms.path)
     weights = np.zeros(len(centres.mjd))
     times = np.array(list(counts.by_time))
     weights[centres.indices(times)] = list(counts.by_time.values())
     grid = _Grid.of(header)
-    frequencies = channel_frequencies(path)
+    frequencies = channel_frequencies(ms.path)
     alive = frequencies[counts.by_channel < 0.5]
     smearing = _Smearing.of(header, ms, frequencies) if config.imaging.correct_smearing else None
 

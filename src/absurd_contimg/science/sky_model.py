@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from absurd_contimg.config import BeamConfig, CalibrationConfig
 from absurd_contimg.errors import OutputError
+from absurd_contimg.products.outputs import MeasurementSet
 from absurd_contimg.science.beam import SPEED_OF_LIGHT_M_S, BeamCentres, airy_power, mean_response
 from absurd_contimg.science.catalogue import (
     REFERENCE_FREQUENCY_HZ,
@@ -28,12 +29,7 @@ from absurd_contimg.science.catalogue import (
     source_vectors,
     unit_vectors,
 )
-from absurd_contimg.science.measurement_set import (
-    MeasurementSet,
-    channel_frequencies,
-    open_table,
-    row_chunks,
-)
+from absurd_contimg.science.measurement_set import channel_frequencies, open_table, row_chunks
 
 
 def field_sources(

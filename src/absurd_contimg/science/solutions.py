@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.config import CalibrationConfig
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError
+from absurd_contimg.products.outputs import SolutionQuality
 from absurd_contimg.science.measurement_set import open_table
 
 
@@ -58,23 +58,6 @@ def read_solutions(path: Path, remedy: str) -> Solutions:
     return Solutions(names, gains, flagged)
 
 
-@dataclass(frozen=True, slots=True)
-class SolutionQuality:
-    """What the gates look at."""
-
-    n_antennas: int
-    """With at least half of their channels solved."""
-    flagged_fraction: float
-    """Of the bandpass solutions of antennas and channels that have data."""
-    amplitude_scatter: float
-    """From channel to channel, relative; median over antennas and polarisations."""
-    phase_scatter_deg: float
-
-    def to_json(self) -> dict[str, Json]:
-        """For the registry."""
-        return {k: round(v, 6) for k, v in asdict(self).items()}
-
-
 def judge(
     bandpass: Solutions,
     gains: Solutions,
@@ -88,9 +71,9 @@ def judge(
     amplitude, phase = _channel_scatter(values)
     return SolutionQuality(
         n_antennas=int((flags.mean(axis=(1, 2)) < 0.5).sum()),
-        flagged_fraction=float(flags.mean()),
-        amplitude_scatter=amplitude,
-        phase_scatter_deg=phase,
+        flagged_fraction=round(float(flags.mean()), 6),
+        amplitude_scatter=round(amplitude, 6),
+        phase_scatter_deg=round(phase, 6),
     )
 
 

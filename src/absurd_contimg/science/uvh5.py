@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 
 from absurd_contimg.config import ConversionConfig
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import (
     CorruptInputError,
     IncompleteGroupError,
@@ -62,21 +61,11 @@ class GroupHeader:
 
     subbands: Mapping[int, SubbandHeader]
     missing: tuple[int, ...]
-    """Indices that need stand-ins."""
+    """Indices that need placeholders."""
     declination_deg: float
     n_channels: int
     """Per sub-band."""
     channel_width_hz: float
-
-
-def input_files(inputs: Mapping[str, Json]) -> list[Path]:
-    """The context's list of UVH5 files; raises `InputError` if it is anything else."""
-    files = inputs.get("input_files")
-    if not isinstance(files, Sequence) or isinstance(files, str) or not files:
-        raise InputError(
-            f"input_files is not a list of files but {files!r}.", "Name the group's UVH5 files."
-        )
-    return [Path(str(f)) for f in files]
 
 
 def read_header(path: Path) -> SubbandHeader:

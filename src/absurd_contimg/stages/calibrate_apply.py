@@ -1,17 +1,18 @@
 """Stage ``calibrate_apply``: solutions applied, corrected data split off and averaged.
 
 A killed ``applycal`` leaves a half-corrected Measurement Set without a mark, so it works on a
-scratch copy and the corrected data become a Measurement Set of their own. Runs in a child
+scratch copy, and the corrected data become a Measurement Set of their own. Runs in a child
 process with CASA.
 """
 
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# CASA takes seconds to import and may be missing: imported where it is used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,17 +21,19 @@ from typing_extensions import override
 
 from absurd_contimg.config import ApplyConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import (
-    DataQualityError,
-    InputError,
-    MissingInputError,
-    OutputError,
-)
+from absurd_contimg.errors import DataQualityError, InputError, MissingInputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.products.outputs import (
+    CalibrateApplyOutputs,
+    Caltable,
+    FlagOutputs,
+    SelectCalibrationOutputs,
+    names,
+)
 from absurd_contimg.science.measurement_set import (
-    MeasurementSet,
     channel_frequencies,
+    check_exists,
     count_flags,
     divisor_up_to,
     open_table,
@@ -39,12 +42,12 @@ from absurd_contimg.science.measurement_set import (
 )
 
 
-class CalibrateApplyStage(PipelineStage):
-    """Applies the chosen set's tables in their order."""
+class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
+    """Applies the selected set's tables in their order."""
 
     name = "calibrate_apply"
-    requires = frozenset({"flagged_ms", "calibration"})
-    provides = frozenset({"calibrated_ms"})
+    requires = names(FlagOutputs, SelectCalibrationOutputs)
+    provides = names(CalibrateApplyOutputs)
     product_folder: ClassVar[str | None] = "calibrated/ms"
 
     @override
@@ -53,66 +56,73 @@ class CalibrateApplyStage(PipelineStage):
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        flagged = MeasurementSet.from_outputs(context.outputs, "flagged_ms")
-        return [Path(flagged.path), *(Path(t["path"]) for t in _tables(context))]
+        ms = context.outputs_of(FlagOutputs).flagged_ms
+        return [ms.path, *(table.path for table in _tables(context))]
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        MeasurementSet.from_outputs(context.outputs, "flagged_ms")
-        for table in _tables(context):
-            if not (Path(table["path"]) / "table.dat").is_file():
+        check_exists(context.outputs_of(FlagOutputs).flagged_ms)
+        tables = _tables(context)
+        if not tables:
+            raise InputError("the selected calibration has no tables.", "Select another set.")
+        for table in tables:
+            if not (table.path / "table.dat").is_file():
                 raise MissingInputError(
-                    f"the calibration table {table['path']} is missing or has no table.dat.",
+                    f"the calibration table {table.path} is missing or has no table.dat.",
                     "Retire its set in the registry, or solve again.",
                 )
 
     @override
-    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+    def execute(self, context: PipelineContext, workspace: Workspace) -> CalibrateApplyOutputs:
         settings = context.config.apply
-        ms = MeasurementSet.from_outputs(context.outputs, "flagged_ms")
+        ms = context.outputs_of(FlagOutputs).flagged_ms
         copy = working_copy(ms, workspace.temporary)
         _apply(copy, _tables(context))
         _check_corrected(copy, settings)
         target = workspace.product / copy.name
         factor = _split(copy, target, settings)
         centres = Path(shutil.copy(ms.beam_centres, workspace.product))
-        counts = count_flags(target)
-        calibrated = ms.moved(
+        calibrated = replace(
+            ms,
             path=workspace.final_path(target),
             beam_centres=workspace.final_path(centres),
             n_channels=ms.n_channels // factor,
-            flagged_fraction=round(counts.total, 6),
+            flagged_fraction=round(count_flags(target).total, 6),
         )
-        return {"calibrated_ms": calibrated.to_json()}
+        return CalibrateApplyOutputs(calibrated)
 
     @override
     def validate_outputs(
-        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+        self, context: PipelineContext, workspace: Workspace, outputs: CalibrateApplyOutputs
     ) -> None:
-        described = outputs["calibrated_ms"]
-        if not isinstance(described, Mapping):
-            raise OutputError(f"applying described no Measurement Set but {described!r}.")
-        path = workspace.product / Path(str(described["path"])).name
-        channels = len(channel_frequencies(path))
+        ms = outputs.calibrated_ms
+        path = workspace.product / ms.path.name
+        n_channels = len(channel_frequencies(path))
         with open_table(path) as main:
-            rows, columns = main.nrows(), main.colnames()
-        if rows != described["n_rows"] or channels != described["n_channels"]:
+            n_rows, columns = main.nrows(), main.colnames()
+        if (n_rows, n_channels) != (ms.n_rows, ms.n_channels):
             raise OutputError(
-                f"{path.name} has {rows} rows and {channels} channels instead of "
-                f"{described['n_rows']} and {described['n_channels']}.",
+                f"{path.name} has {n_rows} rows and {n_channels} channels instead of "
+                f"{ms.n_rows} and {ms.n_channels}.",
                 "See CASA's log.",
             )
         if "CORRECTED_DATA" in columns:
             raise OutputError(f"{path.name} was not split from the corrected data.")
 
 
-def _apply(ms: Path, tables: Sequence[Mapping[str, str]]) -> None:
+def _tables(context: PipelineContext) -> list[Caltable]:
+    """The selected set's tables in order of application."""
+    tables = context.outputs_of(SelectCalibrationOutputs).calibration.tables
+    return sorted(tables, key=lambda table: table.apply_order)
+
+
+def _apply(ms: Path, tables: Sequence[Caltable]) -> None:
     from casatasks import applycal
 
     applycal(
         vis=str(ms),
-        gaintable=[t["path"] for t in tables],
-        interp=[t["interp"] for t in tables],
+        gaintable=[str(table.path) for table in tables],
+        interp=[table.interp for table in tables],
         calwt=[True],
         applymode="calflag",
         flagbackup=False,
@@ -120,10 +130,10 @@ def _apply(ms: Path, tables: Sequence[Mapping[str, str]]) -> None:
 
 
 def _check_corrected(ms: Path, settings: ApplyConfig) -> None:
-    """CORRECTED_DATA is there, finite, not all zero, and enough of it is unflagged."""
+    """Check that CORRECTED_DATA exists, is finite, not all zero and sufficiently unflagged."""
     with open_table(ms) as main:
         if "CORRECTED_DATA" not in main.colnames():
-            raise OutputError(f"applycal made no CORRECTED_DATA in {ms.name}.", "See CASA's log.")
+            raise OutputError(f"applycal wrote no CORRECTED_DATA in {ms.name}.", "See CASA's log.")
         good = zero = 0
         values = int(np.prod(main.getcell("DATA", 0).shape))
         for first, count in row_chunks(main.nrows(), values):
@@ -153,22 +163,8 @@ def _split(ms: Path, target: Path, settings: ApplyConfig) -> int:
     factor = divisor_up_to(
         len(frequencies), settings.averaging_max, width, settings.averaged_width_max_hz
     )
-    # Flagged rows stay, so that rows can be counted and times do not shift.
+    # Keeping flagged rows lets rows be counted, and times do not shift.
     split(vis=str(ms), outputvis=str(target), datacolumn="corrected", width=factor, keepflags=True)
     if not (target / "table.dat").is_file():
-        raise OutputError(f"split made no {target.name}.", "See CASA's log.")
+        raise OutputError(f"split wrote no {target.name}.", "See CASA's log.")
     return factor
-
-
-def _tables(context: PipelineContext) -> list[dict[str, str]]:
-    """The chosen set's tables in order of application."""
-    calibration = context.outputs["calibration"]
-    tables = calibration.get("tables") if isinstance(calibration, Mapping) else None
-    if not isinstance(tables, list) or not tables:
-        raise InputError(
-            f"the output calibration names no tables: {calibration!r}.",
-            "Select a calibration first.",
-        )
-    entries = [t for t in tables if isinstance(t, Mapping)]
-    ordered = sorted(entries, key=lambda t: float(str(t["apply_order"])))
-    return [{k: str(t[k]) for k in ("path", "type", "interp")} for t in ordered]

@@ -1,12 +1,12 @@
 """Stage ``convert``: UVH5 sub-bands to one Measurement Set, phased to the group's middle.
 
-pyuvdata does the format; what it does wrong in silence is set right here: sub-bands are read
-from the lowest in frequency and each is turned to ascending channels before they are joined.
-Rephasing to one centre deletes the 24 meridian centres from the data, so they are kept beside
-it: the primary beam follows them. Runs in a child process with pyuvdata and python-casacore.
+pyuvdata does the format. What it does wrong without an error is corrected here: sub-bands are
+ordered by frequency, and each gets ascending channels before they are joined. Rephasing to one
+centre removes the 24 meridian centres from the data, so a file beside it keeps them: the primary
+beam follows them. Runs in a child process with pyuvdata and python-casacore.
 """
 
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# pyuvdata and casacore take seconds to import and may be missing: imported where they are used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -24,23 +24,24 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import CorruptInputError, DataQualityError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.products.outputs import ConvertOutputs, MeasurementSet, names
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import separation_rad, unit_vectors
 from absurd_contimg.science.earth_orientation import use_bundled_tables
-from absurd_contimg.science.measurement_set import MeasurementSet, divisor_up_to
-from absurd_contimg.science.uvh5 import GroupHeader, SubbandHeader, input_files, read_group
+from absurd_contimg.science.measurement_set import divisor_up_to
+from absurd_contimg.science.uvh5 import GroupHeader, SubbandHeader, read_group
 
 TELESCOPE_NAME = "OVRO_MMA"
 """The observatory's name in CASA's table of observatories; it does not know DSA-110."""
 _MJD_ZERO_JD = 2400000.5
 
 
-class ConvertStage(PipelineStage):
+class ConvertStage(PipelineStage[ConvertOutputs]):
     """Reads, averages, joins, rephases and writes; keeps the beam centres."""
 
     name = "convert"
     requires = frozenset({"input_files"})
-    provides = frozenset({"measurement_set"})
+    provides = names(ConvertOutputs)
     product_folder: ClassVar[str | None] = "raw/ms"
 
     @override
@@ -49,61 +50,59 @@ class ConvertStage(PipelineStage):
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        return input_files(context.inputs)
+        return list(context.group_inputs.input_files)
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        read_group(input_files(context.inputs), context.config.conversion)
+        read_group(context.group_inputs.input_files, context.config.conversion)
 
     @override
-    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+    def execute(self, context: PipelineContext, workspace: Workspace) -> ConvertOutputs:
         use_bundled_tables()
         settings = context.config.conversion
-        group = read_group(input_files(context.inputs), settings)
-        group_id = str(context.inputs["group_id"])
+        group = read_group(context.group_inputs.input_files, settings)
+        group_id = context.group_id
         uvd = _read_and_join(group, settings)
         if uvd.flag_array.all():
             raise DataQualityError(
                 f"all visibilities of group {group_id} are flagged in its files.",
-                "Nothing can be made of it; look at what flagged them.",
+                "No image can be made of it; look at what flagged them.",
             )
         centres = _beam_centres(uvd, group, settings)
         ra, dec = _middle(uvd, group)
         uvd.phase(lon=ra, lat=dec, cat_name=group_id, phase_frame="icrs", cat_type="sidereal")
-        _suit_casa(uvd)
+        _adapt_to_casa(uvd)
         path = workspace.product / f"{group_id}.ms"
         uvd.write_ms(str(path), run_check=False, check_autos=False)
         centres_path = workspace.product / "beam_centres.json"
         centres.write(centres_path)
         half = float(np.median(uvd.integration_time)) / 86400.0 / 2.0
         start, end = centres.mjd[0] - half, centres.mjd[-1] + half
-        ms = MeasurementSet(
-            path=workspace.final_path(path),
-            beam_centres=workspace.final_path(centres_path),
-            n_rows=int(uvd.Nblts),
-            n_channels=int(uvd.Nfreqs),
-            channel_width_hz=float(np.median(uvd.channel_width)),
-            n_antennas=int(uvd.Nants_data),
-            start_mjd=start,
-            end_mjd=end,
-            mid_mjd=(start + end) / 2.0,
-            ra_deg=math.degrees(ra) % 360.0,
-            dec_deg=math.degrees(dec),
-            declination_deg=group.declination_deg,
-            stand_ins=group.missing,
-            flagged_fraction=float(uvd.flag_array.mean()),
+        return ConvertOutputs(
+            MeasurementSet(
+                path=workspace.final_path(path),
+                beam_centres=workspace.final_path(centres_path),
+                n_rows=int(uvd.Nblts),
+                n_channels=int(uvd.Nfreqs),
+                channel_width_hz=float(np.median(uvd.channel_width)),
+                n_antennas=int(uvd.Nants_data),
+                start_mjd=start,
+                end_mjd=end,
+                mid_mjd=(start + end) / 2.0,
+                ra_deg=math.degrees(ra) % 360.0,
+                dec_deg=math.degrees(dec),
+                declination_deg=group.declination_deg,
+                placeholder_subbands=group.missing,
+                flagged_fraction=float(uvd.flag_array.mean()),
+            )
         )
-        return {"measurement_set": ms.to_json()}
 
     @override
     def validate_outputs(
-        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+        self, context: PipelineContext, workspace: Workspace, outputs: ConvertOutputs
     ) -> None:
-        path = workspace.product / f"{context.inputs['group_id']}.ms"
-        described = outputs["measurement_set"]
-        if not isinstance(described, Mapping):
-            raise OutputError(f"conversion described no Measurement Set but {described!r}.")
-        _check_written(path, described, context.config.conversion)
+        ms = outputs.measurement_set
+        _check_written(workspace.product / ms.path.name, ms.n_rows, context.config.conversion)
 
 
 def _read_and_join(group: GroupHeader, settings: ConversionConfig) -> Any:
@@ -119,11 +118,11 @@ def _read_and_join(group: GroupHeader, settings: ConversionConfig) -> Any:
     first = next(iter(group.subbands))
     for index in group.missing:
         shift = (first - index) * group.n_channels * group.channel_width_hz
-        by_index[index] = _stand_in(template, shift)
-    ascending = [by_index[i] for i in sorted(by_index, reverse=True)]
-    joined = ascending[0]
-    if len(ascending) > 1:
-        joined.fast_concat(ascending[1:], axis="freq", inplace=True, run_check=False)
+        by_index[index] = _placeholder(template, shift)
+    in_order = [by_index[i] for i in sorted(by_index, reverse=True)]
+    joined = in_order[0]
+    if len(in_order) > 1:
+        joined.fast_concat(in_order[1:], axis="freq", inplace=True, run_check=False)
     return joined
 
 
@@ -141,7 +140,7 @@ def _read_subband(header: SubbandHeader, factor: int) -> Any:
         strict_uvw_antpos_check=False,
     )
     if np.any(uvd.ant_1_array == uvd.ant_2_array):
-        # Autocorrelations are of no use here, and imagers would grid them.
+        # Nothing here uses autocorrelations, and imagers would grid them.
         uvd.select(ant_str="cross", run_check=False, run_check_acceptability=False)
     bad = int((~np.isfinite(uvd.data_array) & ~uvd.flag_array).sum())
     if bad:
@@ -159,11 +158,11 @@ def _read_subband(header: SubbandHeader, factor: int) -> Any:
     return uvd
 
 
-def _suit_casa(uvd: Any) -> None:
-    """Names and numbers as CASA can use them; names of antennas stay.
+def _adapt_to_casa(uvd: Any) -> None:
+    """Change antenna numbers, mounts and the telescope's name to what CASA supports.
 
-    A Measurement Set numbers antennas by its rows: station numbers would leave nameless gaps,
-    each with solutions of its own. CASA has no mount that is fixed in azimuth.
+    A Measurement Set numbers antennas by its rows: station numbers would leave gaps without a
+    name, each with solutions of its own. CASA has no mount that is fixed in azimuth.
     """
     telescope = uvd.telescope
     numbers = np.asarray(telescope.antenna_numbers)
@@ -175,8 +174,8 @@ def _suit_casa(uvd: Any) -> None:
     telescope.name = TELESCOPE_NAME
 
 
-def _stand_in(template: Any, shift_hz: float) -> Any:
-    """A sub-band of flagged zeros with the template's layout, elsewhere in frequency."""
+def _placeholder(template: Any, shift_hz: float) -> Any:
+    """A sub-band of flagged zeros with the template's layout, shifted in frequency."""
     uvd = template.copy()
     uvd.freq_array = template.freq_array + shift_hz
     uvd.data_array = np.zeros_like(template.data_array)
@@ -188,8 +187,8 @@ def _stand_in(template: Any, shift_hz: float) -> Any:
 def _meridian(uvd: Any, jd: Any, declination_deg: float) -> tuple[Any, Any]:
     """ICRS radians of the meridian at an apparent declination.
 
-    Sidereal time and the strip's declination are apparent: taking them for ICRS would put the
-    beam 0.35 deg off (precession since 2000).
+    Sidereal time and the strip's declination are apparent; used as ICRS they would put the beam
+    0.35 deg off (precession since 2000).
     """
     from pyuvdata.utils import get_lst_for_time
     from pyuvdata.utils.phasing import transform_app_to_icrs
@@ -215,7 +214,7 @@ def _beam_centres(uvd: Any, group: GroupHeader, settings: ConversionConfig) -> B
         raise CorruptInputError(
             f"phase centres of {next(iter(group.subbands.values())).path} lie up to {worst:.0f} "
             "arcsec from the meridian at the declination of its header.",
-            "These are no drift-scan data, or their header's phase_center_dec is wrong.",
+            "The data are not a drift scan, or their header's phase_center_dec is wrong.",
         )
     return BeamCentres(
         tuple(float(t) for t in jd - _MJD_ZERO_JD),
@@ -231,8 +230,8 @@ def _middle(uvd: Any, group: GroupHeader) -> tuple[float, float]:
     return float(ra[0]), float(dec[0])
 
 
-def _check_written(path: Path, described: Mapping[str, Json], settings: ConversionConfig) -> None:
-    """Post-conditions, read back from disk: what pyuvdata does not warn about."""
+def _check_written(path: Path, n_rows: int, settings: ConversionConfig) -> None:
+    """Check the Measurement Set on disk for what pyuvdata does not warn about."""
     from casacore.tables import table
 
     def refuse(problem: str) -> None:
@@ -252,8 +251,8 @@ def _check_written(path: Path, described: Mapping[str, Json], settings: Conversi
         missing = {"DATA", "FLAG", "UVW", "TIME", "ANTENNA1", "ANTENNA2"} - set(main.colnames())
         if missing:
             refuse(f"the columns {', '.join(sorted(missing))} are missing.")
-        if main.nrows() != described["n_rows"]:
-            refuse(f"{main.nrows()} rows instead of {described['n_rows']}.")
+        if main.nrows() != n_rows:
+            refuse(f"{main.nrows()} rows instead of {n_rows}.")
         length = np.sqrt((main.getcol("UVW") ** 2).sum(axis=1))
         cross = main.getcol("ANTENNA1") != main.getcol("ANTENNA2")
         if length[cross].min() <= 0 or length.max() > settings.baseline_max_m:

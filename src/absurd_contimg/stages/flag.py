@@ -1,16 +1,17 @@
 """Stage ``flag``: bad data are flagged in a copy of the Measurement Set.
 
-Zeros, amplitudes that cannot be, outliers in time and frequency; then antennas with hardly
-anything left. Runs in a child process with CASA.
+Zeros, impossible amplitudes, outliers in time and frequency; then antennas with hardly any data
+left. Runs in a child process with CASA.
 """
 
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# CASA takes seconds to import and may be missing: imported where it is used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,18 +23,24 @@ from absurd_contimg.errors import DataQualityError, OutputError, OverFlaggedErro
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, escalations_of
 from absurd_contimg.execution.stage import PipelineStage, Workspace
-from absurd_contimg.science.measurement_set import MeasurementSet, count_flags, working_copy
+from absurd_contimg.products.outputs import (
+    ConvertOutputs,
+    FlaggedMeasurementSet,
+    FlagOutputs,
+    names,
+)
+from absurd_contimg.science.measurement_set import check_exists, count_flags, working_copy
 
 _GENTLER_FACTOR = 2.0
-"""On the cut-off in sigma: of Gaussian noise, 8 sigma flag nothing, of interference the worst."""
+"""On the cut-off in sigma: at 8 sigma, Gaussian noise loses nothing and interference its peaks."""
 
 
-class FlagStage(PipelineStage):
+class FlagStage(PipelineStage[FlagOutputs]):
     """Copies the Measurement Set into its own product and flags the copy."""
 
     name = "flag"
-    requires = frozenset({"measurement_set"})
-    provides = frozenset({"flagged_ms"})
+    requires = names(ConvertOutputs)
+    provides = names(FlagOutputs)
     product_folder: ClassVar[str | None] = "flagged/ms"
 
     @override
@@ -43,17 +50,17 @@ class FlagStage(PipelineStage):
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        return [Path(MeasurementSet.from_outputs(context.outputs, "measurement_set").path)]
+        return [context.outputs_of(ConvertOutputs).measurement_set.path]
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        MeasurementSet.from_outputs(context.outputs, "measurement_set")
+        check_exists(context.outputs_of(ConvertOutputs).measurement_set)
 
     @override
-    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
-        ms = MeasurementSet.from_outputs(context.outputs, "measurement_set")
+    def execute(self, context: PipelineContext, workspace: Workspace) -> FlagOutputs:
+        ms = context.outputs_of(ConvertOutputs).measurement_set
         copy = working_copy(ms, workspace.product)
-        shutil.copy(ms.beam_centres, workspace.product)
+        centres = Path(shutil.copy(ms.beam_centres, workspace.product))
         settings, gentler = context.config.flagging, _is_gentler(context)
         factor = _GENTLER_FACTOR if gentler else 1.0
         before = _flag(copy, settings, settings.tfcrop_cutoff_sigma * factor)
@@ -62,34 +69,31 @@ class FlagStage(PipelineStage):
         if counts.total > limit:
             error = DataQualityError if gentler or before > limit else OverFlaggedError
             raise error(
-                f"{counts.total:.1%} of group {context.inputs['group_id']} is flagged, more than "
+                f"{counts.total:.1%} of group {context.group_id} is flagged, more than "
                 f"{limit:.0%} ({before:.1%} before the search for outliers).",
                 "Look at the data for interference or a dead correlator; "
                 "flagging.flagged_fraction_max sets the limit.",
             )
-        flagged = ms.moved(
-            path=workspace.final_path(copy),
-            beam_centres=workspace.final_path(workspace.product / Path(ms.beam_centres).name),
-            flagged_fraction=round(counts.total, 6),
+        changed = {
+            "path": workspace.final_path(copy),
+            "beam_centres": workspace.final_path(centres),
+            "flagged_fraction": round(counts.total, 6),
+        }
+        dead = tuple(sorted(name for name, share in counts.by_antenna.items() if share >= 1.0))
+        return FlagOutputs(
+            FlaggedMeasurementSet(**{**asdict(ms), **changed}, dead_antennas=dead, gentler=gentler)
         )
-        dead = sorted(name for name, share in counts.by_antenna.items() if share >= 1.0)
-        described = {**flagged.to_json(), "dead_antennas": list(dead), "gentler": gentler}
-        return {"flagged_ms": described}
 
     @override
     def validate_outputs(
-        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+        self, context: PipelineContext, workspace: Workspace, outputs: FlagOutputs
     ) -> None:
-        before = MeasurementSet.from_outputs(context.outputs, "measurement_set")
-        described = outputs["flagged_ms"]
-        if not isinstance(described, Mapping):
-            raise OutputError(f"flagging described no Measurement Set but {described!r}.")
-        after = float(str(described["flagged_fraction"]))
-        if after < before.flagged_fraction - 1e-6:
+        before = context.outputs_of(ConvertOutputs).measurement_set.flagged_fraction
+        after = outputs.flagged_ms.flagged_fraction
+        if after < before - 1e-6:
             raise OutputError(
-                f"flagging lowered the flagged fraction from {before.flagged_fraction:.4f} to "
-                f"{after:.4f}.",
-                "CASA did not do what it was told; see its log.",
+                f"flagging lowered the flagged fraction from {before:.4f} to {after:.4f}.",
+                "CASA did not do what was asked of it; see its log.",
             )
 
 
@@ -99,7 +103,7 @@ def _is_gentler(context: PipelineContext) -> bool:
 
 
 def _flag(ms: Path, settings: FlaggingConfig, cutoff_sigma: float) -> float:
-    """Flag in place, in the guide's order; the share flagged before the search for outliers."""
+    """Flag in place, in the guide's order; the fraction flagged before the search for outliers."""
     from casatasks import flagdata
 
     common = {"vis": str(ms), "flagbackup": False}

@@ -1,12 +1,12 @@
 """Stage ``image``: a cleaned image, the response over the group, and their quotient.
 
-The uncorrected image is the imager's. The response is the mean beam, computed from the beam
-centres, the frequencies and what is flagged, because CASA's own correction knows one pointing
-only and is 4 to 6 % wrong here; times the peak's loss to bandwidth smearing. Runs in a child
+The uncorrected image is the imager's. The response is the mean primary beam times the peak's
+loss to bandwidth smearing. It is computed from the beam centres, the frequencies and the flags,
+because CASA's own correction knows one pointing only and is 4 to 6 % wrong here. Runs in a child
 process with CASA.
 """
 
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# CASA and astropy take seconds to import and may be missing: imported where they are used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -24,26 +24,33 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.products.outputs import (
+    CalibrateApplyOutputs,
+    ContinuumImage,
+    ImageOutputs,
+    MeasurementSet,
+    names,
+)
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import unit_vectors
 from absurd_contimg.science.imagers import check_imager, run_imager
-from absurd_contimg.science.measurement_set import MeasurementSet, channel_frequencies
+from absurd_contimg.science.measurement_set import channel_frequencies, check_exists
 from absurd_contimg.science.response import effective_frequency, peak_response
 
 _UNWANTED_KEYS = (
     *("DATE", "HISTORY", "ORIGIN", "MPIPROCS", "CHNCHNKS", "MEMREQ", "MEMAVAIL", "USEWEIGH"),
     *("OBSGEO-X", "OBSGEO-Y", "OBSGEO-Z", "OBSERVER", "DISTANCE"),
 )
-"""What CASA says of the machine and the moment: equal data shall give equal files, and the
-manifest has both. Its place of the observatory is that of another telescope."""
+"""CASA's header keys of the machine and the time of the run. Without them equal data give equal
+files; the manifest has both. CASA's observatory position is another telescope's."""
 
 
-class ImageStage(PipelineStage):
+class ImageStage(PipelineStage[ImageOutputs]):
     """Images the calibrated data and writes three FITS files."""
 
     name = "image"
-    requires = frozenset({"calibrated_ms"})
-    provides = frozenset({"image"})
+    requires = names(CalibrateApplyOutputs)
+    provides = names(ImageOutputs)
     product_folder: ClassVar[str | None] = "images"
 
     @override
@@ -55,79 +62,79 @@ class ImageStage(PipelineStage):
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        return [Path(MeasurementSet.from_outputs(context.outputs, "calibrated_ms").path)]
+        return [context.outputs_of(CalibrateApplyOutputs).calibrated_ms.path]
 
     @override
     def validate(self, context: PipelineContext) -> None:
         check_imager(context.config.imaging)
-        ms = MeasurementSet.from_outputs(context.outputs, "calibrated_ms")
-        BeamCentres.read(Path(ms.beam_centres))
+        ms = context.outputs_of(CalibrateApplyOutputs).calibrated_ms
+        check_exists(ms)
+        BeamCentres.read(ms.beam_centres)
         if ms.flagged_fraction >= 1.0:
             raise DataQualityError(
-                f"all data of {Path(ms.path).name} are flagged: there is nothing to image.",
+                f"all data of {ms.path.name} are flagged: there is nothing to image.",
                 "Look at what flagged them.",
             )
 
     @override
-    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+    def execute(self, context: PipelineContext, workspace: Workspace) -> ImageOutputs:
         config = context.config
-        ms = MeasurementSet.from_outputs(context.outputs, "calibrated_ms")
-        # tclean locks and may write into what it images, so it gets a copy.
-        copy = Path(shutil.copytree(ms.path, workspace.temporary / Path(ms.path).name))
-        made = run_imager(copy, workspace.temporary, config.imaging)
-        header, pixels = read_whole(made.image)
-        _check_psf(made.psf)
+        ms = context.outputs_of(CalibrateApplyOutputs).calibrated_ms
+        # tclean locks what it images and may write into it, so it gets a copy.
+        copy = Path(shutil.copytree(ms.path, workspace.temporary / ms.path.name))
+        files = run_imager(copy, workspace.temporary, config.imaging)
+        header, pixels = read_whole(files.image)
+        _check_psf(files.psf)
         _describe(header, context, ms)
-        header["FREQ-EFF"] = (effective_frequency(Path(ms.path)), "mean over unflagged data, Hz")
+        header["FREQ-EFF"] = (effective_frequency(ms.path), "mean over unflagged data, Hz")
         beam = peak_response(header, ms, config)
         corrected = np.where(beam >= config.beam.cutoff, pixels / beam, np.nan)
         paths = {}
         for kind, data in (("image", pixels), ("image-pb", corrected), ("beam", beam)):
-            path = workspace.product / f"{context.inputs['group_id']}-{kind}.fits"
+            path = workspace.product / f"{context.group_id}-{kind}.fits"
             paths[kind] = workspace.final_path(path)
             _write(path, header, np.broadcast_to(data, pixels.shape), kind)
         plane = pixels.reshape(pixels.shape[-2:])
         rms = robust_rms(plane[beam >= config.beam.cutoff])
         peak = float(np.nanmax(plane))
-        return {
-            "image": {
-                "path": paths["image"],
-                "pb_corrected_path": paths["image-pb"],
-                "beam_path": paths["beam"],
-                "ms_path": ms.path,
-                "imager": config.imaging.imager,
-                "rms_jy": rms,
-                "peak_jy": peak,
-                "dynamic_range": peak / rms if rms > 0 else 0.0,
-                "bmaj_arcsec": float(header["BMAJ"]) * 3600.0,
-                "bmin_arcsec": float(header["BMIN"]) * 3600.0,
-                "bpa_deg": float(header["BPA"]),
-                "size_px": config.imaging.size_px,
-                "cell_arcsec": config.imaging.cell_arcsec,
-                "ra_deg": ms.ra_deg,
-                "dec_deg": ms.dec_deg,
-                "mid_mjd": ms.mid_mjd,
-            }
-        }
+        return ImageOutputs(
+            ContinuumImage(
+                path=paths["image"],
+                pb_corrected_path=paths["image-pb"],
+                beam_path=paths["beam"],
+                ms_path=ms.path,
+                imager=config.imaging.imager,
+                rms_jy=rms,
+                peak_jy=peak,
+                dynamic_range=peak / rms if rms > 0 else 0.0,
+                bmaj_arcsec=float(header["BMAJ"]) * 3600.0,
+                bmin_arcsec=float(header["BMIN"]) * 3600.0,
+                bpa_deg=float(header["BPA"]),
+                size_px=config.imaging.size_px,
+                cell_arcsec=config.imaging.cell_arcsec,
+                ra_deg=ms.ra_deg,
+                dec_deg=ms.dec_deg,
+                mid_mjd=ms.mid_mjd,
+            )
+        )
 
     @override
     def validate_outputs(
-        self, context: PipelineContext, workspace: Workspace, outputs: Mapping[str, Json]
+        self, context: PipelineContext, workspace: Workspace, outputs: ImageOutputs
     ) -> None:
         size = context.config.imaging.size_px
-        for kind in ("image", "image-pb", "beam"):
-            path = workspace.product / f"{context.inputs['group_id']}-{kind}.fits"
+        image = outputs.image
+        for committed in (image.path, image.pb_corrected_path, image.beam_path):
+            path = workspace.product / committed.name
             _, data = read_whole(path)
             shape = data.shape[-2:]
             if shape != (size, size):
                 raise OutputError(f"{path.name} has {shape} pixels instead of {size} x {size}.")
             if not np.isfinite(data).any():
                 raise OutputError(f"{path.name} has no finite pixel.", "See the imager's log.")
-        described = outputs["image"]
-        rms = described["rms_jy"] if isinstance(described, Mapping) else None
-        if not isinstance(rms, float) or not rms > 0:
+        if not image.rms_jy > 0:
             raise OutputError(
-                f"the image of group {context.inputs['group_id']} is empty: its noise is {rms}.",
+                f"the image of group {context.group_id} is empty: its noise is {image.rms_jy}.",
                 "All data may be flagged; see the imager's log.",
             )
 
@@ -141,10 +148,10 @@ def robust_rms(values: NDArray[Any]) -> float:
 
 
 def aberration_scale(ra_deg: float, dec_deg: float, mjd: float) -> float:
-    """True over apparent angular scale around a position: the sky shrinks towards the apex.
+    """True over apparent angular scale around a position (annual aberration), good to 1e-8.
 
-    The Earth's velocity v changes small angles by the factor 1 - v.s / c; its reciprocal is
-    returned, good to 1e-8. From the Earth's ephemeris in the IAU's SOFA routines.
+    The Earth's velocity v changes small angles by the factor 1 - v.s / c; this is its
+    reciprocal, with v from the ephemeris in the IAU's SOFA routines.
     """
     import erfa
 
@@ -158,10 +165,10 @@ def aberration_scale(ra_deg: float, dec_deg: float, mjd: float) -> float:
 def doppler_scale(header: Any, ms: Path) -> float:
     """True over nominal pixel scale of an image that was gridded in another frequency frame.
 
-    Positions drift outwards by the ratio between the image's frequencies, in the local standard
-    of rest, and those of the telescope, also with ``outframe`` set otherwise (measured on one
-    date: 5.4e-5 seen, 4.9e-5 to 5.5e-5 computed; dividing by it leaves a quarter of that). So
-    CASA seems to turn baselines into wavelengths after converting frequencies. Up to 1.7e-4.
+    Positions scale with the ratio between the image's frequencies, in the local standard of
+    rest, and the telescope's, whatever ``outframe`` is (measured on one date: 5.4e-5, computed
+    4.9e-5 to 5.5e-5; the correction leaves a quarter). CASA seems to convert frequencies before
+    it turns baselines into wavelengths. At most 1.7e-4.
     """
     if not str(header.get("SPECSYS", "")).startswith("LSR"):
         return 1.0
@@ -170,15 +177,15 @@ def doppler_scale(header: Any, ms: Path) -> float:
 
 
 def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None:
-    """Correct the pixel scale and say where the image comes from."""
+    """Correct the pixel scale and write the image's origin into the header."""
     if context.config.imaging.correct_scale:
         aberration = aberration_scale(ms.ra_deg, ms.dec_deg, ms.mid_mjd)
-        doppler = doppler_scale(header, Path(ms.path))
+        doppler = doppler_scale(header, ms.path)
         for axis in ("CDELT1", "CDELT2"):
             header[axis] = float(header[axis]) * aberration * doppler
         header["ABSCALE"] = (aberration, "pixel scale corrected for annual aberration")
         header["DOPSCALE"] = (doppler, "and for the imager's frequency frame")
-    header["OBJECT"] = str(context.inputs["group_id"])
+    header["OBJECT"] = context.group_id
     header["MJD-MID"] = (ms.mid_mjd, "middle of the observation, UTC")
     header["MJD-OBS"] = (ms.start_mjd, "start of the observation, UTC")
     header["TELESCOP"] = header["INSTRUME"] = "DSA-110"
@@ -188,9 +195,9 @@ def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None
 
 
 def read_whole(path: Path) -> tuple[Any, NDArray[np.float32]]:
-    """Header and pixels of a FITS image; raises `OutputError` if it has been cut off.
+    """Header and pixels of a FITS image; raises `OutputError` if the file is truncated.
 
-    CASA's exportfits returns as if all were well when the disk is full.
+    CASA's exportfits returns without an error when the disk is full.
     """
     from astropy.io import fits
 
@@ -198,11 +205,11 @@ def read_whole(path: Path) -> tuple[Any, NDArray[np.float32]]:
         with fits.open(path, memmap=False) as hdus:
             return hdus[0].header, np.asarray(hdus[0].data, dtype=np.float32)
     except (TypeError, ValueError, fits.VerifyError) as error:
-        raise OutputError(f"{path.name} is no whole FITS image: {error}.") from error
+        raise OutputError(f"{path.name} is not a complete FITS image: {error}.") from error
     except OSError as error:
         if error.errno is not None:
-            raise  # the operating system's own word counts for more
-        raise OutputError(f"{path.name} is no whole FITS image: {error}.") from error
+            raise  # the operating system's error decides how the failure is handled
+        raise OutputError(f"{path.name} is not a complete FITS image: {error}.") from error
 
 
 def _check_psf(path: Path) -> None:

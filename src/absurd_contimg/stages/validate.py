@@ -4,7 +4,7 @@ A bad image is not an error: the group ends degraded, with the gates that failed
 not CASA.
 """
 
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
+# astropy takes seconds to import and may be missing: imported where it is used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations
@@ -22,9 +22,19 @@ from typing_extensions import override
 
 from absurd_contimg.config import ValidationConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import CorruptInputError, InputError, MissingInputError
+from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.products.outputs import (
+    CatalogSetupOutputs,
+    ContinuumImage,
+    FlagOutputs,
+    ImageOutputs,
+    ValidateOutputs,
+    Validation,
+    names,
+    to_json,
+)
 from absurd_contimg.science.catalogue import (
     SkySource,
     read_catalogue,
@@ -37,7 +47,7 @@ from absurd_contimg.science.source_fitting import fit_peak
 
 @dataclass(frozen=True, slots=True)
 class SourceCheck:
-    """One catalogue source in the image; the measured values are None when it was not found."""
+    """One catalogue source in the image; measured values are None when it is not detected."""
 
     name: str
     ra_deg: float
@@ -54,40 +64,52 @@ class SourceCheck:
     position_error_arcsec: float | None = None
 
 
-class ValidateStage(PipelineStage):
+class ValidateStage(PipelineStage[ValidateOutputs]):
     """Measures every catalogue source that should be seen, and applies the gates."""
 
     name = "validate"
-    requires = frozenset({"image", "catalog"})
-    provides = frozenset({"validation"})
+    requires = names(ImageOutputs, CatalogSetupOutputs, FlagOutputs)
+    provides = names(ValidateOutputs)
     product_folder: ClassVar[str | None] = "validation"
 
     @override
     def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
         settings = context.config.validation.model_dump(mode="json")
-        return {**settings, **({"gently_flagged": True} if _gently_flagged(context) else {})}
+        return {**settings, **({"gently_flagged": True} if _is_gently_flagged(context) else {})}
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        return [*_image_paths(context).values(), _catalogue_path(context)]
+        image = context.outputs_of(ImageOutputs).image
+        return [image.path, image.beam_path, context.outputs_of(CatalogSetupOutputs).catalog.path]
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        for path in _image_paths(context).values():
+        image = context.outputs_of(ImageOutputs).image
+        for path in (image.path, image.beam_path):
             if not path.is_file():
                 raise MissingInputError(f"the image {path} does not exist.", "Image again.")
 
     @override
-    def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
+    def execute(self, context: PipelineContext, workspace: Workspace) -> ValidateOutputs:
         settings = context.config.validation
-        image = _Image.read(_image_paths(context), _described(context, "image"))
-        checks = check_sources(image, read_catalogue(_catalogue_path(context)), settings)
-        figures = summarise(checks, image, settings, gently_flagged=_gently_flagged(context))
-        report = workspace.product / f"{context.inputs['group_id']}-validation.json"
-        rows: list[Json] = [_rounded(asdict(c)) for c in checks]
-        content: dict[str, Json] = {**figures, "sources": rows}
-        report.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        return {"validation": {"report": workspace.final_path(report), **figures}}
+        image = _Image.read(context.outputs_of(ImageOutputs).image)
+        catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
+        checks = check_sources(image, catalogue, settings)
+        path = workspace.product / f"{context.group_id}-validation.json"
+        validation = summarise(
+            checks,
+            image,
+            settings,
+            report=workspace.final_path(path),
+            gently_flagged=_is_gently_flagged(context),
+        )
+        outputs = ValidateOutputs(validation)
+        figures = to_json(validation)
+        del figures["report"]  # that is this file
+        rows = [{key: _rounded(value, key) for key, value in asdict(c).items()} for c in checks]
+        content = json.dumps({**figures, "sources": rows}, indent=1)
+        path.write_text(content + "\n", encoding="utf-8")
+        return outputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +120,15 @@ class _Image:
     beam: NDArray[np.float64]
     wcs: Any
     frequency_hz: float
-    rms_jy: float
-    peak_jy: float
-    beam_major_arcsec: float
-    cell_arcsec: float
+    described: ContinuumImage
 
     @classmethod
-    def read(cls, paths: Mapping[str, Path], described: Mapping[str, Json]) -> _Image:
+    def read(cls, described: ContinuumImage) -> _Image:
         from astropy.io import fits
         from astropy.wcs import WCS
 
-        planes = {}
-        for kind, path in paths.items():
+        planes = []
+        for path in (described.path, described.beam_path):
             try:
                 with fits.open(path, memmap=False) as hdus:
                     header, data = hdus[0].header, hdus[0].data
@@ -117,17 +136,9 @@ class _Image:
                 raise CorruptInputError(
                     f"{path} cannot be read ({error}).", "Image again."
                 ) from error
-            planes[kind] = np.asarray(data, dtype=float).reshape(data.shape[-2:])
-        return cls(
-            planes["path"],
-            planes["beam_path"],
-            WCS(header).celestial,
-            float(header["FREQ-EFF"]),
-            float(str(described["rms_jy"])),
-            float(str(described["peak_jy"])),
-            float(str(described["bmaj_arcsec"])),
-            float(str(described["cell_arcsec"])),
-        )
+            planes.append(np.asarray(data, dtype=float).reshape(data.shape[-2:]))
+        pixels, beam = planes
+        return cls(pixels, beam, WCS(header).celestial, float(header["FREQ-EFF"]), described)
 
 
 def check_sources(
@@ -138,13 +149,13 @@ def check_sources(
     checks = []
     for index, source in enumerate(catalogue):
         response = _response(image, source)
-        snr = source.flux_jy * response / image.rms_jy
+        snr = source.flux_jy * response / image.described.rms_jy
         if response < settings.beam_response_min or snr < settings.snr_min:
             continue
         separation = np.degrees(separation_rad(vectors, vectors[index])) * 3600.0
-        near = separation < settings.isolation_beams * image.beam_major_arcsec
-        rivals = [s for k, s in enumerate(catalogue) if near[k] and k != index]
-        isolated = all(s.flux_jy < 0.02 * source.flux_jy for s in rivals)
+        near = separation < settings.isolation_beams * image.described.bmaj_arcsec
+        neighbours = [s for k, s in enumerate(catalogue) if near[k] and k != index]
+        isolated = all(s.flux_jy < 0.02 * source.flux_jy for s in neighbours)
         checks.append(_measure(image, source, response, snr, isolated, settings))
     return sorted(checks, key=lambda c: -c.flux_jy)
 
@@ -169,7 +180,7 @@ def _measure(
 ) -> SourceCheck:
     base = (source.name, source.ra_deg, source.dec_deg, source.flux_jy, response, snr, isolated)
     x, y = (float(v) for v in image.wcs.wcs_world2pix(source.ra_deg, source.dec_deg, 0))
-    peak = fit_peak(image.pixels, x, y, settings.match_radius_arcsec / image.cell_arcsec)
+    peak = fit_peak(image.pixels, x, y, settings.match_radius_arcsec / image.described.cell_arcsec)
     if peak is None or peak.height < 0.3 * source.flux_jy * response:
         return SourceCheck(*base)
     ra, dec = (float(v) for v in image.wcs.wcs_pix2world(peak.x, peak.y, 0))
@@ -187,18 +198,19 @@ def summarise(
     image: _Image,
     settings: ValidationConfig,
     *,
+    report: Path,
     gently_flagged: bool = False,
-) -> dict[str, Json]:
-    """Statistics, gates and the verdict; ``failed_gates`` says which and by how much."""
+) -> Validation:
+    """Statistics, the gates that failed, and the verdict."""
     compared = [c for c in checks if c.isolated]
-    found = [c for c in compared if c.measured_jy is not None]
-    strong = [c for c in found if c.snr >= settings.gate_snr_min] or found
+    matched = [c for c in compared if c.measured_jy is not None]
+    strong = [c for c in matched if c.snr >= settings.gate_snr_min] or matched
     ratios = np.array([c.flux_ratio for c in strong], dtype=float)
     errors = np.array([c.position_error_arcsec for c in strong], dtype=float)
-    completeness = len(found) / len(compared) if compared else float("nan")
-    dynamic_range = image.peak_jy / image.rms_jy
-    flux_median = float(np.median(ratios)) if len(ratios) else float("nan")
-    position_median = float(np.median(errors)) if len(errors) else float("nan")
+    completeness = len(matched) / len(compared) if compared else math.nan
+    dynamic_range = image.described.peak_jy / image.described.rms_jy
+    flux_median = float(np.median(ratios)) if len(ratios) else math.nan
+    position_median = float(np.median(errors)) if len(errors) else math.nan
     gates = {
         "dynamic_range": dynamic_range >= settings.dynamic_range_min,
         # With nothing to compare, neither flux nor position can fail.
@@ -207,53 +219,31 @@ def summarise(
         "position": not position_median > settings.position_error_max_arcsec,
         "flagging": not gently_flagged,
     }
-    failed: list[Json] = [name for name, passed in gates.items() if not passed]
-    return _rounded(
-        {
-            "verdict": "degraded" if failed else "clean",
-            "failed_gates": failed,
-            "n_expected": len(compared),
-            "n_matched": len(found),
-            "completeness": completeness,
-            "rms_jy": image.rms_jy,
-            "dynamic_range": dynamic_range,
-            "flux_ratio_median": flux_median,
-            "flux_ratio_scatter": float(ratios.std()) if len(ratios) else float("nan"),
-            "flux_error_max": float(np.abs(ratios - 1).max()) if len(ratios) else float("nan"),
-            "position_error_median_arcsec": position_median,
-            "position_error_max_arcsec": float(errors.max()) if len(errors) else float("nan"),
-        }
+    failed = tuple(name for name, passed in gates.items() if not passed)
+    return Validation(
+        report=report,
+        verdict="degraded" if failed else "clean",
+        failed_gates=failed,
+        n_expected=len(compared),
+        n_matched=len(matched),
+        completeness=_rounded(completeness),
+        rms_jy=_rounded(image.described.rms_jy),
+        dynamic_range=_rounded(dynamic_range),
+        flux_ratio_median=_rounded(flux_median),
+        flux_ratio_scatter=_rounded(float(ratios.std()) if len(ratios) else math.nan),
+        flux_error_max=_rounded(float(np.abs(ratios - 1).max()) if len(ratios) else math.nan),
+        position_error_median_arcsec=_rounded(position_median),
+        position_error_max_arcsec=_rounded(float(errors.max()) if len(errors) else math.nan),
     )
 
 
-def _rounded(values: Mapping[str, Any]) -> dict[str, Json]:
-    """Numbers to six figures; not-a-number becomes null, which JSON can hold."""
-    rounded: dict[str, Json] = {}
-    for key, value in values.items():
-        if isinstance(value, float) and not key.endswith("_deg"):
-            rounded[key] = float(f"{value:.6g}") if math.isfinite(value) else None
-        else:
-            rounded[key] = value
-    return rounded
+def _rounded(value: Any, name: str = "") -> Any:
+    """A float to six figures, except positions; None, which JSON can hold, for not-a-number."""
+    if not isinstance(value, float) or name.endswith("_deg"):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None
 
 
-def _gently_flagged(context: PipelineContext) -> bool:
-    """Whether the data could be had only with gentler flags than usual."""
-    flagged = context.outputs.get("flagged_ms")
-    return isinstance(flagged, Mapping) and bool(flagged.get("gentler"))
-
-
-def _described(context: PipelineContext, name: str) -> Mapping[str, Json]:
-    value = context.outputs[name]
-    if not isinstance(value, Mapping):
-        raise InputError(f"the output {name} is not an object but {value!r}.")
-    return value
-
-
-def _image_paths(context: PipelineContext) -> dict[str, Path]:
-    described = _described(context, "image")
-    return {kind: Path(str(described[kind])) for kind in ("path", "beam_path")}
-
-
-def _catalogue_path(context: PipelineContext) -> Path:
-    return Path(str(_described(context, "catalog")["path"]))
+def _is_gently_flagged(context: PipelineContext) -> bool:
+    """Whether the usual cut-off flagged too much of the data."""
+    return context.outputs_of(FlagOutputs).flagged_ms.gentler

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 from absurd_sdk import TimeoutError as EventTimeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +25,13 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import with_escalations
 from absurd_contimg.execution.runner import Fence, StageResult
 from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.products.outputs import (
+    CalibrateSolveOutputs,
+    SelectCalibrationOutputs,
+    SolvedCaltables,
+    ValidateOutputs,
+    names,
+)
 from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
 
@@ -131,11 +138,11 @@ class PipelineWorkflow:
             metadata={"task_id": ctx.task_id},
         )
         for stage in self.stages:
-            if "calibration" in stage.provides:
+            if names(SelectCalibrationOutputs) <= stage.provides:
                 await self._wait_for_calibration(context, ctx)
             saved = await ctx.tracked_step(stage.name, self._step(stage, context, ctx))
             context = context.with_outputs(cast(Mapping[str, Json], saved["outputs"]))
-            if "caltables" in stage.provides:
+            if names(CalibrateSolveOutputs) <= stage.provides:
                 await self._announce_calibration(context, ctx)
         await asyncio.to_thread(self._close_group, wanted.group_id, _verdict(context))
         return {
@@ -164,7 +171,7 @@ class PipelineWorkflow:
         self, stage: PipelineStage, context: PipelineContext, ctx: TaskContext
     ) -> Callable[[int], Awaitable[dict[str, Json]]]:
         async def run(start: int) -> dict[str, Json]:
-            group_id = context.inputs["group_id"]
+            group_id = context.group_id
             how = f" with {', '.join(ctx.escalations)}" if ctx.escalations else ""
             _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, how)
             result = await self.runner.run(
@@ -192,7 +199,7 @@ class PipelineWorkflow:
         second look, and whoever solves enters his tables *before* he reads who waits. When the
         wait is over, the stage that selects the calibration says what is missing.
         """
-        group_id = str(context.inputs["group_id"])
+        group_id = context.group_id
         if await asyncio.to_thread(self.registry.calibration_exists, group_id):
             return
         waiting = GroupStatus.WAITING_FOR_CALIBRATION
@@ -209,11 +216,11 @@ class PipelineWorkflow:
 
         Not a step: a repeated emit of the same event changes nothing.
         """
-        caltables = cast(Mapping[str, Any], context.outputs["caltables"])
-        if not caltables.get("solved"):
+        caltables = context.outputs_of(CalibrateSolveOutputs).caltables
+        if not isinstance(caltables, SolvedCaltables):
             return
         for group_id in await asyncio.to_thread(self._groups_now_served):
-            payload = {"set_name": str(caltables.get("set_name"))}
+            payload = {"set_name": caltables.set_name}
             await ctx.emit_event(_available(group_id), payload)
 
     def _close_group(self, group_id: str, verdict: str) -> None:
@@ -230,5 +237,7 @@ def _available(group_id: str) -> str:
 
 
 def _verdict(context: PipelineContext) -> str:
-    validation = context.outputs.get("validation")
-    return str(validation.get("verdict")) if isinstance(validation, Mapping) else "unchecked"
+    """``clean`` or ``degraded``; ``unchecked`` if no stage validates."""
+    if not names(ValidateOutputs) <= context.outputs.keys():
+        return "unchecked"
+    return context.outputs_of(ValidateOutputs).validation.verdict

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +20,15 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageFailed, StageReport, StageRequest
 from absurd_contimg.execution.product_builder import Intended, Maker, intend, seal_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.products.outputs import (
+    CalibrateSolveOutputs,
+    SolvedCaltables,
+    UnsolvedCaltables,
+    ValidateOutputs,
+    Validation,
+    names,
+    to_json,
+)
 from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
 from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.paths import path_of
@@ -34,6 +43,11 @@ from absurd_contimg.simulation.model.stage_model import (
 
 _EPOCH_TEXT = "2026-01-01T00:00:00.000+00:00"
 _SOFTWARE: Mapping[str, str] = {"simulation": "1"}
+_SOLVED = SolvedCaltables("", (), "calibrator", "antenna", 0.0, 0.0, 0.0, 0.0)
+_UNSOLVED = UnsolvedCaltables("no calibrator transits during this group")
+_VALIDATED = ValidateOutputs(
+    Validation(Path("report.json"), "clean", (), 0, 0, *(None,) * 8)  # nothing was measured
+)
 
 
 class Machine(Protocol):
@@ -93,17 +107,13 @@ class SimulatedStage(PipelineStage):
 
     def outputs(self, context: PipelineContext, committed: Path | None) -> dict[str, Json]:
         """What the stage returns when its work is done."""
-        group = str(context.inputs["group_id"])
-        found: dict[str, Json] = {}
-        for name in sorted(self.provides):
-            path = None if committed is None else str(committed)
-            described: dict[str, Json] = {"path": path}
-            if name == "caltables":
-                described |= {"solved": self.solves(group), "set_name": f"set {group}"}
-            elif name == "validation":
-                described["verdict"] = "good"
-            found[name] = described
-        return found
+        group, path = context.group_id, None if committed is None else str(committed)
+        if names(CalibrateSolveOutputs) == self.provides:
+            solved = replace(_SOLVED, set_name=f"set {group}")
+            return to_json(CalibrateSolveOutputs(solved if self.solves(group) else _UNSOLVED))
+        if names(ValidateOutputs) == self.provides:
+            return to_json(_VALIDATED)
+        return {name: {"path": path} for name in sorted(self.provides)}
 
 
 def simulated(stage: PipelineStage) -> type[SimulatedStage]:
@@ -177,7 +187,7 @@ class SimulatedExecutor:
         if intended is not None and intended.found is not None:
             return intended.found.outputs, intended
         self._files.make_folder(product)
-        group = str(context.inputs["group_id"])
+        group = context.group_id
         draw = self._model.draw(stage.name, group, _start_of(request.attempt))
         with _Watched(self._watch, self._doors, (group, stage.name), request) as watched:
             await self._work(product, stage, draw, request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.products.outputs import CalibrateSolveOutputs, from_json, names
 from absurd_contimg.registry import Group, GroupStatus
 
 
@@ -40,8 +41,9 @@ class SimulatedRegistry:
     def register(self, place: str, outputs: Mapping[str, Json]) -> None:
         """Enter a committed product; the same one again changes nothing."""
         self.products[place] = outputs
-        caltables = outputs.get("caltables")
-        if isinstance(caltables, Mapping) and caltables.get("solved"):
+        if not names(CalibrateSolveOutputs) <= outputs.keys():
+            return
+        if from_json(CalibrateSolveOutputs, outputs).caltables.solved:
             self.calibrations[place] = None
 
     def set_group_status(

@@ -1,0 +1,267 @@
+"""What each stage returns: one record for each stage, and their JSON.
+
+`to_json` and `from_json` are used at the edge only: the file in which a stage's process leaves its
+result, manifests and checkpoints. A record's fields are the keys of its JSON, so that records of
+earlier versions are read as long as fields keep their names or list the old ones as aliases.
+Nothing here opens a file or knows how a value came about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
+
+from absurd_contimg.core.records import Json
+
+_T = TypeVar("_T")
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
+@dataclass(frozen=True, slots=True)
+class StripCatalogue:
+    """The part of the sky catalogue around a declination."""
+
+    path: Path
+    declination_deg: float
+    n_sources: int
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementSet:
+    """One Measurement Set of one group, phased to one centre."""
+
+    path: Path
+    beam_centres: Path
+    """JSON file of `science.beam.BeamCentres`."""
+    n_rows: int
+    n_channels: int
+    channel_width_hz: float
+    """As converted, before the data were rephased; averaging after calibration leaves it."""
+    n_antennas: int
+    start_mjd: float
+    end_mjd: float
+    mid_mjd: float
+    ra_deg: float
+    """Phase centre, ICRS."""
+    dec_deg: float
+    declination_deg: float
+    """Apparent declination of the strip."""
+    placeholder_subbands: Annotated[
+        tuple[int, ...],
+        Field(validation_alias=AliasChoices("placeholder_subbands", "stand_ins")),
+    ] = ()
+    """Missing sub-bands, which the data hold as flagged zeros."""
+    flagged_fraction: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class FlaggedMeasurementSet(MeasurementSet):
+    """A Measurement Set after flagging."""
+
+    dead_antennas: tuple[str, ...] = ()
+    """Antennas without any unflagged data."""
+    gentler: bool = False
+    """The usual cut-off flagged too much, so a higher one was used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caltable:
+    """One calibration table and how ``applycal`` uses it."""
+
+    path: Path
+    type: str
+    """``BP`` or ``GA``."""
+    apply_order: int
+    """K 10, BA 20, BP 30, GA 40, GP 50, 2G 60, FLUX 70: the telescope's own order."""
+    interp: str
+    """CASA's interpolation in time: ``nearest`` or ``linear``."""
+
+
+@dataclass(frozen=True, slots=True)
+class SolutionQuality:
+    """The figures that the gates of a solve compare with their limits."""
+
+    n_antennas: int
+    """With at least half of their channels solved."""
+    flagged_fraction: float
+    """Of the bandpass solutions of antennas and channels that have data."""
+    amplitude_scatter: float
+    """From channel to channel, relative; median over antennas and polarisations."""
+    phase_scatter_deg: float
+
+
+@dataclass(frozen=True, slots=True)
+class SolvedCaltables:
+    """The tables that a group's own calibrator gave."""
+
+    set_name: str
+    tables: tuple[Caltable, ...]
+    calibrator: str
+    refant: str
+    mid_mjd: float
+    declination_deg: float
+    valid_start_mjd: float
+    valid_end_mjd: float
+    solved: Literal[True] = True
+    gains: Path | None = None
+    """Product of both tables as ``.npz``, for plots and comparisons without CASA."""
+    beam_response: float | None = None
+    """Mean primary beam at the calibrator."""
+    model_sources: int | None = None
+    model_mean_jy: float | None = None
+    quality: SolutionQuality | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UnsolvedCaltables:
+    """A group that gives no tables, and why."""
+
+    reason: str
+    solved: Literal[False] = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedCalibration:
+    """The set of calibration tables that serves a group."""
+
+    set_name: str
+    product_key: str
+    group_id: str
+    """The group that it was solved from."""
+    calibrator: str
+    refant: str
+    hours_away: float
+    inside_window: bool
+    warning: str | None
+    tables: tuple[Caltable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuumImage:
+    """The FITS files of a group and the statistics of its image."""
+
+    path: Path
+    """Without primary-beam correction."""
+    pb_corrected_path: Path
+    beam_path: Path
+    ms_path: Path
+    imager: str
+    rms_jy: float
+    peak_jy: float
+    dynamic_range: float
+    bmaj_arcsec: float
+    bmin_arcsec: float
+    bpa_deg: float
+    size_px: int
+    cell_arcsec: float
+    ra_deg: float
+    dec_deg: float
+    mid_mjd: float
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """The comparison of an image with the catalogue; None: there was nothing to compare."""
+
+    report: Path
+    """JSON file with these figures and a row for each source."""
+    verdict: str
+    """``clean`` or ``degraded``."""
+    failed_gates: tuple[str, ...]
+    n_expected: int
+    n_matched: int
+    completeness: float | None
+    rms_jy: float | None
+    dynamic_range: float | None
+    flux_ratio_median: float | None
+    flux_ratio_scatter: float | None
+    flux_error_max: float | None
+    position_error_median_arcsec: float | None
+    position_error_max_arcsec: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogSetupOutputs:
+    """Of the stage ``catalog_setup``."""
+
+    catalog: StripCatalogue
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOutputs:
+    """Of the stage ``convert``."""
+
+    measurement_set: MeasurementSet
+
+
+@dataclass(frozen=True, slots=True)
+class FlagOutputs:
+    """Of the stage ``flag``."""
+
+    flagged_ms: FlaggedMeasurementSet
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateSolveOutputs:
+    """Of the stage ``calibrate_solve``."""
+
+    caltables: Annotated[SolvedCaltables | UnsolvedCaltables, Field(discriminator="solved")]
+
+
+@dataclass(frozen=True, slots=True)
+class SelectCalibrationOutputs:
+    """Of the stage ``select_calibration``."""
+
+    calibration: SelectedCalibration
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrateApplyOutputs:
+    """Of the stage ``calibrate_apply``."""
+
+    calibrated_ms: MeasurementSet
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutputs:
+    """Of the stage ``image``."""
+
+    image: ContinuumImage
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateOutputs:
+    """Of the stage ``validate``."""
+
+    validation: Validation
+
+
+def names(*kinds: type[Any]) -> frozenset[str]:
+    """The names under which the outputs of these types stand in the pipeline context."""
+    return frozenset(field.name for kind in kinds for field in fields(kind))
+
+
+def to_json(outputs: object) -> dict[str, Json]:
+    """The JSON object of a record, or of a mapping of JSON values and paths."""
+    data: dict[str, Json] = _adapter(type(outputs)).dump_python(outputs, mode="json")
+    return data
+
+
+def from_json(kind: type[_T], data: Mapping[str, Any]) -> _T:
+    """The record of this type; other keys in the data are ignored.
+
+    Raises `ValueError` that names the fields that are missing or do not fit.
+    """
+    try:
+        record: _T = _adapter(kind).validate_python(data)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
+        )
+        raise ValueError(f"{kind.__name__} cannot be read: {problems}") from error
+    return record

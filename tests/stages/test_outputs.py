@@ -1,0 +1,75 @@
+"""The JSON of stages' outputs: written and read without loss, also that of earlier versions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from absurd_contimg.products import outputs
+from absurd_contimg.products.outputs import (
+    CalibrateApplyOutputs,
+    CalibrateSolveOutputs,
+    ConvertOutputs,
+    FlagOutputs,
+    UnsolvedCaltables,
+    from_json,
+    names,
+    to_json,
+)
+
+STAGE_OUTPUTS = [kind for name, kind in vars(outputs).items() if name.endswith("Outputs")]
+MS: dict[str, Any] = {
+    "path": "/a.ms", "beam_centres": "/b.json", "n_rows": 1, "n_channels": 2,
+    "channel_width_hz": 244e3, "n_antennas": 3, "start_mjd": 61065.8, "end_mjd": 61066.0,
+    "mid_mjd": 61065.9, "ra_deg": 1.0, "dec_deg": 2.0, "declination_deg": 2.1,
+    "flagged_fraction": 0.25,
+}  # fmt: skip
+
+st.register_type_strategy(Path, st.just(Path("/data/x")))
+st.register_type_strategy(float, st.floats(allow_nan=False, allow_infinity=False))
+
+
+@given(record=st.one_of(map(st.from_type, STAGE_OUTPUTS)))
+def test_what_is_written_is_read_back(record: Any) -> None:
+    """Every type, through JSON text."""
+    text = json.dumps(to_json(record), allow_nan=False)
+    assert from_json(type(record), json.loads(text)) == record
+
+
+def test_each_output_has_one_stage() -> None:
+    """The names in the context do not collide."""
+    assert len(STAGE_OUTPUTS) == 8 == len(names(*STAGE_OUTPUTS))
+
+
+def test_keys_of_earlier_versions_are_read() -> None:
+    """`stand_ins` is now `placeholder_subbands`; keys that are not known are ignored."""
+    earlier = {"measurement_set": {**MS, "stand_ins": [0, 5], "unknown": 1}, "image": {}}
+    assert from_json(ConvertOutputs, earlier).measurement_set.placeholder_subbands == (0, 5)
+
+
+def test_solved_and_unsolved_are_told_apart() -> None:
+    unsolved = {"caltables": {"solved": False, "reason": "no calibrator"}}
+    read = from_json(CalibrateSolveOutputs, unsolved)
+    assert read == CalibrateSolveOutputs(UnsolvedCaltables("no calibrator"))
+    assert to_json(read) == unsolved
+    with pytest.raises(ValueError, match=r"caltables\..*\.refant"):
+        from_json(CalibrateSolveOutputs, {"caltables": {"solved": True, "set_name": "x"}})
+
+
+def test_calibrated_set_has_no_keys_of_flagging() -> None:
+    """It is made from the flagged one, whose JSON says more."""
+    flagged = from_json(FlagOutputs, {"flagged_ms": {**MS, "dead_antennas": ["DSA1"]}}).flagged_ms
+    calibrated = CalibrateApplyOutputs(replace(flagged, n_channels=1))
+    written = to_json(calibrated)["calibrated_ms"]
+    assert written == {**MS, "n_channels": 1, "placeholder_subbands": []}
+
+
+def test_error_names_every_field_that_does_not_fit() -> None:
+    with pytest.raises(ValueError, match=r"measurement_set\.n_rows.*measurement_set\.mid_mjd"):
+        from_json(ConvertOutputs, {"measurement_set": {**MS, "n_rows": "x", "mid_mjd": None}})
