@@ -1,4 +1,4 @@
-"""What the commands share: the program, its options, how a command reaches the database."""
+"""What the commands share: the program, its options, access to the database."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ app = typer.Typer(
 )
 database_app = typer.Typer(no_args_is_help=True, help="The database.")
 app.add_typer(database_app, name="db")
-quarantine_app = typer.Typer(no_args_is_help=True, help="Groups whose data are not fit for use.")
+quarantine_app = typer.Typer(no_args_is_help=True, help="Groups with unusable data.")
 app.add_typer(quarantine_app, name="quarantine")
 
 console = Console()
@@ -44,14 +44,14 @@ error_console = Console(stderr=True)
 
 
 class Options:
-    """What the options before the command have set."""
+    """Values of the options before the command."""
 
     overrides: dict[str, Any]
     assignments: list[str]
 
-    def settings(self, **more: Any) -> Settings:
-        """The settings, with those of a command's own options on top."""
-        return load_settings(self.overrides | more, self.assignments)
+    def settings(self, **overrides: Any) -> Settings:
+        """The settings; `overrides` come from options of the command and take precedence."""
+        return load_settings(self.overrides | overrides, self.assignments)
 
 
 state = Options()
@@ -74,7 +74,7 @@ def _before(
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
 ) -> None:
-    """Options that come before the command; each also has an environment variable."""
+    """Options before the command; each also has an environment variable."""
     state.overrides = {
         "input_dir": input_dir,
         "output_dir": output_dir,
@@ -86,15 +86,15 @@ def _before(
         "config_file": config,
     }
     state.assignments = assign or []
-    to_people = error_console.is_terminal
+    interactive = error_console.is_terminal
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
-        format="%(message)s" if to_people else "%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S" if to_people else "%Y-%m-%dT%H:%M:%S",
-        # A log in a file is for grep: one line an event, each with its date.
+        format="%(message)s" if interactive else "%(asctime)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S" if interactive else "%Y-%m-%dT%H:%M:%S",
+        # In a file, each event is one line with its date, for grep.
         handlers=[
             RichHandler(console=error_console, show_path=False)
-            if to_people
+            if interactive
             else logging.StreamHandler()
         ],
     )
@@ -104,9 +104,9 @@ def _before(
 def with_backend(
     settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
 ) -> _T:
-    """What `work` returns for a connected backend; see `open_backend` for `create`.
+    """Call `work` with a connected backend; `create` as in `open_backend`.
 
-    Raises `MissingInputError` that names the queues there are when ours is not among them.
+    Raises `MissingInputError` that lists the queues if the one of the settings does not exist.
     """
 
     async def call() -> _T:
@@ -114,12 +114,12 @@ def with_backend(
             try:
                 return await work(backend)
             except QueueNotFound as error:
-                others = await backend.list_queues()
-                if not others:
+                queues = await backend.list_queues()
+                if not queues:
                     raise
                 raise MissingInputError(
-                    f"There is no queue {settings.queue_name!r}; there are: {', '.join(others)}.",
-                    "Correct --queue or ABSURD_QUEUE_NAME, or make it: contimg db init",
+                    f"There is no queue {settings.queue_name!r}; there are: {', '.join(queues)}.",
+                    "Correct --queue or ABSURD_QUEUE_NAME, or create it: contimg db init",
                 ) from error
 
     return asyncio.run(call())
@@ -129,8 +129,7 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
     """A task by its id, by the end of its id, or by its group."""
     queue = settings.queue_name
     try:
-        found = await backend.history(queue, UUID(name))
-        candidates = [] if found is None else [found]
+        candidates = await backend.histories(queue, [UUID(name)])
     except ValueError:
         tasks = await backend.list_tasks(queue, limit=10_000)
         matching = [
@@ -140,13 +139,12 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
             or (isinstance(task.params, dict) and task.params.get("group_id") == name)
         ]
         candidates = await backend.histories(queue, matching)
-    of_group = {group_of(one) for one in candidates}
-    if of_group == {name}:
+    if {group_of(history) for history in candidates} == {name}:
         return candidates[0]  # the newest: a group that was respawned has several
     if len(candidates) != 1:
-        what = "No task" if not candidates else f"{len(candidates)} tasks"
+        count = "No task" if not candidates else f"{len(candidates)} tasks"
         raise MissingInputError(
-            f"{what} on queue {queue} called {name!r}.", "contimg status lists them."
+            f"{count} on queue {queue} called {name!r}.", "contimg status lists them."
         )
     return candidates[0]
 
@@ -154,13 +152,23 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
 async def newest_histories(
     backend: Backend, settings: Settings, limit: int = 10_000
 ) -> list[History]:
-    """The newest tasks of the queue with all that happened to them, newest first."""
+    """The histories of the newest tasks of the queue, newest first."""
     tasks = await backend.list_tasks(settings.queue_name, limit=limit)
     return await backend.histories(settings.queue_name, [task.task_id for task in tasks])
 
 
+def all_histories() -> list[History]:
+    """The histories of all tasks of the queue, newest first."""
+    settings = state.settings()
+
+    async def read(backend: Backend) -> list[History]:
+        return await newest_histories(backend, settings, 100_000)
+
+    return with_backend(settings, read, create=False)
+
+
 def renamed_to(option: str) -> Callable[[typer.Context, typer.CallbackParam, bool], None]:
-    """A callback for the earlier name of an option: it refuses the name and suggests `option`."""
+    """A callback that refuses the earlier name of an option and suggests `option`."""
 
     def refuse(context: typer.Context, parameter: typer.CallbackParam, given: bool) -> None:
         if given:
@@ -171,22 +179,22 @@ def renamed_to(option: str) -> Callable[[typer.Context, typer.CallbackParam, boo
 
 def check_rule(name: str) -> None:
     """Raise `SettingError` if the failure table has no such rule."""
-    names = [one.id for one in (*CLASSIFIER.rules, UNRECOGNISED)]
+    names = [rule.id for rule in (*CLASSIFIER.rules, UNRECOGNISED)]
     if name not in names:
-        near = difflib.get_close_matches(name, names, 1)
-        hint = f"Did you mean {near[0]}?" if near else "contimg failures lists them."
+        similar = difflib.get_close_matches(name, names, 1)
+        hint = f"Did you mean {similar[0]}?" if similar else "contimg failures lists them."
         raise SettingError(f"There is no rule {name!r}.", hint)
 
 
 def print_json(value: object) -> None:
-    """Dataclasses, times and ids as JSON on standard output, for programs."""
+    """Print dataclasses, times and ids as JSON on standard output."""
     print(json.dumps(to_jsonable_python(value), indent=1))
 
 
-def write_report_on(settings: Settings, histories: list[History], path: Path | None) -> None:
-    """Write the report, into the output folder unless a path is given, and say where."""
+def write_report_to(settings: Settings, histories: list[History], path: Path | None) -> None:
+    """Write the report, by default into the output folder, and print its path."""
     from absurd_contimg.operations.report import write_report  # noqa: PLC0415
 
     target = path or settings.pipeline.paths.output_dir / "report.html"
-    for written in write_report(target, histories):
-        console.print(f"Wrote {written}", highlight=False, soft_wrap=True)
+    for file in write_report(target, histories):
+        console.print(f"Wrote {file}", highlight=False, soft_wrap=True)

@@ -1,9 +1,7 @@
-"""Commands that only look: status, history, reports, settings, the doctor, the simulation."""
+"""Commands that change nothing: status, history, logs, reports, settings, doctor, audit."""
 
 from __future__ import annotations
 
-import os
-import time
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -16,10 +14,12 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.failures import UNRECOGNISED
 from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
+from absurd_contimg.history import invariants
 from absurd_contimg.operations.cli.app import (
+    all_histories,
     app,
     console,
     find_task,
@@ -27,15 +27,16 @@ from absurd_contimg.operations.cli.app import (
     print_json,
     state,
     with_backend,
-    write_report_on,
+    write_report_to,
 )
 from absurd_contimg.operations.cli.failure_table import failure_table, rule_summary
+from absurd_contimg.operations.doctor import diagnose
 from absurd_contimg.operations.services import worker_notes
 from absurd_contimg.operations.terminal import history_tables, task_summary, tasks_table
 from absurd_contimg.settings import VARIABLES, known_settings
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
@@ -80,10 +81,10 @@ def status(
 
 @app.command()
 def history(
-    task: Annotated[str, typer.Argument(help="A task's id, its end, or its group.")],
+    task: Annotated[str, typer.Argument(help="A task: id, its end, or group.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show what happened to one task: attempts, stages, where it died, where it resumed."""
+    """Show the attempts and stages of one task, where it was interrupted and resumed."""
     settings = state.settings()
 
     async def read(backend: Backend) -> History:
@@ -100,25 +101,25 @@ def history(
 @app.command()
 def logs(
     group: Annotated[str, typer.Argument(help="The group's name.")],
-    stage: Annotated[str | None, typer.Option(help="Only this stage's.")] = None,
-    lines: Annotated[int, typer.Option(min=1, help="Of the end of each log.")] = 30,
+    stage: Annotated[str | None, typer.Option(help="Only logs of this stage.")] = None,
+    lines: Annotated[int, typer.Option(min=1, help="Number of lines from the end.")] = 30,
 ) -> None:
-    """Show the ends of a group's newest logs: CASA's, and what the stage printed.
+    """Show the ends of a group's newest logs: CASA's log and the stage's output.
 
-    Reads files alone, so it works while the database is away.
+    Works without the database.
     """
     folder = log_folder(state.settings().pipeline.paths.state_dir, group)
-    found = newest_logs(folder, stage)
-    if not found:
+    paths = newest_logs(folder, stage)
+    if not paths:
         of_stage = "" if stage is None else f" of stage {stage!r}"
         raise MissingInputError(
             f"No log{of_stage} in {folder}.", "contimg status lists the groups."
         )
-    for path in found:
+    for path in paths:
         console.print(f"[bold]{path}[/]", highlight=False, soft_wrap=True)
         for line in tail(path, lines):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Older starts are in {folder}", highlight=False, soft_wrap=True)
+    console.print(f"Logs of earlier starts: {folder}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -126,44 +127,42 @@ def report(
     path: Annotated[Path | None, typer.Argument(help="The HTML file to write.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Newest tasks to include.")] = 20,
 ) -> None:
-    """Write one self-contained HTML report on the newest tasks and their images."""
+    """Write a self-contained HTML report on the newest tasks and their images."""
     settings = state.settings()
 
     async def read(backend: Backend) -> list[History]:
         return (await newest_histories(backend, settings, limit))[::-1]
 
-    write_report_on(settings, with_backend(settings, read, create=False), path)
+    write_report_to(settings, with_backend(settings, read, create=False), path)
 
 
 @app.command()
 def doctor() -> None:
-    """Say what is missing on this machine, and what to do about it."""
-    from absurd_contimg.operations.doctor import diagnose  # noqa: PLC0415
-
+    """Check this machine, and name a remedy for each problem."""
     findings = diagnose(state.overrides, state.assignments)
-    for one in findings:
-        mark = "[green]ok[/]" if one.ok else "[red]no[/]"
-        text = f"{mark}  [bold]{escape(one.check)}[/]: {escape(one.finding)}"
+    for finding in findings:
+        mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
+        text = f"{mark}  [bold]{escape(finding.check)}[/]: {escape(finding.finding)}"
         console.print(text, highlight=False, soft_wrap=True)
-        if one.remedy:
-            console.print(f"    {escape(one.remedy)}", highlight=False, soft_wrap=True)
-    problems = sum(not one.ok for one in findings)
+        if finding.remedy:
+            console.print(f"    {escape(finding.remedy)}", highlight=False, soft_wrap=True)
+    problems = sum(not finding.ok for finding in findings)
     if problems:
         console.print(f"[red]{problems} of {len(findings)} checks found a problem.[/]")
         raise typer.Exit(1)
-    console.print("[green]Nothing is missing.[/]")
+    console.print("[green]No problem found.[/]")
 
 
 @app.command()
 def settings() -> None:
-    """List all environment variables, and all pipeline settings with their values."""
+    """List the environment variables, and the pipeline settings with their values."""
     current = state.settings()
     for variable, meaning in VARIABLES.items():
         value = getattr(
             current, meaning.setting, getattr(current.pipeline.paths, meaning.setting, "")
         )
-        shown = "" if value in ("", None) else f" = {value}"
-        console.print(f"{variable}{shown}: {meaning.help}", highlight=False, soft_wrap=True)
+        current_value = "" if value in ("", None) else f" = {value}"
+        console.print(f"{variable}{current_value}: {meaning.help}", highlight=False, soft_wrap=True)
     console.print()
     values = current.pipeline.model_dump()
     for name, default in known_settings().items():
@@ -175,15 +174,15 @@ def settings() -> None:
 
 @app.command()
 def failures(
-    markdown: Annotated[bool, typer.Option(help="As docs/failures.md.")] = False,
+    markdown: Annotated[bool, typer.Option(help="Print docs/failures.md.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the failure table: what is recognised, its kind, what to do."""
+    """List the failure table: rules, their kinds, what to do."""
     if markdown:
         print(failure_table(CLASSIFIER.rules, RetryPolicy()), end="")
         return
     if as_json:
-        print_json([rule_summary(one) for one in (*CLASSIFIER.rules, UNRECOGNISED)])
+        print_json([rule_summary(rule) for rule in (*CLASSIFIER.rules, UNRECOGNISED)])
         return
     table = Table("rule", "kind", "what to do", "source", box=None)
     for rule in (*CLASSIFIER.rules, UNRECOGNISED):
@@ -192,139 +191,12 @@ def failures(
 
 
 @app.command()
-def simulate(
-    scenario: Annotated[
-        str, typer.Argument(help="A TOML file, or the name of one shipped; none: list those.")
-    ] = "",
-    seeds: Annotated[int, typer.Option(min=1, help="How many nights to simulate.")] = 10,
-    seed: Annotated[int | None, typer.Option(min=0, help="Only this one: a replay.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder for report.json and report.html.")
-    ] = None,
-    fit_from_database: Annotated[
-        bool, typer.Option("--fit-from", help="Durations from this database's history.")
-    ] = False,
-    variant: Annotated[
-        str | None, typer.Option(help="Only this one of a sweep: 'workers.count = 2'.")
-    ] = None,
-    faults: Annotated[
-        str | None,
-        typer.Option(help="These, as kill-3@4212.5,partition-0@100/24, or none; not the seed's."),
-    ] = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Show every event, one a line.")] = False,
-) -> None:
-    """Simulate workers, hosts, disks and faults in virtual time, from a scenario."""
-    from absurd_contimg.simulation.campaign.campaigns import run_campaign  # noqa: PLC0415
-    from absurd_contimg.simulation.campaign.scenario import load_scenario, shipped_scenarios  # noqa: PLC0415
-    from absurd_contimg.simulation.model.faults import parse_timed_faults  # noqa: PLC0415
-
-    if not scenario:
-        for name in shipped_scenarios():
-            console.print(f"{name:20} {load_scenario(name).about}", soft_wrap=True)
-        return
-    fit_from = _all_histories() if fit_from_database else None
-    numbers = range(seeds) if seed is None else [seed]
-    try:
-        given = None if faults is None else parse_timed_faults("" if faults == "none" else faults)
-        found = run_campaign(
-            *(scenario, numbers, console, output),
-            fit_from=fit_from,
-            variant=variant,
-            faults=given,
-            trace=trace,
-        )
-    except ValueError as error:  # a `ScenarioError`, or faults that cannot be read
-        raise SettingError(str(error)) from error
-    if not found.ok:
-        raise typer.Exit(1)
-
-
-@app.command()
-def explore(
-    first: Annotated[str, typer.Option(help="Kinds of the first fault, with commas.")] = (
-        "kill,kill-late,kill-other"
-    ),
-    then: Annotated[
-        str, typer.Option(help="Kinds of a second fault during recovery. Default: none.")
-    ] = "",
-    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
-    faults: Annotated[
-        str | None, typer.Option(help="Only this future, with its trace: kill@17,pause@4.")
-    ] = None,
-    workflow: Annotated[
-        str, typer.Option(help="pipeline, or handler: one with sleeps, an event, a child, a retry.")
-    ] = "pipeline",
-    after: Annotated[
-        int, typer.Option(min=0, help="Continue after this part of an earlier exploration.")
-    ] = 0,
-) -> None:
-    """Inject faults at every crash point of the simulated pipeline, and of its recovery."""
-    from absurd_contimg.simulation.exploration.example_workflows import everything_spec  # noqa: PLC0415
-    from absurd_contimg.simulation.exploration.explorer import Exploration, replay  # noqa: PLC0415
-    from absurd_contimg.simulation.exploration.parallel_exploration import (  # noqa: PLC0415
-        ExplorationPlan,
-        explore_on_cores,
-    )
-    from absurd_contimg.simulation.model.faults import parse_kinds, parse_schedule  # noqa: PLC0415
-    from absurd_contimg.simulation.model.worker_factory import pipeline_spec  # noqa: PLC0415
-
-    specs = {"pipeline": pipeline_spec, "handler": everything_spec}
-    if workflow not in specs:
-        known = ", ".join(specs)
-        raise SettingError(f"explore: there is no workflow {workflow}; known are {known}.")
-    started, shown = time.monotonic(), 0
-
-    def on_progress(part: int, parts: int, exploration: Exploration) -> None:
-        nonlocal shown
-        for finding in exploration.findings[shown:]:
-            command = f"contimg explore --workflow {workflow} --faults {finding.schedule_text}"
-            print(f"{command}\n{finding}", flush=True)
-        shown = len(exploration.findings)
-        console.print(
-            f"part {part} of {parts}, {time.monotonic() - started:.0f} s: "
-            f"{exploration.futures} futures, {shown} with violations"
-        )
-
-    try:
-        if faults is not None:
-            finding = replay(specs[workflow](), parse_schedule(faults))
-            print("\n".join([*finding.trace, *map(str, finding.violations)]))
-            if finding.missed:
-                raise ValueError(finding.missed_text)
-            raise typer.Exit(1 if finding.violations else 0)
-        plan = ExplorationPlan(parse_kinds(first), parse_kinds(then) if then else ())
-    except ValueError as error:
-        raise SettingError(f"explore: {error}.") from error
-    exploration = explore_on_cores(specs[workflow], plan, jobs, on_progress, after)
-    console.print(
-        f"{len(exploration.crash_points)} crash points, {exploration.distinct_states} durable "
-        f"states; {exploration.futures} futures, all faults injected in {exploration.injected}, "
-        f"{exploration.duplicates} kills more that lead to one of them; "
-        f"{len(exploration.findings)} with violations; {time.monotonic() - started:.0f} s, "
-        f"{exploration.processor_seconds:.0f} s of processor time."
-    )
-    if exploration.findings:
-        raise typer.Exit(1)
-
-
-@app.command()
 def audit() -> None:
-    """Check the histories of all tasks against the invariants that the simulation asserts."""
-    from absurd_contimg.history.invariants import audit as check  # noqa: PLC0415
-
-    histories = _all_histories()
-    violations = check(histories)
-    for one in violations:
-        console.print(f"[red]{one}[/]", soft_wrap=True)
+    """Check the histories of all tasks against the invariants of the simulation."""
+    histories = all_histories()
+    violations = invariants.audit(histories)
+    for violation in violations:
+        console.print(f"[red]{violation}[/]", soft_wrap=True)
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")
     if violations:
         raise typer.Exit(1)
-
-
-def _all_histories() -> list[History]:
-    settings = state.settings()
-
-    async def read(backend: Backend) -> list[History]:
-        return await newest_histories(backend, settings, 100_000)
-
-    return with_backend(settings, read, create=False)

@@ -1,4 +1,4 @@
-"""Commands that change something: observations, tasks, workers, the database."""
+"""Commands that change observations, tasks, workers or the database."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from absurd_contimg.operations.cli.app import (
     renamed_to,
     state,
     with_backend,
-    write_report_on,
+    write_report_to,
 )
 from absurd_contimg.operations.services import (
     database_url,
@@ -57,15 +57,15 @@ def synth(
         typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable."),
     ] = None,
 ) -> None:
-    """Make synthetic but real UVH5 observations with a known sky."""
+    """Write synthetic UVH5 observations of a known sky."""
     from absurd_contimg.operations.cli.synthesize import make_observations  # noqa: PLC0415
 
-    made = make_observations(folder, preset, option or [], fault or [])
+    result = make_observations(folder, preset, option or [], fault or [])
     table = Table("group", "files", "calibrator", box=None)
-    for group in made.groups:
+    for group in result.groups:
         table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
     console.print(table)
-    console.print(f"Catalogue {made.catalog}\nTruth     {made.truth}", highlight=False)
+    console.print(f"Catalogue {result.catalog}\nTruth     {result.truth}", highlight=False)
 
 
 @app.command()
@@ -93,36 +93,36 @@ def spawn(
 def run(
     calibrator: Annotated[str, typer.Option(help="auto, none or a name.")] = "auto",
     now: Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")] = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Groups at once.")] = 2,
+    concurrency: Annotated[int, typer.Option(min=1, help="Groups at the same time.")] = 2,
     report_path: Annotated[
         Path | None, typer.Option("--report", help="Where to write the HTML report.")
     ] = None,
 ) -> None:
-    """Spawn, work, wait and report, all in this process."""
+    """Spawn tasks, run them in this process until they end, and write a report."""
     settings = state.settings(concurrency=concurrency)
 
     async def work(backend: Backend) -> list[History]:
         spawned = await _spawn(backend, settings, calibrator, now)
         _show_spawned(spawned)
-        ids = [one.task.task_id for one in spawned if one.task is not None]
-        others = await backend.list_tasks(settings.queue_name, states=LIVE_STATES)
-        tasks = [*ids, *(task.task_id for task in others if task.task_id not in ids)]
+        ids = [item.task.task_id for item in spawned if item.task is not None]
+        open_tasks = await backend.list_tasks(settings.queue_name, states=LIVE_STATES)
+        tasks = [*ids, *(task.task_id for task in open_tasks if task.task_id not in ids)]
         serving = asyncio.create_task(serve(settings))
         watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
         await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
         if not watching.done():  # the worker was stopped, or failed
             watching.cancel()
             await serving
-            console.print("Stopped. What was begun is released; contimg run goes on with it.")
+            console.print("Stopped. The running tasks are released; contimg run continues them.")
             raise typer.Exit(130)
         serving.cancel()
         await asyncio.wait({serving})
         return watching.result()
 
     histories = with_backend(settings, work)
-    for one in history_tables(histories):
-        console.print(one)
-    write_report_on(settings, histories, report_path)
+    for table in history_tables(histories):
+        console.print(table)
+    write_report_to(settings, histories, report_path)
     if any(history.task.state != "completed" for history in histories):
         raise typer.Exit(1)
 
@@ -130,13 +130,13 @@ def run(
 @app.command()
 def worker(
     worker_id: Annotated[
-        str | None, typer.Option(help="Stable name; a restart takes up what it left.")
+        str | None, typer.Option(help="Stable name; a restarted worker continues its runs.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(min=1)] = None,
     claim_timeout: Annotated[int | None, typer.Option(min=1, help="Lease, seconds.")] = None,
-    until_idle: Annotated[bool, typer.Option(help="End when there is no work.")] = False,
+    until_idle: Annotated[bool, typer.Option(help="End as soon as the queue is empty.")] = False,
 ) -> None:
-    """Work on the queue until SIGTERM."""
+    """Run a worker on the queue until SIGTERM."""
     settings = state.settings(
         worker_id=worker_id, concurrency=concurrency, claim_timeout_seconds=claim_timeout
     )
@@ -149,54 +149,55 @@ def retry(
         str | None, typer.Argument(help="A failed task: id, its end, or group.")
     ] = None,
     all_failed: Annotated[
-        bool, typer.Option(help="Every group that failed, but for those in quarantine.")
+        bool, typer.Option(help="All failed groups that are not in quarantine.")
     ] = False,
     rule: Annotated[
-        str | None, typer.Option(help="With --all-failed: only what this rule has failed.")
+        str | None, typer.Option(help="With --all-failed: only failures by this rule.")
     ] = None,
 ) -> None:
     """Run a failed task again, from its last checkpoint, with full budgets."""
     settings = state.settings()
     if (task is None) != all_failed or (rule is not None and not all_failed):
-        raise SettingError("retry takes a task, or --all-failed (with --rule or without).")
+        raise SettingError("retry takes a task, or --all-failed, which --rule may restrict.")
     if rule is not None:
         check_rule(rule)
 
-    async def again(backend: Backend) -> list[SpawnedTask]:
+    async def retry_tasks(backend: Backend) -> list[SpawnedTask]:
         if task is not None:
             failed = [await find_task(backend, settings, task)]
         else:
             failed = to_be_retried(await newest_histories(backend, settings), rule)
-        return [await retry_failed(backend, one) for one in failed]
+        return [await retry_failed(backend, history) for history in failed]
 
-    spawned = with_backend(settings, again)
-    for one in spawned:
-        text = f"Task {one.task_id} will run again, attempt {one.attempt}."
+    retried = with_backend(settings, retry_tasks)
+    for item in retried:
+        text = f"Task {item.task_id} will run again, attempt {item.attempt}."
         console.print(text, highlight=False)
-    if not spawned:
-        console.print("Nothing has failed that is not in quarantine. contimg quarantine list")
+    if not retried:
+        console.print("No failed task outside quarantine. See: contimg quarantine list")
 
 
 @app.command()
 def cancel(task: Annotated[str, typer.Argument(help="A task: id, its end, or group.")]) -> None:
-    """Cancel a task; what it has committed stays."""
+    """Cancel a task; its committed products stay."""
     settings = state.settings()
 
     async def stop(backend: Backend) -> str:
-        found = await find_task(backend, settings, task)
-        if is_ended(found):
-            return f"Task {found.task.task_id} had already ended: it is {found.task.state}."
-        await backend.cancel_task(settings.queue_name, found.task.task_id)
-        return f"Task {found.task.task_id} is cancelled."
+        history = await find_task(backend, settings, task)
+        task_id = history.task.task_id
+        if is_ended(history):
+            return f"Task {task_id} has already ended: it is {history.task.state}."
+        await backend.cancel_task(settings.queue_name, task_id)
+        return f"Task {task_id} is cancelled."
 
     console.print(with_backend(settings, stop), highlight=False)
 
 
 @app.command()
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Everything is written in here.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder for all files.")] = Path("demo"),
 ) -> None:
-    """The main job on synthetic data: two workers, one killed in the middle of a stage."""
+    """Run the pipeline on synthetic data with two workers, and kill one during a stage."""
     from absurd_contimg.operations.demo import run_demo  # noqa: PLC0415
 
     if not asyncio.run(run_demo(folder.absolute(), console)):
@@ -208,7 +209,7 @@ def demo(
 
 @quarantine_app.command("list")
 def quarantine_list() -> None:
-    """List the groups whose data are not fit for use, and why."""
+    """List the groups with unusable data, and the reasons."""
     registry = Registry(state.settings().registry_url)
     try:
         table = Table("group", "reason", box=None)
@@ -221,19 +222,19 @@ def quarantine_list() -> None:
 
 @quarantine_app.command("release")
 def quarantine_release(group: Annotated[str, typer.Argument(help="The group's name.")]) -> None:
-    """Run the task of a quarantined group again, after its cause has been removed."""
+    """Run the task of a quarantined group again, after its cause is removed."""
     settings = state.settings()
 
-    async def again(backend: Backend) -> str:
+    async def release_group(backend: Backend) -> str:
         registry = Registry(settings.registry_url)
         try:
-            found = await find_task(backend, settings, group)
-            spawned = await release(backend, registry, group, found)
+            history = await find_task(backend, settings, group)
+            spawned = await release(backend, registry, group, history)
         finally:
             registry.close()
         return f"Task {spawned.task_id} will run again, attempt {spawned.attempt}."
 
-    console.print(with_backend(settings, again), highlight=False)
+    console.print(with_backend(settings, release_group), highlight=False)
 
 
 # -- database -------------------------------------------------------------------------------
@@ -241,7 +242,7 @@ def quarantine_release(group: Annotated[str, typer.Argument(help="The group's na
 
 @database_app.command("init")
 def db_init() -> None:
-    """Install or migrate Absurd's schema and make the queue."""
+    """Install or migrate Absurd's schema and create the queue."""
     settings = state.settings()
     url = database_url(settings)
     console.print(asyncio.run(initialise(url, settings.queue_name)), highlight=False)
@@ -280,13 +281,9 @@ async def _spawn(
 
 def _show_spawned(spawned: list[Spawned]) -> None:
     table = Table("group", "sub-bands", "task", "", box=None)
-    for one in spawned:
-        if one.task is None:
-            note = "waiting for more (--now does not wait)"
-            table.add_row(one.group.group_id, str(len(one.group.files)), "", note)
-        else:
-            note = "spawned" if one.task.created else "was there"
-            table.add_row(
-                one.group.group_id, str(len(one.group.files)), str(one.task.task_id), note
-            )
+    for item in spawned:
+        task_id, note = "", "waits for more sub-bands (--now does not wait)"
+        if item.task is not None:
+            task_id, note = str(item.task.task_id), "spawned" if item.task.created else "existed"
+        table.add_row(item.group.group_id, str(len(item.group.files)), task_id, note)
     console.print(table)

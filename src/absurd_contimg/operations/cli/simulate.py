@@ -1,0 +1,130 @@
+"""Commands of the simulation: campaigns from scenarios, exploration of crash points."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.app import all_histories, app, console
+
+
+@app.command()
+def simulate(
+    scenario: Annotated[
+        str, typer.Argument(help="A TOML file or a shipped scenario; default: list the shipped.")
+    ] = "",
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds to run.")] = 10,
+    seed: Annotated[int | None, typer.Option(min=0, help="Run this seed only.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for report.json and report.html.")
+    ] = None,
+    fit_from_database: Annotated[
+        bool, typer.Option("--fit-from", help="Take durations from the histories in the database.")
+    ] = False,
+    variant: Annotated[
+        str | None, typer.Option(help="One variant of a sweep: 'workers.count = 2'.")
+    ] = None,
+    faults: Annotated[
+        str | None,
+        typer.Option(help="Instead of the seed's faults: kill-3@4212.5,partition-0@1/24; or none."),
+    ] = None,
+    trace: Annotated[bool, typer.Option("--trace", help="Print each event.")] = False,
+) -> None:
+    """Simulate workers, hosts, disks and faults in virtual time, from a scenario."""
+    from absurd_contimg.simulation.campaign.campaigns import run_campaign  # noqa: PLC0415
+    from absurd_contimg.simulation.campaign.scenario import load_scenario, shipped_scenarios  # noqa: PLC0415
+    from absurd_contimg.simulation.model.faults import parse_timed_faults  # noqa: PLC0415
+
+    if not scenario:
+        for name in shipped_scenarios():
+            console.print(f"{name:20} {load_scenario(name).about}", soft_wrap=True)
+        return
+    fit_from = all_histories() if fit_from_database else None
+    numbers = range(seeds) if seed is None else [seed]
+    try:
+        text = "" if faults == "none" else faults
+        schedule = None if text is None else parse_timed_faults(text)
+        campaign = run_campaign(
+            *(scenario, numbers, console, output),
+            fit_from=fit_from,
+            variant=variant,
+            faults=schedule,
+            trace=trace,
+        )
+    except ValueError as error:  # a `ScenarioError`, or faults that cannot be parsed
+        raise SettingError(str(error)) from error
+    if not campaign.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def explore(
+    first: Annotated[str, typer.Option(help="Kinds of the first fault, with commas.")] = (
+        "kill,kill-late,kill-other"
+    ),
+    then: Annotated[
+        str, typer.Option(help="Kinds of a second fault during recovery. Default: none.")
+    ] = "",
+    jobs: Annotated[int, typer.Option(min=1, help="Processes.")] = os.cpu_count() or 1,
+    faults: Annotated[
+        str | None, typer.Option(help="Only this future, with its trace: kill@17,pause@4.")
+    ] = None,
+    workflow: Annotated[
+        str, typer.Option(help="pipeline, or handler: one with sleeps, an event, a child, a retry.")
+    ] = "pipeline",
+    after: Annotated[
+        int, typer.Option(min=0, help="Continue after this part of an earlier exploration.")
+    ] = 0,
+) -> None:
+    """Inject faults at every crash point of the simulated pipeline, and of its recovery."""
+    from absurd_contimg.simulation.exploration.example_workflows import everything_spec  # noqa: PLC0415
+    from absurd_contimg.simulation.exploration.explorer import Exploration, replay  # noqa: PLC0415
+    from absurd_contimg.simulation.exploration.parallel_exploration import (  # noqa: PLC0415
+        ExplorationPlan,
+        explore_on_cores,
+    )
+    from absurd_contimg.simulation.model.faults import parse_kinds, parse_schedule  # noqa: PLC0415
+    from absurd_contimg.simulation.model.worker_factory import pipeline_spec  # noqa: PLC0415
+
+    specs = {"pipeline": pipeline_spec, "handler": everything_spec}
+    if workflow not in specs:
+        known = ", ".join(specs)
+        raise SettingError(f"explore: there is no workflow {workflow}; known are {known}.")
+    started, shown = time.monotonic(), 0
+
+    def on_progress(part: int, parts: int, exploration: Exploration) -> None:
+        nonlocal shown
+        for finding in exploration.findings[shown:]:
+            command = f"contimg explore --workflow {workflow} --faults {finding.schedule_text}"
+            print(f"{command}\n{finding}", flush=True)
+        shown = len(exploration.findings)
+        console.print(
+            f"part {part} of {parts}, {time.monotonic() - started:.0f} s: "
+            f"{exploration.futures} futures, {shown} with violations"
+        )
+
+    try:
+        if faults is not None:
+            finding = replay(specs[workflow](), parse_schedule(faults))
+            print("\n".join([*finding.trace, *map(str, finding.violations)]))
+            if finding.missed:
+                raise ValueError(finding.missed_text)
+            raise typer.Exit(1 if finding.violations else 0)
+        plan = ExplorationPlan(parse_kinds(first), parse_kinds(then) if then else ())
+    except ValueError as error:
+        raise SettingError(f"explore: {error}.") from error
+    exploration = explore_on_cores(specs[workflow], plan, jobs, on_progress, after)
+    console.print(
+        f"{len(exploration.crash_points)} crash points, {exploration.distinct_states} durable "
+        f"states; {exploration.futures} futures, all faults injected in {exploration.injected}, "
+        f"{exploration.duplicates} kills more that lead to one of them; "
+        f"{len(exploration.findings)} with violations; {time.monotonic() - started:.0f} s, "
+        f"{exploration.processor_seconds:.0f} s of processor time."
+    )
+    if exploration.findings:
+        raise typer.Exit(1)
