@@ -123,6 +123,23 @@ def test_status_shows_what_a_failure_of_the_sdk_says(contimg: Contimg, database_
     assert shown["activity"] == "ValueError: no such antenna"
 
 
+@pytest.mark.parametrize("key", ["placeholder_subbands", "stand_ins"])
+def test_status_and_history_count_the_missing_subbands(
+    contimg: Contimg, database_url: str, key: str
+) -> None:
+    """The earlier key is in results of version 0.1."""
+
+    async def prepare(backend: PostgresBackend) -> None:
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+        (claimed,) = await backend.claim_task(QUEUE, "worker-1", 60)
+        result: Any = {"verdict": "clean", "outputs": {"measurement_set": {key: [3, 7]}}}
+        await backend.complete_run(QUEUE, claimed.run_id, result)
+
+    on_queue(database_url, prepare)
+    assert "2 sub-bands missing" in contimg("status").stdout
+    assert "completed, clean, 2 sub-bands missing" in contimg("history", "G1").stdout
+
+
 def test_misspelt_queue_is_answered_with_those_that_exist(contimg: Contimg) -> None:
     refused = contimg("--queue", "dsa110-pipelin", "status")
     assert refused.exit_code == 1

@@ -129,12 +129,3 @@ def waiting_for(history: History) -> str | None:
         return f"event {wait.event_name}{until}"
     due = max(run.available_at for run in history.runs)
     return f"a worker, from {due:%Y-%m-%d %H:%M:%S} UTC on"
-
-
-def remark(history: History) -> str:
-    """What a person should know of a completed group beside its verdict."""
-    payload = history.task.completed_payload
-    outputs = payload.get("outputs") if isinstance(payload, Mapping) else None
-    converted = outputs.get("measurement_set") if isinstance(outputs, Mapping) else None
-    missing = converted.get("stand_ins") if isinstance(converted, Mapping) else None
-    return f"{len(missing)} sub-bands missing" if isinstance(missing, list) and missing else ""

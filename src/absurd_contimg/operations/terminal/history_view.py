@@ -13,7 +13,6 @@ from absurd_contimg.history.timeline import (
     StepStart,
     group_of,
     last_failure,
-    remark,
     step_starts,
     waiting_for,
 )
@@ -58,11 +57,23 @@ def task_summary(history: History, now: datetime) -> dict[str, Json]:
         "group": group_of(history),
         "state": history.task.state,
         "attempts": history.task.attempts,
-        "activity": activity + (f" ({remark(history)})" if remark(history) else ""),
+        "activity": activity + (f" ({remark})" if (remark := _remark(history)) else ""),
         "worker": None if last is None else last.worker,
         "lease_seconds_left": None if ends is None else round((ends - now).total_seconds(), 1),
         "failure": None if reason is None else {key: reason.get(key) for key in _TOLD},
     }
+
+
+def _remark(history: History) -> str:
+    """A fact about a completed group that its verdict does not show: missing sub-bands."""
+    payload = history.task.completed_payload
+    outputs = payload.get("outputs") if isinstance(payload, Mapping) else None
+    converted = outputs.get("measurement_set") if isinstance(outputs, Mapping) else None
+    if not isinstance(converted, Mapping):
+        return ""
+    # Versions up to 0.1 write the second key.
+    missing = converted.get("placeholder_subbands", converted.get("stand_ins"))
+    return f"{len(missing)} sub-bands missing" if isinstance(missing, list) and missing else ""
 
 
 def _why(reason: Mapping[str, Json]) -> str:
@@ -91,7 +102,7 @@ def history_tables(histories: Sequence[History]) -> list[Table]:
 def _history_table(history: History) -> Table:
     verdict = history.task.completed_payload
     said = f", {verdict['verdict']}" if isinstance(verdict, dict) and "verdict" in verdict else ""
-    said += f", {remark(history)}" if remark(history) else ""
+    said += f", {remark}" if (remark := _remark(history)) else ""
     colour = _COLOURS.get(history.task.state, "yellow")
     table = Table(
         title=f"{group_of(history)}: [{colour}]{history.task.state}[/]{said}",
