@@ -184,6 +184,12 @@ def completed(folder: Path) -> History:
         "bpa_deg": 30.0,
         "size_px": 64,
         "cell_arcsec": 20.0,
+        "pb_corrected_path": str(folder / "image-pb.fits"),
+        "ms_path": str(folder / "calibrated.ms"),
+        "imager": "tclean",
+        "ra_deg": 10.0,
+        "dec_deg": 16.0,
+        "mid_mjd": 61065.9,
     }
     validation: dict[str, Json] = {
         "report": str(table),
@@ -192,6 +198,8 @@ def completed(folder: Path) -> History:
         "n_expected": 2,
         "n_matched": 1,
         "completeness": 0.5,
+        "rms_jy": 0.001,
+        "dynamic_range": 500.0,
         "flux_ratio_median": 1.02,
         "flux_ratio_scatter": 0.0,
         "flux_error_max": 0.02,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from absurd_contimg.config import (
     PipelineConfig,
 )
 from absurd_contimg.errors import DataQualityError, NoCalibratorError, SettingError
+from absurd_contimg.products.outputs import SourceCheck
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.calibrators import candidates, choose_calibrator
 from absurd_contimg.science.catalogue import SkySource
@@ -208,11 +210,11 @@ def test_an_imager_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_missing_or_wrong_source_fails_the_comparison() -> None:
     """The demo's gate: every source of 0.5 Jy within 6 % and 1.5 arcsec."""
-    good = {"name": "a", "flux_jy": 1.0, "measured_jy": 1.03, "position_error_arcsec": 0.5}
+    good = SourceCheck("a", 0.0, 16.0, 1.0, 0.9, 50.0, True, 1.03, position_error_arcsec=0.5)
     assert compare_sources([good]).within()
-    assert compare_sources([good, {**good, "flux_jy": 0.1}]).n_sources == 1
-    assert not compare_sources([{**good, "measured_jy": 1.07}]).within()
-    assert not compare_sources([{**good, "position_error_arcsec": 1.6}]).within()
-    missing = {**good, "measured_jy": None, "position_error_arcsec": None}
+    assert compare_sources([good, replace(good, flux_jy=0.1)]).n_sources == 1
+    assert not compare_sources([replace(good, measured_jy=1.07)]).within()
+    assert not compare_sources([replace(good, position_error_arcsec=1.6)]).within()
+    missing = replace(good, measured_jy=None, position_error_arcsec=None)
     assert not compare_sources([good, missing]).within()
     assert not compare_sources([]).within()

@@ -29,6 +29,12 @@ from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.outputs import (
+    SourceCheck,
+    SourceTable,
+    ValidateOutputs,
+    from_json,
+)
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.image import ImageStage
 from absurd_contimg.stages.validate import ValidateStage
@@ -47,8 +53,13 @@ class Chain:
     calibrator: PipelineContext
     science: PipelineContext
 
-    def report(self, context: PipelineContext) -> dict[str, Any]:
-        return dict(json.loads(Path(output(context, "validation")["report"]).read_text()))
+    def sources(self, context: PipelineContext) -> tuple[SourceCheck, ...]:
+        report = context.outputs_of(ValidateOutputs).validation.report
+        return read_sources(report)
+
+
+def read_sources(report: Path) -> tuple[SourceCheck, ...]:
+    return from_json(SourceTable, json.loads(report.read_text())).sources
 
 
 def output(context: PipelineContext, name: str) -> dict[str, Any]:
@@ -118,12 +129,11 @@ def test_the_group_without_calibrator_says_so_and_uses_the_other(chain: Chain) -
 
 def test_sources_are_where_and_as_bright_as_they_were_put(chain: Chain) -> None:
     """Everything of 0.5 Jy or more, in a coarse image of ten antennas."""
-    report = chain.report(chain.science)
-    found = compare_sources(report["sources"])
+    found = compare_sources(chain.sources(chain.science))
     assert found.n_sources == 3
     assert found.within(0.06, 3.0)
-    assert report["verdict"] == "clean"
-    calibrator = compare_sources(chain.report(chain.calibrator)["sources"])
+    assert output(chain.science, "validation")["verdict"] == "clean"
+    calibrator = compare_sources(chain.sources(chain.calibrator))
     assert calibrator.within(0.02, 1.0)
 
 
@@ -163,8 +173,7 @@ def test_a_wrong_image_is_noticed(chain: Chain, tmp_path: Path) -> None:
         result = ValidateStage().execute(context, folders).validation
         assert result.verdict == "degraded"
         assert gate in result.failed_gates
-        sources = json.loads(next(folders.product.iterdir()).read_text())["sources"]
-        assert not compare_sources(sources).within()
+        assert not compare_sources(read_sources(next(folders.product.iterdir()))).within()
 
 
 def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Path) -> None:
@@ -211,7 +220,7 @@ def test_wsclean_gives_the_same_fluxes_or_says_that_it_is_missing(
 
     made = asyncio.run(image_and_validate())
     assert output(made, "image")["imager"] == "wsclean"
-    assert compare_sources(chain.report(made)["sources"]).within(0.06, 3.0)
+    assert compare_sources(chain.sources(made)).within(0.06, 3.0)
 
 
 def test_nothing_is_written_outside_the_given_folders(chain: Chain) -> None:

@@ -30,6 +30,13 @@ from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.operations.report import Section, write_report
 from absurd_contimg.operations.services import open_backend
 from absurd_contimg.operations.terminal import history_tables, watch
+from absurd_contimg.products.outputs import (
+    CalibrateSolveOutputs,
+    SolvedCaltables,
+    SourceTable,
+    ValidateOutputs,
+    from_json,
+)
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis import (
@@ -226,8 +233,8 @@ def _compare(histories: Sequence[History], made: SynthesisResult) -> list[Sectio
     sections = []
     for history in histories:
         outputs = _outputs(history)
-        caltables = cast(Mapping[str, Any], outputs.get("caltables") or {})
-        if caltables.get("solved"):
+        caltables = from_json(CalibrateSolveOutputs, outputs).caltables if outputs else None
+        if isinstance(caltables, SolvedCaltables):
             sections.append(_gains_section(history, caltables, made))
         sections.append(_sources_section(history, outputs))
     if not any(section.title.startswith("Gains") for section in sections):
@@ -235,10 +242,8 @@ def _compare(histories: Sequence[History], made: SynthesisResult) -> list[Sectio
     return sections
 
 
-def _gains_section(
-    history: History, caltables: Mapping[str, Any], made: SynthesisResult
-) -> Section:
-    folder = Path(str(caltables["tables"][0]["path"])).parent
+def _gains_section(history: History, caltables: SolvedCaltables, made: SynthesisResult) -> Section:
+    folder = caltables.tables[0].path.parent
     found = compare_gains(made.truth, folder)
     return Section(
         f"Gains solved in {group_of(history)} against those injected",
@@ -257,25 +262,23 @@ def _gains_section(
 
 def _sources_section(history: History, outputs: Mapping[str, Any]) -> Section:
     title = f"Sources in {group_of(history)}: recovered against injected"
-    validation = outputs.get("validation")
-    if not isinstance(validation, Mapping):
+    if not outputs:
         return Section(title, ["There is no checked image of this group."], ok=False)
-    table = json.loads(Path(str(validation["report"])).read_text(encoding="utf-8"))["sources"]
-    found = compare_sources(table)
+    report = from_json(ValidateOutputs, outputs).validation.report
+    table = from_json(SourceTable, json.loads(report.read_text(encoding="utf-8")))
+    found = compare_sources(table.sources)
     rows = []
     for row in found.rows:
-        measured = row["measured_jy"]
-        if measured is None:
-            rows.append([str(row["name"]), f"{row['flux_jy']:.3f}", "not found", "", ""])
+        if row.measured_jy is None:
+            rows.append([row.name, f"{row.flux_jy:.3f}", "not found", "", ""])
             continue
-        ratio = cast(float, measured) / cast(float, row["flux_jy"])
         rows.append(
             [
-                str(row["name"]),
-                f"{row['flux_jy']:.3f}",
-                f"{measured:.3f}",
-                f"{ratio - 1:+.1%}",
-                f'{row["position_error_arcsec"]:.2f}"',
+                row.name,
+                f"{row.flux_jy:.3f}",
+                f"{row.measured_jy:.3f}",
+                f"{row.measured_jy / row.flux_jy - 1:+.1%}",
+                f'{row.position_error_arcsec:.2f}"',
             ]
         )
     summary = (

@@ -186,6 +186,33 @@ class Validation:
 
 
 @dataclass(frozen=True, slots=True)
+class SourceCheck:
+    """One catalogue source in an image; measured values are None when it is not detected."""
+
+    name: str
+    ra_deg: float
+    dec_deg: float
+    flux_jy: float
+    beam_response: float
+    snr: float
+    """Apparent flux over the image's noise."""
+    isolated: bool
+    """No bright neighbour, so it is compared."""
+    measured_jy: float | None = None
+    flux_ratio: float | None = None
+    east_arcsec: float | None = None
+    north_arcsec: float | None = None
+    position_error_arcsec: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTable:
+    """The rows in the file `Validation.report`."""
+
+    sources: tuple[SourceCheck, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class CatalogSetupOutputs:
     """Of the stage ``catalog_setup``."""
 

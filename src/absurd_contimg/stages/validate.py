@@ -30,6 +30,7 @@ from absurd_contimg.products.outputs import (
     ContinuumImage,
     FlagOutputs,
     ImageOutputs,
+    SourceCheck,
     ValidateOutputs,
     Validation,
     names,
@@ -43,25 +44,6 @@ from absurd_contimg.science.catalogue import (
     tangent_offsets_arcsec,
 )
 from absurd_contimg.science.source_fitting import fit_peak
-
-
-@dataclass(frozen=True, slots=True)
-class SourceCheck:
-    """One catalogue source in the image; measured values are None when it is not detected."""
-
-    name: str
-    ra_deg: float
-    dec_deg: float
-    flux_jy: float
-    beam_response: float
-    snr: float
-    """Apparent flux over the image's noise."""
-    isolated: bool
-    measured_jy: float | None = None
-    flux_ratio: float | None = None
-    east_arcsec: float | None = None
-    north_arcsec: float | None = None
-    position_error_arcsec: float | None = None
 
 
 class ValidateStage(PipelineStage[ValidateOutputs]):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.core.records import Json
+from absurd_contimg.products.outputs import SourceCheck
 from absurd_contimg.synthesis.instrument import Instrument
 
 
@@ -93,7 +93,7 @@ class SourceComparison:
     flux_error_max: float
     """Largest relative error of a flux."""
     position_error_max_arcsec: float
-    rows: tuple[Mapping[str, Json], ...]
+    rows: tuple[SourceCheck, ...]
 
     def within(self, flux: float = 0.06, position_arcsec: float = 1.5) -> bool:
         """Whether every source was found and is right within the limits."""
@@ -105,29 +105,17 @@ class SourceComparison:
         )
 
 
-def compare_sources(
-    sources: Sequence[Mapping[str, Json]], flux_min_jy: float = 0.5
-) -> SourceComparison:
-    """Judge the per-source table of the ``validate`` stage for sources at least this bright.
-
-    Each row has ``flux_jy`` (catalogue), ``measured_jy`` and ``position_error_arcsec`` (null
-    when the source was not found), as in the validation product's ``sources``.
-    """
-    rows = tuple(r for r in sources if _number(r["flux_jy"]) >= flux_min_jy)
-    found = [r for r in rows if r["measured_jy"] is not None]
-    ratios = np.array([_number(r["measured_jy"]) / _number(r["flux_jy"]) for r in found])
-    errors = np.array([_number(r["position_error_arcsec"]) for r in found])
+def compare_sources(sources: Sequence[SourceCheck], flux_min_jy: float = 0.5) -> SourceComparison:
+    """Judge the source table of the ``validate`` stage for sources at least this bright."""
+    rows = tuple(row for row in sources if row.flux_jy >= flux_min_jy)
+    detected = [(row, row.measured_jy) for row in rows if row.measured_jy is not None]
+    ratios = np.array([measured / row.flux_jy for row, measured in detected])
+    errors = np.array([row.position_error_arcsec for row, _ in detected], dtype=float)
     return SourceComparison(
         n_sources=len(rows),
-        n_missing=len(rows) - len(found),
-        flux_ratio_median=float(np.median(ratios)) if found else float("nan"),
-        flux_error_max=float(np.abs(ratios - 1.0).max()) if found else float("inf"),
-        position_error_max_arcsec=float(errors.max()) if found else float("inf"),
+        n_missing=len(rows) - len(detected),
+        flux_ratio_median=float(np.median(ratios)) if detected else float("nan"),
+        flux_error_max=float(np.abs(ratios - 1.0).max()) if detected else float("inf"),
+        position_error_max_arcsec=float(errors.max()) if detected else float("inf"),
         rows=rows,
     )
-
-
-def _number(value: Json) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"expected a number in the table of sources, found {value!r}")
-    return float(value)

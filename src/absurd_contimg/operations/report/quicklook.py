@@ -17,7 +17,7 @@ import io
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -56,18 +56,6 @@ class SourceMark:
     dec_deg: float
     flux_jy: float
     measured_jy: float | None = None
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> SourceMark:
-        """From a row of the validation table; raises `KeyError`, `TypeError` or `ValueError`."""
-        measured = row.get("measured_jy")
-        return cls(
-            str(row["name"]),
-            float(row["ra_deg"]),
-            float(row["dec_deg"]),
-            float(row["flux_jy"]),
-            None if measured is None else float(measured),
-        )
 
     @property
     def label(self) -> str:

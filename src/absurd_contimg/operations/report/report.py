@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.step_journal import START_PREFIX
@@ -33,7 +33,17 @@ from absurd_contimg.operations.report.timeline import (
     spans,
     worker_names,
 )
+from absurd_contimg.products.outputs import (
+    ContinuumImage,
+    ImageOutputs,
+    SourceCheck,
+    SourceTable,
+    ValidateOutputs,
+    Validation,
+    from_json,
+)
 
+_T = TypeVar("_T")
 _TEMPLATE = "report.html.jinja"
 
 _LEASE_LAPSED = "$ClaimTimeout"
@@ -111,9 +121,9 @@ class _Group:
     timeline: Timeline | None
     failures: list[_Failure]
     products: list[_Product]
-    image: Mapping[str, Any]
-    validation: Mapping[str, Any]
-    sources: list[Mapping[str, Any]] = field(default_factory=list)
+    image: ContinuumImage | None
+    validation: Validation | None
+    sources: Sequence[SourceCheck] = ()
     sources_problem: str = ""
     picture: _Picture = field(default_factory=_Picture)
     software: Mapping[str, Json] = field(default_factory=dict)
@@ -186,11 +196,13 @@ def _template() -> Any:
 
 def _group(history: History, workers: Sequence[str]) -> _Group:
     steps = _finished_steps(history)
-    outputs: dict[str, Any] = {}
+    outputs: dict[str, Json] = {}
     for state in steps.values():
         outputs |= _mapping(state.get("outputs"))
     result = _mapping(history.task.completed_payload)
     name = group_of(history)
+    image = _record(ImageOutputs, outputs)
+    validated = _record(ValidateOutputs, outputs)
     group = _Group(
         anchor=f"g-{history.task.task_id}",
         name=history.task.task_name if name == "?" else name,
@@ -202,8 +214,8 @@ def _group(history: History, workers: Sequence[str]) -> _Group:
         timeline=by_stage(history, workers),
         failures=_failures(history),
         products=[_product(step, state) for step, state in steps.items()],
-        image=_mapping(outputs.get("image")),
-        validation=_mapping(outputs.get("validation")),
+        image=None if image is None else image.image,
+        validation=None if validated is None else validated.validation,
         config_digest=str(_mapping(result.get("config_ref")).get("digest", "")),
     )
     group.sources, group.sources_problem = _sources(group.validation)
@@ -267,21 +279,24 @@ def _waiting(history: History) -> str:
     return f"Waits for {wait.event_name}{until}."
 
 
-def _sources(validation: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], str]:
-    """The rows of the validation table, or why they cannot be shown."""
-    if not validation:
-        return [], ""
-    path = Path(str(validation.get("report", "")))
+def _record(kind: type[_T], outputs: Mapping[str, Json]) -> _T | None:
+    """A stage's outputs; None if there are none or another version wrote something else."""
     try:
-        content = json.loads(path.read_bytes())
-        rows = [_mapping(row) for row in content["sources"]]
-        for row in rows:
-            SourceMark.from_row(row)  # whatever is amiss with a row shows here
+        return from_json(kind, outputs)
+    except ValueError:
+        return None
+
+
+def _sources(validation: Validation | None) -> tuple[Sequence[SourceCheck], str]:
+    """The rows of the validation table, or why they cannot be shown."""
+    if validation is None:
+        return (), ""
+    try:
+        return from_json(SourceTable, json.loads(validation.report.read_bytes())).sources, ""
     except FileNotFoundError:
-        return [], f"The validation table {path} is no longer there."
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return [], f"The validation table {path} cannot be read: {error!r}."
-    return rows, ""
+        return (), f"The validation table {validation.report} is no longer there."
+    except (OSError, ValueError) as error:
+        return (), f"The validation table {validation.report} cannot be read: {error}."
 
 
 def _software(products: Sequence[_Product]) -> Mapping[str, Json]:
@@ -295,20 +310,22 @@ def _software(products: Sequence[_Product]) -> Mapping[str, Json]:
 
 
 def _picture(group: _Group, folder: Path) -> _Picture:
-    if not group.image:
+    image = group.image
+    if image is None:
         return _Picture()
     safe = re.sub(r"[^0-9A-Za-z._+-]", "-", group.name).lstrip(".")[:80]
     path = folder / f"{safe}-{group.task_id[-6:]}.png"
-    beam = Path(str(group.image.get("beam_path", "")))
-    rms = group.image.get("rms_jy")
     try:
         write_quicklook(
-            Path(str(group.image.get("path", ""))),
+            image.path,
             path,
             title=group.name,
-            sources=[SourceMark.from_row(row) for row in group.sources],
-            beam_path=beam if beam.is_file() else None,
-            rms_jy=float(rms) if isinstance(rms, int | float) else None,
+            sources=[
+                SourceMark(row.name, row.ra_deg, row.dec_deg, row.flux_jy, row.measured_jy)
+                for row in group.sources
+            ],
+            beam_path=image.beam_path if image.beam_path.is_file() else None,
+            rms_jy=image.rms_jy,
         )
     except SettingError:
         raise
@@ -322,10 +339,10 @@ def _summary(groups: Sequence[_Group], workers: Sequence[str]) -> list[tuple[str
     states = Counter(group.state for group in groups)
     every = [span for group in groups for span in group.spans]
     ratios = [
-        float(row["flux_ratio"])
+        row.flux_ratio
         for group in groups
         for row in group.sources
-        if row.get("isolated", True) and isinstance(row.get("flux_ratio"), int | float)
+        if row.isolated and row.flux_ratio is not None
     ]
     figures = [(str(number), f"{state}") for state, number in states.most_common()]
     degraded = sum(group.verdict == "degraded" for group in groups)
