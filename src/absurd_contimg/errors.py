@@ -8,7 +8,7 @@ because CASA fails in silence for passing reasons too (memory, a lock, a killed 
 from __future__ import annotations
 
 
-class StageError(Exception):
+class UserError(Exception):
     """A stage could not do its work.
 
     `remedy` says what an operator should do; it is part of the text.
@@ -20,7 +20,7 @@ class StageError(Exception):
         self.remedy = remedy
 
 
-class InputError(StageError):
+class InputError(UserError):
     """An input is missing, unreadable, corrupt or not what it should be."""
 
 
@@ -36,11 +36,11 @@ class IncompleteGroupError(InputError):
     """Too few sub-bands of an observation group are present."""
 
 
-class SettingError(StageError):
+class SettingError(UserError):
     """A setting has a value that the stage cannot work with."""
 
 
-class DataQualityError(StageError):
+class DataQualityError(UserError):
     """The data are readable but not good enough: all flagged, too noisy, solutions rejected."""
 
 
@@ -63,5 +63,5 @@ class NoCalibrationError(DataQualityError):
     """No calibration is valid at the time of this group."""
 
 
-class OutputError(StageError):
+class OutputError(UserError):
     """The stage ended, but what it made fails its post-conditions."""

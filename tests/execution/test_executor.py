@@ -25,7 +25,7 @@ from absurd_contimg.execution.executor import (
     StageTimeout,
     no_environment,
 )
-from absurd_contimg.execution.fallback import ONE_THREAD, with_escalations
+from absurd_contimg.execution.fallback import ONE_THREAD, with_fallbacks
 from absurd_contimg.products.store import load_committed, publish
 from absurd_contimg.workflows.failure_rules import STAGE_RULES
 
@@ -71,19 +71,19 @@ def test_success_leaves_a_sealed_product_in_scratch(tmp_path: Path) -> None:
 
 
 def test_one_thread_is_given_and_noted_after_a_shortage_of_memory(tmp_path: Path) -> None:
-    """The escalation reaches the process and the manifest, and changes nothing of the product."""
+    """The fallback reaches the process and the manifest, and changes nothing of the product."""
     request = request_for(tmp_path, "say threads")
     first = execute(request)
     assert "threads 2" in request.output_log.read_text()
     request = request_for(tmp_path, "say threads")
-    request = replace(request, context=with_escalations(request.context, [ONE_THREAD]))
+    request = replace(request, context=with_fallbacks(request.context, [ONE_THREAD]))
     second = execute(request)
     assert "threads 1" in request.output_log.read_text()
     assert first.committed == second.committed
     assert second.product is not None
     assert second.committed is not None
     publish(second.product, second.committed)
-    assert load_committed(second.committed).escalations == (ONE_THREAD,)
+    assert load_committed(second.committed).fallbacks == (ONE_THREAD,)
 
 
 def test_committed_product_is_adopted_without_work(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The guardian kills what may no longer live, and nothing else."""
+"""The watchdog kills what may no longer live, and nothing else."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from toy_stages import TOYS_FOLDER
 
-from absurd_contimg.execution.lease_watchdog import Guardian
+from absurd_contimg.execution.lease_watchdog import LeaseWatchdog
 
 
 @pytest.fixture
-def guardian() -> Iterator[Guardian]:
-    made = Guardian()
+def watchdog() -> Iterator[LeaseWatchdog]:
+    made = LeaseWatchdog()
     yield made
     made.close()
 
@@ -33,34 +33,36 @@ def sleeper() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_group_is_killed_when_its_time_is_over(
-    guardian: Guardian, sleeper: subprocess.Popen[bytes]
+    watchdog: LeaseWatchdog, sleeper: subprocess.Popen[bytes]
 ) -> None:
     began = time.monotonic()
-    guardian.watch(sleeper.pid, began + 0.5)
+    watchdog.watch(sleeper.pid, began + 0.5)
     assert sleeper.wait(10) == -9
     assert time.monotonic() - began >= 0.5
 
 
 def test_extended_group_lives_and_a_forgotten_one_too(
-    guardian: Guardian, sleeper: subprocess.Popen[bytes]
+    watchdog: LeaseWatchdog, sleeper: subprocess.Popen[bytes]
 ) -> None:
     """The last word counts."""
-    guardian.watch(sleeper.pid, time.monotonic() + 0.3)
-    guardian.watch(sleeper.pid, time.monotonic() + 60)
+    watchdog.watch(sleeper.pid, time.monotonic() + 0.3)
+    watchdog.watch(sleeper.pid, time.monotonic() + 60)
     with pytest.raises(subprocess.TimeoutExpired):
         sleeper.wait(0.6)
-    guardian.watch(sleeper.pid, time.monotonic() + 0.3)
-    guardian.forget(sleeper.pid)
+    watchdog.watch(sleeper.pid, time.monotonic() + 0.3)
+    watchdog.forget(sleeper.pid)
     with pytest.raises(subprocess.TimeoutExpired):
         sleeper.wait(0.6)
 
 
-def test_killed_guardian_is_replaced(guardian: Guardian, sleeper: subprocess.Popen[bytes]) -> None:
-    guardian.watch(sleeper.pid, time.monotonic() + 60)
-    assert guardian._process is not None
-    guardian._process.kill()
-    guardian._process.wait()
-    guardian.watch(sleeper.pid, time.monotonic() + 0.2)
+def test_killed_watchdog_is_replaced(
+    watchdog: LeaseWatchdog, sleeper: subprocess.Popen[bytes]
+) -> None:
+    watchdog.watch(sleeper.pid, time.monotonic() + 60)
+    assert watchdog._process is not None
+    watchdog._process.kill()
+    watchdog._process.wait()
+    watchdog.watch(sleeper.pid, time.monotonic() + 0.2)
     assert sleeper.wait(10) == -9
 
 
@@ -75,9 +77,9 @@ from toy_stages import request_for
 
 root = Path(sys.argv[1])
 lease_ends_at = time.monotonic() + 1.0
-watch = executor._GUARDIAN.watch
-executor._GUARDIAN.watch = lambda group, until: None
-watch(os.getpid() + (1 << 22), lease_ends_at)  # the guardian runs before we are stopped
+watch = executor._WATCHDOG.watch
+executor._WATCHDOG.watch = lambda group, until: None
+watch(os.getpid() + (1 << 22), lease_ends_at)  # the watchdog runs before we are stopped
 told = []
 
 def stopped_before_the_first_word(group, until):
@@ -87,7 +89,7 @@ def stopped_before_the_first_word(group, until):
         os.kill(os.getpid(), signal.SIGSTOP)
     watch(group, until)
 
-executor._GUARDIAN.watch = stopped_before_the_first_word
+executor._WATCHDOG.watch = stopped_before_the_first_word
 request = replace(request_for(root, "hang"), may_live_until=lambda: lease_ends_at)
 try:
     asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
@@ -96,12 +98,12 @@ except executor.StageFailed as failed:
 """
 
 
-def test_stage_of_a_worker_stopped_before_the_guardian_knew_of_it_does_not_begin(
+def test_stage_of_a_worker_stopped_before_the_watchdog_knew_it_does_not_begin(
     tmp_path: Path,
 ) -> None:
     """SIGSTOP right after the child was started, SIGCONT when the lease is over.
 
-    The child waits for leave and has read nothing; then the guardian hears that its time is over.
+    The child waits for leave and has read nothing; then the watchdog hears that its time is over.
     """
     worker = subprocess.Popen(
         [sys.executable, "-c", _STOPPED_WORKER, str(tmp_path), TOYS_FOLDER],

@@ -22,7 +22,7 @@ from absurd_contimg.errors import (
     SettingError,
     SolutionsRefusedError,
 )
-from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, escalations_of
+from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, fallbacks_of
 from absurd_contimg.execution.runner import StageResult
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.timeline import step_starts
@@ -56,7 +56,7 @@ class StandIn:
     escalations: list[tuple[str, ...]] = field(default_factory=list)
 
     async def run(self, stage: PipelineStage, context: Any, **_: Any) -> StageResult:
-        self.escalations.append(escalations_of(context))
+        self.escalations.append(fallbacks_of(context))
         if self.failures:
             raise self.failures.pop(0)
         log = Path("none")

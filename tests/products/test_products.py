@@ -33,8 +33,8 @@ from absurd_contimg.products.store import (
     find_committed,
     load_committed,
     publish,
-    seal,
     verify,
+    write_manifest,
 )
 
 
@@ -76,7 +76,7 @@ def make(root: Path, scratch: str = "scratch1", text: str = "whole") -> tuple[Pa
         attempt="1",
         host="here",
     )
-    seal(product, manifest)
+    write_manifest(product, manifest)
     return product, committed
 
 
@@ -311,3 +311,12 @@ def test_manifest_survives_json(tmp_path: Path, outputs: dict[str, Json]) -> Non
         *({}, (), outputs, (), {}, "2026-01-01T00:00:00+00:00", "1", "h"),
     )
     assert Manifest.from_json(json.loads(json.dumps(manifest.to_json()))) == manifest
+
+
+def test_manifest_of_an_earlier_version_is_read_with_its_fallbacks(tmp_path: Path) -> None:
+    """It calls them escalations, and the oldest name none."""
+    product, _ = make(tmp_path)
+    saved = {**json.loads((product / MANIFEST_NAME).read_text())}
+    del saved["fallbacks"]
+    assert Manifest.from_json(saved).fallbacks == ()
+    assert Manifest.from_json({**saved, "escalations": ["one-thread"]}).fallbacks == ("one-thread",)

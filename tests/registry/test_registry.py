@@ -21,7 +21,7 @@ from absurd_contimg.products.store import (
     Manifest,
     file_entries,
     load_committed,
-    seal,
+    write_manifest,
 )
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import Database
@@ -65,7 +65,7 @@ def commit(
         *((InputEntry("/in/flagged.ms", "product", "k"),), outputs, file_entries(folder)),
         *({}, "2026-01-26T00:00:00+00:00", "1", "host"),
     )
-    seal(folder, manifest)
+    write_manifest(folder, manifest)
     return folder, load_committed(folder)
 
 

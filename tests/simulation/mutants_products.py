@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 
-from absurd_contimg.execution import product_builder as making
+from absurd_contimg.execution import product_builder
 from absurd_contimg.execution import runner as runner_module
 from absurd_contimg.execution.runner import StageRunner
-from absurd_contimg.products import store as products
-from absurd_contimg.products.store import Published, publish, seal
+from absurd_contimg.products import store
+from absurd_contimg.products.store import Published, publish, write_manifest
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
 
 _run = StageRunner.run
 _commit = StageRunner._commit
-_product_location = making.product_location
+_product_location = product_builder.product_location
 
 
 class _Toothless:
@@ -67,10 +67,10 @@ def renames_first(patch: Patch) -> None:
     def rename(product: Path, committed: Path, files: Any) -> Published:
         files.ensure_folder(committed.parent)
         files.rename(product, committed)
-        seal(committed, waiting[product], files)
+        write_manifest(committed, waiting[product], files)
         return Published(committed, waiting[product], adopted=False)
 
-    patch.setattr(making, "seal", keep)
+    patch.setattr(product_builder, "write_manifest", keep)
     patch.setattr(runner_module, "publish", rename)
 
 
@@ -80,24 +80,24 @@ def overwrites(patch: Patch) -> None:
         return publish(product, committed, files)
 
     patch.setattr(runner_module, "publish", force)
-    patch.setattr(making, "find_committed", lambda *_args, **_options: None)
+    patch.setattr(product_builder, "find_committed", lambda *_args, **_options: None)
 
 
 def never_adopts(patch: Patch) -> None:
     def insist(product: Path, committed: Path, files: Any) -> Published:
-        manifest = products.read_manifest(product, files)
+        manifest = store.read_manifest(product, files)
         files.ensure_folder(committed.parent)
         files.rename(product, committed)
         return Published(committed, manifest, adopted=False)
 
     patch.setattr(runner_module, "publish", insist)
-    patch.setattr(making, "find_committed", lambda *_args, **_options: None)
+    patch.setattr(product_builder, "find_committed", lambda *_args, **_options: None)
 
 
 def registers_first(patch: Patch) -> None:
     def commit(self: Any, report: Any, leased: Any, clock: Any) -> Any:
         if report.product is not None:
-            manifest = products.read_manifest(report.product, self._files)
+            manifest = store.read_manifest(report.product, self._files)
             self._registry.register(report.committed, manifest)
         return _commit(self, report, leased, clock)
 
@@ -123,12 +123,12 @@ def names_by_attempt(patch: Patch) -> None:
         key, committed = _product_location(*args)
         return key, committed.with_name(f"{committed.name}-{next(numbers)}")
 
-    patch.setattr(making, "product_location", location)
+    patch.setattr(product_builder, "product_location", location)
 
 
 def leaves_in_scratch(patch: Patch) -> None:
     def forget(product: Path, committed: Path, files: Any) -> Published:
-        return Published(committed, products.read_manifest(product, files), adopted=False)
+        return Published(committed, store.read_manifest(product, files), adopted=False)
 
     patch.setattr(runner_module, "publish", forget)
 
@@ -152,7 +152,7 @@ def changes_afterwards(patch: Patch) -> None:
 
 
 def manifest_without_files(patch: Patch) -> None:
-    patch.setattr(making, "file_entries", lambda *_args: ())
+    patch.setattr(product_builder, "file_entries", lambda *_args: ())
 
 
 def key_without_inputs(patch: Patch) -> None:
@@ -160,7 +160,7 @@ def key_without_inputs(patch: Patch) -> None:
         key, committed = _product_location(stage, context, ())
         return key, committed.with_name(stage.name)
 
-    patch.setattr(making, "product_location", location)
+    patch.setattr(product_builder, "product_location", location)
 
 
 def scratch_is_kept(patch: Patch) -> None:
@@ -188,9 +188,9 @@ def nothing_is_reserved(patch: Patch) -> None:
 
 def adopts_without_a_look(patch: Patch) -> None:
     def find(folder: Path, key: str, files: Any) -> Any:
-        return products.read_manifest(folder, files) if files.exists(folder) else None
+        return store.read_manifest(folder, files) if files.exists(folder) else None
 
-    patch.setattr(making, "find_committed", find)
+    patch.setattr(product_builder, "find_committed", find)
 
 
 PRODUCTS: dict[str, Mutant] = {

@@ -16,7 +16,7 @@ import numpy as np
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, with_escalations
+from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, with_fallbacks
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.outputs import to_json
 from absurd_contimg.science.measurement_set import open_table
@@ -120,7 +120,7 @@ def solve_cases() -> None:
         main.putcol("FLAG", flags)
 
     case = "solve: own solutions were refused"
-    escalated = with_escalations(CALIBRATOR, [OTHER_CALIBRATION])
+    escalated = with_fallbacks(CALIBRATOR, [OTHER_CALIBRATION])
     result = attempt(case, solve, escalated)
     raised[case] = ("none", str(result["caltables"]))
     assert solve.parameters(escalated) != solve.parameters(CALIBRATOR)
@@ -152,7 +152,7 @@ def other_cases() -> None:
     config = PipelineConfig.model_validate({**CONFIG.model_dump(), "flagging": greedy})
     science = PipelineContext(config, SCIENCE.inputs, SCIENCE.outputs)
     attempt("flag: greedy", FlagStage(), science)
-    gentler = with_escalations(science, [GENTLER_FLAGS])
+    gentler = with_fallbacks(science, [GENTLER_FLAGS])
     result = attempt("flag: greedy, then gentler", FlagStage(), gentler)
     raised["flag: greedy, then gentler"] = ("none", str(result["flagged_ms"]["gentler"]))
     validated = attempt("validate: gentler flags", ValidateStage(), gentler.with_outputs(result))

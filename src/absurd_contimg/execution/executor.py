@@ -31,8 +31,8 @@ from absurd_contimg.core.failures import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
-from absurd_contimg.execution.fallback import ONE_THREAD, escalations_of
-from absurd_contimg.execution.lease_watchdog import Guardian
+from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
+from absurd_contimg.execution.lease_watchdog import LeaseWatchdog
 from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
 from absurd_contimg.execution.stage_process import REQUEST_NAME, RESULT_NAME
 
@@ -43,10 +43,10 @@ _log = logging.getLogger(__name__)
 
 _TRIM_SECONDS = 20.0
 _LEASE_SECONDS = 0.5
-"""How often the guardian is told how long a stage may live."""
+"""How often the watchdog is told how long a stage may live."""
 _POLL_SECONDS = 0.01
 _UNKILLABLE_SECONDS = 60.0
-_GUARDIAN = Guardian()
+_WATCHDOG = LeaseWatchdog()
 """One for each process; it starts when a stage first runs under a lease."""
 
 
@@ -185,7 +185,7 @@ class IsolatedStageExecutor:
         }
         text = json.dumps(document, indent=1, allow_nan=False)
         (request.scratch / REQUEST_NAME).write_text(text, encoding="utf-8")
-        alone = ONE_THREAD in escalations_of(request.context)
+        alone = ONE_THREAD in fallbacks_of(request.context)
         threads = "1" if alone else str(config.execution.threads)
         return {
             **os.environ,
@@ -217,7 +217,7 @@ class IsolatedStageExecutor:
                 in_time = await self._wait(process, request, write_end)
             finally:
                 await _completed(_end_group(process))
-                _GUARDIAN.forget(process.pid)
+                _WATCHDOG.forget(process.pid)
         finally:
             # Closing the write end is itself a kill: see child.py. It comes last.
             os.close(write_end)
@@ -230,7 +230,7 @@ class IsolatedStageExecutor:
     ) -> bool:
         """Whether the process ended by itself in time; keeps its output within bounds.
 
-        It is given leave to begin once the guardian knows until when it may live, and not after
+        It is given leave to begin once the watchdog knows until when it may live, and not after
         that: if we are stopped before, it waits, and nothing of it must be undone.
         """
         clock = asyncio.get_running_loop().time
@@ -240,7 +240,7 @@ class IsolatedStageExecutor:
         while (left := deadline - clock()) > 0:
             until = math.inf if lease is None else lease()
             if lease is not None:
-                _GUARDIAN.watch(process.pid, until)
+                _WATCHDOG.watch(process.pid, until)
             if not begun and until > time.monotonic():
                 begun = os.write(lifeline, b"!") == 1
             with contextlib.suppress(TimeoutError):

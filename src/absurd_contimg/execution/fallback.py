@@ -1,7 +1,8 @@
-"""Escalations: what a later start of a stage does differently after what the last one met.
+"""Fallbacks: what a later start of a stage does differently after an earlier failure.
 
-A failure rule names one (``failures.py``); the worker keeps it in the history and gives it to the
-next start; here stand the names, what each means, and how a stage asks for it.
+A failure rule names one (`workflows.failure_rules`), the worker keeps it in the step journal and
+passes it to the next start. This module has the names, their meanings, and how a stage asks for
+them; it does not know which failure asks for which.
 """
 
 from __future__ import annotations
@@ -14,25 +15,25 @@ ONE_THREAD = "one-thread"
 OTHER_CALIBRATION = "other-calibration"
 GENTLER_FLAGS = "gentler-flags"
 
-ESCALATIONS: Mapping[str, str] = {
+FALLBACKS: Mapping[str, str] = {
     ONE_THREAD: "The stage's process has one thread. Each thread of tclean costs 40 MB and more of "
     "WSClean's; the image is the same to the bit (measured with tclean, 1, 2 and 4 threads).",
-    OTHER_CALIBRATION: "The group's own calibrator is left alone, and the nearest valid "
-    "calibration of another group is waited for and used.",
+    OTHER_CALIBRATION: "The stage does not solve for the group's own calibrator; the group waits "
+    "for the nearest valid calibration of another group and uses it.",
     GENTLER_FLAGS: "Outliers in time and frequency are flagged from twice the usual cut-off on. "
     "The group ends degraded, however good its image.",
 }
-"""What each does, for operators."""
+"""The meaning of each, for operators."""
 
-_KEY = "escalations"
-
-
-def with_escalations(context: PipelineContext, escalations: Sequence[str]) -> PipelineContext:
-    """The context of a start that is made under these escalations."""
-    return context.with_metadata({_KEY: list(escalations)}) if escalations else context
+_KEY = "fallbacks"
 
 
-def escalations_of(context: PipelineContext) -> tuple[str, ...]:
-    """The escalations of this start, in the order in which they were found necessary."""
-    found = context.metadata.get(_KEY)
-    return tuple(str(one) for one in found) if isinstance(found, list | tuple) else ()
+def with_fallbacks(context: PipelineContext, fallbacks: Sequence[str]) -> PipelineContext:
+    """The context of a start that uses these fallbacks."""
+    return context.with_metadata({_KEY: list(fallbacks)}) if fallbacks else context
+
+
+def fallbacks_of(context: PipelineContext) -> tuple[str, ...]:
+    """The fallbacks of this start, in the order in which failures asked for them."""
+    fallbacks = context.metadata.get(_KEY)
+    return tuple(map(str, fallbacks)) if isinstance(fallbacks, list | tuple) else ()

@@ -1,12 +1,12 @@
-"""The guardian: a small process that ends stages whose worker no longer holds its lease.
+"""The watchdog: a small process that ends stages whose worker no longer holds its lease.
 
 A worker that is stopped (SIGSTOP, a paused machine, a debugger) cannot stop its stages, and the
 stages would go on while another worker, after the lease has run out, starts them again. So each
-worker process has a guardian beside it. It is told, again and again, until when each process
+worker process has a watchdog beside it. It is told, again and again, until when each process
 group may live, and kills those whose time is over. It knows nothing of databases: the times come
 from the lease keeper, on the clock that all processes of a machine share (CLOCK_MONOTONIC).
 
-When the worker ends, the guardian's input ends, and so does the guardian; the stages are then
+When the worker ends, the watchdog's input ends, and so does the watchdog; the stages are then
 ended by their own lifeline (``child.py``). It is run as a plain script, and imports nothing big.
 """
 
@@ -23,7 +23,7 @@ from contextlib import suppress
 _LOOK_SECONDS = 0.5
 
 
-class Guardian:
+class LeaseWatchdog:
     """The worker's side: starts the process when it is first needed, and anew if it died."""
 
     def __init__(self) -> None:

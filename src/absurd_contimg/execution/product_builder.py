@@ -15,7 +15,7 @@ from pathlib import Path
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.fallback import escalations_of
+from absurd_contimg.execution.fallback import fallbacks_of
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.store import (
@@ -28,25 +28,25 @@ from absurd_contimg.products.store import (
     file_entries,
     find_committed,
     read_manifest,
-    seal,
     verify,
+    write_manifest,
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Intended:
+class PlannedProduct:
     """The product that a stage will make of this context."""
 
     inputs: tuple[InputEntry, ...]
     key: str
     committed: Path
     """Where it belongs."""
-    found: Manifest | None
-    """It is there already: nothing is to be made."""
+    existing: Manifest | None
+    """Of the product that is already there: nothing is to be made."""
 
 
 @dataclass(frozen=True, slots=True)
-class Maker:
+class Provenance:
     """Who makes a product, when, and with what: for its manifest, no part of its key."""
 
     attempt: str
@@ -56,9 +56,9 @@ class Maker:
     software: Mapping[str, str]
 
 
-def intend(
+def plan_product(
     stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
-) -> Intended | None:
+) -> PlannedProduct | None:
     """Digest the inputs, name the product and look whether it is there; None: it makes none.
 
     Raises `MissingInputError` for an input that is not there, and `BrokenProductError` when
@@ -68,16 +68,16 @@ def intend(
     if stage.product_folder is None:
         return None
     key, committed = product_location(stage, context, inputs)
-    return Intended(inputs, key, committed, find_committed(committed, key, files=files))
+    return PlannedProduct(inputs, key, committed, find_committed(committed, key, files=files))
 
 
-def seal_product(
+def complete_product(
     product: Path,
     stage: PipelineStage,
     context: PipelineContext,
-    intended: Intended,
+    planned: PlannedProduct,
     outputs: Mapping[str, Json],
-    maker: Maker,
+    provenance: Provenance,
     files: FileSystem = LOCAL,
 ) -> None:
     """Write the manifest of a finished product in scratch, and have the disk hold all of it."""
@@ -85,21 +85,21 @@ def seal_product(
     manifest = Manifest(
         stage=stage.name,
         stage_version=stage.version,
-        key=intended.key,
-        location=intended.committed.relative_to(output_dir).as_posix(),
+        key=planned.key,
+        location=planned.committed.relative_to(output_dir).as_posix(),
         output_dir=str(output_dir),
         group_id=context.group_id,
         parameters=stage.parameters(context),
-        inputs=intended.inputs,
+        inputs=planned.inputs,
         outputs=outputs,
         files=file_entries(product, files),
-        software=maker.software,
-        created_at=maker.created_at,
-        attempt=maker.attempt,
-        host=maker.host,
-        escalations=escalations_of(context),
+        software=provenance.software,
+        created_at=provenance.created_at,
+        attempt=provenance.attempt,
+        host=provenance.host,
+        fallbacks=fallbacks_of(context),
     )
-    seal(product, manifest, files)
+    write_manifest(product, manifest, files)
 
 
 def input_entries(

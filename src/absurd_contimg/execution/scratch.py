@@ -19,13 +19,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from absurd_contimg.errors import SettingError, StageError
+from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
 _OWNERS = ".owners"
 
 
-class ScratchInUseError(StageError):
+class ScratchInUseError(UserError):
     """Another living process owns scratch under this name."""
 
 

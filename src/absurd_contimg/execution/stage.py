@@ -85,7 +85,7 @@ class PipelineStage(ABC, Generic[OutputsT]):
         return context.group_id
 
     def validate(self, context: PipelineContext) -> None:
-        """Check the inputs; raise a `StageError` that says what is wrong with which of them."""
+        """Check the inputs; raise a `UserError` that says what is wrong with which of them."""
 
     @abstractmethod
     def execute(self, context: PipelineContext, workspace: Workspace) -> OutputsT:

@@ -38,7 +38,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
-from absurd_contimg.execution.product_builder import Maker, intend, seal_product
+from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.files import file_states, write_json
 from absurd_contimg.products.outputs import to_json
@@ -95,7 +95,7 @@ def _report(path: Path, result: Mapping[str, Json]) -> None:
 
 
 def await_leave(lifeline: int) -> None:
-    """Wait for the parent's word to begin: one byte, when the guardian knows until when we live.
+    """Wait for the parent's word to begin: one byte, when the watchdog knows until when we live.
 
     A parent that is stopped or dies before that leaves a process that has done nothing.
     """
@@ -181,10 +181,10 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     context = PipelineContext.from_json(request["context"], config)
     scratch = Path(request["scratch"])
     stage.validate(context)
-    intended = intend(stage, context)
-    committed = scratch / "product" if intended is None else intended.committed
-    if intended is not None and intended.found is not None:
-        outputs = dict(intended.found.outputs)
+    planned = plan_product(stage, context)
+    committed = scratch / "product" if planned is None else planned.committed
+    if planned is not None and planned.existing is not None:
+        outputs = dict(planned.existing.outputs)
         return {"outputs": outputs, "committed": str(committed), "adopted": True}
     workspace = Workspace(
         scratch / "product", scratch / "temporary", Path(request["casa_log"]), committed
@@ -193,11 +193,11 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     workspace.temporary.mkdir()
     with _inputs_unchanged(stage, context):
         outputs = run_stage(stage, context, workspace)
-    if intended is None:
+    if planned is None:
         return {"outputs": outputs, "committed": None, "adopted": False}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    maker = Maker(request["attempt"], socket.gethostname(), now, software_versions())
-    seal_product(workspace.product, stage, context, intended, outputs, maker)
+    provenance = Provenance(request["attempt"], socket.gethostname(), now, software_versions())
+    complete_product(workspace.product, stage, context, planned, outputs, provenance)
     return {"outputs": outputs, "committed": str(committed), "adopted": False}
 
 

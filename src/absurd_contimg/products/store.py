@@ -97,8 +97,8 @@ class Manifest:
     """ISO 8601, UTC."""
     attempt: str
     host: str
-    escalations: tuple[str, ...] = ()
-    """What this attempt did differently than the first one (``escalation.py``)."""
+    fallbacks: tuple[str, ...] = ()
+    """What this attempt did differently than the first one (`execution.fallback`)."""
 
     def to_json(self) -> dict[str, Json]:
         """As written to ``manifest.json``."""
@@ -116,7 +116,8 @@ class Manifest:
         try:
             values["files"] = tuple(FileEntry(**entry) for entry in values["files"])
             values["inputs"] = tuple(InputEntry(**entry) for entry in values["inputs"])
-            values["escalations"] = tuple(values.get("escalations", ()))
+            earlier_key = values.pop("escalations", ())
+            values["fallbacks"] = tuple(values.get("fallbacks", earlier_key))
             return cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest fields do not fit: {error}") from error
@@ -181,7 +182,7 @@ def software_versions() -> dict[str, str]:
     return found
 
 
-def seal(product: Path, manifest: Manifest, files: FileSystem = LOCAL) -> None:
+def write_manifest(product: Path, manifest: Manifest, files: FileSystem = LOCAL) -> None:
     """Write the manifest into a finished product and flush all of it to the disk.
 
     Belongs in the stage's process: flushing gigabytes takes time, and there it can be killed.

@@ -22,7 +22,7 @@ from absurd_contimg.config import CalibrationConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError, SolutionsRefusedError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.fallback import OTHER_CALIBRATION, escalations_of
+from absurd_contimg.execution.fallback import OTHER_CALIBRATION, fallbacks_of
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
@@ -286,4 +286,4 @@ def _model_sources(
 
 def _uses_other_calibration(context: PipelineContext) -> bool:
     """Whether an earlier start refused the group's own solutions."""
-    return OTHER_CALIBRATION in escalations_of(context)
+    return OTHER_CALIBRATION in fallbacks_of(context)

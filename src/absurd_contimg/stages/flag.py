@@ -21,7 +21,7 @@ from absurd_contimg.config import FlaggingConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError, OverFlaggedError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.fallback import GENTLER_FLAGS, escalations_of
+from absurd_contimg.execution.fallback import GENTLER_FLAGS, fallbacks_of
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     ConvertOutputs,
@@ -99,7 +99,7 @@ class FlagStage(PipelineStage[FlagOutputs]):
 
 def _is_gentler(context: PipelineContext) -> bool:
     """Whether an earlier start flagged too much."""
-    return GENTLER_FLAGS in escalations_of(context)
+    return GENTLER_FLAGS in fallbacks_of(context)
 
 
 def _flag(ms: Path, settings: FlaggingConfig, cutoff_sigma: float) -> float:

@@ -13,10 +13,10 @@ import signal
 from absurd_contimg import errors
 from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, FailureRule
 from absurd_contimg.core.generic_rules import GENERIC_RULES
-from absurd_contimg.execution import executor
-from absurd_contimg.execution import stage_process as child
+from absurd_contimg.execution.executor import StageTimeout
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
-from absurd_contimg.products import store as products
+from absurd_contimg.execution.stage_process import EXIT_DISK_FULL
+from absurd_contimg.products.store import BrokenProductError
 
 _DATA_QUALITY, _SOLUTIONS_REFUSED = "data-quality", "solutions-refused"
 _OVER_FLAGGED = "over-flagged"
@@ -81,7 +81,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         FailureKind.PERMANENT,
         f"Restore owner, mode and content of the named file, then: contimg retry TASK. Or: {_ANEW}",
         _OURS,
-        exceptions=_names(products.BrokenProductError),
+        exceptions=_names(BrokenProductError),
         decisive=True,
     ),
     FailureRule(
@@ -162,7 +162,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         FailureKind.TRANSIENT,
         "Look for a hung file system or a lock; raise ABSURD_TASK_TIMEOUT if it was only slow.",
         "the stage's deadline",
-        exceptions=_names(executor.StageTimeout),
+        exceptions=_names(StageTimeout),
         decisive=True,
     ),
 )
@@ -191,7 +191,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         FailureKind.RESOURCE,
         _FREE_SPACE,
         "observed: the disk was too full even for the stage's report",
-        exit_codes=frozenset({child.EXIT_DISK_FULL}),
+        exit_codes=frozenset({EXIT_DISK_FULL}),
     ),
     FailureRule(
         "killed",

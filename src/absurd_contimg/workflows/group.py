@@ -22,7 +22,7 @@ from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.fallback import with_escalations
+from absurd_contimg.execution.fallback import with_fallbacks
 from absurd_contimg.execution.runner import Fence, StageResult
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.outputs import (
@@ -176,7 +176,7 @@ class PipelineWorkflow:
             _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, how)
             result = await self.runner.run(
                 stage,
-                with_escalations(context, ctx.escalations),
+                with_fallbacks(context, ctx.escalations),
                 attempt=f"{ctx.task_id[-12:]}-{start}",
                 fence=ctx.fence,
             )

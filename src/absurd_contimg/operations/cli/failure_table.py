@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from absurd_contimg.core.failures import UNRECOGNISED, FailureKind, FailureRule
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.execution.fallback import ESCALATIONS
+from absurd_contimg.execution.fallback import FALLBACKS
 
 _HEAD = """\
 # Failures
@@ -26,13 +26,13 @@ when another was raised (`__context__`) comes after that other. A hook of your o
 ## Treatment of each kind
 """
 
-_ESCALATIONS = """
-## Escalations
+_FALLBACKS = """
+## Fallbacks
 
 After some failures the next start of the stage uses other parameters, once for each task; the
 history and the product's manifest record it. `contimg retry` starts without it.
 
-| escalation | what it does |
+| fallback | what it does |
 |---|---|
 """
 
@@ -72,8 +72,8 @@ def failure_table(rules: Sequence[FailureRule], policy: RetryPolicy) -> str:
         kind += "" if rule.escalation is None else f", then with {rule.escalation}"
         cells = (f"`{rule.id}`", kind, evidence or "no other rule fits", rule.advice, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    meanings = "".join(f"| {name} | {meaning} |\n" for name, meaning in ESCALATIONS.items())
-    return "\n".join(lines) + "\n" + _ESCALATIONS + meanings + "\n" + _BY_DESIGN
+    meanings = "".join(f"| {name} | {meaning} |\n" for name, meaning in FALLBACKS.items())
+    return "\n".join(lines) + "\n" + _FALLBACKS + meanings + "\n" + _BY_DESIGN
 
 
 def rule_summary(rule: FailureRule) -> dict[str, Json]:

@@ -10,7 +10,7 @@ import sys
 
 from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.errors import StageError
+from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import inspect, manage, simulate  # noqa: F401 - register their commands
 from absurd_contimg.operations.cli.app import app, error_console
 
@@ -26,7 +26,7 @@ def main() -> None:
     """The entry point of the ``contimg`` program."""
     try:
         app()
-    except (StageError, BackendError, EmbeddedPostgresError) as error:
+    except (UserError, BackendError, EmbeddedPostgresError) as error:
         error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
         error_console.print(str(error), markup=False, highlight=False)
         sys.exit(1)

@@ -27,7 +27,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.errors import SettingError, StageError
+from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.science.catalogue import read_catalogue
@@ -74,7 +74,7 @@ def _settings(
 ) -> tuple[Settings | None, Finding]:
     try:
         settings = load_settings(overrides, assignments)
-    except StageError as error:
+    except UserError as error:
         text = f"{error.problem} Without settings, the folders and the database are not checked."
         return None, Finding(False, "settings", text, error.remedy)
     digest = settings.pipeline.digest()
@@ -236,7 +236,7 @@ def _catalog(settings: Settings) -> Finding:
     try:
         path = find_catalog(settings)
         sources = read_catalogue(path)
-    except StageError as error:
+    except UserError as error:
         return Finding(False, "catalogue", error.problem, error.remedy)
     strong = sum(source.calibrator for source in sources)
     text = f"{path} holds {len(sources)} sources, {strong} of them calibrators."

@@ -20,7 +20,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from absurd_contimg.errors import StageError
+from absurd_contimg.errors import UserError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.logs import severe_messages
 
@@ -78,7 +78,7 @@ def stage_software(folders: Sequence[Path]) -> list[Finding]:
         try:
             log = folder / "casa.log"
             environment = {**os.environ, **casa_environment(folder, log)}
-        except StageError as error:
+        except UserError as error:
             return [Finding(False, "CASA", error.problem, error.remedy)]
         environment["CONTIMG_MEASURES"] = str(folder / "measures")
         with ThreadPoolExecutor(2) as pool:

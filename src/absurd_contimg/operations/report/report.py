@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.step_journal import START_PREFIX
-from absurd_contimg.errors import SettingError, StageError
+from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.history.timeline import group_of
 from absurd_contimg.operations.report.quicklook import SourceMark, write_quicklook
 from absurd_contimg.operations.report.timeline import (
@@ -329,7 +329,7 @@ def _picture(group: _Group, folder: Path) -> _Picture:
         )
     except SettingError:
         raise
-    except StageError as error:
+    except UserError as error:
         return _Picture(problem=str(error))
     return _Picture(path, base64.b64encode(path.read_bytes()).decode())
 

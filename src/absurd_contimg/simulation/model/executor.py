@@ -18,7 +18,12 @@ from absurd_contimg.core.failures import Evidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageFailed, StageReport, StageRequest
-from absurd_contimg.execution.product_builder import Intended, Maker, intend, seal_product
+from absurd_contimg.execution.product_builder import (
+    PlannedProduct,
+    Provenance,
+    complete_product,
+    plan_product,
+)
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
@@ -168,35 +173,35 @@ class SimulatedExecutor:
         finally:
             if give_back is not None:
                 give_back()
-        outputs, intended = report
-        adopted = intended is not None and intended.found is not None
+        outputs, planned = report
+        adopted = planned is not None and planned.existing is not None
         return StageReport(
             outputs,
-            committed=None if intended is None else intended.committed,
+            committed=None if planned is None else planned.committed,
             adopted=adopted,
-            product=None if intended is None or adopted else request.scratch / "product",
+            product=None if planned is None or adopted else request.scratch / "product",
             seconds=clock() - started,
         )
 
     async def _child(
         self, stage: SimulatedStage, request: StageRequest
-    ) -> tuple[Mapping[str, Json], Intended | None]:
+    ) -> tuple[Mapping[str, Json], PlannedProduct | None]:
         """What the stage's process does, in the order of `execution.stage_process`."""
         context, product = request.context, request.scratch / "product"
-        intended = intend(stage, context, self._files)
-        if intended is not None and intended.found is not None:
-            return intended.found.outputs, intended
+        planned = plan_product(stage, context, self._files)
+        if planned is not None and planned.existing is not None:
+            return planned.existing.outputs, planned
         self._files.make_folder(product)
         group = context.group_id
         draw = self._model.draw(stage.name, group, _start_of(request.attempt))
         with _Watched(self._watch, self._doors, (group, stage.name), request) as watched:
             await self._work(product, stage, draw, request)
             watched.useful = True
-        outputs = stage.outputs(context, None if intended is None else intended.committed)
-        if intended is not None:
-            maker = Maker(request.attempt, self._doors.host, _EPOCH_TEXT, _SOFTWARE)
-            seal_product(product, stage, context, intended, outputs, maker, self._files)
-        return outputs, intended
+        outputs = stage.outputs(context, None if planned is None else planned.committed)
+        if planned is not None:
+            provenance = Provenance(request.attempt, self._doors.host, _EPOCH_TEXT, _SOFTWARE)
+            complete_product(product, stage, context, planned, outputs, provenance, self._files)
+        return outputs, planned
 
     async def _work(
         self, product: Path, stage: SimulatedStage, draw: Draw, request: StageRequest
@@ -288,7 +293,7 @@ class _Watched:
         return max(self._since, self._process.resumed_at)
 
     def _work_ended(self) -> float:
-        """The child of a stopped worker works on until the guardian ends it with the lease."""
+        """The child of a stopped worker works on until the watchdog ends it with the lease."""
         now = self._process.kernel.now
         if not self._process.paused:
             return now
