@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
@@ -133,11 +134,15 @@ class Database:
         for (letter, name), answer in zip(names, self._read(connection, texts), strict=True):
             yield f"{letter}_{name}", answer
 
+    def batch(self, connection: Any) -> AbstractContextManager[Any]:
+        """A block in which queries may be sent together."""
+        return nullcontext()
+
     def _read(self, connection: Any, texts: list[str]) -> Iterator[Answer]:
         """The rows of several queries, asked at once."""
         cursors = []
         try:
-            with connection.pipeline():
+            with self.batch(connection):
                 cursors = [connection.execute(text) for text in texts]
         except psycopg.Error as error:
             primary = self.names.plain(error.diag.message_primary or str(error))
@@ -213,6 +218,10 @@ class PostgresDatabase(Database):
         self.observer.execute("reset lock_timeout")
         self.observer.execute(_DROP_LEFTOVERS)
         self.observer.execute(f"set lock_timeout = '{LOCK_TIMEOUT}'")
+
+    def batch(self, connection: Any) -> AbstractContextManager[Any]:
+        """A pipeline: one round trip for all queries."""
+        return cast(AbstractContextManager[Any], connection.pipeline())
 
     def partitions(self) -> list[tuple[Any, ...]]:
         """Partitions with their parents and bounds."""

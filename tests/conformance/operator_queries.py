@@ -108,7 +108,7 @@ OPERATOR_QUERIES: tuple[str, ...] = (
     "select array_position(array['a','b'], 'b'), array_remove(array[1,2,1], 1), array_cat(array[1], array[2]), array[1,2] && array[2,3], array[1,2] @> array[1], array_to_string(array[1,2], ',')",
     "select to_regclass('absurd.t_q'), to_regclass('absurd.nope'), to_regclass('absurd.t_q') is not null",
     "select to_regclass('absurd.t_q')::text, 'absurd.t_q'::regclass::text",
-    "select current_setting('server_version_num')::int >= 150000, current_setting('TimeZone'), current_setting('nope', true)",
+    "select current_setting('server_version_num')::int >= 150000, current_setting('TimeZone'), current_setting('absurd.nope', true)",
     "select nspname from pg_namespace where nspname = 'absurd'",
     "select 1 from pg_extension where extname = 'pg_cron'",
     "select tablename from pg_tables where schemaname='absurd' order by 1",

@@ -109,8 +109,6 @@ def run_all(t: Callable[..., object]) -> None:
     t("set absurd.zz = default")
     t("select current_setting('absurd.zz', true)")
     t("reset absurd.zz")
-    t("set nosuch = 1")
-    t("show nosuch")
     t("show absurd.zz")
     t("set lock_timeout = '50ms'")
     t("show lock_timeout")

@@ -11,6 +11,7 @@ from absurd_contimg.backends.memory.catalog import Relation, Relations
 from absurd_contimg.backends.memory.dbapi.connection import AsyncMemoryConnection, MemoryConnection
 from absurd_contimg.backends.memory.dbapi.patch_connect import patch_connect
 from absurd_contimg.backends.memory.records import row_dict
+from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.store import Clock, Store
 from absurd_contimg.backends.memory.tables import Queues
 from absurd_contimg.backends.memory.timeline import Operation
@@ -30,13 +31,13 @@ class MemoryDatabase(Store):
 
     def connect(self, autocommit: bool = False, **options: Any) -> MemoryConnection:
         """A connection shaped as `psycopg.Connection`; `row_factory` is taken as psycopg does."""
-        return MemoryConnection(self, autocommit=autocommit, **options)
+        return MemoryConnection(Session(self), autocommit=autocommit, **options)
 
     async def connect_async(
         self, autocommit: bool = False, **options: Any
     ) -> AsyncMemoryConnection:
         """A connection shaped as `psycopg.AsyncConnection`."""
-        return AsyncMemoryConnection(self, autocommit=autocommit, **options)
+        return AsyncMemoryConnection(Session(self), autocommit=autocommit, **options)
 
     def patch_connect(self) -> AbstractContextManager[None]:
         """A block in which psycopg's ``connect`` leads here, whatever the URL."""

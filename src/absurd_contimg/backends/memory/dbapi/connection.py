@@ -2,353 +2,127 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from operator import attrgetter
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, TypeVar
 
 import psycopg
-from psycopg.adapt import AdaptersMap
+from psycopg._connection_base import BaseConnection
+from psycopg.abc import PQGen
 from psycopg.rows import tuple_row
 
-from absurd_contimg.backends.memory.dbapi.base_cursor import Params, Query
-from absurd_contimg.backends.memory.dbapi.cursor import AsyncMemoryCursor, MemoryCursor
-from absurd_contimg.backends.memory.dbapi.info import MemoryInfo
-from absurd_contimg.backends.memory.dbapi.transaction import (
-    AsyncMemoryTransaction,
-    MemoryTransaction,
+from absurd_contimg.backends.memory.dbapi.cursor import (
+    AsyncMemoryCursor,
+    EngineCursor,
+    MemoryCursor,
 )
-from absurd_contimg.backends.memory.session import Session, TransactionStatus
-from absurd_contimg.backends.memory.store import Store
+from absurd_contimg.backends.memory.dbapi.errors import not_supported, psycopg_error
+from absurd_contimg.backends.memory.dbapi.pgconn import MemoryPGconn
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.session import Session
 
-_INSTEAD = {
-    "commit": "Transaction will be automatically committed on successful exit from context.",
-    "rollback": "Either raise Rollback() or allow an exception to propagate out of the context.",
-}
+T = TypeVar("T")
 
 
-class BaseConnection:
-    """What both kinds of connection share."""
+class _EngineConnection(BaseConnection[Any]):
+    """What both kinds of connection do otherwise than psycopg's."""
+
+    pgconn: Any
+    _engine_cursor: type[Any]
 
     def __init__(
-        self,
-        db: Store,
-        *,
-        autocommit: bool = False,
-        row_factory: Any = tuple_row,
+        self, session: Session, *, autocommit: bool = False, row_factory: Any = tuple_row
     ) -> None:
-        self.db = db
-        self.session: Session = Session(db)
+        super().__init__(MemoryPGconn(session))  # type: ignore[arg-type]  # what psycopg uses of it
         self.row_factory = row_factory
-        self.adapters = AdaptersMap(psycopg.adapters)
-        self.info = MemoryInfo(self)
-        self.lock: Any = None
-        self.prepare_threshold: int | None = 5
-        self.prepared_max: int | None = 100
-        self._isolation_level: psycopg.IsolationLevel | None = None
-        self._read_only: bool | None = None
-        self._deferrable: bool | None = None
         self._autocommit = autocommit
-        self._closed = False
-        self.transactions_open: list[Any] = []
+        self.server_cursor_factory: Any = _refuse_server_cursor
+
+    def __del__(self, *_: Any) -> None:
+        """There is no socket, of which psycopg warns when it is left open."""
 
     @property
-    def connection(self) -> Any:
-        """For psycopg's adapters, which ask any context for its connection."""
-        return None
+    def session(self) -> Session:
+        """The session of the emulated database."""
+        session: Session = self.pgconn.session
+        return session
 
     @property
-    def closed(self) -> bool:
-        """Whether the connection was closed."""
-        return self._closed
+    def connection(self) -> None:  # type: ignore[override]  # the context of psycopg's adapters
+        """None: psycopg then adapts and quotes values without libpq's connection."""
 
     @property
-    def broken(self) -> bool:
-        """Never: there is nothing to break."""
+    def cursor_factory(self) -> Any:
+        """The class of new cursors; psycopg's other ones, as `ClientCursor`, are refused."""
+        return self._engine_cursor
+
+    @cursor_factory.setter
+    def cursor_factory(self, factory: Any) -> None:
+        if factory in (psycopg.Cursor, psycopg.AsyncCursor):
+            return
+        if not issubclass(factory, EngineCursor):
+            raise not_supported(f"cursors of the class {factory.__name__}")
+        self._engine_cursor = factory
+
+    def _exec_command(self, command: Any, result_format: Any = None) -> PQGen[Any]:
+        self._check_connection_ok()
+        text = command.encode() if isinstance(command, str) else command
+        (result,) = yield from self.pgconn.execute(text)
+        return result
+
+    def _should_cancel(self) -> bool:
+        """Never: nothing runs while somebody could cancel it."""
         return False
 
-    @property
-    def autocommit(self) -> bool:
-        """Whether each statement is a transaction of its own."""
-        return self._autocommit
+    def pipeline(self) -> NoReturn:
+        """Not supported."""
+        raise not_supported("pipelines")
 
-    @property
-    def isolation_level(self) -> psycopg.IsolationLevel | None:
-        """The level of the transactions to come; None is the session's own."""
-        return self._isolation_level
+    def notifies(self, *, timeout: float | None = None, stop_after: int | None = None) -> NoReturn:
+        """Not supported."""
+        raise not_supported("notifications (LISTEN, NOTIFY)")
 
-    @property
-    def read_only(self) -> bool | None:
-        """Whether the transactions to come may only read; None is as the session says."""
-        return self._read_only
-
-    @property
-    def deferrable(self) -> bool | None:
-        """Means nothing at the only level there is."""
-        return self._deferrable
-
-    def _check_idle(self, attribute: str) -> None:
-        self.check_open()
-        if self.session.status is TransactionStatus.IDLE:
-            return
-        why = "connection.transaction() context in progress"
-        if not self.transactions_open:
-            why = f"connection in transaction status {self.info.transaction_status.name}"
-        raise psycopg.ProgrammingError(f"can't change {attribute!r} now: {why}")
-
-    def _set_autocommit(self, value: bool) -> None:
-        self._check_idle("autocommit")
-        self._autocommit = bool(value)
-
-    def _set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
-        self._check_idle("isolation_level")
-        level = None if value is None else psycopg.IsolationLevel(value)
-        if level is not None and level > psycopg.IsolationLevel.READ_COMMITTED:
-            raise psycopg.NotSupportedError(
-                f"the in-memory Absurd only has read committed, not: {level.name}"
-            )
-        self._isolation_level = level
-
-    def _set_read_only(self, value: bool | None) -> None:
-        self._check_idle("read_only")
-        if value is not None:
-            raise psycopg.NotSupportedError("the in-memory Absurd has no read_only transactions")
-
-    def _set_deferrable(self, value: bool | None) -> None:
-        self._check_idle("deferrable")
-        if value is not None:
-            raise psycopg.NotSupportedError("the in-memory Absurd has no deferrable transactions")
-
-    def check_open(self) -> None:
-        """OperationalError on a closed connection."""
-        if self._closed:
-            raise psycopg.OperationalError("the connection is closed")
-
-    def check_cursor(self, name: str) -> None:
-        """What stands against a new cursor."""
-        self.check_open()
-        if name:
-            raise psycopg.NotSupportedError(
-                f"the in-memory Absurd has no cursors on the server side, as {name!r}: make one "
-                "without a name, and fetchmany() or stream() for a few rows at a time"
-            )
-
-    def before_statement(self) -> None:
-        """Begin a transaction if it is time for one."""
-        if not self._autocommit and self.session.transaction is None:
-            self.begin()
-
-    def begin(self) -> None:
-        """Begin a transaction as the connection's attributes say."""
-        self.session.begin()
-
-    def _end(self, word: str, end: Callable[[], object]) -> None:
-        self.check_open()
-        if self.transactions_open:
-            raise psycopg.ProgrammingError(
-                f"Explicit {word}() forbidden within a Transaction context. ({_INSTEAD[word]})"
-            )
-        end()
-
-    def _close(self) -> None:
-        if not self._closed:
-            self.session.close()
-            self._closed = True
-
-    def cancel(self) -> None:
-        """No effect: nothing runs while somebody could cancel it."""
-
-    def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """No effect."""
-
-    def add_notice_handler(self, callback: Callable[..., None]) -> None:
-        """No effect: the emulator sends no notices."""
-
-    def remove_notice_handler(self, callback: Callable[..., None]) -> None:
-        """No effect."""
-
-    def add_notify_handler(self, callback: Callable[..., None]) -> None:
-        """No effect: the emulator has no notifications."""
-
-    def remove_notify_handler(self, callback: Callable[..., None]) -> None:
-        """No effect."""
-
-    def __repr__(self) -> str:
-        state = "closed" if self._closed else self.info.transaction_status.name
-        return f"<{type(self).__name__} [{state}] session {self.session.session_id}>"
+    def _check_tpc(self) -> NoReturn:
+        raise not_supported("two-phase commit")
 
 
-class MemoryConnection(BaseConnection):
+def _refuse_server_cursor(*_: Any, **__: Any) -> NoReturn:
+    raise not_supported("server-side cursors (leave out the name)")
+
+
+class MemoryConnection(_EngineConnection, psycopg.Connection[Any]):
     """`psycopg.Connection` over the emulator."""
 
-    def __init__(self, db: Store, **options: Any) -> None:
-        super().__init__(db, **options)
-        self.lock = threading.RLock()
-        self.cursor_factory: Any = MemoryCursor
+    _engine_cursor = MemoryCursor
 
-    def set_autocommit(self, value: bool) -> None:
-        """Set `autocommit`; ProgrammingError within a transaction."""
-        self._set_autocommit(value)
-
-    def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
-        """Set `isolation_level`; ProgrammingError within a transaction."""
-        self._set_isolation_level(value)
-
-    def set_read_only(self, value: bool | None) -> None:
-        """Set `read_only`; ProgrammingError within a transaction."""
-        self._set_read_only(value)
-
-    def set_deferrable(self, value: bool | None) -> None:
-        """Set `deferrable`; ProgrammingError within a transaction."""
-        self._set_deferrable(value)
-
-    autocommit = property(attrgetter("_autocommit"), set_autocommit)
-    isolation_level = property(attrgetter("_isolation_level"), set_isolation_level)
-    read_only = property(attrgetter("_read_only"), set_read_only)
-    deferrable = property(attrgetter("_deferrable"), set_deferrable)
-
-    def cursor(
-        self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any
-    ) -> MemoryCursor:
-        """A new cursor."""
-        self.check_cursor(name)
-        made: MemoryCursor = self.cursor_factory(self, row_factory or self.row_factory)
-        return made
-
-    def execute(
-        self,
-        query: Query,
-        params: Params | None = None,
-        *,
-        prepare: bool | None = None,
-        binary: bool = False,
-    ) -> MemoryCursor:
-        """Run a query in a new cursor."""
-        return self.cursor().execute(query, params)
-
-    def commit(self) -> None:
-        """Commit the transaction."""
-        self._end("commit", self.session.commit)
-
-    def rollback(self) -> None:
-        """Roll the transaction back."""
-        self._end("rollback", self.session.rollback)
-
-    def close(self) -> None:
-        """Roll back what is open and close."""
-        self._close()
-
-    def transaction(
-        self, savepoint_name: str | None = None, force_rollback: bool = False
-    ) -> MemoryTransaction:
-        """A block that is a transaction, or a savepoint within one."""
-        return MemoryTransaction(self, savepoint_name, force_rollback=force_rollback)
-
-    @contextmanager
-    def pipeline(self) -> Iterator[None]:
-        """A block in which psycopg would send without waiting; here nothing changes."""
-        yield
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._closed:
-            return
-        if kind is None:
-            self.commit()
-        else:
-            self.rollback()
-        self.close()
+    def wait(self, gen: PQGen[T], interval: float = 0, timeout: float | None = None) -> T:
+        """Run psycopg's generator; wait in this thread for the locks of others."""
+        try:
+            while True:
+                next(gen)
+                self.session.wait(self.pgconn.blocked_by)
+        except StopIteration as stop:
+            answer: T = stop.value
+            return answer
+        except EngineError as error:
+            raise psycopg_error(error) from None
+        finally:
+            gen.close()
 
 
-class AsyncMemoryConnection(BaseConnection):
+class AsyncMemoryConnection(_EngineConnection, psycopg.AsyncConnection[Any]):
     """`psycopg.AsyncConnection` over the emulator."""
 
-    def __init__(self, db: Store, **options: Any) -> None:
-        super().__init__(db, **options)
-        self.lock = asyncio.Lock()
-        self.cursor_factory: Any = AsyncMemoryCursor
+    _engine_cursor = AsyncMemoryCursor
 
-    async def set_autocommit(self, value: bool) -> None:
-        """Set `autocommit`; ProgrammingError within a transaction."""
-        self._set_autocommit(value)
-
-    async def set_isolation_level(self, value: psycopg.IsolationLevel | None) -> None:
-        """Set `isolation_level`; ProgrammingError within a transaction."""
-        self._set_isolation_level(value)
-
-    async def set_read_only(self, value: bool | None) -> None:
-        """Set `read_only`; ProgrammingError within a transaction."""
-        self._set_read_only(value)
-
-    async def set_deferrable(self, value: bool | None) -> None:
-        """Set `deferrable`; ProgrammingError within a transaction."""
-        self._set_deferrable(value)
-
-    def cursor(
-        self, name: str = "", *, binary: bool = False, row_factory: Any = None, **_: Any
-    ) -> AsyncMemoryCursor:
-        """A new cursor."""
-        self.check_cursor(name)
-        made: AsyncMemoryCursor = self.cursor_factory(self, row_factory or self.row_factory)
-        return made
-
-    async def execute(
-        self,
-        query: Query,
-        params: Params | None = None,
-        *,
-        prepare: bool | None = None,
-        binary: bool = False,
-    ) -> AsyncMemoryCursor:
-        """Run a query in a new cursor."""
-        return await self.cursor().execute(query, params)
-
-    async def commit(self) -> None:
-        """Commit the transaction."""
-        self._end("commit", self.session.commit)
-
-    async def rollback(self) -> None:
-        """Roll the transaction back."""
-        self._end("rollback", self.session.rollback)
-
-    async def close(self) -> None:
-        """Roll back what is open and close."""
-        self._close()
-
-    def transaction(
-        self, savepoint_name: str | None = None, force_rollback: bool = False
-    ) -> AsyncMemoryTransaction:
-        """A block that is a transaction, or a savepoint within one."""
-        return AsyncMemoryTransaction(self, savepoint_name, force_rollback=force_rollback)
-
-    @asynccontextmanager
-    async def pipeline(self) -> AsyncIterator[None]:
-        """A block in which psycopg would send without waiting; here nothing changes."""
-        yield
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._closed:
-            return
-        if kind is None:
-            await self.commit()
-        else:
-            await self.rollback()
-        await self.close()
+    async def wait(self, gen: PQGen[T], interval: float = 0, timeout: float | None = None) -> T:
+        """`MemoryConnection.wait` without blocking the event loop."""
+        try:
+            while True:
+                next(gen)
+                await self.session.wait_async(self.pgconn.blocked_by)
+        except StopIteration as stop:
+            answer: T = stop.value
+            return answer
+        except EngineError as error:
+            raise psycopg_error(error) from None
+        finally:
+            gen.close()

@@ -1,227 +1,95 @@
-"""Cursors: psycopg's, sync and async."""
+"""Cursors: psycopg's, with the engine where psycopg talks to a server."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Iterator
-from types import TracebackType
-from typing import Any, Self
+from collections.abc import Iterable
+from typing import Any, NoReturn
+from weakref import ReferenceType
 
 import psycopg
+from psycopg import pq
+from psycopg._cursor_base import BaseCursor
+from psycopg.abc import Params, PQGen, Query
 
-from absurd_contimg.backends.memory.dbapi.base_cursor import BaseCursor, Params, Query
-from absurd_contimg.backends.memory.dbapi.results import psycopg_error
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.dbapi.errors import not_supported
+from absurd_contimg.backends.memory.dbapi.results import Transformer
 
 
-class MemoryCursor(BaseCursor):
-    """`psycopg.Cursor` over the emulator."""
+class EngineCursor(BaseCursor[Any, Any]):
+    """What both kinds of cursor do otherwise than psycopg's."""
 
-    @property
-    def connection(self) -> Any:
-        """The connection."""
-        return self._conn
+    _pgconn: Any
 
-    def execute(
-        self,
-        query: Query,
-        params: Params | None = None,
-        *,
-        prepare: bool | None = None,
-        binary: bool | None = None,
-    ) -> Self:
-        """Run a query; returns the cursor."""
-        with self._conn.lock:
-            for holder in self._work(query, params):
-                self._wait(holder)
-        return self
+    def _start_query(self, query: Query | None = None) -> PQGen[None]:
+        if self.closed:
+            raise psycopg.InterfaceError("the cursor is closed")
+        self._reset()
+        self._tx = Transformer.of(self.adapters, self._pgconn)
+        yield from self._conn._start_query()
 
-    def _wait(self, holder: Transaction) -> None:
+    @classmethod
+    def _loaders_changed(cls, wself: ReferenceType[BaseCursor[Any, Any]], *_: Any) -> None:
+        cursor = wself()
+        if cursor is not None and cursor.pgresult is not None:
+            cursor._tx.set_pgresult(cursor.pgresult)
+
+    def _maybe_prepare_gen(
+        self, pgq: Any, *, prepare: bool | None = None, binary: bool | None = None
+    ) -> PQGen[None]:
+        if binary or (binary is None and self.format == pq.Format.BINARY):
+            raise not_supported("binary cursors")
+        results = yield from self._pgconn.execute(
+            pgq.query, pgq.params, pgq.types, single=bool(prepare)
+        )
+        self._set_results(results)
+
+    def _run_many(
+        self, query: Query, params_seq: Iterable[Params], *, returning: bool
+    ) -> PQGen[None]:
+        """Run a query once for each set of parameters.
+
+        In autocommit an error of the database undoes them all; what the caller's own iterator
+        raises keeps what came before it, as in psycopg's pipeline.
+        """
+        session = self._pgconn.session
+        together = self._conn.autocommit and session.transaction is None
+        if together:
+            session.begin()
         try:
-            self._conn.session.wait(holder)
-        except EngineError as error:
-            raise psycopg_error(error) from None
+            yield from self._executemany_gen_no_pipeline(query, params_seq, returning)
+        except BaseException as error:
+            if together and isinstance(error, Exception) and not isinstance(error, psycopg.Error):
+                session.commit()
+            elif together:
+                session.rollback()
+            raise
+        if together:
+            session.commit()
+
+    def _stream_send_gen(self, *_: Any, **__: Any) -> NoReturn:
+        raise not_supported("stream() (iterate over execute())")
+
+    def _start_copy_gen(self, *_: Any, **__: Any) -> NoReturn:
+        raise not_supported("COPY")
+
+
+class MemoryCursor(EngineCursor, psycopg.Cursor[Any]):
+    """`psycopg.Cursor` over the emulator."""
 
     def executemany(
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         """Run a query once for each set of parameters."""
         with self._conn.lock:
-            for holder in self._work_many(query, params_seq, returning=returning):
-                self._wait(holder)
-
-    def stream(
-        self,
-        query: Query,
-        params: Params | None = None,
-        *,
-        binary: bool | None = None,
-        size: int = 1,
-    ) -> Iterator[Any]:
-        """Run a query and give its rows one by one."""
-        with self._conn.lock:
-            for holder in self._work_stream(query, params, size):
-                self._wait(holder)
-        yield from self._streamed()
-
-    def fetchone(self) -> Any:
-        """The next row, None at the end."""
-        return self._one()
-
-    def fetchmany(self, size: int = 0) -> list[Any]:
-        """The next `size` rows, by default `arraysize`."""
-        return self._many(size)
-
-    def fetchall(self) -> list[Any]:
-        """The rest of the rows."""
-        return self._all()
-
-    def scroll(self, value: int, mode: str = "relative") -> None:
-        """Move in the result; IndexError outside it."""
-        self._scroll(value, mode)
-
-    def results(self) -> Iterator[Self]:
-        """The cursor at each of its results in turn."""
-        if self._results:
-            yield self
-            while self.nextset():
-                yield self
-
-    def set_result(self, index: int) -> Self:
-        """The cursor at one of its results; a negative `index` counts from the end."""
-        self._set_result(index)
-        return self
-
-    def copy(self, statement: Query, params: Params | None = None) -> Any:
-        """Not supported."""
-        raise psycopg.NotSupportedError(f"the in-memory Absurd has no COPY: {statement!r}")
-
-    def close(self) -> None:
-        """Close the cursor."""
-        self._close()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Any:
-        if self._position >= len(self._rows()):
-            raise StopIteration("no more records to return")
-        return self._one()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+            self._conn.wait(self._run_many(query, params_seq, returning=returning))
 
 
-class AsyncMemoryCursor(BaseCursor):
+class AsyncMemoryCursor(EngineCursor, psycopg.AsyncCursor[Any]):
     """`psycopg.AsyncCursor` over the emulator."""
-
-    @property
-    def connection(self) -> Any:
-        """The connection."""
-        return self._conn
-
-    async def execute(
-        self,
-        query: Query,
-        params: Params | None = None,
-        *,
-        prepare: bool | None = None,
-        binary: bool | None = None,
-    ) -> Self:
-        """Run a query; returns the cursor."""
-        async with self._conn.lock:
-            for holder in self._work(query, params):
-                await self._wait(holder)
-        return self
-
-    async def _wait(self, holder: Transaction) -> None:
-        try:
-            await self._conn.session.wait_async(holder)
-        except EngineError as error:
-            raise psycopg_error(error) from None
 
     async def executemany(
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
         """Run a query once for each set of parameters."""
         async with self._conn.lock:
-            for holder in self._work_many(query, params_seq, returning=returning):
-                await self._wait(holder)
-
-    async def stream(
-        self,
-        query: Query,
-        params: Params | None = None,
-        *,
-        binary: bool | None = None,
-        size: int = 1,
-    ) -> AsyncIterator[Any]:
-        """Run a query and give its rows one by one."""
-        async with self._conn.lock:
-            for holder in self._work_stream(query, params, size):
-                await self._wait(holder)
-        for row in self._streamed():
-            yield row
-
-    async def fetchone(self) -> Any:
-        """The next row, None at the end."""
-        return self._one()
-
-    async def fetchmany(self, size: int = 0) -> list[Any]:
-        """The next `size` rows, by default `arraysize`."""
-        return self._many(size)
-
-    async def fetchall(self) -> list[Any]:
-        """The rest of the rows."""
-        return self._all()
-
-    async def scroll(self, value: int, mode: str = "relative") -> None:
-        """Move in the result; IndexError outside it."""
-        self._scroll(value, mode)
-
-    async def results(self) -> AsyncIterator[Self]:
-        """The cursor at each of its results in turn."""
-        if self._results:
-            yield self
-            while self.nextset():
-                yield self
-
-    async def set_result(self, index: int) -> Self:
-        """The cursor at one of its results; a negative `index` counts from the end."""
-        self._set_result(index)
-        return self
-
-    def copy(self, statement: Query, params: Params | None = None) -> Any:
-        """Not supported."""
-        raise psycopg.NotSupportedError(f"the in-memory Absurd has no COPY: {statement!r}")
-
-    async def close(self) -> None:
-        """Close the cursor."""
-        self._close()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Any:
-        if self._position >= len(self._rows()):
-            raise StopAsyncIteration("no more records to return")
-        return self._one()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        await self.close()
+            await self._conn.wait(self._run_many(query, params_seq, returning=returning))

@@ -5,7 +5,7 @@ For code that is given a URL and not a connection, such as the SDK's quick start
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,31 +14,30 @@ import psycopg
 _TAKEN = ("autocommit", "row_factory")
 
 
+def _options(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: given[name] for name in _TAKEN if given.get(name) is not None}
+
+
 @contextmanager
-def patch_connect(
-    open_connection: Callable[..., Any], open_async: Callable[..., Awaitable[Any]]
-) -> Iterator[None]:
-    """Let `psycopg.connect` and both ``Connection.connect`` open these, whatever their URL."""
+def patch_connect(connect: Callable[..., Any], connect_async: Callable[..., Any]) -> Iterator[None]:
+    """Replace `psycopg.connect` and both ``Connection.connect``, whatever URL they are given."""
 
-    def options(given: dict[str, Any]) -> dict[str, Any]:
-        return {name: given[name] for name in _TAKEN if given.get(name) is not None}
+    def replacement(_conninfo: str = "", **given: Any) -> Any:
+        return connect(**_options(given))
 
-    def connect(_: Any, _conninfo: str = "", /, **given: Any) -> Any:
-        return open_connection(**options(given))
+    def replacement_async(_conninfo: str = "", **given: Any) -> Any:
+        return connect_async(**_options(given))
 
-    async def connect_async(_: Any, _conninfo: str = "", /, **given: Any) -> Any:
-        return await open_async(**options(given))
-
-    places: list[tuple[Any, str, Any]] = [
-        (psycopg.Connection, "connect", classmethod(connect)),
-        (psycopg.AsyncConnection, "connect", classmethod(connect_async)),
-        (psycopg, "connect", lambda conninfo="", **given: connect(None, conninfo, **given)),
+    replaced: list[tuple[Any, Any]] = [
+        (psycopg.Connection, staticmethod(replacement)),
+        (psycopg.AsyncConnection, staticmethod(replacement_async)),
+        (psycopg, replacement),
     ]
-    before = [(owner, name, owner.__dict__[name]) for owner, name, _ in places]
-    for owner, name, replacement in places:
-        setattr(owner, name, replacement)
+    originals = [(owner, owner.__dict__["connect"]) for owner, _ in replaced]
+    for owner, function in replaced:
+        owner.connect = function
     try:
         yield
     finally:
-        for owner, name, original in before:
-            setattr(owner, name, original)
+        for owner, function in originals:
+            owner.connect = function

@@ -1,0 +1,194 @@
+"""What psycopg asks of libpq's connection, answered by a session of the emulator."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from types import SimpleNamespace
+from typing import NoReturn
+
+import psycopg
+from psycopg import pq
+from psycopg.abc import Buffer, PQGen
+from psycopg.waiting import Wait
+
+from absurd_contimg.backends.memory.dbapi.errors import not_supported, psycopg_error
+from absurd_contimg.backends.memory.dbapi.results import MemoryResult
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.session import (
+    Session,
+    TransactionStatus,
+    in_failed_transaction,
+)
+from absurd_contimg.backends.memory.sql.commands import check_outside_block, is_command
+from absurd_contimg.backends.memory.sql.result import Result
+from absurd_contimg.backends.memory.sql.statements import (
+    Statement,
+    compiled,
+    run_statement,
+    split,
+)
+from absurd_contimg.backends.memory.sql.types import BY_OID, UNKNOWN, SqlType
+from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
+
+_STATUS = {
+    TransactionStatus.IDLE: pq.TransactionStatus.IDLE,
+    TransactionStatus.OPEN: pq.TransactionStatus.INTRANS,
+    TransactionStatus.FAILED: pq.TransactionStatus.INERROR,
+}
+_REPORTED = frozenset(
+    b"application_name client_encoding DateStyle integer_datetimes IntervalStyle search_path "
+    b"server_encoding server_version standard_conforming_strings TimeZone".split()
+)
+"""The emulator's settings of which Postgres 18 reports every change, spelled as it does."""
+
+_QUERIES_KEPT_MAX = 512
+_QUOTED_OR_PLACEHOLDER = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$([A-Za-z_]\w*)?\$.*?\$\1\$|--[^\n]*|\$(\d+)""", re.DOTALL
+)
+
+
+class MemoryPGconn:
+    """`psycopg.pq.PGconn` over a session; what else psycopg asks of libpq is refused by name."""
+
+    host, port, db, user = b"memory", b"0", b"memory", b"postgres"
+    hostaddr = password = options = error_message = b""
+    info = (
+        SimpleNamespace(keyword=b"host", val=host),
+        SimpleNamespace(keyword=b"dbname", val=db),
+        SimpleNamespace(keyword=b"user", val=user),
+    )
+    server_version = 180006
+    pipeline_status = pq.PipelineStatus.OFF
+    _encoding = "utf-8"
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.status = pq.ConnStatus.OK
+        self.backend_pid = session.session_id
+        self.notice_handler = self.notify_handler = None
+        self.blocked_by: Transaction | None = None
+        """The transaction whose end `execute` waits for, when it yields."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise not_supported(f"this use of psycopg (PGconn.{name})")
+
+    @property
+    def transaction_status(self) -> pq.TransactionStatus:
+        """Idle, in a transaction, or in a failed one."""
+        if self.status is pq.ConnStatus.BAD:
+            return pq.TransactionStatus.UNKNOWN
+        return _STATUS[self.session.status]
+
+    def parameter_status(self, name: bytes) -> bytes | None:
+        """One of the settings that a server reports to its clients; None for any other."""
+        value = self.session.setting(name.decode()) if name in _REPORTED else None
+        return None if value is None else value.encode()
+
+    def finish(self) -> None:
+        """Roll back what is open and close the session."""
+        self.session.close()
+        self.status = pq.ConnStatus.BAD
+
+    def execute(
+        self,
+        query: bytes,
+        values: Sequence[Buffer | None] | None = None,
+        oids: Sequence[int] = (),
+        *,
+        single: bool = False,
+    ) -> PQGen[list[MemoryResult]]:
+        """Run a query's statements; yields whenever it has to wait for `blocked_by` to end.
+
+        There may be several only without values and if not `single`.
+        """
+        if self.status is pq.ConnStatus.BAD:
+            raise psycopg.OperationalError("the connection is closed")
+        try:
+            texts = _statements(query, named=bool(values))
+            types = _types(tuple(oids)) if values else ()
+            given = [None if value is None else str(value, "utf-8") for value in values or ()]
+            if len(texts) > 1:
+                if given or single:
+                    raise EngineError(
+                        "42601", "cannot insert multiple commands into a prepared statement"
+                    )
+                return (yield from self._run_all(texts))
+            if not texts:
+                return [MemoryResult(None, self.session)]
+            result = yield from self._run(self._compiled(texts[0], types), given)
+            return [MemoryResult(result, self.session)]
+        except EngineError as error:
+            self.session.fail()
+            raise psycopg_error(error) from None
+
+    def _run_all(self, texts: Sequence[str]) -> PQGen[list[MemoryResult]]:
+        """Run several statements, in one transaction unless they begin and end their own."""
+        session = self.session
+        together = session.transaction is None
+        if together:
+            session.begin()
+        results = []
+        try:
+            for text in texts:
+                statement = self._compiled(text, ())
+                if together and statement.control is not None:
+                    check_outside_block(text)
+                    together = False
+                results.append(MemoryResult((yield from self._run(statement, ())), session))
+        except BaseException:
+            if together:
+                session.rollback()
+            raise
+        if together:
+            session.commit()
+        return results
+
+    def _compiled(self, text: str, types: tuple[SqlType, ...]) -> Statement:
+        if self.session.failed and not is_command(text):
+            raise in_failed_transaction()
+        statement = compiled(text, types)
+        if self.session.failed and statement.control is None:
+            raise in_failed_transaction()
+        return statement
+
+    def _run(self, statement: Statement, values: Sequence[str | None]) -> PQGen[Result]:
+        session = self.session
+        if statement.control is not None:
+            return statement.control(session)
+        work = run_statement(statement, values)
+        while True:
+            try:
+                with session.db.mutex:
+                    return session.attempt(work)
+            except WouldBlock as blocked:
+                self.blocked_by = blocked.holder
+            yield Wait.R
+
+
+@lru_cache(maxsize=_QUERIES_KEPT_MAX)
+def _statements(query: bytes, *, named: bool) -> tuple[str, ...]:
+    """The statements of a query; `named`: with the SQL layer's names of parameters for ``$1``."""
+    text = query.decode()
+    texts = split(_QUOTED_OR_PLACEHOLDER.sub(_name, text) if named else text)
+    if named and texts and is_command(texts[0]):
+        raise EngineError("42601", f"syntax error, no parameters are taken by: {text}")
+    return texts
+
+
+def _name(match: re.Match[str]) -> str:
+    """The name of a placeholder; what is inside of quotes stays."""
+    return f"__absurd_parameter_{int(match[2]) - 1}__" if match[2] else match[0]
+
+
+@lru_cache(maxsize=_QUERIES_KEPT_MAX)
+def _types(oids: tuple[int, ...]) -> tuple[SqlType, ...]:
+    return tuple(map(_type, oids))
+
+
+def _type(oid: int) -> SqlType:
+    kind = BY_OID.get(oid) if oid else UNKNOWN
+    if kind is None:
+        raise not_supported(f"parameters of the type with oid {oid}")
+    return kind
