@@ -1,4 +1,4 @@
-"""The report says what happened and what came of it, whatever the history and the products."""
+"""The report shows every history and its products, also incomplete and damaged ones."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from absurd_contimg.core.records import Checkpoint, History, Json, Run, State, Task, Wait
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.report.report import Section, write_report
-from absurd_contimg.operations.report.timeline import by_stage, overview, spans
+from absurd_contimg.operations.report.timeline import overview, spans, stage_timeline
 
 NOON = datetime(2025, 1, 15, 12, 0, tzinfo=UTC)
 GROUP = "2025-01-15T10:45:09"
@@ -118,7 +118,7 @@ def history(
 
 
 def write_image(path: Path, value: float = 0.0, size: int = 64) -> None:
-    """A FITS image as the imager writes it: four axes, 20 arcsec pixels, one point source."""
+    """A FITS image as the imager writes it: four axes, 20 arcsec pixels, a point source."""
     from astropy.io import fits  # noqa: PLC0415
 
     pixels = np.random.default_rng(1).normal(value, 1e-3, (1, 1, size, size))
@@ -166,7 +166,7 @@ SOURCES = [
 
 
 def completed(folder: Path) -> History:
-    """A group whose imaging killed one worker and was finished by another."""
+    """A group whose imaging killed a worker and was finished by another."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind in ("image", "image-pb"):
         write_image(folder / f"{kind}.fits")
@@ -176,6 +176,12 @@ def completed(folder: Path) -> History:
     image: dict[str, Json] = {
         "path": str(folder / "image.fits"),
         "beam_path": str(folder / "beam.fits"),
+        "pb_corrected_path": str(folder / "image-pb.fits"),
+        "ms_path": str(folder / "a.ms"),
+        "imager": "tclean",
+        "ra_deg": 159.7,
+        "dec_deg": 16.1,
+        "mid_mjd": 60690.5,
         "rms_jy": 0.001,
         "peak_jy": 0.5,
         "dynamic_range": 500.0,
@@ -184,12 +190,6 @@ def completed(folder: Path) -> History:
         "bpa_deg": 30.0,
         "size_px": 64,
         "cell_arcsec": 20.0,
-        "pb_corrected_path": str(folder / "image-pb.fits"),
-        "ms_path": str(folder / "calibrated.ms"),
-        "imager": "tclean",
-        "ra_deg": 10.0,
-        "dec_deg": 16.0,
-        "mid_mjd": 61065.9,
     }
     validation: dict[str, Json] = {
         "report": str(table),
@@ -249,30 +249,30 @@ def text_of(page: str) -> str:
 
 
 class _Balanced(HTMLParser):
-    """Notes every tag that is closed out of order, and everything that is fetched."""
+    """Notes tags that are closed out of order, and everything that is loaded."""
 
     VOID = frozenset({"meta", "img", "br", "link", "hr", "input"})
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.wrong: list[str] = []
-        self.fetched: list[str] = []
+        self.unbalanced: list[str] = []
+        self.loaded: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "data", "srcset")]
+        self.loaded += [v or "" for k, v in attrs if k in ("src", "href", "data", "srcset")]
         if tag not in self.VOID:
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.fetched += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+        self.loaded += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
 
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
+            self.unbalanced.append(tag)
 
 
-def test_a_group_is_shown_with_its_picture_its_sources_and_its_verdict(tmp_path: Path) -> None:
+def test_group_is_shown_with_picture_sources_and_verdict(tmp_path: Path) -> None:
     target = tmp_path / "out" / "report.html"
     written = write_report(target, [completed(tmp_path / "p")])
     page = target.read_text()
@@ -284,45 +284,45 @@ def test_a_group_is_shown_with_its_picture_its_sources_and_its_verdict(tmp_path:
     assert "completed, degraded" in text
     assert "Failed: completeness." in text
     assert re.search(r"500\.0 510\.0 1\.020 0\.10 -0\.20 0\.22", text)
-    assert "not found" in text
+    assert "not detected" in text
     assert "abc123def456" in text
     assert "/logs/image.casa.log" in text
 
 
-def test_the_page_stands_alone(tmp_path: Path) -> None:
-    """No script, nothing fetched, well formed, and no name can become markup."""
+def test_page_is_self_contained(tmp_path: Path) -> None:
+    """No script, nothing loaded, well formed, and names are escaped."""
     write_report(tmp_path / "r.html", [completed(tmp_path / "p"), failed()])
     page = (tmp_path / "r.html").read_text()
     parser = _Balanced()
     parser.feed(page)
     assert parser.open == []
-    assert parser.wrong == []
-    assert all(one.startswith(("data:image/png;base64,", "#")) for one in parser.fetched)
+    assert parser.unbalanced == []
+    assert all(link.startswith(("data:image/png;base64,", "#")) for link in parser.loaded)
     assert "<script" not in page
     assert "url(" not in page
     assert "A<b>" not in page
     assert "A&lt;b&gt;" in page
 
 
-def test_a_death_and_its_resumption_are_marked(tmp_path: Path) -> None:
-    """The dead start ends, as far as anybody knows, where the step was started again."""
-    one = completed(tmp_path)
-    by_step = {(s.start.step, s.start.start): s for s in spans(one)}
+def test_death_of_a_worker_and_resumption_are_marked(tmp_path: Path) -> None:
+    """The end of the interrupted start is unknown: it is drawn until the step was started again."""
+    task_history = completed(tmp_path)
+    by_step = {(s.start.step, s.start.start): s for s in spans(task_history)}
     dead, again = by_step["image", 1], by_step["image", 2]
     assert (dead.died, dead.ends_at, dead.start.seconds) == (True, at(30), None)
     assert (again.resumes, again.died, again.ends_at) == (True, False, at(45))
     assert not by_step["validate", 1].resumes
-    write_report(tmp_path / "r.html", [one])
+    write_report(tmp_path / "r.html", [task_history])
     text = text_of((tmp_path / "r.html").read_text())
     assert re.search(r"image 1 1 w1 2025-01-15 12:00:10 UTC – its worker died", text)
     assert re.search(
-        r"image 2 2 w2 2025-01-15 12:00:30 UTC 15\.0 done resumed here product was already", text
+        r"image 2 2 w2 2025-01-15 12:00:30 UTC 15\.0 done resumed here product existed", text
     )
 
 
 def test_bars_lie_on_a_common_axis_of_time(tmp_path: Path) -> None:
-    one = completed(tmp_path)
-    drawn = by_stage(one, ["w1", "w2"])
+    task_history = completed(tmp_path)
+    drawn = stage_timeline(task_history, ["w1", "w2"])
     assert drawn is not None
     assert [lane.label for lane in drawn.lanes] == ["convert", "image", "validate"]
     room = drawn.width - drawn.left
@@ -335,10 +335,10 @@ def test_bars_lie_on_a_common_axis_of_time(tmp_path: Path) -> None:
     assert len(drawn.ticks) > 3
 
 
-def test_a_failure_tells_kind_message_advice_and_log(tmp_path: Path) -> None:
+def test_failure_shows_kind_message_advice_and_log(tmp_path: Path) -> None:
     write_report(tmp_path / "r.html", [failed()])
     text = text_of((tmp_path / "r.html").read_text())
-    for said in (
+    for text_part in (
         "permanent in convert , attempt 1 on w1",
         "sub-band &lt;sb03&gt; holds NaN",
         "What to do: Replace the file.",
@@ -346,38 +346,36 @@ def test_a_failure_tells_kind_message_advice_and_log(tmp_path: Path) -> None:
         "Traceback: &lt;here&gt;",
         "failed: bad-input",
     ):
-        assert said in text
+        assert text_part in text
 
 
 @pytest.mark.parametrize(
-    ("gone", "said"),
+    ("missing", "expected"),
     [
         ("image.fits", "There is no picture. The image"),
         ("validation.json", "The validation table"),
         ("beam.fits", None),
     ],
 )
-def test_a_product_that_has_gone_is_said_to_be_gone(
-    tmp_path: Path, gone: str, said: str | None
-) -> None:
-    one = completed(tmp_path / "p")
-    (tmp_path / "p" / gone).unlink()
-    written = write_report(tmp_path / "r.html", [one])
+def test_missing_product_is_reported(tmp_path: Path, missing: str, expected: str | None) -> None:
+    task_history = completed(tmp_path / "p")
+    (tmp_path / "p" / missing).unlink()
+    written = write_report(tmp_path / "r.html", [task_history])
     text = text_of((tmp_path / "r.html").read_text())
-    if said is None:
+    if expected is None:
         assert len(written) == 2
     else:
-        assert re.search(f"{said} .* no longer there", text)
-    assert "500" in text  # the figures are in the history itself
+        assert re.search(f"{expected} .* no longer there", text)
+    assert "500" in text  # the figures come from the history
 
 
 @pytest.mark.filterwarnings("ignore:File may have been truncated")
-def test_a_damaged_product_is_said_to_be_damaged(tmp_path: Path) -> None:
-    one = completed(tmp_path / "p")
+def test_damaged_product_is_reported(tmp_path: Path) -> None:
+    task_history = completed(tmp_path / "p")
     for name in ("image.fits", "validation.json"):
         path = tmp_path / "p" / name
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    written = write_report(tmp_path / "r.html", [one])
+    written = write_report(tmp_path / "r.html", [task_history])
     assert written == [tmp_path / "r.html"]
     assert text_of(written[0].read_text()).count("cannot be read") == 2
 
@@ -403,36 +401,34 @@ def test_tasks_in_every_state_are_reported(tmp_path: Path) -> None:
     assert "There are no tasks" in (tmp_path / "none.html").read_text()
 
 
-def test_sections_of_the_caller_are_shown_with_their_judgement(tmp_path: Path) -> None:
+def test_sections_of_the_caller_are_shown_with_their_result(tmp_path: Path) -> None:
     sections = [
         Section("Fluxes", ["All <good>."], ("source", "ratio"), [("A", 1.0012345)], ok=True),
         Section("Gains", ok=False),
-        Section("Notes", ["Nothing judged."]),
+        Section("Notes", ["No check."]),
     ]
     write_report(tmp_path / "r.html", [], sections)
     text = text_of((tmp_path / "r.html").read_text())
     assert "Fluxes passed All &lt;good&gt;. source ratio A 1.001" in text
     assert "Gains failed" in text
-    assert "Notes Nothing judged." in text
+    assert "Notes No check." in text
 
 
-def test_the_same_history_gives_the_same_bytes(tmp_path: Path) -> None:
-    one = completed(tmp_path / "p")
-    first, second = (write_report(tmp_path / d / "r.html", [one]) for d in "ab")
+def test_equal_histories_give_equal_bytes(tmp_path: Path) -> None:
+    task_history = completed(tmp_path / "p")
+    first, second = (write_report(tmp_path / d / "r.html", [task_history]) for d in "ab")
     assert [p.read_bytes() for p in first] == [p.read_bytes() for p in second]
 
 
-def test_without_the_plots_extra_the_error_names_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_plots_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(SettingError, match=r"absurd-contimg\[plots\]"):
         write_report(tmp_path / "r.html", [])
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nothing_is_written_in_the_home_folder(tmp_path: Path) -> None:
-    """In a fresh process, so that every cache of matplotlib and astropy would be made anew."""
+def test_home_folder_stays_empty(tmp_path: Path) -> None:
+    """In a new process, in which matplotlib and astropy write all their caches."""
     home = tmp_path / "home"
     home.mkdir()
     image = tmp_path / "image.fits"
@@ -459,7 +455,7 @@ OUTCOMES = st.sampled_from([None, "retry: busy", "waiting: disk-full", "released
 
 @st.composite
 def any_history(draw: st.DrawFn) -> History:
-    """Steps started at any times by any workers, ended in any way, in any state of the task."""
+    """Steps with any starts, workers and outcomes, in any state of the task."""
     state = draw(st.sampled_from(["pending", "running", "sleeping", "completed", "failed"]))
     runs = [
         run_row(n, draw(st.sampled_from(["running", "failed", "completed"])), "w1")
@@ -474,7 +470,7 @@ def any_history(draw: st.DrawFn) -> History:
         ]
         checkpoints.append(started(step, *starts))
         if draw(st.booleans()):
-            rubbish: dict[str, Any] = draw(
+            random_outputs: dict[str, Any] = draw(
                 st.dictionaries(
                     st.sampled_from(["image", "validation", "x"]),
                     st.none()
@@ -485,21 +481,23 @@ def any_history(draw: st.DrawFn) -> History:
                     ),
                 )
             )
-            checkpoints.append(finished(step, begins[-1] + 1, rubbish))
+            checkpoints.append(finished(step, begins[-1] + 1, random_outputs))
     return history(state, runs, checkpoints)
 
 
 @settings(max_examples=40, deadline=None)
-@given(one=any_history())
-def test_every_history_can_be_drawn(one: History, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A report comes out of every history, and each start of a stage is in it once."""
+@given(drawable=any_history())
+def test_every_history_can_be_drawn(
+    drawable: History, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The report shows each start of a stage once in each timeline."""
     target = tmp_path_factory.mktemp("any") / "r.html"
-    write_report(target, [one])
-    found = spans(one)
-    assert all(span.ends_at >= span.start.started_at for span in found)
-    drawn = overview([one], ["w1", "w2", "w9"])
-    assert (drawn is None) == (not found)
+    write_report(target, [drawable])
+    bars = spans(drawable)
+    assert all(span.ends_at >= span.start.started_at for span in bars)
+    drawn = overview([drawable], ["w1", "w2", "w9"])
+    assert (drawn is None) == (not bars)
     if drawn is not None:
-        assert len(drawn.bars) == len(found)
-        assert target.read_text().count('class="bar ') == 2 * len(found)
+        assert len(drawn.bars) == len(bars)
+        assert target.read_text().count('class="bar ') == 2 * len(bars)
         assert all(bar.x + bar.width <= drawn.width for bar in drawn.bars)

@@ -1,7 +1,7 @@
-"""The timeline of a report: every start of every stage as a bar, drawn as an inline SVG.
+"""The geometry of the report's timelines: a bar for each start of a stage, for an inline SVG.
 
-Knows step starts and geometry; knows no file and no page. The picture has no colours of its
-own: the page's style gives them to the classes ``w0``, ``w1``, ... (one for each worker).
+Knows step starts and lengths; knows no file and no page. The style sheet of the page gives the
+colours to the classes ``w0``, ``w1``, ... (one for each worker).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.history.timeline import StepStart, group_of, step_starts
 
 WORKER_COLOURS = 8
-"""Workers beyond these share colours; the tables name each."""
+"""Further workers share colours; the tables name each worker."""
 
 _WIDTH = 1000.0
 _LABEL_WIDTH = 170.0
@@ -26,18 +26,16 @@ _CHARACTER_WIDTH = 6.4
 _TICKS_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600, 86400)
 _TICKS_MAX = 9
 
-_UNFINISHED = frozenset({"died", "poison"})
-
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One start with the end that can be drawn for it."""
+    """A start of a step, with an end to draw."""
 
     start: StepStart
     ends_at: datetime
     died: bool
     resumes: bool
-    """An earlier start of the same step did not finish."""
+    """The previous start of the same step did not finish."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +71,7 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Everything that the template draws."""
+    """A picture for the template; lengths in the picture's units."""
 
     width: float
     height: float
@@ -85,57 +83,58 @@ class Timeline:
 
 
 def worker_names(histories: Sequence[History]) -> list[str]:
-    """Every worker that has started a step, in the order of their first starts."""
+    """The workers that have started a step, in the order of their first starts."""
     starts = sorted(
-        (one for history in histories for one in step_starts(history)),
-        key=lambda one: one.started_at,
+        (start for history in histories for start in step_starts(history)),
+        key=lambda start: start.started_at,
     )
-    return list(dict.fromkeys(one.worker for one in starts))
+    return list(dict.fromkeys(start.worker for start in starts))
 
 
 def spans(history: History) -> list[Span]:
-    """The starts of a task with the times between which they can be drawn.
+    """The starts of a task with their ends.
 
-    A worker that died left no time of death: its bar goes on until the step was started again,
-    or until the last thing that is known of the task. So does one that still runs.
+    A start without a known end (its worker died, or it still runs) is drawn until the next start
+    of the step, or until the last known time of the task.
     """
     starts = step_starts(history)
-    known = _last_known(history, starts)
-    found = []
-    for position, one in enumerate(starts):
-        earlier = [other for other in starts[:position] if other.step == one.step]
-        later = [other for other in starts[position + 1 :] if other.step == one.step]
-        end = one.ended_at or (later[0].started_at if later else known)
-        found.append(
+    last_time = _last_time(history, starts)
+    result = []
+    for position, start in enumerate(starts):
+        earlier = [other for other in starts[:position] if other.step == start.step]
+        later = [other for other in starts[position + 1 :] if other.step == start.step]
+        end = start.ended_at or (later[0].started_at if later else last_time)
+        result.append(
             Span(
-                one,
-                max(end, one.started_at),
-                died=one.outcome in _UNFINISHED,
+                start,
+                max(end, start.started_at),
+                died=start.outcome in ("died", "poison"),
                 resumes=bool(earlier) and earlier[-1].outcome != "done",
             )
         )
-    return found
+    return result
 
 
-def _last_known(history: History, starts: Sequence[StepStart]) -> datetime:
-    moments = [one.started_at for one in starts]
-    moments += [checkpoint.updated_at for checkpoint in history.checkpoints]
+def _last_time(history: History, starts: Sequence[StepStart]) -> datetime:
+    times = [start.started_at for start in starts]
+    times += [checkpoint.updated_at for checkpoint in history.checkpoints]
     for run in history.runs:
-        moments += [one for one in (run.completed_at, run.failed_at, run.started_at) if one]
-    return max(moments, default=history.task.enqueue_at)
+        times += [time for time in (run.completed_at, run.failed_at, run.started_at) if time]
+    return max(times, default=history.task.enqueue_at)
 
 
 def overview(histories: Sequence[History], workers: Sequence[str]) -> Timeline | None:
-    """One row for each group; None when nothing was started."""
-    rows = [(group_of(one), spans(one)) for one in histories]
+    """One row for each group; None if no step was started."""
+    rows = [(group_of(history), spans(history)) for history in histories]
     return _timeline([row for row in rows if row[1]], workers)
 
 
-def by_stage(history: History, workers: Sequence[str]) -> Timeline | None:
-    """One row for each stage of one group; None when nothing was started."""
-    found = spans(history)
-    steps = dict.fromkeys(one.start.step for one in found)
-    return _timeline([(s, [one for one in found if one.start.step == s]) for s in steps], workers)
+def stage_timeline(history: History, workers: Sequence[str]) -> Timeline | None:
+    """One row for each stage of one group; None if no step was started."""
+    rows: dict[str, list[Span]] = {}
+    for span in spans(history):
+        rows.setdefault(span.start.step, []).append(span)
+    return _timeline(list(rows.items()), workers)
 
 
 def _timeline(
@@ -143,16 +142,16 @@ def _timeline(
 ) -> Timeline | None:
     if not rows:
         return None
-    begin = min(one.start.started_at for _, found in rows for one in found)
-    end = max(one.ends_at for _, found in rows for one in found)
+    begin = min(span.start.started_at for _, row in rows for span in row)
+    end = max(span.ends_at for _, row in rows for span in row)
     seconds = max((end - begin).total_seconds(), 1.0)
     scale = (_WIDTH - _LABEL_WIDTH - _RIGHT_MARGIN) / seconds
     bars, lanes = [], []
-    for number, (label, found) in enumerate(rows):
+    for number, (label, row) in enumerate(rows):
         y = number * _ROW_HEIGHT
         lanes.append(Lane(y + _ROW_HEIGHT / 2, label))
         bars += [
-            _bar(one, y, begin, scale, workers, named=label != one.start.step) for one in found
+            _bar(span, y, begin, scale, workers, named=label != span.start.step) for span in row
         ]
     bottom = len(rows) * _ROW_HEIGHT
     return Timeline(
@@ -167,14 +166,14 @@ def _timeline(
 
 
 def _bar(
-    one: Span, y: float, begin: datetime, scale: float, workers: Sequence[str], *, named: bool
+    span: Span, y: float, begin: datetime, scale: float, workers: Sequence[str], *, named: bool
 ) -> Bar:
-    start = one.start
-    width = max((one.ends_at - start.started_at).total_seconds() * scale, 2.0)
+    start = span.start
+    width = max((span.ends_at - start.started_at).total_seconds() * scale, 2.0)
     text = start.step if named else start.worker
     room = int((width - 8.0) / _CHARACTER_WIDTH)
     seconds = "" if start.seconds is None else f", {start.seconds:.1f} s"
-    outcome = "its worker died" if one.died else start.outcome
+    outcome = "its worker died" if span.died else start.outcome
     return Bar(
         x=round(_LABEL_WIDTH + (start.started_at - begin).total_seconds() * scale, 1),
         y=y + (_ROW_HEIGHT - _BAR_HEIGHT) / 2,
@@ -184,8 +183,8 @@ def _bar(
         tooltip=f"{start.step}, start {start.start}, on {start.worker} at "
         f"{start.started_at:%H:%M:%S}{seconds}: {outcome}",
         label=text if len(text) <= room else "",
-        died=one.died,
-        resumes=one.resumes,
+        died=span.died,
+        resumes=span.resumes,
     )
 
 
