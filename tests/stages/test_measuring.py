@@ -25,7 +25,7 @@ from absurd_contimg.science.calibrators import candidates, choose_calibrator
 from absurd_contimg.science.catalogue import SkySource
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.response import _Smearing, sample_frequencies
-from absurd_contimg.science.solutions import Solutions, check_quality, judge
+from absurd_contimg.science.solutions import Solutions, check_quality, measure_quality
 from absurd_contimg.science.source_fitting import fit_peak
 from absurd_contimg.stages.image import robust_rms
 from absurd_contimg.synthesis import compare_sources
@@ -106,7 +106,7 @@ ALL = np.ones(64, dtype=bool)
 def test_scatter_is_measured_in_spite_of_delays_and_ripple(scatter: float) -> None:
     """The gate looks at noise, not at the shape of the band."""
     bandpass, gains = made(scatter)
-    quality = judge(bandpass, gains, bandpass.antennas, ALL)
+    quality = measure_quality(bandpass, gains, bandpass.antennas, ALL)
     assert quality.amplitude_scatter == pytest.approx(scatter, rel=0.1)
     assert quality.phase_scatter_deg == pytest.approx(math.degrees(scatter), rel=0.1)
     check_quality(quality, CalibrationConfig(), "it")
@@ -124,7 +124,7 @@ def test_bad_solutions_are_refused_with_the_gate(
     solutions: tuple[Solutions, Solutions], setting: str
 ) -> None:
     """Each gate by its setting's name, so that an operator can find it."""
-    quality = judge(*solutions, solutions[0].antennas, ALL)
+    quality = measure_quality(*solutions, solutions[0].antennas, ALL)
     with pytest.raises(DataQualityError, match=f"calibration.{setting}"):
         check_quality(quality, CalibrationConfig(), "CAL0")
 
@@ -133,8 +133,10 @@ def test_antennas_without_data_do_not_count_as_flagged_solutions() -> None:
     """Six dead antennas of twenty are not a bad calibration."""
     bandpass, gains = made(0.01)
     bandpass.flags[:6] = True
-    assert judge(bandpass, gains, bandpass.antennas, ALL).flagged_fraction == pytest.approx(0.3)
-    assert judge(bandpass, gains, bandpass.antennas[6:], ALL).flagged_fraction == 0.0
+    assert measure_quality(
+        bandpass, gains, bandpass.antennas, ALL
+    ).flagged_fraction == pytest.approx(0.3)
+    assert measure_quality(bandpass, gains, bandpass.antennas[6:], ALL).flagged_fraction == 0.0
 
 
 def test_channels_without_data_do_not_count_either() -> None:
@@ -143,8 +145,10 @@ def test_channels_without_data_do_not_count_either() -> None:
     bandpass.flags[:, 16:32] = True
     present = ALL.copy()
     present[16:32] = False
-    assert judge(bandpass, gains, bandpass.antennas, ALL).flagged_fraction == pytest.approx(0.25)
-    assert judge(bandpass, gains, bandpass.antennas, present).flagged_fraction == 0.0
+    assert measure_quality(
+        bandpass, gains, bandpass.antennas, ALL
+    ).flagged_fraction == pytest.approx(0.25)
+    assert measure_quality(bandpass, gains, bandpass.antennas, present).flagged_fraction == 0.0
 
 
 def field(ra: float, dec: float = 16.0) -> BeamCentres:

@@ -52,8 +52,7 @@ class MeasurementSet:
     declination_deg: float
     """Apparent declination of the strip."""
     placeholder_subbands: Annotated[
-        tuple[int, ...],
-        Field(validation_alias=AliasChoices("placeholder_subbands", "stand_ins")),
+        tuple[int, ...], Field(validation_alias=AliasChoices("placeholder_subbands", "stand_ins"))
     ] = ()
     """Missing sub-bands, which the data hold as flagged zeros."""
     flagged_fraction: float = 0.0

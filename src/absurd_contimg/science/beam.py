@@ -1,10 +1,9 @@
-"""The primary beam of a dish that stands still while the sky drifts through it.
+"""The primary beam of a fixed dish, and its mean while the sky drifts through it.
 
 The power beam is that of a uniformly lit circular aperture, ``[2 J1(x) / x]^2`` with
-``x = pi D f sin(rho) / c``. Its centre is the meridian at the time of each integration, so a
-source's response changes within a group; an image has the mean response over its integrations
-and frequencies. Directions are ICRS unit vectors here; where the beam centres come from is the
-conversion's business.
+``x = pi D f sin(rho) / c`` (docs/telescope.md#primary-beam). Its centre is the meridian at the
+time of each integration, so a source's response changes within a group; an image has the mean
+response over its integrations and frequencies. Directions are ICRS unit vectors.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ def airy_power(
 
     Separation and frequency broadcast against each other.
     """
-    # A seventh of a worker's start: where it is used, which is in a stage's process.
-    from scipy.special import j1  # noqa: PLC0415
+    from scipy.special import j1
 
     x = np.pi * diameter_m / SPEED_OF_LIGHT_M_S * np.sin(separation) * frequency_hz
     small = np.abs(x) < 1e-6
@@ -41,7 +39,7 @@ def airy_power(
 
 @dataclass(frozen=True, slots=True)
 class BeamCentres:
-    """Where the beam pointed during a group: one ICRS position per integration.
+    """The beam's ICRS position in each integration of a group.
 
     `mjd` is the middle of each integration (UTC days), ascending; angles in degrees.
     """
@@ -56,19 +54,19 @@ class BeamCentres:
         return unit_vectors(np.radians(np.array(self.ra_deg)), np.radians(np.array(self.dec_deg)))
 
     def indices(self, mjd: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Which integration each time belongs to.
+        """The index of the integration that each time belongs to.
 
-        Raises `CorruptInputError` for a time further than half an integration from all.
+        Raises `CorruptInputError` for a time more than half an integration from every centre.
         """
         centres = np.array(self.mjd)
-        found: NDArray[np.int64] = np.abs(mjd[:, None] - centres[None, :]).argmin(axis=1)
+        nearest: NDArray[np.int64] = np.abs(mjd[:, None] - centres[None, :]).argmin(axis=1)
         step = float(np.diff(centres).min()) if len(centres) > 1 else 1.0
-        if np.any(np.abs(mjd - centres[found]) > 0.5 * step):
+        if np.any(np.abs(mjd - centres[nearest]) > 0.5 * step):
             raise CorruptInputError(
                 "the Measurement Set has times that its list of beam centres does not cover.",
                 "Convert the group again: the two belong together.",
             )
-        return found
+        return nearest
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
@@ -103,9 +101,8 @@ def mean_response(
 ) -> NDArray[np.float64]:
     """Mean power response towards unit vectors of shape (..., 3).
 
-    The mean runs over integrations (with `weights`, one each, as when data are flagged) and
-    frequencies. `factor` gives for an integration's index what else its response is multiplied
-    by.
+    The mean runs over frequencies and over integrations, with one of `weights` each. `factor`
+    returns what else the response of an integration, given by its index, is multiplied by.
     """
     w = np.ones(len(centres.mjd)) if weights is None else np.asarray(weights, dtype=float)
     total = np.zeros(directions.shape[:-1])

@@ -1,4 +1,4 @@
-"""Which calibrator crosses the beam during a group, if any."""
+"""The calibrators that cross the beam during a group (docs/telescope.md#calibration)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from absurd_contimg.science.catalogue import REFERENCE_FREQUENCY_HZ, SkySource, 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A calibrator and how well it is placed in a group."""
+    """A calibrator and its place in the beam of a group."""
 
     source: SkySource
     transits: bool
@@ -27,25 +27,26 @@ class Candidate:
 
     def reasons_against(self, settings: CalibrationConfig) -> list[str]:
         """Why it cannot calibrate this group; empty if it can."""
-        reasons = []
-        if not self.transits:
-            reasons.append("it does not transit during the group")
-        if abs(self.declination_offset_deg) > settings.search_radius_deg:
-            reasons.append(
-                f"it is {abs(self.declination_offset_deg):.2f} deg off in declination "
-                f"(calibration.search_radius_deg {settings.search_radius_deg})"
-            )
-        if self.response < settings.beam_response_min:
-            reasons.append(
+        offset, flux = abs(self.declination_offset_deg), self.source.flux_jy
+        reasons = [
+            (not self.transits, "it does not transit during the group"),
+            (
+                offset > settings.search_radius_deg,
+                f"it is {offset:.2f} deg off in declination "
+                f"(calibration.search_radius_deg {settings.search_radius_deg})",
+            ),
+            (
+                self.response < settings.beam_response_min,
                 f"its mean beam is {self.response:.2f} "
-                f"(calibration.beam_response_min {settings.beam_response_min})"
-            )
-        if self.source.flux_jy < settings.calibrator_flux_min_jy:
-            reasons.append(
-                f"it has {self.source.flux_jy} Jy "
-                f"(calibration.calibrator_flux_min_jy {settings.calibrator_flux_min_jy})"
-            )
-        return reasons
+                f"(calibration.beam_response_min {settings.beam_response_min})",
+            ),
+            (
+                flux < settings.calibrator_flux_min_jy,
+                f"it has {flux} Jy "
+                f"(calibration.calibrator_flux_min_jy {settings.calibrator_flux_min_jy})",
+            ),
+        ]
+        return [reason for applies, reason in reasons if applies]
 
 
 def candidates(
@@ -61,16 +62,12 @@ def candidates(
         np.array([REFERENCE_FREQUENCY_HZ]),
         beam.dish_diameter_m,
     )
-    found = [
-        Candidate(
-            source,
-            _transits(source, centres),
-            float(value),
-            source.dec_deg - float(np.mean(centres.dec_deg)),
-        )
+    declination = float(np.mean(centres.dec_deg))
+    placed = [
+        Candidate(source, _transits(source, centres), float(value), source.dec_deg - declination)
         for source, value in zip(calibrators, response, strict=True)
     ]
-    return sorted(found, key=lambda c: (-c.source.flux_jy * c.response, c.source.name))
+    return sorted(placed, key=lambda c: (-c.source.flux_jy * c.response, c.source.name))
 
 
 def choose_calibrator(
@@ -84,14 +81,14 @@ def choose_calibrator(
 
     None when ``auto`` finds none; `NoCalibratorError` when a named one cannot serve.
     """
-    found = candidates(sources, centres, beam)
+    known = candidates(sources, centres, beam)
     if wanted == "auto":
-        return next((c for c in found if not c.reasons_against(settings)), None)
-    named = next((c for c in found if c.source.name == wanted), None)
+        return next((c for c in known if not c.reasons_against(settings)), None)
+    named = next((c for c in known if c.source.name == wanted), None)
     if named is None:
-        known = ", ".join(sorted(c.source.name for c in found)) or "none"
+        listed = ", ".join(sorted(c.source.name for c in known)) or "none"
         raise NoCalibratorError(
-            f"the calibrator {wanted!r} is not among the calibrators of this strip ({known}).",
+            f"the calibrator {wanted!r} is not among the calibrators of this strip ({listed}).",
             "Correct the name, add it to the catalogue with calibrator=1, or use auto.",
         )
     reasons = named.reasons_against(settings)
@@ -104,9 +101,9 @@ def choose_calibrator(
 
 
 def _transits(source: SkySource, centres: BeamCentres) -> bool:
-    """Whether the beam's right ascension passes the source's, with half an integration's margin.
+    """Whether the beam's right ascension passes the source's, give or take half an integration.
 
-    Differences are taken around the first centre, so that a group may cross RA 0 h.
+    Differences are taken from the first centre, so that a group may cross RA 0 h.
     """
     first, last = centres.ra_deg[0], centres.ra_deg[-1]
     span = math.remainder(last - first, 360.0)

@@ -1,7 +1,7 @@
 """The sky catalogue: point sources with a position, a flux and a spectral index.
 
-A catalogue is a CSV file with the columns of `COLUMNS`. This module knows files and angles; it
-knows nothing of telescopes, beams or visibilities.
+A catalogue is a CSV file with the columns of `COLUMNS`. This module knows files and angles, no
+telescopes, beams or visibilities.
 """
 
 from __future__ import annotations
@@ -42,14 +42,13 @@ class SkySource:
 
 
 def write_catalogue(path: Path, sources: Iterable[SkySource]) -> None:
-    """Write sources as CSV; numbers are written so that reading gives the same back."""
+    """Write sources as CSV; reading gives the same numbers, to the bit."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for s in sources:
-            writer.writerow(
-                [s.name, s.ra_deg, s.dec_deg, s.flux_jy, s.spectral_index, int(s.calibrator)]
-            )
+            row = (s.name, s.ra_deg, s.dec_deg, s.flux_jy, s.spectral_index, int(s.calibrator))
+            writer.writerow(row)
 
 
 def read_catalogue(path: Path) -> list[SkySource]:
@@ -74,20 +73,14 @@ def read_catalogue(path: Path) -> list[SkySource]:
 
 def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:
     try:
-        source = SkySource(
-            row["name"],
-            float(row["ra_deg"]),
-            float(row["dec_deg"]),
-            float(row["flux_jy"]),
-            float(row["spectral_index"]),
-            {"0": False, "1": True}[row["calibrator"]],
-        )
+        ra, dec, flux, index = numbers = [float(row[column]) for column in COLUMNS[1:5]]
+        calibrator = {"0": False, "1": True}[row["calibrator"]]
+        source = SkySource(row["name"], ra, dec, flux, index, calibrator)
     except (ValueError, KeyError, TypeError) as error:
         raise CorruptInputError(
             f"line {line} of the sky catalogue {path} cannot be read ({error!r}).",
             "Correct or remove the line; calibrator is 0 or 1, the rest are numbers.",
         ) from error
-    numbers = (source.ra_deg, source.dec_deg, source.flux_jy, source.spectral_index)
     if not all(map(math.isfinite, numbers)) or abs(source.dec_deg) > 90 or source.flux_jy <= 0:
         raise CorruptInputError(
             f"line {line} of the sky catalogue {path} is out of range: {source}.",

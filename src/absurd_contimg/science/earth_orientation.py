@@ -1,15 +1,12 @@
-"""Earth orientation without the network: the tables of the installed package, for this process."""
-
-# astropy takes a second to import and may be missing: where it is used.
-# ruff: noqa: PLC0415
+"""Earth orientation without the network, from the tables of an installed package."""
 
 from __future__ import annotations
 
 
 def use_bundled_tables() -> None:
-    """Make astropy take UT1 and leap seconds from ``astropy-iers-data`` and never download.
+    """Have astropy take UT1 and leap seconds from ``astropy-iers-data`` in this process.
 
-    The rapid-service table, because it reaches to the present and predicts a year ahead.
+    It uses the rapid-service table, which reaches the present and predicts a year ahead.
     """
     from astropy.utils import iers
     from astropy_iers_data import IERS_A_FILE

@@ -1,10 +1,7 @@
-"""Running an imager: CASA's tclean or WSClean. Both give one restored image as FITS.
+"""Running an imager, CASA's tclean or WSClean; each gives a restored image and a PSF as FITS.
 
-Post-conditions are the caller's; a task that returns has proved nothing.
+That a task returns proves nothing: callers check the files (docs/telescope.md#imaging).
 """
-
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
-# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ from absurd_contimg.errors import OutputError, SettingError
 
 @dataclass(frozen=True, slots=True)
 class ImagerResult:
-    """Files that an imager made, in the temporary folder."""
+    """FITS files that an imager wrote into the temporary folder."""
 
     image: Path
     psf: Path
@@ -34,7 +31,7 @@ def run_imager(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
 
 
 def check_imager(settings: ImagingConfig) -> None:
-    """Raise `SettingError` if the configured imager is not there."""
+    """Raise `SettingError` if the configured imager is not installed."""
     if settings.imager == "wsclean" and shutil.which("wsclean") is None:
         raise SettingError(
             "imaging.imager is wsclean, but there is no wsclean on the PATH.",
@@ -63,7 +60,7 @@ def _tclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
         nmajor=settings.nmajor,
         gain=settings.loop_gain,
         nsigma=settings.threshold_sigma,
-        # Negative: no mask where CASA believes the beam to end; it does not know the drift.
+        # Negative: no mask at the end of CASA's beam, which does not drift.
         pblimit=-0.1,
         pbcor=False,
         restoringbeam="common",
@@ -72,10 +69,10 @@ def _tclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
         savemodel="none",
     )
     for suffix in ("image", "psf"):
-        made = name.with_suffix(f".{suffix}")
-        if not made.is_dir():
-            raise OutputError(f"tclean made no {made.name}.", "See CASA's log.")
-        exportfits(imagename=str(made), fitsimage=str(folder / f"{suffix}.fits"), overwrite=True)
+        image = name.with_suffix(f".{suffix}")
+        if not image.is_dir():
+            raise OutputError(f"tclean made no {image.name}.", "See CASA's log.")
+        exportfits(imagename=str(image), fitsimage=str(folder / f"{suffix}.fits"), overwrite=True)
     return ImagerResult(folder / "image.fits", folder / "psf.fits")
 
 
@@ -100,11 +97,11 @@ def _wsclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
         done = subprocess.run(
             command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, check=False
         )
-    made = ImagerResult(folder / "clean-image.fits", folder / "clean-psf.fits")
-    if done.returncode != 0 or not made.image.is_file():
+    result = ImagerResult(folder / "clean-image.fits", folder / "clean-psf.fits")
+    if done.returncode != 0 or not result.image.is_file():
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
         raise OutputError(
-            f"wsclean ended with {done.returncode} and made no image; it said last:\n{tail}",
-            "See its command's options; imaging.imager can be set to tclean.",
+            f"wsclean ended with {done.returncode} and made no image; its last lines:\n{tail}",
+            "See WSClean's options; imaging.imager can be set to tclean.",
         )
-    return made
+    return result

@@ -5,9 +5,6 @@ called, so this module can be imported anywhere. Arrays have CASA's order: (pola
 channels, rows).
 """
 
-# CASA takes seconds to import and may be missing: imported where it is used.
-# ruff: noqa: PLC0415
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping

@@ -1,12 +1,9 @@
-"""What an image shows of a point source's peak: the mean beam, and the loss to bandwidth smearing.
+"""The response of an image to a point source: the mean beam times the loss to smearing.
 
-Dividing an image by this response gives fluxes. It is evaluated on a coarse grid and
-interpolated, because it is smooth. Reads the Measurement Set through CASA's tables, for what is
-flagged and how wide its channels are.
+Dividing an image by this response gives fluxes (docs/telescope.md#primary-beam, #imaging). It is
+smooth, so it is evaluated on a coarse grid and interpolated. Flags and channel widths come from
+the Measurement Set, through CASA's tables.
 """
-
-# CASA, pyuvdata, astropy and scipy take long to import: where they are used.
-# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
@@ -31,8 +28,8 @@ _GRID_STEP_PX = 16
 def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> NDArray[np.float32]:
     """The response on every pixel of an image of `ms`, whose FITS header is given.
 
-    Integrations count by how much of them is unflagged, and channels that are mostly flagged
-    (missing sub-bands) do not count.
+    Integrations are weighted by their unflagged fraction; channels that are mostly flagged
+    (missing sub-bands) are left out.
     """
     centres = BeamCentres.read(ms.beam_centres)
     counts = count_flags(ms.path)
@@ -41,7 +38,7 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
     weights[centres.indices(times)] = list(counts.by_time.values())
     grid = _Grid.of(header)
     frequencies = channel_frequencies(ms.path)
-    alive = frequencies[counts.by_channel < 0.5]
+    unflagged = frequencies[counts.by_channel < 0.5]
     smearing = _Smearing.of(header, ms, frequencies) if config.imaging.correct_smearing else None
 
     def at_correlation(integration: int) -> NDArray[np.float64]:
@@ -53,7 +50,7 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
     coarse = mean_response(
         grid.directions,
         centres,
-        sample_frequencies(alive if len(alive) else frequencies, config.beam.n_frequencies),
+        sample_frequencies(unflagged if len(unflagged) else frequencies, config.beam.n_frequencies),
         config.beam.dish_diameter_m,
         weights,
         at_correlation,
@@ -64,13 +61,13 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
 
 
 def effective_frequency(ms: Path) -> float:
-    """Mean frequency in Hz of what is not flagged: where an image's fluxes belong."""
+    """Mean frequency in Hz of unflagged data: the frequency of an image's fluxes."""
     good = 1.0 - count_flags(ms).by_channel
     return float(np.average(channel_frequencies(ms), weights=good if good.any() else None))
 
 
 def sample_frequencies(frequencies_hz: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """`count` frequencies that represent a band: the means of equal parts of it."""
+    """At most `count` frequencies that represent a band: the means of equal parts of it."""
     parts = np.array_split(np.sort(frequencies_hz), min(count, len(frequencies_hz)))
     return np.array([part.mean() for part in parts])
 
@@ -133,8 +130,8 @@ def _plane_offsets(
 class _Smearing:
     """Bandwidth smearing in two steps, each with a centre of its own.
 
-    The correlator's channels smear around the centre that it tracked, which is the meridian of
-    each integration. Averaging after calibration smears around the image's phase centre.
+    The correlator's channels smear around the centre that it tracked, the meridian of each
+    integration. Averaging after calibration smears around the image's phase centre.
     """
 
     correlated: float
@@ -162,11 +159,11 @@ class _Smearing:
     def loss(
         self, east_deg: NDArray[np.float64], north_deg: NDArray[np.float64], relative_width: float
     ) -> NDArray[np.float64]:
-        """What is left of a peak at offsets from the centre of smearing.
+        """The remaining fraction of a peak at offsets from the centre of smearing.
 
-        For a Gaussian beam the peak becomes erf(k) sqrt(pi) / (2 k) with k = sqrt(ln 2) spread /
-        FWHM, the spread being distance times relative width and the beam's width taken along
-        the radius (Bridle & Schwab in "Synthesis Imaging in Radio Astronomy II").
+        For a Gaussian beam it is erf(k) sqrt(pi) / (2 k) with k = sqrt(ln 2) spread / FWHM, where
+        spread is distance times relative width, and FWHM the beam's width along the radius
+        (Bridle & Schwab in "Synthesis Imaging in Radio Astronomy II").
         """
         from scipy.special import erf
 

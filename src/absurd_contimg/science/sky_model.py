@@ -2,12 +2,9 @@
 
 Phases follow the convention of Measurement Sets written by pyuvdata:
 ``exp(+2 pi i (u l + v m + w (n - 1)))`` with the baselines of the column UVW in wavelengths.
-CASA's own model tasks cannot express a beam that changes within an observation, so the column
-is written directly.
+CASA's model tasks know no beam that changes within an observation, so this module writes the
+column itself.
 """
-
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
-# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
@@ -39,9 +36,9 @@ def field_sources(
     settings: CalibrationConfig,
     beam: BeamConfig,
 ) -> list[SkySource]:
-    """The catalogue sources that matter in this group: near enough and bright enough.
+    """The catalogue sources that are near and bright enough to matter in this group.
 
-    Leaving field sources of a quarter of the calibrator's flux out makes gains 4 times worse.
+    Without field sources of a quarter of the calibrator's flux, gains are 4 times worse.
     """
     if not sources:
         return []
@@ -96,8 +93,7 @@ def predict(
         beam = airy_power(rho[:, None], frequencies_hz, diameter_m)
         flux = (beam * source.flux_at(frequencies_hz))[integration]
         turns_per_hz = uvw_m @ lmn / SPEED_OF_LIGHT_M_S
-        # Bandwidth smearing: the mean of a wave over a channel, around the meridian that the
-        # correlator tracked.
+        # Bandwidth smearing: a wave's mean over a channel, around the tracked meridian.
         flux *= np.sinc((turns_per_hz - tracked) * width)[:, None]
         if even:
             # Evenly spaced channels: one factor from each to the next.
@@ -129,8 +125,8 @@ def write_model(
     tool.close()
     tool.done()
     frequencies = channel_frequencies(path)
-    towards = [s.ra_deg for s in sources], [s.dec_deg for s in sources]
-    cosines = direction_cosines(*towards, ms.ra_deg, ms.dec_deg)
+    positions = [s.ra_deg for s in sources], [s.dec_deg for s in sources]
+    cosines = direction_cosines(*positions, ms.ra_deg, ms.dec_deg)
     centre_cosines = direction_cosines(centres.ra_deg, centres.dec_deg, ms.ra_deg, ms.dec_deg)
     total = 0.0
     with open_table(path, writable=True) as main:
@@ -140,17 +136,9 @@ def write_model(
         n_pols = main.getcell("DATA", 0).shape[0]
         for first, count in row_chunks(n_rows, 4 * n_pols * len(frequencies)):
             uvw = np.ascontiguousarray(main.getcol("UVW", first, count).T)
-            which = centres.indices(main.getcol("TIME", first, count) / 86400.0)
-            model = predict(
-                uvw,
-                which,
-                frequencies,
-                sources,
-                cosines,
-                centres,
-                centre_cosines,
-                beam.dish_diameter_m,
-            )
+            integration = centres.indices(main.getcol("TIME", first, count) / 86400.0)
+            field = (sources, cosines, centres, centre_cosines, beam.dish_diameter_m)
+            model = predict(uvw, integration, frequencies, *field)
             total += float(np.abs(model).mean()) * count
             column = np.broadcast_to(model.T, (n_pols, *model.T.shape))
             main.putcol("MODEL_DATA", np.ascontiguousarray(column), first, count)

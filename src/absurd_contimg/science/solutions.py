@@ -1,4 +1,4 @@
-"""Calibration tables as arrays: reading them, judging them, exporting the total gains."""
+"""Calibration tables as arrays: reading, quality, export of the total gains."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Solutions:
 def read_solutions(path: Path, remedy: str) -> Solutions:
     """Read a caltable.
 
-    Raises `DataQualityError` (with `remedy`) if CASA made no table, as it does in silence when
-    there is nothing to solve; `OutputError` if the table is not finite.
+    Raises `DataQualityError` (with `remedy`) if there is no table or an empty one, which CASA
+    leaves without an error when nothing can be solved; `OutputError` if it is not finite.
     """
     if not (path / "table.dat").is_file():
         raise DataQualityError(f"CASA found no solutions and made no table {path.name}.", remedy)
@@ -58,11 +58,8 @@ def read_solutions(path: Path, remedy: str) -> Solutions:
     return Solutions(names, gains, flagged)
 
 
-def judge(
-    bandpass: Solutions,
-    gains: Solutions,
-    antennas: Collection[str],
-    channels: NDArray[np.bool_],
+def measure_quality(
+    bandpass: Solutions, gains: Solutions, antennas: Collection[str], channels: NDArray[np.bool_]
 ) -> SolutionQuality:
     """Figures of a bandpass and gain table, for the antennas and channels that have data."""
     chosen = [i for i, name in enumerate(bandpass.antennas) if name in antennas]
@@ -85,7 +82,7 @@ def _channel_scatter(values: NDArray[np.complex128]) -> tuple[float, float]:
     if values.shape[1] < 3:
         return float("nan"), float("nan")
     before, here, after = values[:, :-2], values[:, 1:-1], values[:, 2:]
-    # What is left of each channel after dividing by the geometric mean of its neighbours.
+    # Each channel over the geometric mean of its neighbours.
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.log(here / before) - np.log(after / here)
     turned = (ratio.imag + np.pi) % (2.0 * np.pi) - np.pi
@@ -101,34 +98,20 @@ def _channel_scatter(values: NDArray[np.complex128]) -> tuple[float, float]:
     return scatter(ratio.real), math.degrees(scatter(turned))
 
 
-def check_quality(quality: SolutionQuality, settings: CalibrationConfig, what: str) -> None:
-    """Raise `DataQualityError` for the first gate that fails."""
-    remedy = "Use another calibrator or the nearest older set; see the CASA log for the cause."
+def check_quality(quality: SolutionQuality, settings: CalibrationConfig, origin: str) -> None:
+    """Raise `DataQualityError` for the first gate that fails; scatter of NaN passes."""
     gates = (
-        (quality.n_antennas >= settings.antennas_min, "antennas_min", quality.n_antennas),
-        (
-            quality.flagged_fraction <= settings.flagged_fraction_max,
-            "flagged_fraction_max",
-            quality.flagged_fraction,
-        ),
-        (
-            not quality.amplitude_scatter > settings.amplitude_scatter_max,
-            "amplitude_scatter_max",
-            quality.amplitude_scatter,
-        ),
-        (
-            not quality.phase_scatter_deg > settings.phase_scatter_max_deg,
-            "phase_scatter_max_deg",
-            quality.phase_scatter_deg,
-        ),
+        ("antennas_min", -quality.n_antennas, -settings.antennas_min),
+        ("flagged_fraction_max", quality.flagged_fraction, settings.flagged_fraction_max),
+        ("amplitude_scatter_max", quality.amplitude_scatter, settings.amplitude_scatter_max),
+        ("phase_scatter_max_deg", quality.phase_scatter_deg, settings.phase_scatter_max_deg),
     )
-    for passed, setting, value in gates:
-        if not passed:
-            limit = getattr(settings, setting)
+    for setting, value, limit in gates:
+        if value > limit:
             raise DataQualityError(
-                f"the solutions from {what} are not good enough: {value:.4g} against "
-                f"calibration.{setting} {limit:.4g}.",
-                remedy,
+                f"the solutions from {origin} are not good enough: {abs(value):.4g} against "
+                f"calibration.{setting} {abs(limit):.4g}.",
+                "Use another calibrator or the nearest older set; see the CASA log for the cause.",
             )
 
 

@@ -1,4 +1,4 @@
-"""Measuring sources in an image: peak flux and position of a point source near a known place."""
+"""Fitting peak flux and position of a point source near a known position in an image."""
 
 from __future__ import annotations
 

@@ -1,12 +1,9 @@
-"""Reading the headers of UVH5 sub-bands, and judging whether a set of them is one group.
+"""Reading the headers of UVH5 sub-bands, and checking that a set of them is one group.
 
 Uses h5py alone, so that a bad file is found before anything expensive starts. pyuvdata accepts
-missing, duplicated and disordered sub-bands in silence; what is checked here is checked nowhere
-else.
+missing, duplicated and disordered sub-bands without an error, so the checks here are the only
+ones (docs/telescope.md#raw-files).
 """
-
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
-# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
@@ -35,7 +32,7 @@ _TRANSFER_AGAIN = "Transfer the file again, or leave it out of the group."
 
 @dataclass(frozen=True, slots=True)
 class SubbandHeader:
-    """What the header of one sub-band says; the data are not read."""
+    """The header of one sub-band; the data are not read."""
 
     path: Path
     index: int
@@ -93,8 +90,8 @@ def read_header(path: Path) -> SubbandHeader:
     except OSError as error:
         if error.errno in {errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO}:
             raise
-        what = "truncated" if "truncated" in str(error) else "not an HDF5 file, or damaged"
-        raise CorruptInputError(f"{path} is {what} ({error}).", _TRANSFER_AGAIN) from error
+        problem = "truncated" if "truncated" in str(error) else "not an HDF5 file, or damaged"
+        raise CorruptInputError(f"{path} is {problem} ({error}).", _TRANSFER_AGAIN) from error
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise CorruptInputError(
             f"{path} is HDF5, but its UVH5 header cannot be read ({error}).", _TRANSFER_AGAIN
@@ -107,7 +104,7 @@ def _header(path: Path, index: int, file: Any) -> SubbandHeader:
     widths = np.atleast_1d(header["channel_width"][()]).ravel()
     times = header["time_array"][()]
     digest = blake2b(digest_size=8)
-    # Times of one observation are equal to the bit; rounding keeps a rewritten file acceptable.
+    # Times of one observation are equal to the bit; rounding accepts a file that was rewritten.
     digest.update(np.round(times * 86400.0e2).astype(np.int64).tobytes())
     for name in ("ant_1_array", "ant_2_array"):
         digest.update(header[name][()].astype(np.int64).tobytes())
@@ -155,20 +152,16 @@ def read_group(paths: Sequence[Path], config: ConversionConfig) -> GroupHeader:
         )
     _check_same_observation(headers)
     _check_frequencies(headers)
-    one = headers[0]
-    return GroupHeader(subbands, missing, one.declination_deg, one.n_channels, one.channel_width_hz)
+    first = headers[0]
+    values = first.declination_deg, first.n_channels, first.channel_width_hz
+    return GroupHeader(subbands, missing, *values)
 
 
 def _check_same_observation(headers: Sequence[SubbandHeader]) -> None:
-    """All must agree with the majority in times, antennas, declination and channels."""
+    """Every header must agree with the majority in times, antennas, declination and channels."""
 
     def identity(h: SubbandHeader) -> tuple[object, ...]:
-        return (
-            h.layout_digest,
-            h.shape,
-            round(h.declination_deg, 4),
-            round(h.channel_width_hz, 3),
-        )
+        return (h.layout_digest, h.shape, round(h.declination_deg, 4), round(h.channel_width_hz, 3))
 
     (common, _count), *_ = Counter(map(identity, headers)).most_common(1)
     reference = next(h for h in headers if identity(h) == common)
@@ -185,7 +178,7 @@ def _check_same_observation(headers: Sequence[SubbandHeader]) -> None:
 
 
 def _check_frequencies(headers: Sequence[SubbandHeader]) -> None:
-    """Each sub-band must lie where its number says, or channels would repeat or be missing."""
+    """Each sub-band must have the frequencies of its number: no channel twice or missing."""
 
     def top_of_band(h: SubbandHeader) -> float:
         return round(h.top_hz + h.index * h.n_channels * h.channel_width_hz, 0)

@@ -5,9 +5,6 @@ scratch copy, and the corrected data become a Measurement Set of their own. Runs
 process with CASA.
 """
 
-# CASA takes seconds to import and may be missing: imported where it is used.
-# ruff: noqa: PLC0415
-
 from __future__ import annotations
 
 import shutil

@@ -5,14 +5,12 @@ tasks write into a Measurement Set even when they only solve, so they get a scra
 a child process with CASA.
 """
 
-# CASA takes seconds to import and may be missing: imported where it is used.
-# ruff: noqa: PLC0415
-
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -47,7 +45,12 @@ from absurd_contimg.science.measurement_set import (
     working_copy,
 )
 from absurd_contimg.science.sky_model import field_sources, write_model
-from absurd_contimg.science.solutions import check_quality, export_gains, judge, read_solutions
+from absurd_contimg.science.solutions import (
+    check_quality,
+    export_gains,
+    measure_quality,
+    read_solutions,
+)
 
 BANDPASS_ORDER = 30
 GAIN_ORDER = 40
@@ -185,42 +188,35 @@ class _SolveJob:
         """Phases on a narrow part of the band, bandpass, then amplitude and phase gains."""
         from casatasks import bandpass, gaincal
 
+        settings = self.settings
         common: dict[str, Any] = {
             "vis": str(self.vis),
             "refant": self.reference,
-            "minsnr": self.settings.minsnr,
-            "minblperant": self.settings.minblperant,
+            "minsnr": settings.minsnr,
+            "minblperant": settings.minblperant,
             "combine": "scan,field",
         }
-        phases = temporary / "before_bandpass"
-        gaincal(
-            caltable=str(phases),
-            calmode="p",
-            gaintype="G",
-            solint=self.settings.prebandpass_interval,
-            spw=phase_channels,
-            **common,
-        )
-        read_solutions(phases, self._remedy)
+        solve_gains = partial(gaincal, gaintype="G", **common)
+        phases, interval = str(temporary / "before_bandpass"), settings.prebandpass_interval
+        solve_gains(caltable=phases, calmode="p", solint=interval, spw=phase_channels)
+        read_solutions(Path(phases), self._remedy)
         bandpass(
             caltable=str(self.bandpass),
             bandtype="B",
-            solint=self.settings.bandpass_interval,
+            solint=settings.bandpass_interval,
             solnorm=True,
             fillgaps=3,
-            gaintable=[str(phases)],
+            gaintable=[phases],
             interp=["nearest"],
             **common,
         )
         read_solutions(self.bandpass, self._remedy)
-        gaincal(
+        solve_gains(
             caltable=str(self.gains),
             calmode="ap",
-            gaintype="G",
-            solint=self.settings.gain_interval,
+            solint=settings.gain_interval,
             gaintable=[str(self.bandpass)],
             interp=["nearest"],
-            **common,
         )
 
     def check(self, flags: FlagCounts, origin: str) -> SolutionQuality:
@@ -228,7 +224,7 @@ class _SolveJob:
         bandpass = read_solutions(self.bandpass, self._remedy)
         gains = read_solutions(self.gains, self._remedy)
         with_data = {name for name, share in flags.by_antenna.items() if share < 1.0}
-        quality = judge(bandpass, gains, with_data, flags.by_channel < 1.0)
+        quality = measure_quality(bandpass, gains, with_data, flags.by_channel < 1.0)
         check_quality(quality, self.settings, origin)
         export_gains(self.exported, bandpass, gains, channel_frequencies(self.vis))
         return quality

@@ -6,9 +6,6 @@ centre removes the 24 meridian centres from the data, so a file beside it keeps 
 beam follows them. Runs in a child process with pyuvdata and python-casacore.
 """
 
-# pyuvdata and casacore take seconds to import and may be missing: imported where they are used.
-# ruff: noqa: PLC0415
-
 from __future__ import annotations
 
 import math

@@ -4,9 +4,6 @@ Zeros, impossible amplitudes, outliers in time and frequency; then antennas with
 left. Runs in a child process with CASA.
 """
 
-# CASA takes seconds to import and may be missing: imported where it is used.
-# ruff: noqa: PLC0415
-
 from __future__ import annotations
 
 import shutil

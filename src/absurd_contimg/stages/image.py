@@ -6,9 +6,6 @@ because CASA's own correction knows one pointing only and is 4 to 6 % wrong here
 process with CASA.
 """
 
-# CASA and astropy take seconds to import and may be missing: imported where they are used.
-# ruff: noqa: PLC0415
-
 from __future__ import annotations
 
 import shutil

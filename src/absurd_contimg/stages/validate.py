@@ -4,9 +4,6 @@ A bad image is not an error: the group ends degraded, with the gates that failed
 not CASA.
 """
 
-# astropy takes seconds to import and may be missing: imported where it is used.
-# ruff: noqa: PLC0415
-
 from __future__ import annotations
 
 import json

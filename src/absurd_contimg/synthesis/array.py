@@ -2,8 +2,8 @@
 
 Numbering, pitches and which stations are active follow the telescope's description: stations
 1 to 51 along the east-west arm (5.75 m), 52 to 102 along the north-south arm (8.65 m), 103 to
-117 outriggers with baselines to 2.6 km. The outriggers' exact places are not in that
-description; here they lie on a spiral that fills the aperture evenly.
+117 outriggers with baselines to 2.6 km (docs/telescope.md#array). The outriggers' positions are
+not public; here they lie on a spiral that fills the aperture evenly.
 """
 
 from __future__ import annotations
@@ -41,17 +41,13 @@ def station_position_m(number: int) -> tuple[float, float, float]:
 def active_stations(count: int) -> list[int]:
     """`count` of the 96 active stations, spread over both arms and the outriggers.
 
-    Small arrays get relatively more outriggers, so that their beam stays round and small.
+    Small arrays get relatively more outriggers, which keep their beam round and small.
     """
     outriggers = min(len(_OUTRIGGERS), max(2, (count * 3) // 8))
     arm = count - outriggers
     east_west = min(len(_EAST_WEST), (arm * len(_EAST_WEST) + 41) // 82)
-    chosen = (
-        _spread(_EAST_WEST, east_west)
-        + _spread(_NORTH_SOUTH, arm - east_west)
-        + _spread(_OUTRIGGERS, outriggers)
-    )
-    return sorted(chosen)
+    arms = _spread(_EAST_WEST, east_west) + _spread(_NORTH_SOUTH, arm - east_west)
+    return sorted(arms + _spread(_OUTRIGGERS, outriggers))
 
 
 def station_name(number: int) -> str:
@@ -65,29 +61,15 @@ def equatorial_positions_m(numbers: list[int]) -> NDArray[np.float64]:
     x points to the equator on the local meridian, y east, z along the Earth's axis.
     """
     east, north, up = np.array([station_position_m(n) for n in numbers]).T
-    lat = math.radians(LATITUDE_DEG)
-    return np.stack(
-        [
-            up * math.cos(lat) - north * math.sin(lat),
-            east,
-            up * math.sin(lat) + north * math.cos(lat),
-        ],
-        axis=-1,
-    )
+    sin, cos = math.sin(math.radians(LATITUDE_DEG)), math.cos(math.radians(LATITUDE_DEG))
+    return np.stack([up * cos - north * sin, east, up * sin + north * cos], axis=-1)
 
 
 def terrestrial_positions_m(numbers: list[int]) -> NDArray[np.float64]:
-    """The same turned to the terrestrial frame (x to Greenwich), as UVH5 files hold them."""
+    """Positions in the terrestrial frame (x to Greenwich), as UVH5 files hold them."""
     x, y, z = equatorial_positions_m(numbers).T
-    lon = math.radians(LONGITUDE_DEG)
-    return np.stack(
-        [
-            x * math.cos(lon) - y * math.sin(lon),
-            x * math.sin(lon) + y * math.cos(lon),
-            z,
-        ],
-        axis=-1,
-    )
+    sin, cos = math.sin(math.radians(LONGITUDE_DEG)), math.cos(math.radians(LONGITUDE_DEG))
+    return np.stack([x * cos - y * sin, x * sin + y * cos, z], axis=-1)
 
 
 def _spread(numbers: list[int], count: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""`SynthesisConfig`: what to observe, with how much of the instrument, and what goes wrong."""
+"""`SynthesisConfig`: what to observe, with how much of the instrument and which faults."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SUBBAND_WIDTH_HZ = (BAND_HIGH_HZ - BAND_LOW_HZ) / SUBBANDS
 
 
 class FaultKind(StrEnum):
-    """What can be wrong with a sub-band file."""
+    """A fault of a sub-band file."""
 
     MISSING = "missing"
     """Not written."""
     TRUNCATED = "truncated"
-    """Cut off in the middle, as by a broken transfer."""
+    """Half of the file is missing, as after a broken transfer."""
     NOT_HDF5 = "not_hdf5"
-    """Holds something else."""
+    """Other content."""
     NAN = "nan"
     """Some visibilities are NaN and not flagged."""
     DUPLICATED = "duplicated"
@@ -47,8 +47,8 @@ class Fault(BaseModel):
 class SynthesisConfig(BaseModel):
     """An observing run. The same values always give the same files, bit by bit.
 
-    The calibrator's group comes first, the science groups follow `calibrator_lead_s` later and
-    touch each other, as when the telescope observes without pause.
+    The calibrator's group comes first. The science groups follow `calibrator_lead_s` later, one
+    directly after the other.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,7 +69,7 @@ class SynthesisConfig(BaseModel):
     """From the end of the calibrator's group to the first science group."""
     calibrator_flux_jy: float = Field(10.0, gt=0)
     calibrator_in_catalogue: bool = True
-    """Off: the source is on the sky, but nobody knows it for a calibrator."""
+    """Off: the source is on the sky, but the catalogue does not mark it as a calibrator."""
     bright_per_group: int = Field(6, ge=0, le=12)
     """Sources of 0.5 to 1.1 Jy around the centre of each science group."""
     faint_per_group: int = Field(6, ge=0)
@@ -79,7 +79,7 @@ class SynthesisConfig(BaseModel):
     gain_scatter: float = Field(0.1, ge=0, lt=0.5)
     """Relative scatter of the antennas' gain amplitudes."""
     gain_phase_max_deg: float = Field(180.0, ge=0, le=180)
-    """Their phases are anything up to this."""
+    """Largest gain phase of an antenna."""
     delay_max_ns: float = Field(5.0, ge=0)
     bandpass_ripple: float = Field(0.1, ge=0, lt=0.5)
     dish_diameter_m: float = Field(4.65, gt=0)

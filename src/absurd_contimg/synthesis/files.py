@@ -1,7 +1,4 @@
-"""Writing sub-bands as UVH5, healthy or with a fault."""
-
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
-# ruff: noqa: PLC0415
+"""Writing sub-bands as UVH5, with or without a fault."""
 
 from __future__ import annotations
 
@@ -28,16 +25,15 @@ def antenna_pairs(n_antennas: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
 def template(config: SynthesisConfig, stations: list[int], times_jd: NDArray[np.float64]) -> Any:
     """A pyuvdata object with everything but frequencies and data, shared by 16 sub-bands.
 
-    One phase centre per integration: the meridian, in ICRS, named as the telescope names it.
+    It has a phase centre for each integration: the meridian in ICRS, named as in real files.
     """
     from pyuvdata import Telescope, UVData
 
-    names = [array.station_name(n) for n in stations]
     telescope = Telescope.new(
         name="DSA-110",
         location=site(),
         antenna_positions=array.terrestrial_positions_m(stations),
-        antenna_names=names,
+        antenna_names=[array.station_name(n) for n in stations],
         antenna_numbers=stations,
         antenna_diameters=[config.dish_diameter_m] * len(stations),
         feeds=["x", "y"],
@@ -88,7 +84,7 @@ def write_subband(
     frequencies: NDArray[np.float64],
     data: NDArray[np.complex64],
 ) -> list[Path]:
-    """Write one sub-band; returns the paths, which are none or two with some faults."""
+    """Write one sub-band; returns its paths: none or two with some faults."""
     faults = {f.kind for f in config.faults if (f.group, f.subband) == (group, subband)}
     if FaultKind.MISSING in faults:
         return []
@@ -116,9 +112,8 @@ def write_subband(
         with path.open("r+b") as file:
             file.truncate(path.stat().st_size // 2)
     if FaultKind.DUPLICATED in faults:
-        again = output_dir / subband_name(config, group, subband, late_s=config.name_jitter_s + 1)
-        shutil.copyfile(path, again)
-        return [path, again]
+        copy = output_dir / subband_name(config, group, subband, late_s=config.name_jitter_s + 1)
+        return [path, shutil.copyfile(path, copy)]
     return [path]
 
 

@@ -1,7 +1,4 @@
-"""Times and apparent coordinates, by the formulas that pyuvdata applies to files."""
-
-# CASA, pyuvdata and astropy take seconds to import and may be missing: where they are used.
-# ruff: noqa: PLC0415
+"""Times and apparent coordinates, by pyuvdata's formulas."""
 
 from __future__ import annotations
 
@@ -16,24 +13,18 @@ from absurd_contimg.synthesis.config import SynthesisConfig
 
 
 def site() -> Any:
-    """The array's place as an astropy `EarthLocation`."""
-    from astropy import units
+    """The array's position as an astropy `EarthLocation`."""
     from astropy.coordinates import EarthLocation
 
-    return EarthLocation.from_geodetic(
-        array.LONGITUDE_DEG * units.deg,
-        array.LATITUDE_DEG * units.deg,
-        array.ALTITUDE_M * units.m,
-    )
+    # Degrees and metres.
+    return EarthLocation.from_geodetic(array.LONGITUDE_DEG, array.LATITUDE_DEG, array.ALTITUDE_M)
 
 
 def group_times_jd(config: SynthesisConfig, index: int) -> NDArray[np.float64]:
     """Middles of a group's integrations, Julian days UTC."""
     start_jd = config.start.timestamp() / 86400.0 + 2440587.5
-    seconds = config.group_offset_s(index) + config.integration_s * (
-        np.arange(config.n_integrations) + 0.5
-    )
-    return np.asarray(start_jd + seconds / 86400.0)
+    middles_s = config.integration_s * (np.arange(config.n_integrations) + 0.5)
+    return np.asarray(start_jd + (config.group_offset_s(index) + middles_s) / 86400.0)
 
 
 def sidereal_time_rad(times_jd: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -61,7 +52,7 @@ def apparent_position(
 def meridian_icrs_deg(
     times_jd: NDArray[np.float64], declination_deg: float
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """ICRS position of the meridian at an apparent declination: where the dishes look."""
+    """ICRS position of the meridian at an apparent declination: the dishes' pointing."""
     from pyuvdata.utils.phasing import transform_app_to_icrs
 
     ra, dec = transform_app_to_icrs(

@@ -15,9 +15,9 @@ from absurd_contimg.synthesis.config import BAND_HIGH_HZ, BAND_LOW_HZ, Synthesis
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """Each antenna and polarisation has a complex gain, a delay and a bandpass ripple.
+    """A complex gain, delay and bandpass ripple of each antenna and polarisation.
 
-    Constant in time. Arrays have the shape (antennas, 2).
+    They are constant in time. Arrays have the shape (antennas, 2).
     """
 
     antennas: tuple[str, ...]

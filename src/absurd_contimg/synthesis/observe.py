@@ -35,7 +35,7 @@ class SynthesizedGroup:
     group_id: str
     """Time stamp of the earliest sub-band, ``YYYY-MM-DDTHH:MM:SS``."""
     files: tuple[Path, ...]
-    """Those that were written, by sub-band; a duplicate follows its original."""
+    """In order of sub-bands; a duplicate follows its original."""
     calibrator: bool
     start_mjd: float
     end_mjd: float
@@ -43,7 +43,7 @@ class SynthesizedGroup:
 
 @dataclass(frozen=True, slots=True)
 class SynthesisResult:
-    """What `synthesize` wrote."""
+    """The files that `synthesize` wrote."""
 
     output_dir: Path
     catalog: Path

@@ -1,4 +1,4 @@
-"""The synthetic sky: a calibrator with company, and sources around each science group."""
+"""The synthetic sky: a calibrator with field sources, and sources around each science group."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ _BRIGHT = (
 )
 """East and north offset in degrees, flux in Jy: from the centre to 1 deg in every direction."""
 
-_COMPANIONS = ((0.45, 0.30, 0.8), (-0.60, 0.10, 0.6), (0.20, -0.70, 0.5), (-0.30, -0.40, 0.4))
-"""Field sources around the calibrator, 2.3 Jy together: left out of the model they spoil it."""
+_CALIBRATOR_FIELD = ((0.45, 0.30, 0.8), (-0.60, 0.10, 0.6), (0.20, -0.70, 0.5), (-0.30, -0.40, 0.4))
+"""Field sources around the calibrator, 2.3 Jy in all: a model without them is wrong."""
 
 
 def make_sky(config: SynthesisConfig) -> list[SkySource]:
@@ -51,17 +51,9 @@ def _calibrator_field(
     config: SynthesisConfig, centre: tuple[float, float], rng: np.random.Generator
 ) -> list[SkySource]:
     ra, dec = _offset(centre, 0.0, 0.08)
-    field = [
-        SkySource(
-            CALIBRATOR_NAME,
-            ra,
-            dec,
-            config.calibrator_flux_jy,
-            -0.7,
-            calibrator=config.calibrator_in_catalogue,
-        )
-    ]
-    for number, (east, north, flux) in enumerate(_COMPANIONS):
+    flux, known = config.calibrator_flux_jy, config.calibrator_in_catalogue
+    field = [SkySource(CALIBRATOR_NAME, ra, dec, flux, -0.7, calibrator=known)]
+    for number, (east, north, flux) in enumerate(_CALIBRATOR_FIELD):
         ra, dec = _offset(centre, east + rng.uniform(-0.02, 0.02), north)
         field.append(SkySource(f"F{number:02d}", ra, dec, flux, float(rng.normal(-0.7, 0.2))))
     return field
@@ -85,7 +77,7 @@ def _science_field(
 
 
 def _offset(centre: tuple[float, float], east_deg: float, north_deg: float) -> tuple[float, float]:
-    """A position at offsets from a centre, all in degrees; right for small offsets."""
+    """A position at small offsets from a centre, all in degrees."""
     dec = centre[1] + north_deg
     ra = (centre[0] + east_deg / math.cos(math.radians(dec))) % 360.0
     return round(ra, 7), round(dec, 7)

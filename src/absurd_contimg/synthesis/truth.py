@@ -1,4 +1,4 @@
-"""The truth beside the data, and the comparison of what was recovered with it."""
+"""The injected gains and sources, and the comparison of recovered ones with them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def write_truth(path: Path, instrument: Instrument, frequencies_hz: NDArray[np.f
 
 @dataclass(frozen=True, slots=True)
 class GainComparison:
-    """How far solved gains lie from the injected ones; amplitudes relative, phases in degrees.
+    """Errors of solved gains; amplitudes relative, phases in degrees.
 
-    A phase common to all antennas is not measurable and is taken out of each channel and
+    A phase common to all antennas cannot be measured and is removed from each channel and
     polarisation. "band" figures are of the mean ratio over all channels.
     """
 
@@ -85,7 +85,7 @@ def _onto(
 
 @dataclass(frozen=True, slots=True)
 class SourceComparison:
-    """The sources that an image must reproduce, and the worst of their errors."""
+    """The sources that an image must reproduce, and their largest errors."""
 
     n_sources: int
     n_missing: int
@@ -96,7 +96,7 @@ class SourceComparison:
     rows: tuple[SourceCheck, ...]
 
     def within(self, flux: float = 0.06, position_arcsec: float = 1.5) -> bool:
-        """Whether every source was found and is right within the limits."""
+        """Whether every source is detected, with flux and position within the limits."""
         return (
             self.n_sources > 0
             and self.n_missing == 0

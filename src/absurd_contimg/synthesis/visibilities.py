@@ -1,8 +1,8 @@
-"""What an ideal array at rest would measure: the sky through the drifting beam.
+"""The visibilities of an ideal array: the sky through the drifting beam.
 
-Everything is done in a frame fixed to the Earth, with hour angles and apparent declinations:
-the delay of a source at an antenna is its position times the source's direction. The fringes
-are stopped towards the meridian at the time of each integration.
+Everything is computed in a frame fixed to the Earth, with hour angles and apparent declinations:
+the delay of a source at an antenna is its position times the source's direction. The correlator
+tracks the meridian at the time of each integration.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.science.beam import SPEED_OF_LIGHT_M_S, airy_power
-from absurd_contimg.science.catalogue import SkySource, separation_rad
+from absurd_contimg.science.catalogue import SkySource, separation_rad, unit_vectors
 from absurd_contimg.synthesis.array import equatorial_positions_m
 from absurd_contimg.synthesis.config import SynthesisConfig
 from absurd_contimg.synthesis.frames import apparent_position, sidereal_time_rad
 
 _NULL_RADII = 1.5
-"""Sources beyond this many radii of the beam's first null are left out (1.22 lambda / D)."""
+"""Sources beyond this many radii of the beam's first null (1.22 lambda / D) are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,12 @@ class SkyResponse:
         """The response to those sources that the beam reaches."""
         lst = sidereal_time_rad(times_jd)
         dec0 = math.radians(config.declination_deg)
-        meridian = _direction(np.zeros(1), np.array([dec0]))[0]
+        meridian = unit_vectors(np.zeros(1), np.array([dec0]))[0]
         reach = _NULL_RADII * 1.22 * SPEED_OF_LIGHT_M_S / 1.311e9 / config.dish_diameter_m
         kept, directions = [], []
         for source in sky:
             ra, dec = apparent_position(source.ra_deg, source.dec_deg, times_jd)
-            direction = _direction(lst - ra, dec)
+            direction = unit_vectors(ra - lst, dec)  # x on the meridian, y east, z north
             if separation_rad(direction, meridian).min() < reach:
                 kept.append(source)
                 directions.append(direction)
@@ -69,7 +69,7 @@ class SkyResponse:
         )
 
     def channel(self, frequency_hz: float, width_hz: float) -> NDArray[np.complex128]:
-        """The mean of `visibilities` over a channel: bandwidth smearing as a correlator has it.
+        """The mean of `visibilities` over a channel: a correlator's bandwidth smearing.
 
         Gauss-Legendre quadrature with two points, exact to the third order.
         """
@@ -87,13 +87,5 @@ class SkyResponse:
         flux = np.array([float(s.flux_at(np.array(frequency_hz))) for s in self.sources])
         turns = (frequency_hz / SPEED_OF_LIGHT_M_S) * self.delay_m
         wave = np.exp(2j * math.pi * turns)
-        both = np.einsum("tas,ts,tbs->tab", wave.conj(), beam * flux, wave, optimize=True)
-        return np.asarray(both)
-
-
-def _direction(hour_angle: NDArray[np.float64], dec: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Unit vectors with x on the meridian, y east, z north; hour angle grows to the west."""
-    cos_dec = np.cos(dec)
-    return np.stack(
-        [cos_dec * np.cos(hour_angle), -cos_dec * np.sin(hour_angle), np.sin(dec)], axis=-1
-    )
+        pairs = np.einsum("tas,ts,tbs->tab", wave.conj(), beam * flux, wave, optimize=True)
+        return np.asarray(pairs)
