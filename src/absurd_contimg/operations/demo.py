@@ -1,8 +1,8 @@
-"""``contimg demo``: the main job on synthetic data, with a worker killed in mid-stage.
+"""``contimg demo``: the pipeline on synthetic data, with one worker killed during a stage.
 
-Two workers, one of them killed with SIGKILL while it images and started again as systemd
-would; then the recovered sky is compared with the one that was put in. A wrong image, a stage
-that ran again although it was committed, or a kill that hit nothing makes the demo fail.
+Two workers run; one is killed with SIGKILL while it images, and started again as systemd does.
+Then the recovered sky is compared with the synthetic one. The demo fails if the image is wrong,
+if a committed stage ran again, or if the kill interrupted no stage.
 """
 
 from __future__ import annotations
@@ -48,47 +48,46 @@ from absurd_contimg.synthesis import (
 )
 
 _KILL_STAGE = "image"
-"""The longest stage: a kill in the middle of it costs most."""
+"""The longest stage: its interruption costs most."""
 _KILL_AFTER_SECONDS = 4.0
 _RESTART_SECONDS = 2.0
-"""The units of the guide restart after 5 s; here nobody wants to wait."""
+"""Shorter than the 5 s of the guide's units, so that the demo is short."""
 
-_SETTLED_SECONDS = 20.0
+_STOP_SECONDS = 20.0
 
 
 async def run_demo(folder: Path, console: Console) -> bool:
-    """Run the demo in a folder, which it empties first; True if all that it checks holds."""
+    """Run the demo in a folder, which it empties first; True if all checks pass."""
     settings = _settings(folder)
     _clear(folder, settings)
     console.rule("Synthetic observations")
-    made = await asyncio.to_thread(
+    observations = await asyncio.to_thread(
         synthesize, settings.pipeline.paths.input_dir, SynthesisConfig.demo()
     )
     console.print(
-        f"{len(made.groups)} groups of 16 sub-band files in {made.output_dir}, "
-        f"the first with a calibrator.",
+        f"{len(observations.groups)} groups of 16 sub-band files in {observations.output_dir}, "
+        "the first with a calibrator.",
         highlight=False,
     )
     try:
-        console.rule("Two workers, one of which will be killed")
+        console.rule("Two workers; one is killed")
         histories, workers = await _process(settings, console)
     finally:
         EmbeddedPostgres(settings.embedded_folder).stop()
     for table in history_tables(histories):
         console.print(table, "")
-    sections = [*_compare(histories, made), _durability(histories, workers, settings)]
+    sections = [*_compare(histories, observations), _durability(histories, workers, settings)]
     for section in sections:
         _show(section, console)
-    written = write_report(folder / "report.html", histories, sections)
-    for path in written:
+    for path in write_report(folder / "report.html", histories, sections):
         console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
-    good = all(section.ok for section in sections)
-    console.print("[green]All as it should be.[/]" if good else "[red]The demo failed.[/]")
-    return good
+    ok = all(section.ok for section in sections)
+    console.print("[green]All checks passed.[/]" if ok else "[red]The demo failed.[/]")
+    return ok
 
 
 def _settings(folder: Path) -> Settings:
-    # The demo is a world of its own: neither variables nor a server of this machine touch it.
+    # No environment variable and no server of this machine changes the demo.
     return load_settings(
         {
             "input_dir": folder / "incoming",
@@ -96,14 +95,14 @@ def _settings(folder: Path) -> Settings:
             "scratch_dir": folder / "scratch",
             "state_dir": folder / "state",
         },
-        # One core for each of the two workers; otherwise the defaults of the pipeline.
+        # One core for each of the two workers.
         assignments=["execution.threads=1"],
         environment={},
     )
 
 
 def _clear(folder: Path, settings: Settings) -> None:
-    """Remove what an earlier demo left, after stopping its server; never anything else."""
+    """Stop the server of an earlier demo and remove its files, and no others."""
     paths = settings.pipeline.paths
     if settings.embedded_folder.exists():
         EmbeddedPostgres(settings.embedded_folder).stop("immediate")
@@ -113,7 +112,7 @@ def _clear(folder: Path, settings: Settings) -> None:
 
 
 class WorkerEnded(RuntimeError):
-    """A worker process of the demo ended although nobody killed it."""
+    """A worker process of the demo ended without being killed."""
 
 
 def _tail(log: Path) -> str:
@@ -122,17 +121,17 @@ def _tail(log: Path) -> str:
 
 @dataclass(slots=True)
 class _Workers:
-    """The demo's worker processes, and the kill."""
+    """The demo's worker processes, one of which it kills."""
 
     settings: Settings
     processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     killed: str | None = None
-    """Which worker was killed in the middle of which stage."""
-    _dying: str | None = None
-    _killing: asyncio.Task[None] | None = None
+    """The worker that was killed and the stage that it ran."""
+    _killed_worker: str | None = None
+    _kill_task: asyncio.Task[None] | None = None
 
     async def start(self, name: str) -> None:
-        """Start a worker process; it logs into the state folder."""
+        """Start a worker process that logs into the state folder."""
         paths = self.settings.pipeline.paths
         log = paths.state_dir / "logs" / f"{name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -153,12 +152,14 @@ class _Workers:
                 env={k: v for k, v in os.environ.items() if not k.startswith(_OUR_PREFIXES)},
             )
 
-    async def look_after(self, histories: Sequence[History]) -> None:
-        """SIGKILL the first worker seen imaging, and start it again; raise if one ends itself."""
+    async def kill_while_imaging(self, histories: Sequence[History]) -> None:
+        """Kill the first worker that images and restart it; raises `WorkerEnded` if one ends."""
         for name, process in self.processes.items():
-            if process.returncode is not None and name != self._dying:
+            if process.returncode is not None and name != self._killed_worker:
                 log = self.settings.pipeline.paths.state_dir / "logs" / f"{name}.log"
-                raise WorkerEnded(f"{name} ended by itself; the end of {log}:\n{_tail(log)}")
+                raise WorkerEnded(
+                    f"{name} ended without being killed; the end of {log}:\n{_tail(log)}"
+                )
         if self.killed is not None:
             return
         for history in histories:
@@ -166,8 +167,8 @@ class _Workers:
                 running = start.step == _KILL_STAGE and start.outcome == "running"
                 if running and start.worker in self.processes:
                     self.killed = f"{start.worker} in {start.step} of {group_of(history)}"
-                    self._dying = start.worker
-                    self._killing = asyncio.create_task(self._kill(start.worker))
+                    self._killed_worker = start.worker
+                    self._kill_task = asyncio.create_task(self._kill(start.worker))
                     return
 
     async def _kill(self, name: str) -> None:
@@ -176,18 +177,18 @@ class _Workers:
         await self.processes[name].wait()
         await asyncio.sleep(_RESTART_SECONDS)
         await self.start(name)
-        self._dying = None
+        self._killed_worker = None
 
     async def stop(self) -> None:
-        """Stop all workers as systemd would, and wait for them."""
-        if self._killing is not None:
-            self._killing.cancel()
+        """Stop all workers as systemd does, and wait for them."""
+        if self._kill_task is not None:
+            self._kill_task.cancel()
         for process in self.processes.values():
             if process.returncode is None:
                 process.terminate()
         for process in self.processes.values():
             try:
-                async with asyncio.timeout(_SETTLED_SECONDS):
+                async with asyncio.timeout(_STOP_SECONDS):
                     await process.wait()
             except TimeoutError:
                 process.kill()
@@ -209,7 +210,7 @@ async def _running_workers(settings: Settings) -> AsyncIterator[_Workers]:
 
 
 async def _process(settings: Settings, console: Console) -> tuple[list[History], _Workers]:
-    """Spawn the groups and see them through; their histories, and what was done to workers."""
+    """Spawn the groups and run them to their ends; their histories, and the workers."""
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     async with open_backend(settings) as backend:
         registry = Registry(settings.registry_url)
@@ -217,60 +218,61 @@ async def _process(settings: Settings, console: Console) -> tuple[list[History],
             spawned = await spawn_groups(backend, settings, registry)
         finally:
             registry.close()
-        tasks = [one.task.task_id for one in spawned if one.task is not None]
+        tasks = [item.task.task_id for item in spawned if item.task is not None]
         async with _running_workers(settings) as workers:
             histories = await watch(
-                backend, settings.queue_name, tasks, console, workers.look_after
+                backend, settings.queue_name, tasks, console, workers.kill_while_imaging
             )
         return histories, workers
 
 
-# -- what must hold -------------------------------------------------------------------------
+# -- checks ---------------------------------------------------------------------------------
 
 
-def _compare(histories: Sequence[History], made: SynthesisResult) -> list[Section]:
-    """Recovered against injected: gains of the calibrator, sources of every image."""
+def _compare(histories: Sequence[History], observations: SynthesisResult) -> list[Section]:
+    """Compare gains of the calibrator and sources of every image with the synthetic ones."""
     sections = []
     for history in histories:
         outputs = _outputs(history)
         caltables = from_json(CalibrateSolveOutputs, outputs).caltables if outputs else None
         if isinstance(caltables, SolvedCaltables):
-            sections.append(_gains_section(history, caltables, made))
+            sections.append(_gains_section(history, caltables, observations))
         sections.append(_sources_section(history, outputs))
     if not any(section.title.startswith("Gains") for section in sections):
         sections.append(Section("Gains", ["No group solved any calibration."], ok=False))
     return sections
 
 
-def _gains_section(history: History, caltables: SolvedCaltables, made: SynthesisResult) -> Section:
-    folder = caltables.tables[0].path.parent
-    found = compare_gains(made.truth, folder)
+def _gains_section(
+    history: History, caltables: SolvedCaltables, observations: SynthesisResult
+) -> Section:
+    gains = compare_gains(observations.truth, caltables.tables[0].path.parent)
     return Section(
-        f"Gains solved in {group_of(history)} against those injected",
+        f"Gains solved in {group_of(history)}: difference from the injected gains",
         [],
-        columns=["", "reached", "must be at most"],
+        columns=["", "measured", "at most"],
         rows=[
-            ["amplitude, per channel", f"{found.channel_amplitude:.2%}", "2 %"],
-            ["phase, per channel", f"{found.channel_phase_deg:.2f} deg", "1 deg"],
-            ["amplitude, whole band", f"{found.band_amplitude:.3%}", ""],
-            ["flux scale", f"{abs(found.amplitude_mean - 1):.3%}", "2 %"],
-            ["flagged", f"{found.flagged_fraction:.1%}", ""],
+            ["amplitude, per channel", f"{gains.channel_amplitude:.2%}", "2 %"],
+            ["phase, per channel", f"{gains.channel_phase_deg:.2f} deg", "1 deg"],
+            ["amplitude, whole band", f"{gains.band_amplitude:.3%}", ""],
+            ["flux scale", f"{abs(gains.amplitude_mean - 1):.3%}", "2 %"],
+            ["flagged", f"{gains.flagged_fraction:.1%}", ""],
         ],
-        ok=found.within(),
+        ok=gains.within(),
     )
 
 
 def _sources_section(history: History, outputs: Mapping[str, Any]) -> Section:
-    title = f"Sources in {group_of(history)}: recovered against injected"
+    title = f"Sources in {group_of(history)}: recovered and injected"
     if not outputs:
-        return Section(title, ["There is no checked image of this group."], ok=False)
+        return Section(title, ["This group has no validated image."], ok=False)
     report = from_json(ValidateOutputs, outputs).validation.report
     table = from_json(SourceTable, json.loads(report.read_text(encoding="utf-8")))
-    found = compare_sources(table.sources)
+    sources = compare_sources(table.sources)
     rows = []
-    for row in found.rows:
+    for row in sources.rows:
         if row.measured_jy is None:
-            rows.append([row.name, f"{row.flux_jy:.3f}", "not found", "", ""])
+            rows.append([row.name, f"{row.flux_jy:.3f}", "not detected", "", ""])
             continue
         rows.append(
             [
@@ -282,37 +284,37 @@ def _sources_section(history: History, outputs: Mapping[str, Any]) -> Section:
             ]
         )
     summary = (
-        f"Worst flux error {found.flux_error_max:.1%} (at most 6 %), worst position error "
-        f'{found.position_error_max_arcsec:.2f}" (at most 1.5").'
+        f"Worst flux error {sources.flux_error_max:.1%} (at most 6 %), worst position error "
+        f'{sources.position_error_max_arcsec:.2f}" (at most 1.5").'
     )
     return Section(
         title,
         [summary],
         columns=["source", "injected Jy", "recovered Jy", "error", "position"],
         rows=rows,
-        ok=found.within(),
+        ok=sources.within(),
     )
 
 
 def _durability(histories: Sequence[History], workers: _Workers, settings: Settings) -> Section:
-    """The kill landed, its stage was run again, and no committed stage was."""
+    """The kill interrupted one stage, which ran again; no committed stage did."""
     starts = [start for history in histories for start in step_starts(history)]
     died = [start for start in starts if start.outcome == "died"]
-    again = sum(
+    repeated = sum(
         later.step == earlier.step and later.start > earlier.start and earlier.outcome == "done"
         for history in histories
         for earlier in step_starts(history)
         for later in step_starts(history)
     )
-    left = Janitor(settings.pipeline.paths.scratch_dir).sweep()
+    swept = Janitor(settings.pipeline.paths.scratch_dir).sweep()
     rows = [
         ["tasks completed", f"{_completed(histories)} of {len(histories)}"],
-        ["worker killed", workers.killed or "none: nothing was running long enough"],
-        ["stages that died with it", ", ".join(start.step for start in died) or "none"],
-        ["committed stages run again", str(again)],
-        ["left in scratch after the janitor", str(len(left))],
+        ["worker killed", workers.killed or "none: no stage ran long enough"],
+        ["interrupted stages", ", ".join(start.step for start in died) or "none"],
+        ["committed stages run again", str(repeated)],
+        ["abandoned scratch folders", str(len(swept))],
     ]
-    ok = _completed(histories) == len(histories) and len(died) == 1 and again == 0 and not left
+    ok = _completed(histories) == len(histories) and len(died) == 1 and repeated == 0 and not swept
     return Section("Durability", [], columns=["", ""], rows=rows, ok=ok)
 
 
@@ -326,7 +328,7 @@ def _outputs(history: History) -> Mapping[str, Any]:
 
 
 def _show(section: Section, console: Console) -> None:
-    mark = {True: "[green]ok[/]", False: "[red]wrong[/]", None: ""}[section.ok]
+    mark = {True: "[green]ok[/]", False: "[red]failed[/]", None: ""}[section.ok]
     table = Table(
         *section.columns, title=f"{section.title}  {mark}", title_justify="left", box=None
     )
