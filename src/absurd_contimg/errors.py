@@ -1,18 +1,15 @@
-"""What a stage raises. Each error names the thing, what is wrong with it, and what to do.
+"""User errors. Each names the thing, what is wrong with it, and what to do.
 
-The class tells the kind of the failure (see ``core/failures.py``): retrying can never help with
-an `InputError`, a `SettingError` or a `DataQualityError`; it may help with an `OutputError`,
-because CASA fails in silence for passing reasons too (memory, a lock, a killed child).
+The failure table (`workflows.failure_rules`) goes by these classes: a retry never helps with an
+`InputError`, a `SettingError` or a `DataQualityError`; it may help with an `OutputError`, because
+CASA also fails in silence for reasons that pass (memory, a lock, a killed process).
 """
 
 from __future__ import annotations
 
 
 class UserError(Exception):
-    """A stage could not do its work.
-
-    `remedy` says what an operator should do; it is part of the text.
-    """
+    """An operator or user has to know: `problem` says what is wrong, `remedy` what to do."""
 
     def __init__(self, problem: str, remedy: str = "") -> None:
         super().__init__(f"{problem} {remedy}".strip())
@@ -25,11 +22,15 @@ class InputError(UserError):
 
 
 class MissingInputError(InputError):
-    """A file or folder that the stage needs is not there."""
+    """A necessary file, folder or record is not there."""
 
 
 class CorruptInputError(InputError):
     """A file is there but its content is damaged or contradicts itself."""
+
+
+class BrokenProductError(CorruptInputError):
+    """The folder of a product holds something else, or only a part of the product."""
 
 
 class IncompleteGroupError(InputError):
@@ -37,7 +38,7 @@ class IncompleteGroupError(InputError):
 
 
 class SettingError(UserError):
-    """A setting has a value that the stage cannot work with."""
+    """A setting, parameter or argument has a value that cannot be used."""
 
 
 class DataQualityError(UserError):
@@ -47,12 +48,12 @@ class DataQualityError(UserError):
 class SolutionsRefusedError(DataQualityError):
     """The calibrator that transits in this group gave no solutions that are good enough.
 
-    Only where any calibration may serve the group, so that another's can be used instead.
+    Raised only where the calibration of another group may serve this one instead.
     """
 
 
 class OverFlaggedError(DataQualityError):
-    """Our own search for outliers has flagged more than can be spared, not what came before it."""
+    """The pipeline's own search for outliers has flagged too much; earlier flags do not count."""
 
 
 class NoCalibratorError(DataQualityError):
@@ -64,4 +65,4 @@ class NoCalibrationError(DataQualityError):
 
 
 class OutputError(UserError):
-    """The stage ended, but what it made fails its post-conditions."""
+    """The stage ended, but its products fail the post-conditions."""

@@ -26,7 +26,7 @@ from absurd_contimg.execution.executor import _failure as executor_failure
 from absurd_contimg.execution.executor import _read_result as read_result
 from absurd_contimg.execution.stage_process import _failure as child_failure
 from absurd_contimg.operations.cli.failure_table import failure_table
-from absurd_contimg.products.files import write_json
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "failures.md"
@@ -68,7 +68,7 @@ def from_the_child(error: Exception) -> StageFailed:
     """What a stage's process reports of an error, read by its executor."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "result.json"
-        write_json(report, {"succeeded": False, **child_failure(error)})
+        LOCAL.write_json(report, {"succeeded": False, **child_failure(error)})
         request = StageRequest(
             stage="module:Class",
             stage_name="image",

@@ -22,7 +22,8 @@ from campaign_sites import STAGES
 from psycopg import sql
 from real_site import QUEUE
 
-from absurd_contimg.products.store import MANIFEST_NAME, committed_products
+from absurd_contimg.products.manifest import MANIFEST_NAME
+from absurd_contimg.products.store import committed_products
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("shared", "faults")]
 from proxy import LossyProxy

@@ -23,7 +23,8 @@ from absurd_contimg.execution.executor import (
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
-from absurd_contimg.products.store import Manifest, find_committed, product_folders
+from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.store import find_committed, product_folders
 from absurd_contimg.registry import Registry
 
 

@@ -36,7 +36,7 @@ from absurd_contimg.execution.executor import (
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.execution.stage_process import RESULT_NAME, run_request
-from absurd_contimg.products.files import write_json
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.store import committed_products, verify
 from absurd_contimg.registry import Registry
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator
@@ -54,7 +54,7 @@ class InOneProcess:
     def _execute(self, isolated: IsolatedStageExecutor, request: StageRequest) -> StageReport:
         isolated._prepare(request)
         result = run_request(json.loads((request.scratch / "request.json").read_text()))
-        write_json(request.scratch / RESULT_NAME, {"succeeded": True, **result})
+        LOCAL.write_json(request.scratch / RESULT_NAME, {"succeeded": True, **result})
         return isolated._conclude(request, 0, True, 0.0)
 
 

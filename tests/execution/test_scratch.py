@@ -22,7 +22,7 @@ from absurd_contimg.execution.scratch import (
     ScratchOwner,
     safe_name,
 )
-from absurd_contimg.products.filesystem import remove_tree
+from absurd_contimg.products.filesystem import LOCAL
 
 _OWNER = """
 import sys
@@ -174,7 +174,7 @@ def test_read_only_folders_are_removed(tmp_path: Path) -> None:
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").touch()
     (folder / "inner").chmod(0o500)
-    remove_tree(folder)
+    LOCAL.remove_tree(folder)
     assert not folder.exists()
 
 
@@ -191,7 +191,7 @@ def test_removal_outlasts_a_dying_writer(tmp_path: Path, monkeypatch: pytest.Mon
         real(path)
 
     monkeypatch.setattr("shutil.rmtree", first_fails)
-    remove_tree(folder)
+    LOCAL.remove_tree(folder)
     assert not folder.exists()
 
 
@@ -208,5 +208,5 @@ def test_an_attempt_that_has_gone_leaves_nothing_of_its_run(tmp_path: Path) -> N
         for run in ("one", "two"):
             folder = owner.new_path(run, "stage", "1")
             folder.mkdir(parents=True)
-            remove_tree(folder)
+            LOCAL.remove_tree(folder)
         assert list(owner.folder.iterdir()) == []

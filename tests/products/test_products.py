@@ -20,21 +20,17 @@ from toy_stages import Make, Refine
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import MissingInputError, OutputError, SettingError
+from absurd_contimg.errors import BrokenProductError, MissingInputError, OutputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.product_builder import input_entries, product_location
 from absurd_contimg.products.files import copy_writable
+from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, file_entries, write_manifest
 from absurd_contimg.products.store import (
-    MANIFEST_NAME,
-    BrokenProductError,
-    Manifest,
     committed_products,
-    file_entries,
     find_committed,
     load_committed,
     publish,
     verify,
-    write_manifest,
 )
 
 
@@ -211,7 +207,8 @@ _WITHOUT_ROOTS_POWER = (
 _VERIFY = """
 import sys
 from pathlib import Path
-from absurd_contimg.products.store import read_manifest, verify
+from absurd_contimg.products.manifest import read_manifest
+from absurd_contimg.products.store import verify
 verify(Path(sys.argv[1]), read_manifest(Path(sys.argv[1])))
 """
 

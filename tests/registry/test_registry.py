@@ -14,15 +14,9 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.products.store import (
-    BrokenProductError,
-    InputEntry,
-    Manifest,
-    file_entries,
-    load_committed,
-    write_manifest,
-)
+from absurd_contimg.errors import BrokenProductError, MissingInputError, SettingError
+from absurd_contimg.products.manifest import InputEntry, Manifest, file_entries, write_manifest
+from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import Database
 

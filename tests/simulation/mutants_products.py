@@ -12,8 +12,8 @@ import pytest
 from absurd_contimg.execution import product_builder
 from absurd_contimg.execution import runner as runner_module
 from absurd_contimg.execution.runner import StageRunner
-from absurd_contimg.products import store
-from absurd_contimg.products.store import Published, publish, write_manifest
+from absurd_contimg.products.manifest import read_manifest, write_manifest
+from absurd_contimg.products.store import Published, publish
 
 Patch = pytest.MonkeyPatch
 Mutant = Callable[[Patch], None]
@@ -85,7 +85,7 @@ def overwrites(patch: Patch) -> None:
 
 def never_adopts(patch: Patch) -> None:
     def insist(product: Path, committed: Path, files: Any) -> Published:
-        manifest = store.read_manifest(product, files)
+        manifest = read_manifest(product, files)
         files.ensure_folder(committed.parent)
         files.rename(product, committed)
         return Published(committed, manifest, adopted=False)
@@ -97,7 +97,7 @@ def never_adopts(patch: Patch) -> None:
 def registers_first(patch: Patch) -> None:
     def commit(self: Any, report: Any, leased: Any, clock: Any) -> Any:
         if report.product is not None:
-            manifest = store.read_manifest(report.product, self._files)
+            manifest = read_manifest(report.product, self._files)
             self._registry.register(report.committed, manifest)
         return _commit(self, report, leased, clock)
 
@@ -128,7 +128,7 @@ def names_by_attempt(patch: Patch) -> None:
 
 def leaves_in_scratch(patch: Patch) -> None:
     def forget(product: Path, committed: Path, files: Any) -> Published:
-        return Published(committed, store.read_manifest(product, files), adopted=False)
+        return Published(committed, read_manifest(product, files), adopted=False)
 
     patch.setattr(runner_module, "publish", forget)
 
@@ -188,7 +188,7 @@ def nothing_is_reserved(patch: Patch) -> None:
 
 def adopts_without_a_look(patch: Patch) -> None:
     def find(folder: Path, key: str, files: Any) -> Any:
-        return store.read_manifest(folder, files) if files.exists(folder) else None
+        return read_manifest(folder, files) if files.exists(folder) else None
 
     patch.setattr(product_builder, "find_committed", find)
 

@@ -11,13 +11,13 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import NoCalibrationError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.manifest import InputEntry, Manifest
 from absurd_contimg.products.outputs import (
     FlaggedMeasurementSet,
     FlagOutputs,
     SelectedCalibration,
     to_json,
 )
-from absurd_contimg.products.store import InputEntry, Manifest
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 

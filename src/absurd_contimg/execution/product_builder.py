@@ -1,7 +1,7 @@
-"""What a stage is about to make, and the manifest of what it has made.
+"""The product that a stage is about to make, and the manifest of what it has made.
 
-The part of a stage's life that is the same whoever runs it: a child process on real data, or the
-simulation with durations instead of CASA.
+This part of a stage's run is the same in a stage process on real data and in the simulation, which
+has durations instead of CASA. It knows stages and products, but no process and no registry.
 """
 
 from __future__ import annotations
@@ -13,24 +13,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import BrokenProductError, MissingInputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import fallbacks_of
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
-from absurd_contimg.products.store import (
-    KEY_DIGITS_IN_NAME,
+from absurd_contimg.products.manifest import (
     MANIFEST_NAME,
-    BrokenProductError,
     InputEntry,
     Manifest,
-    enclosing_product,
     file_entries,
-    find_committed,
     read_manifest,
-    verify,
     write_manifest,
 )
+from absurd_contimg.products.store import enclosing_product, find_committed, verify
+
+_KEY_DIGITS_IN_NAME = 10
+"""Hex digits of the key in a folder's name: 40 bits, with the readable name before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,7 @@ class PlannedProduct:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Who makes a product, when, and with what: for its manifest, no part of its key."""
+    """Attempt, host, time and software of a product: in its manifest, but no part of its key."""
 
     attempt: str
     host: str
@@ -59,7 +58,7 @@ class Provenance:
 def plan_product(
     stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
 ) -> PlannedProduct | None:
-    """Digest the inputs, name the product and look whether it is there; None: it makes none.
+    """Digest the inputs, name the product and look for it; None: the stage makes no product.
 
     Raises `MissingInputError` for an input that is not there, and `BrokenProductError` when
     something else stands in the product's place.
@@ -80,7 +79,7 @@ def complete_product(
     provenance: Provenance,
     files: FileSystem = LOCAL,
 ) -> None:
-    """Write the manifest of a finished product in scratch, and have the disk hold all of it."""
+    """Write the manifest of a finished product in scratch, and flush all of it to the disk."""
     output_dir = context.config.paths.output_dir
     manifest = Manifest(
         stage=stage.name,
@@ -105,7 +104,7 @@ def complete_product(
 def input_entries(
     stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
 ) -> tuple[InputEntry, ...]:
-    """The digests of everything the stage will read, in the stage's order.
+    """The digests of everything that the stage reads, in the stage's order.
 
     Raises `MissingInputError` for a path that is not there, and `BrokenProductError` for one in
     the output folder whose product is not whole.
@@ -117,9 +116,9 @@ def input_entries(
 def product_location(
     stage: PipelineStage, context: PipelineContext, inputs: tuple[InputEntry, ...]
 ) -> tuple[str, Path]:
-    """The key of the product and the folder where it belongs once committed.
+    """The key of the product and the folder where it belongs.
 
-    Paths are no part of the key: renaming or moving an input file does not make it another one.
+    Paths are no part of the key: a moved or renamed input file gives the same product.
     """
     if stage.product_folder is None:
         raise ValueError(f"stage {stage.name!r} makes no product")
@@ -136,7 +135,7 @@ def product_location(
     }
     text = json.dumps(identity, sort_keys=True, allow_nan=False)
     key = hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
-    folder = f"{name}-{key[:KEY_DIGITS_IN_NAME]}"
+    folder = f"{name}-{key[:_KEY_DIGITS_IN_NAME]}"
     return key, context.config.paths.output_dir / stage.product_folder / folder
 
 
@@ -149,7 +148,7 @@ def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
     product = enclosing_product(path, output_dir, files) if below_output else None
     if product is not None:
         manifest = read_manifest(product, files)
-        # Its key vouches for bytes that nobody reads again; a harmed one must not be worked with.
+        # The key stands for bytes that are not digested again, so the files must be unchanged.
         verify(product, manifest, files=files)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")

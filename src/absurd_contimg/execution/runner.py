@@ -31,7 +31,8 @@ from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.execution.stage_process import run_stage
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
-from absurd_contimg.products.store import Manifest, Published, load_committed, publish
+from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.store import Published, load_committed, publish
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")

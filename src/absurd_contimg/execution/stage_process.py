@@ -40,9 +40,11 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
-from absurd_contimg.products.files import file_states, write_json
+from absurd_contimg.products.files import file_states
+from absurd_contimg.products.filesystem import LOCAL
+from absurd_contimg.products.manifest import software_versions
 from absurd_contimg.products.outputs import to_json
-from absurd_contimg.products.store import enclosing_product, software_versions
+from absurd_contimg.products.store import enclosing_product
 
 REQUEST_NAME = "request.json"
 RESULT_NAME = "result.json"
@@ -80,7 +82,7 @@ def _report(path: Path, result: Mapping[str, Json]) -> None:
     A failed attempt's own files are in the way then, and go first.
     """
     try:
-        write_json(path, result)
+        LOCAL.write_json(path, result)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -89,7 +91,7 @@ def _report(path: Path, result: Mapping[str, Json]) -> None:
         for name in ("product", "temporary", "tmp"):
             shutil.rmtree(path.with_name(name), ignore_errors=True)
         try:
-            write_json(path, result)
+            LOCAL.write_json(path, result)
         except OSError:
             os._exit(EXIT_DISK_FULL)
 

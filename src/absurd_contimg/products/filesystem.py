@@ -1,13 +1,14 @@
-"""What products, scratch and the runner of stages ask of a file system, and the local one.
+"""The port through which products, scratch and the stage runner use a file system.
 
-`FileSystem` is a port: the simulation puts a disk of its own there, so that the order of
-operations which makes a kill harmless is the same code in both. Only what the worker does to
-folders and manifests goes through it; what a stage does to its data does not.
+The simulation passes a disk of its own, so that the order of operations that makes a kill harmless
+is the same code in both. Only what the worker does to folders and manifests goes through the port;
+what a stage does to its data does not. This module knows no product.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -17,14 +18,16 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from absurd_contimg.core.records import Json
-from absurd_contimg.products.files import content_digest, flush, tracked_files, write_json
+from absurd_contimg.products.files import tracked_files
 
 _REMOVAL_PAUSES_SECONDS = (0.0, 0.02, 0.1, 0.5)
 
 
 class FileSystem(Protocol):
-    """One file system. Errors are `OSError` with the errno that Linux would give."""
+    """One file system. Errors are `OSError` with the errno that Linux gives."""
 
     def exists(self, path: Path) -> bool:
         """Whether there is anything."""
@@ -43,7 +46,7 @@ class FileSystem(Protocol):
         ...
 
     def sizes(self, folder: Path) -> Mapping[str, int]:
-        """Bytes of all files below a folder but CASA's lock files, by path inside it, sorted.
+        """Bytes of all files below a folder but casacore's lock files, by path inside it, sorted.
 
         Raises `OutputError` on a symbolic link or a special file.
         """
@@ -62,11 +65,11 @@ class FileSystem(Protocol):
         ...
 
     def make_folder(self, folder: Path) -> None:
-        """Make a folder and those above it; raises `FileExistsError` when it is there."""
+        """Make a folder and its parents; raises `FileExistsError` when it is there."""
         ...
 
     def ensure_folder(self, folder: Path) -> None:
-        """The same, but it may be there."""
+        """Make a folder and its parents unless it is there."""
         ...
 
     def rename(self, source: Path, target: Path) -> None:
@@ -82,11 +85,11 @@ class FileSystem(Protocol):
         ...
 
     def flush(self, path: Path) -> None:
-        """Have the disk hold what was written to a file, or to a folder's list of names."""
+        """Write a file's data, or a folder's list of names, from the cache to the disk."""
         ...
 
     def flush_tree(self, folder: Path) -> None:
-        """The same for a folder and everything in it."""
+        """`flush` a folder and everything in it."""
         ...
 
     def matching(self, folder: Path, pattern: str) -> list[Path]:
@@ -98,11 +101,11 @@ class FileSystem(Protocol):
         ...
 
     def free_bytes(self, folder: Path) -> int:
-        """What is free on its file system."""
+        """The bytes that are free on its file system."""
         ...
 
     def try_lock(self, path: Path, *, create: bool = True) -> int | None:
-        """Lock the file of that name for the life of this process; None if it is taken."""
+        """Lock the file of that name until this process ends; None if another one holds it."""
         ...
 
     def unlock(self, lock: int) -> None:
@@ -110,95 +113,119 @@ class FileSystem(Protocol):
         ...
 
     def locked(self, path: Path) -> AbstractContextManager[None]:
-        """Wait for, hold and free an exclusive lock on a file; it is made if it is not there."""
+        """Wait for, hold and free an exclusive lock on a file; makes the file if necessary."""
         ...
 
 
-class LocalFileSystem:
-    """The file systems of this machine; see `FileSystem`."""
+class LocalFileSystem(FileSystem):
+    """The file systems of this machine."""
 
+    @override
     def exists(self, path: Path) -> bool:
-        """See `FileSystem`."""
         return path.exists()
 
+    @override
     def is_folder(self, path: Path) -> bool:
-        """See `FileSystem`."""
         return path.is_dir()
 
+    @override
     def is_file(self, path: Path) -> bool:
-        """See `FileSystem`."""
         return path.is_file()
 
+    @override
     def is_readable(self, path: Path) -> bool:
-        """See `FileSystem`."""
         return os.access(path, os.R_OK)
 
+    @override
     def sizes(self, folder: Path) -> Mapping[str, int]:
-        """See `FileSystem`."""
-        found = tracked_files(folder)
-        return {file.relative_to(folder).as_posix(): file.stat().st_size for file in found}
+        files = tracked_files(folder)
+        return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
+    @override
     def digest(self, file: Path) -> str:
-        """See `FileSystem`."""
-        return content_digest(file)
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
+    @override
     def read_json(self, path: Path) -> Any:
-        """See `FileSystem`."""
         return json.loads(path.read_bytes())
 
+    @override
     def write_json(self, path: Path, value: Json) -> None:
-        """See `FileSystem`."""
-        write_json(path, value)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(partial, path)
 
+    @override
     def make_folder(self, folder: Path) -> None:
-        """See `FileSystem`."""
         folder.mkdir(parents=True)
 
+    @override
     def ensure_folder(self, folder: Path) -> None:
-        """See `FileSystem`."""
         folder.mkdir(parents=True, exist_ok=True)
 
+    @override
     def rename(self, source: Path, target: Path) -> None:
-        """See `FileSystem`."""
         os.rename(source, target)
 
+    @override
     def remove(self, file: Path) -> None:
-        """See `FileSystem`."""
         file.unlink(missing_ok=True)
 
+    @override
     def remove_tree(self, folder: Path) -> None:
-        """See `FileSystem`."""
-        remove_tree(folder)
+        # A killed process can still create one last file while its folder is removed.
+        for pause_seconds in (*_REMOVAL_PAUSES_SECONDS, None):
+            if not folder.exists():
+                return
+            try:
+                shutil.rmtree(folder)
+            except OSError:
+                if pause_seconds is None:
+                    raise
+                _make_folders_writable(folder)
+                time.sleep(pause_seconds)
 
+    @override
     def flush(self, path: Path) -> None:
-        """See `FileSystem`."""
-        flush(path)
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
+    @override
     def flush_tree(self, folder: Path) -> None:
-        """See `FileSystem`."""
         for parent, _, files in os.walk(folder, topdown=False):
             for name in files:
-                flush(Path(parent, name))
-            flush(Path(parent))
+                self.flush(Path(parent, name))
+            self.flush(Path(parent))
 
+    @override
     def matching(self, folder: Path, pattern: str) -> list[Path]:
-        """See `FileSystem`."""
         return sorted(folder.glob(pattern))
 
+    @override
     def tree_size(self, folder: Path) -> int:
-        """See `FileSystem`."""
-        return tree_size(folder)
+        total = 0
+        for parent, _, files in os.walk(folder):
+            for name in files:
+                with suppress(FileNotFoundError):  # removed since it was listed
+                    total += Path(parent, name).lstat().st_size
+        return total
 
+    @override
     def free_bytes(self, folder: Path) -> int:
-        """See `FileSystem`."""
         return shutil.disk_usage(folder).free
 
+    @override
     def try_lock(self, path: Path, *, create: bool = True) -> int | None:
-        """See `FileSystem`. A descriptor, which the kernel closes when the process dies.
-
-        The file may be removed between opening and locking it; the lock then guards nothing, so
-        the name is looked up again under the lock.
-        """
+        # The lock is a descriptor, which the kernel closes when the process dies. Its file may be
+        # removed between opening and locking it; then it guards nothing, so the name is looked up
+        # again under the lock.
         while True:
             try:
                 descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
@@ -209,67 +236,30 @@ class LocalFileSystem:
             except BlockingIOError:
                 os.close(descriptor)
                 return None
-            try:
+            with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
                     return descriptor
-            except FileNotFoundError:
-                pass
             os.close(descriptor)
 
+    @override
     def unlock(self, lock: int) -> None:
-        """See `FileSystem`."""
         os.close(lock)
 
-    def locked(self, path: Path) -> AbstractContextManager[None]:
-        """See `FileSystem`."""
-        return file_lock(path)
+    @override
+    @contextmanager
+    def locked(self, path: Path) -> Iterator[None]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
 LOCAL: FileSystem = LocalFileSystem()
-"""What everything works on unless it is told otherwise."""
-
-
-def tree_size(folder: Path) -> int:
-    """The bytes that the files below a folder hold; 0 when it is not there."""
-    total = 0
-    for parent, _, files in os.walk(folder):
-        for name in files:
-            try:
-                total += Path(parent, name).lstat().st_size
-            except FileNotFoundError:
-                continue  # removed while we were counting
-    return total
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder and everything in it; it may be absent, or still be written to.
-
-    A killed process can finish creating one last file while we remove its folder, so this tries
-    again for a fraction of a second before it lets the error through.
-    """
-    for pause_seconds in (*_REMOVAL_PAUSES_SECONDS, None):
-        if not folder.exists():
-            return
-        try:
-            shutil.rmtree(folder)
-        except OSError:
-            if pause_seconds is None:
-                raise
-            _make_folders_writable(folder)
-            time.sleep(pause_seconds)
+"""The default of everything that takes a file system."""
 
 
 def _make_folders_writable(folder: Path) -> None:
     """A stage may have copied read-only folders into its scratch."""
     for parent, _, _ in os.walk(folder):
-        with suppress(FileNotFoundError):  # whoever else removes it is welcome
+        with suppress(FileNotFoundError):  # another process removes the same folder
             Path(parent).chmod(0o700)
-
-
-@contextmanager
-def file_lock(path: Path) -> Iterator[None]:
-    """Wait for, hold and free an exclusive lock on a file; it is made if it is not there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.products.filesystem import file_lock
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
 
 _BUSY_SECONDS = 30.0
@@ -69,7 +69,7 @@ class Database:
         else:
             path = Path(self._engine.url.database or "")
             # Switching to WAL does not wait for others, whatever the timeout; so we do.
-            with file_lock(path.with_name(path.name + ".lock")):
+            with LOCAL.locked(path.with_name(path.name + ".lock")):
                 with self._engine.connect() as connection:
                     driver: Any = connection.connection.driver_connection
                     driver.execute("pragma journal_mode = wal").fetchall()

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     CalibrateSolveOutputs,
@@ -24,7 +26,6 @@ from absurd_contimg.products.outputs import (
     from_json,
     names,
 )
-from absurd_contimg.products.store import BrokenProductError, Manifest
 from absurd_contimg.registry.models import (
     Base,
     CaltableRow,

@@ -18,14 +18,9 @@ from typing import Any
 from sqlalchemy import delete, func, inspect, select, update
 from sqlalchemy.orm import Session
 
-from absurd_contimg.errors import MissingInputError
-from absurd_contimg.products.store import (
-    BrokenProductError,
-    Manifest,
-    load_committed,
-    product_folders,
-    verify,
-)
+from absurd_contimg.errors import BrokenProductError, MissingInputError
+from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.store import load_committed, product_folders, verify
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.derived import derived_rows, progress_of

@@ -13,10 +13,10 @@ import signal
 from absurd_contimg import errors
 from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, FailureRule
 from absurd_contimg.core.generic_rules import GENERIC_RULES
+from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.execution.executor import StageTimeout
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
 from absurd_contimg.execution.stage_process import EXIT_DISK_FULL
-from absurd_contimg.products.store import BrokenProductError
 
 _DATA_QUALITY, _SOLUTIONS_REFUSED = "data-quality", "solutions-refused"
 _OVER_FLAGGED = "over-flagged"

@@ -12,7 +12,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.products.store import Manifest
+from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway

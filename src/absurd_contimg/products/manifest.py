@@ -1,0 +1,160 @@
+"""The manifest of a product: what it is, what it was made from and with which software.
+
+It is written beside the product's files as ``manifest.json``. This module knows records and their
+JSON; where products lie and when they appear is the business of `products.store`.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from absurd_contimg.core.records import Json
+from absurd_contimg.errors import BrokenProductError, OutputError
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_SCHEMA = 1
+
+_SOFTWARE = (
+    "absurd-contimg", "casatools", "casatasks", "casadata", "pyuvdata", "python-casacore",
+    "astropy", "scipy", "numpy",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of a product: its path inside the product, bytes, and blake2b-160 in hex."""
+
+    path: str
+    size: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class InputEntry:
+    """One input of a product. `kind` is ``file``, ``folder`` or ``product``."""
+
+    path: str
+    kind: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The description of one product."""
+
+    stage: str
+    stage_version: int
+    key: str
+    """blake2b-160 in hex over everything that decides what the product is."""
+    location: str
+    """Its folder, relative to the output folder."""
+    output_dir: str
+    """The output folder when it was made; paths in `outputs` begin with it."""
+    group_id: str
+    parameters: Mapping[str, Json]
+    inputs: tuple[InputEntry, ...]
+    outputs: Mapping[str, Json]
+    """What the stage returned, as JSON (`products.outputs`)."""
+    files: tuple[FileEntry, ...]
+    software: Mapping[str, str]
+    created_at: str
+    """ISO 8601, UTC."""
+    attempt: str
+    host: str
+    fallbacks: tuple[str, ...] = ()
+    """What this attempt did differently than the first one (`execution.fallback`)."""
+
+    def to_json(self) -> dict[str, Json]:
+        """The content of ``manifest.json``."""
+        data: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        data["inputs"] = [asdict(entry) for entry in self.inputs]
+        data["files"] = [asdict(entry) for entry in self.files]
+        return {"schema": MANIFEST_SCHEMA, **data}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Manifest:
+        """What `to_json` wrote; raises `ValueError` on anything else.
+
+        Earlier versions called `fallbacks` ``escalations``, or did not have them.
+        """
+        if not isinstance(data, Mapping) or data.get("schema") != MANIFEST_SCHEMA:
+            raise ValueError(f"not a manifest of schema {MANIFEST_SCHEMA}")
+        values = {name: value for name, value in data.items() if name != "schema"}
+        try:
+            values["files"] = tuple(FileEntry(**entry) for entry in values["files"])
+            values["inputs"] = tuple(InputEntry(**entry) for entry in values["inputs"])
+            earlier_key = values.pop("escalations", ())
+            values["fallbacks"] = tuple(values.get("fallbacks", earlier_key))
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"manifest fields do not fit: {error}") from error
+
+    def moved_to(self, output_dir: Path) -> Manifest:
+        """The same with its paths below another output folder, for products that were moved."""
+        if self.output_dir == str(output_dir):
+            return self
+        outputs = _relocated(self.outputs, self.output_dir, str(output_dir))
+        assert isinstance(outputs, Mapping)
+        return replace(self, output_dir=str(output_dir), outputs=outputs)
+
+
+def file_entries(product: Path, files: FileSystem = LOCAL) -> tuple[FileEntry, ...]:
+    """All files of a product with sizes and digests, in the order of their paths.
+
+    Raises `OutputError` on a symbolic link or a special file (a product depends on nothing
+    outside), and when the stage has used the manifest's name.
+    """
+    if files.exists(product / MANIFEST_NAME):
+        raise OutputError(f"{product} already has a {MANIFEST_NAME}; that name is taken.")
+    return tuple(
+        FileEntry(name, size, files.digest(product / name))
+        for name, size in files.sizes(product).items()
+    )
+
+
+def software_versions() -> dict[str, str]:
+    """The packages that shape results, as installed here, and Python itself."""
+    versions = {"python": platform.python_version()}
+    for name in _SOFTWARE:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # an optional package that is not installed has shaped nothing
+    return versions
+
+
+def write_manifest(product: Path, manifest: Manifest, files: FileSystem = LOCAL) -> None:
+    """Write the manifest into a finished product and flush all of it to the disk.
+
+    Called in the stage's process: flushing gigabytes takes time, and that process can be killed.
+    """
+    files.write_json(product / MANIFEST_NAME, manifest.to_json())
+    files.flush_tree(product)
+
+
+def read_manifest(folder: Path, files: FileSystem = LOCAL) -> Manifest:
+    """The manifest of a product folder; raises `BrokenProductError` when there is none."""
+    path = folder / MANIFEST_NAME
+    try:
+        return Manifest.from_json(files.read_json(path))
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        raise BrokenProductError(
+            f"{folder} is no product: {path} is missing or unreadable ({error}).",
+            "Move it away and have it made again.",
+        ) from error
+
+
+def _relocated(value: Json, old: str, new: str) -> Json:
+    if isinstance(value, str):
+        return new + value[len(old) :] if value == old or value.startswith(old + "/") else value
+    if isinstance(value, Mapping):
+        return {name: _relocated(part, old, new) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_relocated(part, old, new) for part in value]
+    return value
