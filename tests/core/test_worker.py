@@ -182,8 +182,12 @@ async def test_full_disk_lets_the_run_wait_without_costing_an_attempt(backend: B
     assert history.task.state == "completed"
     assert len(history.runs) == 1
     starts = {c.checkpoint_name: c.state for c in history.checkpoints}["$start:image"]
-    outcomes = [one["outcome"] for one in starts["starts"]]  # type: ignore[index,call-overload]
-    assert outcomes == ["waiting: resource (disk-full)"] * 2 + [None]
+    outcomes = [each["outcome"] for each in starts["starts"]]  # type: ignore[index,call-overload]
+    assert [each and (each["action"], each["rule"]) for each in outcomes] == [
+        ("waiting", "disk-full"),
+        ("waiting", "disk-full"),
+        None,
+    ]
 
 
 async def test_step_that_ends_its_workers_is_poison(backend: Backend) -> None:

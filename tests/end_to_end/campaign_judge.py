@@ -58,12 +58,10 @@ def judge(run: Run, landed: bool, expected: Mapping[str, np.ndarray[Any, Any]]) 
     begun_before = len(starts) - len([s for s in starts if s.worker in ("one", "two")])
     ours = starts[begun_before:]
     problems = [*run.problems, *executed_twice(run, history, ours, fault.may_overlap)]
-    outcomes = [one.outcome for one in ours if one.outcome != "done"]
+    outcomes = [one.ending for one in ours if one.outcome != "done"]
     if fault.shortage:
         landed = landed and bool(outcomes)
-        wrong = [
-            one for one in outcomes if not one.startswith(("waiting: resource", "parked: resource"))
-        ]
+        wrong = [one for one in outcomes if not one.startswith("waiting: resource")]
         problems += [f"the shortage was taken for {one}" for one in wrong]
     state = history.task.state
     reason: Any = history.runs[-1].failure_reason if state == "failed" else None

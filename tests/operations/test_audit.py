@@ -95,7 +95,7 @@ def test_simulation_takes_the_durations_of_a_real_history(worked: str, tmp_path:
 PLANTED = {
     "attempts_are_counted_without_a_gap": "update {t} set attempts = attempts + 1 where {first}",
     "task_and_last_run_agree": "update {t} set state = 'pending' where {first}",
-    "completed_task_has_settled_starts": "delete from {c} where checkpoint_name = 'image'",
+    "completed_task_has_saved_its_steps": "delete from {c} where checkpoint_name = 'image'",
     "failure_says_why": "update {r} set failure_reason = null where state = 'failed' and {first}",
 }
 

@@ -12,11 +12,11 @@ from typing import Any
 
 from absurd_contimg.backends.memory.procedures import runs
 from absurd_contimg.core import lease as lease_module
-from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, TaskCancelled
 from absurd_contimg.core.failure_handling import FailureHandler
 from absurd_contimg.core.failures import Classifier
 from absurd_contimg.core.lease import Lease
+from absurd_contimg.core.step_journal import StepJournal
 from absurd_contimg.core.worker import Worker
 
 from .mutants_products import (
@@ -77,7 +77,7 @@ def claims_more_than_is_free(patch: Patch) -> None:
 def lease_counts_from_the_reply(patch: Patch) -> None:
     def renewed(self: Any, sent_at: float) -> None:
         now = asyncio.get_running_loop().time()
-        self._ends_at = max(self._ends_at, now + self._seconds)
+        self._ends_at = max(self._ends_at, now + self.seconds)
 
     patch.setattr(Lease, "renewed", renewed)
 
@@ -93,12 +93,12 @@ def cancelled_task_works_on(patch: Patch) -> None:
         try:
             await honest(self)
         except TaskCancelled:
-            self._ends_at += self._seconds
+            self._ends_at += self.seconds
 
     patch.setattr(Lease, "extend", extend)
 
 
-# -- settling -----------------------------------------------------------------------------
+# -- failure handling ---------------------------------------------------------------------
 
 
 def retry_decision_is_taken_for_granted(patch: Patch) -> None:
@@ -122,7 +122,7 @@ def retry_comes_at_once(patch: Patch) -> None:
 
 
 def resource_waits_are_not_counted(patch: Patch) -> None:
-    patch.setattr(TaskContext, "_resource_waits", lambda _self: {})
+    patch.setattr(StepJournal, "resource_waits", lambda _self, _rule_id=None: 0)
 
 
 # -- classifier ---------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def no_answer_is_no_reason_to_ask_again(patch: Patch) -> None:
     async def extend(self: Any) -> None:
         sent_at = asyncio.get_running_loop().time()
         with suppress(BackendUnavailable):
-            await self._backend.extend_claim(self._queue_name, self._run_id, self._seconds)
+            await self._backend.extend_claim(self._queue_name, self._run_id, self.seconds)
         self.renewed(sent_at)
 
     patch.setattr(Lease, "extend", extend)

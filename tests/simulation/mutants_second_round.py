@@ -1,6 +1,6 @@
 """A second round of bugs written down before anybody had looked whether they are found.
 
-From reading worker, lease, decision, products, classifier and emulator as a tired developer
+From reading worker, lease, failure handling, products, classifier and emulator as a tired developer
 would change them; what was found at first try, and what it took to find the rest, is in
 ``docs/testing.md``.
 """
@@ -20,6 +20,7 @@ from absurd_contimg.core.failure_handling import FailureHandler
 from absurd_contimg.core.failures import Classifier
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.step_journal import StepOutcome
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.execution import runner as runner_module
 from absurd_contimg.products.store import Published, publish
@@ -41,7 +42,7 @@ def stop_forgets_what_runs(patch: Patch) -> None:
 def released_for_much_later(patch: Patch) -> None:
     async def release_run(self: Any, claimed: Any, ctx: Any) -> None:
         if ctx is not None:
-            await ctx.record_outcome("released")
+            await ctx.journal.end(StepOutcome("released"))
         now = await self.backend.current_time()
         later = now + timedelta(minutes=self.settings.claim_timeout_seconds)
         await self.backend.schedule_run(self.settings.queue_name, claimed.run_id, later)
@@ -70,17 +71,17 @@ def extension_is_too_short(patch: Patch) -> None:
     honest = Lease.extend
 
     async def extend(self: Any) -> None:
-        kept, self._seconds = self._seconds, max(self._seconds // 6, 1)
+        kept, self.seconds = self.seconds, max(self.seconds // 6, 1)
         try:
             await honest(self)
         finally:
-            self._seconds = kept
+            self.seconds = kept
         self.renewed(asyncio.get_running_loop().time())
 
     patch.setattr(Lease, "extend", extend)
 
 
-# -- settling -----------------------------------------------------------------------------
+# -- failure handling ---------------------------------------------------------------------
 
 
 def failed_is_left_to_absurd(patch: Patch) -> None:
@@ -123,7 +124,7 @@ def step_is_saved_before_it_runs(patch: Patch) -> None:
         if handle.done:
             return handle.state
         self._current_step = name
-        await self._save(handle.checkpoint_name, None)
+        await self._session.save(handle.checkpoint_name, None)
         return await self.complete_step(handle, await fn())
 
     patch.setattr(TaskContext, "step", step)

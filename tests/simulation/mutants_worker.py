@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from absurd_contimg.backends.memory.procedures import checkpoints, events, runs
@@ -17,7 +18,7 @@ from absurd_contimg.core.errors import BackendUnavailable, LeaseLost, RunSuspend
 from absurd_contimg.core.failure_handling import FailureHandler, RetryDecision
 from absurd_contimg.core.failures import Classifier, FailureKind, Verdict
 from absurd_contimg.core.lease import Lease
-from absurd_contimg.core.step_journal import StepRecord
+from absurd_contimg.core.step_journal import StepJournal, StepRecord
 from absurd_contimg.core.worker import Worker
 
 from .mutants_first_round import FRESH
@@ -48,12 +49,12 @@ _await_event = TaskContext.await_event
 
 
 async def _forgetful_sleep(self: Any, step_name: str, wake_at: Any, now: Any) -> None:
-    await self._scope.backend.schedule_run(self.queue_name, self.run_id, wake_at)
+    await self._session.backend.schedule_run(self.queue_name, self.run_id, wake_at)
     raise RunSuspended("again and again")
 
 
 async def _sleep_as_done(self: Any, step_name: str, wake_at: Any, now: Any) -> None:
-    await self._save(self._next_name(step_name), wake_at.isoformat())
+    await self._session.save(self._next_name(step_name), wake_at.isoformat())
 
 
 _make_context = Worker._context
@@ -61,25 +62,24 @@ _make_context = Worker._context
 
 async def _without_checkpoints(self: Any, claimed: Any, lease: Any) -> Any:
     ctx = await _make_context(self, claimed, lease)
-    ctx._checkpoints.clear()
+    ctx._session.checkpoints.clear()
     return ctx
 
 
-_record_start = TaskContext._record_start
+_started = StepRecord.started
 
 
-def _always_the_first(self: Any, attempt: int, run_id: str, worker_id: str, now: Any) -> int:
-    _begin(self, attempt, run_id, worker_id, now)
-    self._starts[-1]["start"] = 1
-    return 1
+def _always_the_first(self: Any, *details: Any) -> StepRecord:
+    record = _started(self, *details)
+    return replace(record, starts=tuple(replace(start, number=1) for start in record.starts))
 
 
-_begin = StepRecord.begin
+_begin = StepJournal.begin
 
 
 async def _no_poison(self: Any, step: str) -> int:
-    object.__setattr__(self._scope, "poison_limit", 10**6)
-    return await _record_start(self, step)
+    self._poison_limit = 10**6
+    return await _begin(self, step)
 
 
 async def _everybodys_orphans(self: Any) -> None:
@@ -108,7 +108,7 @@ async def _claim_dies(self: Any) -> Any:
     )
 
 
-async def _no_outcome(self: Any, outcome: str) -> None:
+async def _no_outcome(self: Any, *_outcome: Any) -> None:
     return None
 
 
@@ -121,14 +121,14 @@ async def _keeper_sleeps(self: Any) -> None:
 
 async def _keeper_is_late(self: Any) -> None:
     while True:
-        await asyncio.sleep(self._seconds * 1.5)
+        await asyncio.sleep(self.seconds * 1.5)
         await self.extend()
 
 
 async def _keeper_gives_up_silently(self: Any) -> None:
     try:
         while True:
-            await asyncio.sleep(self._seconds / 3)
+            await asyncio.sleep(self.seconds / 3)
             await self.extend()
     except LeaseLost:
         await asyncio.Event().wait()
@@ -170,7 +170,7 @@ def _judged(kind: FailureKind) -> Any:
 def _only_the_signal(self: Any, evidence: Any) -> Any:
     for rule in self._rules:
         if evidence.signal is not None and evidence.signal in rule.signals and rule.log is None:
-            yield rule, "signal"
+            yield rule, "signal", None
 
 
 def _decided(**actions: str) -> Any:
@@ -246,9 +246,9 @@ MUTANTS: dict[str, Mutant] = {
         TaskContext, "_next_name", lambda _self, name: name
     ),
     "checkpoints are not read on resume": _replaced(Worker, "_context", _without_checkpoints),
-    "every start has the number 1": _replaced(StepRecord, "begin", _always_the_first),
-    "poison is started again": _replaced(TaskContext, "_record_start", _no_poison),
-    "outcome of a start is not noted": _replaced(TaskContext, "record_outcome", _no_outcome),
+    "every start has the number 1": _replaced(StepRecord, "started", _always_the_first),
+    "poison is started again": _replaced(StepJournal, "begin", _no_poison),
+    "outcome of a start is not noted": _replaced(StepJournal, "end", _no_outcome),
     "takes other workers' runs for orphans": _replaced(
         Worker, "_recover_orphans", _everybodys_orphans
     ),

@@ -1,22 +1,20 @@
-"""`TaskContext`: what a handler sees of the durable world.
+"""`TaskContext`: the API of a handler.
 
-The API is that of absurd-sdk's asynchronous context, with its own types and its checkpoint names
-and JSON, so that a handler moves between our worker and the SDK's unchanged. Three things
-differ behind it: all checkpoints are read once at the start, waiting is computed from the
-database's clock, and control flow cannot be swallowed by ``except Exception``.
+It is that of absurd-sdk's asynchronous context, with its types, checkpoint names and JSON, so
+that a handler runs on our worker and on the SDK's unchanged. Behind it three things differ: all
+checkpoints are read once at the start, waiting is computed from the database's clock, and
+``except Exception`` cannot swallow control flow.
 
-Two methods are ours. `TaskContext.spawn`, because the SDK's handlers spawn through their
-application object, which our worker does not have. And `TaskContext.tracked_step`: it also records
-that a step was *started*, in a checkpoint of its own (``starts.py``), so that history shows where
-a worker died, a step that keeps ending its workers is noticed, and a start can be made differently
-after what the last one met.
+Two methods are ours: `TaskContext.spawn`, because the SDK's handlers spawn through their
+application object, which our worker does not have; and `TaskContext.tracked_step`, whose starts
+are recorded in the step journal.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, cast
@@ -25,23 +23,12 @@ from uuid import UUID
 from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
 
-from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunReleased, RunSuspended
-from absurd_contimg.core.failures import PoisonStep, StepsChanged
+from absurd_contimg.core.errors import RunReleased, RunSuspended
+from absurd_contimg.core.failures import StepsChanged
 from absurd_contimg.core.lease import Lease
-from absurd_contimg.core.records import (
-    TERMINAL_STATES,
-    Checkpoint,
-    ClaimedTask,
-    Json,
-    SpawnOptions,
-)
-from absurd_contimg.core.scope import RunScope
-from absurd_contimg.core.step_journal import (
-    RESOURCE_WAITS_PREFIX,
-    START_PREFIX,
-    StepRecord,
-    resource_waits,
-)
+from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions
+from absurd_contimg.core.run_session import RunSession
+from absurd_contimg.core.step_journal import StepJournal
 from absurd_contimg.core.step_order_check import StepOrderCheck
 
 _log = logging.getLogger(__name__)
@@ -58,17 +45,24 @@ class TaskContext:
     """The durable context of one run. Made by the worker; used by one handler."""
 
     def __init__(
-        self, claimed: ClaimedTask, scope: RunScope, checkpoints: Sequence[Checkpoint]
+        self,
+        session: RunSession,
+        journal: StepJournal,
+        step_order: StepOrderCheck,
+        stopping: Callable[[], bool],
+        *,
+        strict_steps: bool = False,
     ) -> None:
-        self._claimed = claimed
-        self._scope = scope
-        self._checkpoints = {one.checkpoint_name: one.state for one in checkpoints}
-        self._step_order = StepOrderCheck(checkpoints)
+        """`stopping` tells whether the worker is about to stop: nothing long begins then."""
+        self.journal = journal
+        self._session = session
+        self._claimed = session.claimed
+        self._step_order = step_order
+        self._stopping = stopping
+        self._strict_steps = strict_steps
         self._calls_by_step: dict[str, int] = {}
-        self._wake_event = claimed.wake_event
+        self._wake_event = session.claimed.wake_event
         self._current_step: str | None = None
-        self._tracked_step: str | None = None
-        self._escalations: tuple[str, ...] = ()
 
     # -- who am I -------------------------------------------------------------------------
 
@@ -90,7 +84,7 @@ class TaskContext:
     @property
     def queue_name(self) -> str:
         """The queue this task is on."""
-        return self._scope.queue_name
+        return self._session.queue_name
 
     @property
     def headers(self) -> Mapping[str, Any]:
@@ -116,8 +110,8 @@ class TaskContext:
         """Take the next checkpoint of this name; `done` tells whether it was saved before."""
         checkpoint_name = self._next_name(name)
         await self._compare(self._step_order.asked(checkpoint_name))
-        if checkpoint_name in self._checkpoints:
-            state = cast(Any, self._checkpoints[checkpoint_name])
+        if checkpoint_name in self._session.checkpoints:
+            state = cast(Any, self._session.checkpoints[checkpoint_name])
             return StepHandle(name=name, checkpoint_name=checkpoint_name, done=True, state=state)
         self._current_step = checkpoint_name
         return StepHandle(name=name, checkpoint_name=checkpoint_name, done=False)
@@ -126,7 +120,7 @@ class TaskContext:
         """Save the step's result; it must be JSON. Returns the result."""
         if handle.done:
             return cast(_T, handle.state)
-        await self._save(handle.checkpoint_name, cast(Json, value))
+        await self._session.save(handle.checkpoint_name, cast(Json, value))
         self._current_step = None
         return value
 
@@ -150,8 +144,8 @@ class TaskContext:
         chosen = options or SpawnOptions()
         if chosen.idempotency_key is None:
             chosen = replace(chosen, idempotency_key=f"{self.task_id}:{handle.checkpoint_name}")
-        backend, where = self._scope.backend, queue or self.queue_name
-        spawned = await self._scope.lease.retry_until_deadline(
+        backend, where = self._session.backend, queue or self.queue_name
+        spawned = await self._session.lease.retry_until_deadline(
             lambda: backend.spawn_task(where, task_name, params, chosen)
         )
         return await self.complete_step(handle, str(spawned.task_id))
@@ -166,79 +160,44 @@ class TaskContext:
         handle = await self.begin_step(name)
         if handle.done:
             return cast(_T, handle.state)
-        if self._scope.stopping():
+        if self._stopping():
             raise RunReleased
-        start = await self._record_start(handle.checkpoint_name)
+        start = await self.journal.begin(handle.checkpoint_name)
         result = await self.complete_step(handle, await fn(start))
-        self._tracked_step = None
+        self.journal.completed()
         return result
 
     @property
     def escalations(self) -> tuple[str, ...]:
         """What this start of the tracked step has to do differently than its first one."""
-        return self._escalations
-
-    def may_escalate(self, escalation: str) -> bool:
-        """Whether the next start can be made differently in this way: once a tracked step."""
-        return self._tracked_step is not None and escalation not in self._escalations
-
-    async def record_outcome(self, outcome: str, escalation: str | None = None) -> None:
-        """Note in the record of the tracked step that is under way how this start of it ended.
-
-        Called by the worker before it fails, parks or hands back the run. Parkings are also
-        counted, in a checkpoint of their own. `escalation` is what the next start has to do
-        differently.
-        """
-        if outcome.startswith(("waiting: ", "parked: ")):
-            rule_id = outcome.rpartition("(")[2].rstrip(")")
-            counts = self._resource_waits()
-            counts[rule_id] = counts.get(rule_id, 0) + 1
-            await self._save(RESOURCE_WAITS_PREFIX + (self._tracked_step or ""), cast(Json, counts))
-        elif outcome.startswith("failed") and self._resource_waits():
-            await self._save(RESOURCE_WAITS_PREFIX + (self._tracked_step or ""), {})  # for a retry
-        if self._tracked_step is None:
-            return
-        record = self._record(self._tracked_step)
-        record.end(outcome, escalation)
-        await self._save(record.name, record.state)
-
-    def resource_waits(self, rule_id: str = "") -> int:
-        """How often the step under way waited for a resource (for this rule), over all attempts.
-
-        Outside a tracked step, how often the task was.
-        """
-        counts = self._resource_waits()
-        return sum(counts.values()) if not rule_id else counts.get(rule_id, 0)
-
-    def _resource_waits(self) -> dict[str, int]:
-        return resource_waits(
-            self._checkpoints.get(RESOURCE_WAITS_PREFIX + (self._tracked_step or ""))
-        )
+        return self.journal.escalations
 
     # -- waiting --------------------------------------------------------------------------
 
     async def sleep_for(self, step_name: str, duration: float) -> None:
         """Suspend for `duration` seconds, counted from the first time this is reached."""
-        now = await self._now()
+        now = await self._session.now()
         await self._sleep_until(step_name, now + timedelta(seconds=duration), now)
 
     async def sleep_until(self, step_name: str, wake_at: datetime | int | float) -> None:
         """Suspend until a time, given as an aware datetime or in seconds of the Unix epoch."""
         if isinstance(wake_at, int | float):
             wake_at = datetime.fromtimestamp(wake_at, UTC)
-        await self._sleep_until(step_name, wake_at, await self._now())
+        await self._sleep_until(step_name, wake_at, await self._session.now())
 
     async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
         checkpoint_name = self._next_name(step_name)
         await self._compare(self._step_order.asked(checkpoint_name))
-        saved = self._checkpoints.get(checkpoint_name)
+        saved = self._session.checkpoints.get(checkpoint_name)
         if isinstance(saved, str):
             wake_at = datetime.fromisoformat(saved)
         else:
-            await self._save(checkpoint_name, wake_at.isoformat())
+            await self._session.save(checkpoint_name, wake_at.isoformat())
         if wake_at > now:
-            backend, queue = self._scope.backend, self.queue_name
-            await self._suspending(lambda: backend.schedule_run(queue, self.run_id, wake_at))
+            backend, queue = self._session.backend, self.queue_name
+            await self._session.suspending(
+                lambda: backend.schedule_run(queue, self.run_id, wake_at)
+            )
             raise RunSuspended(f"until {wake_at.isoformat()}")
 
     async def await_event(
@@ -249,13 +208,13 @@ class TaskContext:
         Raises absurd-sdk's `TimeoutError` when `timeout` seconds have passed without it.
         """
         checkpoint_name = self._next_name(step_name or f"$awaitEvent:{event_name}")
-        if checkpoint_name in self._checkpoints:
-            return self._checkpoints[checkpoint_name]
+        if checkpoint_name in self._session.checkpoints:
+            return self._session.checkpoints[checkpoint_name]
         if self._wake_event == event_name and self._claimed.event_payload is None:
             self._wake_event = None
             raise EventTimeout(f'Timed out waiting for event "{event_name}"')
-        answer = await self._suspending(
-            lambda: self._scope.backend.await_event(
+        answer = await self._session.suspending(
+            lambda: self._session.backend.await_event(
                 self.queue_name,
                 self._claimed.task_id,
                 self.run_id,
@@ -266,7 +225,7 @@ class TaskContext:
         )
         if answer.should_suspend:
             raise RunSuspended(f"until event {event_name}")
-        self._checkpoints[checkpoint_name] = answer.payload
+        self._session.checkpoints[checkpoint_name] = answer.payload
         return answer.payload
 
     async def await_task_result(
@@ -300,9 +259,9 @@ class TaskContext:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + max(timeout, 0.0)
         delay = _POLL_FIRST_SECONDS
-        backend, child = self._scope.backend, UUID(task_id)
+        backend, child = self._session.backend, UUID(task_id)
         while True:
-            found = await self._scope.lease.retry_until_deadline(
+            found = await self._session.lease.retry_until_deadline(
                 lambda: backend.get_task_result(queue, child)
             )
             if found is None:
@@ -327,15 +286,15 @@ class TaskContext:
         """Emit an event on this task's queue; the first payload of a name stays."""
         if not event_name:
             raise ValueError("event_name must be a non-empty string")
-        backend, queue = self._scope.backend, self.queue_name
-        await self._scope.lease.retry_until_deadline(
+        backend, queue = self._session.backend, self.queue_name
+        await self._session.lease.retry_until_deadline(
             lambda: backend.emit_event(queue, event_name, payload)
         )
 
     async def heartbeat(self, seconds: int | None = None) -> None:
         """Extend the lease. The worker does so by itself; this also notices a cancelled task."""
-        seconds = self._scope.claim_timeout_seconds if seconds is None else seconds
-        await self._scope.backend.extend_claim(self.queue_name, self.run_id, seconds)
+        seconds = self._session.lease.seconds if seconds is None else seconds
+        await self._session.backend.extend_claim(self.queue_name, self.run_id, seconds)
 
     @property
     def fence(self) -> Lease:
@@ -345,7 +304,7 @@ class TaskContext:
         finished product into place. ``ctx.fence.deadline`` is the event loop's time by which all
         work on the run must have stopped unless the lease is extended again.
         """
-        return self._scope.lease
+        return self._session.lease
 
     async def handler_ended(self) -> None:
         """Compare the steps with those of earlier attempts once the handler has returned."""
@@ -358,100 +317,13 @@ class TaskContext:
         if difference is None:
             return
         text = f"The steps of task {self.task_id} have changed between attempts: {difference}."
-        if self._scope.strict_steps:
+        if self._strict_steps:
             raise StepsChanged(text)
         _log.warning("%s", text)
         found: dict[str, Json] = {"difference": difference, "run_id": str(self.run_id)}
-        await self._save(STEPS_CHANGED, found)
-
-    async def _now(self) -> datetime:
-        """The database's time; a hiccup of the database costs the step nothing."""
-        return await self._scope.lease.retry_until_deadline(self._scope.backend.current_time)
-
-    async def _suspending(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Make a call that may put the run to sleep; insists, and knows its own lost reply.
-
-        A repeated call is refused when the first has put the run to sleep: then it has worked.
-        """
-        unanswered = False
-
-        async def attempt() -> _T:
-            nonlocal unanswered
-            try:
-                return await call()
-            except BackendUnavailable:
-                unanswered = True
-                raise
-            except BackendError:
-                if unanswered and await self._is_asleep():
-                    raise RunSuspended("by a call whose reply was lost") from None
-                raise
-
-        return await self._scope.lease.retry_until_deadline(attempt)
-
-    async def _is_asleep(self) -> bool:
-        history = await self._scope.backend.history(self.queue_name, self._claimed.task_id)
-        runs = () if history is None else history.runs
-        return any(run.run_id == self.run_id and run.state == "sleeping" for run in runs)
+        await self._session.save(STEPS_CHANGED, found)
 
     def _next_name(self, name: str) -> str:
         count = self._calls_by_step.get(name, 0) + 1
         self._calls_by_step[name] = count
         return name if count == 1 else f"{name}#{count}"
-
-    async def _save(self, checkpoint_name: str, state: Json) -> None:
-        """Write a checkpoint, insisting while the database is away and the lease is ours.
-
-        One that was written although its reply was lost is recognised, and not written again.
-        """
-        lease, clock = self._scope.lease, asyncio.get_running_loop().time
-        unanswered: float | None = None
-
-        async def write() -> None:
-            nonlocal unanswered
-            if unanswered is not None and await self._is_saved(checkpoint_name, state):
-                lease.renewed(unanswered)
-                return
-            sent_at = clock()
-            try:
-                await self._scope.backend.set_task_checkpoint_state(
-                    self.queue_name,
-                    self._claimed.task_id,
-                    checkpoint_name,
-                    state,
-                    self.run_id,
-                    self._scope.claim_timeout_seconds,
-                )
-            except (BackendUnavailable, asyncio.CancelledError):
-                unanswered = sent_at if unanswered is None else unanswered
-                raise
-            lease.renewed(sent_at)
-
-        await lease.retry_until_deadline(write)
-        self._checkpoints[checkpoint_name] = state
-
-    async def _is_saved(self, checkpoint_name: str, state: Json) -> bool:
-        saved = await self._scope.backend.get_task_checkpoint_state(
-            self.queue_name, self._claimed.task_id, checkpoint_name, include_pending=True
-        )
-        return saved is not None and (saved.owner_run_id, saved.state) == (self.run_id, state)
-
-    def _record(self, step: str) -> StepRecord:
-        return StepRecord(step, self._checkpoints.get(START_PREFIX + step))
-
-    async def _record_start(self, step: str) -> int:
-        record = self._record(step)
-        if record.silent >= self._scope.poison_limit:
-            text = (
-                f"Step {step!r} was started {record.started} times, and {record.silent} times its "
-                "worker ended without a word: it is not started again."
-            )
-            record.end_as_poison()
-            await self._save(record.name, record.state)
-            raise PoisonStep(text)
-        now = await self._now()
-        self._escalations = record.escalations
-        number = record.begin(self.attempt, str(self.run_id), self._scope.worker_id, now)
-        self._tracked_step = step
-        await self._save(record.name, record.state)
-        return number

@@ -6,9 +6,11 @@ it means is for the rules in ``failures.py``.
 
 from __future__ import annotations
 
+import errno
+import os
 import traceback
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
 from absurd_contimg.core.jsonb_sanitizer import shortened
@@ -30,14 +32,17 @@ class ExceptionEvidence:
     implicit_links: int = 0
     """How many steps on the way to it were not stated causes ("raise ... from") but what Python
     notes by itself ("during handling of the above"): the more, the weaker its testimony."""
+    path: str | None = None
+    """The file or folder that an `OSError` names; of two, the one that was to be written."""
 
     @classmethod
     def of(cls, error: BaseException, implicit_links: int = 0) -> ExceptionEvidence:
         """The evidence that an exception object gives."""
         names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
-        code = error.errno if isinstance(error, OSError) else None
-        known = code if isinstance(code, int) else None  # OSError takes anything for an errno
-        return cls(names, text_of(error), known, implicit_links)
+        if not isinstance(error, OSError):
+            return cls(names, text_of(error), implicit_links=implicit_links)
+        code = error.errno if isinstance(error.errno, int) else None  # it takes anything
+        return cls(names, text_of(error), code, implicit_links, _path_of(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,8 @@ class Evidence:
     log_messages: tuple[str, ...] = ()
     """Errors that the process logged, and what it printed as it ended; earlier `casa_messages`."""
     traceback: str | None = None
+    path: str | None = None
+    """The file, folder or file system concerned, where no exception names it."""
 
     @classmethod
     def of(cls, error: BaseException) -> Evidence:
@@ -71,36 +78,21 @@ class Evidence:
 
     def to_json(self) -> dict[str, Json]:
         """For the failure reason and for a child's report."""
-        return {
-            "exceptions": [
-                {
-                    "type_names": list(e.type_names),
-                    "message": e.message,
-                    "errno": e.errno,
-                    "implicit_links": e.implicit_links,
-                }
-                for e in self.exceptions
-            ],
-            "exit_code": self.exit_code,
-            "signal": self.signal,
-            "log_messages": list(self.log_messages),
-            "traceback": self.traceback,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote, of this version or an earlier one."""
+        exceptions = [
+            {**fields, "type_names": tuple(fields["type_names"])} for fields in data["exceptions"]
+        ]
         return cls(
-            exceptions=tuple(
-                ExceptionEvidence(
-                    tuple(e["type_names"]), e["message"], e["errno"], e.get("implicit_links", 0)
-                )
-                for e in data["exceptions"]
-            ),
+            exceptions=tuple(ExceptionEvidence(**fields) for fields in exceptions),
             exit_code=data["exit_code"],
             signal=data["signal"],
             log_messages=tuple(data.get("log_messages") or data.get("casa_messages") or ()),
             traceback=data["traceback"],
+            path=data.get("path"),
         )
 
 
@@ -111,6 +103,11 @@ class HasEvidence(Protocol):
     @property
     def evidence(self) -> Evidence:
         """What is known."""
+
+
+def _path_of(error: OSError) -> str | None:
+    named = error.filename if error.errno == errno.ENOENT else error.filename2 or error.filename
+    return os.fsdecode(named) if isinstance(named, str | bytes | os.PathLike) else None
 
 
 def text_of(error: BaseException) -> str:

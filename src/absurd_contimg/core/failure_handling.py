@@ -17,6 +17,7 @@ from typing import cast
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError, RunAlreadyFailed
+from absurd_contimg.core.evidence import text_of
 from absurd_contimg.core.failures import (
     Classifier,
     Evidence,
@@ -26,24 +27,32 @@ from absurd_contimg.core.failures import (
     action_of,
     failure_reason,
 )
+from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.step_journal import StepOutcome
 
 _log = logging.getLogger(__name__)
+
+_MESSAGE_CHARACTERS_MAX = 500
+"""Of a failure's message in the step journal; the failure reason has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """What was done with a failed run, for the log and for observers."""
+    """What is done with a failed run, for the log and for observers."""
 
     verdict: Verdict
     action: str
-    """``failed``, ``retry``, ``waiting``, or ``escalated`` (failed, but for its escalation)."""
+    """As in `StepOutcome`."""
     delay_seconds: float | None = None
     escalation: str | None = None
     """What the next start of the step has to do differently."""
 
+
+_SLEEPING = ("waiting", "released")
+"""Actions that give the lease back: the run goes on later and keeps its attempt."""
 
 OnFailure = Callable[[ClaimedTask, RetryDecision, Mapping[str, Json]], Awaitable[None]]
 """Told, with the failure reason, before a task is failed for good; may be told again of the same
@@ -73,10 +82,13 @@ class FailureHandler:
         verdict = self._judge(Evidence.of(error))
         earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
         decision = _escalated(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
-        verdict = decision.verdict
-        outcome = f"{decision.action}: {verdict.kind.value} ({verdict.rule_id})"
+        delay = decision.delay_seconds
+        until = (
+            None if delay is None else await lease.retry_until_deadline(lambda: self._after(delay))
+        )
+        outcome = _outcome(error, decision, until)
         if ctx is not None:
-            await ctx.record_outcome(outcome, decision.escalation)
+            await ctx.journal.end(outcome, decision.escalation)
         details: dict[str, Json] = {
             "step": None if ctx is None else ctx.current_step,
             "attempt": claimed.attempt,
@@ -85,10 +97,10 @@ class FailureHandler:
             **({} if decision.escalation is None else {"escalation": decision.escalation}),
             **_details_of(error),
         }
-        reason = failure_reason(error, verdict, details)
+        reason = failure_reason(error, decision.verdict, details)
         if decision.action == "failed":
             await self._tell(claimed, decision, reason)
-        await lease.retry_until_deadline(lambda: self._carry_out(claimed, decision, reason))
+        await lease.retry_until_deadline(lambda: self._carry_out(claimed, decision, reason, until))
         return decision
 
     async def _tell(
@@ -119,7 +131,7 @@ class FailureHandler:
             answer = answer.total_seconds()
         delay = None if answer is True else max(float(answer), 0.0)
         matched = "yes" if delay is None else f"after {delay:g} s"
-        return Verdict(FailureKind.TRANSIENT, "hook", verdict.advice, matched, delay)
+        return Verdict(FailureKind.TRANSIENT, "hook", verdict.advice, matched, verdict.path, delay)
 
     def _decide(
         self,
@@ -134,16 +146,16 @@ class FailureHandler:
             case FailureKind.RESOURCE:
                 return self._wait_for_resource(ctx, verdict)
             case FailureKind.INTERRUPTED:
-                return RetryDecision(verdict, "waiting", 0.0)
+                return RetryDecision(verdict, "released", 0.0)
             case _:
                 return self._within_budget(claimed, ctx, verdict, earlier)
 
     def _wait_for_resource(self, ctx: TaskContext | None, verdict: Verdict) -> RetryDecision:
         """Wait for the resource; what does not fit after many waits will not fit at all."""
-        waits = 0 if ctx is None else ctx.resource_waits()
+        waits = 0 if ctx is None else ctx.journal.resource_waits()
         if waits >= self.policy.resource_waits_max:
             return RetryDecision(verdict, "failed")
-        waits_by_rule = 0 if ctx is None else ctx.resource_waits(verdict.rule_id)
+        waits_by_rule = 0 if ctx is None else ctx.journal.resource_waits(verdict.rule_id)
         if verdict.resource_waits_max is not None and waits_by_rule >= verdict.resource_waits_max:
             return RetryDecision(replace(verdict, kind=FailureKind.PERMANENT), "failed")
         return RetryDecision(verdict, "waiting", self.policy.resource_wait_seconds)
@@ -179,16 +191,20 @@ class FailureHandler:
         return [run.failure_reason for run in runs if isinstance(run.failure_reason, Mapping)]
 
     async def _carry_out(
-        self, claimed: ClaimedTask, decision: RetryDecision, reason: dict[str, Json]
+        self,
+        claimed: ClaimedTask,
+        decision: RetryDecision,
+        reason: dict[str, Json],
+        until: datetime | None,
     ) -> None:
         backend, queue, run_id = self.backend, self.queue_name, claimed.run_id
         try:
             if decision.action == "failed":
                 await backend.fail_run_permanently(queue, run_id, reason)
-            elif decision.action == "waiting":
-                wake_at = await self._after(decision.delay_seconds or 0.0)
-                await backend.schedule_run(queue, run_id, wake_at)
+            elif decision.action in _SLEEPING and until is not None:
+                await backend.schedule_run(queue, run_id, until)
             else:
+                # The delay counts from the failure: the journal may have waited for the database.
                 delay = decision.delay_seconds
                 retry_at = None if delay is None else await self._after(delay)
                 await backend.fail_run(queue, run_id, reason, retry_at)
@@ -208,7 +224,7 @@ class FailureHandler:
         history = await self.backend.history(self.queue_name, claimed.task_id)
         runs = history.runs if history else ()
         state = next((run.state for run in runs if run.run_id == claimed.run_id), None)
-        return state == ("sleeping" if decision.action == "waiting" else "failed")
+        return state == ("sleeping" if decision.action in _SLEEPING else "failed")
 
 
 def _escalated(
@@ -219,7 +235,7 @@ def _escalated(
     It turns a permanent failure into one more start, unless the spawner's own count is spent.
     """
     escalation = decision.verdict.escalation
-    if escalation is None or ctx is None or not ctx.may_escalate(escalation):
+    if escalation is None or ctx is None or not ctx.journal.may_escalate(escalation):
         return decision
     if decision.action != "failed":
         return replace(decision, escalation=escalation)
@@ -228,6 +244,26 @@ def _escalated(
     if claimed.max_attempts is not None and claimed.attempt >= claimed.max_attempts:
         return decision
     return replace(decision, action="escalated", delay_seconds=0.0, escalation=escalation)
+
+
+def _outcome(error: Exception, decision: RetryDecision, until: datetime | None) -> StepOutcome:
+    verdict, evidence = decision.verdict, Evidence.of(error)
+    numbers: dict[str, Json] = {
+        "errno": next((e.errno for e in reversed(evidence.exceptions) if e.errno), None),
+        "signal": evidence.signal,
+        "exit_code": evidence.exit_code,
+        "matched": verdict.matched,
+    }
+    return StepOutcome(
+        decision.action,
+        verdict.kind.value,
+        verdict.rule_id,
+        shortened(text_of(error), _MESSAGE_CHARACTERS_MAX),
+        {name: value for name, value in numbers.items() if value is not None},
+        verdict.path,
+        verdict.advice,
+        until,
+    )
 
 
 def _lowered_by_us(earlier: list[Mapping[str, Json]]) -> bool:

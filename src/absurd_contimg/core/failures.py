@@ -115,6 +115,8 @@ class Verdict:
     rule_id: str
     advice: str
     matched: str
+    path: str | None = None
+    """The file, folder or file system concerned, if the evidence names one."""
     delay_seconds: float | None = None
     """How long to wait before a retry, where the user's hook named a time."""
     resource_waits_max: int | None = None
@@ -158,81 +160,86 @@ class Classifier:
 
     def classify(self, evidence: Evidence) -> Verdict:
         """The verdict on the evidence; `FailureKind.UNKNOWN` if no rule fits."""
-        rule, matched = next(self._candidates(evidence), (UNRECOGNISED, "nothing"))
+        rule, matched, path = next(self._candidates(evidence), (UNRECOGNISED, "nothing", None))
         return Verdict(
             rule.kind,
             rule.id,
             rule.advice,
             matched,
+            path or evidence.path,
             resource_waits_max=rule.resource_waits_max,
             escalation=rule.escalation,
         )
 
-    def _candidates(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
-        for links in sorted({one.implicit_links for one in evidence.exceptions}):
-            heard = [one for one in evidence.exceptions if one.implicit_links == links]
-            yield from self._by_errno(heard)
-            yield from self._by_decisive_exception(heard, evidence)
-            yield from self._by_exception(heard, evidence)
+    def _candidates(self, evidence: Evidence) -> Iterator[_Match]:
+        for links in sorted({each.implicit_links for each in evidence.exceptions}):
+            chain = [each for each in evidence.exceptions if each.implicit_links == links]
+            yield from self._by_errno(chain)
+            yield from self._by_decisive_exception(chain, evidence)
+            yield from self._by_exception(chain, evidence)
         yield from self._by_process(evidence)
         yield from self._by_message(evidence)
 
-    def _by_errno(self, heard: Sequence[ExceptionEvidence]) -> Iterator[tuple[FailureRule, str]]:
-        for one in reversed(heard):
+    def _by_errno(self, chain: Sequence[ExceptionEvidence]) -> Iterator[_Match]:
+        for error in reversed(chain):
             for rule in self._rules:
-                if one.errno is not None and one.errno in rule.errnos:
-                    yield rule, f"errno {errno_codes.errorcode.get(one.errno, one.errno)}"
+                if error.errno is not None and error.errno in rule.errnos:
+                    name = errno_codes.errorcode.get(error.errno, error.errno)
+                    yield rule, f"errno {name}", error.path
 
     def _by_decisive_exception(
-        self, heard: Sequence[ExceptionEvidence], evidence: Evidence
-    ) -> Iterator[tuple[FailureRule, str]]:
-        for one in heard:
-            for name in one.type_names:
+        self, chain: Sequence[ExceptionEvidence], evidence: Evidence
+    ) -> Iterator[_Match]:
+        for error in chain:
+            for name in error.type_names:
                 for rule in self._rules:
-                    if rule.decisive and name in rule.exceptions and _also(rule, one, evidence):
-                        yield rule, name
+                    if rule.decisive and name in rule.exceptions and _also(rule, error, evidence):
+                        yield rule, name, error.path
 
     def _by_exception(
-        self, heard: Sequence[ExceptionEvidence], evidence: Evidence
-    ) -> Iterator[tuple[FailureRule, str]]:
-        found = [
-            (distance, -depth, place, rule, name)
-            for depth, one in enumerate(heard)
-            for distance, name in enumerate(one.type_names)
+        self, chain: Sequence[ExceptionEvidence], evidence: Evidence
+    ) -> Iterator[_Match]:
+        matches = [
+            (distance, -depth, place, (rule, name, error.path))
+            for depth, error in enumerate(chain)
+            for distance, name in enumerate(error.type_names)
             for place, rule in enumerate(self._rules)
-            if name in rule.exceptions and not rule.decisive and _also(rule, one, evidence)
+            if name in rule.exceptions and not rule.decisive and _also(rule, error, evidence)
         ]
-        if found:
-            _, _, _, rule, name = min(found, key=lambda each: each[:3])
-            yield rule, name
+        if matches:
+            yield min(matches, key=lambda match: match[:3])[3]
 
-    def _by_process(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
+    def _by_process(self, evidence: Evidence) -> Iterator[_Match]:
         for rule in self._rules:
             if evidence.signal is not None and evidence.signal in rule.signals:
-                said = _log_match(rule, evidence)
+                logged = _log_match(rule, evidence)
                 name = signals.Signals(evidence.signal).name
-                if rule.log is None or said is not None:
-                    yield rule, f"signal {name}" + (f" and log: {said}" if said else "")
+                if rule.log is None or logged is not None:
+                    yield rule, f"signal {name}" + (f" and log: {logged}" if logged else ""), None
         for rule in self._rules:
             if evidence.exit_code is not None and evidence.exit_code in rule.exit_codes:
-                yield rule, f"exit code {evidence.exit_code}"
+                yield rule, f"exit code {evidence.exit_code}", None
 
-    def _by_message(self, evidence: Evidence) -> Iterator[tuple[FailureRule, str]]:
+    def _by_message(self, evidence: Evidence) -> Iterator[_Match]:
         for rule in self._rules:
-            said = _log_match(rule, evidence)
-            if said is not None and not rule.signals and not rule.exceptions:
-                yield rule, f"log: {said}"
+            logged = _log_match(rule, evidence)
+            if logged is not None and not rule.signals and not rule.exceptions:
+                yield rule, f"log: {logged}", None
         for rule in self._rules:
-            for one in evidence.exceptions:
+            for error in evidence.exceptions:
                 if rule.text is None or rule.exceptions:
                     continue
-                if found := rule.text.search(one.message):
-                    yield rule, f"text: {found.group()}"
+                if match := rule.text.search(error.message):
+                    yield rule, f"text: {match.group()}", error.path
 
 
-def _also(rule: FailureRule, one: ExceptionEvidence, evidence: Evidence) -> bool:
+_Match = tuple[FailureRule, str, str | None]
+"""A rule, the piece of evidence that it matches, and the path that this evidence names."""
+
+
+def _also(rule: FailureRule, error: ExceptionEvidence, evidence: Evidence) -> bool:
     """Whether what an exception rule asks for beside the class is there too."""
-    if rule.text is not None and not rule.text.search(one.message):
+    if rule.text is not None and not rule.text.search(error.message):
         return False
     return rule.log is None or _log_match(rule, evidence) is not None
 
@@ -240,8 +247,8 @@ def _also(rule: FailureRule, one: ExceptionEvidence, evidence: Evidence) -> bool
 def _log_match(rule: FailureRule, evidence: Evidence) -> str | None:
     if rule.log is None:
         return None
-    found = (rule.log.search(message) for message in evidence.log_messages)
-    return next((match.group() for match in found if match), None)
+    matches = (rule.log.search(message) for message in evidence.log_messages)
+    return next((match.group() for match in matches if match), None)
 
 
 class PoisonStep(RuntimeError):
@@ -283,6 +290,7 @@ def failure_reason(
         "rule": verdict.rule_id,
         "matched": verdict.matched,
         "advice": verdict.advice,
+        "path": verdict.path,
         "evidence": evidence.to_json(),
         **details,
     }

@@ -42,13 +42,13 @@ class Lease:
         self._backend = backend
         self._queue_name = queue_name
         self._run_id = run_id
-        self._seconds = seconds
+        self.seconds = seconds
         self._ends_at = claimed_at + seconds
 
     @property
     def deadline(self) -> float:
         """The event loop's time by which all work on the run must have stopped."""
-        return self._ends_at - self._seconds * _MARGIN_SHARE
+        return self._ends_at - self.seconds * _MARGIN_SHARE
 
     async def __call__(self) -> None:
         """The same as `extend`: the form in which the runner of a stage asks."""
@@ -56,7 +56,7 @@ class Lease:
 
     def renewed(self, sent_at: float) -> None:
         """Note that a call sent at `sent_at` has extended the claim by its full length."""
-        self._ends_at = max(self._ends_at, sent_at + self._seconds)
+        self._ends_at = max(self._ends_at, sent_at + self.seconds)
 
     async def extend(self) -> None:
         """Extend the claim now; raise `LeaseLost`, `TaskCancelled` or `RunAlreadyFailed`.
@@ -66,7 +66,7 @@ class Lease:
 
         async def extend() -> None:
             sent_at = asyncio.get_running_loop().time()
-            await self._backend.extend_claim(self._queue_name, self._run_id, self._seconds)
+            await self._backend.extend_claim(self._queue_name, self._run_id, self.seconds)
             self.renewed(sent_at)
 
         try:
@@ -108,7 +108,7 @@ class Lease:
         """
         clock = asyncio.get_running_loop().time
         while True:
-            due = self._ends_at - self._seconds * (1 - 1 / _EXTENSIONS_PER_LEASE)
+            due = self._ends_at - self.seconds * (1 - 1 / _EXTENSIONS_PER_LEASE)
             if (wait := due - clock()) > 0:
                 await asyncio.sleep(wait)  # a checkpoint may extend the claim in the meantime
             else:

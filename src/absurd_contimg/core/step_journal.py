@@ -1,109 +1,290 @@
-"""The record of a tracked step: its starts, how each ended, its parkings, its escalations.
+"""The step journal: what the history holds of a tracked step, beside its result.
 
-It is kept in the history itself, in two checkpoints beside that of the step: ``$start:<step>``
-lists the starts, ``$parked:<step>`` counts its waits for a resource by rule. So history shows
-where a worker died, and the next start knows what the earlier ones have met. This module changes
-the record; reading and writing checkpoints is for the context.
+The checkpoint ``$start:<step>`` lists the starts of the step, how each of them ended, and how
+often the step waited for each resource. So history shows where a worker died and why a task
+waits, and the next start of a step knows what the earlier ones have met. The step name ``""``
+stands for the work outside of tracked steps, which has no starts.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import cast
+from typing import Any, cast
 
+from absurd_contimg.core.failures import PoisonStep
+from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.run_session import RunSession
 
 START_PREFIX = "$start:"
-"""A checkpoint of this prefix lists the starts of the tracked step named after it."""
-
-RESOURCE_WAITS_PREFIX = "$parked:"
-"""A checkpoint of this prefix counts how often a step waited for a resource, by failure rule."""
+_OLD_WAITS_PREFIX = "$parked:"
+"""Earlier versions counted the waits for resources in a checkpoint of this prefix."""
+JOURNAL_PREFIXES = (START_PREFIX, _OLD_WAITS_PREFIX)
+"""Checkpoints whose names begin so belong to the journal."""
 
 _STARTS_KEPT = 20
 """Older starts of a step are dropped from its record, so that it stays small."""
 
 
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """How a start of a step ended, as its worker noted it.
+
+    `action` is ``failed`` (the task with it), ``retry``, ``escalated`` (started again in another
+    way), ``waiting`` (for a resource), ``released`` (back to the queue at once) or ``poison``.
+    """
+
+    action: str
+    kind: str | None = None
+    """The failure kind, and the rule that decided it."""
+    rule: str | None = None
+    message: str | None = None
+    evidence: Mapping[str, Json] = field(default_factory=dict)
+    """What decided: ``errno``, ``signal``, ``exit_code``, ``matched``, as far as there is."""
+    path: str | None = None
+    """The file, folder or file system concerned."""
+    advice: str | None = None
+    """What an operator should do."""
+    until: datetime | None = None
+    """When it is tried again; None: not before an operator acts, or by Absurd's own strategy."""
+
+    def __str__(self) -> str:
+        return self.action if self.kind is None else f"{self.action}: {self.kind} ({self.rule})"
+
+    def to_json(self) -> dict[str, Json]:
+        """Only the fields that are set."""
+        fields: dict[str, Json] = {
+            name: sanitized(value) for name in _TEXTS if (value := getattr(self, name)) is not None
+        }
+        if self.evidence:
+            fields["evidence"] = sanitized(self.evidence)
+        if self.until is not None:
+            fields["until"] = self.until.isoformat()
+        return fields
+
+    @classmethod
+    def from_json(cls, saved: Json) -> StepOutcome | None:
+        """What `to_json` wrote, or the sentence of an earlier version; None: no outcome yet."""
+        if isinstance(saved, Mapping):
+            fields = cast(Mapping[str, Any], saved)
+            until = fields.get("until")
+            return cls(
+                action=fields["action"],
+                kind=fields.get("kind"),
+                rule=fields.get("rule"),
+                message=fields.get("message"),
+                evidence=fields.get("evidence") or {},
+                path=fields.get("path"),
+                advice=fields.get("advice"),
+                until=None if until is None else datetime.fromisoformat(until),
+            )
+        match = _SENTENCE.fullmatch(saved) if isinstance(saved, str) else None
+        if match is None:
+            return None
+        action, kind, rule = match.groups()
+        return cls(_OLD_ACTIONS.get(action, action), kind, rule)
+
+
+_TEXTS = ("action", "kind", "rule", "message", "path", "advice")
+_SENTENCE = re.compile(r"([^:]+)(?:: (\S+)(?: \((.*)\))?)?")
+_OLD_ACTIONS = {"parked": "waiting", "handed back": "released"}
+
+
+@dataclass(frozen=True, slots=True)
+class StartRecord:
+    """One start of a tracked step. Without an outcome, it runs or its worker died."""
+
+    number: int
+    """From 1, ascending: it names logs and scratch folders."""
+    attempt: int
+    """Of the task, by Absurd's count."""
+    run_id: str
+    worker: str
+    started_at: datetime
+    outcome: StepOutcome | None = None
+    escalations: tuple[str, ...] = ()
+    """What this start did differently than the first one."""
+    escalation: str | None = None
+    """What its failure asked the next start to do differently."""
+
+    def to_json(self) -> dict[str, Json]:
+        """The form in the checkpoint."""
+        return {
+            "start": self.number,
+            "attempt": self.attempt,
+            "run_id": self.run_id,
+            "worker": self.worker,
+            "started_at": self.started_at.isoformat(),
+            "outcome": None if self.outcome is None else self.outcome.to_json(),
+            **({"escalations": list(self.escalations)} if self.escalations else {}),
+            **({} if self.escalation is None else {"escalation": self.escalation}),
+        }
+
+    @classmethod
+    def from_json(cls, saved: Mapping[str, Any]) -> StartRecord:
+        """What `to_json` of this or an earlier version wrote."""
+        return cls(
+            int(saved["start"]),
+            int(saved["attempt"]),
+            str(saved["run_id"]),
+            str(saved["worker"]),
+            datetime.fromisoformat(saved["started_at"]),
+            StepOutcome.from_json(saved.get("outcome")),
+            tuple(saved.get("escalations") or ()),
+            saved.get("escalation"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class StepRecord:
-    """What the history holds of one tracked step, beside its result."""
+    """What the journal holds of one step."""
 
-    def __init__(self, step: str, saved: Json) -> None:
-        """`saved` is the state of the checkpoint `name`, None if there is none."""
-        self.step = step
-        starts = saved.get("starts") if isinstance(saved, Mapping) else None
-        self._starts = [
-            dict(cast(Mapping[str, Json], one)) for one in cast(list[Json], starts or [])
-        ]
+    step: str
+    starts: tuple[StartRecord, ...] = ()
+    waits: Mapping[str, int] = field(default_factory=dict)
+    """How often it waited for a resource, by failure rule."""
+    outside: StepOutcome | None = None
+    """The last outcome of work outside of tracked steps."""
+
+    @classmethod
+    def read(cls, step: str, checkpoints: Mapping[str, Json]) -> StepRecord:
+        """The record of a step among the checkpoints of its task; empty if there is none."""
+        saved = checkpoints.get(START_PREFIX + step)
+        fields = cast(Mapping[str, Any], saved) if isinstance(saved, Mapping) else {}
+        waits = fields.get("waits", checkpoints.get(_OLD_WAITS_PREFIX + step))
+        return cls(
+            step,
+            tuple(map(StartRecord.from_json, fields.get("starts") or ())),
+            waits if isinstance(waits, Mapping) else {},
+            StepOutcome.from_json(fields.get("outside")),
+        )
+
+    def to_json(self) -> dict[str, Json]:
+        """The state of its checkpoint."""
+        starts = [start.to_json() for start in self.starts[-_STARTS_KEPT:]]
+        outside = {} if self.outside is None else {"outside": self.outside.to_json()}
+        return {"starts": starts, "waits": dict(self.waits), **outside}
 
     @property
-    def name(self) -> str:
-        """The name of its checkpoint."""
-        return START_PREFIX + self.step
-
-    @property
-    def state(self) -> Json:
-        """What to save under that name."""
-        return {"starts": cast(Json, self._starts[-_STARTS_KEPT:])}
-
-    @property
-    def started(self) -> int:
-        """How many starts are known."""
-        return len(self._starts)
+    def last_outcome(self) -> StepOutcome | None:
+        """How its last start ended, or the work outside of tracked steps."""
+        return self.starts[-1].outcome if self.starts else self.outside
 
     @property
     def silent(self) -> int:
-        """How many starts ended without a word: their workers died."""
-        return sum(one.get("outcome") is None for one in self._starts)
-
-    def end_as_poison(self) -> None:
-        """Give the silent starts an outcome, so that an operator's retry has a clean count."""
-        for one in self._starts:
-            if one.get("outcome") is None:
-                one["outcome"] = "poison"
-
-    def begin(self, attempt: int, run_id: str, worker_id: str, now: datetime) -> int:
-        """Note a start, under the escalations that are due; its number, from 1."""
-        number = 1 + max((int(cast(int, one.get("start", 0))) for one in self._starts), default=0)
-        escalations = self.escalations
-        self._starts.append(
-            {
-                "start": number,
-                "attempt": attempt,
-                "run_id": run_id,
-                "worker": worker_id,
-                "started_at": now.isoformat(),
-                "outcome": None,
-                **({"escalations": list(escalations)} if escalations else {}),
-            }
-        )
-        return number
-
-    def end(self, outcome: str, escalation: str | None = None) -> None:
-        """Note how the last start ended, and which escalation the next one is to have."""
-        if self._starts:
-            self._starts[-1]["outcome"] = outcome
-            if escalation is not None:
-                self._starts[-1]["escalation"] = escalation
+        """How many starts have no outcome: their workers died."""
+        return sum(start.outcome is None for start in self.starts)
 
     @property
     def escalations(self) -> tuple[str, ...]:
-        """What a start has to do differently, in the order in which it was found necessary.
+        """What the next start has to do differently, in the order in which it was asked for.
 
-        Those of the last start, and what its failure has asked for. A step that was failed for
-        good begins anew: an operator who says "again" has changed something.
+        Nothing after a final failure: an operator who retries has changed something.
         """
-        if not self._starts or str(self._starts[-1].get("outcome")).startswith(_ENDED_FOR_GOOD):
+        if not self.starts:
             return ()
-        last = self._starts[-1]
-        earlier = cast(Sequence[str], last.get("escalations") or ())
-        asked = last.get("escalation")
-        return (*earlier, str(asked)) if asked is not None else tuple(earlier)
+        last = self.starts[-1]
+        if last.outcome is not None and last.outcome.action in ("failed", "poison"):
+            return ()
+        return last.escalations if last.escalation is None else (*last.escalations, last.escalation)
+
+    def started(self, attempt: int, run_id: str, worker: str, now: datetime) -> StepRecord:
+        """With one more start, under the escalations that are due."""
+        number = 1 + max((start.number for start in self.starts), default=0)
+        start = StartRecord(number, attempt, run_id, worker, now, escalations=self.escalations)
+        return replace(self, starts=(*self.starts, start))
+
+    def ended(self, outcome: StepOutcome, escalation: str | None = None) -> StepRecord:
+        """With the outcome of its last start; `escalation` is for the next one."""
+        waits = dict(self.waits)
+        if outcome.action == "waiting":
+            waits[str(outcome.rule)] = waits.get(str(outcome.rule), 0) + 1
+        elif outcome.action == "failed":
+            waits = {}  # an operator's retry has the full budget
+        if not self.starts:
+            return replace(self, waits=waits, outside=outcome)
+        last = replace(self.starts[-1], outcome=outcome, escalation=escalation)
+        return replace(self, waits=waits, starts=(*self.starts[:-1], last))
+
+    def ended_as_poison(self) -> StepRecord:
+        """With an outcome for the silent starts, so that an operator's retry counts from 0."""
+        poison = StepOutcome("poison")
+        starts = tuple(
+            replace(start, outcome=poison) if start.outcome is None else start
+            for start in self.starts
+        )
+        return replace(self, starts=starts)
 
 
-_ENDED_FOR_GOOD = ("failed", "poison")
+def records(checkpoints: Mapping[str, Json]) -> list[StepRecord]:
+    """All records of a task's journal, in the order of its checkpoints."""
+    steps = [
+        name.removeprefix(START_PREFIX) for name in checkpoints if name.startswith(START_PREFIX)
+    ]
+    return [StepRecord.read(step, checkpoints) for step in steps]
 
 
-def resource_waits(saved: Json) -> dict[str, int]:
-    """How often a step waited for a resource, by rule, from its ``$parked:`` checkpoint."""
-    counts = saved if isinstance(saved, Mapping) else {}
-    return {name: int(cast(int, count)) for name, count in counts.items()}
+class StepJournal:
+    """Keeps the journal of the run of a `RunSession`."""
+
+    def __init__(self, session: RunSession, worker_id: str, poison_limit: int) -> None:
+        self._session = session
+        self._worker_id = worker_id
+        self._poison_limit = poison_limit
+        self._tracked_step: str | None = None
+        self.escalations: tuple[str, ...] = ()
+        """What this start of the tracked step has to do differently than its first one."""
+
+    def _record(self) -> StepRecord:
+        return StepRecord.read(self._tracked_step or "", self._session.checkpoints)
+
+    async def _save(self, record: StepRecord) -> None:
+        await self._session.save(START_PREFIX + record.step, record.to_json())
+
+    async def begin(self, step: str) -> int:
+        """Note the start of a tracked step; its number, from 1.
+
+        Raises `PoisonStep` when earlier starts ended too many workers without an outcome.
+        """
+        record = StepRecord.read(step, self._session.checkpoints)
+        if record.silent >= self._poison_limit:
+            await self._save(record.ended_as_poison())
+            raise PoisonStep(
+                f"Step {step!r} was started {len(record.starts)} times, and {record.silent} times "
+                "its worker ended without a word: it is not started again."
+            )
+        now = await self._session.now()
+        claimed = self._session.claimed
+        self.escalations = record.escalations
+        self._tracked_step = step
+        record = record.started(claimed.attempt, str(claimed.run_id), self._worker_id, now)
+        await self._save(record)
+        return record.starts[-1].number
+
+    def completed(self) -> None:
+        """The tracked step has its checkpoint: work is outside of tracked steps again."""
+        self._tracked_step = None
+
+    async def end(self, outcome: StepOutcome, escalation: str | None = None) -> None:
+        """Note how the work under way ended, before the run is failed, released or put to sleep.
+
+        Work outside of tracked steps leaves its waits for resources and nothing else.
+        """
+        record = self._record()
+        if self._tracked_step is None and outcome.action != "waiting" and not record.waits:
+            return
+        await self._save(record.ended(outcome, escalation))
+
+    def may_escalate(self, escalation: str) -> bool:
+        """Whether the next start can be made differently in this way: once a tracked step."""
+        return self._tracked_step is not None and escalation not in self.escalations
+
+    def resource_waits(self, rule_id: str | None = None) -> int:
+        """How often the work under way waited for a resource (by this rule), over all attempts."""
+        waits: Sequence[int] = [
+            count for rule, count in self._record().waits.items() if rule_id in (None, rule)
+        ]
+        return sum(waits)

@@ -31,7 +31,9 @@ from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.core.scope import RunScope
+from absurd_contimg.core.run_session import RunSession
+from absurd_contimg.core.step_journal import StepJournal, StepOutcome
+from absurd_contimg.core.step_order_check import StepOrderCheck
 from absurd_contimg.core.tasks import TaskRegistry, call
 
 _log = logging.getLogger(__name__)
@@ -43,6 +45,7 @@ _UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
 _RELEASE_SECONDS = 5.0
 """How long a stopping worker tries to give a run back while the database is away."""
+_RELEASED = StepOutcome("released")
 _UNKNOWN_TASK_SECONDS = 15.0
 """How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
 
@@ -271,22 +274,16 @@ class Worker:
             await self._handle_failure(claimed, ctx, lease, error)
 
     async def _context(self, claimed: ClaimedTask, lease: Lease) -> TaskContext:
-        saved = await lease.retry_until_deadline(
-            lambda: self.backend.get_task_checkpoint_states(
-                self.settings.queue_name, claimed.task_id, claimed.run_id
-            )
+        settings = self.settings
+        session = RunSession(self.backend, settings.queue_name, claimed, lease)
+        saved = await session.load()
+        return TaskContext(
+            session,
+            StepJournal(session, settings.worker_id, self.policy.poison_limit),
+            StepOrderCheck(saved),
+            self._stopping.is_set,
+            strict_steps=settings.strict_steps,
         )
-        scope = RunScope(
-            backend=self.backend,
-            queue_name=self.settings.queue_name,
-            worker_id=self.settings.worker_id,
-            claim_timeout_seconds=self.settings.claim_timeout_seconds,
-            lease=lease,
-            stopping=self._stopping.is_set,
-            poison_limit=self.policy.poison_limit,
-            strict_steps=self.settings.strict_steps,
-        )
-        return TaskContext(claimed, scope, saved)
 
     async def _complete(self, claimed: ClaimedTask, result: Json) -> None:
         queue = self.settings.queue_name
@@ -336,7 +333,7 @@ class Worker:
         try:
             async with asyncio.timeout(_RELEASE_SECONDS):
                 if ctx is not None:
-                    await ctx.record_outcome("released")
+                    await ctx.journal.end(_RELEASED)
                 now = await self.backend.current_time()
                 await self.backend.schedule_run(queue, claimed.run_id, now)
         except (BackendError, ControlFlow, TimeoutError) as error:

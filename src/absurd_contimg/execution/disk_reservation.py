@@ -8,6 +8,7 @@ its reservation as taken.
 from __future__ import annotations
 
 import errno
+from dataclasses import dataclass
 from pathlib import Path
 
 from absurd_contimg.execution.scratch import Janitor
@@ -18,18 +19,25 @@ _FULL_BYTES = 1 << 20
 """With less free space a disk is full: CASA writes its tables in tiles of this order."""
 
 
-def full_disks(*folders: Path) -> tuple[str, ...]:
-    """A sentence for each of the folders whose file system is full.
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """A file system without space, and the folder on it that was looked at."""
 
-    CASA aborts there, or names something else, so whoever sees a stage fail has to look himself,
-    and before anything of it is removed.
+    folder: Path
+    free_bytes: int
+
+    def __str__(self) -> str:
+        return f"No space left on device: {self.free_bytes} bytes free around {self.folder}"
+
+
+def full_disks(*folders: Path) -> list[FullDisk]:
+    """Those of the folders whose file system is full.
+
+    CASA aborts there or reports another error, so the code that handles a failed stage asks
+    here, before it removes anything.
     """
-    found = []
-    for folder in dict.fromkeys(folders):
-        free = LOCAL.free_bytes(folder)
-        if free < _FULL_BYTES:
-            found.append(f"No space left on device: {free} bytes free around {folder}")
-    return tuple(found)
+    disks = [FullDisk(folder, LOCAL.free_bytes(folder)) for folder in dict.fromkeys(folders)]
+    return [disk for disk in disks if disk.free_bytes < _FULL_BYTES]
 
 
 def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:

@@ -289,21 +289,23 @@ def _failure(
     final = last_line(request.output_log)
     logged += death_messages(request.output_log)
     # A full disk takes no log either, so the stage may not have been able to say it.
-    logged += full_disks(request.scratch, request.output_log.parent)
+    full = full_disks(request.scratch, request.output_log.parent)
+    path = str(full[0].folder) if full else None
+    logged += tuple(map(str, full))
     if not in_time:
         text = f"{what} was killed at its deadline of {request.deadline_seconds:g} s. {where}"
-        evidence = Evidence(signal=int(signal.SIGKILL), log_messages=logged)
+        evidence = Evidence(signal=int(signal.SIGKILL), log_messages=logged, path=path)
         error = StageTimeout(text, request, evidence)
         error.evidence = replace(evidence, exceptions=(ExceptionEvidence.of(error),))
         return error
     if exit_code < 0:
         death = f"was ended by {signal.Signals(-exit_code).name}"
-        evidence = Evidence(signal=-exit_code, log_messages=logged)
+        evidence = Evidence(signal=-exit_code, log_messages=logged, path=path)
     else:
         # Python's traceback ends with the error that kept it from reporting.
         death = f"ended with code {exit_code} without a result"
         logged += () if final is None or final in logged else (final,)
-        evidence = Evidence(exit_code=exit_code, log_messages=logged)
+        evidence = Evidence(exit_code=exit_code, log_messages=logged, path=path)
     said = logged[-1] if logged else final
     detail = f" ({said})" if said else ""
     return StageFailed(f"{what} {death}{detail}. {where}", request, evidence)

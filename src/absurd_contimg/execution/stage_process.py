@@ -147,8 +147,9 @@ def run_stage(
         except Exception as second:  # noqa: BLE001 - must not hide the first
             error.add_note(f"cleanup failed too: {second!r}")
         if full:
-            text = f"{'; '.join(full)}. The stage said {type(error).__name__}: {error}"
-            raise OSError(errno.ENOSPC, text) from error
+            disks = "; ".join(map(str, full))
+            text = f"{disks}. The stage said {type(error).__name__}: {error}"
+            raise OSError(errno.ENOSPC, text, str(full[0].folder)) from error
         raise
     return provided
 

@@ -1,27 +1,31 @@
-"""What happened to a task, step by step, read from its history alone.
+"""What happened to a task, step by step: the starts of its steps, and how each of them ended.
 
-The progress display, ``contimg history``, the report and the demo's own checks all read this;
-nothing here asks a worker or a log.
+Reads histories alone: no worker, no log and no clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
-from absurd_contimg.core.records import TERMINAL_STATES, History, Run
-from absurd_contimg.core.step_journal import START_PREFIX
+from absurd_contimg.core.records import TERMINAL_STATES, Checkpoint, History, Run
+from absurd_contimg.core.step_journal import (
+    START_PREFIX,
+    StartRecord,
+    StepOutcome,
+    StepRecord,
+    records,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class StepStart:
     """One start of one step, and how it ended.
 
-    `outcome` is ``done``, ``running``, ``died`` (its worker ended without a word), ``handed
-    back``, or what the worker noted: ``retry: ...``, ``parked: ...``, ``escalated: ...``,
-    ``failed: ...``.
+    `outcome` is ``done``, ``running``, ``died`` (its worker ended without a word), ``cancelled``
+    or the action of `noted`, what the worker wrote into the journal.
     `ended_at` is None where nobody can know it: a worker that dies leaves no time of death.
     """
 
@@ -32,8 +36,9 @@ class StepStart:
     started_at: datetime
     ended_at: datetime | None
     outcome: str
+    noted: StepOutcome | None = None
     adopted: bool = False
-    """The work was already there, finished by an earlier start that died before it could say so."""
+    """An earlier start had finished the work and died before it could say so."""
     escalations: tuple[str, ...] = ()
     """What this start did differently, after what earlier ones had met."""
 
@@ -44,59 +49,86 @@ class StepStart:
             return None
         return (self.ended_at - self.started_at).total_seconds()
 
+    @property
+    def ending(self) -> str:
+        """The outcome with its failure kind and rule: ``retry: transient (busy)``."""
+        return self.outcome if self.noted is None else str(self.noted)
+
+
+def journal(history: History) -> list[StepRecord]:
+    """The journal's record of every tracked step, in the order of their last writes."""
+    return [record for record in _records(history) if record.step]
+
+
+def _records(history: History) -> list[StepRecord]:
+    return records({each.checkpoint_name: each.state for each in history.checkpoints})
+
 
 def step_starts(history: History) -> list[StepStart]:
     """Every start of every tracked step, in order of time."""
-    done = {c.checkpoint_name: c for c in history.checkpoints}
+    saved = {each.checkpoint_name: each for each in history.checkpoints}
     runs = {str(run.run_id): run for run in history.runs}
-    found = []
-    for name, checkpoint in done.items():
-        if not name.startswith(START_PREFIX):
-            continue
-        step = name.removeprefix(START_PREFIX)
-        saved = cast(Mapping[str, Any], checkpoint.state)
-        starts = cast(list[Mapping[str, Any]], saved.get("starts", []))
-        for position, one in enumerate(starts):
-            is_last = position == len(starts) - 1
-            outcome, ended_at, adopted = str(one["outcome"] or ""), None, False
-            if is_last and step in done:
-                outcome, ended_at = "done", done[step].updated_at
-                state = done[step].state
-                adopted = isinstance(state, Mapping) and bool(state.get("adopted"))
-            else:
-                run = runs.get(str(one["run_id"]))
-                if one["outcome"] is None:
-                    outcome = _unsaid_outcome(run, one, is_last)
-                elif run is not None and run.failed_at is not None:
-                    ended_at = run.failed_at
-                elif is_last:
-                    ended_at = checkpoint.updated_at
-            found.append(
-                StepStart(
-                    step=step,
-                    start=int(one["start"]),
-                    attempt=int(one["attempt"]),
-                    worker=str(one["worker"]),
-                    started_at=datetime.fromisoformat(str(one["started_at"])),
-                    ended_at=ended_at,
-                    outcome=outcome,
-                    adopted=adopted,
-                    escalations=tuple(str(each) for each in one.get("escalations", ())),
-                )
-            )
-    return sorted(found, key=lambda one: (one.started_at, one.start))
+    starts = [
+        _step_start(record, start, saved, runs.get(start.run_id))
+        for record in journal(history)
+        for start in record.starts
+    ]
+    return sorted(starts, key=lambda start: (start.started_at, start.start))
 
 
-def _unsaid_outcome(run: Run | None, start: Mapping[str, Any], is_last: bool) -> str:
+def _step_start(
+    record: StepRecord, start: StartRecord, saved: Mapping[str, Checkpoint], run: Run | None
+) -> StepStart:
+    is_last = start is record.starts[-1]
+    result = saved.get(record.step) if is_last else None
+    ended_at: datetime | None = None
+    if result is not None:
+        outcome, ended_at = "done", result.updated_at
+    elif start.outcome is None:
+        outcome = _outcome_of_run(run, start.worker, is_last)
+    else:
+        outcome = start.outcome.action
+        if run is not None and run.failed_at is not None:
+            ended_at = run.failed_at
+        elif is_last:
+            ended_at = saved[START_PREFIX + record.step].updated_at
+    state = None if result is None else result.state
+    return StepStart(
+        step=record.step,
+        start=start.number,
+        attempt=start.attempt,
+        worker=start.worker,
+        started_at=start.started_at,
+        ended_at=ended_at,
+        outcome=outcome,
+        noted=None if result is not None else start.outcome,
+        adopted=isinstance(state, Mapping) and bool(state.get("adopted")),
+        escalations=start.escalations,
+    )
+
+
+def _outcome_of_run(run: Run | None, worker: str, is_last: bool) -> str:
     """What became of a start whose worker noted nothing."""
     if run is not None and run.state == "cancelled":
         return "cancelled"
-    return "running" if is_last and _is_held(run, start) else "died"
+    held = run is not None and run.state == "running" and run.claimed_by == worker
+    return "running" if is_last and held else "died"
 
 
-def _is_held(run: Run | None, start: Mapping[str, Any]) -> bool:
-    """Whether the worker that made this start still holds the run."""
-    return run is not None and run.state == "running" and run.claimed_by == start["worker"]
+def step_order(histories: Iterable[History]) -> tuple[str, ...]:
+    """All tracked steps in the order in which tasks start them, from the journals alone.
+
+    A step that only some tasks have stands behind the step that came before it there.
+    """
+    order: list[str] = []
+    sequences = [list(dict.fromkeys(s.step for s in step_starts(each))) for each in histories]
+    for steps in sorted(sequences, key=len, reverse=True):
+        position = 0
+        for step in steps:
+            if step not in order:
+                order.insert(position, step)
+            position = order.index(step) + 1
+    return tuple(order)
 
 
 def is_ended(history: History) -> bool:
@@ -111,21 +143,8 @@ def group_of(history: History) -> str:
 
 
 def last_failure(history: History) -> Mapping[str, Any] | None:
-    """The reason of the last failed run."""
+    """The reason of the last failed run, as JSON."""
     for run in reversed(history.runs):
         if isinstance(run.failure_reason, Mapping):
             return run.failure_reason
     return None
-
-
-def waiting_for(history: History) -> str | None:
-    """What a sleeping task waits for, and until when at most; None if it does not sleep."""
-    if history.task.state != "sleeping":
-        return None
-    for wait in history.waits:
-        until = "" if wait.timeout_at is None else f", until {wait.timeout_at:%Y-%m-%d %H:%M} UTC"
-        if wait.event_name.startswith("calibration.available:"):
-            return f"a calibration of its strip within 12 h{until}"
-        return f"event {wait.event_name}{until}"
-    due = max(run.available_at for run in history.runs)
-    return f"a worker, from {due:%Y-%m-%d %H:%M:%S} UTC on"

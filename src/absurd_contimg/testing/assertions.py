@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from absurd_contimg.core.records import History
-from absurd_contimg.history.invariants import audit
+from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.timeline import StepStart, step_starts
 
 

@@ -17,7 +17,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
-from absurd_contimg.history import invariants
+from absurd_contimg.history.invariants import check
 from absurd_contimg.operations.cli.app import (
     all_histories,
     app,
@@ -194,7 +194,7 @@ def failures(
 def audit() -> None:
     """Check the histories of all tasks against the invariants of the simulation."""
     histories = all_histories()
-    violations = invariants.audit(histories)
+    violations = check.audit(histories)
     for violation in violations:
         console.print(f"[red]{violation}[/]", soft_wrap=True)
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")

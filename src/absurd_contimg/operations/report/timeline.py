@@ -173,7 +173,7 @@ def _bar(
     text = start.step if named else start.worker
     room = int((width - 8.0) / _CHARACTER_WIDTH)
     seconds = "" if start.seconds is None else f", {start.seconds:.1f} s"
-    outcome = "its worker died" if span.died else start.outcome
+    outcome = "its worker died" if span.died else start.ending
     return Bar(
         x=round(_LABEL_WIDTH + (start.started_at - begin).total_seconds() * scale, 1),
         y=y + (_ROW_HEIGHT - _BAR_HEIGHT) / 2,

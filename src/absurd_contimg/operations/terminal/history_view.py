@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 
 from rich.markup import escape
@@ -14,8 +15,8 @@ from absurd_contimg.history.timeline import (
     group_of,
     last_failure,
     step_starts,
-    waiting_for,
 )
+from absurd_contimg.history.waiting import why_waiting
 
 _TOLD = ("kind", "rule", "step", "message", "advice", "logs")
 """What a summary tells of a failure; the history has all of it."""
@@ -44,12 +45,12 @@ def task_summary(history: History, now: datetime) -> dict[str, Json]:
     starts = step_starts(history)
     last = starts[-1] if starts else None
     reason = last_failure(history) if history.task.state == "failed" else None
-    if (waits := waiting_for(history)) is not None:
+    if (waits := why_waiting(history)) is not None:
         activity = f"waits for {waits}"
     elif reason is not None:
         activity = _why(reason)
     else:
-        activity = "" if last is None else f"{last.step} ({last.outcome})"
+        activity = "" if last is None else f"{last.step} ({last.ending})"
     held = next((run for run in history.runs if run.state == "running"), None)
     ends = None if held is None else held.claim_expires_at
     return {
@@ -58,6 +59,7 @@ def task_summary(history: History, now: datetime) -> dict[str, Json]:
         "state": history.task.state,
         "attempts": history.task.attempts,
         "activity": activity + (f" ({remark})" if (remark := _remark(history)) else ""),
+        "waiting": None if waits is None else asdict(waits),
         "worker": None if last is None else last.worker,
         "lease_seconds_left": None if ends is None else round((ends - now).total_seconds(), 1),
         "failure": None if reason is None else {key: reason.get(key) for key in _TOLD},
@@ -124,8 +126,8 @@ def _history_table(history: History) -> Table:
             _ending(start, previous),
         )
     reason = last_failure(history)
-    if (waits := waiting_for(history)) is not None:
-        table.caption = f"[yellow]It waits for {escape(waits)}.[/]"
+    if (waits := why_waiting(history)) is not None:
+        table.caption = f"[yellow]It waits for {escape(str(waits))}.[/]"
         table.caption_justify = "left"
     if reason is not None and history.task.state == "failed":
         table.caption = (
@@ -151,4 +153,4 @@ def _ending(start: StepStart, previous: StepStart | None) -> str:
     if start.outcome in ("died", "poison"):
         return f"[red]its worker died[/]{note}"
     colour = "green" if start.outcome == "done" else "yellow"
-    return f"[{colour}]{escape(start.outcome)}[/]{note}"
+    return f"[{colour}]{escape(start.ending)}[/]{note}"

@@ -20,8 +20,8 @@ from absurd_contimg.history.timeline import (
     is_ended,
     last_failure,
     step_starts,
-    waiting_for,
 )
+from absurd_contimg.history.waiting import why_waiting
 
 STAGES = (
     "catalog_setup", "convert", "flag", "calibrate_solve", "select_calibration",
@@ -104,13 +104,11 @@ def _now(history: History, now: datetime) -> str:
     starts = step_starts(history)
     if is_ended(history) or not starts:
         return "" if is_ended(history) else "[dim]waiting for a worker[/]"
-    if (waits := waiting_for(history)) is not None:
-        return f"[yellow]waits for {escape(waits)}[/]"
+    if (waits := why_waiting(history)) is not None:
+        return f"[yellow]waits for {escape(str(waits))}[/]"
     last = starts[-1]
     if last.outcome != "running":
-        return (
-            "[dim]between stages[/]" if last.outcome == "done" else f"{last.step}: {last.outcome}"
-        )
+        return "[dim]between stages[/]" if last.outcome == "done" else f"{last.step}: {last.ending}"
     seconds = (now - last.started_at).total_seconds()
     again = f", start {last.start}" if last.start > 1 else ""
     return f"{last.step} on {last.worker} for {seconds:.0f} s{again}"

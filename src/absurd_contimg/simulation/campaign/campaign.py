@@ -11,8 +11,7 @@ from random import Random
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.records import TERMINAL_STATES, History, SpawnOptions
-from absurd_contimg.history.invariants import Violation
-from absurd_contimg.history.world_invariants import judge
+from absurd_contimg.history.invariants.check import Violation, judge
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, check_faults, draw_faults
 from absurd_contimg.simulation.campaign.scenario import Scenario
 from absurd_contimg.simulation.model.disk import ROOT, Disk

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from absurd_contimg.core.records import History
-from absurd_contimg.history.invariants import Violation
+from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.faults import check_faults, draw_faults, shrink
 from absurd_contimg.simulation.campaign.report import Summary, html_of, json_of, summarise, table_of

@@ -13,8 +13,8 @@ from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.invariants import Violation, a_retry_waits, audit
-from absurd_contimg.history.world_invariants import judge
+from absurd_contimg.history.invariants.check import Violation, audit, judge
+from absurd_contimg.history.invariants.failures import a_retry_waits
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
 from absurd_contimg.simulation.exploration.publication import PublicationWatch

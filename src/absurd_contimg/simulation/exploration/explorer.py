@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from absurd_contimg.core.records import History
-from absurd_contimg.history.invariants import Violation
+from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.simulation.exploration.crash_run import CrashRun, Snapshot
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.outcome import Outcome

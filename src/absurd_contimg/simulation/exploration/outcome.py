@@ -16,9 +16,9 @@ from functools import lru_cache
 from typing import Any
 
 from absurd_contimg.core.records import History, Json, Run
-from absurd_contimg.core.step_journal import RESOURCE_WAITS_PREFIX, START_PREFIX
-from absurd_contimg.history.invariants import Violation
-from absurd_contimg.history.world_invariants import WorldObservation
+from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
+from absurd_contimg.history.invariants.check import Violation
+from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.simulation.model.world import State
 
 VOLATILE = frozenset({"adopted", "seconds", "logs"})
@@ -91,7 +91,7 @@ def _essence(history: History) -> Json:
     saved = {
         steady(one.checkpoint_name): steady(one.state)
         for one in history.checkpoints
-        if not one.checkpoint_name.startswith((START_PREFIX, RESOURCE_WAITS_PREFIX))
+        if not one.checkpoint_name.startswith(JOURNAL_PREFIXES)
     }
     result = steady(task.completed_payload)
     return [task.task_name, task.idempotency_key, task.state, result, saved]

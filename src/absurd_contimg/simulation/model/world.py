@@ -18,7 +18,7 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.worker import Worker
-from absurd_contimg.history.world_invariants import WorldObservation
+from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.simulation.model.disk import Disk
 from absurd_contimg.simulation.model.effect_gateway import (
     DatabaseServer,

@@ -6,13 +6,11 @@ The simulation checks them after every run. They know no simulation: what they n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from absurd_contimg.core.records import TERMINAL_STATES, History
-from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.invariants import Found, Violation, audit
 
 
 class ProductDisk(Protocol):
@@ -56,19 +54,19 @@ class WorldObservation:
     registered: Mapping[str, Any] = field(default_factory=dict)
 
 
-def every_task_has_ended(observed: WorldObservation) -> Found:
+def every_task_has_ended(observed: WorldObservation) -> Iterator[str]:
     """At the end of a world nothing is left undone."""
     for history in observed.histories:
         if observed.must_have_ended and history.task.state not in TERMINAL_STATES:
             yield f"task {history.task.task_id} is still {history.task.state}"
 
 
-def no_two_workers_in_one_stage(observed: WorldObservation) -> Found:
+def no_two_workers_in_one_stage(observed: WorldObservation) -> Iterator[str]:
     """No two living, running processes work on one stage of one group at a time."""
     yield from observed.overlaps
 
 
-def products_are_whole_and_never_changed(observed: WorldObservation) -> Found:
+def products_are_whole_and_never_changed(observed: WorldObservation) -> Iterator[str]:
     """Every committed product has a manifest, was put in its place once, and stayed as it was."""
     if observed.disk is None:
         return
@@ -80,7 +78,7 @@ def products_are_whole_and_never_changed(observed: WorldObservation) -> Found:
             yield f"{path} was put in its place {observed.disk.commits.get(path, 0)} times"
 
 
-def products_are_registered(observed: WorldObservation) -> Found:
+def products_are_registered(observed: WorldObservation) -> Iterator[str]:
     """When all tasks have completed, the registry knows every product, and each one is there."""
     if observed.disk is None:
         return
@@ -92,7 +90,7 @@ def products_are_registered(observed: WorldObservation) -> Found:
             yield f"{path} is there but not registered"
 
 
-def saved_steps_have_their_products(observed: WorldObservation) -> Found:
+def saved_steps_have_their_products(observed: WorldObservation) -> Iterator[str]:
     """A checkpoint names only products that are in their place."""
     if observed.disk is None:
         return
@@ -103,12 +101,12 @@ def saved_steps_have_their_products(observed: WorldObservation) -> Found:
                 yield f"checkpoint {one.checkpoint_name} names {product}, which is not there"
 
 
-def nobody_raised_unseen(observed: WorldObservation) -> Found:
+def nobody_raised_unseen(observed: WorldObservation) -> Iterator[str]:
     """No worker ended with an error, and no callback raised one."""
     yield from observed.errors
 
 
-WORLD_INVARIANTS: tuple[Callable[[WorldObservation], Found], ...] = (
+WORLD_INVARIANTS: tuple[Callable[[WorldObservation], Iterator[str]], ...] = (
     every_task_has_ended,
     no_two_workers_in_one_stage,
     products_are_whole_and_never_changed,
@@ -116,11 +114,3 @@ WORLD_INVARIANTS: tuple[Callable[[WorldObservation], Found], ...] = (
     saved_steps_have_their_products,
     nobody_raised_unseen,
 )
-
-
-def judge(observed: WorldObservation, policy: RetryPolicy | None = None) -> list[Violation]:
-    """Everything that is wrong with a world."""
-    found = [
-        Violation(check.__name__, text) for check in WORLD_INVARIANTS for text in check(observed)
-    ]
-    return found + audit(observed.histories, policy)

@@ -1,0 +1,110 @@
+"""`RunSession`: one claimed run at its database: its checkpoints, and calls under its lease.
+
+Every call is repeated while the database is away and the lease holds. A call that took effect
+although its reply was lost is recognised by what it left, and not made twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from typing import TypeVar
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended
+from absurd_contimg.core.lease import Lease
+from absurd_contimg.core.records import Checkpoint, ClaimedTask, Json
+
+_T = TypeVar("_T")
+
+
+class RunSession:
+    """The worker's side of one run."""
+
+    def __init__(
+        self, backend: Backend, queue_name: str, claimed: ClaimedTask, lease: Lease
+    ) -> None:
+        self.backend = backend
+        self.queue_name = queue_name
+        self.claimed = claimed
+        self.lease = lease
+        self.checkpoints: dict[str, Json] = {}
+        """The state of every checkpoint that the run may see, by name."""
+
+    async def load(self) -> list[Checkpoint]:
+        """Read all checkpoints, once at the start of the run."""
+        saved = await self.lease.retry_until_deadline(
+            lambda: self.backend.get_task_checkpoint_states(
+                self.queue_name, self.claimed.task_id, self.claimed.run_id
+            )
+        )
+        self.checkpoints = {each.checkpoint_name: each.state for each in saved}
+        return saved
+
+    async def now(self) -> datetime:
+        """The database's time."""
+        return await self.lease.retry_until_deadline(self.backend.current_time)
+
+    async def save(self, checkpoint_name: str, state: Json) -> None:
+        """Write a checkpoint; this extends the lease."""
+        clock = asyncio.get_running_loop().time
+        unanswered: float | None = None
+
+        async def write() -> None:
+            nonlocal unanswered
+            if unanswered is not None and await self._is_saved(checkpoint_name, state):
+                self.lease.renewed(unanswered)
+                return
+            sent_at = clock()
+            try:
+                await self.backend.set_task_checkpoint_state(
+                    self.queue_name,
+                    self.claimed.task_id,
+                    checkpoint_name,
+                    state,
+                    self.claimed.run_id,
+                    self.lease.seconds,
+                )
+            except (BackendUnavailable, asyncio.CancelledError):
+                unanswered = sent_at if unanswered is None else unanswered
+                raise
+            self.lease.renewed(sent_at)
+
+        await self.lease.retry_until_deadline(write)
+        self.checkpoints[checkpoint_name] = state
+
+    async def _is_saved(self, checkpoint_name: str, state: Json) -> bool:
+        saved = await self.backend.get_task_checkpoint_state(
+            self.queue_name, self.claimed.task_id, checkpoint_name, include_pending=True
+        )
+        return saved is not None and (saved.owner_run_id, saved.state) == (
+            self.claimed.run_id,
+            state,
+        )
+
+    async def suspending(self, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Make a call that may put the run to sleep.
+
+        A repeated call is refused when the first has put the run to sleep: then it has worked.
+        """
+        unanswered = False
+
+        async def attempt() -> _T:
+            nonlocal unanswered
+            try:
+                return await call()
+            except BackendUnavailable:
+                unanswered = True
+                raise
+            except BackendError:
+                if unanswered and await self._is_asleep():
+                    raise RunSuspended("by a call whose reply was lost") from None
+                raise
+
+        return await self.lease.retry_until_deadline(attempt)
+
+    async def _is_asleep(self) -> bool:
+        history = await self.backend.history(self.queue_name, self.claimed.task_id)
+        runs = () if history is None else history.runs
+        return any(run.run_id == self.claimed.run_id and run.state == "sleeping" for run in runs)

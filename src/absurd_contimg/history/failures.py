@@ -1,0 +1,77 @@
+"""The failed runs of a task, from the reasons that the database keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from absurd_contimg.core.failures import FailureKind, action_of
+from absurd_contimg.core.records import History, Run
+
+LEASE_EXPIRED = "$ClaimTimeout"
+"""The name of the reason that Absurd gives a run whose worker did not extend its lease."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedRun:
+    """One failed run. A failure by the SDK or by Absurd knows no kind, rule, step and advice."""
+
+    attempt: int
+    failed_at: datetime | None
+    name: str
+    """Of the exception, or Absurd's own such as `LEASE_EXPIRED`."""
+    message: str
+    kind: str | None = None
+    rule: str | None = None
+    action: str | None = None
+    """``failed``, ``retry`` or ``escalated``."""
+    step: str | None = None
+    worker: str | None = None
+    path: str | None = None
+    advice: str | None = None
+    logs: tuple[str, ...] = ()
+    traceback: str | None = None
+    final: bool = False
+    """The task ended with it."""
+
+
+def failed_runs(history: History) -> list[FailedRun]:
+    """The failed runs that have a reason, in order of attempt."""
+    return [
+        _failed_run(run, history.task.state == "failed" and run is history.runs[-1])
+        for run in history.runs
+        if isinstance(run.failure_reason, Mapping)
+    ]
+
+
+def _failed_run(run: Run, final: bool) -> FailedRun:
+    reason = reason_of(run)
+
+    def text(name: str) -> str | None:
+        return None if reason.get(name) is None else str(reason[name])
+
+    logs = reason.get("logs")
+    expired = reason.get("name") == LEASE_EXPIRED
+    return FailedRun(
+        attempt=run.attempt,
+        failed_at=run.failed_at,
+        name=text("name") or "",
+        message=text("message") or "",
+        kind=FailureKind.INTERRUPTED.value if expired else text("kind"),
+        rule=text("rule"),
+        action=None if action_of(reason) is None else str(action_of(reason)),
+        step=text("step") or text("stage"),
+        worker=text("worker") or run.claimed_by,
+        path=text("path"),
+        advice=text("advice"),
+        logs=tuple(map(str, logs)) if isinstance(logs, list | tuple) else (),
+        traceback=text("traceback"),
+        final=final,
+    )
+
+
+def reason_of(run: Run) -> Mapping[str, Any]:
+    """The reason of a run as JSON; empty where there is none."""
+    return run.failure_reason if isinstance(run.failure_reason, Mapping) else {}

@@ -1,0 +1,56 @@
+"""Runs the invariants, over histories (`audit`) or over a world that was watched (`judge`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from absurd_contimg.core.records import History
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.history.invariants.failures import FAILURE_INVARIANTS
+from absurd_contimg.history.invariants.steps import STEP_INVARIANTS
+from absurd_contimg.history.invariants.task_states import STATE_INVARIANTS
+from absurd_contimg.history.invariants.world import WORLD_INVARIANTS, WorldObservation
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """What breaks an invariant: the invariant's name, a text, and the task if there is one."""
+
+    invariant: str
+    text: str
+    task_id: UUID | None = None
+
+    def __str__(self) -> str:
+        task = "" if self.task_id is None else f" task {self.task_id}:"
+        return f"{self.invariant}:{task} {self.text}"
+
+
+HISTORY_INVARIANTS: tuple[Callable[[History, RetryPolicy], Iterator[str]], ...] = (
+    *STATE_INVARIANTS,
+    *FAILURE_INVARIANTS,
+    *STEP_INVARIANTS,
+)
+
+
+def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> list[Violation]:
+    """Check histories as they stand now, of a production database or of a simulated one.
+
+    `policy` is the one that the workers run with; without it, the default.
+    """
+    kept = RetryPolicy() if policy is None else policy
+    return [
+        Violation(check.__name__, text, history.task.task_id)
+        for history in histories
+        for check in HISTORY_INVARIANTS
+        for text in check(history, kept)
+    ]
+
+
+def judge(observed: WorldObservation, policy: RetryPolicy | None = None) -> list[Violation]:
+    """Everything that is wrong with a world and its histories."""
+    violations = [
+        Violation(check.__name__, text) for check in WORLD_INVARIANTS for text in check(observed)
+    ]
+    return violations + audit(observed.histories, policy)

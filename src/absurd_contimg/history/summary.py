@@ -1,0 +1,107 @@
+"""Summaries of tasks for people and programs: state, steps, failures, why a task waits.
+
+One summary answers what a status line, a report, a monitor or an audit asks of a task. Steps come
+from the journal: no stage is named here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State
+from absurd_contimg.history.failures import FailedRun, failed_runs
+from absurd_contimg.history.timeline import StepStart, step_starts
+from absurd_contimg.history.waiting import Waiting, why_waiting
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSummary:
+    """One task as it stands."""
+
+    task_id: UUID
+    task_name: str
+    group: str | None
+    """The observation group, for tasks that are about one."""
+    state: State
+    attempts: int
+    enqueued_at: datetime
+    ended_at: datetime | None
+    starts: tuple[StepStart, ...]
+    """Every start of every tracked step, in order of time."""
+    failures: tuple[FailedRun, ...]
+    waiting: Waiting | None
+    """None if the task runs or has ended."""
+    worker: str | None
+    """Who holds the lease."""
+    lease_ends_at: datetime | None
+    result: Json
+
+    @property
+    def steps(self) -> Mapping[str, StepStart]:
+        """The last start of each step, in the order in which the steps were first started."""
+        return {start.step: start for start in self.starts}
+
+    @property
+    def last_failure(self) -> FailedRun | None:
+        """The reason of the last failed run."""
+        return self.failures[-1] if self.failures else None
+
+
+def summarize(history: History) -> TaskSummary:
+    """The summary of one history."""
+    task = history.task
+    group = task.params.get("group_id") if isinstance(task.params, Mapping) else None
+    holder = next((run for run in history.runs if run.state == "running"), None)
+    return TaskSummary(
+        task_id=task.task_id,
+        task_name=task.task_name,
+        group=None if group is None else str(group),
+        state=task.state,
+        attempts=task.attempts,
+        enqueued_at=task.enqueue_at,
+        ended_at=ended_at(history),
+        starts=tuple(step_starts(history)),
+        failures=tuple(failed_runs(history)),
+        waiting=why_waiting(history),
+        worker=None if holder is None else holder.claimed_by,
+        lease_ends_at=None if holder is None else holder.claim_expires_at,
+        result=task.completed_payload,
+    )
+
+
+def ended_at(history: History) -> datetime | None:
+    """When the task reached its final state; None if it has not."""
+    task = history.task
+    if task.state not in TERMINAL_STATES:
+        return None
+    ends = [run.completed_at or run.failed_at for run in history.runs]
+    known = [end for end in (task.cancelled_at, *ends) if end is not None]
+    return max(known, default=None)
+
+
+async def read_histories(
+    inspection: Inspection,
+    queue_name: str,
+    *,
+    states: Sequence[State] | None = None,
+    limit: int = 10_000,
+) -> list[History]:
+    """The newest `limit` tasks in any of the states, newest first, with two reads in all."""
+    tasks = await inspection.list_tasks(queue_name, states=states, limit=limit)
+    return await inspection.histories(queue_name, [task.task_id for task in tasks])
+
+
+async def read_summaries(
+    inspection: Inspection,
+    queue_name: str,
+    *,
+    states: Sequence[State] | None = None,
+    limit: int = 10_000,
+) -> list[TaskSummary]:
+    """As `read_histories`, as summaries."""
+    histories = await read_histories(inspection, queue_name, states=states, limit=limit)
+    return [summarize(history) for history in histories]

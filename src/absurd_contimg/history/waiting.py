@@ -1,0 +1,97 @@
+"""Why a task that has not ended does nothing now: what it waits for, and until when."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from absurd_contimg.core.records import INFINITY, LIVE_STATES, History
+from absurd_contimg.core.step_journal import START_PREFIX, StepOutcome, StepRecord
+from absurd_contimg.history.failures import failed_runs
+
+Cause = Literal["resource", "event", "retry", "time", "worker"]
+"""``time``: its handler sleeps; ``worker``: it can go on, and no worker has claimed it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """What a task waits for. Kind to advice are set where a failure made it wait."""
+
+    cause: Cause
+    until: datetime | None
+    """When it goes on by itself or gives up waiting; None: never, or nobody knows."""
+    event: str | None = None
+    step: str | None = None
+    kind: str | None = None
+    rule: str | None = None
+    message: str | None = None
+    path: str | None = None
+    advice: str | None = None
+
+    def __str__(self) -> str:
+        if self.cause in ("resource", "retry"):
+            place = "" if self.path is None else f" ({self.path})"
+            until = "" if self.until is None else f", until {self.until:%Y-%m-%d %H:%M:%S} UTC"
+            return f"{self.kind} {self.rule}{place}{until}"
+        if self.cause == "event":
+            until = "" if self.until is None else f", until {self.until:%Y-%m-%d %H:%M} UTC"
+            if str(self.event).startswith("calibration.available:"):
+                return f"a calibration of its strip within 12 h{until}"
+            return f"event {self.event}{until}"
+        since = "" if self.until is None else f", from {self.until:%Y-%m-%d %H:%M:%S} UTC on"
+        return f"a worker{since}"
+
+
+def why_waiting(history: History) -> Waiting | None:
+    """Why the task does nothing now; None if it runs or has ended."""
+    run = next((each for each in history.runs if each.state in LIVE_STATES), None)
+    if run is None or run.state == "running":
+        return None
+    for wait in history.waits:
+        return Waiting("event", wait.timeout_at, event=wait.event_name)
+    due = None if run.available_at == INFINITY else run.available_at
+    if run.started_at is None:
+        return _before_next_run(history, due)
+    step, outcome = _last_noted(history)
+    if outcome is None or outcome.until not in (None, run.available_at):
+        return Waiting("time", due)  # what was noted belongs to an earlier wait
+    if outcome.action != "waiting":
+        return Waiting("worker" if outcome.action == "released" else "time", due)
+    return Waiting(
+        cause="resource",
+        until=due,
+        step=step,
+        kind=outcome.kind,
+        rule=outcome.rule,
+        message=outcome.message,
+        path=outcome.path,
+        advice=outcome.advice,
+    )
+
+
+def _before_next_run(history: History, due: datetime | None) -> Waiting:
+    """A run that never started waits for a worker, or first for the end of its back-off."""
+    last = next(reversed(failed_runs(history)), None)
+    if last is None or last.action not in ("retry", "escalated"):
+        return Waiting("worker", due)
+    return Waiting(
+        cause="retry",
+        until=due,
+        step=last.step,
+        kind=last.kind,
+        rule=last.rule,
+        message=last.message,
+        path=last.path,
+        advice=last.advice,
+    )
+
+
+def _last_noted(history: History) -> tuple[str | None, StepOutcome | None]:
+    """The outcome that was written last into the journal, and its step."""
+    states = {each.checkpoint_name: each.state for each in history.checkpoints}
+    name = next((name for name in reversed(states) if name.startswith(START_PREFIX)), None)
+    if name is None:
+        return None, None
+    step = name.removeprefix(START_PREFIX)
+    return step or None, StepRecord.read(step, states).last_outcome
