@@ -2,10 +2,10 @@
 
     python tests/end_to_end/campaign.py --runs 20 --work DIR --out FILE.jsonl
 
-Each run copies a site as it stood before a drawn stage, strikes at a drawn moment of it, lets the
-task end and compares. Results are appended to a file; a call that finds it goes on with what is
-missing. ``--table`` prints what the file holds. It is no part of the test command: the same
-faults run there on small stages (``tests/faults``).
+Each run copies the baseline site before a random stage, injects the fault at a random time of it,
+waits for the task's end and compares. Results are appended to a file, and a later call adds the
+missing runs. ``--table`` prints the file as a table. The test command injects the same faults
+into small stages (``tests/faults``).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Campaign:
         self._writing = threading.Lock()
 
     def do(self, fault: str, number: int) -> None:
-        """One run, to its line in the results."""
+        """Do one run and append its result."""
         folder = self.work / "runs" / f"{fault.replace(' ', '-').replace(',', '')}-{number}"
         shutil.rmtree(folder, ignore_errors=True)
         draw = random.Random(f"{self.seed} {fault} {number}")
@@ -68,33 +68,33 @@ class Campaign:
         result |= {"seconds": round(time.time() - began, 1), "at": round(began)}
         with self._writing, self.out.open("a") as file:
             file.write(json.dumps(result) + "\n")
-        verdict = "; ".join(result["problems"]) or "as it should be"
+        verdict = "; ".join(result["problems"]) or "correct"
         print(f"{time.strftime('%H:%M:%S')} {fault} {number} in {run.stage}: {verdict}", flush=True)
         if not result["problems"]:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _outcome(self, run: Run) -> dict[str, Any]:
         try:
-            landed = FAULTS[run.fault].strike(run)
+            injected = FAULTS[run.fault].inject(run)
             run.finish()
             run.stop()
-            return judge(run, landed, self.expected)
-        except Exception as error:  # noqa: BLE001 - one run's end is no end of the campaign
+            return judge(run, injected, self.expected)
+        except Exception as error:  # noqa: BLE001 - the campaign goes on
             traceback.print_exc()
             text = f"{type(error).__name__}: {error}"[:500]
             return {
                 "fault": run.fault,
                 "number": run.number,
                 "stage": run.stage,
-                "problems": [f"the run broke off: {text}", *run.problems],
+                "problems": [f"the run was aborted: {text}", *run.problems],
             }
         finally:
             run.close()
-            self.prepared.drop(run.root, crashing=run.crashing)
+            self.prepared.drop(run.root, durable=run.crashes_server)
 
 
 def main() -> None:
-    """Run what is missing, and print the table."""
+    """Do the missing runs and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=1, help="of each fault")
     parser.add_argument("--faults", nargs="*", default=list(FAULTS), choices=list(FAULTS))
@@ -115,15 +115,15 @@ def main() -> None:
             give_up = time.monotonic() + 60 * arguments.minutes
             run_all(campaign, arguments.faults, arguments.runs, arguments.lanes, give_up)
         finally:
-            prepared.calm.stop("immediate")
-            prepared.crashing.stop("immediate")
+            prepared.fast_server.stop("immediate")
+            prepared.durable_server.stop("immediate")
     print(markdown([json.loads(line) for line in out.read_text().splitlines()], list(FAULTS)))
 
 
 def run_all(campaign: Campaign, faults: list[str], runs: int, lanes: int, give_up: float) -> None:
     """All runs without a result, every fault once before any a second time."""
     lines = campaign.out.read_text().splitlines() if campaign.out.exists() else []
-    done = {(one["fault"], one["number"]) for one in map(json.loads, lines)}
+    done = {(result["fault"], result["number"]) for result in map(json.loads, lines)}
     waiting: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
     for number in range(runs):
         for fault in faults:

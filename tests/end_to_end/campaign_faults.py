@@ -1,8 +1,7 @@
-"""The faults of the campaign: each harms one run of the real pipeline at its moment.
+"""The faults of the campaign: each is injected into one run of the real pipeline.
 
-A function gets a run whose site stands before the drawn stage. It starts the workers, strikes,
-and returns whether the fault hit the stage while it was at work. What the run comes to afterwards
-is not its business.
+A function gets a run whose site is before the drawn stage. It starts the workers, injects the fault
+and returns whether the stage was running at that time. Others check what becomes of the run.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ sys.path += [str(Path(__file__).parents[1] / name) for name in ("shared", "fault
 from proxy import LossyProxy
 from small_disk import mounted
 
-Strike = Callable[[Run], bool]
+Injection = Callable[[Run], bool]
 
 DISK_MEGABYTES = 64
 HANG_DEADLINE_SECONDS = 40
@@ -46,14 +45,14 @@ WITHOUT_ROOTS_POWER = (
     *("setpriv", "--bounding-set", "-dac_override,-dac_read_search"),
     *("--inh-caps", "-dac_override,-dac_read_search"),
 )
-"""Root too is then refused what the mode of a file forbids."""
+"""With this prefix, file modes bind root too."""
 
 
 @dataclass(frozen=True)
 class Fault:
     """One row of the table."""
 
-    strike: Strike
+    inject: Injection
     stages: tuple[str, ...] = STAGES
     ends_well: bool = True
     """False: it cannot succeed, and must fail at once."""
@@ -61,68 +60,67 @@ class Fault:
     may_overlap: bool = False
     """The fault itself lets two workers run one stage."""
     shortage: bool = False
-    """It lands where a stage meets the shortage, and the run must then wait."""
+    """Injected only if the stage meets the shortage; the run must then wait."""
 
 
 def worker_killed(run: Run) -> bool:
-    """Restarted under its name in one half of the runs, replaced by another in the rest."""
+    """Restarted under its name in half of the runs, replaced by another in the rest."""
     run.prepare()
     worker = run.worker("one")
-    pid = run.moment()
-    landed = is_running(pid)
+    pid = run.wait_for_injection()
+    injected = is_running(pid)
     worker.kill()
     worker.wait()
     run.worker(run.draw.choice(("one", "two")))
-    return landed
+    return injected
 
 
-def child_signalled(number: signal.Signals) -> Strike:
+def child_signalled(number: signal.Signals) -> Injection:
     """A signal to the stage's process."""
 
-    def strike(run: Run) -> bool:
+    def inject(run: Run) -> bool:
         run.prepare()
         run.worker()
-        return signal_process(run.moment(), number)
+        return signal_process(run.wait_for_injection(), number)
 
-    return strike
+    return inject
 
 
 def child_hangs(run: Run) -> bool:
-    """Stopped for ever: only the deadline can end it."""
+    """Stopped: only the deadline ends it."""
     run.prepare(ABSURD_TASK_TIMEOUT=str(HANG_DEADLINE_SECONDS))
     run.worker()
-    return signal_process(run.moment(), signal.SIGSTOP)
+    return signal_process(run.wait_for_injection(), signal.SIGSTOP)
 
 
 def worker_stopped_past_its_lease(run: Run) -> bool:
-    """Another takes over; the zombie wakes up at any time after that, or after the end."""
+    """Another worker takes over; the zombie continues at some later time, or after the end."""
     run.prepare()
     zombie = run.worker("one")
-    pid = run.moment()
-    landed = is_running(pid)
+    pid = run.wait_for_injection()
+    injected = is_running(pid)
     zombie.send_signal(signal.SIGSTOP)
     stopped_at = time.monotonic()
     run.worker("two")
     sleep_until = stopped_at + run.lease_seconds + 1 + run.draw.uniform(0.0, 15.0)
     run.until(lambda: time.monotonic() > sleep_until or run.ended())
-    if landed and not run.ended():
+    if injected and not run.ended():
         run.until(lambda: " claimed_by two" in claims_of(run) or run.ended())
     zombie.send_signal(signal.SIGCONT)
-    return landed
+    return injected
 
 
 def claims_of(run: Run) -> str:
-    """Who has begun the task's runs, in order."""
-    runs = run.site.histories()[0].runs
-    return "".join(f" claimed_by {one.claimed_by}" for one in runs)
+    """The workers that claimed the task's runs, in order."""
+    return "".join(f" claimed_by {r.claimed_by}" for r in run.site.histories()[0].runs)
 
 
 def worker_terminated(run: Run) -> bool:
-    """With a grace period that ends in the stage, or after it."""
+    """With a grace period that ends during the stage or after it."""
     run.prepare(ABSURD_WORKER_GRACE=run.draw.choice(("0.5", "0.5", "10")))
     worker = run.worker("one")
-    pid = run.moment()
-    landed = is_running(pid)
+    pid = run.wait_for_injection()
+    injected = is_running(pid)
     worker.terminate()
     status = worker.wait(40)
     if status != 0:
@@ -130,22 +128,22 @@ def worker_terminated(run: Run) -> bool:
     if is_running(pid):
         run.problems.append("the stage outlived its worker")
     run.worker("two")
-    return landed
+    return injected
 
 
 def server_crashed(run: Run) -> bool:
     """Crash, a pause of 0 to 3 s, restart."""
     run.prepare()
     run.worker()
-    landed = is_running(run.moment())
-    run.prepared.crashing.stop("immediate")
+    injected = is_running(run.wait_for_injection())
+    run.prepared.durable_server.stop("immediate")
     time.sleep(run.draw.uniform(0.0, 3.0))
-    run.prepared.crashing.start()
-    return landed
+    run.prepared.durable_server.start()
+    return injected
 
 
 def reply_lost(run: Run) -> bool:
-    """One call is committed, its reply lost, and the connection cut."""
+    """One call is committed, its reply is lost and the connection is cut."""
     site = run.prepare()
     proxy = LossyProxy(run.folder / "proxy", site.database_url)
     try:
@@ -155,7 +153,7 @@ def reply_lost(run: Run) -> bool:
         if procedure in at_start:
             proxy.lose_reply_to(procedure)
         run.worker(url=proxy.url)
-        run.moment()
+        run.wait_for_injection()
         if procedure in later:
             proxy.lose_reply_to(procedure)
         run.finish()
@@ -168,10 +166,10 @@ def reply_lost(run: Run) -> bool:
 
 
 def disk_filled(run: Run) -> bool:
-    """The whole site lies on the small disk; space comes back once the stage has ended."""
+    """The whole site is on the small disk; space is freed once the stage has ended."""
     run.prepare()
     run.worker()
-    pid = run.moment()
+    pid = run.wait_for_injection()
     if not is_running(pid):
         return False
     fill(run.root / "filler")
@@ -182,7 +180,7 @@ def disk_filled(run: Run) -> bool:
 
 
 def fill(path: Path) -> None:
-    """Write until nothing more fits."""
+    """Write until the disk is full."""
     with path.open("wb", buffering=0) as file:
         for size in (1 << 20, 1 << 12):
             with suppress(OSError):
@@ -192,10 +190,10 @@ def fill(path: Path) -> None:
 
 
 def memory_limited(run: Run) -> bool:
-    """The stage may have little more than it has at the moment."""
+    """The limit is little more than the stage uses at that time."""
     run.prepare()
     run.worker()
-    pid = run.moment()
+    pid = run.wait_for_injection()
     with suppress(FileNotFoundError, ProcessLookupError):
         pages = int(Path(f"/proc/{pid}/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + run.draw.randrange(0, 4 << 20)
@@ -204,59 +202,59 @@ def memory_limited(run: Run) -> bool:
 
 
 def files_limited(run: Run) -> bool:
-    """The stage may open no more files, or one, than it has open."""
+    """The stage may open one more file, or none."""
     run.prepare()
     run.worker()
-    pid = run.moment()
+    pid = run.wait_for_injection()
     with suppress(FileNotFoundError, ProcessLookupError):
-        numbers = {int(one.name) for one in Path(f"/proc/{pid}/fd").iterdir()}
+        numbers = {int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()}
         free = next(number for number in range(len(numbers) + 1) if number not in numbers)
         return limit_process(pid, resource.RLIMIT_NOFILE, free + run.draw.randrange(0, 2))
     return False
 
 
-def input_harmed(how: str) -> Strike:
-    """A file that the next stage reads is harmed while no worker is there."""
+def input_damaged(how: str) -> Injection:
+    """A file that the next stage reads is damaged while no worker runs."""
 
-    def strike(run: Run) -> bool:
+    def inject(run: Run) -> bool:
         site = run.prepare()
         if how == "unreadable":
             run.site = site = replace(site, prefix=WITHOUT_ROOTS_POWER)
-        where = run.draw.choice(PRODUCTS_READ[run.stage])
-        if where == "incoming":
+        source = run.draw.choice(PRODUCTS_READ[run.stage])
+        if source == "incoming":
             private = run.prepared.private_input(site, run.folder / "incoming")
             run.site = private
             files = sorted(private.observation.output_dir.glob("*.hdf5"))
         else:
             files = [
-                folder / one
+                folder / name
                 for folder, manifest in committed_products(run.root / "products")
-                if folder.is_relative_to(run.root / "products" / where)
-                for one in (MANIFEST_NAME, *(entry.path for entry in manifest.files))
+                if folder.is_relative_to(run.root / "products" / source)
+                for name in (MANIFEST_NAME, *(entry.path for entry in manifest.files))
             ]
-        victim = run.draw.choice([one for one in files if one.stat().st_size > 0])
-        run.victim = str(victim)
+        damaged_file = run.draw.choice([path for path in files if path.stat().st_size > 0])
+        run.damaged_file = str(damaged_file)
         if how == "deleted":
-            victim.unlink()
+            damaged_file.unlink()
         elif how == "truncated":
-            size = victim.stat().st_size
-            with victim.open("r+b") as file:
+            size = damaged_file.stat().st_size
+            with damaged_file.open("r+b") as file:
                 file.truncate(run.draw.randrange(size))
         else:
-            victim.chmod(0)
-        run.struck_at = time.time()
+            damaged_file.chmod(0)
+        run.injected_at = time.time()
         run.worker()
         return True
 
-    return strike
+    return inject
 
 
-def two_workers_told(run: Run) -> bool:
-    """The database is made to say that a lease is over while its worker is in a stage."""
+def two_workers_claim(run: Run) -> bool:
+    """The lease is ended in the database while its worker runs a stage."""
     run.prepare()
     run.worker("one")
     run.worker("two")
-    landed = is_running(run.moment())
+    injected = is_running(run.wait_for_injection())
     expire = sql.SQL(
         "update absurd.{} set claim_expires_at = now() - interval '1 s'"
         " where state = 'running' and attempt = 1"
@@ -264,7 +262,7 @@ def two_workers_told(run: Run) -> bool:
     while not run.ended() and len(run.site.histories()[0].runs) == 1:
         run.execute(expire)
         time.sleep(0.1)
-    return landed and len(run.site.histories()[0].runs) > 1
+    return injected and len(run.site.histories()[0].runs) > 1
 
 
 FAULTS: dict[str, Fault] = {
@@ -282,18 +280,18 @@ FAULTS: dict[str, Fault] = {
     "disk full in image": Fault(disk_filled, ("image",), shortage=True),
     "limit of memory": Fault(memory_limited, shortage=True),
     "limit of open files": Fault(files_limited, shortage=True),
-    "input deleted between steps": Fault(input_harmed("deleted"), ends_well=False),
-    "input truncated between steps": Fault(input_harmed("truncated"), ends_well=False),
-    "input unreadable between steps": Fault(input_harmed("unreadable"), ends_well=False),
-    "two workers on one task": Fault(two_workers_told, may_overlap=True),
+    "input deleted between steps": Fault(input_damaged("deleted"), ends_well=False),
+    "input truncated between steps": Fault(input_damaged("truncated"), ends_well=False),
+    "input unreadable between steps": Fault(input_damaged("unreadable"), ends_well=False),
+    "two workers on one task": Fault(two_workers_claim, may_overlap=True),
 }
 
 
 def needs_small_disk(fault: str) -> bool:
-    """Whether the site must lie on a disk that can be filled."""
-    return FAULTS[fault].strike is disk_filled
+    """Whether the site must be on a disk that can be filled."""
+    return FAULTS[fault].inject is disk_filled
 
 
 def small_disk_at(folder: Path):
-    """A disk that is full soon."""
+    """Mount a small disk."""
     return mounted(folder, DISK_MEGABYTES)

@@ -1,4 +1,4 @@
-"""What a disturbed run came to: equal products, nothing executed twice, the right end."""
+"""The checks of a run with a fault: equal products, nothing executed twice, the right end."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from absurd_contimg.history.timeline import StepStart, step_starts
 from absurd_contimg.products.store import committed_products, verify
 
 _CASACORE = threading.Lock()
-"""Its tables are not made for threads."""
+"""casacore's tables are not safe for threads."""
 
 
 def numbers_of(root: Path) -> dict[str, np.ndarray[Any, Any]]:
@@ -40,7 +40,7 @@ def numbers_of(root: Path) -> dict[str, np.ndarray[Any, Any]]:
 def differences(
     found: Mapping[str, np.ndarray[Any, Any]], expected: Mapping[str, np.ndarray[Any, Any]]
 ) -> list[str]:
-    """The names of what is not equal, bit by bit."""
+    """The names of arrays that are missing or not equal, bit by bit."""
     return sorted(
         name
         for name in found.keys() | expected.keys()
@@ -50,19 +50,19 @@ def differences(
     )
 
 
-def judge(run: Run, landed: bool, expected: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
-    """One line of the campaign's results."""
+def judge(run: Run, injected: bool, expected: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Any]:
+    """One result of the campaign."""
     fault = FAULTS[run.fault]
     (history,) = run.site.histories()
     starts = step_starts(history)
-    begun_before = len(starts) - len([s for s in starts if s.worker in ("one", "two")])
-    ours = starts[begun_before:]
-    problems = [*run.problems, *executed_twice(run, history, ours, fault.may_overlap)]
-    outcomes = [one.ending for one in ours if one.outcome != "done"]
+    n_copied = len(starts) - len([s for s in starts if s.worker in ("one", "two")])
+    run_starts = starts[n_copied:]
+    problems = [*run.problems, *executed_twice(run, history, run_starts, fault.may_overlap)]
+    outcomes = [start.ending for start in run_starts if start.outcome != "done"]
     if fault.shortage:
-        landed = landed and bool(outcomes)
-        wrong = [one for one in outcomes if not one.startswith("waiting: resource")]
-        problems += [f"the shortage was taken for {one}" for one in wrong]
+        injected = injected and bool(outcomes)
+        wrong = [outcome for outcome in outcomes if not outcome.startswith("waiting: resource")]
+        problems += [f"the shortage was classified as {outcome}" for outcome in wrong]
     state = history.task.state
     reason: Any = history.runs[-1].failure_reason if state == "failed" else None
     unequal: list[str] | None = None
@@ -81,18 +81,18 @@ def judge(run: Run, landed: bool, expected: Mapping[str, np.ndarray[Any, Any]]) 
         "stage": run.stage,
         "offset": round(run.offset, 3),
         "lease": run.lease_seconds,
-        "landed": landed,
+        "injected": injected,
         "state": state,
         "runs": len(history.runs),
         "attempts_spent": len(history.runs) - 1,
-        "wasted_seconds": round(wasted(ours), 2),
+        "wasted_seconds": round(wasted(run_starts), 2),
         "outcomes": outcomes,
-        "adopted": sum(one.adopted for one in ours),
-        "overlaps": sum(one.overlaps for one in run.diary),
+        "adopted": sum(start.adopted for start in run_starts),
+        "overlaps": sum(process.overlaps for process in run.process_starts),
         "equal": None if unequal is None else not unequal,
         "rule": None if reason is None else f"{reason['kind']}: {reason['rule']}",
         "message": None if reason is None else f"{reason['message']} | {reason['advice']}"[:600],
-        "victim": run.victim,
+        "damaged_file": run.damaged_file,
         "problems": problems,
     }
 
@@ -100,53 +100,53 @@ def judge(run: Run, landed: bool, expected: Mapping[str, np.ndarray[Any, Any]]) 
 def executed_twice(
     run: Run, history: History, starts: list[StepStart], may_overlap: bool
 ) -> list[str]:
-    """What was done again although it was done, or done by two at once."""
-    found = []
-    committed = {one.checkpoint_name: one.updated_at.timestamp() for one in history.checkpoints}
-    for one in run.diary:
-        if one.stage in committed and one.time > committed[one.stage] and not may_overlap:
-            found.append(f"{one.stage} was begun after its commit")
-        if one.overlaps and not may_overlap:
-            found.append(f"two processes of {one.stage} at one time")
+    """Work that was repeated after it was committed, or done by two processes at once."""
+    problems = []
+    committed = {c.checkpoint_name: c.updated_at.timestamp() for c in history.checkpoints}
+    for process in run.process_starts:
+        stage = process.stage
+        if stage in committed and process.time > committed[stage] and not may_overlap:
+            problems.append(f"{stage} was started after its commit")
+        if process.overlaps and not may_overlap:
+            problems.append(f"two processes of {stage} at one time")
     done = Counter(re.findall(r": (\w+) done in ", run.log))
-    found += [f"{name} was done {n} times" for name, n in done.items() if n > 1 + may_overlap]
+    problems += [f"{name} was done {n} times" for name, n in done.items() if n > 1 + may_overlap]
     by_step = defaultdict(list)
     for start in starts:
         by_step[start.step].append(start)
     for step, of_step in by_step.items():
-        if any(one.outcome == "done" for one in of_step[:-1]):
-            found.append(f"{step} was started after it was done")
-    return found
+        if any(start.outcome == "done" for start in of_step[:-1]):
+            problems.append(f"{step} was started after it was done")
+    return problems
 
 
 def wasted(starts: list[StepStart]) -> float:
     """From the first start of each step to its last: lost work and the wait for the next."""
     first: dict[str, float] = {}
     last: dict[str, float] = {}
-    for one in starts:
-        first.setdefault(one.step, one.started_at.timestamp())
-        last[one.step] = one.started_at.timestamp()
+    for start in starts:
+        first.setdefault(start.step, start.started_at.timestamp())
+        last[start.step] = start.started_at.timestamp()
     return sum(last[step] - first[step] for step in first)
 
 
 def wrong_failure(run: Run, reason: Mapping[str, Any], history: History) -> list[str]:
-    """What a failure should have said or cost, and did not."""
-    found = []
+    """The differences of a failure from a permanent one in the first attempt, with advice."""
+    problems = []
     if reason["kind"] != "permanent":
-        found.append(f"its kind is {reason['kind']} ({reason['rule']})")
+        problems.append(f"its kind is {reason['kind']} ({reason['rule']})")
     if len(history.runs) != 1:
-        found.append(f"it was tried {len(history.runs)} times")
+        problems.append(f"it was tried {len(history.runs)} times")
     if not reason["advice"]:
-        found.append("no advice")
-    if run.victim and not names_victim(
-        str(reason["message"]), Path(run.victim), run.root / "products"
-    ):
-        found.append("the message does not name what is wrong")
-    return found
+        problems.append("no advice")
+    damaged = run.damaged_file and Path(run.damaged_file)
+    if damaged and not names_damaged_file(str(reason["message"]), damaged, run.root / "products"):
+        problems.append("the message does not name the damaged file or its product")
+    return problems
 
 
-def names_victim(message: str, victim: Path, products: Path) -> bool:
-    """Whether it names the file, or the product that the file belongs to."""
-    inside = (one for one in victim.parents if one.is_relative_to(products))
-    whole = [one for one in inside if len(one.relative_to(products).parts) > 1]
-    return any(str(one) in message for one in (victim, *whole))
+def names_damaged_file(message: str, damaged_file: Path, products: Path) -> bool:
+    """Whether a message names the file, or the product that the file belongs to."""
+    folders = [path for path in damaged_file.parents if path.is_relative_to(products)]
+    product_folders = [path for path in folders if len(path.relative_to(products).parts) > 1]
+    return any(str(path) in message for path in (damaged_file, *product_folders))

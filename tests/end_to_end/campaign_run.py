@@ -1,4 +1,4 @@
-"""One disturbed run: waits for its moment, watches the database, and says how it ended."""
+"""A run with one fault: waits for the time of injection and watches the database."""
 
 from __future__ import annotations
 
@@ -14,18 +14,25 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from campaign_sites import Begun, Prepared, end, log_of, read_diary, witnessed
+from campaign_sites import (
+    Prepared,
+    ProcessStart,
+    end,
+    log_of,
+    observe_processes,
+    read_process_starts,
+)
 from psycopg import sql
 from real_site import QUEUE, Site
 
 LEASE_SECONDS = 6
 PATIENCE_SECONDS = 600.0
-_LOOK_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 
 
 @dataclass
 class Run:
-    """One site with a fault to come."""
+    """One site and its fault."""
 
     fault: str
     number: int
@@ -33,31 +40,31 @@ class Run:
     folder: Path
     draw: random.Random
     stage: str
-    crashing: bool = False
+    crashes_server: bool = False
     lease_seconds: int = LEASE_SECONDS
     offset: float = 0.0
-    """Seconds after the beginning of the stage at which the fault comes."""
-    struck_at: float | None = None
-    victim: str | None = None
-    """The input that was harmed."""
+    """Seconds from the start of the stage to the injection."""
+    injected_at: float | None = None
+    damaged_file: str | None = None
+    """The damaged input."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     committed: dict[str, tuple[Any, ...]] = field(default_factory=dict)
     site: Site = field(init=False)
     problems: list[str] = field(default_factory=list)
-    """What must not be: a step committed twice, a task that nobody would take up."""
+    """Such as a step that is committed twice, or a task that no worker can claim."""
 
     def __post_init__(self) -> None:
-        self.witness = self.folder / "witness"
+        self.observed = self.folder / "observed"
         self.root = self.folder / "site"
         self.offset = self.draw.uniform(0.0, 1.1 * self.prepared.seconds[self.stage])
-        self._looked_at = 0.0
+        self._polled_at = 0.0
         self._state = "pending"
 
     def prepare(self, **variables: str) -> Site:
-        """Make the site as it stands before the stage."""
-        site = self.prepared.copy(self.root, self.stage, crashing=self.crashing)
+        """Make the site before the stage."""
+        site = self.prepared.copy(self.root, self.stage, durable=self.crashes_server)
         source = self.prepared.source
-        self.site = witnessed(site, self.witness, source, **variables)
+        self.site = observe_processes(site, self.observed, source, **variables)
         return self.site
 
     @property
@@ -65,8 +72,8 @@ class Run:
         return log_of(self.folder)
 
     @property
-    def diary(self) -> list[Begun]:
-        return read_diary(self.witness)
+    def process_starts(self) -> list[ProcessStart]:
+        return read_process_starts(self.observed)
 
     def worker(self, name: str = "one", url: str | None = None) -> subprocess.Popen[bytes]:
         """Start a worker."""
@@ -78,23 +85,23 @@ class Run:
         self.workers.append(worker)
         return worker
 
-    def moment(self) -> int:
-        """Wait until the stage has begun and the drawn time has passed; the stage's process."""
-        self.until(lambda: any(one.stage == self.stage for one in self.diary))
-        begun = next(one for one in self.diary if one.stage == self.stage)
-        while (left := begun.time + self.offset - time.time()) > 0:
-            self.look()
+    def wait_for_injection(self) -> int:
+        """Wait for the stage's process, then for the offset; returns the process id."""
+        self.until(lambda: any(start.stage == self.stage for start in self.process_starts))
+        process = next(start for start in self.process_starts if start.stage == self.stage)
+        while (left := process.time + self.offset - time.time()) > 0:
+            self.poll()
             time.sleep(min(left, 0.1))
-        self.struck_at = time.time()
-        return begun.pid
+        self.injected_at = time.time()
+        return process.pid
 
     def until(self, holds: Callable[[], bool], patience: float = PATIENCE_SECONDS) -> None:
-        """Wait until something holds, and watch the database meanwhile."""
+        """Wait until a condition holds, and watch the database meanwhile."""
         give_up = time.monotonic() + patience
         while not holds():
             if time.monotonic() > give_up:
-                raise TimeoutError(f"nothing came in {patience:g} s; task {self._state}")
-            self.look()
+                raise TimeoutError(f"timed out after {patience:g} s; task {self._state}")
+            self.poll()
             time.sleep(0.05)
 
     def finish(self) -> None:
@@ -102,21 +109,21 @@ class Run:
         self.until(lambda: self._state in ("completed", "failed", "cancelled"))
 
     def ended(self) -> bool:
-        self.look(now=True)
+        self.poll(now=True)
         return self._state in ("completed", "failed", "cancelled")
 
-    def look(self, now: bool = False) -> None:
-        """Compare the database with what it said before; at most a few times a second."""
-        if not now and time.monotonic() - self._looked_at < _LOOK_SECONDS:
+    def poll(self, now: bool = False) -> None:
+        """Compare the database with its last state; at most a few times a second."""
+        if not now and time.monotonic() - self._polled_at < _POLL_SECONDS:
             return
-        self._looked_at = time.monotonic()
+        self._polled_at = time.monotonic()
         try:
-            self._look()
+            self._compare_with_database()
         except psycopg.OperationalError:
-            return  # it has been crashed, by us
+            return  # the fault has crashed the server
 
-    def _look(self) -> None:
-        tables = {one: sql.Identifier(f"{one}_{QUEUE}") for one in "trcw"}
+    def _compare_with_database(self) -> None:
+        tables = {letter: sql.Identifier(f"{letter}_{QUEUE}") for letter in "trcw"}
         with psycopg.connect(self.site.database_url, connect_timeout=5) as connection:
             connection.execute("set transaction isolation level repeatable read")
             row = connection.execute(
@@ -140,15 +147,15 @@ class Run:
         assert row is not None
         self._state = row[0]
         if self._state not in ("completed", "failed", "cancelled") and not row[2]:
-            self.problems.append(f"task {row[0]} with a run {row[1]} that nobody would take up")
-        found = {name: (owner, when) for name, owner, when in steps}
+            self.problems.append(f"task {row[0]} with a run {row[1]} that no worker can claim")
+        committed = {name: (owner, when) for name, owner, when in steps}
         for name, before in self.committed.items():
-            if found.get(name) != before:
+            if committed.get(name) != before:
                 self.problems.append(f"step {name} was committed again")
-        self.committed = found
+        self.committed = committed
 
     def execute(self, statement: sql.Composed) -> None:
-        """Tell the database something that it should not believe."""
+        """Execute a statement behind the workers' backs."""
         with psycopg.connect(self.site.database_url, autocommit=True) as connection:
             connection.execute(statement)
 
@@ -159,11 +166,12 @@ class Run:
         for worker in self.workers:
             worker.wait(60)
         scratch = self.root / "scratch"
-        left = [one for one in scratch.rglob("*") if one.is_file() and ".owners" not in one.parts]
-        self.problems += [f"left in scratch: {one}" for one in left]
+        files = [path for path in scratch.rglob("*") if path.is_file()]
+        left = [path for path in files if ".owners" not in path.parts]
+        self.problems += [f"left in scratch: {path}" for path in left]
 
     def close(self) -> None:
-        """End all workers, however they are."""
+        """End all workers, also stopped ones."""
         for worker in self.workers:
             end(worker)
 
@@ -178,7 +186,7 @@ def is_running(pid: int) -> bool:
 
 
 def signal_process(pid: int, number: int) -> bool:
-    """Send a signal to a stage's process; whether it was there."""
+    """Send a signal to a stage's process; returns whether it was alive."""
     alive = is_running(pid)
     with suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -186,7 +194,7 @@ def signal_process(pid: int, number: int) -> bool:
 
 
 def limit_process(pid: int, what: int, value: int) -> bool:
-    """Lower a limit of a stage's process; whether it was there."""
+    """Lower a limit of a stage's process; returns whether it was alive."""
     if not is_running(pid):
         return False
     try:

@@ -1,9 +1,8 @@
-"""Sites for the campaign: one undisturbed run, and copies of it as it stood before each stage.
+"""Sites for the campaign: a baseline run, and copies of its site before each stage.
 
-The undisturbed run is made by workers that are told to stop in each stage: they end the stage,
-commit it and hand the run back. At that moment folders and database are copied. A disturbed run
-starts from the copy before the stage that its fault is meant for, so that it need not compute
-what comes before; only the paths are rewritten.
+Each worker of the baseline run gets SIGTERM in a stage: it finishes the stage, commits it and
+releases the run. Then folders and database are copied. A run with a fault starts from the copy
+before its stage, so that earlier stages are not computed again; only the paths are rewritten.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.synthesis import SynthesisConfig, synthesize
 
 STAGES = ("convert", "flag", "calibrate_solve", "calibrate_apply", "image", "validate")
-WITNESS = Path(__file__).parent / "witness"
+PROCESS_OBSERVER = Path(__file__).parent / "process_observer"
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,8 @@ class Incoming:
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A stage's process that has signed in."""
+class ProcessStart:
+    """A process of a stage, as the observer recorded it."""
 
     stage: str
     pid: int
@@ -50,87 +49,91 @@ class Begun:
     overlaps: bool
 
 
-def read_diary(folder: Path) -> list[Begun]:
-    """The stage processes that have signed in, in order of time."""
-    path = folder / "diary"
+def read_process_starts(folder: Path) -> list[ProcessStart]:
+    """The processes of stages, in order of time."""
+    path = folder / "process_starts"
     words = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
-    return [Begun(one[1], int(one[2]), float(one[3]), one[0] == "overlap") for one in words]
+    return [ProcessStart(w[1], int(w[2]), float(w[3]), w[0] == "overlap") for w in words]
 
 
-def witnessed(site: Site, folder: Path, source: Path, **variables: str) -> Site:
-    """The site with stage processes that sign in to a folder."""
+def observe_processes(site: Site, folder: Path, source: Path, **variables: str) -> Site:
+    """The site with an observer that records stage processes in a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = f"{WITNESS}:{source}"
-    return replace(site, variables={"WITNESS_FOLDER": str(folder), "PYTHONPATH": path, **variables})
+    path = f"{PROCESS_OBSERVER}:{source}"
+    return replace(
+        site, variables={"OBSERVER_FOLDER": str(folder), "PYTHONPATH": path, **variables}
+    )
 
 
 @dataclass
 class Prepared:
-    """What all runs of a campaign share."""
+    """The baseline, its copies and two servers, shared by all runs of a campaign."""
 
     root: Path
     source: Path
     """The folder with the package, for the workers' PYTHONPATH."""
-    calm: EmbeddedPostgres = field(init=False)
-    crashing: EmbeddedPostgres = field(init=False)
-    """A server for the runs that crash it; it waits for the disk, so that a crash loses nothing."""
+    fast_server: EmbeddedPostgres = field(init=False)
+    durable_server: EmbeddedPostgres = field(init=False)
+    """For runs that crash the server: it flushes to disk, so that a crash loses nothing."""
     seconds: dict[str, float] = field(default_factory=dict)
-    """How long each stage took when nothing disturbed it."""
+    """The duration of each stage in the baseline."""
 
     def __post_init__(self) -> None:
-        self.calm = EmbeddedPostgres(self.root / "calm", durable=False)
-        self.crashing = EmbeddedPostgres(self.root / "crashing", durable=True)
+        self.fast_server = EmbeddedPostgres(self.root / "fast_server", durable=False)
+        self.durable_server = EmbeddedPostgres(self.root / "durable_server", durable=True)
         self.incoming = Incoming(self.root / "incoming")
 
     @property
     def reference(self) -> Path:
-        """The folder of the undisturbed site."""
+        """The folder of the baseline site."""
         return self.root / "site"
 
     def make(self) -> None:
-        """Observe, run undisturbed and copy; an earlier call's work is used again."""
+        """Synthesize, run the baseline and copy it; reuse the work of an earlier call."""
         done = self.root / "prepared.json"
         if not done.exists():
             shutil.rmtree(self.root, ignore_errors=True)
             synthesize(self.incoming.output_dir, SynthesisConfig.tiny(science_groups=0))
-            with self.calm:
-                self._run_undisturbed()
-            shutil.copytree(self.calm.folder / "data", self.crashing.folder / "data")
+            with self.fast_server:
+                self._run_baseline()
+            shutil.copytree(self.fast_server.folder / "data", self.durable_server.folder / "data")
             done.write_text(json.dumps(self.seconds))
         self.seconds = json.loads(done.read_text())
-        self.calm.start()
-        self.crashing.start()
+        self.fast_server.start()
+        self.durable_server.start()
 
-    def _run_undisturbed(self) -> None:
-        url = self.calm.create_database("reference")
+    def _run_baseline(self) -> None:
+        url = self.fast_server.create_database("reference")
         install_schema(url)
         root = self.reference
         root.mkdir()
         write_toml(root / "contimg.toml", PipelineConfig.tiny(PathsConfig.below(root)))
         site = Site(root, self.incoming, url)
         site.spawn()
-        diary = self.root / "witness"
-        site = witnessed(site, diary, self.source, ABSURD_WORKER_GRACE="120")
+        observed = self.root / "observed"
+        site = observe_processes(site, observed, self.source, ABSURD_WORKER_GRACE="120")
         for stage, following in zip(("catalog_setup", *STAGES), (*STAGES, None), strict=True):
             worker = site.start_worker()
-            wait_until(
-                lambda stage=stage: any(one.stage == stage for one in read_diary(diary)), 120
-            )
+
+            def is_running(stage: str = stage) -> bool:
+                return any(start.stage == stage for start in read_process_starts(observed))
+
+            wait_until(is_running, 120)
             worker.send_signal(signal.SIGTERM)
             assert worker.wait(150) == 0, (root / "worker.log").read_text()
             if following is not None:
                 shutil.copytree(root, self.root / "before" / following)
-                self.calm.create_database(f"before_{following}", "reference")
+                self.fast_server.create_database(f"before_{following}", "reference")
         (history,) = site.histories()
         assert history.task.state == "completed", (root / "worker.log").read_text()
         for name, seconds in re.findall(r": (\w+) done in ([\d.]+) s", log_of(root)):
             self.seconds[name] = float(seconds)
 
-    def copy(self, root: Path, before: str, *, crashing: bool = False) -> Site:
-        """A site as the undisturbed one stood before a stage; the folder may exist."""
-        self.drop(root, crashing=crashing)
+    def copy(self, root: Path, before: str, *, durable: bool = False) -> Site:
+        """A copy of the baseline site before a stage; the folder may exist."""
+        self.drop(root, durable=durable)
         name = database_of(root)
-        server = self.crashing if crashing else self.calm
+        server = self.durable_server if durable else self.fast_server
         url = server.create_database(name, f"before_{before}")
         shutil.copytree(self.root / "before" / before, root, dirs_exist_ok=True)
         relocate(root, url, str(self.reference), str(root))
@@ -138,14 +141,14 @@ class Prepared:
         return Site(root, self.incoming, url)
 
     def private_input(self, site: Site, folder: Path) -> Site:
-        """The site with sub-band files of its own, which may be harmed."""
+        """The site with sub-band files of its own, which may be damaged."""
         shutil.copytree(self.incoming.output_dir, folder)
         relocate(site.root, site.database_url, str(self.incoming.output_dir), str(folder))
         return replace(site, observation=Incoming(folder))
 
-    def drop(self, root: Path, *, crashing: bool) -> None:
+    def drop(self, root: Path, *, durable: bool) -> None:
         """Remove a run's database."""
-        server = self.crashing if crashing else self.calm
+        server = self.durable_server if durable else self.fast_server
         with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
             statement = sql.SQL("drop database if exists {} with (force)")
             connection.execute(statement.format(sql.Identifier(database_of(root))))
@@ -157,7 +160,7 @@ def database_of(root: Path) -> str:
 
 
 def relocate(root: Path, url: str, old: str, new: str) -> None:
-    """Put another folder's name into checkpoints, parameters and registry."""
+    """Replace a folder's name in checkpoints, parameters and registry."""
     with psycopg.connect(url) as connection:
         for table, column in (("c", "state"), ("t", "params")):
             statement = sql.SQL("update absurd.{} set {} = replace({}::text, %s, %s)::jsonb")
@@ -178,17 +181,17 @@ def relocate(root: Path, url: str, old: str, new: str) -> None:
 
 
 def log_of(root: Path) -> str:
-    """What a site's workers have logged."""
+    """The log of a site's workers."""
     path = root / "worker.log"
     return path.read_text(errors="replace") if path.exists() else ""
 
 
 def wait_until(holds: Callable[[], bool], patience: float) -> None:
-    """Wait until something holds, or raise `TimeoutError`."""
+    """Wait until a condition holds, or raise `TimeoutError`."""
     give_up = time.monotonic() + patience
     while not holds():
         if time.monotonic() > give_up:
-            raise TimeoutError(f"nothing came in {patience:g} s")
+            raise TimeoutError(f"timed out after {patience:g} s")
         time.sleep(0.02)
 
 

@@ -8,40 +8,40 @@ from statistics import median
 from typing import Any
 
 HEAD = (
-    "fault", "runs", "landed", "ended rightly", "wasted s: median (max)", "attempts spent",
+    "fault", "runs", "injected", "correct end", "wasted s: median (max)", "attempts spent",
     "products equal", "executed twice", "lost or stuck",
 )  # fmt: skip
 
 
 def markdown(results: Sequence[Mapping[str, Any]], faults: Sequence[str]) -> str:
-    """A table with a row for each fault, and beneath it everything that should not be."""
+    """A table with a row for each fault, followed by the problems."""
     rows = [HEAD, tuple("---" for _ in HEAD)]
     for fault in faults:
-        mine = [one for one in results if one["fault"] == fault]
-        if mine:
-            rows.append(_row(fault, mine))
+        of_fault = [result for result in results if result["fault"] == fault]
+        if of_fault:
+            rows.append(_row(fault, of_fault))
     text = "\n".join("| " + " | ".join(row) + " |" for row in rows)
     bad = [
-        f"* {one['fault']} {one['number']} in {one['stage']}: {'; '.join(one['problems'])}"
-        for one in results
-        if one["problems"]
+        f"* {r['fault']} {r['number']} in {r['stage']}: {'; '.join(r['problems'])}"
+        for r in results
+        if r["problems"]
     ]
     return "\n\n".join([text, *(["\n".join(bad)] if bad else [])])
 
 
-def _row(fault: str, mine: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    ended = [one for one in mine if "state" in one]
-    wasted = [one["wasted_seconds"] for one in ended if one["landed"]] or [0.0]
-    equal = Counter(one["equal"] for one in ended if one["equal"] is not None)
-    twice = [one for one in mine if any(_is_twice(text) for text in one["problems"])]
-    stuck = [one for one in mine if any(_is_stuck(text) for text in one["problems"])]
+def _row(fault: str, results: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    ended = [r for r in results if "state" in r]
+    wasted = [r["wasted_seconds"] for r in ended if r["injected"]] or [0.0]
+    equal = Counter(r["equal"] for r in ended if r["equal"] is not None)
+    twice = [r for r in results if any(_is_twice(text) for text in r["problems"])]
+    stuck = [r for r in results if any(_is_stuck(text) for text in r["problems"])]
     return (
         fault,
-        str(len(mine)),
-        str(sum(one["landed"] for one in ended)),
-        str(sum(not one["problems"] for one in mine)),
+        str(len(results)),
+        str(sum(r["injected"] for r in ended)),
+        str(sum(not r["problems"] for r in results)),
         f"{median(wasted):.1f} ({max(wasted):.1f})",
-        str(sum(one["attempts_spent"] for one in ended)),
+        str(sum(r["attempts_spent"] for r in ended)),
         f"{equal[True]} of {equal.total()}" if equal else "none made",
         str(len(twice)),
         str(len(stuck)),
@@ -53,4 +53,4 @@ def _is_twice(problem: str) -> bool:
 
 
 def _is_stuck(problem: str) -> bool:
-    return "nobody would take up" in problem or "nothing came" in problem
+    return "no worker can claim" in problem or "timed out" in problem

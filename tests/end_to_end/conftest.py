@@ -42,8 +42,8 @@ def new_site(
 
 
 @pytest.fixture(scope="session")
-def undisturbed(new_site: Callable[..., Site]) -> tuple[Site, float]:
-    """A site whose groups one worker has processed without a disturbance, and the seconds."""
+def baseline(new_site: Callable[..., Site]) -> tuple[Site, float]:
+    """A site whose groups one worker has processed without a fault, and the seconds."""
     site = new_site()
     site.spawn()
     began = time.monotonic()

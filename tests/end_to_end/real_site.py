@@ -1,4 +1,4 @@
-"""One installation of the real pipeline: folders, a database, and workers that can be harmed."""
+"""One installation of the real pipeline: folders, a database and worker processes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from absurd_contimg.settings import Settings, load_settings
 QUEUE = "dsa110-pipeline"
 
 
-class Observed(Protocol):
-    """What was observed, such as a `SynthesisResult`."""
+class Observation(Protocol):
+    """Sub-band files on disk, such as a `SynthesisResult`."""
 
     @property
     def output_dir(self) -> Path:
@@ -35,19 +35,19 @@ class Observed(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Its folders are below `root`; only the observation lies elsewhere."""
+    """All folders but the observation are below `root`."""
 
     root: Path
-    observation: Observed
+    observation: Observation
     database_url: str
     variables: Mapping[str, str] = field(default_factory=dict)
     """Added to the environment of its workers."""
     prefix: tuple[str, ...] = ()
-    """A program that the workers are started with."""
+    """A program and its options that start the workers."""
 
     @property
     def options(self) -> list[str]:
-        """What comes before the command on the command line."""
+        """The options before the command on the command line."""
         config = self.root / "contimg.toml"
         return [
             *("--input-dir", str(self.observation.output_dir)),
@@ -60,7 +60,7 @@ class Site:
 
     @property
     def settings(self) -> Settings:
-        """The same as the command line's."""
+        """Equal to the command line's."""
         values: dict[str, Any] = {
             "input_dir": self.observation.output_dir,
             "output_dir": self.root / "products",

@@ -1,4 +1,4 @@
-"""A worker killed at any moment of the real pipeline costs time, and nothing else."""
+"""A worker that is killed at any time of the real pipeline costs time and nothing else."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from absurd_contimg.products.store import committed_products, verify
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """As many random moments as ``--kills`` says; the campaign of issue 2 is ``--kills 20``."""
+    """``--kills`` random times; the campaign of issue 2 is ``--kills 20``."""
     if "kill_number" in metafunc.fixturenames:
         metafunc.parametrize("kill_number", range(metafunc.config.getoption("--kills")))
 
 
-def test_worker_killed_at_a_random_moment(
-    kill_number: int, new_site: Callable, undisturbed: tuple, record_property: Callable
+def test_worker_killed_at_a_random_time(
+    kill_number: int, new_site: Callable, baseline: tuple, record_property: Callable
 ) -> None:
-    """The restarted worker resumes, and the images are those of the undisturbed run."""
-    reference, seconds = undisturbed
+    """The restarted worker resumes, and the images are those of the baseline."""
+    reference, seconds = baseline
     site = new_site()
     site.spawn()
-    moment = random.Random(f"kill {kill_number}").uniform(1.5, seconds)
+    kill_after = random.Random(f"kill {kill_number}").uniform(1.5, seconds)
     worker = site.start_worker("--until-idle", "--worker-id", "worker-1")
     try:
-        worker.wait(moment)
+        worker.wait(kill_after)
     except subprocess.TimeoutExpired:
         worker.kill()
         worker.wait()
@@ -48,12 +48,12 @@ def test_worker_killed_at_a_random_moment(
         for start in step_starts(history)
         if start.outcome == "died"
     ]
-    record_property("kill", f"{moment:.2f} s: {died or 'between stages'}")
-    print(f"killed after {moment:.2f} s of {seconds:.2f} s, in {died or 'no stage'}")
+    record_property("kill", f"{kill_after:.2f} s: {died or 'between stages'}")
+    print(f"killed after {kill_after:.2f} s of {seconds:.2f} s, in {died or 'no stage'}")
 
     assert_same_pixels(site.pixels(), reference.pixels())
     for history in histories:
-        # What was committed at the moment of the kill was not even started again.
+        # Steps that were committed before the kill are not started again.
         assert committed_steps(history).items() >= before.get(history.task.task_id, {}).items()
         starts = Counter(start.step for start in step_starts(history))
         assert sum(starts.values()) - len(starts) == sum(
@@ -68,7 +68,7 @@ def test_worker_killed_at_a_random_moment(
 
 
 def committed_steps(history) -> dict[str, object]:
-    """When and by which run each step was committed."""
+    """The run and the time of each step's commit."""
     return {
         c.checkpoint_name: (c.owner_run_id, c.updated_at)
         for c in history.checkpoints

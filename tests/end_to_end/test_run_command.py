@@ -1,4 +1,4 @@
-"""``contimg run`` on an embedded Postgres: the whole job in one command, in its own folders."""
+"""``contimg run`` on an embedded Postgres: everything in one command, in its own folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def ran(
     observation: SynthesisResult,
     tiny_settings: Callable[[Path], None],
 ) -> tuple[subprocess.CompletedProcess[str], Path, dict[str, Path]]:
-    """What the command printed, the folder it was given, and the folders it was not given."""
+    """The ended command, its folder, and folders that it must not write into."""
     root = tmp_path_factory.mktemp("run")
     tiny_settings(root / "contimg.toml")
     forbidden = {name: tmp_path_factory.mktemp(name.lower()) for name in ("HOME", "TMPDIR", "CWD")}

@@ -211,59 +211,46 @@ class SourceTable:
     sources: tuple[SourceCheck, ...]
 
 
+# The outputs of each stage: a field is a name in the pipeline context.
+
+
 @dataclass(frozen=True, slots=True)
 class CatalogSetupOutputs:
-    """Of the stage ``catalog_setup``."""
-
     catalog: StripCatalogue
 
 
 @dataclass(frozen=True, slots=True)
 class ConvertOutputs:
-    """Of the stage ``convert``."""
-
     measurement_set: MeasurementSet
 
 
 @dataclass(frozen=True, slots=True)
 class FlagOutputs:
-    """Of the stage ``flag``."""
-
     flagged_ms: FlaggedMeasurementSet
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrateSolveOutputs:
-    """Of the stage ``calibrate_solve``."""
-
     caltables: Annotated[SolvedCaltables | UnsolvedCaltables, Field(discriminator="solved")]
 
 
 @dataclass(frozen=True, slots=True)
 class SelectCalibrationOutputs:
-    """Of the stage ``select_calibration``."""
-
     calibration: SelectedCalibration
 
 
 @dataclass(frozen=True, slots=True)
 class CalibrateApplyOutputs:
-    """Of the stage ``calibrate_apply``."""
-
     calibrated_ms: MeasurementSet
 
 
 @dataclass(frozen=True, slots=True)
 class ImageOutputs:
-    """Of the stage ``image``."""
-
     image: ContinuumImage
 
 
 @dataclass(frozen=True, slots=True)
 class ValidateOutputs:
-    """Of the stage ``validate``."""
-
     validation: Validation
 
 

@@ -62,16 +62,16 @@ def row_chunks(n_rows: int, values_per_row: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class FlagCounts:
-    """How much of a Measurement Set is flagged."""
+    """The flagged fractions of a Measurement Set."""
 
     total: float
-    """Fraction of all visibilities."""
+    """Of all visibilities."""
     by_antenna: Mapping[str, float]
-    """Fraction of each antenna's visibilities, for antennas that have any."""
+    """Of each antenna that has visibilities."""
     by_time: Mapping[float, float]
     """Unflagged fraction of each integration, by its MJD."""
     by_channel: NDArray[np.float64]
-    """Fraction of each channel."""
+    """Of each channel."""
 
 
 def count_flags(path: Path) -> FlagCounts:
@@ -90,8 +90,8 @@ def count_flags(path: Path) -> FlagCounts:
             channels += flags.mean(axis=0).sum(axis=1)
     n = np.bincount(first, minlength=len(names)) + np.bincount(second, minlength=len(names))
     bad = np.bincount(first, flagged, len(names)) + np.bincount(second, flagged, len(names))
-    steps, which = np.unique(np.round(times, 7), return_inverse=True)
-    good = 1.0 - np.bincount(which, flagged) / np.bincount(which)
+    steps, index = np.unique(np.round(times, 7), return_inverse=True)
+    good = 1.0 - np.bincount(index, flagged) / np.bincount(index)
     return FlagCounts(
         total=float(flagged.mean()),
         by_antenna={name: float(bad[i] / n[i]) for i, name in enumerate(names) if n[i]},
@@ -113,9 +113,5 @@ def channel_frequencies(path: Path) -> NDArray[np.float64]:
 
 def divisor_up_to(n_channels: int, most: int, width_hz: float, width_max_hz: float) -> int:
     """How many channels to average: the largest divisor within both limits, at least 1."""
-    fitting = [
-        k
-        for k in range(1, most + 1)
-        if n_channels % k == 0 and (k == 1 or k * width_hz <= width_max_hz)
-    ]
-    return max(fitting)
+    divisors = (k for k in range(1, most + 1) if n_channels % k == 0)
+    return max(k for k in divisors if k == 1 or k * width_hz <= width_max_hz)

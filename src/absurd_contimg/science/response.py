@@ -47,14 +47,10 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
         east, north = grid.offset(centres.ra_deg[integration], centres.dec_deg[integration])
         return smearing.loss(grid.east_deg - east, grid.north_deg - north, smearing.correlated)
 
-    coarse = mean_response(
-        grid.directions,
-        centres,
-        sample_frequencies(unflagged if len(unflagged) else frequencies, config.beam.n_frequencies),
-        config.beam.dish_diameter_m,
-        weights,
-        at_correlation,
-    )
+    band = unflagged if len(unflagged) else frequencies
+    sampled = sample_frequencies(band, config.beam.n_frequencies)
+    dish = config.beam.dish_diameter_m
+    coarse = mean_response(grid.directions, centres, sampled, dish, weights, at_correlation)
     if smearing is not None:
         coarse = coarse * smearing.loss(grid.east_deg, grid.north_deg, smearing.averaged)
     return grid.fill(coarse)
@@ -93,13 +89,8 @@ class _Grid:
         rows, columns = np.meshgrid(*axes, indexing="ij")
         wcs = WCS(header).celestial
         ra, dec = wcs.wcs_pix2world(columns, rows, 0)
-        return cls(
-            shape,
-            wcs,
-            header,
-            *_plane_offsets(header, columns, rows),
-            unit_vectors(np.radians(ra), np.radians(dec)),
-        )
+        directions = unit_vectors(np.radians(ra), np.radians(dec))
+        return cls(shape, wcs, header, *_plane_offsets(header, columns, rows), directions)
 
     def offset(self, ra_deg: float, dec_deg: float) -> tuple[float, float]:
         """East and north of a position in the image's plane, degrees."""
@@ -112,10 +103,9 @@ class _Grid:
         from scipy.ndimage import map_coordinates
 
         axes = [np.linspace(0, c - 1, n) for c, n in zip(coarse.shape, self.shape, strict=True)]
-        everywhere = np.meshgrid(*axes, indexing="ij")
-        return np.asarray(
-            map_coordinates(coarse, everywhere, order=3, mode="nearest"), dtype=np.float32
-        )
+        pixels = np.meshgrid(*axes, indexing="ij")
+        values = map_coordinates(coarse, pixels, order=3, mode="nearest")
+        return np.asarray(values, dtype=np.float32)
 
 
 def _plane_offsets(
@@ -148,13 +138,9 @@ class _Smearing:
         middle = float(frequencies_hz.mean())
         width = float(np.diff(frequencies_hz).mean()) if len(frequencies_hz) > 1 else 0.0
         native = min(ms.channel_width_hz, width)
-        return cls(
-            native / middle,
-            math.sqrt(max(0.0, width**2 - native**2)) / middle,
-            float(header["BMAJ"]),
-            float(header["BMIN"]),
-            math.radians(float(header["BPA"])),
-        )
+        added = math.sqrt(max(0.0, width**2 - native**2))
+        major, minor, angle = (float(header[key]) for key in ("BMAJ", "BMIN", "BPA"))
+        return cls(native / middle, added / middle, major, minor, math.radians(angle))
 
     def loss(
         self, east_deg: NDArray[np.float64], north_deg: NDArray[np.float64], relative_width: float

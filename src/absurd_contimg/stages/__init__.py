@@ -1,7 +1,6 @@
-"""What the pipeline does to data: one module a stage, and how a stage is run.
+"""The pipeline's stages, one module each, named as the stage.
 
-A stage runs in a child process, writes into a run-scoped scratch folder, checks what it made
-and hands it over as one product folder that is renamed into place. Stages know nothing of
-Absurd: `PipelineOrchestrator` runs them in order without a database, the workflows run the
-same stages durably.
+A stage turns its context into one product folder and a record of its outputs. Stages know nothing
+of Absurd: `PipelineOrchestrator` runs them in order without a database, workflows run the same
+stages durably.
 """

@@ -157,9 +157,8 @@ def _split(ms: Path, target: Path, settings: ApplyConfig) -> int:
 
     frequencies = channel_frequencies(ms)
     width = float(np.diff(frequencies).mean()) if len(frequencies) > 1 else 0.0
-    factor = divisor_up_to(
-        len(frequencies), settings.averaging_max, width, settings.averaged_width_max_hz
-    )
+    limits = settings.averaging_max, width, settings.averaged_width_max_hz
+    factor = divisor_up_to(len(frequencies), *limits)
     # Keeping flagged rows lets rows be counted, and times do not shift.
     split(vis=str(ms), outputvis=str(target), datacolumn="corrected", width=factor, keepflags=True)
     if not (target / "table.dat").is_file():

@@ -90,13 +90,12 @@ class CalibrateSolveStage(PipelineStage[CalibrateSolveOutputs]):
     def execute(self, context: PipelineContext, workspace: Workspace) -> CalibrateSolveOutputs:
         chosen, reason = _calibrator(context)
         try:
-            outputs = CalibrateSolveOutputs(
-                _solve(context, workspace, chosen) if chosen else UnsolvedCaltables(reason)
-            )
+            caltables = _solve(context, workspace, chosen) if chosen else UnsolvedCaltables(reason)
         except DataQualityError as refused:
             if context.group_inputs.calibrator != "auto":
                 raise  # the user named this calibrator: no other will do
             raise SolutionsRefusedError(refused.problem, refused.remedy) from refused
+        outputs = CalibrateSolveOutputs(caltables)
         note = workspace.product / "calibration.json"
         text = json.dumps(to_json(outputs)["caltables"], indent=1, sort_keys=True)
         note.write_text(text + "\n", encoding="utf-8")
@@ -121,13 +120,10 @@ def _calibrator(context: PipelineContext) -> tuple[Candidate | None, str]:
         return None, "no calibration was asked for"
     if _uses_other_calibration(context):
         return None, "the solutions from this group's own calibrator were refused"
-    chosen = choose_calibrator(
-        wanted,
-        read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path),
-        BeamCentres.read(context.outputs_of(FlagOutputs).flagged_ms.beam_centres),
-        context.config.calibration,
-        context.config.beam,
-    )
+    catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
+    centres = BeamCentres.read(context.outputs_of(FlagOutputs).flagged_ms.beam_centres)
+    settings = context.config.calibration, context.config.beam
+    chosen = choose_calibrator(wanted, catalogue, centres, *settings)
     return chosen, "" if chosen else "no calibrator transits during this group"
 
 
@@ -140,13 +136,8 @@ def _solve(context: PipelineContext, workspace: Workspace, chosen: Candidate) ->
     amplitude = write_model(copy, ms, sources, centres, context.config.beam)
     flags = count_flags(copy)
     set_name = f"{context.group_id}_{ms.mid_mjd:.6f}"
-    job = _SolveJob(
-        copy,
-        workspace.product / f"{set_name}_bpcal",
-        workspace.product / f"{set_name}_gacal",
-        _reference_antenna(flags, settings),
-        settings,
-    )
+    bandpass, gains = (workspace.product / f"{set_name}_{kind}" for kind in ("bpcal", "gacal"))
+    job = _SolveJob(copy, bandpass, gains, _reference_antenna(flags, settings), settings)
     job.run(workspace.temporary, _phase_channels(flags))
     quality = job.check(flags, f"{chosen.source.name} in group {context.group_id}")
     final = workspace.final_path
@@ -270,13 +261,9 @@ def _reference_antenna(flags: FlagCounts, settings: CalibrationConfig) -> str:
 def _model_sources(
     context: PipelineContext, ms: MeasurementSet, centres: BeamCentres, chosen: Candidate
 ) -> list[SkySource]:
-    sources = field_sources(
-        read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path),
-        ms,
-        centres,
-        context.config.calibration,
-        context.config.beam,
-    )
+    catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
+    settings = context.config.calibration, context.config.beam
+    sources = field_sources(catalogue, ms, centres, *settings)
     return sources if chosen.source in sources else [*sources, chosen.source]
 
 

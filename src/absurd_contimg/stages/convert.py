@@ -104,12 +104,8 @@ class ConvertStage(PipelineStage[ConvertOutputs]):
 
 def _read_and_join(group: GroupHeader, settings: ConversionConfig) -> Any:
     """One UVData with ascending channels, averaged."""
-    factor = divisor_up_to(
-        group.n_channels,
-        settings.averaging_max,
-        group.channel_width_hz,
-        settings.averaged_width_max_hz,
-    )
+    limits = settings.averaging_max, group.channel_width_hz, settings.averaged_width_max_hz
+    factor = divisor_up_to(group.n_channels, *limits)
     by_index = {i: _read_subband(header, factor) for i, header in group.subbands.items()}
     template = next(iter(by_index.values()))
     first = next(iter(group.subbands))
@@ -193,9 +189,8 @@ def _meridian(uvd: Any, jd: Any, declination_deg: float) -> tuple[Any, Any]:
     location = uvd.telescope.location
     lst = get_lst_for_time(jd, telescope_loc=location)
     declination = np.full(len(jd), math.radians(declination_deg))
-    ra, dec = transform_app_to_icrs(
-        time_array=jd, app_ra=lst, app_dec=declination, telescope_loc=location
-    )
+    apparent = {"app_ra": lst, "app_dec": declination}
+    ra, dec = transform_app_to_icrs(time_array=jd, telescope_loc=location, **apparent)
     return ra, dec
 
 
@@ -213,11 +208,8 @@ def _beam_centres(uvd: Any, group: GroupHeader, settings: ConversionConfig) -> B
             "arcsec from the meridian at the declination of its header.",
             "The data are not a drift scan, or their header's phase_center_dec is wrong.",
         )
-    return BeamCentres(
-        tuple(float(t) for t in jd - _MJD_ZERO_JD),
-        tuple(float(a) for a in np.degrees(ra) % 360.0),
-        tuple(float(d) for d in np.degrees(dec)),
-    )
+    columns = jd - _MJD_ZERO_JD, np.degrees(ra) % 360.0, np.degrees(dec)
+    return BeamCentres(*(tuple(map(float, column)) for column in columns))
 
 
 def _middle(uvd: Any, group: GroupHeader) -> tuple[float, float]:
@@ -252,10 +244,8 @@ def _check_written(path: Path, n_rows: int, settings: ConversionConfig) -> None:
             refuse(f"{main.nrows()} rows instead of {n_rows}.")
         length = np.sqrt((main.getcol("UVW") ** 2).sum(axis=1))
         cross = main.getcol("ANTENNA1") != main.getcol("ANTENNA2")
-        if length[cross].min() <= 0 or length.max() > settings.baseline_max_m:
-            refuse(
-                f"baselines from {length[cross].min():.1f} to {length.max():.1f} m; expected "
-                f"more than 0 and at most {settings.baseline_max_m} m."
-            )
+        low, high, limit = length[cross].min(), length.max(), settings.baseline_max_m
+        if low <= 0 or high > limit:
+            refuse(f"baselines from {low:.1f} to {high:.1f} m; more than 0, at most {limit} m.")
         if not np.isfinite(main.getcol("DATA")).all():
             refuse("the column DATA is not finite.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -104,30 +105,16 @@ def _flag(ms: Path, settings: FlaggingConfig, cutoff_sigma: float) -> float:
     from casatasks import flagdata
 
     common = {"vis": str(ms), "flagbackup": False}
-    flagdata(mode="clip", clipzeros=True, datacolumn="DATA", **common)
+    clip = partial(flagdata, mode="clip", datacolumn="DATA", **common)
+    clip(clipzeros=True)
     if settings.amplitude_max_jy is not None:
-        flagdata(
-            mode="clip",
-            clipminmax=[0.0, settings.amplitude_max_jy],
-            correlation="ABS_ALL",
-            datacolumn="DATA",
-            **common,
-        )
+        clip(clipminmax=[0.0, settings.amplitude_max_jy], correlation="ABS_ALL")
     before = count_flags(ms).total
     if settings.tfcrop:
-        flagdata(
-            mode="tfcrop",
-            datacolumn="DATA",
-            timecutoff=cutoff_sigma,
-            freqcutoff=cutoff_sigma,
-            extendflags=False,
-            **common,
-        )
-    dead = [
-        name
-        for name, share in count_flags(ms).by_antenna.items()
-        if share > settings.dead_antenna_fraction
-    ]
+        cutoffs = {"timecutoff": cutoff_sigma, "freqcutoff": cutoff_sigma}
+        flagdata(mode="tfcrop", datacolumn="DATA", extendflags=False, **cutoffs, **common)
+    shares = count_flags(ms).by_antenna
+    dead = [name for name, share in shares.items() if share > settings.dead_antenna_fraction]
     if dead:
         flagdata(mode="manual", antenna=",".join(dead), **common)
     return before

@@ -201,10 +201,8 @@ def read_whole(path: Path) -> tuple[Any, NDArray[np.float32]]:
     try:
         with fits.open(path, memmap=False) as hdus:
             return hdus[0].header, np.asarray(hdus[0].data, dtype=np.float32)
-    except (TypeError, ValueError, fits.VerifyError) as error:
-        raise OutputError(f"{path.name} is not a complete FITS image: {error}.") from error
-    except OSError as error:
-        if error.errno is not None:
+    except (OSError, TypeError, ValueError, fits.VerifyError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
             raise  # the operating system's error decides how the failure is handled
         raise OutputError(f"{path.name} is not a complete FITS image: {error}.") from error
 

@@ -75,20 +75,14 @@ class ValidateStage(PipelineStage[ValidateOutputs]):
         catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
         checks = check_sources(image, catalogue, settings)
         path = workspace.product / f"{context.group_id}-validation.json"
-        validation = summarise(
-            checks,
-            image,
-            settings,
-            report=workspace.final_path(path),
-            gently_flagged=_is_gently_flagged(context),
-        )
-        outputs = ValidateOutputs(validation)
+        report, gentle = workspace.final_path(path), _is_gently_flagged(context)
+        validation = summarise(checks, image, settings, report, gently_flagged=gentle)
         figures = to_json(validation)
         del figures["report"]  # that is this file
         rows = [{key: _rounded(value, key) for key, value in asdict(c).items()} for c in checks]
         content = json.dumps({**figures, "sources": rows}, indent=1)
         path.write_text(content + "\n", encoding="utf-8")
-        return outputs
+        return ValidateOutputs(validation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,9 +106,8 @@ class _Image:
                 with fits.open(path, memmap=False) as hdus:
                     header, data = hdus[0].header, hdus[0].data
             except OSError as error:
-                raise CorruptInputError(
-                    f"{path} cannot be read ({error}).", "Image again."
-                ) from error
+                text = f"{path} cannot be read ({error})."
+                raise CorruptInputError(text, "Image again.") from error
             planes.append(np.asarray(data, dtype=float).reshape(data.shape[-2:]))
         pixels, beam = planes
         return cls(pixels, beam, WCS(header).celestial, float(header["FREQ-EFF"]), described)
@@ -176,20 +169,20 @@ def summarise(
     checks: Sequence[SourceCheck],
     image: _Image,
     settings: ValidationConfig,
-    *,
     report: Path,
-    gently_flagged: bool = False,
+    *,
+    gently_flagged: bool,
 ) -> Validation:
     """Statistics, the gates that failed, and the verdict."""
     compared = [c for c in checks if c.isolated]
     matched = [c for c in compared if c.measured_jy is not None]
     strong = [c for c in matched if c.snr >= settings.gate_snr_min] or matched
-    ratios = np.array([c.flux_ratio for c in strong], dtype=float)
-    errors = np.array([c.position_error_arcsec for c in strong], dtype=float)
+    # NaN stands for a source that is not there, so that statistics of nothing are NaN.
+    ratios = np.array([c.flux_ratio for c in strong] or [math.nan], dtype=float)
+    errors = np.array([c.position_error_arcsec for c in strong] or [math.nan], dtype=float)
     completeness = len(matched) / len(compared) if compared else math.nan
     dynamic_range = image.described.peak_jy / image.described.rms_jy
-    flux_median = float(np.median(ratios)) if len(ratios) else math.nan
-    position_median = float(np.median(errors)) if len(errors) else math.nan
+    flux_median, position_median = float(np.median(ratios)), float(np.median(errors))
     gates = {
         "dynamic_range": dynamic_range >= settings.dynamic_range_min,
         # With nothing to compare, neither flux nor position can fail.
@@ -209,10 +202,10 @@ def summarise(
         rms_jy=_rounded(image.described.rms_jy),
         dynamic_range=_rounded(dynamic_range),
         flux_ratio_median=_rounded(flux_median),
-        flux_ratio_scatter=_rounded(float(ratios.std()) if len(ratios) else math.nan),
-        flux_error_max=_rounded(float(np.abs(ratios - 1).max()) if len(ratios) else math.nan),
+        flux_ratio_scatter=_rounded(float(ratios.std())),
+        flux_error_max=_rounded(float(np.abs(ratios - 1).max())),
         position_error_median_arcsec=_rounded(position_median),
-        position_error_max_arcsec=_rounded(float(errors.max()) if len(errors) else math.nan),
+        position_error_max_arcsec=_rounded(float(errors.max())),
     )
 
 

@@ -58,13 +58,9 @@ def template(config: SynthesisConfig, stations: list[int], times_jd: NDArray[np.
     )
     ra, dec = meridian_icrs_deg(times_jd, config.declination_deg)
     for t, time in enumerate(times_jd):
-        uvd.phase(
-            lon=math.radians(ra[t]),
-            lat=math.radians(dec[t]),
-            cat_name=f"meridian_icrs_t{t}",
-            phase_frame="icrs",
-            select_mask=uvd.time_array == time,
-        )
+        position = {"lon": math.radians(ra[t]), "lat": math.radians(dec[t]), "phase_frame": "icrs"}
+        rows = uvd.time_array == time
+        uvd.phase(**position, cat_name=f"meridian_icrs_t{t}", select_mask=rows)
     uvd.vis_units = "Jy"
     uvd.extra_keywords = {
         "phase_center_dec": math.radians(config.declination_deg),

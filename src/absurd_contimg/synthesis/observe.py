@@ -70,9 +70,8 @@ def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
         for subband in range(SUBBANDS):
             frequencies = subband_frequencies(config, subband)
             data = _observe(config, instrument, response, index, subband, frequencies)
-            paths += files.write_subband(
-                output_dir, template, config, index, subband, frequencies, data
-            )
+            content = index, subband, frequencies, data
+            paths += files.write_subband(output_dir, template, config, *content)
         half = config.integration_s / 2.0 / 86400.0
         groups.append(
             SynthesizedGroup(

@@ -1,4 +1,4 @@
-"""The witness of the campaign sees each process of a stage; what it misses would look well."""
+"""The campaign's observer records each process of a stage; a missed one would hide overlaps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parent))
-from campaign_sites import WITNESS, read_diary
+from campaign_sites import PROCESS_OBSERVER, read_process_starts
 from toy_stages import Make
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
@@ -20,14 +20,14 @@ from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 
 
-def test_stage_that_the_runner_starts_signs_in(
+def test_stage_that_the_runner_starts_is_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under its name, however scratch is laid out: a change of that had blinded it."""
-    diary = tmp_path / "diary"
-    diary.mkdir()
-    monkeypatch.setenv("WITNESS_FOLDER", str(diary))
-    monkeypatch.setenv("PYTHONPATH", f"{WITNESS}:{os.environ.get('PYTHONPATH', '')}")
+    """Under its name, whatever the layout of scratch."""
+    folder = tmp_path / "observed"
+    folder.mkdir()
+    monkeypatch.setenv("OBSERVER_FOLDER", str(folder))
+    monkeypatch.setenv("PYTHONPATH", f"{PROCESS_OBSERVER}:{os.environ.get('PYTHONPATH', '')}")
     config = PipelineConfig(paths=PathsConfig.below(tmp_path))
     prepare_folders(config.paths)
     source = tmp_path / "source"
@@ -36,5 +36,5 @@ def test_stage_that_the_runner_starts_signs_in(
     with ScratchOwner(config.paths.scratch_dir, "worker-1") as owner:
         runner = StageRunner(config, IsolatedStageExecutor(no_environment), None, owner)
         asyncio.run(runner.run(Make(), context, attempt="1"))
-    (begun,) = read_diary(diary)
-    assert (begun.stage, begun.overlaps) == (Make.name, False)
+    (process,) = read_process_starts(folder)
+    assert (process.stage, process.overlaps) == (Make.name, False)
