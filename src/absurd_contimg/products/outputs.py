@@ -1,4 +1,4 @@
-"""What each stage returns: one record for each stage, and their JSON.
+"""The outputs of each stage as records, and their JSON.
 
 `to_json` and `from_json` are used at the edge only: the file in which a stage's process leaves its
 result, manifests and checkpoints. A record's fields are the keys of its JSON, so that records of
@@ -255,7 +255,7 @@ class ValidateOutputs:
 
 
 def names(*kinds: type[Any]) -> frozenset[str]:
-    """The names under which the outputs of these types stand in the pipeline context."""
+    """The names of these types' fields: the keys of their outputs in the pipeline context."""
     return frozenset(field.name for kind in kinds for field in fields(kind))
 
 

@@ -127,8 +127,8 @@ class _Smearing:
     correlated: float
     """Width of a channel over the frequency, before rephasing."""
     averaged: float
-    """What later averaging adds: k channels of width w have the variance of one of k w, less
-    that of one of w, so sqrt(k^2 - 1) w."""
+    """Added by later averaging: k channels of width w have the variance of one of k w, less that
+    of one of w, so sqrt(k^2 - 1) w."""
     major_deg: float
     minor_deg: float
     angle_rad: float

@@ -67,8 +67,5 @@ class CatalogSetupStage(PipelineStage[CatalogSetupOutputs]):
         self, context: PipelineContext, workspace: Workspace, outputs: CatalogSetupOutputs
     ) -> None:
         n_written = len(read_catalogue(workspace.product / "catalog.csv"))
-        if n_written != outputs.catalog.n_sources:
-            raise OutputError(
-                f"the strip catalogue has {n_written} sources instead of "
-                f"{outputs.catalog.n_sources}."
-            )
+        if n_written != (n_chosen := outputs.catalog.n_sources):
+            raise OutputError(f"the strip catalogue has {n_written} sources, not {n_chosen}.")
