@@ -23,6 +23,12 @@ from absurd_contimg.stages.image import ImageStage
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 from absurd_contimg.stages.validate import ValidateStage
 
+IMAGING_STAGES: tuple[type[PipelineStage], ...] = (
+    *(CatalogSetupStage, ConvertStage, FlagStage, CalibrateSolveStage),
+    *(SelectCalibrationStage, CalibrateApplyStage, ImageStage, ValidateStage),
+)
+"""From the files of a group to its checked image, in their order."""
+
 
 class StageOrderError(SettingError):
     """Stages cannot be put in an order: something is provided twice, by none, or in a circle."""
@@ -58,15 +64,9 @@ class PipelineOrchestrator:
 
 def standard_imaging_stages(registry: Registry) -> tuple[PipelineStage, ...]:
     """The stages from the files of a group to its checked image, in their order."""
-    return (
-        CatalogSetupStage(),
-        ConvertStage(),
-        FlagStage(),
-        CalibrateSolveStage(),
-        SelectCalibrationStage(registry),
-        CalibrateApplyStage(),
-        ImageStage(),
-        ValidateStage(),
+    return tuple(
+        SelectCalibrationStage(registry) if kind is SelectCalibrationStage else kind()
+        for kind in IMAGING_STAGES
     )
 
 

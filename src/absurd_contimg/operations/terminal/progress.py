@@ -22,12 +22,7 @@ from absurd_contimg.history.timeline import (
     step_starts,
 )
 from absurd_contimg.history.waiting import why_waiting
-
-STAGES = (
-    "catalog_setup", "convert", "flag", "calibrate_solve", "select_calibration",
-    "calibrate_apply", "image", "validate",
-)  # fmt: skip
-"""In the order in which they run; a stage that is not among them is shown by name only."""
+from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
 _REFRESH_SECONDS = 0.5
 
@@ -84,8 +79,8 @@ def _marks(history: History) -> str:
     """One mark a stage: done, adopted, running, died and waiting to be taken up, not begun."""
     latest = {start.step: start for start in step_starts(history)}
     marks = []
-    for stage in STAGES:
-        start = latest.get(stage)
+    for stage in IMAGING_STAGES:
+        start = latest.get(stage.name)
         if start is None:
             marks.append("[dim]·[/]")
         elif start.outcome == "done":
