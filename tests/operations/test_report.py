@@ -394,7 +394,7 @@ def test_tasks_in_every_state_are_reported(tmp_path: Path) -> None:
     ]
     write_report(tmp_path / "r.html", others)
     text = text_of((tmp_path / "r.html").read_text())
-    assert f"Waits for {event} until 2025-01-15 13:00:00 UTC at the latest." in text
+    assert "Waits for a calibration of its strip within 12 h, until 2025-01-15 13:00 UTC." in text
     assert "No stage has been started." in text
     assert re.search(r"flag 1 1 w1 .* running", text)
     write_report(tmp_path / "none.html", [])

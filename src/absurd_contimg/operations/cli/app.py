@@ -21,6 +21,7 @@ from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.failures import UNRECOGNISED
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import group_of
 from absurd_contimg.operations.services import open_backend
 from absurd_contimg.settings import Settings, load_settings
@@ -149,20 +150,11 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
     return candidates[0]
 
 
-async def newest_histories(
-    backend: Backend, settings: Settings, limit: int = 10_000
-) -> list[History]:
+def newest_histories(settings: Settings, limit: int = 100_000) -> list[History]:
     """The histories of the newest tasks of the queue, newest first."""
-    tasks = await backend.list_tasks(settings.queue_name, limit=limit)
-    return await backend.histories(settings.queue_name, [task.task_id for task in tasks])
-
-
-def all_histories() -> list[History]:
-    """The histories of all tasks of the queue, newest first."""
-    settings = state.settings()
 
     async def read(backend: Backend) -> list[History]:
-        return await newest_histories(backend, settings, 100_000)
+        return await read_histories(backend, settings.queue_name, limit=limit)
 
     return with_backend(settings, read, create=False)
 

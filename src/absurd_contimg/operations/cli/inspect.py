@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic_core import to_jsonable_python
 from rich.markup import escape
 from rich.table import Table
 
@@ -17,9 +18,10 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
-from absurd_contimg.history.invariants import check
+from absurd_contimg.history.invariants.check import audit as check_histories
+from absurd_contimg.history.summary import TaskSummary, read_summaries
+from absurd_contimg.history.waiting import why_waiting
 from absurd_contimg.operations.cli.app import (
-    all_histories,
     app,
     console,
     find_task,
@@ -47,17 +49,19 @@ def status(
     """Show the queue, the workers of this host, and the newest tasks."""
     settings = state.settings()
 
-    async def read(backend: Backend) -> tuple[QueueStats, list[History], datetime]:
+    async def read(backend: Backend) -> tuple[QueueStats, list[TaskSummary], datetime]:
         stats = await backend.queue_stats(settings.queue_name)
-        histories = await newest_histories(backend, settings, limit)
-        return stats, histories, await backend.current_time()
+        summaries = await read_summaries(backend, settings.queue_name, limit=limit)
+        return stats, summaries, await backend.current_time()
 
-    stats, histories, now = with_backend(settings, read, create=False)
+    stats, summaries, now = with_backend(settings, read, create=False)
     paths = settings.pipeline.paths
     alive = living_owners(paths.scratch_dir)
-    notes = [{**one, "alive_here": one["worker"] in alive} for one in worker_notes(paths.state_dir)]
+    notes = [
+        {**note, "alive_here": note["worker"] in alive} for note in worker_notes(paths.state_dir)
+    ]
     if as_json:
-        tasks = [task_summary(one, now) for one in histories]
+        tasks = [task_summary(summary, now) for summary in summaries]
         print_json({"queue": stats, "workers_here": alive, "disk_notes": notes, "tasks": tasks})
         return
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
@@ -68,15 +72,15 @@ def status(
             f"{stats.oldest_claimable_seconds:.0f} s"
         )
     if stats.expired_leases:
-        console.print(f"[yellow]{stats.expired_leases} leases expired, not yet taken up[/]")
+        console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
     console.print(f"Workers alive on this host: {', '.join(alive) or 'none'}", highlight=False)
     for note in notes:
         if note["reason"]:
-            where = "" if note["alive_here"] else ", not alive on this host"
-            who = f"worker {note['worker']}{where}, since {note['since']}"
-            console.print(f"[yellow]{who}:[/] ", end="")
+            place = "" if note["alive_here"] else ", not alive on this host"
+            heading = f"worker {note['worker']}{place}, since {note['since']}"
+            console.print(f"[yellow]{heading}:[/] ", end="")
             console.print(str(note["reason"]), markup=False, highlight=False, soft_wrap=True)
-    console.print(tasks_table(histories, now))
+    console.print(tasks_table(summaries, now))
 
 
 @app.command()
@@ -92,10 +96,10 @@ def history(
 
     found = with_backend(settings, read, create=False)
     if as_json:
-        print_json(found)
+        print_json({"waiting": why_waiting(found), **to_jsonable_python(found)})
         return
-    for one in history_tables([found]):
-        console.print(one)
+    for table in history_tables([found]):
+        console.print(table)
 
 
 @app.command()
@@ -129,11 +133,7 @@ def report(
 ) -> None:
     """Write a self-contained HTML report on the newest tasks and their images."""
     settings = state.settings()
-
-    async def read(backend: Backend) -> list[History]:
-        return (await newest_histories(backend, settings, limit))[::-1]
-
-    write_report_to(settings, with_backend(settings, read, create=False), path)
+    write_report_to(settings, newest_histories(settings, limit)[::-1], path)
 
 
 @app.command()
@@ -193,8 +193,8 @@ def failures(
 @app.command()
 def audit() -> None:
     """Check the histories of all tasks against the invariants of the simulation."""
-    histories = all_histories()
-    violations = check.audit(histories)
+    histories = newest_histories(state.settings())
+    violations = check_histories(histories)
     for violation in violations:
         console.print(f"[red]{violation}[/]", soft_wrap=True)
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")

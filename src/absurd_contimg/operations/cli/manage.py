@@ -14,6 +14,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, History, SpawnedTask
 from absurd_contimg.errors import SettingError
+from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import is_ended
 from absurd_contimg.ingest.spawn import Spawned, parse_calibrator, spawn_groups
 from absurd_contimg.operations.cli.app import (
@@ -22,7 +23,6 @@ from absurd_contimg.operations.cli.app import (
     console,
     database_app,
     find_task,
-    newest_histories,
     quarantine_app,
     renamed_to,
     state,
@@ -166,7 +166,7 @@ def retry(
         if task is not None:
             failed = [await find_task(backend, settings, task)]
         else:
-            failed = to_be_retried(await newest_histories(backend, settings), rule)
+            failed = to_be_retried(await read_histories(backend, settings.queue_name), rule)
         return [await retry_failed(backend, history) for history in failed]
 
     retried = with_backend(settings, retry_tasks)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.cli.app import all_histories, app, console
+from absurd_contimg.operations.cli.app import app, console, newest_histories, state
 
 
 @app.command()
@@ -44,7 +44,7 @@ def simulate(
         for name in shipped_scenarios():
             console.print(f"{name:20} {load_scenario(name).about}", soft_wrap=True)
         return
-    fit_from = all_histories() if fit_from_database else None
+    fit_from = newest_histories(state.settings()) if fit_from_database else None
     numbers = range(seeds) if seed is None else [seed]
     try:
         text = "" if faults == "none" else faults

@@ -10,15 +10,15 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.errors import SettingError, UserError
-from absurd_contimg.history.timeline import group_of
-from absurd_contimg.operations.report.formats import moment
+from absurd_contimg.history.failures import FailedRun
+from absurd_contimg.history.summary import summarize
+from absurd_contimg.history.waiting import Waiting
 from absurd_contimg.operations.report.quicklook import SourceMark, write_quicklook
 from absurd_contimg.operations.report.timeline import Span, Timeline, spans, stage_timeline
 from absurd_contimg.products.outputs import (
@@ -31,28 +31,7 @@ from absurd_contimg.products.outputs import (
     from_json,
 )
 
-_LEASE_LAPSED = "$ClaimTimeout"
-"""Absurd's name for the failure of a run whose worker did not renew its claim."""
-
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A failed run, from its failure reason."""
-
-    attempt: int
-    failed_at: datetime | None
-    kind: str
-    step: str
-    worker: str
-    message: str
-    advice: str
-    rule: str
-    logs: tuple[str, ...]
-    traceback: str
-    final: bool
-    """It failed the task; any other failure is retried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +53,10 @@ class GroupContent:
     task_id: str
     state: str
     verdict: str
-    waiting: str
+    waiting: Waiting | None
     spans: list[Span]
     timeline: Timeline | None
-    failures: list[Failure]
+    failures: Sequence[FailedRun]
     products: list[Product]
     config_digest: str
     image: ContinuumImage | None = None
@@ -115,16 +94,16 @@ def group_content(history: History, workers: Sequence[str], picture_folder: Path
     for state in steps.values():
         outputs |= _mapping(state.get("outputs"))
     result = _mapping(history.task.completed_payload)
-    name = group_of(history)
+    summary = summarize(history)
     group = GroupContent(
-        name=history.task.task_name if name == "?" else name,
-        task_id=str(history.task.task_id),
-        state=history.task.state,
+        name=summary.group or summary.task_name,
+        task_id=str(summary.task_id),
+        state=summary.state,
         verdict=str(result.get("verdict", "")),
-        waiting=_waiting(history),
+        waiting=summary.waiting,
         spans=spans(history),
         timeline=stage_timeline(history, workers),
-        failures=_failures(history),
+        failures=summary.failures,
         products=[_product(step, state) for step, state in steps.items()],
         config_digest=str(_mapping(result.get("config_ref")).get("digest", "")),
     )
@@ -160,48 +139,14 @@ def _finished_steps(history: History) -> dict[str, Mapping[str, Any]]:
 
 
 def _product(step: str, state: Mapping[str, Any]) -> Product:
-    path = state.get("product")
-    seconds = state.get("seconds")
+    path, seconds, logs = state.get("product"), state.get("seconds"), state.get("logs")
     return Product(
         step=step,
         seconds=float(seconds) if isinstance(seconds, int | float) else None,
         path="" if path is None else str(path),
         exists=path is not None and Path(str(path)).exists(),
-        logs=_texts(state.get("logs")),
+        logs=tuple(map(str, logs)) if isinstance(logs, list) else (),
     )
-
-
-def _failures(history: History) -> list[Failure]:
-    failures = []
-    for run in history.runs:
-        if not isinstance(run.failure_reason, Mapping):
-            continue
-        reason = run.failure_reason
-        lapsed = reason.get("name") == _LEASE_LAPSED
-        failures.append(
-            Failure(
-                attempt=run.attempt,
-                failed_at=run.failed_at,
-                kind="interrupted" if lapsed else _text(reason, "kind", "name"),
-                step=_text(reason, "step", "stage"),
-                worker=_text(reason, "worker") or (run.claimed_by or ""),
-                message=_text(reason, "message", "name"),
-                advice=_text(reason, "advice"),
-                rule=_text(reason, "rule"),
-                logs=_texts(reason.get("logs")),
-                traceback=_text(reason, "traceback"),
-                final=history.task.state == "failed" and run is history.runs[-1],
-            )
-        )
-    return failures
-
-
-def _waiting(history: History) -> str:
-    if not history.waits or history.task.state in ("completed", "failed", "cancelled"):
-        return ""
-    wait = history.waits[0]
-    until = "" if wait.timeout_at is None else f" until {moment(wait.timeout_at)} at the latest"
-    return f"Waits for {wait.event_name}{until}."
 
 
 def _read_sources(group: GroupContent, path: Path) -> None:
@@ -249,11 +194,3 @@ def _draw_picture(group: GroupContent, image: ContinuumImage, folder: Path) -> N
 
 def _mapping(value: object) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _text(reason: Mapping[str, Any], *names: str) -> str:
-    return next((str(reason[name]) for name in names if reason.get(name)), "")
-
-
-def _texts(value: object) -> tuple[str, ...]:
-    return tuple(map(str, value)) if isinstance(value, list | tuple) else ()

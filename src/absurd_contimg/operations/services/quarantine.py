@@ -1,7 +1,7 @@
-"""Failed groups: back into the queue; and those whose data are not fit for use: which, and why.
+"""Retries of failed tasks, and the quarantine of groups with unusable data.
 
-A group is quarantined when its task has failed because of the quality of its data; trying again
-with the same data would fail again. A person who has removed the cause releases it.
+A group is in quarantine if its task failed because of the quality of its data: a retry with the
+same data fails again. An operator who has removed the cause releases the group.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, SpawnedTask
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.errors import SettingError
-from absurd_contimg.history.timeline import last_failure
+from absurd_contimg.history.failures import failed_runs
 from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
 
 
 def quarantined(registry: Registry) -> list[Group]:
-    """The groups in quarantine, each with its reason, in the order of their names."""
+    """The groups in quarantine, with their reasons, in the order of their names."""
     return registry.groups(GroupStatus.QUARANTINED)
 
 
@@ -38,21 +38,25 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
 
 
 def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list[History]:
-    """The failed ones among a queue's tasks (newest first) that "again" is for.
+    """The failed tasks for a retry, among a queue's tasks (newest first).
 
-    Of each group only its newest task; not those in quarantine, which are released one by one;
-    with `rule`, only those that this rule of the failure table has failed.
+    Of each group only the newest task; by default without groups in quarantine, with `rule` only
+    the failures by this rule of the failure table.
     """
     newest: dict[object, History] = {}
-    for one in histories:
-        newest.setdefault(_group_of(one) or one.task.task_id, one)
-    found = []
-    for one in newest.values():
-        failed_by = (last_failure(one) or {}).get("rule")
-        wanted = failed_by not in QUARANTINE_RULES if rule is None else failed_by == rule
-        if one.task.state == "failed" and wanted:
-            found.append(one)
-    return found
+    for history in histories:
+        newest.setdefault(_group_id(history) or history.task.task_id, history)
+    return [
+        history
+        for history in newest.values()
+        if history.task.state == "failed" and _is_selected(history, rule)
+    ]
+
+
+def _is_selected(history: History, rule: str | None) -> bool:
+    failures = failed_runs(history)
+    failed_by = failures[-1].rule if failures else None
+    return failed_by not in QUARANTINE_RULES if rule is None else failed_by == rule
 
 
 async def release(
@@ -61,22 +65,22 @@ async def release(
     """End a group's quarantine: run its task again, and reset its status.
 
     `history` is that of the group's task. Raises `SettingError` if the group is not in
-    quarantine. The task goes first: killed in between, the group is still listed, and its status
-    is set by the task when that ends.
+    quarantine. The task comes first: if this process dies in between, the group is still listed,
+    and the task sets its status at its end.
     """
     group = await asyncio.to_thread(registry.group, group_id)
     if group.status is not GroupStatus.QUARANTINED:
         raise SettingError(
             f"Group {group_id} is {group.status.value}, not quarantined.",
-            "contimg quarantine list shows those that are.",
+            "contimg quarantine list shows the groups in quarantine.",
         )
-    if _group_of(history) != group_id:
-        raise SettingError(f"Task {history.task.task_id} is not that of group {group_id}.")
+    if _group_id(history) != group_id:
+        raise SettingError(f"Task {history.task.task_id} belongs to another group than {group_id}.")
     spawned = await retry_failed(backend, history)
     await asyncio.to_thread(registry.set_group_status, group_id, GroupStatus.DISCOVERED)
     return spawned
 
 
-def _group_of(history: History) -> object:
+def _group_id(history: History) -> object:
     params = history.task.params
     return params.get("group_id") if isinstance(params, Mapping) else None

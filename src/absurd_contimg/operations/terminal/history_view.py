@@ -1,4 +1,4 @@
-"""Tables for the terminal: what happened to tasks, from their histories."""
+"""Tables and JSON about tasks, from their summaries."""
 
 from __future__ import annotations
 
@@ -6,70 +6,86 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from absurd_contimg.core.records import History, Json
-from absurd_contimg.history.timeline import (
-    StepStart,
-    group_of,
-    last_failure,
-    step_starts,
-)
-from absurd_contimg.history.waiting import why_waiting
+from absurd_contimg.core.records import History
+from absurd_contimg.history.failures import FailedRun
+from absurd_contimg.history.summary import TaskSummary, summarize
+from absurd_contimg.history.timeline import StepStart
 
-_TOLD = ("kind", "rule", "step", "message", "advice", "logs")
-"""What a summary tells of a failure; the history has all of it."""
-_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
+_FAILURE_KEYS = ("kind", "rule", "step", "message", "path", "advice", "logs")
+"""What the JSON of a task has of its failure."""
+
+STATE_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
 
 
-def tasks_table(histories: Sequence[History], now: datetime) -> Table:
-    """One line for each task; `now` is the database's time."""
+def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableType:
+    """One line for each task, then what to do; `now` is the database's time."""
     table = Table("task", "group", "state", "attempts", "activity", "worker", box=None)
-    for history in histories:
-        summary = task_summary(history, now)
-        colour = _COLOURS.get(history.task.state, "yellow")
+    for summary in summaries:
+        colour = STATE_COLOURS.get(summary.state, "yellow")
         table.add_row(
-            str(history.task.task_id)[-12:],
-            group_of(history),
-            f"[{colour}]{history.task.state}[/]",
-            str(history.task.attempts),
-            escape(str(summary["activity"])),
-            escape(_with_lease(summary)),
+            str(summary.task_id)[-12:],
+            summary.group or "?",
+            f"[{colour}]{summary.state}[/]",
+            str(summary.attempts),
+            escape(_activity(summary)),
+            escape(_worker_and_lease(summary, now)),
         )
-    return table
+    reasons = (summary.waiting or _final_failure(summary) for summary in summaries)
+    advice = {reason.rule: reason.advice for reason in reasons if reason and reason.advice}
+    lines = [f"[bold]{rule}[/]: {escape(text)}" for rule, text in advice.items()]
+    return Group(table, *lines)
 
 
-def task_summary(history: History, now: datetime) -> dict[str, Json]:
-    """One task as JSON: its activity, who has it and for how long, why it has failed."""
-    starts = step_starts(history)
-    last = starts[-1] if starts else None
-    reason = last_failure(history) if history.task.state == "failed" else None
-    if (waits := why_waiting(history)) is not None:
-        activity = f"waits for {waits}"
-    elif reason is not None:
-        activity = _why(reason)
-    else:
-        activity = "" if last is None else f"{last.step} ({last.ending})"
-    held = next((run for run in history.runs if run.state == "running"), None)
-    ends = None if held is None else held.claim_expires_at
+def task_summary(summary: TaskSummary, now: datetime) -> dict[str, object]:
+    """The task as JSON for programs; `now` is the database's time."""
+    failure, left = _final_failure(summary), _lease_seconds_left(summary, now)
+    keys = () if failure is None else _FAILURE_KEYS
     return {
-        "task_id": str(history.task.task_id),
-        "group": group_of(history),
-        "state": history.task.state,
-        "attempts": history.task.attempts,
-        "activity": activity + (f" ({remark})" if (remark := _remark(history)) else ""),
-        "waiting": None if waits is None else asdict(waits),
-        "worker": None if last is None else last.worker,
-        "lease_seconds_left": None if ends is None else round((ends - now).total_seconds(), 1),
-        "failure": None if reason is None else {key: reason.get(key) for key in _TOLD},
+        "task_id": str(summary.task_id),
+        "group": summary.group or "?",
+        "state": summary.state,
+        "attempts": summary.attempts,
+        "activity": _activity(summary),
+        "waiting": None if summary.waiting is None else asdict(summary.waiting),
+        "worker": _worker(summary),
+        "lease_seconds_left": None if left is None else round(left, 1),
+        "failure": {key: getattr(failure, key) for key in keys} or None,
     }
 
 
-def _remark(history: History) -> str:
+def _final_failure(summary: TaskSummary) -> FailedRun | None:
+    return summary.last_failure if summary.state == "failed" else None
+
+
+def _activity(summary: TaskSummary) -> str:
+    waiting, failure = summary.waiting, _final_failure(summary)
+    if waiting is not None:
+        text = f"waits for {waiting}"
+        return text if waiting.step is None else f"{waiting.step}: {text}"
+    if failure is not None:
+        return _failure_in_brief(failure)
+    last = summary.starts[-1] if summary.starts else None
+    text = "" if last is None else f"{last.step} ({last.ending})"
+    remark = _remark(summary)
+    return f"{text} ({remark})" if remark else text
+
+
+def _failure_in_brief(failure: FailedRun) -> str:
+    """One line. A failure by the SDK or by Absurd has no kind and no step."""
+    if failure.kind is None:
+        first_line = failure.message.strip().partition("\n")[0]
+        return ": ".join(filter(None, (failure.name, first_line))) or "no reason given"
+    place = "" if failure.path is None else f" ({failure.path})"
+    return f"{failure.step or ''}: {failure.kind}, {failure.rule}{place}"
+
+
+def _remark(summary: TaskSummary) -> str:
     """A fact about a completed group that its verdict does not show: missing sub-bands."""
-    payload = history.task.completed_payload
-    outputs = payload.get("outputs") if isinstance(payload, Mapping) else None
+    outputs = summary.result.get("outputs") if isinstance(summary.result, Mapping) else None
     converted = outputs.get("measurement_set") if isinstance(outputs, Mapping) else None
     if not isinstance(converted, Mapping):
         return ""
@@ -78,76 +94,76 @@ def _remark(history: History) -> str:
     return f"{len(missing)} sub-bands missing" if isinstance(missing, list) and missing else ""
 
 
-def _why(reason: Mapping[str, Json]) -> str:
-    """In few words. A failure of the SDK, or of the engine, knows no kind and no step."""
-    if "kind" in reason:
-        return f"{reason.get('step') or ''}: {reason['kind']}, {reason.get('rule')}"
-    said = str(reason.get("message") or "").strip().partition("\n")[0]
-    return ": ".join(filter(None, (str(reason.get("name") or ""), said))) or "no reason given"
+def _worker(summary: TaskSummary) -> str | None:
+    """The worker that holds the lease, or else the one that started the last step."""
+    return summary.worker or (summary.starts[-1].worker if summary.starts else None)
 
 
-def _with_lease(summary: Mapping[str, Json]) -> str:
-    """The worker, and how long its lease still holds: it is extended every third of its length."""
-    worker, left = summary["worker"] or "", summary["lease_seconds_left"]
-    if not isinstance(left, float):
-        return str(worker)
+def _lease_seconds_left(summary: TaskSummary, now: datetime) -> float | None:
+    return None if summary.lease_ends_at is None else (summary.lease_ends_at - now).total_seconds()
+
+
+def _worker_and_lease(summary: TaskSummary, now: datetime) -> str:
+    worker, left = _worker(summary) or "", _lease_seconds_left(summary, now)
+    if left is None:
+        return worker
     return (
         f"{worker}, lease {left:.0f} s" if left > 0 else f"{worker}, lease over for {-left:.0f} s"
     )
 
 
 def history_tables(histories: Sequence[History]) -> list[Table]:
-    """For each task: every start of every stage, who ran it, how long, how it ended."""
-    return [_history_table(history) for history in histories]
+    """For each task: every start of every stage, its worker, its duration, its outcome."""
+    return [_history_table(summarize(history)) for history in histories]
 
 
-def _history_table(history: History) -> Table:
-    verdict = history.task.completed_payload
-    said = f", {verdict['verdict']}" if isinstance(verdict, dict) and "verdict" in verdict else ""
-    said += f", {remark}" if (remark := _remark(history)) else ""
-    colour = _COLOURS.get(history.task.state, "yellow")
+def _history_table(summary: TaskSummary) -> Table:
+    result = summary.result
+    verdict = str(result.get("verdict", "")) if isinstance(result, Mapping) else ""
+    notes = "".join(f", {note}" for note in (verdict, _remark(summary)) if note)
+    colour = STATE_COLOURS.get(summary.state, "yellow")
     table = Table(
-        title=f"{group_of(history)}: [{colour}]{history.task.state}[/]{said}",
+        title=f"{summary.group or '?'}: [{colour}]{summary.state}[/]{notes}",
         title_justify="left",
+        caption=_caption(summary),
+        caption_justify="left",
         box=None,
         pad_edge=False,
     )
-    for heading in ("stage", "start", "attempt", "worker", "began", "seconds", "how it ended"):
+    for heading in ("stage", "start", "attempt", "worker", "began", "seconds", "outcome"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
-    for previous, start in _with_previous(step_starts(history)):
-        seconds = "" if start.seconds is None else f"{start.seconds:.1f}"
+    for previous, start in zip((None, *summary.starts), summary.starts, strict=False):
         table.add_row(
             start.step,
             str(start.start),
             str(start.attempt),
             start.worker,
             f"{start.started_at:%H:%M:%S}",
-            seconds,
-            _ending(start, previous),
+            "" if start.seconds is None else f"{start.seconds:.1f}",
+            _outcome(start, previous),
         )
-    reason = last_failure(history)
-    if (waits := why_waiting(history)) is not None:
-        table.caption = f"[yellow]It waits for {escape(str(waits))}.[/]"
-        table.caption_justify = "left"
-    if reason is not None and history.task.state == "failed":
-        table.caption = (
-            f"[red]{escape(str(reason.get('kind', reason.get('name'))))}[/]: "
-            f"{escape(str(reason.get('message')))}\n{escape(str(reason.get('advice', '')))}"
-        )
-        table.caption_justify = "left"
     return table
 
 
-def _with_previous(starts: Sequence[StepStart]) -> list[tuple[StepStart | None, StepStart]]:
-    return list(zip([None, *starts], starts, strict=False))
+def _caption(summary: TaskSummary) -> str | None:
+    """Why the task waits or has failed, and what to do."""
+    waiting, failure = summary.waiting, _final_failure(summary)
+    if waiting is not None:
+        lines = [f"[yellow]Waits for {escape(str(waiting))}.[/]"]
+        lines += [escape(text) for text in (waiting.message, waiting.advice) if text]
+        return "\n".join(lines)
+    if failure is None:
+        return None
+    heading = ", ".join(filter(None, (failure.kind or failure.name, failure.rule, failure.path)))
+    return f"[red]{escape(heading)}[/]: {escape(failure.message)}\n{escape(failure.advice or '')}"
 
 
-def _ending(start: StepStart, previous: StepStart | None) -> str:
-    """How a start ended, and whether it took up what another had left."""
+def _outcome(start: StepStart, previous: StepStart | None) -> str:
+    """The outcome of a start, and whether it continued what another one had left."""
     resumed = previous is not None and previous.step == start.step and previous.outcome != "done"
     note = " [cyan](resumed here)[/]" if resumed else ""
     if start.adopted:
-        note += " [dim](product was already there)[/]"
+        note += " [dim](product existed)[/]"
     if start.escalations:
         note += f" [cyan](with {', '.join(start.escalations)})[/]"
     if start.outcome in ("died", "poison"):
