@@ -1,6 +1,5 @@
-"""Durable execution: handlers, their context, the worker that runs them, the failure kinds.
+"""Durable execution: worker, handler's context, lease, step journal, failure handling.
 
-Everything here speaks to the database through the `Backend` protocol and to the clock through
-the running event loop. It knows nothing of Postgres, of the emulator, of stages or of SimPy;
-the import contract in ``pyproject.toml`` holds that.
+Reaches the database through `Backend` and the clock through the event loop. Knows nothing of
+Postgres, the emulator, stages, CASA or SimPy.
 """

@@ -42,7 +42,7 @@ _POLL_LIMIT_SECONDS = 1.0
 
 
 class TaskContext:
-    """The durable context of one run. Made by the worker; used by one handler."""
+    """The durable context of one run, for its handler."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class TaskContext:
         self._wake_event = session.claimed.wake_event
         self._current_step: str | None = None
 
-    # -- who am I -------------------------------------------------------------------------
+    # -- identity -------------------------------------------------------------------------
 
     @property
     def task_id(self) -> str:
@@ -100,14 +100,14 @@ class TaskContext:
     # -- steps ----------------------------------------------------------------------------
 
     async def step(self, name: str, fn: Callable[[], Awaitable[_T]]) -> _T:
-        """Run `fn` once in the life of the task; later attempts get its saved result."""
+        """Run `fn` once in a task; later attempts get its saved result."""
         handle = await self.begin_step(name)
         if handle.done:
             return cast(_T, handle.state)
         return await self.complete_step(handle, await fn())
 
     async def begin_step(self, name: str) -> StepHandle:
-        """Take the next checkpoint of this name; `done` tells whether it was saved before."""
+        """Take the next checkpoint of this name; `done` tells whether it is saved already."""
         checkpoint_name = self._next_name(name)
         await self._compare(self._step_order.asked(checkpoint_name))
         if checkpoint_name in self._session.checkpoints:
@@ -132,11 +132,11 @@ class TaskContext:
         queue: str | None = None,
         options: SpawnOptions | None = None,
     ) -> str:
-        """Spawn a child task once in the life of this task; its id, for `await_task_result`.
+        """Spawn a child task once; its id, for `await_task_result`.
 
-        Without an idempotency key of `options` the child gets one of this task and this step, so
-        that a worker's death between the spawn and the checkpoint makes no second child. `queue`
-        is this task's own if none is named; waiting for a child there is refused.
+        Unless `options` has an idempotency key, the child gets one of this task and step, so that
+        a worker's death between spawn and checkpoint makes no second child. `queue` defaults to
+        this task's own, where `await_task_result` refuses to wait.
         """
         handle = await self.begin_step(f"$spawn:{task_name}")
         if handle.done:
@@ -153,9 +153,9 @@ class TaskContext:
     async def tracked_step(self, name: str, fn: Callable[[int], Awaitable[_T]]) -> _T:
         """A step whose every start is recorded before `fn` runs; for long or dangerous work.
 
-        `fn` gets the number of this start, from 1: a name for its logs and its scratch. Raises
-        `PoisonStep` when the step's earlier starts ended too many workers without a word, and
-        hands the run back instead of starting if the worker is about to stop.
+        `fn` gets the number of the start, from 1, for the names of logs and scratch folders.
+        Raises `PoisonStep` when earlier starts ended too many workers without a word, and
+        `RunReleased` instead of starting when the worker is about to stop.
         """
         handle = await self.begin_step(name)
         if handle.done:
@@ -169,7 +169,7 @@ class TaskContext:
 
     @property
     def escalations(self) -> tuple[str, ...]:
-        """What this start of the tracked step has to do differently than its first one."""
+        """What this start of the tracked step does differently than its first one."""
         return self.journal.escalations
 
     # -- waiting --------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class TaskContext:
     ) -> Any:
         """The event's payload; suspends until it is emitted.
 
-        Raises absurd-sdk's `TimeoutError` when `timeout` seconds have passed without it.
+        Raises absurd-sdk's `TimeoutError` after `timeout` seconds without it.
         """
         checkpoint_name = self._next_name(step_name or f"$awaitEvent:{event_name}")
         if checkpoint_name in self._session.checkpoints:
@@ -235,10 +235,10 @@ class TaskContext:
         timeout: float | None = None,
         step_name: str | None = None,
     ) -> TaskResultSnapshot:
-        """Wait, holding the slot, until a task on another queue has ended; its outcome.
+        """Wait, in this slot, until a task on another queue has ended; its outcome.
 
-        Raises `ValueError` for a task on this queue (workers could all wait for each other) and
-        absurd-sdk's `TimeoutError` after `timeout` seconds.
+        Raises `ValueError` for a task on this queue, where workers could all wait for each other,
+        and absurd-sdk's `TimeoutError` after `timeout` seconds.
         """
         queue = queue_name or self.queue_name
         if queue == self.queue_name:
@@ -261,17 +261,17 @@ class TaskContext:
         delay = _POLL_FIRST_SECONDS
         backend, child = self._session.backend, UUID(task_id)
         while True:
-            found = await self._session.lease.retry_until_deadline(
+            outcome = await self._session.lease.retry_until_deadline(
                 lambda: backend.get_task_result(queue, child)
             )
-            if found is None:
+            if outcome is None:
                 raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
-            if found.state in TERMINAL_STATES:
-                snapshot: dict[str, Json] = {"state": found.state}
-                if found.state == "completed":
-                    snapshot["result"] = found.result
-                elif found.state == "failed":
-                    snapshot["failure"] = found.failure_reason
+            if outcome.state in TERMINAL_STATES:
+                snapshot: dict[str, Json] = {"state": outcome.state}
+                if outcome.state == "completed":
+                    snapshot["result"] = outcome.result
+                elif outcome.state == "failed":
+                    snapshot["failure"] = outcome.failure_reason
                 return snapshot
             if deadline is not None:
                 if loop.time() >= deadline:
@@ -280,7 +280,7 @@ class TaskContext:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _POLL_LIMIT_SECONDS)
 
-    # -- the rest -------------------------------------------------------------------------
+    # -- events and lease -----------------------------------------------------------------
 
     async def emit_event(self, event_name: str, payload: Json = None) -> None:
         """Emit an event on this task's queue; the first payload of a name stays."""
@@ -292,15 +292,15 @@ class TaskContext:
         )
 
     async def heartbeat(self, seconds: int | None = None) -> None:
-        """Extend the lease. The worker does so by itself; this also notices a cancelled task."""
+        """Extend the lease, as the worker does by itself; this also notices a cancelled task."""
         seconds = self._session.lease.seconds if seconds is None else seconds
         await self._session.backend.extend_claim(self.queue_name, self.run_id, seconds)
 
     @property
     def fence(self) -> Lease:
-        """``await ctx.fence()`` returns only if the lease is still ours, freshly extended.
+        """``await ctx.fence()`` extends the lease, and raises if it is lost.
 
-        To be called just before an effect that must not happen twice, such as the renaming of a
+        Call it just before an effect that must not happen twice, such as the renaming of a
         finished product into place. ``ctx.fence.deadline`` is the event loop's time by which all
         work on the run must have stopped unless the lease is extended again.
         """
@@ -310,18 +310,18 @@ class TaskContext:
         """Compare the steps with those of earlier attempts once the handler has returned."""
         await self._compare(self._step_order.ended())
 
-    # -- how it is done -------------------------------------------------------------------
+    # -- names and order of steps ---------------------------------------------------------
 
     async def _compare(self, difference: str | None) -> None:
-        """Report a difference between this attempt's steps and earlier ones; once a run."""
+        """Report a difference between the steps of this attempt and of earlier ones."""
         if difference is None:
             return
         text = f"The steps of task {self.task_id} have changed between attempts: {difference}."
         if self._strict_steps:
             raise StepsChanged(text)
         _log.warning("%s", text)
-        found: dict[str, Json] = {"difference": difference, "run_id": str(self.run_id)}
-        await self._session.save(STEPS_CHANGED, found)
+        report = {"difference": difference, "run_id": str(self.run_id)}
+        await self._session.save(STEPS_CHANGED, report)
 
     def _next_name(self, name: str) -> str:
         count = self._calls_by_step.get(name, 0) + 1

@@ -1,9 +1,8 @@
 """What a backend raises, and the control flow that a handler must not swallow.
 
-Absurd's error contract is three SQLSTATEs (AB001 cancelled, AB002 run already failed, AB003
-invalid retry strategy) beside Postgres' own. The first two are not errors of the handler: they
-tell it to stop. So they derive from `BaseException`, like `asyncio.CancelledError`, and a
-handler's ``except Exception`` lets them pass.
+Absurd adds three SQLSTATEs to Postgres' own: AB001 cancelled, AB002 run already failed, AB003
+invalid retry strategy. The first two are no failures of the handler but tell it to stop. So they
+derive from `BaseException`, like `asyncio.CancelledError`: ``except Exception`` lets them pass.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import ClassVar
 
 
 class ControlFlow(BaseException):
-    """Ends a handler early without a failure. Let it pass: the worker knows what to do."""
+    """Ends a handler early without a failure. Let it pass: the worker handles it."""
 
 
 class RunSuspended(ControlFlow):
@@ -20,23 +19,23 @@ class RunSuspended(ControlFlow):
 
 
 class TaskCancelled(ControlFlow):
-    """The task has been cancelled (AB001); nothing that the handler still does can be kept."""
+    """The task is cancelled (AB001); what the handler still does is lost."""
 
 
 class RunAlreadyFailed(ControlFlow):
-    """The run was failed by somebody else (AB002), usually because its lease had expired."""
+    """Another worker has failed the run (AB002), usually because its lease had expired."""
 
 
 class LeaseLost(ControlFlow):
-    """The claim on the run is no longer ours, or can no longer be shown to be."""
+    """The claim on the run is lost, or can no longer be confirmed."""
 
 
 class RunReleased(BaseException):
-    """The worker is stopping: the run goes back to the queue without costing an attempt."""
+    """The worker is stopping: the run goes back to the queue, which costs no attempt."""
 
 
 class BackendError(Exception):
-    """A procedure was refused by the database.
+    """The database refused a procedure.
 
     `sqlstate` is Postgres' five-character code, None when the database never answered.
     """
@@ -57,7 +56,7 @@ class QueueNotFound(BackendError, LookupError):
 
 
 class SchemaMissing(BackendError):
-    """The database holds no Absurd schema, or another version than this package speaks."""
+    """The database holds no Absurd schema, or not the version that this package uses."""
 
 
 class BackendUnavailable(BackendError, ConnectionError):

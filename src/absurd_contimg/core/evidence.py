@@ -1,7 +1,6 @@
-"""Evidence: what is known about one failure, as JSON that can be kept and weighed later.
+"""Evidence: what is known about one failure, taken from the error and from the failed process.
 
-It is taken from the error itself and from the process that failed; it holds no judgement. What
-it means is for the rules in ``failures.py``.
+It holds no judgement, which is for the rules in ``failures``, and it is kept as JSON.
 """
 
 from __future__ import annotations
@@ -30,8 +29,8 @@ class ExceptionEvidence:
     message: str
     errno: int | None = None
     implicit_links: int = 0
-    """How many steps on the way to it were not stated causes ("raise ... from") but what Python
-    notes by itself ("during handling of the above"): the more, the weaker its testimony."""
+    """How many links on the way to it are contexts that Python notes by itself ("during handling
+    of the above") instead of stated causes: the more, the weaker the evidence."""
     path: str | None = None
     """The file or folder that an `OSError` names; of two, the one that was to be written."""
 
@@ -47,14 +46,14 @@ class ExceptionEvidence:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything known about one failure. All of it is JSON: it is kept in the history."""
+    """Everything known about one failure."""
 
     exceptions: tuple[ExceptionEvidence, ...] = ()
     """Outermost first; each later one is the cause of the one before."""
     exit_code: int | None = None
-    """Of the child process, when it ended by itself."""
+    """Of a child process that ended by itself."""
     signal: int | None = None
-    """That ended the child process."""
+    """The signal that ended a child process."""
     log_messages: tuple[str, ...] = ()
     """Errors that the process logged, and what it printed as it ended; earlier `casa_messages`."""
     traceback: str | None = None
@@ -65,14 +64,14 @@ class Evidence:
     def of(cls, error: BaseException) -> Evidence:
         """The evidence of an exception; an error that carries its own (`HasEvidence`) keeps it."""
         chain = list(linked_chain(error))
-        for one, _ in chain:
-            if isinstance(one, HasEvidence) and isinstance(one.evidence, Evidence):
-                return one.evidence
+        for link, _ in chain:
+            if isinstance(link, HasEvidence) and isinstance(link.evidence, Evidence):
+                return link.evidence
         if len(chain) > _LINKS_MAX:
             chain = chain[: _LINKS_MAX // 2] + chain[-_LINKS_MAX // 2 :]
         lines = "".join(traceback.format_exception(error))
         return cls(
-            tuple(ExceptionEvidence.of(one, links) for one, links in chain),
+            tuple(ExceptionEvidence.of(link, contexts) for link, contexts in chain),
             traceback=lines[-_TRACEBACK_CHARACTERS_MAX:],
         )
 
@@ -111,35 +110,30 @@ def _path_of(error: OSError) -> str | None:
 
 
 def text_of(error: BaseException) -> str:
-    """What an error says: shortened where it is long, and a word of ours where it cannot say."""
+    """The error's text, shortened where it is long; a note of ours where ``str()`` fails."""
     try:
         return shortened(str(error))
     except Exception as second:  # noqa: BLE001 - a bug in somebody's __str__
         return f"<no text: str() of it raises {type(second).__name__}>"
 
 
-def cause_chain(error: BaseException) -> Iterator[BaseException]:
-    """The error and what caused it, outermost first.
-
-    Follows explicit causes, and implicit contexts unless suppressed; looks into exception
-    groups; meets each exception once.
-    """
-    return (one for one, _ in linked_chain(error))
-
-
 def linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:
-    """As `cause_chain`, each with the number of implicit contexts on the way to it."""
+    """The error and what caused it, outermost first, each exception once.
+
+    Follows explicit causes, and implicit contexts unless suppressed, and looks into exception
+    groups. The number counts the implicit contexts on the way.
+    """
     seen: set[int] = set()
-    waiting: list[tuple[BaseException, int]] = [(error, 0)]
-    while waiting:
-        one, links = waiting.pop(0)
-        if id(one) in seen:
+    queue: list[tuple[BaseException, int]] = [(error, 0)]
+    while queue:
+        link, contexts = queue.pop(0)
+        if id(link) in seen:
             continue
-        seen.add(id(one))
-        yield one, links
-        if isinstance(one, BaseExceptionGroup):
-            waiting.extend((member, links) for member in one.exceptions)
-        if one.__cause__ is not None:
-            waiting.append((one.__cause__, links))
-        elif one.__context__ is not None and not one.__suppress_context__:
-            waiting.append((one.__context__, links + 1))
+        seen.add(id(link))
+        yield link, contexts
+        if isinstance(link, BaseExceptionGroup):
+            queue.extend((member, contexts) for member in link.exceptions)
+        if link.__cause__ is not None:
+            queue.append((link.__cause__, contexts))
+        elif link.__context__ is not None and not link.__suppress_context__:
+            queue.append((link.__context__, contexts + 1))

@@ -9,7 +9,7 @@ A task spawned with its own ``max_attempts`` or retry strategy keeps them: then 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import cast
@@ -17,10 +17,9 @@ from typing import cast
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError, RunAlreadyFailed
-from absurd_contimg.core.evidence import text_of
+from absurd_contimg.core.evidence import Evidence, text_of
 from absurd_contimg.core.failures import (
     Classifier,
-    Evidence,
     FailureKind,
     RetryHook,
     Verdict,
@@ -41,27 +40,31 @@ _MESSAGE_CHARACTERS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class RetryDecision:
-    """What is done with a failed run, for the log and for observers."""
+    """What is done with a failed run."""
 
     verdict: Verdict
     action: str
     """As in `StepOutcome`."""
     delay_seconds: float | None = None
     escalation: str | None = None
-    """What the next start of the step has to do differently."""
+    """What the next start of the step does differently."""
 
+    @property
+    def keeps_attempt(self) -> bool:
+        """The run sleeps and goes on later; otherwise it fails, and another may follow."""
+        return self.action in ("waiting", "released")
 
-_SLEEPING = ("waiting", "released")
-"""Actions that give the lease back: the run goes on later and keeps its attempt."""
 
 OnFailure = Callable[[ClaimedTask, RetryDecision, Mapping[str, Json]], Awaitable[None]]
-"""Told, with the failure reason, before a task is failed for good; may be told again of the same
-failure. What it raises is logged and changes nothing."""
+"""Called with the failure reason before a task fails for good, perhaps twice for one failure.
+What it raises is logged and changes nothing."""
+
+_Reasons = Sequence[Mapping[str, Json]]
 
 
 @dataclass(frozen=True, slots=True)
 class FailureHandler:
-    """Decides and carries out what a failure deserves."""
+    """Decides what follows a failure, and carries it out."""
 
     backend: Backend
     queue_name: str
@@ -76,19 +79,16 @@ class FailureHandler:
     ) -> RetryDecision:
         """Fail or retry the run, or let it wait, after its handler raised `error`.
 
-        Repeats its calls while the database is away and the lease is ours; a call whose reply was
-        lost is recognised by what it left, and not made twice.
+        Calls are repeated while the database is away and the lease holds; one whose reply was
+        lost is recognised by what it left.
         """
-        verdict = self._judge(Evidence.of(error))
+        evidence = Evidence.of(error)
+        verdict = self._judge(evidence)
         earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
         decision = _escalated(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
-        delay = decision.delay_seconds
-        until = (
-            None if delay is None else await lease.retry_until_deadline(lambda: self._after(delay))
-        )
-        outcome = _outcome(error, decision, until)
+        until = await lease.retry_until_deadline(lambda: self._after(decision.delay_seconds))
         if ctx is not None:
-            await ctx.journal.end(outcome, decision.escalation)
+            await ctx.journal.end(_outcome(error, evidence, decision, until), decision.escalation)
         details: dict[str, Json] = {
             "step": None if ctx is None else ctx.current_step,
             "attempt": claimed.attempt,
@@ -99,11 +99,11 @@ class FailureHandler:
         }
         reason = failure_reason(error, decision.verdict, details)
         if decision.action == "failed":
-            await self._tell(claimed, decision, reason)
+            await self._notify(claimed, decision, reason)
         await lease.retry_until_deadline(lambda: self._carry_out(claimed, decision, reason, until))
         return decision
 
-    async def _tell(
+    async def _notify(
         self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
         if self.on_failure is None:
@@ -114,7 +114,7 @@ class FailureHandler:
             _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
 
     def _judge(self, evidence: Evidence) -> Verdict:
-        """The user's word where there is one, else the table's."""
+        """The verdict of the user's hook if it has one, else of the table."""
         verdict = self.classifier.classify(evidence)
         if self.hook is None:
             return verdict
@@ -138,7 +138,7 @@ class FailureHandler:
         claimed: ClaimedTask,
         ctx: TaskContext | None,
         verdict: Verdict,
-        earlier: list[Mapping[str, Json]],
+        earlier: _Reasons,
     ) -> RetryDecision:
         match verdict.kind:
             case FailureKind.PERMANENT:
@@ -165,26 +165,25 @@ class FailureHandler:
         claimed: ClaimedTask,
         ctx: TaskContext | None,
         verdict: Verdict,
-        earlier: list[Mapping[str, Json]],
+        earlier: _Reasons,
     ) -> RetryDecision:
         step = None if ctx is None else ctx.current_step
+        kind = verdict.kind
+        if claimed.max_attempts is not None and not _is_capped_by_us(earlier):
+            failures = claimed.attempt  # the spawner's own limit, which Absurd keeps
+        else:
+            failures = 1 + sum(
+                reason.get("step") == step and reason.get("kind") == kind.value
+                for reason in _since_last_verdict(earlier)
+            )
+            if failures >= self.policy.attempts(kind):
+                return RetryDecision(verdict, "failed")
         delay = verdict.delay_seconds
-        if claimed.max_attempts is not None and not _lowered_by_us(earlier):
-            # The spawner's own count, kept by Absurd.
-            if delay is None and not claimed.retry_strategy:
-                delay = self.policy.delay_seconds(claimed.attempt)
-            return RetryDecision(verdict, "retry", delay)
-        since = _since_last_verdict(earlier)
-        failures = 1 + sum(
-            one.get("step") == step and one.get("kind") == verdict.kind.value for one in since
-        )
-        if failures >= self.policy.attempts(verdict.kind):
-            return RetryDecision(verdict, "failed")
         if delay is None and not claimed.retry_strategy:
             delay = self.policy.delay_seconds(failures)
         return RetryDecision(verdict, "retry", delay)
 
-    async def _earlier_reasons(self, claimed: ClaimedTask) -> list[Mapping[str, Json]]:
+    async def _earlier_reasons(self, claimed: ClaimedTask) -> _Reasons:
         """Why the task's earlier runs failed, from history, oldest first."""
         history = await self.backend.history(self.queue_name, claimed.task_id)
         runs = history.runs if history else ()
@@ -201,18 +200,19 @@ class FailureHandler:
         try:
             if decision.action == "failed":
                 await backend.fail_run_permanently(queue, run_id, reason)
-            elif decision.action in _SLEEPING and until is not None:
+            elif decision.keeps_attempt and until is not None:
                 await backend.schedule_run(queue, run_id, until)
             else:
-                # The delay counts from the failure: the journal may have waited for the database.
-                delay = decision.delay_seconds
-                retry_at = None if delay is None else await self._after(delay)
+                # Again from now: writing the journal may have taken a part of the delay.
+                retry_at = await self._after(decision.delay_seconds)
                 await backend.fail_run(queue, run_id, reason, retry_at)
         except (RunAlreadyFailed, BackendError) as error:
             if not await self._took_effect(claimed, decision, error):
                 raise
 
-    async def _after(self, seconds: float) -> datetime:
+    async def _after(self, seconds: float | None) -> datetime | None:
+        if seconds is None:
+            return None
         return await self.backend.current_time() + timedelta(seconds=seconds)
 
     async def _took_effect(
@@ -224,15 +224,15 @@ class FailureHandler:
         history = await self.backend.history(self.queue_name, claimed.task_id)
         runs = history.runs if history else ()
         state = next((run.state for run in runs if run.run_id == claimed.run_id), None)
-        return state == ("sleeping" if decision.action in _SLEEPING else "failed")
+        return state == ("sleeping" if decision.keeps_attempt else "failed")
 
 
 def _escalated(
     decision: RetryDecision, claimed: ClaimedTask, ctx: TaskContext | None
 ) -> RetryDecision:
-    """The same, with the escalation that the verdict names if it was not used in this step yet.
+    """The decision, with the verdict's escalation if the step has not used it yet.
 
-    It turns a permanent failure into one more start, unless the spawner's own count is spent.
+    It turns a permanent failure into one more start, unless the spawner's own limit is reached.
     """
     escalation = decision.verdict.escalation
     if escalation is None or ctx is None or not ctx.journal.may_escalate(escalation):
@@ -246,8 +246,10 @@ def _escalated(
     return replace(decision, action="escalated", delay_seconds=0.0, escalation=escalation)
 
 
-def _outcome(error: Exception, decision: RetryDecision, until: datetime | None) -> StepOutcome:
-    verdict, evidence = decision.verdict, Evidence.of(error)
+def _outcome(
+    error: Exception, evidence: Evidence, decision: RetryDecision, until: datetime | None
+) -> StepOutcome:
+    verdict = decision.verdict
     numbers: dict[str, Json] = {
         "errno": next((e.errno for e in reversed(evidence.exceptions) if e.errno), None),
         "signal": evidence.signal,
@@ -266,17 +268,16 @@ def _outcome(error: Exception, decision: RetryDecision, until: datetime | None) 
     )
 
 
-def _lowered_by_us(earlier: list[Mapping[str, Json]]) -> bool:
-    """Whether the task's ``max_attempts`` comes from a permanent failure and its retry.
+def _is_capped_by_us(earlier: _Reasons) -> bool:
+    """Whether the task's ``max_attempts`` is no longer the spawner's.
 
-    `Backend.fail_run_permanently` lowers it, and ``retry_task`` raises it again: it is then no
-    longer the spawner's.
+    `Backend.fail_run_permanently` lowers it, and an operator's ``retry_task`` raises it again.
     """
-    return any(action_of(one) == "failed" for one in earlier)
+    return any(action_of(reason) == "failed" for reason in earlier)
 
 
-def _since_last_verdict(earlier: list[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
-    """The failures since an operator last said "again": each retry has its full budget."""
+def _since_last_verdict(earlier: _Reasons) -> _Reasons:
+    """The failures since the task last failed for good: an operator's retry has full budgets."""
     for position in range(len(earlier) - 1, -1, -1):
         if action_of(earlier[position]) == "failed":
             return earlier[position + 1 :]

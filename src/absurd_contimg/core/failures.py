@@ -1,10 +1,9 @@
-"""What kind of failure is this: the rules that weigh evidence, and the verdict.
+"""Failure rules and the classifier: from the evidence of a failure to a verdict.
 
-Evidence is taken from the error itself, never guessed from one message alone: the errno, the
-exception types along the whole cause chain, the exit code or signal of a child process, what
-CASA logged, and text last. Rules are data (`FailureRule`), tried in that order of evidence; the
-most telling evidence decides, not the first rule of a long list. The rules that any program
-needs are in ``generic_rules.py``; the stages bring their own table.
+Rules are data (`FailureRule`). The classifier tries them in order of evidence, the most specific
+first: errno, exception types along the cause chain, signal or exit code of a child process, log
+messages, the error's text. Rules for every program are in ``generic_rules``; the stages add their
+own table.
 """
 
 from __future__ import annotations
@@ -12,42 +11,19 @@ from __future__ import annotations
 import errno as errno_codes
 import re
 import signal as signals
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from absurd_contimg.core.evidence import (
-    Evidence,
-    ExceptionEvidence,
-    HasEvidence,
-    cause_chain,
-    text_of,
-)
+from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, text_of
 from absurd_contimg.core.jsonb_sanitizer import sanitized
 from absurd_contimg.core.records import Json
 
-__all__ = [
-    "POISON_RULE",
-    "UNRECOGNISED",
-    "Classifier",
-    "Evidence",
-    "ExceptionEvidence",
-    "FailureKind",
-    "FailureRule",
-    "HasEvidence",
-    "PoisonStep",
-    "RetryHook",
-    "StepsChanged",
-    "Verdict",
-    "action_of",
-    "cause_chain",
-    "failure_reason",
-]
-
 
 class FailureKind(StrEnum):
-    """What a failure deserves."""
+    """What a failure calls for."""
 
     TRANSIENT = "transient"
     """May pass by itself: retried with exponential backoff, up to the budget of its step."""
@@ -65,10 +41,8 @@ class FailureKind(StrEnum):
 class FailureRule:
     """One line of a failure table: the evidence it matches, and what that means.
 
-    A rule names one sort of evidence. Two may stand together, and then both must match: a signal
-    or an exception with a log message (`log`), an exception with its own message (`text`).
-    `decisive` exception rules are for errors that were raised on purpose, with the cause already
-    weighed: they count before other exceptions of the chain.
+    A rule names one sort of evidence, or two that must both match: a signal or an exception with
+    a log message (`log`), an exception with its own message (`text`).
     """
 
     id: str
@@ -81,30 +55,30 @@ class FailureRule:
     exceptions: frozenset[str] = frozenset()
     """Qualified class names; a subclass matches too, unless a nearer class has a rule."""
     decisive: bool = False
+    """Counts before other exceptions of the chain: for errors raised in knowledge of the cause."""
     signals: frozenset[int] = frozenset()
     exit_codes: frozenset[int] = frozenset()
     log: re.Pattern[str] | None = None
     text: re.Pattern[str] | None = None
     resource_waits_max: int | None = None
-    """For resources: how often a step waits for this, where waiting alone does not help;
-    None leaves it to the policy."""
+    """How often a step waits for this resource, where waiting alone does not help; None: as often
+    as the policy allows."""
     escalation: str | None = None
-    """What the next start of the step has to do differently; whoever runs the step knows the
-    names. Used once a step, and then also after a permanent failure."""
+    """What the next start of the step does differently, by a name that the stages know. Used once
+    in a step, even after a permanent failure."""
     not_produced: str | None = None
-    """Why no test produces this failure with the real part; None: one does."""
+    """Why no test produces this failure with the real part; None: a test does."""
 
     def sorts_of_evidence(self) -> list[str]:
         """What the rule looks at, in words, for the rendered table."""
-        found = [errno_codes.errorcode[code] for code in sorted(self.errnos)]
-        found += [name.rpartition(".")[2] for name in sorted(self.exceptions)]
-        found += [signals.Signals(number).name for number in sorted(self.signals)]
-        found += [f"exit code {code}" for code in sorted(self.exit_codes)]
-        if self.log is not None:
-            found.append(f"log says: {self.log.pattern}")
-        if self.text is not None:
-            found.append(f"message: {self.text.pattern}")
-        return found
+        return [
+            *(errno_codes.errorcode[code] for code in sorted(self.errnos)),
+            *(name.rpartition(".")[2] for name in sorted(self.exceptions)),
+            *(signals.Signals(number).name for number in sorted(self.signals)),
+            *(f"exit code {code}" for code in sorted(self.exit_codes)),
+            *([f"log says: {self.log.pattern}"] if self.log is not None else []),
+            *([f"message: {self.text.pattern}"] if self.text is not None else []),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +94,12 @@ class Verdict:
     delay_seconds: float | None = None
     """How long to wait before a retry, where the user's hook named a time."""
     resource_waits_max: int | None = None
-    """As in the rule."""
     escalation: str | None = None
-    """As in the rule."""
 
 
 RetryHook = Callable[[Evidence], bool | float | timedelta | None]
-"""A user's own word on a failure, before the table's: retry it (True, within the budget of
-transient failures), never (False), after this delay (seconds or `timedelta`, within the same
-budget), or None: let the table decide."""
+"""A user's own decision before that of the table: True to retry within the budget of transient
+failures, a delay (seconds or `timedelta`) to do so after it, False never to, None for the table."""
 
 UNRECOGNISED = FailureRule(
     id="unrecognised",
@@ -143,14 +114,14 @@ class Classifier:
 
     Order: errno (innermost cause first), decisive exceptions (outermost first), other
     exceptions (nearest class first, then innermost), signal, exit code, log messages, text.
-    So wrapping an error in an unlisted exception never changes its verdict. Exceptions that were
-    merely being handled when another was raised are heard after those that were not.
+    So wrapping an error in an unlisted exception does not change its verdict. Exceptions that
+    were being handled when another was raised come after stated causes.
     """
 
     def __init__(self, rules: Sequence[FailureRule]) -> None:
-        duplicates = {r.id for r in rules if sum(o.id == r.id for o in rules) > 1}
+        duplicates = sorted(i for i, n in Counter(rule.id for rule in rules).items() if n > 1)
         if duplicates:
-            raise ValueError(f"failure rules have the same id: {', '.join(sorted(duplicates))}")
+            raise ValueError(f"failure rules have the same id: {', '.join(duplicates)}")
         self._rules = tuple(rules)
 
     @property
@@ -252,11 +223,11 @@ def _log_match(rule: FailureRule, evidence: Evidence) -> str | None:
 
 
 class PoisonStep(RuntimeError):
-    """A step has ended its worker too often without ever reporting anything."""
+    """A step has ended its worker too often, without any report."""
 
 
 class StepsChanged(RuntimeError):
-    """The steps of a task are no longer those of its earlier attempts: renamed or reordered."""
+    """The steps of a task differ from those of its earlier attempts: renamed or reordered."""
 
 
 POISON_RULE = FailureRule(
@@ -277,10 +248,7 @@ def action_of(reason: Mapping[str, Json]) -> Json:
 def failure_reason(
     error: BaseException, verdict: Verdict, details: Mapping[str, Json]
 ) -> dict[str, Json]:
-    """The JSON kept on the failed run: Absurd's own fields, the verdict and its evidence.
-
-    jsonb takes it, whatever the error says (`sanitized`).
-    """
+    """The JSON kept on the failed run: Absurd's own fields, the verdict and its evidence."""
     evidence = Evidence.of(error)
     reason = {
         "name": type(error).__name__,

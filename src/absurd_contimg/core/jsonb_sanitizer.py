@@ -1,8 +1,8 @@
-"""Any value as one that a jsonb column takes: what failed must be recorded, whatever it says.
+"""Turns any value into one that a jsonb column takes, so that every failure can be recorded.
 
-Postgres refuses NUL and lone surrogates in text (C++ prints the first, a file name that is no
+Postgres refuses NUL and lone surrogates in text (C++ prints the first, a file name that is not
 UTF-8 has the second), JSON has no NaN, and a user's error may carry objects. A failure that could
-not be recorded would leave its run to its lease, and the same would happen again for ever.
+not be recorded would leave its run to expire, and would come again for ever.
 """
 
 from __future__ import annotations
@@ -20,22 +20,21 @@ _REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
 def sanitized(value: object, depth: int = 0) -> Json:
-    """The value where jsonb takes it, else the nearest that it takes; of bounded size."""
+    """The value if jsonb takes it, else the nearest one that it takes; of bounded size."""
     match value:
         case None | bool() | int():
-            found: Json = value
+            return value
         case float() if math.isfinite(value):
-            found = value
+            return value
         case str():
-            found = _sanitized_text(value)
+            return _sanitized_text(value)
         case Mapping() if depth < _DEPTH_MAX:
             items = list(value.items())[:_ITEMS_MAX]
-            found = {_sanitized_text(str(key)): sanitized(one, depth + 1) for key, one in items}
+            return {_sanitized_text(str(key)): sanitized(item, depth + 1) for key, item in items}
         case list() | tuple() if depth < _DEPTH_MAX:
-            found = [sanitized(one, depth + 1) for one in value[:_ITEMS_MAX]]
+            return [sanitized(item, depth + 1) for item in value[:_ITEMS_MAX]]
         case _:
-            found = _sanitized_text(repr(value))
-    return found
+            return _sanitized_text(repr(value))
 
 
 def shortened(text: str, characters: int = _CHARACTERS_MAX) -> str:
@@ -47,4 +46,4 @@ def shortened(text: str, characters: int = _CHARACTERS_MAX) -> str:
 
 
 def _sanitized_text(text: str) -> str:
-    return _REFUSED.sub(lambda found: f"\\x{ord(found.group()):02x}", shortened(text))
+    return _REFUSED.sub(lambda match: f"\\x{ord(match.group()):02x}", shortened(text))

@@ -1,9 +1,8 @@
-"""The lease keeper: holds a run's claim while its handler works, and says when it is lost.
+"""The lease of a run: extended while its handler works, with a deadline for when it cannot be.
 
-Self-fencing: if the claim cannot be extended, the handler is stopped a margin *before* the
-lease ends, so that no other worker can start the run while this one still works on it.
-Lease times are reckoned from the moment an extension was sent, by the event loop's clock, which
-is never later than the moment the database counted from.
+Self-fencing: if the claim cannot be extended, the handler is stopped a margin *before* the lease
+ends, so that no other worker starts the run while this one still works on it. Times count from
+the sending of an extension, by the event loop's clock: never later than the database counts.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 _EXTENSIONS_PER_LEASE = 3
-"""The claim is extended every third of its length: two extensions may fail without harm."""
+"""Two extensions in a row may fail without harm."""
 _MARGIN_SHARE = 1 / 6
-"""The share of the lease, before its end, by which the handler must have been stopped."""
+"""The share of the lease between the deadline and its end: time to stop the handler."""
 _RETRY_SECONDS = 0.25
 
 
 class Lease:
-    """One run's claim: when it ends for certain, and the work to keep it."""
+    """One run's claim."""
 
     def __init__(
         self, backend: Backend, queue_name: str, run_id: UUID, seconds: int, claimed_at: float
@@ -51,7 +50,7 @@ class Lease:
         return self._ends_at - self.seconds * _MARGIN_SHARE
 
     async def __call__(self) -> None:
-        """The same as `extend`: the form in which the runner of a stage asks."""
+        """The same as `extend`: a lease is the fence that the runner of a stage calls."""
         await self.extend()
 
     def renewed(self, sent_at: float) -> None:
@@ -61,7 +60,7 @@ class Lease:
     async def extend(self) -> None:
         """Extend the claim now; raise `LeaseLost`, `TaskCancelled` or `RunAlreadyFailed`.
 
-        A database that does not answer is asked again until the fence, then `LeaseLost`.
+        Repeated until the deadline while the database does not answer, then `LeaseLost`.
         """
 
         async def extend() -> None:
@@ -77,22 +76,22 @@ class Lease:
                 f"lease ended: {error}"
             ) from error
         except BackendError as error:
-            # "not currently running": swept and claimed again, released, or completed.
+            # "not currently running": swept and claimed again, released, or completed
             raise LeaseLost(f"run {self._run_id}: the claim is gone: {error}") from error
 
     async def retry_until_deadline(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Make a call, again and again while the database is unreachable, until the fence.
+        """Repeat a call while the database is unreachable.
 
-        The call must be safe to repeat: it may have taken effect although it raised. Raises the
-        last `BackendUnavailable` when the fence is reached.
+        The call must be safe to repeat: it may have taken effect although it raised. Raises
+        `BackendUnavailable` at the deadline.
         """
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout_at(self.deadline) as fence:
+                async with asyncio.timeout_at(self.deadline) as timeout:
                     return await call()
             except TimeoutError as error:
-                if fence.expired() and loop.time() < self.deadline:
+                if timeout.expired() and loop.time() < self.deadline:
                     continue  # the claim was extended while we waited
                 raise BackendUnavailable("no answer before the end of the lease") from error
             except BackendUnavailable:
@@ -101,10 +100,10 @@ class Lease:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def heartbeat_loop(self) -> None:
-        """Extend the claim every third of its length, for ever; ends only by raising.
+        """Extend the claim every third of its length; ends only by raising.
 
-        Counted from the claim or its last extension, not from when this is called: a worker that
-        was stopped in between must find out at once that its lease is over.
+        Counted from the last extension and not from this call: a worker that was stopped in
+        between must find out at once that its lease is over.
         """
         clock = asyncio.get_running_loop().time
         while True:
@@ -116,23 +115,23 @@ class Lease:
 
 
 async def while_leased(lease: Lease, work: asyncio.Task[_T]) -> _T:
-    """Wait for the work while keeping its lease; if the lease is lost, stop the work and raise.
+    """The result of the work, done under its lease; if the lease is lost, stop it and raise.
 
-    On return or raise, the work has ended: what is cancelled is also waited for.
+    On return or raise the work has ended: a cancelled task is also waited for.
     """
-    keeper = asyncio.create_task(lease.heartbeat_loop(), name="lease-keeper")
+    heartbeat = asyncio.create_task(lease.heartbeat_loop(), name="heartbeat")
     try:
-        await asyncio.wait({work, keeper}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({work, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return work.result()
         await _end(work)
-        await keeper  # raises what ended it
-        raise AssertionError("a lease keeper ends only by raising")
+        await heartbeat  # raises what ended it
+        raise AssertionError("the heartbeat loop ends only by raising")
     except (LeaseLost, TaskCancelled, RunAlreadyFailed) as reason:
         _log.warning("%s: %s", type(reason).__name__, reason)
         raise
     finally:
-        await _end(keeper)
+        await _end(heartbeat)
         await _end(work)
 
 
@@ -141,4 +140,4 @@ async def _end(task: asyncio.Task[_T]) -> None:
     task.cancel()
     await asyncio.wait({task})
     if not task.cancelled():
-        task.exception()  # retrieved: its outcome has been dealt with, or no longer matters
+        task.exception()  # retrieved: the outcome was handled, or no longer matters

@@ -1,9 +1,8 @@
-"""The records that cross the `Backend` protocol: Absurd's rows, by Absurd's names.
+"""The records of the `Backend` protocol: Absurd's rows, by Absurd's names.
 
-All are immutable; the two that every cycle of a worker makes are a `NamedTuple`, made in a
-third of the time of a frozen dataclass. JSON columns hold plain Python values. Times are aware
-datetimes in UTC; a time of ``infinity`` (a wait without a timeout) is `INFINITY`, the latest time
-Python has.
+JSON columns hold plain Python values. Times are aware datetimes in UTC; ``infinity`` (a wait
+without a timeout) is `INFINITY`, the latest time Python has. The two records that every cycle of
+a worker makes are named tuples, made in a third of the time of a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -175,7 +174,7 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """Everything the database knows of one task: the one record of what happened.
+    """Everything that the database knows of one task.
 
     Runs are in order of attempt, checkpoints in order of their last write, ties by name.
     """

@@ -10,10 +10,10 @@ from absurd_contimg.core.records import Json, Task
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Budgets of one step, counted over the whole life of its task.
+    """Budgets of one step, counted over all attempts of its task.
 
-    `transient_attempts` and `unknown_attempts` count all tries of a step that failed so, the
-    first included. A step that ended `poison_limit` workers without a word is not started again.
+    `transient_attempts` and `unknown_attempts` count the first try too. A step that ended
+    `poison_limit` workers without a word is not started again.
     A step waits for a resource `resource_wait_seconds` at a time, `resource_waits_max` times at
     most.
     """
@@ -28,7 +28,7 @@ class RetryPolicy:
     resource_waits_max: int = 1440
 
     def attempts(self, kind: FailureKind) -> int:
-        """How many tries a step has that fails in this way."""
+        """How many tries a step has that fails with this kind."""
         match kind:
             case FailureKind.TRANSIENT:
                 return self.transient_attempts
@@ -44,9 +44,9 @@ class RetryPolicy:
 
 
 _ATTEMPTS_GRANTED = 1000
-"""Absurd's own limit for a retried task; the worker's budgets, by stage and kind, are tighter."""
+"""Absurd's own limit for a retried task; the worker's budgets, by step and kind, are tighter."""
 
 
 def retry_options(task: Task) -> dict[str, Json]:
-    """What to give Absurd's ``retry_task`` so that a failed task has full budgets again."""
+    """The options of Absurd's ``retry_task`` that give a failed task full budgets again."""
     return {"max_attempts": task.attempts + _ATTEMPTS_GRANTED}

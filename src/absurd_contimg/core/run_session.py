@@ -1,6 +1,6 @@
-"""`RunSession`: one claimed run at its database: its checkpoints, and calls under its lease.
+"""`RunSession`: the checkpoints of one claimed run, and its calls under its lease.
 
-Every call is repeated while the database is away and the lease holds. A call that took effect
+Calls are repeated while the database is away and the lease holds. A call that took effect
 although its reply was lost is recognised by what it left, and not made twice.
 """
 

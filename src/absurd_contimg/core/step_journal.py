@@ -56,31 +56,18 @@ class StepOutcome:
 
     def to_json(self) -> dict[str, Json]:
         """Only the fields that are set."""
-        fields: dict[str, Json] = {
-            name: sanitized(value) for name in _TEXTS if (value := getattr(self, name)) is not None
-        }
-        if self.evidence:
-            fields["evidence"] = sanitized(self.evidence)
-        if self.until is not None:
-            fields["until"] = self.until.isoformat()
-        return fields
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        fields["until"] = None if self.until is None else self.until.isoformat()
+        return {name: sanitized(value) for name, value in fields.items() if value}
 
     @classmethod
     def from_json(cls, saved: Json) -> StepOutcome | None:
         """What `to_json` wrote, or the sentence of an earlier version; None: no outcome yet."""
         if isinstance(saved, Mapping):
-            fields = cast(Mapping[str, Any], saved)
-            until = fields.get("until")
-            return cls(
-                action=fields["action"],
-                kind=fields.get("kind"),
-                rule=fields.get("rule"),
-                message=fields.get("message"),
-                evidence=fields.get("evidence") or {},
-                path=fields.get("path"),
-                advice=fields.get("advice"),
-                until=None if until is None else datetime.fromisoformat(until),
-            )
+            fields: dict[str, Any] = {name: saved[name] for name in cls.__slots__ if name in saved}
+            if "until" in fields:
+                fields["until"] = datetime.fromisoformat(fields["until"])
+            return cls(**fields)
         match = _SENTENCE.fullmatch(saved) if isinstance(saved, str) else None
         if match is None:
             return None
@@ -88,7 +75,6 @@ class StepOutcome:
         return cls(_OLD_ACTIONS.get(action, action), kind, rule)
 
 
-_TEXTS = ("action", "kind", "rule", "message", "path", "advice")
 _SENTENCE = re.compile(r"([^:]+)(?:: (\S+)(?: \((.*)\))?)?")
 _OLD_ACTIONS = {"parked": "waiting", "handed back": "released"}
 

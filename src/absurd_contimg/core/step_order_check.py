@@ -1,14 +1,13 @@
 """Notices that a task's steps are no longer those of its earlier attempts.
 
-Checkpoints are found by name, so a renamed step runs again, and a repeated name (``load``,
-``load#2``) that is asked in another order reads another step's value, both in silence. What can
-be known is the order in which earlier attempts *completed* their steps. For steps one after the
-other that is the order in which they must be asked again; steps that run side by side, or that
-are asked only sometimes, may differ without harm. So a difference is a report, and an error only
-where the user says that his steps never run side by side (`WorkerSettings.strict_steps`).
+Checkpoints are found by name. So a renamed step runs again, and a repeated name (``load``,
+``load#2``) that is asked for in another order reads another step's value, both in silence. What
+is known is the order in which earlier attempts *completed* their steps. Sequential steps must be
+asked for in that order; concurrent or conditional ones may differ without harm. So a difference
+is reported, and is an error only with `WorkerSettings.strict_steps`.
 
-The names that the SDK and we make ourselves (they begin with ``$``) are not compared: waiting
-for an event may be needed in one attempt and not in the next.
+Names that the SDK or we make (they begin with ``$``) are not compared: an attempt may need to
+wait for an event, and the next one not.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ class StepOrderCheck:
 
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
         self._unread: dict[str, datetime] = {
-            one.checkpoint_name: one.updated_at
-            for one in checkpoints
-            if not one.checkpoint_name.startswith("$")
+            each.checkpoint_name: each.updated_at
+            for each in checkpoints
+            if not each.checkpoint_name.startswith("$")
         }
         self._reported = False
 
     def asked(self, name: str) -> str | None:
-        """Note that a step is asked for; what is different from before, None if nothing is."""
+        """Note that a step is asked for; how this differs from earlier attempts, if it does."""
         if name.startswith("$"):
             return None
         saved_at = self._unread.pop(name, None)
@@ -47,7 +46,7 @@ class StepOrderCheck:
         return self._once(skipped, f"step {name!r} was completed later, but is asked before: ")
 
     def ended(self) -> str | None:
-        """The handler has returned: what it no longer asked for."""
+        """Note that the handler has returned; how this differs, if it does."""
         return self._once(list(self._unread), "the handler has ended without asking for: ")
 
     def _once(self, names: list[str], text: str) -> str | None:
@@ -55,4 +54,4 @@ class StepOrderCheck:
             return None
         self._reported = True
         more = f" and {len(names) - _NAMES_SHOWN_MAX} more" if len(names) > _NAMES_SHOWN_MAX else ""
-        return text + ", ".join(repr(one) for one in names[:_NAMES_SHOWN_MAX]) + more
+        return text + ", ".join(map(repr, names[:_NAMES_SHOWN_MAX])) + more

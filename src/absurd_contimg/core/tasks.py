@@ -1,4 +1,4 @@
-"""Which handler runs which task, and how it is called: all that it raises is ours to settle."""
+"""Handlers by task name, and the call of a handler."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class TaskRegistry:
 
 
 class HandlerEndedProcess(RuntimeError):
-    """A handler raised what ends a whole process, such as the SystemExit of a script it called."""
+    """A handler raised what would end the process, such as the SystemExit of a script it called."""
 
 
 async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json:
     """Call the handler, with the context where absurd-sdk's `get_current_context` finds it.
 
-    Control flow goes through, out of a group too (a `TaskGroup` raises it in one); of everything
-    else nothing but an `Exception` does, so that no handler ends its worker.
+    Raises control flow (also out of the group in which a `TaskGroup` raises it) or an `Exception`
+    and nothing else, so that no handler ends its worker.
     """
     absurd_sdk._current_task_context.set(cast(Any, ctx))
     try:
@@ -65,9 +65,9 @@ async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json
 
 
 def _raise_control_flow(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raise the first control flow in a group: the run is no longer there to be settled."""
-    found: BaseException | None = group.subgroup((ControlFlow, RunReleased))
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    if found is not None:
-        raise found from group
+    """Raise the first control flow in a group: it counts more than the failures beside it."""
+    first: BaseException | None = group.subgroup((ControlFlow, RunReleased))
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if first is not None:
+        raise first from group

@@ -1,8 +1,8 @@
-"""The worker: claims runs, runs their handlers under a lease, and handles how they end.
+"""The worker: claims runs, runs their handlers under a lease, and completes or fails them.
 
-It speaks to the database through the `Backend` protocol, and knows the time only from the
-running event loop, so the same code runs in production, in tests and in virtual time. Signals
-are not its business: whoever owns the process calls `Worker.stop`.
+It reaches the database through `Backend` and the clock through the event loop, so the same code
+runs in production, in tests and in virtual time. Signals are for the owner of the process, who
+calls `Worker.stop`.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from absurd_contimg.core.tasks import TaskRegistry, call
 _log = logging.getLogger(__name__)
 
 ExplainRefusal = Callable[[Backend, str], Awaitable[Sequence[object]]]
-"""From a backend and a queue's name: what is wrong with the queue, one printable object each."""
+"""From a backend and a queue's name: what is wrong with the queue, printable objects."""
 
 _UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
 _RELEASE_SECONDS = 5.0
-"""How long a stopping worker tries to give a run back while the database is away."""
+"""How long a stopping worker tries to release a run while the database is away."""
 _RELEASED = StepOutcome("released")
 _UNKNOWN_TASK_SECONDS = 15.0
 """How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
@@ -52,10 +52,11 @@ _UNKNOWN_TASK_SECONDS = 15.0
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """How a worker works. Defaults are those of the operations guide where it names one.
+    """How a worker works, with the defaults of the operations guide.
 
-    `claim_timeout_seconds` is the lease: after a worker's death its runs wait that long, unless it
-    restarts under the same `worker_id`. `grace_seconds` is how long `Worker.stop` lets runs go on.
+    `claim_timeout_seconds` is the length of the lease: the runs of a dead worker wait so long,
+    unless it restarts under the same `worker_id`. `grace_seconds` is how long runs may go on
+    after `Worker.stop`.
     """
 
     queue_name: str
@@ -65,8 +66,8 @@ class WorkerSettings:
     poll_interval_seconds: float = 1.0
     grace_seconds: float = 10.0
     strict_steps: bool = False
-    """Fail a task whose steps differ from those of its earlier attempts, instead of reporting it:
-    for handlers whose steps never run side by side."""
+    """Fail a task whose steps differ from those of its earlier attempts, instead of logging it:
+    for handlers whose steps never run concurrently."""
 
     def __post_init__(self) -> None:
         if self.claim_timeout_seconds < 1:
@@ -87,39 +88,38 @@ class Worker:
     )
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     ready_to_claim: Callable[[], Awaitable[bool]] | None = None
-    """Asked before each claim; False leaves the queue to others (a full disk, say)."""
+    """Called before each claim; False leaves the queue to others (with a full disk, say)."""
     retry_hook: RetryHook | None = None
-    """A user's own word on each failure, before that of the table."""
     on_failure: OnFailure | None = None
-    """Told before a task is failed for good."""
     explain_refusal: ExplainRefusal | None = None
-    """Asked what makes the queue refuse every claim, for the log."""
+    """Called for the log when the queue refuses a claim."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
     _claim_unanswered: bool = field(default=False, init=False)
     _claims_refused: int = field(default=0, init=False)
-    """In a row, each by the database and not for its absence."""
+    """In a row, by a database that answers."""
 
     def stop(self) -> None:
-        """Claim no more; let runs go on for the grace period, then hand them back."""
+        """Claim no more; let runs go on for the grace period, then release them."""
         self._stopping.set()
 
     async def run(self, until_idle: bool = False) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
 
-        A queue that refuses claims (a malformed row) is asked again, less and less often, while
-        the runs that are held go on; with `until_idle` its refusal is raised once they have ended.
-        Returns when every run has been completed, failed or released. If cancelled, hands the runs
-        back at once.
+        A queue that refuses claims (for a malformed row) is polled less and less often while the
+        claimed runs go on; with `until_idle` the refusal is raised once they have ended. Returns
+        when every run is completed, failed or released; if cancelled, releases them at once.
         """
         try:
             await self._recover_orphans()
             while not self._stopping.is_set():
                 sent_at = asyncio.get_running_loop().time()
                 claimed = await self._claim(until_idle)
-                for one in claimed:
-                    run = asyncio.create_task(self._execute(one, sent_at), name=f"run {one.run_id}")
-                    self._runs[run] = one.run_id
+                for task in claimed:
+                    run = asyncio.create_task(
+                        self._execute(task, sent_at), name=f"run {task.run_id}"
+                    )
+                    self._runs[run] = task.run_id
                     run.add_done_callback(self._runs.pop)
                 if until_idle and not claimed and not self._runs:
                     return
@@ -131,7 +131,7 @@ class Worker:
     # -- claiming -------------------------------------------------------------------------
 
     async def _recover_orphans(self) -> None:
-        """Hand back what runs under our name but not here: of an earlier life, or a lost claim.
+        """Release runs claimed under our id but not here: by a dead process, or an unheard claim.
 
         Only the owner of the id may do so: the caller guards it by an operating-system lock.
         """
@@ -142,7 +142,7 @@ class Worker:
                     settings.queue_name, states=["running"], claimed_by=settings.worker_id
                 )
                 ours = set(self._runs.values())
-                for orphan in (one for one in orphans if one.run_id not in ours):
+                for orphan in (run for run in orphans if run.run_id not in ours):
                     now = await self.backend.current_time()
                     try:
                         await self.backend.schedule_run(settings.queue_name, orphan.run_id, now)
@@ -185,7 +185,7 @@ class Worker:
         return claimed
 
     async def _note_refusal(self, error: BackendError) -> None:
-        """Say what sticks the queue; the log of one that stays stuck is kept short by the pause."""
+        """Log what blocks the queue; the growing pause between claims keeps this log short."""
         self._claims_refused += 1
         queue = self.settings.queue_name
         _log.error("queue %s refuses every claim: %s", queue, error)
@@ -195,13 +195,13 @@ class Worker:
             for problem in await self.explain_refusal(self.backend, queue):
                 _log.error("queue %s: %s", queue, problem)
         except BackendError as second:
-            _log.error("queue %s cannot be looked into either: %s", queue, second)
+            _log.error("queue %s cannot be inspected either: %s", queue, second)
 
     async def _may_claim(self) -> bool:
         return self.ready_to_claim is None or await self.ready_to_claim()
 
     async def _pause(self, idle: bool) -> None:
-        """Wait until there may be something to do: a free slot, the next poll, or the end."""
+        """Wait for a free slot, the next poll, or `stop`."""
         full = len(self._runs) >= self.settings.concurrency
         if not idle and not full:
             return
@@ -215,7 +215,7 @@ class Worker:
             stop.cancel()
 
     def _poll_seconds(self) -> float:
-        """Until the next claim: doubled by every refusal, so that a stuck queue costs little."""
+        """Until the next claim: doubled by every refusal, so that a blocked queue costs little."""
         poll = self.settings.poll_interval_seconds
         doublings = min(self._claims_refused, 16)
         return min(poll * float(2**doublings), max(poll, _REFUSED_PAUSE_LIMIT_SECONDS))
@@ -228,7 +228,7 @@ class Worker:
             return
 
     async def _drain(self, grace_seconds: float) -> None:
-        """Wait for the runs for the grace period, then hand back what still runs."""
+        """Wait for the runs for the grace period, then release those that go on."""
         if self._runs and grace_seconds > 0:
             await asyncio.wait(self._runs, timeout=grace_seconds)
         for run in list(self._runs):
@@ -239,7 +239,7 @@ class Worker:
     # -- running --------------------------------------------------------------------------
 
     async def _execute(self, claimed: ClaimedTask, claimed_at: float) -> None:
-        """Run one claimed run to whatever end it has; raises nothing but cancellation."""
+        """Run one claimed run to its end; raises nothing but cancellation."""
         settings = self.settings
         lease = Lease(
             self.backend,
@@ -293,8 +293,8 @@ class Worker:
             raise
         except BackendError:
             # An earlier try may have been committed although its reply was lost.
-            found = await self.backend.get_task_result(queue, claimed.task_id)
-            if found is None or found.state != "completed":
+            outcome = await self.backend.get_task_result(queue, claimed.task_id)
+            if outcome is None or outcome.state != "completed":
                 raise
 
     async def _handle_failure(
@@ -314,7 +314,7 @@ class Worker:
         except (TaskCancelled, RunAlreadyFailed) as reason:
             _log.info("run %s: %s", claimed.run_id, reason)
         except BackendError as refusal:
-            # Nothing more can be said under this lease; it will expire and the run be taken up.
+            # The lease is over: it expires, and another worker takes up the run.
             _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, refusal)
         else:
             _log.warning(
@@ -328,7 +328,7 @@ class Worker:
             )
 
     async def _release_run(self, claimed: ClaimedTask, ctx: TaskContext | None) -> None:
-        """Give the run back to the queue at once; it keeps its attempt."""
+        """Give the run back to the queue at once; this costs no attempt."""
         queue = self.settings.queue_name
         try:
             async with asyncio.timeout(_RELEASE_SECONDS):
@@ -337,7 +337,7 @@ class Worker:
                 now = await self.backend.current_time()
                 await self.backend.schedule_run(queue, claimed.run_id, now)
         except (BackendError, ControlFlow, TimeoutError) as error:
-            # Then the lease runs out, or the next worker of this name hands it back.
+            # Then its lease expires, or the next worker of this id releases it.
             _log.warning("run %s could not be released: %s", claimed.run_id, error)
         else:
             _log.info("released run %s", claimed.run_id)

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ParamSpec, Protocol, TypeVar
 
-from absurd_contimg.core.failures import Evidence, ExceptionEvidence
+from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from absurd_contimg.core.failures import Evidence
+from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageFailed, StageReport, StageRequest

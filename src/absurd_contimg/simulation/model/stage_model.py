@@ -19,7 +19,7 @@ from random import Random
 from typing import NamedTuple
 
 from absurd_contimg import errors
-from absurd_contimg.core.failures import Evidence, ExceptionEvidence
+from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import History
 from absurd_contimg.execution.executor import StageFailed, StageRequest, StageTimeout
 from absurd_contimg.history.timeline import step_starts
