@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
@@ -74,11 +75,21 @@ def test_slow_disk_makes_stages_longer() -> None:
     assert slow.latency_p50 > 1.3 * fast.latency_p50
 
 
-def test_space_taken_by_others_parks_the_work_until_it_is_free_again() -> None:
+def test_work_waits_for_space_that_others_take_and_says_why() -> None:
+    """The journal of a simulated task names kind, rule, path, advice and the next try."""
     filled = run(faults={"disk_fills": [[600.0, 1200.0]]})
-    assert {one.task.state for one in filled.histories} == {"completed"}
-    waits = [c for one in filled.histories for c in one.checkpoints if "waiting" in str(c.state)]
+    assert {history.task.state for history in filled.histories} == {"completed"}
+    starts = [start for history in filled.histories for start in step_starts(history)]
+    waits = [start for start in starts if start.outcome == "waiting"]
     assert waits
+    for wait in waits:
+        noted = wait.noted
+        assert noted is not None
+        assert (noted.kind, noted.rule, noted.evidence["errno"]) == ("resource", "disk-full", 28)
+        assert str(noted.path).startswith("/")
+        assert "Free space" in str(noted.advice)
+        assert noted.until is not None
+        assert noted.until - wait.started_at >= timedelta(seconds=60)
     assert filled.fault_counts.effective == {"fill": 1}
 
 

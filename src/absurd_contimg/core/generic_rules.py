@@ -1,7 +1,6 @@
 """The failure rules that any program needs: the operating system's, Python's, the database's.
 
-Part of the failure table that operators read. Order matters only between rules that match the
-same evidence: the first one wins.
+Order matters only between rules that match the same evidence: the first one wins.
 """
 
 from __future__ import annotations
@@ -19,13 +18,14 @@ def _errnos(*names: str) -> frozenset[int]:
 _PYTHON = "Python's own exceptions"
 _POSIX = "POSIX errno"
 _WAITS_FOR_MEMORY_MAX = 3
-"""Memory that another process holds comes back; a step that needs too much itself never fits."""
+"""Memory that another process holds comes back; a step that needs too much never fits."""
+_FREE_MEMORY = "Run fewer workers on this host, or give each step less to do."
 
 GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "disk-full",
         FailureKind.RESOURCE,
-        "Free space on the file system named in the message; waiting work then goes on.",
+        "Free space on the file system of the named path; waiting work then goes on.",
         _POSIX,
         errnos=_errnos("ENOSPC", "EDQUOT"),
     ),
@@ -39,7 +39,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "no-memory",
         FailureKind.RESOURCE,
-        "Run fewer workers on this host, or image fewer pixels.",
+        _FREE_MEMORY,
         _POSIX,
         errnos=_errnos("ENOMEM"),
         exceptions=frozenset({"builtins.MemoryError"}),
@@ -76,7 +76,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "busy",
         FailureKind.TRANSIENT,
-        "Nothing: somebody else holds the file; it is tried again.",
+        "Nothing: another process holds the file; it is tried again.",
         _POSIX,
         errnos=_errnos("EAGAIN", "EBUSY", "EINTR", "ETXTBSY", "EDEADLK", "ESTALE"),
     ),
@@ -108,28 +108,28 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "database-locked",
         FailureKind.TRANSIENT,
-        "Nothing: another process writes to the SQLite registry; it is tried again.",
+        "Nothing: another process writes to the SQLite database; it is tried again.",
         "observed, sqlite3 3.40; domain notes, row 1",
         text=re.compile(r"database (table )?is locked|deadlock detected|could not serialize"),
     ),
     FailureRule(
         "database-schema",
         FailureKind.PERMANENT,
-        "Migrate the database (contimg db init), or remove a registry of another version.",
+        "Migrate the database (contimg db init), or remove one of another version.",
         "observed, sqlite3 3.40; domain notes, row 2",
         text=re.compile(r"no such (column|table)|(column|relation) \S+ does not exist"),
     ),
     FailureRule(
         "database-away",
         FailureKind.TRANSIENT,
-        "Nothing: the database went away in the middle; it is tried again.",
+        "Nothing: the connection to the database broke; it is tried again.",
         "observed, psycopg 3.2; domain notes, row 37",
         text=re.compile(r"server closed the connection|terminating connection|connection refused"),
     ),
     FailureRule(
         "steps-changed",
         FailureKind.PERMANENT,
-        "Run the version of the handler that began the task, or spawn the task anew.",
+        "Run the version of the handler that began the task, or spawn the task again.",
         "compared with the task's checkpoints",
         exceptions=frozenset({f"{StepsChanged.__module__}.{StepsChanged.__qualname__}"}),
         decisive=True,
@@ -144,8 +144,8 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "import-memory",
         FailureKind.RESOURCE,
-        "Run fewer workers on this host, or image fewer pixels.",
-        "observed, Python 3.11 and glibc: a library is loaded late, when the memory is used up",
+        _FREE_MEMORY,
+        "observed, Python 3.11 and glibc: a library that is loaded when the memory is used up",
         exceptions=frozenset({"builtins.ImportError"}),
         text=re.compile(r"failed to map segment|[Cc]annot allocate|cannot create shared object"),
         resource_waits_max=_WAITS_FOR_MEMORY_MAX,
@@ -154,7 +154,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "import-descriptors",
         FailureKind.RESOURCE,
         "Raise the limit of open files (LimitNOFILE, at least 65536) or restart the worker.",
-        "observed, Python 3.11 and glibc: a library is loaded late",
+        "observed, Python 3.11 and glibc: a library that is loaded late",
         exceptions=frozenset({"builtins.ImportError"}),
         text=re.compile(r"Too many open files"),
     ),
@@ -176,7 +176,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "import-failed",
         FailureKind.UNKNOWN,
         "If it comes again, install what is missing (contimg doctor) and restart the worker.",
-        "observed, casatools 6.7.0.31: little memory too is told as a missing module",
+        "observed: a library that finds no memory is also reported as a missing module",
         text=re.compile(r"No module named|cannot import name|cannot open shared object"),
     ),
 )
