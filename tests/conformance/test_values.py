@@ -9,6 +9,10 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from psycopg.types.json import Jsonb
+
+from absurd_contimg.backends.memory import jsonb
+from absurd_contimg.backends.memory.errors import EngineError
 
 INTEGERS = (
     "0", "-0", "+7", "2147483647", "2147483648", "-2147483648", "-2147483649", "10000000000.0", "1.0",
@@ -71,7 +75,7 @@ ZONES = (
 )  # fmt: skip
 
 
-def answer(connection: Any, query: str, text: str) -> tuple[Any, ...]:
+def answer(connection: Any, query: str, text: object) -> tuple[Any, ...]:
     """The rows, or the error with all that says what was wrong."""
     try:
         return ("rows", repr(connection.execute(query, [text]).fetchall()))
@@ -117,6 +121,27 @@ def test_what_is_wrong_with_json(sides: tuple[Any, Any], text: str) -> None:
     """The detail says which token was not expected; ``json`` does not look at what is escaped."""
     assert not differences(sides, "select %s::text::jsonb::text", (text,))
     assert not differences(sides, "select %s::text::json::text", (text,))
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-(10**30), 10**30) | st.floats() | st.text("ab%\\\"\0\x7fé𝄞", max_size=4)
+    | st.sampled_from(("\ud834", "\ud834𝄞", "a\udd1e", "\ud834\ud834")),
+    lambda values: st.lists(values, max_size=4)
+    | st.dictionaries(st.text("abé%\n", max_size=3) | st.integers(-2, 2) | st.booleans() | st.none(), values, max_size=5),
+    max_leaves=12,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(JSON_VALUES)
+def test_the_normal_form_of_a_python_value(sides: tuple[Any, Any], value: Any) -> None:
+    """What the Backend stores without a connection is what Postgres makes of psycopg's text."""
+    real = answer(sides[0], "select %s::jsonb::text", Jsonb(value))
+    try:
+        stored: tuple[Any, ...] = ("rows", repr([(jsonb.dumps(value),)]))
+    except EngineError as error:
+        stored = (error.sqlstate, error.message, error.detail, error.hint)
+    assert stored == real
 
 
 def test_intervals(sides: tuple[Any, Any]) -> None:

@@ -1,8 +1,7 @@
-"""JSON text read as Postgres reads it, token by token: whether it is taken, and if not, why.
+"""JSON text read as Postgres reads it: whether it is accepted, and if not, why.
 
-Python's decoder is faster, but it says where it gave up, and Postgres which token it had not
-expected. So this reads what that decoder has refused, and ``json``, for which the decoder is too
-strict.
+Python's decoder is faster, but it does not name the token that Postgres had not expected. This
+reads what that decoder refuses.
 """
 
 from __future__ import annotations
@@ -12,177 +11,138 @@ from typing import NoReturn
 
 from absurd_contimg.backends.memory.errors import EngineError
 
-_MESSAGE = "invalid input syntax for type json"
-HIGH_AFTER_HIGH = "Unicode high surrogate must not follow a high surrogate."
-LOW_ALONE = "Unicode low surrogate must follow a high surrogate."
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-_WORD = re.compile(r"[A-Za-z0-9_\x80-\U0010ffff]+")
-_NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?\Z")
-_BAD_NUMBER = re.compile(
-    r"-?(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]*)?[A-Za-z0-9_\x80-\U0010ffff]*"
+_TOKEN = re.compile(
+    r"""[ \t\n\r]*(?:
+        (?P<mark>[{}\[\],:])
+      | (?P<string>"(?:[^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*)
+      | (?P<number>(?=[-0-9])-?(?:0|[1-9][0-9]*)?(?:\.[0-9]*)?(?:[eE][+-]?[0-9]*)?
+                   [A-Za-z0-9_\x80-\U0010ffff]*)
+      | (?P<word>[A-Za-z0-9_\x80-\U0010ffff]+)
+      | (?P<other>.)
+    )?""",
+    re.VERBOSE | re.DOTALL,
 )
-_HEX = re.compile(r"[0-9a-fA-F]{4}")
-_VALUES = "value"
-_END = ""
+"""A token, good or bad; of a string the well-formed part, without the quote that ends it."""
 
-
-def check(text: str, *, unescapes: bool) -> None:
-    """Raise Postgres' error if it would not take `text`.
-
-    ``jsonb`` looks at the characters that are escaped, ``json`` does not: `unescapes`.
-    """
-    _Reader(text, unescapes=unescapes).read()
+_SCALAR = re.compile(r"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_CHARACTER = re.compile(r"\\u([0-9a-fA-F]{4})|\\?.", re.DOTALL)
+_VALUE, _KEY, _COLON, _NEXT = "JSON value", "string", '":"', "end of input"
 
 
 def refusal(detail: str) -> EngineError:
     """22P02, with its reason."""
-    return EngineError("22P02", _MESSAGE, detail=detail)
+    return EngineError("22P02", "invalid input syntax for type json", detail=detail)
 
 
-class _Reader:
-    """One token ahead, as Postgres reads: `kind` is the token, `_VALUES` for a scalar."""
+def null_character() -> EngineError:
+    """22P05, for a character that jsonb does not hold."""
+    return EngineError(
+        "22P05",
+        "unsupported Unicode escape sequence",
+        detail="\\u0000 cannot be converted to text.",
+    )
 
-    def __init__(self, text: str, *, unescapes: bool) -> None:
-        self.text = text
-        self.unescapes = unescapes
-        self.start = self.end = 0
-        self.kind = _END
-        self.is_string = False
 
-    def read(self) -> None:
-        """Read all of it; raises at the first thing that is wrong."""
-        self.next()
-        self.value()
-        if self.kind != _END:
-            self.unexpected("end of input")
+def lone_surrogate(*, high_after_high: bool) -> EngineError:
+    """22P02, for half of a surrogate pair."""
+    if high_after_high:
+        return refusal("Unicode high surrogate must not follow a high surrogate.")
+    return refusal("Unicode low surrogate must follow a high surrogate.")
 
-    def value(self) -> None:
-        """A value with everything in it; `closing` holds what ends the objects and arrays."""
-        closing: list[str] = []
-        while True:
-            if self.kind in ("{", "["):
-                closing.append("}" if self.kind == "{" else "]")
-                self.next()
-                if self.kind != closing[-1]:
-                    if closing[-1] == "}":
-                        self.key('string or "}"')
-                    continue
-            elif self.kind != _VALUES:
-                self.unexpected("JSON value")
-            else:
-                self.next()
-            while closing and self.kind == closing[-1]:
-                closing.pop()
-                self.next()
-            if not closing:
-                return
-            if self.kind != ",":
-                self.unexpected(f'"," or "{closing[-1]}"')
-            self.next()
-            if closing[-1] == "}":
-                self.key("string")
 
-    def key(self, wanted: str) -> None:
-        """The key of a field and its colon."""
-        if not self.is_string:
-            self.unexpected(wanted)
-        self.next()
-        if self.kind != ":":
-            self.unexpected('":"')
-        self.next()
+def check(text: str, *, unescapes: bool) -> None:
+    """Raise Postgres' error if it does not accept `text`.
 
-    def unexpected(self, wanted: str) -> NoReturn:
-        """What stands here is not what should."""
-        if self.kind == _END:
-            raise refusal("The input string ended unexpectedly.")
-        raise refusal(f'Expected {wanted}, but found "{self.text[self.start : self.end]}".')
-
-    def next(self) -> None:
-        """Go on to the next token."""
-        space = _SPACE.match(self.text, self.end)
-        assert space is not None
-        self.start = self.end = space.end()
-        self.is_string = False
-        first = self.text[self.start : self.start + 1]
-        if first in ("", "{", "}", "[", "]", ",", ":"):
-            self.kind, self.end = first, self.start + len(first)
+    ``jsonb`` looks at the characters that are escaped, ``json`` does not: `unescapes`.
+    """
+    closing: list[str] = []
+    wanted, opened, position = _VALUE, False, 0
+    while True:
+        kind, token, position = _next(text, position, unescapes=unescapes)
+        if closing and kind == closing[-1] and (opened or wanted == _NEXT):
+            closing.pop()
+            wanted = _NEXT
+        elif wanted == _VALUE and kind in ("{", "["):
+            closing.append("}" if kind == "{" else "]")
+            wanted, opened = (_KEY if kind == "{" else _VALUE), True
+            continue
+        elif wanted == _VALUE and kind in ("string", "scalar"):
+            wanted = _NEXT
+        elif wanted == _KEY and kind == "string":
+            wanted = _COLON
+        elif wanted == _COLON and kind == ":":
+            wanted = _VALUE
+        elif wanted == _NEXT and kind == "," and closing:
+            wanted = _KEY if closing[-1] == "}" else _VALUE
+        elif wanted == _NEXT and not kind and not closing:
             return
-        self.kind = _VALUES
-        if first == '"':
-            self.string()
-        elif first == "-" or first in "0123456789":
-            number = _BAD_NUMBER.match(self.text, self.start)
-            assert number is not None
-            self.end = number.end()
-            if _NUMBER.match(number[0]) is None:
-                self.invalid()
         else:
-            word = _WORD.match(self.text, self.start)
-            self.end = self.start + 1 if word is None else word.end()
-            if word is None or word[0] not in ("true", "false", "null"):
-                self.invalid()
+            if wanted == _KEY and opened:
+                wanted = 'string or "}"'
+            elif wanted == _NEXT and closing:
+                wanted = f'"," or "{closing[-1]}"'
+            _refuse(wanted, token)
+        opened = False
 
-    def invalid(self) -> NoReturn:
-        """The token from `start` to `end` is none."""
-        raise refusal(f'Token "{self.text[self.start : self.end]}" is invalid.')
 
-    def string(self) -> None:
-        """A string, and what it escapes."""
-        self.is_string = True
-        at, high = self.start + 1, False
-        while True:
-            char = self.text[at : at + 1]
-            if not char:
-                self.end = at
-                self.invalid()
-            if char == "\\":
-                at, high = self.escape(at + 1, high=high)
-                continue
-            if high:
-                raise refusal(LOW_ALONE)
-            if char == '"':
-                self.end = at + 1
-                return
-            if char < " ":
-                raise refusal(f"Character with value 0x{ord(char):02x} must be escaped.")
-            at += 1
+def _refuse(wanted: str, token: str) -> NoReturn:
+    if not token:
+        raise refusal("The input string ended unexpectedly.")
+    raise refusal(f'Expected {wanted}, but found "{token}".')
 
-    def escape(self, at: int, *, high: bool) -> tuple[int, bool]:
-        """What follows a backslash; where it ends, and whether it is half of a pair."""
-        char = self.text[at : at + 1]
-        if not char:
-            self.end = at
-            self.invalid()
-        if char != "u":
-            if high:
-                raise refusal(LOW_ALONE)
-            if char not in '"\\/bfnrt':
-                raise refusal(f'Escape sequence "\\{char}" is invalid.')
-            return at + 1, False
-        digits = _HEX.match(self.text, at + 1)
-        if digits is None:
-            rest = self.text[at + 1 : at + 5]
-            if len(rest) < 4 and re.fullmatch("[0-9a-fA-F]*", rest):
-                self.end = len(self.text)
-                self.invalid()
-            raise refusal('"\\u" must be followed by four hexadecimal digits.')
-        if not self.unescapes:
-            return at + 5, False
-        return at + 5, self.half(int(digits[0], 16), high=high)
 
-    def half(self, code: int, *, high: bool) -> bool:
-        """Whether `code` is the first half of a pair; `high` if it follows one."""
-        if 0xD800 <= code < 0xDC00:
-            if high:
-                raise refusal(HIGH_AFTER_HIGH)
-            return True
+def _next(text: str, position: int, *, unescapes: bool) -> tuple[str, str, int]:
+    """The kind of the next token ("" at the end of the text), the token, and where it ends."""
+    match = _TOKEN.match(text, position)
+    assert match is not None  # it matches nothing at all, too
+    group = match.lastgroup
+    if group is None:
+        return "", "", match.end()
+    token, end = match[group], match.end()
+    if group == "mark":
+        return token, token, end
+    if group == "string":
+        start = match.start(group)
+        _check_string(text, start, end, unescapes=unescapes)
+        return "string", text[start : end + 1], end + 1
+    if not _SCALAR.fullmatch(token):
+        raise _invalid(token)
+    return "scalar", token, end
+
+
+def _invalid(token: str) -> EngineError:
+    return refusal(f'Token "{token}" is invalid.')
+
+
+def _check_string(text: str, start: int, end: int, *, unescapes: bool) -> None:
+    """Raise unless the string whose well-formed part ends at `end` ends there."""
+    rest = text[end : end + 6]
+    if unescapes:
+        cut = rest in ("", "\\") or rest.startswith("\\u")
+        _check_escapes(text[start + 1 : end], cut=cut)
+    if rest.startswith('"'):
+        return
+    if rest in ("", "\\"):
+        raise _invalid(text[start:])
+    if not rest.startswith("\\"):
+        raise refusal(f"Character with value 0x{ord(rest[0]):02x} must be escaped.")
+    if rest[1] != "u":
+        raise refusal(f'Escape sequence "{rest[:2]}" is invalid.')
+    if len(rest) < 6 and re.fullmatch("[0-9a-fA-F]*", rest[2:]):
+        raise _invalid(text[start:])
+    raise refusal('"\\u" must be followed by four hexadecimal digits.')
+
+
+def _check_escapes(body: str, *, cut: bool) -> None:
+    """Raise for an escaped character that jsonb does not hold; `cut`: a bad escape follows."""
+    high = False
+    for match in _CHARACTER.finditer(body):
+        code = int(match[1], 16) if match[1] else ord(" ")
+        is_high = 0xD800 <= code < 0xDC00
         if (0xDC00 <= code < 0xE000) is not high:
-            raise refusal(LOW_ALONE)
+            raise lone_surrogate(high_after_high=high and is_high)
         if code == 0:
-            raise EngineError(
-                "22P05",
-                "unsupported Unicode escape sequence",
-                detail="\\u0000 cannot be converted to text.",
-            )
-        return False
+            raise null_character()
+        high = is_high
+    if high and not cut:
+        raise lone_surrogate(high_after_high=False)

@@ -8,11 +8,12 @@ compact, and loading it gives each reader a copy of his own.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from functools import lru_cache
 from json.encoder import encode_basestring
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NoReturn
 
 from absurd_contimg.backends.memory import json_reader
 from absurd_contimg.backends.memory.errors import EngineError
@@ -24,7 +25,6 @@ _WHOLE_DIGITS_MAX = 131_072
 """Digits that Postgres' ``numeric`` has before the point."""
 
 _INTEGER = frozenset({int})
-_SHAPED_MEMBERS_MAX = 32
 
 
 class _Number(str):
@@ -42,13 +42,7 @@ def dumps(value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
     if kind is str:
         return _string(value)
     if kind is dict:
-        shape = _shape(tuple(value)) if len(value) <= _SHAPED_MEMBERS_MAX else None
-        if shape is None:
-            return _object(value)
-        text, names = shape
-        return text % tuple(
-            [_string(item) if type(item := value[name]) is str else dumps(item) for name in names]
-        )
+        return _object(value)
     if kind is list or kind is tuple:
         if _INTEGER.issuperset(map(type, value)):  # channels, subbands: the usual list
             return str(value) if kind is list else str(list(value))
@@ -82,30 +76,23 @@ def _uncommon(value: object) -> str:
 
 
 def _string(value: str) -> str:
-    text = encode_basestring(value)
-    if not value.isascii():
-        _check_surrogates(value)
-    if "\\u0000" in text and "\0" in value:
-        raise EngineError(
-            "22P05",
-            "unsupported Unicode escape sequence",
-            detail="\\u0000 cannot be converted to text.",
-        )
-    return text
+    if "\0" in value or not value.isascii():
+        _check_characters(value)
+    return encode_basestring(value)
 
 
-def _check_surrogates(value: str) -> None:
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        detail = (
-            json_reader.HIGH_AFTER_HIGH
-            if 0xD800 <= code < 0xDC00
-            and "\ud800" <= value[error.start + 1 : error.start + 2] < "\udc00"
-            else json_reader.LOW_ALONE
-        )
-        raise json_reader.refusal(detail) from None
+_REFUSED_CHARACTER = re.compile(
+    "\0|[\ud800-\udbff](?=([\ud800-\udbff\U00010000-\U0010ffff])?)|[\udc00-\udfff]"
+)
+"""Null, or half a surrogate pair; the group is the first half of the pair that follows."""
+
+
+def _check_characters(value: str) -> None:
+    match = _REFUSED_CHARACTER.search(value)
+    if match is not None and match[0] == "\0":
+        raise json_reader.null_character()
+    if match is not None:
+        raise json_reader.lone_surrogate(high_after_high=match[1] is not None)
 
 
 @lru_cache(maxsize=4096)
@@ -117,33 +104,13 @@ def _named(key: str) -> tuple[int, str, str]:
     return len(key) if key.isascii() else len(key.encode()), key, _string(key)
 
 
-class _Shape(NamedTuple):
-    """An object without its values: its text with ``%s`` for each, and whose they are."""
-
-    text: str
-    names: tuple[str, ...]
-
-
-@lru_cache(maxsize=1024)
-def _shape(names: tuple[object, ...]) -> _Shape | None:
-    """The shape of an object with these members, None where a name needs a closer look.
-
-    Programs write objects of the same few shapes, whose order then need not be found again.
-    """
-    texts = [name for name in names if type(name) is str]
-    if len(texts) < len(names) or not all(map(str.isprintable, texts)):
-        return None
-    ordered = sorted(map(_named, texts))
-    shown = ", ".join([text.replace("%", "%%") + ": %s" for _, _, text in ordered])
-    return _Shape("{" + shown + "}", tuple([name for _, name, _ in ordered]))
-
-
 def _object(value: Mapping[Any, object]) -> str:
-    members: dict[str, str] = {}
+    members: dict[tuple[int, str, str], str] = {}
     for key, item in value.items():
-        members[key if type(key) is str else _key(key)] = dumps(item)
-    ordered = sorted([(_named(name), item) for name, item in members.items()])
-    return "{" + ", ".join([f"{named[2]}: {item}" for named, item in ordered]) + "}"
+        named = _named(key if type(key) is str else _key(key))
+        members[named] = dumps(item)
+    shown = [f"{text}: {item}" for (_, _, text), item in sorted(members.items())]
+    return "{" + ", ".join(shown) + "}"
 
 
 def _key(key: object) -> str:
@@ -181,7 +148,7 @@ def _number(text: str) -> str:
 def parse(text: str) -> str:
     """The canonical text of a JSON text; 22P02 if Postgres would not take it."""
     try:
-        value = _DECODER.decode(text)
+        return dumps(_DECODER.decode(text))
     except RecursionError:
         raise EngineError(
             "54001",
@@ -192,7 +159,9 @@ def parse(text: str) -> str:
     except ValueError:
         json_reader.check(text, unescapes=True)
         raise  # never, as far as both readers agree
-    return dumps(value)
+    except EngineError:
+        json_reader.check(text, unescapes=True)  # the first problem of the text
+        raise
 
 
 _DECODER = json.JSONDecoder(
@@ -223,27 +192,17 @@ def kind(text: str) -> str:
     return names.get(first) or ("null" if first == "n" else "number")
 
 
-def _member(text: str, key: str) -> tuple[bool, Any]:
-    if text[0] != "{":
-        return False, None
-    members = tree(text)
-    return (True, members[key]) if key in members else (False, None)
-
-
 def field(text: str | None, key: str) -> str | None:
     """``value -> key``: jsonb, or None where there is no such member."""
-    if text is None:
+    if text is None or text[0] != "{":
         return None
-    found, value = _member(text, key)
-    return dumps(value) if found else None
+    members = tree(text)
+    return dumps(members[key]) if key in members else None
 
 
 def field_text(text: str | None, key: str) -> str | None:
     """``value ->> key``: text, None where there is no such member or it is JSON null."""
-    if text is None:
-        return None
-    found, value = _member(text, key)
-    return as_text(value) if found else None
+    return as_text(tree(text).get(key)) if text is not None and text[0] == "{" else None
 
 
 def as_text(value: Any) -> str | None:
