@@ -60,6 +60,18 @@ class ExecutionConfig(_Section):
     """How long a group waits for another group's calibration: a calibrator transits once a day."""
 
 
+class SiteConfig(_Section):
+    """Where the array stands: what a file's header is compared with."""
+
+    latitude_deg: float = Field(37.2314, ge=-90, le=90)
+    longitude_deg: float = Field(-118.2817, ge=-180, le=180)
+    """East of Greenwich."""
+    altitude_m: float = 1222.0
+    tolerance_deg: float = Field(0.1, gt=0)
+    """A place further away is another place: 11 km, four times the array."""
+    altitude_tolerance_m: float = Field(200.0, gt=0)
+
+
 class BeamConfig(_Section):
     """The primary beam: an Airy pattern that looks along the meridian."""
 
@@ -90,8 +102,6 @@ class ConversionConfig(_Section):
     """Averaging never makes channels wider than this: 4 x 244.14 kHz fit, coarser data stay."""
     baseline_max_m: float = Field(3210.0, gt=0)
     """A longer baseline means wrong antenna positions (guide: 3210 m)."""
-    meridian_tolerance_arcsec: float = Field(60.0, gt=0)
-    """How far a phase centre of the file may lie from the meridian of its integration."""
 
 
 class FlaggingConfig(_Section):
@@ -226,6 +236,7 @@ class PipelineConfig(_Section):
 
     paths: PathsConfig
     execution: ExecutionConfig = ExecutionConfig()
+    site: SiteConfig = SiteConfig()
     beam: BeamConfig = BeamConfig()
     catalog: CatalogConfig = CatalogConfig()
     conversion: ConversionConfig = ConversionConfig()

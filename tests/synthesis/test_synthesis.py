@@ -11,6 +11,9 @@ import pytest
 
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue
+from absurd_contimg.science.raw_checks import HANDS
+from absurd_contimg.science.raw_file import read_raw_header, read_visibilities
+from absurd_contimg.science.raw_visibilities import read_uvdata
 from absurd_contimg.science.sky_model import direction_cosines, predict
 from absurd_contimg.stages.image import aberration_scale
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
@@ -49,7 +52,7 @@ def test_headers_say_what_the_telescope_says(ideal: SynthesisResult) -> None:
     for path in ideal.groups[0].files:
         with h5py.File(path) as file:
             header = file["Header"]
-            frequencies = header["freq_array"][()]
+            frequencies = header["freq_array"][0]
             assert np.all(np.diff(frequencies) < 0)
             assert header["extra_keywords"]["phase_center_dec"][()] == pytest.approx(np.radians(16))
             assert list(header["polarization_array"][()]) == [-5, -6]
@@ -59,16 +62,50 @@ def test_headers_say_what_the_telescope_says(ideal: SynthesisResult) -> None:
     assert max(tops) < 1498.75e6
 
 
-def test_every_integration_has_its_own_meridian(ideal: SynthesisResult) -> None:
-    """Phase centres are at the sidereal time and the strip's apparent declination."""
+def test_files_are_in_the_form_of_the_telescopes_writer(ideal: SynthesisResult) -> None:
+    """One set of baselines for all times, no phase centres, no sidereal time, no flags."""
     with h5py.File(ideal.groups[0].files[0]) as file:
         header = file["Header"]
-        times, rows = np.unique(header["time_array"][()], return_index=True)
-        offset = header["phase_center_app_ra"][()][rows] - header["lst_array"][()][rows]
-        assert np.abs(np.degrees(np.angle(np.exp(1j * offset)))).max() * 3600 < 1.0
-        dec = np.degrees(header["phase_center_app_dec"][()][rows])
-        assert dec == pytest.approx(np.full(len(times), 16.0), abs=1 / 3600)
-        assert header["Nphase"][()] == 6
+        uvw = header["uvw_array"][()].reshape(6, -1, 3)
+        assert (uvw == uvw[0]).all()
+        assert header["phase_type"][()] == b"drift"
+        assert not {"phase_center_catalog", "lst_array"} & set(header)
+        assert header["antenna_names"][102] == b"103"
+        assert header["antenna_numbers"][102] == 102
+        assert not file["Data/flags"][()].any()
+    assert not list(ideal.output_dir.glob("*incomplete*"))
+
+
+def test_every_integration_has_its_own_meridian(ideal: SynthesisResult) -> None:
+    """Phase centres are at the sidereal time and the strip's apparent declination."""
+    uvd = read_uvdata(read_raw_header(ideal.groups[0].files[0]), 1)
+    offset = np.angle(np.exp(1j * (uvd.phase_center_app_ra - uvd.lst_array)))
+    assert np.degrees(np.abs(offset)).max() * 3600 < 1.0
+    declination = np.degrees(uvd.phase_center_app_dec)
+    assert declination == pytest.approx(np.full(uvd.Nblts, 16.0), abs=1 / 3600)
+    assert len(uvd.phase_center_catalog) == 6
+
+
+def test_the_last_group_may_end_early(tmp_path: Path) -> None:
+    """The correlator stops: two integrations are missing, the last one is not whole."""
+    config = SynthesisConfig.tiny(
+        n_antennas=5, n_integrations=4, science_groups=0, integrations_lost=2
+    )
+    header = read_raw_header(synthesize(tmp_path, config).groups[0].files[0])
+    _data, flags, samples = read_visibilities(header, HANDS)
+    assert len(np.unique(header.times_jd)) == 2
+    assert 0.1 < flags.mean() < 0.3
+    assert (samples[flags] == 0).all()
+
+
+def test_four_products_hold_the_same_hands(tmp_path: Path) -> None:
+    small = {"n_antennas": 5, "n_integrations": 2, "science_groups": 0}
+    hands = []
+    for products in (2, 4):
+        config = SynthesisConfig.tiny(products=products, **small)
+        header = read_raw_header(synthesize(tmp_path / str(products), config).groups[0].files[0])
+        hands.append(read_visibilities(header, HANDS)[0])
+    assert np.array_equal(*hands)
 
 
 def test_same_seed_gives_the_same_data_and_another_does_not(tmp_path: Path) -> None:
@@ -88,18 +125,13 @@ def test_same_seed_gives_the_same_data_and_another_does_not(tmp_path: Path) -> N
 def test_visibilities_agree_with_the_formula_of_the_stages(ideal: SynthesisResult) -> None:
     """Delays on the Earth and (u, v, w) on the sky are two ways to one answer."""
     sources = read_catalogue(ideal.catalog)
-    with h5py.File(ideal.groups[0].files[5]) as file:
-        header = file["Header"]
-        frequencies = header["freq_array"][()][::-1]
-        times, rows, which = np.unique(
-            header["time_array"][()], return_index=True, return_inverse=True
-        )
-        uvw = header["uvw_array"][()].astype(float)
-        data = file["Data"]["visdata"][()][:, ::-1, 0]
-        catalogue = header["phase_center_catalog"]
-        ids = header["phase_center_id_array"][()][rows]
-        ra = [float(np.degrees(catalogue[str(i)]["cat_lon"][()])) for i in ids]
-        dec = [float(np.degrees(catalogue[str(i)]["cat_lat"][()])) for i in ids]
+    uvd = read_uvdata(read_raw_header(ideal.groups[0].files[5]), 1)
+    frequencies, uvw, data = uvd.freq_array, uvd.uvw_array, uvd.data_array[:, :, 0]
+    times, rows, which = np.unique(uvd.time_array, return_index=True, return_inverse=True)
+    catalogue = uvd.phase_center_catalog
+    ids = uvd.phase_center_id_array[rows]
+    ra = [float(np.degrees(catalogue[i]["cat_lon"])) for i in ids]
+    dec = [float(np.degrees(catalogue[i]["cat_lat"])) for i in ids]
     centres = BeamCentres(tuple(times - 2400000.5), tuple(ra), tuple(dec))
     expected = np.empty_like(data)
     for t in range(len(times)):
@@ -168,7 +200,8 @@ def test_faults_are_where_they_were_ordered(tmp_path: Path) -> None:
             12.884902, abs=1e-3
         )
     with h5py.File(by_index[order.index(FaultKind.ALL_FLAGGED)][0]) as file:
-        assert file["Data"]["flags"][()].all()
+        cross = file["Header"]["ant_1_array"][()] != file["Header"]["ant_2_array"][()]
+        assert not file["Data"]["nsamples"][cross].any()
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

@@ -34,6 +34,7 @@ from absurd_contimg.products.outputs import (
     names,
     to_json,
 )
+from absurd_contimg.science.antenna_names import station_name
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.calibrators import Candidate, choose_calibrator
 from absurd_contimg.science.catalogue import SkySource, read_catalogue
@@ -246,7 +247,7 @@ def _phase_channels(flags: FlagCounts) -> str:
 
 def _reference_antenna(flags: FlagCounts, settings: CalibrationConfig) -> str:
     """The first configured antenna that is mostly unflagged, else the least flagged antenna."""
-    for name in settings.reference_antennas:
+    for name in map(station_name, settings.reference_antennas):
         if flags.by_antenna.get(name, 1.0) <= settings.reference_flagged_max:
             return name
     name, share = min(flags.by_antenna.items(), key=lambda item: (item[1], item[0]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -14,7 +15,8 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.outputs import CatalogSetupOutputs, StripCatalogue, names
 from absurd_contimg.science.catalogue import read_catalogue, write_catalogue
-from absurd_contimg.science.uvh5 import read_header
+from absurd_contimg.science.raw_file import read_raw_header
+from absurd_contimg.science.raw_group import read_raw_group
 
 
 class CatalogSetupStage(PipelineStage[CatalogSetupOutputs]):
@@ -36,15 +38,15 @@ class CatalogSetupStage(PipelineStage[CatalogSetupOutputs]):
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        # All headers are read here, so that a group with a bad file fails in its first second.
-        for path in context.group_inputs.input_files:
-            read_header(path)
+        # All headers are checked here, so that a group with a bad file fails in its first second.
+        config = context.config
+        read_raw_group(context.group_inputs.input_files, config.conversion, config.site)
         read_catalogue(context.group_inputs.catalog_path)
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> CatalogSetupOutputs:
         inputs = context.group_inputs
-        declination = read_header(inputs.input_files[0]).declination_deg
+        declination = math.degrees(read_raw_header(inputs.input_files[0]).declination_rad)
         half_width = context.config.catalog.strip_half_width_deg
         strip = [
             source

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -31,7 +31,7 @@ class FaultKind(StrEnum):
     SHIFTED = "shifted"
     """Its times are one integration late: it belongs to another observation."""
     ALL_FLAGGED = "all_flagged"
-    """Every visibility is flagged."""
+    """Every visibility has no samples, which is how the writer marks missing data."""
 
 
 class Fault(BaseModel):
@@ -82,6 +82,11 @@ class SynthesisConfig(BaseModel):
     """Largest gain phase of an antenna."""
     delay_max_ns: float = Field(5.0, ge=0)
     bandpass_ripple: float = Field(0.1, ge=0, lt=0.5)
+    products: Literal[2, 4] = 2
+    """Polarisation products: XX and YY, or XY and YX as well, which hold nothing."""
+    integrations_lost: int = Field(0, ge=0)
+    """How many integrations the last group lacks at its end, as before a stop; what is left ends
+    with an integration that holds NaN and no samples."""
     dish_diameter_m: float = Field(4.65, gt=0)
     name_jitter_s: int = Field(2, ge=0, le=60)
     """Sub-bands of one group are named up to this much later than the earliest."""
@@ -93,6 +98,8 @@ class SynthesisConfig(BaseModel):
             raise ValueError("start needs a time zone; the telescope's files are named in UTC")
         if self.n_groups == 0:
             raise ValueError("nothing to observe: no calibrator group and no science group")
+        if self.integrations_lost > self.n_integrations - 2:
+            raise ValueError("integrations_lost leaves fewer than two integrations")
         for fault in self.faults:
             if fault.group >= self.n_groups:
                 raise ValueError(f"fault {fault.kind} names group {fault.group} of {self.n_groups}")

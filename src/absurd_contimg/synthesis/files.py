@@ -1,19 +1,33 @@
-"""Writing sub-bands as UVH5, with or without a fault."""
+"""Writing sub-bands in the form and in the manner of the correlator's writer, or with a fault.
+
+The form is in docs/data.md. The manner: a file grows integration by integration under a name that
+ends in ``_incomplete.hdf5`` and is renamed when it is full.
+"""
 
 from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.science.raw_baselines import meridian_uvw
 from absurd_contimg.synthesis import array
 from absurd_contimg.synthesis.config import SUBBAND_WIDTH_HZ, FaultKind, SynthesisConfig
-from absurd_contimg.synthesis.frames import meridian_icrs_deg, site
+
+_REVERSED_STATIONS = (101, 115)
+"""Baselines to these are written with the antennas exchanged, as the correlator does."""
+_HANDS, _ALL_PRODUCTS = (-5, -6), (-5, -7, -8, -6)
+
+OnIntegration = Callable[[int], None]
+"""Called with the number of an integration after it is written; may wait."""
 
 
 def antenna_pairs(n_antennas: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -22,65 +36,92 @@ def antenna_pairs(n_antennas: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     return first, second
 
 
-def template(config: SynthesisConfig, stations: list[int], times_jd: NDArray[np.float64]) -> Any:
-    """A pyuvdata object with everything but frequencies and data, shared by 16 sub-bands.
+@dataclass(frozen=True, slots=True)
+class RawLayout:
+    """What all sub-bands of a group share."""
 
-    It has a phase centre for each integration: the meridian in ICRS, named as in real files.
-    """
-    from pyuvdata import Telescope, UVData
+    config: SynthesisConfig
+    stations: list[int]
+    times_jd: NDArray[np.float64]
+    """The middle of each integration."""
 
-    telescope = Telescope.new(
-        name="DSA-110",
-        location=site(),
-        antenna_positions=array.terrestrial_positions_m(stations),
-        antenna_names=[array.station_name(n) for n in stations],
-        antenna_numbers=stations,
-        antenna_diameters=[config.dish_diameter_m] * len(stations),
-        feeds=["x", "y"],
-        mount_type="fixed",
-        x_orientation="east",
-        instrument="DSA-110",
-        update_from_known=False,
-    )
-    first, second = antenna_pairs(len(stations))
-    numbers = np.array(stations)
-    uvd = UVData.new(
-        freq_array=np.array([1.4e9]),
-        channel_width=SUBBAND_WIDTH_HZ / config.channels_per_subband,
-        polarization_array=["xx", "yy"],
-        telescope=telescope,
-        times=times_jd,
-        integration_time=config.integration_s,
-        antpairs=np.stack([numbers[first], numbers[second]], axis=-1),
-        do_blt_outer=True,
-        time_axis_faster_than_bls=False,
-        empty=False,
-    )
-    ra, dec = meridian_icrs_deg(times_jd, config.declination_deg)
-    for t, time in enumerate(times_jd):
-        position = {"lon": math.radians(ra[t]), "lat": math.radians(dec[t]), "phase_frame": "icrs"}
-        rows = uvd.time_array == time
-        uvd.phase(**position, cat_name=f"meridian_icrs_t{t}", select_mask=rows)
-    uvd.vis_units = "Jy"
-    uvd.extra_keywords = {
-        "phase_center_dec": math.radians(config.declination_deg),
-        "ha_phase_center": 0.0,
-        "synthetic": True,
-        "seed": config.seed,
-    }
-    return uvd
+    def baselines(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
+        """Station numbers of both antennas in the writer's order, and which are exchanged.
+
+        Autocorrelations come last; a reader takes them by their antennas, not by their place.
+        """
+        numbers = np.array(self.stations)
+        first, second = (numbers[index] for index in antenna_pairs(len(numbers)))
+        exchanged = np.isin(second, _REVERSED_STATIONS) & ~np.isin(first, _REVERSED_STATIONS)
+        ends = np.where(exchanged, second, first), np.where(exchanged, first, second)
+        autos = np.zeros(len(numbers), bool)
+        return (
+            np.concatenate([ends[0], numbers]),
+            np.concatenate([ends[1], numbers]),
+            np.concatenate([exchanged, autos]),
+        )
+
+    def header(self, frequencies_hz: NDArray[np.float64], subband: int) -> Mapping[str, object]:
+        """Every key of ``Header`` that does not grow with time."""
+        config = self.config
+        first, _second, _exchanged = self.baselines()
+        everybody = list(range(1, 118))
+        return {
+            "latitude": array.LATITUDE_DEG,
+            "longitude": array.LONGITUDE_DEG,
+            "altitude": array.ALTITUDE_M,
+            "telescope_name": np.bytes_("OVRO_MMA"),
+            "instrument": np.bytes_("DSA"),
+            "object_name": np.bytes_("search"),
+            "history": np.bytes_("synthetic"),
+            "phase_type": np.bytes_("drift"),
+            "phase_center_app_dec": math.radians(config.declination_deg),
+            "Nants_data": len(self.stations),
+            "Nants_telescope": len(everybody),
+            "Nbls": len(first),
+            "Nfreqs": len(frequencies_hz),
+            "Npols": config.products,
+            "Nspws": 1,
+            "antenna_names": np.array([str(number) for number in everybody], "S4"),
+            "antenna_numbers": np.array(everybody) - 1,
+            "antenna_positions": array.terrestrial_positions_m(everybody),
+            "antenna_diameters": np.full(len(everybody), config.dish_diameter_m),
+            "freq_array": frequencies_hz[None],
+            "channel_width": SUBBAND_WIDTH_HZ / config.channels_per_subband,
+            "spw_array": np.array([1]),
+            "polarization_array": np.array(_ALL_PRODUCTS if config.products == 4 else _HANDS),
+            "extra_keywords/phase_center_dec": math.radians(config.declination_deg),
+            "extra_keywords/ha_phase_center": 0.0,
+            "extra_keywords/phase_center_epoch": np.bytes_("HADEC"),
+            "extra_keywords/synthetic": True,
+            "extra_keywords/seed": config.seed,
+            "extra_keywords/subband": subband,
+        }
+
+    def uvw_m(self) -> NDArray[np.float32]:
+        """Baselines at hour angle 0, one set for all times."""
+        first, second, _exchanged = self.baselines()
+        positions = array.terrestrial_positions_m(list(range(1, 118)))
+        antennas = meridian_uvw(
+            positions, array.LONGITUDE_DEG, math.radians(self.config.declination_deg)
+        )
+        return (antennas[second - 1] - antennas[first - 1]).astype(np.float32)
 
 
 def write_subband(
     output_dir: Path,
-    shared: Any,
-    config: SynthesisConfig,
+    layout: RawLayout,
     group: int,
     subband: int,
-    frequencies: NDArray[np.float64],
+    frequencies_hz: NDArray[np.float64],
     data: NDArray[np.complex64],
+    on_integration: OnIntegration | None = None,
 ) -> list[Path]:
-    """Write one sub-band; returns its paths: none or two with some faults."""
+    """Write one sub-band; returns the paths, which are none or two with some faults.
+
+    `data` has the shape (integrations, cross-correlations, channels, 2).
+    """
+    config = layout.config
     faults = {f.kind for f in config.faults if (f.group, f.subband) == (group, subband)}
     if FaultKind.MISSING in faults:
         return []
@@ -88,29 +129,92 @@ def write_subband(
     if FaultKind.NOT_HDF5 in faults:
         path.write_bytes(b"this is not HDF5\n" * 64)
         return [path]
-    uvd = shared.copy()
-    uvd.Nfreqs = len(frequencies)
-    uvd.freq_array = frequencies
-    uvd.channel_width = np.full(len(frequencies), SUBBAND_WIDTH_HZ / config.channels_per_subband)
-    uvd.flex_spw_id_array = np.zeros(len(frequencies), dtype=int)
-    uvd.extra_keywords["subband"] = subband
-    uvd.data_array = data.reshape(-1, len(frequencies), 2)
-    uvd.flag_array = np.full(uvd.data_array.shape, FaultKind.ALL_FLAGGED in faults)
-    uvd.nsample_array = np.ones(uvd.data_array.shape, np.float32)
+    samples = np.isfinite(data).astype(np.float32)
+    if FaultKind.ALL_FLAGGED in faults:
+        samples[:] = 0.0
     if FaultKind.NAN in faults:
-        uvd.data_array[:: max(1, uvd.Nblts // 48), 0, 0] = np.nan
-    if FaultKind.SHIFTED in faults:
-        uvd.time_array = uvd.time_array + config.integration_s / 86400.0
-        uvd.set_lsts_from_time_array()
-    path.unlink(missing_ok=True)
-    uvd.write_uvh5(path, run_check=False, check_autos=False)
+        rows = data.reshape(-1, *data.shape[2:])
+        rows[:: max(1, len(rows) // 48), 0, 0] = np.nan
+    late_s = config.integration_s if FaultKind.SHIFTED in faults else 0.0
+    growing = path.with_name(f"{path.stem}_incomplete.hdf5")
+    with h5py.File(growing, "w") as file:
+        for key, value in layout.header(frequencies_hz, subband).items():
+            file[f"Header/{key}"] = value
+        rows_of = _growing(file, layout, len(frequencies_hz))
+        for number, jd in enumerate(layout.times_jd + late_s / 86400.0):
+            rows_of.append(float(jd), data[number], samples[number])
+            if on_integration is not None:
+                file.flush()
+                on_integration(number)
+    growing.rename(path)
     if FaultKind.TRUNCATED in faults:
-        with path.open("r+b") as file:
-            file.truncate(path.stat().st_size // 2)
+        with path.open("r+b") as raw:
+            raw.truncate(path.stat().st_size // 2)
     if FaultKind.DUPLICATED in faults:
-        copy = output_dir / subband_name(config, group, subband, late_s=config.name_jitter_s + 1)
-        return [path, shutil.copyfile(path, copy)]
+        again = output_dir / subband_name(config, group, subband, late_s=config.name_jitter_s + 1)
+        shutil.copyfile(path, again)
+        return [path, again]
     return [path]
+
+
+@dataclass(frozen=True, slots=True)
+class _GrowingRows:
+    """The datasets that get longer with each integration."""
+
+    file: Any
+    layout: RawLayout
+
+    def append(self, jd: float, data: NDArray[np.complex64], samples: NDArray[np.float32]) -> None:
+        """One integration: cross-correlations as given, autocorrelations beside them."""
+        first, second, exchanged = self.layout.baselines()
+        n_products = self.layout.config.products
+        visibilities = np.zeros((len(first), 1, data.shape[1], n_products), np.complex64)
+        weights = np.ones(visibilities.shape, np.float32)
+        hands = [0, n_products - 1]
+        n_cross = len(data)
+        turned = np.where(exchanged[:n_cross, None, None], data.conj(), data)
+        visibilities[:n_cross, 0][..., hands] = turned
+        weights[:n_cross, 0][..., hands] = samples
+        visibilities[n_cross:, 0][..., hands] = self.layout.config.sefd_jy
+        values = {
+            "Header/ant_1_array": first - 1,
+            "Header/ant_2_array": second - 1,
+            "Header/time_array": np.full(len(first), jd),
+            "Header/integration_time": np.full(len(first), self.layout.config.integration_s),
+            "Header/uvw_array": self.layout.uvw_m(),
+            "Data/visdata": visibilities,
+            "Data/flags": np.zeros(visibilities.shape, bool),
+            "Data/nsamples": weights,
+        }
+        for name, rows in values.items():
+            dataset = self.file[name]
+            dataset.resize(dataset.shape[0] + len(rows), axis=0)
+            dataset[-len(rows) :] = rows
+        n_rows = self.file["Header/time_array"].shape[0]
+        self.file["Header/Nblts"][()] = n_rows
+        self.file["Header/Ntimes"][()] = n_rows // len(first)
+
+
+def _growing(file: Any, layout: RawLayout, n_channels: int) -> _GrowingRows:
+    """Empty datasets, a chunk for each integration."""
+    n_rows = len(layout.baselines()[0])
+    cell = (1, n_channels, layout.config.products)
+    for name, shape, dtype in (
+        ("Header/ant_1_array", (), np.int64),
+        ("Header/ant_2_array", (), np.int64),
+        ("Header/time_array", (), np.float64),
+        ("Header/integration_time", (), np.float64),
+        ("Header/uvw_array", (3,), np.float32),
+        ("Data/visdata", cell, np.complex64),
+        ("Data/flags", cell, bool),
+        ("Data/nsamples", cell, np.float32),
+    ):
+        file.create_dataset(
+            name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(n_rows, *shape)
+        )
+    file["Header/Nblts"] = 0
+    file["Header/Ntimes"] = 0
+    return _GrowingRows(file, layout)
 
 
 def subband_name(config: SynthesisConfig, group: int, subband: int, late_s: int = 0) -> str:

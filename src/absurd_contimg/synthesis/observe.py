@@ -64,14 +64,17 @@ def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
     groups = []
     for index in range(config.n_groups):
         times = group_times_jd(config, index)
+        lost = config.integrations_lost if index == config.n_groups - 1 else 0
+        times = times[: len(times) - lost]
         response = SkyResponse.of(sky, config, stations, times)
-        template = files.template(config, stations, times)
+        layout = files.RawLayout(config, stations, times)
         paths: list[Path] = []
         for subband in range(SUBBANDS):
             frequencies = subband_frequencies(config, subband)
             data = _observe(config, instrument, response, index, subband, frequencies)
-            content = index, subband, frequencies, data
-            paths += files.write_subband(output_dir, template, config, *content)
+            if lost:
+                data[-1, data.shape[1] // 2 :] = np.nan
+            paths += files.write_subband(output_dir, layout, index, subband, frequencies, data)
         half = config.integration_s / 2.0 / 86400.0
         groups.append(
             SynthesizedGroup(

@@ -1,0 +1,236 @@
+"""Whether a set of sub-band files is one observation, and which file is the odd one.
+
+pyuvdata accepts missing, duplicated and disordered sub-bands in silence; what is checked here is
+checked nowhere else. Reads headers only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from absurd_contimg.config import ConversionConfig, SiteConfig
+from absurd_contimg.errors import CorruptInputError, IncompleteGroupError
+from absurd_contimg.science.raw_checks import check_header, integrations
+from absurd_contimg.science.raw_file import Floats, Integers, RawHeader, read_raw_header
+
+_JD_OF_1970 = 2440587.5
+_SAME_TIME_SECONDS = 0.5
+_SAME_POSITION_M = 0.05
+_SAME_PLACE_DEG = 1e-6
+_SAME_DECLINATION_RAD = 1e-5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RawGroup:
+    """Sub-bands of one observation, by index."""
+
+    subbands: Mapping[int, RawHeader]
+    missing: tuple[int, ...]
+    """Indices that need placeholders."""
+    times_jd: Floats
+    """The middle of each integration."""
+
+    @property
+    def reference(self) -> RawHeader:
+        """Any one of the headers; in what the group needs they agree."""
+        return next(iter(self.subbands.values()))
+
+    @property
+    def n_channels(self) -> int:
+        """Per sub-band."""
+        return len(self.reference.frequencies_hz)
+
+    @property
+    def channel_width_hz(self) -> float:
+        """Width of a channel, positive."""
+        return float(np.abs(self.reference.channel_width_hz).mean())
+
+    @property
+    def integration_s(self) -> float:
+        """Length of an integration."""
+        return float(np.median(self.reference.integration_s))
+
+    @property
+    def declination_deg(self) -> float:
+        """Apparent declination of the strip."""
+        return float(np.degrees(self.reference.declination_rad))
+
+
+def read_raw_group(paths: Sequence[Path], config: ConversionConfig, site: SiteConfig) -> RawGroup:
+    """Read all headers and check that they are one observation, complete enough.
+
+    Raises the `InputError` that names the first bad file, the key, both values and the remedy.
+    """
+    subbands = _by_index([read_raw_header(path) for path in paths], config)
+    for header in subbands.values():
+        check_header(header, site)
+    for part in _PARTS:
+        part.check(subbands)
+    _check_band(subbands)
+    reference = next(iter(subbands.values()))
+    missing = tuple(i for i in range(config.expected_subbands) if i not in subbands)
+    _number, middles = integrations(reference.times_jd, float(np.median(reference.integration_s)))
+    return RawGroup(subbands, missing, middles)
+
+
+def _by_index(headers: Sequence[RawHeader], config: ConversionConfig) -> dict[int, RawHeader]:
+    subbands: dict[int, RawHeader] = {}
+    for header in headers:
+        other = subbands.setdefault(header.index, header)
+        if other is not header:
+            raise CorruptInputError(
+                f"sub-band {header.index:02d} is there twice: {other.path} and {header.path}.",
+                "Remove one of them from the group.",
+            )
+        if header.index >= config.expected_subbands:
+            raise CorruptInputError(
+                f"{header.path} is sub-band {header.index:02d} of {config.expected_subbands}.",
+                "Rename or remove it.",
+            )
+    if len(subbands) < config.subbands_min:
+        missing = [i for i in range(config.expected_subbands) if i not in subbands]
+        listed = ", ".join(f"{i:02d}" for i in missing)
+        raise IncompleteGroupError(
+            f"only {len(subbands)} of {config.expected_subbands} sub-bands are present "
+            f"(missing: {listed}); at least {config.subbands_min} are needed.",
+            f"Find the missing files near {headers[0].path.parent}, or give the group up.",
+        )
+    return subbands
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Something in which all files of an observation agree."""
+
+    key: str
+    value: Callable[[RawHeader], Any]
+    shown: Callable[[RawHeader], str]
+    tolerance: float = 0.0
+
+    def check(self, subbands: Mapping[int, RawHeader]) -> None:
+        """Raise the `CorruptInputError` that names the file that differs from most others."""
+        classes: list[list[RawHeader]] = []
+        for header in subbands.values():
+            home = next((each for each in classes if self._same(header, each[0])), None)
+            if home is None:
+                classes.append([header])
+            else:
+                home.append(header)
+        if len(classes) == 1:
+            return
+        classes.sort(key=len, reverse=True)
+        common, odd = classes[0][0], classes[1][0]
+        others = sum(map(len, classes[1:])) - 1
+        raise CorruptInputError(
+            f"{odd.path}: {self.key} {self.shown(odd)}, but in {len(classes[0])} of "
+            f"{len(subbands)} files of the group, as in {common.path.name}, it "
+            f"{self.shown(common)}{f' ({others} more differ)' if others else ''}.",
+            "Move it to the group that it belongs to, or leave it out.",
+        )
+
+    def _same(self, header: RawHeader, other: RawHeader) -> bool:
+        a, b = self.value(header), self.value(other)
+        if isinstance(a, np.ndarray):
+            return a.shape == b.shape and bool((np.abs(a - b) <= self.tolerance).all())
+        return bool(a == b)
+
+
+def _middles_seconds(header: RawHeader) -> Floats:
+    _number, middles = integrations(header.times_jd, float(np.median(header.integration_s)))
+    return middles * 86400.0
+
+
+def _utc(jd: float) -> str:
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=jd - _JD_OF_1970)
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00")
+
+
+def _baselines(header: RawHeader) -> Integers:
+    """Every baseline once, whichever antenna is named first."""
+    low, high = np.minimum(header.first, header.second), np.maximum(header.first, header.second)
+    return np.unique(low * (int(header.antenna_numbers.max()) + 1) + high)
+
+
+_PARTS = (
+    _Part(
+        "Header/time_array",
+        _middles_seconds,
+        lambda h: f"has {len(_middles_seconds(h))} integrations from {_utc(h.times_jd.min())} on",
+        _SAME_TIME_SECONDS,
+    ),
+    _Part(
+        "Header/integration_time",
+        lambda h: np.array([np.median(h.integration_s)]),
+        lambda h: f"is {np.median(h.integration_s):.4f} s",
+        1e-2,
+    ),
+    _Part(
+        "Header/antenna_names",
+        lambda h: tuple(sorted(zip(h.antenna_numbers.tolist(), h.antenna_names, strict=True))),
+        lambda h: f"holds {len(h.antenna_names)} antennas, {h.antenna_names[0]} the first",
+    ),
+    _Part(
+        "Header/ant_1_array",
+        _baselines,
+        lambda h: f"holds {len(_baselines(h))} baselines",
+    ),
+    _Part(
+        "Header/antenna_positions",
+        lambda h: h.antenna_positions_m[np.argsort(h.antenna_numbers)],
+        lambda h: f"begins with ({', '.join(f'{x:.2f}' for x in h.antenna_positions_m[0])}) m",
+        _SAME_POSITION_M,
+    ),
+    _Part(
+        "Header/latitude and longitude",
+        lambda h: np.array([h.latitude_deg, h.longitude_deg % 360.0]),
+        lambda h: f"is {h.latitude_deg:.5f}, {h.longitude_deg:.5f} degrees",
+        _SAME_PLACE_DEG,
+    ),
+    _Part(
+        "Header/altitude",
+        lambda h: np.array([h.altitude_m]),
+        lambda h: f"is {h.altitude_m:g} m",
+        0.1,
+    ),
+    _Part(
+        "the declination",
+        lambda h: np.array([h.declination_rad]),
+        lambda h: f"is {np.degrees(h.declination_rad):.4f} degrees",
+        _SAME_DECLINATION_RAD,
+    ),
+    _Part(
+        "Header/freq_array",
+        lambda h: (len(h.frequencies_hz), round(float(np.abs(h.channel_width_hz).mean()), 1)),
+        lambda h: f"has {len(h.frequencies_hz)} channels of {np.abs(h.channel_width_hz[0]):g} Hz",
+    ),
+    _Part(
+        "the form",
+        lambda h: h.phased_to_meridian,
+        lambda h: "is the writer's" if h.phased_to_meridian else "is the converter's",
+    ),
+)
+
+
+def _check_band(subbands: Mapping[int, RawHeader]) -> None:
+    """Each sub-band must lie where its number says, or channels would repeat or be missing."""
+    tops = {
+        index: h.frequencies_hz.max()
+        + index * len(h.frequencies_hz) * np.abs(h.channel_width_hz).mean()
+        for index, h in subbands.items()
+    }
+    common = float(np.median(list(tops.values())))
+    for index, top in tops.items():
+        header = subbands[index]
+        if abs(top - common) > 0.1 * np.abs(header.channel_width_hz).mean():
+            raise CorruptInputError(
+                f"{header.path}: Header/freq_array has its highest channel at "
+                f"{header.frequencies_hz.max() / 1e6:.3f} MHz, where sub-band {index:02d} of this "
+                f"group has {(common - top) / 1e6 + header.frequencies_hz.max() / 1e6:.3f} MHz.",
+                "Rename it to the sub-band that it holds, or leave it out.",
+            )

@@ -1,0 +1,169 @@
+"""Visibilities of a raw sub-band as a pyuvdata object that is phased to the meridian.
+
+pyuvdata reads the writer's ``drift`` as unphased data with baselines in the local frame, which
+adds a wrong w term in silence. So the object is built here from the arrays: each integration has
+its own phase centre, the meridian at the apparent declination, and baselines are computed from the
+antenna positions. Runs in a process with pyuvdata.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from absurd_contimg.science.antenna_names import station_name
+from absurd_contimg.science.raw_checks import HANDS, check_sidereal_time, integrations
+from absurd_contimg.science.raw_file import Floats, Integers, RawHeader, read_visibilities
+
+TELESCOPE_NAME = "OVRO_MMA"
+"""The observatory's name in CASA's table of observatories; it does not know DSA-110."""
+DISH_DIAMETER_M = 4.65
+"""docs/telescope.md#array"""
+
+
+def read_uvdata(header: RawHeader, factor: int) -> Any:
+    """Cross-correlations of XX and YY, channels ascending and averaged by `factor`.
+
+    Rows are in order of time, then of baseline, the antenna that stands first in the header
+    first. What is missing is flagged and zero. Raises `CorruptInputError` for sidereal times that
+    do not fit.
+    """
+    from pyuvdata import UVData
+
+    location = _location(header)
+    length = float(np.median(header.integration_s))
+    number, middles = integrations(header.times_jd, length)
+    check_sidereal_time(header, _sidereal_time(middles, location)[number])
+    used = np.union1d(header.first, header.second)
+    first, second, swapped = _rows_of_antennas(header, used)
+    cross = np.flatnonzero(first != second)
+    order = cross[np.lexsort((second[cross], first[cross], number[cross]))]
+    data, flags, samples = read_visibilities(header, HANDS)
+    data, flags, samples = data[order], flags[order], samples[order]
+    np.conjugate(data, out=data, where=swapped[order, None, None])
+    ascending = np.argsort(header.frequencies_hz)
+    data, flags, samples = (
+        _average(data[:, ascending], flags[:, ascending], samples[:, ascending], factor)
+        if factor > 1
+        else (data[:, ascending], flags[:, ascending], samples[:, ascending])
+    )
+    frequencies = header.frequencies_hz[ascending].reshape(-1, factor).mean(axis=1)
+    declination = math.degrees(header.declination_rad)
+    ra, dec = meridian_icrs(middles, declination, location)
+    return UVData.new(
+        freq_array=frequencies,
+        channel_width=float(np.abs(header.channel_width_hz).mean()) * factor,
+        polarization_array=list(HANDS),
+        times=middles[number[order]],
+        integration_time=length,
+        antpairs=np.stack([first[order], second[order]], axis=1),
+        do_blt_outer=False,
+        blts_are_rectangular=True,
+        time_axis_faster_than_bls=False,
+        telescope=_telescope(header, used, location),
+        update_telescope_from_known=False,
+        phase_center_catalog={
+            n: {
+                "cat_name": f"meridian_icrs_t{n}",
+                "cat_type": "sidereal",
+                "cat_lon": float(ra[n]),
+                "cat_lat": float(dec[n]),
+                "cat_frame": "icrs",
+                "cat_epoch": 2000.0,
+            }
+            for n in range(len(middles))
+        },
+        phase_center_id_array=number[order],
+        vis_units="uncalib",
+        data_array=data,
+        flag_array=flags,
+        nsample_array=samples,
+        check_kw={
+            "check_extra": False,
+            "run_check_acceptability": False,
+            "strict_uvw_antpos_check": False,
+        },
+    )
+
+
+def meridian_icrs(jd: Floats, declination_deg: float, location: Any) -> tuple[Floats, Floats]:
+    """ICRS radians of the meridian at an apparent declination.
+
+    Sidereal time and the strip's declination are apparent: taking them for ICRS would put the
+    beam 0.35 deg off (precession since 2000).
+    """
+    from pyuvdata.utils.phasing import transform_app_to_icrs
+
+    ra, dec = transform_app_to_icrs(
+        time_array=jd,
+        app_ra=_sidereal_time(jd, location),
+        app_dec=np.full(len(jd), math.radians(declination_deg)),
+        telescope_loc=location,
+    )
+    return np.asarray(ra), np.asarray(dec)
+
+
+def _sidereal_time(jd: Floats, location: Any) -> Floats:
+    from pyuvdata.utils import get_lst_for_time
+
+    return np.asarray(get_lst_for_time(jd, telescope_loc=location))
+
+
+def _location(header: RawHeader) -> Any:
+    from astropy import units
+    from astropy.coordinates import EarthLocation
+
+    return EarthLocation.from_geodetic(
+        header.longitude_deg * units.deg,
+        header.latitude_deg * units.deg,
+        header.altitude_m * units.m,
+    )
+
+
+def _telescope(header: RawHeader, used: Integers, location: Any) -> Any:
+    """The antennas that have data, as CASA can use them: numbered by their rows.
+
+    Station numbers would leave nameless gaps, each with solutions of its own. CASA has no mount
+    that is fixed in azimuth.
+    """
+    from pyuvdata import Telescope
+
+    places = [int(np.flatnonzero(header.antenna_numbers == number)[0]) for number in used]
+    return Telescope.new(
+        name=TELESCOPE_NAME,
+        location=location,
+        antenna_positions=header.antenna_positions_m[places],
+        antenna_names=[station_name(header.antenna_names[place]) for place in places],
+        antenna_numbers=np.arange(len(places)),
+        antenna_diameters=[DISH_DIAMETER_M] * len(places),
+        feeds=["x", "y"],
+        mount_type="alt-az",
+        x_orientation="east",
+        instrument="DSA-110",
+        update_from_known=False,
+    )
+
+
+def _rows_of_antennas(
+    header: RawHeader, used: Integers
+) -> tuple[Integers, Integers, NDArray[np.bool_]]:
+    """For each row the rows of its antennas, the lower first, and whether they were exchanged.
+
+    A baseline that is written the other way round holds the conjugate.
+    """
+    first = np.searchsorted(used, header.first)
+    second = np.searchsorted(used, header.second)
+    return np.minimum(first, second), np.maximum(first, second), first > second
+
+
+def _average(data: Any, flags: Any, samples: Any, factor: int) -> tuple[Any, Any, Any]:
+    """Means over neighbouring channels, weighted by samples; flagged where nothing is left."""
+    shape = (data.shape[0], -1, factor, data.shape[2])
+    weights = samples.reshape(shape)
+    total = weights.sum(axis=2)
+    empty = flags.reshape(shape).all(axis=2)
+    mean = (data.reshape(shape) * weights).sum(axis=2) / np.where(empty, 1.0, total)
+    return mean.astype(np.complex64), empty, (total / factor).astype(np.float32)

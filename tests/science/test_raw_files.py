@@ -1,0 +1,447 @@
+"""What is accepted of a raw file, what is refused, and that each refusal names its reason."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, reject, settings
+from hypothesis import strategies as st
+
+from absurd_contimg.config import ConversionConfig, SiteConfig
+from absurd_contimg.errors import CorruptInputError, InputError
+from absurd_contimg.science.raw_baselines import expected_uvw
+from absurd_contimg.science.raw_checks import check_header
+from absurd_contimg.science.raw_file import read_raw_header, read_visibilities
+from absurd_contimg.science.raw_group import read_raw_group
+
+sys.path.append(str(Path(__file__).parent))
+from writer_form import N_ANTENNAS, N_CHANNELS, write_file, write_group
+
+Change = Callable[[h5py.File], None]
+
+NUMBERS = (
+    *("latitude", "longitude", "altitude", "time_array", "integration_time", "freq_array"),
+    *("channel_width", "antenna_numbers", "antenna_positions", "ant_1_array", "ant_2_array"),
+    *("uvw_array", "polarization_array", "phase_center_app_dec"),
+    *("extra_keywords/phase_center_dec", "extra_keywords/ha_phase_center"),
+)
+DECLINATIONS = ("phase_center_app_dec", "extra_keywords/phase_center_dec")
+REQUIRED = tuple(key for key in (*NUMBERS, "antenna_names") if "phase_center" not in key)
+
+
+def replace(key: str, change: Callable[[Any], Any]) -> Change:
+    """A change of one value of the header."""
+
+    def apply(file: h5py.File) -> None:
+        full = key if key.startswith("Data/") else f"Header/{key}"
+        value = change(file[full][()])
+        del file[full]
+        file[full] = value
+
+    return apply
+
+
+def remove(key: str) -> Change:
+    """A header without this key."""
+    return lambda file: file.__delitem__(key if key.startswith("Data/") else f"Header/{key}")
+
+
+def put(key: str, value: Any) -> Change:
+    """One more key in the header."""
+    return lambda file: file["Header"].__setitem__(key, value)
+
+
+def together(*changes: Change) -> Change:
+    """All of these changes, one after the other."""
+
+    def apply(file: h5py.File) -> None:
+        for change in changes:
+            change(file)
+
+    return apply
+
+
+def with_baselines(file: h5py.File) -> None:
+    """Baselines that fit the header as it is now."""
+    file.flush()
+    uvw = expected_uvw(read_raw_header(Path(file.filename)))
+    file["Header/uvw_array"][...] = uvw
+
+
+def first_becomes(value: float) -> Callable[[Any], Any]:
+    """The first number of an array, or the only one, becomes this one."""
+
+    def apply(old: Any) -> Any:
+        numbers = np.array(old, np.float64)
+        numbers.flat[0] = value
+        return numbers
+
+    return apply
+
+
+def rows(change: Callable[[Any], Any], *places: int) -> Callable[[Any], Any]:
+    """An array with some rows changed."""
+
+    def apply(old: Any) -> Any:
+        new = np.array(old)
+        for place in places:
+            new[place] = change(new[place])
+        return new
+
+    return apply
+
+
+def exchanged(old: Any) -> Any:
+    """Positions with two antennas exchanged."""
+    new = np.array(old)
+    new[[1, 3]] = new[[3, 1]]
+    return new
+
+
+REFUSED: dict[str, tuple[Change, str]] = {
+    **{
+        f"{key} {name}": (replace(key, first_becomes(value)), key.rpartition("/")[2])
+        for key in NUMBERS
+        for name, value in {"NaN": np.nan, "infinite": np.inf}.items()
+    },
+    **{
+        f"{key} is text": (replace(key, lambda _: np.bytes_("much")), key.rpartition("/")[2])
+        for key in NUMBERS
+    },
+    **{f"{key} missing": (remove(key), key) for key in REQUIRED},
+    **{
+        f"{key} too short": (replace(key, lambda old: old[:-1]), key)
+        for key in ("ant_1_array", "ant_2_array", "uvw_array", "antenna_names")
+    },
+    "uvw of the opposite sign": (replace("uvw_array", lambda x: -x), "opposite sign"),
+    "uvw in wavelengths": (replace("uvw_array", lambda x: x * 4.68), "wavelengths"),
+    "uvw in kilometres": (replace("uvw_array", lambda x: x / 1e3), "times the baselines"),
+    "uvw of another declination": (replace("uvw_array", lambda x: x[:, [0, 2, 1]]), "uvw_array"),
+    "two antennas exchanged": (replace("antenna_positions", exchanged), "antennas 2 and 4"),
+    "an antenna 5 m off": (
+        replace("antenna_positions", rows(lambda x: x + np.array([5.0, 0, 0]), 2)),
+        "all of them of antenna 3",
+    ),
+    "positions mirrored": (replace("antenna_positions", lambda x: -x), "opposite sign"),
+    "positions from the Earth's centre": (
+        replace("antenna_positions", lambda x: x + np.array([-2.4e6, -4.4e6, 3.8e6])),
+        "centre of the Earth",
+    ),
+    "two antennas in one place": (
+        replace("antenna_positions", rows(lambda _: np.zeros(3), 0, 1)),
+        "0.00 m apart",
+    ),
+    "east for west": (replace("longitude", lambda x: -x), "east and west"),
+    "latitude for longitude": (
+        together(replace("latitude", lambda _: -118.2817), replace("longitude", lambda _: 37.2314)),
+        "exchanged",
+    ),
+    "place in radians": (
+        together(replace("latitude", np.radians), replace("longitude", np.radians)),
+        "radians",
+    ),
+    "place never set": (
+        together(replace("latitude", lambda _: 0.0), replace("longitude", lambda _: 0.0)),
+        "never set",
+    ),
+    "altitude zero": (replace("altitude", lambda _: 0.0), "altitude"),
+    "declination in degrees": (replace("phase_center_app_dec", lambda _: 16.0), "degrees"),
+    "declinations that differ": (replace("phase_center_app_dec", lambda _: 0.3), "17.1887"),
+    "declination that never rises": (
+        lambda f: (
+            [
+                replace(k, lambda _: -1.2)(f)
+                for k in ("phase_center_app_dec", "extra_keywords/phase_center_dec")
+            ]
+            and None
+        ),
+        "never rises",
+    ),
+    "no declination": (
+        lambda f: (
+            [remove(k)(f) for k in ("phase_center_app_dec", "extra_keywords/phase_center_dec")]
+            and None
+        ),
+        "declination",
+    ),
+    "another hour angle": (
+        replace("extra_keywords/ha_phase_center", lambda _: 0.1),
+        "ha_phase_center",
+    ),
+    "unprojected": (replace("phase_type", lambda _: np.bytes_("unprojected")), "unprojected"),
+    "an unknown phase type": (replace("phase_type", lambda _: np.bytes_("lunar")), "lunar"),
+    "Modified Julian Days": (replace("time_array", lambda x: x - 2400000.5), "Modified"),
+    "seconds of 1970": (replace("time_array", lambda _: np.full(45, 1.7e9)), "time_array"),
+    "times of one integration apart": (
+        replace("time_array", rows(lambda x: x + 2.0 / 86400.0, 4)),
+        "within one integration",
+    ),
+    "a gap between integrations": (
+        replace("time_array", lambda x: np.where(x == x.max(), x + 5.0 / 86400.0, x)),
+        "integration_time",
+    ),
+    "another integration time": (replace("integration_time", lambda x: x * 1.1), "s apart"),
+    "integration time zero": (replace("integration_time", lambda x: x * 0), "integration_time"),
+    "lengths that differ": (
+        replace("integration_time", rows(lambda x: x * 2, 3)),
+        "integration_time",
+    ),
+    "megahertz": (replace("freq_array", lambda x: x / 1e6), "perhaps MHz"),
+    "kilohertz": (replace("freq_array", lambda x: x / 1e3), "perhaps kHz"),
+    "channels that repeat": (
+        replace("freq_array", lambda x: x[..., [0, 0, 2, 3]]),
+        "repeats channels",
+    ),
+    "channels out of order": (
+        replace("freq_array", lambda x: x[..., [0, 2, 1, 3]]),
+        "changes direction",
+    ),
+    "width in kilohertz": (replace("channel_width", lambda x: x / 1e3), "channel_width"),
+    "width zero": (replace("channel_width", lambda _: 0.0), "channel_width"),
+    "a channel left out": (
+        replace("freq_array", lambda x: x[..., [0, 1, 2, 3]] - [[0, 0, 0, 3e6]]),
+        "channel_width",
+    ),
+    "one hand twice": (replace("polarization_array", lambda _: np.array([-5, -5])), "twice"),
+    "Stokes": (replace("polarization_array", lambda _: np.array([1, 2])), "I, Q"),
+    "circular": (replace("polarization_array", lambda _: np.array([-1, -2])), "RR, LL"),
+    "one hand and a cross hand": (
+        replace("polarization_array", lambda _: np.array([-5, -7])),
+        "total intensity",
+    ),
+    "a baseline twice": (
+        replace("ant_2_array", rows(lambda x: x - 1, 1)),
+        "twice in one integration",
+    ),
+    "an antenna that is not there": (
+        replace("ant_2_array", rows(lambda _: 77, 1)),
+        "antenna 77",
+    ),
+    "numbers that are no whole ones": (
+        replace("ant_1_array", lambda x: x + 0.5),
+        "no whole numbers",
+    ),
+    "a number twice": (
+        replace("antenna_numbers", lambda _: np.array([0, 1, 2, 2, 4])),
+        "antenna",
+    ),
+    "a name twice": (
+        replace("antenna_names", lambda x: x[[0, 1, 2, 3, 3]]),
+        "antenna_names",
+    ),
+    "counts that lie": (replace("Nblts", lambda _: 7), "Nblts"),
+    "no visibilities": (remove("Data/visdata"), "visdata"),
+    "visibilities of another shape": (
+        replace("Data/visdata", lambda x: x[:, :, :2]),
+        "visdata",
+    ),
+    "samples of another shape": (replace("Data/nsamples", lambda x: x[1:]), "nsamples"),
+    "sidereal times missing rows": (
+        put("lst_array", np.zeros(3)),
+        "lst_array",
+    ),
+    "an external link": (
+        together(remove("latitude"), put("latitude", h5py.ExternalLink("x.h5", "/y"))),
+        "another file",
+    ),
+    "an endless header": (
+        together(
+            remove("latitude"),
+            lambda file: file["Header"].create_dataset("latitude", (10**9,), "f8"),
+        ),
+        "too many",
+    ),
+}
+
+ACCEPTED: dict[str, Change] = {
+    "unchanged": lambda _file: None,
+    "negative channel width": replace("channel_width", lambda x: -x),
+    "widths for each channel": replace("channel_width", lambda x: np.full(N_CHANNELS, x)),
+    "negative widths for each": replace("channel_width", lambda x: np.full(N_CHANNELS, -x)),
+    "longitude beyond 180": replace("longitude", lambda x: x + 360.0),
+    "times in the last bit": replace("time_array", lambda x: np.nextafter(x, 3e6)),
+    "jitter of a millisecond": replace(
+        "time_array", lambda x: x + np.linspace(-1e-8, 1e-8, len(x))
+    ),
+    "one integration time": replace("integration_time", lambda x: x[0]),
+    "no flags": remove("Data/flags"),
+    "no samples array": remove("Data/nsamples"),
+    "three axes": lambda f: (
+        [replace(f"Data/{name}", lambda x: x[:, 0])(f) for name in ("visdata", "flags", "nsamples")]
+        and None
+    ),
+    "one axis of frequencies": replace("freq_array", lambda x: x[0]),
+    "no hour angle": remove("extra_keywords/ha_phase_center"),
+    "one declination": remove("phase_center_app_dec"),
+    "names with a prefix": replace(
+        "antenna_names", lambda x: np.array([b"DSA-" + name for name in x])
+    ),
+    "rows in another order": lambda f: (
+        [
+            replace(key, lambda x: x[::-1])(f)
+            for key in ("time_array", "ant_1_array", "ant_2_array", "uvw_array")
+        ]
+        and None
+    ),
+    "ascending channels": replace("freq_array", lambda x: x[..., ::-1]),
+}
+
+
+def changed(folder: Path, *changes: Change) -> Path:
+    """A file with these changes."""
+    path = write_file(folder)
+    with h5py.File(path, "r+") as file:
+        for change in changes:
+            change(file)
+    return path
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_deviation_is_refused_by_file_key_and_remedy(tmp_path: Path, name: str) -> None:
+    change, named = REFUSED[name]
+    path = changed(tmp_path, change)
+    with pytest.raises(InputError) as caught:
+        check_header(read_raw_header(path), SiteConfig())
+    assert path.name in str(caught.value)
+    assert named in str(caught.value)
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_what_the_telescope_may_send_is_accepted(tmp_path: Path, name: str) -> None:
+    header = read_raw_header(changed(tmp_path, ACCEPTED[name]))
+    check_header(header, SiteConfig())
+    data, flags, _samples = read_visibilities(header, (-5, -6))
+    assert data.shape == flags.shape == header.shape
+    assert not flags.any()
+
+
+def test_there_are_eighty_deviations() -> None:
+    assert len(REFUSED) + len(ACCEPTED) >= 80
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.sampled_from(sorted(REFUSED)), min_size=1, max_size=3, unique=True),
+    st.lists(st.sampled_from(sorted(ACCEPTED)), max_size=3, unique=True),
+)
+def test_deviations_together_are_refused_by_name_or_read(
+    tmp_path_factory: pytest.TempPathFactory, refused: list[str], accepted: list[str]
+) -> None:
+    """Never an error of another kind, and one deviation is refused whatever else is accepted.
+
+    Two deviations can cancel each other, such as positions and baselines both of the other sign.
+    """
+    path = write_file(tmp_path_factory.mktemp("file"))
+    with h5py.File(path, "r+") as file:
+        try:
+            together(*(ACCEPTED[name] for name in accepted))(file)
+            together(*(REFUSED[name][0] for name in refused))(file)
+        except (KeyError, IndexError, ValueError, TypeError):
+            reject()  # an earlier change took away what a later one changes
+    refusal = None
+    try:
+        check_header(read_raw_header(path), SiteConfig())
+    except InputError as error:
+        refusal = str(error)
+    assert len(refused) > 1 if refusal is None else path.name in refusal
+
+
+@pytest.mark.parametrize(
+    "mark", ["no samples", "negative samples", "NaN", "infinite", "zero", "flag"]
+)
+def test_missing_data_are_flagged_one_by_one(tmp_path: Path, mark: str) -> None:
+    def spoil(file: h5py.File) -> None:
+        if mark.endswith("samples"):
+            file["Data/nsamples"][3, 0, 1, 0] = 0.0 if mark == "no samples" else -1.0
+        elif mark == "flag":
+            file["Data/flags"][3, 0, 1, 0] = True
+        else:
+            value = {"NaN": np.nan, "infinite": np.inf, "zero": 0.0}[mark]
+            file["Data/visdata"][3, 0, 1, 0] = value
+
+    header = read_raw_header(changed(tmp_path, spoil))
+    data, flags, samples = read_visibilities(header, (-5, -6))
+    assert flags.sum() == 1
+    assert flags[3, 1, 0]
+    assert data[3, 1, 0] == 0
+    assert samples[3, 1, 0] == 0
+
+
+def test_of_four_products_the_two_hands_are_read(tmp_path: Path) -> None:
+    def widen(file: h5py.File) -> None:
+        for name in ("visdata", "flags", "nsamples"):
+            replace(f"Data/{name}", lambda x: x[..., [0, 0, 0, 1]])(file)
+        file["Data/visdata"][..., 1:3] = 99.0
+        file["Data/visdata"][..., 3] = 7.0
+        replace("polarization_array", lambda _: np.array([-5, -7, -8, -6]))(file)
+        replace("Npols", lambda _: 4)(file)
+
+    header = read_raw_header(changed(tmp_path, widen))
+    check_header(header, SiteConfig())
+    data, _flags, _samples = read_visibilities(header, (-5, -6))
+    assert np.unique(data[..., 0]).tolist() == [2.0]
+    assert np.unique(data[..., 1]).tolist() == [7.0]
+
+
+ODD: dict[str, tuple[Change, str]] = {
+    "an integration later": (replace("time_array", lambda x: x + 1.5e-4), "time_array"),
+    "another declination": (
+        together(*(replace(key, lambda _: 0.2795) for key in DECLINATIONS), with_baselines),
+        "declination",
+    ),
+    "another place": (replace("latitude", lambda x: x + 0.01), "latitude"),
+    "another name": (
+        replace("antenna_names", lambda x: np.array([b"9", *x[1:]])),
+        "antenna_names",
+    ),
+    "another sub-band": (replace("freq_array", lambda x: x - 11.71875e6), "highest channel"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_odd_file_of_sixteen_is_named(tmp_path: Path, name: str) -> None:
+    paths = write_group(tmp_path)
+    change, named = ODD[name]
+    with h5py.File(paths[11], "r+") as file:
+        change(file)
+    with pytest.raises(CorruptInputError) as caught:
+        read_raw_group(paths, ConversionConfig(), SiteConfig())
+    assert str(caught.value).startswith(str(paths[11]))
+    assert named in str(caught.value)
+
+
+def test_a_group_agrees_within_tolerances_and_not_to_the_bit(tmp_path: Path) -> None:
+    paths = write_group(tmp_path)
+    for number, path in enumerate(paths):
+        with h5py.File(path, "r+") as file:
+            replace("time_array", lambda x, n=number: x + n * 1e-9)(file)
+            replace("longitude", lambda x, n=number: x + 360.0 * (n % 2))(file)
+    group = read_raw_group(paths, ConversionConfig(), SiteConfig())
+    assert len(group.subbands) == 16
+    assert len(group.times_jd) == 3
+    assert group.reference.antenna_positions_m.shape == (N_ANTENNAS, 3)
+
+
+def test_a_file_that_is_larger_than_its_bytes_is_refused(tmp_path: Path) -> None:
+    """1.5 MB of compressed zeros must not take gigabytes of memory."""
+
+    def swell(file: h5py.File) -> None:
+        for name in ("visdata", "flags", "nsamples"):
+            dtype = file[f"Data/{name}"].dtype
+            del file[f"Data/{name}"]
+            file["Data"].create_dataset(
+                name, (45, 1, 2_000_000, 2), dtype, chunks=(1, 1, 2_000_000, 2), compression="gzip"
+            )
+        del file["Header/freq_array"]
+        file["Header/freq_array"] = np.linspace(1.49e9, 1.48e9, 2_000_000)[None]
+        replace("Nfreqs", lambda _: 2_000_000)(file)
+
+    with pytest.raises(CorruptInputError, match="of which the file holds"):
+        read_raw_header(changed(tmp_path, swell))
