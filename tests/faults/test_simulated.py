@@ -30,9 +30,9 @@ from absurd_contimg.simulation.model.effect_gateway import EffectGateway
 from absurd_contimg.simulation.model.executor import SimulatedExecutor, SimulatedStage, simulated
 from absurd_contimg.simulation.model.faults import FaultKind, FaultSchedule, InjectedFault
 from absurd_contimg.simulation.model.files import SimulatedFiles
-from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG, acquire_scratch, at_once
+from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.stage_model import StageModel, fit_costs
-from absurd_contimg.simulation.model.worker_factory import WorkerTerms
+from absurd_contimg.simulation.model.worker_factory import WorkerTerms, acquire_scratch, call_inline
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -57,7 +57,7 @@ class SmallWorkers:
         files = SimulatedFiles(gateway, state.disk)
         executor = SimulatedExecutor(gateway, files, by_name, self.model, None, world.watch)
         scratch = acquire_scratch(gateway, state.disk, worker_id)
-        runner = StageRunner(SIMULATED_CONFIG, executor, None, scratch, files, at_once)
+        runner = StageRunner(SIMULATED_CONFIG, executor, None, scratch, files, call_inline)
 
         async def pipeline(params: Mapping[str, Json], ctx: TaskContext) -> Json:
             context = PipelineContext(SIMULATED_CONFIG, {"group_id": "G", **params})
@@ -88,7 +88,7 @@ def story(history: History) -> dict[str, Any]:
     }
 
 
-def simulate(real: History, planned: str | None, strike_in: str | None, stage: str) -> History:
+def simulate(real: History, planned: str | None, killed_in: str | None, stage: str) -> History:
     """The same fault in a world with the durations of the real history."""
     failures = {} if planned is None else {("G", stage): (planned,)}
     model = StageModel(costs=fit_costs([real]), spread=0.0, planned=failures)
@@ -96,15 +96,16 @@ def simulate(real: History, planned: str | None, strike_in: str | None, stage: s
     spec = ExplorationSpec(
         SmallWorkers(model), [job], (QUEUE,), LEASE_SECONDS, POLICY, worker_id="worker-1"
     )
-    plan: FaultSchedule = ()
-    if strike_in is not None:
-        crash_points = explore(spec, faults=()).crash_points
-        begun = next(n for n, one in enumerate(crash_points) if f"stage start {stage}," in one)
-        plan = (InjectedFault(FaultKind.KILL, begun + 3),)  # after both moments of the start
-    run = CrashRun(spec, spec.initial_state(), plan)
+    schedule: FaultSchedule = ()
+    if killed_in is not None:
+        start = f"stage start {killed_in}, committed, reply pending"
+        points = map(str, explore(spec, faults=()).crash_points)
+        committed = next(number for number, point in enumerate(points, 1) if point == start)
+        schedule = (InjectedFault(FaultKind.KILL, committed + 1),)
+    run = CrashRun(spec, schedule)
     outcome = run.run()
     assert outcome.violations == ()
-    assert not run.todo
+    assert not run.injector.pending
     (history,) = run.world.histories()
     return history
 

@@ -13,6 +13,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
+from absurd_contimg.simulation.exploration.example_workflows import pipeline_spec
 from absurd_contimg.simulation.exploration.exploration_spec import (
     ExplorationSpec,
     ExternalInput,
@@ -23,7 +24,6 @@ from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.worker_factory import (
     PipelineWorkers,
     pipeline_params,
-    pipeline_spec,
 )
 from absurd_contimg.simulation.model.world import EPOCH, State
 from absurd_contimg.workflows.group import TASK_NAME
@@ -107,8 +107,9 @@ def harmed_spec(workers: PipelineWorkers | None = None, **options: Any) -> Explo
     done = pipeline_spec(workers, **options)
 
     def prepare() -> State:
-        state = done.initial_state()
-        CrashRun(done, state, ()).run()
+        run = CrashRun(done)
+        run.run()
+        state = run.world.state
         *_, last = state.disk.commits  # no later stage would look at it
         state.disk.remove(f"{last}/data")
         state.disk.violations.clear()

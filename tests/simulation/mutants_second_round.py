@@ -24,7 +24,7 @@ from absurd_contimg.core.step_journal import StepOutcome
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.execution import runner as runner_module
 from absurd_contimg.products.store import Published, publish
-from absurd_contimg.simulation.model import runner as simulated_runner
+from absurd_contimg.simulation.model import worker_factory
 
 from .mutants_products import Mutant, Patch
 
@@ -97,7 +97,7 @@ def failed_is_left_to_absurd(patch: Patch) -> None:
     patch.setattr(FailureHandler, "_carry_out", carry_out)
 
 
-def waiting_runs_are_due_at_once(patch: Patch) -> None:
+def waiting_runs_are_due_call_inline(patch: Patch) -> None:
     honest = FailureHandler._wait_for_resource
 
     def wait_for_resource(self: Any, ctx: Any, verdict: Any) -> Any:
@@ -150,7 +150,7 @@ def the_dead_are_not_swept(patch: Patch) -> None:
         def sweep(self) -> list[Any]:
             return []
 
-    patch.setattr(simulated_runner, "Janitor", Idle)
+    patch.setattr(worker_factory, "Janitor", Idle)
 
 
 # -- classifier ---------------------------------------------------------------------------
@@ -185,7 +185,7 @@ SECOND: dict[str, Mutant] = {
     "orphans wait for their lease": orphans_wait_for_their_lease,
     "an extension is too short": extension_is_too_short,
     "what failed for good gets another run": failed_is_left_to_absurd,
-    "waiting runs are due at once": waiting_runs_are_due_at_once,
+    "waiting runs are due at once": waiting_runs_are_due_call_inline,
     "nothing is escalated": no_escalation,
     "backoff does not grow": backoff_does_not_grow,
     "a step is saved before it runs": step_is_saved_before_it_runs,

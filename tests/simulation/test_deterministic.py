@@ -11,8 +11,9 @@ import hashlib
 from dataclasses import replace
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.model.worker_factory import (
-    PipelineWorkers, WorkerTerms, pipeline_params, pipeline_spec
+    PipelineWorkers, WorkerTerms, pipeline_params
 )
+from absurd_contimg.simulation.exploration.example_workflows import pipeline_spec
 from absurd_contimg.simulation.exploration.explorer import explore, replay_histories
 from absurd_contimg.simulation.model.faults import FaultKind, parse_schedule
 from absurd_contimg.simulation.exploration.exploration_spec import Job
@@ -29,9 +30,9 @@ for shuffle_seed in (None, 1, 2):
     one = pipeline_spec(workers, shuffle_seed=shuffle_seed)
     second = Job(one.jobs[0].queue, one.jobs[0].task_name, pipeline_params("other"))
     spec = replace(one, jobs=[*one.jobs, second])
-    found = explore(spec, faults=[FaultKind.KILL_OTHER], shard=(0, 4))
+    found = explore(spec, faults=[FaultKind.KILL_OTHER], part=(0, 4))
     histories = replay_histories(spec, parse_schedule("pause@40,kill@9"))
-    told = repr(found.crash_points) + repr(histories)
+    told = repr(list(map(str, found.crash_points))) + repr(histories)
     digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
     print("exploration", shuffle_seed, found.futures, len(found.findings), digest)
 """

@@ -17,11 +17,11 @@ from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.report import Summary, summarise
 from absurd_contimg.simulation.campaign.scenario import Scenario
+from absurd_contimg.simulation.campaign.telescope import SUB_BANDS, SUB_BANDS_MIN, draw_observations
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.model.faults import TIMED_KINDS, TimedFault, parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import GIB, StageModel
-from absurd_contimg.simulation.model.telescope import SUB_BANDS, SUB_BANDS_MIN, draw_observations
 from absurd_contimg.simulation.model.worker_factory import PipelineWorkers, pipeline_params
 from absurd_contimg.simulation.model.world import EPOCH, State, World
 from absurd_contimg.simulation.runtime.clocks import HostClock
@@ -275,12 +275,13 @@ def test_permanently_failed_group_is_quarantined_or_failed_in_the_registry() -> 
     groups = (unfit, damaged, good)
     jobs = [Job(workers.queue, TASK_NAME, pipeline_params(group)) for group in groups]
     spec = ExplorationSpec(workers, jobs, (workers.queue,))
-    state = spec.initial_state()
-    CrashRun(spec, state, ()).run()
-    known = {group.group_id: (group.status, group.reason) for group in state.registry.groups()}
+    run = CrashRun(spec)
+    run.run()
+    registry = run.world.state.registry
+    known = {group.group_id: (group.status, group.reason) for group in registry.groups()}
     assert known == {
         unfit: (GroupStatus.QUARANTINED, "Stage flag: all data are flagged"),
         damaged: (GroupStatus.FAILED, "Stage convert: sub-band 7 is truncated"),
         good: (GroupStatus.DONE, None),
     }
-    assert [one.group_id for one in state.registry.groups(GroupStatus.QUARANTINED)] == [unfit]
+    assert [group.group_id for group in registry.groups(GroupStatus.QUARANTINED)] == [unfit]

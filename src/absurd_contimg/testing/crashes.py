@@ -118,7 +118,7 @@ def _check_baseline(made: ExplorationSpec, ends: State, repeats: Collection[str]
         )
     again, _ = baseline(made)
     if again != outcome:
-        differences = "\n".join(f"  {one.text}" for one in again.compared_with(outcome))
+        differences = "\n".join(f"  {line}" for line in again.differences(outcome))
         raise AssertionError(
             "the baseline run ends differently when it is run again: something outlives its "
             "world, or is drawn by chance. For what the other side knows, ask `happened`.\n"

@@ -1,17 +1,25 @@
-"""Runs the invariants, over histories (`audit`) or over a world that was watched (`judge`)."""
+"""Runs the invariants: over histories (`audit`), over a world, over a recovery."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.history.invariants.failures import FAILURE_INVARIANTS
+from absurd_contimg.history.invariants.recovery import RECOVERY_INVARIANTS, RecoveryObservation
 from absurd_contimg.history.invariants.steps import STEP_INVARIANTS
 from absurd_contimg.history.invariants.task_states import STATE_INVARIANTS
-from absurd_contimg.history.invariants.world import WORLD_INVARIANTS, WorldObservation
+from absurd_contimg.history.invariants.world import (
+    PRODUCT_INVARIANTS,
+    WORLD_INVARIANTS,
+    WorldObservation,
+)
+
+_Observed = TypeVar("_Observed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +56,22 @@ def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> li
     ]
 
 
-def judge(observed: WorldObservation, policy: RetryPolicy | None = None) -> list[Violation]:
-    """Everything that is wrong with a world and its histories."""
-    violations = [
-        Violation(check.__name__, text) for check in WORLD_INVARIANTS for text in check(observed)
-    ]
-    return violations + audit(observed.histories, policy)
+def check_world(observed: WorldObservation, policy: RetryPolicy | None = None) -> list[Violation]:
+    """Every violation in a world that has ended, those of its histories included."""
+    return _violations(WORLD_INVARIANTS, observed) + audit(observed.histories, policy)
+
+
+def check_products(observed: WorldObservation) -> list[Violation]:
+    """Every violation that a disk and a registry can show at any time."""
+    return _violations(PRODUCT_INVARIANTS, observed)
+
+
+def check_recovery(observed: RecoveryObservation) -> list[Violation]:
+    """Every violation that the comparison of a run with the baseline run shows."""
+    return _violations(RECOVERY_INVARIANTS, observed)
+
+
+def _violations(
+    invariants: Iterable[Callable[[_Observed], Iterator[str]]], observed: _Observed
+) -> list[Violation]:
+    return [Violation(check.__name__, text) for check in invariants for text in check(observed)]

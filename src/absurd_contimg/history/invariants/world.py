@@ -1,7 +1,7 @@
-"""Invariants over a world that was watched: its histories, its disk, its registry.
+"""Invariants over a world under observation: its histories, its disk, its registry.
 
 The simulation checks them after every run. They know no simulation: what they need of a disk is
-`ProductDisk`.
+`ProductDisk`, what only an observer of every effect can know is in `WorldObservation`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from absurd_contimg.core.records import TERMINAL_STATES, History
+
+FAILED_RUNS_MAX = 100
+"""Of one task; far more than any budget allows."""
 
 
 class ProductDisk(Protocol):
@@ -42,16 +45,25 @@ class ProductDisk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WorldObservation:
-    """What a simulated world leaves behind for the invariants."""
+    """What an observer knows of a world: what it leaves behind, and what was seen in it."""
 
-    histories: Sequence[History]
+    histories: Sequence[History] = ()
     disk: ProductDisk | None = None
-    overlaps: Sequence[str] = ()
-    """Where a stage ran twice at a time, as the runner saw it."""
-    errors: Sequence[str] = ()
-    """What the code of living processes raised where nobody caught it."""
-    must_have_ended: bool = True
     registered: Mapping[str, Any] = field(default_factory=dict)
+    """The registered products by path."""
+    must_have_ended: bool = True
+    overlaps: Sequence[str] = ()
+    """Where a stage ran twice at a time."""
+    errors: Sequence[str] = ()
+    """What the code of living processes raised and nobody caught."""
+    unleased_publications: Sequence[str] = ()
+    """Who renamed a product into place without a lease of its run."""
+    retained_runs: Sequence[str] = ()
+    """Processes that ended on SIGTERM and kept the claim of a run."""
+    scratch_folders: Sequence[str] = ()
+    """Folders of attempts that are left although every process could remove its own."""
+    standstill: str | None = None
+    """Why nothing more could happen, or why events never ended."""
 
 
 def every_task_has_ended(observed: WorldObservation) -> Iterator[str]:
@@ -61,32 +73,62 @@ def every_task_has_ended(observed: WorldObservation) -> Iterator[str]:
             yield f"task {history.task.task_id} is still {history.task.state}"
 
 
+def no_task_is_tried_for_ever(observed: WorldObservation) -> Iterator[str]:
+    """No task has more than `FAILED_RUNS_MAX` failed runs."""
+    for history in observed.histories:
+        failed = sum(run.state == "failed" for run in history.runs)
+        if failed > FAILED_RUNS_MAX:
+            yield f"task {history.task.task_id} has {failed} failed runs"
+
+
+def world_never_stands_still(observed: WorldObservation) -> Iterator[str]:
+    """While a task is left some event comes, and events do not go on for ever at one time."""
+    if observed.standstill is not None:
+        yield observed.standstill
+
+
 def no_two_workers_in_one_stage(observed: WorldObservation) -> Iterator[str]:
     """No two living, running processes work on one stage of one group at a time."""
     yield from observed.overlaps
 
 
-def products_are_whole_and_never_changed(observed: WorldObservation) -> Iterator[str]:
-    """Every committed product has a manifest, was put in its place once, and stayed as it was."""
+def committed_products_never_change(observed: WorldObservation) -> Iterator[str]:
+    """Nobody writes into a committed product, moves it or removes it."""
+    if observed.disk is not None:
+        yield from observed.disk.violations
+
+
+def products_are_whole(observed: WorldObservation) -> Iterator[str]:
+    """Every committed product has a manifest and was renamed into its place once."""
     if observed.disk is None:
         return
-    yield from observed.disk.violations
     for path in observed.disk.product_paths():
         if not observed.disk.has_manifest(path):
             yield f"{path} has no manifest"
-        if observed.disk.commits.get(path, 0) != 1:
-            yield f"{path} was put in its place {observed.disk.commits.get(path, 0)} times"
+        commits = observed.disk.commits.get(path, 0)
+        if commits != 1:
+            yield f"{path} was put in its place {commits} times"
+
+
+def products_are_published_under_a_lease(observed: WorldObservation) -> Iterator[str]:
+    """Only a process that holds the lease of a run renames its product into place."""
+    yield from observed.unleased_publications
+
+
+def registered_products_exist(observed: WorldObservation) -> Iterator[str]:
+    """A product is registered after it was renamed into place."""
+    if observed.disk is None:
+        return
+    for path in sorted(observed.registered.keys() - observed.disk.product_paths()):
+        yield f"{path} is registered but not there"
 
 
 def products_are_registered(observed: WorldObservation) -> Iterator[str]:
-    """When all tasks have completed, the registry knows every product, and each one is there."""
+    """When all tasks have completed, the registry knows every product."""
     if observed.disk is None:
         return
-    products = set(observed.disk.product_paths())
-    for path in sorted(observed.registered.keys() - products):
-        yield f"{path} is registered but not there"
     if all(history.task.state == "completed" for history in observed.histories):
-        for path in sorted(products - observed.registered.keys()):
+        for path in sorted(set(observed.disk.product_paths()) - observed.registered.keys()):
             yield f"{path} is there but not registered"
 
 
@@ -95,22 +137,44 @@ def saved_steps_have_their_products(observed: WorldObservation) -> Iterator[str]
     if observed.disk is None:
         return
     for history in observed.histories:
-        for one in history.checkpoints:
-            product = one.state.get("product") if isinstance(one.state, Mapping) else None
+        for checkpoint in history.checkpoints:
+            state = checkpoint.state
+            product = state.get("product") if isinstance(state, Mapping) else None
             if isinstance(product, str) and product not in observed.disk.folders:
-                yield f"checkpoint {one.checkpoint_name} names {product}, which is not there"
+                yield f"checkpoint {checkpoint.checkpoint_name} names {product}, which is not there"
 
 
-def nobody_raised_unseen(observed: WorldObservation) -> Iterator[str]:
-    """No worker ended with an error, and no callback raised one."""
+def terminated_process_releases_its_runs(observed: WorldObservation) -> Iterator[str]:
+    """A process that ends on SIGTERM holds no run any more."""
+    yield from observed.retained_runs
+
+
+def no_scratch_is_left_behind(observed: WorldObservation) -> Iterator[str]:
+    """Every attempt removes its scratch folder; a worker removes those of dead processes."""
+    for folder in observed.scratch_folders:
+        yield f"{folder} is left"
+
+
+def no_error_is_uncaught(observed: WorldObservation) -> Iterator[str]:
+    """No worker ends with an error, and no callback raises one."""
     yield from observed.errors
 
 
 WORLD_INVARIANTS: tuple[Callable[[WorldObservation], Iterator[str]], ...] = (
     every_task_has_ended,
+    no_task_is_tried_for_ever,
+    world_never_stands_still,
     no_two_workers_in_one_stage,
-    products_are_whole_and_never_changed,
+    committed_products_never_change,
+    products_are_whole,
+    products_are_published_under_a_lease,
+    registered_products_exist,
     products_are_registered,
     saved_steps_have_their_products,
-    nobody_raised_unseen,
+    terminated_process_releases_its_runs,
+    no_scratch_is_left_behind,
+    no_error_is_uncaught,
 )
+"""What must hold when a world has ended."""
+PRODUCT_INVARIANTS = (committed_products_never_change, registered_products_exist)
+"""What must hold of products after every effect."""

@@ -82,14 +82,16 @@ def explore(
     ] = 0,
 ) -> None:
     """Inject faults at every crash point of the simulated pipeline, and of its recovery."""
-    from absurd_contimg.simulation.exploration.example_workflows import everything_spec  # noqa: PLC0415
+    from absurd_contimg.simulation.exploration.example_workflows import (  # noqa: PLC0415
+        everything_spec,
+        pipeline_spec,
+    )
     from absurd_contimg.simulation.exploration.explorer import Exploration, replay  # noqa: PLC0415
     from absurd_contimg.simulation.exploration.parallel_exploration import (  # noqa: PLC0415
         ExplorationPlan,
         explore_on_cores,
     )
     from absurd_contimg.simulation.model.faults import parse_kinds, parse_schedule  # noqa: PLC0415
-    from absurd_contimg.simulation.model.worker_factory import pipeline_spec  # noqa: PLC0415
 
     specs = {"pipeline": pipeline_spec, "handler": everything_spec}
     if workflow not in specs:

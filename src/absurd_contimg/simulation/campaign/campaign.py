@@ -10,26 +10,26 @@ from functools import partial
 from random import Random
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
-from absurd_contimg.core.records import TERMINAL_STATES, History, SpawnOptions
-from absurd_contimg.history.invariants.check import Violation, judge
+from absurd_contimg.core.records import History, SpawnOptions
+from absurd_contimg.history.invariants.check import Violation, check_world
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, check_faults, draw_faults
+from absurd_contimg.simulation.campaign.operator import Operator
 from absurd_contimg.simulation.campaign.scenario import Scenario
+from absurd_contimg.simulation.campaign.telescope import (
+    SUB_BANDS_MIN,
+    Observation,
+    draw_observations,
+    observe,
+)
 from absurd_contimg.simulation.model.disk import ROOT, Disk
 from absurd_contimg.simulation.model.faults import FaultKind, TimedFault
 from absurd_contimg.simulation.model.hosts import DiskChannel, Host
-from absurd_contimg.simulation.model.operator import Operator
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
 from absurd_contimg.simulation.model.stage_model import (
     DEFAULT_COSTS,
     ENDS_WORKER,
     StageCost,
     StageModel,
-)
-from absurd_contimg.simulation.model.telescope import (
-    SUB_BANDS_MIN,
-    Observation,
-    draw_observations,
-    observe,
 )
 from absurd_contimg.simulation.model.trace import Trace
 from absurd_contimg.simulation.model.worker_factory import (
@@ -146,7 +146,9 @@ class Campaign:
     def _start_worker(self, number: int) -> None:
         kernel = self.world.kernel
         if kernel.now < self._stopped_until:
-            self._later(self._stopped_until - kernel.now, partial(self._start_worker, number))
+            self.world.call_later(
+                self._stopped_until - kernel.now, partial(self._start_worker, number)
+            )
             return
         terms, home = self.scenario.workers, number % len(self._hosts)
         host, clock = self._hosts[home], None
@@ -171,16 +173,10 @@ class Campaign:
         self.world.processes.remove(process)
         self.world.workers.pop(process)
         delay = self.scenario.workers.restart_seconds
-        self._later(delay, partial(self._start_worker, number))
+        self.world.call_later(delay, partial(self._start_worker, number))
 
     def _note(self, text: str) -> None:
         self.trace.note(self.world.kernel.now, text)
-
-    def _later(self, seconds: float, act: Callable[[], object]) -> None:
-        def happen(_event: object) -> None:
-            act()
-
-        self.world.kernel.env.timeout(seconds).callbacks.append(happen)
 
     # -- telescope ------------------------------------------------------------------------
 
@@ -219,7 +215,9 @@ class Campaign:
                     FaultKind.OUTAGE, any(map(self._busy, list(self._processes)))
                 )
                 self.world.server.down = True
-                self._later(fault.seconds, partial(setattr, self.world.server, "down", False))
+                self.world.call_later(
+                    fault.seconds, partial(setattr, self.world.server, "down", False)
+                )
             case FaultKind.FILL:
                 self._fill(fault)
             case kind:
@@ -240,12 +238,12 @@ class Campaign:
         self.fault_counts.note(FaultKind.PAUSE, self._busy(fault.target))
         if process is not None:
             process.pause()
-            self._later(fault.seconds, process.resume)
+            self.world.call_later(fault.seconds, process.resume)
 
     def _terminate(self, number: int) -> None:
         process = self._processes.get(number)
         if process is not None:
-            self.world.terminate(process)
+            self.world.request_stop(process)
 
     def _fill(self, fault: TimedFault) -> None:
         """Somebody else's files take what is left of the disk, and are removed again."""
@@ -253,7 +251,7 @@ class Campaign:
         self.fault_counts.note(FaultKind.FILL, any(map(self._busy, list(self._processes))))
         path = f"{ROOT}/others at {fault.at_seconds}"
         disk.write(path, disk.free_bytes)
-        self._later(fault.seconds, partial(disk.remove, path))
+        self.world.call_later(fault.seconds, partial(disk.remove, path))
 
     def _partition(self, fault: TimedFault) -> None:
         host = self._hosts[fault.target].name
@@ -261,7 +259,7 @@ class Campaign:
         hit = [one for one in self._processes if one % hosts == fault.target and self._busy(one)]
         self.fault_counts.note(FaultKind.PARTITION, bool(hit))
         self.world.server.cut_off.add(host)
-        self._later(fault.seconds, partial(self.world.server.cut_off.discard, host))
+        self.world.call_later(fault.seconds, partial(self.world.server.cut_off.discard, host))
 
     # -- running --------------------------------------------------------------------------
 
@@ -285,10 +283,12 @@ class Campaign:
         for number in range(scenario.workers.count):
             self._start_worker(number)
         for fault in self.faults:
-            self._later(fault.at_seconds, partial(self._inject, fault))
+            self.world.call_later(fault.at_seconds, partial(self._inject, fault))
         end = scenario.days * DAY_SECONDS
         world.kernel.run(end)
-        while world.kernel.now < end + scenario.drain_seconds and not self._all_ended():
+        while world.kernel.now < end + scenario.drain_seconds and not world.all_tasks_ended(
+            [QUEUE]
+        ):
             world.kernel.run(world.kernel.now + _CHECK_SECONDS)
         observed = world.observation(must_have_ended=scenario.drain_seconds > 0)
         ended_at = world.kernel.now
@@ -297,7 +297,7 @@ class Campaign:
             scenario,
             self.seed,
             histories,
-            judge(observed),
+            check_world(observed),
             self.faults,
             self.fault_counts,
             self.trace.text(),
@@ -307,12 +307,6 @@ class Campaign:
             sum(len(one.sub_bands) < SUB_BANDS_MIN for one in self.observations),
             world.kernel.callbacks_run,
             digest_of(histories),
-        )
-
-    def _all_ended(self) -> bool:
-        stats = instantly(self._backend.queue_stats(QUEUE))
-        return all(
-            count == 0 or state in TERMINAL_STATES for state, count in stats.tasks_by_state.items()
         )
 
 

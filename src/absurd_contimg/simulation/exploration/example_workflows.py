@@ -1,7 +1,7 @@
-"""A handler with everything a handler may have, so that crash points of each kind are met.
+"""What ``contimg explore`` explores: the pipeline, and a handler with everything.
 
-Steps, two sleeps, an event, a child task on another queue, and a failure that passes. It is what
-``contimg explore --world handler`` explores, and what the tests of the explorer use.
+The handler has steps, two sleeps, an event, a child task on another queue, and a failure that
+passes, so that it has crash points of every kind.
 """
 
 from __future__ import annotations
@@ -15,8 +15,31 @@ from absurd_contimg.simulation.exploration.exploration_spec import (
     ExternalInput,
     Job,
 )
-from absurd_contimg.simulation.model.worker_factory import HandlerWorkers
+from absurd_contimg.simulation.model.worker_factory import (
+    HandlerWorkers,
+    PipelineWorkers,
+    pipeline_params,
+)
 from absurd_contimg.simulation.model.world import outside
+
+
+def pipeline_spec(workers: PipelineWorkers | None = None, **options: Any) -> ExplorationSpec:
+    """One group on its way through the whole pipeline."""
+    from absurd_contimg.workflows.group import TASK_NAME, PipelineParams  # noqa: PLC0415
+
+    factory = PipelineWorkers() if workers is None else workers
+    params = pipeline_params("2026-01-01T00:00:00")
+    job = Job(factory.queue, TASK_NAME, params, PipelineParams.parse(params).spawn_options())
+    return ExplorationSpec(factory, [job], (factory.queue,), **options)
+
+
+def everything_spec(**options: Any) -> ExplorationSpec:
+    """The handler with everything, its child's queue, and the event that it waits for."""
+    workers = HandlerWorkers({"default": {"task": everything}, "children": {"child": child}})
+    go = ExternalInput(150.0, lambda backend: backend.emit_event("default", "go", {"n": 1}))
+    job = Job("default", "task", {"name": "x"})
+    queues = ("default", "children")
+    return ExplorationSpec(workers, [job], queues, external_inputs=[go], **options)
 
 
 async def everything(params: Any, ctx: TaskContext) -> Any:
@@ -26,16 +49,16 @@ async def everything(params: Any, ctx: TaskContext) -> Any:
         await outside("first", params["name"])
         return "one"
 
-    one = await ctx.step("first", first)
+    name = await ctx.step("first", first)
     numbers = [await ctx.step("number", _returns(number)) for number in range(2)]
     await ctx.sleep_for("nap", 100)
     payload = await ctx.await_event("go", timeout=3600)
-    child = await ctx.spawn("child", {}, queue="children")
-    result = await ctx.await_task_result(child, "children", timeout=3600)
+    child_task = await ctx.spawn("child", {}, queue="children")
+    result = await ctx.await_task_result(child_task, "children", timeout=3600)
     if ctx.attempt == 1:
         raise ConnectionResetError("passes")
     await ctx.sleep_for("rest", 50)
-    return {"one": one, "numbers": numbers, "payload": payload, "child": result.result}
+    return {"one": name, "numbers": numbers, "payload": payload, "child": result.result}
 
 
 def _returns(number: int) -> Callable[[], Awaitable[int]]:
@@ -53,11 +76,3 @@ async def child(_params: Any, ctx: TaskContext) -> Any:
         return 7
 
     return await ctx.step("work", work)
-
-
-def everything_spec(**options: Any) -> ExplorationSpec:
-    """The handler with everything, its child's queue, and who sends the event."""
-    workers = HandlerWorkers({"default": {"task": everything}, "children": {"child": child}})
-    go = ExternalInput(150.0, lambda backend: backend.emit_event("default", "go", {"n": 1}))
-    job = Job("default", "task", {"name": "x"})
-    return ExplorationSpec(workers, [job], ("default", "children"), external_inputs=[go], **options)

@@ -10,7 +10,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import Json, SpawnOptions
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.simulation.model.world import EPOCH, State, WorkerFactory, World
-from absurd_contimg.simulation.runtime.loop import instantly
+from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +25,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class ExternalInput:
-    """Something from outside at a given time: an event emitted, a file that arrives.
+    """Something that happens outside at a given time: an event, a spawned task, a larger disk.
 
-    Done by a process that never dies, and not again in a future that begins after it.
+    A process that never dies does it, and not again in a future that begins after it.
     """
 
     at_seconds: float
@@ -36,7 +36,7 @@ class ExternalInput:
 
 @dataclass(frozen=True, slots=True)
 class ExplorationSpec:
-    """A small world for the explorer; the same one every time it is made."""
+    """A small world for the explorer; equal specs make equal worlds."""
 
     worker_factory: WorkerFactory
     jobs: Sequence[Job]
@@ -47,7 +47,7 @@ class ExplorationSpec:
     seed: int = 0
     shuffle_seed: int | None = None
     horizon_seconds: float = 7 * 86_400.0
-    """Virtual time after which a future that has not ended never will."""
+    """Virtual time by which every task must have ended."""
     linger_seconds: float = 0.0
     """How long the world goes on after the last task has ended."""
     reply_seconds: float = 0.0
@@ -56,7 +56,7 @@ class ExplorationSpec:
     prepare: Callable[[], State] | None = None
 
     def initial_state(self) -> State:
-        """Queues made and jobs spawned, at 0 s; nobody works yet."""
+        """The state at 0 s: queues and spawned tasks, and no process yet."""
         if self.prepare is None:
             state = State(MemoryDatabase(self.seed, clock=lambda: EPOCH))
         else:
@@ -69,18 +69,18 @@ class ExplorationSpec:
         return state
 
     def schedule_external_inputs(self, world: World, since: float) -> None:
-        """Let what comes from outside after `since` happen at its time."""
-        coming = [one for one in self.external_inputs if one.at_seconds >= since]
-        if not coming:
+        """Let the external inputs that come after `since` happen at their times."""
+        inputs = [each for each in self.external_inputs if each.at_seconds >= since]
+        if not inputs:
             return
-        gateway = world.process("outside", observed=False)
+        process = world.process("outside", observed=False).process
         backend = MemoryBackend(world.state.database)
-        for one in coming:
-            gateway.process.call_at(one.at_seconds, _start, gateway.process, one.act, backend)
+        for each in inputs:
+            process.call_at(each.at_seconds, _start, process, each.act, backend)
 
 
-def _start(process: object, act: Callable[[Backend], Awaitable[object]], backend: Backend) -> None:
+def _start(process: SimLoop, act: Callable[[Backend], Awaitable[object]], backend: Backend) -> None:
     async def acting() -> None:
         await act(backend)
 
-    process.create_task(acting())  # type: ignore[attr-defined]
+    process.create_task(acting())

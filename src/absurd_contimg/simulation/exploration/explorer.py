@@ -1,71 +1,71 @@
-"""The crash-point explorer: number every effect of a workflow, then cut the world at each.
+"""The crash explorer: inject a fault at every crash point of a workflow, one future each.
 
-One baseline run numbers the moments of all effects: before each, and after it was committed
-but before the process heard of it. Then every future is tried in which a worker is killed,
-stopped and woken again (a pause), refused by the database, or not told of a commit, at each of
-these moments and, with ``pairs``, once more at each moment of the recovery. Each future must end,
-keep every invariant, and leave the same products, results and checkpoints as the baseline run.
+A baseline run numbers the crash points: the phases before each effect, and after it was committed
+but before the process has the reply. Then every future is run in which a fault hits one of them
+and, with ``pairs``, a second fault a crash point of the recovery. Each future must end, keep every
+invariant, and leave the same results, checkpoints and products as the baseline.
 
-A killed process leaves nothing but durable state, so a future after a kill is tried from a
-snapshot of that state; moments with the same state at the same time have the same futures and
-are tried once. Neither are two futures run that are the same from the moment at which the next
-process begins: what the dead one had in scratch is swept by then, so most of its last file
-operations make no difference. All other faults leave a living process behind and are run from
-the start.
+A killed process leaves nothing but durable state, so the future after a kill starts from a
+snapshot of that state, and crash points with the same state at the same time have one future.
+Nor are two futures run that are the same once the next process starts: it has swept the scratch
+folders of the dead one by then. All other faults leave a living process behind, so their futures
+are run from the beginning.
 """
 
 from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import NamedTuple, Self
 
 from absurd_contimg.core.records import History
-from absurd_contimg.history.invariants.check import Violation
-from absurd_contimg.simulation.exploration.crash_run import CrashRun, Snapshot
+from absurd_contimg.history.invariants.check import Violation, check_recovery
+from absurd_contimg.history.invariants.recovery import RecoveryObservation
+from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.outcome import Outcome
-from absurd_contimg.simulation.model.effect_gateway import EffectGateway, EffectPhase
+from absurd_contimg.simulation.exploration.recorder import CrashPoint, Snapshot
+from absurd_contimg.simulation.model.effect_gateway import BEFORE
 from absurd_contimg.simulation.model.faults import (
     ALL_FAULTS,
     KILLS,
-    LEASE_LOSSES,
     NETWORK,
     RESTARTS,
     FaultKind,
     FaultSchedule,
     InjectedFault,
+    only_of,
 )
-from absurd_contimg.simulation.model.world import World, quiet_logs, without_gc
+from absurd_contimg.simulation.model.world import quiet_logs, without_gc
 
 FINDINGS_MAX = 20
-"""After so many an exploration stops: the first few say what is wrong."""
+"""After this many findings an exploration stops."""
 _FUTURES_PER_COLLECTION = 500
 _LEASES_LOST_MAX = 6
-"""By one fault: a host may be cut off for three, and then its run has to expire and be polled."""
+"""By one fault: a partition may last three, and then the run has to expire and be polled."""
+_NOT_CALLS_OF_A_RUN = frozenset({"claim_task", "spawn_task"})
+"""A claim whose reply is lost is released, or swept; a spawn is the handler's own call."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A future that must not be, and how to see it again."""
+    """A future with violations, and how to see it again."""
 
     schedule: FaultSchedule
     violations: tuple[Violation, ...]
     trace: tuple[str, ...] = ()
     missed: FaultSchedule = ()
-    """Strikes of the schedule that have hit nothing."""
+    """Faults of the schedule that were not injected."""
     last_crash_point: int = 0
     """Of the process that the first missed fault was meant for."""
 
     @property
     def missed_text(self) -> str:
         """Which fault was not injected, and why."""
-        return (
-            f"{self.missed[0]} was not injected: that process has "
-            f"{self.last_crash_point} crash points"
-        )
+        points = self.last_crash_point
+        return f"{self.missed[0]} was not injected: that process has {points} crash points"
 
     @property
     def schedule_text(self) -> str:
@@ -73,41 +73,50 @@ class Finding:
         return ",".join(map(str, self.schedule))
 
     def __str__(self) -> str:
-        lines = [f"schedule {self.schedule_text or '(baseline)'}"]
-        lines += [f"  {one}" for one in self.violations[:6]]
+        lines = [f"faults {self.schedule_text or '(none)'}"]
+        lines += [f"  {violation}" for violation in self.violations[:6]]
         lines += [f"    {line}" for line in self.trace[-60:]]
         return "\n".join(lines)
 
 
 @dataclass(slots=True)
 class Exploration:
-    """What was explored, and what was found."""
+    """What was explored, and the findings."""
 
-    effects: int = 0
-    """Of the baseline run."""
+    crash_points: tuple[CrashPoint, ...] = ()
+    """Of the baseline run: two for each effect."""
     distinct_states: int = 0
-    """Of these, with a durable state of their own."""
+    """Crash points with a durable state of their own."""
     futures: int = 0
-    """That were run, the baseline one not counted."""
+    """Futures that were run, without the baseline."""
     duplicates: int = 0
-    """Kills whose future was not run: one that was run begins with the very same state."""
+    """Kills whose future was not run because another begins with the very same state."""
     injected: int = 0
-    """Futures in which every fault of the schedule landed."""
+    """Futures in which every fault of the schedule was injected."""
     findings: list[Finding] = field(default_factory=list)
     processor_seconds: float = 0.0
-    crash_points: tuple[str, ...] = ()
-    """The effects of the baseline run by name, two moments each."""
+
+    @property
+    def effects(self) -> int:
+        """Of the baseline run."""
+        return len(self.crash_points) // 2
 
     def check(self) -> Self:
         """Raise `AssertionError` that shows the findings with the fewest faults first."""
         if self.findings:
-            ordered = sorted(self.findings, key=lambda one: len(one.schedule))
+            ordered = sorted(self.findings, key=lambda finding: len(finding.schedule))
             shown = "\n".join(map(str, ordered[:3]))
             raise AssertionError(f"{len(self.findings)} of {self.futures} futures:\n{shown}")
         return self
 
-
-Progress = Callable[[int, int, Exploration], None]
+    def add(self, other: Exploration) -> None:
+        """Add what another part of the same exploration has found."""
+        self.crash_points, self.distinct_states = other.crash_points, other.distinct_states
+        self.futures += other.futures
+        self.duplicates += other.duplicates
+        self.injected += other.injected
+        self.processor_seconds += other.processor_seconds
+        self.findings += other.findings
 
 
 def explore(
@@ -117,227 +126,201 @@ def explore(
     pairs: bool = False,
     second_faults: Iterable[FaultKind] | None = None,
     findings_max: int = FINDINGS_MAX,
-    shard: tuple[int, int] = (0, 1),
-    progress: Progress | None = None,
-    watch: bool = False,
+    part: tuple[int, int] = (0, 1),
+    check_operations: bool = False,
 ) -> Exploration:
-    """Try every future of `spec` with one fault and, with `pairs`, with two.
+    """Run every future of `spec` with one fault and, with `pairs`, with two.
 
-    With `shard` (number from 0, count) only the share of the first faults that is this shard's.
-    `progress` is told after each of them how many are done, of how many, and what was found.
-    With `watch` the invariants over histories are checked after every operation of every future,
-    and not only at its end: several times slower, for small worlds.
-    Stops after `findings_max` findings. Raises `AssertionError` if the baseline run itself
-    breaks an invariant: then nothing can be compared with it.
+    With `part` (number from 0, count) only this part of the first faults is injected. With
+    `check_operations` the invariants are checked after every operation of every future: several
+    times slower, for small worlds. Stops after `findings_max` findings. Raises `AssertionError`
+    if the baseline run itself violates an invariant: then nothing can be compared with it.
     """
-    began = time.process_time()
+    started = time.process_time()
+    kinds = tuple(faults)
+    seconds = tuple(second_faults or kinds) if pairs else ()
     with quiet_logs(), without_gc():
-        found = _Explorer(spec, tuple(faults), findings_max, watch).run(
-            tuple(second_faults or faults) if pairs else (), shard, progress
-        )
-    found.processor_seconds = time.process_time() - began
-    return found
+        exploration = _Explorer(spec, findings_max, check_operations).explore(kinds, seconds, part)
+    exploration.processor_seconds = time.process_time() - started
+    return exploration
 
 
 def baseline(spec: ExplorationSpec) -> tuple[Outcome, list[History]]:
-    """How the world ends when nothing happens to it, and the histories it leaves."""
+    """The outcome and the histories of a run without faults."""
     with quiet_logs():
-        run = CrashRun(spec, spec.initial_state(), ())
+        run = CrashRun(spec)
         outcome = run.run()
     return outcome, run.world.histories()
 
 
 def replay(spec: ExplorationSpec, schedule: FaultSchedule) -> Finding:
-    """One future from its start, with its trace."""
+    """One future from its beginning, with its trace."""
     with quiet_logs():
-        base = CrashRun(spec, spec.initial_state(), ()).run()
-        run = CrashRun(spec, spec.initial_state(), schedule, trace=True, watch=True)
+        base = CrashRun(spec).run()
+        run = CrashRun(spec, schedule, trace_effects=True, check_operations=True)
         outcome = run.run()
-    wrong, missed = outcome.compared_with(base), tuple(run.todo)
-    return Finding(schedule, wrong, tuple(run.trace), missed, run.moment)
+    differences = outcome.differences(base)
+    different = (Violation("same_end_as_baseline", text) for text in differences)
+    violations = (*outcome.violations, *different)
+    missed = tuple(run.injector.pending)
+    return Finding(
+        schedule, violations, tuple(run.recorder.trace), missed, run.recorder.crash_point
+    )
 
 
 def replay_histories(spec: ExplorationSpec, schedule: FaultSchedule) -> list[History]:
     """The histories that one future leaves."""
     with quiet_logs():
-        run = CrashRun(spec, spec.initial_state(), schedule)
+        run = CrashRun(spec, schedule)
         run.run()
     return run.world.histories()
 
 
-@dataclass(frozen=True, slots=True)
-class _Origin:
-    """Where a future begins: at 0 s, or from the state that the first strikes have left."""
+class _Future(NamedTuple):
+    """A schedule, and the snapshot that its first faults have left (None: from the beginning)."""
 
-    injected: int = 0
+    schedule: FaultSchedule
     snapshot: Snapshot | None = None
 
 
 class _Explorer:
-    def __init__(
-        self,
-        spec: ExplorationSpec,
-        faults: Sequence[FaultKind],
-        findings_max: int,
-        watch: bool = False,
-    ) -> None:
-        self.spec, self.faults, self.findings_max = spec, faults, findings_max
-        self.watch = watch
-        self.found = Exploration()
+    def __init__(self, spec: ExplorationSpec, findings_max: int, check_operations: bool) -> None:
+        self._spec, self._findings_max = spec, findings_max
+        self._check_operations = check_operations
+        self._result = Exploration()
 
-    def run(
-        self, second_faults: Sequence[FaultKind], shard: tuple[int, int], progress: Progress | None
+    def explore(
+        self, kinds: Sequence[FaultKind], seconds: Sequence[FaultKind], part: tuple[int, int]
     ) -> Exploration:
-        base = CrashRun(self.spec, self.spec.initial_state(), (), record=True, watch=True)
-        self.base = base.run()
-        self._base_ended = base.ended_at or 0.0
-        if self.base.violations:
-            finding = Finding((), self.base.violations, tuple(base.trace))
+        base = CrashRun(self._spec, keep_crash_points=True, check_operations=True)
+        self._base = base.run()
+        self._base_ended_at = base.ended_at or 0.0
+        if self._base.violations:
+            finding = Finding((), self._base.violations, tuple(base.recorder.trace))
             raise AssertionError(f"the baseline run is wrong already: {finding}")
-        found = self.found
-        found.effects = len(base.crash_points) // 2
-        found.distinct_states = len(base.snapshots)
-        found.crash_points = tuple(base.crash_points)
-        begin = _Origin()
-        firsts = [*self._kills(base, (), begin), *self._others(base, (), begin)]
-        begun: set[Hashable] = set()
+        result = self._result
+        result.crash_points = tuple(base.recorder.crash_points)
+        result.distinct_states = len(base.recorder.snapshots)
+        beginnings: set[Hashable] = set()
         distinct = 0
-        for number, (schedule, origin) in enumerate(firsts, start=1):
-            mine = distinct % shard[1] == shard[0]
-            if origin.snapshot is None and not mine:
+        for future in _futures(base, _Future(()), kinds):
+            in_part = distinct % part[1] == part[0]
+            if future.snapshot is None and not in_part:
                 distinct += 1
                 continue
-            run = self._begin(schedule, origin, begun, record=bool(second_faults))
+            run = self._start(future, beginnings, keep_crash_points=bool(seconds))
             if run is None:
-                found.duplicates += shard[0] == 0  # each shard meets them all
+                result.duplicates += part[0] == 0  # each part meets them all
                 continue
             distinct += 1
-            if not mine:
+            if not in_part:
                 run.world.close()
                 continue
-            self._try(schedule, run)
-            if second_faults and not run.todo:
-                self._second(schedule, run, origin, second_faults)
-            if progress is not None:
-                progress(number, len(firsts), found)
-            if len(found.findings) >= self.findings_max:
+            self._run(future.schedule, run)
+            if seconds and not run.injector.pending:
+                self._explore_recovery(future, run, seconds)
+            if self._is_full:
                 break
-        return found
+        return result
 
-    def _second(
-        self, schedule: FaultSchedule, run: CrashRun, origin: _Origin, faults: Sequence[FaultKind]
-    ) -> None:
-        kept, self.faults = self.faults, faults
-        begun: set[Hashable] = set()
-        for second, its in [
-            *self._kills(run, schedule, origin),
-            *self._others(run, schedule, origin),
-        ]:
-            if len(self.found.findings) >= self.findings_max:
+    @property
+    def _is_full(self) -> bool:
+        return len(self._result.findings) >= self._findings_max
+
+    def _explore_recovery(self, first: _Future, run: CrashRun, kinds: Sequence[FaultKind]) -> None:
+        beginnings: set[Hashable] = set()
+        for future in _futures(run, first, kinds):
+            if self._is_full:
                 break
-            another = self._begin(second, its, begun)
-            if another is None:
-                self.found.duplicates += 1
+            second = self._start(future, beginnings)
+            if second is None:
+                self._result.duplicates += 1
             else:
-                self._try(second, another)
-        self.faults = kept
+                self._run(future.schedule, second)
 
-    def _kills(
-        self, run: CrashRun, schedule: FaultSchedule, origin: _Origin
-    ) -> Iterator[tuple[FaultSchedule, _Origin]]:
-        """From the state at the kill where nobody else lives, else from where the run began."""
-        lonely = all(one.kind in KILLS for one in schedule)
-        for snapshot in run.snapshots:
-            for fault in self.faults:
-                if fault in KILLS:
-                    whole = (*schedule, InjectedFault(fault, snapshot.moment))
-                    yield whole, _Origin(len(whole), snapshot) if lonely else origin
-
-    def _others(
-        self, run: CrashRun, schedule: FaultSchedule, origin: _Origin
-    ) -> Iterator[tuple[FaultSchedule, _Origin]]:
-        for moment, crash_point in enumerate(run.crash_points, start=1):
-            before = crash_point.endswith(EffectPhase.BEFORE.value)
-            fenced = crash_point.startswith("call extend_claim")  # it was told that it may go on
-            for fault in self.faults:
-                if (
-                    fault in KILLS
-                    or (fault in (FaultKind.CANCEL, FaultKind.TERM) and not before)
-                    or (fault in LEASE_LOSSES and not (before or fenced))
-                    or (
-                        fault is FaultKind.REFUSED
-                        and not (before and crash_point.startswith("call"))
-                    )
-                    or (
-                        fault is FaultKind.REPLY_LOST
-                        and (before or not crash_point.startswith("call"))
-                    )
-                ):
-                    continue
-                yield (*schedule, InjectedFault(fault, moment)), origin
-
-    def _wrong(
-        self, run: CrashRun, schedule: FaultSchedule, outcome: Outcome
-    ) -> tuple[Violation, ...]:
-        if any(one.kind is FaultKind.CANCEL for one in schedule):
-            return outcome.violations  # it ends otherwise, and must end well
-        wrong = outcome.compared_with(self.base)
-        if run.ended_at is not None and run.ended_at > self._latest(len(schedule)):
-            took, alone = run.ended_at, self._base_ended
-            text = f"it ended after {took:.0f} s, baseline after {alone:.0f} s"
-            wrong += (Violation("recovery_is_not_late", text),)
-        expired = any("$ClaimTimeout" in end for ends in outcome.runs for end in ends)
-        if expired and all(one.kind in RESTARTS for one in schedule):
-            text = f"a lease ran out: the runs ended as {outcome.runs}"
-            wrong += (Violation("who_comes_back_goes_on_at_once", text),)
-        hiccups = all(one.kind in NETWORK for one in schedule)
-        # A claim whose reply is lost is given back, or swept; nobody has worked under it. A spawn
-        # is the handler's own call.
-        excused = {"claim_task", "spawn_task"}.intersection(run.faulted_calls)
-        if hiccups and not excused and outcome.runs != self.base.runs:
-            text = f"the runs ended as {outcome.runs}, baseline as {self.base.runs}"
-            wrong += (Violation("hiccup_of_the_database_costs_no_run", text),)
-        return wrong
-
-    def _latest(self, faults: int) -> float:
-        """When a future must have ended: a fault may cost some leases and all work once more."""
-        return (1 + faults) * self._base_ended + faults * _LEASES_LOST_MAX * self.spec.lease_seconds
-
-    def _begin(
-        self, schedule: FaultSchedule, origin: _Origin, begun: set[Hashable], record: bool = False
+    def _start(
+        self, future: _Future, beginnings: set[Hashable], keep_crash_points: bool = False
     ) -> CrashRun | None:
-        """The run that a future begins with; None when one with the same beginning was run."""
-        spec, snapshot, injected = self.spec, origin.snapshot, origin.injected
+        """The run of a future; None when one with the same beginning was run."""
+        schedule, snapshot = future
         if snapshot is None:
-            return CrashRun(spec, spec.initial_state(), schedule, record=record, watch=self.watch)
+            return CrashRun(
+                self._spec,
+                schedule,
+                keep_crash_points=keep_crash_points,
+                check_operations=self._check_operations,
+            )
+        injected = snapshot.processes  # only kills lead to a snapshot, and each starts a process
         run = CrashRun(
-            spec,
-            snapshot.state.fork(),
+            self._spec,
             schedule[injected:],
-            after=snapshot,
-            dead=schedule[injected - 1],
-            record=record,
-            watch=self.watch,
+            snapshot=snapshot,
+            killed_by=schedule[injected - 1],
+            keep_crash_points=keep_crash_points,
+            check_operations=self._check_operations,
         )
         beginning = None if schedule[injected:] else run.beginning()
         if beginning is not None:
-            known = len(begun)
-            begun.add(beginning)
-            if len(begun) == known:
+            if beginning in beginnings:
                 run.world.close()
                 return None
+            beginnings.add(beginning)
         return run
 
-    def _try(self, schedule: FaultSchedule, run: CrashRun) -> None:
+    def _run(self, schedule: FaultSchedule, run: CrashRun) -> None:
         outcome = run.run()
-        self.found.futures += 1
-        if self.found.futures % _FUTURES_PER_COLLECTION == 0:
+        self._result.futures += 1
+        if self._result.futures % _FUTURES_PER_COLLECTION == 0:
             gc.collect(1)
-        self.found.injected += not run.todo
-        if wrong := self._wrong(run, schedule, outcome):
-            self.found.findings.append(Finding(schedule, wrong, tuple(run.trace)))
+        self._result.injected += not run.injector.pending
+        violations = outcome.violations
+        if not any(fault.kind is FaultKind.CANCEL for fault in schedule):  # it ends otherwise
+            violations += tuple(check_recovery(self._observed(schedule, run, outcome)))
+        if violations:
+            finding = Finding(schedule, violations, tuple(run.recorder.trace))
+            self._result.findings.append(finding)
+
+    def _observed(
+        self, schedule: FaultSchedule, run: CrashRun, outcome: Outcome
+    ) -> RecoveryObservation:
+        faults, lease_seconds = len(schedule), self._spec.lease_seconds
+        latest = (1 + faults) * self._base_ended_at + faults * _LEASES_LOST_MAX * lease_seconds
+        lost_calls_of_runs = _NOT_CALLS_OF_A_RUN.isdisjoint(run.injector.lost_calls)
+        return RecoveryObservation(
+            outcome.differences(self._base),
+            outcome.run_ends,
+            self._base.run_ends,
+            run.ended_at,
+            latest,
+            self._base_ended_at,
+            restarted_at_once=only_of(schedule, RESTARTS),
+            only_lost_calls=only_of(schedule, NETWORK) and lost_calls_of_runs,
+        )
 
 
-def gateway_of(world: World, name: str) -> EffectGateway:
-    """EffectGateway of a process outside of the exploration: nothing it does is a crash point."""
-    return world.process(name, observed=False)
+def _futures(run: CrashRun, origin: _Future, kinds: Sequence[FaultKind]) -> Iterator[_Future]:
+    """Every future with one more fault in the last process of a recorded run."""
+    alone = only_of(origin.schedule, KILLS)  # no other process lives: a snapshot is everything
+    for snapshot in run.recorder.snapshots:
+        for kind in kinds:
+            if kind in KILLS:
+                schedule = (*origin.schedule, InjectedFault(kind, snapshot.crash_point))
+                yield _Future(schedule, snapshot if alone else origin.snapshot)
+    for number, point in enumerate(run.recorder.crash_points, start=1):
+        for kind in kinds:
+            if kind not in KILLS and _makes_a_difference(kind, point):
+                yield _Future((*origin.schedule, InjectedFault(kind, number)), origin.snapshot)
+
+
+def _makes_a_difference(kind: FaultKind, point: CrashPoint) -> bool:
+    """Whether a fault other than a kill differs here from the same one at a point nearby."""
+    is_before, is_call = point.phase is BEFORE, point.effect.kind == "call"
+    match kind:
+        case FaultKind.CANCEL | FaultKind.TERM:
+            return is_before
+        case FaultKind.REFUSED:
+            return is_call and is_before
+        case FaultKind.REPLY_LOST:
+            return is_call and not is_before
+        case _:  # a process that has just learned that it may go on
+            return is_before or point.effect.name == "extend_claim"

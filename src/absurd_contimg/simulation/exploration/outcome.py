@@ -1,7 +1,7 @@
-"""What a future leaves, without what may differ between futures that are equally good.
+"""What a run leaves, without what may differ between runs that are equally good.
 
-Kept: every task with its state, its result and its checkpoints, every product, every entry in
-the ledger. Left out: times, how long a stage took, who ran it, how often it was started.
+Kept: every task with its state, its result and its checkpoints, every product, every external
+effect. Left out: times, how long a stage took, which worker ran it, how often it was started.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -22,39 +22,45 @@ from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.simulation.model.world import State
 
 VOLATILE = frozenset({"adopted", "seconds", "logs"})
-"""Fields of a stage's checkpoint that tell how it was done, not what was made."""
+"""Fields of a stage's checkpoint that say how it was made, not what."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_MAKER = ("attempt", "host", "created_at")
+"""Fields of a manifest that say who made the product, and when."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The essence of a future, and what is wrong with it by itself."""
+    """The essence of what a run leaves, and its violations."""
 
     tasks: tuple[Json, ...]
     products: tuple[Json, ...]
     ledger: tuple[str, ...]
     violations: tuple[Violation, ...]
-    runs: tuple[tuple[str, ...], ...] = ()
-    """How each run of each task ended. Equally good futures differ in it."""
+    run_ends: tuple[tuple[str, ...], ...] = ()
+    """How each run of each task ended. Equally good outcomes differ in it."""
 
-    def compared_with(self, base: Outcome) -> tuple[Violation, ...]:
-        """The violations, and how it differs from the baseline run."""
-        found = list(self.violations)
-        for what in ("tasks", "products"):
-            here, there = getattr(self, what), getattr(base, what)
+    def differences(self, baseline: Outcome) -> list[str]:
+        """How it differs from the baseline, one line each."""
+        lines: list[str] = []
+        for name, here, there in (
+            ("tasks", self.tasks, baseline.tasks),
+            ("products", self.products, baseline.products),
+        ):
             if here == there:
-                continue  # nearly always, and text is dear
-            mine, theirs = Counter(map(_text, here)), Counter(map(_text, there))
-            for text in sorted((theirs - mine).elements()):
-                found.append(Violation("same_end_as_baseline", f"{what}: missing {text[:300]}"))
-            for text in sorted((mine - theirs).elements()):
-                found.append(Violation("same_end_as_baseline", f"{what}: instead {text[:300]}"))
-        for text in sorted(set(base.ledger) - set(self.ledger)):
-            found.append(Violation("same_end_as_baseline", f"never happened outside: {text}"))
-        for text in sorted(set(self.ledger) - set(base.ledger)):
-            found.append(Violation("same_end_as_baseline", f"only now happened outside: {text}"))
-        return tuple(found)
+                continue  # nearly always, and text costs time
+            texts, baseline_texts = Counter(map(_text, here)), Counter(map(_text, there))
+            lines += _lines(f"{name}: missing ", baseline_texts - texts)
+            lines += _lines(f"{name}: instead ", texts - baseline_texts)
+        effects, baseline_effects = set(self.ledger), set(baseline.ledger)
+        lines += _lines("external effect is missing: ", baseline_effects - effects)
+        lines += _lines("external effect is new: ", effects - baseline_effects)
+        return lines
+
+
+def _lines(prefix: str, texts: Counter[str] | set[str]) -> list[str]:
+    elements: Sequence[str] = sorted(texts.elements() if isinstance(texts, Counter) else texts)
+    return [prefix + text[:300] for text in elements]
 
 
 def outcome_of(
@@ -62,13 +68,13 @@ def outcome_of(
 ) -> Outcome:
     """The essence of what a world has left."""
     products: tuple[Json, ...] = tuple(
-        (path, _made(product.manifest), sorted(product.files))
+        (path, _without_maker(product.manifest), sorted(product.files))
         for path, product in sorted(state.disk.products().items())
     )
     ledger = tuple(f"{name} {json.dumps(steady(value))}" for name, value in state.ledger.entries)
     tasks = tuple(map(_essence, observed.histories))
-    runs = tuple(tuple(map(_end, history.runs)) for history in observed.histories)
-    return Outcome(tasks, products, ledger, violations, runs)
+    run_ends = tuple(tuple(map(_end, history.runs)) for history in observed.histories)
+    return Outcome(tasks, products, ledger, violations, run_ends)
 
 
 def _end(run: Run) -> str:
@@ -76,10 +82,8 @@ def _end(run: Run) -> str:
     return f"{run.state} {reason.get('name', '')}" if isinstance(reason, Mapping) else run.state
 
 
-def _made(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """What a manifest says of the product, without who made it and when."""
-    who = ("attempt", "host", "created_at")
-    return {name: one for name, one in (manifest or {}).items() if name not in who}
+def _without_maker(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return {name: value for name, value in (manifest or {}).items() if name not in _MAKER}
 
 
 def _text(value: Json) -> str:
@@ -89,22 +93,22 @@ def _text(value: Json) -> str:
 def _essence(history: History) -> Json:
     task = history.task
     saved = {
-        steady(one.checkpoint_name): steady(one.state)
-        for one in history.checkpoints
-        if not one.checkpoint_name.startswith(JOURNAL_PREFIXES)
+        steady(checkpoint.checkpoint_name): steady(checkpoint.state)
+        for checkpoint in history.checkpoints
+        if not checkpoint.checkpoint_name.startswith(JOURNAL_PREFIXES)
     }
     result = steady(task.completed_payload)
     return [task.task_name, task.idempotency_key, task.state, result, saved]
 
 
 def steady(value: Json) -> Any:
-    """A JSON value without what is volatile: times, durations, attempts."""
+    """A JSON value without what is volatile: times, durations, ids."""
     if isinstance(value, str):
         return _steady_text(value)
     if isinstance(value, dict | Mapping):
-        return {key: steady(one) for key, one in value.items() if key not in VOLATILE}
+        return {key: steady(item) for key, item in value.items() if key not in VOLATILE}
     if isinstance(value, list | tuple):
-        return [steady(one) for one in value]
+        return [steady(item) for item in value]
     return value
 
 

@@ -1,4 +1,4 @@
-"""An exploration on several cores: each process tries its share of the first faults."""
+"""An exploration in several processes: each injects its part of the first faults."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from absurd_contimg.simulation.exploration.explorer import Exploration, explore
 from absurd_contimg.simulation.model.faults import FaultKind
 
 OnProgress = Callable[[int, int, Exploration], None]
-"""How many shares are done, of how many, and the sum of what they explored."""
+"""Called with the number of finished parts, of all parts, and the sum of what they explored."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExplorationPlan:
-    """Which first faults, and which second ones after each; none: single faults only."""
+    """Which kinds come first, and which second after each of them; none: single faults only."""
 
     firsts: tuple[FaultKind, ...]
     seconds: tuple[FaultKind, ...] = ()
 
     @property
-    def shares(self) -> int:
-        """So many that nobody waits long for the slowest, progress is seen, and one can go on."""
+    def parts(self) -> int:
+        """Enough that no process waits long for the slowest, and that progress is seen."""
         return 64 if self.seconds else 8
 
 
@@ -37,20 +37,20 @@ def explore_on_cores(
 ) -> Exploration:
     """The same as `explore`, in `jobs` processes; `make_spec` is a function of a module.
 
-    The sum does not depend on the number of jobs. The first `after` shares of the plan are left
-    out: an earlier exploration has told of them.
+    The sum does not depend on the number of jobs. The first `after` parts of the plan are left
+    out: an earlier exploration has run them.
     """
     total = Exploration()
     with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        explored = pool.imap(partial(_share, make_spec, plan), range(after, plan.shares))
-        for number, one in enumerate(explored, start=after + 1):
-            _add(total, one)
+        parts = pool.imap(partial(_explore_part, make_spec, plan), range(after, plan.parts))
+        for number, exploration in enumerate(parts, start=after + 1):
+            total.add(exploration)
             if on_progress is not None:
-                on_progress(number, plan.shares, total)
+                on_progress(number, plan.parts, total)
     return total
 
 
-def _share(
+def _explore_part(
     make_spec: Callable[[], ExplorationSpec], plan: ExplorationPlan, number: int
 ) -> Exploration:
     return explore(
@@ -58,15 +58,5 @@ def _share(
         faults=plan.firsts,
         pairs=bool(plan.seconds),
         second_faults=plan.seconds or None,
-        shard=(number, plan.shares),
+        part=(number, plan.parts),
     )
-
-
-def _add(total: Exploration, one: Exploration) -> None:
-    total.effects, total.crash_points = one.effects, one.crash_points
-    total.distinct_states = one.distinct_states
-    total.futures += one.futures
-    total.duplicates += one.duplicates
-    total.injected += one.injected
-    total.processor_seconds += one.processor_seconds
-    total.findings += one.findings

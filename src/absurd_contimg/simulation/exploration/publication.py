@@ -1,8 +1,8 @@
-"""Who publishes a product must hold the lease of its run.
+"""Which process publishes a product without the lease of its run.
 
-Watches what passes perform the gateway. One thing cannot be forbidden: a process that is stopped,
-or whose task is cancelled, after its fence let it pass and before the rename. It may still
-rename; that the product is whole and nobody's is overwritten is another net's business.
+One thing cannot be prevented: a process that is paused, or whose task is cancelled, after its
+fence let it pass and before the rename. It may still rename; that the product is whole and
+overwrites none is the business of other invariants.
 """
 
 from __future__ import annotations
@@ -19,42 +19,37 @@ class _Fence(Enum):
 
     NOT_ASKED = 1
     ANSWERED = 2
-    """In the moment of the answer; a fault in it is still noticed by the look at the clock."""
+    """At the very answer; the check of the clock still notices a fault here."""
     PASSED = 3
 
 
 class PublicationWatch:
-    """Sees every effect before anything is done to its process."""
+    """Observes every effect; notes each publication by a process that holds no lease."""
 
-    def __init__(self) -> None:
-        self._fences = self.watched = dict[SimLoop, _Fence]()
-        """Who is between the end of a stage and the rename: of others, calls say nothing."""
+    def __init__(self, holds_lease: Callable[[SimLoop], bool]) -> None:
+        self._holds_lease = holds_lease
+        self.fences: dict[SimLoop, _Fence] = {}
+        """The processes between the end of a stage and the rename."""
         self._excused: set[SimLoop] = set()
-        self.wrong: str | None = None
+        self.unleased: list[str] = []
 
-    def see(
-        self,
-        process: SimLoop,
-        effect: Effect,
-        moment: EffectPhase,
-        holds_lease: Callable[[SimLoop], bool],
-    ) -> None:
-        """One moment of one process; `holds_lease` says whether it may publish."""
-        state = self._fences.get(process)
+    def observe(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
+        """One phase of an effect; calls matter only while `fences` is not empty."""
+        state = self.fences.get(process)
         if state is _Fence.ANSWERED:
-            self._fences[process] = _Fence.PASSED
-        if moment is BEFORE:
+            self.fences[process] = _Fence.PASSED
+        if phase is BEFORE:
             return
         if effect.kind == "stage" and effect.name.startswith("end "):
-            self._fences[process] = _Fence.NOT_ASKED
+            self.fences[process] = _Fence.NOT_ASKED
         elif effect.name == "extend_claim" and state is _Fence.NOT_ASKED:
-            self._fences[process] = _Fence.ANSWERED
+            self.fences[process] = _Fence.ANSWERED
         elif effect.kind == "file" and effect.name == "rename":
-            self._fences.pop(process, None)
-            if process not in self._excused and not holds_lease(process):
-                self.wrong = self.wrong or f"{process.name} published at {process.kernel.now} s"
+            self.fences.pop(process, None)
+            if process not in self._excused and not self._holds_lease(process):
+                self.unleased.append(f"{process.name} published at {process.kernel.now} s")
 
-    def injected(self, process: SimLoop) -> None:
+    def lease_ends(self, process: SimLoop) -> None:
         """The process is about to lose its lease."""
-        if self._fences.get(process) is _Fence.PASSED:
+        if self.fences.get(process) is _Fence.PASSED:
             self._excused.add(process)

@@ -1,10 +1,10 @@
-"""The gateway from a process to its world, and the numbered effects that pass perform them.
+"""The gateway from a process to its world, and the effects that pass through it.
 
-Whatever a simulated process does that outlives it goes perform its `EffectGateway`: calls of the
-database, operations on files, starts and ends of stages, entries into the registry. Each is one
-effect with two moments at which the world can be cut: before it, and after it has taken effect
-but before the process hears of it. ("After" an effect is "before" the next one: between two
-effects a process touches nothing.)
+Whatever a simulated process does that outlives it goes through its `EffectGateway`: calls of the
+database, operations on files, starts and ends of stages, entries in the registry. Each is one
+effect with two phases in which a fault can be injected: before it, and after it was committed but
+before the process has the reply. ("After" an effect is "before" the next one: between two effects
+a process touches nothing.)
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from absurd_contimg.core.backend import CALLS, READS, Backend
@@ -22,16 +22,18 @@ from absurd_contimg.simulation.runtime.pause import pause_call
 
 _T = TypeVar("_T")
 
+_REGISTRY_READS = frozenset({"groups", "calibration_exists"})
+
 
 class EffectPhase(StrEnum):
-    """Where in an effect the world is cut."""
+    """Where in an effect a fault can be injected."""
 
     BEFORE = "before"
-    COMMITTED = "committed, not yet told"
+    COMMITTED = "committed, reply pending"
 
 
 BEFORE, COMMITTED = EffectPhase
-"""At hand: a member of an enumeration is slow to look up in Python 3.11."""
+"""Module constants: a member of an enumeration is slow to look up in Python 3.11."""
 
 
 class Effect(NamedTuple):
@@ -45,30 +47,30 @@ class Effect(NamedTuple):
 
 
 class Observer(Protocol):
-    """Is told of every effect; may kill or pause the process, or raise what it shall see."""
+    """Called in each phase of each effect; may kill or pause the process, or raise into it."""
 
-    def __call__(self, process: SimLoop, effect: Effect, moment: EffectPhase) -> None:
-        """Called at each of the effect's two moments."""
+    def __call__(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
+        """One phase of one effect."""
 
 
 @dataclass(slots=True)
 class DatabaseServer:
-    """The state of the simulated server and of the network in front of it."""
+    """The state of the simulated server and of the network before it."""
 
     latency_seconds: float = 0.0
     down: bool = False
     cut_off: set[str] = field(default_factory=set)
-    """Hosts that cannot reach it; their calls hang until they give up."""
+    """Hosts that cannot reach it; their calls hang until they time out."""
     reply_seconds: dict[str, float] = field(default_factory=dict)
-    """By host: how much longer replies take to it than its questions."""
-    patience_seconds: float = 15.0
-    """After which a call to an unreachable server gives up (TCP's keepalive, as configured)."""
+    """By host: how much longer a reply takes than its request."""
+    timeout_seconds: float = 15.0
+    """After which a call to an unreachable server fails (TCP's keepalive, as configured)."""
     lose_reply: Callable[[str], bool] | None = None
-    """Asked with the call's name once it is committed: is the connection lost just now?"""
+    """Called with a call's name once it is committed: does the connection break now?"""
 
     @property
     def quiet(self) -> bool:
-        """Nothing is wrong with it and it answers at once."""
+        """It answers at once, and nothing is wrong with it."""
         return not (
             self.down
             or self.cut_off
@@ -78,17 +80,17 @@ class DatabaseServer:
         )
 
     async def reach(self, host: str) -> None:
-        """Raise `BackendUnavailable` if the host does not get perform."""
+        """Raise `BackendUnavailable` if the host cannot reach it."""
         if self.latency_seconds:
             await asyncio.sleep(self.latency_seconds)
         if host in self.cut_off:
-            await asyncio.sleep(self.patience_seconds)
+            await asyncio.sleep(self.timeout_seconds)
             raise BackendUnavailable(f"simulated: no answer to {host}")
         if self.down:
             raise BackendUnavailable("simulated: connection refused")
 
     async def answer(self, host: str, name: str) -> None:
-        """Raise `BackendUnavailable` if the reply to a call that took effect is lost."""
+        """Raise `BackendUnavailable` if the reply to a committed call is lost."""
         if late := self.reply_seconds.get(host):
             await asyncio.sleep(late)
         if self.down or host in self.cut_off:
@@ -98,7 +100,7 @@ class DatabaseServer:
 
 
 class EffectGateway:
-    """All gateway of one process."""
+    """The gateway of one process."""
 
     def __init__(
         self,
@@ -115,7 +117,7 @@ class EffectGateway:
     async def perform(
         self, effect: Effect, act: Callable[..., Awaitable[_T]], *args: Any, **options: Any
     ) -> _T:
-        """Let an effect happen, or let the process die, stand still or fail around it."""
+        """Let an effect happen, or let the process die, pause or fail in one of its phases."""
         process, observe = self.process, self._observe
         process.check_alive()
         if observe is None:
@@ -152,10 +154,7 @@ class EffectGateway:
                 pause_call(process)
 
     async def _pause(self) -> None:
-        """Where a process that has just been killed dies, and a paused one stops.
-
-        Asked only of one whose callbacks are held: it is one of the two.
-        """
+        """Where a process that was just killed dies, and a paused one stops."""
         self.process.check_alive()
         if self.process.held is not None:
             await asyncio.sleep(0)
@@ -177,13 +176,17 @@ class EffectGateway:
         await self.server.answer(self.host, name)
         return answer
 
-    def backend(self, inner: Backend) -> Backend:
+    def backend(self, backend: Backend) -> Backend:
         """The database as this process reaches it."""
-        return cast(Backend, _GatedBackend(self, inner))
+        return cast(Backend, _BackendProxy(self, backend))
+
+    def registry(self, registry: Any) -> Any:
+        """The registry as this process reaches it: every call is an effect that takes no time."""
+        return _RegistryProxy(self, registry)
 
 
-class _GatedBackend:
-    """Core's `Backend`: each method leads perform the gateway of its process."""
+class _BackendProxy:
+    """Every call of core's `Backend`, through the gateway of a process."""
 
     __slots__ = ("gateway", "inner")
 
@@ -192,10 +195,10 @@ class _GatedBackend:
         self.inner = inner
 
 
-def _gated(name: str) -> Callable[..., Awaitable[Any]]:
+def _proxy_call(name: str) -> Callable[..., Awaitable[Any]]:
     effect = Effect("call", name, name not in READS)
 
-    async def call(self: _GatedBackend, *args: Any, **options: Any) -> Any:
+    async def call(self: _BackendProxy, *args: Any, **options: Any) -> Any:
         gateway = self.gateway
         method = getattr(self.inner, name)
         if gateway._observe is None and gateway.server.quiet:
@@ -207,4 +210,19 @@ def _gated(name: str) -> Callable[..., Awaitable[Any]]:
 
 
 for _name in sorted(CALLS):
-    setattr(_GatedBackend, _name, _gated(_name))
+    setattr(_BackendProxy, _name, _proxy_call(_name))
+
+
+class _RegistryProxy:
+    def __init__(self, gateway: EffectGateway, registry: object) -> None:
+        self._gateway, self._registry = gateway, registry
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        method, changes = getattr(self._registry, name), name not in _REGISTRY_READS
+
+        def call(*args: Any) -> Any:
+            states = [arg.value for arg in args if isinstance(arg, Enum)]
+            effect = Effect("registry", " ".join([name, *states]), changes)
+            return self._gateway.perform_now(effect, method, *args)
+
+        return call

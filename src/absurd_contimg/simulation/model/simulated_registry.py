@@ -1,20 +1,22 @@
-"""What the simulated registry knows: groups, products and calibrations.
+"""The simulated registry: groups, products and calibrations.
 
-Durable like the real one, which is a database of its own: it survives every death. Which groups
-can solve a calibration is decided by the world, as the sky decides it for the real telescope.
+It survives the death of every process, as the real one does, which is a database of its own.
+Whether a group has a calibrator in its field is the world's decision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import CalibrateSolveOutputs, from_json, names
 from absurd_contimg.registry import Group, GroupStatus
 
 
 class SimulatedRegistry:
-    """The part of the registry that the workflow and the runner use."""
+    """A `PipelineRegistry`."""
 
     def __init__(self, solves: Callable[[str], bool] | None = None) -> None:
         self.solves = solves or (lambda _group_id: True)
@@ -38,8 +40,9 @@ class SimulatedRegistry:
         known = (self._groups, self._waiting, self.products, self.calibrations)
         return tuple(map(repr, known))
 
-    def register(self, place: str, outputs: Mapping[str, Json]) -> None:
+    def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
+        place, outputs = str(folder), manifest.outputs
         self.products[place] = outputs
         if not names(CalibrateSolveOutputs) <= outputs.keys():
             return
@@ -49,7 +52,7 @@ class SimulatedRegistry:
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:
-        """See `GroupRegistry`."""
+        """Set the status of a group; a new group is entered."""
         self._groups[group_id] = Group(group_id, status, reason, ())
         if status is GroupStatus.WAITING_FOR_CALIBRATION:
             self._waiting[group_id] = None
@@ -57,9 +60,9 @@ class SimulatedRegistry:
             self._waiting.pop(group_id, None)
 
     def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
-        """See `GroupRegistry`."""
+        """The groups of one status, or all, in the order of their names."""
         if status is GroupStatus.WAITING_FOR_CALIBRATION:
-            return [self._groups[one] for one in sorted(self._waiting)]
+            return [self._groups[group_id] for group_id in sorted(self._waiting)]
         return [
             group
             for _, group in sorted(self._groups.items())
@@ -67,5 +70,5 @@ class SimulatedRegistry:
         ]
 
     def calibration_exists(self, group_id: str) -> bool:
-        """See `GroupRegistry`; any solved set serves every group of the simulated strip."""
+        """Whether a set is solved: it serves every group of the simulated strip."""
         return bool(self.calibrations)

@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.backends.memory.timeline import Operation
-from absurd_contimg.core.backend import READS
 from absurd_contimg.core.records import History
-from absurd_contimg.simulation.model.effect_gateway import Effect, EffectPhase
+from absurd_contimg.simulation.model.effect_gateway import BEFORE, Effect, EffectPhase
 from absurd_contimg.simulation.runtime.loop import SimLoop
 
 _ID = re.compile(r"[0-9a-f]{8}\b")
@@ -37,9 +36,9 @@ class Trace:
         who = f"{process}: " if process else ""
         self._lines.append((process, f"{seconds:12.3f} s  {who}{text}"))
 
-    def __call__(self, process: SimLoop, effect: Effect, moment: EffectPhase) -> None:
+    def __call__(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
         """See `Observer`."""
-        if moment is EffectPhase.BEFORE or effect.name in READS or effect.name == "groups":
+        if phase is BEFORE or not (effect.changes or effect.kind == "stage"):
             return
         empty = self._claims.pop(process, None)
         if effect.name == "claim_task":

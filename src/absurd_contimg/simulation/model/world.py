@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.records import TERMINAL_STATES, History, Json
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.simulation.model.disk import Disk
@@ -90,7 +90,7 @@ class World:
         self.observer = observer
         self.processes: list[SimLoop] = []
         self.workers: dict[SimLoop, Sequence[Worker]] = {}
-        self._at_work: dict[SimLoop, list[asyncio.Task[None]]] = {}
+        self._worker_tasks: dict[SimLoop, list[asyncio.Task[None]]] = {}
         self._shown = (-1.0, EPOCH)
         state.database.clock = self.clock
 
@@ -128,20 +128,47 @@ class World:
         """Let workers work in a process."""
         process = gateway.process
         self.workers[process] = workers
-        self._at_work[process] = [
+        self._worker_tasks[process] = [
             process.create_task(worker.run(), name=worker.settings.worker_id) for worker in workers
         ]
 
-    def terminate(self, process: SimLoop) -> None:
-        """SIGTERM: its workers stop as the service lets them, and then it ends."""
+    def request_stop(self, process: SimLoop) -> None:
+        """SIGTERM: its workers stop as they do in the service, and then the process ends."""
         for worker in self.workers.get(process, ()):
             worker.stop()
 
         async def leave() -> None:
-            await asyncio.wait(self._at_work[process])
+            await asyncio.wait(self._worker_tasks[process])
             process.kill()
 
         process.create_task(leave(), name="SIGTERM")
+
+    def call_later(self, seconds: float, act: Callable[[], object]) -> None:
+        """Call a function of no process after so many seconds."""
+
+        def happen(_event: object) -> None:
+            act()
+
+        self.kernel.env.timeout(seconds).callbacks.append(happen)
+
+    def holds_lease(self, process: SimLoop) -> bool:
+        """Whether one of the process's workers has a claim that has not expired."""
+        backend, now = MemoryBackend(self.state.database), self.clock()
+        for worker in self.workers.get(process, ()):
+            queue, worker_id = worker.settings.queue_name, worker.settings.worker_id
+            claimed = backend.list_runs(queue, states=["running"], claimed_by=worker_id)
+            for run in instantly(claimed):
+                if run.claim_expires_at is not None and run.claim_expires_at > now:
+                    return True
+        return False
+
+    def all_tasks_ended(self, queues: Iterable[str]) -> bool:
+        """Whether no task of these queues is left."""
+        backend = MemoryBackend(self.state.database)
+        return all(
+            instantly(backend.queue_stats(queue)).tasks_by_state.keys() <= TERMINAL_STATES
+            for queue in queues
+        )
 
     def histories(self) -> list[History]:
         """The histories of all tasks of all queues, oldest first."""
@@ -157,17 +184,17 @@ class World:
         return WorldObservation(
             self.histories(),
             self.state.disk,
-            tuple(self.watch.overlaps),
-            tuple(errors),
-            must_have_ended,
             self.state.registry.products,
+            must_have_ended,
+            overlaps=tuple(self.watch.overlaps),
+            errors=tuple(errors),
         )
 
     def close(self) -> None:
         """End all processes, and let go of what holds on to itself: memory is free at once."""
         self.kernel.close()
         self.workers.clear()
-        self._at_work.clear()
+        self._worker_tasks.clear()
         self.observer = None
         moment = self.clock()
         self.state.database.clock = lambda: moment

@@ -16,7 +16,7 @@ from random import Random
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
 from absurd_contimg.simulation.campaign.scenario import Scenario
-from absurd_contimg.simulation.model.runner import SIMULATED_CONFIG
+from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.world import EPOCH
 
 SUB_BANDS = SIMULATED_CONFIG.conversion.expected_subbands

@@ -1,0 +1,63 @@
+"""Invariants over one run with injected faults beside a run of the same world without any.
+
+They say what a fault may cost. How the runs were made, and what counts as a difference, is the
+business of the simulation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryObservation:
+    """A run with faults beside the baseline run."""
+
+    differences: Sequence[str]
+    """Between the tasks, products and external effects of both."""
+    run_ends: Sequence[Sequence[str]]
+    """How each run of each task ended: its state and the name of its error."""
+    baseline_run_ends: Sequence[Sequence[str]]
+    ended_at_seconds: float | None
+    latest_end_seconds: float
+    """By when it must have ended: the faults may cost some leases and all work once more."""
+    baseline_ended_at_seconds: float
+    restarted_at_once: bool
+    """Every fault ended a process that was restarted under its own name at once."""
+    only_lost_calls: bool
+    """Every fault was one call that the database refused or whose reply was lost."""
+
+
+def same_end_as_baseline(observed: RecoveryObservation) -> Iterator[str]:
+    """Faults change neither results and checkpoints nor products and external effects."""
+    yield from observed.differences
+
+
+def recovery_is_not_late(observed: RecoveryObservation) -> Iterator[str]:
+    """A fault costs some leases and the repetition of lost work, and no more time."""
+    ended_at = observed.ended_at_seconds
+    if ended_at is not None and ended_at > observed.latest_end_seconds:
+        baseline = observed.baseline_ended_at_seconds
+        yield f"it ended after {ended_at:.0f} s, the baseline after {baseline:.0f} s"
+
+
+def restarted_worker_resumes_at_once(observed: RecoveryObservation) -> Iterator[str]:
+    """A worker that is restarted under its own name waits for no lease."""
+    expired = any("$ClaimTimeout" in end for ends in observed.run_ends for end in ends)
+    if observed.restarted_at_once and expired:
+        yield f"a lease expired: the runs ended as {observed.run_ends}"
+
+
+def lost_call_costs_no_run(observed: RecoveryObservation) -> Iterator[str]:
+    """One call that the database refuses, or whose reply is lost, fails no run."""
+    if observed.only_lost_calls and observed.run_ends != observed.baseline_run_ends:
+        yield f"the runs ended as {observed.run_ends}, in the baseline {observed.baseline_run_ends}"
+
+
+RECOVERY_INVARIANTS: tuple[Callable[[RecoveryObservation], Iterator[str]], ...] = (
+    same_end_as_baseline,
+    recovery_is_not_late,
+    restarted_worker_resumes_at_once,
+    lost_call_costs_no_run,
+)

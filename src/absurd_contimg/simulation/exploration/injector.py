@@ -1,0 +1,96 @@
+"""The injector of a crash run: what each kind of fault does to a process, its host, a call.
+
+It knows the schedule. Which process goes on afterwards is the director's business (`crash_run`),
+what must still hold the checker's.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from absurd_contimg.backends.memory import MemoryBackend
+from absurd_contimg.core.errors import BackendUnavailable
+from absurd_contimg.core.records import TERMINAL_STATES
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
+from absurd_contimg.simulation.model.effect_gateway import (
+    BEFORE,
+    COMMITTED,
+    Effect,
+    EffectGateway,
+    EffectPhase,
+)
+from absurd_contimg.simulation.model.faults import NETWORK, FaultKind, FaultSchedule
+from absurd_contimg.simulation.model.world import World
+from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
+
+_PARTITION_LEASES = 3.0
+
+
+class FaultInjector:
+    """Injects the faults of a schedule, each at its crash point."""
+
+    def __init__(self, world: World, spec: ExplorationSpec, schedule: FaultSchedule) -> None:
+        self._world, self._spec = world, spec
+        self.pending = list(schedule)
+        self.lost_calls: list[str] = []
+        """The database calls that were refused or whose reply was lost."""
+        self.resume_at: int | None = None
+        """The crash point of the next process at which a paused one is resumed."""
+        self.paused: list[SimLoop] = []
+        """Not resumed yet: a second one may be paused before the first is resumed."""
+
+    def take_due(self, crash_point: int, effect: Effect, phase: EffectPhase) -> FaultKind | None:
+        """Take the next fault off the schedule if it can be injected at this crash point."""
+        if not self.pending or self.pending[0].crash_point != crash_point:
+            return None
+        kind = self.pending[0].kind
+        if kind in NETWORK:
+            phase_of_kind = BEFORE if kind is FaultKind.REFUSED else COMMITTED
+            if effect.kind != "call" or phase is not phase_of_kind:
+                return None
+        del self.pending[0]
+        return kind
+
+    def inject(self, kind: FaultKind, gateway: EffectGateway, effect: Effect, at: int) -> None:
+        """Inject a fault at a crash point; raises `BackendUnavailable` if it is a lost call."""
+        process = gateway.process
+        match kind:
+            case FaultKind.REFUSED | FaultKind.REPLY_LOST:
+                self.lost_calls.append(effect.name)
+                raise BackendUnavailable(f"simulated: {kind.value}")
+            case FaultKind.TERM:
+                self._world.request_stop(process)
+            case FaultKind.CANCEL:
+                self._cancel_all()
+            case FaultKind.PARTITION:
+                cut_off = self._world.server.cut_off
+                cut_off.add(gateway.host)
+                seconds = _PARTITION_LEASES * self._spec.lease_seconds
+                self._world.call_later(seconds, partial(cut_off.discard, gateway.host))
+            case FaultKind.PAUSE | FaultKind.PAUSE_LATE:
+                process.pause()
+                self.paused.append(process)
+                if kind is FaultKind.PAUSE:
+                    # Spread over the work of the next process, differently for each crash point.
+                    self.resume_at = 1 + 7 * at % 40
+            case _:
+                process.kill()
+
+    def resume(self) -> str | None:
+        """Resume the process that was paused last; its name, None if there is none.
+
+        It goes first because another may be paused in a call around its own.
+        """
+        self.resume_at = None
+        if not self.paused:
+            return None
+        process = self.paused.pop()
+        process.resume()
+        return process.name
+
+    def _cancel_all(self) -> None:
+        backend = MemoryBackend(self._world.state.database)
+        for queue in self._spec.queues:
+            for task in instantly(backend.list_tasks(queue, limit=10_000)):
+                if task.state not in TERMINAL_STATES:
+                    instantly(backend.cancel_task(queue, task.task_id))
