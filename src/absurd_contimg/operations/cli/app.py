@@ -88,16 +88,13 @@ def _before(
     }
     state.assignments = assign or []
     interactive = error_console.is_terminal
+    rich_handler = RichHandler(console=error_console, show_path=False)
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
         format="%(message)s" if interactive else "%(asctime)s %(levelname)s %(message)s",
         datefmt="%H:%M:%S" if interactive else "%Y-%m-%dT%H:%M:%S",
         # In a file, each event is one line with its date, for grep.
-        handlers=[
-            RichHandler(console=error_console, show_path=False)
-            if interactive
-            else logging.StreamHandler()
-        ],
+        handlers=[rich_handler if interactive else logging.StreamHandler()],
     )
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 

@@ -144,7 +144,7 @@ def doctor() -> None:
         mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
         text = f"{mark}  [bold]{escape(finding.check)}[/]: {escape(finding.finding)}"
         console.print(text, highlight=False, soft_wrap=True)
-        if finding.remedy:
+        if not finding.ok:
             console.print(f"    {escape(finding.remedy)}", highlight=False, soft_wrap=True)
     problems = sum(not finding.ok for finding in findings)
     if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -210,13 +211,10 @@ def demo(
 @quarantine_app.command("list")
 def quarantine_list() -> None:
     """List the groups with unusable data, and the reasons."""
-    registry = Registry(state.settings().registry_url)
-    try:
-        table = Table("group", "reason", box=None)
+    table = Table("group", "reason", box=None)
+    with closing(Registry(state.settings().registry_url)) as registry:
         for group in quarantined(registry):
             table.add_row(group.group_id, escape(group.reason or ""))
-    finally:
-        registry.close()
     console.print(table)
 
 
@@ -226,12 +224,9 @@ def quarantine_release(group: Annotated[str, typer.Argument(help="The group's na
     settings = state.settings()
 
     async def release_group(backend: Backend) -> str:
-        registry = Registry(settings.registry_url)
-        try:
-            history = await find_task(backend, settings, group)
+        history = await find_task(backend, settings, group)
+        with closing(Registry(settings.registry_url)) as registry:
             spawned = await release(backend, registry, group, history)
-        finally:
-            registry.close()
         return f"Task {spawned.task_id} will run again, attempt {spawned.attempt}."
 
     console.print(with_backend(settings, release_group), highlight=False)
@@ -265,18 +260,11 @@ async def _spawn(
     backend: Backend, settings: Settings, calibrator: str, now: bool, respawn: bool = False
 ) -> list[Spawned]:
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
-    registry = Registry(settings.registry_url)
-    try:
+    options = {"calibrator": parse_calibrator(calibrator)}
+    with closing(Registry(settings.registry_url)) as registry:
         return await spawn_groups(
-            backend,
-            settings,
-            registry,
-            calibrator=parse_calibrator(calibrator),
-            incomplete_now=now,
-            respawn=respawn,
+            backend, settings, registry, **options, incomplete_now=now, respawn=respawn
         )
-    finally:
-        registry.close()
 
 
 def _show_spawned(spawned: list[Spawned]) -> None:

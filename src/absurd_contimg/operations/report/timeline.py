@@ -40,8 +40,9 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A rectangle, in the picture's units."""
+    """The rectangle of a span, in the picture's units."""
 
+    span: Span
     x: float
     y: float
     width: float
@@ -49,8 +50,6 @@ class Bar:
     css: str
     tooltip: str
     label: str
-    died: bool
-    resumes: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +174,7 @@ def _bar(
     seconds = "" if start.seconds is None else f", {start.seconds:.1f} s"
     outcome = "its worker died" if span.died else start.ending
     return Bar(
+        span,
         x=round(_LABEL_WIDTH + (start.started_at - begin).total_seconds() * scale, 1),
         y=y + (_ROW_HEIGHT - _BAR_HEIGHT) / 2,
         width=round(width, 1),
@@ -183,8 +183,6 @@ def _bar(
         tooltip=f"{start.step}, start {start.start}, on {start.worker} at "
         f"{start.started_at:%H:%M:%S}{seconds}: {outcome}",
         label=text if len(text) <= room else "",
-        died=span.died,
-        resumes=span.resumes,
     )
 
 
@@ -192,14 +190,9 @@ def _ticks(begin: datetime, seconds: float, scale: float) -> list[Tick]:
     step = next((s for s in _TICKS_SECONDS if seconds / s <= _TICKS_MAX), _TICKS_SECONDS[-1])
     count = min(int(seconds / step), 100)
     form = "%H:%M:%S" if step < 3600 else "%d %b %H:%M"
-    return [
-        Tick(
-            round(_LABEL_WIDTH + number * step * scale, 1),
-            f"{begin:{form}}" if number == 0 else _later(begin, number * step, form),
-        )
-        for number in range(count + 1)
-    ]
-
-
-def _later(begin: datetime, seconds: int, form: str) -> str:
-    return f"+{seconds} s" if seconds < 300 else f"{begin + timedelta(seconds=seconds):{form}}"
+    ticks = []
+    for later in range(0, count * step + 1, step):
+        time = f"{begin + timedelta(seconds=later):{form}}"
+        label = f"+{later} s" if 0 < later < 300 else time
+        ticks.append(Tick(round(_LABEL_WIDTH + later * scale, 1), label))
+    return ticks

@@ -7,13 +7,13 @@ same data fails again. An operator who has removed the cause releases the group.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, SpawnedTask
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.errors import SettingError
-from absurd_contimg.history.failures import failed_runs
+from absurd_contimg.history.summary import summarize
 from absurd_contimg.registry import Group, GroupStatus, Registry
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
 
@@ -45,18 +45,15 @@ def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list
     """
     newest: dict[object, History] = {}
     for history in histories:
-        newest.setdefault(_group_id(history) or history.task.task_id, history)
-    return [
-        history
-        for history in newest.values()
-        if history.task.state == "failed" and _is_selected(history, rule)
-    ]
-
-
-def _is_selected(history: History, rule: str | None) -> bool:
-    failures = failed_runs(history)
-    failed_by = failures[-1].rule if failures else None
-    return failed_by not in QUARANTINE_RULES if rule is None else failed_by == rule
+        newest.setdefault(summarize(history).group or history.task.task_id, history)
+    selected = []
+    for history in newest.values():
+        failure = summarize(history).last_failure
+        failed_by = None if failure is None else failure.rule
+        wanted = failed_by not in QUARANTINE_RULES if rule is None else failed_by == rule
+        if history.task.state == "failed" and wanted:
+            selected.append(history)
+    return selected
 
 
 async def release(
@@ -74,13 +71,8 @@ async def release(
             f"Group {group_id} is {group.status.value}, not quarantined.",
             "contimg quarantine list shows the groups in quarantine.",
         )
-    if _group_id(history) != group_id:
+    if summarize(history).group != group_id:
         raise SettingError(f"Task {history.task.task_id} belongs to another group than {group_id}.")
     spawned = await retry_failed(backend, history)
     await asyncio.to_thread(registry.set_group_status, group_id, GroupStatus.DISCOVERED)
     return spawned
-
-
-def _group_id(history: History) -> object:
-    params = history.task.params
-    return params.get("group_id") if isinstance(params, Mapping) else None
