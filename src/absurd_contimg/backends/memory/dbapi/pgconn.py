@@ -26,11 +26,10 @@ from absurd_contimg.backends.memory.sql.result import Result
 from absurd_contimg.backends.memory.sql.statements import (
     Statement,
     compiled,
-    run_statement,
     split,
 )
-from absurd_contimg.backends.memory.sql.types import BY_OID, UNKNOWN, SqlType
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
+from absurd_contimg.backends.memory.values.types import BY_OID, UNKNOWN, SqlType
 
 _STATUS = {
     TransactionStatus.IDLE: pq.TransactionStatus.IDLE,
@@ -157,11 +156,11 @@ class MemoryPGconn:
         session = self.session
         if statement.control is not None:
             return statement.control(session)
-        work = run_statement(statement, values)
+        assert statement.run is not None
         while True:
             try:
                 with session.db.mutex:
-                    return session.attempt(work)
+                    return session.attempt(statement.run, values)
             except WouldBlock as blocked:
                 self.blocked_by = blocked.holder
             yield Wait.R

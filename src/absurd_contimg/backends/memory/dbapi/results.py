@@ -15,12 +15,12 @@ from psycopg.adapt import AdaptersMap
 from absurd_contimg.backends.memory.dbapi.errors import not_supported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.result import Result
-from absurd_contimg.backends.memory.sql.types import ArrayType, SqlType
 from absurd_contimg.backends.memory.values.times import EPOCH
+from absurd_contimg.backends.memory.values.types import ArrayType, SqlType
 
 Load = Callable[[Any], Any]
 
-_UNCHANGED = frozenset({"int2", "int4", "int8", "oid", "text", "varchar", "name", "bool", "float8"})
+_UNCHANGED = frozenset({"int2", "int4", "int8", "text", "bool", "float8"})
 """The types whose values are the same in the engine and in Python."""
 
 
@@ -29,7 +29,7 @@ class MemoryResult:
 
     def __init__(self, result: Result | None, session: Session) -> None:
         self.session = session
-        self.columns = [] if result is None or result.columns is None else result.columns
+        self.columns = () if result is None or result.columns is None else result.columns
         self.rows = [] if result is None else result.rows
         self.status = pq.ExecStatus.EMPTY_QUERY
         if result is not None:
@@ -48,8 +48,8 @@ class MemoryResult:
         return self.columns[index].kind.oid
 
     def fmod(self, index: int) -> int:
-        """A column's type modifier."""
-        return self.columns[index].modifier
+        """A column's type modifier: none."""
+        return -1
 
     def fsize(self, index: int) -> int:
         """A column's size in bytes, -1 where it varies."""

@@ -10,15 +10,16 @@ from bisect import bisect_left
 from typing import Any
 
 from absurd_contimg.backends.memory import catalog
-from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relation
-from absurd_contimg.backends.memory.errors import EngineError, raise_exception
+from absurd_contimg.backends.memory.catalog import CLASSES, PARTITIONED, AnyTable, Relation
+from absurd_contimg.backends.memory.errors import EngineError, raise_exception, undefined_table
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
 from absurd_contimg.backends.memory.rows import QueueRow
 from absurd_contimg.backends.memory.table import Partition
+from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
-from absurd_contimg.backends.memory.values.interval_arithmetic import negate
+from absurd_contimg.backends.memory.values.intervals import negate
 from absurd_contimg.backends.memory.values.times import (
     DAY_US,
     Interval,
@@ -277,3 +278,35 @@ def drop_table(tx: Transaction, relation: Relation) -> None:
         catalog.relations(tx).delete(tx, partition.name)
     tx.lock_table(relation.name, TableLock.ACCESS_EXCLUSIVE)
     catalog.relations(tx).delete(tx, relation.name)
+
+
+def detach_partition(tx: Transaction, parent_name: str, name: str) -> None:
+    """``alter table ... detach partition``: the partition becomes a table with its rows."""
+    parent = catalog.relation(tx, parent_name, TableLock.ACCESS_EXCLUSIVE)
+    if parent.table.partitions is None or parent.partition is not None:
+        raise EngineError(
+            "42809",
+            f'ALTER action DETACH PARTITION cannot be performed on relation "{parent.name}"',
+            detail="This operation is not supported for tables.",
+        )
+    child = catalog.find(tx, name)
+    if child is None:
+        raise undefined_table(name)
+    if child.partition is None or child.parent != parent_name:
+        raise EngineError(
+            "42P01", f'relation "{name}" is not a partition of relation "{parent_name}"'
+        )
+    for partition in parent.table.partitions:
+        if partition.is_default or partition is child.partition:
+            tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
+    rows = partition_rows(tx, parent.table, child.partition)
+    table = CLASSES[parent.letter]()
+    table.name = name
+    if isinstance(table, Tasks):
+        table.unique_key = False  # as in its parent
+    for row in rows:
+        key = parent.table.key_of(row)
+        parent.table.delete(tx, key)
+        table.put(tx, key, row)
+    remove_partition(tx, parent, child.partition)
+    catalog.relations(tx).put(tx, name, Relation(name, parent.letter, table))

@@ -1,5 +1,4 @@
-"""SQL over the emulator: parsed by sqlglot, compiled to closures, run on the engine's tables.
+"""The SQL that the emulator supports: parsed by sqlglot, compiled to closures, evaluated.
 
-Meant for what clients, operators and tools send to a database with Absurd's schema. Whatever is
-not understood is refused with an error that quotes it.
+The contract is `tests/conformance/supported_statements.py`; everything else is refused.
 """

@@ -1,4 +1,4 @@
-"""Calls of Absurd's functions: which one is meant, with which arguments, in which form."""
+"""Calls of Absurd's procedures: which one is meant, with which arguments, in which form."""
 
 from __future__ import annotations
 
@@ -7,18 +7,9 @@ from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
-from absurd_contimg.backends.memory.sql.casts import is_implicit
-from absurd_contimg.backends.memory.sql.coercion import converted
-from absurd_contimg.backends.memory.sql.registry import undefined_function
-from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Expr, Row, Source
-from absurd_contimg.backends.memory.sql.types import BY_NAME, record_type
-
-
-class Argument(NamedTuple):
-    """An argument of a call, with its name in named notation."""
-
-    expr: Expr
-    name: str | None = None
+from absurd_contimg.backends.memory.sql.casts import converted, is_implicit, undefined_function
+from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Evaluate, Expr, Row, Source
+from absurd_contimg.backends.memory.values.types import BY_NAME, record_type
 
 
 class Call(NamedTuple):
@@ -27,104 +18,89 @@ class Call(NamedTuple):
     procedure: Procedure
     columns: tuple[ColumnInfo, ...]
     rows: Callable[[Env], list[Row]]
-    function_name: str
 
 
-def resolve(name: str, arguments: list[Argument]) -> Call:
+def resolve(name: str, arguments: list[Expr], names: list[str | None]) -> Call:
     """The function of the schema ``absurd`` that the call means; 42883 if there is none."""
-    check_names([argument.name for argument in arguments])
+    _check_names(names)
     for procedure in PROCEDURES.get(name, ()):
-        placed = _placed(procedure, arguments)
+        placed = _placed(procedure, arguments, names)
         if placed is not None:
             return _call(procedure, placed)
-    kinds = [argument.expr.kind for argument in arguments]
-    error = undefined_function(f"absurd.{name}", kinds)
-    if any(argument.name for argument in arguments):
-        shown = ", ".join(
-            (f"{argument.name} => " if argument.name else "") + argument.expr.kind.shown
-            for argument in arguments
-        )
-        error = EngineError(
-            "42883", f"function absurd.{name}({shown}) does not exist", hint=error.hint
-        )
-    raise error
+    shown = ", ".join(
+        argument.kind.shown if given is None else f"{given} => {argument.kind.shown}"
+        for argument, given in zip(arguments, names, strict=True)
+    )
+    raise undefined_function(f"absurd.{name}", shown)
 
 
-def check_names(names: list[str | None]) -> None:
+def _check_names(names: list[str | None]) -> None:
     """42601 for names of arguments, None where one has none, that Postgres does not take."""
-    seen: set[str] = set()
-    for name in names:
-        if name is None and seen:
-            raise EngineError("42601", "positional argument cannot follow named argument")
-        if name in seen:
+    given = [name for name in names if name is not None]
+    if names != [*[None] * (len(names) - len(given)), *given]:
+        raise EngineError("42601", "positional argument cannot follow named argument")
+    for name in given:
+        if given.count(name) > 1:
             raise EngineError("42601", f'argument name "{name}" used more than once')
-        if name is not None:
-            seen.add(name)
 
 
-def _placed(procedure: Procedure, arguments: list[Argument]) -> list[Expr | None] | None:
-    """The arguments in order of the parameters, None for defaults; None if they do not fit.
+def _placed(
+    procedure: Procedure, arguments: list[Expr], names: list[str | None]
+) -> list[Evaluate] | None:
+    """What gives each parameter's value; None if the arguments do not fit.
 
     They are converted in the order in which they are written, because literals are read then.
     """
-    parameters = procedure.parameters
-    if len(arguments) > len(parameters):
+    known = [parameter.name for parameter in procedure.parameters]
+    kinds = [BY_NAME[parameter.type_name] for parameter in procedure.parameters]
+    if len(arguments) > len(known) or not set(names) <= {None, *known}:
         return None
-    placed: list[Expr | None] = [None] * len(parameters)
-    written: list[tuple[int, Expr]] = []
-    names = {parameter.name: index for index, parameter in enumerate(parameters)}
-    for position, argument in enumerate(arguments):
-        index = position if argument.name is None else names.get(argument.name, -1)
-        if index < 0 or placed[index] is not None:
-            return None
-        if not is_implicit(argument.expr.kind, BY_NAME[parameters[index].type_name]):
-            return None
-        placed[index] = argument.expr
-        written.append((index, argument.expr))
-    if any(
-        expr is None and not parameter.has_default
-        for expr, parameter in zip(placed, parameters, strict=True)
+    places = [n if name is None else known.index(name) for n, name in enumerate(names)]
+    if len(set(places)) < len(places) or not all(
+        is_implicit(argument.kind, kinds[place])
+        for argument, place in zip(arguments, places, strict=True)
     ):
         return None
-    for index, expr in written:
-        placed[index] = converted(expr, BY_NAME[parameters[index].type_name])
-    return placed
+    if not all(
+        parameter.has_default or n in places for n, parameter in enumerate(procedure.parameters)
+    ):
+        return None
+    values = [_default(parameter.value) for parameter in procedure.parameters]
+    for argument, place in zip(arguments, places, strict=True):
+        values[place] = converted(argument, kinds[place]).value
+    return values
 
 
-def _call(procedure: Procedure, placed: list[Expr | None]) -> Call:
-    values: list[Callable[[Env], Any]] = []
-    for expr, parameter in zip(placed, procedure.parameters, strict=True):
-        values.append(_default(parameter.value) if expr is None else expr.value)
-    run, many, strict = procedure.run, procedure.many, procedure.strict
-    single = not procedure.columns
-    noted = procedure.name
-
-    def rows(env: Env) -> list[Row]:
-        arguments = [value(env) for value in values]
-        if strict and None in arguments:
-            return [(None,)]
-        answer = _noted(env, noted, run, arguments)
-        if single:
-            return [("" if procedure.returns == "void" else answer,)]
-        return answer if many else [answer]
-
-    columns = tuple(ColumnInfo(name, BY_NAME[kind]) for name, kind in procedure.columns)
-    if single:
-        columns = (ColumnInfo(procedure.name, BY_NAME[procedure.returns]),)
-    return Call(procedure, columns, rows, procedure.name)
-
-
-def _default(value: Any) -> Callable[[Env], Any]:
+def _default(value: Any) -> Evaluate:
     return lambda _: value
 
 
-_UNNOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"})
+def _call(procedure: Procedure, values: list[Evaluate]) -> Call:
+    run, many, name = procedure.run, procedure.many, procedure.name
+    is_single, is_noted = not procedure.columns, name not in _NOT_NOTED
+
+    def rows(env: Env) -> list[Row]:
+        arguments = [value(env) for value in values]
+        if procedure.strict and None in arguments:
+            return [(None,)]
+        answer = (_noted if is_noted else _unnoted)(env, name, run, arguments)
+        if is_single:
+            return [("" if procedure.returns == "void" else answer,)]
+        return answer if many else [answer]
+
+    columns = procedure.columns or ((name, procedure.returns),)
+    return Call(procedure, tuple(ColumnInfo(name, BY_NAME[kind]) for name, kind in columns), rows)
+
+
+_NOT_NOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"})
+
+
+def _unnoted(env: Env, _: str, run: Callable[..., Any], arguments: list[Any]) -> Any:
+    return run(env.tx, *arguments)
 
 
 def _noted(env: Env, name: str, run: Callable[..., Any], arguments: list[Any]) -> Any:
     """Run the procedure and note it in the database's timeline."""
-    if name in _UNNOTED:
-        return run(env.tx, *arguments)
     session, given = env.session, tuple(arguments)
     note = session.db.noted.append
     try:
@@ -137,35 +113,21 @@ def _noted(env: Env, name: str, run: Callable[..., Any], arguments: list[Any]) -
     return answer
 
 
-def as_source(call: Call, alias: str | None, names: list[str]) -> Source:
+def as_source(call: Call, alias: str | None) -> Source:
     """The call in a ``from``."""
-    columns = list(call.columns)
+    columns, name = call.columns, call.procedure.name
     if not call.procedure.columns and alias is not None:
-        columns = [ColumnInfo(alias, columns[0].kind)]  # a scalar's column takes the alias
-    for position, name in enumerate(names[: len(columns)]):
-        columns[position] = ColumnInfo(name, columns[position].kind)
-    return Source(
-        alias or call.function_name, tuple(columns), call.rows, lateral=True, is_function=True
-    )
+        columns = (ColumnInfo(alias, columns[0].kind),)  # a scalar's column takes the alias
+    return Source(alias or name, columns, call.rows, lateral=True)
 
 
 def as_expression(call: Call) -> Expr:
-    """The call in an expression: a scalar, or records of a function with columns."""
-    name = call.function_name
-    columns = call.procedure.columns
-    if not columns:
-        kind = call.columns[0].kind
-        return Expr(kind, lambda env: call.rows(env)[0][0], name)
-    kinds = [column.kind for column in call.columns]
-    if len(kinds) == 1:
-        return Expr(
-            kinds[0],
-            lambda env: next(iter(call.rows(env)), (None,))[0],
-            name,
-            rows=lambda env: [row[0] for row in call.rows(env)],
-        )
-
-    kind = record_type([column.name for column in call.columns], kinds)
+    """The call in an expression: a scalar, or the records of a procedure with columns."""
+    rows, kinds = call.rows, [column.kind for column in call.columns]
+    kind = kinds[0] if len(kinds) == 1 else record_type(kinds)
+    several = None
     if call.procedure.many:
-        return Expr(kind, lambda env: next(iter(call.rows(env)), None), name, rows=call.rows)
-    return Expr(kind, lambda env: call.rows(env)[0], name, rows=call.rows)
+        several = rows if len(kinds) > 1 else lambda env: [row[0] for row in rows(env)]
+    if not call.procedure.columns:
+        return Expr(kind, lambda env: rows(env)[0][0], call.procedure.name)
+    return Expr(kind, lambda env: rows(env)[0], call.procedure.name, rows=several)

@@ -1,4 +1,4 @@
-"""Casts: from one type to another, and which of them happen unasked."""
+"""Casts: which there are, which happen unasked, and which type expressions settle on."""
 
 from __future__ import annotations
 
@@ -8,182 +8,184 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.session_state import SessionState as Session
-from absurd_contimg.backends.memory.sql.types import (
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.session_state import SessionState
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, undetermined
+from absurd_contimg.backends.memory.values import numerics, types
+from absurd_contimg.backends.memory.values.text import double_in
+from absurd_contimg.backends.memory.values.types import (
     BOOL,
-    BYTEA,
-    DATE,
     FLOAT8,
     INT4,
-    INTEGERS,
-    JSON,
     JSONB,
-    NAME,
     NUMBERS,
     NUMERIC,
-    STRINGS,
     TEXT,
-    TIMESTAMP,
-    TIMESTAMPTZ,
     UNKNOWN,
-    ArrayType,
     SqlType,
-    Value,
 )
-from absurd_contimg.backends.memory.values import dates, numerics, times
-from absurd_contimg.backends.memory.values.numerics import numeric_out
-from absurd_contimg.backends.memory.values.text import double_in
 
-_BITS = {"int2": 16, "int4": 32, "int8": 64}
-
-Cast = Callable[[Value, Session], Value]
+Cast = Callable[[Any, SessionState], Any]
+_HINT = "You might need to add explicit type casts."
 
 
 def is_implicit(source: SqlType, target: SqlType) -> bool:
     """Whether a function's argument of type `source` may be given for `target`."""
-    if source is target or source is UNKNOWN:
-        return True
     if source in NUMBERS and target in NUMBERS:
-        return NUMBERS.index(source) < NUMBERS.index(target)
-    if target is TEXT and source in STRINGS:
-        return True
-    return (source, target) in ((DATE, TIMESTAMPTZ), (TIMESTAMP, TIMESTAMPTZ), (DATE, TIMESTAMP))
+        return NUMBERS.index(source) <= NUMBERS.index(target)
+    return source is target or source is UNKNOWN
 
 
 def checked_number(value: int, target: SqlType) -> int:
     """`value`, or 22003 if `target` cannot hold it."""
-    limit = 1 << (_BITS[target.name] - 1)
+    limit = 1 << (8 * target.size - 1)
     if not -limit <= value < limit:
         raise EngineError("22003", f"{target.shown} out of range")
     return value
 
 
-def cast_function(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a family of types
+def _cast_function(source: SqlType, target: SqlType) -> Cast | None:
     """How an explicit cast is done; None where Postgres has no such cast."""
-    if source is target:
-        return lambda value, _: value
-    if source in STRINGS:
+    if source is TEXT:
         return target.read
-    if target in STRINGS:
-        if target is NAME:
-            show = source.show
-            return lambda value, session: show(value, session)[:63]
-        if source is BOOL:
-            return lambda value, _: "true" if value else "false"
-        return source.show
-    if isinstance(source, ArrayType) and isinstance(target, ArrayType):
-        inner = cast_function(source.element, target.element)
-        if inner is None:
-            return None
-        return lambda value, session: [
-            None if item is None else inner(item, session) for item in value
-        ]
-    return (
-        _number_cast(source, target)
-        or _bytes_cast(source, target)
-        or _time_cast(source, target)
-        or _json_cast(source, target)
+    if target is TEXT:
+        return source.show if source is not BOOL else lambda raw, _: "true" if raw else "false"
+    if isinstance(source, types.ArrayType) and isinstance(target, types.ArrayType):
+        inner = _cast_function(source.element, target.element)
+        if inner is not None:
+            return lambda raw, session: [
+                None if item is None else inner(item, session) for item in raw
+            ]
+    if source is JSONB and (target in NUMBERS or target is BOOL):
+        return lambda raw, _: _json_scalar(raw, target)
+    if (source in NUMBERS and target in NUMBERS) or {source, target} == {BOOL, INT4}:
+        return lambda raw, _: _number(raw, target)
+    return None
+
+
+def _number(raw: Any, target: SqlType) -> Any:
+    """A number, or a truth value, as a number of another type or a truth value."""
+    if target is BOOL:
+        return bool(raw)
+    if target is FLOAT8:
+        return double_in(numerics.numeric_out(raw)) if isinstance(raw, Decimal) else float(raw)
+    if target is NUMERIC:
+        is_float = isinstance(raw, float)
+        return Decimal(format(Decimal(f"{raw:.15g}"), "f")) if is_float else Decimal(raw)
+    if isinstance(raw, Decimal):  # a numeric's half is rounded away from zero, a float's to even
+        if not raw.is_finite():
+            word = "NaN" if raw.is_nan() else "infinity"
+            raise EngineError("0A000", f"cannot convert {word} to {target.shown}")
+        raw = int(numerics.rounded(raw, 0, ROUND_HALF_UP))
+    elif isinstance(raw, float):
+        raw = round(raw) if math.isfinite(raw) else 1 << 64
+    return checked_number(int(raw), target)
+
+
+def _json_scalar(raw: str, target: SqlType) -> Any:
+    kind = jsonb.kind(raw)
+    if kind == "null":
+        return None
+    if kind != ("boolean" if target is BOOL else "number"):
+        shown = "numeric" if kind == "number" else kind
+        raise EngineError("22023", f"cannot cast jsonb {shown} to type {target.shown}")
+    return raw == "true" if target is BOOL else _number(Decimal(raw), target)
+
+
+# -- where an expression stands -----------------------------------------------------------------
+
+
+def converted(expr: Expr, target: SqlType) -> Expr:
+    """The expression cast to `target`; a literal is read as `target` before the statement runs."""
+    if expr.kind is target:
+        return expr
+    if expr.literal is not None:
+        return _read(expr, target)._replace(name=expr.name, weak=expr.weak)
+    cast = _cast_function(expr.kind, target)
+    if cast is None:
+        raise EngineError("42846", f"cannot cast type {expr.kind.shown} to {target.shown}")
+    inner = expr.value
+
+    def value(env: Env) -> Any:
+        raw = inner(env)
+        return None if raw is None else cast(raw, env.session)
+
+    return Expr(target, value, expr.name, expr.weak)
+
+
+def _read(expr: Expr, target: SqlType) -> Expr:
+    """A literal or parameter in the type that its place gives it."""
+    assert expr.literal is not None
+    plan, text, number = expr.literal
+    if number is not None:
+        if plan.kinds[number] is UNKNOWN:
+            plan.kinds[number] = target
+        return converted(plan.parameter(number), target)
+    if text is None or target is TEXT:
+        return Expr(target, lambda _: text)
+    return Expr(target, plan.before(lambda env: target.read(text, env.session)))
+
+
+def as_text(expr: Expr) -> Expr:
+    """The expression, text if its type is not known: what a select list makes of it."""
+    return converted(expr, TEXT) if expr.kind is UNKNOWN else expr
+
+
+def determined(expr: Expr) -> Expr:
+    """The same; 42P18 for a parameter whose type nothing tells."""
+    if expr.literal is not None and expr.literal.parameter is not None:
+        raise undetermined(expr.literal.parameter)
+    return as_text(expr)
+
+
+def common_type(kinds: list[SqlType], where: str) -> SqlType:
+    """The type that ``case``, ``coalesce``, ``values`` and the like settle on."""
+    known = [kind for kind in kinds if kind is not UNKNOWN] or [TEXT]
+    chosen = known[0]
+    for kind in known[1:]:
+        if kind in NUMBERS and chosen in NUMBERS:
+            chosen = max(kind, chosen, key=NUMBERS.index)
+        elif kind is not chosen:
+            if {kind, chosen} == {types.UUID, JSONB}:  # of one category in Postgres
+                raise Unsupported(f"{chosen.shown} beside {kind.shown}")
+            raise EngineError(
+                "42804", f"{where} types {chosen.shown} and {kind.shown} cannot be matched"
+            )
+    return chosen
+
+
+def unified(left: Expr, right: Expr, symbol: str) -> tuple[Expr, Expr, SqlType]:
+    """Both sides in one type, for a comparison."""
+    one, other = left.kind, right.kind
+    both_numbers = one in NUMBERS and other in NUMBERS
+    if not (one is other or both_numbers or UNKNOWN in (one, other)):
+        raise undefined_operator(symbol, one, other)
+    kind = common_type([one, other], "")
+    return converted(left, kind), converted(right, kind), kind
+
+
+def undefined_operator(symbol: str, left: SqlType, right: SqlType) -> EngineError:
+    """42883."""
+    return EngineError(
+        "42883",
+        f"operator does not exist: {left.shown} {symbol} {right.shown}",
+        hint=f"No operator matches the given name and argument types. {_HINT}",
     )
 
 
-def _number_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
-    if source in INTEGERS and target in INTEGERS:
-        return lambda value, _: checked_number(value, target)
-    if source is NUMERIC and target is FLOAT8:
-        return lambda value, _: double_in(numeric_out(value))
-    if source in NUMBERS and target is FLOAT8:
-        return lambda value, _: float(value)
-    if source in INTEGERS and target is NUMERIC:
-        return lambda value, _: Decimal(value)
-    if source is FLOAT8 and target is NUMERIC:
-        return lambda value, _: Decimal(format(Decimal(f"{value:.15g}"), "f"))
-    if source is NUMERIC and target in INTEGERS:
-        return lambda value, _: checked_number(_rounded(value, target), target)
-    if source is FLOAT8 and target in INTEGERS:
-        return lambda value, _: checked_number(_nearest(value), target)
-    if source is BOOL and target is INT4:
-        return lambda value, _: int(value)
-    if source is INT4 and target is BOOL:
-        return lambda value, _: bool(value)
-    return None
+def undefined_function(name: str, shown: str) -> EngineError:
+    """42883; `shown` are the types of the arguments."""
+    return EngineError(
+        "42883",
+        f"function {name}({shown}) does not exist",
+        hint=f"No function matches the given name and argument types. {_HINT}",
+    )
 
 
-def _nearest(value: float) -> int:
-    """The nearest integer, the even one of two; NaN and infinity are out of any range."""
-    return round(value) if math.isfinite(value) else 1 << max(_BITS.values())
-
-
-def _rounded(value: Decimal, target: SqlType) -> int:
-    if not value.is_finite():
-        word = "NaN" if value.is_nan() else "infinity"
-        raise EngineError("0A000", f"cannot convert {word} to {target.shown}")
-    return int(numerics.to_whole(value, ROUND_HALF_UP))
-
-
-def _bytes_cast(source: SqlType, target: SqlType) -> Cast | None:
-    """Integers are their bytes, the most significant first; Postgres has that from 18 on."""
-    if source is BYTEA and target in INTEGERS:
-        return lambda value, _: _from_bytes(value, target)
-    if source in INTEGERS and target is BYTEA:
-        size = _BITS[source.name] // 8
-        return lambda value, _: value.to_bytes(size, signed=True)
-    return None
-
-
-def _from_bytes(value: bytes, target: SqlType) -> int:
-    size = _BITS[target.name] // 8
-    if len(value) > size:
-        raise EngineError("22003", f"{target.shown} out of range")
-    return int.from_bytes(value, signed=len(value) == size)
-
-
-def _time_cast(source: SqlType, target: SqlType) -> Cast | None:  # noqa: PLR0911 - one return a pair of types
-    if source is TIMESTAMPTZ and target is TIMESTAMP:
-        return lambda value, session: to_local(value, session.zone)
-    if source is TIMESTAMP and target is TIMESTAMPTZ:
-        return lambda value, session: from_local(value, session.zone)
-    if source is DATE and target is TIMESTAMPTZ:
-        return lambda value, session: dates.midnight(value, session.zone)
-    if source is TIMESTAMPTZ and target is DATE:
-        return lambda value, session: dates.of_local(to_local(value, session.zone))
-    if source is TIMESTAMP and target is DATE:
-        return lambda value, _: dates.of_local(value)
-    if source is DATE and target is TIMESTAMP:
-        return lambda value, _: dates.midnight(value)
-    return None
-
-
-def to_local(value: int, zone: Any) -> int:
-    """``timestamptz at time zone``."""
-    return value + times.utc_offset_us(value, zone) if times.is_finite(value) else value
-
-
-def from_local(value: int, zone: Any) -> int:
-    """``timestamp at time zone``."""
-    return times.from_local(value, zone) if times.is_finite(value) else value
-
-
-def _json_cast(source: SqlType, target: SqlType) -> Cast | None:
-    if source is JSON and target is JSONB:
-        return lambda value, _: jsonb.parse(value)
-    if source is JSONB and target is JSON:
-        return lambda value, _: value
-    if source is JSONB and (target in NUMBERS or target is BOOL):
-        return lambda value, session: _json_scalar(value, target, session)
-    return None
-
-
-def _json_scalar(value: str, target: SqlType, session: Session) -> Value:
-    kind = jsonb.kind(value)
-    if kind == "null":
-        return None
-    wanted = "boolean" if target is BOOL else "number"
-    if kind != wanted:
-        shown = "numeric" if kind == "number" else kind
-        raise EngineError("22023", f"cannot cast jsonb {shown} to type {target.shown}")
-    if target is BOOL:
-        return value == "true"
-    number = Decimal(value)
-    cast = cast_function(NUMERIC, target)
-    return cast(number, session) if cast is not None else number
+def not_unique(what: str, shown: str) -> EngineError:
+    """42725 of an operator or a function."""
+    return EngineError(
+        "42725",
+        f"{what} is not unique: {shown}" if what == "operator" else f"{what} {shown} is not unique",
+        hint=f"Could not choose a best candidate {what}. {_HINT}",
+    )

@@ -1,53 +1,55 @@
-"""From sqlglot's expression trees to closures.
-
-`Compiler` looks up what compiles a node by the node's class. The compilers themselves are in
-`values`, `conditions`, `casting` and `invocations`, which register them here.
-"""
+"""From sqlglot's expressions to closures."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql import constants
-from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
-from absurd_contimg.backends.memory.sql.coercion import converted
-from absurd_contimg.backends.memory.sql.dialect import sql_of
-from absurd_contimg.backends.memory.sql.scope import Env, Expr, Node, Scope
-from absurd_contimg.backends.memory.sql.types import BOOL, UNKNOWN, SqlType
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.sql import aggregates, calls, functions, operators
+from absurd_contimg.backends.memory.sql.aggregates import Aggregate
+from absurd_contimg.backends.memory.sql.casts import (
+    as_text,
+    common_type,
+    converted,
+    determined,
+    unified,
+)
+from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, type_name
+from absurd_contimg.backends.memory.sql.operators import comparison, sort_key
+from absurd_contimg.backends.memory.sql.scope import (
+    Env,
+    Evaluate,
+    Expr,
+    Node,
+    Query,
+    Scope,
+    column_value,
+)
+from absurd_contimg.backends.memory.sql.time_functions import extract
+from absurd_contimg.backends.memory.values import types
+from absurd_contimg.backends.memory.values.numerics import numeric_in
+from absurd_contimg.backends.memory.values.types import BOOL, UNKNOWN
 
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.sql.grouping_sets import Grouping
-
-PARAMETER = re.compile(r"__absurd_parameter_(\d+)__")
-"""What a placeholder has become before the SQL is parsed."""
-
-Subquery = Callable[[Node, Scope], tuple[list[Any], Callable[[Env], list[tuple[Any, ...]]]]]
-Compile = Callable[["Compiler", Any], Expr]
-_COMPILERS: dict[type, Compile] = {}
+Subquery = Callable[[Node, Scope], Query]
+_OPERATORS: dict[type, str] = {
+    exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=",
+    exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/", exp.Mod: "%", exp.Like: "~~",
+    exp.ILike: "~~*",
+}  # fmt: skip
 
 
-def compiles(*kinds: type) -> Callable[[Compile], Compile]:
-    """Register what compiles nodes of these classes."""
-
-    def register(function: Compile) -> Compile:
-        for kind in kinds:
-            _COMPILERS[kind] = function
-        return function
-
-    return register
+FUNCTIONS = functions.NAMES | aggregates.NAMES | {"any", "all"}
+"""What is written as a function and compiled here."""
 
 
 class Compiler:
-    """Compiles expressions in one scope.
+    """Compiles the expressions of one query.
 
-    `subquery` compiles a nested query. `found` collects aggregates; None where none may stand,
-    and `clause` says where that is. `windows` collects window functions in the same way. `grouped`
-    are the keys of a ``group by`` with several sets of them.
+    `subquery` compiles a nested query. `found` collects aggregates; None where none may stand, and
+    `clause` says where that is.
     """
 
     def __init__(
@@ -55,71 +57,174 @@ class Compiler:
         scope: Scope,
         subquery: Subquery,
         found: list[Aggregate] | None = None,
-        *,
         clause: str = "",
-        windows: list[Any] | None = None,
-        grouped: Grouping | None = None,
     ) -> None:
         self.scope = scope
         self.subquery = subquery
         self.found = found
         self.clause = clause
-        self.windows = windows
-        self.grouped = grouped
 
     def compile(self, node: Node) -> Expr:
-        """The compiled expression; 0A000 for what is not supported."""
-        made = self.compile_set(node)
+        """The compiled expression."""
+        made = self.compile_output(node)
         if made.rows is not None:
-            raise unsupported(sql_of(node), "a function that returns a set inside an expression")
+            raise Unsupported("procedures that return sets inside of expressions")
         return made
 
-    def compile_set(self, node: Node) -> Expr:
-        """The same where a function may return a set: as a whole column of the select list."""
-        key = None if self.grouped is None else self.grouped.value_of(node)
-        if key is not None:
-            return key
-        method = _COMPILERS.get(type(node))
-        if method is None:
-            raise unsupported(sql_of(node), "this expression")
-        return method(self, node)
+    def compile_output(self, node: Node) -> Expr:
+        """The same for the select list, where a procedure may return a set."""
+        grouping = self.scope.grouping
+        if grouping is None or node not in grouping.keys:
+            make = _COMPILERS.get(type(node))
+            if make is None:
+                raise Unsupported(f"this expression ({type(node).__name__})")
+            return make(self, node)
+        self.scope.grouping = None
+        try:
+            return self.compile(node)
+        finally:
+            self.scope.grouping = grouping
 
-    def boolean(self, node: Node, clause: str) -> Expr:
+    def condition(self, node: Node, clause: str) -> Evaluate:
         """A condition; 42804 if it is none."""
         compiled = self.compile(node)
-        if compiled.kind is UNKNOWN:
-            return converted(compiled, BOOL)
-        if compiled.kind is not BOOL:
+        if compiled.kind not in (UNKNOWN, BOOL):
             raise EngineError(
                 "42804",
                 f"argument of {clause} must be type boolean, not type {compiled.kind.shown}",
             )
-        return compiled
+        return converted(compiled, BOOL).value
 
 
-def constant(kind: SqlType, value: Any) -> Expr:
-    """A literal."""
-    return Expr(kind, lambda _: value, constant=True)
+def unwrapped(node: Node) -> Node:
+    """What is inside of brackets."""
+    while isinstance(node, exp.Subquery | exp.Paren):
+        node = node.this
+    return node
 
 
-def parameter(scope: Scope, number: int) -> Expr:
-    """A parameter; one of unknown type is of the type it was first used as."""
-    if number >= len(scope.params):
-        raise EngineError("42P02", f"there is no parameter ${number + 1}")
-    kind = scope.params[number]
-    if kind is not UNKNOWN:
-        return Expr(kind, lambda env: env.params[number], constant=True)
-    found = constants.current()
-    known = None if found is None else found.found.get(number)
-    if known is not None:
-        return Expr(known[0], known[1], constant=True)
-    return Expr(kind, lambda env: env.params[number], constant=True, parameter=number)
+# -- values -------------------------------------------------------------------------------------
 
 
-def inverted(expr: Expr) -> Expr:
-    """``not``."""
-    inner = expr.value
+def _literal(compiler: Compiler, node: exp.Literal) -> Expr:
+    text = str(node.this)
+    return compiler.scope.plan.literal(text) if node.is_string else _number(text)
 
+
+def _number(text: str) -> Expr:
+    """A number as it is written, with its sign: of the smallest type that holds it."""
+    raw = numeric_in(text)
+    kinds = [kind for kind, bits in _BITS if -(1 << bits) <= raw < 1 << bits]
+    if text.lstrip("-").isdigit() and kinds:
+        whole = int(text)
+        return Expr(kinds[0], lambda _: whole)
+    return Expr(types.NUMERIC, lambda _: raw)
+
+
+_BITS = ((types.INT4, 31), (types.INT8, 63))
+
+
+def _minus(compiler: Compiler, node: exp.Neg) -> Expr:
+    text = _signed(node)  # Postgres too reads a number with its signs
+    return operators.negated(compiler.compile(node.this)) if text is None else _number(text)
+
+
+def _signed(node: Node) -> str | None:
+    """The text of a number with all signs before it, None for what is not a plain number."""
+    node = unwrapped(node)
+    if isinstance(node, exp.Neg):
+        inner = _signed(node.this)
+        return None if inner is None else f"-{inner}".removeprefix("--")
+    return str(node.this) if isinstance(node, exp.Literal) and not node.is_string else None
+
+
+def _truth(_: Compiler, node: exp.Boolean) -> Expr:
+    truth = bool(node.this)
+    return Expr(BOOL, lambda _: truth)
+
+
+def _column(compiler: Compiler, node: exp.Column) -> Expr:
+    scope, table = compiler.scope, None
+    if isinstance(node.this, exp.Star):
+        raise Unsupported("whole rows")
+    name = name_of(node.this)
+    match = PARAMETER.fullmatch(name)
+    if match is not None and not node.table:
+        return scope.plan.parameter(int(match[1]))
+    if node.table:
+        table = name_of(node.args["table"])
+    return scope.find(table, name)
+
+
+def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
+    name, is_array = type_name(node.args["to"])
+    target = types.BY_NAME.get(name)
+    if target is None or (is_array and target not in types.ARRAYS):
+        raise Unsupported(f"the type {node.args['to'].sql(dialect='postgres')}")
+    inner = compiler.compile(node.this)
+    made = converted(inner, types.ARRAYS[target] if is_array else target)
+    if inner.name != "?column?" and not inner.weak:
+        return Expr(made.kind, made.value, inner.name)
+    return Expr(made.kind, made.value, target.name, weak=True)
+
+
+def _interval(compiler: Compiler, node: exp.Interval) -> Expr:
+    made = converted(compiler.scope.plan.literal(str(node.this.this)), types.INTERVAL)
+    return made._replace(name="interval", weak=True)
+
+
+def _case(compiler: Compiler, node: exp.Case) -> Expr:
+    subject = None if node.this is None else as_text(compiler.compile(node.this))
+    tests, results = [], []
+    for branch in node.args["ifs"]:
+        if subject is None:
+            tests.append(compiler.condition(branch.this, "CASE/WHEN"))
+        else:
+            tests.append(comparison("=", subject, compiler.compile(branch.this)).value)
+        results.append(compiler.compile(branch.args["true"]))
+    default = node.args.get("default")
+    last = compiler.scope.plan.literal(None) if default is None else compiler.compile(default)
+    kind = common_type([last.kind, *(result.kind for result in results)], "CASE")
+    values = [converted(result, kind).value for result in results]
+    otherwise = converted(last, kind).value
+
+    def value(env: Env) -> Any:
+        for test, result in zip(tests, values, strict=True):
+            if test(env) is True:
+                return result(env)
+        return otherwise(env)
+
+    if last.name != "?column?" and not last.weak:
+        return Expr(kind, value, last.name)
+    return Expr(kind, value, "case", weak=True)
+
+
+# -- conditions ---------------------------------------------------------------------------------
+
+
+def _first(tests: list[Evaluate], decisive: bool) -> Expr:
+    """``and`` or ``or`` of tests: the first decisive answer, null if one is null."""
+
+    def value(env: Env) -> bool | None:
+        unknown = False
+        for test in tests:
+            answer: bool | None = test(env)
+            if answer is decisive:
+                return decisive
+            unknown = unknown or answer is None
+        return None if unknown else not decisive
+
+    return Expr(BOOL, value)
+
+
+def _logic(compiler: Compiler, node: exp.Connector) -> Expr:
+    """``and`` and ``or``."""
+    is_or = isinstance(node, exp.Or)
+    sides = (node.left, node.right)
+    return _first([compiler.condition(side, "OR" if is_or else "AND") for side in sides], is_or)
+
+
+def _inverted(inner: Evaluate) -> Expr:
     def value(env: Env) -> bool | None:
         answer = inner(env)
         return None if answer is None else not answer
@@ -127,24 +232,233 @@ def inverted(expr: Expr) -> Expr:
     return Expr(BOOL, value)
 
 
-def name_of(identifier: Node) -> str:
-    """An identifier as Postgres folds it: lower case unless quoted."""
-    name = str(identifier.name)
-    return name if identifier.args.get("quoted") else name.lower()
+def _is(compiler: Compiler, node: exp.Is) -> Expr:
+    wanted, negate = node.expression, bool(node.args.get("negate"))
+    if isinstance(wanted, exp.Boolean):
+        truth = bool(wanted.this)
+        condition = compiler.condition(node.this, "IS TRUE" if truth else "IS FALSE")
+        return Expr(BOOL, lambda env: (condition(env) is truth) is not negate)
+    inner = determined(compiler.compile(node.this))
+    if not isinstance(wanted, exp.Null) or isinstance(inner.kind, types.RecordType):
+        raise Unsupported("this test with IS")
+    return Expr(BOOL, lambda env: (inner.value(env) is None) is not negate)
 
 
-def unwrapped(node: Node) -> Node:
-    """The query inside brackets."""
-    while isinstance(node, exp.Subquery | exp.Paren):
+def _between(compiler: Compiler, node: exp.Between) -> Expr:
+    inner, low, high = (
+        compiler.compile(part) for part in (node.this, node.args["low"], node.args["high"])
+    )
+    tests = [comparison(">=", inner, low).value, comparison("<=", inner, high).value]
+    return _first(tests, decisive=False)
+
+
+def _binary(compiler: Compiler, node: exp.Binary) -> Expr:
+    symbol, right = _OPERATORS[type(node)], node.right
+    if isinstance(right, exp.Any | exp.All) or str(right.this).lower() in ("any", "all"):
+        return _quantified(compiler, symbol, node)
+    negate = bool(node.args.get("negate"))
+    symbol = f"!{symbol}" if negate else symbol
+    made = operators.binary(symbol, compiler.compile(node.left), compiler.compile(right))
+    return _inverted(made.value) if negate else made
+
+
+def _operator(compiler: Compiler, node: exp.Operator) -> Expr:
+    left, right = compiler.compile(node.this), compiler.compile(node.expression)
+    return operators.binary(str(node.args["operator"]), left, right)
+
+
+def _quantified(compiler: Compiler, symbol: str, node: exp.Binary) -> Expr:
+    """``a = any(array)`` and ``a <> all(array)``."""
+    right = node.right  # sqlglot takes all(...) for a function
+    is_call = isinstance(right, exp.Anonymous)
+    every = isinstance(right, exp.All) or str(right.this).lower() == "all"
+    operand = unwrapped(right.expressions[0] if is_call else right.this)
+    if (symbol, every) not in (("=", False), ("<>", True)) or isinstance(operand, exp.Query):
+        raise Unsupported("ANY and ALL but for = ANY(array) and <> ALL(array)")
+    left, array = compiler.compile(node.left), compiler.compile(operand)
+    if array.kind is UNKNOWN:
+        array = converted(array, types.ARRAYS[as_text(left).kind])
+    if not isinstance(array.kind, types.ArrayType):
+        raise EngineError("42809", "op ANY/ALL (array) requires array on right side")
+    element = array.kind.element
+    left = converted(left, element) if left.kind is UNKNOWN else left
+    pair = [Expr(kind, column_value((0, n))) for n, kind in enumerate((left.kind, element))]
+    test, items, inner = comparison(symbol, pair[0], pair[1]).value, array.value, left.value
+
+    def value(env: Env) -> bool | None:
+        members, raw = items(env), inner(env)
+        if members is None:
+            return None
+        answers = [test(env.with_rows([(raw, member)])) for member in members]
+        if (not every) in answers:
+            return not every
+        return None if None in answers else every
+
+    return Expr(BOOL, value)
+
+
+def _in(compiler: Compiler, node: exp.In) -> Expr:
+    query = node.args.get("query")
+    if query is not None:
+        return _in_query(compiler, node.this, unwrapped(query))
+    left = compiler.compile(node.this)
+    members = [compiler.compile(item) for item in node.expressions]
+    if left.kind is UNKNOWN:
+        left = converted(left, common_type([item.kind for item in members], "IN"))
+    return _first([comparison("=", left, item).value for item in members], decisive=True)
+
+
+# -- subqueries ---------------------------------------------------------------------------------
+
+
+def _nested(compiler: Compiler, node: Node, refusal: str = "") -> Query:
+    """A subquery, of one column if there is a `refusal` of more.
+
+    One that does not depend on the row around it runs once a statement.
+    """
+    scope = Scope(compiler.scope.plan, compiler.scope, tables=compiler.scope.tables)
+    query = compiler.subquery(node, scope)
+    if len(query.columns) != 1 and refusal:
+        raise EngineError("42601", f"subquery {refusal}")
+
+    def rows(env: Env) -> Any:
+        if scope.correlated:
+            return query.rows(Env(env.tx, env.values, env))
+        if query.rows not in env.cache:
+            env.cache[query.rows] = query.rows(Env(env.tx, env.values, env))
+        return env.cache[query.rows]
+
+    return Query(query.columns, rows)
+
+
+def _in_query(compiler: Compiler, subject: Node, node: Node) -> Expr:
+    """``a in (select ...)``, by hashing where the query runs once."""
+    left = compiler.compile(subject)
+    query = _nested(compiler, node, "has too many columns")
+    item = Expr(query.columns[0].kind, column_value((0, 0)))
+    first, second, kind = unified(left, item, "=")
+    operators.check_ordered(kind, "IN")
+
+    def key(raw: Any) -> Any:
+        return None if raw is None else sort_key(kind, raw)
+
+    def value(env: Env) -> bool | None:
+        rows = query.rows(env)
+        known = env.cache.get(query.rows)
+        if known is None or known[0] is not rows:
+            known = rows, {key(second.value(env.with_rows([row]))) for row in rows}
+            env.cache[query.rows] = known
+        keys, wanted = known[1], key(first.value(env))
+        if not keys:
+            return False
+        if wanted is None:
+            return None
+        return True if wanted in keys else None if None in keys else False
+
+    return Expr(BOOL, value)
+
+
+def _exists(compiler: Compiler, node: exp.Exists) -> Expr:
+    query = _nested(compiler, unwrapped(node.this))
+    return Expr(BOOL, lambda env: bool(query.rows(env)), "exists")
+
+
+def _scalar_query(compiler: Compiler, node: exp.Subquery) -> Expr:
+    query = _nested(compiler, unwrapped(node), "must return only one column")
+
+    def value(env: Env) -> Any:
+        rows = query.rows(env)
+        if len(rows) > 1:
+            raise EngineError(
+                "21000", "more than one row returned by a subquery used as an expression"
+            )
+        return rows[0][0] if rows else None
+
+    return Expr(query.columns[0].kind, value, query.columns[0].name)
+
+
+# -- calls --------------------------------------------------------------------------------------
+
+
+def _arguments(compiler: Compiler, node: exp.Anonymous) -> tuple[list[Expr], list[str | None]]:
+    """The arguments of a call, and their names where they have one."""
+    named = [isinstance(item, exp.Kwarg) for item in node.expressions]
+    pairs = list(zip(node.expressions, named, strict=True))
+    return (
+        [compiler.compile(item.expression if is_named else item) for item, is_named in pairs],
+        [name_of(item.this) if is_named else None for item, is_named in pairs],
+    )
+
+
+def _call(compiler: Compiler, node: exp.Anonymous) -> Expr:
+    name = str(node.this).lower()
+    if name in aggregates.NAMES:
+        return _aggregate(compiler, node)
+    return functions.call(name, *_arguments(compiler, node))
+
+
+def _dotted(compiler: Compiler, node: exp.Dot) -> Expr:
+    if not isinstance(node.this, exp.Identifier):
+        raise Unsupported("fields of a row")
+    return calls.as_expression(absurd_call(compiler, node.this, node.expression))
+
+
+def absurd_call(compiler: Compiler, schema: Node, node: Node) -> calls.Call:
+    """The call of a procedure."""
+    if name_of(schema) != "absurd" or not isinstance(node, exp.Anonymous):
+        raise Unsupported(f"functions of the schema {name_of(schema)}")
+    return calls.resolve(str(node.this).lower(), *_arguments(compiler, node))
+
+
+def _aggregate(compiler: Compiler, node: Node) -> Expr:
+    """An aggregate, perhaps with ``filter``; it is computed once for each group."""
+    if compiler.found is None:
+        where = f"are not allowed in {compiler.clause}"
+        if compiler.clause == "nested":
+            raise EngineError("42803", "aggregate function calls cannot be nested")
+        raise EngineError("42803", f"aggregate functions {where}")
+    scope = compiler.scope
+    grouping, scope.grouping = scope.grouping, None
+    made = _of_group(Compiler(scope, compiler.subquery, clause="nested"), node)
+    scope.grouping = grouping
+    index = len(compiler.found)
+    compiler.found.append(made)
+    call = node.this if isinstance(node, exp.Filter) else node
+    return Expr(made.kind, lambda env: env.aggregates[index], str(call.this).lower())
+
+
+def _of_group(compiler: Compiler, node: Node) -> Aggregate:
+    condition: Evaluate | None = None
+    if isinstance(node, exp.Filter):
+        condition = compiler.condition(node.expression.this, "FILTER")
         node = node.this
-    return node
+    name, items = str(node.this).lower(), list(node.expressions)
+    distinct = bool(items) and isinstance(items[0], exp.Distinct)
+    if distinct:
+        items = list(items[0].expressions)
+    if name not in aggregates.NAMES or len(items) != 1:
+        raise Unsupported(f"the aggregate {name} with these arguments")
+    item = items[0]
+    is_row = isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
+    if name == "count" and not distinct and (is_row or isinstance(item, exp.Star)):
+        if is_row:  # a row is null where an outer join finds none
+            index = compiler.scope.places_of(name_of(item.args["table"]))[0][0]
+        counted = Expr(BOOL, (lambda env: env.rows[index]) if is_row else lambda _: True)
+        return aggregates.aggregate(name, counted, condition)
+    return aggregates.aggregate(name, compiler.compile(item), condition, distinct=distinct)
 
 
-def is_weak(node: Node, compiled: Expr) -> bool:
-    """Whether a name gives way to that of a cast or ``case`` around it."""
-    node = unwrapped(node)
-    if isinstance(node, exp.Boolean | exp.Interval):
-        return True
-    if isinstance(node, exp.Cast):
-        return compiled.name == compiled.kind.name.removeprefix("_")
-    return isinstance(node, exp.Case) and compiled.name == "case"
+_COMPILERS: dict[type, Callable[[Compiler, Any], Expr]] = {
+    exp.Literal: _literal, exp.Neg: _minus, exp.Boolean: _truth, exp.Column: _column,
+    exp.Null: lambda compiler, _: compiler.scope.plan.literal(None), exp.Cast: _cast,
+    exp.Paren: lambda compiler, node: compiler.compile(node.this), exp.Interval: _interval,
+    exp.CurrentTimestamp: lambda _, __: functions.call("current_timestamp", [], []),
+    exp.Extract: lambda compiler, node: extract(
+        node.this.name.lower(), compiler.compile(node.expression)
+    ),
+    exp.Not: lambda compiler, node: _inverted(compiler.condition(node.this, "NOT")),
+    exp.Case: _case, exp.And: _logic, exp.Or: _logic, exp.Is: _is, exp.Between: _between,
+    exp.Operator: _operator, exp.In: _in, exp.Exists: _exists, exp.Subquery: _scalar_query,
+    exp.Anonymous: _call, exp.Dot: _dotted, exp.Filter: _aggregate,
+    **dict.fromkeys(_OPERATORS, _binary),
+}  # fmt: skip

@@ -1,119 +1,71 @@
-"""``group by``: what it names, and which columns it allows."""
+"""``group by``: what it names, which columns it allows, and the groups of rows."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from sqlglot import exp
 
 from absurd_contimg.backends.memory import schema
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql import aggregates as aggregate_functions
-from absurd_contimg.backends.memory.sql.dialect import sql_of
-from absurd_contimg.backends.memory.sql.expressions import Compiler
-from absurd_contimg.backends.memory.sql.grouping_sets import (
-    Grouping,
-    Key,
-    columns_of,
-    expand,
-    has_sets,
-    is_constant,
-    without_brackets,
-)
-from absurd_contimg.backends.memory.sql.outputs import Output, is_column, output_position, place_of
-from absurd_contimg.backends.memory.sql.scope import Node, Scope, Source
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.sql.aggregates import Aggregate
+from absurd_contimg.backends.memory.sql.dialect import name_of
+from absurd_contimg.backends.memory.sql.operators import row_key
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Grouping, Node, Scope
 from absurd_contimg.backends.memory.sql.sources import letter_of
 
 
-def read_keys(
-    grouping: Grouping, node: exp.Select, outputs: list[Output], compiler: Compiler
-) -> None:
-    """Read the keys of a ``group by`` and the sets of them; without one there is one group."""
+def grouping_of(node: exp.Select, scope: Scope) -> Grouping:
+    """The keys of a query's ``group by``; without one there is one group."""
     clause = node.args.get("group")
-    if clause is None:
-        grouping.sets = [()]
-        return
+    items = [] if clause is None else clause.expressions
+    grouping = Grouping([_key(item.unnest(), node, scope) for item in items])
+    for key in grouping.keys:
+        if isinstance(key, exp.Column):
+            table = name_of(key.args["table"]) if key.table else None
+            place = scope.place_of(table, name_of(key.this))
+            if place is not None:
+                grouping.places.add(place)
+    for index, source in enumerate(scope.sources):
+        names = [column.name for column in source.columns]
+        keys = schema.PRIMARY_KEYS.get(letter_of(source.relation or "") or "", ("",))
+        if all(key in names and (index, names.index(key)) in grouping.places for key in keys):
+            grouping.sources.add(index)
+    return grouping
 
-    def number_of(item: Node) -> int:
-        key = _key(item, outputs, compiler)
-        for number, known in enumerate(grouping.keys):
-            if known.text == key.text or (key.place is not None and known.place == key.place):
-                if known.position != key.position and has_sets(node):
-                    raise unsupported(sql_of(clause), "one expression grouped by in two ways")
-                return number
-        grouping.keys.append(key)
-        return len(grouping.keys) - 1
 
-    grouping.sets = expand(clause, number_of)
-
-
-def _key(item: Node, outputs: list[Output], compiler: Compiler) -> Key:
+def _key(item: Node, node: exp.Select, scope: Scope) -> Node:
     """What an item groups by: an expression, or an output by its number or name."""
-    item = without_brackets(item)
-    position = output_position(item, outputs, "GROUP BY")
-    if position is None and is_constant(item):  # it is a key where it is a whole output
-        position = next((n for n, out in enumerate(outputs) if _is_written(item, out)), None)
-    if position is not None and not is_column(item, compiler.scope):
-        out = outputs[position]
-        if out.node is None:
-            return Key(out.expr, out.name, out.place, position)
-        item = without_brackets(out.node)
-    place = place_of(item, compiler.scope) if isinstance(item, exp.Column) else None
-    return Key(compiler.compile(item), sql_of(item), place, position)
+    outputs = node.expressions
+    if isinstance(item, exp.Literal) and not item.is_string and str(item.this).isdigit():
+        number = int(item.this)
+        if any(output.is_star and not output.find(exp.Anonymous) for output in outputs[:number]):
+            raise Unsupported("GROUP BY a number beside *")
+        if not 1 <= number <= len(outputs):
+            raise EngineError("42P10", f"GROUP BY position {number} is not in select list")
+        return outputs[number - 1].unalias().unnest()
+    if isinstance(item, exp.Literal | exp.Boolean | exp.Null | exp.Tuple):
+        raise Unsupported("constants and lists in GROUP BY")
+    if isinstance(item, exp.Column) and not item.table:
+        name = name_of(item.this)
+        for output in outputs if scope.place_of(None, name) is None else []:
+            if isinstance(output, exp.Alias) and name_of(output.args["alias"]) == name:
+                return output.this.unnest()
+    return item
 
 
-def _is_written(item: Node, output: Output) -> bool:
-    node = output.node
-    return node is not None and sql_of(without_brackets(node)) == sql_of(item)
-
-
-def check_grouped(grouping: Grouping, outputs: list[Output], scope: Scope) -> None:
-    """42803 for a column that is neither grouped nor aggregated."""
-    if grouping.refusal is not None:
-        raise grouping.refusal
-    texts, places = {key.text for key in grouping.keys}, columns_of(grouping.keys)
-    shared = grouping.shared
-    sources = {
-        index for index, source in enumerate(scope.sources) if _has_key(source, index, shared)
-    }
-    for out in outputs:
-        if out.node is None:
-            _check_place(out.place, places, sources, scope)
-            continue
-        for column in _free_columns(out.node, texts):
-            _check_place(place_of(column, scope), places, sources, scope)
-
-
-def _check_place(
-    place: tuple[int, int] | None,
-    places: set[tuple[int, int]],
-    sources: set[int],
-    scope: Scope,
-) -> None:
-    if place is None or place in places or place[0] in sources:
-        return
-    source = scope.sources[place[0]]
-    raise EngineError(
-        "42803",
-        f'column "{source.alias}.{source.columns[place[1]].name}" must appear in the GROUP BY '
-        "clause or be used in an aggregate function",
-    )
-
-
-def _has_key(source: Source, index: int, places: set[tuple[int, int]]) -> bool:
-    """Whether the primary key of a table is grouped by: then all of its columns are told."""
-    letter = None if source.relation is None else letter_of(source.relation)
-    if letter is None:
-        return False
-    names = [column.name for column in source.columns]
-    keys = schema.PRIMARY_KEYS[letter]
-    return all(name in names and (index, names.index(name)) in places for name in keys)
-
-
-def _free_columns(node: Node, grouped: set[str]) -> list[exp.Column]:
-    """Columns outside aggregates and outside grouped expressions."""
-    if sql_of(node) in grouped or isinstance(node, exp.Query):
-        return []
-    if aggregate_functions.is_aggregate(node):
-        return []
-    if isinstance(node, exp.Column):
-        return [node]
-    return [column for child in node.iter_expressions() for column in _free_columns(child, grouped)]
+def group(
+    env: Env, envs: list[Env], keys: list[Expr], aggregates: list[Aggregate], source_count: int
+) -> list[Env]:
+    """One environment for each group: the first of its rows, with the aggregates' values."""
+    groups: dict[Any, list[Env]] = {} if keys else {(): []}
+    kinds = [key.kind for key in keys]
+    for each in envs:
+        raw = [key.value(each) for key in keys]
+        groups.setdefault(row_key(kinds, raw), []).append(each)
+    found = []
+    for members in groups.values():
+        made = env.with_rows(members[0].rows if members else [None] * source_count)
+        made.aggregates = [aggregate.value(members) for aggregate in aggregates]
+        found.append(made)
+    return found

@@ -1,4 +1,4 @@
-"""``update``, ``delete`` and ``returning`` on Absurd's tables; ``insert`` is beside it."""
+"""``insert``, ``update`` and ``delete`` on Absurd's tables, with ``returning``."""
 
 from __future__ import annotations
 
@@ -7,249 +7,213 @@ from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import catalog
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.sql.dialect import sql_of
-from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of
-from absurd_contimg.backends.memory.sql.insert import compile_insert
-from absurd_contimg.backends.memory.sql.joins import Joiner
-from absurd_contimg.backends.memory.sql.queries import Planner, Query, part
+from absurd_contimg.backends.memory import catalog, constraints, schema
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.sql.casts import converted, is_implicit
+from absurd_contimg.backends.memory.sql.dialect import name_of, part
+from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
+from absurd_contimg.backends.memory.sql.queries import compile_query, star_places
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
+    Evaluate,
     Expr,
     Node,
+    Query,
     Row,
     Scope,
-    Source,
+    column_value,
 )
-from absurd_contimg.backends.memory.sql.sources import (
-    SourceCompiler,
-    rows_of,
-)
-from absurd_contimg.backends.memory.sql.targets import (
-    Target,
-    assigned,
-    changed_row,
-    default_of,
-    is_default,
-    target_of,
-)
+from absurd_contimg.backends.memory.sql.sources import FromClause, letter_of, table_source
+from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.types import NUMBERS, TEXT
 
 
-class Modifier:
-    """Compiles data-modifying statements."""
+def compile_change(node: Node, scope: Scope) -> Query:
+    """The columns of ``returning``, and what runs the statement and gives their rows.
 
-    def __init__(self) -> None:
-        self.planner = Planner(self.compile)
+    Without ``returning`` the rows are empty, so that they can be counted.
+    """
+    return _CHANGES[type(node)](_Target(node, scope), node)
 
-    def compile(self, node: Node, scope: Scope) -> Query:
-        """The statement's ``returning`` columns, and what runs it and gives their rows.
 
-        Without ``returning`` the rows are empty tuples, so that they can be counted.
-        """
-        if isinstance(node, exp.Insert):
-            return compile_insert(self, node, scope)
-        if isinstance(node, exp.Update):
-            return self._update(node, scope)
-        if isinstance(node, exp.Delete):
-            return self._delete(node, scope)
-        raise unsupported(sql_of(node))
+class _Target:
+    """The table that a statement changes, source 0 of its scope."""
 
-    # -- shared -----------------------------------------------------------------------------
+    def __init__(self, node: Node, scope: Scope) -> None:
+        into = node.this.this if isinstance(node.this, exp.Schema) else node.this
+        alias = into.args.get("alias")
+        shown = None if alias is None or alias.this is None else name_of(alias.this)
+        self.scope = scope
+        self.sources = FromClause(scope, compile_query)
+        source = table_source(into, shown, scope, TableLock.ROW_EXCLUSIVE)
+        self.sources.add_source(source, exp.Join())
+        self.name = str(source.relation)
+        self.columns = source.columns
+        self.letter = str(letter_of(self.name))
 
-    def _matching(
-        self, node: Node, target: Target, scope: Scope, others: list[Node]
-    ) -> Callable[[Env], list[Env]]:
-        """Target rows (source 0) with the rows of the other tables, where the condition holds."""
-        scope.sources.append(
-            Source(
-                target.alias,
-                target.columns,
-                lambda env: rows_of(env.tx, catalog.relation(env.tx, target.name)),
-                relation=target.name,
+    def table(self, tx: Transaction) -> catalog.AnyTable:
+        """The table, locked for writing."""
+        return catalog.relation(tx, self.name, TableLock.ROW_EXCLUSIVE).table
+
+    def position(self, column: str) -> int:
+        """Where a column stands; 42703 for one that the table has not."""
+        for index, info in enumerate(self.columns):
+            if info.name == column:
+                return index
+        raise EngineError("42703", f'column "{column}" of relation "{self.name}" does not exist')
+
+    def value_for(self, position: int, node: Node, compiler: Compiler) -> Evaluate:
+        """A value for a column, or its default; 42804 where its type does not fit."""
+        plain = isinstance(node, exp.Var) or (isinstance(node, exp.Column) and not node.table)
+        if plain and str(node.name).upper() == "DEFAULT":
+            return self.default(position)
+        expr, (name, kind) = compiler.compile(node), self.columns[position]
+        both_numbers = expr.kind in NUMBERS and kind in NUMBERS
+        if not (is_implicit(expr.kind, kind) or kind is TEXT or both_numbers):
+            raise EngineError(
+                "42804",
+                f'column "{name}" is of type {kind.shown} but expression is of type '
+                f"{expr.kind.shown}",
+                hint="You will need to rewrite or cast the expression.",
             )
-        )
-        joiner = Joiner(SourceCompiler(self.planner, scope), self.planner.query, scope)
-        steps = [joiner._join(exp.Join(this=other.copy(), kind="CROSS")) for other in others]
-        where = node.args.get("where")
-        condition = None
+        return converted(expr, kind).value
+
+    def default(self, position: int) -> Evaluate:
+        """What a column is where nothing is said."""
+        if schema.TABLES[self.letter][position].default == schema.NOW:
+            return lambda env: env.session.current_time()
+        value = constraints.default_of(self.letter, position)
+        return lambda _: value
+
+    def returning(self, node: Node) -> tuple[tuple[ColumnInfo, ...], Callable[[Env], Row]]:
+        """The columns of ``returning``, and what gives their values."""
+        clause, scope = node.args.get("returning"), self.scope
+        compiler = Compiler(scope, compile_query, clause="RETURNING")
+        outputs: list[tuple[str, Expr]] = []
+        for item in [] if clause is None else clause.expressions:
+            inner = item.this if isinstance(item, exp.Alias) else item
+            if isinstance(inner, exp.Column) and str(inner.table).lower() in ("old", "new"):
+                raise Unsupported("OLD and NEW in RETURNING")
+            star = star_places(inner, scope, self.sources)
+            for index, position in star or []:
+                name, kind = scope.sources[index].columns[position]
+                outputs.append((name, Expr(kind, column_value((index, position)))))
+            if star is None:
+                expr = compiler.compile(inner)
+                name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
+                outputs.append((name, expr))
+        columns = tuple(ColumnInfo(name, expr.kind) for name, expr in outputs)
+        values = [expr.value for _, expr in outputs]
+        return columns, lambda env: tuple([value(env) for value in values])
+
+    def matching(self, node: Node) -> Callable[[Env], list[Env]]:
+        """Each row where the condition holds once, with the first of the others' rows."""
+        where, condition = node.args.get("where"), None
         if where is not None:
-            condition = (
-                Compiler(scope, self.planner.query, clause="WHERE")
-                .boolean(where.this, "WHERE")
-                .value
-            )
+            compiler = Compiler(self.scope, compile_query, clause="WHERE")
+            condition = compiler.condition(where.this, "WHERE")
+        combine = self.sources.compile(None if where is None else where.this)
 
         def match(env: Env) -> list[Env]:
-            target.table(env.tx)
-            combined: list[list[Row | None]] = [[row] for row in scope.sources[0].fetch(env)]
-            for step in steps:
-                combined = step(env, combined)
-            envs = []
-            for rows in combined:
-                here = env.child()
-                here.outer, here.rows = env.outer, rows
+            table, found = self.table(env.tx), dict[Any, Env]()
+            for rows in combine(env):
+                here = env.with_rows(rows)
                 if condition is None or condition(here) is True:
-                    envs.append(here)
-            return envs
+                    found.setdefault(table.key_of(rows[0]), here)
+            return list(found.values())
 
         return match
 
-    def returning(self, node: Node, scope: Scope) -> tuple[list[ColumnInfo], Callable[[Env], Row]]:
-        """The columns of ``returning``, and their values for a row; none without it."""
-        clause = node.args.get("returning")
-        if clause is None:
-            return [], lambda _: ()
-        for column in clause.find_all(exp.Column):
-            table = name_of(column.args["table"]) if column.table else ""
-            known = {source.alias for source in scope.sources}
-            if table in ("old", "new") and table not in known:
-                raise unsupported(sql_of(column), "old and new rows in RETURNING")
-        select = exp.Select(expressions=[item.copy() for item in clause.expressions])
-        star = [
-            (index, position)
-            for index, source in enumerate(scope.sources)
-            for position in range(len(source.columns))
-        ]
-        outputs = self.planner._outputs(select, Compiler(scope, self.planner.query), star)
-        values = [out.expr.value for out in outputs]
-        columns = [ColumnInfo(out.name, out.expr.kind, out.expr.modifier) for out in outputs]
-        return columns, lambda env: tuple([value(env) for value in values])
 
-    # -- the statements ---------------------------------------------------------------------
+def _insert(target: _Target, node: exp.Insert) -> Query:
+    into, source = node.this, unwrapped(part(node, "expression"))
+    if not isinstance(source, exp.Values):
+        raise Unsupported("INSERT of other than VALUES")
+    names = [name_of(item) for item in into.expressions] if isinstance(into, exp.Schema) else []
+    positions = [target.position(name) for name in names] or list(range(len(target.columns)))
+    for name in names:
+        if names.count(name) > 1:
+            raise EngineError("42701", f'column "{name}" specified more than once')
+    compiler = Compiler(Scope(target.scope.plan), compile_query, clause="VALUES")
+    rows = []
+    for row in source.expressions:
+        items = row.expressions if isinstance(row, exp.Tuple) else [row]
+        if len(items) > len(positions):
+            raise EngineError("42601", "INSERT has more expressions than target columns")
+        if names and len(items) < len(positions):
+            raise EngineError("42601", "INSERT has more target columns than expressions")
+        values = [target.default(position) for position in range(len(target.columns))]
+        for item, position in zip(items, positions, strict=False):
+            values[position] = target.value_for(position, item, compiler)
+        rows.append(values)
+    columns, project = target.returning(node)
 
-    def _delete(self, node: exp.Delete, scope: Scope) -> Query:
-        target = target_of(node.this)
-        match = self._matching(node, target, scope, list(node.args.get("using") or []))
-        columns, project = self.returning(node, scope)
-
-        def rows(env: Env) -> list[Row]:
-            table = target.table(env.tx)
-            found: list[Row] = []
-            gone: set[Any] = set()
-            for here in match(env):
-                row = here.rows[0]
-                assert row is not None
-                key = table.key_of(row)
-                if key not in gone:
-                    gone.add(key)
-                    table.lock(env.tx, key)
-                    table.delete(env.tx, key)
-                    found.append(project(here))
-            return found
-
-        return columns, rows
-
-    def _update(self, node: exp.Update, scope: Scope) -> Query:
-        target = target_of(node.this)
-        clause = part(node, "from")
-        others = [] if clause is None else [clause.this]
-        match = self._matching(node, target, scope, others)
-        changes = self.assignments(node.expressions, target, scope)
-        columns, project = self.returning(node, scope)
-
-        def rows(env: Env) -> list[Row]:
-            table = target.table(env.tx)
-            found: list[Row] = []
-            changed: set[Any] = set()
-            for here in match(env):
-                old = here.rows[0]
-                assert old is not None
-                key = table.key_of(old)
-                if key in changed:
-                    continue
-                changed.add(key)
-                here.rows[0] = changed_row(env, here, target, table, old, changes)
-                found.append(project(here))
-            return found
-
-        return columns, rows
-
-    def assignments(
-        self, nodes: list[Node], target: Target, scope: Scope
-    ) -> list[tuple[int, Callable[[Env], Any]]]:
-        """What ``set`` puts where."""
-        compiler = Compiler(scope, self.planner.query)
-        found: list[tuple[int, Callable[[Env], Any]]] = []
-        for node in nodes:
-            if not isinstance(node, exp.EQ):
-                raise unsupported(sql_of(node), "this assignment")
-            for column, value in self._pairs(node, compiler):
-                name = _assigned_name(column, target, node)
-                position = target.position(name)
-                kind = target.columns[position].kind
-                if isinstance(value, Expr):
-                    found.append((position, assigned(value, kind, name).value))
-                elif is_default(value):
-                    found.append((position, default_of(target, position)))
-                else:
-                    found.append((position, assigned(compiler.compile(value), kind, name).value))
-                if sum(place == position for place, _ in found) > 1:
-                    raise EngineError("42601", f'multiple assignments to same column "{name}"')
+    def run(env: Env) -> list[Row]:
+        table = target.table(env.tx)
+        found: list[Row] = []
+        for values in rows:
+            row = [value(env) for value in values]
+            made = constraints.insert(env.tx, target.name, target.letter, table, row)
+            found.append(project(env.with_rows([made])))
         return found
 
-    def _pairs(self, node: exp.EQ, compiler: Compiler) -> list[tuple[Node, Node | Expr]]:
-        """The columns of one assignment, each with its value."""
-        columns, right = node.this, node.expression
-        if not isinstance(columns, exp.Tuple):
-            if isinstance(columns, exp.Paren):
-                raise _no_row()
-            return [(columns, right)]
-        values: list[Node | Expr]
-        if isinstance(right, exp.Subquery):
-            values = list(self._values_of_query(right, compiler))
-        elif isinstance(right, exp.Tuple) or str(right.this).lower() == "row":
-            values = list(right.expressions)
-        else:
-            raise _no_row()
-        if len(values) != len(columns.expressions):
-            raise EngineError("42601", "number of columns does not match number of values")
-        return list(zip(columns.expressions, values, strict=True))
-
-    def _values_of_query(self, node: exp.Subquery, compiler: Compiler) -> list[Expr]:
-        """The columns of a query's only row; nulls if it has none, 21000 if it has more."""
-        columns, rows = self.planner.query(node, compiler.scope.child())
-
-        def only(env: Env) -> Row:
-            found = rows(env.child())
-            if len(found) > 1:
-                raise EngineError(
-                    "21000", "more than one row returned by a subquery used as an expression"
-                )
-            return found[0] if found else (None,) * len(columns)
-
-        return [
-            Expr(column.kind, lambda env, index=index: only(env)[index], column.name)  # type: ignore[misc]
-            for index, column in enumerate(columns)
-        ]
+    return Query(columns, run)
 
 
-def _no_row() -> EngineError:
-    return EngineError(
-        "0A000",
-        "source for a multiple-column UPDATE item must be a sub-SELECT or ROW() expression",
-    )
+def _delete(target: _Target, node: exp.Delete) -> Query:
+    match = target.matching(node)
+    columns, project = target.returning(node)
+
+    def run(env: Env) -> list[Row]:
+        table = target.table(env.tx)
+        found = match(env)
+        for here in found:
+            key = table.key_of(here.rows[0])
+            table.lock(env.tx, key)
+            table.delete(env.tx, key)
+        return [project(here) for here in found]
+
+    return Query(columns, run)
 
 
-def _assigned_name(column: Node, target: Target, node: Node) -> str:
-    """The column that is set; 42703 for a name with its table."""
-    if not isinstance(column, exp.Column):
-        raise unsupported(sql_of(node), "this assignment")
-    if not column.table:
-        return name_of(column.this)
-    qualifier, name = name_of(column.args["table"]), name_of(column.this)
-    if any(info.name == qualifier for info in target.columns):
-        kind = target.columns[target.position(qualifier)].kind
-        raise EngineError(
-            "42804",
-            f'cannot assign to field "{name}" of column "{qualifier}" because its type '
-            f"{kind.shown} is not a composite type",
-        )
-    raise EngineError(
-        "42703",
-        f'column "{qualifier}" of relation "{target.name}" does not exist',
-        hint="SET target columns cannot be qualified with the relation name."
-        if qualifier == target.alias
-        else None,
-    )
+def _update(target: _Target, node: exp.Update) -> Query:
+    clause, changes = part(node, "from"), dict[int, Evaluate]()
+    if clause is not None:
+        target.sources.add(clause.this, [])
+    match = target.matching(node)
+    compiler = Compiler(target.scope, compile_query, clause="UPDATE")
+    for assignment in node.expressions:
+        column = assignment.this
+        if not (isinstance(assignment, exp.EQ) and isinstance(column, exp.Column)) or column.table:
+            raise Unsupported("assignments to other than one column by its name")
+        position = target.position(name_of(column.this))
+        if position in changes:
+            raise Unsupported("two assignments to one column")
+        changes[position] = target.value_for(position, assignment.expression, compiler)
+    columns, project = target.returning(node)
+
+    def run(env: Env) -> list[Row]:
+        table = target.table(env.tx)
+        planned = []
+        for here in match(env):
+            values = list(here.rows[0] or ())
+            for position, value in changes.items():
+                values[position] = value(here)
+            planned.append((here, values))
+        found: list[Row] = []
+        for here, values in planned:
+            old = here.rows[0]
+            made = constraints.replace(env.tx, target.name, target.letter, table, old, values)
+            found.append(project(here.with_rows([made, *here.rows[1:]])))
+        return found
+
+    return Query(columns, run)
+
+
+_CHANGES: dict[type, Callable[[_Target, Any], Query]] = {
+    exp.Insert: _insert,
+    exp.Update: _update,
+    exp.Delete: _delete,
+}

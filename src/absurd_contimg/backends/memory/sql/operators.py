@@ -2,378 +2,311 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session_state import SessionState as Session
-from absurd_contimg.backends.memory.sql import json_operators, patterns
-from absurd_contimg.backends.memory.sql.arithmetic import arithmetic, strict
-from absurd_contimg.backends.memory.sql.coercion import (
-    ambiguous_operator,
-    common_type,
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.sql.casts import (
+    checked_number,
     converted,
+    not_unique,
     undefined_operator,
+    unified,
 )
-from absurd_contimg.backends.memory.sql.comparison import comparison, sort_key
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
-from absurd_contimg.backends.memory.sql.types import (
-    ARRAYS,
+from absurd_contimg.backends.memory.values import floats, intervals, numerics, times, types
+from absurd_contimg.backends.memory.values.types import (
     BOOL,
-    BYTEA,
-    INT2,
-    INT4,
-    INT8,
-    INTEGERS,
-    JSON,
+    FLOAT8,
+    INTERVAL,
     JSONB,
-    NAME,
     NUMBERS,
+    NUMERIC,
     STRINGS,
     TEXT,
+    TIMESTAMPTZ,
     UNKNOWN,
-    VARCHAR,
-    ArrayType,
     SqlType,
 )
 
-TEXTS = ARRAYS["text"]
-Make = Callable[[str, Expr, Expr], Expr]
+Work = Callable[[Any, Any, Env], Any]
+_COMPARE: dict[str, Callable[[Any, Any], bool]] = {
+    "=": operator.eq, "<>": operator.ne, "<": operator.lt, "<=": operator.le, ">": operator.gt,
+    ">=": operator.ge,
+}  # fmt: skip
 
 
 def binary(symbol: str, left: Expr, right: Expr) -> Expr:
     """The operator of this symbol between two expressions."""
-    make = _BY_SYMBOL.get(symbol)
-    if make is None:
-        raise unsupported(symbol, "this operator")
-    return make(symbol, left, right)
+    return _MAKERS[symbol](symbol, left, right)
 
 
-# -- concatenation ------------------------------------------------------------------------------
-
-
-def _concatenated(symbol: str, left: Expr, right: Expr) -> Expr:
-    kinds = (left.kind, right.kind)
-    if JSONB in kinds and all(kind in (JSONB, UNKNOWN) for kind in kinds):
-        one, other = converted(left, JSONB), converted(right, JSONB)
-        return strict(JSONB, one, other, lambda a, b, _: json_operators.join(a, b))
-    if BYTEA in kinds and all(kind in (BYTEA, UNKNOWN) for kind in kinds):
-        one, other = converted(left, BYTEA), converted(right, BYTEA)
-        return strict(BYTEA, one, other, lambda a, b, _: a + b)
-    if any(isinstance(kind, ArrayType) for kind in kinds):
-        return _array_concatenated(left, right)
-    if not any(kind in STRINGS for kind in kinds):
-        raise undefined_operator(symbol, *kinds)
-    one, other = converted(left, TEXT), converted(right, TEXT)
-    return strict(TEXT, one, other, lambda a, b, _: a + b)
-
-
-def _array_concatenated(left: Expr, right: Expr) -> Expr:
-    kind = left.kind if isinstance(left.kind, ArrayType) else right.kind
-    assert isinstance(kind, ArrayType)
-    both = isinstance(left.kind, ArrayType) and isinstance(right.kind, ArrayType)
-    elements = [
-        side.kind.element if isinstance(side.kind, ArrayType) else side.kind
-        for side in (left, right)
-    ]
-    if not both and UNKNOWN in elements:  # a literal beside an array is read as an array
-        left, right = converted(left, kind), converted(right, kind)
-    elif elements[0] is not elements[1]:
-        try:
-            element = common_type(elements, "")
-        except EngineError:
-            raise undefined_operator("||", left.kind, right.kind) from None
-        kind = ARRAYS[element.name]
-        left, right = (
-            converted(side, kind if isinstance(side.kind, ArrayType) else element)
-            for side in (left, right)
-        )
+def strict(kind: SqlType, left: Expr, right: Expr, work: Work) -> Expr:
+    """What two values give; null if one of them is. Both are computed all the same."""
+    first, second = left.value, right.value
 
     def value(env: Env) -> Any:
-        a, b = left.value(env), right.value(env)
-        if isinstance(left.kind, ArrayType) and isinstance(right.kind, ArrayType):
-            return a if b is None else b if a is None else [*a, *b]
-        first = (a or []) if isinstance(left.kind, ArrayType) else [a]
-        return [*first, *((b or []) if isinstance(right.kind, ArrayType) else [b])]
+        a, b = first(env), second(env)
+        return None if a is None or b is None else work(a, b, env)
 
     return Expr(kind, value)
 
 
-# -- jsonb --------------------------------------------------------------------------------------
+# -- comparison ---------------------------------------------------------------------------------
 
 
-def json_side(symbol: str, left: Expr, right: Expr, wanted: tuple[SqlType, ...]) -> Expr:
-    """The left operand of an operator of json and jsonb; an error for what is neither.
-
-    A literal is neither of them; `wanted` are the types on the right side that could tell that.
-    """
-    if left.kind is UNKNOWN and right.kind in (UNKNOWN, *wanted):
-        raise ambiguous_operator(symbol, left.kind, right.kind)
-    if left.kind not in (JSONB, JSON):
-        raise undefined_operator(symbol, left.kind, right.kind)
-    return left
+def check_ordered(kind: SqlType, what: str) -> None:
+    """Refuse to compare or sort values of types for which it is not done here."""
+    if kind in (JSONB, types.VOID) or isinstance(kind, types.ArrayType | types.RecordType):
+        raise Unsupported(f"{what} by values of type {kind.shown}")
 
 
-def _json_step(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = json_side(symbol, left, right, (*STRINGS, INT2, INT4))
-    as_string = symbol == "->>"
-    if right.kind in STRINGS:
-        key = converted(right, TEXT)
-    elif right.kind in (INT2, INT4):
-        key = right
-    else:
-        raise undefined_operator(symbol, left.kind, right.kind)
-    is_json = left.kind is JSON
-
-    def work(text: str, name: str | int, _: Any) -> str | None:
-        if is_json and text.lstrip()[:1] not in ("{", "["):
-            return None  # only jsonb takes a scalar for an array of one
-        found = json_operators.step(text, name, as_string=as_string)
-        if is_json and found is not None and found[:1] in ("{", "["):
-            raise unsupported(symbol, "objects and arrays out of json; use jsonb")
-        return found
-
-    return strict(TEXT if as_string else left.kind, left, key, work)
+def sort_key(kind: SqlType, raw: Any) -> Any:
+    """What orders values of a type; equal values have equal keys, which are hashable."""
+    if kind is INTERVAL:
+        return raw.span()
+    if raw != raw:  # noqa: PLR0124 - NaN
+        raise Unsupported("comparisons with NaN")
+    return raw
 
 
-def _json_path(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = json_side(symbol, left, right, (TEXTS,))
-    if left.kind is JSON:
-        raise unsupported(symbol, "this operator on json; use jsonb")
-    as_string = symbol == "#>>"
-    path = _texts(symbol, left, right)
-    return strict(
-        TEXT if as_string else JSONB,
-        left,
-        path,
-        lambda text, steps, _: json_operators.follow(text, steps, as_string=as_string),
+def row_key(kinds: Sequence[SqlType], row: Sequence[Any]) -> tuple[Any, ...]:
+    """A key under which rows that do not differ are found: nulls are alike."""
+    return tuple(
+        [None if raw is None else sort_key(kind, raw) for kind, raw in zip(kinds, row, strict=True)]
     )
 
 
-def _texts(symbol: str, left: Expr, right: Expr) -> Expr:
-    if right.kind is not UNKNOWN and right.kind is not TEXTS:
-        raise undefined_operator(symbol, left.kind, right.kind)
-    return converted(right, TEXTS)
-
-
-def _only_jsonb(symbol: str, left: Expr, right: Expr, *wanted: SqlType) -> Expr:
-    """The left operand of an operator that jsonb alone has: a literal is one, then."""
-    if left.kind not in (JSONB, UNKNOWN) or right.kind not in wanted:
-        raise undefined_operator(symbol, left.kind, right.kind)
-    return converted(left, JSONB)
-
-
-def _has_key(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = _only_jsonb(symbol, left, right, *STRINGS)
-    key = converted(right, TEXT)
-    return strict(BOOL, left, key, lambda text, name, _: jsonb.has_key(text, name))
-
-
-def _has_keys(symbol: str, left: Expr, right: Expr) -> Expr:
-    if symbol == "?|" and left.kind is UNKNOWN and right.kind is UNKNOWN:  # points have it too
-        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
-    left = _only_jsonb(symbol, left, right, TEXTS, UNKNOWN)
-    several = any if symbol == "?|" else all
-    keys = converted(right, TEXTS)
-    return strict(
-        BOOL,
-        left,
-        keys,
-        lambda text, names, _: several(
-            jsonb.has_key(text, name) for name in names if name is not None
-        ),
-    )
-
-
-def _without_path(symbol: str, left: Expr, right: Expr) -> Expr:
-    left = _only_jsonb(symbol, left, right, TEXTS, UNKNOWN)
-    path = converted(right, TEXTS)
-    return strict(
-        JSONB,
-        left,
-        path,
-        lambda text, steps, _: json_operators.without_path(text, steps),
-    )
-
-
-def _subtracted(symbol: str, left: Expr, right: Expr) -> Expr:
-    """``-`` of jsonb, otherwise arithmetic."""
-    if left.kind is UNKNOWN and right.kind in (TEXTS, TEXT, VARCHAR, NAME):
-        left = converted(left, JSONB)
-    if left.kind is not JSONB:
-        return arithmetic(symbol, left, right)
-    if right.kind in (INT2, INT4):
-        index = converted(right, INT4)
+def comparison(symbol: str, left: Expr, right: Expr) -> Expr:
+    """``=``, ``<>``, ``<`` and so on."""
+    one, other, kind = unified(left, right, symbol)
+    if kind is JSONB and symbol in ("=", "<>"):
+        return strict(BOOL, one, other, lambda a, b, _: jsonb.equal(a, b) is (symbol == "="))
+    check_ordered(kind, "comparisons")
+    compare = _COMPARE[symbol]
+    if kind in (INTERVAL, NUMERIC, FLOAT8):
         return strict(
-            JSONB,
-            left,
-            index,
-            lambda text, at, _: json_operators.without_index(text, at),
+            BOOL, one, other, lambda a, b, _: compare(sort_key(kind, a), sort_key(kind, b))
         )
-    if right.kind is TEXTS:
-        return strict(
-            JSONB,
-            left,
-            right,
-            lambda text, keys, _: json_operators.without_keys(text, keys),
-        )
-    if right.kind not in STRINGS:
-        raise undefined_operator(symbol, left.kind, right.kind)
-    key = converted(right, TEXT)
-    return strict(
-        JSONB,
-        left,
-        key,
-        lambda text, name, _: json_operators.without_keys(text, [name]),
-    )
+    return strict(BOOL, one, other, lambda a, b, _: compare(a, b))
 
 
-# -- containment --------------------------------------------------------------------------------
+# -- numbers, times and intervals ---------------------------------------------------------------
 
 
-def _contained(symbol: str, left: Expr, right: Expr) -> Expr:
-    """``@>``, and ``<@`` with its sides changed."""
-    one, other = (right, left) if symbol == "<@" else (left, right)
-    kinds = (one.kind, other.kind)
-    if any(isinstance(kind, ArrayType) for kind in kinds):
-        found = _array_test("@>", one, other)
-    elif kinds == (UNKNOWN, UNKNOWN):
-        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
-    elif all(kind in (JSONB, UNKNOWN) for kind in kinds):
-        whole, part = converted(one, JSONB), converted(other, JSONB)
-        found = strict(BOOL, whole, part, lambda a, b, _: json_operators.contains(a, b))
+def _arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
+    one, other = left.kind, right.kind
+    for kind in (one, other):
+        if kind is JSONB or isinstance(kind, types.ArrayType):
+            raise Unsupported(f"the operator {symbol} of {kind.shown}")
+    if one is UNKNOWN and other is UNKNOWN:
+        raise not_unique("operator", f"{one.shown} {symbol} {other.shown}")
+    left, right = _guessed(symbol, left, other), _guessed(symbol, right, one)
+    if left.kind in NUMBERS and right.kind in NUMBERS:
+        made = _of_numbers(symbol, left, right)
     else:
-        found = None
-    if found is None:
-        raise undefined_operator(symbol, left.kind, right.kind)
-    return found
+        made = _of_times(symbol, left, right)
+    if made is None:
+        raise undefined_operator(symbol, one, other)
+    return made
 
 
-def _array_test(symbol: str, left: Expr, right: Expr) -> Expr | None:
-    """``@>`` and ``&&`` of arrays; None for arrays of two types."""
-    kind = left.kind if isinstance(left.kind, ArrayType) else right.kind
-    if not all(side.kind in (kind, UNKNOWN) for side in (left, right)):
-        return None
-    assert isinstance(kind, ArrayType)
-    one, other = converted(left, kind), converted(right, kind)
-    element = kind.element
-
-    def work(a: list[Any], b: list[Any], _: Any) -> bool:
-        mine = [sort_key(element, item) for item in a if item is not None]
-        if symbol == "@>":
-            return all(item is not None and sort_key(element, item) in mine for item in b)
-        return any(item is not None and sort_key(element, item) in mine for item in b)
-
-    return strict(BOOL, one, other, work)
+def _guessed(symbol: str, expr: Expr, beside: SqlType) -> Expr:
+    """A literal of unknown type is taken for what the other side suggests, if it does."""
+    kind = beside
+    if beside is TIMESTAMPTZ and symbol == "+":
+        kind = INTERVAL
+    elif beside is INTERVAL and symbol in "*/":
+        kind = FLOAT8
+    fits = beside in NUMBERS or beside is INTERVAL or (beside is TIMESTAMPTZ and symbol in "+-")
+    return converted(expr, kind) if expr.kind is UNKNOWN and fits else expr
 
 
-def _overlap(symbol: str, left: Expr, right: Expr) -> Expr:
-    if left.kind is UNKNOWN and right.kind is UNKNOWN:
-        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
-    both = any(isinstance(side.kind, ArrayType) for side in (left, right))
-    found = _array_test(symbol, left, right) if both else None
-    if found is None:
-        raise undefined_operator(symbol, left.kind, right.kind)
-    return found
-
-
-# -- text and bits ------------------------------------------------------------------------------
-
-
-def _regular(symbol: str, left: Expr, right: Expr) -> Expr:
-    if not all(side.kind in STRINGS for side in (left, right)):
-        raise undefined_operator(symbol, left.kind, right.kind)
-    one, other = converted(left, TEXT), converted(right, TEXT)
-    flags, wanted = "i" if symbol.endswith("*") else "", not symbol.startswith("!")
-    return strict(
-        BOOL,
-        one,
-        other,
-        lambda a, b, _: (patterns.regular(b, flags).search(a) is not None) is wanted,
-    )
-
-
-def like(symbol: str, left: Expr, right: Expr, escape: str = "\\") -> Expr:
-    """``~~`` and ``~~*``, which are ``like`` and ``ilike``; with ``!`` negated."""
-    if BYTEA in (left.kind, right.kind) and not symbol.endswith("*"):
-        raise unsupported(symbol, "like of bytea")
-    if not all(side.kind in STRINGS for side in (left, right)):
-        raise undefined_operator(symbol, left.kind, right.kind)
-    one, other = converted(left, TEXT), converted(right, TEXT)
-    any_case, wanted = symbol.endswith("*"), not symbol.startswith("!")
-    return strict(
-        BOOL,
-        one,
-        other,
-        lambda a, b, _: (
-            (patterns.like(b, escape, any_case=any_case).match(a) is not None) is wanted
-        ),
-    )
-
-
-def _begins(symbol: str, left: Expr, right: Expr) -> Expr:
-    if not all(side.kind in STRINGS for side in (left, right)):
-        raise undefined_operator(symbol, left.kind, right.kind)
-    one, other = converted(left, TEXT), converted(right, TEXT)
-    return strict(BOOL, one, other, lambda a, b, _: a.startswith(b))
-
-
-_BITS: dict[str, Callable[[int, int], int]] = {
-    "&": lambda a, b: a & b,
-    "|": lambda a, b: a | b,
-    "#": lambda a, b: a ^ b,
+_FLOAT_WORK = {
+    "+": floats.add, "-": floats.subtract, "*": floats.multiply, "/": floats.divide,
+}  # fmt: skip
+_NUMERIC_WORK = {
+    "+": numerics.add, "-": numerics.subtract, "*": numerics.multiply, "/": numerics.divide,
+    "%": numerics.remainder,
+}  # fmt: skip
+_INTEGER_WORK: dict[str, Callable[[int, int], int]] = {
+    "+": operator.add,
+    "-": operator.sub,
+    "*": operator.mul,
+    "/": lambda a, b: _quotient(a, b)[0],
+    "%": lambda a, b: _quotient(a, b)[1],
 }
 
 
-def _bits(symbol: str, left: Expr, right: Expr) -> Expr:
-    if left.kind is UNKNOWN and right.kind is UNKNOWN:
-        raise ambiguous_operator(symbol, UNKNOWN, UNKNOWN)
-    if UNKNOWN in (left.kind, right.kind):
-        kind = right.kind if left.kind is UNKNOWN else left.kind
-    else:
-        kind = left.kind if left.kind is right.kind else INT4
-        if left.kind in NUMBERS and right.kind in NUMBERS:
-            kind = max(left.kind, right.kind, key=NUMBERS.index)
-    if kind not in INTEGERS or not all(side.kind in (*INTEGERS, UNKNOWN) for side in (left, right)):
+def _quotient(a: int, b: int) -> tuple[int, int]:
+    if b == 0:
+        raise EngineError("22012", "division by zero")
+    return times.quotient(a, b)
+
+
+def _of_numbers(symbol: str, left: Expr, right: Expr) -> Expr | None:
+    one, other, kind = unified(left, right, symbol)
+    if kind is FLOAT8 or kind is NUMERIC:
+        work: Any = (_FLOAT_WORK if kind is FLOAT8 else _NUMERIC_WORK).get(symbol)
+        return None if work is None else strict(kind, one, other, lambda a, b, _: work(a, b))
+    whole = _INTEGER_WORK[symbol]
+    return strict(kind, one, other, lambda a, b, _: checked_number(whole(a, b), kind))
+
+
+def _of_times(symbol: str, left: Expr, right: Expr) -> Expr | None:
+    one, other = left.kind, right.kind
+    if (symbol, one, other) == ("+", INTERVAL, TIMESTAMPTZ) or (symbol == "*" and one in NUMBERS):
+        left, right, one, other = right, left, other, one
+    if one is TIMESTAMPTZ and other is TIMESTAMPTZ and symbol == "-":
+        return strict(INTERVAL, left, right, lambda a, b, _: times.subtract(a, b))
+    if one is TIMESTAMPTZ and other is INTERVAL and symbol in "+-":
+        span = negated(right) if symbol == "-" else right
+        return strict(one, left, span, lambda a, b, env: times.add_interval(a, b, env.session.zone))
+    if one is INTERVAL and other is INTERVAL and symbol in "+-":
+        combine = intervals.add if symbol == "+" else intervals.subtract
+        return strict(INTERVAL, left, right, lambda a, b, _: combine(a, b))
+    if one is INTERVAL and other in NUMBERS and symbol in "*/":
+        scale = intervals.multiply if symbol == "*" else intervals.divide
+        return strict(INTERVAL, left, converted(right, FLOAT8), lambda a, b, _: scale(a, b))
+    return None
+
+
+def negated(expr: Expr) -> Expr:
+    """Unary minus."""
+    kind, inner = expr.kind, expr.value
+    if kind not in NUMBERS and kind is not INTERVAL:
+        raise Unsupported(f"the operator - of {kind.shown}")
+
+    def value(env: Env) -> Any:
+        raw = inner(env)
+        if raw is None:
+            return None
+        if kind is INTERVAL:
+            return intervals.negate(raw)
+        if kind is NUMERIC:
+            return numerics.subtract(Decimal(0), raw)
+        return checked_number(-raw, kind) if kind in types.INTEGERS else -raw
+
+    return Expr(kind, value)
+
+
+# -- text ---------------------------------------------------------------------------------------
+
+
+def _concatenated(symbol: str, left: Expr, right: Expr) -> Expr:
+    kinds = (left.kind, right.kind)
+    if JSONB in kinds or any(isinstance(kind, types.ArrayType) for kind in kinds):
+        raise Unsupported("concatenation of other than text")
+    if not any(kind in STRINGS for kind in kinds):
+        raise undefined_operator(symbol, *kinds)
+    return strict(TEXT, converted(left, TEXT), converted(right, TEXT), lambda a, b, _: a + b)
+
+
+def like(symbol: str, left: Expr, right: Expr) -> Expr:
+    """``like`` (``~~``) and ``ilike`` (``~~*``); the caller inverts those with ``!``."""
+    if left.kind not in STRINGS or right.kind not in STRINGS:
         raise undefined_operator(symbol, left.kind, right.kind)
-    one, other, work = converted(left, kind), converted(right, kind), _BITS[symbol]
-    return strict(kind, one, other, lambda a, b, _: work(a, b))
+    any_case = symbol.endswith("*")
+    one, other = converted(left, TEXT), converted(right, TEXT)
+    return strict(BOOL, one, other, lambda a, b, _: bool(_pattern(b, any_case=any_case).match(a)))
 
 
-def _shifted(symbol: str, left: Expr, right: Expr) -> Expr:
-    """As the processor does it: a count beyond the width begins again, what leaves it is lost."""
-    if left.kind is UNKNOWN and right.kind in (INT2, UNKNOWN):
-        raise ambiguous_operator(symbol, UNKNOWN, right.kind)
-    kind = INT4 if left.kind is UNKNOWN else left.kind
-    if kind not in INTEGERS or right.kind not in (INT2, INT4, UNKNOWN):
+@lru_cache(maxsize=256)
+def _pattern(pattern: str, *, any_case: bool) -> re.Pattern[str]:
+    """A pattern of ``like`` as a regular expression; in the locale C only ASCII has cases."""
+    pieces: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character == "\\":
+            following = next(characters, None)
+            if following is None:
+                raise EngineError("22025", "LIKE pattern must not end with escape character")
+            pieces.append(re.escape(following))
+        else:
+            pieces.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
+    flags = re.DOTALL | re.ASCII | (re.IGNORECASE if any_case else 0)
+    return re.compile("".join(pieces) + r"\Z", flags)
+
+
+# -- jsonb --------------------------------------------------------------------------------------
+
+_TEXTS = types.ARRAYS[TEXT]
+
+
+def _json_operator(symbol: str, left: Expr, right: Expr) -> Expr:
+    """The operators with jsonb on their left side."""
+    takes, kind, work = _JSON_WORK[symbol]
+    if left.kind is not JSONB:
+        if left.kind is UNKNOWN:
+            raise Unsupported(f"the operator {symbol} of a literal; cast it to jsonb")
         raise undefined_operator(symbol, left.kind, right.kind)
-    width = 8 * kind.size
-    counted = 63 if kind is INT8 else 31
-
-    def work(a: int, b: int, _: Session) -> int:
-        moved = a << (b & counted) if symbol == "<<" else a >> (b & counted)
-        return (moved + (1 << (width - 1))) % (1 << width) - (1 << (width - 1))
-
-    one, other = converted(left, kind), converted(right, INT4)
-    return strict(kind, one, other, work)
+    if right.kind is UNKNOWN:
+        right = converted(right, takes[0])
+    if right.kind not in takes:
+        raise undefined_operator(symbol, left.kind, right.kind)
+    return strict(kind, left, right, lambda a, b, _: work(a, b))
 
 
-_BY_SYMBOL: dict[str, Make] = {
-    **dict.fromkeys(("=", "<>", "<", "<=", ">", ">="), comparison),
-    **dict.fromkeys(("+", "*", "/", "%", "^"), arithmetic),
-    **dict.fromkeys(("->", "->>"), _json_step),
-    **dict.fromkeys(("#>", "#>>"), _json_path),
-    **dict.fromkeys(("?|", "?&"), _has_keys),
-    **dict.fromkeys(("@>", "<@"), _contained),
-    **dict.fromkeys(("~", "~*", "!~", "!~*"), _regular),
+def _step(text: str, key: str | int) -> Any:
+    """One step into a jsonb value, as text; None where it leads nowhere."""
+    tree = jsonb.tree(text)
+    if isinstance(key, str):
+        found = isinstance(tree, dict) and key in tree
+        return jsonb.dumps(tree[key]) if found else None
+    if isinstance(tree, dict):
+        return None
+    items = tree if isinstance(tree, list) else [tree]  # jsonb keeps scalars as arrays of one
+    return jsonb.dumps(items[key]) if -len(items) <= key < len(items) else None
+
+
+def _follow(text: str, path: list[str | None]) -> str | None:
+    current: str | None = text
+    for key in path:
+        if current is None or key is None:
+            return None
+        step: str | int = key
+        if jsonb.kind(current) == "array":
+            if not re.fullmatch(r"\s*[+-]?\d+", key, re.ASCII):
+                return None
+            step = int(key)
+        elif not isinstance(jsonb.tree(current), dict):
+            return None
+        current = _step(current, step)
+    return current
+
+
+def _as_text(text: str | None) -> str | None:
+    return None if text is None else jsonb.as_text(jsonb.tree(text))
+
+
+def _contains(a: Any, b: Any, *, top: bool = False) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(key in a and _contains(a[key], item) for key, item in b.items())
+    if isinstance(a, list) and isinstance(b, list):
+        return all(any(_contains(mine, item) for mine in a) for item in b)
+    if top and isinstance(a, list) and not isinstance(b, dict | list):
+        return any(_contains(item, b) for item in a)
+    return jsonb.equal(jsonb.dumps(a), jsonb.dumps(b))
+
+
+_KEYS = (TEXT, types.INT2, types.INT4)
+_JSON_WORK: dict[str, tuple[tuple[SqlType, ...], SqlType, Callable[[Any, Any], Any]]] = {
+    "->": (_KEYS, JSONB, _step),
+    "->>": (_KEYS, TEXT, lambda a, b: _as_text(_step(a, b))),
+    "#>": ((_TEXTS,), JSONB, _follow),
+    "#>>": ((_TEXTS,), TEXT, lambda a, b: _as_text(_follow(a, b))),
+    "?": ((TEXT,), BOOL, jsonb.has_key),
+    "@>": ((JSONB,), BOOL, lambda a, b: _contains(jsonb.tree(a), jsonb.tree(b), top=True)),
+}
+_MAKERS: dict[str, Callable[[str, Expr, Expr], Expr]] = {
+    **dict.fromkeys(_COMPARE, comparison),
+    **dict.fromkeys(("+", "-", "*", "/", "%"), _arithmetic),
+    **dict.fromkeys(_JSON_WORK, _json_operator),
     **dict.fromkeys(("~~", "~~*", "!~~", "!~~*"), like),
-    **dict.fromkeys(("&", "|", "#"), _bits),
-    **dict.fromkeys(("<<", ">>"), _shifted),
-    "-": _subtracted,
     "||": _concatenated,
-    "?": _has_key,
-    "#-": _without_path,
-    "&&": _overlap,
-    "^@": _begins,
 }

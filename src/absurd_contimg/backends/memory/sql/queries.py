@@ -1,388 +1,302 @@
-"""``select``, ``values``, ``union`` and ``with``: from a tree to something that gives rows."""
+"""``select`` and ``values``: from the select list to the order of the rows."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.locks import TableLock
-from absurd_contimg.backends.memory.sql import (
-    casting,
-    conditions,
-    invocations,
-    matching,
-    recursion,
-    subscripts,
-    values,
-)
-from absurd_contimg.backends.memory.sql.aggregate_parts import Aggregate
-from absurd_contimg.backends.memory.sql.coercion import common_type, converted
-from absurd_contimg.backends.memory.sql.comparison import row_key
-from absurd_contimg.backends.memory.sql.dialect import sql_of
-from absurd_contimg.backends.memory.sql.expressions import (
-    Compiler,
-    name_of,
-    unwrapped,
-)
-from absurd_contimg.backends.memory.sql.grouping import check_grouped, read_keys
-from absurd_contimg.backends.memory.sql.grouping_sets import Grouping, has_sets
-from absurd_contimg.backends.memory.sql.joins import Joiner
-from absurd_contimg.backends.memory.sql.outputs import (
-    Order,
-    Output,
-    check_distinct_order,
-    column_of_row,
-    constant_position,
-    cut,
-    is_column,
-    output_position,
-    projected,
-    sort_rows,
-    star_outputs,
-)
+from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
+from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
+from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, part
+from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
+from absurd_contimg.backends.memory.sql.grouping import group, grouping_of
+from absurd_contimg.backends.memory.sql.operators import check_ordered, row_key, sort_key
 from absurd_contimg.backends.memory.sql.row_locks import row_locks
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
     Evaluate,
+    Expr,
     Node,
+    Query,
     Row,
     Scope,
-    Source,
+    column_value,
 )
-from absurd_contimg.backends.memory.sql.set_rows import cast_row, caster, matched_rows, unique_rows
-from absurd_contimg.backends.memory.sql.sources import SourceCompiler
-from absurd_contimg.backends.memory.sql.types import INT8, TEXT, UNKNOWN
-from absurd_contimg.backends.memory.sql.windows import Window
+from absurd_contimg.backends.memory.sql.sources import FromClause, renamed
+from absurd_contimg.backends.memory.values.types import INT8
 
-REGISTERED = (casting, conditions, invocations, matching, subscripts, values)
-"""Modules that are imported because they register what compiles expressions."""
-
-Rows = Callable[[Env], list[Row]]
-Query = tuple[list[ColumnInfo], Rows]
+Pairs = list[tuple[Env, Row]]
+"""Rows of a result, each with what it was made in."""
 
 
-def part(node: Node, name: str) -> Any:
-    """A clause; sqlglot renamed those that are Python's keywords."""
-    return node.args.get(f"{name}_") or node.args.get(name)
+class Output(NamedTuple):
+    """A column of the select list; one of ``*`` has no node."""
+
+    name: str
+    expr: Expr
+    node: Node | None
 
 
-class Planner:
-    """Compiles queries. `modify` compiles the data-modifying ones in a ``with``."""
+class Order(NamedTuple):
+    """An item of ``order by``; `position` is that of the output that it names."""
 
-    def __init__(self, modify: Callable[[Node, Scope], Query]) -> None:
-        self.modify = modify
-        self.table_lock = TableLock.ACCESS_SHARE
-        self.keep_unknown = False
-        """Set for the query of an ``insert``: its literals take the type of their column."""
+    expr: Expr
+    position: int | None
+    descending: bool
+    nulls_first: bool
 
-    def query(self, node: Node, scope: Scope) -> Query:
-        """A query in its own scope: its columns, and what gives its rows in an environment."""
-        node = unwrapped(node)
-        keep_unknown, self.keep_unknown = self.keep_unknown, False
-        prepare = self.common_tables(node, scope)
-        if isinstance(node, exp.SetOperation):
-            columns, rows = self._set_operation(node, scope)
-        elif isinstance(node, exp.Values):
-            columns, rows = self._values(node, scope)
-        elif isinstance(node, exp.Select):
-            columns, rows = self._select(node, scope, keep_unknown=keep_unknown)
-        elif isinstance(node, exp.Insert | exp.Update | exp.Delete):
-            columns, rows = self.modify(node, scope)
-        else:
-            raise unsupported(sql_of(node), "this query")
-        if prepare is None:
-            return columns, rows
 
-        def prepared(env: Env) -> list[Row]:
-            prepare(env)
-            return rows(env)
+def compile_query(node: Node, scope: Scope) -> Query:
+    """A query in a scope of its own."""
+    node = unwrapped(node)
+    if isinstance(node, exp.Values):
+        return _values(node, scope)
+    if not isinstance(node, exp.Select):
+        raise Unsupported(f"{type(node).__name__.upper()} inside of a query")
+    clause = part(node, "with")
+    for item in [] if clause is None else clause.expressions:
+        _common_table(item, scope)
+    return _select(node, scope)
 
-        return columns, prepared
 
-    def common_tables(self, node: Node, scope: Scope) -> Callable[[Env], None] | None:
-        """The ``with`` clause: adds its tables to the scope; what fills them."""
-        clause = part(node, "with")
-        if clause is None:
-            return None
-        made: list[tuple[str, Rows]] = []
-        for item in clause.expressions:
-            name = name_of(item.args["alias"].this)
-            if clause.args.get("recursive") and recursion.refers(item.this, name):
-                columns, rows = recursion.compile_recursive(self, item, name, scope)
-            else:
-                columns, rows = self.query(item.this, scope.child())
-            if any(name == known for known, _ in made):
-                raise EngineError("42712", f'WITH query name "{name}" specified more than once')
-            scope.ctes[name] = recursion.renamed(item, columns)
-            made.append((name, rows))
+def _common_table(item: exp.CTE, scope: Scope) -> None:
+    """A query of a ``with``: it runs once, when its rows are first wanted."""
+    if scope.parent is not None:
+        raise Unsupported("WITH inside of a query")
+    alias = item.args["alias"]
+    name = name_of(alias.this)
+    if name in scope.tables:
+        raise EngineError("42712", f'WITH query name "{name}" specified more than once')
+    query = compile_query(item.this, Scope(scope.plan, scope, tables=scope.tables))
 
-        def fill(env: Env) -> None:
-            for name, rows in made:
-                env.ctes[name] = rows(env.child())
-
-        return fill
-
-    # -- set operations and values ----------------------------------------------------------
-
-    def _set_operation(self, node: exp.SetOperation, scope: Scope) -> Query:
-        left, left_rows = self.query(node.this, scope.child())
-        right, right_rows = self.query(node.expression, scope.child())
-        word = type(node).__name__.upper()
-        if len(left) != len(right):
-            raise EngineError("42601", f"each {word} query must have the same number of columns")
-        columns, casts = [], []
-        for one, other in zip(left, right, strict=True):
-            kind = common_type([one.kind, other.kind], word)
-            modifier = one.modifier if one.modifier == other.modifier else -1
-            columns.append(ColumnInfo(one.name, kind, modifier))
-            casts.append((caster(one, kind), caster(other, kind)))
-        distinct = bool(node.args.get("distinct"))
-        kinds = [column.kind for column in columns]
-
-        def rows(env: Env) -> list[Row]:
-            first = [cast_row(row, casts, 0, env) for row in left_rows(env.child())]
-            second = [cast_row(row, casts, 1, env) for row in right_rows(env.child())]
-            if isinstance(node, exp.Union):
-                found = first + second
-            else:
-                keep = isinstance(node, exp.Intersect)
-                found = matched_rows(first, second, kinds, keep=keep, all_rows=not distinct)
-            return unique_rows(found, kinds) if distinct else found
-
-        ordered = self._ordered_rows(node, columns, scope, rows)
-        return columns, ordered
-
-    def _ordered_rows(
-        self, node: Node, columns: list[ColumnInfo], scope: Scope, rows: Rows
-    ) -> Rows:
-        """``order by`` and ``limit`` on the columns of a set operation or of values."""
-        inner = Scope([Source("", tuple(columns), lambda _: [])], scope, scope.ctes, scope.params)
-        compiler = Compiler(inner, self.query)
-        order = self._order(node, compiler, [])
-        limit, offset = self._limit(node, compiler)
-
-        def ordered(env: Env) -> list[Row]:
-            found = []
-            for row in rows(env):
-                child = env.child()
-                child.rows = [row]
-                found.append((child, row))
-            found = sort_rows(found, order)
-            return cut([row for _, row in found], limit, offset, env)
-
-        return ordered
-
-    def _values(self, node: exp.Values, scope: Scope) -> Query:
-        compiler = Compiler(scope, self.query)
-        table = [[compiler.compile(item) for item in row.expressions] for row in node.expressions]
-        columns: list[ColumnInfo] = []
-        for index in range(len(table[0])):
-            kind = common_type([row[index].kind for row in table], "VALUES")
-            columns.append(ColumnInfo(f"column{index + 1}", kind))
-        values = [
-            [converted(expr, column.kind).value for expr, column in zip(row, columns, strict=True)]
-            for row in table
-        ]
-
-        def rows(env: Env) -> list[Row]:
-            return [tuple(value(env) for value in row) for row in values]
-
-        return columns, self._ordered_rows(node, columns, scope, rows)
-
-    # -- select -----------------------------------------------------------------------------
-
-    def _select(self, node: exp.Select, scope: Scope, *, keep_unknown: bool) -> Query:
-        _refuse_clauses(node)
-        _name_windows(node, scope)
-        combine, star = self._sources(node, scope)
-        aggregates: list[Aggregate] = []
-        windows: list[Window] = []
-        keys, grouping, sets = Compiler(scope, self.query, clause="GROUP BY"), Grouping(scope), None
-        if has_sets(node):  # what is grouped by decides what the select list means
-            named = Compiler(scope, self.query, [], windows=[], grouped=Grouping(scope))
-            read_keys(grouping, node, self._outputs(node, named, star), keys)
-            sets = grouping
-        compiler = Compiler(scope, self.query, aggregates, windows=windows, grouped=sets)
-        outputs = self._outputs(node, compiler, star)
-        condition = _condition(node, "where", Compiler(scope, self.query, clause="WHERE"))
-        inner = Compiler(scope, self.query, aggregates, clause="HAVING", grouped=sets)
-        kept = _condition(node, "having", inner)
-        order = self._order(node, compiler, outputs)
-        if sets is None:
-            read_keys(grouping, node, outputs, keys)
-        limit, offset = self._limit(node, compiler)
-        locks = row_locks(node, scope)
-        columns = [
-            ColumnInfo(
-                out.name,
-                TEXT if out.expr.kind is UNKNOWN and not keep_unknown else out.expr.kind,
-                out.expr.modifier,
-            )
-            for out in outputs
-        ]
-        if _is_plain(node, outputs, scope) and not aggregates:
-            return columns, scope.sources[0].fetch
-        grouped = bool(aggregates) or any(node.args.get(name) for name in ("group", "having"))
-        if grouped:
-            check_grouped(grouping, outputs, scope)
-        values = [out.expr for out in outputs]
-        distinct = self._distinct(node, compiler, outputs)
-        if distinct is not None:
-            check_distinct_order(node, order, outputs)
-
-        def rows(env: Env) -> list[Row]:
-            envs = combine(env)
-            if condition is not None:
-                envs = [item for item in envs if condition(item) is True]
-            if grouped:
-                envs = grouping.rows(envs, aggregates, env, len(scope.sources))
-                if kept is not None:
-                    envs = [item for item in envs if kept(item) is True]
-            for window in windows:
-                window.fill(envs)
-            if locks is not None and not order:
-                envs = locks(envs, limit, offset, env)
-            found = [pair for item in envs for pair in projected(item, values)]
-            if distinct is not None:
-                found = distinct(sort_rows(found, order))
-            elif order:
-                found = sort_rows(found, order)
-                if locks is not None:
-                    kept_envs = locks([item for item, _ in found], limit, offset, env)
-                    ids = {id(item) for item in kept_envs}
-                    found = [pair for pair in found if id(pair[0]) in ids]
-            return cut([row for _, row in found], limit, offset, env)
-
-        return columns, rows
-
-    def _sources(
-        self, node: exp.Select, scope: Scope
-    ) -> tuple[Callable[[Env], list[Env]], list[tuple[int, int]]]:
-        """The ``from``: what gives an environment for each row, and the columns of ``*``."""
-        outer_lock, self.table_lock = self.table_lock, TableLock.ACCESS_SHARE
-        if node.args.get("locks"):
-            self.table_lock = TableLock.ROW_SHARE
-        joiner = Joiner(SourceCompiler(self, scope), self.query, scope)
-        combine = joiner.compile(part(node, "from"), node.args.get("joins") or [])
-        self.table_lock = outer_lock
-        return combine, joiner.star
-
-    def _outputs(
-        self, node: exp.Select, compiler: Compiler, star: list[tuple[int, int]]
-    ) -> list[Output]:
-        outputs: list[Output] = []
-        for item in node.expressions:
-            if isinstance(item, exp.Star) or (
-                isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
-            ):
-                outputs += star_outputs(item, compiler.scope, star)
-                continue
-            inner = item.this if isinstance(item, exp.Alias) else item
-            key = None if compiler.grouped is None else compiler.grouped.output(len(outputs))
-            expr = compiler.compile_set(inner) if key is None else key
-            name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
-            outputs.append(Output(name, expr, inner))
-        return outputs
-
-    def _order(self, node: Node, compiler: Compiler, outputs: list[Output]) -> list[Order]:
-        clause = node.args.get("order")
-        found: list[Order] = []
-        for item in [] if clause is None else clause.expressions:
-            inner = item.this
-            flags = bool(item.args.get("desc")), bool(item.args.get("nulls_first"))
-            position = output_position(inner, outputs)
-            if position is not None:
-                found.append(Order(outputs[position].expr, position, *flags))
-            elif (number := constant_position(inner)) is not None:
-                found.append(Order(column_of_row(compiler.scope, number), None, *flags))
-            else:
-                found.append(Order(compiler.compile(inner), None, *flags))
-                if isinstance(node, exp.SetOperation) and not isinstance(inner, exp.Column):
-                    raise EngineError(
-                        "0A000",
-                        "invalid UNION/INTERSECT/EXCEPT ORDER BY clause",
-                        detail="Only result column names can be used, not expressions or "
-                        "functions.",
-                        hint="Add the expression/function to every SELECT, or move the UNION into "
-                        "a FROM clause.",
-                    )
+    def rows(env: Env) -> list[Row]:
+        if query.rows not in env.cache:
+            env.cache[query.rows] = query.rows(env.with_rows(()))
+        found: list[Row] = env.cache[query.rows]
         return found
 
-    def _limit(self, node: Node, compiler: Compiler) -> tuple[Any, Any]:
-        found: dict[str, Any] = {}
-        for name in ("offset", "limit"):  # in Postgres' order
-            clause = node.args.get(name)
-            if clause is not None:
-                inner = (
-                    clause.args.get("count") if isinstance(clause, exp.Fetch) else clause.expression
-                )
-                if isinstance(inner, exp.Var) and inner.name.upper() == "ALL":
-                    continue
-                inner = inner or exp.Literal.number(1)  # fetch first row only
-                parts = inner.walk(prune=lambda one: isinstance(one, exp.Query))
-                if any(is_column(item, compiler.scope) for item in parts):
-                    raise EngineError(
-                        "42P10", f"argument of {name.upper()} must not contain variables"
-                    )
-                found[name] = converted(compiler.compile(inner), INT8).value
-        return found.get("limit"), found.get("offset")
+    names = [name_of(column) for column in alias.columns]
+    columns = renamed(f'WITH query "{name}"', query.columns, names)
+    scope.tables[name] = Query(columns, rows)
 
-    def _distinct(
-        self, node: exp.Select, compiler: Compiler, outputs: list[Output]
-    ) -> Callable[[list[tuple[Env, Row]]], list[tuple[Env, Row]]] | None:
-        clause = node.args.get("distinct")
-        if clause is None:
-            return None
-        on = clause.args.get("on")
-        keys = None
-        if on is not None:
-            keys = []
-            for item in unwrapped(on).expressions or [on]:
-                place = output_position(item, outputs, "DISTINCT ON")
-                keys.append(compiler.compile(item) if place is None else outputs[place].expr)
-        kinds = [item.kind for item in (keys or [out.expr for out in outputs])]
 
-        def first(pairs: list[tuple[Env, Row]]) -> list[tuple[Env, Row]]:
-            seen: dict[Any, tuple[Env, Row]] = {}
-            for env, row in pairs:
-                found = row if keys is None else tuple([key.value(env) for key in keys])
-                seen.setdefault(row_key(kinds, found), (env, row))
-            return list(seen.values())
+def _values(node: exp.Values, scope: Scope) -> Query:
+    compiler = Compiler(scope, compile_query, clause="VALUES")
+    table = [[compiler.compile(item) for item in row.expressions] for row in node.expressions]
+    if len({len(row) for row in table}) > 1:
+        raise EngineError("42601", "VALUES lists must all be the same length")
+    kinds = [common_type([row[n].kind for row in table], "VALUES") for n in range(len(table[0]))]
+    values = [
+        [converted(expr, kind).value for expr, kind in zip(row, kinds, strict=True)]
+        for row in table
+    ]
+    columns = tuple(ColumnInfo(f"column{n + 1}", kind) for n, kind in enumerate(kinds))
+    return Query(columns, lambda env: [tuple([value(env) for value in row]) for row in values])
 
-        return first
+
+# -- select -------------------------------------------------------------------------------------
+
+
+def _select(node: exp.Select, scope: Scope) -> Query:
+    """One ``select``, its clauses in the order in which Postgres looks at them."""
+    clause, where = part(node, "from"), node.args.get("where")
+    mode = TableLock.ROW_SHARE if node.args.get("locks") else TableLock.ACCESS_SHARE
+    sources = FromClause(scope, compile_query, mode)
+    if clause is not None:
+        sources.add(clause.this, node.args.get("joins") or [])
+    is_grouped = _is_grouped(node)
+    grouping = scope.grouping = grouping_of(node, scope) if is_grouped else None
+    found: list[Aggregate] = []
+    compiler = Compiler(scope, compile_query, found)
+    outputs = _outputs(node, compiler, sources)
+    scope.grouping = None
+    condition = _condition(node, "where", Compiler(scope, compile_query, clause="WHERE"))
+    keys = _group_keys(grouping.keys if grouping is not None else [], scope)
+    scope.grouping = grouping
+    having = _condition(node, "having", compiler)
+    order = _order(node, compiler, outputs)
+    offset, limit = _number(node, "offset", scope), _number(node, "limit", scope)
+    lock, distinct = row_locks(node, scope), _distinct(node, outputs)
+    if lock is not None and (is_grouped or distinct is not None):
+        raise Unsupported("locks of grouped or distinct rows")
+    combine = sources.compile(None if where is None else where.this)
+    values, source_count = [out.expr.value for out in outputs], len(scope.sources)
+
+    def matching(env: Env) -> list[Env]:
+        envs = [env.with_rows(rows) for rows in combine(env)]
+        if condition is not None:
+            envs = [each for each in envs if condition(each) is True]
+        if is_grouped:
+            envs = group(env, envs, keys, found, source_count)
+        return [each for each in envs if having is None or having(each) is True]
+
+    def rows(env: Env) -> list[Row]:
+        pairs = [(each, tuple([value(each) for value in values])) for each in matching(env)]
+        if distinct is not None:
+            pairs = distinct(pairs)
+        if order:
+            pairs = _sorted(pairs, order)
+        start, most = _bounds(env, limit, offset)
+        end = None if most is None else start + most
+        if lock is not None:
+            pairs = lock(pairs, end)
+        return [row for _, row in pairs[start:end]]
+
+    columns = tuple(ColumnInfo(out.name, out.expr.kind) for out in outputs)
+    several = outputs[0].expr.rows if len(outputs) == 1 else None
+    is_plain = not (clause or where or is_grouped or order or limit or offset or distinct)
+    if any(out.expr.rows for out in outputs) and (several is None or not is_plain):
+        raise Unsupported("procedures that return sets beside other columns or clauses")
+    if several is not None:
+        return Query(columns, lambda env: [(raw,) for raw in several(env)])
+    if is_plain:
+        return Query(columns, lambda env: [tuple([value(env) for value in values])])
+    return Query(columns, rows)
+
+
+def _outputs(node: exp.Select, compiler: Compiler, sources: FromClause) -> list[Output]:
+    outputs: list[Output] = []
+    for item in node.expressions:
+        inner = item.this if isinstance(item, exp.Alias) else item
+        star = star_places(inner, compiler.scope, sources)
+        if star is None:
+            expr = as_text(compiler.compile_output(inner))
+            name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
+            outputs.append(Output(name, expr, inner))
+        for index, position in star or []:
+            compiler.scope.check_grouped((index, position))
+            name, kind = compiler.scope.sources[index].columns[position]
+            expr = Expr(kind, column_value((index, position)), name)
+            outputs.append(Output(name, expr, None))
+    return outputs
+
+
+def star_places(node: Node, scope: Scope, sources: FromClause) -> list[tuple[int, int]] | None:
+    """The columns of ``*`` or ``table.*``; None for anything else."""
+    if isinstance(node, exp.Star):
+        if not scope.sources:
+            raise EngineError("42601", "SELECT * with no tables specified is not valid")
+        return sources.star
+    if isinstance(node, exp.Column) and isinstance(node.this, exp.Star):
+        return scope.places_of(name_of(node.args["table"]))
+    return None
 
 
 def _condition(node: exp.Select, name: str, compiler: Compiler) -> Evaluate | None:
-    """The condition of ``where`` or ``having``."""
     clause = node.args.get(name)
-    return None if clause is None else compiler.boolean(clause.this, name.upper()).value
+    return None if clause is None else compiler.condition(clause.this, name.upper())
 
 
-def _refuse_clauses(node: exp.Select) -> None:
-    for clause in ("qualify", "laterals", "sample"):
-        if node.args.get(clause):
-            raise unsupported(sql_of(node), f"the clause {clause}")
+def _group_keys(nodes: list[Node], scope: Scope) -> list[Expr]:
+    compiler = Compiler(scope, compile_query, clause="GROUP BY")
+    keys = [as_text(compiler.compile(node)) for node in nodes]
+    for key in keys:
+        check_ordered(key.kind, "GROUP BY")
+    return keys
 
 
-def _name_windows(node: exp.Select, scope: Scope) -> None:
-    for named in node.args.get("windows") or []:
-        name = name_of(named.this)
-        if name in scope.windows:
-            raise EngineError("42P20", f'window "{name}" is already defined')
-        scope.windows[name] = named
-
-
-def _is_plain(node: exp.Select, outputs: list[Output], scope: Scope) -> bool:
-    """Whether the query is ``select * from`` one source and nothing else."""
-    clauses = ("where", "group", "having", "order", "limit", "offset", "distinct", "locks", "joins")
-    return (
-        len(scope.sources) == 1
-        and len(node.expressions) == 1
-        and isinstance(node.expressions[0], exp.Star)
-        and len(outputs) == len(scope.sources[0].columns)
-        and not any(node.args.get(clause) for clause in clauses)
+def _is_grouped(node: exp.Select) -> bool:
+    """Whether a query has groups: by its clauses, or for an aggregate outside of subqueries."""
+    parts = [*node.expressions, node.args.get("order")]
+    return bool(node.args.get("group") or node.args.get("having")) or any(
+        isinstance(inner, exp.Anonymous) and str(inner.this).lower() in NAMES
+        for item in parts
+        if item is not None
+        for inner in item.walk(prune=lambda each: isinstance(each, exp.Select))
     )
+
+
+# -- order, distinct, limit ---------------------------------------------------------------------
+
+
+def _order(node: exp.Select, compiler: Compiler, outputs: list[Output]) -> list[Order]:
+    clause, found = node.args.get("order"), list[Order]()
+    for item in [] if clause is None else clause.expressions:
+        position = _output_position(item.this, outputs)
+        if position is not None:
+            expr = outputs[position].expr
+        elif node.args.get("distinct") is None:
+            expr = as_text(compiler.compile(item.this))
+        else:
+            raise EngineError(
+                "42P10", "for SELECT DISTINCT, ORDER BY expressions must appear in select list"
+            )
+        check_ordered(expr.kind, "ORDER BY")
+        flags = bool(item.args.get("desc")), bool(item.args.get("nulls_first"))
+        found.append(Order(expr, position, *flags))
+    return found
+
+
+def _output_position(node: Node, outputs: list[Output]) -> int | None:
+    """Which output an ``order by`` item names: by number, by name, or by being the same."""
+    node = unwrapped(node)
+    if isinstance(node, exp.Literal) and str(node.this).isdigit() and not node.is_string:
+        number = int(str(node.this))
+        if not 1 <= number <= len(outputs):
+            raise EngineError("42P10", f"ORDER BY position {number} is not in select list")
+        return number - 1
+    if isinstance(node, exp.Literal | exp.Boolean | exp.Null | exp.Neg):
+        raise Unsupported("constants in ORDER BY")
+    if isinstance(node, exp.Column) and not node.table:
+        named = [n for n, out in enumerate(outputs) if out.name == name_of(node.this)]
+        if len(named) > 1:
+            raise Unsupported("ORDER BY of a name that several columns have")
+        if named:
+            return named[0]
+    return next((n for n, out in enumerate(outputs) if out.node == node), None)
+
+
+def _sorted(pairs: Pairs, order: list[Order]) -> Pairs:
+    """Sort by the items of ``order by``, the last first, for each sort keeps what was before."""
+    for expr, position, descending, nulls_first in reversed(order):
+        null = (-1 if nulls_first is not descending else 1, 0)
+
+        def key(pair: tuple[Env, Row]) -> tuple[int, Any]:
+            env, row = pair
+            raw = expr.value(env) if position is None else row[position]  # noqa: B023 - used at once
+            return null if raw is None else (0, sort_key(expr.kind, raw))  # noqa: B023 - used at once
+
+        pairs = sorted(pairs, key=key, reverse=descending)
+    return pairs
+
+
+def _distinct(node: exp.Select, outputs: list[Output]) -> Callable[[Pairs], Pairs] | None:
+    if node.args.get("distinct") is None:
+        return None
+    kinds = [out.expr.kind for out in outputs]
+    for kind in kinds:
+        check_ordered(kind, "DISTINCT")
+
+    def first(pairs: Pairs) -> Pairs:
+        seen: dict[Any, tuple[Env, Row]] = {}
+        for pair in pairs:
+            seen.setdefault(row_key(kinds, pair[1]), pair)
+        return list(seen.values())
+
+    return first
+
+
+def _number(node: exp.Select, name: str, scope: Scope) -> Evaluate | None:
+    """``limit`` or ``offset``."""
+    clause = node.args.get(name)
+    if clause is None:
+        return None
+    if any(not PARAMETER.fullmatch(column.name) for column in clause.find_all(exp.Column)):
+        raise Unsupported(f"columns in {name.upper()}")
+    compiler = Compiler(scope, compile_query, clause=name.upper())
+    return converted(compiler.compile(clause.expression), INT8).value
+
+
+def _bounds(env: Env, limit: Evaluate | None, offset: Evaluate | None) -> tuple[int, int | None]:
+    start = 0 if offset is None else (offset(env) or 0)
+    if start < 0:
+        raise EngineError("2201X", "OFFSET must not be negative")
+    most = None if limit is None else limit(env)
+    if most is not None and most < 0:
+        raise EngineError("2201W", "LIMIT must not be negative")
+    return start, most

@@ -11,10 +11,10 @@ from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Row
 class Result:
     """What a statement answered: `columns` is None for one that gives no rows.
 
-    `empty` is the answer to a text without any statement.
+    `tag` is the command tag, `empty` the answer to a text without any statement.
     """
 
-    columns: list[ColumnInfo] | None
+    columns: tuple[ColumnInfo, ...] | None
     rows: list[Row]
     tag: str
     count: int = -1

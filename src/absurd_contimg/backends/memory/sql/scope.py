@@ -1,4 +1,4 @@
-"""What a compiled expression is, what it may refer to, and what it is evaluated in."""
+"""What a compiled expression is, which names it may use, and what it is evaluated in."""
 
 from __future__ import annotations
 
@@ -6,204 +6,247 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
-from absurd_contimg.backends.memory.session_state import SessionState as Session
-from absurd_contimg.backends.memory.sql.types import SqlType
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.types import UNKNOWN, SqlType
 
 Row = tuple[Any, ...]
 Node = Any
 """A node of sqlglot's trees; the name of their base class differs between its releases."""
+Place = tuple[int, int]
+"""A column of a query: the number of its source, and its number in the source."""
 
 
 class Env:
-    """Where an expression is evaluated: transaction, parameters, the current row of each table."""
+    """What an expression is evaluated in: the transaction, the statement's values, the rows."""
 
-    __slots__ = (
-        "aggregates", "ctes", "grouped", "key_set", "outer", "params", "rows", "session", "tx",
-        "windows",
-    )  # fmt: skip
+    __slots__ = ("aggregates", "cache", "outer", "rows", "session", "tx", "values")
 
-    def __init__(self, tx: Transaction, params: Sequence[Any], outer: Env | None = None) -> None:
+    def __init__(self, tx: Transaction, values: Sequence[Any], outer: Env | None = None) -> None:
         self.tx = tx
-        self.session: Session = tx.session
-        self.params = params
+        self.session: SessionState = tx.session
+        self.values = values
+        """Of the parameters, then of what is read before the statement runs."""
         self.outer = outer
-        self.rows: list[Row | None] = []
+        self.rows: Sequence[Row | None] = ()
+        """The current row of each source; None where an outer join finds none."""
         self.aggregates: list[Any] = []
-        self.windows: list[Any] = []
-        self.grouped: tuple[Any, ...] = ()
-        """The values of the keys, where several sets of them are grouped by."""
-        self.key_set: frozenset[int] = frozenset()
-        """The keys that this group is by."""
-        self.ctes: dict[str, list[Row]] = {} if outer is None else dict(outer.ctes)
+        self.cache: dict[object, Any] = {} if outer is None else outer.cache
+        """Answers of queries that are the same for every row of the statement."""
 
-    def child(self) -> Env:
-        """The environment of a subquery."""
-        return Env(self.tx, self.params, self)
+    def with_rows(self, rows: Sequence[Row | None]) -> Env:
+        """The same query at other rows."""
+        made = Env(self.tx, self.values, self.outer)
+        made.rows, made.cache = rows, self.cache
+        return made
 
 
 Evaluate = Callable[[Env], Any]
+Fetch = Callable[[Env], list[Row]]
+
+
+class Literal(NamedTuple):
+    """A quoted literal, a null or a parameter whose type depends on where it stands."""
+
+    plan: Plan
+    text: str | None
+    parameter: int | None = None
 
 
 class Expr(NamedTuple):
-    """A compiled expression: its type, how to get its value, and what a column of it is called."""
+    """A compiled expression."""
 
     kind: SqlType
     value: Evaluate
     name: str = "?column?"
-    constant: bool = False
-    rows: Callable[[Env], list[Any]] | None = None
-    """For a function that returns a set in the select list: its values."""
-    parameter: int | None = None
-    """For a parameter whose type is yet to be found out: its number."""
-    modifier: int = -1
-    """The type modifier, as ``(10,2)`` of a numeric, in Postgres' number; -1 for none."""
+    weak: bool = False
+    """Whether the name gives way to that of a cast or a ``case`` around it."""
+    literal: Literal | None = None
+    """Set where the type is not known yet."""
+    rows: Fetch | None = None
+    """For a procedure that returns a set: its rows."""
+
+
+class Plan:
+    """What a statement reads before it runs: tables, times, parameters.
+
+    Postgres looks up tables and reads literals while it parses, then reads the parameters by
+    their numbers, whether or not a row will need them.
+    """
+
+    def __init__(self, parameters: Sequence[SqlType]) -> None:
+        self.kinds = list(parameters)
+        """The types of the parameters; one without a type takes that of its first use."""
+        self._steps: list[Evaluate] = []
+
+    def before(self, step: Evaluate) -> Evaluate:
+        """Run a step before the statement; what gives its value from then on."""
+        self._steps.append(step)
+        slot = len(self.kinds) + len(self._steps) - 1
+        return lambda env: env.values[slot]
+
+    def literal(self, text: str | None) -> Expr:
+        """A quoted literal, or null."""
+        return Expr(UNKNOWN, lambda _: text, literal=Literal(self, text))
+
+    def parameter(self, number: int) -> Expr:
+        """A parameter; 42P02 if there is none of this number."""
+        if number >= len(self.kinds):
+            raise EngineError("42P02", f"there is no parameter ${number + 1}")
+        kind = self.kinds[number]
+        unread = Literal(self, None, number) if kind is UNKNOWN else None
+        return Expr(kind, lambda env: env.values[number], literal=unread)
+
+    def check_determined(self) -> None:
+        """42P18 for a parameter whose type nothing tells."""
+        if UNKNOWN in self.kinds:
+            raise undetermined(self.kinds.index(UNKNOWN))
+
+    def values(self, tx: Transaction, parameters: Sequence[str | None]) -> list[Any]:
+        """Run the steps and read the parameters, which are given as text."""
+        found: list[Any] = [None] * len(parameters)
+        if self._steps:
+            env = Env(tx, found)
+            found += [step(env) for step in self._steps]
+        session = tx.session
+        for number, text in enumerate(parameters):
+            if text is not None:
+                found[number] = self.kinds[number].read(text, session)
+        return found
+
+
+def undetermined(parameter: int) -> EngineError:
+    """42P18."""
+    return EngineError("42P18", f"could not determine data type of parameter ${parameter + 1}")
 
 
 class ColumnInfo(NamedTuple):
-    """A column of something in a ``from``."""
+    """A column of a query or of something in a ``from``."""
 
     name: str
     kind: SqlType
-    modifier: int = -1
+
+
+class Query(NamedTuple):
+    """A compiled query: its columns, and what gives its rows."""
+
+    columns: tuple[ColumnInfo, ...]
+    rows: Fetch
 
 
 @dataclass(slots=True)
 class Source:
-    """One entry of a ``from``: how its rows come, and how its columns are called."""
+    """One entry of a ``from``: how its columns are called and how its rows come."""
 
     alias: str
     columns: tuple[ColumnInfo, ...]
-    fetch: Callable[[Env], list[Row]]
+    fetch: Fetch
     relation: str | None = None
     lateral: bool = False
-    is_function: bool = False
-    partial: bool = False
-    """Whether Postgres has columns here that the emulator has not."""
+    """Whether its rows depend on those of the sources before it."""
+
+
+@dataclass(slots=True)
+class Grouping:
+    """What a ``group by`` allows outside of aggregates."""
+
+    keys: list[Node]
+    places: set[Place] = field(default_factory=set)
+    sources: set[int] = field(default_factory=set)
+    """Sources whose primary key is grouped by: all of their columns are allowed."""
 
 
 @dataclass(slots=True)
 class Scope:
-    """The names that an expression may use, innermost first."""
+    """The names of one query, and the query around it."""
 
-    sources: list[Source] = field(default_factory=list)
+    plan: Plan
     parent: Scope | None = None
-    ctes: dict[str, tuple[ColumnInfo, ...]] = field(default_factory=dict)
-    params: tuple[SqlType, ...] = ()
-    merged: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
-    """Columns of ``join ... using``: any of the sources' values, by source and column."""
-    windows: dict[str, Node] = field(default_factory=dict)
-    """What the ``window`` clause names."""
-    beside: list[Source] = field(default_factory=list)
-    """Tables of the same ``from`` that a subquery in it may not see."""
-
-    def child(self) -> Scope:
-        """The scope of a subquery."""
-        return Scope([], self, dict(self.ctes), self.params)
-
-    def hidden(self) -> Scope:
-        """The same scope without its tables: what a subquery that is not lateral may not see."""
-        return Scope([], self.parent, dict(self.ctes), self.params, beside=list(self.sources))
+    sources: list[Source] = field(default_factory=list)
+    tables: dict[str, Query] = field(default_factory=dict)
+    """The queries of a ``with``."""
+    hidden: set[Place] = field(default_factory=set)
+    """Right-hand columns of ``using``, which are found only by their table."""
+    grouping: Grouping | None = None
+    correlated: bool = False
+    """Whether the query uses columns of the queries around it."""
 
     def find(self, table: str | None, name: str) -> Expr:
-        """The column of this name; 42703, 42P01 or 42702 if it cannot be told."""
-        depth = 0
-        scope: Scope | None = self
-        while scope is not None:
-            found = scope._find_here(table, name, depth)
-            if found is not None:
-                return found
+        """The column of this name, or what Postgres raises."""
+        scope, depth = self, 0
+        while (place := scope.place_of(table, name)) is None:
+            scope.correlated = True
+            if scope.parent is None:
+                raise self._missing(table, name)
             scope, depth = scope.parent, depth + 1
-        self._refuse_partial(table, name)
-        if table is None:
-            raise EngineError("42703", f'column "{name}" does not exist')
-        if self._source(table) is None:
-            raise self._missing(table)
-        raise EngineError("42703", f"column {table}.{name} does not exist")
+        scope.check_grouped(place, depth)
+        kind = scope.sources[place[0]].columns[place[1]].kind
+        return Expr(kind, column_value(place, depth), name)
 
-    def _refuse_partial(self, table: str | None, name: str) -> None:
-        """0A000 for a column that a table may have in Postgres and has not here."""
-        for source in self.sources:
-            if source.partial and table in (None, source.alias):
-                raise unsupported(name, f"this column of {source.alias}")
-
-    def _missing(self, table: str) -> EngineError:
-        """42P01 for a table that is not in the query, or may not be seen from here."""
-        scope: Scope | None = self
-        while scope is not None:
-            if any(source.alias == table for source in scope.beside):
-                return EngineError(
-                    "42P01",
-                    f'invalid reference to FROM-clause entry for table "{table}"',
-                    detail=f'There is an entry for table "{table}", but it cannot be referenced '
-                    "from this part of the query.",
-                    hint="To reference that table, you must mark this subquery with LATERAL.",
-                )
-            scope = scope.parent
-        return EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
-
-    def check_schema(self, schema: str, table: str) -> None:
-        """42P01 for ``schema.table.column`` where that table is not in the query."""
-        source = self._source(table)
-        if source is None or source.relation != table or schema != "absurd":
-            raise EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
-
-    def _source(self, table: str) -> Source | None:
-        scope: Scope | None = self
-        while scope is not None:
-            for source in scope.sources:
-                if source.alias == table:
-                    return source
-            scope = scope.parent
-        return None
-
-    def _find_here(self, table: str | None, name: str, depth: int) -> Expr | None:
-        hits = [
-            (index, position, column)
+    def place_of(self, table: str | None, name: str) -> Place | None:
+        """Where a column of the query itself is; 42702 if the name is not unique."""
+        found = [
+            (index, position)
             for index, source in enumerate(self.sources)
             if table is None or source.alias == table
             for position, column in enumerate(source.columns)
-            if column.name == name
+            if column.name == name and (table is not None or (index, position) not in self.hidden)
         ]
-        if not hits:
-            return None
-        if len(hits) > 1 and table is None:
-            merged = self.merged.get(name)
-            if merged is None or not {(hit[0], hit[1]) for hit in hits} <= set(merged):
-                raise EngineError("42702", f'column reference "{name}" is ambiguous')
-            return Expr(hits[0][2].kind, _merged_value(merged), name)
-        index, position, found = hits[0]
-        value = column_value(index, position, depth)
-        return Expr(found.kind, value, name, modifier=found.modifier)
+        if len(found) > 1:
+            raise EngineError("42702", f'column reference "{name}" is ambiguous')
+        return found[0] if found else None
+
+    def places_of(self, table: str) -> list[Place]:
+        """The columns of ``table.*``; 42P01 if there is no such table here."""
+        for index, source in enumerate(self.sources):
+            if source.alias == table:
+                return [(index, position) for position in range(len(source.columns))]
+        raise EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
+
+    def check_grouped(self, place: Place, depth: int = 0) -> None:
+        """42803 for a column that is neither grouped by nor in an aggregate."""
+        grouping = self.grouping
+        if grouping is None or place in grouping.places or place[0] in grouping.sources:
+            return
+        source = self.sources[place[0]]
+        shown = f'"{source.alias}.{source.columns[place[1]].name}"'
+        raise EngineError(
+            "42803",
+            f"subquery uses ungrouped column {shown} from outer query"
+            if depth
+            else f"column {shown} must appear in the GROUP BY clause or be used in an aggregate "
+            "function",
+        )
+
+    def _missing(self, table: str | None, name: str) -> EngineError:
+        known, scope = set[str | None](), self
+        while True:
+            known |= {source.alias for source in scope.sources}
+            if scope.parent is None:
+                break
+            scope = scope.parent
+        if name in _SYSTEM_COLUMNS or (table is None and name in known):
+            return Unsupported("whole rows and system columns")
+        if table is None:
+            return EngineError("42703", f'column "{name}" does not exist')
+        if table in known:
+            return EngineError("42703", f"column {table}.{name} does not exist")
+        return EngineError("42P01", f'missing FROM-clause entry for table "{table}"')
 
 
-def column_value(index: int, position: int, depth: int = 0) -> Evaluate:
+_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
+
+
+def column_value(place: Place, depth: int = 0) -> Evaluate:
     """How a column of the current row is read, `depth` queries further out."""
-    if depth == 0:
+    index, position = place
 
-        def here(env: Env) -> Any:
-            row = env.rows[index]
-            return None if row is None else row[position]
-
-        return here
-
-    def outside(env: Env) -> Any:
+    def value(env: Env) -> Any:
         for _ in range(depth):
             assert env.outer is not None
             env = env.outer
         row = env.rows[index]
         return None if row is None else row[position]
-
-    return outside
-
-
-def _merged_value(places: list[tuple[int, int]]) -> Evaluate:
-    def value(env: Env) -> Any:
-        for index, position in places:
-            row = env.rows[index]
-            if row is not None and row[position] is not None:
-                return row[position]
-        return None
 
     return value

@@ -1,261 +1,264 @@
-"""What may stand in a ``from``: tables, partitions, functions, subqueries, common tables."""
+"""The ``from`` clause: tables, procedures, subqueries, and how their rows are joined."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from sqlglot import exp
 
 from absurd_contimg.backends.memory import catalog, schema
-from absurd_contimg.backends.memory.catalog import Relation
-from absurd_contimg.backends.memory.errors import EngineError, unsupported
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows
-from absurd_contimg.backends.memory.sql import calls, constants, information
-from absurd_contimg.backends.memory.sql.casting import type_of
-from absurd_contimg.backends.memory.sql.dialect import sql_of
-from absurd_contimg.backends.memory.sql.expressions import Compiler, name_of
-from absurd_contimg.backends.memory.sql.invocations import absurd_call
-from absurd_contimg.backends.memory.sql.json_records import record_rows
+from absurd_contimg.backends.memory.sql import calls
+from absurd_contimg.backends.memory.sql.dialect import name_of
+from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery, absurd_call
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
+    Env,
+    Evaluate,
     Node,
+    Place,
     Row,
     Scope,
     Source,
 )
-from absurd_contimg.backends.memory.sql.set_functions import table_function
-from absurd_contimg.backends.memory.sql.types import BY_NAME, INT8, RecordType
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values import types
 
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.sql.queries import Planner
-
-
-def table_columns(letter: str) -> tuple[ColumnInfo, ...]:
-    """The columns of a kind of table."""
-    return tuple(
-        ColumnInfo(column.name, BY_NAME[column.type_name]) for column in schema.TABLES[letter]
-    )
-
-
-def rows_of(tx: Transaction, relation: Relation) -> list[Row]:
-    """All rows of a table, or of a partition of one, that `tx` sees."""
-    if relation.partition is not None:
-        return partition_rows(tx, relation.table, relation.partition)
-    return list(relation.table.scan(tx))
+Rows = list[Row | None]
+"""The current row of each source."""
+Pair = tuple[Place, Place]
+"""Two columns that have to be equal, the second of the source that is joined."""
+_HASHED = (types.BOOL, types.TEXT, types.TIMESTAMPTZ, types.UUID)
+"""Types whose equal values are equal in Python."""
 
 
 def letter_of(table: str) -> str | None:
     """Which kind of table a name means; None for a name that Absurd never gives."""
-    if table == "queues":
-        return table
     letter, _, rest = table.partition("_")
-    return letter if rest and letter in schema.TABLES else None
+    return table if table == "queues" else letter if rest and letter in schema.TABLES else None
 
 
-def alias_of(node: Node) -> tuple[str | None, list[str]]:
-    """The alias of something in a ``from``, and its columns' new names."""
-    alias = node.args.get("alias")
-    if not isinstance(alias, exp.TableAlias):
-        return None, []
-    name = None if alias.this is None else name_of(alias.this)
-    return name, [
-        name_of(column.this if isinstance(column, exp.ColumnDef) else column)
-        for column in alias.columns
+def table_source(node: Node, alias: str | None, scope: Scope, mode: TableLock) -> Source:
+    """A table of the schema ``absurd``, or a partition of one; 42P01 if there is none such."""
+    database, name = node.args.get("db"), name_of(node.this)
+    shown = name if database is None else f"{name_of(database)}.{name}"
+    if shown.startswith(("pg_", "information_schema.")):
+        raise Unsupported(f"system catalogues ({shown})")
+    letter = letter_of(name)
+    if database is None or name_of(database) != "absurd" or letter is None:
+        raise EngineError("42P01", f'relation "{shown}" does not exist')
+    scope.plan.before(lambda env: catalog.relation(env.tx, name, mode))
+
+    def fetch(env: Env) -> list[Row]:
+        relation = catalog.relation(env.tx, name, mode)
+        if relation.partition is not None:
+            return partition_rows(env.tx, relation.table, relation.partition)
+        return list(relation.table.scan(env.tx))
+
+    columns = [
+        ColumnInfo(column.name, types.BY_NAME[column.type_name]) for column in schema.TABLES[letter]
     ]
+    return Source(alias or name, tuple(columns), fetch, relation=name)
 
 
-def _defined(node: Node) -> list[ColumnInfo]:
-    """The columns of a list of column definitions."""
-    alias = node.args.get("alias")
-    columns = alias.columns if isinstance(alias, exp.TableAlias) else []
-    return [
-        ColumnInfo(name_of(column.this), type_of(column.args["kind"]))
-        for column in columns
-        if isinstance(column, exp.ColumnDef)
-    ]
+class FromClause:
+    """Compiles a ``from`` clause into what gives the combinations of its sources' rows."""
 
-
-class SourceCompiler:
-    """Compiles the entries of a ``from``."""
-
-    def __init__(self, planner: Planner, scope: Scope) -> None:
-        self.planner = planner
+    def __init__(
+        self, scope: Scope, subquery: Subquery, mode: TableLock = TableLock.ACCESS_SHARE
+    ) -> None:
         self.scope = scope
+        self.subquery = subquery
+        self.mode = mode
+        self.star: list[Place] = []
+        """The columns of ``*``."""
+        self._segment = 0
+        """Where in `star` that begins what the last comma begins."""
+        self._joins: list[tuple[Source, bool, list[Evaluate], list[Pair]]] = []
+        """Each source with whether it is left joined, its conditions, its pairs."""
 
-    def compile(self, node: Node) -> Source:
-        """One entry."""
-        alias, names = alias_of(node)
-        defined = _defined(node)
-        if defined:
-            return self._record(node, alias, defined)
-        if isinstance(node, exp.Subquery):
-            if isinstance(node.this, exp.Table):
-                raise unsupported(sql_of(node), "joins in brackets")
-            return self._query(node, alias, names)
-        if isinstance(node, exp.Lateral):
-            return self._lateral(node, alias, names)
-        if isinstance(node, exp.Values):
-            return self._query(node, alias, names)
-        if isinstance(node, exp.Unnest):
-            ordinality = node.args.get("offset")
-            if isinstance(ordinality, exp.Identifier):
-                names = [*names, name_of(ordinality)]
-            return self._function(
-                exp.Anonymous(this="unnest", expressions=node.expressions),
-                alias,
-                names,
-                ordinality=bool(ordinality),
-            )
-        if isinstance(node, exp.Table):
-            return self._table(node, alias, names)
-        raise unsupported(sql_of(node), "this in a FROM clause")
+    def add(self, node: Node, joins: list[exp.Join]) -> None:
+        """The first entry of the clause, and those that are joined to it."""
+        for join in [exp.Join(this=node), *(node.args.get("joins") or []), *joins]:
+            side, kind = (str(join.args.get(name) or "").upper() for name in ("side", "kind"))
+            if side not in ("", "LEFT") or kind not in ("", "INNER", "OUTER", "CROSS"):
+                raise Unsupported(f"{side or kind} JOIN")
+            if not (side or kind or join.args.get("on") or join.args.get("using")):
+                self._segment = len(self.star)
+            self.add_source(self._source(join.this), join, is_left=side == "LEFT")
 
-    def _query(self, node: Node, alias: str | None, names: list[str]) -> Source:
-        lateral = isinstance(node, exp.Lateral)
-        outer = self.scope if lateral else self.scope.hidden()
-        inner = node.this if lateral else node
-        if isinstance(inner, exp.Subquery) and not lateral:
-            inner = inner.copy()
-            inner.set("alias", None)
-        columns, rows = self.planner.query(inner, outer.child())
-        return Source(
-            alias or "",
-            _renamed(tuple(columns), names, alias),
-            lambda env: rows(env.child()),
-            lateral=True,
-        )
-
-    def _record(self, node: Node, alias: str | None, columns: list[ColumnInfo]) -> Source:
-        """``jsonb_to_record`` or ``jsonb_to_recordset`` with a list of column definitions."""
-        inner = node.this
-        if not isinstance(inner, exp.Anonymous) or node.args.get("db") is not None:
-            raise unsupported(sql_of(node), "a list of column definitions")
-        compiler = Compiler(self.scope, self.planner.query, clause="functions in FROM")
-        arguments = [compiler.compile(item) for item in inner.expressions]
-        rows = record_rows(str(inner.this).lower(), arguments, columns)
-        if rows is None:
-            raise unsupported(sql_of(node), "a list of column definitions")
-        name = alias or str(inner.this).lower()
-        return Source(name, tuple(columns), rows, lateral=True, is_function=True)
-
-    def _lateral(self, node: exp.Lateral, alias: str | None, names: list[str]) -> Source:
-        inner = node.this
-        if isinstance(inner, exp.Subquery):
-            return self._query(node, alias, names)
-        return self._call(inner, alias, names, ordinality=bool(node.args.get("ordinality")))
-
-    def _table(self, node: exp.Table, alias: str | None, names: list[str]) -> Source:
-        inner, database = node.this, node.args.get("db")
-        schema_name = None if database is None else name_of(database)
-        if isinstance(inner, exp.Identifier):
-            return self._named(name_of(inner), schema_name, alias, names, node)
-        if schema_name is not None:
-            inner = exp.Dot(this=database, expression=inner)
-        return self._call(inner, alias, names, ordinality=bool(node.args.get("ordinality")))
-
-    def _call(
-        self, inner: Node, alias: str | None, names: list[str], *, ordinality: bool
-    ) -> Source:
-        """A function: Absurd's, Postgres' own that return rows, or any other."""
-        if isinstance(inner, exp.Dot):
-            schema_name = name_of(inner.this) if isinstance(inner.this, exp.Identifier) else ""
-            if schema_name == "absurd" and isinstance(inner.expression, exp.Anonymous):
-                call = absurd_call(Compiler(self.scope, self.planner.query), inner.expression)
-                source = calls.as_source(call, alias, names)
-                return _with_ordinality(source, names) if ordinality else source
-            if schema_name == "pg_catalog":
-                inner = inner.expression
+    def add_source(self, source: Source, join: Node, *, is_left: bool = False) -> None:
+        """One more source, with the ``on`` or ``using`` of its join."""
+        if any(source.alias == other.alias for other in self.scope.sources if source.alias):
+            raise EngineError("42712", f'table name "{source.alias}" specified more than once')
+        index = len(self.scope.sources)
+        using = [name_of(item) for item in join.args.get("using") or []]
+        pairs = [self._merged(name, source, index) for name in using]
+        self.scope.sources.append(source)
+        first, hidden = [pair[0] for pair in pairs], {pair[1] for pair in pairs}
+        self.scope.hidden |= hidden
+        before = [place for place in self.star[self._segment :] if place not in first]
+        after = [(index, n) for n in range(len(source.columns)) if (index, n) not in hidden]
+        self.star[self._segment :] = [*first, *before, *after]
+        on, tests = join.args.get("on"), list[Evaluate]()
+        compiler = Compiler(self.scope, self.subquery, clause="JOIN conditions")
+        for node in [] if on is None else _conjuncts(on):
+            pair = self._pair(node, index)
+            if pair is None:
+                tests.append(compiler.condition(node, "JOIN/ON"))
             else:
-                raise unsupported(sql_of(inner), "this in a FROM clause")
-        return self._function(inner, alias, names, ordinality=ordinality)
+                pairs.append(pair)
+        self._joins.append((source, is_left, tests, pairs))
 
-    def _named(
-        self,
-        name: str,
-        schema_name: str | None,
-        alias: str | None,
-        names: list[str],
-        node: Node,
-    ) -> Source:
-        if schema_name is None and name in self.scope.ctes:
-            columns = _renamed(self.scope.ctes[name], names, alias or name)
-            return Source(alias or name, columns, lambda env: env.ctes[name])
-        view = information.VIEWS.get((schema_name or "pg_catalog", name))
-        if view is not None:
-            select = node.find_ancestor(exp.Select)
-            where = None if select is None else select.args.get("where")
-            if not information.is_told(where and where.this, view, alias or name):
-                raise unsupported(
-                    sql_of(node), f"this view without {view.schema_column} = 'absurd' beside it"
-                )
-            columns = _renamed(view.columns, names, alias or name)
-            return Source(alias or name, columns, view.rows, partial=True)
-        if schema_name in ("pg_catalog", "information_schema") or (
-            schema_name is None and name.startswith("pg_")
-        ):
-            raise unsupported(sql_of(node), "tables outside the schema absurd")
-        shown = name if schema_name is None else f"{schema_name}.{name}"
-        letter = letter_of(name) if schema_name == "absurd" else None
-        if letter is None:
-            raise EngineError("42P01", f'relation "{shown}" does not exist')
-        mode = self.planner.table_lock
-        constants.check(lambda env: catalog.relation(env.tx, name, mode))
-        return Source(
-            alias or name,
-            _renamed(table_columns(letter), names, alias or name),
-            lambda env: rows_of(env.tx, catalog.relation(env.tx, name, mode)),
-            relation=name,
-        )
-
-    def _function(
-        self, node: Node, alias: str | None, names: list[str], *, ordinality: bool
-    ) -> Source:
-        compiler = Compiler(self.scope, self.planner.query, clause="functions in FROM")
-        name = str(node.this).lower() if isinstance(node, exp.Anonymous) else ""
-        arguments = [] if not name else [compiler.compile(item) for item in node.expressions]
-        made = table_function(name, arguments)
-        if made is None:
-            scalar = compiler.compile_set(node)
-            if isinstance(scalar.kind, RecordType) or scalar.rows is not None:
-                raise unsupported(sql_of(node), "this in a FROM clause")
-            column = ColumnInfo(alias or scalar.name, scalar.kind)
-            source = Source(
-                alias or scalar.name,
-                (column,),
-                lambda env: [(scalar.value(env),)],
-                lateral=True,
-                is_function=True,
+    def _merged(self, name: str, source: Source, index: int) -> Pair:
+        """The left and the right column of one name in ``using``, which is the left one after."""
+        left = self.scope.place_of(None, name)
+        position = next((n for n, each in enumerate(source.columns) if each.name == name), None)
+        if left is None or position is None:
+            raise EngineError(
+                "42703",
+                f'column "{name}" specified in USING clause does not exist in '
+                f"{'left' if left is None else 'right'} table",
             )
+        if not _is_hashed(self._kind(left), source.columns[position].kind):
+            raise Unsupported("USING with columns of these types")
+        return left, (index, position)
+
+    def _kind(self, place: Place) -> types.SqlType:
+        return self.scope.sources[place[0]].columns[place[1]].kind
+
+    def _pair(self, node: Node, index: int) -> Pair | None:
+        """The columns that a condition compares by ``=``, the second of source `index`."""
+        if not isinstance(node, exp.EQ):
+            return None
+        places = []
+        for side in (node.left, node.right):
+            if not isinstance(side, exp.Column):
+                return None
+            table = name_of(side.args["table"]) if side.table else None
+            place = self.scope.place_of(table, name_of(side.this))
+            if place is None:
+                return None
+            places.append(place)
+        left, right = sorted(places)
+        fits = left[0] < right[0] == index and _is_hashed(self._kind(left), self._kind(right))
+        return (left, right) if fits else None
+
+    def compile(self, where: Node | None) -> Callable[[Env], list[Rows]]:
+        """What gives the rows; equalities of columns in `where` serve inner joins too."""
+        steps = []
+        for index, (source, is_left, tests, pairs) in enumerate(self._joins):
+            if where is not None and not is_left:
+                more = [self._pair(node, index) for node in _conjuncts(where)]
+                pairs += [pair for pair in more if pair is not None]
+            steps.append(_step(source, is_left, tests, pairs))
+
+        def combine(env: Env) -> list[Rows]:
+            combined: list[Rows] = [[]]
+            for step in steps:
+                combined = step(env, combined)
+            return combined
+
+        return combine
+
+    # -- sources ----------------------------------------------------------------------------
+
+    def _source(self, node: Node) -> Source:
+        written = node.args.get("alias")
+        alias = None if written is None or written.this is None else name_of(written.this)
+        if isinstance(node, exp.Subquery | exp.Values):
+            source = self._query(node, alias)
+        elif isinstance(node, exp.Table):
+            source = self._table(node, alias)
         else:
-            columns, rows = made
-            if len(columns) == 1 and alias is not None and columns[0].name == name:
-                columns = (ColumnInfo(alias, columns[0].kind),)
-            source = Source(alias or name, columns, rows, lateral=True, is_function=True)
-        if ordinality:
-            return _with_ordinality(source, names)
-        source.columns = _renamed(source.columns, names, source.alias)
+            raise Unsupported("this in a FROM clause")
+        names = [] if written is None else [name_of(item) for item in written.columns]
+        source.columns = renamed(f'table "{source.alias}"', source.columns, names)
         return source
 
+    def _query(self, node: Node, alias: str | None) -> Source:
+        inner = node.this if isinstance(node, exp.Subquery) else node
+        if isinstance(inner, exp.Table):
+            raise Unsupported("joins in brackets")
+        scope = Scope(self.scope.plan, self.scope.parent, tables=self.scope.tables)
+        query = self.subquery(inner, scope)
+        self.scope.correlated = self.scope.correlated or scope.correlated
+        return Source(alias or "", query.columns, lambda env: query.rows(env.with_rows(())))
 
-def _with_ordinality(source: Source, names: list[str]) -> Source:
-    """The rows numbered from 1 in a last column."""
-    fetch = source.fetch
-    source.fetch = lambda env: [(*row, number) for number, row in enumerate(fetch(env), 1)]
-    source.columns = _renamed(
-        (*source.columns, ColumnInfo("ordinality", INT8)), names, source.alias
-    )
-    return source
+    def _table(self, node: exp.Table, alias: str | None) -> Source:
+        inner, database = node.this, node.args.get("db")
+        if not isinstance(inner, exp.Identifier):
+            if database is None:
+                raise Unsupported("functions other than procedures in FROM")
+            compiler = Compiler(self.scope, self.subquery, clause="functions in FROM")
+            return calls.as_source(absurd_call(compiler, database, inner), alias)
+        query = self.scope.tables.get(name_of(inner)) if database is None else None
+        if query is not None:
+            return Source(alias or name_of(inner), query.columns, query.rows)
+        return table_source(node, alias, self.scope, self.mode)
 
 
-def _renamed(
-    columns: tuple[ColumnInfo, ...], names: list[str], alias: str | None
+def renamed(
+    shown: str, columns: tuple[ColumnInfo, ...], names: list[str]
 ) -> tuple[ColumnInfo, ...]:
+    """The columns with the first ones' new names."""
     if len(names) > len(columns):
         raise EngineError(
             "42P10",
-            f'table "{alias}" has {len(columns)} columns available but {len(names)} columns '
-            "specified",
+            f"{shown} has {len(columns)} columns available but {len(names)} columns specified",
         )
-    renamed = [column._replace(name=name) for name, column in zip(names, columns, strict=False)]
-    return (*renamed, *columns[len(renamed) :])
+    first = [column._replace(name=name) for name, column in zip(names, columns, strict=False)]
+    return (*first, *columns[len(first) :])
+
+
+def _is_hashed(one: types.SqlType, other: types.SqlType) -> bool:
+    return (one is other and one in _HASHED) or (one in types.INTEGERS and other in types.INTEGERS)
+
+
+def _conjuncts(node: Node) -> Iterator[Node]:
+    """The conditions that a condition joins with ``and``."""
+    if isinstance(node, exp.And | exp.Paren):
+        for inner in (node.left, node.right) if isinstance(node, exp.And) else (node.this,):
+            yield from _conjuncts(inner)
+    else:
+        yield node
+
+
+def _step(
+    source: Source, is_left: bool, tests: list[Evaluate], pairs: list[Pair]
+) -> Callable[[Env, list[Rows]], list[Rows]]:
+    """Join one source to the rows so far, by hashing where columns have to be equal."""
+    left = [pair[0] for pair in pairs]
+    positions = [pair[1][1] for pair in pairs]
+
+    def step(env: Env, combined: list[Rows]) -> list[Rows]:
+        lookup = None if source.lateral else _lookup(source.fetch(env), positions)
+        found: list[Rows] = []
+        for rows in combined:
+            table = lookup
+            if table is None:
+                table = _lookup(source.fetch(env.with_rows(rows)), positions)
+            matched = [[*rows, row] for row in table.get(_key(rows, left), ())]
+            for test in tests:
+                matched = [each for each in matched if test(env.with_rows(each)) is True]
+            found += matched or ([[*rows, None]] if is_left else [])
+        return found
+
+    return step
+
+
+def _lookup(rows: list[Row], positions: list[int]) -> dict[Any, list[Row]]:
+    """The rows by the columns that have to be equal; all under one key where there are none."""
+    if not positions:
+        return {(): rows}
+    found: dict[Any, list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple([row[position] for position in positions]), []).append(row)
+    return {key: members for key, members in found.items() if None not in key}
+
+
+def _key(rows: Rows, places: list[Place]) -> tuple[Any, ...]:
+    """The values of columns; nulls find nothing."""
+    return tuple([None if (row := rows[index]) is None else row[at] for index, at in places])

@@ -1,277 +1,141 @@
-"""The text forms of ``interval``: Postgres' verbose form, ISO 8601, and what it prints."""
+"""``interval``: its text forms, and arithmetic as Postgres does it (``timestamp.c``).
+
+Each field keeps in its own bounds, infinity is among the values, fractions of months become days
+and fractions of days become time. What leaves the bounds is an error (22008). Of the text forms the
+usual ones are read: numbers with units, and ``hh:mm:ss``.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Sequence
 
-from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.values.date_fields import (
-    SPACE,
-    BadFormat,
-    Field,
-    FieldOverflow,
-    Kind,
-    clock,
-    fraction,
-    leading_integer,
-    refusal,
-    split,
-)
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.values.times import (
     DAY_US,
     INFINITE,
     NEG_INFINITE,
     SECOND_US,
+    ZERO,
     Interval,
 )
-from absurd_contimg.backends.memory.values.timestamps import WORDS
 
-_UNITS: dict[str, str] = {}
-for _names, _kind in (
-    ("us usec usecs usecond useconds microsecon", "us"),
-    ("ms msec msecs msecond mseconds millisecon", "ms"),
-    ("s sec secs second seconds", "second"),
-    ("m min mins minute minutes", "minute"),
-    ("h hr hrs hour hours", "hour"),
-    ("d day days", "day"),
-    ("w week weeks", "week"),
-    ("mon mons month months", "month"),
-    ("y yr yrs year years", "year"),
-    ("dec decs decade decades", "decade"),
-    ("c cent century centuries", "century"),
-    ("mil mils millennia millennium", "millennium"),
-):
-    _UNITS.update(dict.fromkeys(_names.split(), _kind))
-
-_FRACTION_OF_MONTH_DAYS = 30
-_MICROSECONDS = {"us": 1, "ms": 1000, "second": SECOND_US, "minute": 60 * SECOND_US,
-                 "hour": 3600 * SECOND_US}  # fmt: skip
-_YEARS = {"year": 1, "decade": 10, "century": 100, "millennium": 1000}
-_INT_MAX = 2**31 - 1
-_INT64_MAX = 2**63 - 1
-_WORD_LENGTH_MAX = 10
-"""Postgres compares no more of a word."""
-_ISO_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
-_ISO_NUMBER_MAX = 1e15
+_DAY_SECONDS = 86_400
+_MONTH_DAYS = 30
+_INT32 = 2**31
+_INT64 = 2**63
+_MICROSECONDS = {
+    unit: size
+    for units, size in (
+        ("us usec usecs microsecond microseconds", 1),
+        ("ms msec msecs millisecond milliseconds", 1000),
+        ("s sec secs second seconds", SECOND_US),
+        ("m min mins minute minutes", 60 * SECOND_US),
+        ("h hr hrs hour hours", 3600 * SECOND_US),
+    )
+    for unit in units.split()
+}
+_CLOCK_UNITS = tuple(set(_MICROSECONDS.values()))
+_DAYS = {**dict.fromkeys(("d", "day", "days"), 1), **dict.fromkeys(("w", "week", "weeks"), 7)}
+_MONTHS = {
+    **dict.fromkeys(("mon", "mons", "month", "months"), 1),
+    **dict.fromkeys(("y", "yr", "yrs", "year", "years"), 12),
+}
+_ENDS = {"infinity": INFINITE, "+infinity": INFINITE, "-infinity": NEG_INFINITE}
+_CLOCK = r"([+-]?)(\d+):(\d\d)(?::(\d\d(?:\.\d{1,6})?))?"
+_PART = re.compile(rf"\s*,?\s*(?:{_CLOCK}|([+-]?\d+(?:\.\d+)?)\s*([a-z]*))", re.ASCII)
 
 
-def _small(value: int) -> int:
-    """`value` if 32 bits hold it."""
-    if not -_INT_MAX - 1 <= value <= _INT_MAX:
-        raise FieldOverflow
-    return value
-
-
-class _Sum:
-    """Adds numbers with units up; a fraction goes over into smaller units, as Postgres does it."""
-
-    def __init__(self) -> None:
-        self.years = self.months = self.days = self.us = 0
-
-    def add(self, whole: int, part: float, kind: str) -> None:
-        if kind in _MICROSECONDS:
-            self._add_us(whole * _MICROSECONDS[kind])
-            self._add_part_us(part, _MICROSECONDS[kind])
-        elif kind in _YEARS:
-            self.years = _small(self.years + _small(_small(whole) * _YEARS[kind]))
-            self.months = _small(self.months + round(part * _YEARS[kind] * 12))
-        elif kind == "month":
-            self.months = _small(self.months + _small(whole))
-            self._add_part_days(part, _FRACTION_OF_MONTH_DAYS)
-        elif kind == "week":
-            self.days = _small(self.days + _small(_small(whole) * 7))
-            self._add_part_days(part, 7)
-        else:
-            self.days = _small(self.days + _small(whole))
-            self._add_part_us(part, DAY_US)
-
-    def _add_us(self, us: int) -> None:
-        self.us += us
-        if not -_INT64_MAX - 1 <= self.us <= _INT64_MAX:
-            raise FieldOverflow
-
-    def _add_part_us(self, part: float, size: int) -> None:
-        """Half a microsecond is rounded toward zero."""
-        exact = part * size
-        whole = int(exact)
-        rest = exact - whole
-        self._add_us(whole + (1 if rest > 0.5 else -1 if rest < -0.5 else 0))
-
-    def _add_part_days(self, part: float, size: int) -> None:
-        exact = part * size
-        whole = int(exact)
-        self.days = _small(self.days + whole)
-        self._add_part_us(exact - whole, DAY_US)
-
-    def add_clock(self, text: str, *, negative: bool = False) -> None:
-        hour, minute, second, us = clock(text)
-        size = ((hour * 60 + minute) * 60 + second) * SECOND_US + us
-        self._add_us(-size if negative else size)
-
-    def result(self, *, negative: bool = False) -> Interval:
-        sign = -1 if negative else 1
-        months = sign * (self.years * 12 + self.months)
-        span = Interval(months, sign * self.days, sign * self.us)
-        if not -_INT_MAX - 1 <= span.months <= _INT_MAX or span.is_infinite:
-            raise EngineError("22008", "interval out of range")
-        return span
+def _out_of_range() -> EngineError:
+    return EngineError("22008", "interval out of range")
 
 
 def interval_in(text: str) -> Interval:
-    """``interval`` input."""
-    word = text.strip(SPACE)
+    """``interval`` input; 22007 for what is none, 0A000 for a form that is not read here."""
+    word = text.strip().lower().removeprefix("@")
+    if word in _ENDS:
+        return _ENDS[word]
+    ago = word.endswith(" ago")
+    body, position = word.removesuffix(" ago"), 0
+    parts: list[tuple[tuple[object, ...], Interval]] = []
+    while position < len(body):
+        match = _PART.match(body, position)
+        if match is None:
+            raise _not_read(text)
+        parts.append(_part(match, text))
+        position = match.end()
+    given = [unit for units, _ in parts for unit in units]
+    if not parts or len(set(given)) < len(given):
+        raise _not_read(text)
+    found = total([part for _, part in parts])
+    return negate(found) if ago else found
+
+
+def _field(text: str, months: int = 0, days: int = 0, us: int = 0) -> Interval:
+    """A part of an interval; 22015 if it is too large."""
     try:
-        try:
-            return _verbose_in(split(word, WORDS))
-        except BadFormat:
-            return _iso_in(word)
-    except (BadFormat, FieldOverflow) as error:
-        raise refusal(error, "interval", text) from None
+        return checked(months, days, us)
+    except EngineError:
+        raise _field_overflow(text) from None
 
 
-def _verbose_in(fields: list[Field]) -> Interval:
-    """Postgres' own form. It is read from its end, so that a unit comes before its number."""
-    total = _Sum()
-    given: set[str] = set()
-    unit: str | None = None
-    waiting = negative = False  # whether the unit's number has yet to come
-    last = len(fields) - 1
-    for index in range(last, -1, -1):
-        kind, text = fields[index]
-        if kind is Kind.WORD:
-            if text in ("@", "at", "on"):
-                continue
-            if waiting:
-                raise BadFormat
-            if text in _INFINITE and index == last:
-                if last > 0:
-                    raise BadFormat
-                return _INFINITE[text]
-            if text == "ago" and index == last:
-                negative = True
-                continue
-            unit = _UNITS.get(text[:_WORD_LENGTH_MAX])
-            if unit is None:
-                raise BadFormat
-            waiting = True
-            continue
-        waiting = False
-        if _add_clock(total, kind, text):
-            more, unit = _CLOCK, "day"
-        else:
-            more, unit = _add_number(total, text, unit or "second")
-        if more & given:
-            raise BadFormat
-        given |= more
-    if not given or waiting:
-        raise BadFormat
-    return total.result(negative=negative)
+def _field_overflow(text: str) -> EngineError:
+    return EngineError("22015", f'interval field value out of range: "{text}"')
 
 
-_INFINITE = {"infinity": INFINITE, "+infinity": INFINITE, "-infinity": NEG_INFINITE}
-_SECONDS = frozenset({"second", "ms", "us"})
-_CLOCK = _SECONDS | {"hour", "minute"}
+def _not_read(text: str) -> EngineError:
+    if any(character.isdigit() for character in text) or text.strip().startswith("P"):
+        return Unsupported(f"this form of an interval ({text})")
+    return EngineError("22007", f'invalid input syntax for type interval: "{text}"')
 
 
-def _add_clock(total: _Sum, kind: Kind, text: str) -> bool:
-    """Whether the field is ``hh:mm`` or longer, with or without a sign."""
-    if kind is Kind.TIME:
-        total.add_clock(text)
-        return True
-    if kind is not Kind.SIGNED or ":" not in text:
-        return False
-    try:
-        total.add_clock(text[1:], negative=text[0] == "-")
-    except (BadFormat, FieldOverflow):
-        return False
-    return True
+def _part(match: re.Match[str], text: str) -> tuple[tuple[object, ...], Interval]:
+    """A number with its unit, or a time of day: the units that it gives, and how long it is."""
+    sign, hours, minutes, seconds, number, unit = match.groups()
+    if number is None:
+        us = _whole_us(float(seconds or 0), SECOND_US)
+        if int(minutes) > 59 or us > 60 * SECOND_US:
+            raise _field_overflow(text)
+        us += (int(hours) * 60 + int(minutes)) * 60 * SECOND_US
+        return _CLOCK_UNITS, _field(text, us=-us if sign == "-" else us)
+    unit = unit or "s"
+    value = float(number) if "." in number else int(number)
+    if unit in _MICROSECONDS:
+        with_less = unit[0] == "s" and "." in number
+        units = (SECOND_US, 1000, 1) if with_less else (_MICROSECONDS[unit],)
+        return units, _field(text, us=_whole_us(value, _MICROSECONDS[unit]))
+    if unit in _DAYS:
+        days = value * _DAYS[unit]
+        whole = math.trunc(days)
+        return (f"{_DAYS[unit]} days",), _field(text, 0, whole, _whole_us(days - whole, DAY_US))
+    if unit in _MONTHS:
+        months = value * _MONTHS[unit]
+        if not isinstance(months, int) or abs(months) >= _INT32:
+            raise Unsupported(f"such a number of months or years ({text})")
+        return (f"{_MONTHS[unit]} months",), Interval(months)
+    raise _unknown_unit(unit, text)
 
 
-def _add_number(total: _Sum, text: str, unit: str) -> tuple[frozenset[str], str]:
-    """What is given by it, and the unit of a number before it that names none."""
-    whole, rest = leading_integer(text, _INT64_MAX)
-    part = 0.0
-    if rest[:1] == "-":  # years-months
-        months, rest = leading_integer(rest[1:])
-        if not 0 <= months < 12:
-            raise FieldOverflow
-        if rest:
-            raise BadFormat
-        whole, unit = whole * 12 + (-months if text[0] == "-" else months), "month"
-    elif rest:
-        part = fraction(rest) * (-1 if text[0] == "-" else 1)
-    total.add(whole, part, unit)
-    given = _SECONDS if unit == "second" and part else frozenset({unit})
-    return given, "day" if unit == "hour" else unit
+def _whole_us(value: float, size: int) -> int:
+    """Microseconds of a number of units; half of one is rounded toward zero."""
+    whole = math.trunc(value)
+    exact = (value - whole) * size
+    rest = exact - math.trunc(exact)
+    return whole * size + math.trunc(exact) + (1 if rest > 0.5 else -1 if rest < -0.5 else 0)
 
 
-# -- ISO 8601 -----------------------------------------------------------------------------------
-
-_ISO_DATE = {"Y": "year", "M": "month", "W": "week", "D": "day"}
-_ISO_TIME = {"H": "hour", "M": "minute", "S": "second"}
-
-
-def _iso_in(word: str) -> Interval:
-    """``P...``: with designators, or in one of the alternative forms."""
-    if len(word) < 2 or word[0] != "P":
-        raise BadFormat
-    total = _Sum()
-    position, units, alone = 1, _ISO_DATE, True
-    while position < len(word):
-        if word[position] == "T":
-            position, units, alone = position + 1, _ISO_TIME, True
-            continue
-        whole, part, end = _iso_number(word, position)
-        unit = word[end : end + 1]
-        if unit in units:
-            total.add(whole, part, units[unit])
-            position, alone = end + 1, False
-            continue
-        if unit not in ("", "T", "-" if units is _ISO_DATE else ":") or not alone:
-            raise BadFormat
-        position = _iso_alternative(total, word, position, units)
-    return total.result()
+def _unknown_unit(unit: str, text: str) -> EngineError:
+    if unit.rstrip("s") in _OTHER_UNITS:
+        return Unsupported(f"this unit of an interval ({text})")
+    return EngineError("22007", f'invalid input syntax for type interval: "{text}"')
 
 
-def _iso_number(word: str, position: int) -> tuple[int, float, int]:
-    match = _ISO_NUMBER.match(word, position)
-    if match is None:
-        raise BadFormat
-    value = float(match[0])
-    if not -_ISO_NUMBER_MAX <= value <= _ISO_NUMBER_MAX:
-        raise FieldOverflow
-    whole = int(value)
-    return whole, value - whole, match.end()
-
-
-def _iso_alternative(total: _Sum, word: str, position: int, units: dict[str, str]) -> int:
-    """``yyyy-mm-dd``, ``yyyymmdd``, ``hh:mm:ss`` or ``hhmmss``; where it ends."""
-    is_date = units is _ISO_DATE
-    whole, part, end = _iso_number(word, position)
-    joined = re.match(r"-?(\d+)", word[position:], re.ASCII)
-    unit = word[end : end + 1]
-    if unit in ("", "T") and joined is not None and len(joined[1]) == (8 if is_date else 6):
-        if unit == "T" and not is_date:
-            raise BadFormat
-        names = ("year", "month", "day") if is_date else ("hour", "minute", "second")
-        sign = -1 if whole < 0 else 1
-        size = abs(whole)
-        for name, value in zip(names, (size // 10_000, size // 100 % 100, size % 100), strict=True):
-            total.add(sign * value, 0.0, name)
-        total.add(0, part, "day" if is_date else "us")
-        return end
-    separator, names = ("-", ("year", "month", "day")) if is_date else (
-        ":", ("hour", "minute", "second")
-    )  # fmt: skip
-    for name in names:
-        whole, part, end = _iso_number(word, position)
-        total.add(whole, part, name)
-        if end == len(word) or (is_date and word[end] == "T"):
-            return end
-        if word[end] != separator:
-            raise BadFormat
-        position = end + 1
-    raise BadFormat
+_OTHER_UNITS = frozenset({
+    "c", "cent", "century", "centurie", "dec", "decade", "mil", "millennia", "millennium",
+    "microsecon", "millisecon", "usecond", "msecond",
+})  # fmt: skip
+"""Units that Postgres reads, without the s of the plural, and the emulator does not."""
 
 
 def interval_out(span: Interval) -> str:
@@ -294,3 +158,91 @@ def interval_out(span: Interval) -> str:
         clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
         parts.append(f"{minus}{clock}{fraction}")
     return " ".join(parts)
+
+
+# -- arithmetic ---------------------------------------------------------------------------------
+
+
+def checked(months: int, days: int, us: int) -> Interval:
+    """The finite interval of these fields; 22008 if one is outside its integer type."""
+    if not (-_INT32 <= months < _INT32 and -_INT32 <= days < _INT32 and -_INT64 <= us < _INT64):
+        raise _out_of_range()
+    span = Interval(months, days, us)
+    if span.is_infinite:
+        raise _out_of_range()
+    return span
+
+
+def negate(span: Interval) -> Interval:
+    """``- interval``."""
+    if span.is_infinite:
+        return NEG_INFINITE if span == INFINITE else INFINITE
+    return checked(-span.months, -span.days, -span.us)
+
+
+def add(one: Interval, other: Interval) -> Interval:
+    """``interval + interval``; two opposite infinities have no sum (22008)."""
+    if one.is_infinite or other.is_infinite:
+        if one.is_infinite and other.is_infinite and one != other:
+            raise _out_of_range()
+        return one if one.is_infinite else other
+    return checked(one.months + other.months, one.days + other.days, one.us + other.us)
+
+
+def subtract(one: Interval, other: Interval) -> Interval:
+    """``interval - interval``; an infinity less itself has no value (22008)."""
+    if other.is_infinite:
+        return add(one, negate(other))
+    if one.is_infinite:
+        return one
+    return checked(one.months - other.months, one.days - other.days, one.us - other.us)
+
+
+def multiply(span: Interval, factor: float) -> Interval:
+    """``interval * number``, both finite."""
+    if span.is_infinite or not math.isfinite(factor):
+        raise Unsupported("multiplication with infinity")
+    return _from_parts(span.months * factor, span.days * factor, span.us * factor)
+
+
+def divide(span: Interval, by: float) -> Interval:
+    """``interval / number``, both finite; 22012 for zero."""
+    if by == 0:
+        raise EngineError("22012", "division by zero")
+    if span.is_infinite or not math.isfinite(by):
+        raise Unsupported("division with infinity")
+    return _from_parts(span.months / by, span.days / by, span.us / by)
+
+
+def total(spans: Sequence[Interval]) -> Interval:
+    """Their sum, in their order."""
+    found = ZERO
+    for span in spans:
+        found = add(found, span)
+    return found
+
+
+def _from_parts(months: float, days: float, us: float) -> Interval:
+    """The interval of exact fields; a fraction goes over into the next smaller one."""
+    whole_months, whole_days = _whole(months), _whole(days)
+    more_days = _microsecond((months - whole_months) * _MONTH_DAYS)
+    seconds = _microsecond((days - whole_days + more_days - math.trunc(more_days)) * _DAY_SECONDS)
+    if abs(seconds) >= _DAY_SECONDS:
+        carry = math.trunc(seconds / _DAY_SECONDS)
+        whole_days += carry
+        seconds -= carry * _DAY_SECONDS
+    whole_days += math.trunc(more_days)
+    exact = us + seconds * SECOND_US
+    if not -_INT64 <= exact < _INT64:
+        raise _out_of_range()
+    return checked(whole_months, whole_days, round(exact))
+
+
+def _whole(value: float) -> int:
+    if not -_INT32 <= value < _INT32:
+        raise _out_of_range()
+    return math.trunc(value)
+
+
+def _microsecond(value: float) -> float:
+    return round(value * SECOND_US) / SECOND_US

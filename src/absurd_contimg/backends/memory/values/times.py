@@ -46,7 +46,7 @@ class Interval(NamedTuple):
 
     def epoch_us(self) -> int:
         """``extract(epoch)`` in microseconds: years of 365.25 days, months of 30."""
-        years, months = _quotient(self.months, 12)
+        years, months = quotient(self.months, 12)
         quarter_days = 1461 * years + 120 * months + 4 * self.days
         return quarter_days * (DAY_US // 4) + self.us
 
@@ -56,10 +56,10 @@ NEG_INFINITE = Interval(-(2**31), -(2**31), -(2**63))
 ZERO = Interval()
 
 
-def _quotient(value: int, by: int) -> tuple[int, int]:
-    """Division that truncates toward zero, as C's does."""
-    quotient = abs(value) // by * (1 if value >= 0 else -1)
-    return quotient, value - quotient * by
+def quotient(value: int, by: int) -> tuple[int, int]:
+    """The quotient, truncated toward zero as C does it, and the rest."""
+    whole = abs(value) // abs(by) * (1 if (value >= 0) == (by >= 0) else -1)
+    return whole, value - whole * by
 
 
 def is_finite(time: int) -> bool:
@@ -112,7 +112,7 @@ def subtract(left: int, right: int) -> Interval:
     if is_finite(left) and is_finite(right):
         if not -_INTERVAL_LIMIT <= left - right < _INTERVAL_LIMIT:
             raise EngineError("22008", "interval out of range")
-        days, us = _quotient(left - right, DAY_US)
+        days, us = quotient(left - right, DAY_US)
         return Interval(0, days, us)
     if left == right:
         raise EngineError("22008", "interval out of range")

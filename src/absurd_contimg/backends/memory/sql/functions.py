@@ -1,0 +1,244 @@
+"""Postgres' own functions: which there are, which arguments they take, and what they do."""
+
+from __future__ import annotations
+
+import math
+import operator
+import string
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any, NamedTuple
+
+from absurd_contimg.backends.memory import jsonb
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.session_state import SessionState
+from absurd_contimg.backends.memory.sql import time_functions
+from absurd_contimg.backends.memory.sql.casts import (
+    common_type,
+    converted,
+    determined,
+    is_implicit,
+    unified,
+)
+from absurd_contimg.backends.memory.sql.operators import check_ordered, comparison, sort_key
+from absurd_contimg.backends.memory.sql.scope import Env, Expr
+from absurd_contimg.backends.memory.values import types
+from absurd_contimg.backends.memory.values.numerics import rounded
+from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
+from absurd_contimg.backends.memory.values.types import (
+    BOOL,
+    FLOAT8,
+    INT4,
+    INTEGERS,
+    JSONB,
+    NUMERIC,
+    TEXT,
+    TIMESTAMPTZ,
+    UNKNOWN,
+    SqlType,
+)
+
+
+class Form(NamedTuple):
+    """A form of a strict function; the last `optional` arguments may be left out."""
+
+    arguments: tuple[SqlType, ...]
+    returns: SqlType
+    work: Callable[..., Any]
+    optional: int = 0
+
+
+def call(name: str, arguments: list[Expr], names: list[str | None]) -> Expr:
+    """A call of a function; `names` are those of arguments in named notation."""
+    if name == "make_interval":
+        return time_functions.make_interval(arguments, names)
+    if any(names):
+        raise Unsupported(f"{name} with names of arguments")
+    make = _SPECIAL.get(name)
+    return _strict_call(name, _FORMS[name], arguments) if make is None else make(arguments, name)
+
+
+def _strict_call(name: str, forms: tuple[Form, ...], arguments: list[Expr]) -> Expr:
+    """The form with most of the arguments' types; of several the first, as Postgres prefers."""
+    kinds = [expr.kind for expr in arguments]
+    fitting = [
+        form
+        for form in forms
+        if len(form.arguments) - form.optional <= len(kinds) <= len(form.arguments)
+        and all(map(is_implicit, kinds, form.arguments))
+    ]
+    if not fitting or (len(fitting) > 1 and UNKNOWN in kinds):
+        raise Unsupported(f"{name}({', '.join(kind.shown for kind in kinds)})")
+    form = max(fitting, key=lambda each: sum(map(operator.is_, kinds, each.arguments)))
+    given = zip(arguments, form.arguments, strict=False)
+    values = [converted(expr, kind).value for expr, kind in given]
+
+    def value(env: Env) -> Any:
+        raw = [evaluate(env) for evaluate in values]
+        return None if None in raw else form.work(env.session, *raw)
+
+    return Expr(form.returns, value, name)
+
+
+# -- choosing -----------------------------------------------------------------------------------
+
+
+def _coalesce(arguments: list[Expr], name: str) -> Expr:
+    kind = common_type([expr.kind for expr in arguments], "COALESCE")
+    values = [converted(expr, kind).value for expr in arguments]
+
+    def value(env: Env) -> Any:
+        return next((raw for each in values if (raw := each(env)) is not None), None)
+
+    return Expr(kind, value, name)
+
+
+def _extreme(arguments: list[Expr], name: str) -> Expr:
+    """``greatest`` and ``least``."""
+    kind = common_type([expr.kind for expr in arguments], name.upper())
+    check_ordered(kind, name)
+    values = [converted(expr, kind).value for expr in arguments]
+    choose: Callable[..., Any] = max if name == "greatest" else min
+
+    def value(env: Env) -> Any:
+        known = [raw for each in values if (raw := each(env)) is not None]
+        return choose(known, key=lambda raw: sort_key(kind, raw), default=None)
+
+    return Expr(kind, value, name)
+
+
+def _nullif(arguments: list[Expr], name: str) -> Expr:
+    if len(arguments) != 2:
+        raise Unsupported("nullif of other than two arguments")
+    first, second = arguments
+    same = comparison("=", first, second).value
+    if not (first.kind in INTEGERS and second.kind in INTEGERS):  # which are compared as they are
+        first = unified(first, second, "=")[0]
+    return Expr(first.kind, lambda env: None if same(env) is True else first.value(env), name)
+
+
+# -- settings and JSON --------------------------------------------------------------------------
+
+
+def _current_setting(session: SessionState, name: str, missing_ok: bool = False) -> str | None:
+    value = session.setting(name)
+    if value is None and not missing_ok:
+        raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
+    return value
+
+
+def _set_config(session: SessionState, name: str, text: str, local: bool) -> str:
+    session.set(name, text, local=local)
+    return session.setting(name) or ""
+
+
+def _json_text(raw: Any, kind: SqlType, session: SessionState) -> str:
+    """A value as ``to_jsonb`` writes it."""
+    if raw is None:
+        return jsonb.NULL
+    if kind is JSONB:
+        return str(raw)
+    shown = "true" if raw is True else "false" if raw is False else kind.show(raw, session)
+    if kind is TIMESTAMPTZ:
+        shown = timestamptz_out(raw, session.zone, iso=True)
+    is_bare = kind is BOOL or (kind in types.NUMBERS and math.isfinite(raw))
+    return jsonb.parse(shown if is_bare else jsonb.dumps(shown))
+
+
+def _checked(expr: Expr) -> Expr:
+    """A value that may become JSON."""
+    expr = determined(expr)
+    if isinstance(expr.kind, types.ArrayType | types.RecordType):
+        raise Unsupported(f"JSON of {expr.kind.shown}")
+    return expr
+
+
+def _to_jsonb(arguments: list[Expr], name: str) -> Expr:
+    if len(arguments) != 1 or arguments[0].kind is UNKNOWN:
+        raise Unsupported("to_jsonb of other than one argument with a type")
+    expr = _checked(arguments[0])
+
+    def value(env: Env) -> str | None:
+        raw = expr.value(env)
+        return None if raw is None else _json_text(raw, expr.kind, env.session)
+
+    return Expr(JSONB, value, name)
+
+
+def _build_object(arguments: list[Expr], name: str) -> Expr:
+    known = [_checked(expr) for expr in arguments]
+    if len(known) % 2 or any(expr.kind is not TEXT for expr in known[::2]):
+        raise Unsupported(f"{name} of other than pairs of a text and a value")
+
+    def value(env: Env) -> str:
+        members = {}
+        for index in range(0, len(known), 2):
+            key, member = known[index].value(env), known[index + 1]
+            if key is None:
+                raise EngineError("22023", f"argument {index + 1}: key must not be null")
+            text = _json_text(member.value(env), member.kind, env.session)
+            members[key] = jsonb.tree(text)
+        return jsonb.dumps(members)
+
+    return Expr(JSONB, value, name)
+
+
+def _array_length(_: SessionState, text: str) -> int:
+    value = jsonb.tree(text)
+    if not isinstance(value, list):
+        word = "a non-array" if isinstance(value, dict) else "a scalar"
+        raise EngineError("22023", f"cannot get array length of {word}")
+    return len(value)
+
+
+_UPPER = str.maketrans(string.ascii_lowercase, string.ascii_uppercase)
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+"""In the locale C only letters of ASCII change."""
+
+
+def _round_float(_: SessionState, raw: float) -> float:
+    return math.copysign(round(raw), raw) if math.isfinite(raw) else raw
+
+
+def _round(_: SessionState, raw: Decimal, digits: int = 0) -> Decimal:
+    if not 0 <= digits <= 100:
+        raise Unsupported(f"round to {digits} digits")
+    return rounded(raw, digits)
+
+
+def _abs(kind: SqlType) -> Form:
+    def work(_: SessionState, raw: Any) -> Any:
+        if kind in INTEGERS and raw == -(1 << (8 * kind.size - 1)):
+            raise EngineError("22003", f"{kind.shown} out of range")
+        return raw.copy_abs() if kind is NUMERIC else abs(raw)
+
+    return Form((kind,), kind, work)
+
+
+_FORMS: dict[str, tuple[Form, ...]] = {
+    "length": (Form((TEXT,), INT4, lambda _, raw: len(raw)),),
+    "lower": (Form((TEXT,), TEXT, lambda _, raw: raw.translate(_LOWER)),),
+    "upper": (Form((TEXT,), TEXT, lambda _, raw: raw.translate(_UPPER)),),
+    "left": (Form((TEXT, INT4), TEXT, lambda _, raw, count: raw[:count]),),
+    "abs": tuple(map(_abs, types.NUMBERS)),
+    "round": (
+        Form((NUMERIC, INT4), NUMERIC, _round),
+        Form((FLOAT8,), FLOAT8, _round_float),
+        Form((NUMERIC,), NUMERIC, _round),
+    ),
+    "jsonb_typeof": (Form((JSONB,), TEXT, lambda _, raw: jsonb.kind(raw)),),
+    "jsonb_array_length": (Form((JSONB,), INT4, _array_length),),
+    "current_setting": (Form((TEXT, BOOL), TEXT, _current_setting, 1),),
+    "set_config": (Form((TEXT, TEXT, BOOL), TEXT, _set_config),),
+    **{name: (Form((), TIMESTAMPTZ, work),) for name, work in time_functions.CLOCKS.items()},
+}
+_SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
+    "coalesce": _coalesce,
+    "greatest": _extreme,
+    "least": _extreme,
+    "nullif": _nullif,
+    "to_jsonb": _to_jsonb,
+    "jsonb_build_object": _build_object,
+    "date_trunc": time_functions.date_trunc,
+}
+NAMES = frozenset({*_FORMS, *_SPECIAL, "make_interval"})
