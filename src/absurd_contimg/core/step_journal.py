@@ -205,14 +205,6 @@ class StepRecord:
         return replace(self, starts=starts)
 
 
-def records(checkpoints: Mapping[str, Json]) -> list[StepRecord]:
-    """All records of a task's journal, in the order of its checkpoints."""
-    steps = [
-        name.removeprefix(START_PREFIX) for name in checkpoints if name.startswith(START_PREFIX)
-    ]
-    return [StepRecord.read(step, checkpoints) for step in steps]
-
-
 class StepJournal:
     """Keeps the journal of the run of a `RunSession`."""
 

@@ -52,6 +52,6 @@ def measure(histories: Iterable[History]) -> Metrics:
     return Metrics(dict(states), sorted(latencies), dict(seconds), lost, dict(kinds), dict(rules))
 
 
-def percentile(values: Sequence[float], share: float) -> float | None:
-    """The smallest of the ascending values that a share (0 to 1) of them does not exceed."""
-    return values[max(math.ceil(share * len(values)) - 1, 0)] if values else None
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of the ascending values that a share of them does not exceed, else NaN."""
+    return values[max(math.ceil(share * len(values)) - 1, 0)] if values else math.nan

@@ -1,10 +1,8 @@
-"""What is stuck in a queue, or sticks it: tasks that no worker can take up, and why.
+"""The health of a queue: tasks that no worker can take up, tasks that block the queue, and why.
 
-Every task that has not ended must be claimable, leased, or waiting with a deadline; anything
-else stays where it is for ever, in silence. And one task whose cancellation rule is no number
-makes every claim of its queue fail, because Absurd reads those rules before it looks for work.
-Read only; production (``contimg status``, ``doctor``, the worker), the audit and the tests ask
-the same questions.
+A task that has not ended must be claimable, leased, or waiting with a deadline; otherwise it
+stays where it is for ever, in silence. And one task whose cancellation rule is no number makes
+every claim of its queue fail, because Absurd reads those rules before it looks for work.
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ _BIGINT_MAX = 2**63
 
 @dataclass(frozen=True, slots=True)
 class QueueProblem:
-    """One task that is stuck, or that sticks its queue."""
+    """One task that is stuck, or that blocks its queue."""
 
     task_id: UUID
     problem: str
@@ -108,7 +106,7 @@ def _stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _has_deadline(task: Task) -> bool:
-    """Whether Absurd cancels it some day, however long it waits."""
+    """Whether Absurd cancels it at some time, however long it waits."""
     rules = task.cancellation if isinstance(task.cancellation, Mapping) else {}
     limit = cast(Mapping[str, object], rules).get("max_duration")
     return limit is not None and _is_bigint(limit)

@@ -8,16 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from absurd_contimg.core.records import TERMINAL_STATES, Checkpoint, History, Run
-from absurd_contimg.core.step_journal import (
-    START_PREFIX,
-    StartRecord,
-    StepOutcome,
-    StepRecord,
-    records,
-)
+from absurd_contimg.core.step_journal import START_PREFIX, StartRecord, StepOutcome, StepRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +50,9 @@ class StepStart:
 
 def journal(history: History) -> list[StepRecord]:
     """The journal's record of every tracked step, in the order of their last writes."""
-    return [record for record in _records(history) if record.step]
-
-
-def _records(history: History) -> list[StepRecord]:
-    return records({each.checkpoint_name: each.state for each in history.checkpoints})
+    states = {each.checkpoint_name: each.state for each in history.checkpoints}
+    names = (name.removeprefix(START_PREFIX) for name in states if name.startswith(START_PREFIX))
+    return [StepRecord.read(step, states) for step in names if step]
 
 
 def step_starts(history: History) -> list[StepStart]:
@@ -140,11 +131,3 @@ def group_of(history: History) -> str:
     """The observation group that a pipeline task is about."""
     params = history.task.params
     return str(params.get("group_id", "?")) if isinstance(params, Mapping) else "?"
-
-
-def last_failure(history: History) -> Mapping[str, Any] | None:
-    """The reason of the last failed run, as JSON."""
-    for run in reversed(history.runs):
-        if isinstance(run.failure_reason, Mapping):
-            return run.failure_reason
-    return None

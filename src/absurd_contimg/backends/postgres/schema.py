@@ -8,7 +8,7 @@ import psycopg
 from absurd_contimg.core.errors import BackendUnavailable, SchemaMissing
 
 SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
-"""The version that ``absurdctl`` carries, and so the one that this package speaks."""
+"""The version that ``absurdctl`` carries and this package uses."""
 
 _LOCK_KEY = 0x41425355
 """Serialises installation between processes; any number that nobody else uses ("ABSU")."""
@@ -23,40 +23,40 @@ def install_schema(url: str) -> str:
     """
     with _connect(url) as connection:
         connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
-        found = _recorded_version(connection)
-        if found is None:
+        version = _recorded_version(connection)
+        if version is None:
             connection.execute(absurdctl.BUNDLED_SCHEMA_SQL.encode())
             return f"Installed Absurd's schema {SCHEMA_VERSION}."
-        if found == SCHEMA_VERSION:
-            return f"Absurd's schema {found} is already there."
-        if absurdctl.compare_versions(found, SCHEMA_VERSION) > 0:
+        if version == SCHEMA_VERSION:
+            return f"Absurd's schema {version} is already there."
+        if absurdctl.compare_versions(version, SCHEMA_VERSION) > 0:
             raise SchemaMissing(
-                f"The database holds Absurd's schema {found}, newer than the {SCHEMA_VERSION} "
-                "that this package speaks. Upgrade the package absurdctl."
+                f"The database holds Absurd's schema {version}, newer than the {SCHEMA_VERSION} "
+                "that this package uses. Upgrade the package absurdctl."
             )
         steps = absurdctl.resolve_migration_path(
-            found, SCHEMA_VERSION, absurdctl.discover_bundled_migrations()
+            version, SCHEMA_VERSION, absurdctl.discover_bundled_migrations()
         )
         for step in steps:
             connection.execute(absurdctl.get_migration_sql(step).encode())
-        return f"Migrated Absurd's schema from {found} to {SCHEMA_VERSION}."
+        return f"Migrated Absurd's schema from {version} to {SCHEMA_VERSION}."
 
 
 def check_schema(url: str) -> None:
-    """Raise `SchemaMissing` unless the database holds the schema version that we speak."""
+    """Raise `SchemaMissing` unless the database holds the schema version that we use."""
     with _connect(url) as connection:
         require_version(_recorded_version(connection))
 
 
-def require_version(found: str | None) -> None:
-    """Raise `SchemaMissing`, saying what to do, unless `found` is the version that we speak."""
-    if found is None:
+def require_version(version: str | None) -> None:
+    """Raise `SchemaMissing`, saying what to do, unless `version` is the one that we use."""
+    if version is None:
         raise SchemaMissing(
             "The database holds no Absurd schema. Run: contimg db init", sqlstate="3F000"
         )
-    if found != SCHEMA_VERSION:
+    if version != SCHEMA_VERSION:
         raise SchemaMissing(
-            f"The database holds Absurd's schema {found}, and this package speaks "
+            f"The database holds Absurd's schema {version}, and this package uses "
             f"{SCHEMA_VERSION}. Run: contimg db init"
         )
 

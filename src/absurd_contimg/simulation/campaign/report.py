@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from absurd_contimg.core.records import History, Json
+from absurd_contimg.history.metrics import measure, percentile
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.model.world import EPOCH
@@ -70,18 +70,10 @@ class Summary:
 def summarise(run: Run, label: str) -> Summary:
     """The figures of a run."""
     histories = run.histories
-    waits = sorted(_latencies(histories))
+    figures = measure(histories)
+    latencies, states = figures.latency_seconds, figures.tasks_by_state
     points = backlog(run)
     seconds = run.scenario.days * 86_400.0
-    states = Counter(history.task.state for history in histories)
-    kinds: Counter[str] = Counter()
-    recoveries = 0
-    for history in histories:
-        recoveries += sum(one.outcome in ("died", "poison") for one in step_starts(history))
-        for one in history.runs:
-            if isinstance(one.failure_reason, Mapping):
-                reason = one.failure_reason
-                kinds[str(reason.get("kind") or reason.get("name"))] += 1
     completed = [one for one in histories if one.task.state == "completed"]
     finished = [at for at in map(_ended_at, completed) if at is not None and at <= seconds]
     worker_seconds = run.scenario.workers.count * run.ended_at_seconds
@@ -90,20 +82,20 @@ def summarise(run: Run, label: str) -> Summary:
         seed=run.seed,
         groups=len(histories),
         rejected=run.groups_rejected,
-        completed=states["completed"],
-        failed=states["failed"],
-        unfinished=len(histories) - states["completed"] - states["failed"],
+        completed=states.get("completed", 0),
+        failed=states.get("failed", 0),
+        unfinished=len(histories) - states.get("completed", 0) - states.get("failed", 0),
         throughput_per_hour=len(finished) / seconds * 3600.0,
-        latency_p50=_percentile(waits, 0.50),
-        latency_p95=_percentile(waits, 0.95),
-        latency_max=waits[-1] if waits else math.nan,
+        latency_p50=percentile(latencies, 0.50),
+        latency_p95=percentile(latencies, 0.95),
+        latency_max=percentile(latencies, 1.0),
         backlog_max=max((count for _, count in points), default=0),
         backlog_end=points[-1][1] if points else 0,
         backlog_gone_after=backlog_gone_after(run),
         utilisation=run.stage_seconds / worker_seconds,
         lost_share=run.stage_seconds_lost / run.stage_seconds if run.stage_seconds else 0.0,
-        recoveries=recoveries,
-        failures=dict(sorted(kinds.items())),
+        recoveries=figures.lost_starts,
+        failures=dict(sorted(figures.failures_by_kind.items())),
         injected=dict(run.fault_counts.injected),
         effective=dict(run.fault_counts.effective),
         violations=tuple(map(str, run.violations)),
@@ -239,7 +231,7 @@ def _figure(run: Run) -> str:
     points = backlog(run)
     middle.plot([time / 3600 for time, _ in points], [count for _, count in points])
     middle.set(title="backlog (groups that have come and not ended)", xlabel="hours")
-    bottom.hist([one / 60 for one in _latencies(run.histories)], bins=40)
+    bottom.hist([seconds / 60 for seconds in measure(run.histories).latency_seconds], bins=40)
     bottom.set(title="from spawn to end", xlabel="minutes", ylabel="groups")
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
@@ -252,15 +244,6 @@ def json_of(summaries: Sequence[Summary]) -> str:
     return json.dumps([one.to_json() for one in summaries], indent=1, allow_nan=False)
 
 
-def _latencies(histories: Sequence[History]) -> list[float]:
-    found = []
-    for history in histories:
-        ended = _ended_at(history)
-        if history.task.state == "completed" and ended is not None:
-            found.append(ended - _seconds(history.task.enqueue_at))
-    return found
-
-
 def _ended_at(history: History) -> float | None:
     if history.task.state not in ("completed", "failed") or not history.runs:
         return None
@@ -271,13 +254,6 @@ def _ended_at(history: History) -> float | None:
 
 def _seconds(moment: datetime) -> float:
     return (moment - EPOCH).total_seconds()
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share does not exceed."""
-    if not ordered:
-        return math.nan
-    return ordered[max(math.ceil(share * len(ordered)) - 1, 0)]
 
 
 def _minutes(seconds: float) -> str:

@@ -22,7 +22,7 @@ from absurd_contimg import errors
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import History
 from absurd_contimg.execution.executor import StageFailed, StageRequest, StageTimeout
-from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.history.metrics import measure
 from absurd_contimg.stages.calibrate_apply import CalibrateApplyStage
 from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
@@ -133,11 +133,7 @@ def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
 
     Raises `ValueError` where no stage has ever completed.
     """
-    seconds: dict[str, list[float]] = {}
-    for history in histories:
-        for start in step_starts(history):
-            if start.outcome == "done" and not start.adopted and start.seconds is not None:
-                seconds.setdefault(start.step, []).append(start.seconds)
+    seconds = measure(histories).step_seconds
     if not seconds:
         raise ValueError("nothing to fit: no stage has completed in these histories")
     costs = dict(DEFAULT_COSTS)
