@@ -1,13 +1,14 @@
-"""The watchdog: a small process that ends stages whose worker no longer holds its lease.
+"""The lease watchdog: a small process that ends stages whose worker no longer holds its lease.
 
-A worker that is stopped (SIGSTOP, a paused machine, a debugger) cannot stop its stages, and the
-stages would go on while another worker, after the lease has run out, starts them again. So each
-worker process has a watchdog beside it. It is told, again and again, until when each process
-group may live, and kills those whose time is over. It knows nothing of databases: the times come
-from the lease keeper, on the clock that all processes of a machine share (CLOCK_MONOTONIC).
+A worker that is stopped (SIGSTOP, a paused machine, a debugger) cannot stop its stages; they would
+go on while another worker, after the end of the lease, starts them again. So each worker process
+has a watchdog process. The worker sends it, again and again, the time until which each process
+group may live, and the watchdog kills the groups whose time is over. It knows no database: the
+times come from the lease, on the clock that all processes of a machine share (CLOCK_MONOTONIC).
 
-When the worker ends, the watchdog's input ends, and so does the watchdog; the stages are then
-ended by their own lifeline (``child.py``). It is run as a plain script, and imports nothing big.
+When the worker ends, the watchdog's input ends, and so does the watchdog; the stages then end by
+their own pipe to the worker (`execution.stage_process`). This file runs as a plain script, and
+imports nothing large.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ import sys
 import time
 from contextlib import suppress
 
-_LOOK_SECONDS = 0.5
+_POLL_SECONDS = 0.5
 
 
 class LeaseWatchdog:
-    """The worker's side: starts the process when it is first needed, and anew if it died."""
+    """The worker's side: starts the process at the first use, and again if it has died."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
     def watch(self, group: int, until: float) -> None:
         """Let the process group live until this time of `time.monotonic`; repeat to extend."""
-        self._tell(f"{group} {until:.6f}\n")
+        self._send(f"{group} {until:.6f}\n")
 
     def forget(self, group: int) -> None:
-        """The process group has ended."""
+        """Watch the process group no more: it has ended."""
         if self._process is not None:
-            self._tell(f"{group} -\n")
+            self._send(f"{group} -\n")
 
     def close(self) -> None:
         """End the process."""
@@ -47,10 +48,10 @@ class LeaseWatchdog:
             self._process.wait()
             self._process = None
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         try:
             self._write(line)
-        except BrokenPipeError:  # somebody killed it: what it watched is told again soon
+        except BrokenPipeError:  # it was killed; the executor soon repeats every group
             self.close()
             self._write(line)
 
@@ -68,12 +69,12 @@ class LeaseWatchdog:
 
 
 def main() -> None:
-    """Read lines of ``group until`` (``-`` to forget it) until they end; kill what is due."""
-    watched: dict[int, float] = {}
+    """Read lines ``group until`` (``-``: forget it) to their end; kill the groups that are due."""
+    deadlines: dict[int, float] = {}
     rest = b""
     while True:
-        soonest = min(watched.values(), default=time.monotonic() + _LOOK_SECONDS)
-        wait = min(max(soonest - time.monotonic(), 0.0), _LOOK_SECONDS)
+        next_poll = time.monotonic() + _POLL_SECONDS
+        wait = max(min([next_poll, *deadlines.values()]) - time.monotonic(), 0.0)
         if select.select([0], [], [], wait)[0]:
             data = os.read(0, 1 << 16)
             if not data:
@@ -82,14 +83,14 @@ def main() -> None:
             for line in lines:
                 group, until = line.split()
                 if until == b"-":
-                    watched.pop(int(group), None)
+                    deadlines.pop(int(group), None)
                 else:
-                    watched[int(group)] = float(until)
+                    deadlines[int(group)] = float(until)
         now = time.monotonic()
-        for number in [one for one, until in watched.items() if until <= now]:
-            del watched[number]
+        for due in [group for group, until in deadlines.items() if until <= now]:
+            del deadlines[due]
             with suppress(ProcessLookupError):
-                os.killpg(number, signal.SIGKILL)
+                os.killpg(due, signal.SIGKILL)
 
 
 if __name__ == "__main__":
