@@ -1,8 +1,7 @@
-"""The environment in which CASA behaves: offline, logging where told, writing nowhere else.
+"""The environment of processes that use CASA: offline, one log file, no files elsewhere.
 
-CASA reads its settings from the environment when it is imported, so they must be there before
-the child process starts. This module prepares them and never imports CASA itself, because the
-worker calls it.
+CASA reads its settings from the environment when it is imported, so they must be there before the
+stage process starts. This module runs in the worker and must not import CASA.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
     """Prepare `folder` and return the environment variables for a process that uses CASA.
 
     Writes below `folder` only: CASA's site file, an overlay of its data package, astropy's
-    configuration, cache folders. CASA logs to `log`. Merge the variables into the child's
-    environment; OMP_NUM_THREADS is left to the caller. `today` is for tests.
+    configuration, cache folders. CASA logs to `log`. OMP_NUM_THREADS is left to the caller.
+    `today` is for tests.
 
     Raises `SettingError` when CASA's data package is not installed, or when its leap seconds
     are not those of the IERS, because then times would be wrong.
@@ -73,12 +72,12 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
 
 
 def measures_overlay(folder: Path, today: date) -> Path:
-    """A view of CASA's data in which the leap-second table is known to be up to date.
+    """A view of CASA's data in which the leap-second table has a recent date.
 
-    CASA refuses to trust a leap-second table whose version is half a year old, although nothing
-    in it may have changed. The overlay links to everything in the ``casadata`` package, and
-    holds a copy of the one table with its version date set to today, but only after its content
-    has been found equal to the IERS list, and only while that list has not expired.
+    CASA rejects a leap-second table whose version is half a year old, even if nothing in it has
+    changed. The overlay links to everything in the ``casadata`` package, and has a copy of this
+    table with the date of today, provided that its content equals the IERS list; when that list
+    has expired, the date is that of the expiry.
     """
     source = _package_folder("casadata") / "__data__"
     if not (source / "geodetic" / "TAI_UTC").is_dir():
@@ -110,7 +109,7 @@ def _link_all(source: Path, target: Path, leave: str) -> None:
     for entry in source.iterdir():
         link = target / entry.name
         if entry.name != leave and not link.is_symlink():
-            # Two children may prepare the same folder at once.
+            # Two processes may prepare the same folder at the same time.
             try:
                 link.symlink_to(entry)
             except FileExistsError:
@@ -129,10 +128,10 @@ def _iers_leap_seconds() -> tuple[list[tuple[float, float]], date]:
 
 
 def _check_leap_seconds(table: Path) -> date:
-    """Refuse a table that lacks a leap second of the IERS list; returns the list's expiry.
+    """Raise `SettingError` if the table lacks a leap second of the IERS list; the list's expiry.
 
-    The table's storage is casacore's; its numbers stand there as plain doubles of either byte
-    order, which is enough to find out whether the last leap second is in it.
+    casacore stores numbers as plain doubles of either byte order, so a search for the bytes of the
+    last leap seconds is enough.
     """
     leaps, expires = _iers_leap_seconds()
     content = b"".join(p.read_bytes() for p in sorted(table.glob("table.f*")))
@@ -162,14 +161,14 @@ def _copy_with_date(table: Path, target: Path, day: date) -> None:
     (partial / "table.dat").chmod(0o644)
     (partial / "table.dat").write_bytes(text.replace(old, new))
     if target.exists():
-        # An equal or older copy: replace its one changed file in place, atomically.
+        # An equal or older copy: replace its one changed file atomically.
         (partial / "table.dat").replace(target / "table.dat")
         shutil.rmtree(partial)
     else:
         try:
             partial.rename(target)
         except OSError:
-            # Another process was first; its copy is as good.
+            # Another process was first, and its copy is equal.
             shutil.rmtree(partial)
             if not target.is_dir():
                 raise

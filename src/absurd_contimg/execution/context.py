@@ -1,8 +1,8 @@
-"""`PipelineContext`: what travels from stage to stage, and how it is written as JSON.
+"""The pipeline context: what stages pass on to each other, and its JSON.
 
-Only `inputs`, `outputs`, `metadata` and a reference to the configuration are serialised, never
-the configuration itself nor arrays: a checkpoint stays a small JSON object of paths, sizes,
-digests and choices.
+Only `inputs`, `outputs`, `metadata` and a reference to the configuration are serialised, neither
+the configuration itself nor arrays: a checkpoint is a small JSON object of paths, sizes, digests
+and choices.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class GroupInputs:
-    """What the stages of a group are given from the start."""
+    """The inputs of the first stages of a group."""
 
     group_id: str
     input_files: Annotated[tuple[Path, ...], Field(min_length=1)]
@@ -37,11 +37,11 @@ class GroupInputs:
 
 @dataclass(frozen=True, slots=True)
 class PipelineContext:
-    """The state of one group on its way through the stages.
+    """The state of one group between two stages.
 
-    `inputs` is what the run was asked to do, `outputs` what the stages so far have provided
-    (by the names in `PipelineStage.provides`), `metadata` who asked and why. All are JSON;
-    stages read them as the types of `products.outputs`.
+    `inputs` are the parameters of the run, `outputs` what the stages so far have provided (by the
+    names in `PipelineStage.provides`), `metadata` the task and its fallbacks. All are JSON; stages
+    read them as `GroupInputs` and the types of `products.outputs`.
     """
 
     config: PipelineConfig
@@ -75,7 +75,7 @@ class PipelineContext:
         return replace(self, metadata={**self.metadata, **metadata})
 
     def to_json(self) -> dict[str, Json]:
-        """The serialisable part, with the digest of the configuration instead of itself."""
+        """The serialisable part, with a reference to the configuration."""
         return {
             "inputs": dict(self.inputs),
             "outputs": dict(self.outputs),
@@ -85,7 +85,7 @@ class PipelineContext:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Json], config: PipelineConfig) -> Self:
-        """The context that `to_json` wrote, with the configuration given back to it."""
+        """The context that `to_json` wrote, with its configuration."""
 
         def section(name: str) -> dict[str, Json]:
             value = data.get(name) or {}

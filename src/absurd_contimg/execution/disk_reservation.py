@@ -1,8 +1,8 @@
-"""Space is reserved before a stage starts, so that two of them do not count on the same bytes.
+"""Disk reservations: two stages never count on the same free bytes.
 
-A reservation is a file in the attempt's scratch folder: it goes when the folder goes, and a dead
-worker's goes with the janitor. What an attempt has already written counts as used, the rest of
-its reservation as taken.
+Space is reserved before a stage starts. A reservation is a file in the attempt's scratch folder
+and is removed with it; the janitor removes those of dead workers. What an attempt has already
+written counts as used, the rest of its reservation as promised.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def full_disks(*folders: Path) -> list[FullDisk]:
 def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:
     """Reserve space for an attempt whose scratch folder is `folder`; the folder exists.
 
-    Raises `OSError` with ENOSPC, as the file system would later, when less is free than needed
-    and promised to others; before that, what dead workers left is swept.
+    When less is free than this and the other attempts need, removes what dead workers left, and
+    if that is not enough raises `OSError` with ENOSPC, as the file system would do later.
     """
     with files.locked(scratch_dir / ".owners" / "space"):
         short = _short_by(scratch_dir, needed_bytes, files)

@@ -1,13 +1,13 @@
-"""How a stage is run: in a process of its own that can be killed at any time.
+"""How a stage runs: in a process of its own that can be killed at any time.
 
-`StageExecutor` is the port; the simulation puts durations and failures in its place.
-`IsolatedStageExecutor` starts `execution.stage_process` in its own session, waits for it with
-a hard deadline, and turns whatever happened into a `StageReport` or a `StageFailed` that carries
-evidence. When `execute` ends, in whatever way, no process of the stage lives any more: the
-worker may give up its lease and another may start the stage.
+`StageExecutor` is the port; the simulation's executor has durations and failures instead.
+`IsolatedStageExecutor` starts `execution.stage_process` in its own session, waits for it with a
+deadline, and turns the end of the process into a `StageReport` or a `StageFailed` with evidence.
+When `execute` ends, in whatever way, no process of the stage is alive: the worker may give up its
+lease and another worker may start the stage.
 
-The exit code proves nothing in either direction. A result that the child wrote after its checks
-is success even if CASA's destructors abort afterwards; no result is failure even with code 0.
+The exit code proves nothing. A result that the process wrote after its checks is success even if
+CASA's destructors abort afterwards; no result is failure even with code 0.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ParamSpec, Protocol, TypeVar
+from typing import Any, Protocol
 
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
@@ -34,20 +34,16 @@ from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
 from absurd_contimg.execution.lease_watchdog import LeaseWatchdog
 from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
+from absurd_contimg.execution.processes import completed, end_group, uninterrupted
 from absurd_contimg.execution.stage_process import REQUEST_NAME, RESULT_NAME
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
 _TRIM_SECONDS = 20.0
 _LEASE_SECONDS = 0.5
-"""How often the watchdog is told how long a stage may live."""
-_POLL_SECONDS = 0.01
-_UNKILLABLE_SECONDS = 60.0
+"""How often the watchdog gets the time until which a stage may live."""
 _WATCHDOG = LeaseWatchdog()
-"""One for each process; it starts when a stage first runs under a lease."""
+"""One for each worker process; it starts when a stage first runs under a lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +51,7 @@ class StageRequest:
     """One attempt of one stage."""
 
     stage: str
-    """``module:Class``, as the child imports it."""
+    """``module:Class``, as the stage process imports it."""
     stage_name: str
     context: PipelineContext
     attempt: str
@@ -67,21 +63,21 @@ class StageRequest:
     """Standard output and standard error of the process."""
     deadline_seconds: float
     may_live_until: Callable[[], float] | None = None
-    """The time of `time.monotonic` at which its process is killed unless this says a later one
-    by then: the end of the worker's lease. None: it lives as long as the worker waits for it."""
+    """The end of the worker's lease, as `time.monotonic`, asked again and again: the process is
+    killed at that time. None: it lives as long as the worker waits for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
-    """What a stage's process achieved. Nothing is published yet."""
+    """What a stage process has made. Nothing is published yet."""
 
     outputs: Mapping[str, Json]
     committed: Path | None
-    """Where its product belongs; None: the stage makes no product."""
+    """The place of its product; None: the stage makes no product."""
     adopted: bool
     """The product was already there; nothing was computed."""
     product: Path | None
-    """The sealed product in scratch; None when adopted or when there is none."""
+    """The finished product in scratch; None when adopted or when there is none."""
     seconds: float
     """On the event loop's clock, from start to end of the process."""
 
@@ -90,12 +86,12 @@ class StageExecutor(Protocol):
     """Runs one attempt of a stage."""
 
     async def execute(self, request: StageRequest) -> StageReport:
-        """Run it to its end. Raises `StageFailed`; when cancelled, stops it first."""
+        """Run it to its end; raises `StageFailed`. When cancelled, stops the stage first."""
         ...
 
 
 class StageFailed(Exception):
-    """A stage's process failed; `evidence` says all that is known, the logs say the rest."""
+    """A stage process failed; `evidence` and the logs say how."""
 
     def __init__(self, text: str, request: StageRequest, evidence: Evidence) -> None:
         super().__init__(text)
@@ -117,15 +113,15 @@ class StageFailed(Exception):
 
 
 class StageTimeout(StageFailed):
-    """A stage's process was still running at its deadline and was killed."""
+    """A stage process was still running at its deadline and was killed."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceLimits:
-    """Limits set on a stage's process."""
+    """Limits of a stage process."""
 
     memory_bytes: int | None = None
-    """RLIMIT_AS; CASA aborts when it reaches it. None: no limit."""
+    """RLIMIT_AS, at which CASA aborts. None: no limit."""
     open_files: int = 65536
     """RLIMIT_NOFILE, as far as the hard limit allows: CASA keeps many tables open."""
 
@@ -141,7 +137,7 @@ def no_environment(_scratch: Path, _casa_log: Path) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class IsolatedStageExecutor:
-    """Runs stages in child processes on this machine (Linux)."""
+    """Runs stages in processes on this machine (Linux)."""
 
     environment: Environment
     """Usually `absurd_contimg.execution.casa_environment.casa_environment`."""
@@ -153,7 +149,7 @@ class IsolatedStageExecutor:
         """Run it to its end.
 
         Raises `StageTimeout` at the deadline and `StageFailed` for every other failure. When
-        this call is cancelled it kills the process group and waits for its end first.
+        cancelled, kills the process group and waits for its end first.
         """
         environment = await uninterrupted(self._prepare, request)
         clock = asyncio.get_running_loop().time
@@ -163,7 +159,7 @@ class IsolatedStageExecutor:
         return await uninterrupted(self._conclude, request, exit_code, in_time, seconds)
 
     def _prepare(self, request: StageRequest) -> dict[str, str]:
-        """Write the request and make the folders; returns the child's environment."""
+        """Write the request and make the folders; returns the environment of the process."""
         for log in (request.casa_log, request.output_log):
             log.parent.mkdir(parents=True, exist_ok=True)
         temporary = request.scratch / "tmp"
@@ -180,13 +176,13 @@ class IsolatedStageExecutor:
                 "memory_bytes": self.limits.memory_bytes,
                 "open_files": self.limits.open_files,
             },
-            # The child finds the stage's module wherever we would.
+            # The stage process finds the stage's module where this process does.
             "module_path": [str(Path(path).absolute()) for path in sys.path],
         }
         text = json.dumps(document, indent=1, allow_nan=False)
         (request.scratch / REQUEST_NAME).write_text(text, encoding="utf-8")
-        alone = ONE_THREAD in fallbacks_of(request.context)
-        threads = "1" if alone else str(config.execution.threads)
+        one_thread = ONE_THREAD in fallbacks_of(request.context)
+        threads = "1" if one_thread else str(config.execution.threads)
         return {
             **os.environ,
             "OMP_NUM_THREADS": threads,
@@ -216,22 +212,22 @@ class IsolatedStageExecutor:
             try:
                 in_time = await self._wait(process, request, write_end)
             finally:
-                await _completed(_end_group(process))
+                await completed(end_group(process))
                 _WATCHDOG.forget(process.pid)
         finally:
-            # Closing the write end is itself a kill: see child.py. It comes last.
+            # Closing the write end kills the stage process and its children, so it comes last.
             os.close(write_end)
             os.close(read_end)
         assert process.returncode is not None
         return process.returncode, in_time
 
     async def _wait(
-        self, process: asyncio.subprocess.Process, request: StageRequest, lifeline: int
+        self, process: asyncio.subprocess.Process, request: StageRequest, parent_pipe: int
     ) -> bool:
         """Whether the process ended by itself in time; keeps its output within bounds.
 
-        It is given leave to begin once the watchdog knows until when it may live, and not after
-        that: if we are stopped before, it waits, and nothing of it must be undone.
+        Lets the process begin when the watchdog knows until when it may live, unless that time is
+        over: a worker that is stopped before leaves a process that has done nothing.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + request.deadline_seconds
@@ -242,7 +238,7 @@ class IsolatedStageExecutor:
             if lease is not None:
                 _WATCHDOG.watch(process.pid, until)
             if not begun and until > time.monotonic():
-                begun = os.write(lifeline, b"!") == 1
+                begun = os.write(parent_pipe, b"!") == 1
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(left, _LEASE_SECONDS if lease else _TRIM_SECONDS)):
                     await process.wait()
@@ -255,7 +251,7 @@ class IsolatedStageExecutor:
     def _conclude(
         self, request: StageRequest, exit_code: int, in_time: bool, seconds: float
     ) -> StageReport:
-        """Read the result, or tell from everything else what went wrong."""
+        """Read the result, or raise what logs and exit code say of the failure."""
         for log in (request.casa_log, request.output_log):
             trim_log(log, self.log_bytes_max)
         result = _read_result(request.scratch / RESULT_NAME)
@@ -280,20 +276,20 @@ def _failure(
     request: StageRequest, exit_code: int, in_time: bool, result: Mapping[str, Any] | None
 ) -> StageFailed:
     logged = severe_messages(request.casa_log)
-    kept = [str(log) for log in (request.output_log, request.casa_log) if _has_content(log)]
-    where = f"Logs: {', '.join(kept)}." if kept else "It left no log."
-    what = f"Stage {request.stage_name!r} of attempt {request.attempt}"
+    logs = [str(log) for log in (request.output_log, request.casa_log) if _has_content(log)]
+    where = f"Logs: {', '.join(logs)}." if logs else "It left no log."
+    subject = f"Stage {request.stage_name!r} of attempt {request.attempt}"
     if result is not None:
         evidence = replace(Evidence.from_json(result["evidence"]), log_messages=logged)
-        return StageFailed(f"{what} failed: {result['message']} {where}", request, evidence)
+        return StageFailed(f"{subject} failed: {result['message']} {where}", request, evidence)
     final = last_line(request.output_log)
     logged += death_messages(request.output_log)
-    # A full disk takes no log either, so the stage may not have been able to say it.
+    # On a full disk the stage may have been unable to log anything.
     full = full_disks(request.scratch, request.output_log.parent)
     path = str(full[0].folder) if full else None
     logged += tuple(map(str, full))
     if not in_time:
-        text = f"{what} was killed at its deadline of {request.deadline_seconds:g} s. {where}"
+        text = f"{subject} was killed at its deadline of {request.deadline_seconds:g} s. {where}"
         evidence = Evidence(signal=int(signal.SIGKILL), log_messages=logged, path=path)
         error = StageTimeout(text, request, evidence)
         error.evidence = replace(evidence, exceptions=(ExceptionEvidence.of(error),))
@@ -302,82 +298,18 @@ def _failure(
         death = f"was ended by {signal.Signals(-exit_code).name}"
         evidence = Evidence(signal=-exit_code, log_messages=logged, path=path)
     else:
-        # Python's traceback ends with the error that kept it from reporting.
+        # The last line of a traceback is the error that prevented the report.
         death = f"ended with code {exit_code} without a result"
         logged += () if final is None or final in logged else (final,)
         evidence = Evidence(exit_code=exit_code, log_messages=logged, path=path)
-    said = logged[-1] if logged else final
-    detail = f" ({said})" if said else ""
-    return StageFailed(f"{what} {death}{detail}. {where}", request, evidence)
+    last_message = logged[-1] if logged else final
+    detail = f" ({last_message})" if last_message else ""
+    return StageFailed(f"{subject} {death}{detail}. {where}", request, evidence)
 
 
 def _read_result(path: Path) -> dict[str, Any] | None:
     try:
         result: dict[str, Any] = json.loads(path.read_bytes())
     except FileNotFoundError:
-        return None  # it died before it could say anything
+        return None  # the process died before it could report
     return result
-
-
-# Ending processes and threads without losing sight of them.
-
-
-async def _end_group(process: asyncio.subprocess.Process) -> None:
-    """Kill whatever is left of a process's group; returns when none of it lives."""
-    clock = asyncio.get_running_loop().time
-    give_up = clock() + _UNKILLABLE_SECONDS
-    while True:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            break
-        living = await asyncio.to_thread(_living_members, process.pid)
-        if not living:
-            break
-        if clock() > give_up:
-            # Stuck in the kernel, as on a dead disk. It can only write into its own scratch.
-            _log.error("processes %s of a stage ignore SIGKILL; going on without them", living)
-            return
-        await asyncio.sleep(_POLL_SECONDS)
-    await process.wait()
-
-
-def _living_members(group: int) -> list[int]:
-    """The processes of a group that are more than an entry waiting to be reaped."""
-    living = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            text = (entry / "stat").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # ended while we looked
-        state, _, its_group = text.rpartition(")")[2].split()[:3]
-        if int(its_group) == group and state not in "ZX":
-            living.append(int(entry.name))
-    return living
-
-
-async def _completed(work: Awaitable[T]) -> T:
-    """Await something to its end even when cancelled; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if cancelled is not None:
-        if not task.cancelled() and (lost := task.exception()) is not None:
-            cancelled.add_note(f"while being cancelled: {lost!r}")
-        raise cancelled
-    return task.result()
-
-
-async def uninterrupted(function: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
-    """Run a function in a thread and stay until it has ended.
-
-    A thread cannot be cancelled. Leaving it behind would let it rename or delete files after its
-    caller has cleaned up; so a cancellation waits for it, and for it the work must be short.
-    """
-    return await _completed(asyncio.to_thread(function, *arguments, **options))

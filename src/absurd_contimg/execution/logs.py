@@ -1,4 +1,4 @@
-"""The logs of a stage's process: where they lie, what they say of its death, keeping them short."""
+"""The logs of a stage process: their paths, what they say of a failure, how they stay short."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ _TAIL_BYTES = 64_000
 _MESSAGES_MAX = 20
 _MESSAGE_LENGTH = 500
 
-_DYING_WORDS = (
+_FATAL_WORDS = (
     "terminate called", "what():", "bad_alloc", "MemoryError", "Fatal Python error",
     "No space left on device", "Segmentation fault", "double free", "Aborted",
     "out of memory", "emory allocation",
 )  # fmt: skip
 """What the C++ runtime, glibc, LLVM, OpenBLAS and Python's faulthandler print at the end."""
 
-
 _CASA_SUFFIX, _OUTPUT_SUFFIX = ".casa.log", ".out.log"
 
 
 def log_folder(state_dir: Path, group_id: str) -> Path:
-    """Where the logs of a group's stages lie."""
+    """The folder with the logs of a group's stages."""
     return state_dir / "logs" / safe_name(group_id)
 
 
@@ -34,7 +33,7 @@ def log_paths(folder: Path, stage: str, attempt: str) -> tuple[Path, Path]:
 
 
 def newest_logs(folder: Path, stage: str | None = None) -> list[Path]:
-    """The logs of the start (of this stage) that last wrote anything; none if nothing did."""
+    """The logs of the latest start (of this stage) that wrote anything; none if none did."""
     pattern = "*.log" if stage is None else f"{safe_name(stage)}-*.log"
     written = [path for path in folder.glob(pattern) if path.stat().st_size > 0]
     if not written:
@@ -50,26 +49,26 @@ def _names_of(start: str) -> tuple[str, str]:
 
 def severe_messages(casa_log: Path) -> tuple[str, ...]:
     """The last messages that CASA logged as SEVERE, oldest first, without their times."""
-    found = []
+    messages = []
     for line in tail(casa_log):
         columns = line.split("\t", 2)
         if len(columns) > 1 and columns[1].strip() == "SEVERE":
-            found.append(" ".join(columns[-1].split())[:_MESSAGE_LENGTH])
-    return tuple(found[-_MESSAGES_MAX:])
+            messages.append(" ".join(columns[-1].split())[:_MESSAGE_LENGTH])
+    return tuple(messages[-_MESSAGES_MAX:])
 
 
 def death_messages(output_log: Path) -> tuple[str, ...]:
-    """The last lines of a process's output in which it or its runtime speaks of its end."""
-    found = [
+    """The last lines of a process's output that report its abnormal end."""
+    messages = [
         line.strip()[:_MESSAGE_LENGTH]
         for line in tail(output_log)
-        if any(word in line for word in _DYING_WORDS)
+        if any(word in line for word in _FATAL_WORDS)
     ]
-    return tuple(found[-_MESSAGES_MAX:])
+    return tuple(messages[-_MESSAGES_MAX:])
 
 
 def last_line(output_log: Path) -> str | None:
-    """The last line of a process's output that is not empty; where a traceback says it all."""
+    """The last line of a process's output that is not empty: of a traceback, the error."""
     lines = [line.strip() for line in tail(output_log) if line.strip()]
     return lines[-1][:_MESSAGE_LENGTH] if lines else None
 
@@ -77,7 +76,7 @@ def last_line(output_log: Path) -> str | None:
 def trim_log(path: Path, bytes_max: int) -> None:
     """Cut the middle out of a log that is longer than allowed; beginning and end remain.
 
-    The file is rewritten in place, because a living process may hold it open for appending.
+    The file is rewritten in place, because a running process may hold it open for appending.
     """
     try:
         size = path.stat().st_size
@@ -101,7 +100,7 @@ def tail(path: Path, lines: int | None = None) -> list[str]:
         with path.open("rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - _TAIL_BYTES))
-            found = file.read().decode(errors="replace").splitlines()
+            content = file.read().decode(errors="replace").splitlines()
     except FileNotFoundError:
-        return []  # the process never came to log anything
-    return found if lines is None else found[-lines:]
+        return []  # the process has logged nothing
+    return content if lines is None else content[-lines:]

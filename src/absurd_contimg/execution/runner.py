@@ -1,8 +1,8 @@
-"""`StageRunner`: one attempt of one stage, from its requirements to a registered product.
+"""The stage runner: one attempt of one stage, from its requirements to a registered product.
 
-The order of events is what makes a kill harmless at any moment: work and seal in scratch, ask
-the fence, rename into place, register, return. Killed before the rename, nothing is there;
-killed after it, the next attempt adopts what is there and registers it again.
+The order of events makes a kill harmless at any moment: make the product in scratch, ask the
+fence, rename the product into its place, register it, return. After a kill before the rename
+nothing is there; after a kill later the next attempt adopts the product and registers it again.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack, cast
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.errors import LeaseLost
@@ -20,13 +20,9 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import reserve
-from absurd_contimg.execution.executor import (
-    StageExecutor,
-    StageReport,
-    StageRequest,
-    uninterrupted,
-)
+from absurd_contimg.execution.executor import StageExecutor, StageReport, StageRequest
 from absurd_contimg.execution.logs import log_folder, log_paths
+from absurd_contimg.execution.processes import uninterrupted
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.execution.stage_process import run_stage
@@ -38,11 +34,12 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 Fence = Callable[[], Awaitable[None]]
-"""Asked once before anything is published; raises when this worker may not publish any more."""
+"""Called once before anything is published; raises when this worker may publish no more."""
 
 
+@runtime_checkable
 class LeaseFence(Protocol):
-    """A fence that also knows until when the lease lasts, such as ``ctx.fence``."""
+    """A fence that also knows the end of the lease, such as ``ctx.fence``."""
 
     @property
     def deadline(self) -> float:
@@ -51,15 +48,15 @@ class LeaseFence(Protocol):
 
 
 class InThread(Protocol):
-    """Calls a function that blocks, in a thread, and stays until it has ended."""
+    """Calls a blocking function in a thread."""
 
     async def __call__(self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts) -> _T:
-        """The function's answer; a cancellation waits for it."""
+        """The function's answer; a cancellation waits for the end of the function."""
         ...
 
 
 class ProductRegistry(Protocol):
-    """What the runner needs of the registry; called in a thread."""
+    """The part of the registry that the runner uses; called in a thread."""
 
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
@@ -68,7 +65,7 @@ class ProductRegistry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class StageResult:
-    """What one attempt of a stage has achieved: the product is in place and registered."""
+    """The end of one attempt: the product is in its place and registered."""
 
     stage: str
     outputs: Mapping[str, Json]
@@ -84,7 +81,7 @@ class StageResult:
 class StageRunner:
     """Runs stages of one pipeline for one worker process.
 
-    `files` and `in_thread` are doors to this machine; the simulation has its own.
+    `files` and `in_thread` are ports to this machine; the simulation passes its own.
     """
 
     def __init__(
@@ -134,7 +131,7 @@ class StageRunner:
         fence: Fence | None,
     ) -> StageResult:
         request = self._request(scratch, stage, context, attempt)
-        leased = cast(LeaseFence, fence) if hasattr(fence, "deadline") else None
+        leased = fence if isinstance(fence, LeaseFence) else None
         if leased is not None:
             request = replace(request, may_live_until=lambda: leased.deadline)
         if stage.isolated:
@@ -157,7 +154,7 @@ class StageRunner:
         )
 
     async def _run_in_process(self, stage: PipelineStage, request: StageRequest) -> StageReport:
-        """For a stage that only asks the registry: no process, no product."""
+        """Run a stage that only asks the registry: no process, no product."""
         if stage.product_folder is not None:
             raise ValueError(f"stage {stage.name!r} makes a product, so it must be isolated")
         clock = asyncio.get_running_loop().time
@@ -182,8 +179,8 @@ class StageRunner:
     ) -> Published | None:
         """Put a product in its place, if there is one, and enter it into the registry.
 
-        Looks at the clock once more: this process may have been stopped after the fence let it
-        pass, and is then a zombie that must not publish.
+        Compares clock and lease once more, because this process may have been stopped after it
+        passed the fence.
         """
         if leased is not None and clock() >= leased.deadline:
             raise LeaseLost("the lease ran out before the product could be published")

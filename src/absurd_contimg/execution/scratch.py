@@ -1,13 +1,12 @@
-"""Scratch: folders of running attempts, and the janitor that removes those of dead owners.
+"""Scratch: the folders of running attempts, and the removal of those of dead owners.
 
-Every worker process owns one folder in scratch and holds a lock (``flock``) on a file for as
-long as it lives; the kernel frees the lock when the process dies, however it dies. A folder
-whose owner's lock is free is rubbish, whatever its age; a folder whose owner's lock is held is
-in use, whatever its age. Nothing without a lock file is touched: it is not ours.
+Every worker process owns one folder in scratch and holds a lock (``flock``) on a file as long as
+it lives; when it dies, the kernel frees the lock. A folder whose lock is free is left over and a
+folder whose lock is held is in use, whatever their age. Nothing without a lock file is removed:
+the pipeline did not make it.
 
 Layout: ``<scratch>/.owners/<owner>.lock`` and ``<scratch>/<owner>/<run>-<stage>-<attempt>-<n>``.
-An attempt's folder lies directly in its owner's: when it goes, nothing of the run is left, and who
-looks through scratch finds only what is under way.
+An attempt's folder lies directly in its owner's, so that nothing of an ended attempt is left.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ _OWNERS = ".owners"
 
 
 class ScratchInUseError(UserError):
-    """Another living process owns scratch under this name."""
+    """Another running process owns scratch under this name."""
 
 
 class ScratchOwner:
-    """This process's part of scratch, from `__enter__` (or `acquire`) to the end of its life.
+    """This process's part of scratch, from `acquire` to `release` or the end of the process.
 
-    What an earlier process of the same name left behind is removed at the start. `name` must be
-    unique among living processes; a stable one (host and instance) is best.
+    `acquire` removes what an earlier process of the same name has left. `name` must be unique
+    among running processes, and should be stable (host and instance).
     """
 
     def __init__(self, scratch_dir: Path, name: str, files: FileSystem = LOCAL) -> None:
@@ -47,8 +46,8 @@ class ScratchOwner:
     def acquire(self, patience_seconds: float = 10.0) -> Self:
         """Take the lock and an empty folder.
 
-        Another worker's janitor may be sweeping this very name, so a taken lock is tried for a
-        while; then it raises `ScratchInUseError`.
+        The janitor of another worker may hold it for a moment, so this waits; then it raises
+        `ScratchInUseError`.
         """
         give_up = time.monotonic() + patience_seconds
         files, path = self._files, _lock_path(self._scratch_dir, self.name)
@@ -86,17 +85,17 @@ class ScratchOwner:
         self.release()
 
     def new_path(self, run: str, stage: str, attempt: str) -> Path:
-        """A path for the folder of one attempt, never given out before; creates nothing."""
+        """A new path for the folder of one attempt; creates nothing."""
         if self._lock is None:
             raise RuntimeError(f"scratch owner {self.name!r} has not acquired its folder")
-        # Nobody else writes here and it was emptied at the start, so a count is unique.
+        # Only this process writes here, and `acquire` has emptied it: a count is unique.
         number = next(self._numbers)
         return self.folder / safe_name(f"{run}-{stage}-{attempt}-{number}")
 
 
 @dataclass(frozen=True, slots=True)
-class Swept:
-    """One dead owner's folder that the janitor removed, and the bytes that its files held."""
+class RemovedFolder:
+    """A dead owner's folder that the janitor has removed, and the bytes that its files held."""
 
     owner: str
     folder: Path
@@ -104,20 +103,20 @@ class Swept:
 
 
 class Janitor:
-    """Removes what dead owners left in scratch. Any number may sweep at the same time."""
+    """Removes what dead owners have left in scratch. Several may work at the same time."""
 
     def __init__(self, scratch_dir: Path, files: FileSystem = LOCAL) -> None:
         self._scratch_dir = scratch_dir
         self._files = files
 
-    def sweep(self) -> list[Swept]:
-        """Remove the folders of all owners that no longer live; says which and how much."""
-        swept = []
+    def sweep(self) -> list[RemovedFolder]:
+        """Remove the folders of all dead owners; which, and how large they were."""
+        removed = []
         files = self._files
         for path in files.matching(self._scratch_dir / _OWNERS, "*.lock"):
             lock = files.try_lock(path, create=False)
             if lock is None:
-                continue  # alive, or another janitor is at it
+                continue  # its owner is alive, or another janitor removes it
             try:
                 owner = path.name.removesuffix(".lock")
                 folder = self._scratch_dir / owner
@@ -127,12 +126,12 @@ class Janitor:
             finally:
                 files.unlock(lock)
             if existed:
-                swept.append(Swept(owner, folder, size))
-        return swept
+                removed.append(RemovedFolder(owner, folder, size))
+        return removed
 
 
 def living_owners(scratch_dir: Path, files: FileSystem = LOCAL) -> list[str]:
-    """The names of the processes that work in this scratch folder now, by their locks."""
+    """The names of the running processes that own a part of this scratch folder."""
     living = []
     for path in files.matching(scratch_dir / _OWNERS, "*.lock"):
         lock = files.try_lock(path, create=False)
@@ -155,6 +154,6 @@ def _lock_path(scratch_dir: Path, owner: str) -> Path:
 
 
 def _remove_owner(scratch_dir: Path, owner: str, files: FileSystem) -> None:
-    """Remove an owner's folder, then its lock file: only while holding the lock."""
+    """Remove an owner's folder, then its lock file; the caller holds the lock."""
     files.remove_tree(scratch_dir / owner)
     files.remove(_lock_path(scratch_dir, owner))

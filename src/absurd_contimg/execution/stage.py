@@ -1,10 +1,9 @@
-"""`PipelineStage`: the contract between a stage and whatever runs it.
+"""The contract between a stage and the code that runs it.
 
-A stage is a pure function from its context to one product folder. Its life, in a child process:
-`validate` the inputs, `execute` into the workspace, `validate_outputs` of what was made; on
-failure `cleanup` of what this attempt wrote. The runner gives it a fresh workspace, turns the
-workspace's ``product`` folder into a committed product, and never shows a stage another
-attempt's files.
+A stage is a pure function from its context to one product folder. In the stage process the methods
+are called in this order: `validate` the inputs, `execute` into the workspace, `validate_outputs` of
+the product; after a failure `cleanup`. The runner gives each attempt a new workspace and turns the
+workspace's ``product`` folder into a committed product; no attempt sees the files of another.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ OutputsT = TypeVar("OutputsT", default=Any)
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folders of one attempt, all inside its run-scoped scratch folder.
+    """The folders of one attempt, all inside its scratch folder.
 
-    `product` becomes the committed product when the stage succeeds: everything in it is kept,
-    nothing else is. `temporary` is for working copies. `casa_log` is where CASA's log goes; it is
-    kept whether the stage succeeds or not. `committed` is where `product` will be renamed to:
-    a stage that writes absolute paths into its outputs uses `final_path`.
+    `product` becomes the committed product when the stage succeeds; only what is in it is kept.
+    `temporary` is for working copies. `casa_log`, the file for CASA's log, is kept even after a
+    failure. `committed` is the final place of `product`: a stage that writes absolute paths into
+    its outputs uses `final_path`.
     """
 
     product: Path
@@ -40,7 +39,7 @@ class Workspace:
     committed: Path
 
     def final_path(self, path: Path) -> Path:
-        """Where a path inside `product` will be once it is committed."""
+        """The later path, in the committed product, of a path inside `product`."""
         return self.committed / path.relative_to(self.product)
 
 
@@ -52,15 +51,15 @@ class PipelineStage(ABC, Generic[OutputsT]):
     version: ClassVar[int] = 1
     """Part of the product key: raise it when the same inputs give another product."""
     requires: ClassVar[frozenset[str]] = frozenset()
-    """Names among the context's inputs and outputs that must be there."""
+    """The inputs and outputs of the context that the stage needs."""
     provides: ClassVar[frozenset[str]]
     """The names in what `execute` returns, no more and no fewer."""
     runs_after: ClassVar[frozenset[str]] = frozenset()
-    """Names that it does not take from the context, but whose providers must run before it."""
+    """Outputs that it does not need, but whose providers must run before it."""
     isolated: ClassVar[bool] = True
     """False: it only asks the registry, and runs in the worker's own process."""
     product_folder: ClassVar[str | None]
-    """Where its products lie below the output folder (``images``); None: makes no product."""
+    """The folder of its products below the output folder (``images``); None: no product."""
 
     def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
         """The settings that shape the product: part of its key and of its manifest."""
@@ -69,14 +68,14 @@ class PipelineStage(ABC, Generic[OutputsT]):
     def input_paths(self, context: PipelineContext) -> list[Path]:
         """The files and folders that the product is made from; their digests are in its key.
 
-        A committed product is named by its folder, and is digested by its manifest.
+        Of a committed product, the key is the digest.
         """
         return []
 
     def expected_bytes(self, context: PipelineContext) -> int:
         """About how much the stage writes into its workspace; reserved before it starts.
 
-        Unless a stage knows better: twice its inputs, a working copy and a product.
+        By default twice its inputs: a working copy and a product.
         """
         return 2 * sum(_size(path) for path in self.input_paths(context))
 
@@ -94,7 +93,7 @@ class PipelineStage(ABC, Generic[OutputsT]):
     def validate_outputs(
         self, context: PipelineContext, workspace: Workspace, outputs: OutputsT
     ) -> None:
-        """Check what was made (post-conditions); raise `OutputError` or `DataQualityError`."""
+        """Check the product (post-conditions); raise `OutputError` or `DataQualityError`."""
 
     def cleanup(self, context: PipelineContext, workspace: Workspace) -> None:
         """Release what this attempt holds outside its workspace; called only on failure.

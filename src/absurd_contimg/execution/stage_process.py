@@ -1,13 +1,13 @@
-"""A stage's own process: ``python -P -m absurd_contimg.execution.stage_process REQUEST LIFELINE``.
+"""The process of a stage: ``python -P -m absurd_contimg.execution.stage_process REQUEST PIPE``.
 
-Reads a request, takes the stage through its life, seals the product in scratch and writes
-``result.json`` beside it: the outputs, or the evidence of the failure. It publishes nothing; the
-parent does that, if it still may.
+It reads a request, runs the stage, writes the product's manifest in scratch and ``result.json``
+beside the product: the outputs, or the evidence of the failure. It publishes nothing; that is for
+the worker, as long as it holds its lease.
 
-It begins when the parent says so, with one byte through LIFELINE, and the process and everything
-that it starts die with the parent. LIFELINE is the read end of a pipe whose write end only the
-parent holds: when the parent ends, however it ends, the kernel sends SIGKILL to the whole process
-group. ``PR_SET_PDEATHSIG`` would reach this process alone and leave a WSClean that it started.
+PIPE is the read end of a pipe whose write end only the parent holds. The process begins when it
+reads one byte, and dies with the parent, as does everything that it starts: when the write end is
+closed, the kernel sends SIGKILL to the process group. ``PR_SET_PDEATHSIG`` would reach this process
+alone and leave a WSClean that it started.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ from absurd_contimg.products.store import enclosing_product
 REQUEST_NAME = "request.json"
 RESULT_NAME = "result.json"
 EXIT_DISK_FULL = 92
-"""The exit code of a child that could not write its result because the disk is full."""
+"""The exit code of a process that could not write its result because the disk is full."""
 
 
 def main(arguments: list[str]) -> None:
-    """Run the request; does not return.
+    """Run the request and end the process.
 
-    Leaves by `os._exit`: nothing may write after the product is sealed, and CASA's destructors
-    both write and abort.
+    It ends with `os._exit`: nothing may write after the manifest, and CASA's destructors both
+    write and abort.
     """
-    await_leave(int(arguments[1]))
+    await_begin(int(arguments[1]))
     die_with_parent(int(arguments[1]))
     faulthandler.enable()
     request_path = Path(arguments[0])
@@ -67,19 +67,19 @@ def main(arguments: list[str]) -> None:
     sys.path.extend(path for path in request["module_path"] if path not in sys.path)
     try:
         result: dict[str, Json] = {"succeeded": True, **run_request(request)}
-    except Exception as error:  # noqa: BLE001 - the end of the process: all of it is evidence
+    except Exception as error:  # noqa: BLE001 - every error is reported as evidence
         result = {"succeeded": False, **_failure(error)}
     _report(request_path.with_name(RESULT_NAME), result)
-    with suppress(OSError):  # a full disk takes no more output either
+    with suppress(OSError):  # the disk may be full
         sys.stdout.flush()
         sys.stderr.flush()
     os._exit(0 if result["succeeded"] else 1)
 
 
 def _report(path: Path, result: Mapping[str, Json]) -> None:
-    """Write the result; on a full disk the exit code must say what no file can.
+    """Write the result; on a full disk remove the files of a failed attempt first.
 
-    A failed attempt's own files are in the way then, and go first.
+    If the disk is still full, the exit code is the report.
     """
     try:
         LOCAL.write_json(path, result)
@@ -96,34 +96,34 @@ def _report(path: Path, result: Mapping[str, Json]) -> None:
             os._exit(EXIT_DISK_FULL)
 
 
-def await_leave(lifeline: int) -> None:
-    """Wait for the parent's word to begin: one byte, when the watchdog knows until when we live.
+def await_begin(parent_pipe: int) -> None:
+    """Wait for the byte that the parent sends when the watchdog knows this process.
 
     A parent that is stopped or dies before that leaves a process that has done nothing.
     """
-    if not os.read(lifeline, 1):
+    if not os.read(parent_pipe, 1):
         os.killpg(0, signal.SIGKILL)
 
 
-def die_with_parent(lifeline: int) -> None:
-    """Have the kernel kill our process group when the other end of the pipe is closed."""
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(lifeline, fcntl.F_SETSIG, signal.SIGKILL)
-    flags = fcntl.fcntl(lifeline, fcntl.F_GETFL)
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, flags | os.O_ASYNC)
+def die_with_parent(parent_pipe: int) -> None:
+    """Make the kernel kill this process group when the other end of the pipe is closed."""
+    fcntl.fcntl(parent_pipe, fcntl.F_SETOWN, -os.getpgrp())
+    fcntl.fcntl(parent_pipe, fcntl.F_SETSIG, signal.SIGKILL)
+    flags = fcntl.fcntl(parent_pipe, fcntl.F_GETFL)
+    fcntl.fcntl(parent_pipe, fcntl.F_SETFL, flags | os.O_ASYNC)
     poller = select.poll()
-    poller.register(lifeline, 0)
-    if poller.poll(0):  # it was closed before we asked to be told
+    poller.register(parent_pipe, 0)
+    if poller.poll(0):  # it was closed before the signal was set up
         os.killpg(0, signal.SIGKILL)
 
 
 def set_limits(limits: Mapping[str, Any]) -> None:
-    """No core dumps, as many open files as allowed, and as little memory as asked."""
+    """No core dumps, the requested open files as far as allowed, the requested memory."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    files = min(limits["open_files"], most) if most != resource.RLIM_INFINITY else None
-    wanted = limits["open_files"] if files is None else files
-    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    open_files, (_, hard_limit) = limits["open_files"], resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard_limit != resource.RLIM_INFINITY:
+        open_files = min(open_files, hard_limit)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (open_files, hard_limit))
     if limits["memory_bytes"] is not None:
         resource.setrlimit(resource.RLIMIT_AS, (limits["memory_bytes"], limits["memory_bytes"]))
 
@@ -131,9 +131,9 @@ def set_limits(limits: Mapping[str, Any]) -> None:
 def run_stage(
     stage: PipelineStage, context: PipelineContext, workspace: Workspace
 ) -> dict[str, Json]:
-    """Execute and check; on failure clean up and let the stage's own error through.
+    """Execute and check; on failure clean up and raise the stage's own error.
 
-    On a full disk that error is the cause of an `OSError` with ENOSPC: CASA tells other stories.
+    On a full disk raise an `OSError` with ENOSPC from it, because CASA reports other errors.
     """
     try:
         outputs = stage.execute(context, workspace)
@@ -144,7 +144,7 @@ def run_stage(
         full = full_disks(workspace.product, workspace.casa_log.parent)
         try:
             stage.cleanup(context, workspace)
-        except Exception as second:  # noqa: BLE001 - must not hide the first
+        except Exception as second:  # noqa: BLE001 - it must not hide the first error
             error.add_note(f"cleanup failed too: {second!r}")
         if full:
             disks = "; ".join(map(str, full))
@@ -174,10 +174,10 @@ def load_stage(reference: str) -> PipelineStage:
 
 
 def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
-    """Take the stage through its life: adopt its product if it is there, else make and seal it.
+    """Adopt the stage's product if it is in its place, else make it in scratch.
 
-    Returns the outputs, the place where the product belongs (None: it makes none), and whether
-    it was adopted.
+    Returns the outputs, the place of the product (None: the stage makes none), and whether it
+    was adopted.
     """
     stage = load_stage(request["stage"])
     config = PipelineConfig.model_validate(request["config"])
@@ -206,10 +206,10 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
 
 @contextmanager
 def _inputs_unchanged(stage: PipelineStage, context: PipelineContext) -> Iterator[None]:
-    """Raise `OutputError` if the stage wrote into a committed product; CASA does so gladly."""
+    """Raise `OutputError` if the stage wrote into a committed product, as CASA's tasks do."""
     output_dir = context.config.paths.output_dir
-    found = {enclosing_product(path, output_dir) for path in stage.input_paths(context)}
-    products = sorted(folder for folder in found if folder is not None)
+    enclosing = {enclosing_product(path, output_dir) for path in stage.input_paths(context)}
+    products = sorted(folder for folder in enclosing if folder is not None)
     before = [file_states(folder) for folder in products]
     yield
     for folder, states in zip(products, before, strict=True):

@@ -15,7 +15,8 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.execution.executor import StageExecutor, uninterrupted
+from absurd_contimg.execution.executor import StageExecutor
+from absurd_contimg.execution.processes import uninterrupted
 from absurd_contimg.execution.runner import InThread, ProductRegistry, StageRunner
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
