@@ -143,8 +143,8 @@ class Classifier:
         )
 
     def _candidates(self, evidence: Evidence) -> Iterator[_Match]:
-        for links in sorted({each.implicit_links for each in evidence.exceptions}):
-            chain = [each for each in evidence.exceptions if each.implicit_links == links]
+        for links in sorted({error.implicit_links for error in evidence.exceptions}):
+            chain = [error for error in evidence.exceptions if error.implicit_links == links]
             yield from self._by_errno(chain)
             yield from self._by_decisive_exception(chain, evidence)
             yield from self._by_exception(chain, evidence)

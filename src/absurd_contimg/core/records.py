@@ -185,6 +185,11 @@ class History:
     checkpoints: tuple[Checkpoint, ...] = field(default=())
     waits: tuple[Wait, ...] = field(default=())
 
+    @property
+    def checkpoint_states(self) -> dict[str, Json]:
+        """The state of each checkpoint, by name."""
+        return {saved.checkpoint_name: saved.state for saved in self.checkpoints}
+
 
 @dataclass(frozen=True, slots=True)
 class QueueStats:

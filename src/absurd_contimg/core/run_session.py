@@ -39,7 +39,7 @@ class RunSession:
                 self.queue_name, self.claimed.task_id, self.claimed.run_id
             )
         )
-        self.checkpoints = {each.checkpoint_name: each.state for each in saved}
+        self.checkpoints = {checkpoint.checkpoint_name: checkpoint.state for checkpoint in saved}
         return saved
 
     async def now(self) -> datetime:

@@ -25,9 +25,9 @@ class StepOrderCheck:
 
     def __init__(self, checkpoints: Sequence[Checkpoint]) -> None:
         self._unread: dict[str, datetime] = {
-            each.checkpoint_name: each.updated_at
-            for each in checkpoints
-            if not each.checkpoint_name.startswith("$")
+            saved.checkpoint_name: saved.updated_at
+            for saved in checkpoints
+            if not saved.checkpoint_name.startswith("$")
         }
         self._reported = False
 

@@ -15,7 +15,7 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State
 from absurd_contimg.history.failures import FailedRun, failed_runs
 from absurd_contimg.history.timeline import StepStart, step_starts
-from absurd_contimg.history.waiting import Waiting, why_waiting
+from absurd_contimg.history.wait_reason import WaitReason, find_wait_reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,7 @@ class TaskSummary:
     starts: tuple[StepStart, ...]
     """Every start of every tracked step, in order of time."""
     failures: tuple[FailedRun, ...]
-    waiting: Waiting | None
+    waiting: WaitReason | None
     """None if the task runs or has ended."""
     worker: str | None
     """Who holds the lease."""
@@ -66,7 +66,7 @@ def summarize(history: History) -> TaskSummary:
         ended_at=ended_at(history),
         starts=tuple(step_starts(history)),
         failures=tuple(failed_runs(history)),
-        waiting=why_waiting(history),
+        waiting=find_wait_reason(history),
         worker=None if holder is None else holder.claimed_by,
         lease_ends_at=None if holder is None else holder.claim_expires_at,
         result=task.completed_payload,

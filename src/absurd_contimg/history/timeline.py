@@ -50,14 +50,14 @@ class StepStart:
 
 def journal(history: History) -> list[StepRecord]:
     """The journal's record of every tracked step, in the order of their last writes."""
-    states = {each.checkpoint_name: each.state for each in history.checkpoints}
+    states = history.checkpoint_states
     names = (name.removeprefix(START_PREFIX) for name in states if name.startswith(START_PREFIX))
     return [StepRecord.read(step, states) for step in names if step]
 
 
 def step_starts(history: History) -> list[StepStart]:
     """Every start of every tracked step, in order of time."""
-    saved = {each.checkpoint_name: each for each in history.checkpoints}
+    saved = {saved.checkpoint_name: saved for saved in history.checkpoints}
     runs = {str(run.run_id): run for run in history.runs}
     starts = [
         _step_start(record, start, saved, runs.get(start.run_id))
@@ -112,7 +112,7 @@ def step_order(histories: Iterable[History]) -> tuple[str, ...]:
     A step that only some tasks have stands behind the step that came before it there.
     """
     order: list[str] = []
-    sequences = [list(dict.fromkeys(s.step for s in step_starts(each))) for each in histories]
+    sequences = [dict.fromkeys(s.step for s in step_starts(history)) for history in histories]
     for steps in sorted(sequences, key=len, reverse=True):
         position = 0
         for step in steps:

@@ -47,12 +47,12 @@ def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> li
 
     `policy` is the one that the workers run with; without it, the default.
     """
-    kept = RetryPolicy() if policy is None else policy
+    used = RetryPolicy() if policy is None else policy
     return [
         Violation(check.__name__, text, history.task.task_id)
         for history in histories
         for check in HISTORY_INVARIANTS
-        for text in check(history, kept)
+        for text in check(history, used)
     ]
 
 

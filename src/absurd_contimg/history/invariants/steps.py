@@ -20,7 +20,7 @@ def poison_is_not_started_again(history: History, policy: RetryPolicy) -> Iterat
 
 def committed_step_is_not_started_again(history: History, _policy: RetryPolicy) -> Iterator[str]:
     """No start of a step is younger than the step's checkpoint."""
-    saved = {one.checkpoint_name: one.updated_at for one in history.checkpoints}
+    saved = {save.checkpoint_name: save.updated_at for save in history.checkpoints}
     for record in journal(history):
         for start in record.starts:
             if record.step in saved and start.started_at > saved[record.step]:
@@ -45,16 +45,16 @@ def every_record_has_a_start(history: History, _policy: RetryPolicy) -> Iterator
 def checkpoints_belong_to_runs_of_the_task(history: History, _policy: RetryPolicy) -> Iterator[str]:
     """Who wrote a checkpoint is a run of this task."""
     runs = {run.run_id for run in history.runs}
-    for one in history.checkpoints:
-        if one.owner_run_id is not None and one.owner_run_id not in runs:
-            yield f"checkpoint {one.checkpoint_name} was written by a run of another task"
+    for checkpoint in history.checkpoints:
+        if checkpoint.owner_run_id is not None and checkpoint.owner_run_id not in runs:
+            yield f"checkpoint {checkpoint.checkpoint_name} was written by a run of another task"
 
 
 def completed_task_has_saved_its_steps(history: History, _policy: RetryPolicy) -> Iterator[str]:
     """A completed task has saved every step that it recorded as started."""
     if history.task.state != "completed":
         return
-    saved = {one.checkpoint_name for one in history.checkpoints}
+    saved = history.checkpoint_states
     for record in journal(history):
         if record.step not in saved:
             yield f"it is completed, but step {record.step} was started and never saved"

@@ -20,7 +20,7 @@ from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.summary import TaskSummary, read_summaries
-from absurd_contimg.history.waiting import why_waiting
+from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli.app import (
     app,
     console,
@@ -96,7 +96,7 @@ def history(
 
     found = with_backend(settings, read, create=False)
     if as_json:
-        print_json({"waiting": why_waiting(found), **to_jsonable_python(found)})
+        print_json({"waiting": find_wait_reason(found), **to_jsonable_python(found)})
         return
     for table in history_tables([found]):
         console.print(table)

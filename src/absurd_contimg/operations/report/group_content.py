@@ -18,7 +18,7 @@ from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.summary import summarize
-from absurd_contimg.history.waiting import Waiting
+from absurd_contimg.history.wait_reason import WaitReason
 from absurd_contimg.operations.report.quicklook import SourceMark, write_quicklook
 from absurd_contimg.operations.report.timeline import Span, Timeline, spans, stage_timeline
 from absurd_contimg.products.outputs import (
@@ -53,7 +53,7 @@ class GroupContent:
     task_id: str
     state: str
     verdict: str
-    waiting: Waiting | None
+    waiting: WaitReason | None
     spans: list[Span]
     timeline: Timeline | None
     failures: Sequence[FailedRun]

@@ -15,7 +15,7 @@ Cause = Literal["resource", "event", "retry", "time", "worker"]
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitReason:
     """What a task waits for. Kind to advice are set where a failure made it wait."""
 
     cause: Cause
@@ -43,22 +43,22 @@ class Waiting:
         return f"a worker{since}"
 
 
-def why_waiting(history: History) -> Waiting | None:
+def find_wait_reason(history: History) -> WaitReason | None:
     """Why the task does nothing now; None if it runs or has ended."""
-    run = next((each for each in history.runs if each.state in LIVE_STATES), None)
+    run = next((run for run in history.runs if run.state in LIVE_STATES), None)
     if run is None or run.state == "running":
         return None
     for wait in history.waits:
-        return Waiting("event", wait.timeout_at, event=wait.event_name)
+        return WaitReason("event", wait.timeout_at, event=wait.event_name)
     due = None if run.available_at == INFINITY else run.available_at
     if run.started_at is None:
         return _before_next_run(history, due)
     step, outcome = _last_noted(history)
     if outcome is None or outcome.until not in (None, run.available_at):
-        return Waiting("time", due)  # what was noted belongs to an earlier wait
+        return WaitReason("time", due)  # what was noted belongs to an earlier wait
     if outcome.action != "waiting":
-        return Waiting("worker" if outcome.action == "released" else "time", due)
-    return Waiting(
+        return WaitReason("worker" if outcome.action == "released" else "time", due)
+    return WaitReason(
         cause="resource",
         until=due,
         step=step,
@@ -70,12 +70,12 @@ def why_waiting(history: History) -> Waiting | None:
     )
 
 
-def _before_next_run(history: History, due: datetime | None) -> Waiting:
+def _before_next_run(history: History, due: datetime | None) -> WaitReason:
     """A run that never started waits for a worker, or first for the end of its back-off."""
     last = next(reversed(failed_runs(history)), None)
     if last is None or last.action not in ("retry", "escalated"):
-        return Waiting("worker", due)
-    return Waiting(
+        return WaitReason("worker", due)
+    return WaitReason(
         cause="retry",
         until=due,
         step=last.step,
@@ -89,7 +89,7 @@ def _before_next_run(history: History, due: datetime | None) -> Waiting:
 
 def _last_noted(history: History) -> tuple[str | None, StepOutcome | None]:
     """The outcome that was written last into the journal, and its step."""
-    states = {each.checkpoint_name: each.state for each in history.checkpoints}
+    states = history.checkpoint_states
     name = next((name for name in reversed(states) if name.startswith(START_PREFIX)), None)
     if name is None:
         return None, None

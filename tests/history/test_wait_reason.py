@@ -18,7 +18,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.history.summary import read_summaries, summarize
-from absurd_contimg.history.waiting import why_waiting
+from absurd_contimg.history.wait_reason import find_wait_reason
 
 QUEUE = "dsa110-pipeline"
 POLICY = RetryPolicy(backoff_first_seconds=40.0, resource_wait_seconds=60.0)
@@ -69,7 +69,7 @@ async def test_waiting_for_space_tells_rule_path_advice_and_until(
     """In a tracked step and outside of one: the reason stays with the task while it sleeps."""
     before = await backend.current_time()
     history = await worked(backend, handler)
-    waiting = why_waiting(history)
+    waiting = find_wait_reason(history)
     assert waiting is not None
     assert (waiting.cause, waiting.kind, waiting.rule) == ("resource", "resource", "disk-full")
     assert (waiting.path, waiting.step) == ("/data/g.ms", step)
@@ -109,7 +109,9 @@ async def test_a_sleep_after_a_shortage_is_a_sleep(backend: Backend) -> None:
         await ctx.step("convert", convert)
         await ctx.sleep_for("pause", 3600)
 
-    waiting = why_waiting(await worked(backend, handler, RetryPolicy(resource_wait_seconds=0.0)))
+    waiting = find_wait_reason(
+        await worked(backend, handler, RetryPolicy(resource_wait_seconds=0.0))
+    )
     assert full == []
     assert waiting is not None
     assert (waiting.cause, waiting.rule) == ("time", None)
@@ -122,10 +124,10 @@ async def test_other_reasons_to_wait_are_told_apart(backend: Backend) -> None:
     async def awaits(_params: Any, ctx: TaskContext) -> Any:
         await ctx.await_event("weather", timeout=600)
 
-    retry = why_waiting(await worked(backend, busy))
+    retry = find_wait_reason(await worked(backend, busy))
     assert retry is not None
     assert (retry.cause, retry.rule, retry.path) == ("retry", "busy", "/data/table.lock")
-    event = why_waiting(await worked(backend, awaits))
+    event = find_wait_reason(await worked(backend, awaits))
     assert event is not None
     assert (event.cause, event.event) == ("event", "weather")
     assert event.until is not None
