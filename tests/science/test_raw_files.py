@@ -20,8 +20,8 @@ from absurd_contimg.science.raw_checks import check_header
 from absurd_contimg.science.raw_file import read_raw_header, read_visibilities
 from absurd_contimg.science.raw_group import read_raw_group
 
-sys.path.append(str(Path(__file__).parent))
-from writer_form import N_ANTENNAS, N_CHANNELS, write_file, write_group
+sys.path.append(str(Path(__file__).parents[1] / "shared"))
+from raw_files import N_ANTENNAS, N_CHANNELS, write_file, write_group
 
 Change = Callable[[h5py.File], None]
 

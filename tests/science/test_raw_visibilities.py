@@ -18,8 +18,8 @@ from absurd_contimg.science.raw_checks import check_header
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.science.raw_visibilities import read_uvdata
 
-sys.path.append(str(Path(__file__).parent))
-from writer_form import N_ANTENNAS, N_CHANNELS, N_TIMES, write_file
+sys.path.append(str(Path(__file__).parents[1] / "shared"))
+from raw_files import N_ANTENNAS, N_CHANNELS, N_TIMES, write_file
 
 N_CROSS = N_ANTENNAS * (N_ANTENNAS - 1) // 2
 
