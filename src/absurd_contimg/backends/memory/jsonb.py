@@ -264,3 +264,57 @@ def _comparable(value: Any) -> Any:
     if isinstance(value, list):
         return [_comparable(item) for item in value]
     return (type(value).__name__, value)
+
+
+# -- operators ----------------------------------------------------------------------------------
+
+
+def step(text: str, key: str | int) -> str | None:
+    """``value -> key``, of a name or a place; None where it leads nowhere."""
+    value = tree(text)
+    if isinstance(key, str):
+        return dumps(value[key]) if isinstance(value, dict) and key in value else None
+    if isinstance(value, dict):
+        return None
+    items = value if isinstance(value, list) else [value]  # a scalar is kept as an array of one
+    return dumps(items[key]) if -len(items) <= key < len(items) else None
+
+
+def follow(text: str, path: list[str | None]) -> str | None:
+    """``value #> path``."""
+    current: str | None = text
+    for key in path:
+        if current is None or key is None or not isinstance(tree(current), dict | list):
+            return None
+        if isinstance(tree(current), dict):
+            current = step(current, key)
+        else:
+            is_place = re.fullmatch(r"\s*[+-]?\d+", key, re.ASCII)
+            current = step(current, int(key)) if is_place else None
+    return current
+
+
+def step_text(text: str, key: str | int) -> str | None:
+    """``value ->> key``."""
+    found = step(text, key)
+    return None if found is None else as_text(tree(found))
+
+
+def follow_text(text: str, path: list[str | None]) -> str | None:
+    """``value #>> path``."""
+    found = follow(text, path)
+    return None if found is None else as_text(tree(found))
+
+
+def contains(whole: str, part: str) -> bool:
+    """``whole @> part``; an array contains a scalar that is its item."""
+    a, b = tree(whole), tree(part)
+    return _contains(a, [b] if isinstance(a, list) and not isinstance(b, dict | list) else b)
+
+
+def _contains(a: Any, b: Any) -> bool:
+    if isinstance(a, dict) and isinstance(b, dict):
+        return all(key in a and _contains(a[key], item) for key, item in b.items())
+    if isinstance(a, list) and isinstance(b, list):
+        return all(any(_contains(mine, item) for mine in a) for item in b)
+    return equal(dumps(a), dumps(b))

@@ -22,7 +22,7 @@ from absurd_contimg.backends.memory.session import (
     in_failed_transaction,
 )
 from absurd_contimg.backends.memory.sql.commands import check_outside_block, is_command
-from absurd_contimg.backends.memory.sql.result import Result
+from absurd_contimg.backends.memory.sql.scope import Result
 from absurd_contimg.backends.memory.sql.statements import (
     Statement,
     compiled,

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, NamedTuple
 
-from absurd_contimg.backends.memory.sql.casts import as_text, not_unique, undefined_function
+from sqlglot import exp
+
+from absurd_contimg.backends.memory.errors import Unsupported
+from absurd_contimg.backends.memory.sql.casts import as_text, unmatched
+from absurd_contimg.backends.memory.sql.dialect import name_of
 from absurd_contimg.backends.memory.sql.operators import check_ordered, sort_key
-from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node, Scope
 from absurd_contimg.backends.memory.values import floats, intervals, numerics, types
 from absurd_contimg.backends.memory.values.types import FLOAT8, INT8, INTERVAL, NUMERIC, SqlType
 
@@ -24,8 +28,29 @@ class Aggregate(NamedTuple):
     value: Callable[[list[Env]], Any]
 
 
-def aggregate(
-    name: str, expr: Expr, condition: Evaluate | None = None, *, distinct: bool = False
+def compile_aggregate(
+    node: Node, scope: Scope, compile_argument: Callable[[Node], Expr], condition: Evaluate | None
+) -> Aggregate:
+    """A call of an aggregate, of the rows where the condition of its ``filter`` holds."""
+    name, items = str(node.this).lower(), list(node.expressions)
+    distinct = bool(items) and isinstance(items[0], exp.Distinct)
+    if distinct:
+        items = list(items[0].expressions)
+    if name not in NAMES or len(items) != 1:
+        raise Unsupported(f"the aggregate {name} with these arguments")
+    item, expr = items[0], Expr(types.BOOL, lambda _: True)  # count(*) counts any row
+    if isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+        index = scope.places_of(name_of(item.args["table"]))[0][0]
+        expr = Expr(types.BOOL, lambda env: env.rows[index])  # an outer join's row may be null
+    elif not isinstance(item, exp.Star):
+        return _aggregate(name, compile_argument(item), condition, distinct=distinct)
+    if name != "count" or distinct:
+        raise Unsupported(f"{name} of whole rows")
+    return _aggregate(name, expr, condition)
+
+
+def _aggregate(
+    name: str, expr: Expr, condition: Evaluate | None, *, distinct: bool = False
 ) -> Aggregate:
     """An aggregate of one argument; 42883 for one of a type that it does not take."""
     expr = as_text(expr) if name in ("max", "min") else expr
@@ -53,7 +78,7 @@ def _count(_: str, __: SqlType) -> tuple[SqlType, Combine]:
 
 def _extreme(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
     if kind in (types.BOOL, types.JSONB, types.UUID):
-        raise undefined_function(name, kind.shown)
+        raise unmatched("function", f"{name}({kind.shown})")
     check_ordered(kind, name)
     choose: Callable[..., Any] = max if name == "max" else min
     return kind, lambda known: choose(known, key=lambda raw: sort_key(kind, raw), default=None)
@@ -71,9 +96,9 @@ _SUMS: dict[SqlType, tuple[SqlType, Combine]] = {
 
 def _number(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
     if kind is types.UNKNOWN:
-        raise not_unique("function", f"{name}(unknown)")
+        raise unmatched("function", f"{name}(unknown)", unique=False)
     if kind not in _SUMS:
-        raise undefined_function(name, kind.shown)
+        raise unmatched("function", f"{name}({kind.shown})")
     return _SUMS[kind]
 
 

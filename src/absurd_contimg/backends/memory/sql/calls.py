@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
-from absurd_contimg.backends.memory.sql.casts import converted, is_implicit, undefined_function
+from absurd_contimg.backends.memory.sql.casts import converted, is_implicit, unmatched
 from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Evaluate, Expr, Row, Source
 from absurd_contimg.backends.memory.values.types import BY_NAME, record_type
 
@@ -31,7 +31,7 @@ def resolve(name: str, arguments: list[Expr], names: list[str | None]) -> Call:
         argument.kind.shown if given is None else f"{given} => {argument.kind.shown}"
         for argument, given in zip(arguments, names, strict=True)
     )
-    raise undefined_function(f"absurd.{name}", shown)
+    raise unmatched("function", f"absurd.{name}({shown})")
 
 
 def _check_names(names: list[str | None]) -> None:
@@ -56,19 +56,19 @@ def _placed(
     if len(arguments) > len(known) or not set(names) <= {None, *known}:
         return None
     places = [n if name is None else known.index(name) for n, name in enumerate(names)]
-    if len(set(places)) < len(places) or not all(
-        is_implicit(argument.kind, kinds[place])
-        for argument, place in zip(arguments, places, strict=True)
+    placed = dict(zip(places, arguments, strict=True))
+    fits = all(is_implicit(argument.kind, kinds[place]) for place, argument in placed.items())
+    if (
+        not fits
+        or len(placed) < len(places)
+        or not all(
+            parameter.has_default or n in placed for n, parameter in enumerate(procedure.parameters)
+        )
     ):
         return None
-    if not all(
-        parameter.has_default or n in places for n, parameter in enumerate(procedure.parameters)
-    ):
-        return None
-    values = [_default(parameter.value) for parameter in procedure.parameters]
-    for argument, place in zip(arguments, places, strict=True):
-        values[place] = converted(argument, kinds[place]).value
-    return values
+    given = {place: converted(expr, kinds[place]).value for place, expr in placed.items()}
+    defaults = [_default(parameter.value) for parameter in procedure.parameters]
+    return [given.get(n, default) for n, default in enumerate(defaults)]
 
 
 def _default(value: Any) -> Evaluate:
@@ -80,10 +80,18 @@ def _call(procedure: Procedure, values: list[Evaluate]) -> Call:
     is_single, is_noted = not procedure.columns, name not in _NOT_NOTED
 
     def rows(env: Env) -> list[Row]:
-        arguments = [value(env) for value in values]
+        arguments, session = tuple([value(env) for value in values]), env.session
         if procedure.strict and None in arguments:
             return [(None,)]
-        answer = (_noted if is_noted else _unnoted)(env, name, run, arguments)
+        call = (session.clock, session.session_id, name, arguments)
+        try:
+            answer = run(env.tx, *arguments)
+        except EngineError as error:  # a call that has to wait is noted when it has been answered
+            if is_noted:
+                session.db.noted.append((*call, f"{error.sqlstate} {error.message}", None))
+            raise
+        if is_noted:
+            session.db.noted.append((*call, "ok", answer))
         if is_single:
             return [("" if procedure.returns == "void" else answer,)]
         return answer if many else [answer]
@@ -93,24 +101,7 @@ def _call(procedure: Procedure, values: list[Evaluate]) -> Call:
 
 
 _NOT_NOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"})
-
-
-def _unnoted(env: Env, _: str, run: Callable[..., Any], arguments: list[Any]) -> Any:
-    return run(env.tx, *arguments)
-
-
-def _noted(env: Env, name: str, run: Callable[..., Any], arguments: list[Any]) -> Any:
-    """Run the procedure and note it in the database's timeline."""
-    session, given = env.session, tuple(arguments)
-    note = session.db.noted.append
-    try:
-        answer = run(env.tx, *arguments)
-    except EngineError as error:  # a call that has to wait is noted when it has been answered
-        outcome = f"{error.sqlstate} {error.message}"
-        note((session.clock, session.session_id, name, given, outcome, None))
-        raise
-    note((session.clock, session.session_id, name, given, "ok", answer))
-    return answer
+"""Procedures that change nothing, which the timeline leaves out."""
 
 
 def as_source(call: Call, alias: str | None) -> Source:

@@ -26,7 +26,6 @@ from absurd_contimg.backends.memory.values.types import (
 )
 
 Cast = Callable[[Any, SessionState], Any]
-_HINT = "You might need to add explicit type casts."
 
 
 def is_implicit(source: SqlType, target: SqlType) -> bool:
@@ -166,26 +165,16 @@ def unified(left: Expr, right: Expr, symbol: str) -> tuple[Expr, Expr, SqlType]:
 
 def undefined_operator(symbol: str, left: SqlType, right: SqlType) -> EngineError:
     """42883."""
-    return EngineError(
-        "42883",
-        f"operator does not exist: {left.shown} {symbol} {right.shown}",
-        hint=f"No operator matches the given name and argument types. {_HINT}",
-    )
+    return unmatched("operator", f"{left.shown} {symbol} {right.shown}")
 
 
-def undefined_function(name: str, shown: str) -> EngineError:
-    """42883; `shown` are the types of the arguments."""
-    return EngineError(
-        "42883",
-        f"function {name}({shown}) does not exist",
-        hint=f"No function matches the given name and argument types. {_HINT}",
-    )
-
-
-def not_unique(what: str, shown: str) -> EngineError:
-    """42725 of an operator or a function."""
-    return EngineError(
-        "42725",
-        f"{what} is not unique: {shown}" if what == "operator" else f"{what} {shown} is not unique",
-        hint=f"Could not choose a best candidate {what}. {_HINT}",
-    )
+def unmatched(kind: str, shown: str, *, unique: bool = True) -> EngineError:
+    """42883 for an operator or function that there is not, 42725 for one of several."""
+    call = f"{kind} {shown}" if kind == "function" else kind
+    after = f": {shown}" if kind == "operator" else ""
+    hint = "You might need to add explicit type casts."
+    if not unique:
+        choice = f"Could not choose a best candidate {kind}."
+        return EngineError("42725", f"{call} is not unique{after}", hint=f"{choice} {hint}")
+    choice = f"No {kind} matches the given name and argument types."
+    return EngineError("42883", f"{call} does not exist{after}", hint=f"{choice} {hint}")

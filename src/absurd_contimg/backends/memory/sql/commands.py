@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TypeVar
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.procedures.partitions import detach_partition
-from absurd_contimg.backends.memory.session import (
-    Session,
-    TransactionStatus,
-    in_failed_transaction,
-)
-from absurd_contimg.backends.memory.sql.result import Result
-from absurd_contimg.backends.memory.sql.scope import ColumnInfo
+from absurd_contimg.backends.memory.session import Session, in_failed_transaction
+from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Result
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.types import TEXT
 
+T = TypeVar("T")
+Match = re.Match[str]
+Control = Callable[[Session], Result]
+Run = Callable[[Transaction], Result]
 _QUOTED_OR_COMMENT = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|(--[^\n]*|/\*.*?\*/)""", re.DOTALL
 )
 _NAME = r'("(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)'
 _SETTING = r'((?:"[^"]+"|[A-Za-z_][\w$]*)(?:\.(?:"[^"]+"|[A-Za-z_][\w$]*))*)'
+_TABLE = rf"(?:absurd\.)?{_NAME}"
 _LEVEL = r"(?:\s+isolation\s+level\s+read\s+(?:un)?committed)?"
-Control = Callable[[Session], Result]
-Run = Callable[[Transaction], Result]
+_WORK = r"(?:\s+(?:work|transaction))?(?:\s+and\s+no\s+chain)?"
+_ROLLBACK_TO = rf"rollback{_WORK}\s+to\s+(?:savepoint\s+)?{_NAME}"
 
 
 def without_comments(text: str) -> str:
@@ -32,29 +33,44 @@ def without_comments(text: str) -> str:
     return _QUOTED_OR_COMMENT.sub(lambda match: " " if match[2] else match[0], text).strip()
 
 
-def first_word(bare: str) -> str:
-    """The word that tells what a text without comments is."""
-    return re.split(r"[\s;(]", bare, maxsplit=1)[0].lower()
+def first_word(text: str) -> str:
+    """The word that tells what a statement is."""
+    return re.split(r"[\s;(]", without_comments(text), maxsplit=1)[0].lower()
 
 
 def is_command(text: str) -> bool:
     """Whether it is for the session and no query: transaction control and settings."""
-    word = first_word(without_comments(text))
-    return word in CONTROLS or word in COMMANDS
+    return first_word(text) in _CONTROL_WORDS | _RUN_WORDS
 
 
 def check_outside_block(text: str) -> None:
     """25P01 for what wants a transaction block, where several statements only share one."""
-    bare = without_comments(text)
-    word = first_word(bare)
-    name = {"release": "RELEASE SAVEPOINT", "savepoint": "SAVEPOINT"}.get(word)
-    if word == "rollback" and _match(_ROLLBACK_TO, bare) is not None:
+    name = {"release": "RELEASE SAVEPOINT", "savepoint": "SAVEPOINT"}.get(first_word(text))
+    if _match(_ROLLBACK_TO, without_comments(text)) is not None:
         name = "ROLLBACK TO SAVEPOINT"
     if name is not None:
         raise EngineError("25P01", f"{name} can only be used in transaction blocks")
 
 
-def _match(pattern: str, text: str) -> re.Match[str] | None:
+def control_of(text: str) -> Control | None:
+    """What a statement of transaction control does; None for any other statement."""
+    return _made(text, _CONTROLS) if first_word(text) in _CONTROL_WORDS else None
+
+
+def run_of(text: str) -> Run | None:
+    """What a statement about settings or partitions does; None for any other statement."""
+    return _made(text, _RUNS) if first_word(text) in _RUN_WORDS else None
+
+
+def _made(text: str, forms: tuple[tuple[str, Callable[[Match], T]], ...]) -> T:
+    for pattern, make in forms:
+        match = _match(pattern, without_comments(text))
+        if match is not None:
+            return make(match)
+    raise Unsupported(f"this form of {first_word(text).upper()}")
+
+
+def _match(pattern: str, text: str) -> Match | None:
     return re.fullmatch(pattern, text, re.IGNORECASE | re.DOTALL)
 
 
@@ -63,111 +79,65 @@ def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
-def _done(tag: str) -> Result:
-    return Result(None, [], tag)
-
-
-# -- transactions -------------------------------------------------------------------------------
-
-
-def _begin(text: str) -> Control:
-    if not _match(rf"(?:begin(?:\s+(?:work|transaction))?|start\s+transaction){_LEVEL}", text):
-        raise Unsupported("transactions other than READ COMMITTED, READ WRITE")
-
+def _begin(match: Match) -> Control:
     def control(session: Session) -> Result:
-        if session.status is TransactionStatus.FAILED:
+        if session.failed:
             raise in_failed_transaction()
         session.begin()
-        return _done("START TRANSACTION" if text[:1] in "sS" else "BEGIN")
+        return Result("START TRANSACTION" if match[0][:1] in "sS" else "BEGIN")
 
     return control
 
 
-_WORK = r"(?:\s+(?:work|transaction))?(?:\s+and\s+no\s+chain)?"
-_ROLLBACK_TO = rf"rollback{_WORK}\s+to\s+(?:savepoint\s+)?{_NAME}"
+def _commit(_: Match) -> Control:
+    return lambda session: Result("COMMIT" if session.commit() else "ROLLBACK")
 
 
-def _commit(text: str) -> Control:
-    if not _match(rf"(?:commit|end){_WORK}", text):
-        raise Unsupported("this form of COMMIT")
-    return lambda session: _done("COMMIT" if session.commit() else "ROLLBACK")
-
-
-def _rollback(text: str) -> Control:
-    match = _match(_ROLLBACK_TO, text)
-    if match is None and not _match(rf"(?:rollback|abort){_WORK}", text):
-        raise Unsupported("this form of ROLLBACK")
-
+def _rollback(match: Match) -> Control:
     def control(session: Session) -> Result:
-        if match is not None:
+        if match.re.groups:
             session.rollback_to_savepoint(_unquoted(match[1]))
         else:
             session.rollback()
-        return _done("ROLLBACK")
+        return Result("ROLLBACK")
 
     return control
 
 
-def _savepoint(text: str) -> Control:
-    match = _match(rf"(savepoint|release)\s+(?:savepoint\s+)?{_NAME}", text)
-    if match is None:
-        raise Unsupported("this form of SAVEPOINT")
-    name, is_release = _unquoted(match[2]), match[1].lower() == "release"
+def _savepoint(match: Match) -> Control:
+    tag, name = match[1].upper(), _unquoted(match[2])
 
     def control(session: Session) -> Result:
-        if session.status is TransactionStatus.FAILED:
+        if session.failed:
             raise in_failed_transaction()
-        (session.release_savepoint if is_release else session.savepoint)(name)
-        return _done("RELEASE" if is_release else "SAVEPOINT")
+        (session.savepoint if tag == "SAVEPOINT" else session.release_savepoint)(name)
+        return Result(tag)
 
     return control
 
 
-CONTROLS: dict[str, Callable[[str], Control]] = {
-    "begin": _begin,
-    "start": _begin,
-    "commit": _commit,
-    "end": _commit,
-    "rollback": _rollback,
-    "abort": _rollback,
-    "savepoint": _savepoint,
-    "release": _savepoint,
-}
-
-
-# -- settings and partitions --------------------------------------------------------------------
-
-
-def _set(text: str) -> Run:
-    if _match(rf"set\s+(?:session\s+characteristics\s+as\s+)?transaction{_LEVEL}", text):
-        return lambda _: _done("SET")
-    match = _match(
-        rf"set\s+(?:(session|local)\s+)?(?:(time\s+zone)\s+|{_SETTING}\s*(?:=|\sto\s)\s*)(.+)", text
+def _set(match: Match) -> Run:
+    scope, zone, setting, raw = match.groups()
+    name = "TimeZone" if zone else setting.replace('"', "")
+    parts = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|[^,\s]+", raw)
+    value: str | None = ", ".join(
+        part[1:-1].replace("''", "'") if part[:1] in "'\"" else part.lower() for part in parts
     )
-    if match is None:
-        raise Unsupported("this form of SET")
-    name = "TimeZone" if match[2] else match[3].replace('"', "")
-    local = (match[1] or "").lower() == "local"
-    value = None if match[4].lower() in ("default", "local") else _setting_value(match[4])
+    if raw.lower() in ("default", "local"):
+        value = None
 
     def run(tx: Transaction) -> Result:
-        tx.session.set(name, value, local=local)
-        return _done("SET")
+        tx.session.set(name, value, local=(scope or "").lower() == "local")
+        return Result("SET")
 
     return run
 
 
-def _setting_value(raw: str) -> str:
-    parts = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|[^,\s]+", raw)
-    return ", ".join(
-        each[1:-1].replace("''", "'") if each[:1] in "'\"" else each.lower() for each in parts
-    )
+def _set_level(_: Match) -> Run:
+    return lambda _: Result("SET")
 
 
-def _reset(text: str) -> Run:
-    match = _match(rf"reset\s+(?:(time\s+zone)|{_SETTING})", text)
-    if match is None:
-        raise Unsupported("this form of RESET")
+def _reset(match: Match) -> Run:
     name = "timezone" if match[1] else match[2].replace('"', "")
 
     def run(tx: Transaction) -> Result:
@@ -175,15 +145,12 @@ def _reset(text: str) -> Run:
             tx.session.reset_all()
         else:
             tx.session.set(name, None)
-        return _done("RESET")
+        return Result("RESET")
 
     return run
 
 
-def _show(text: str) -> Run:
-    match = _match(rf"show\s+(?:(time\s+zone)|(transaction\s+isolation\s+level)|{_SETTING})", text)
-    if match is None:
-        raise Unsupported("this form of SHOW")
+def _show(match: Match) -> Run:
     name = "timezone" if match[1] else "transaction_isolation" if match[2] else match[3].lower()
     shown = {"timezone": "TimeZone", "datestyle": "DateStyle", "intervalstyle": "IntervalStyle"}
 
@@ -191,33 +158,41 @@ def _show(text: str) -> Run:
         value = tx.session.setting(name)
         if value is None:
             raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
-        return Result((ColumnInfo(shown.get(name, name), TEXT),), [(value,)], "SHOW", 1)
+        return Result("SHOW", (ColumnInfo(shown.get(name, name), TEXT),), [(value,)], 1)
 
     return run
 
 
-def _alter(text: str) -> Run:
+def _detach(match: Match) -> Run:
     """``alter table ... detach partition``, which absurdctl sends for old partitions."""
-    table = rf"(?:absurd\.)?{_NAME}"
-    match = _match(
-        rf"alter\s+table\s+(?:only\s+)?{table}\s+detach\s+partition\s+{table}"
-        r"(?:\s+(?:concurrently|finalize))?",
-        text,
-    )
-    if match is None:
-        raise Unsupported("this form of ALTER")
-    parent, name = _unquoted(match[1]), _unquoted(match[2])
 
     def run(tx: Transaction) -> Result:
-        detach_partition(tx, parent, name)
-        return _done("ALTER TABLE")
+        detach_partition(tx, _unquoted(match[1]), _unquoted(match[2]))
+        return Result("ALTER TABLE")
 
     return run
 
 
-COMMANDS: dict[str, Callable[[str], Run]] = {
-    "set": _set,
-    "reset": _reset,
-    "show": _show,
-    "alter": _alter,
-}
+_CONTROLS: tuple[tuple[str, Callable[[Match], Control]], ...] = (
+    (rf"(?:begin(?:\s+(?:work|transaction))?|start\s+transaction){_LEVEL}", _begin),
+    (rf"(?:commit|end){_WORK}", _commit),
+    (rf"(?:rollback|abort){_WORK}", _rollback),
+    (_ROLLBACK_TO, _rollback),
+    (rf"(savepoint|release)\s+(?:savepoint\s+)?{_NAME}", _savepoint),
+)
+_RUNS: tuple[tuple[str, Callable[[Match], Run]], ...] = (
+    (rf"set\s+(?:session\s+characteristics\s+as\s+)?transaction{_LEVEL}", _set_level),
+    (
+        rf"set\s+(?:(session|local)\s+)?(?:(time\s+zone)\s+|{_SETTING}\s*(?:=|\sto\s)\s*)(.+)",
+        _set,
+    ),
+    (rf"reset\s+(?:(time\s+zone)|{_SETTING})", _reset),
+    (rf"show\s+(?:(time\s+zone)|(transaction\s+isolation\s+level)|{_SETTING})", _show),
+    (
+        rf"alter\s+table\s+(?:only\s+)?{_TABLE}\s+detach\s+partition\s+{_TABLE}"
+        r"(?:\s+(?:concurrently|finalize))?",
+        _detach,
+    ),
+)
+_CONTROL_WORDS = {"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"}
+_RUN_WORDS = {"set", "reset", "show", "alter"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 
 from sqlglot import exp
@@ -28,7 +29,6 @@ from absurd_contimg.backends.memory.sql.scope import (
     Scope,
     column_value,
 )
-from absurd_contimg.backends.memory.sql.time_functions import extract
 from absurd_contimg.backends.memory.values import types
 from absurd_contimg.backends.memory.values.numerics import numeric_in
 from absurd_contimg.backends.memory.values.types import BOOL, UNKNOWN
@@ -106,27 +106,19 @@ def unwrapped(node: Node) -> Node:
 # -- values -------------------------------------------------------------------------------------
 
 
-def _literal(compiler: Compiler, node: exp.Literal) -> Expr:
-    text = str(node.this)
-    return compiler.scope.plan.literal(text) if node.is_string else _number(text)
-
-
-def _number(text: str) -> Expr:
-    """A number as it is written, with its sign: of the smallest type that holds it."""
-    raw = numeric_in(text)
-    kinds = [kind for kind, bits in _BITS if -(1 << bits) <= raw < 1 << bits]
-    if text.lstrip("-").isdigit() and kinds:
-        whole = int(text)
-        return Expr(kinds[0], lambda _: whole)
-    return Expr(types.NUMERIC, lambda _: raw)
-
-
-_BITS = ((types.INT4, 31), (types.INT8, 63))
-
-
-def _minus(compiler: Compiler, node: exp.Neg) -> Expr:
-    text = _signed(node)  # Postgres too reads a number with its signs
-    return operators.negated(compiler.compile(node.this)) if text is None else _number(text)
+def _literal(compiler: Compiler, node: Node) -> Expr:
+    """A quoted literal, or a number: Postgres too reads it with its signs."""
+    text = _signed(node)
+    if text is None and isinstance(node, exp.Neg):
+        return operators.negated(compiler.compile(node.this))
+    if text is None:
+        return compiler.scope.plan.literal(str(node.this))
+    raw: Any = numeric_in(text)
+    kind = types.NUMERIC
+    if text.lstrip("-").isdigit() and abs(raw + Decimal("0.5")) < 1 << 63:
+        raw = int(text)  # of the smallest type that holds it
+        kind = types.INT4 if -(1 << 31) <= raw < 1 << 31 else types.INT8
+    return Expr(kind, lambda _: raw)
 
 
 def _signed(node: Node) -> str | None:
@@ -136,11 +128,6 @@ def _signed(node: Node) -> str | None:
         inner = _signed(node.this)
         return None if inner is None else f"-{inner}".removeprefix("--")
     return str(node.this) if isinstance(node, exp.Literal) and not node.is_string else None
-
-
-def _truth(_: Compiler, node: exp.Boolean) -> Expr:
-    truth = bool(node.this)
-    return Expr(BOOL, lambda _: truth)
 
 
 def _column(compiler: Compiler, node: exp.Column) -> Expr:
@@ -254,7 +241,8 @@ def _between(compiler: Compiler, node: exp.Between) -> Expr:
 
 def _binary(compiler: Compiler, node: exp.Binary) -> Expr:
     symbol, right = _OPERATORS[type(node)], node.right
-    if isinstance(right, exp.Any | exp.All) or str(right.this).lower() in ("any", "all"):
+    is_call = isinstance(right, exp.Anonymous) and str(right.this).lower() in ("any", "all")
+    if is_call or isinstance(right, exp.Any | exp.All):
         return _quantified(compiler, symbol, node)
     negate = bool(node.args.get("negate"))
     symbol = f"!{symbol}" if negate else symbol
@@ -276,7 +264,7 @@ def _quantified(compiler: Compiler, symbol: str, node: exp.Binary) -> Expr:
     if (symbol, every) not in (("=", False), ("<>", True)) or isinstance(operand, exp.Query):
         raise Unsupported("ANY and ALL but for = ANY(array) and <> ALL(array)")
     left, array = compiler.compile(node.left), compiler.compile(operand)
-    if array.kind is UNKNOWN:
+    if array.kind is UNKNOWN and as_text(left).kind in types.ARRAYS:
         array = converted(array, types.ARRAYS[as_text(left).kind])
     if not isinstance(array.kind, types.ArrayType):
         raise EngineError("42809", "op ANY/ALL (array) requires array on right side")
@@ -417,43 +405,25 @@ def _aggregate(compiler: Compiler, node: Node) -> Expr:
         if compiler.clause == "nested":
             raise EngineError("42803", "aggregate function calls cannot be nested")
         raise EngineError("42803", f"aggregate functions {where}")
-    scope = compiler.scope
+    scope, condition, call = compiler.scope, None, node
     grouping, scope.grouping = scope.grouping, None
-    made = _of_group(Compiler(scope, compiler.subquery, clause="nested"), node)
+    inner = Compiler(scope, compiler.subquery, clause="nested")
+    if isinstance(node, exp.Filter):
+        condition, call = inner.condition(node.expression.this, "FILTER"), node.this
+    made = aggregates.compile_aggregate(call, scope, inner.compile, condition)
     scope.grouping = grouping
     index = len(compiler.found)
     compiler.found.append(made)
-    call = node.this if isinstance(node, exp.Filter) else node
     return Expr(made.kind, lambda env: env.aggregates[index], str(call.this).lower())
 
 
-def _of_group(compiler: Compiler, node: Node) -> Aggregate:
-    condition: Evaluate | None = None
-    if isinstance(node, exp.Filter):
-        condition = compiler.condition(node.expression.this, "FILTER")
-        node = node.this
-    name, items = str(node.this).lower(), list(node.expressions)
-    distinct = bool(items) and isinstance(items[0], exp.Distinct)
-    if distinct:
-        items = list(items[0].expressions)
-    if name not in aggregates.NAMES or len(items) != 1:
-        raise Unsupported(f"the aggregate {name} with these arguments")
-    item = items[0]
-    is_row = isinstance(item, exp.Column) and isinstance(item.this, exp.Star)
-    if name == "count" and not distinct and (is_row or isinstance(item, exp.Star)):
-        if is_row:  # a row is null where an outer join finds none
-            index = compiler.scope.places_of(name_of(item.args["table"]))[0][0]
-        counted = Expr(BOOL, (lambda env: env.rows[index]) if is_row else lambda _: True)
-        return aggregates.aggregate(name, counted, condition)
-    return aggregates.aggregate(name, compiler.compile(item), condition, distinct=distinct)
-
-
 _COMPILERS: dict[type, Callable[[Compiler, Any], Expr]] = {
-    exp.Literal: _literal, exp.Neg: _minus, exp.Boolean: _truth, exp.Column: _column,
+    exp.Literal: _literal, exp.Neg: _literal, exp.Column: _column,
+    exp.Boolean: lambda _, node: Expr(BOOL, lambda _: bool(node.this)),
     exp.Null: lambda compiler, _: compiler.scope.plan.literal(None), exp.Cast: _cast,
     exp.Paren: lambda compiler, node: compiler.compile(node.this), exp.Interval: _interval,
     exp.CurrentTimestamp: lambda _, __: functions.call("current_timestamp", [], []),
-    exp.Extract: lambda compiler, node: extract(
+    exp.Extract: lambda compiler, node: functions.extract(
         node.this.name.lower(), compiler.compile(node.expression)
     ),
     exp.Not: lambda compiler, node: _inverted(compiler.condition(node.this, "NOT")),

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.session_state import SessionState
-from absurd_contimg.backends.memory.sql import time_functions
 from absurd_contimg.backends.memory.sql.casts import (
     common_type,
     converted,
@@ -21,15 +20,17 @@ from absurd_contimg.backends.memory.sql.casts import (
     unified,
 )
 from absurd_contimg.backends.memory.sql.operators import check_ordered, comparison, sort_key
-from absurd_contimg.backends.memory.sql.scope import Env, Expr
-from absurd_contimg.backends.memory.values import types
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
+from absurd_contimg.backends.memory.values import intervals, times, types
 from absurd_contimg.backends.memory.values.numerics import rounded
+from absurd_contimg.backends.memory.values.times import SECOND_US, Interval
 from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 from absurd_contimg.backends.memory.values.types import (
     BOOL,
     FLOAT8,
     INT4,
     INTEGERS,
+    INTERVAL,
     JSONB,
     NUMERIC,
     TEXT,
@@ -51,7 +52,7 @@ class Form(NamedTuple):
 def call(name: str, arguments: list[Expr], names: list[str | None]) -> Expr:
     """A call of a function; `names` are those of arguments in named notation."""
     if name == "make_interval":
-        return time_functions.make_interval(arguments, names)
+        return _make_interval(arguments, names)
     if any(names):
         raise Unsupported(f"{name} with names of arguments")
     make = _SPECIAL.get(name)
@@ -215,6 +216,78 @@ def _abs(kind: SqlType) -> Form:
     return Form((kind,), kind, work)
 
 
+# -- times --------------------------------------------------------------------------------------
+
+_CLOCKS: dict[str, Callable[[SessionState], int]] = {
+    "now": SessionState.transaction_time,
+    "transaction_timestamp": SessionState.transaction_time,
+    "current_timestamp": SessionState.transaction_time,
+    "statement_timestamp": lambda session: session.clock,
+    "clock_timestamp": lambda session: session.db.now(),
+}
+
+
+def extract(field: str, expr: Expr) -> Expr:
+    """``extract(epoch from time or interval)``."""
+    kind, inner = expr.kind, expr.value
+    if kind not in (TIMESTAMPTZ, INTERVAL) or field != "epoch":
+        raise Unsupported(f"extract({field} from {kind.shown})")
+
+    def value(env: Env) -> Decimal | None:
+        raw = inner(env)
+        if raw is None:
+            return None
+        if raw.is_infinite if kind is INTERVAL else not times.is_finite(raw):
+            is_positive = raw in (times.INFINITE, times.INFINITY)
+            return Decimal("Infinity" if is_positive else "-Infinity")
+        return Decimal(raw.epoch_us() if kind is INTERVAL else raw).scaleb(-6)
+
+    return Expr(types.NUMERIC, value, "extract")
+
+
+def _date_trunc(arguments: list[Expr], name: str) -> Expr:
+    """``date_trunc(unit, time)``, in the session's time zone."""
+    kinds = [expr.kind for expr in arguments]
+    if len(kinds) != 2 or kinds[0] not in types.STRINGS or kinds[1] is not TIMESTAMPTZ:
+        raise Unsupported(f"{name}({', '.join(kind.shown for kind in kinds)})")
+    word, inner = converted(arguments[0], types.TEXT).value, arguments[1].value
+
+    def value(env: Env) -> int | None:
+        unit, time = word(env), inner(env)
+        if unit is None or time is None:
+            return None
+        zone = env.session.zone
+        return times.from_local(times.truncated(time + times.utc_offset_us(time, zone), unit), zone)
+
+    return Expr(TIMESTAMPTZ, value, name)
+
+
+_INTERVAL_PARTS = ("years", "months", "weeks", "days", "hours", "mins", "secs")
+
+
+def _make_interval(arguments: list[Expr], names: list[str | None]) -> Expr:
+    """``make_interval(days => 1)``."""
+    placed: dict[str, Evaluate] = {}
+    for expr, name in zip(arguments, names, strict=True):
+        kind = FLOAT8 if name == "secs" else INT4
+        takes = (types.UNKNOWN, *(types.NUMBERS if kind is FLOAT8 else types.NUMBERS[:2]))
+        if name not in _INTERVAL_PARTS or name in placed or expr.kind not in takes:
+            raise Unsupported("make_interval with these arguments")
+        placed[name] = converted(expr, kind).value
+
+    def value(env: Env) -> Interval | None:
+        parts: dict[str, Any] = {name: evaluate(env) for name, evaluate in placed.items()}
+        if None in parts.values():
+            return None
+        years, months, weeks, days, hours, mins, secs = (
+            parts.get(name, 0) for name in _INTERVAL_PARTS
+        )
+        us = (hours * 3600 + mins * 60) * SECOND_US + times.seconds_us(secs)
+        return intervals.checked(years * 12 + months, weeks * 7 + days, us)
+
+    return Expr(INTERVAL, value, "make_interval")
+
+
 _FORMS: dict[str, tuple[Form, ...]] = {
     "length": (Form((TEXT,), INT4, lambda _, raw: len(raw)),),
     "lower": (Form((TEXT,), TEXT, lambda _, raw: raw.translate(_LOWER)),),
@@ -230,7 +303,7 @@ _FORMS: dict[str, tuple[Form, ...]] = {
     "jsonb_array_length": (Form((JSONB,), INT4, _array_length),),
     "current_setting": (Form((TEXT, BOOL), TEXT, _current_setting, 1),),
     "set_config": (Form((TEXT, TEXT, BOOL), TEXT, _set_config),),
-    **{name: (Form((), TIMESTAMPTZ, work),) for name, work in time_functions.CLOCKS.items()},
+    **{name: (Form((), TIMESTAMPTZ, work),) for name, work in _CLOCKS.items()},
 }
 _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
     "coalesce": _coalesce,
@@ -239,6 +312,6 @@ _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
     "nullif": _nullif,
     "to_jsonb": _to_jsonb,
     "jsonb_build_object": _build_object,
-    "date_trunc": time_functions.date_trunc,
+    "date_trunc": _date_trunc,
 }
 NAMES = frozenset({*_FORMS, *_SPECIAL, "make_interval"})

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import operator
-import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
-from functools import lru_cache
 from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
@@ -14,12 +12,13 @@ from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.sql.casts import (
     checked_number,
     converted,
-    not_unique,
     undefined_operator,
     unified,
+    unmatched,
 )
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.values import floats, intervals, numerics, times, types
+from absurd_contimg.backends.memory.values.text import like_pattern
 from absurd_contimg.backends.memory.values.types import (
     BOOL,
     FLOAT8,
@@ -105,7 +104,7 @@ def _arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
         if kind is JSONB or isinstance(kind, types.ArrayType):
             raise Unsupported(f"the operator {symbol} of {kind.shown}")
     if one is UNKNOWN and other is UNKNOWN:
-        raise not_unique("operator", f"{one.shown} {symbol} {other.shown}")
+        raise unmatched("operator", f"{one.shown} {symbol} {other.shown}", unique=False)
     left, right = _guessed(symbol, left, other), _guessed(symbol, right, one)
     if left.kind in NUMBERS and right.kind in NUMBERS:
         made = _of_numbers(symbol, left, right)
@@ -213,24 +212,9 @@ def like(symbol: str, left: Expr, right: Expr) -> Expr:
         raise undefined_operator(symbol, left.kind, right.kind)
     any_case = symbol.endswith("*")
     one, other = converted(left, TEXT), converted(right, TEXT)
-    return strict(BOOL, one, other, lambda a, b, _: bool(_pattern(b, any_case=any_case).match(a)))
-
-
-@lru_cache(maxsize=256)
-def _pattern(pattern: str, *, any_case: bool) -> re.Pattern[str]:
-    """A pattern of ``like`` as a regular expression; in the locale C only ASCII has cases."""
-    pieces: list[str] = []
-    characters = iter(pattern)
-    for character in characters:
-        if character == "\\":
-            following = next(characters, None)
-            if following is None:
-                raise EngineError("22025", "LIKE pattern must not end with escape character")
-            pieces.append(re.escape(following))
-        else:
-            pieces.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
-    flags = re.DOTALL | re.ASCII | (re.IGNORECASE if any_case else 0)
-    return re.compile("".join(pieces) + r"\Z", flags)
+    return strict(
+        BOOL, one, other, lambda a, b, _: bool(like_pattern(b, any_case=any_case).match(a))
+    )
 
 
 # -- jsonb --------------------------------------------------------------------------------------
@@ -252,56 +236,14 @@ def _json_operator(symbol: str, left: Expr, right: Expr) -> Expr:
     return strict(kind, left, right, lambda a, b, _: work(a, b))
 
 
-def _step(text: str, key: str | int) -> Any:
-    """One step into a jsonb value, as text; None where it leads nowhere."""
-    tree = jsonb.tree(text)
-    if isinstance(key, str):
-        found = isinstance(tree, dict) and key in tree
-        return jsonb.dumps(tree[key]) if found else None
-    if isinstance(tree, dict):
-        return None
-    items = tree if isinstance(tree, list) else [tree]  # jsonb keeps scalars as arrays of one
-    return jsonb.dumps(items[key]) if -len(items) <= key < len(items) else None
-
-
-def _follow(text: str, path: list[str | None]) -> str | None:
-    current: str | None = text
-    for key in path:
-        if current is None or key is None:
-            return None
-        step: str | int = key
-        if jsonb.kind(current) == "array":
-            if not re.fullmatch(r"\s*[+-]?\d+", key, re.ASCII):
-                return None
-            step = int(key)
-        elif not isinstance(jsonb.tree(current), dict):
-            return None
-        current = _step(current, step)
-    return current
-
-
-def _as_text(text: str | None) -> str | None:
-    return None if text is None else jsonb.as_text(jsonb.tree(text))
-
-
-def _contains(a: Any, b: Any, *, top: bool = False) -> bool:
-    if isinstance(a, dict) and isinstance(b, dict):
-        return all(key in a and _contains(a[key], item) for key, item in b.items())
-    if isinstance(a, list) and isinstance(b, list):
-        return all(any(_contains(mine, item) for mine in a) for item in b)
-    if top and isinstance(a, list) and not isinstance(b, dict | list):
-        return any(_contains(item, b) for item in a)
-    return jsonb.equal(jsonb.dumps(a), jsonb.dumps(b))
-
-
 _KEYS = (TEXT, types.INT2, types.INT4)
 _JSON_WORK: dict[str, tuple[tuple[SqlType, ...], SqlType, Callable[[Any, Any], Any]]] = {
-    "->": (_KEYS, JSONB, _step),
-    "->>": (_KEYS, TEXT, lambda a, b: _as_text(_step(a, b))),
-    "#>": ((_TEXTS,), JSONB, _follow),
-    "#>>": ((_TEXTS,), TEXT, lambda a, b: _as_text(_follow(a, b))),
+    "->": (_KEYS, JSONB, jsonb.step),
+    "->>": (_KEYS, TEXT, jsonb.step_text),
+    "#>": ((_TEXTS,), JSONB, jsonb.follow),
+    "#>>": ((_TEXTS,), TEXT, jsonb.follow_text),
     "?": ((TEXT,), BOOL, jsonb.has_key),
-    "@>": ((JSONB,), BOOL, lambda a, b: _contains(jsonb.tree(a), jsonb.tree(b), top=True)),
+    "@>": ((JSONB,), BOOL, jsonb.contains),
 }
 _MAKERS: dict[str, Callable[[str, Expr, Expr], Expr]] = {
     **dict.fromkeys(_COMPARE, comparison),

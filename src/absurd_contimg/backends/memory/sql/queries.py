@@ -7,27 +7,28 @@ from typing import Any, NamedTuple
 
 from sqlglot import exp
 
+from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.locks import RowLock, TableLock
 from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
 from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, part
 from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
-from absurd_contimg.backends.memory.sql.grouping import group, grouping_of
 from absurd_contimg.backends.memory.sql.operators import check_ordered, row_key, sort_key
-from absurd_contimg.backends.memory.sql.row_locks import row_locks
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
     Evaluate,
     Expr,
+    Grouping,
     Node,
     Query,
     Row,
     Scope,
     column_value,
 )
-from absurd_contimg.backends.memory.sql.sources import FromClause, renamed
+from absurd_contimg.backends.memory.sql.sources import FromClause, letter_of, renamed
+from absurd_contimg.backends.memory.transaction import WouldBlock
 from absurd_contimg.backends.memory.values.types import INT8
 
 Pairs = list[tuple[Env, Row]]
@@ -110,7 +111,7 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     if clause is not None:
         sources.add(clause.this, node.args.get("joins") or [])
     is_grouped = _is_grouped(node)
-    grouping = scope.grouping = grouping_of(node, scope) if is_grouped else None
+    grouping = scope.grouping = _grouping_of(node, scope) if is_grouped else None
     found: list[Aggregate] = []
     compiler = Compiler(scope, compile_query, found)
     outputs = _outputs(node, compiler, sources)
@@ -121,7 +122,7 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     having = _condition(node, "having", compiler)
     order = _order(node, compiler, outputs)
     offset, limit = _number(node, "offset", scope), _number(node, "limit", scope)
-    lock, distinct = row_locks(node, scope), _distinct(node, outputs)
+    lock, distinct = _row_locks(node, scope), _distinct(node, outputs)
     if lock is not None and (is_grouped or distinct is not None):
         raise Unsupported("locks of grouped or distinct rows")
     combine = sources.compile(None if where is None else where.this)
@@ -132,7 +133,7 @@ def _select(node: exp.Select, scope: Scope) -> Query:
         if condition is not None:
             envs = [each for each in envs if condition(each) is True]
         if is_grouped:
-            envs = group(env, envs, keys, found, source_count)
+            envs = _group(env, envs, keys, found, source_count)
         return [each for each in envs if having is None or having(each) is True]
 
     def rows(env: Env) -> list[Row]:
@@ -300,3 +301,108 @@ def _bounds(env: Env, limit: Evaluate | None, offset: Evaluate | None) -> tuple[
     if most is not None and most < 0:
         raise EngineError("2201W", "LIMIT must not be negative")
     return start, most
+
+
+# -- group by -----------------------------------------------------------------------------------
+
+
+def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
+    """The keys of a query's ``group by``; without one there is one group."""
+    clause = node.args.get("group")
+    items = [] if clause is None else clause.expressions
+    grouping = Grouping([_key(item.unnest(), node, scope) for item in items])
+    for key in grouping.keys:
+        if isinstance(key, exp.Column):
+            table = name_of(key.args["table"]) if key.table else None
+            place = scope.place_of(table, name_of(key.this))
+            if place is not None:
+                grouping.places.add(place)
+    for index, source in enumerate(scope.sources):
+        names = [column.name for column in source.columns]
+        keys = schema.PRIMARY_KEYS.get(letter_of(source.relation or "") or "", ("",))
+        if all(key in names and (index, names.index(key)) in grouping.places for key in keys):
+            grouping.sources.add(index)
+    return grouping
+
+
+def _key(item: Node, node: exp.Select, scope: Scope) -> Node:
+    """What an item groups by: an expression, or an output by its number or name."""
+    outputs = node.expressions
+    if isinstance(item, exp.Literal) and not item.is_string and str(item.this).isdigit():
+        number = int(item.this)
+        if any(output.is_star and not output.find(exp.Anonymous) for output in outputs[:number]):
+            raise Unsupported("GROUP BY a number beside *")
+        if not 1 <= number <= len(outputs):
+            raise EngineError("42P10", f"GROUP BY position {number} is not in select list")
+        return outputs[number - 1].unalias().unnest()
+    if isinstance(item, exp.Literal | exp.Boolean | exp.Null | exp.Tuple):
+        raise Unsupported("constants and lists in GROUP BY")
+    if isinstance(item, exp.Column) and not item.table:
+        name = name_of(item.this)
+        for output in outputs if scope.place_of(None, name) is None else []:
+            if isinstance(output, exp.Alias) and name_of(output.args["alias"]) == name:
+                return output.this.unnest()
+    return item
+
+
+def _group(
+    env: Env, envs: list[Env], keys: list[Expr], aggregates: list[Aggregate], source_count: int
+) -> list[Env]:
+    """One environment for each group: the first of its rows, with the aggregates' values."""
+    groups: dict[Any, list[Env]] = {} if keys else {(): []}
+    kinds = [key.kind for key in keys]
+    for each in envs:
+        raw = [key.value(each) for key in keys]
+        groups.setdefault(row_key(kinds, raw), []).append(each)
+    found = []
+    for members in groups.values():
+        made = env.with_rows(members[0].rows if members else [None] * source_count)
+        made.aggregates = [aggregate.value(members) for aggregate in aggregates]
+        found.append(made)
+    return found
+
+
+# -- for update ---------------------------------------------------------------------------------
+
+
+def _row_locks(node: exp.Select, scope: Scope) -> Callable[[Pairs, int | None], Pairs] | None:
+    """What locks the rows in their order, until there are as many as wanted."""
+    clauses = node.args.get("locks")
+    if not clauses:
+        return None
+
+    def lock(pairs: Pairs, most: int | None) -> Pairs:
+        found: Pairs = []
+        for pair in pairs:
+            if most is not None and len(found) >= most:
+                break
+            if all(_lock_rows(pair[0], scope, clause) for clause in clauses):
+                found.append(pair)
+        return found
+
+    return lock
+
+
+def _lock_rows(env: Env, scope: Scope, clause: exp.Lock) -> bool:
+    """Lock the current row of each table; False where ``skip locked`` skips it."""
+    wait, key_only = clause.args.get("wait"), bool(clause.args.get("key"))
+    mode = RowLock.KEY_SHARE if key_only else RowLock.SHARE
+    if clause.args.get("update"):
+        mode = RowLock.NO_KEY_UPDATE if key_only else RowLock.UPDATE
+    for source, row in zip(scope.sources, env.rows, strict=True):
+        if source.relation is None or row is None:
+            continue
+        table = catalog.relation(env.tx, source.relation, TableLock.ROW_SHARE).table
+        key = table.key_of(row)
+        if wait is False and not table.may_lock(env.tx, key, mode):
+            return False
+        try:
+            table.lock(env.tx, key, mode)
+        except WouldBlock:
+            if wait is not True:
+                raise
+            name = table.name_for(row[table.partition_column])
+            raise EngineError(
+                "55P03", f'could not obtain lock on row in relation "{name}"'
+            ) from None
+    return True

@@ -136,6 +136,16 @@ class Query(NamedTuple):
 
 
 @dataclass(slots=True)
+class Result:
+    """What a statement answered: its command tag, and its rows if it has columns."""
+
+    tag: str
+    columns: tuple[ColumnInfo, ...] | None = None
+    rows: list[Row] = field(default_factory=list)
+    count: int = -1
+
+
+@dataclass(slots=True)
 class Source:
     """One entry of a ``from``: how its columns are called and how its rows come."""
 

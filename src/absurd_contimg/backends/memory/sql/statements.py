@@ -20,17 +20,16 @@ from sqlglot.errors import SqlglotError
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.commands import (
-    COMMANDS,
-    CONTROLS,
+    control_of,
     first_word,
+    run_of,
     without_comments,
 )
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, EmulatedPostgres, check
 from absurd_contimg.backends.memory.sql.expressions import FUNCTIONS
 from absurd_contimg.backends.memory.sql.modify import compile_change
 from absurd_contimg.backends.memory.sql.queries import compile_query
-from absurd_contimg.backends.memory.sql.result import Result
-from absurd_contimg.backends.memory.sql.scope import Env, Node, Plan, Scope
+from absurd_contimg.backends.memory.sql.scope import Env, Node, Plan, Result, Scope
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.types import SqlType
 
@@ -76,15 +75,13 @@ _NOT_PARSED = "text that its parser does not take"
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
 def compiled(text: str, params: tuple[SqlType, ...]) -> Statement:
     """The statement, ready to run with parameters of these types; 0A000 if it is not supported."""
-    bare = without_comments(text)
-    word = first_word(bare)
     try:
-        if word in CONTROLS:
-            return Statement(text, control=CONTROLS[word](bare))
-        if word in COMMANDS:
-            command = COMMANDS[word](bare)
-            return Statement(text, run=_quoting(lambda tx, _: command(tx), text))
-        return Statement(text, run=_quoting(_query(text, params), text))
+        control = control_of(text)
+        command = run_of(text)
+        if control is not None:
+            return Statement(text, control=control)
+        run = _query(text, params) if command is None else lambda tx, _: command(tx)
+        return Statement(text, run=_quoting(run, text))
     except Unsupported as error:
         raise Unsupported(error.what, _as_written(text)) from None
 
@@ -124,7 +121,7 @@ def _query(text: str, params: tuple[SqlType, ...]) -> Run:
         found = query.rows(Env(tx, plan.values(tx, values)))
         count = len(found)
         shown = f"{tag} 0 {count}" if tag == "INSERT" else f"{tag} {count}"
-        return Result(columns, [] if columns is None else found, shown, count)
+        return Result(shown, columns, [] if columns is None else found, count)
 
     return run
 
@@ -150,5 +147,5 @@ def _parsed(text: str) -> Node:
     finally:
         logger.disabled = disabled
     if not isinstance(node, exp.Query | exp.Values | exp.Insert | exp.Update | exp.Delete):
-        raise Unsupported(first_word(without_comments(text)).upper())
+        raise Unsupported(first_word(text).upper())
     return node

@@ -8,6 +8,7 @@ words.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from absurd_contimg.backends.memory.errors import EngineError, invalid_text
 
@@ -102,3 +103,20 @@ def uuid_out(value: int) -> str:
     """``uuid`` output."""
     digits = f"{value:032x}"
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+@lru_cache(maxsize=256)
+def like_pattern(pattern: str, *, any_case: bool) -> re.Pattern[str]:
+    """A pattern of ``like`` as a regular expression; in the locale C only ASCII has cases."""
+    pieces: list[str] = []
+    characters = iter(pattern)
+    for character in characters:
+        if character == "\\":
+            following = next(characters, None)
+            if following is None:
+                raise EngineError("22025", "LIKE pattern must not end with escape character")
+            pieces.append(re.escape(following))
+        else:
+            pieces.append({"%": ".*", "_": "."}.get(character) or re.escape(character))
+    flags = re.DOTALL | re.ASCII | (re.IGNORECASE if any_case else 0)
+    return re.compile("".join(pieces) + r"\Z", flags)

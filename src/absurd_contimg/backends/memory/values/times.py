@@ -11,7 +11,11 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import NamedTuple
 
-from absurd_contimg.backends.memory.errors import EngineError, timestamp_out_of_range
+from absurd_contimg.backends.memory.errors import (
+    EngineError,
+    Unsupported,
+    timestamp_out_of_range,
+)
 
 INFINITY = 2**70  # beyond every date too
 NEG_INFINITY = -INFINITY
@@ -179,6 +183,24 @@ def iso_week(days: int) -> tuple[int, int]:
     thursday = days - (days + 3) % 7 + 3
     year = civil_from_days(thursday)[0]
     return year, (thursday - days_from_civil(year, 1, 1)) // 7 + 1
+
+
+_SIZES = {"second": SECOND_US, "minute": 60 * SECOND_US, "hour": 3600 * SECOND_US, "day": DAY_US}
+
+
+def truncated(local: int, unit: str) -> int:
+    """A local time at the start of its unit; 0A000 for units that are not computed here."""
+    if not is_finite(local):
+        raise Unsupported("date_trunc of infinity")
+    if unit in _SIZES:
+        return local - local % _SIZES[unit]
+    day = local // DAY_US
+    year, month, _ = civil_from_days(day)
+    if unit == "week":
+        return (day - (day + 3) % 7) * DAY_US
+    if unit in ("month", "year"):
+        return days_from_civil(year, month if unit == "month" else 1, 1) * DAY_US
+    raise Unsupported(f"date_trunc to {unit}")
 
 
 # -- time zones ---------------------------------------------------------------------------------

@@ -9,18 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.values import floats, intervals, numerics, text, timestamps
 
-if TYPE_CHECKING:
-    from absurd_contimg.backends.memory.session_state import SessionState
-
 Value = Any
-TextIn = Callable[[str, "SessionState"], Value]
-TextOut = Callable[[Value, "SessionState"], str]
+TextIn = Callable[[str, SessionState], Value]
+TextOut = Callable[[Value, SessionState], str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
