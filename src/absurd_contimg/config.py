@@ -95,7 +95,7 @@ class ConversionConfig(_Section):
 
     expected_subbands: int = Field(16, ge=1)
     subbands_min: int = Field(12, ge=1)
-    """With fewer the group is refused; missing ones get flagged stand-ins (guide: 12)."""
+    """With fewer the group is refused; missing ones get flagged placeholders (guide: 12)."""
     averaging_max: int = Field(4, ge=1)
     """Channels averaged into one, at most; a divisor of the channels per sub-band is taken."""
     averaged_width_max_hz: float = Field(1.0e6, gt=0)

@@ -35,8 +35,8 @@ def test_the_mean_beam_of_a_drift_has_known_values() -> None:
     """At declination 16: 0.956, 0.847, 0.679 at 0, 0.6 and 1 deg east (drift-scan figures)."""
     ra = 150.0 + np.array([0.0, 0.6, 1.0]) / np.cos(np.radians(16.0))
     towards = unit_vectors(np.radians(ra), np.radians(np.full(3, 16.0)))
-    found = mean_response(towards, drift(), np.linspace(1.32e9, 1.49e9, 8), 4.65)
-    assert found == pytest.approx([0.956, 0.847, 0.679], abs=3e-3)
+    response = mean_response(towards, drift(), np.linspace(1.32e9, 1.49e9, 8), 4.65)
+    assert response == pytest.approx([0.956, 0.847, 0.679], abs=3e-3)
 
 
 def test_flagged_integrations_are_left_out_of_the_mean() -> None:
@@ -49,7 +49,7 @@ def test_flagged_integrations_are_left_out_of_the_mean() -> None:
 
 
 @given(st.floats(0, 359.99), st.floats(-80, 80))
-def test_the_mean_beam_does_not_know_right_ascension_zero(ra: float, dec: float) -> None:
+def test_mean_beam_is_continuous_at_right_ascension_zero(ra: float, dec: float) -> None:
     """A group across 0 h has the same beam as any other."""
     here, there = drift(ra, dec), drift(0.0, dec)
     a = mean_response(here.vectors[3], here, np.array([1.4e9]), 4.65)

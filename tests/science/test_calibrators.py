@@ -16,17 +16,15 @@ CALIBRATION, BEAM = CalibrationConfig(), BeamConfig()
 
 
 @given(st.floats(0, 359.99), st.floats(-0.64, 0.64))
-def test_a_calibrator_that_transits_is_found_at_any_right_ascension(
-    ra: float, offset: float
-) -> None:
+def test_transiting_calibrator_is_chosen_at_any_right_ascension(ra: float, offset: float) -> None:
     """Across 0 h as anywhere."""
     there = SkySource("C", (ra + offset) % 360, 16.2, 5.0, calibrator=True)
-    found = choose_calibrator("auto", [there], drift(ra), CALIBRATION, BEAM)
-    assert found is not None
-    assert found.source is there
+    chosen = choose_calibrator("auto", [there], drift(ra), CALIBRATION, BEAM)
+    assert chosen is not None
+    assert chosen.source is there
 
 
-def test_the_brightest_through_the_beam_is_taken_and_no_other_source() -> None:
+def test_brightest_calibrator_through_the_beam_is_chosen() -> None:
     """A brighter source that is no calibrator, and a brighter one off the axis, do not count."""
     good = SkySource("good", 150.1, 16.1, 3.0, calibrator=True)
     others = [
@@ -35,9 +33,9 @@ def test_the_brightest_through_the_beam_is_taken_and_no_other_source() -> None:
         SkySource("off", 150.0, 16.95, 3.2, calibrator=True),
         SkySource("later", 151.5, 16.0, 90.0, calibrator=True),
     ]
-    found = choose_calibrator("auto", [*others, good], drift(150.0), CALIBRATION, BEAM)
-    assert found is not None
-    assert found.source is good
+    chosen = choose_calibrator("auto", [*others, good], drift(150.0), CALIBRATION, BEAM)
+    assert chosen is not None
+    assert chosen.source is good
     assert choose_calibrator("auto", others[:2], drift(150.0), CALIBRATION, BEAM) is None
     assert candidates(others, drift(150.0), BEAM)[0].source.name == "later"
     with pytest.raises(NoCalibratorError, match="does not transit during the group"):

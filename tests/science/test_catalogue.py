@@ -41,7 +41,7 @@ def test_a_catalogue_is_read_back_as_it_was_written(
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("A,1,2,x,0,0", "cannot be read"),
         ("A,1,2,3,0,yes", "calibrator is 0 or 1"),
@@ -50,11 +50,11 @@ def test_a_catalogue_is_read_back_as_it_was_written(
         ("A,1,2", "cannot be read"),
     ],
 )
-def test_a_bad_line_of_a_catalogue_is_named(tmp_path: Path, line: str, said: str) -> None:
+def test_a_bad_line_of_a_catalogue_is_named(tmp_path: Path, line: str, message: str) -> None:
     """With its number, the file and what to do."""
     path = tmp_path / "c.csv"
     path.write_text(f"name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\n{line}\n")
-    with pytest.raises(CorruptInputError, match=said) as caught:
+    with pytest.raises(CorruptInputError, match=message) as caught:
         read_catalogue(path)
     assert "line 2" in str(caught.value)
     assert str(path) in str(caught.value)
@@ -71,7 +71,7 @@ def test_a_missing_catalogue_and_missing_columns_are_named(tmp_path: Path) -> No
 
 
 @given(st.floats(-100, 100), st.floats(-100, 100), st.sampled_from([0.0, 0.001, 180.0, 359.999]))
-def test_position_errors_are_small_numbers_everywhere(east: float, north: float, ra: float) -> None:
+def test_position_errors_are_continuous_at_zero_hours(east: float, north: float, ra: float) -> None:
     """Offsets of arcseconds are recovered, across RA 0 h too."""
     source = SkySource("s", ra, 40.0, 1.0)
     there = ((ra + east / 3600 / np.cos(np.radians(40.0))) % 360.0, 40.0 + north / 3600)

@@ -15,7 +15,7 @@ fraction = st.floats(-0.5, 0.5)
 
 
 @given(fraction, fraction, st.floats(2.2, 6.0), st.floats(1.0, 1.8), st.floats(0, math.pi))
-def test_a_gaussian_is_measured_exactly_wherever_it_lies(
+def test_gaussian_is_measured_exactly_at_any_position(
     dx: float, dy: float, fwhm: float, ratio: float, angle: float
 ) -> None:
     """Between pixels too, with three pixels across the beam: the brightest pixel is 20 % low."""

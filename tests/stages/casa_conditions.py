@@ -35,7 +35,7 @@ raised: dict[str, tuple[str, str]] = {}
 
 
 def attempt(case: str, stage: PipelineStage, context: PipelineContext) -> dict[str, Any]:
-    """One attempt of a stage; what it raises is noted under the case."""
+    """Run a stage; its outputs, or none with the error recorded under the case."""
     folder = ROOT / case.replace(": ", "-").replace(" ", "-")
     workspace = Workspace(folder / "product", folder / "tmp", ROOT / "casa.log", folder / "final")
     workspace.product.mkdir(parents=True)

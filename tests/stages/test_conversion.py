@@ -1,4 +1,4 @@
-"""Conversion against what pyuvdata does wrong in silence; the Measurement Set is read back.
+"""Conversion against silent errors of pyuvdata; the Measurement Set is read back.
 
 Runs in the test process: pyuvdata and python-casacore only, no CASA.
 """
@@ -172,7 +172,7 @@ def test_data_that_are_all_flagged_are_refused(
 def test_a_damaged_measurement_set_fails_the_post_conditions(
     context_for: Contexts, workspace: Workspace
 ) -> None:
-    """Planted bug: channels in disorder, as pyuvdata would leave them."""
+    """Injected: channels in disorder, as pyuvdata would leave them."""
     context = context_for()
     ms, described = convert(context, workspace)
     with table(f"{ms}/SPECTRAL_WINDOW", ack=False, readonly=False) as window:

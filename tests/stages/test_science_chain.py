@@ -1,7 +1,7 @@
-"""The whole chain on small real data, each stage in its own CASA process: are the images right?
+"""The whole chain on small real data, each stage in its own CASA process: images and their errors.
 
-Two groups are processed once; the tests look at what came out. The calibrator group solves, the
-science group is calibrated with its tables.
+Two groups are processed once, and the tests check the results. The calibrator group solves, and
+its tables calibrate the science group.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def output(context: PipelineContext, name: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def chain(tiny: SynthesisResult, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
-    """Processed with a home folder of its own, so that it can be seen what is written there."""
+    """Both groups, processed with a home folder of their own, which must stay empty."""
     root, home = tmp_path_factory.mktemp("chain"), tmp_path_factory.mktemp("home")
     config = PipelineConfig.tiny(PathsConfig.below(root))
     prepare_folders(config.paths)
@@ -111,27 +111,27 @@ def test_gains_are_those_that_were_injected(chain: Chain, tiny: SynthesisResult)
     assert solved["solved"] is True
     assert solved["calibrator"] == "CAL0"
     assert solved["refant"] == "DSA103"
-    found = compare_gains(tiny.truth, Path(solved["gains"]))
-    assert found.within(0.01, 0.5)
-    assert found.amplitude_mean == pytest.approx(1.0, abs=2e-3)
-    assert found.flagged_fraction == 0.0
+    comparison = compare_gains(tiny.truth, Path(solved["gains"]))
+    assert comparison.within(0.01, 0.5)
+    assert comparison.amplitude_mean == pytest.approx(1.0, abs=2e-3)
+    assert comparison.flagged_fraction == 0.0
 
 
-def test_the_group_without_calibrator_says_so_and_uses_the_other(chain: Chain) -> None:
+def test_group_without_calibrator_gives_the_reason_and_uses_other_tables(chain: Chain) -> None:
     """Not an error: the registry has the calibrator group's tables."""
     assert output(chain.science, "caltables") == {
         "solved": False,
         "reason": "no calibrator transits during this group",
     }
-    chosen, made = output(chain.science, "calibration"), output(chain.calibrator, "caltables")
-    assert chosen["set_name"] == made["set_name"]
+    selected, solved = output(chain.science, "calibration"), output(chain.calibrator, "caltables")
+    assert selected["set_name"] == solved["set_name"]
 
 
-def test_sources_are_where_and_as_bright_as_they_were_put(chain: Chain) -> None:
+def test_sources_have_the_injected_positions_and_fluxes(chain: Chain) -> None:
     """Everything of 0.5 Jy or more, in a coarse image of ten antennas."""
-    found = compare_sources(chain.sources(chain.science))
-    assert found.n_sources == 3
-    assert found.within(0.06, 3.0)
+    comparison = compare_sources(chain.sources(chain.science))
+    assert comparison.n_sources == 3
+    assert comparison.within(0.06, 3.0)
     assert output(chain.science, "validation")["verdict"] == "clean"
     calibrator = compare_sources(chain.sources(chain.calibrator))
     assert calibrator.within(0.02, 1.0)
@@ -157,8 +157,8 @@ def test_the_corrected_image_is_the_image_over_the_response(chain: Chain) -> Non
     assert "DATE" not in header
 
 
-def test_a_wrong_image_is_noticed(chain: Chain, tmp_path: Path) -> None:
-    """Planted: fluxes 30 % low, then an image a pixel and a half off, then one without sources."""
+def test_wrong_image_fails_its_gate(chain: Chain, tmp_path: Path) -> None:
+    """An image with fluxes 30 % low, then one shifted by a pixel, then one without sources."""
     image = output(chain.science, "image")
     for name, change, gate in (
         ("low", lambda data: data * 0.7, "flux"),
@@ -194,10 +194,8 @@ def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Pa
         assert Path(first[kind]).read_bytes() == Path(second[kind]).read_bytes()
 
 
-def test_wsclean_gives_the_same_fluxes_or_says_that_it_is_missing(
-    chain: Chain, tmp_path: Path
-) -> None:
-    """The other imager, when it is chosen: no package of PyPI brings it."""
+def test_wsclean_gives_the_same_fluxes_or_is_reported_missing(chain: Chain, tmp_path: Path) -> None:
+    """The other imager; no package of PyPI contains it."""
     imaging = {**chain.science.config.imaging.model_dump(), "imager": "wsclean"}
     paths = PathsConfig.below(tmp_path)
     config = PipelineConfig.model_validate(
@@ -233,7 +231,7 @@ def test_nothing_is_written_outside_the_given_folders(chain: Chain) -> None:
     }
 
 
-def test_what_casa_does_badly_in_silence_is_an_error_here(chain: Chain, tmp_path: Path) -> None:
+def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> None:
     """All in one CASA process, on damaged copies; see `casa_conditions.py` for each case."""
     request = {
         "root": str(tmp_path),

@@ -103,14 +103,14 @@ def test_set_far_outside_its_window_carries_a_warning(registry: Registry, tmp_pa
     assert (chosen.inside_window, chosen.warning) == (False, "solutions are 9.0 h away")
 
 
-def test_set_whose_tables_are_gone_is_retired_and_the_next_one_taken(
+def test_set_without_its_tables_is_retired_and_the_next_is_selected(
     registry: Registry, tmp_path: Path
 ) -> None:
     """A registry that promises what is not on disk is corrected, once."""
     add_set(registry, tmp_path, "whole", -1.0)
     (add_set(registry, tmp_path, "gone", 3.0) / "x_BP" / "table.dat").unlink()
     assert select(registry, tmp_path).set_name == "whole"
-    assert [one.set_name for one in registry.caltable_sets_valid_at(MJD, 16.0)] == ["whole"]
+    assert [s.set_name for s in registry.caltable_sets_valid_at(MJD, 16.0)] == ["whole"]
 
 
 def test_no_calibration_says_what_to_do(registry: Registry, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def ideal(tmp_path_factory: pytest.TempPathFactory) -> SynthesisResult:
     return synthesize(tmp_path_factory.mktemp("ideal"), config)
 
 
-def test_files_are_named_and_ordered_as_the_telescope_does(ideal: SynthesisResult) -> None:
+def test_files_have_the_names_and_order_of_the_telescope(ideal: SynthesisResult) -> None:
     """Sixteen files within the jitter; the group is named after the earliest."""
     files = ideal.groups[0].files
     assert len(files) == 16
@@ -46,7 +46,7 @@ def test_files_are_named_and_ordered_as_the_telescope_does(ideal: SynthesisResul
     assert len({f.name[:19] for f in files}) > 1
 
 
-def test_headers_say_what_the_telescope_says(ideal: SynthesisResult) -> None:
+def test_headers_are_those_of_the_telescope(ideal: SynthesisResult) -> None:
     """sb00 is highest, channels descend, the strip's declination is in radians."""
     tops = []
     for path in ideal.groups[0].files:
@@ -122,14 +122,14 @@ def test_same_seed_gives_the_same_data_and_another_does_not(tmp_path: Path) -> N
     assert not np.array_equal(first, data("c", 8))
 
 
-def test_visibilities_agree_with_the_formula_of_the_stages(ideal: SynthesisResult) -> None:
+def test_visibilities_agree_with_the_stages_formula(ideal: SynthesisResult) -> None:
     """Delays on the Earth and (u, v, w) on the sky are two ways to one answer."""
     sources = read_catalogue(ideal.catalog)
     uvd = read_uvdata(read_raw_header(ideal.groups[0].files[5]), 1)
     frequencies, uvw, data = uvd.freq_array, uvd.uvw_array, uvd.data_array[:, :, 0]
-    times, rows, which = np.unique(uvd.time_array, return_index=True, return_inverse=True)
+    times, first, integration = np.unique(uvd.time_array, return_index=True, return_inverse=True)
     catalogue = uvd.phase_center_catalog
-    ids = uvd.phase_center_id_array[rows]
+    ids = uvd.phase_center_id_array[first]
     ra = [float(np.degrees(catalogue[i]["cat_lon"])) for i in ids]
     dec = [float(np.degrees(catalogue[i]["cat_lat"])) for i in ids]
     centres = BeamCentres(tuple(times - 2400000.5), tuple(ra), tuple(dec))
@@ -140,10 +140,10 @@ def test_visibilities_agree_with_the_formula_of_the_stages(ideal: SynthesisResul
         )
         # The sky has differential aberration, the formula has not: 0.1 Jy without this.
         cosines /= aberration_scale(ra[t], dec[t], centres.mjd[t])
-        mine = which == t
-        expected[mine] = predict(
-            uvw[mine],
-            np.full(mine.sum(), t),
+        rows = integration == t
+        expected[rows] = predict(
+            uvw[rows],
+            np.full(rows.sum(), t),
             frequencies,
             sources,
             cosines,
@@ -167,14 +167,14 @@ def test_full_array_has_the_described_stations() -> None:
 
 
 @pytest.mark.parametrize("count", range(4, 97))
-def test_any_number_of_stations_can_be_had(count: int) -> None:
+def test_any_number_of_stations_can_be_active(count: int) -> None:
     """Each once, with outriggers among them: a reference antenna of the default list is there."""
     stations = active_stations(count)
     assert len(set(stations)) == count
     assert 103 in stations
 
 
-def test_faults_are_where_they_were_ordered(tmp_path: Path) -> None:
+def test_faults_are_in_their_subbands(tmp_path: Path) -> None:
     """Each fault hits its sub-band and no other."""
     faults = [
         {"kind": kind, "group": 0, "subband": number} for number, kind in enumerate(FaultKind)
@@ -204,7 +204,7 @@ def test_faults_are_where_they_were_ordered(tmp_path: Path) -> None:
         assert not file["Data"]["nsamples"][cross].any()
 
 
-def test_settings_that_make_no_sense_are_refused() -> None:
+def test_inconsistent_settings_are_refused() -> None:
     """A fault in a group that is not observed would never land."""
     with pytest.raises(ValueError, match="names group 5 of 2"):
         SynthesisConfig.tiny(faults=[{"kind": "nan", "group": 5, "subband": 0}])
