@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.products.subband_files import is_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
-
-_SUBBAND_FILE = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d_sb\d\d\.(hdf5|uvh5)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +90,7 @@ def find_catalog(settings: Settings) -> Path:
 def _groups(settings: Settings, registry: Registry) -> list[Group]:
     folder = settings.pipeline.paths.input_dir
     try:
-        files = [path for path in sorted(folder.iterdir()) if _SUBBAND_FILE.fullmatch(path.name)]
+        files = [path for path in sorted(folder.iterdir()) if is_subband_name(path.name)]
     except OSError as error:
         raise MissingInputError(
             f"The input folder {folder} cannot be read: {error.strerror}.",

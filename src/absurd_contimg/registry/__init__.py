@@ -1,17 +1,13 @@
 """What exists: observation groups, Measurement Sets, calibration tables, images, validations."""
 
 from absurd_contimg.registry.calibrations import CaltableSet
-from absurd_contimg.registry.grouping import FormedGroup, SubbandName, form_groups
 from absurd_contimg.registry.models import GroupStatus
 from absurd_contimg.registry.registry import Group, RebuildReport, Registry
 
 __all__ = [
     "CaltableSet",
-    "FormedGroup",
     "Group",
     "GroupStatus",
     "RebuildReport",
     "Registry",
-    "SubbandName",
-    "form_groups",
 ]

@@ -21,15 +21,11 @@ from sqlalchemy.orm import Session
 from absurd_contimg.errors import BrokenProductError, MissingInputError
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.store import load_committed, product_folders, verify
+from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.derived import derived_rows, progress_of
-from absurd_contimg.registry.grouping import (
-    TOLERANCE_SECONDS,
-    group_name,
-    nearest_group,
-    parse_subband_name,
-)
+from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name, nearest_group
 from absurd_contimg.registry.models import (
     DERIVED_TABLES,
     Base,

@@ -9,7 +9,6 @@ starts. This module reads and normalises; `raw_checks` says what is wrong.
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.errors import CorruptInputError, InputError, MissingInputError
+from absurd_contimg.errors import CorruptInputError, MissingInputError
+from absurd_contimg.products.subband_files import parse_subband_name
 
-SUBBAND_NAME = re.compile(r"_sb(\d\d)\.(?:hdf5|uvh5)$")
 TRANSFER_AGAIN = "Transfer the file again, or leave it out of the group."
 
 _PASSING = {errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO}
@@ -111,23 +110,12 @@ def opened(path: Path) -> Iterator[Any]:
         raise CorruptInputError(f"{path} is {problem} ({error}).", TRANSFER_AGAIN) from error
 
 
-def subband_index(path: Path) -> int:
-    """The number in the file's name; `InputError` if there is none."""
-    match = SUBBAND_NAME.search(path.name)
-    if match is None:
-        raise InputError(
-            f"the file name {path.name} does not end in _sbNN.hdf5.",
-            "Rename it: the sub-band's number is taken from the name.",
-        )
-    return int(match[1])
-
-
 def read_raw_header(path: Path) -> RawHeader:
     """The header of a sub-band file.
 
     Raises what `opened` raises, and the `CorruptInputError` of a key that cannot be read.
     """
-    index = subband_index(path)
+    index = parse_subband_name(path).subband
     with opened(path) as file:
         return _Reader(path, file).header(index)
 

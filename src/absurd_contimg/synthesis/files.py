@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.products.subband_files import format_subband_name
 from absurd_contimg.science.raw_baselines import meridian_uvw
 from absurd_contimg.synthesis import array
 from absurd_contimg.synthesis.config import SUBBAND_WIDTH_HZ, FaultKind, SynthesisConfig
@@ -224,4 +225,4 @@ def subband_name(config: SynthesisConfig, group: int, subband: int, late_s: int 
     jitter -= jitter.min()
     start = config.start + timedelta(seconds=config.group_offset_s(group))
     stamp = start.replace(microsecond=0) + timedelta(seconds=int(jitter[subband]) + late_s)
-    return f"{stamp:%Y-%m-%dT%H:%M:%S}_sb{subband:02d}.hdf5"
+    return format_subband_name(stamp, subband)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.products.subband_files import format_group_id
 from absurd_contimg.science.catalogue import write_catalogue
 from absurd_contimg.science.earth_orientation import use_bundled_tables
 from absurd_contimg.synthesis import array, files
@@ -78,7 +79,7 @@ def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
         half = config.integration_s / 2.0 / 86400.0
         groups.append(
             SynthesizedGroup(
-                group_id=group_start(config, index).strftime("%Y-%m-%dT%H:%M:%S"),
+                group_id=format_group_id(group_start(config, index)),
                 files=tuple(paths),
                 calibrator=config.calibrator_group and index == 0,
                 start_mjd=float(times[0]) - 2400000.5 - half,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
 
+from absurd_contimg.products.subband_files import format_group_id
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
 from absurd_contimg.simulation.campaign.scenario import Scenario
@@ -62,7 +63,7 @@ def draw_observations(scenario: Scenario, seed: int) -> list[Observation]:
         spawned = last if whole and last < due + GROUP_WAIT_SECONDS else due + GROUP_WAIT_SECONDS
         here = tuple(band for band, at in come.items() if at <= spawned)
         moment = EPOCH + timedelta(seconds=due)
-        group = moment.strftime("%Y-%m-%dT%H:%M:%S")
+        group = format_group_id(moment)
         if here:  # without a file nobody knows of a group
             found.append(Observation(number, group, due, spawned, here, corrupt))
     return sorted(found, key=lambda one: one.spawned_at_seconds)

@@ -1,0 +1,52 @@
+"""The names of the telescope's sub-band files: ``2026-01-25T22:26:05_sb03.hdf5``, times in UTC."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from absurd_contimg.errors import InputError
+
+_TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
+_NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)_sb(\d\d)\.(?:hdf5|uvh5)")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SubbandName:
+    """The parts of a file's name: Unix time of its timestamp, and the index of its sub-band."""
+
+    timestamp_seconds: int
+    subband: int
+    path: Path
+
+
+def is_subband_name(name: str) -> bool:
+    """Whether a file name has the form of a sub-band file."""
+    return _NAME.fullmatch(name) is not None
+
+
+def parse_subband_name(path: Path) -> SubbandName:
+    """The parts of a sub-band file's name; raises `InputError` for any other name."""
+    match = _NAME.fullmatch(path.name)
+    try:
+        if match is None:
+            raise ValueError("the pattern does not match")
+        timestamp = datetime.strptime(match[1], _TIME_FORMAT).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise InputError(
+            f"{path} is not named like a sub-band file ({error}).",
+            "Names are YYYY-MM-DDTHH:MM:SS_sbNN.hdf5 (or .uvh5), in UTC.",
+        ) from error
+    return SubbandName(int(timestamp.timestamp()), int(match[2]), path)
+
+
+def format_subband_name(timestamp: datetime, subband: int) -> str:
+    """The file name of a sub-band."""
+    return f"{format_group_id(timestamp)}_sb{subband:02d}.hdf5"
+
+
+def format_group_id(timestamp: datetime) -> str:
+    """The id of the group whose earliest sub-band has this timestamp (UTC)."""
+    return timestamp.strftime(_TIME_FORMAT)
