@@ -120,8 +120,9 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
         ]
 
     def load_row(self, row: int, make_row: Any) -> Any:
-        """One row."""
-        return self.load_rows(row, row + 1, make_row)[0]
+        """One row; None after the last one, as psycopg 3.2 asks."""
+        rows = self.load_rows(row, row + 1, make_row)
+        return rows[0] if rows else None
 
     def _load(self, kind: SqlType) -> Load | None:
         """What makes Python's value of the engine's; None where they are the same."""
