@@ -1,4 +1,4 @@
-"""What exists: observation groups, Measurement Sets, calibration tables, images, validations."""
+"""Groups, Measurement Sets, calibration tables, images, validations: what exists."""
 
 from absurd_contimg.registry.calibrations import CaltableSet
 from absurd_contimg.registry.models import GroupStatus

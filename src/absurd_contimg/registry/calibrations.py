@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from absurd_contimg.products.outputs import Caltable
@@ -61,19 +62,19 @@ def rank_sets(
 ) -> list[CaltableSet]:
     """The sets that may serve, best first; the order of `sets` does not matter.
 
-    Newest means observed last; only between sets of the same time is the one made last newer.
-    So the choice depends on what was observed, not on the order in which groups were processed.
+    Sets are ordered by the time of their observation, and only at equal times by the time at which
+    they were made. So the choice does not depend on the order in which groups were processed.
     """
     near = [
-        one
-        for one in sets
-        if abs(one.declination_deg - declination_deg) <= declination_tolerance_deg
+        candidate
+        for candidate in sets
+        if abs(candidate.declination_deg - declination_deg) <= declination_tolerance_deg
     ]
-    near.sort(key=lambda one: (one.mid_mjd, one.created_at, one.product_key), reverse=True)
-    valid = [one for one in near if one.is_valid_at(mid_mjd)]
+    near.sort(key=attrgetter("mid_mjd", "created_at", "product_key"), reverse=True)
+    valid = [candidate for candidate in near if candidate.is_valid_at(mid_mjd)]
     others = [
-        one
-        for one in near
-        if not one.is_valid_at(mid_mjd) and one.hours_from(mid_mjd) <= reach_hours
+        candidate
+        for candidate in near
+        if not candidate.is_valid_at(mid_mjd) and candidate.hours_from(mid_mjd) <= reach_hours
     ]
-    return valid + sorted(others, key=lambda one: one.hours_from(mid_mjd))
+    return valid + sorted(others, key=lambda candidate: candidate.hours_from(mid_mjd))

@@ -1,9 +1,8 @@
 """Connections of the registry: SQLite in WAL mode by default, Postgres by URL.
 
-Writers are serialised in both: ``BEGIN IMMEDIATE`` in SQLite, one advisory lock in Postgres. A
-read-then-write transaction is therefore never overtaken, and the code above needs no retries.
-Transactions are short. Every one opens a connection of its own, so a `Database` may be used
-from any thread.
+Writers are serialised in both: ``BEGIN IMMEDIATE`` in SQLite, one advisory lock in Postgres. So
+no other writer comes between the read and the write of a transaction, and callers need no retries.
+Transactions are short. Each opens its own connection, so any thread may use a `Database`.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class Database:
                 Base.metadata.create_all(connection)
         else:
             path = Path(self._engine.url.database or "")
-            # Switching to WAL does not wait for others, whatever the timeout; so we do.
+            # Switching to WAL never waits for other processes, so a lock of our own does.
             with LOCAL.locked(path.with_name(path.name + ".lock")):
                 with self._engine.connect() as connection:
                     driver: Any = connection.connection.driver_connection
@@ -76,20 +75,20 @@ class Database:
                 with self._engine.begin() as connection:
                     Base.metadata.create_all(connection)
         with self.writing() as session:
-            found = session.scalar(select(SchemaVersion.version))
-            if found is None:
+            version = session.scalar(select(SchemaVersion.version))
+            if version is None:
                 session.add(SchemaVersion(version=SCHEMA_VERSION))
-            elif found != SCHEMA_VERSION:
+            elif version != SCHEMA_VERSION:
                 raise SettingError(
-                    f"Registry {self._engine.url!r} has schema {found}, not {SCHEMA_VERSION}.",
+                    f"Registry {self._engine.url!r} has schema {version}, not {SCHEMA_VERSION}.",
                     "Move it away; a new one can be rebuilt from the manifests on disk.",
                 )
 
 
 def _engine(url: str | Path) -> Engine:
-    given = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
+    full_url = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
     try:
-        parsed = make_url(given)
+        parsed = make_url(full_url)
         if parsed.drivername in {"postgres", "postgresql"}:
             parsed = parsed.set(drivername="postgresql+psycopg")
         options: dict[str, Any] = {"poolclass": NullPool}
@@ -105,13 +104,13 @@ def _engine(url: str | Path) -> Engine:
             "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.",
         ) from error
     if engine.dialect.name == "sqlite":
-        _take_over_transactions(engine)
+        _begin_immediately(engine)
         return engine
     return engine.execution_options(schema_translate_map={None: _POSTGRES_SCHEMA})
 
 
-def _take_over_transactions(engine: Engine) -> None:
-    """Begin transactions ourselves: the driver would begin them late and not exclusively."""
+def _begin_immediately(engine: Engine) -> None:
+    """Begin transactions here: the driver begins them late and not exclusively."""
 
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: Any) -> None:

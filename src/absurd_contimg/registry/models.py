@@ -2,7 +2,7 @@
 
 Everything but groups, their files, their status and retirements is derived from the manifests of
 committed products, and can be rebuilt from them. Times are MJD (UTC, days) or Unix seconds;
-angles are degrees, ICRS unless it says declination strip.
+angles are degrees, ICRS, or apparent where the declination strip is meant.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SCHEMA_VERSION = 1
 
 
 class GroupStatus(StrEnum):
-    """Where an observation group stands. The first four are steps of progress, in order."""
+    """The status of an observation group. The first four are steps of progress, in order."""
 
     DISCOVERED = "discovered"
     CONVERTED = "converted"
@@ -25,9 +25,9 @@ class GroupStatus(StrEnum):
     IMAGED = "imaged"
     DONE = "done"
     DEGRADED = "degraded"
-    """Finished, with a result that failed a quality gate."""
+    """Completed, with an image that failed a quality gate."""
     QUARANTINED = "quarantined"
-    """Its data are not fit for use; the reason says why."""
+    """Failed because its data are not good enough; the reason says why."""
     FAILED = "failed"
     WAITING_FOR_CALIBRATION = "waiting_for_calibration"
 
@@ -136,7 +136,7 @@ class CaltableRow(Base):
 
 
 class ImageRow(Base):
-    """An image product; all that its stage said about it is in `details`."""
+    """An image product; `details` has the outputs of its stage."""
 
     __tablename__ = "images"
     product_key: Mapped[str] = mapped_column(ForeignKey(Product.key), primary_key=True)
@@ -146,7 +146,7 @@ class ImageRow(Base):
 
 
 class ValidationRow(Base):
-    """What the validation of an image found."""
+    """The validation of an image; `details` has the outputs of its stage."""
 
     __tablename__ = "validations"
     product_key: Mapped[str] = mapped_column(ForeignKey(Product.key), primary_key=True)
@@ -157,4 +157,4 @@ class ValidationRow(Base):
 DERIVED_TABLES: tuple[type[Base], ...] = (
     CaltableRow, CaltableSetRow, MeasurementSetRow, ImageRow, ValidationRow, Product,
 )  # fmt: skip
-"""What a rebuild writes anew, children before parents."""
+"""The tables that a rebuild replaces, children before parents."""

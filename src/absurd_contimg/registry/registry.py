@@ -1,11 +1,12 @@
-"""`Registry`: what exists. Observation groups and their files, and all committed products.
+"""The registry: observation groups and their files, and all committed products.
 
-Entering a product again changes nothing, and the order of entries does not matter; so a worker
-that was killed between committing a product and entering it loses nothing, and the whole can be
-rebuilt from the manifests on disk. The registry never decides what is true: the files do.
+Entering a product again changes nothing, and the order of entries does not matter. So a worker
+that is killed between committing a product and entering it loses nothing, and everything about
+products can be rebuilt from the manifests on disk. Where registry and files differ, the files are
+right.
 
-Methods block for a moment (SQLite or Postgres); async code calls them in a thread. One registry
-may be used by any number of threads and processes at once.
+Methods block for a moment (SQLite or Postgres); async code calls them in a thread. Any number of
+threads and processes may use one registry at the same time.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from absurd_contimg.registry.models import (
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """One observation group as the registry knows it."""
+    """One observation group: its status, and the reason if it did not end well."""
 
     group_id: str
     status: GroupStatus
@@ -54,7 +55,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class RebuildReport:
-    """What a rebuild found: products entered, and broken ones that were left out, with why."""
+    """The number of products entered, and the broken ones that were not, with the reason."""
 
     entered: int
     broken: tuple[tuple[Path, str], ...]
@@ -66,7 +67,7 @@ class Registry:
     def __init__(
         self, url: str | Path, *, declination_tolerance_deg: float = 5.0, reach_hours: float = 12.0
     ) -> None:
-        """The two figures say which calibrations may serve a group (`CalibrationConfig`)."""
+        """The two limits decide which calibrations may serve a group (`CalibrationConfig`)."""
         self._database = Database(url)
         self._declination_tolerance_deg = declination_tolerance_deg
         self._reach_hours = reach_hours
@@ -83,12 +84,12 @@ class Registry:
             _enter(session, folder, manifest)
 
     def rebuild(self, output_dir: Path) -> RebuildReport:
-        """Write everything that is derived from products anew, from the manifests on disk.
+        """Replace everything that is derived from products, from the manifests on disk.
 
         Groups, their files, their status and the retirement of sets are kept, because no
-        manifest holds them. A reader sees the old state or the new one.
+        manifest has them. A reader sees the old state or the new one.
         """
-        found, broken = _scan(output_dir)
+        products, broken = _scan(output_dir)
         with self._database.writing() as session:
             retired = {
                 row.product_key: row.retired_reason
@@ -97,11 +98,11 @@ class Registry:
             }
             for table in DERIVED_TABLES:
                 session.execute(delete(table))
-            for folder, manifest in found:
+            for folder, manifest in products:
                 _enter(session, folder, manifest)
             for key, reason in retired.items():
                 _retire(session, key, reason)
-        return RebuildReport(len(found), tuple(broken))
+        return RebuildReport(len(products), tuple(broken))
 
     def products(self, group_id: str | None = None) -> list[dict[str, Any]]:
         """Committed products, by stage and key; all columns."""
@@ -116,7 +117,7 @@ class Registry:
         return self._rows(ImageRow, group_id)
 
     def validations(self, group_id: str | None = None) -> list[dict[str, Any]]:
-        """What validations found; all columns."""
+        """Results of validations; all columns."""
         return self._rows(ValidationRow, group_id)
 
     def snapshot(self) -> dict[str, list[dict[str, Any]]]:
@@ -171,9 +172,9 @@ class Registry:
         """Assign sub-band files to groups, in one serialised transaction; path to group.
 
         A file joins the group of the nearest file within the tolerance, or begins a group. A
-        group that nothing has been made of yet takes the name of an earlier file that joins it;
-        afterwards its name stays. As long as the sub-bands of an observation keep within the
-        tolerance and observations are twice as far apart, the order of arrival does not matter.
+        group without products takes the name of an earlier file that joins it; later its name
+        stays. As long as the sub-bands of an observation keep within the tolerance and
+        observations are twice as far apart, the order of arrival does not matter.
         Raises `InputError` for a name that is none of a sub-band.
         """
         files = sorted(parse_subband_name(path) for path in paths)
@@ -200,7 +201,7 @@ class Registry:
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:
-        """Note where a group stands, and why if it did not end well."""
+        """Set the status of a group, with the reason if it did not end well."""
         with self._database.writing() as session:
             row = _ensure_group(session, group_id)
             row.status, row.reason = status.value, reason
@@ -228,7 +229,7 @@ class Registry:
 
 
 def _scan(output_dir: Path) -> tuple[list[tuple[Path, Manifest]], list[tuple[Path, str]]]:
-    found: list[tuple[Path, Manifest]] = []
+    products: list[tuple[Path, Manifest]] = []
     broken: list[tuple[Path, str]] = []
     for folder in product_folders(output_dir):
         try:
@@ -237,8 +238,8 @@ def _scan(output_dir: Path) -> tuple[list[tuple[Path, Manifest]], list[tuple[Pat
         except BrokenProductError as error:
             broken.append((folder, str(error)))
         else:
-            found.append((folder, manifest))
-    return found, broken
+            products.append((folder, manifest))
+    return products, broken
 
 
 def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
@@ -246,9 +247,9 @@ def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
     progress = progress_of(manifest)
     if progress is not None:
         _advance(group, progress)
-    before = session.get(CaltableSetRow, manifest.key)
-    retired = before is not None and before.status == "retired"
-    reason = None if before is None else before.retired_reason
+    earlier = session.get(CaltableSetRow, manifest.key)
+    retired = earlier is not None and earlier.status == "retired"
+    reason = None if earlier is None else earlier.retired_reason
     for row in derived_rows(folder, manifest):
         session.merge(row)
         session.flush()
@@ -256,17 +257,17 @@ def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
         _retire(session, manifest.key, reason)
 
 
-_LADDER = (
+_PROGRESS = (
     GroupStatus.DISCOVERED, GroupStatus.CONVERTED, GroupStatus.CALIBRATED, GroupStatus.IMAGED,
 )  # fmt: skip
 
 
 def _advance(group: ObservationGroup, status: GroupStatus) -> None:
-    """Products move a group up the ladder and never down; an outcome that was set stays."""
-    now = GroupStatus(group.status)
-    if now is GroupStatus.WAITING_FOR_CALIBRATION:
-        now = GroupStatus.CONVERTED  # where it waits; calibrated data end the waiting
-    if now in _LADDER and _LADDER.index(status) > _LADDER.index(now):
+    """Products move a group forwards and never back; the status of an ended group stays."""
+    current = GroupStatus(group.status)
+    if current is GroupStatus.WAITING_FOR_CALIBRATION:
+        current = GroupStatus.CONVERTED  # the status before the wait; calibrated data end it
+    if current in _PROGRESS and _PROGRESS.index(status) > _PROGRESS.index(current):
         group.status = status.value
 
 
@@ -334,10 +335,10 @@ def _join_or_begin(session: Session, time: int, tolerance_seconds: int) -> str:
 
 
 def _may_be_renamed(session: Session, group_id: str) -> bool:
-    """Nothing has been made or begun under the name yet."""
+    """Whether no work has begun and no product exists under the name."""
     row = session.get_one(ObservationGroup, group_id)
-    made = session.scalar(select(func.count()).where(Product.group_id == group_id))
-    return row.status == GroupStatus.DISCOVERED and not made
+    products = session.scalar(select(func.count()).where(Product.group_id == group_id))
+    return row.status == GroupStatus.DISCOVERED and not products
 
 
 def _group(session: Session, row: ObservationGroup) -> Group:
