@@ -16,7 +16,7 @@ NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 NAMES = st.text(st.characters(categories=["L", "P", "Zs"]), min_size=1)
 OUTCOMES = st.builds(
     StepOutcome,
-    action=st.sampled_from(["failed", "retry", "escalated", "waiting", "released", "poison"]),
+    action=st.sampled_from(["failed", "retry", "fallback", "waiting", "released", "poison"]),
     kind=st.none() | NAMES,
     rule=st.none() | NAMES,
     message=st.none() | NAMES,
@@ -33,8 +33,8 @@ STARTS = st.builds(
     worker=NAMES,
     started_at=st.datetimes(timezones=st.just(UTC)),
     outcome=st.none() | OUTCOMES,
-    escalations=st.lists(NAMES, max_size=2).map(tuple),
-    escalation=st.none() | NAMES,
+    fallbacks=st.lists(NAMES, max_size=2).map(tuple),
+    fallback=st.none() | NAMES,
 )
 RECORDS = st.builds(
     StepRecord,
@@ -57,6 +57,7 @@ def test_record_is_read_as_it_was_written(record: StepRecord) -> None:
         ("parked: resource (disk-full)", StepOutcome("waiting", "resource", "disk-full")),
         ("retry: transient (busy)", StepOutcome("retry", "transient", "busy")),
         ("failed: permanent (bad-input)", StepOutcome("failed", "permanent", "bad-input")),
+        ("escalated: permanent (x)", StepOutcome("fallback", "permanent", "x")),
         ("handed back", StepOutcome("released")),
         ("poison", StepOutcome("poison")),
         (None, None),
@@ -93,3 +94,11 @@ def test_outcome_is_stored_whatever_its_message_holds() -> None:
     text = json.dumps(outcome.to_json())
     assert "\\u0000" not in text
     assert "\\udcff" not in text
+
+
+def test_fallbacks_of_earlier_versions_are_read() -> None:
+    """They were called escalations."""
+    start = {"start": 2, "attempt": 1, "run_id": "r", "worker": "w", "outcome": None}
+    start |= {"started_at": NOON.isoformat(), "escalations": ["a"], "escalation": "b"}
+    (read,) = StepRecord.read("image", {"$start:image": {"starts": [start]}}).starts
+    assert (read.fallbacks, read.fallback) == (("a",), "b")

@@ -82,7 +82,7 @@ def story(history: History) -> dict[str, Any]:
             for run in history.runs
         ],
         "starts": [
-            (one.step, one.start, one.attempt, one.outcome, one.escalations)
+            (one.step, one.start, one.attempt, one.outcome, one.fallbacks)
             for one in step_starts(history)
         ],
     }

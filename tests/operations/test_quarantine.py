@@ -53,10 +53,10 @@ class StandIn:
 
     config: PipelineConfig
     failures: list[Exception] = field(default_factory=list)
-    escalations: list[tuple[str, ...]] = field(default_factory=list)
+    fallbacks: list[tuple[str, ...]] = field(default_factory=list)
 
     async def run(self, stage: PipelineStage, context: Any, **_: Any) -> StageResult:
-        self.escalations.append(fallbacks_of(context))
+        self.fallbacks.append(fallbacks_of(context))
         if self.failures:
             raise self.failures.pop(0)
         log = Path("none")
@@ -108,9 +108,9 @@ async def test_refused_solutions_lead_to_another_calibration_and_not_to_quaranti
     """The second start is told to leave its own calibrator alone, and the history shows it."""
     house.runner.failures = [SolutionsRefusedError("only 4 antennas have solutions.")]
     history = await house.work()
-    assert house.runner.escalations == [(), (OTHER_CALIBRATION,)]
+    assert house.runner.fallbacks == [(), (OTHER_CALIBRATION,)]
     assert history.task.state == "completed"
-    assert [one.escalations for one in step_starts(history)] == house.runner.escalations
+    assert [one.fallbacks for one in step_starts(history)] == house.runner.fallbacks
     assert quarantined(house.registry) == []
 
 
@@ -119,7 +119,7 @@ async def test_too_many_flags_of_ours_lead_to_gentler_ones_and_then_to_quarantin
 ) -> None:
     house.runner.failures = [OverFlaggedError("85% is flagged.")]
     assert (await house.work()).task.state == "completed"
-    assert house.runner.escalations == [(), (GENTLER_FLAGS,)]
+    assert house.runner.fallbacks == [(), (GENTLER_FLAGS,)]
 
 
 async def test_too_many_flags_that_are_not_ours_are_quarantined(house: House) -> None:

@@ -77,7 +77,7 @@ FAILING_ENDS = {
 FAILING_WAITS = {"passes": [5, 5, 10], "spent": [5, 10], "odd": [5], "again": [5, 10, 1670, 5]}
 """Seconds after which what failed was due again; the operator comes after 1670."""
 
-FAILING_ESCALATIONS = {"too big": [("one-thread",)] * 3}
+FAILING_FALLBACKS = {"too big": [("one-thread",)] * 3}
 """What later starts had to do differently."""
 
 
@@ -136,10 +136,10 @@ def waits(histories: Sequence[History]) -> list[int]:
     ]
 
 
-def escalations(histories: Sequence[History]) -> list[tuple[str, ...]]:
+def fallbacks(histories: Sequence[History]) -> list[tuple[str, ...]]:
     """What each start of each step had to do differently, where there was something."""
     starts = [start for history in histories for start in step_starts(history)]
-    return [one.escalations for one in starts if one.escalations]
+    return [one.fallbacks for one in starts if one.fallbacks]
 
 
 def errors_of(histories: Sequence[History]) -> list[str]:

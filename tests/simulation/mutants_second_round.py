@@ -107,8 +107,8 @@ def waiting_runs_are_due_call_inline(patch: Patch) -> None:
     patch.setattr(FailureHandler, "_wait_for_resource", wait_for_resource)
 
 
-def no_escalation(patch: Patch) -> None:
-    patch.setattr(failure_handling, "_escalated", lambda decision, _claimed, _ctx: decision)
+def no_fallback(patch: Patch) -> None:
+    patch.setattr(failure_handling, "_with_fallback", lambda decision, _claimed, _ctx: decision)
 
 
 def backoff_does_not_grow(patch: Patch) -> None:
@@ -186,7 +186,7 @@ SECOND: dict[str, Mutant] = {
     "an extension is too short": extension_is_too_short,
     "what failed for good gets another run": failed_is_left_to_absurd,
     "waiting runs are due at once": waiting_runs_are_due_call_inline,
-    "nothing is escalated": no_escalation,
+    "no fallback is used": no_fallback,
     "backoff does not grow": backoff_does_not_grow,
     "a step is saved before it runs": step_is_saved_before_it_runs,
     "the loser of a race fails": loser_of_a_race_fails,

@@ -22,12 +22,12 @@ from absurd_contimg.simulation.model.world import EPOCH
 from .example_specs import (
     FAILING,
     FAILING_ENDS,
-    FAILING_ESCALATIONS,
+    FAILING_FALLBACKS,
     FAILING_WAITS,
     ends,
     errors_of,
-    escalations,
     failing_spec,
+    fallbacks,
     harmed_spec,
     tight_disk_spec,
     two_groups_spec,
@@ -93,8 +93,8 @@ def _told_otherwise(group: str, histories: Sequence[History]) -> Iterator[str]:
     """What a failing group did between its starts, where it is not what it should have done."""
     if waits(histories) != FAILING_WAITS.get(group, []):
         yield f"its retries waited {waits(histories)} s"
-    if escalations(histories) != FAILING_ESCALATIONS.get(group, []):
-        yield f"its starts were escalated as {escalations(histories)}"
+    if fallbacks(histories) != FAILING_FALLBACKS.get(group, []):
+        yield f"its starts had the fallbacks {fallbacks(histories)}"
 
 
 _HUNTS = (

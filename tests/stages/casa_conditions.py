@@ -120,10 +120,10 @@ def solve_cases() -> None:
         main.putcol("FLAG", flags)
 
     case = "solve: own solutions were refused"
-    escalated = with_fallbacks(CALIBRATOR, [OTHER_CALIBRATION])
-    result = attempt(case, solve, escalated)
+    with_other_calibration = with_fallbacks(CALIBRATOR, [OTHER_CALIBRATION])
+    result = attempt(case, solve, with_other_calibration)
     raised[case] = ("none", str(result["caltables"]))
-    assert solve.parameters(escalated) != solve.parameters(CALIBRATOR)
+    assert solve.parameters(with_other_calibration) != solve.parameters(CALIBRATOR)
 
     case = "solve: four middle sub-bands missing"
     attempt(case, solve, damaged(CALIBRATOR, name, "s5", drop_middle))

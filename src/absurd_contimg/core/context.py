@@ -168,9 +168,9 @@ class TaskContext:
         return result
 
     @property
-    def escalations(self) -> tuple[str, ...]:
+    def fallbacks(self) -> tuple[str, ...]:
         """What this start of the tracked step does differently than its first one."""
-        return self.journal.escalations
+        return self.journal.fallbacks
 
     # -- waiting --------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 A permanent failure ends the task at once. Transient and unknown failures are retried within the
 budget of their step. After a resource failure the run waits, which costs no attempt. A verdict
-may name an escalation: the next start of the step uses it, once, even after a permanent failure.
+may name a fallback: the next start of the step uses it, once, even after a permanent failure.
 A task spawned with its own ``max_attempts`` or retry strategy keeps them: then Absurd counts.
 """
 
@@ -46,7 +46,7 @@ class RetryDecision:
     action: str
     """As in `StepOutcome`."""
     delay_seconds: float | None = None
-    escalation: str | None = None
+    fallback: str | None = None
     """What the next start of the step does differently."""
 
     @property
@@ -85,16 +85,16 @@ class FailureHandler:
         evidence = Evidence.of(error)
         verdict = self._judge(evidence)
         earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
-        decision = _escalated(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
+        decision = _with_fallback(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
         until = await lease.retry_until_deadline(lambda: self._after(decision.delay_seconds))
         if ctx is not None:
-            await ctx.journal.end(_outcome(error, evidence, decision, until), decision.escalation)
+            await ctx.journal.end(_outcome(error, evidence, decision, until), decision.fallback)
         details: dict[str, Json] = {
             "step": None if ctx is None else ctx.current_step,
             "attempt": claimed.attempt,
             "worker": self.worker_id,
             "action": decision.action,
-            **({} if decision.escalation is None else {"escalation": decision.escalation}),
+            **({} if decision.fallback is None else {"fallback": decision.fallback}),
             **_details_of(error),
         }
         reason = failure_reason(error, decision.verdict, details)
@@ -227,23 +227,23 @@ class FailureHandler:
         return state == ("sleeping" if decision.keeps_attempt else "failed")
 
 
-def _escalated(
+def _with_fallback(
     decision: RetryDecision, claimed: ClaimedTask, ctx: TaskContext | None
 ) -> RetryDecision:
-    """The decision, with the verdict's escalation if the step has not used it yet.
+    """The decision, with the verdict's fallback if the step has not used it yet.
 
     It turns a permanent failure into one more start, unless the spawner's own limit is reached.
     """
-    escalation = decision.verdict.escalation
-    if escalation is None or ctx is None or not ctx.journal.may_escalate(escalation):
+    fallback = decision.verdict.fallback
+    if fallback is None or ctx is None or not ctx.journal.may_use_fallback(fallback):
         return decision
     if decision.action != "failed":
-        return replace(decision, escalation=escalation)
+        return replace(decision, fallback=fallback)
     if decision.verdict.kind is not FailureKind.PERMANENT:
         return decision  # its budget is spent
     if claimed.max_attempts is not None and claimed.attempt >= claimed.max_attempts:
         return decision
-    return replace(decision, action="escalated", delay_seconds=0.0, escalation=escalation)
+    return replace(decision, action="fallback", delay_seconds=0.0, fallback=fallback)
 
 
 def _outcome(

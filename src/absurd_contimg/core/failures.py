@@ -63,7 +63,7 @@ class FailureRule:
     resource_waits_max: int | None = None
     """How often a step waits for this resource, where waiting alone does not help; None: as often
     as the policy allows."""
-    escalation: str | None = None
+    fallback: str | None = None
     """What the next start of the step does differently, by a name that the stages know. Used once
     in a step, even after a permanent failure."""
     not_produced: str | None = None
@@ -94,7 +94,7 @@ class Verdict:
     delay_seconds: float | None = None
     """How long to wait before a retry, where the user's hook named a time."""
     resource_waits_max: int | None = None
-    escalation: str | None = None
+    fallback: str | None = None
 
 
 RetryHook = Callable[[Evidence], bool | float | timedelta | None]
@@ -139,7 +139,7 @@ class Classifier:
             matched,
             path or evidence.path,
             resource_waits_max=rule.resource_waits_max,
-            escalation=rule.escalation,
+            fallback=rule.fallback,
         )
 
     def _candidates(self, evidence: Evidence) -> Iterator[_Match]:
@@ -242,7 +242,8 @@ POISON_RULE = FailureRule(
 
 def action_of(reason: Mapping[str, Json]) -> Json:
     """What was done about the failure that a stored reason describes; earlier: ``settled``."""
-    return reason.get("action", reason.get("settled"))
+    earlier = reason.get("settled")
+    return reason.get("action", "fallback" if earlier == "escalated" else earlier)
 
 
 def failure_reason(

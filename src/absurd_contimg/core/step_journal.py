@@ -33,7 +33,7 @@ _STARTS_KEPT = 20
 class StepOutcome:
     """How a start of a step ended, as its worker noted it.
 
-    `action` is ``failed`` (the task with it), ``retry``, ``escalated`` (started again in another
+    `action` is ``failed`` (the task with it), ``retry``, ``fallback`` (started again in another
     way), ``waiting`` (for a resource), ``released`` (back to the queue at once) or ``poison``.
     """
 
@@ -76,7 +76,7 @@ class StepOutcome:
 
 
 _SENTENCE = re.compile(r"([^:]+)(?:: (\S+)(?: \((.*)\))?)?")
-_OLD_ACTIONS = {"parked": "waiting", "handed back": "released"}
+_OLD_ACTIONS = {"escalated": "fallback", "parked": "waiting", "handed back": "released"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +91,9 @@ class StartRecord:
     worker: str
     started_at: datetime
     outcome: StepOutcome | None = None
-    escalations: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
     """What this start did differently than the first one."""
-    escalation: str | None = None
+    fallback: str | None = None
     """What its failure asked the next start to do differently."""
 
     def to_json(self) -> dict[str, Json]:
@@ -105,8 +105,8 @@ class StartRecord:
             "worker": self.worker,
             "started_at": self.started_at.isoformat(),
             "outcome": None if self.outcome is None else self.outcome.to_json(),
-            **({"escalations": list(self.escalations)} if self.escalations else {}),
-            **({} if self.escalation is None else {"escalation": self.escalation}),
+            **({"fallbacks": list(self.fallbacks)} if self.fallbacks else {}),
+            **({} if self.fallback is None else {"fallback": self.fallback}),
         }
 
     @classmethod
@@ -119,8 +119,8 @@ class StartRecord:
             str(saved["worker"]),
             datetime.fromisoformat(saved["started_at"]),
             StepOutcome.from_json(saved.get("outcome")),
-            tuple(saved.get("escalations") or ()),
-            saved.get("escalation"),
+            tuple(saved.get("fallbacks") or saved.get("escalations") or ()),
+            saved.get("fallback", saved.get("escalation")),
         )
 
 
@@ -165,7 +165,7 @@ class StepRecord:
         return sum(start.outcome is None for start in self.starts)
 
     @property
-    def escalations(self) -> tuple[str, ...]:
+    def fallbacks(self) -> tuple[str, ...]:
         """What the next start has to do differently, in the order in which it was asked for.
 
         Nothing after a final failure: an operator who retries has changed something.
@@ -175,16 +175,16 @@ class StepRecord:
         last = self.starts[-1]
         if last.outcome is not None and last.outcome.action in ("failed", "poison"):
             return ()
-        return last.escalations if last.escalation is None else (*last.escalations, last.escalation)
+        return last.fallbacks if last.fallback is None else (*last.fallbacks, last.fallback)
 
     def started(self, attempt: int, run_id: str, worker: str, now: datetime) -> StepRecord:
-        """With one more start, under the escalations that are due."""
+        """With one more start, under the fallbacks that are due."""
         number = 1 + max((start.number for start in self.starts), default=0)
-        start = StartRecord(number, attempt, run_id, worker, now, escalations=self.escalations)
+        start = StartRecord(number, attempt, run_id, worker, now, fallbacks=self.fallbacks)
         return replace(self, starts=(*self.starts, start))
 
-    def ended(self, outcome: StepOutcome, escalation: str | None = None) -> StepRecord:
-        """With the outcome of its last start; `escalation` is for the next one."""
+    def ended(self, outcome: StepOutcome, fallback: str | None = None) -> StepRecord:
+        """With the outcome of its last start; `fallback` is for the next one."""
         waits = dict(self.waits)
         if outcome.action == "waiting":
             waits[str(outcome.rule)] = waits.get(str(outcome.rule), 0) + 1
@@ -192,7 +192,7 @@ class StepRecord:
             waits = {}  # an operator's retry has the full budget
         if not self.starts:
             return replace(self, waits=waits, outside=outcome)
-        last = replace(self.starts[-1], outcome=outcome, escalation=escalation)
+        last = replace(self.starts[-1], outcome=outcome, fallback=fallback)
         return replace(self, waits=waits, starts=(*self.starts[:-1], last))
 
     def ended_as_poison(self) -> StepRecord:
@@ -213,7 +213,7 @@ class StepJournal:
         self._worker_id = worker_id
         self._poison_limit = poison_limit
         self._tracked_step: str | None = None
-        self.escalations: tuple[str, ...] = ()
+        self.fallbacks: tuple[str, ...] = ()
         """What this start of the tracked step has to do differently than its first one."""
 
     def _record(self) -> StepRecord:
@@ -236,7 +236,7 @@ class StepJournal:
             )
         now = await self._session.now()
         claimed = self._session.claimed
-        self.escalations = record.escalations
+        self.fallbacks = record.fallbacks
         self._tracked_step = step
         record = record.started(claimed.attempt, str(claimed.run_id), self._worker_id, now)
         await self._save(record)
@@ -246,7 +246,7 @@ class StepJournal:
         """The tracked step has its checkpoint: work is outside of tracked steps again."""
         self._tracked_step = None
 
-    async def end(self, outcome: StepOutcome, escalation: str | None = None) -> None:
+    async def end(self, outcome: StepOutcome, fallback: str | None = None) -> None:
         """Note how the work under way ended, before the run is failed, released or put to sleep.
 
         Work outside of tracked steps leaves its waits for resources and nothing else.
@@ -254,11 +254,11 @@ class StepJournal:
         record = self._record()
         if self._tracked_step is None and outcome.action != "waiting" and not record.waits:
             return
-        await self._save(record.ended(outcome, escalation))
+        await self._save(record.ended(outcome, fallback))
 
-    def may_escalate(self, escalation: str) -> bool:
+    def may_use_fallback(self, fallback: str) -> bool:
         """Whether the next start can be made differently in this way: once a tracked step."""
-        return self._tracked_step is not None and escalation not in self.escalations
+        return self._tracked_step is not None and fallback not in self.fallbacks
 
     def resource_waits(self, rule_id: str | None = None) -> int:
         """How often the work under way waited for a resource (by this rule), over all attempts."""

@@ -26,7 +26,7 @@ class FailedRun:
     kind: str | None = None
     rule: str | None = None
     action: str | None = None
-    """``failed``, ``retry`` or ``escalated``."""
+    """``failed``, ``retry`` or ``fallback``."""
     step: str | None = None
     worker: str | None = None
     path: str | None = None

@@ -32,7 +32,7 @@ class StepStart:
     noted: StepOutcome | None = None
     adopted: bool = False
     """An earlier start had finished the work and died before it could say so."""
-    escalations: tuple[str, ...] = ()
+    fallbacks: tuple[str, ...] = ()
     """What this start did differently, after what earlier ones had met."""
 
     @property
@@ -94,7 +94,7 @@ def _step_start(
         outcome=outcome,
         noted=None if result is not None else start.outcome,
         adopted=isinstance(state, Mapping) and bool(state.get("adopted")),
-        escalations=start.escalations,
+        fallbacks=start.fallbacks,
     )
 
 

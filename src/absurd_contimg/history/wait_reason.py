@@ -73,7 +73,7 @@ def find_wait_reason(history: History) -> WaitReason | None:
 def _before_next_run(history: History, due: datetime | None) -> WaitReason:
     """A run that never started waits for a worker, or first for the end of its back-off."""
     last = next(reversed(failed_runs(history)), None)
-    if last is None or last.action not in ("retry", "escalated"):
+    if last is None or last.action not in ("retry", "fallback"):
         return WaitReason("worker", due)
     return WaitReason(
         cause="retry",

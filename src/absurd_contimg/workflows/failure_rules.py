@@ -120,7 +120,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         decisive=True,
         not_produced="CASA's tasks abort where memory is short; for those that catch it.",
         resource_waits_max=_MEMORY_WAITS_MAX,
-        escalation=ONE_THREAD,
+        fallback=ONE_THREAD,
     ),
     FailureRule(
         _SOLUTIONS_REFUSED,
@@ -129,7 +129,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         f"{_OURS}; domain notes, rows 19 and 20",
         exceptions=_names(errors.SolutionsRefusedError),
         decisive=True,
-        escalation=OTHER_CALIBRATION,
+        fallback=OTHER_CALIBRATION,
     ),
     FailureRule(
         _OVER_FLAGGED,
@@ -138,7 +138,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         f"{_OURS}; domain notes, row 17",
         exceptions=_names(errors.OverFlaggedError),
         decisive=True,
-        escalation=GENTLER_FLAGS,
+        fallback=GENTLER_FLAGS,
     ),
     FailureRule(
         _DATA_QUALITY,
@@ -184,7 +184,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         signals=frozenset({signal.SIGABRT}),
         log=_NO_MEMORY,
         resource_waits_max=_MEMORY_WAITS_MAX,
-        escalation=ONE_THREAD,
+        fallback=ONE_THREAD,
     ),
     FailureRule(
         "result-disk-full",
@@ -200,7 +200,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         "observed: the kernel, or an operator",
         signals=frozenset({signal.SIGKILL, signal.SIGTERM}),
         exit_codes=frozenset({137, 143}),
-        escalation=ONE_THREAD,
+        fallback=ONE_THREAD,
     ),
     FailureRule(
         "crashed",
@@ -231,7 +231,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         _CASA,
         log=_NO_MEMORY,
         resource_waits_max=_MEMORY_WAITS_MAX,
-        escalation=ONE_THREAD,
+        fallback=ONE_THREAD,
     ),
     FailureRule(
         "casa-table-lock",

@@ -172,11 +172,11 @@ class PipelineWorkflow:
     ) -> Callable[[int], Awaitable[dict[str, Json]]]:
         async def run(start: int) -> dict[str, Json]:
             group_id = context.group_id
-            how = f" with {', '.join(ctx.escalations)}" if ctx.escalations else ""
+            how = f" with {', '.join(ctx.fallbacks)}" if ctx.fallbacks else ""
             _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, how)
             result = await self.runner.run(
                 stage,
-                with_fallbacks(context, ctx.escalations),
+                with_fallbacks(context, ctx.fallbacks),
                 attempt=f"{ctx.task_id[-12:]}-{start}",
                 fence=ctx.fence,
             )

@@ -26,10 +26,10 @@ def failure_says_why(history: History, _policy: RetryPolicy) -> Iterator[str]:
 
 
 def permanent_failure_is_not_retried(history: History, _policy: RetryPolicy) -> Iterator[str]:
-    """After a permanent failure comes nothing, unless an operator or an escalation asked for it."""
+    """After a permanent failure comes nothing, unless an operator or a fallback asked for it."""
     for run, follower in pairwise(history.runs):
-        escalated = action_of(reason_of(run)) == "escalated"
-        if _kind(run) == FailureKind.PERMANENT and _at_once(run, follower) and not escalated:
+        with_fallback = action_of(reason_of(run)) == "fallback"
+        if _kind(run) == FailureKind.PERMANENT and _at_once(run, follower) and not with_fallback:
             yield f"run {run.attempt} failed for good ({reason_of(run)['rule']}) and was retried"
 
 

@@ -69,7 +69,7 @@ def failure_table(rules: Sequence[FailureRule], policy: RetryPolicy) -> str:
         evidence = "; ".join(f"`{item}`" for item in rule.sorts_of_evidence())
         kind, waits = rule.kind.value, rule.resource_waits_max
         kind += "" if waits is None else f", waits {waits} times at most"
-        kind += "" if rule.escalation is None else f", then with {rule.escalation}"
+        kind += "" if rule.fallback is None else f", then with {rule.fallback}"
         cells = (f"`{rule.id}`", kind, evidence or "no other rule fits", rule.advice, rule.source)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     meanings = "".join(f"| {name} | {meaning} |\n" for name, meaning in FALLBACKS.items())
@@ -83,7 +83,7 @@ def rule_summary(rule: FailureRule) -> dict[str, Json]:
         "kind": rule.kind.value,
         "evidence": rule.sorts_of_evidence(),
         "resource_waits_max": rule.resource_waits_max,
-        "escalation": rule.escalation,
+        "fallback": rule.fallback,
         "what_to_do": rule.advice,
         "source": rule.source,
         "not_produced_here": rule.not_produced,

@@ -164,8 +164,8 @@ def _outcome(start: StepStart, previous: StepStart | None) -> str:
     note = " [cyan](resumed here)[/]" if resumed else ""
     if start.adopted:
         note += " [dim](product existed)[/]"
-    if start.escalations:
-        note += f" [cyan](with {', '.join(start.escalations)})[/]"
+    if start.fallbacks:
+        note += f" [cyan](with {', '.join(start.fallbacks)})[/]"
     if start.outcome in ("died", "poison"):
         return f"[red]its worker died[/]{note}"
     colour = "green" if start.outcome == "done" else "yellow"

@@ -1,4 +1,4 @@
-"""Escalation: the next start of a step is made differently, once, and the history says so."""
+"""A fallback: the next start of a step is made differently, once, and the history says so."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Slow(Exception):
     """The same of a transient failure."""
 
 
-def rule(error: type[Exception], kind: FailureKind, escalation: str) -> FailureRule:
+def rule(error: type[Exception], kind: FailureKind, fallback: str) -> FailureRule:
     names = frozenset({f"{error.__module__}.{error.__qualname__}"})
     text = error.__name__.lower()
-    return FailureRule(text, kind, "a", "s", exceptions=names, escalation=escalation)
+    return FailureRule(text, kind, "a", "s", exceptions=names, fallback=fallback)
 
 
 RULES = (
@@ -46,7 +46,7 @@ RULES = (
 
 
 class Step:
-    """A handler of one step that meets these failures in turn, and notes its escalations."""
+    """A handler of one step that meets these failures in turn, and notes its fallbacks."""
 
     def __init__(self, *failures: type[Exception]) -> None:
         self.failures = failures
@@ -54,7 +54,7 @@ class Step:
 
     async def __call__(self, params: Any, ctx: TaskContext) -> str:
         async def solve(start: int) -> str:
-            self.met.append(ctx.escalations)
+            self.met.append(ctx.fallbacks)
             if len(self.met) <= len(self.failures):
                 raise self.failures[len(self.met) - 1]
             return "solved"
@@ -88,21 +88,21 @@ def starts(history: History) -> list[Mapping[str, Any]]:
     return cast(Any, states[START_PREFIX + "solve"])["starts"]  # type: ignore[no-any-return]
 
 
-async def test_permanent_failure_gets_one_more_start_with_its_escalation(backend: Backend) -> None:
+async def test_permanent_failure_gets_one_more_start_with_its_fallback(backend: Backend) -> None:
     step = Step(TooFaint)
     history = await story(backend, step)
     assert step.met == [(), ("other-source",)]
     assert history.task.completed_payload == "solved"
     first, second = (each["outcome"] for each in starts(history))
-    assert (first["action"], first["kind"], first["rule"]) == ("escalated", "permanent", "toofaint")
+    assert (first["action"], first["kind"], first["rule"]) == ("fallback", "permanent", "toofaint")
     assert second is None
-    assert [one.get("escalations") for one in starts(history)] == [None, ["other-source"]]
+    assert [one.get("fallbacks") for one in starts(history)] == [None, ["other-source"]]
     reason = cast(Mapping[str, Any], history.runs[0].failure_reason)
-    assert (reason["kind"], reason["action"]) == ("permanent", "escalated")
-    assert reason["escalation"] == "other-source"
+    assert (reason["kind"], reason["action"]) == ("permanent", "fallback")
+    assert reason["fallback"] == "other-source"
 
 
-async def test_escalation_is_used_once(backend: Backend) -> None:
+async def test_fallback_is_used_once(backend: Backend) -> None:
     """What fails in the same way under it fails for good."""
     step = Step(TooFaint, TooFaint, TooFaint)
     history = await story(backend, step)
@@ -110,7 +110,7 @@ async def test_escalation_is_used_once(backend: Backend) -> None:
     assert history.task.state == "failed"
 
 
-async def test_operators_retry_begins_without_escalations(backend: Backend) -> None:
+async def test_operators_retry_begins_without_fallbacks(backend: Backend) -> None:
     """Somebody has changed something: the first way of working deserves its chance again."""
     step = Step(TooFaint, TooFaint)
     history = await story(backend, step)
@@ -121,7 +121,7 @@ async def test_operators_retry_begins_without_escalations(backend: Backend) -> N
 
 
 @pytest.mark.parametrize("failure", [TooBig, Slow])
-async def test_waiting_and_retried_steps_escalate_too(
+async def test_waiting_and_retried_steps_use_fallbacks_too(
     backend: Backend, failure: type[Exception]
 ) -> None:
     """Within their budgets, and it stays: the step does not go back to what failed."""
@@ -131,14 +131,14 @@ async def test_waiting_and_retried_steps_escalate_too(
     assert history.task.state == "completed"
 
 
-async def test_escalations_add_up(backend: Backend) -> None:
+async def test_fallbacks_add_up(backend: Backend) -> None:
     step = Step(TooBig, TooFaint)
     await story(backend, step)
     assert step.met == [(), ("one-thread",), ("one-thread", "other-source")]
 
 
-async def test_escalation_grants_nothing_beyond_a_budget(backend: Backend) -> None:
-    """Three tries for a transient failure, however many escalations there are."""
+async def test_fallback_grants_nothing_beyond_a_budget(backend: Backend) -> None:
+    """Three tries for a transient failure, however many fallbacks there are."""
     step = Step(*[Slow] * 5)
     history = await story(backend, step)
     assert len(step.met) == 3
@@ -151,8 +151,8 @@ async def test_spawners_own_count_holds(backend: Backend) -> None:
     assert (len(step.met), history.task.state) == (1, "failed")
 
 
-async def test_without_a_tracked_step_nothing_is_escalated(backend: Backend) -> None:
-    """Then nobody would hear of it: a handler of the SDK knows no escalations."""
+async def test_without_a_tracked_step_no_fallback_is_used(backend: Backend) -> None:
+    """A handler of the SDK knows no fallbacks."""
 
     class Plain(Step):
         async def __call__(self, params: Any, ctx: TaskContext) -> str:
