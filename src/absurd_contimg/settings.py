@@ -48,8 +48,10 @@ def _station(text: str) -> list[str]:
 
 
 def _shortage(text: str) -> str:
-    if text not in ("park", "fail"):
-        raise SettingError(f"CONTIMG_ON_SHORTAGE is {text!r}.", "It must be park or fail.")
+    if text == "park":  # the word of earlier versions
+        return "wait"
+    if text not in ("wait", "fail"):
+        raise SettingError(f"CONTIMG_ON_SHORTAGE is {text!r}.", "It must be wait or fail.")
     return text
 
 
@@ -80,7 +82,7 @@ VARIABLES: Mapping[str, _Variable] = {
         "disk_critical_gb", "free space below which it claims nothing (20, at most 2 %)", float
     ),
     "CONTIMG_ON_SHORTAGE": _Variable(
-        "on_shortage", "park or fail what meets a full disk or short memory", _shortage
+        "on_shortage", "wait or fail when the disk is full or memory is short", _shortage
     ),
     "PIPELINE_INPUT_DIR": _Variable("input_dir", "where sub-band files arrive"),
     "PIPELINE_OUTPUT_DIR": _Variable("output_dir", "where products go"),
@@ -121,8 +123,8 @@ class Settings:
     disk_warn_gb: float | None = None
     """None: as `operations.disk_guard.Watermarks` says."""
     disk_critical_gb: float | None = None
-    on_shortage: str = "park"
-    """``park`` or ``fail``: what becomes of work that meets a full disk or short memory."""
+    on_shortage: str = "wait"
+    """``wait`` or ``fail``: what a stage does when the disk is full or memory is short."""
 
     @property
     def embedded_folder(self) -> Path:

@@ -224,12 +224,12 @@ def test_disk_full(number: int, new_site: Callable, judge: Callable) -> None:
         site.spawn(seconds=0.3)
         began = time.monotonic()
         site.worker()
-        for parkings, stage in enumerate(STAGES, 1):
+        for waits, stage in enumerate(STAGES, 1):
             site.pid_at(stage.name)
             fill(disk / "filler")
             site.until(lambda stage=stage: f"step {stage.name}: waiting (resource" in site.log)
             (disk / "filler").unlink()
-            assert site.log.count("disk-full") >= parkings
+            assert site.log.count("disk-full") >= waits
         judge(site, "disk full in each stage", began, landed=True, runs=1)
         site.close()
 

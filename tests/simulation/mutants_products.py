@@ -84,13 +84,13 @@ def overwrites(patch: Patch) -> None:
 
 
 def never_adopts(patch: Patch) -> None:
-    def insist(product: Path, committed: Path, files: Any) -> Published:
+    def overwrite(product: Path, committed: Path, files: Any) -> Published:
         manifest = read_manifest(product, files)
         files.ensure_folder(committed.parent)
         files.rename(product, committed)
         return Published(committed, manifest, adopted=False)
 
-    patch.setattr(runner_module, "publish", insist)
+    patch.setattr(runner_module, "publish", overwrite)
     patch.setattr(product_builder, "find_committed", lambda *_args, **_options: None)
 
 

@@ -134,12 +134,12 @@ def step_is_saved_before_it_runs(patch: Patch) -> None:
 
 
 def loser_of_a_race_fails(patch: Patch) -> None:
-    def insist(product: Any, committed: Any, files: Any) -> Published:
+    def overwrite(product: Any, committed: Any, files: Any) -> Published:
         files.ensure_folder(committed.parent)
         files.rename(product, committed)
         return publish(committed, committed, files)
 
-    patch.setattr(runner_module, "publish", insist)
+    patch.setattr(runner_module, "publish", overwrite)
 
 
 def the_dead_are_not_swept(patch: Patch) -> None:

@@ -56,7 +56,7 @@ def make_worker(
 def make_policy(settings: Settings) -> RetryPolicy:
     """The retry policy of the settings."""
     policy = RetryPolicy(transient_attempts=settings.transient_attempts)
-    return policy if settings.on_shortage == "park" else replace(policy, resource_waits_max=0)
+    return policy if settings.on_shortage == "wait" else replace(policy, resource_waits_max=0)
 
 
 def make_guard(settings: Settings) -> DiskGuard:

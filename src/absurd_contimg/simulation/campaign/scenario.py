@@ -92,7 +92,7 @@ class Faults(_Part):
     worker_pauses_per_day: float = Field(0.0, ge=0)
     """Stopped for 1.2 to 3 leases."""
     worker_stops_per_day: float = Field(0.0, ge=0)
-    """By SIGTERM: it hands back what does not end in its grace period."""
+    """By SIGTERM: it releases the runs that do not end in its grace period."""
     host_reboots_per_day: float = Field(0.0, ge=0)
     partitions_per_day: float = Field(0.0, ge=0)
     """One host loses the database, for 0.2 to 3 times `partition_seconds`."""
