@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from absurd_contimg.backends.memory import MemoryDatabase
+from absurd_contimg.backends.memory.sql.scope import Env
 from conformance.databases import Names
 from conformance.supported_statements import REFUSED, SUPPORTED, Statement
 
@@ -97,16 +98,51 @@ def test_supported_statements_are_answered_as_postgres_answers_them(
     assert not differences, "\n".join(differences)
 
 
-@pytest.mark.parametrize("text", REFUSED)
-def test_other_statements_are_refused_with_advice(text: str) -> None:
-    """The error quotes the statement and names both ways out; nothing of the statement runs."""
+@pytest.fixture(scope="module")
+def filled() -> MemoryDatabase:
+    """A database in memory with the tasks."""
     db = MemoryDatabase()
-    connection = db.connect(autocommit=True)
-    fill(connection)
-    calls = len(db.noted)
+    fill(db.connect(autocommit=True))
+    return db
+
+
+@pytest.mark.parametrize("text", REFUSED)
+def test_other_statements_are_refused_with_advice(filled: MemoryDatabase, text: str) -> None:
+    """The error quotes the statement and names both ways out; nothing of the statement runs."""
+    calls = len(filled.noted)
     with pytest.raises(psycopg.NotSupportedError) as caught:
-        connection.execute(text)
+        filled.connect(autocommit=True).execute(text)
     assert text in str(caught.value)
     assert "--absurd-backend postgres" in str(caught.value)
     assert "db.tables()" in str(caught.value)
-    assert len(db.noted) == calls
+    assert len(filled.noted) == calls
+
+
+JOINS = (
+    "join absurd.r_wide r on r.task_id = t.task_id",
+    "join absurd.r_wide r using (task_id)",
+    "left join absurd.r_wide r using (task_id)",
+    "left join absurd.r_wide r on t.task_id = r.task_id and r.attempt = 1",
+    ", absurd.r_wide r where r.task_id = t.task_id",
+)
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_a_join_looks_only_at_rows_that_match(join: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 100 rows on each side, conditions see some hundreds of pairs and not 10,000."""
+    connection = MemoryDatabase().connect(autocommit=True)
+    connection.execute("select absurd.create_queue('wide')")
+    for _ in range(100):
+        connection.execute("select absurd.spawn_task('wide', 'task', '{}')")
+    seen = 0
+    with_rows = Env.with_rows
+
+    def counting(env: Env, rows: Any) -> Env:
+        nonlocal seen
+        seen += 1
+        return with_rows(env, rows)
+
+    monkeypatch.setattr(Env, "with_rows", counting)
+    query = f"select t.task_id, r.run_id from absurd.t_wide t {join}"
+    assert len(connection.execute(query).fetchall()) == 100
+    assert seen <= 300

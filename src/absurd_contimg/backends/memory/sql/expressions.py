@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -113,6 +114,8 @@ def _literal(compiler: Compiler, node: Node) -> Expr:
         return operators.negated(compiler.compile(node.this))
     if text is None:
         return compiler.scope.plan.literal(str(node.this))
+    if not re.fullmatch(r"-?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", text, re.IGNORECASE):
+        raise Unsupported(f"the number {text}")  # sqlglot reads 1e3-1 as one
     raw: Any = numeric_in(text)
     kind = types.NUMERIC
     if text.lstrip("-").isdigit() and abs(raw + Decimal("0.5")) < 1 << 63:
@@ -240,7 +243,7 @@ def _between(compiler: Compiler, node: exp.Between) -> Expr:
 
 
 def _binary(compiler: Compiler, node: exp.Binary) -> Expr:
-    symbol, right = _OPERATORS[type(node)], node.right
+    symbol, right = _OPERATORS.get(type(node)) or str(node.args["operator"]), node.right
     is_call = isinstance(right, exp.Anonymous) and str(right.this).lower() in ("any", "all")
     if is_call or isinstance(right, exp.Any | exp.All):
         return _quantified(compiler, symbol, node)
@@ -248,11 +251,6 @@ def _binary(compiler: Compiler, node: exp.Binary) -> Expr:
     symbol = f"!{symbol}" if negate else symbol
     made = operators.binary(symbol, compiler.compile(node.left), compiler.compile(right))
     return _inverted(made.value) if negate else made
-
-
-def _operator(compiler: Compiler, node: exp.Operator) -> Expr:
-    left, right = compiler.compile(node.this), compiler.compile(node.expression)
-    return operators.binary(str(node.args["operator"]), left, right)
 
 
 def _quantified(compiler: Compiler, symbol: str, node: exp.Binary) -> Expr:
@@ -264,7 +262,9 @@ def _quantified(compiler: Compiler, symbol: str, node: exp.Binary) -> Expr:
     if (symbol, every) not in (("=", False), ("<>", True)) or isinstance(operand, exp.Query):
         raise Unsupported("ANY and ALL but for = ANY(array) and <> ALL(array)")
     left, array = compiler.compile(node.left), compiler.compile(operand)
-    if array.kind is UNKNOWN and as_text(left).kind in types.ARRAYS:
+    if array.kind is UNKNOWN:
+        if as_text(left).kind not in types.ARRAYS:
+            raise Unsupported(f"arrays of {left.kind.shown}")
         array = converted(array, types.ARRAYS[as_text(left).kind])
     if not isinstance(array.kind, types.ArrayType):
         raise EngineError("42809", "op ANY/ALL (array) requires array on right side")
@@ -385,6 +385,12 @@ def _call(compiler: Compiler, node: exp.Anonymous) -> Expr:
     return functions.call(name, *_arguments(compiler, node))
 
 
+def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
+    if node.this.name.lower() != "epoch":
+        raise Unsupported(f"extract({node.this.name})")
+    return functions.call("extract", [compiler.compile(node.expression)], [])
+
+
 def _dotted(compiler: Compiler, node: exp.Dot) -> Expr:
     if not isinstance(node.this, exp.Identifier):
         raise Unsupported("fields of a row")
@@ -401,10 +407,10 @@ def absurd_call(compiler: Compiler, schema: Node, node: Node) -> calls.Call:
 def _aggregate(compiler: Compiler, node: Node) -> Expr:
     """An aggregate, perhaps with ``filter``; it is computed once for each group."""
     if compiler.found is None:
-        where = f"are not allowed in {compiler.clause}"
+        refusal = f"aggregate functions are not allowed in {compiler.clause}"
         if compiler.clause == "nested":
-            raise EngineError("42803", "aggregate function calls cannot be nested")
-        raise EngineError("42803", f"aggregate functions {where}")
+            refusal = "aggregate function calls cannot be nested"
+        raise EngineError("42803", refusal)
     scope, condition, call = compiler.scope, None, node
     grouping, scope.grouping = scope.grouping, None
     inner = Compiler(scope, compiler.subquery, clause="nested")
@@ -423,12 +429,10 @@ _COMPILERS: dict[type, Callable[[Compiler, Any], Expr]] = {
     exp.Null: lambda compiler, _: compiler.scope.plan.literal(None), exp.Cast: _cast,
     exp.Paren: lambda compiler, node: compiler.compile(node.this), exp.Interval: _interval,
     exp.CurrentTimestamp: lambda _, __: functions.call("current_timestamp", [], []),
-    exp.Extract: lambda compiler, node: functions.extract(
-        node.this.name.lower(), compiler.compile(node.expression)
-    ),
+    exp.Extract: _extract,
     exp.Not: lambda compiler, node: _inverted(compiler.condition(node.this, "NOT")),
     exp.Case: _case, exp.And: _logic, exp.Or: _logic, exp.Is: _is, exp.Between: _between,
-    exp.Operator: _operator, exp.In: _in, exp.Exists: _exists, exp.Subquery: _scalar_query,
+    exp.Operator: _binary, exp.In: _in, exp.Exists: _exists, exp.Subquery: _scalar_query,
     exp.Anonymous: _call, exp.Dot: _dotted, exp.Filter: _aggregate,
     **dict.fromkeys(_OPERATORS, _binary),
 }  # fmt: skip

@@ -53,9 +53,9 @@ def call(name: str, arguments: list[Expr], names: list[str | None]) -> Expr:
     """A call of a function; `names` are those of arguments in named notation."""
     if name == "make_interval":
         return _make_interval(arguments, names)
-    if any(names):
-        raise Unsupported(f"{name} with names of arguments")
     make = _SPECIAL.get(name)
+    if any(names) or (make is not None and not arguments):
+        raise Unsupported(f"{name} with these arguments")
     return _strict_call(name, _FORMS[name], arguments) if make is None else make(arguments, name)
 
 
@@ -67,6 +67,7 @@ def _strict_call(name: str, forms: tuple[Form, ...], arguments: list[Expr]) -> E
         for form in forms
         if len(form.arguments) - form.optional <= len(kinds) <= len(form.arguments)
         and all(map(is_implicit, kinds, form.arguments))
+        and (UNKNOWN, TIMESTAMPTZ) not in zip(kinds, form.arguments, strict=False)
     ]
     if not fitting or (len(fitting) > 1 and UNKNOWN in kinds):
         raise Unsupported(f"{name}({', '.join(kind.shown for kind in kinds)})")
@@ -128,9 +129,20 @@ def _current_setting(session: SessionState, name: str, missing_ok: bool = False)
     return value
 
 
-def _set_config(session: SessionState, name: str, text: str, local: bool) -> str:
-    session.set(name, text, local=local)
-    return session.setting(name) or ""
+def _set_config(arguments: list[Expr], name: str) -> Expr:
+    kinds = (TEXT, TEXT, BOOL)
+    if len(arguments) != 3 or not all(map(is_implicit, [expr.kind for expr in arguments], kinds)):
+        raise Unsupported(f"{name} with these arguments")
+    values = [converted(expr, kind).value for expr, kind in zip(arguments, kinds, strict=True)]
+
+    def value(env: Env) -> str:
+        setting, text, local = (evaluate(env) for evaluate in values)
+        if setting is None:
+            raise EngineError("22004", "SET requires parameter name")
+        env.session.set(setting, text, local=bool(local))
+        return env.session.setting(setting) or ""
+
+    return Expr(TEXT, value, name)
 
 
 def _json_text(raw: Any, kind: SqlType, session: SessionState) -> str:
@@ -227,39 +239,18 @@ _CLOCKS: dict[str, Callable[[SessionState], int]] = {
 }
 
 
-def extract(field: str, expr: Expr) -> Expr:
+def _epoch(_: SessionState, raw: Any) -> Decimal:
     """``extract(epoch from time or interval)``."""
-    kind, inner = expr.kind, expr.value
-    if kind not in (TIMESTAMPTZ, INTERVAL) or field != "epoch":
-        raise Unsupported(f"extract({field} from {kind.shown})")
-
-    def value(env: Env) -> Decimal | None:
-        raw = inner(env)
-        if raw is None:
-            return None
-        if raw.is_infinite if kind is INTERVAL else not times.is_finite(raw):
-            is_positive = raw in (times.INFINITE, times.INFINITY)
-            return Decimal("Infinity" if is_positive else "-Infinity")
-        return Decimal(raw.epoch_us() if kind is INTERVAL else raw).scaleb(-6)
-
-    return Expr(types.NUMERIC, value, "extract")
+    ends = (times.INFINITE, times.INFINITY, times.NEG_INFINITE, times.NEG_INFINITY)
+    if raw in ends:
+        return Decimal("Infinity" if raw in ends[:2] else "-Infinity")
+    return Decimal(raw.epoch_us() if isinstance(raw, Interval) else raw).scaleb(-6)
 
 
-def _date_trunc(arguments: list[Expr], name: str) -> Expr:
-    """``date_trunc(unit, time)``, in the session's time zone."""
-    kinds = [expr.kind for expr in arguments]
-    if len(kinds) != 2 or kinds[0] not in types.STRINGS or kinds[1] is not TIMESTAMPTZ:
-        raise Unsupported(f"{name}({', '.join(kind.shown for kind in kinds)})")
-    word, inner = converted(arguments[0], types.TEXT).value, arguments[1].value
-
-    def value(env: Env) -> int | None:
-        unit, time = word(env), inner(env)
-        if unit is None or time is None:
-            return None
-        zone = env.session.zone
-        return times.from_local(times.truncated(time + times.utc_offset_us(time, zone), unit), zone)
-
-    return Expr(TIMESTAMPTZ, value, name)
+def _date_trunc(session: SessionState, unit: str, time: int) -> int:
+    """In the session's time zone."""
+    local = time + times.utc_offset_us(time, session.zone)
+    return times.from_local(times.truncated(local, unit), session.zone)
 
 
 _INTERVAL_PARTS = ("years", "months", "weeks", "days", "hours", "mins", "secs")
@@ -302,7 +293,8 @@ _FORMS: dict[str, tuple[Form, ...]] = {
     "jsonb_typeof": (Form((JSONB,), TEXT, lambda _, raw: jsonb.kind(raw)),),
     "jsonb_array_length": (Form((JSONB,), INT4, _array_length),),
     "current_setting": (Form((TEXT, BOOL), TEXT, _current_setting, 1),),
-    "set_config": (Form((TEXT, TEXT, BOOL), TEXT, _set_config),),
+    "date_trunc": (Form((TEXT, TIMESTAMPTZ), TIMESTAMPTZ, _date_trunc),),
+    "extract": (Form((TIMESTAMPTZ,), NUMERIC, _epoch), Form((INTERVAL,), NUMERIC, _epoch)),
     **{name: (Form((), TIMESTAMPTZ, work),) for name, work in _CLOCKS.items()},
 }
 _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
@@ -312,6 +304,6 @@ _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
     "nullif": _nullif,
     "to_jsonb": _to_jsonb,
     "jsonb_build_object": _build_object,
-    "date_trunc": _date_trunc,
+    "set_config": _set_config,
 }
 NAMES = frozenset({*_FORMS, *_SPECIAL, "make_interval"})
