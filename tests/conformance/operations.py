@@ -249,8 +249,8 @@ def moment(choose: Chooser, world: World) -> Any:
         choose,
         lambda: when,
         (
-            None, "infinity", "-infinity", "soon", when.isoformat(), when.replace(tzinfo=None),
-            when.date(), "2026-02-30", "epoch", 5,
+            None, "infinity", "-infinity", "soon", when.isoformat(),
+            when.isoformat()[:19], str(when.date()), "2026-02-30", "epoch", 5,
         ),
     )  # fmt: skip
 
