@@ -299,7 +299,9 @@ class _Watched:
             return now
         until = self._request.may_live_until
         stopped = self._process.paused_at
-        return min(now, stopped if until is None else max(stopped, self._process.meant(until())))
+        return min(
+            now, stopped if until is None else max(stopped, self._process.world_time(until()))
+        )
 
 
 def _nothing() -> None:

@@ -6,6 +6,8 @@ from contextvars import Context
 from dataclasses import dataclass
 from typing import Any
 
+from typing_extensions import override
+
 from absurd_contimg.simulation.runtime.kernel import Kernel
 from absurd_contimg.simulation.runtime.loop import SimLoop
 
@@ -18,11 +20,11 @@ class HostClock:
     rate: float = 1.0
 
     def shown(self, world_seconds: float) -> float:
-        """What it shows at a moment of the world."""
+        """What it shows at a time of the world."""
         return self.ahead_seconds + self.rate * world_seconds
 
-    def meant(self, shown_seconds: float) -> float:
-        """The moment of the world at which it shows this."""
+    def world_time(self, shown_seconds: float) -> float:
+        """The time of the world at which it shows this."""
         return (shown_seconds - self.ahead_seconds) / self.rate
 
 
@@ -33,19 +35,19 @@ class SkewedLoop(SimLoop):
         super().__init__(kernel, name)
         self._clock = clock
 
+    @override
     def time(self) -> float:
-        """What the host's clock shows."""
         return self._clock.shown(super().time())
 
-    def meant(self, when: float) -> float:
-        """See `SimLoop.meant`."""
-        return self._clock.meant(when)
+    @override
+    def world_time(self, when: float) -> float:
+        return self._clock.world_time(when)
 
     def _skewed_later(self, delay: float, *call: Any, context: Context | None = None) -> Any:
         return self._later(delay / self._clock.rate, *call, context=context)
 
     def _skewed_at(self, when: float, *call: Any, context: Context | None = None) -> Any:
-        return self._at(self._clock.meant(when), *call, context=context)
+        return self._at(self._clock.world_time(when), *call, context=context)
 
     call_later: Any = _skewed_later
     call_at: Any = _skewed_at

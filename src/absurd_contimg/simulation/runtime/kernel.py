@@ -1,7 +1,8 @@
-"""The kernel of the simulated world: SimPy's clock and the queue of what is ready to run.
+"""The kernel of the simulated world: SimPy's clock and the queue of ready callbacks.
 
 SimPy's environment decides what happens next; between two of its events every ready callback of
-every simulated process runs, and takes no time. It knows nothing of databases, disks or stages.
+every simulated process runs, and takes no time. It knows no database, disk or stage, and of a
+process only `Process`. Speed comes before style here: see docs/simulation-speed.md.
 """
 
 from __future__ import annotations
@@ -9,27 +10,57 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
+from collections.abc import Iterator
 from heapq import heappop, heappush
 from random import Random
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, Protocol, cast
 
 import simpy
 from simpy.events import NORMAL
 
-if TYPE_CHECKING:
-    from absurd_contimg.simulation.runtime.loop import SimLoop
-
 
 class Deadlock(RuntimeError):
-    """No callback is ready and no event is scheduled, yet somebody still waits."""
+    """No callback is ready and no event is scheduled, but a task still waits."""
 
 
 class Livelock(RuntimeError):
-    """More callbacks ran than the bound allows: something turns in circles."""
+    """More callbacks ran than the bound allows: a loop does not end."""
+
+
+class Process(Protocol):
+    """What the kernel needs of a simulated process: its event loop."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        ...
+
+    held: list[asyncio.Handle] | None
+    """Callbacks that wait while the process is paused; None while it runs."""
+    resumes_late: bool
+    """Resumed, but its call is around that of another paused process."""
+
+    def resume(self) -> None:
+        """Let the process go on."""
+
+    def resume_later(self) -> None:
+        """Keep the process paused until the call inside of its own has returned."""
+
+    def kill(self) -> None:
+        """End the process; the kernel reaps it before the next callback."""
+
+    def reap(self) -> None:
+        """End the tasks of a dead process."""
+
+    def report(self, error: BaseException, what: object) -> None:
+        """Note what a callback raised."""
+
+    def waiting(self) -> Iterator[str]:
+        """What each unfinished task waits for, one line each."""
 
 
 class Callback(asyncio.Handle):
-    """A callback of asyncio that is ready to run, cheap to make and to run.
+    """A ready callback of asyncio, cheap to make and to run.
 
     `_args` holds the function and its arguments in one tuple, so that running it copies nothing.
     """
@@ -38,8 +69,8 @@ class Callback(asyncio.Handle):
     _repr = _source_traceback = None
 
     def cancel(self) -> None:
-        """Never run."""
-        self._args = CANCELLED  # frees what it holds, as asyncio's does
+        """Never run; frees what it holds, as asyncio's does."""
+        self._args = CANCELLED
 
     def cancelled(self) -> bool:
         """Whether `cancel` was called."""
@@ -50,13 +81,13 @@ class Callback(asyncio.Handle):
 
 
 class Timer(asyncio.TimerHandle):
-    """The same for a timer, which is an event in SimPy's heap: one order for both."""
+    """The same for a timer, which is an event in SimPy's heap, so that both have one order."""
 
     __slots__ = ()
     _repr = _source_traceback = None
 
     def cancel(self) -> None:
-        """Never fire. The heap drops it when its turn comes, and the clock does not move."""
+        """Never fire. The heap drops it later, and the clock does not move."""
         self._args = CANCELLED
 
     def cancelled(self) -> bool:
@@ -68,21 +99,21 @@ class Timer(asyncio.TimerHandle):
 
 
 def _nothing() -> None:
-    """What a cancelled callback would do."""
+    """The function of a cancelled callback."""
 
 
 CANCELLED = (_nothing,)
 
 
 class VirtualClock(simpy.Environment):
-    """SimPy's environment, which also takes events at a point in time and not after a delay.
+    """SimPy's environment, which also takes an event at a time instead of after a delay.
 
-    Only the kernel may run it: timers of asyncio stand in the same heap.
+    Only the kernel may run it: its heap also holds timers of asyncio.
     """
 
     def schedule_at(self, event: Any, when: float) -> None:
         """Let an event happen at `when`; one in the past happens now."""
-        # NORMAL, as SimPy's own: among events of one moment the order of creation decides.
+        # NORMAL, as SimPy's own: events at one time happen in the order of their creation.
         heap: list[Any] = self._queue
         now = self._now
         heappush(heap, (when if when > now else now, NORMAL, next(self._eid), event))
@@ -91,22 +122,22 @@ class VirtualClock(simpy.Environment):
 class Kernel:
     """Runs the event loops of all simulated processes on one virtual clock.
 
-    With `shuffle_seed` the callbacks that are ready at the same moment run in an order drawn
-    from that seed; without it, first come, first served. Either order is the same every time.
+    With `shuffle_seed` the callbacks that are ready at the same time run in an order drawn from
+    that seed; without it, first come, first served. Either order is the same every time.
     """
 
     def __init__(self, start: float = 0.0, shuffle_seed: int | None = None) -> None:
         self.env = VirtualClock(start)
         self.ready: deque[asyncio.Handle] = deque()
-        self.paused_calls: list[SimLoop] = []
-        """Processes that were stopped in the middle of a call, each inside of the one before."""
+        self.paused_calls: list[Process] = []
+        """Processes paused in the middle of a call, each inside of the call before."""
         self.callbacks_run = 0
         self._random = None if shuffle_seed is None else Random(shuffle_seed)
         self._stopped = False
         self._attention = False
-        """Whether the run loop has to look at something: a stop, a death."""
-        self._terminated: list[SimLoop] = []
-        self._loops: list[SimLoop] = []
+        """Whether the run loop has to handle a stop, a death or a pause first."""
+        self._terminated: list[Process] = []
+        self._processes: list[Process] = []
         self._serial = 0
 
     @property
@@ -119,32 +150,32 @@ class Kernel:
         self._serial += 1
         return self._serial
 
-    def enter(self, loop: SimLoop) -> None:
-        """Take in the event loop of a process."""
-        self._loops.append(loop)
+    def add(self, process: Process) -> None:
+        """Run this process too."""
+        self._processes.append(process)
 
-    def terminate(self, loop: SimLoop) -> None:
-        """End the tasks of a dead process before anything else happens."""
-        self._terminated.append(loop)
+    def terminate(self, process: Process) -> None:
+        """End the tasks of a dead process before the next callback runs."""
+        self._terminated.append(process)
         self._attention = True
 
-    def look(self) -> None:
-        """Look, before the next callback, which processes stand still."""
+    def pause(self) -> None:
+        """Notice before the next callback that a process is paused."""
         self._attention = True
 
     def stop(self) -> None:
-        """Let `run` return after the callback that is running."""
+        """Let `run` return after the current callback."""
         self._stopped = self._attention = True
 
-    def go_on(self) -> None:
-        """Take back a `stop` that was meant for a run inside of the one that goes on."""
+    def resume(self) -> None:
+        """Take back a `stop` that was meant for an inner `run` only."""
         self._stopped = False
 
     def run(self, until: float | None = None, callbacks_max: int | None = None) -> None:
-        """Run until `stop` is called or, if given, until that time.
+        """Run until `stop` is called or, if given, until that time in seconds.
 
-        Raises `Deadlock` when neither will ever come, and `Livelock` after
-        `callbacks_max` callbacks.
+        Raises `Deadlock` when neither will ever come, and `Livelock` after `callbacks_max`
+        callbacks.
         """
         self._stopped = False
         if until is not None:
@@ -160,16 +191,16 @@ class Kernel:
             asyncio._set_running_loop(before)
 
     def _run(self, limit: int) -> None:
-        # Every event of the world passes here, so what it needs is at hand in local names.
+        # Every event of the world passes here, so everything is in local names.
         env, ready = self.env, self.ready
         queue: list[Any] = env._queue
         take = ready.popleft if self._random is None else self._draw
-        entered: SimLoop | None = None
+        entered: Any = None
         self._attention = True
         first = self.callbacks_run + 1
         for self.callbacks_run in range(first, limit + 1):
             if self._attention:
-                if self._look_around():
+                if self._handle_attention():
                     return
                 entered = None
             handle: Any
@@ -178,7 +209,7 @@ class Kernel:
             elif not queue:
                 raise Deadlock(
                     f"At {self.now} s nothing is ready and nothing is scheduled. Waiting: "
-                    f"{self._who_waits()}. Something that should wake them was never scheduled."
+                    f"{self._waiting()}. What should wake them was never scheduled."
                 )
             elif type(queue[0][3]) is not Timer:
                 env.step()
@@ -188,7 +219,7 @@ class Kernel:
                 if handle._args is CANCELLED:
                     continue
                 env._now = when
-            loop: SimLoop = handle._loop
+            loop = handle._loop
             if loop is not entered:
                 if loop.held is not None:
                     loop.held.append(handle)
@@ -197,41 +228,41 @@ class Kernel:
                 entered = loop
             try:
                 handle._context.run(*handle._args)
-            except BaseException as error:  # noqa: BLE001 - a callback's error is its loop's to report
+            except BaseException as error:  # noqa: BLE001 - its loop reports it
                 loop.report(error, handle)
         raise Livelock(
-            f"{limit} callbacks have run by {self.now} s, and no end: something turns in circles. "
-            f"Under way: {self._who_waits()}."
+            f"{limit} callbacks have run by {self.now} s: a loop does not end. "
+            f"Unfinished: {self._waiting()}."
         )
 
     def _draw(self) -> asyncio.Handle:
-        """One of the callbacks that are ready, as the seed has it."""
+        """One of the ready callbacks, drawn from the seed."""
         ready, random = self.ready, cast(Random, self._random)
         other = random.randrange(len(ready))
         ready[0], ready[other] = ready[other], ready[0]
         return ready.popleft()
 
-    def _look_around(self) -> bool:
-        """End the tasks of the dead; whether to stop."""
+    def _handle_attention(self) -> bool:
+        """End the tasks of dead processes; whether to stop."""
         self._reap()
-        self._attention = self._stopped  # a run around this one may have to stop too
+        self._attention = self._stopped  # an outer run may have to stop too
         return self._stopped
 
     def _reap(self) -> None:
         while self._terminated:
-            loop = self._terminated.pop()
-            asyncio._set_running_loop(loop)
-            loop.reap()
-            self._loops.remove(loop)
+            process = self._terminated.pop()
+            asyncio._set_running_loop(cast(asyncio.AbstractEventLoop, process))
+            process.reap()
+            self._processes.remove(process)
 
-    def _who_waits(self) -> str:
-        waiting = [f"{loop.name}: {text}" for loop in self._loops for text in loop.waiting()]
+    def _waiting(self) -> str:
+        waiting = [f"{each.name}: {text}" for each in self._processes for text in each.waiting()]
         return "; ".join(waiting[:8]) or "no task"
 
     def close(self) -> None:
         """End every process, so that nothing is left of them."""
-        for loop in list(self._loops):
-            loop.kill()
+        for process in list(self._processes):
+            process.kill()
         before = asyncio._get_running_loop()
         try:
             self._reap()

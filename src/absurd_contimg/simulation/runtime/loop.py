@@ -1,10 +1,10 @@
 """The event loop of one simulated process, and how such a process is paused and dies.
 
-An operating-system process has an event loop of its own, so here too: what a process has
-scheduled stands in its loop and can be held (a paused process) or dropped (a dead one) without
-touching others. A dead process has no hands: its loop takes no callback, gives no time, and every
-door to the world (`SimLoop.check_alive`) raises `ProcessDied` in whatever code is left. That code
-is really ended, task by task, in the order in which the tasks were made.
+An operating-system process has an event loop of its own, and so has a simulated one: its
+callbacks can be held (a paused process) or dropped (a dead one) without touching others. A dead
+process has no effect any more: its loop takes no callback and tells no time, and its gateway to
+the world (`SimLoop.check_alive`) raises `ProcessDied` in the code that is left. That code is
+ended, task by task, in the order in which the tasks were made.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from heapq import heappush
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 
 from simpy.events import NORMAL
+from typing_extensions import override
 
 from absurd_contimg.simulation.runtime.kernel import Callback, Kernel, Timer
 
@@ -27,19 +28,19 @@ _Ts = TypeVarTuple("_Ts")
 _make: Any = object.__new__
 """Makes a handle without a call of Python code."""
 _TASKS_KEPT = 32
-_LAST_WORDS_MAX = 1000
-"""A dead task may wait this often in its ``finally`` before we call it a mistake."""
+_CLEANUP_WAITS_MAX = 1000
+"""How often a dead task may wait in its ``finally`` before that counts as an error."""
 
 
 class ProcessDied(BaseException):
-    """Raised in the leftover code of a dead process, wherever it reaches for the world.
+    """Raised in the code that is left of a dead process, wherever it uses the world.
 
-    Let it pass. It is no error of the code that sees it.
+    Let it pass. It is no error of the code that meets it.
     """
 
 
 class UnkillableTask(RuntimeError):
-    """A task of a dead process swallows `ProcessDied` for ever; the text names it."""
+    """A task of a dead process catches `ProcessDied` again and again; the text names it."""
 
 
 class SimTask(asyncio.Task[Any]):
@@ -61,10 +62,9 @@ class SimTask(asyncio.Task[Any]):
 
 
 class SimLoop(asyncio.AbstractEventLoop):
-    """asyncio in virtual time, for one process. Nothing waits and nothing runs in parallel.
+    """asyncio in virtual time, for one process: nothing really waits or runs in parallel.
 
-    `run_in_executor` calls its function at once: a thread would bring its own order into the
-    world.
+    `run_in_executor` calls its function at once: a thread would add an order of its own.
     """
 
     def __init__(self, kernel: Kernel | None = None, name: str = "process") -> None:
@@ -73,31 +73,29 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._ready = self.kernel.ready
         self.name = name
         self.held: list[asyncio.Handle] | None = None
-        """What waits for a paused process; of a dead one it is dropped. None while it runs."""
+        """Callbacks of a paused process; those of a dead one are dropped. None while it runs."""
         self.dead = False
         self.paused_at = self.resumed_at = float("-inf")
         self.errors: list[BaseException] = []
-        self.last_words = 0
-        """How many tasks of this process still ran code after its death."""
         self.at_resume: Callable[[], None] = lambda: None
-        """What stands still in the middle of a call goes on."""
-        self.overslept = False
-        """Told to go on, but its call is around one of another process that stands still."""
+        """Lets a call that is paused in its middle go on."""
+        self.resumes_late = False
+        """Resumed, but its call is around that of another paused process."""
         self._at_death: dict[object, Callable[[], None]] = {}
         self._tasks: list[SimTask] = []
         self._tasks_looked_at = _TASKS_KEPT
         self._closed = False
-        self.kernel.enter(self)
+        self.kernel.add(self)
 
     # -- crash_run and death -------------------------------------------------------------------
 
     def check_alive(self) -> None:
-        """Raise `ProcessDied` in a dead process. Every door to the world asks this first."""
+        """Raise `ProcessDied` in a dead process; called before every effect."""
         if self.dead:
             raise ProcessDied(self.name)
 
     def kill(self) -> None:
-        """SIGKILL: nothing that this process still runs has any effect from now on."""
+        """SIGKILL: no code that is left of this process has any effect from now on."""
         if self.dead:
             return
         self.dead = True
@@ -111,46 +109,46 @@ class SimLoop(asyncio.AbstractEventLoop):
         """SIGSTOP: nothing of this process runs until `resume`; its timers go on."""
         if self.held is None:
             self.held = []
-            self.kernel.look()
+            self.kernel.pause()
             self.paused_at = self.kernel.now
 
     def resume(self) -> None:
         """SIGCONT: everything that became ready meanwhile is ready now."""
         if self.held is not None and not self.dead:
             paused_calls = self.kernel.paused_calls
-            self.overslept = self in paused_calls and self is not paused_calls[-1]
-            if self.overslept:
+            self.resumes_late = self in paused_calls and self is not paused_calls[-1]
+            if self.resumes_late:
                 return
             held, self.held = self.held, None
             self.resumed_at = self.kernel.now
             self.at_resume()
             self.kernel.ready.extend(held)
 
-    def sleep_on(self) -> None:
-        """Stand still again, until the call that is made inside of this process's has returned."""
+    def resume_later(self) -> None:
+        """Stay paused until the call that is made inside of this process's call has returned."""
         if self.held is None:
             self.held = []
-            self.overslept = True
-            self.kernel.look()
+            self.resumes_late = True
+            self.kernel.pause()
 
     @property
     def paused(self) -> bool:
-        """Whether the process stands still."""
+        """Whether the process is paused."""
         return self.held is not None and not self.dead
 
     def at_death(self, key: object, release: Callable[[], None] | None) -> None:
-        """What the operating system does when this process dies; None forgets it again."""
+        """Set what the operating system does when this process dies; None removes it."""
         if release is None:
             self._at_death.pop(key, None)
         else:
             self._at_death[key] = release
 
     def tasks(self) -> list[SimTask]:
-        """The tasks that have not ended, in the order in which they were made.
+        """The unfinished tasks, in the order in which they were made.
 
-        `asyncio.all_tasks` looks at those of all loops that were ever made.
+        `asyncio.all_tasks` goes through those of all loops that were ever made.
         """
-        self._tasks = [one for one in self._tasks if not one.done()]
+        self._tasks = [task for task in self._tasks if not task.done()]
         return self._tasks
 
     def reap(self) -> None:
@@ -162,13 +160,14 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _end(self, task: SimTask) -> None:
         coro = cast("Generator[Any, Any, Any]", task.get_coro())
-        for waits in range(_LAST_WORDS_MAX):
+        for _ in range(_CLEANUP_WAITS_MAX):
             try:
                 coro.throw(ProcessDied(self.name))
-            except BaseException:  # noqa: BLE001 - a dead task's last word interests nobody
-                self.last_words += waits > 0
+            except BaseException:  # noqa: BLE001 - nobody is left to handle it
                 return
-        raise UnkillableTask(f"{self.name}: task {task.get_name()!r} swallows ProcessDied for ever")
+        raise UnkillableTask(
+            f"{self.name}: task {task.get_name()!r} catches ProcessDied again and again"
+        )
 
     def waiting(self) -> Iterator[str]:
         """What each unfinished task waits for, one line each."""
@@ -178,7 +177,7 @@ class SimLoop(asyncio.AbstractEventLoop):
             yield f"{task.get_name()} in {where}"
 
     def report(self, error: BaseException, what: object) -> None:
-        """Note what a callback raised; of a dead process nobody hears."""
+        """Note what a callback raised; errors of a dead process are dropped."""
         if isinstance(error, SystemExit | KeyboardInterrupt):
             raise error
         if not self.dead:
@@ -232,15 +231,15 @@ class SimLoop(asyncio.AbstractEventLoop):
         now: float = self._env._now
         return now
 
-    def meant(self, when: float) -> float:
-        """The world's time at which `time` says `when`: the same, but for a clock that is wrong."""
+    def world_time(self, when: float) -> float:
+        """The world's time at which `time` is `when`: the same, unless the clock is wrong."""
         return when
 
     # Function and arguments come as one tuple and are run as one (see `Callback`): a call of
     # asyncio's own signature would copy them twice. That is why these are not typed as its own.
 
     def _soon(self, *call: Any, context: Context | None = None) -> Any:
-        """See asyncio's `call_soon`. A dead process' callback is dropped."""
+        """asyncio's `call_soon`; the callback of a dead process is dropped."""
         handle = _make(Callback)
         handle._args = call
         handle._loop = self
@@ -250,11 +249,11 @@ class SimLoop(asyncio.AbstractEventLoop):
         return handle
 
     def _later(self, delay: float, *call: Any, context: Context | None = None) -> Any:
-        """See asyncio's `call_later`."""
+        """asyncio's `call_later`."""
         return self._timer(self._env._now + delay if delay > 0 else self._env._now, call, context)
 
     def _at(self, when: float, *call: Any, context: Context | None = None) -> Any:
-        """See asyncio's `call_at`."""
+        """asyncio's `call_at`."""
         return self._timer(max(when, self._env._now), call, context)
 
     def _timer(self, when: float, call: tuple[Any, ...], context: Context | None) -> Any:
@@ -275,8 +274,8 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     # -- asyncio: futures and tasks -------------------------------------------------------
 
+    @override
     def create_future(self) -> asyncio.Future[Any]:
-        """See asyncio."""
         return asyncio.Future(loop=self)
 
     def create_task(
@@ -286,7 +285,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         name: str | None = None,
         context: Context | None = None,
     ) -> asyncio.Task[_T]:
-        """See asyncio. A dead process starts nothing."""
+        """A task of this process; raises `ProcessDied` in a dead one."""
         if self.dead:
             coro.close()
             raise ProcessDied(self.name)
@@ -306,7 +305,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         future: asyncio.Future[_T] = self.create_future()
         try:
             result = copy_context().run(func, *args)
-        except Exception as error:  # noqa: BLE001 - handed to whoever awaits the future
+        except Exception as error:  # noqa: BLE001 - the future carries it
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -320,12 +319,12 @@ class SimLoop(asyncio.AbstractEventLoop):
     def set_debug(self, enabled: bool) -> None:
         """No effect."""
 
+    @override
     def default_exception_handler(self, context: dict[str, Any]) -> None:
-        """See asyncio."""
         self.call_exception_handler(context)
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Note an error that nobody has seen to."""
+        """Note an error that no code has handled."""
         error = context.get("exception")
         if isinstance(error, ProcessDied):
             return
@@ -344,7 +343,7 @@ def _absent(name: str) -> Any:
     def refuse(*_args: object, **_kwargs: object) -> NoReturn:
         raise NotImplementedError(
             f"{name}: there is no network, no process and no signal in virtual time. Give the "
-            "handler what stands for it, or run this on asyncio's own loop and a real backend."
+            "handler a stand-in, or run it on asyncio's own loop and a real backend."
         )
 
     return refuse
@@ -366,7 +365,7 @@ def new_process(kernel: Kernel, name: str) -> SimLoop:
 
 
 def in_virtual_time(main: Awaitable[_T], *, shuffle_seed: int | None = None) -> _T:
-    """Run a coroutine in virtual time: `asyncio.run` for a world that does not wait."""
+    """Run a coroutine in virtual time, as `asyncio.run` does in real time."""
     loop = new_process(Kernel(shuffle_seed=shuffle_seed), "main")
     try:
         return cast(_T, loop.run_until_complete(main))
@@ -375,10 +374,10 @@ def in_virtual_time(main: Awaitable[_T], *, shuffle_seed: int | None = None) -> 
 
 
 def instantly(coroutine: Coroutine[Any, Any, _T]) -> _T:
-    """The result of a coroutine that never waits, outside any event loop."""
+    """The result of a coroutine that never waits; needs no event loop."""
     try:
         coroutine.send(None)
     except StopIteration as end:
         return cast(_T, end.value)
     coroutine.close()
-    raise RuntimeError(f"{coroutine!r} waits, so it cannot be had instantly")
+    raise RuntimeError(f"{coroutine!r} waits, so it needs an event loop")

@@ -1,10 +1,9 @@
-"""Where code that does not wait stands still: a thread of a process that was just stopped.
+"""Pauses a process in the middle of a call that does not wait.
 
-The runner of stages publishes in a thread, and SIGSTOP may come between its last look at the
-clock and the rename. There are no threads here; the call simply lasts until the process is woken
-or killed, and the world goes on inside of it. Of two that stand still so, the later one has to
-go on first: the earlier one sleeps a little longer than it was told to, whether it is woken
-before or after the later one was stopped.
+The runner of stages publishes in a thread, and SIGSTOP may come between its last check of the
+clock and the rename. There are no threads here: the call lasts until the process is resumed or
+killed, and the world goes on inside of it. Of two calls that are paused so, the later one has to
+go on first, so the earlier process may resume a little late.
 """
 
 from __future__ import annotations
@@ -20,32 +19,32 @@ def pause_call(process: SimLoop) -> None:
     process.check_alive()
     if process.held is None:
         return
-    kernel, woken = process.kernel, False
+    kernel, resumed = process.kernel, False
     outer = kernel.paused_calls[-1] if kernel.paused_calls else None
     if outer is not None:
-        outer.sleep_on()
+        outer.resume_later()
 
-    def wake() -> None:
-        nonlocal woken
-        woken = True
+    def resume() -> None:
+        nonlocal resumed
+        resumed = True
         kernel.stop()
 
-    kept, process.at_resume = process.at_resume, wake
-    process.at_death("paused_calls", wake)
+    kept, process.at_resume = process.at_resume, resume
+    process.at_death("paused call", resume)
     kernel.paused_calls.append(process)
     try:
         kernel.run(callbacks_max=_CALLBACKS_MAX)
     except (Deadlock, Livelock):
-        process.kill()  # whoever runs the world will meet the same, outside of this call
+        process.kill()  # the outer run will meet the same
     finally:
         kernel.paused_calls.pop()
         process.at_resume = kept
         if not process.dead:
-            process.at_death("paused_calls", None)
-    if woken:
-        kernel.go_on()
-        if outer is not None and outer.overslept:
+            process.at_death("paused call", None)
+    if resumed:
+        kernel.resume()
+        if outer is not None and outer.resumes_late:
             outer.resume()
     process.check_alive()
     if process.held is not None:
-        raise ProcessDied(f"{process.name}: the world ended while it stood still")
+        raise ProcessDied(f"{process.name}: the world ended while it was paused")
