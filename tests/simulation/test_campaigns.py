@@ -17,15 +17,16 @@ from rich.console import Console
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.campaigns import run_campaign
 from absurd_contimg.simulation.campaign.faults import TimedFault, shrink
-from absurd_contimg.simulation.campaign.report import backlog_gone_after, summarise
 from absurd_contimg.simulation.campaign.scenario import (
     Scenario,
     ScenarioError,
     load_scenario,
     shipped_scenarios,
 )
+from absurd_contimg.simulation.campaign.summary import backlog_gone_after, summarize_run
 from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS
+from absurd_contimg.simulation.model.trace import Trace
 
 
 @pytest.mark.parametrize("name", ["bad_night", "database_failover", "worker_massacre"])
@@ -39,13 +40,29 @@ def test_full_disk_parks_work_until_the_operator_frees_space() -> None:
     run = Campaign(load_scenario("disk_fills"), seed=1).run()
     assert [str(one) for one in run.violations] == []
     assert any("operator" in line for line in run.trace)
-    assert summarise(run, "").completed == len(run.histories)
+    assert summarize_run(run, "").completed == len(run.histories)
+
+
+def test_report_says_what_a_task_waits_for_until_when_and_what_to_do() -> None:
+    parts = {"name": "full", "days": 0.02, "drain_seconds": 0.0, "disk": {"capacity_bytes": 7e9}}
+    run = Campaign(Scenario.model_validate(parts), seed=1, trace=Trace()).run()
+    assert [str(violation) for violation in run.violations] == []
+    summary = summarize_run(run, "")
+    assert summary.resource_waits.keys() == {"disk-full"}
+    assert len(summary.waiting) == summary.unfinished > 0
+    says = (
+        r"group 2026-01-01T00:\S+ waits for resource disk-full \(/simulated/scratch\), "
+        r"until 2026-01-01 00:\S+ UTC: Free space"
+    )
+    assert re.match(says, summary.waiting[0])
+    shown = "[waiting: resource (disk-full) /simulated/scratch, until 2026-01-01 00:"
+    assert any(shown in line for line in run.trace)
 
 
 def test_poison_fails_and_everything_else_goes_on() -> None:
     run = Campaign(load_scenario("poison_observation"), seed=1).run()
     assert [str(one) for one in run.violations] == []
-    found = summarise(run, "")
+    found = summarize_run(run, "")
     assert (found.failed, found.unfinished) == (2, 0)
 
 
@@ -117,7 +134,7 @@ def test_report_of_a_night_that_completes_nothing_is_json(tmp_path: Path) -> Non
     (one,) = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
     assert (one["latency_p50"], one["throughput_per_hour"]) == (None, 0.0)
     assert found.ok
-    assert " wrong " in shown.file.getvalue()  # type: ignore[attr-defined]
+    assert " viol " in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_report_writes_nothing_but_its_folder(tmp_path: Path) -> None:
@@ -241,4 +258,4 @@ def test_number_of_broken_invariants_stands_below_the_table_however_narrow(tmp_p
     short.write_text('name = "short"\ndays = 0.01\n')
     printed = StringIO()
     run_campaign(short, [1, 2], Console(file=printed, width=20))
-    assert "0 invariants are broken in 0 of 2 runs.\n" in printed.getvalue()
+    assert "0 violations of invariants in 0 of 2 runs.\n" in printed.getvalue()

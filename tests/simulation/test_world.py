@@ -15,8 +15,8 @@ from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
-from absurd_contimg.simulation.campaign.report import Summary, summarise
 from absurd_contimg.simulation.campaign.scenario import Scenario
+from absurd_contimg.simulation.campaign.summary import RunSummary, summarize_run
 from absurd_contimg.simulation.campaign.telescope import SUB_BANDS, SUB_BANDS_MIN, draw_observations
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
@@ -38,8 +38,8 @@ def run(trace: Any = None, /, **parts: Json) -> Run:
     return done
 
 
-def summary(**parts: Json) -> Summary:
-    return summarise(run(**parts), "")
+def summary(**parts: Json) -> RunSummary:
+    return summarize_run(run(**parts), "")
 
 
 # -- hosts and disks ----------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_restarting_each_worker_by_sigterm_costs_no_attempt_and_no_wait() -> Non
     assert {one.task.state for one in done.histories} == {"completed"}
     assert {len(one.runs) for one in done.histories} == {1}
     assert any("SIGTERM" in line or "restarts" in line for line in done.trace)
-    assert summarise(done, "").failures == {}
+    assert summarize_run(done, "").failures == {}
 
 
 def test_archive_frees_the_space_of_groups_that_have_ended() -> None:

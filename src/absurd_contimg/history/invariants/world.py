@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from absurd_contimg.core.records import TERMINAL_STATES, History
+from absurd_contimg.history.wait_reason import find_wait_reason
 
 FAILED_RUNS_MAX = 100
 """Of one task; far more than any budget allows."""
@@ -70,7 +71,9 @@ def every_task_has_ended(observed: WorldObservation) -> Iterator[str]:
     """At the end of a world nothing is left undone."""
     for history in observed.histories:
         if observed.must_have_ended and history.task.state not in TERMINAL_STATES:
-            yield f"task {history.task.task_id} is still {history.task.state}"
+            waiting = find_wait_reason(history)
+            reason = "" if waiting is None else f", waits for {waiting}"
+            yield f"task {history.task.task_id} is still {history.task.state}{reason}"
 
 
 def no_task_is_tried_for_ever(observed: WorldObservation) -> Iterator[str]:

@@ -14,20 +14,16 @@ Knows FITS and matplotlib; knows no task, stage or registry. Needs the plots ext
 from __future__ import annotations
 
 import io
-import logging
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.report.sky_image import SkyImage
+from absurd_contimg.plotting import plotting_libraries
 
 BYTES_MAX = 300_000
 """A larger picture is encoded with fewer grey levels: a report holds one for each group."""
@@ -97,37 +93,12 @@ def write_quicklook(
 
 @contextmanager
 def _plotting_libraries(folder: Path) -> Iterator[None]:
-    """Import matplotlib and astropy with their caches in a temporary folder.
+    """matplotlib and astropy, with the style of these pictures."""
+    with plotting_libraries(folder, "astropy.visualization.wcsaxes"):
+        import matplotlib
 
-    By default they write to the home folder, and a matplotlibrc there can change the picture.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    names = ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")
-    # It logs every font list that it builds, and here it always builds one.
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.WARNING)
-    before = {name: os.environ.get(name) for name in names}
-    with tempfile.TemporaryDirectory(dir=folder.absolute(), prefix=".plots-") as private:
-        os.environ.update(dict.fromkeys(names, private))
-        try:
-            import matplotlib
-
-            import_module("astropy.visualization.wcsaxes")
-            import_module("matplotlib.font_manager")  # where the caches are written
-            with matplotlib.rc_context():
-                matplotlib.rcdefaults()
-                matplotlib.rcParams.update({"font.size": 9.0, "axes.linewidth": 0.7})
-                yield
-        except ImportError as error:
-            raise SettingError(
-                f"Pictures need the plots extra, and {error.name} is not installed.",
-                "Install it: pip install 'absurd-contimg[plots]'",
-            ) from error
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
+        matplotlib.rcParams.update({"font.size": 9.0, "axes.linewidth": 0.7})
+        yield
 
 
 def _draw(sky: SkyImage, title: str, sources: Sequence[SourceMark]) -> bytes:

@@ -1,4 +1,4 @@
-"""`run_campaign`: a scenario with many seeds, its report, and the replay of what went wrong."""
+"""`run_campaign`: a scenario with many seeds, its report, and the replay of each violation."""
 
 from __future__ import annotations
 
@@ -14,10 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from absurd_contimg.core.records import History
 from absurd_contimg.history.invariants.check import Violation
+from absurd_contimg.history.timeline import group_of
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.faults import check_faults, draw_faults, shrink
-from absurd_contimg.simulation.campaign.report import Summary, html_of, json_of, summarise, table_of
+from absurd_contimg.simulation.campaign.report import html_of, json_of, table_of
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError, load_scenario
+from absurd_contimg.simulation.campaign.summary import RunSummary, summarize_run
 from absurd_contimg.simulation.model.faults import TimedFault
 from absurd_contimg.simulation.model.stage_model import StageCost, fit_costs
 from absurd_contimg.simulation.model.trace import Trace
@@ -27,23 +29,24 @@ _RUNS_KEPT = 8
 """Whole runs, with all their histories, that are kept for figures: the last ones."""
 _SHRINK_TRIES_MAX = 40
 _VIOLATIONS_SHOWN = 5
+_WAITING_SHOWN = 5
 _TRACE_SHOWN = 120
 
 
 @dataclass(frozen=True, slots=True)
 class CampaignReport:
-    """What `run_campaign` found."""
+    """The results of `run_campaign`."""
 
     scenario: Scenario
-    summaries: tuple[Summary, ...]
+    summaries: tuple[RunSummary, ...]
     replays: tuple[str, ...]
-    """For each violated run: one command, what is wrong, and a trace."""
+    """For each run with violations: one command, the violations, and a trace."""
     folder: Path | None
 
     @property
     def ok(self) -> bool:
         """Whether every invariant held in every run."""
-        return not any(one.violations for one in self.summaries)
+        return not any(summary.violations for summary in self.summaries)
 
 
 def run_campaign(
@@ -62,27 +65,27 @@ def run_campaign(
     With a console it shows progress, the table, and how to replay each violation; with an output
     folder it writes ``report.json`` and, with the plots extra, ``report.html``. `fit_from` are
     histories of a real database from which the durations of stages are taken. A replay names the
-    `variant` of a sweep and the `faults` instead of those that are drawn; with `trace` it prints
-    all events. Raises `ScenarioError`, and `ValueError` where nothing can be fitted.
+    `variant` of a sweep, and `faults` in place of those drawn from the seed; with `trace` it
+    prints all events. Raises `ScenarioError`, and `ValueError` where nothing can be fitted.
     """
     scenario = load_scenario(scenario_path)
     if output is not None:
         _make_folder(output)
     costs = None if fit_from is None else fit_costs(fit_from)
-    summaries: list[Summary] = []
+    summaries: list[RunSummary] = []
     runs: list[Run] = []
     replays: list[str] = []
-    todo = [(label, one, seed) for label, one in _chosen(scenario, variant) for seed in seeds]
-    for _, one, seed in todo:  # all of them, before the first has taken its time
-        check_faults(one, draw_faults(one, seed) if faults is None else faults)
+    todo = [(label, each, seed) for label, each in _chosen(scenario, variant) for seed in seeds]
+    for _, each, seed in todo:  # all of them, before the first has taken its time
+        check_faults(each, draw_faults(each, seed) if faults is None else faults)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = console or Console(quiet=True)
     with Progress(*columns, TimeElapsedColumn(), console=shown) as progress, without_gc():
         bar = progress.add_task(scenario.name, total=len(todo))
-        for label, one, seed in todo:
+        for label, each, seed in todo:
             progress.update(bar, description=f"{label}, seed {seed}")
-            run = Campaign(one, seed, faults, costs, Trace() if trace else None).run()
-            summaries.append(summarise(run, label))
+            run = Campaign(each, seed, faults, costs, Trace() if trace else None).run()
+            summaries.append(summarize_run(run, label))
             runs.append(run)
             del runs[:-_RUNS_KEPT]
             if trace:
@@ -93,18 +96,26 @@ def run_campaign(
                 replays.append(_replay_text(command, run, costs))
             progress.advance(bar)
     shown.print(table_of(summaries))
-    wrong = [len(one.violations) for one in summaries if one.violations]
-    verdict = f"{sum(wrong)} invariants are broken in {len(wrong)} of {len(summaries)} runs."
-    _print_lines(shown, [verdict])
-    _print_lines(shown, replays)
+    for summary in summaries:
+        lines = [f"{summary.label}, seed {summary.seed}: {line}" for line in summary.waiting]
+        _print_lines(shown, lines[:_WAITING_SHOWN])
+    counts = [len(summary.violations) for summary in summaries if summary.violations]
+    verdict = f"{sum(counts)} violations of invariants in {len(counts)} of {len(summaries)} runs."
+    _print_lines(shown, [verdict, *replays])
     if output is not None:
-        (output / "report.json").write_text(json_of(summaries), encoding="utf-8")
-    if output is not None and find_spec("matplotlib") is None:
-        shown.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
-    elif output is not None:
-        page = html_of(summaries[-len(runs) :], runs, output)
-        (output / "report.html").write_text(page, encoding="utf-8")
+        _write_report(shown, summaries, runs, output)
     return CampaignReport(scenario, tuple(summaries), tuple(replays), output)
+
+
+def _write_report(
+    console: Console, summaries: Sequence[RunSummary], runs: Sequence[Run], output: Path
+) -> None:
+    (output / "report.json").write_text(json_of(summaries), encoding="utf-8")
+    if find_spec("matplotlib") is None:
+        console.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
+        return
+    page = html_of(summaries[-len(runs) :], runs, output)
+    (output / "report.html").write_text(page, encoding="utf-8")
 
 
 def _make_folder(path: Path) -> None:
@@ -117,20 +128,13 @@ def _make_folder(path: Path) -> None:
         raise ScenarioError(f"the folder {path} cannot be written: {error}") from error
 
 
-def _is_named(history: History, violations: Sequence[Violation]) -> bool:
-    """Whether a violation names this task, or its group."""
-    params = history.task.params
-    group = str(params["group_id"]) if isinstance(params, Mapping) else ""
-    return any(history.task.task_id == one.task_id or group in one.text for one in violations)
-
-
 def _chosen(scenario: Scenario, variant: str | None) -> list[tuple[str, Scenario]]:
     variants = scenario.variants()
-    found = [one for one in variants if variant in (None, one[0])]
-    if not found:
+    chosen = [each for each in variants if variant in (None, each[0])]
+    if not chosen:
         known = "; ".join(label for label, _ in variants)
         raise ScenarioError(f"Scenario {scenario.name} has no variant {variant!r}, only {known}.")
-    return found
+    return chosen
 
 
 def _print_lines(console: Console, lines: Sequence[str]) -> None:
@@ -140,20 +144,27 @@ def _print_lines(console: Console, lines: Sequence[str]) -> None:
 
 
 def _replay_text(command: str, run: Run, costs: Mapping[str, StageCost] | None) -> str:
-    """The one command that shows it again with the fewest faults, what is wrong, and a trace."""
-    broken = {one.invariant for one in run.violations}
+    """The command that replays a run with the fewest faults, the violations, and a trace."""
+    violated = {violation.invariant for violation in run.violations}
 
-    def breaks(faults: Sequence[TimedFault]) -> bool:
+    def still_violated(faults: Sequence[TimedFault]) -> bool:
         again = Campaign(run.scenario, run.seed, faults, costs).run()
-        return bool(broken & {one.invariant for one in again.violations})
+        return bool(violated & {violation.invariant for violation in again.violations})
 
-    fewest = shrink(run.faults, breaks, _SHRINK_TRIES_MAX).faults
+    fewest = shrink(run.faults, still_violated, _SHRINK_TRIES_MAX).faults
     trace = Trace()
     again = Campaign(run.scenario, run.seed, fewest, costs, trace).run()
-    about = trace.about(one for one in again.histories if _is_named(one, again.violations))
+    concerned = [each for each in again.histories if _is_named(each, again.violations)]
     faults = ",".join(map(str, fewest)) or "none"
     fitted = "" if costs is None else " --fit-from"
     lines = [f"Seed {run.seed}: {len(fewest)} of {len(run.faults)} faults are enough. Replay:"]
     lines += [f"{command}{fitted} --seed {run.seed} --faults {faults} --trace"]
-    lines += [f"  {one}" for one in list(again.violations)[:_VIOLATIONS_SHOWN]]
-    return "\n".join([*lines, *(f"  {line}" for line in about[:_TRACE_SHOWN])])
+    lines += [f"  {violation}" for violation in again.violations[:_VIOLATIONS_SHOWN]]
+    return "\n".join([*lines, *(f"  {line}" for line in trace.about(concerned)[:_TRACE_SHOWN])])
+
+
+def _is_named(history: History, violations: Sequence[Violation]) -> bool:
+    """Whether a violation names this task, or its group."""
+    names = group_of(history), str(history.task.task_id)
+    texts = [f"{violation.task_id} {violation.text}" for violation in violations]
+    return any(name in text for name in names for text in texts)

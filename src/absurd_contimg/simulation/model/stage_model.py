@@ -137,9 +137,11 @@ def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
     if not seconds:
         raise ValueError("nothing to fit: no stage has completed in these histories")
     costs = dict(DEFAULT_COSTS)
-    for stage, found in seconds.items():
+    for stage, durations in seconds.items():
         known = DEFAULT_COSTS.get(stage, UNLISTED)
-        costs[stage] = StageCost(statistics.median(found), known.output_bytes, known.memory_bytes)
+        costs[stage] = StageCost(
+            statistics.median(durations), known.output_bytes, known.memory_bytes
+        )
     return costs
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 
 from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.backends.memory.timeline import Operation
 from absurd_contimg.core.records import History
+from absurd_contimg.core.step_journal import START_PREFIX, StepRecord
 from absurd_contimg.simulation.model.effect_gateway import BEFORE, Effect, EffectPhase
 from absurd_contimg.simulation.runtime.loop import SimLoop
 
@@ -16,7 +18,7 @@ _ID = re.compile(r"[0-9a-f]{8}\b")
 
 
 class Trace:
-    """Hears of every effect, and of what is noted by hand; an `Observer` that never interferes.
+    """An `Observer` that only listens, and takes notes from others.
 
     Reads are left out, and so is a claim that is followed by the next claim of the same process:
     it found nothing.
@@ -28,31 +30,31 @@ class Trace:
         self._claims: dict[SimLoop, int] = {}
 
     def watch(self, database: MemoryDatabase) -> None:
-        """Take the arguments of calls from this database's own list, however long it grows."""
+        """Take the arguments of calls from this database's timeline, however long it grows."""
         self._database = database
 
     def note(self, seconds: float, text: str, process: str = "") -> None:
-        """One line."""
-        who = f"{process}: " if process else ""
-        self._lines.append((process, f"{seconds:12.3f} s  {who}{text}"))
+        """Add a line."""
+        source = f"{process}: " if process else ""
+        self._lines.append((process, f"{seconds:12.3f} s  {source}{text}"))
 
     def __call__(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
-        """See `Observer`."""
+        """Add a line for a committed effect."""
         if phase is BEFORE or not (effect.changes or effect.kind == "stage"):
             return
-        empty = self._claims.pop(process, None)
+        empty_claim = self._claims.pop(process, None)
         if effect.name == "claim_task":
-            if empty is not None:
-                self._lines[empty] = None
+            if empty_claim is not None:
+                self._lines[empty_claim] = None
             self._claims[process] = len(self._lines)
-        self.note(process.kernel.now, self._told(effect), process.name)
+        self.note(process.kernel.now, self._text(effect), process.name)
 
-    def _told(self, effect: Effect) -> str:
-        """An effect by its name, a call of the database with what it was given and answered."""
+    def _text(self, effect: Effect) -> str:
+        """An effect by its name, a call of the database with its arguments and its answer."""
         if effect.kind == "call" and self._database is not None and self._database.noted:
             last = Operation(*self._database.noted[-1])
             if last.procedure == effect.name:
-                return str(last).split("  ", 2)[2]
+                return str(last).split("  ", 2)[2] + _outcome_noted_by(last)
         return f"{effect.kind} {effect.name}"
 
     def text(self) -> list[str]:
@@ -60,7 +62,7 @@ class Trace:
         return [line[1] for line in self._lines if line is not None]
 
     def about(self, histories: Iterable[History]) -> list[str]:
-        """The lines about these tasks, and those noted by hand: faults, deaths, the operator.
+        """The lines about these tasks, and the notes: faults, deaths, the operator.
 
         A line of a process without any id is about the task of its line before. Operations on
         files are left out.
@@ -69,11 +71,28 @@ class Trace:
         for history in histories:
             names |= {str(history.task.task_id)[-8:]}
             names |= {str(run.run_id)[-8:] for run in history.runs}
-        found, mine = [], {"": True}
+        lines, concerned = [], {"": True}
         for process, line in filter(None, self._lines):
             ids = set(_ID.findall(line))
             if process and ids:
-                mine[process] = bool(ids & names)
-            if ": file " not in line and mine.get(process) and (process or not ids or ids & names):
-                found.append(line)
-        return found
+                concerned[process] = bool(ids & names)
+            about_them = concerned.get(process) and (process or not ids or ids & names)
+            if ": file " not in line and about_them:
+                lines.append(line)
+        return lines
+
+
+def _outcome_noted_by(operation: Operation) -> str:
+    """How a step ended, if a worker notes that in the step journal by this call."""
+    if operation.procedure != "set_task_checkpoint_state":
+        return ""
+    _queue, _task, name, state, *_ = map(str, operation.arguments)
+    if not name.startswith(START_PREFIX):
+        return ""
+    outcome = StepRecord.read(
+        name.removeprefix(START_PREFIX), {name: json.loads(state)}
+    ).last_outcome
+    if outcome is None:
+        return ""
+    until = "" if outcome.until is None else f", until {outcome.until:%Y-%m-%d %H:%M:%S}"
+    return f" [{outcome}{'' if outcome.path is None else f' {outcome.path}'}{until}]"

@@ -1,0 +1,161 @@
+"""The figures of one run of a campaign, from its histories and from what was injected."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+from absurd_contimg.core.records import History, Json
+from absurd_contimg.history.metrics import measure, percentile
+from absurd_contimg.history.summary import ended_at, summarize
+from absurd_contimg.simulation.campaign.campaign import Run
+from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
+from absurd_contimg.simulation.model.world import EPOCH
+
+_BACKLOG_POINTS = 200
+_CALM_GROUPS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """The figures of one run; times in seconds."""
+
+    label: str
+    seed: int
+    groups: int
+    rejected: int
+    completed: int
+    failed: int
+    unfinished: int
+    throughput_per_hour: float
+    latency_p50: float | None
+    """From spawn to completion; None where nothing has completed."""
+    latency_p95: float | None
+    latency_max: float | None
+    backlog_max: int
+    backlog_end: int
+    backlog_gone_after: float | None
+    """See `backlog_gone_after`."""
+    utilisation: float
+    """Share of all workers' time in which a stage ran."""
+    lost_share: float
+    """Share of stage time that ended without a product."""
+    recoveries: int
+    """Starts of stages that ended with their worker."""
+    failures: Mapping[str, int]
+    """Failed runs by kind."""
+    resource_waits: Mapping[str, int]
+    """Starts of stages that ended with a wait for a resource, by rule."""
+    waiting: tuple[str, ...]
+    """What each unfinished task waits for at the end, until when, and the advice."""
+    injected: Mapping[str, int]
+    """Faults by kind."""
+    effective: Mapping[str, int]
+    """Of these, the ones that hit work under way."""
+    violations: tuple[str, ...]
+    digest: str
+
+    def to_json(self) -> dict[str, Json]:
+        """All fields."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+        }
+
+
+def summarize_run(run: Run, label: str) -> RunSummary:
+    """The figures of a run."""
+    metrics, points = measure(run.histories), backlog(run)
+    latencies, states = metrics.latency_seconds, metrics.tasks_by_state
+    completed, failed = states.get("completed", 0), states.get("failed", 0)
+    seconds = run.scenario.days * DAY_SECONDS
+    completions = (each for each in run.histories if each.task.state == "completed")
+    in_time = sum(end <= seconds for end in _ends(completions))
+    worker_seconds = run.scenario.workers.count * run.ended_at_seconds
+    waits: dict[str, int] = {}
+    for history in run.histories:
+        for start in summarize(history).starts:
+            if start.outcome == "waiting" and start.noted is not None:
+                rule = str(start.noted.rule)
+                waits[rule] = waits.get(rule, 0) + 1
+    return RunSummary(
+        label=label,
+        seed=run.seed,
+        groups=len(run.histories),
+        rejected=run.groups_rejected,
+        completed=completed,
+        failed=failed,
+        unfinished=len(run.histories) - completed - failed,
+        throughput_per_hour=in_time / seconds * 3600.0,
+        latency_p50=percentile(latencies, 0.50) if latencies else None,
+        latency_p95=percentile(latencies, 0.95) if latencies else None,
+        latency_max=latencies[-1] if latencies else None,
+        backlog_max=max(count for _, count in points),
+        backlog_end=points[-1][1],
+        backlog_gone_after=backlog_gone_after(run),
+        utilisation=run.stage_seconds / worker_seconds,
+        lost_share=run.stage_seconds_lost / run.stage_seconds if run.stage_seconds else 0.0,
+        recoveries=metrics.lost_starts,
+        failures=dict(sorted(metrics.failures_by_kind.items())),
+        resource_waits=dict(sorted(waits.items())),
+        waiting=tuple(_waiting_lines(run.histories)),
+        injected=dict(run.fault_counts.injected),
+        effective=dict(run.fault_counts.effective),
+        violations=tuple(map(str, run.violations)),
+        digest=run.digest,
+    )
+
+
+def _waiting_lines(histories: Sequence[History]) -> Iterator[str]:
+    """What each task that has not ended waits for, with the advice of its failure rule."""
+    for history in histories:
+        task = summarize(history)
+        if task.waiting is not None:
+            advice = "" if task.waiting.advice is None else f": {task.waiting.advice}"
+            yield f"group {task.group} waits for {task.waiting}{advice}"
+
+
+def backlog(run: Run) -> list[tuple[float, int]]:
+    """How many groups were spawned and not ended, at evenly spaced times of the observing."""
+    spawned = sorted(_seconds(history.task.enqueue_at) for history in run.histories)
+    ended = sorted(_ends(run.histories))
+    end = run.scenario.days * DAY_SECONDS
+    points, arrived, gone = [], 0, 0
+    for number in range(_BACKLOG_POINTS + 1):
+        time = end * number / _BACKLOG_POINTS
+        while arrived < len(spawned) and spawned[arrived] <= time:
+            arrived += 1
+        while gone < len(ended) and ended[gone] <= time:
+            gone += 1
+        points.append((time, arrived - gone))
+    return points
+
+
+def backlog_gone_after(run: Run) -> float | None:
+    """Seconds from the end of the last planned outage or stop until at most two groups are left.
+
+    None without such an outage, and when the observing ends before.
+    """
+    faults = run.scenario.faults
+    planned = [at + lasts for at, lasts in (*faults.outages, *faults.processing_stops)]
+    if not planned:
+        return None
+    arrivals = [(_seconds(history.task.enqueue_at), 1) for history in run.histories]
+    departures = [(at, -1) for at in _ends(run.histories)]
+    groups, over = 0, max(planned)
+    for at, change in sorted(arrivals + departures):
+        groups += change
+        if over <= at <= run.scenario.days * DAY_SECONDS and groups <= _CALM_GROUPS:
+            return at - over
+    return None
+
+
+def _ends(histories: Iterator[History] | Sequence[History]) -> list[float]:
+    ends = map(ended_at, histories)
+    return [_seconds(end) for end in ends if end is not None]
+
+
+def _seconds(moment: datetime) -> float:
+    return (moment - EPOCH).total_seconds()
