@@ -1,4 +1,4 @@
-"""``contimg audit`` and ``contimg simulate --fit-from`` on a real database of finished work."""
+"""``contimg audit`` and ``contimg simulate --fit-from`` on a database of completed tasks."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONVERT_SECONDS = 0.2
 
 
 async def pipeline(params: Any, ctx: TaskContext) -> Any:
-    """Two stages that take a moment; the first start of the second fails in passing."""
+    """Two short stages; the first start of the second has a transient failure."""
 
     async def convert(_start: int) -> str:
         await asyncio.sleep(CONVERT_SECONDS)
@@ -42,8 +42,8 @@ async def pipeline(params: Any, ctx: TaskContext) -> Any:
 
 
 @pytest.fixture(scope="module")
-def worked(new_database: Callable[[], str]) -> str:
-    """The URL of a database on whose queue a production worker has done three tasks."""
+def completed(new_database: Callable[[], str]) -> str:
+    """The URL of a database in which a worker has completed three tasks."""
     database_url = new_database()
 
     async def work() -> None:
@@ -71,9 +71,9 @@ async def _histories(url: str) -> list[History]:
         return await backend.histories(QUEUE, [task.task_id for task in tasks])
 
 
-def test_simulation_takes_the_durations_of_a_real_history(worked: str, tmp_path: Path) -> None:
-    """Conversion is as fast as it was here; what never ran here keeps its default."""
-    costs = fit_costs(asyncio.run(_histories(worked)))
+def test_simulation_uses_the_durations_of_a_history(completed: str, tmp_path: Path) -> None:
+    """Conversion takes as long as in the history; other stages keep their defaults."""
+    costs = fit_costs(asyncio.run(_histories(completed)))
     assert CONVERT_SECONDS <= costs["convert"].seconds < 20 * CONVERT_SECONDS
     assert costs["flag"] == DEFAULT_COSTS["flag"]
     short = tmp_path / "short.toml"
@@ -83,7 +83,7 @@ def test_simulation_takes_the_durations_of_a_real_history(worked: str, tmp_path:
         out = tmp_path / f"out{len(fitted)}"
         shown = contimg(
             *(tmp_path, "simulate", str(short), "--seed", "1", "--output", str(out), *fitted),
-            ABSURD_DATABASE_URL=worked,
+            ABSURD_DATABASE_URL=completed,
         )
         assert shown.returncode == 0, shown.stderr
         (row,) = json.loads((out / "report.json").read_text())
@@ -92,7 +92,7 @@ def test_simulation_takes_the_durations_of_a_real_history(worked: str, tmp_path:
     assert medians[0] - medians[1] > 0.9 * saved
 
 
-PLANTED = {
+VIOLATIONS = {
     "attempts_are_counted_without_a_gap": "update {t} set attempts = attempts + 1 where {first}",
     "task_and_last_run_agree": "update {t} set state = 'pending' where {first}",
     "completed_task_has_saved_its_steps": "delete from {c} where checkpoint_name = 'image'",
@@ -100,18 +100,18 @@ PLANTED = {
 }
 
 
-def test_audit_names_what_is_wrong_in_a_real_database(worked: str, tmp_path: Path) -> None:
-    """And finds nothing before; the last test of this module, for it breaks the database."""
-    honest = contimg(tmp_path, "audit", ABSURD_DATABASE_URL=worked)
-    assert "3 tasks audited, 0 violations" in honest.stdout
-    with psycopg.connect(worked) as connection:
+def test_audit_names_the_violations_in_a_database(completed: str, tmp_path: Path) -> None:
+    """And none before. The last test of this module: it damages the database."""
+    before = contimg(tmp_path, "audit", ABSURD_DATABASE_URL=completed)
+    assert "3 tasks audited, 0 violations" in before.stdout
+    with psycopg.connect(completed) as connection:
         first = connection.execute(f'select min(task_id::text) from absurd."t_{QUEUE}"').fetchone()
         assert first is not None
         tables = {letter: f'absurd."{letter}_{QUEUE}"' for letter in "trc"}
-        for change in PLANTED.values():
+        for change in VIOLATIONS.values():
             connection.execute(change.format(**tables, first=f"task_id = '{first[0]}'"))
-    shown = contimg(tmp_path, "audit", ABSURD_DATABASE_URL=worked)
+    shown = contimg(tmp_path, "audit", ABSURD_DATABASE_URL=completed)
     assert shown.returncode == 1
-    found = re.findall(r"^(\w+): task ([0-9a-f-]+):", shown.stdout, re.MULTILINE)
-    assert {name for name, _ in found} >= PLANTED.keys()
-    assert {task for name, task in found if name == "failure_says_why"} == {first[0]}
+    violations = re.findall(r"^(\w+): task ([0-9a-f-]+):", shown.stdout, re.MULTILINE)
+    assert {name for name, _ in violations} >= VIOLATIONS.keys()
+    assert {task for name, task in violations if name == "failure_says_why"} == {first[0]}

@@ -1,4 +1,4 @@
-"""The command line: what a person sees when something is wrong, and when nothing is."""
+"""The command line as processes: error messages, exit codes, signals."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def contimg(root: Path, *arguments: str, **environment: str) -> subprocess.Compl
         ("not a url", ["BackendUnavailable", "ABSURD_DATABASE_URL"]),
     ],
 )
-def test_wrong_database_url_is_one_clear_message(
+def test_wrong_database_url_gives_one_message(
     tmp_path: Path, url: str, expected: list[str]
 ) -> None:
     shown = contimg(tmp_path, "status", ABSURD_DATABASE_URL=url)
@@ -75,17 +75,19 @@ def test_misspelt_variable_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--faults", "kill@99999"], "kill@99999 was not injected: that process has "),
         (["--faults", "kill"], "'kill' is no fault"),
         (["--first", "killl"], "'killl' is no kind of fault; there are kill, "),
     ],
 )
-def test_exploration_of_nothing_is_refused(tmp_path: Path, arguments: list[str], says: str) -> None:
+def test_wrong_faults_of_an_exploration_are_refused(
+    tmp_path: Path, arguments: list[str], message: str
+) -> None:
     shown = contimg(tmp_path, "explore", "--workflow", "handler", *arguments)
     assert shown.returncode == 1
-    assert says in shown.stderr
+    assert message in shown.stderr
     assert "Traceback" not in shown.stderr
 
 

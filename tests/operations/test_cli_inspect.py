@@ -1,4 +1,4 @@
-"""What an operator asks at night: who works, what has failed and why, its logs, and "again"."""
+"""Inspection and retry: workers, failures, logs, `contimg retry`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Contimg = Callable[..., Any]
 
 @pytest.fixture
 def contimg(tmp_path: Path, database_url: str) -> Contimg:
-    """Runs a command in folders of its own, on a database with the queue."""
+    """Run a command in temporary folders, on a database with the queue."""
 
     def run(*arguments: str) -> Any:
         folders = [
@@ -62,7 +62,7 @@ def on_queue(url: str, work: Callable[[PostgresBackend], Any]) -> Any:
 
 
 async def spawn_failed(backend: PostgresBackend, group: str, rule: str) -> None:
-    """A task of this group that has failed by this rule."""
+    """Spawn a task of this group and fail it by this rule."""
     await backend.spawn_task(QUEUE, "pipeline", {"group_id": group})
     (claimed,) = await backend.claim_task(QUEUE, "worker-1", 60)
     reason = {
@@ -75,7 +75,7 @@ async def spawn_failed(backend: PostgresBackend, group: str, rule: str) -> None:
     await backend.fail_run_permanently(QUEUE, claimed.run_id, reason)
 
 
-def test_status_for_programs_tells_leases_workers_and_failures(
+def test_status_as_json_has_leases_workers_and_failures(
     contimg: Contimg, tmp_path: Path, database_url: str
 ) -> None:
     async def prepare(backend: PostgresBackend) -> None:
@@ -106,8 +106,8 @@ def test_status_for_programs_tells_leases_workers_and_failures(
     assert history["runs"][0]["failure_reason"]["rule"] == "bad-input"
 
 
-def test_status_shows_what_a_failure_of_the_sdk_says(contimg: Contimg, database_url: str) -> None:
-    """It knows no kind, no rule and no step."""
+def test_status_shows_a_failure_by_the_sdk(contimg: Contimg, database_url: str) -> None:
+    """It has no kind, no rule and no step."""
 
     async def prepare(backend: PostgresBackend) -> None:
         await backend.spawn_task(QUEUE, "other", {"group_id": "G1"})
@@ -140,47 +140,45 @@ def test_status_and_history_count_the_missing_subbands(
     assert "completed, clean, 2 sub-bands missing" in contimg("history", "G1").stdout
 
 
-def test_misspelt_queue_is_answered_with_those_that_exist(contimg: Contimg) -> None:
+def test_misspelt_queue_is_refused_with_the_existing_ones(contimg: Contimg) -> None:
     refused = contimg("--queue", "dsa110-pipelin", "status")
     assert refused.exit_code == 1
-    said = str(refused.exception)
-    assert "'dsa110-pipelin'" in said
-    assert f"there are: {QUEUE}" in said
+    message = str(refused.exception)
+    assert "'dsa110-pipelin'" in message
+    assert f"there are: {QUEUE}" in message
 
 
-def test_dead_worker_is_not_alive(tmp_path: Path) -> None:
-    """Nor one that the janitor has swept; looking frees no lock and takes none."""
+def test_worker_without_its_lock_is_not_alive(tmp_path: Path) -> None:
+    """Nor is one that the janitor removed; the query changes no lock."""
     owner = ScratchOwner(tmp_path, "worker-1").acquire()
     assert living_owners(tmp_path) == ["worker-1"]
     assert living_owners(tmp_path) == ["worker-1"]
     assert owner._lock is not None
     os.close(owner._lock)  # as the kernel does when the process dies
     assert living_owners(tmp_path) == []
-    assert [one.owner for one in Janitor(tmp_path).sweep()] == ["worker-1"]
+    assert [swept.owner for swept in Janitor(tmp_path).sweep()] == ["worker-1"]
     assert living_owners(tmp_path) == []
 
 
-def test_all_failed_are_retried_but_not_the_quarantined(
-    contimg: Contimg, database_url: str
-) -> None:
+def test_retry_of_all_failed_leaves_out_the_quarantine(contimg: Contimg, database_url: str) -> None:
     async def prepare(backend: PostgresBackend) -> None:
         for group, rule in (("G1", "bad-input"), ("G2", "data-quality"), ("G3", "bad-setting")):
             await spawn_failed(backend, group, rule)
 
     on_queue(database_url, prepare)
-    one = contimg("retry", "--all-failed", "--rule", "bad-setting")
-    assert one.stdout.count("will run again") == 1, one.output
+    by_rule = contimg("retry", "--all-failed", "--rule", "bad-setting")
+    assert by_rule.stdout.count("will run again") == 1, by_rule.output
     assert contimg("retry", "--all-failed").stdout.count("will run again") == 1
     assert "quarantine list" in contimg("retry", "--all-failed").stdout
     states = {
-        one["group"]: one["state"]
-        for one in json.loads(contimg("status", "--json").stdout)["tasks"]
+        task["group"]: task["state"]
+        for task in json.loads(contimg("status", "--json").stdout)["tasks"]
     }
     assert states == {"G1": "pending", "G2": "failed", "G3": "pending"}
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         ((), "takes a task, or --all-failed"),
         (("G1", "--all-failed"), "takes a task, or --all-failed"),
@@ -188,29 +186,31 @@ def test_all_failed_are_retried_but_not_the_quarantined(
         (("--all-failed", "--rule", "bad-inputs"), "Did you mean bad-input?"),
     ],
 )
-def test_retry_says_how_it_is_meant(arguments: tuple[str, ...], says: str) -> None:
+def test_wrong_use_of_retry_is_explained(arguments: tuple[str, ...], message: str) -> None:
     refused = CliRunner().invoke(app, ["retry", *arguments])
     assert isinstance(refused.exception, SettingError)
-    assert says in str(refused.exception)
+    assert message in str(refused.exception)
 
 
-def test_group_that_has_since_succeeded_is_left_alone() -> None:
-    """Its first task failed; the one respawned has not."""
-    histories = [task("G1", "completed"), task("G1", "failed"), task("G2", "failed")]
+def test_group_whose_newest_task_completed_is_not_retried() -> None:
+    """Its first task failed; the respawned one has not."""
+    histories = [
+        *(history_of("G1", "completed"), history_of("G1", "failed"), history_of("G2", "failed"))
+    ]
     assert to_be_retried(histories) == [histories[2]]
 
 
-def task(group: str, state: Any) -> History:
-    """The history of a task of which only state, group and failure matter."""
+def history_of(group: str, state: Any) -> History:
+    """A history with only state, group and failure."""
     reason: Mapping[str, Any] | None = {"rule": "bad-input"} if state == "failed" else None
-    known: dict[str, Any] = dict.fromkeys(Task.__slots__)
-    known |= {"task_id": f"{group} {state}", "state": state, "params": {"group_id": group}}
+    columns: dict[str, Any] = dict.fromkeys(Task.__slots__)
+    columns |= {"task_id": f"{group} {state}", "state": state, "params": {"group_id": group}}
     run: dict[str, Any] = {**dict.fromkeys(Run.__slots__), "failure_reason": reason}
-    return History(QUEUE, Task(**known), (Run(**run),))
+    return History(QUEUE, Task(**columns), (Run(**run),))
 
 
 def test_logs_of_a_group_are_shown_without_the_database(tmp_path: Path) -> None:
-    """Those of the start that last wrote; what an empty file says is left out."""
+    """Those of the start that wrote last, without empty files."""
     folder = log_folder(tmp_path, "G1")
     folder.mkdir(parents=True)
     for number, (stage, start) in enumerate((("flag", "t-1"), ("image", "t-1"), ("image", "t-2"))):
@@ -228,10 +228,10 @@ def test_logs_of_a_group_are_shown_without_the_database(tmp_path: Path) -> None:
     assert str(folder) in str(logs("G1", "--stage", "convert").exception)
 
 
-def test_failure_table_for_programs_is_whole() -> None:
+def test_failure_table_as_json_is_complete() -> None:
     rules = json.loads(CliRunner().invoke(app, ["failures", "--json"]).stdout)
-    assert [one["rule"] for one in rules] == [*(r.id for r in CLASSIFIER.rules), "unrecognised"]
-    assert all(one["what_to_do"] and one["kind"] for one in rules)
+    assert [rule["rule"] for rule in rules] == [*(r.id for r in CLASSIFIER.rules), "unrecognised"]
+    assert all(rule["what_to_do"] and rule["kind"] for rule in rules)
 
 
 def test_earlier_name_of_respawn_is_refused_with_the_new_one() -> None:

@@ -1,4 +1,4 @@
-"""The disk guard on a real, small file system: no claims while it is full, and then again."""
+"""The disk guard on a real, small file system: no claims while it is full."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ QUEUE = "dsa110-pipeline"
 
 
 async def test_worker_claims_only_while_there_is_space(tmp_path: Path, small_disk: Path) -> None:
-    """The reason is noted where ``contimg status`` finds it, and goes away with its cause."""
+    """``contimg status`` finds the reason in the note, until its cause is removed."""
     backend = MemoryBackend(MemoryDatabase())
     await backend.create_queue(QUEUE)
     await backend.spawn_task(QUEUE, "task", None)
@@ -54,10 +54,10 @@ async def test_worker_claims_only_while_there_is_space(tmp_path: Path, small_dis
     assert worker_notes(tmp_path) == []
 
 
-async def test_scratch_of_the_dead_makes_room_before_a_worker_stops(
+async def test_scratch_of_dead_workers_is_removed_before_claims_stop(
     tmp_path: Path, small_disk: Path
 ) -> None:
-    """It goes as soon as space is short, without a restart; that of the living stays."""
+    """As soon as space is short, without a restart; live workers keep their files."""
     dead = ScratchOwner(small_disk, "worker-2").acquire()
     (dead.folder / "image.tmp").write_bytes(b"x" * 4_000_000)
     assert dead._lock is not None
@@ -72,7 +72,7 @@ async def test_scratch_of_the_dead_makes_room_before_a_worker_stops(
         assert (alive.folder / "image.tmp").exists()
 
 
-async def test_warning_comes_before_the_stop(tmp_path: Path, small_disk: Path) -> None:
+async def test_warning_comes_before_claims_stop(tmp_path: Path, small_disk: Path) -> None:
     guard = DiskGuard("worker-1", [small_disk], tmp_path, Watermarks(1.0, 0.001))
     assert await guard.ready_to_claim()
     (note,) = worker_notes(tmp_path)
@@ -87,7 +87,7 @@ async def test_warning_comes_before_the_stop(tmp_path: Path, small_disk: Path) -
     ("total_gb", "critical_gb", "warn_gb"), [(10, 0.2, 0.5), (250, 5, 12.5), (100_000, 20, 100)]
 )
 def test_default_marks_fit_the_disk(total_gb: int, critical_gb: float, warn_gb: float) -> None:
-    """The guide's on the telescope's disks; on a small disk a share, so that the demo runs."""
+    """The guide's marks on the telescope's disks, a share of a small disk."""
     marks = Watermarks()
     total = int(total_gb * 1e9)
     assert marks.critical_bytes(total) == pytest.approx(critical_gb * 1e9)

@@ -1,4 +1,4 @@
-"""The live display goes on while the database is away, and ends with the tasks."""
+"""The live display continues while the database is away, and ends with the tasks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUEUE = "dsa110-pipeline"
 
 
 class Away(MemoryBackend):
-    """A database that restarts while somebody looks; then the task has ended."""
+    """A database that restarts during the display; then the task has ended."""
 
     answers = 0
 

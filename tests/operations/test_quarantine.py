@@ -1,4 +1,4 @@
-"""Data that are not fit for use end in quarantine, with the reason, and come out of it again."""
+"""Groups with unusable data go into quarantine, with the reason, and can be released."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ GROUP = "2025-01-02T03:04:05"
 
 
 class Flag(PipelineStage):
-    """One stage is enough."""
+    """The only stage of the tasks here."""
 
     name = "flag"
     provides = frozenset({"flagged"})
     product_folder = None
 
     def execute(self, context: Any, workspace: Any) -> Any:
-        raise AssertionError("its runner stands in for it")
+        raise AssertionError("the runner replaces it")
 
 
 @dataclass
-class StandIn:
-    """A runner whose stage fails as told, then works."""
+class FailingRunner:
+    """A runner whose stage fails with each of `failures`, then completes."""
 
     config: PipelineConfig
     failures: list[Exception] = field(default_factory=list)
@@ -63,7 +63,7 @@ class StandIn:
         return StageResult(stage.name, {"flagged": True}, False, 0.0, None, log, log)
 
 
-class House:
+class Site:
     """A queue, a registry and a worker for one group."""
 
     def __init__(self, root: Path) -> None:
@@ -72,7 +72,7 @@ class House:
         self.registry = Registry(self.url)
         execution = ExecutionConfig(calibration_wait_seconds=0)
         config = PipelineConfig(paths=PathsConfig.below(root), execution=execution)
-        self.runner = StandIn(config)
+        self.runner = FailingRunner(config)
 
     async def open(self) -> None:
         await self.backend.create_queue(QUEUE)
@@ -95,92 +95,92 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    made = House(tmp_path)
-    await made.open()
-    yield made
-    made.registry.close()
+async def site(tmp_path: Path) -> AsyncIterator[Site]:
+    opened = Site(tmp_path)
+    await opened.open()
+    yield opened
+    opened.registry.close()
 
 
 async def test_refused_solutions_lead_to_another_calibration_and_not_to_quarantine(
-    house: House,
+    site: Site,
 ) -> None:
-    """The second start is told to leave its own calibrator alone, and the history shows it."""
-    house.runner.failures = [SolutionsRefusedError("only 4 antennas have solutions.")]
-    history = await house.work()
-    assert house.runner.fallbacks == [(), (OTHER_CALIBRATION,)]
+    """The second start uses another calibrator, which the history shows."""
+    site.runner.failures = [SolutionsRefusedError("only 4 antennas have solutions.")]
+    history = await site.work()
+    assert site.runner.fallbacks == [(), (OTHER_CALIBRATION,)]
     assert history.task.state == "completed"
-    assert [one.fallbacks for one in step_starts(history)] == house.runner.fallbacks
-    assert quarantined(house.registry) == []
+    assert [start.fallbacks for start in step_starts(history)] == site.runner.fallbacks
+    assert quarantined(site.registry) == []
 
 
-async def test_too_many_flags_of_ours_lead_to_gentler_ones_and_then_to_quarantine(
-    house: House,
+async def test_overflagging_is_repeated_with_gentler_flags(
+    site: Site,
 ) -> None:
-    house.runner.failures = [OverFlaggedError("85% is flagged.")]
-    assert (await house.work()).task.state == "completed"
-    assert house.runner.fallbacks == [(), (GENTLER_FLAGS,)]
+    site.runner.failures = [OverFlaggedError("85% is flagged.")]
+    assert (await site.work()).task.state == "completed"
+    assert site.runner.fallbacks == [(), (GENTLER_FLAGS,)]
 
 
-async def test_too_many_flags_that_are_not_ours_are_quarantined(house: House) -> None:
-    """After gentler flags too; the stage then says what the data are."""
-    house.runner.failures = [OverFlaggedError("85% is flagged."), DataQualityError("81% is.")]
-    assert (await house.work()).task.state == "failed"
-    (group,) = quarantined(house.registry)
+async def test_data_with_many_flags_are_quarantined(site: Site) -> None:
+    """The second start, with gentler flags, raises the quality error of the data."""
+    site.runner.failures = [OverFlaggedError("85% is flagged."), DataQualityError("81% is.")]
+    assert (await site.work()).task.state == "failed"
+    (group,) = quarantined(site.registry)
     assert group.reason == "81% is."
 
 
-async def test_refused_solutions_that_end_the_task_quarantine_it(house: House) -> None:
-    house.runner.failures = [SolutionsRefusedError("only 4 antennas.")] * 2
-    assert (await house.work()).task.state == "failed"
-    assert [group.group_id for group in quarantined(house.registry)] == [GROUP]
+async def test_refused_solutions_that_end_the_task_quarantine_it(site: Site) -> None:
+    site.runner.failures = [SolutionsRefusedError("only 4 antennas.")] * 2
+    assert (await site.work()).task.state == "failed"
+    assert [group.group_id for group in quarantined(site.registry)] == [GROUP]
 
 
-async def test_unfit_data_end_in_quarantine_and_are_released(house: House) -> None:
+async def test_unusable_data_are_quarantined_and_released(site: Site) -> None:
     """One attempt, the reason in the list; after the release it runs to its end."""
-    house.runner.failures = [DataQualityError("91.0% of the group is flagged.")]
-    history = await house.work()
+    site.runner.failures = [DataQualityError("91.0% of the group is flagged.")]
+    history = await site.work()
     assert (history.task.state, len(history.runs)) == ("failed", 1)
-    (group,) = quarantined(house.registry)
+    (group,) = quarantined(site.registry)
     assert (group.group_id, group.reason) == (GROUP, "91.0% of the group is flagged.")
-    shown = CliRunner().invoke(app, ["quarantine", "list"], env={"PIPELINE_PRODUCTS_DB": house.url})
-    assert GROUP in shown.output
-    assert "91.0%" in shown.output
+    listed = CliRunner().invoke(app, ["quarantine", "list"], env={"PIPELINE_PRODUCTS_DB": site.url})
+    assert GROUP in listed.output
+    assert "91.0%" in listed.output
 
-    await release(house.backend, house.registry, GROUP, history)
-    assert quarantined(house.registry) == []
-    assert (await house.work()).task.state == "completed"
-    assert house.registry.group(GROUP).status is GroupStatus.DONE
+    await release(site.backend, site.registry, GROUP, history)
+    assert quarantined(site.registry) == []
+    assert (await site.work()).task.state == "completed"
+    assert site.registry.group(GROUP).status is GroupStatus.DONE
 
 
-async def test_released_group_with_the_same_data_comes_back(house: House) -> None:
-    house.runner.failures = [DataQualityError("all flagged"), DataQualityError("still flagged")]
-    history = await house.work()
-    await release(house.backend, house.registry, GROUP, history)
-    await house.work()
-    (group,) = quarantined(house.registry)
+async def test_released_group_with_the_same_data_is_quarantined_again(site: Site) -> None:
+    site.runner.failures = [DataQualityError("all flagged"), DataQualityError("still flagged")]
+    history = await site.work()
+    await release(site.backend, site.registry, GROUP, history)
+    await site.work()
+    (group,) = quarantined(site.registry)
     assert group.reason == "still flagged"
 
 
-async def test_other_failures_are_no_quarantine(house: House) -> None:
-    """A damaged file is failed, with the reason; passing failures leave no mark at all."""
-    house.runner.failures = [ConnectionResetError("reset"), CorruptInputError("sub-band 7 is cut")]
-    history = await house.work()
+async def test_other_failures_are_not_quarantined(site: Site) -> None:
+    """A damaged file fails the group with the reason; a retried failure does not."""
+    site.runner.failures = [ConnectionResetError("reset"), CorruptInputError("sub-band 7 is cut")]
+    history = await site.work()
     assert len(history.runs) == 2
-    group = house.registry.group(GROUP)
+    group = site.registry.group(GROUP)
     assert (group.status, group.reason) == (GroupStatus.FAILED, "sub-band 7 is cut")
     with pytest.raises(SettingError, match="failed, not quarantined"):
-        await release(house.backend, house.registry, GROUP, history)
+        await release(site.backend, site.registry, GROUP, history)
 
 
-async def test_registry_that_is_away_does_not_stop_the_verdict(
-    house: House, monkeypatch: pytest.MonkeyPatch
+async def test_task_fails_although_the_registry_is_not_reachable(
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The task is the record; the group's status is only a view of it."""
-    house.runner.failures = [DataQualityError("all flagged")]
+    """The task has the failure; the status of the group only repeats it."""
+    site.runner.failures = [DataQualityError("all flagged")]
 
     def away(*_: object) -> None:
         raise ConnectionResetError("registry")
 
-    monkeypatch.setattr(house.registry, "set_group_status", away)
-    assert (await house.work()).task.state == "failed"
+    monkeypatch.setattr(site.registry, "set_group_status", away)
+    assert (await site.work()).task.state == "failed"

@@ -10,7 +10,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.settings import VARIABLES, known_settings, load_settings
 
 
-def test_environment_is_that_of_the_operations_guide() -> None:
+def test_variables_of_the_operations_guide_are_read() -> None:
     settings = load_settings(
         environment={
             "ABSURD_DATABASE_URL": "postgresql://u:p@h/dsa110_absurd",
@@ -73,7 +73,7 @@ def test_wrong_setting_is_refused_by_name(
         assert text in str(caught.value)
 
 
-def test_variables_of_the_old_system_may_stay_in_a_unit_file() -> None:
+def test_variables_of_the_previous_system_are_accepted() -> None:
     load_settings(environment={"ABSURD_ENABLED": "true", "PIPELINE_MAX_WORKERS": "4"})
 
 

@@ -1,4 +1,4 @@
-"""From files in the input folder to tasks: once for each group, again when asked."""
+"""From files in the input folder to tasks: one for each group, a new one with respawn."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def backend() -> MemoryBackend:
-    made = MemoryBackend(MemoryDatabase())
-    await made.create_queue(QUEUE)
-    return made
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    return backend
 
 
 async def test_group_has_one_task_however_often_it_is_spawned(
@@ -49,7 +49,7 @@ async def test_group_has_one_task_however_often_it_is_spawned(
     assert first.group.group_id == "2025-01-15T10:00:00"
 
 
-async def test_young_group_with_missing_subbands_is_left_alone(
+async def test_young_group_with_missing_subbands_is_not_spawned(
     settings: Settings, backend: MemoryBackend
 ) -> None:
     next(settings.pipeline.paths.input_dir.glob("*_sb07.hdf5")).unlink()
@@ -75,7 +75,7 @@ async def test_failed_group_can_be_respawned_without_its_bad_file(
     assert second.task is not None
     assert third.task is not None
     assert second.task.task_id != first.task.task_id
-    assert third.task.task_id == second.task.task_id  # it has not ended badly
+    assert third.task.task_id == second.task.task_id  # it has not failed
     history = await backend.history(QUEUE, second.task.task_id)
     assert history is not None
     assert str(bad) not in history.task.params["input_files"]  # type: ignore[index,call-overload]

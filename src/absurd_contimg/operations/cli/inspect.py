@@ -94,11 +94,11 @@ def history(
     async def read(backend: Backend) -> History:
         return await find_task(backend, settings, task)
 
-    found = with_backend(settings, read, create=False)
+    record = with_backend(settings, read, create=False)
     if as_json:
-        print_json({"waiting": find_wait_reason(found), **to_jsonable_python(found)})
+        print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
         return
-    for table in history_tables([found]):
+    for table in history_tables([record]):
         console.print(table)
 
 

@@ -23,7 +23,10 @@ STATE_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "canc
 
 def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableType:
     """One line for each task, then what to do; `now` is the database's time."""
-    table = Table("task", "group", "state", "attempts", "activity", "worker", box=None)
+    table = Table(box=None)
+    for heading in ("task", "group", "state", "attempts", "activity", "worker"):
+        # A long path is folded, so that it can be copied.
+        table.add_column(heading, no_wrap=heading in ("task", "group"), overflow="fold")
     for summary in summaries:
         colour = STATE_COLOURS.get(summary.state, "yellow")
         table.add_row(
