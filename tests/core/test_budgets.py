@@ -1,4 +1,4 @@
-"""Random failure plans on the emulator: each kind gets its budget and not one try more."""
+"""Random failure plans on the emulator: each kind of failure gets its budget and no try more."""
 
 from __future__ import annotations
 
@@ -60,23 +60,23 @@ class Plan:
 
     async def work(self, step: str) -> None:
         position = len(self.met[step])
-        what = self.plans[step][position] if position < len(self.plans[step]) else "success"
-        self.met[step].append(what)
-        if what == "interruption":
+        event = self.plans[step][position] if position < len(self.plans[step]) else "success"
+        self.met[step].append(event)
+        if event == "interruption":
             assert self.worker is not None
             self.worker.stop()
             await asyncio.Event().wait()
-        if what in FAILURES:
-            raise FAILURES[what]
+        if event in FAILURES:
+            raise FAILURES[event]
 
 
 def expected(plan: Sequence[str]) -> tuple[list[str], bool]:
-    """What one step meets by the rules of the house, and whether it ends well: an oracle."""
+    """What one step meets by the retry policy, and whether it succeeds: the oracle."""
     counts = dict.fromkeys(FAILURES, 0)
-    for number, what in enumerate(plan, 1):
-        if what not in FAILURES:
+    for number, failure in enumerate(plan, 1):
+        if failure not in FAILURES:
             continue
-        counts[what] += 1
+        counts[failure] += 1
         waits = counts["disk"] + counts["memory"]
         over = {
             "transient": counts["transient"] >= POLICY.transient_attempts,
@@ -85,7 +85,7 @@ def expected(plan: Sequence[str]) -> tuple[list[str], bool]:
             "disk": waits > POLICY.resource_waits_max,
             "memory": waits > POLICY.resource_waits_max or counts["memory"] > 3,
         }
-        if over[what]:
+        if over[failure]:
             return list(plan[:number]), False
     return [*plan, "success"], True
 
@@ -135,7 +135,7 @@ async def story(backend: Backend, handler: Any, **more: Any) -> History:
 
 
 async def test_operators_retry_has_a_full_budget(backend: Backend) -> None:
-    """What failed before the operator said "again" no longer counts."""
+    """Failures before the operator's retry no longer count."""
     ran: list[int] = []
 
     async def handler(params: Any, ctx: TaskContext) -> None:
@@ -159,10 +159,10 @@ async def test_operators_retry_has_a_full_budget(backend: Backend) -> None:
         (None, 2, "unknown"),
     ],
 )
-async def test_users_hook_has_the_first_word(
+async def test_users_hook_decides_before_the_table(
     backend: Backend, answer: Any, tries: int, kind: str
 ) -> None:
-    """Yes, no, a delay, or nothing; and even yes is bounded."""
+    """True, False, a delay, or None; True keeps to the budget too."""
     seen: list[Evidence] = []
 
     def hook(evidence: Evidence) -> Any:
@@ -196,8 +196,8 @@ async def test_delay_of_the_hook_is_kept(backend: Backend) -> None:
     assert timedelta(seconds=3590) < waits <= timedelta(seconds=3600)
 
 
-async def test_parking_outside_a_tracked_step_is_bounded(backend: Backend) -> None:
-    """A handler written for the SDK has no tracked steps; it must not wait for ever."""
+async def test_waits_outside_a_tracked_step_are_bounded(backend: Backend) -> None:
+    """A handler written for the SDK has no tracked steps, and must not wait for ever."""
     tries = 0
 
     async def handler(params: Any, ctx: TaskContext) -> None:
@@ -252,7 +252,7 @@ CHANGES = [
 async def test_changed_steps_are_reported(
     backend: Backend, first: Sequence[str], later: Sequence[str], says: str
 ) -> None:
-    """Renamed, reordered, removed or inserted: the task goes on, and its history tells."""
+    """Renamed, reordered, removed or inserted: the task goes on, and its history says so."""
     history = await story(backend, changing(first, later))
     assert history.task.state == "completed"
     states = {one.checkpoint_name: one.state for one in history.checkpoints}
@@ -263,7 +263,7 @@ async def test_changed_steps_are_reported(
 async def test_changed_steps_can_fail_the_task(
     backend: Backend, first: Sequence[str], later: Sequence[str], says: str
 ) -> None:
-    """Before a value of another step is handed out."""
+    """Before the handler gets the value of another step."""
     history = await story(backend, changing(first, later), strict_steps=True)
     assert history.task.state == "failed"
     assert history.runs[-1].failure_reason["rule"] == "steps-changed"  # type: ignore[index,call-overload]

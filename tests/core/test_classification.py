@@ -1,4 +1,4 @@
-"""The failure table as a whole: every failure gets a verdict, and wrapping changes none."""
+"""The failure table as a whole: every failure gets a verdict, and wrapping does not change it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ leaves = st.one_of(
 
 
 def wrap(inner: Exception, how: str, outer: type[Exception]) -> Exception:
-    """The inner error as user code would hide it in another, or as another process tells it."""
+    """The inner error as user code wraps it, or as another process reports it."""
     if how == "child":
         return from_the_child(inner)
     try:
@@ -92,7 +92,7 @@ wrappings = st.lists(
 def test_verdict_does_not_depend_on_the_wrapping(
     leaf: Exception, wrappings: list[tuple[str, type[Exception]]]
 ) -> None:
-    """However deep and in whatever way an error is hidden in unlisted ones, or told in a report."""
+    """However deep an error is wrapped in unlisted ones, and in the report of a process."""
     plain = CLASSIFIER.classify(Evidence.of(leaf))
     error = leaf
     for how, outer in wrappings:
@@ -130,7 +130,7 @@ def test_verdict_is_the_same_from_a_pool_of_processes(leaf: Exception) -> None:
     )
 )
 def test_classification_is_total_and_evidence_survives_its_json(evidence: Evidence) -> None:
-    """Any evidence at all gets a kind, a rule and an advice; as JSON it gets the same."""
+    """Any evidence gets a kind, a rule and an advice, and the same ones after a round trip."""
     verdict = CLASSIFIER.classify(evidence)
     assert verdict.kind in FailureKind
     assert verdict.advice
@@ -156,7 +156,7 @@ def test_innermost_errno_that_has_a_rule_decides(codes: list[int]) -> None:
 
 @given(st.integers(1, 6), st.data())
 def test_nearest_class_that_has_a_rule_decides(depth: int, data: st.DataObject) -> None:
-    """Of a line of subclasses, some with rules, in a table of any order, hidden or not."""
+    """In any line of subclasses, with rules for some, in any order of the table."""
     line: list[type[Exception]] = [Exception]
     for number in range(depth):
         line.append(type(f"Class{number}", (line[-1],), {}))
@@ -195,8 +195,8 @@ def test_subclass_counts_before_its_class(order: list[str]) -> None:
         (TimeoutError("slow"), FailureKind.TRANSIENT),
     ],
 )
-def test_os_errors_that_the_old_classifier_retried_alike(error: OSError, kind: FailureKind) -> None:
-    """They are all `OSError`; what they deserve is in their errno."""
+def test_os_errors_are_told_apart_by_their_errno(error: OSError, kind: FailureKind) -> None:
+    """They are all `OSError`: the errno decides."""
     assert CLASSIFIER.classify(Evidence.of(error)).kind is kind
 
 
@@ -220,7 +220,7 @@ def test_import_that_found_no_memory_is_no_wrong_value() -> None:
 
 
 def test_full_disk_in_casas_log_counts_before_the_check_that_noticed() -> None:
-    """Conflicting evidence: exportfits said nothing, the check found a cut file, the log knows."""
+    """Conflicting evidence: the stage's check finds a truncated file, the log names the reason."""
     cut = ExceptionEvidence.of(errors.OutputError("image.fits is truncated"))
     said = "BlockIO::write: Error writing record"
     assert CLASSIFIER.classify(Evidence((cut,))).kind is FailureKind.TRANSIENT
@@ -309,9 +309,39 @@ def test_messages_as_observed(name: str, message: str, rule_id: str) -> None:
     ],
 )
 def test_ends_of_a_process(number: signal.Signals, said: str, rule_id: str) -> None:
-    """A signal alone says little; together with what was printed it says enough."""
+    """A signal alone is ambiguous; with the printed message it is not."""
     evidence = Evidence(signal=int(number), log_messages=(said,))
     assert CLASSIFIER.classify(evidence).rule_id == rule_id
+
+
+def test_verdict_names_the_path_of_the_evidence_that_decides() -> None:
+    """Of the error that a rule matches, else the full disk found beside the failed process."""
+    missing = FileNotFoundError(errno.ENOENT, "no such file", "/cache/sky.csv")
+    full = OSError(errno.ENOSPC, "full", "/scratch/a.ms", None, "/data/a.ms")
+    full.__context__ = missing
+    wrapped = RuntimeError("the stage failed")
+    wrapped.__cause__ = full
+    assert CLASSIFIER.classify(Evidence.of(wrapped)).path == "/data/a.ms"
+    assert CLASSIFIER.classify(Evidence.of(missing)).path == "/cache/sky.csv"
+    logged = ("No space left on device",)
+    aborted = Evidence(signal=int(signal.SIGABRT), log_messages=logged, path="/scratch")
+    assert CLASSIFIER.classify(aborted).path == "/scratch"
+    assert CLASSIFIER.classify(Evidence.of(OSError(errno.ENOSPC, "full", 7))).path is None
+
+
+def test_evidence_of_an_earlier_version_is_read() -> None:
+    """It has no path, and calls the log messages CASA's."""
+    error = {"type_names": ["builtins.OSError"], "message": "full", "errno": 28}
+    saved = {
+        "exceptions": [error],
+        "exit_code": 1,
+        "signal": None,
+        "casa_messages": ["Error writing record"],
+        "traceback": None,
+    }
+    evidence = Evidence.from_json(saved)
+    assert evidence.log_messages == ("Error writing record",)
+    assert evidence.exceptions == (ExceptionEvidence(("builtins.OSError",), "full", 28),)
 
 
 def test_every_rule_says_what_to_do_and_where_it_was_seen() -> None:
@@ -323,7 +353,7 @@ def test_every_rule_says_what_to_do_and_where_it_was_seen() -> None:
 
 
 def test_document_is_the_table() -> None:
-    """``docs/failures.md`` is written from the code; write it anew when this fails."""
+    """``docs/failures.md`` is written from the code; regenerate it when this fails."""
     written = DOCUMENT.read_text(encoding="utf-8")
     expected = failure_table(CLASSIFIER.rules, RetryPolicy())
     assert written == expected, "contimg failures --markdown > docs/failures.md"

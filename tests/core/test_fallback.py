@@ -1,4 +1,4 @@
-"""A fallback: the next start of a step is made differently, once, and the history says so."""
+"""Fallbacks: the next start of a step differs, once, and the history says so."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class TooFaint(Exception):
 
 
 class TooBig(Exception):
-    """The same of a resource."""
+    """The same for a resource."""
 
 
 class Slow(Exception):
-    """The same of a transient failure."""
+    """The same for a transient failure."""
 
 
 def rule(error: type[Exception], kind: FailureKind, fallback: str) -> FailureRule:
@@ -111,7 +111,7 @@ async def test_fallback_is_used_once(backend: Backend) -> None:
 
 
 async def test_operators_retry_begins_without_fallbacks(backend: Backend) -> None:
-    """Somebody has changed something: the first way of working deserves its chance again."""
+    """The operator has changed something: the first way of working is tried again."""
     step = Step(TooFaint, TooFaint)
     history = await story(backend, step)
     await backend.retry_task(QUEUE, history.task.task_id)

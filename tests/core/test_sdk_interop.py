@@ -131,7 +131,7 @@ def checkpoints(history: History) -> dict[str, Any]:
 
 
 def test_absurdctl_shows_our_tasks(database_url: str, tmp_path: Path) -> None:
-    """The operators' own tool reads what our worker wrote, failure and all."""
+    """Absurd's own tool shows what our worker wrote, failures included."""
 
     async def handler(params: Any, ctx: Any) -> None:
         async def convert(start: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Whatever a handler raises, its task gets an end: no error is too strange to be recorded."""
+"""Whatever a handler raises is recorded, and its task ends."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ QUEUE = "dsa110-pipeline"
 
 
 class Speechless(Exception):
-    """An error whose text cannot be had."""
+    """An error whose ``str()`` fails."""
 
     def __str__(self) -> str:
         raise ZeroDivisionError("a bug in the error")
@@ -42,7 +42,7 @@ class Loose(Exception):
 
 
 def chain(length: int) -> Exception:
-    """A chain of causes as a retry loop makes it that keeps the last error."""
+    """A long chain of causes, as from a retry loop that keeps the last error."""
     error = OSError(errno.ENOENT, "gone")
     for number in range(length):
         outer = RuntimeError(f"try {number}")
@@ -95,8 +95,8 @@ ODD: dict[str, tuple[Callable[[], BaseException], str]] = {
 
 
 @pytest.mark.parametrize("name", ODD)
-async def test_odd_error_is_settled_like_any_other(backend: Backend, name: str) -> None:
-    """Recorded and judged; were it not, the lease would end and the same happen for ever."""
+async def test_unusual_exception_is_recorded_like_any_other(backend: Backend, name: str) -> None:
+    """Otherwise the lease would expire, and the same would happen for ever."""
     make, rule = ODD[name]
     history = await story(backend, raises(make))
     assert history.task.state == "failed"
@@ -123,7 +123,7 @@ async def test_suspend_in_a_task_group_is_no_failure(backend: Backend) -> None:
     assert (history.task.completed_payload, len(history.runs)) == ("awake", 1)
 
 
-async def test_stop_in_a_task_group_hands_the_run_back(backend: Backend) -> None:
+async def test_stop_in_a_task_group_releases_the_run(backend: Backend) -> None:
     """At the start of a tracked step, where the worker is about to stop."""
     workers: list[Worker] = []
 
@@ -151,8 +151,8 @@ json_and_worse = st.recursive(
 
 
 @given(json_and_worse)
-def test_whatever_is_storable_is_taken_by_jsonb(value: object) -> None:
-    """By the emulator's jsonb, which is held to Postgres' own."""
+def test_jsonb_takes_every_sanitized_value(value: object) -> None:
+    """With the emulator's jsonb, which is compared with Postgres'."""
     jsonb.dumps(sanitized(value))
 
 
@@ -164,7 +164,7 @@ plain_json = st.recursive(
 
 
 @given(plain_json)
-def test_what_is_storable_already_stays_as_it_is(value: object) -> None:
+def test_sanitizing_keeps_what_jsonb_takes(value: object) -> None:
     assert sanitized(value) == value
 
 

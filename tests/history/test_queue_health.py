@@ -1,4 +1,4 @@
-"""Stuck tasks and stuck queues are found and named, and a worker outlives them."""
+"""Stuck tasks and blocked queues are named, and a worker survives them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def until(backend: Backend, task_id: UUID, state: str) -> None:
 async def test_worker_outlives_a_queue_that_refuses_claims(
     backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What it holds goes on beyond its first lease; the task to cancel is named; then all runs."""
+    """Its run goes on beyond its first lease, the log names the task to cancel, then all run."""
     refused = asyncio.Event()
 
     async def handler(params: Any, ctx: TaskContext) -> str:
@@ -77,7 +77,7 @@ async def test_worker_outlives_a_queue_that_refuses_claims(
         await running
 
 
-async def test_worker_that_shall_end_when_idle_says_that_it_cannot_know(
+async def test_worker_until_idle_raises_the_refusal(
     backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
     await backend.spawn_task(QUEUE, "task", None, BROKEN)
@@ -93,7 +93,7 @@ RULES: list[Any] = [
 
 
 async def test_rules_that_absurd_cannot_read_are_known(backend: Backend) -> None:
-    """A claim is refused exactly where we say so."""
+    """A claim is refused exactly where `malformed` names a problem."""
     for number, value in enumerate(RULES):
         for name in ("max_delay", "max_duration"):
             queue = f"q{number}{name[4:6]}"
@@ -116,7 +116,7 @@ async def test_rules_that_absurd_cannot_read_are_known(backend: Backend) -> None
                 assert await find_problems(backend, queue) == []
 
 
-async def test_claimable_leased_and_waiting_tasks_are_no_trouble(backend: Backend) -> None:
+async def test_claimable_leased_and_waiting_tasks_are_no_problem(backend: Backend) -> None:
     """Pending, running, asleep until a time, waiting for an event with a deadline, ended."""
     asleep, waits, leased = [await backend.spawn_task(QUEUE, "task", n) for n in range(3)]
     for claimed in await backend.claim_task(QUEUE, "worker-1", 60, 3):
