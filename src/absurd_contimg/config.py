@@ -1,9 +1,10 @@
-"""`PipelineConfig`: every number the stages use, as a named default with its unit and source.
+"""The configuration: every number that stages use, as a default with its unit and source.
 
 Values come from outside (files, environment, command line), so this is pydantic: an unknown
-setting or a value out of bounds is refused with its name. Sources: "guide" is the operations
-guide and code of the telescope's own pipeline, "measured" is what was found with this package
-on synthetic data. Where the telescope's sources disagree, the docstring says what was chosen.
+setting or a value out of bounds is refused by name. Sources: "guide" means the operations guide
+and the code of the telescope's own pipeline (docs/telescope.md), "measured" means measured with
+this package on synthetic data. Where the telescope's sources disagree, the docstring says which
+value was chosen.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from absurd_contimg.core.records import Json
 
 
 class _Section(BaseModel):
-    """A group of settings: immutable, and an unknown name is an error."""
+    """A section of settings: immutable, and an unknown name is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PathsConfig(_Section):
-    """The folders the pipeline may use. It writes nowhere else.
+    """The folders that the pipeline uses. It writes nowhere else.
 
-    Scratch must lie on the file system of the output folder, because a product is handed over
-    by renaming it.
+    Scratch must lie on the file system of the output folder, because a product is renamed from
+    one to the other.
     """
 
     input_dir: Path
@@ -39,7 +40,7 @@ class PathsConfig(_Section):
 
     @classmethod
     def below(cls, root: Path) -> Self:
-        """All four folders inside one, as the demo and the tests use them."""
+        """All four folders inside one, for the demo and the tests."""
         root = root.absolute()
         return cls(
             input_dir=root / "incoming",
@@ -50,41 +51,41 @@ class PathsConfig(_Section):
 
 
 class ExecutionConfig(_Section):
-    """How stages are run."""
+    """How stages run."""
 
     deadline_seconds: float = Field(3600.0, gt=0)
-    """A stage's child process is killed after this long (conversion and tasks: 3600 s)."""
+    """A stage process is killed after this time (guide: 3600 s for conversion and tasks)."""
     threads: int = Field(2, ge=1)
-    """OMP_NUM_THREADS of a stage's child process."""
+    """OMP_NUM_THREADS of a stage process."""
     calibration_wait_seconds: int = Field(86_400, ge=0)
     """How long a group waits for another group's calibration: a calibrator transits once a day."""
 
 
 class SiteConfig(_Section):
-    """Where the array stands: what a file's header is compared with."""
+    """The position of the array, with which a file's header is compared."""
 
     latitude_deg: float = Field(37.2314, ge=-90, le=90)
     longitude_deg: float = Field(-118.2817, ge=-180, le=180)
     """East of Greenwich."""
     altitude_m: float = 1222.0
     tolerance_deg: float = Field(0.1, gt=0)
-    """A place further away is another place: 11 km, four times the array."""
+    """A file with a position further away is refused: 11 km, four times the array."""
     altitude_tolerance_m: float = Field(200.0, gt=0)
 
 
 class BeamConfig(_Section):
-    """The primary beam: an Airy pattern that looks along the meridian."""
+    """The primary beam: an Airy pattern that points along the meridian."""
 
     dish_diameter_m: float = Field(4.65, gt=0)
     """Measured diameter. 4.7 and 4.5 also appear in older code; 4.65 is in the headers."""
     cutoff: float = Field(0.2, gt=0, lt=1)
     """Images are blank where the mean beam is below this (guide: pblimit 0.2)."""
     n_frequencies: int = Field(8, ge=1)
-    """Over how many frequencies the mean beam of an image is averaged."""
+    """The mean beam of an image is averaged over this many frequencies."""
 
 
 class CatalogConfig(_Section):
-    """Which part of the sky catalogue belongs to a declination strip."""
+    """The part of the sky catalogue that belongs to a declination strip."""
 
     strip_half_width_deg: float = Field(6.0, gt=0)
     """Sources within this of the strip's declination are kept (guide: 6 deg)."""
@@ -97,55 +98,55 @@ class ConversionConfig(_Section):
     subbands_min: int = Field(12, ge=1)
     """With fewer the group is refused; missing ones get flagged placeholders (guide: 12)."""
     averaging_max: int = Field(4, ge=1)
-    """Channels averaged into one, at most; a divisor of the channels per sub-band is taken."""
+    """Channels averaged into one, at most; the number divides the channels of a sub-band."""
     averaged_width_max_hz: float = Field(1.0e6, gt=0)
-    """Averaging never makes channels wider than this: 4 x 244.14 kHz fit, coarser data stay."""
+    """Averaging makes no channel wider than this: 4 x 244.14 kHz fit, coarser data stay."""
     baseline_max_m: float = Field(3210.0, gt=0)
     """A longer baseline means wrong antenna positions (guide: 3210 m)."""
 
 
 class FlaggingConfig(_Section):
-    """What is flagged before calibration."""
+    """Flags before calibration."""
 
     tfcrop: bool = True
     """Time-frequency outliers (guide: 4 sigma in both axes)."""
     tfcrop_cutoff_sigma: float = Field(4.0, gt=0)
     amplitude_max_jy: float | None = Field(None, gt=0)
-    """Anything brighter is flagged. The guide's 0.5 is in raw correlator units: off by default."""
+    """Data above this are flagged. The guide's 0.5 is in raw correlator units: off by default."""
     dead_antenna_fraction: float = Field(0.95, gt=0, le=1)
     """An antenna with more than this flagged is flagged entirely (guide: 0.95)."""
     flagged_fraction_max: float = Field(0.8, gt=0, le=1)
-    """Data with more flagged than this are not worth calibrating."""
+    """Data with more flagged than this are refused."""
 
 
 class CalibrationConfig(_Section):
-    """Choice of calibrator, model, solutions and what makes them good enough."""
+    """Choice of calibrator, model, solutions and their limits."""
 
     calibrator_flux_min_jy: float = Field(0.3, gt=0)
-    """Weaker ones give too noisy channels with 28 antennas (measured; the guide says 0.1)."""
+    """Fainter calibrators give too noisy channels with 28 antennas (measured; guide: 0.1)."""
     beam_response_min: float = Field(0.3, gt=0, lt=1)
     """Smallest mean beam at the calibrator (guide: 0.3)."""
     search_radius_deg: float = Field(1.0, gt=0)
-    """Declination offset within which a calibrator is looked for (guide: 1 deg)."""
+    """Largest declination offset of a calibrator (guide: 1 deg)."""
     model_radius_deg: float = Field(3.5, gt=0)
-    """Catalogue sources within this of the group's centre enter the model."""
+    """The model has the catalogue sources within this distance of the group's centre."""
     model_flux_min_jy: float = Field(0.005, ge=0)
-    """Sources whose flux times mean beam is below this are left out of the model."""
+    """The model has no source whose flux times mean beam is below this."""
     reference_antennas: tuple[str, ...] = tuple(
         f"DSA{n:03d}" for n in (103, *range(104, 109), *range(109, 114), *range(114, 117), 117)
     )
-    """Tried in this order, by name; after them whichever antenna has the most good data."""
+    """Tried in this order, by name; after them the antenna with the most unflagged data."""
     reference_flagged_max: float = Field(0.5, gt=0, le=1)
-    """An antenna with more flagged than this does not serve as reference."""
+    """An antenna with more flagged than this is no reference."""
     prebandpass_interval: str = "60s"
     """Phase-only solutions before the bandpass, so that phase drifts do not decorrelate it."""
     bandpass_interval: str = "inf"
     gain_interval: str = "inf"
     minsnr: float = Field(3.0, gt=0)
-    """Guide: 3 to 5. At 5 weak channels drop out at random and bias the mean (measured)."""
+    """Guide: 3 to 5. At 5 weak channels are lost at random, which biases the mean (measured)."""
     minblperant: int = Field(4, ge=2)
     antennas_min: int = Field(10, ge=4)
-    """Antennas with solutions, at least (guide: 10)."""
+    """Smallest number of antennas with solutions (guide: 10)."""
     flagged_fraction_max: float = Field(0.25, gt=0, le=1)
     """Flagged fraction of the solutions above which the set is refused (guide: 0.25)."""
     amplitude_scatter_max: float = Field(0.10, gt=0)
@@ -156,11 +157,11 @@ class CalibrationConfig(_Section):
     phase_scatter_max_deg: float = Field(8.0, gt=0)
     """The same of the phase."""
     valid_before_hours: float = Field(12.0, ge=0)
-    """A set serves data from this long before its observation. Sources name 0.5 to 24 h;
-    12 h each side covers the day between two transits of a calibrator."""
+    """A set is valid from this time before its observation. Sources name 0.5 to 24 h; 12 h on each
+    side cover the day between two transits of a calibrator."""
     valid_after_hours: float = Field(12.0, ge=0)
     reach_hours: float = Field(12.0, ge=0)
-    """Outside every window, a set this near in time is still used (guide: 12 h)."""
+    """Without a valid set, one this near in time is used (guide: 12 h)."""
     warn_hours: float = Field(6.0, ge=0)
     """Solutions further away in time carry a warning (guide: 6 h)."""
     declination_tolerance_deg: float = Field(5.0, gt=0)
@@ -169,7 +170,7 @@ class CalibrationConfig(_Section):
 
     @property
     def of_solutions(self) -> Mapping[str, Json]:
-        """The settings that shape solutions; the others say only which set is chosen."""
+        """The settings that shape solutions, without those that only select a set."""
         chosen_by = {"reach_hours", "warn_hours", "declination_tolerance_deg"}
         return self.model_dump(mode="json", exclude=chosen_by)
 
@@ -182,7 +183,7 @@ class ApplyConfig(_Section):
     """Channels for imaging are no wider than this. The peak of a source 1 deg out loses 1.3 %
     with a beam of 43 arcsec, which the image stage corrects."""
     flagged_fraction_max: float = Field(0.8, gt=0, le=1)
-    """More than this flagged afterwards means that the solutions do not fit the data."""
+    """With more flagged after the solutions are applied, they do not fit the data."""
 
 
 class ImagingConfig(_Section):
@@ -202,16 +203,16 @@ class ImagingConfig(_Section):
     """Major cycles at most."""
     loop_gain: float = Field(0.1, gt=0, lt=1)
     threshold_sigma: float = Field(4.0, gt=0)
-    """Cleaning stops at this many times the residual's noise."""
+    """Cleaning stops at this multiple of the residual's noise."""
     correct_smearing: bool = True
-    """Count the peak's loss to bandwidth smearing into the response that images are divided by."""
+    """Divide images also by the loss of peaks to bandwidth smearing."""
     correct_scale: bool = True
     """Correct the pixel scale for annual aberration and for the frequency frame in which CASA
     grids: 1e-4 each at most, which is 0.4 arcsec at 1 deg."""
 
 
 class ValidationConfig(_Section):
-    """What makes an image good enough. A failed gate means degraded, not an error."""
+    """Quality gates of an image. A failed gate means degraded, not an error."""
 
     snr_min: float = Field(10.0, gt=0)
     """Catalogue sources whose apparent flux is this many times the noise are compared."""
@@ -287,11 +288,11 @@ class PipelineConfig(_Section):
         )
 
     def digest(self) -> str:
-        """Twelve hex digits that change with any setting but the folders."""
+        """Twelve hex digits of all settings but the folders."""
         text = json.dumps(self.model_dump(mode="json", exclude={"paths"}), sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     def reference(self) -> dict[str, Json]:
-        """What a checkpoint holds in place of the configuration: the folders and the digest."""
+        """The folders and the digest: what a checkpoint has instead of the configuration."""
         paths: dict[str, Json] = {k: str(v) for k, v in self.paths.model_dump().items()}
         return {"digest": self.digest(), "paths": paths}

@@ -1,8 +1,8 @@
-"""Where settings come from: environment, a TOML file, the command line; later ones win.
+"""Settings from environment variables, a TOML file and the command line; the last one counts.
 
-The environment variables are those of the operations guide. One with our prefix that nobody
-knows is refused with its nearest name: a misspelt variable that is silently ignored is how the
-old system ran for months with settings it never read.
+The environment variables are those of the operations guide. An unknown one with a prefix of the
+pipeline is refused, with its nearest name, because the previous system ignored misspelt variables
+and ran for months without settings that its operators had made.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _NOT_OURS = frozenset(
         *("PIPELINE_MAX_WORKERS", "PIPELINE_STAGE_TO_TMPFS", "PIPELINE_TELESCOPE_NAME"),
     }
 )
-"""Variables of the old system's units that mean nothing here; they may stay in a unit file."""
+"""Variables of the previous system without a meaning here; they may stay in a unit file."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Variable:
-    """One environment variable: which setting it fills, and what it is for."""
+    """One environment variable: the setting that it sets, and its meaning."""
 
     setting: str
     help: str
@@ -71,7 +71,7 @@ VARIABLES: Mapping[str, _Variable] = {
         "pipeline.execution.deadline_seconds", "seconds after which a stage is killed", float
     ),
     "ABSURD_MAX_RETRIES": _Variable(
-        "transient_attempts", "tries of a stage that fails for passing reasons", int
+        "transient_attempts", "attempts of a stage that fails with transient errors", int
     ),
     "CONTIMG_DISK_WARN_GB": _Variable(
         "disk_warn_gb",
@@ -101,12 +101,12 @@ VARIABLES: Mapping[str, _Variable] = {
         "pipeline.imaging.w_planes", "planes of the w-projection", int
     ),
 }
-"""Every environment variable that is read, in the order of ``contimg settings``."""
+"""All environment variables that are read, in the order of ``contimg settings``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Everything a command needs to know about where and how to work."""
+    """The settings of a command: pipeline, database, worker."""
 
     pipeline: PipelineConfig
     catalog: Path | None
@@ -121,14 +121,14 @@ class Settings:
     grace_seconds: float = 10.0
     transient_attempts: int = 3
     disk_warn_gb: float | None = None
-    """None: as `operations.disk_guard.Watermarks` says."""
+    """None: see `operations.services.disk_guard.Watermarks`."""
     disk_critical_gb: float | None = None
     on_shortage: str = "wait"
     """``wait`` or ``fail``: what a stage does when the disk is full or memory is short."""
 
     @property
     def embedded_folder(self) -> Path:
-        """Where the embedded server lives, if it is used."""
+        """The folder of the embedded server, if it is used."""
         return self.pipeline.paths.state_dir / "postgres"
 
 
@@ -175,7 +175,7 @@ def load_settings(
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for name, text in environment.items():
         if not name.startswith(_PREFIXES) or name in _NOT_OURS or text == "":
             continue
@@ -185,13 +185,13 @@ def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
             hint = f"Did you mean {near[0]}?" if near else "contimg settings lists all."
             raise SettingError(f"The environment variable {name} is unknown.", hint)
         try:
-            found[variable.setting] = variable.parse(text)
+            settings[variable.setting] = variable.parse(text)
         except ValueError as error:
             raise SettingError(
                 f"The environment variable {name} has the value {text!r}, which is no number.",
                 f"It is for: {variable.help}.",
             ) from error
-    return found
+    return settings
 
 
 def _read_file(path: str | Path | None) -> dict[str, Any]:
@@ -249,7 +249,7 @@ def _validated(pipeline: dict[str, Any], paths: PathsConfig) -> PipelineConfig:
     except ValidationError as error:
         raise SettingError(
             "Settings of the pipeline are not valid: "
-            + "; ".join(_explain(one) for one in error.errors())
+            + "; ".join(map(_explain, error.errors()))
             + ".",
             "contimg settings lists all with their defaults.",
         ) from error

@@ -78,8 +78,7 @@ def make_workflow_worker(
     ready_to_claim: ReadyToClaim | None = None,
 ) -> Worker:
     """As `make_pipeline_worker`, for a runner that already exists."""
-    wait_seconds = runner.config.execution.calibration_wait_seconds
-    workflow = PipelineWorkflow(stages, runner, registry, wait_seconds)
+    workflow = PipelineWorkflow(stages, runner, registry)
     tasks = TaskRegistry()
     tasks.add(TASK_NAME, workflow)
     return Worker(

@@ -1,7 +1,9 @@
-"""The failures of stages: our own errors, CASA, pyuvdata, and how a stage's process ends.
+"""The failure table of the pipeline: what is recognised, its kind, and what an operator does.
 
-Part of the failure table that operators read; messages are those observed with the versions
-named. Order matters only between rules that match the same evidence: the first one wins.
+This module has the rules for stages: the pipeline's own errors, CASA, pyuvdata, and the ends of
+stage processes; `core.generic_rules` has those that know no stage. Messages are those observed
+with the versions named. The order matters only between rules that match the same evidence: the
+first one counts. `contimg failures` prints the table.
 """
 
 from __future__ import annotations
@@ -9,11 +11,12 @@ from __future__ import annotations
 import errno
 import re
 import signal
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from absurd_contimg import errors
 from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, FailureRule
 from absurd_contimg.core.generic_rules import GENERIC_RULES
-from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.execution.executor import StageTimeout
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, ONE_THREAD, OTHER_CALIBRATION
 from absurd_contimg.execution.stage_process import EXIT_DISK_FULL
@@ -21,182 +24,208 @@ from absurd_contimg.execution.stage_process import EXIT_DISK_FULL
 _DATA_QUALITY, _SOLUTIONS_REFUSED = "data-quality", "solutions-refused"
 _OVER_FLAGGED = "over-flagged"
 QUARANTINE_RULES = frozenset({_DATA_QUALITY, _SOLUTIONS_REFUSED, _OVER_FLAGGED})
-"""The rules whose failures end in quarantine, if they end the task."""
+"""A task that fails by one of these rules puts its group into quarantine."""
 
 _CASA = "observed, casatasks 6.7.0.31"
 _UVH5 = "observed, pyuvdata 3.2.8 and h5py"
 _OURS = "raised by a stage's own checks"
 
-
-def _names(*classes: type[BaseException]) -> frozenset[str]:
-    return frozenset(f"{one.__module__}.{one.__qualname__}" for one in classes)
-
-
-_ANEW = (
+_RESPAWN = (
     "Move the damaged product's folder away, then: contimg spawn --respawn (it makes that product "
     "again and takes the others as they are; a retry would not, for its stage is done)."
 )
-_FREE_SPACE = "Free space on the scratch file system; waiting work then goes on."
-_DESCRIPTORS = "Raise the limit of open files (LimitNOFILE, at least 65536)."
-_MEMORY = "Run fewer workers on this host, or image fewer pixels."
-_MEMORY_WAITS_MAX = 3
-"""As for errno ENOMEM: what still does not fit then never will."""
-_DISK_FULL = re.compile(
-    r"No space left on device|Failed AlwaysAssert tracePWRITE|write error (for|in) .*file|"
-    r"Error writing record|Disk quota exceeded"
-)
-_TOO_MANY_FILES = re.compile(r"Too many open files")
-_NO_MEMORY = re.compile(
-    r"std::bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|"
-    r"out of memory|[Mm]emory allocation"
-)
-_LOCKED = re.compile(
-    r"acquiring lock on|Resource deadlock avoided|lock on .* could not be acquired"
-)
-_REFUSED = re.compile(
-    r"Permission denied|Operation not permitted|Read-only file system|"
-    r"does not exist and cannot be created"
-)
+_CORRECT_SETTING = "Correct the named setting, restart the worker, then: contimg retry TASK"
+_DAMAGED_TABLE = f"A Measurement Set or caltable is damaged. {_RESPAWN}"
+
+
+def _names(*classes: type[BaseException]) -> frozenset[str]:
+    return frozenset(f"{each.__module__}.{each.__qualname__}" for each in classes)
+
 
 _VAGUE = _names(
     *(errors.OutputError, errors.DataQualityError),
     *(errors.SolutionsRefusedError, errors.OverFlaggedError),
     *(ValueError, RuntimeError, AssertionError),
 )
-"""A check that found a product wanting, or an error of CASA's tasks, which raise the same one
-for everything: what CASA logged may say why."""
+"""Errors that may have any cause: those of post-conditions, and those that CASA's tasks raise for
+everything. The log may name the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cause:
+    """A cause that several rules recognise by the same words, each in another place."""
+
+    kind: FailureKind
+    words: str
+    """A regular expression."""
+    advice: str
+    resource_waits_max: int | None = None
+    fallback: str | None = None
+
+    def in_log(
+        self,
+        rule_id: str,
+        source: str = _CASA,
+        *,
+        exceptions: frozenset[str] = frozenset(),
+        signals: Collection[signal.Signals] = (),
+        not_produced: str | None = None,
+    ) -> FailureRule:
+        """The rule for the words in the log, with these exceptions or signals only."""
+        return FailureRule(
+            rule_id,
+            self.kind,
+            self.advice,
+            source,
+            exceptions=exceptions,
+            decisive=bool(exceptions),
+            signals=frozenset(signals),
+            log=re.compile(self.words),
+            resource_waits_max=self.resource_waits_max,
+            fallback=self.fallback,
+            not_produced=not_produced,
+        )
+
+    def in_message(self, rule_id: str, source: str) -> FailureRule:
+        """The rule for the words in the message of an exception."""
+        words = re.compile(self.words)
+        return FailureRule(rule_id, self.kind, self.advice, source, text=words)
+
+
+_DISK_FULL = _Cause(
+    FailureKind.RESOURCE,
+    r"No space left on device|Failed AlwaysAssert tracePWRITE|write error (for|in) .*file|"
+    r"Error writing record|Disk quota exceeded|errno = 28\b",
+    "Free space on the scratch file system; waiting work then goes on.",
+)
+_DESCRIPTORS = _Cause(
+    FailureKind.RESOURCE,
+    r"Too many open files",
+    "Raise the limit of open files (LimitNOFILE, at least 65536).",
+)
+_MEMORY = _Cause(
+    FailureKind.RESOURCE,
+    r"std::bad_alloc|MemoryError|[Cc]annot allocate memory|failed to map segment|"
+    r"out of memory|[Mm]emory allocation",
+    "Run fewer workers on this host, or image fewer pixels.",
+    resource_waits_max=3,  # as for errno ENOMEM: what still does not fit never will
+    fallback=ONE_THREAD,
+)
+_LOCKED = _Cause(
+    FailureKind.TRANSIENT,
+    r"acquiring lock on|Resource deadlock avoided|lock on .* could not be acquired",
+    "Nothing: another process holds the table; it is tried again.",
+)
+_REFUSED = _Cause(
+    FailureKind.PERMANENT,
+    r"Permission denied|Operation not permitted|Read-only file system|"
+    r"does not exist and cannot be created",
+    "Correct owner or mode of the named path, then: contimg retry TASK",
+)
+
+
+def _own_error(
+    rule_id: str,
+    error: type[Exception],
+    kind: FailureKind,
+    advice: str,
+    source: str = _OURS,
+    fallback: str | None = None,
+) -> FailureRule:
+    """The rule for an error of the pipeline, whatever else caused it."""
+    return FailureRule(
+        rule_id, kind, advice, source, exceptions=_names(error), decisive=True, fallback=fallback
+    )
+
 
 _OWN_ERRORS: tuple[FailureRule, ...] = (
-    FailureRule(
+    _own_error(
         "bad-input",
+        errors.InputError,
         FailureKind.PERMANENT,
         "Replace the named file, then: contimg retry TASK. To go on without it, remove it, then: "
         "contimg spawn --respawn --now.",
-        _OURS,
-        exceptions=_names(errors.InputError),
-        decisive=True,
     ),
-    FailureRule(
+    _own_error(
         "broken-product",
+        errors.BrokenProductError,
         FailureKind.PERMANENT,
-        f"Restore owner, mode and content of the named file, then: contimg retry TASK. Or: {_ANEW}",
-        _OURS,
-        exceptions=_names(BrokenProductError),
-        decisive=True,
+        "Restore owner, mode and content of the named file, then: contimg retry TASK. Or: "
+        f"{_RESPAWN}",
     ),
-    FailureRule(
-        "bad-setting",
-        FailureKind.PERMANENT,
-        "Correct the named setting, restart the worker, then: contimg retry TASK",
-        _OURS,
-        exceptions=_names(errors.SettingError),
-        decisive=True,
-    ),
-    FailureRule(
+    _own_error("bad-setting", errors.SettingError, FailureKind.PERMANENT, _CORRECT_SETTING),
+    _DISK_FULL.in_log(
         "silent-disk-full",
-        FailureKind.RESOURCE,
-        _FREE_SPACE,
         f"{_CASA}: exportfits ends without an error; only its log says it",
         exceptions=_VAGUE,
-        log=_DISK_FULL,
-        decisive=True,
     ),
-    FailureRule(
+    _DESCRIPTORS.in_log(
         "silent-descriptors",
-        FailureKind.RESOURCE,
-        _DESCRIPTORS,
         f"{_CASA}: flagdata raises a ValueError; the error is only in the log",
         exceptions=_VAGUE,
-        log=_TOO_MANY_FILES,
-        decisive=True,
     ),
-    FailureRule(
+    _MEMORY.in_log(
         "silent-memory",
-        FailureKind.RESOURCE,
-        _MEMORY,
         f"{_CASA}: the error is only in the log",
         exceptions=_VAGUE,
-        log=_NO_MEMORY,
-        decisive=True,
         not_produced="CASA's tasks abort where memory is short; for those that catch it.",
-        resource_waits_max=_MEMORY_WAITS_MAX,
-        fallback=ONE_THREAD,
     ),
-    FailureRule(
+    _own_error(
         _SOLUTIONS_REFUSED,
+        errors.SolutionsRefusedError,
         FailureKind.PERMANENT,
         "Nothing: the nearest calibration of another group is used. Look at this calibrator.",
-        f"{_OURS}; domain notes, rows 19 and 20",
-        exceptions=_names(errors.SolutionsRefusedError),
-        decisive=True,
+        f"{_OURS}; docs/telescope.md, rows 19 and 20",
         fallback=OTHER_CALIBRATION,
     ),
-    FailureRule(
+    _own_error(
         _OVER_FLAGGED,
+        errors.OverFlaggedError,
         FailureKind.PERMANENT,
         "Nothing: it is flagged again with twice the cut-off. If that fails, it is quarantined.",
-        f"{_OURS}; domain notes, row 17",
-        exceptions=_names(errors.OverFlaggedError),
-        decisive=True,
+        f"{_OURS}; docs/telescope.md, row 17",
         fallback=GENTLER_FLAGS,
     ),
-    FailureRule(
+    _own_error(
         _DATA_QUALITY,
+        errors.DataQualityError,
         FailureKind.PERMANENT,
         "The same data fail again. After another setting: contimg quarantine release GROUP. With "
         "other files: contimg spawn --respawn.",
-        _OURS,
-        exceptions=_names(errors.DataQualityError),
-        decisive=True,
     ),
-    FailureRule(
+    _own_error(
         "bad-output",
+        errors.OutputError,
         FailureKind.TRANSIENT,
         "contimg logs GROUP: CASA ended without an error, but without a good product.",
-        _OURS,
-        exceptions=_names(errors.OutputError),
-        decisive=True,
     ),
-    FailureRule(
+    _own_error(
         "stage-deadline",
+        StageTimeout,
         FailureKind.TRANSIENT,
         "Look for a hung file system or a lock; raise ABSURD_TASK_TIMEOUT if it was only slow.",
         "the stage's deadline",
-        exceptions=_names(StageTimeout),
-        decisive=True,
     ),
 )
 
 _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
-    FailureRule(
+    _DISK_FULL.in_log(
         "abort-disk-full",
-        FailureKind.RESOURCE,
-        _FREE_SPACE,
-        f"{_CASA}: tclean and applycal abort, gaincal without a word",
-        signals=frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}),
-        log=_DISK_FULL,
+        f"{_CASA}: tclean and applycal abort, gaincal without a message",
+        signals=(signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV),
     ),
-    FailureRule(
-        "abort-memory",
-        FailureKind.RESOURCE,
-        _MEMORY,
-        f"{_CASA}: tclean aborts",
-        signals=frozenset({signal.SIGABRT}),
-        log=_NO_MEMORY,
-        resource_waits_max=_MEMORY_WAITS_MAX,
-        fallback=ONE_THREAD,
-    ),
+    _MEMORY.in_log("abort-memory", f"{_CASA}: tclean aborts", signals=(signal.SIGABRT,)),
     FailureRule(
         "result-disk-full",
         FailureKind.RESOURCE,
-        _FREE_SPACE,
+        _DISK_FULL.advice,
         "observed: the disk was too full even for the stage's report",
         exit_codes=frozenset({EXIT_DISK_FULL}),
     ),
     FailureRule(
         "killed",
         FailureKind.TRANSIENT,
-        "Look into the kernel's log: the out-of-memory killer ends processes so.",
+        "Read the kernel's log: the out-of-memory killer ends processes in this way.",
         "observed: the kernel, or an operator",
         signals=frozenset({signal.SIGKILL, signal.SIGTERM}),
         exit_codes=frozenset({137, 143}),
@@ -206,7 +235,7 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
         "crashed",
         FailureKind.TRANSIENT,
         "If it comes again: contimg logs GROUP shows what it printed last; keep that.",
-        "observed: CASA and shared libraries; domain notes, rows 10 and 11",
+        "observed: CASA and shared libraries; docs/telescope.md, rows 10 and 11",
         signals=frozenset(
             {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
         ),
@@ -222,35 +251,15 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
 )
 
 _CASA_RULES: tuple[FailureRule, ...] = (
-    FailureRule("casa-disk-full", FailureKind.RESOURCE, _FREE_SPACE, _CASA, log=_DISK_FULL),
-    FailureRule("casa-descriptors", FailureKind.RESOURCE, _DESCRIPTORS, _CASA, log=_TOO_MANY_FILES),
-    FailureRule(
-        "casa-memory",
-        FailureKind.RESOURCE,
-        _MEMORY,
-        _CASA,
-        log=_NO_MEMORY,
-        resource_waits_max=_MEMORY_WAITS_MAX,
-        fallback=ONE_THREAD,
-    ),
-    FailureRule(
-        "casa-table-lock",
-        FailureKind.TRANSIENT,
-        "Nothing: another process holds the table; it is tried again.",
-        f"{_CASA}: two tcleans on one image",
-        log=_LOCKED,
-    ),
-    FailureRule(
-        "casa-permission",
-        FailureKind.PERMANENT,
-        "Correct owner or mode of the named path, then: contimg retry TASK",
-        f"{_CASA}: gaincal tells only its log",
-        log=_REFUSED,
-    ),
+    _DISK_FULL.in_log("casa-disk-full"),
+    _DESCRIPTORS.in_log("casa-descriptors"),
+    _MEMORY.in_log("casa-memory"),
+    _LOCKED.in_log("casa-table-lock", f"{_CASA}: two tcleans on one image"),
+    _REFUSED.in_log("casa-permission", f"{_CASA}: gaincal reports it in its log only"),
     FailureRule(
         "casa-bad-table",
         FailureKind.PERMANENT,
-        f"A Measurement Set or caltable is damaged. {_ANEW}",
+        _DAMAGED_TABLE,
         _CASA,
         log=re.compile(
             r"no magic value found|incorrect number of bytes read|TSM: no array in row|"
@@ -260,7 +269,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "casa-missing-path",
         FailureKind.PERMANENT,
-        f"Restore the named path, then: contimg retry TASK. {_ANEW}",
+        f"Restore the named path, then: contimg retry TASK. {_RESPAWN}",
         f"{_CASA}: an AssertionError",
         exceptions=frozenset({"builtins.AssertionError"}),
         text=re.compile(r"must be a path that exists"),
@@ -268,7 +277,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "casa-bad-parameter",
         FailureKind.PERMANENT,
-        "Correct the named setting, restart the worker, then: contimg retry TASK",
+        _CORRECT_SETTING,
         f"{_CASA}: an AssertionError",
         exceptions=frozenset({"builtins.AssertionError"}),
         text=re.compile(r"unallowed value|must be of \w+ type"),
@@ -296,39 +305,18 @@ _CASA_RULES: tuple[FailureRule, ...] = (
             r"Cannot open existing image|user does not want to remove it|File exists; skipping"
         ),
     ),
-    FailureRule(
-        "casa-text-permission",
-        FailureKind.PERMANENT,
-        "Correct owner or mode of the named path, then: contimg retry TASK",
-        f"{_CASA}: in the text alone, without an errno",
-        text=_REFUSED,
-    ),
-    FailureRule(
-        "casa-text-lock",
-        FailureKind.TRANSIENT,
-        "Nothing: another process holds the table; it is tried again.",
-        f"{_CASA}: in the text alone",
-        text=_LOCKED,
-    ),
-    FailureRule(
+    _REFUSED.in_message("casa-text-permission", f"{_CASA}: in the message alone, without an errno"),
+    _LOCKED.in_message("casa-text-lock", f"{_CASA}: in the message alone"),
+    _DISK_FULL.in_message(
         "casa-text-disk-full",
-        FailureKind.RESOURCE,
-        _FREE_SPACE,
         f"{_CASA}, pyuvdata 3.2.8: write_ms names another error, write_uvh5 errno = 28",
-        text=re.compile(_DISK_FULL.pattern + r"|errno = 28\b"),
     ),
-    FailureRule(
-        "casa-text-descriptors",
-        FailureKind.RESOURCE,
-        _DESCRIPTORS,
-        f"{_CASA}: in the text alone",
-        text=_TOO_MANY_FILES,
-    ),
+    _DESCRIPTORS.in_message("casa-text-descriptors", f"{_CASA}: in the message alone"),
     FailureRule(
         "casa-text-bad-table",
         FailureKind.PERMANENT,
-        f"A Measurement Set or caltable is damaged. {_ANEW}",
-        f"{_CASA}: in the text alone",
+        _DAMAGED_TABLE,
+        f"{_CASA}: in the message alone",
         text=re.compile(
             r"no magic value found|incorrect number of bytes read|[Tt]able .* does not exist"
         ),
@@ -337,7 +325,7 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         "casa-data",
         FailureKind.PERMANENT,
         "Install or update the package casadata; then: contimg doctor",
-        "observed, casatasks 6.7.0.31 without its data; domain notes, row 36",
+        "observed, casatasks 6.7.0.31 without its data; docs/telescope.md, row 36",
         text=re.compile(
             r"measurespath|data_update: path|leap second|IERS|Observatories", re.IGNORECASE
         ),
@@ -364,7 +352,7 @@ _UVH5_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "uvh5-mismatch",
         FailureKind.PERMANENT,
-        "The sub-bands are not of one observation: look at their times and antennas.",
+        "The sub-bands are not of one observation: compare their times and antennas.",
         _UVH5,
         exceptions=frozenset({"builtins.ValueError"}),
         text=re.compile(r"Cannot combine objects|overlapping data|UVParameter .* does not match"),

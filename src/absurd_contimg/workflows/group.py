@@ -1,8 +1,8 @@
-"""Strategy 1: the pipeline of one observation group as one task, a step for each stage.
+"""The pipeline of one observation group as one task, a step for each stage.
 
-Each stage is a tracked step whose checkpoint holds the stage's new outputs and where its product
-and logs lie: small JSON, never arrays. A resumed run rebuilds its `PipelineContext` from the
-checkpoints and goes on with the first stage that has none.
+Each stage is a tracked step. Its checkpoint holds the outputs of the stage and the paths of its
+product and logs: small JSON, no arrays. A resumed run rebuilds its context from the checkpoints
+and continues with the first stage that has none.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ TASK_NAME = "pipeline"
 
 
 class PipelineParams(BaseModel):
-    """The parameters of a pipeline task: what to process, not how (that is configuration)."""
+    """The parameters of a pipeline task: the data to process. How is configuration."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -61,7 +61,7 @@ class PipelineParams(BaseModel):
         return f"{TASK_NAME}:{self.group_id}"
 
     def spawn_options(self) -> SpawnOptions:
-        """No attempt limit for Absurd: the worker counts by step and by kind of failure."""
+        """Without Absurd's limit of attempts: the worker counts by step and by failure kind."""
         return SpawnOptions(idempotency_key=self.idempotency_key)
 
     @classmethod
@@ -70,22 +70,22 @@ class PipelineParams(BaseModel):
         try:
             return cls.model_validate(params)
         except ValidationError as error:
-            wrong = "; ".join(
-                f"{'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
-                for one in error.errors()
+            problems = "; ".join(
+                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+                for problem in error.errors()
             )
             raise SettingError(
-                f"The parameters of this {TASK_NAME} task are not valid: {wrong}.",
+                f"The parameters of this {TASK_NAME} task are not valid: {problems}.",
                 "Spawn it again with: contimg spawn --respawn",
             ) from error
 
 
 class Runner(Protocol):
-    """What runs a stage: `StageRunner`, or durations and failures in the simulation."""
+    """Runs one stage; in production and simulation this is `StageRunner`."""
 
     @property
     def config(self) -> PipelineConfig:
-        """The configuration that stages are run with."""
+        """The configuration of the stages."""
         ...
 
     async def run(
@@ -101,16 +101,16 @@ class Runner(Protocol):
 
 
 class GroupRegistry(Protocol):
-    """What the workflow needs of the registry; called in a thread, because it blocks."""
+    """The part of the registry that the workflow uses; called in a thread."""
 
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:
-        """Note where a group stands."""
+        """Set the status of a group, with the reason if it did not end well."""
         ...
 
     def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
-        """The groups of one status."""
+        """All groups, or those of one status."""
         ...
 
     def calibration_exists(self, group_id: str) -> bool:
@@ -126,17 +126,11 @@ class PipelineWorkflow:
     """In order of their dependencies."""
     runner: Runner
     registry: GroupRegistry
-    calibration_wait_seconds: int
-    """How long a group waits for somebody else's calibration before it fails."""
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
-        """Run the group's stages; the task's result is its verdict and its products."""
-        wanted = PipelineParams.parse(params)
-        context = PipelineContext(
-            self.runner.config,
-            inputs=wanted.model_dump(),
-            metadata={"task_id": ctx.task_id},
-        )
+        """Run the group's stages; the task's result has the verdict and the outputs."""
+        inputs = PipelineParams.parse(params).model_dump()
+        context = PipelineContext(self.runner.config, inputs, metadata={"task_id": ctx.task_id})
         for stage in self.stages:
             if names(SelectCalibrationOutputs) <= stage.provides:
                 await self._wait_for_calibration(context, ctx)
@@ -144,10 +138,12 @@ class PipelineWorkflow:
             context = context.with_outputs(cast(Mapping[str, Json], saved["outputs"]))
             if names(CalibrateSolveOutputs) <= stage.provides:
                 await self._announce_calibration(context, ctx)
-        await asyncio.to_thread(self._close_group, wanted.group_id, _verdict(context))
+        verdict = _verdict(context)
+        status = GroupStatus.DEGRADED if verdict == "degraded" else GroupStatus.DONE
+        await asyncio.to_thread(self.registry.set_group_status, context.group_id, status)
         return {
-            "group_id": wanted.group_id,
-            "verdict": _verdict(context),
+            "group_id": context.group_id,
+            "verdict": verdict,
             "outputs": dict(context.outputs),
             "config_ref": context.config.reference(),
         }
@@ -155,33 +151,33 @@ class PipelineWorkflow:
     async def note_failure(
         self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
-        """For `Worker.on_failure`: enter into the registry how the group ends, and why.
+        """Enter into the registry how the group ends, and why; for `Worker.on_failure`.
 
-        Data that are not good enough end in quarantine, everything else as failed.
+        A group whose data are not good enough is quarantined, any other has failed.
         """
         params = claimed.params
         if claimed.task_name != TASK_NAME or not isinstance(params, Mapping):
             return
-        unfit = decision.verdict.rule_id in QUARANTINE_RULES
-        status = GroupStatus.QUARANTINED if unfit else GroupStatus.FAILED
-        group_id, why = str(params.get("group_id")), str(reason.get("message"))
-        await asyncio.to_thread(self.registry.set_group_status, group_id, status, why)
+        poor_data = decision.verdict.rule_id in QUARANTINE_RULES
+        status = GroupStatus.QUARANTINED if poor_data else GroupStatus.FAILED
+        group_id, message = str(params.get("group_id")), str(reason.get("message"))
+        await asyncio.to_thread(self.registry.set_group_status, group_id, status, message)
 
     def _step(
         self, stage: PipelineStage, context: PipelineContext, ctx: TaskContext
     ) -> Callable[[int], Awaitable[dict[str, Json]]]:
         async def run(start: int) -> dict[str, Json]:
             group_id = context.group_id
-            how = f" with {', '.join(ctx.fallbacks)}" if ctx.fallbacks else ""
-            _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, how)
+            fallbacks = f" with {', '.join(ctx.fallbacks)}" if ctx.fallbacks else ""
+            _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, fallbacks)
             result = await self.runner.run(
                 stage,
                 with_fallbacks(context, ctx.fallbacks),
                 attempt=f"{ctx.task_id[-12:]}-{start}",
                 fence=ctx.fence,
             )
-            how = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
-            _log.info("group %s: %s %s", group_id, stage.name, how)
+            outcome = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
+            _log.info("group %s: %s %s", group_id, stage.name, outcome)
             return {
                 "outputs": dict(result.outputs),
                 "adopted": result.adopted,
@@ -193,11 +189,11 @@ class PipelineWorkflow:
         return run
 
     async def _wait_for_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
-        """Suspend until a calibration is valid for this group, or the wait is over.
+        """Suspend until a calibration may serve this group, or the wait is over.
 
-        Nothing is lost between looking and waiting: the group is noted as waiting *before* the
-        second look, and whoever solves enters his tables *before* he reads who waits. When the
-        wait is over, the stage that selects the calibration says what is missing.
+        No calibration is missed between the query and the wait: the group gets its waiting status
+        *before* the second query, and a group that solves registers its tables *before* it reads
+        which groups wait. After a wait in vain the selecting stage reports what is missing.
         """
         group_id = context.group_id
         if await asyncio.to_thread(self.registry.calibration_exists, group_id):
@@ -207,29 +203,26 @@ class PipelineWorkflow:
         if await asyncio.to_thread(self.registry.calibration_exists, group_id):
             return
         try:
-            await ctx.await_event(_available(group_id), timeout=self.calibration_wait_seconds)
+            timeout = self.runner.config.execution.calibration_wait_seconds
+            await ctx.await_event(_available(group_id), timeout=timeout)
         except EventTimeout:
             return
 
     async def _announce_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
-        """Wake the groups that wait for what this one has solved.
+        """Wake the groups that wait for the solutions of this one.
 
-        Not a step: a repeated emit of the same event changes nothing.
+        This is no step, because a repeated emit of the same event changes nothing.
         """
         caltables = context.outputs_of(CalibrateSolveOutputs).caltables
         if not isinstance(caltables, SolvedCaltables):
             return
-        for group_id in await asyncio.to_thread(self._groups_now_served):
-            payload = {"set_name": caltables.set_name}
-            await ctx.emit_event(_available(group_id), payload)
+        for group_id in await asyncio.to_thread(self._waiting_groups_with_calibration):
+            await ctx.emit_event(_available(group_id), {"set_name": caltables.set_name})
 
-    def _close_group(self, group_id: str, verdict: str) -> None:
-        status = GroupStatus.DEGRADED if verdict == "degraded" else GroupStatus.DONE
-        self.registry.set_group_status(group_id, status)
-
-    def _groups_now_served(self) -> list[str]:
+    def _waiting_groups_with_calibration(self) -> list[str]:
         waiting = self.registry.groups(GroupStatus.WAITING_FOR_CALIBRATION)
-        return [one.group_id for one in waiting if self.registry.calibration_exists(one.group_id)]
+        group_ids = [group.group_id for group in waiting]
+        return [each for each in group_ids if self.registry.calibration_exists(each)]
 
 
 def _available(group_id: str) -> str:

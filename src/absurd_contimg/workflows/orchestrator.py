@@ -1,7 +1,7 @@
-"""`PipelineOrchestrator`: stages in the order of their dependencies, without any database.
+"""The orchestrator: stages in the order of their dependencies, without any database.
 
-The plain way to process a group, and the yardstick for what durability costs. It keeps nothing
-but what the stages commit: after a failure a second run adopts every finished product.
+It is the plain way to process a group, and the baseline for the cost of durability. It keeps only
+what the stages commit: after a failure a second run adopts every finished product.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ IMAGING_STAGES: tuple[type[PipelineStage], ...] = (
 
 
 class StageOrderError(SettingError):
-    """Stages cannot be put in an order: something is provided twice, by none, or in a circle."""
+    """Stages cannot be ordered: an output is provided twice, by no stage, or in a circle."""
 
 
 @dataclass(frozen=True, slots=True)
 class OrchestratorResult:
-    """The context with everything that the stages provided, and what each of them did."""
+    """The context with the outputs of all stages, and the result of each stage."""
 
     context: PipelineContext
     stages: tuple[StageResult, ...]
@@ -50,9 +50,9 @@ class PipelineOrchestrator:
         self._runner = runner
 
     async def run(self, context: PipelineContext, *, attempt: str = "1") -> OrchestratorResult:
-        """Run all stages on one group; the first failure ends it and is raised as it is.
+        """Run all stages on one group; raises the first failure of a stage.
 
-        Raises `StageOrderError` before anything runs if the stages do not fit together.
+        Raises `StageOrderError` before any stage runs if the stages do not fit together.
         """
         results = []
         for stage in resolve_order(self._stages, {*context.inputs, *context.outputs}):
@@ -73,11 +73,10 @@ def standard_imaging_stages(registry: Registry) -> tuple[PipelineStage, ...]:
 def resolve_order(
     stages: Sequence[PipelineStage], given: Collection[str]
 ) -> tuple[PipelineStage, ...]:
-    """The stages so that each comes after those that provide what it requires.
+    """The stages in an order in which each follows the providers of what it requires.
 
-    Stages that could come next stay in the order in which they are listed, so the result is the
-    same every time. `given` are the names that are there from the start. A stage may also name
-    in `runs_after` what it does not take from the context but must not precede.
+    Independent stages stay in the order of the list. `given` are the inputs. A stage also follows
+    the providers of the outputs in its `runs_after`.
     """
     providers = _providers(stages, given)
     _check_provided(stages, {*providers, *given})
@@ -102,7 +101,7 @@ def _needs(stage: PipelineStage) -> frozenset[str]:
 
 
 def _providers(stages: Sequence[PipelineStage], given: Collection[str]) -> dict[str, str]:
-    """Who provides what; raises if there are two of anything."""
+    """The provider of each name; raises `StageOrderError` if there are two."""
     providers: dict[str, str] = dict.fromkeys(given, "the inputs")
     names: set[str] = set()
     for stage in stages:
