@@ -24,21 +24,21 @@ def test_the_installed_schema_is_the_one_emulated() -> None:
 
 
 CHANGES = [
-    ("p_claim_timeout integer default 30", "p_claim_timeout integer default 60", "default of p_claim_timeout"),
-    ("p_claim_timeout integer default 30", "p_lease integer default 30", "claim_task(text, text, int4, int4) parameter 3"),
-    ("p_claim_timeout integer default 30", "p_claim_timeout bigint default 30", "claim_task(text, text, int8, int4)"),
-    ("    event_payload jsonb\n  )", "    event_payload text\n  )", "claim_task(text, text, int4, int4) return column 10"),
+    ("p_claim_timeout integer default 30", "p_claim_timeout integer default 60", "claim_task(text, text, integer, integer) parameter 3"),
+    ("p_claim_timeout integer default 30", "p_lease integer default 30", "claim_task(text, text, integer, integer) parameter 3"),
+    ("p_claim_timeout integer default 30", "p_claim_timeout bigint default 30", "claim_task(text, text, bigint, integer)"),
+    ("    event_payload jsonb\n  )", "    event_payload text\n  )", "claim_task(text, text, integer, integer) return column 10"),
     ("create function absurd.emit_event", "create function absurd.send_event", "emit_event(text, text, jsonb)"),
     ("task_name text not null,", "task_name text,", "table t column task_name"),
     ("wake_event text,\n        event_payload jsonb,", "event_payload jsonb,\n        wake_event text,", "table r column wake_event"),
-    ("emitted_at timestamptz not null default absurd.current_time()", "emitted_at timestamptz not null default now()", "table e column emitted_at default"),
-    ("default 'committed'", "default 'pending'".replace("'", "''"), "table c column status default"),
-    ("''failed'', ''cancelled'')),\n        attempts", "''failed'')),\n        attempts", "table t column state check"),
-    ("check (cleanup_limit >= 1)", "check (cleanup_limit >= 0)", "table queues column cleanup_limit check"),
-    ("interval '28 days'", "interval '7 days'", "table queues column partition_lookahead default"),
-    ("primary key (run_id, step_name)", "primary key (run_id)", "table w primary key"),
-    ("returns double precision", "returns numeric", "retry_delay_seconds(jsonb, int4) returns"),
-    ("v_limit constant double precision := 86400", "v_limit constant double precision := 3600", "retry_delay_seconds(jsonb, int4) body"),
+    ("emitted_at timestamptz not null default absurd.current_time()", "emitted_at timestamptz not null default now()", "table e column emitted_at"),
+    ("default 'committed'", "default 'pending'".replace("'", "''"), "table c column status"),
+    ("''failed'', ''cancelled'')),\n        attempts", "''failed'')),\n        attempts", "table t column state"),
+    ("check (cleanup_limit >= 1)", "check (cleanup_limit >= 0)", "table queues column cleanup_limit"),
+    ("interval '28 days'", "interval '7 days'", "table queues column partition_lookahead"),
+    ("primary key (run_id, step_name)", "primary key (run_id)", "table w key"),
+    ("returns double precision", "returns numeric", "retry_delay_seconds(jsonb, integer) return column 1"),
+    ("v_limit constant double precision := 86400", "v_limit constant double precision := 3600", "retry_delay_seconds(jsonb, integer) body"),
     ("on absurd.%I (state, available_at)", "on absurd.%I (available_at, state)", "table r index _sai"),
     ("create index if not exists %I on absurd.%I (event_name)", "create unique index if not exists %I on absurd.%I (event_name)", "table w index _eni"),
     ("where cancellation is not null", "where cancellation is null", "table t index _ci"),
@@ -47,10 +47,10 @@ CHANGES = [
     ("        claimed_by text,", "        claimed_by uuid,", "table r column claimed_by"),
     ("failed_at timestamptz,", "failed_at timestamptz not null,", "table r column failed_at"),
     ("detach_min_age interval", "lease interval default '1 day',\n    detach_min_age interval", "table queues column lease"),
-    ("    wake_event text,\n    event_payload jsonb\n  )", "    woken_by text,\n    event_payload jsonb\n  )", "claim_task(text, text, int4, int4) return column 9"),
-    ("create or replace function absurd.get_schema_version", "create function absurd.added (p integer) returns void language sql as $$ select 1 $$;\ncreate or replace function absurd.get_schema_version", "function added(int4): new in the schema"),
-    ("create or replace function absurd.get_schema_version", "create view absurd.live as select 1;\ncreate or replace function absurd.get_schema_version", "statement CREATE VIEW absurd.live"),
-    ("if p_extend_by is null or p_extend_by <= 0 then", "if p_extend_by is null then", "extend_claim(text, uuid, int4) body"),
+    ("    wake_event text,\n    event_payload jsonb\n  )", "    woken_by text,\n    event_payload jsonb\n  )", "claim_task(text, text, integer, integer) return column 9"),
+    ("create or replace function absurd.get_schema_version", "create function absurd.added (p integer) returns void language sql as $$ select 1 $$;\ncreate or replace function absurd.get_schema_version", "function added(integer): new in the schema"),
+    ("create or replace function absurd.get_schema_version", "create view absurd.live as select 1;\ncreate or replace function absurd.get_schema_version", "statement create view absurd.live"),
+    ("if p_extend_by is null or p_extend_by <= 0 then", "if p_extend_by is null then", "extend_claim(text, uuid, integer) body"),
 ]  # fmt: skip
 
 
@@ -118,5 +118,7 @@ def test_one_command_reports_a_new_release(
     assert drift.main([str(new)]) == 1
     report = capsys.readouterr().out
     assert "schema 0.6.0, emulator of 0.5.1" in report
-    assert "default of p_qty: 5 in the schema, 1 in the emulator" in report
+    assert (
+        "p_qty integer default 5 in the schema, p_qty integer default 1 in the emulator" in report
+    )
     assert drift.main([]) == 0

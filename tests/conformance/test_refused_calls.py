@@ -9,7 +9,6 @@ import pytest
 from conformance.test_parsing import Sides, check
 
 ID = "'019432e1-5c00-7000-8000-000000000000'"
-LONG = "x" * 57
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,6 @@ def queues(sides: Sides) -> Sides:
     for connection in sides:
         for text in (
             "select absurd.create_queue('q'), absurd.create_queue('pq', 'partitioned')",
-            f"select absurd.create_queue('{LONG}')",
             "select absurd.spawn_task('q', 'task', '{}')",
             "select absurd.create_queue('parts', 'partitioned')",
             "select absurd.spawn_task('parts', 'task', '{}')",
@@ -40,9 +38,7 @@ def test_the_partition_of_a_locked_row_is_named(queues: Sides) -> None:
 
 INDEXES = (
     "queues_pkey", "t_q_pkey", "r_q_sai", "t_q_idempotency_key_key", "w_q_eni", "t_q_none", "i_q_pkey",
-    "i_pq_pkey", "i_pq_ti", "t_pq_pkey", "t_pq_ci", "r_pq_d_pkey", "r_pq_d_task_id_idx", "t_pq_d_pkey",
-    "t_pq_d_task_id_idx", "t_pq_d_ci", "w_pq_d_event_name_idx", f"t_{LONG[:56]}_pkey", f"t_{LONG}_ci",
-    f"t_{LONG[:41]}_idempotency_key_key", f"t_{LONG[:42]}_idempotency_key_key",
+    "i_pq_pkey", "i_pq_ti", "t_pq_pkey", "t_pq_ci", "r_pq_d_pkey",
 )  # fmt: skip
 
 

@@ -1,28 +1,38 @@
-"""Whatever order entries come in, they are taken in ascending order, and none too early."""
+"""`DueQueue` against the sorted rows themselves."""
 
 from __future__ import annotations
-
-from heapq import heappop, heappush
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from absurd_contimg.backends.memory.due_queue import DueQueue
 
-ENTRIES = st.tuples(st.integers(0, 9), st.integers(0, 9))
+Row = tuple[int, int | None]
+"""A key, and its moment."""
 
 
-@given(st.lists(ENTRIES | st.integers(0, 9)))
-def test_it_is_a_heap(calls: list[tuple[int, int] | int]) -> None:
-    """A pair is pushed; a number is a moment until which one is popped."""
-    tried, heap = DueQueue(), list[tuple[int, int]]()
-    for call in calls:
-        kept = tried.copy()
-        if isinstance(call, tuple):
-            tried.push(call)
-            heappush(heap, call)
-        else:
-            expected = heappop(heap) if heap and heap[0][0] <= call else None
-            assert tried.pop(call) == expected
-            assert len(kept) == len(heap) + (expected is not None)
-        assert len(tried) == len(heap)
+def moment_of(row: Row) -> int | None:
+    return row[1]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 9), st.one_of(st.none(), st.integers(0, 9)), st.booleans()),
+        max_size=200,
+    )
+)
+def test_rows_come_in_the_order_of_their_moments(steps: list[tuple[int, int | None, bool]]) -> None:
+    """Whatever changes between, and in a copy too; a row comes once, and not before its moment."""
+    rows: dict[object, Row] = {}
+    queue: DueQueue[Row] = DueQueue(moment_of)
+    for key, moment, is_popped in steps:
+        old, rows[key] = rows.get(key), (key, moment)
+        if old is None or old[1] != moment:
+            queue.push(rows, (key, moment))
+        if is_popped:
+            due = [row for row in rows.values() if row[1] is not None and row[1] <= 5]
+            expected = sorted(due, key=lambda row: (row[1], row[0]))
+            for tried in (queue.copy(), queue):
+                assert tried.pop_all(rows, 5) == expected
+            for row in expected:
+                queue.push(rows, row)

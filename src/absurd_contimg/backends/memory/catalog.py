@@ -6,11 +6,11 @@ like everything else. Procedures ask for their tables here, as ``format('absurd.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from absurd_contimg.backends.memory.errors import null_identifier, undefined_table
-from absurd_contimg.backends.memory.locks import TableLock
-from absurd_contimg.backends.memory.schema import IDENTIFIER_BYTES_MAX, index_names
+from absurd_contimg.backends.memory.locks import READ, WRITE, TableLock
+from absurd_contimg.backends.memory.schema import TABLES, QueueRow, TableSchema, Text
 from absurd_contimg.backends.memory.table import Partition, Table
 from absurd_contimg.backends.memory.tables import (
     Checkpoints,
@@ -23,62 +23,60 @@ from absurd_contimg.backends.memory.tables import (
 )
 from absurd_contimg.backends.memory.transaction import Transaction
 
-AnyTable = Table[Any, Any]
-T = TypeVar("T", bound=AnyTable)
+AnyTable = Table[Any]
+T_co = TypeVar("T_co", bound=AnyTable, covariant=True)
+IDENTIFIER_BYTES_MAX = 63
 PARTITIONED = "trcw"
 """The letters of the tables that a partitioned queue has in parts."""
 
-CLASSES: dict[str, type[AnyTable]] = {
-    "t": Tasks,
-    "r": Runs,
-    "c": Checkpoints,
-    "e": Events,
-    "w": Waits,
-    "i": Keys,
-    "queues": Queues,
-}
+
+def new_table(letter: str, name: str) -> AnyTable:
+    """An empty table."""
+    if letter == "t":
+        return Tasks(name)
+    return Runs(name) if letter == "r" else Table(TABLES[letter], name)
 
 
 class Relation(NamedTuple):
     """A table, or a partition of one: then `partition` is set and `table` is its parent's."""
 
-    name: str
+    name: Text
     letter: str
     table: AnyTable
     parent: str | None = None
     partition: Partition | None = None
 
 
-class Relations(Table[str, Relation]):
+class Relations(Table[Relation]):
     """All relations of the schema, with the tables of each queue."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.of_queues: dict[str, dict[str | None, AnyTable]] = {letter: {} for letter in CLASSES}
+        super().__init__(TableSchema(Relation, "name"), "")
+        self.of_queues: dict[str, dict[str | None, AnyTable]] = {letter: {} for letter in TABLES}
 
     def reindex(self, old: Relation | None, new: Relation | None) -> None:
-        """See `Table.reindex`."""
-        for one in (old, new):
-            if one is None or one.partition is not None:
-                continue
-            letter, _, queue = one.name.partition("_")
-            if letter == one.letter:
-                if one is new:
-                    self.of_queues[letter][queue] = one.table
-                else:
-                    self.of_queues[letter].pop(queue, None)
+        """Keep the tables of each queue, and the partitions of each table."""
+        for relation in filter(None, (old, new)):
+            table, partition = relation.table, relation.partition
+            letter, _, queue = relation.name.partition("_")
+            if partition is not None:
+                others = tuple(known for known in table.partitions or () if known != partition)
+                table.partitions = others if relation is old else (*others, partition)
+            elif letter == relation.letter and relation is new:
+                self.of_queues[letter][queue] = table
+            elif letter == relation.letter:
+                self.of_queues[letter].pop(queue, None)
 
     def copy(self) -> Relations:
-        """Copies every table once; partitions share their parent's copy."""
-        twin = super().copy()
-        twin.of_queues = {letter: {} for letter in CLASSES}
-        tables: dict[int, AnyTable] = {}
-        for name, relation in twin.rows.items():
-            table = tables.get(id(relation.table))
+        """Copies what is committed, every table once; partitions share their parent's copy."""
+        twin = Relations()
+        copies: dict[int, AnyTable] = {}
+        for relation in self.scan(None):
+            table = copies.get(id(relation.table))
             if table is None:
-                table = tables[id(relation.table)] = relation.table.copy()
-            twin.rows[name] = copied = relation._replace(table=table)
-            twin.reindex(None, copied)
+                table = copies[id(relation.table)] = relation.table.copy()
+                table.partitions = None if table.partitions is None else ()
+            twin.restore_row(relation.name, relation._replace(table=table))
         return twin
 
 
@@ -99,75 +97,62 @@ def find(tx: Transaction, name: str) -> Relation | None:
     return relations(tx).get(tx, name)
 
 
-def is_free_index(tx: Transaction, name: str) -> bool:
-    """Whether an index of this name exists that is no partition of another one."""
-    registered = {f"_{row.queue_name}" for row in queues(tx).scan(tx)}
-    return any(
-        name
-        in index_names(
-            found.letter,
-            found.name,
-            unique_key=isinstance(found.table, Tasks) and found.table.unique_key,
-            detached=found.letter in PARTITIONED and found.name[1:] not in registered,
-        )
-        for found in relations(tx).scan(tx)
-        if found.partition is None
-    )
-
-
-def relation(tx: Transaction, name: str, mode: TableLock = TableLock.ACCESS_SHARE) -> Relation:
+def relation(tx: Transaction, name: str, mode: TableLock = READ) -> Relation:
     """The relation of this name, locked in `mode`; 42P01 if there is none."""
     name = truncated(name)
-    found = relations(tx).get(tx, name)
-    if found is None:
+    known = find(tx, name)
+    if known is None:
         raise undefined_table(name)
     if tx.explicit or tx.db.table_locks:
         tx.lock_table(name, mode)
-        if found.partition is None:
-            for partition in found.table.partitions or ():
+        if known.partition is None:
+            for partition in known.table.partitions or ():
                 tx.check_table(partition.name, mode)
-    return found
+    return known
 
 
-def _table(tx: Transaction, letter: str, queue: str | None, mode: TableLock) -> AnyTable:
-    if queue is None:
-        raise null_identifier()
-    return relation(tx, f"{letter}_{queue}", mode).table
+def is_index(tx: Transaction, name: str) -> bool:
+    """Whether a table has an index of this name; names that Postgres has cut are not known."""
+    for known in relations(tx).scan(tx):
+        ends = ["_pkey", *known.table.schema.indexes]
+        ends += ["_idempotency_key_key"] * known.table.unique_key
+        if known.partition is None and name in [f"{known.name}{end}" for end in ends]:
+            return True
+    return False
 
 
-_READ, _LOCK, _WRITE = TableLock.ACCESS_SHARE, TableLock.ROW_SHARE, TableLock.ROW_EXCLUSIVE
+class _TableOf(Protocol[T_co]):
+    """The table of a queue, locked in `mode`; 42P01 if there is none, 22004 for a null name."""
+
+    def __call__(self, tx: Transaction, queue: str | None, mode: TableLock = WRITE) -> T_co: ...
 
 
-def queues(tx: Transaction, mode: TableLock = _READ) -> Queues:
+def _table_of(letter: str) -> _TableOf[Any]:
+    def table(tx: Transaction, queue: str | None, mode: TableLock = WRITE) -> AnyTable:
+        unlocked: AnyTable | None = tx.tables[letter].get(queue)
+        if unlocked is not None:
+            return unlocked
+        if queue is None:
+            raise null_identifier()
+        return relation(tx, f"{letter}_{queue}", mode).table
+
+    return table
+
+
+tasks: _TableOf[Tasks] = _table_of("t")
+runs: _TableOf[Runs] = _table_of("r")
+checkpoints: _TableOf[Checkpoints] = _table_of("c")
+events: _TableOf[Events] = _table_of("e")
+waits: _TableOf[Waits] = _table_of("w")
+keys: _TableOf[Keys] = _table_of("i")
+
+
+def queues(tx: Transaction, mode: TableLock = READ) -> Queues:
     """``absurd.queues``."""
-    return cast(Queues, relation(tx, "queues", mode).table)
+    return relation(tx, "queues", mode).table
 
 
-def tasks(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Tasks:
-    """``absurd.t_<queue>``."""
-    return tx.tables["t"].get(queue) or _table(tx, "t", queue, mode)  # type: ignore[return-value]
-
-
-def runs(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Runs:
-    """``absurd.r_<queue>``."""
-    return tx.tables["r"].get(queue) or _table(tx, "r", queue, mode)  # type: ignore[return-value]
-
-
-def checkpoints(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Checkpoints:
-    """``absurd.c_<queue>``."""
-    return tx.tables["c"].get(queue) or _table(tx, "c", queue, mode)  # type: ignore[return-value]
-
-
-def events(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Events:
-    """``absurd.e_<queue>``."""
-    return tx.tables["e"].get(queue) or _table(tx, "e", queue, mode)  # type: ignore[return-value]
-
-
-def waits(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Waits:
-    """``absurd.w_<queue>``."""
-    return tx.tables["w"].get(queue) or _table(tx, "w", queue, mode)  # type: ignore[return-value]
-
-
-def keys(tx: Transaction, queue: str | None, mode: TableLock = _WRITE) -> Keys:
-    """``absurd.i_<queue>``."""
-    return tx.tables["i"].get(queue) or _table(tx, "i", queue, mode)  # type: ignore[return-value]
+def queue_rows(tx: Transaction, queue: str | None = None) -> list[QueueRow]:
+    """The registered queues by name, or the one of this name."""
+    rows = [row for row in queues(tx).scan(tx) if queue in (None, row.queue_name)]
+    return sorted(rows, key=lambda row: row.queue_name.encode())

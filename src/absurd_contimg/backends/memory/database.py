@@ -6,14 +6,12 @@ import threading
 from contextlib import AbstractContextManager
 from typing import Any
 
-from absurd_contimg.backends.memory import schema
-from absurd_contimg.backends.memory.catalog import Relation, Relations
+from absurd_contimg.backends.memory.catalog import Relation, Relations, new_table
 from absurd_contimg.backends.memory.dbapi.connection import AsyncMemoryConnection, MemoryConnection
 from absurd_contimg.backends.memory.dbapi.patch_connect import patch_connect
 from absurd_contimg.backends.memory.records import row_dict
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.store import Clock, Store
-from absurd_contimg.backends.memory.tables import Queues
 from absurd_contimg.backends.memory.timeline import Operation
 
 
@@ -27,7 +25,7 @@ class MemoryDatabase(Store):
     def __init__(self, seed: int = 0, clock: Clock | None = None) -> None:
         super().__init__(seed, clock)
         self.relations: Relations = Relations()
-        self.relations.rows["queues"] = Relation("queues", "queues", Queues())
+        self.relations.rows["queues"] = Relation("queues", "queues", new_table("queues", "queues"))
 
     def connect(self, autocommit: bool = False, **options: Any) -> MemoryConnection:
         """A connection shaped as `psycopg.Connection`; `row_factory` is taken as psycopg does."""
@@ -82,10 +80,7 @@ class MemoryDatabase(Store):
         """
         with self.mutex:
             return {
-                relation.name: [
-                    row_dict(schema.TABLES[relation.letter], row)
-                    for row in relation.table.scan(None)
-                ]
+                relation.name: [row_dict(row) for row in relation.table.scan(None)]
                 for relation in self.relations.scan(None)
                 if relation.partition is None
             }

@@ -1,47 +1,50 @@
 """Does the emulator still match a schema of Absurd?
 
-``python -m absurd_contimg.backends.memory.drift [FILE]`` says so. Without an argument the schema
-in the installed ``absurdctl`` is read, with one the given SQL file: to try a new release, install
-its ``absurdctl`` (or unpack its schema) and run this. Every function, parameter, default, return
-column, attribute, table column, check, index, function body and other statement that differs from
-what the emulator was written against is named, one a line; the exit status is 1 if any does.
+``python -m absurd_contimg.backends.memory.drift [FILE]`` says so. Without an argument it reads the
+schema in the installed ``absurdctl``, with one the given SQL file: to try a new release, install
+its ``absurdctl`` (or unpack its schema) and run this. It names every function, parameter, return
+column, attribute, function body, table column, key, index and other statement that differs from
+what the emulator declares, one a line; the exit status is 1 if any does.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import logging
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import sqlglot
-from sqlglot import exp
-from sqlglot.errors import SqlglotError
-
-from absurd_contimg.backends.memory import schema
-from absurd_contimg.backends.memory.function_digests import ATTRIBUTES, BODIES
-from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, SCHEMA_VERSION
-
-_TYPES = {
-    "INT": "int4", "BIGINT": "int8", "DOUBLE": "float8", "BOOLEAN": "bool", "TEXT": "text",
-    "JSONB": "jsonb", "UUID": "uuid", "TIMESTAMPTZ": "timestamptz", "INTERVAL": "interval",
-}  # fmt: skip
-_TABLE = re.compile(
-    r"'create table if not exists absurd\.%I \((?P<columns>(?:[^']|'')*)\)(?:\s*%s)?\s*',\s*"
-    r"'(?P<letter>\w)_'",
+from absurd_contimg.backends.memory.procedures.signatures import (
+    PROCEDURES,
+    SCHEMA_VERSION,
+    Procedure,
 )
-_INDEX = re.compile(
-    r"'create (?P<unique>unique )?index if not exists %I on absurd\.%I (?P<what>(?:[^']|'')*)',\s*"
-    r"\('(?P<letter>\w)_' \|\| \w+\) \|\| '(?P<suffix>\w+)'"
-)
-_USUAL = {"LANGUAGE", "VOLATILE", "CALLED"}
-"""What a function's attributes need not say: how it is written, and what is so by default."""
+from absurd_contimg.backends.memory.schema import NOW, TABLES, Column
+from absurd_contimg.backends.memory.values.intervals import interval_out
+from absurd_contimg.backends.memory.values.times import Interval
+
 Facts = dict[str, str]
 """What is compared, by name, as ``function cancel_task(text, uuid) body``."""
+
+_SQL_TYPES = {
+    "bool": "boolean", "int4": "integer", "int8": "bigint", "float8": "double precision",
+}  # fmt: skip
+_FUNCTION = re.compile(
+    r"create (?:or replace )?function absurd\.(\w+) \((.*?)\) returns (.*?) language \w+(.*?) as "
+    r"\$\$(.*?)\$\$ ?;",
+)
+_TABLE = re.compile(r"create table if not exists absurd\.(\w+) \((.*?)\) ?;")
+_QUEUE_TABLE = re.compile(
+    r"'create table if not exists absurd\.%I \(((?:[^']|'')*?)\)(?: %s)? ?', '(\w)_'"
+)
+_INDEX = re.compile(
+    r"'create (unique )?index if not exists %I on absurd\.%I ((?:[^']|'')*)', "
+    r"\('(\w)_' \|\| \w+\) \|\| '(\w+)'"
+)
+_COMMA = re.compile(r", ?(?![^()]*\))")
+"""A comma outside of parentheses."""
 
 
 def installed_schema() -> str:
@@ -51,193 +54,132 @@ def installed_schema() -> str:
     return str(absurdctl.BUNDLED_SCHEMA_SQL)
 
 
-def schema_facts(text: str) -> Facts:
-    """What a schema text says of its functions and tables."""
-    facts: Facts = {}
-    logger = logging.getLogger("sqlglot")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        statements = sqlglot.parse(text, read="postgres")
-    finally:
-        logger.disabled = disabled
-    for statement in statements:
-        kind = statement.args.get("kind") if isinstance(statement, exp.Create) else None
-        if kind == "FUNCTION" and isinstance(statement, exp.Create):
-            facts.update(_function_facts(statement))
-        elif kind == "TABLE" and isinstance(statement, exp.Create):
-            facts.update(_table_facts(statement.this.this.name, statement.this.expressions))
-        elif statement is not None and kind != "SCHEMA":
-            words = " ".join(str(statement.sql(dialect="postgres", comments=False)).split())
-            facts[f"statement {words[:70]}"] = digest(words)
-    for match in _TABLE.finditer(text):
-        columns = match["columns"].replace("''", "'").replace("%s", "idempotency_key text")
-        table = sqlglot.parse_one(f"create table x ({columns})", read="postgres")
-        facts.update(_table_facts(match["letter"], table.this.expressions))
-    for match in _INDEX.finditer(text):
-        what = " ".join(match["what"].replace("''", "'").split())
-        facts[f"table {match['letter']} index {match['suffix']}"] = (match["unique"] or "") + what
-    return facts
-
-
-def _function_facts(statement: exp.Create) -> Iterator[tuple[str, str]]:
-    defined = statement.this
-    parameters = [node for node in defined.expressions if isinstance(node, exp.ColumnDef)]
-    types = [_type(node) for node in parameters]
-    label = f"function {defined.this.name}({', '.join(types)})"
-    yield label, "exists"
-    for position, node in enumerate(parameters, 1):
-        yield f"{label} parameter {position}", node.name
-        default = _constraint(node, exp.DefaultColumnConstraint)
-        if default is not None:
-            yield f"{label} default of {node.name}", _plain(default.this)
-    attributes: list[str] = []
-    for item in statement.args["properties"].expressions:
-        if not isinstance(item, exp.ReturnsProperty):
-            words = str(item.sql(dialect="postgres"))
-            attributes += [] if words.split(maxsplit=1)[0] in _USUAL else [words.lower()]
-        elif isinstance(item.this, exp.Schema):
-            for position, node in enumerate(item.this.expressions, 1):
-                yield f"{label} return column {position}", f"{node.name} {_type(node)}"
-        else:
-            yield f"{label} returns", _TYPES.get(_name(item.this), _name(item.this).lower())
-    if attributes:
-        yield f"{label} attributes", ", ".join(sorted(attributes))
-    yield f"{label} body", digest(str(statement.args["expression"].this))
-
-
-def _table_facts(table: str, nodes: list[Any]) -> Iterator[tuple[str, str]]:
-    position = 0
-    for node in nodes:
-        if isinstance(node, exp.PrimaryKey):
-            keys = ", ".join(item.name for item in node.expressions)
-            yield f"table {table} primary key", keys
-        elif not isinstance(node, exp.ColumnDef):
-            yield f"table {table} constraint {node.sql(dialect='postgres').lower()}", "exists"
-        if not isinstance(node, exp.ColumnDef):
-            continue
-        position += 1
-        label = f"table {table} column {node.name}"
-        key = _constraint(node, exp.PrimaryKeyColumnConstraint) is not None
-        if key:
-            yield f"table {table} primary key", node.name
-        required = key or _constraint(node, exp.NotNullColumnConstraint) is not None
-        yield label, f"{position} {_type(node)}{' not null' if required else ''}"
-        default = _constraint(node, exp.DefaultColumnConstraint)
-        if default is not None:
-            yield f"{label} default", _plain(default.this)
-        check = _constraint(node, exp.CheckColumnConstraint)
-        if check is not None:
-            yield f"{label} check", _check(check.this)
-        for item in node.args.get("constraints") or []:
-            if not isinstance(item.args.get("kind"), _COLUMN_CONSTRAINTS):
-                yield f"{label} {item.sql(dialect='postgres').lower()}", "exists"
-
-
-_COLUMN_CONSTRAINTS = (
-    exp.PrimaryKeyColumnConstraint,
-    exp.NotNullColumnConstraint,
-    exp.DefaultColumnConstraint,
-    exp.CheckColumnConstraint,
-)
-
-
-def _constraint(node: Any, kind: type) -> Any:
-    for item in node.args.get("constraints") or []:
-        if isinstance(item.args.get("kind"), kind):
-            return item.args["kind"]
-    return None
-
-
-def _name(node: Any) -> str:
-    named = node.this
-    text = str(getattr(named, "value", named)).upper()
-    return str(node.args.get("kind")).upper() if text.startswith("USER") else text
-
-
-def _type(node: Any) -> str:
-    name = _name(node.args["kind"])
-    return _TYPES.get(name, name.lower())
-
-
-def _plain(node: Any) -> str:
-    """A default as the emulator's tables write it."""
-    if isinstance(node, exp.Cast):
-        node = node.this
-    if isinstance(node, exp.Interval):
-        return f"interval '{node.this.name} {node.args['unit'].name.lower()}'"
-    return str(node.sql(dialect="postgres")).lower()
-
-
-def _check(node: Any) -> str:
-    if isinstance(node, exp.In):
-        return "in " + ", ".join(item.name for item in node.expressions)
-    bound = node.expression
-    number = bound.this.name if isinstance(bound, exp.Interval) else bound.name
-    symbol = ">=" if isinstance(node, exp.GTE) else type(node).__name__
-    return f"{symbol} {number}"
+def _plain(text: str) -> str:
+    """SQL without comments and with single spaces."""
+    return " ".join(re.sub(r"--[^\n]*", "", text).split())
 
 
 def digest(body: str) -> str:
     """A function's body without comments and spacing, as a short digest."""
-    bare = re.sub(r"--[^\n]*", "", body)
-    return hashlib.sha256(" ".join(bare.split()).encode()).hexdigest()[:16]
+    return hashlib.sha256(_plain(body).encode()).hexdigest()[:16]
 
 
-def emulator_facts() -> Facts:
-    """What the emulator says of itself."""
+def schema_facts(text: str) -> Facts:
+    """What a schema text says of its functions and tables."""
+    text = _plain(text)
     facts: Facts = {}
-    for procedures in PROCEDURES.values():
-        for procedure in procedures:
-            types = ", ".join(parameter.type_name for parameter in procedure.parameters)
-            label = f"function {procedure.name}({types})"
-            facts[label] = "exists"
-            for position, parameter in enumerate(procedure.parameters, 1):
-                facts[f"{label} parameter {position}"] = parameter.name
-                if parameter.has_default:
-                    facts[f"{label} default of {parameter.name}"] = parameter.default.lower()
-            for position, (name, type_name) in enumerate(procedure.columns, 1):
-                facts[f"{label} return column {position}"] = f"{name} {type_name}"
-            if not procedure.columns:
-                facts[f"{label} returns"] = procedure.returns
-            if label in ATTRIBUTES:
-                facts[f"{label} attributes"] = ATTRIBUTES[label]
-            facts[f"{label} body"] = BODIES.get(label, "unknown")
-    facts.update(_emulated_tables())
+    for name, parameters, returns, attributes, body in _FUNCTION.findall(text):
+        table = re.match(r"table ?\((.*)\)", returns)
+        answer = _items(table[1]) if table else [returns]
+        words = [word for word in attributes.split() if word != "volatile"]
+        facts.update(_function(name, _items(parameters), answer, words, digest(body)))
+    for name, columns in _TABLE.findall(_FUNCTION.sub("", text)):
+        facts.update(_table(name, _items(columns)))
+    for quoted, letter in _QUEUE_TABLE.findall(text):
+        unquoted = quoted.replace("''", "'").replace("%s", "idempotency_key text")
+        facts.update(_table(letter, _items(unquoted)))
+    for unique, what, letter, suffix in _INDEX.findall(text):
+        facts[f"table {letter} index {suffix}"] = unique + what.replace("''", "'")
+    for statement in _TABLE.sub("", _FUNCTION.sub("", text)).split(";"):
+        if other := statement.strip():
+            facts[f"statement {other[:70]}"] = digest(other)
     return facts
 
 
-def _emulated_tables() -> Iterator[tuple[str, str]]:
-    for table, indexes in schema.INDEXES.items():
-        for name, what in indexes.items():
-            yield f"table {table} index {name}", what
-    for table, columns in schema.TABLES.items():
-        yield f"table {table} primary key", ", ".join(schema.PRIMARY_KEYS[table])
-        for position, column in enumerate(columns, 1):
-            label = f"table {table} column {column.name}"
-            required = "" if column.nullable else " not null"
-            yield label, f"{position} {column.type_name}{required}"
-            if column.default is not None:
-                yield f"{label} default", column.default
-            if column.check is not None:
-                yield f"{label} check", "in " + ", ".join(column.check)
-            elif column.check_text is not None:
-                yield f"{label} check", column.check_text
+def _items(text: str) -> list[str]:
+    return [re.sub(r"::\w+", "", item) for item in _COMMA.split(text.strip()) if item]
+
+
+def emulator_facts() -> Facts:
+    """What the emulator says of itself, in the schema's words."""
+    facts: Facts = {"statement create schema if not exists absurd": digest(_CREATE_SCHEMA)}
+    for procedure in (known for same_name in PROCEDURES.values() for known in same_name):
+        parameters = [
+            f"{parameter.name} {_sql_type(parameter.type_name)}"
+            + (f" default {parameter.default}" if parameter.has_default else "")
+            for parameter in procedure.parameters
+        ]
+        attributes = procedure.attributes.split()
+        facts.update(
+            _function(procedure.name, parameters, _answer(procedure), attributes, procedure.body)
+        )
+    for letter, table in TABLES.items():
+        key = table.primary_key
+        columns = [_column(known, key == (known.name,)) for known in table.columns]
+        facts.update(_table(letter, columns + [f"primary key ({', '.join(key)})"] * (len(key) > 1)))
+        for suffix, what in table.indexes.items():
+            facts[f"table {letter} index {suffix}"] = what
+    return facts
+
+
+_CREATE_SCHEMA = "create schema if not exists absurd"
+
+
+def _sql_type(name: str) -> str:
+    return _SQL_TYPES.get(name, name)
+
+
+def _answer(procedure: Procedure) -> list[str]:
+    columns = [f"{name} {_sql_type(type_name)}" for name, type_name in procedure.columns]
+    return columns or [_sql_type(procedure.returns)]
+
+
+def _column(column: Column, is_key: bool) -> str:
+    """A column's declaration as the schema writes it."""
+    text = f"{column.name} {_sql_type(column.type_name)}"
+    if is_key or not column.nullable:
+        text += " primary key" if is_key else " not null"
+    if column.default is NOW:
+        text += " default absurd.current_time()"
+    elif column.default is not None:
+        text += f" default {_literal(column.default)}"
+    if isinstance(column.check, tuple):
+        text += f" check ({column.name} in ({', '.join(map(_literal, column.check))}))"
+    elif column.check is not None:
+        least = "interval '0 seconds'" if column.type_name == "interval" else column.check
+        text += f" check ({column.name} >= {least})"
+    return text
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, Interval):
+        return f"interval '{interval_out(value)}'"
+    return str(value) if isinstance(value, int) else f"'{value}'"
+
+
+def _function(
+    name: str, parameters: list[str], answer: list[str], attributes: list[str], body: str
+) -> Iterator[tuple[str, str]]:
+    types = [re.sub(r" default .*", "", item).split(" ", 1)[1] for item in parameters]
+    label = f"function {name}({', '.join(types)})"
+    yield label, "exists"
+    for position, item in enumerate(parameters, 1):
+        yield f"{label} parameter {position}", item
+    for position, item in enumerate(answer, 1):
+        yield f"{label} return column {position}", item
+    yield f"{label} attributes", " ".join(sorted(attributes)) or "none"
+    yield f"{label} body", body
+
+
+def _table(table: str, items: list[str]) -> Iterator[tuple[str, str]]:
+    for position, item in enumerate(items, 1):
+        name, _, rest = item.partition(" ")
+        named = "key" if item.startswith("primary key") else f"column {name}"
+        yield f"table {table} {named}", f"{position} {rest}"
 
 
 def differences(text: str) -> list[str]:
     """Everything in which a schema differs from the emulator, one sentence each."""
-    theirs, mine = schema_facts(text), emulator_facts()
-    found: list[str] = []
-    for name in sorted(theirs.keys() | mine.keys()):
-        if theirs.get(name) == mine.get(name):
-            continue
-        if name not in mine:
-            found.append(f"{name}: new in the schema ({theirs[name]}), the emulator lacks it")
+    theirs, ours = schema_facts(text), emulator_facts()
+    sentences: list[str] = []
+    for name in sorted(theirs.keys() | ours.keys()):
+        if name not in ours:
+            sentences.append(f"{name}: new in the schema ({theirs[name]}), the emulator lacks it")
         elif name not in theirs:
-            found.append(f"{name}: gone from the schema, the emulator has it ({mine[name]})")
-        else:
-            found.append(f"{name}: {theirs[name]} in the schema, {mine[name]} in the emulator")
-    return found
+            sentences.append(f"{name}: gone from the schema, the emulator has it ({ours[name]})")
+        elif theirs[name] != ours[name]:
+            sentences.append(f"{name}: {theirs[name]} in the schema, {ours[name]} in the emulator")
+    return sentences
 
 
 def main(arguments: list[str]) -> int:
@@ -252,22 +194,20 @@ def main(arguments: list[str]) -> int:
     file = parser.parse_args(arguments).file
     try:
         text = installed_schema() if file is None else file.read_text(encoding="utf-8")
-        facts = schema_facts(text)
     except (OSError, ImportError) as error:
         parser.error(f"no schema to compare with: {error}; install absurdctl or name an SQL file")
-    except SqlglotError as error:
-        parser.error(f"{file or 'the schema'} cannot be read as SQL: {error}")
+    facts = schema_facts(text)
     if not any(name.startswith("function ") for name in facts):
         parser.error(f"{file} has no function of Absurd: is it the schema's SQL file?")
     version = re.search(r"select '([^']+)'::text;", text)
-    found = differences(text)
+    sentences = differences(text)
     print(
         f"schema {version[1] if version else 'of unknown version'}, emulator of {SCHEMA_VERSION}: "
-        f"{len(found)} differences in {len(facts)} facts"
+        f"{len(sentences)} differences in {len(facts)} facts"
     )
-    for line in found:
-        print(f"  {line}")
-    return 1 if found else 0
+    for sentence in sentences:
+        print(f"  {sentence}")
+    return 1 if sentences else 0
 
 
 if __name__ == "__main__":

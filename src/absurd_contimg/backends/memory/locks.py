@@ -1,8 +1,8 @@
-"""Locks that outlive a statement: which sessions hold what, and who would have to wait.
+"""Postgres' lock modes and which of them conflict.
 
-Only transactions that a session began leave anything here. A statement on its own runs under the
-database's mutex from start to end, so nobody can see its locks; it only asks whether somebody
-else's stand in its way.
+Only transactions that a session began leave locks behind. A statement on its own runs under the
+database's mutex from start to end, so nobody can see its locks; it only asks whether another's
+are in its way.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class TableLock(IntEnum):
     ACCESS_EXCLUSIVE = 8
 
 
-ACCESS_SHARE, ROW_SHARE = TableLock.ACCESS_SHARE, TableLock.ROW_SHARE
-"""Named alone, because finding a member of an enumeration takes as long as finding a table."""
+READ, LOCK_ROWS, WRITE = TableLock.ACCESS_SHARE, TableLock.ROW_SHARE, TableLock.ROW_EXCLUSIVE
+"""What ``select``, ``select ... for update`` and ``insert``, ``update`` or ``delete`` take."""
 
 ROW_CONFLICTS: tuple[frozenset[RowLock], ...] = (
     frozenset({RowLock.UPDATE}),
@@ -44,20 +44,16 @@ ROW_CONFLICTS: tuple[frozenset[RowLock], ...] = (
 """By row lock: those of others that it has to wait for (Postgres' manual, table 13.3)."""
 
 TABLE_CONFLICTS: dict[TableLock, frozenset[TableLock]] = {
-    mode: frozenset(other for other in TableLock if other.name in words.split())
-    for mode, words in {
-        TableLock.ACCESS_SHARE: "ACCESS_EXCLUSIVE",
-        TableLock.ROW_SHARE: "EXCLUSIVE ACCESS_EXCLUSIVE",
-        TableLock.ROW_EXCLUSIVE: "SHARE SHARE_ROW_EXCLUSIVE EXCLUSIVE ACCESS_EXCLUSIVE",
-        TableLock.SHARE_UPDATE_EXCLUSIVE: "SHARE_UPDATE_EXCLUSIVE SHARE SHARE_ROW_EXCLUSIVE "
-        "EXCLUSIVE ACCESS_EXCLUSIVE",
-        TableLock.SHARE: "ROW_EXCLUSIVE SHARE_UPDATE_EXCLUSIVE SHARE_ROW_EXCLUSIVE EXCLUSIVE "
-        "ACCESS_EXCLUSIVE",
-        TableLock.SHARE_ROW_EXCLUSIVE: "ROW_EXCLUSIVE SHARE_UPDATE_EXCLUSIVE SHARE "
-        "SHARE_ROW_EXCLUSIVE EXCLUSIVE ACCESS_EXCLUSIVE",
-        TableLock.EXCLUSIVE: "ROW_SHARE ROW_EXCLUSIVE SHARE_UPDATE_EXCLUSIVE SHARE "
-        "SHARE_ROW_EXCLUSIVE EXCLUSIVE ACCESS_EXCLUSIVE",
-        TableLock.ACCESS_EXCLUSIVE: " ".join(mode.name for mode in TableLock),
+    TableLock(mode): frozenset(map(TableLock, conflicts))
+    for mode, conflicts in {
+        1: (8,),
+        2: (7, 8),
+        3: (5, 6, 7, 8),
+        4: (4, 5, 6, 7, 8),
+        5: (3, 4, 6, 7, 8),
+        6: (3, 4, 5, 6, 7, 8),
+        7: (2, 3, 4, 5, 6, 7, 8),
+        8: (1, 2, 3, 4, 5, 6, 7, 8),
     }.items()
 }
 """By table lock: those of others that it has to wait for (Postgres' manual, table 13.2)."""

@@ -1,181 +1,265 @@
-"""The columns, types, defaults and checks of Absurd's tables, as the schema declares them."""
+"""Absurd's tables: columns, SQL types, defaults, checks, keys and indexes.
+
+The one declaration from which rows, catalogue, refusals and the drift report derive. A row is a
+named tuple whose annotations are the SQL types: a UUID is a 128-bit integer, a time an integer of
+microseconds (see `values.times`), jsonb its canonical text (see `jsonb`). Rows never change, so
+undo log, snapshots and forks share them.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from functools import lru_cache
+from typing import Annotated, Any, Final, NamedTuple, get_args, get_type_hints
+
+from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.values.times import Interval
 
 STATES = ("pending", "running", "sleeping", "completed", "failed", "cancelled")
-NOW = "absurd.current_time()"
-IDENTIFIER_BYTES_MAX = 63
+NOW: Final = object()
+"""The default ``absurd.current_time()``."""
+
+
+class Default(NamedTuple):
+    """A column's default: `NOW` or a value."""
+
+    value: Any
+
+
+Check = tuple[str, ...] | int
+"""The words of which a value is one, or the least that a number or an interval's length is."""
+
+Bool = Annotated[bool, "bool"]
+Int4 = Annotated[int, "int4"]
+Int8 = Annotated[int, "int8"]
+Float8 = Annotated[float, "float8"]
+Text = Annotated[str, "text"]
+Jsonb = Annotated[str, "jsonb"]
+Uuid = Annotated[int, "uuid"]
+Timestamptz = Annotated[int, "timestamptz"]
+Span = Annotated[Interval, "interval"]
+State = Annotated[Text, STATES]
+NowByDefault = Annotated[Timestamptz, Default(NOW)]
+
+
+class QueueRow(NamedTuple):
+    """``absurd.queues``."""
+
+    queue_name: Text
+    created_at: NowByDefault
+    storage_mode: Annotated[Text, Default("unpartitioned"), ("unpartitioned", "partitioned")]
+    default_partition: Annotated[Text, Default("enabled"), ("enabled", "disabled")]
+    partition_lookahead: Annotated[Span, Default(Interval(days=28)), 0]
+    partition_lookback: Annotated[Span, Default(Interval(days=1)), 0]
+    cleanup_ttl: Annotated[Span, Default(Interval(days=30)), 0]
+    cleanup_limit: Annotated[Int4, Default(1000), 1]
+    detach_mode: Annotated[Text, Default("none"), ("none", "empty")]
+    detach_min_age: Annotated[Span, Default(Interval(days=30)), 0]
+
+
+class TaskRow(NamedTuple):
+    """``t_<queue>``."""
+
+    task_id: Uuid
+    task_name: Text
+    params: Jsonb
+    headers: Jsonb | None
+    retry_strategy: Jsonb | None
+    max_attempts: Int4 | None
+    cancellation: Jsonb | None
+    enqueue_at: NowByDefault
+    first_started_at: Timestamptz | None
+    state: State
+    attempts: Annotated[Int4, Default(0)]
+    last_attempt_run: Uuid | None
+    completed_payload: Jsonb | None
+    cancelled_at: Timestamptz | None
+    idempotency_key: Text | None
+
+
+class RunRow(NamedTuple):
+    """``r_<queue>``."""
+
+    run_id: Uuid
+    task_id: Uuid
+    attempt: Int4
+    state: State
+    claimed_by: Text | None
+    claim_expires_at: Timestamptz | None
+    available_at: Timestamptz
+    wake_event: Text | None
+    event_payload: Jsonb | None
+    started_at: Timestamptz | None
+    completed_at: Timestamptz | None
+    failed_at: Timestamptz | None
+    result: Jsonb | None
+    failure_reason: Jsonb | None
+    created_at: NowByDefault
+
+
+class CheckpointRow(NamedTuple):
+    """``c_<queue>``."""
+
+    task_id: Uuid
+    checkpoint_name: Text
+    state: Jsonb | None
+    status: Annotated[Text, Default("committed")]
+    owner_run_id: Uuid | None
+    updated_at: NowByDefault
+
+
+class EventRow(NamedTuple):
+    """``e_<queue>``."""
+
+    event_name: Text
+    payload: Jsonb | None
+    emitted_at: NowByDefault
+
+
+class WaitRow(NamedTuple):
+    """``w_<queue>``."""
+
+    task_id: Uuid
+    run_id: Uuid
+    step_name: Text
+    event_name: Text
+    timeout_at: Timestamptz | None
+    created_at: NowByDefault
+
+
+class KeyRow(NamedTuple):
+    """``i_<queue>``."""
+
+    idempotency_key: Text
+    task_id: Uuid
 
 
 class Column(NamedTuple):
-    """A column; `default` is the schema's text, None without one."""
+    """A column as its annotation declares it."""
 
     name: str
     type_name: str
-    nullable: bool = True
-    default: str | None = None
-    check: tuple[str, ...] | None = None
-    check_text: str | None = None
+    nullable: bool
+    default: Any = None
+    """`NOW`, a value, or None for a column without a default."""
+    check: Check | None = None
+
+    def accepts(self, value: Any) -> bool:
+        """Whether the check passes; null always does."""
+        if value is None or self.check is None:
+            return True
+        if isinstance(self.check, tuple):
+            return value in self.check
+        number: int = value.span() if isinstance(value, Interval) else value
+        return number >= self.check
 
 
-def _columns(text: str) -> tuple[Column, ...]:
-    """``name type``, with ``!`` for not null and ``= default``; one a line."""
-    found: list[Column] = []
-    for line in filter(None, (line.strip() for line in text.splitlines())):
-        declared, _, default = line.partition(" = ")
-        name, type_name = declared.rstrip("!").split()
-        check = STATES if name == "state" and type_name == "text" else None
-        found.append(Column(name, type_name, "!" not in declared, default or None, check))
-    return tuple(found)
+def column(name: str, annotation: Any) -> Column:
+    """The column that an annotation declares, of a row or of a procedure's answer."""
+    nullable = type(None) in get_args(annotation)
+    declared = get_args(annotation)[0] if nullable else annotation
+    type_name, *rest = declared.__metadata__
+    values = [item.value for item in rest if isinstance(item, Default)]
+    checks = [item for item in rest if not isinstance(item, Default)]
+    return Column(name, type_name, nullable, *(values or [None]), *checks)
 
 
-TASKS = _columns(
-    f"""
-    task_id uuid!
-    task_name text!
-    params jsonb!
-    headers jsonb
-    retry_strategy jsonb
-    max_attempts int4
-    cancellation jsonb
-    enqueue_at timestamptz! = {NOW}
-    first_started_at timestamptz
-    state text!
-    attempts int4! = 0
-    last_attempt_run uuid
-    completed_payload jsonb
-    cancelled_at timestamptz
-    idempotency_key text
-    """
-)
-RUNS = _columns(
-    f"""
-    run_id uuid!
-    task_id uuid!
-    attempt int4!
-    state text!
-    claimed_by text
-    claim_expires_at timestamptz
-    available_at timestamptz!
-    wake_event text
-    event_payload jsonb
-    started_at timestamptz
-    completed_at timestamptz
-    failed_at timestamptz
-    result jsonb
-    failure_reason jsonb
-    created_at timestamptz! = {NOW}
-    """
-)
-CHECKPOINTS = _columns(
-    f"""
-    task_id uuid!
-    checkpoint_name text!
-    state jsonb
-    status text! = 'committed'
-    owner_run_id uuid
-    updated_at timestamptz! = {NOW}
-    """
-)
-EVENTS = _columns(
-    f"""
-    event_name text!
-    payload jsonb
-    emitted_at timestamptz! = {NOW}
-    """
-)
-WAITS = _columns(
-    f"""
-    task_id uuid!
-    run_id uuid!
-    step_name text!
-    event_name text!
-    timeout_at timestamptz
-    created_at timestamptz! = {NOW}
-    """
-)
-KEYS = _columns(
-    """
-    idempotency_key text!
-    task_id uuid!
-    """
-)
-QUEUES = (
-    Column("queue_name", "text", nullable=False),
-    Column("created_at", "timestamptz", False, NOW),
-    Column("storage_mode", "text", False, "'unpartitioned'", ("unpartitioned", "partitioned")),
-    Column("default_partition", "text", False, "'enabled'", ("enabled", "disabled")),
-    Column("partition_lookahead", "interval", False, "interval '28 days'", None, ">= 0"),
-    Column("partition_lookback", "interval", False, "interval '1 day'", None, ">= 0"),
-    Column("cleanup_ttl", "interval", False, "interval '30 days'", None, ">= 0"),
-    Column("cleanup_limit", "int4", False, "1000", None, ">= 1"),
-    Column("detach_mode", "text", False, "'none'", ("none", "empty")),
-    Column("detach_min_age", "interval", False, "interval '30 days'", None, ">= 0"),
-)
+@lru_cache
+def columns_of(row: type) -> tuple[Column, ...]:
+    """The columns of a named tuple: the fields whose annotations are SQL types."""
+    hints = get_type_hints(row, include_extras=True).items()
+    declared = [(name, annotation) for name, annotation in hints if _is_sql(annotation)]
+    return tuple(column(name, annotation) for name, annotation in declared)
 
-TABLES: dict[str, tuple[Column, ...]] = {
-    "t": TASKS,
-    "r": RUNS,
-    "c": CHECKPOINTS,
-    "e": EVENTS,
-    "w": WAITS,
-    "i": KEYS,
-    "queues": QUEUES,
+
+def _is_sql(annotation: Any) -> bool:
+    return any(hasattr(item, "__metadata__") for item in (annotation, *get_args(annotation)))
+
+
+class TableSchema:
+    """A kind of table: its row, keys and indexes."""
+
+    def __init__(
+        self,
+        row: Any,
+        primary_key: str,
+        *,
+        partition_key: str = "",
+        lookups: str = "",
+        **indexes: str,
+    ) -> None:
+        self.row = row
+        self.columns = columns_of(row)
+        self.primary_key = tuple(primary_key.split())
+        self.partition_key = partition_key
+        """The column by which the table of a partitioned queue is partitioned; "" if it is not."""
+        self.lookups = tuple(lookups.split())
+        """Columns by which procedures look for rows, beside the primary key."""
+        self.indexes = indexes
+        """Postgres' indexes by the end of their names; the emulator keeps its own."""
+
+    def position(self, name: str) -> int:
+        """Where the column stands."""
+        return [known.name for known in self.columns].index(name)
+
+    def check_row(self, relation: str, row: tuple[Any, ...], table: str = "") -> None:
+        """23502 for a null in a column that takes none, 23514 for a value that a check refuses.
+
+        `relation` is the table or partition of the row; a check bears the name of its `table`.
+        """
+        for known, value in zip(self.columns, row, strict=True):
+            if value is None and not known.nullable:
+                raise not_null_violation(known.name, relation)
+        for known, value in zip(self.columns, row, strict=True):
+            if not known.accepts(value):
+                constraint = f"{table or relation}_{known.name}_check"
+                raise EngineError(
+                    "23514",
+                    f'new row for relation "{relation}" violates check constraint "{constraint}"',
+                    table=relation,
+                    constraint=constraint,
+                )
+
+
+def not_null_violation(name: str, relation: str) -> EngineError:
+    """23502."""
+    return EngineError(
+        "23502",
+        f'null value in column "{name}" of relation "{relation}" violates not-null constraint',
+        table=relation,
+        column=name,
+    )
+
+
+TABLES: dict[str, TableSchema] = {
+    "t": TableSchema(
+        TaskRow,
+        "task_id",
+        partition_key="task_id",
+        lookups="idempotency_key",
+        _ci="(task_id) where cancellation is not null",
+    ),
+    "r": TableSchema(
+        RunRow,
+        "run_id",
+        partition_key="run_id",
+        lookups="task_id",
+        _sai="(state, available_at)",
+        _ti="(task_id)",
+        _cei="(claim_expires_at) where state = 'running' and claim_expires_at is not null",
+    ),
+    "c": TableSchema(
+        CheckpointRow, "task_id checkpoint_name", partition_key="task_id", lookups="task_id"
+    ),
+    "e": TableSchema(EventRow, "event_name", _eai="(emitted_at)"),
+    "w": TableSchema(
+        WaitRow,
+        "run_id step_name",
+        partition_key="run_id",
+        lookups="event_name task_id run_id",
+        _eni="(event_name)",
+        _ti="(task_id)",
+    ),
+    "i": TableSchema(KeyRow, "idempotency_key", lookups="task_id", _ti="(task_id)"),
+    "queues": TableSchema(QueueRow, "queue_name"),
 }
 """By the letter before the queue's name; ``queues`` for the table of queues."""
-
-PRIMARY_KEYS: dict[str, tuple[str, ...]] = {
-    "t": ("task_id",),
-    "r": ("run_id",),
-    "c": ("task_id", "checkpoint_name"),
-    "e": ("event_name",),
-    "w": ("run_id", "step_name"),
-    "i": ("idempotency_key",),
-    "queues": ("queue_name",),
-}
-
-INDEXES: dict[str, dict[str, str]] = {
-    "r": {
-        "_sai": "(state, available_at)",
-        "_ti": "(task_id)",
-        "_cei": "(claim_expires_at) where state = 'running' and claim_expires_at is not null",
-    },
-    "t": {
-        "_ci": "(task_id) where cancellation is not null",
-    },
-    "w": {
-        "_eni": "(event_name)",
-        "_ti": "(task_id)",
-    },
-    "e": {
-        "_eai": "(emitted_at)",
-    },
-    "i": {
-        "_ti": "(task_id)",
-    },
-}
-"""Indexes beside the primary keys, by the end of their names; the emulator keeps its own."""
-
-
-def index_names(letter: str, table: str, *, unique_key: bool, detached: bool) -> set[str]:
-    """The names of a table's indexes; a detached partition has the ones that Postgres made up."""
-    names = {_object_name(table, "", "pkey")}
-    if unique_key:
-        names.add(_object_name(table, "idempotency_key", "key"))
-    for suffix, definition in INDEXES.get(letter, {}).items():
-        columns = definition[1 : definition.index(")")].replace(", ", "_")
-        names.add(_object_name(table, columns, "idx") if detached else f"{table}{suffix}")
-    return names
-
-
-def _object_name(table: str, columns: str, label: str) -> str:
-    """``table_columns_label``, the longer part cut until the name fits, as Postgres does."""
-    parts = [table.encode(), columns.encode()]
-    room = IDENTIFIER_BYTES_MAX - len(label) - 1 - bool(columns)
-    while len(parts[0]) + len(parts[1]) > room:
-        longer = 0 if len(parts[0]) > len(parts[1]) else 1
-        parts[longer] = parts[longer][:-1]
-    shown = [part.decode(errors="ignore") for part in parts if part]
-    return "_".join([*shown, label])

@@ -6,6 +6,9 @@ from typing import NamedTuple
 
 from absurd_contimg.backends.memory.values import times
 
+_RECENT_US = 10**15
+"""A number above this is a time: 2001 in microseconds."""
+
 Noted = tuple[int, int, str, tuple[object, ...], str, object]
 """The fields of an `Operation`: plain, because each call notes one and few are ever read."""
 
@@ -42,5 +45,7 @@ def _answered(answer: object, rows_max: int = 3) -> str:
 def _brief(value: object, length_max: int = 60) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return f"{value:032x}"[-8:]
+    if isinstance(value, int) and value > _RECENT_US:
+        return times.to_datetime(value).isoformat(timespec="milliseconds")
     text = repr(value)
     return text if len(text) <= length_max else f"{text[: length_max - 3]}..."

@@ -1,15 +1,15 @@
-"""Transactions: what to undo, what is held, and what others may not see yet.
+"""Transactions: what to undo, which locks they hold, and what others do not see yet.
 
-Tables are changed in place and every change leaves its old row in the undo log. A transaction
-that a session began (`explicit`) also leaves a mark on each row: others then read the row as it
-was, and wait if they want to write it. A single statement needs no marks, because it ends before
-the mutex is given back.
+Tables change in place and every change leaves its old row in the undo log. A transaction that a
+session began (`explicit`) also marks each row: others then read the row as it was, and wait if
+they want to write it. A single statement needs no marks, because it ends before the mutex is
+released.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from absurd_contimg.backends.memory.locks import (
     ROW_CONFLICTS,
@@ -20,7 +20,8 @@ from absurd_contimg.backends.memory.locks import (
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.store import Store
 
-_NONE: dict[str, dict[str | None, Any]] = {kind: {} for kind in "trcewi"}
+T = TypeVar("T")
+_NO_TABLES: dict[str, dict[str | None, Any]] = {letter: {} for letter in "trcewi"}
 
 
 class LockedTable(Protocol):
@@ -29,17 +30,22 @@ class LockedTable(Protocol):
     row_locks: dict[Hashable, dict[Transaction, RowLock]]
     uncommitted: dict[Hashable, tuple[Transaction, Any]]
 
-    def restore_row(self, key: Any, row: Any) -> None:
+    def restore_row(self, key: Hashable, row: Any) -> None:
         """Put back what the undo log kept."""
+
+
+class WouldBlock(Exception):
+    """The statement needs what `holder` has; undo it, wait for `holder` to end, run it again."""
+
+    def __init__(self, holder: Transaction) -> None:
+        super().__init__()
+        self.holder = holder
 
 
 class Transaction:
     """One transaction of one session."""
 
     __slots__ = (
-        "_marks",
-        "_row_locks",
-        "_table_locks",
         "alone",
         "db",
         "explicit",
@@ -56,25 +62,25 @@ class Transaction:
         self.explicit = explicit
         self.alone = False
         """Whether no session is in a transaction: there are no locks to take or to wait for."""
-        self.tables = _NONE
-        """By kind and queue, the tables that may be used without a lock."""
-        self.undo: list[Callable[[], None] | tuple[LockedTable, Any, Any]] = []
+        self.tables = _NO_TABLES
+        """By letter and queue, the tables that need no lock."""
+        self.undo: list[Callable[[], object] | tuple[LockedTable, Hashable, Any]] = []
+        """Rows to put back, and locks and marks to release, which the end does too."""
         self.finished = False
         self.waiting_for: Transaction | None = None
-        if explicit:
-            self._row_locks: list[tuple[LockedTable, Hashable]] = []
-            self._marks: list[tuple[LockedTable, Hashable]] = []
-            self._table_locks: list[str] = []
 
     def begin_statement(self) -> None:
         """Be the transaction of one statement, which nobody else ever sees or waits for."""
-        db = self.db
-        relations = db.relations
-        self.alone = not (db.table_locks or relations.uncommitted)
-        self.tables = relations.of_queues if self.alone else _NONE
+        relations = self.db.relations
+        self.alone = not (self.db.table_locks or relations.uncommitted)
+        self.tables = relations.of_queues if self.alone else _NO_TABLES
         self.undo = []
 
-    # -- locks ------------------------------------------------------------------------------
+    def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What `read` returns; after a wait, what it returned before (`SessionState.read_once`)."""
+        return read() if self.alone else self.session.read_once(key, read)
+
+    # -- rows -------------------------------------------------------------------------------
 
     def may_lock(self, table: LockedTable, key: Hashable, mode: RowLock) -> bool:
         """Whether no other transaction holds a conflicting lock on the row."""
@@ -91,26 +97,20 @@ class Transaction:
         before = holders.get(self)
         if before is None or before < mode:
             holders[self] = mode
-            self._row_locks.append((table, key))
             self.undo.append(lambda: self._release_row(table, key, before))
 
     def _row_holder(self, table: LockedTable, key: Hashable, mode: RowLock) -> Transaction | None:
-        holders = table.row_locks.get(key)
-        if holders:
-            conflicts = ROW_CONFLICTS[mode]
-            for holder, held in holders.items():
-                if holder is not self and held in conflicts:
-                    return holder
+        conflicts = ROW_CONFLICTS[mode]
+        for holder, held in table.row_locks.get(key, {}).items():
+            if holder is not self and held in conflicts:
+                return holder
         return None
 
-    def _release_row(self, table: LockedTable, key: Hashable, to: RowLock | None) -> None:
-        holders = table.row_locks.get(key)
-        if holders is None:
-            return
-        if to is None:
-            holders.pop(self, None)
-        else:
-            holders[self] = to
+    def _release_row(self, table: LockedTable, key: Hashable, before: RowLock | None) -> None:
+        holders = table.row_locks[key]
+        del holders[self]
+        if before is not None:
+            holders[self] = before
         if not holders:
             del table.row_locks[key]
 
@@ -118,37 +118,30 @@ class Transaction:
         """Let others go on reading `before` (None: no row) until the transaction ends."""
         if key not in table.uncommitted:
             table.uncommitted[key] = (self, before)
-            self._marks.append((table, key))
-            self.undo.append(lambda: table.uncommitted.pop(key, None) and None)
+            self.undo.append(lambda: table.uncommitted.pop(key))
+
+    # -- tables -----------------------------------------------------------------------------
 
     def lock_table(self, name: str, mode: TableLock) -> None:
         """Take a table lock until the transaction ends; `WouldBlock` if another is in the way."""
-        held = self.db.table_locks
         self.check_table(name, mode)
         if not self.explicit:
             return
-        mine = held.setdefault(name, {}).setdefault(self, set())
-        if mode not in mine:
-            mine.add(mode)
-            self._table_locks.append(name)
+        modes = self.db.table_locks.setdefault(name, {}).setdefault(self, set())
+        if mode not in modes:
+            modes.add(mode)
             self.undo.append(lambda: self._release_table(name, mode))
 
     def check_table(self, name: str, mode: TableLock) -> None:
         """`WouldBlock` if another transaction's lock on the table is in the way."""
-        holders = self.db.table_locks.get(name)
-        if holders:
-            conflicts = TABLE_CONFLICTS[mode]
-            for holder, modes in holders.items():
-                if holder is not self and not conflicts.isdisjoint(modes):
-                    raise WouldBlock(holder)
+        for holder, modes in self.db.table_locks.get(name, {}).items():
+            if holder is not self and not TABLE_CONFLICTS[mode].isdisjoint(modes):
+                raise WouldBlock(holder)
 
-    def _release_table(self, name: str, mode: TableLock | None) -> None:
-        holders = self.db.table_locks.get(name)
-        if holders is None or self not in holders:
-            return
-        if mode is not None:
-            holders[self].discard(mode)
-        if mode is None or not holders[self]:
+    def _release_table(self, name: str, mode: TableLock) -> None:
+        holders = self.db.table_locks[name]
+        holders[self].remove(mode)
+        if not holders[self]:
             del holders[self]
         if not holders:
             del self.db.table_locks[name]
@@ -157,33 +150,18 @@ class Transaction:
 
     def rollback_to(self, position: int) -> None:
         """Undo everything after `position` of the undo log, the latest first."""
-        undo = self.undo
-        while len(undo) > position:
-            entry = undo.pop()
-            if type(entry) is tuple:
+        while len(self.undo) > position:
+            entry = self.undo.pop()
+            if isinstance(entry, tuple):
                 table, key, row = entry
                 table.restore_row(key, row)
             else:
-                entry()  # type: ignore[operator]
+                entry()
 
     def finish(self) -> None:
-        """Release what is held. The undo log has been replayed or is not wanted any more."""
+        """Release what is held; what was changed stays."""
         self.finished = True
-        self.undo = []
-        for table, key in self._marks:
-            owner = table.uncommitted.get(key)
-            if owner is not None and owner[0] is self:
-                del table.uncommitted[key]
-        for table, key in self._row_locks:
-            self._release_row(table, key, None)
-        for name in self._table_locks:
-            self._release_table(name, None)
-        self._marks, self._row_locks, self._table_locks = [], [], []
-
-
-class WouldBlock(Exception):
-    """The statement needs what `holder` has; undo it, wait for `holder` to end, run it again."""
-
-    def __init__(self, holder: Transaction) -> None:
-        super().__init__()
-        self.holder = holder
+        while self.undo:
+            entry = self.undo.pop()
+            if not isinstance(entry, tuple):
+                entry()

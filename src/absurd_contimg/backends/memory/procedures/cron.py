@@ -2,46 +2,68 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import NamedTuple
 
 from absurd_contimg.backends.memory.errors import raise_exception
-from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
+from absurd_contimg.backends.memory.procedures.checks import (
+    is_blank,
+    require_queue,
+    validate_queue_name,
+)
+from absurd_contimg.backends.memory.procedures.signatures import procedure
+from absurd_contimg.backends.memory.schema import Int8, Text
 from absurd_contimg.backends.memory.transaction import Transaction
 
-
-def _not_available() -> NoReturn:
-    raise_exception("pg_cron is not available (missing cron.job)")
+_UNAVAILABLE = "pg_cron is not available (missing cron.job)"
 
 
+class Job(NamedTuple):
+    """A row of ``enable_cron`` and ``disable_cron``."""
+
+    job_name: Text
+    job_id: Int8
+
+
+class DetachJob(NamedTuple):
+    """A row of ``schedule_detach_jobs``."""
+
+    job_name: Text
+    job_id: Int8
+    queue_name: Text
+    partition_table: Text
+    job_kind: Text
+
+
+@procedure("6d492dbe1c8a08f8")
 def enable_cron(
     tx: Transaction,
-    queue: str | None = None,
-    partition_schedule: str | None = "5 * * * *",
-    cleanup_schedule: str | None = "17 * * * *",
-    detach_schedule: str | None = "29 * * * *",
-) -> NoReturn:
+    queue_name: Text | None = None,
+    partition_schedule: Text | None = "5 * * * *",
+    cleanup_schedule: Text | None = "17 * * * *",
+    detach_schedule: Text | None = "29 * * * *",
+) -> list[Job]:
     """``absurd.enable_cron``."""
-    if queue is not None:
-        require_queue(tx, validate_queue_name(queue))
-    for name, schedule in (
-        ("Partition", partition_schedule),
-        ("Cleanup", cleanup_schedule),
-        ("Detach", detach_schedule),
-    ):
-        if schedule is None or not schedule.strip(" "):
-            raise_exception(f"{name} schedule must be provided")
-    _not_available()
+    require_queue(tx, queue_name)
+    if is_blank(partition_schedule):
+        raise_exception("Partition schedule must be provided")
+    if is_blank(cleanup_schedule):
+        raise_exception("Cleanup schedule must be provided")
+    if is_blank(detach_schedule):
+        raise_exception("Detach schedule must be provided")
+    raise_exception(_UNAVAILABLE)
 
 
-def disable_cron(_: Transaction, queue: str | None = None) -> NoReturn:
+@procedure("efdaed15d94b555f")
+def disable_cron(tx: Transaction, queue_name: Text | None = None) -> list[Job]:
     """``absurd.disable_cron``."""
-    if queue is not None:
-        validate_queue_name(queue)
-    _not_available()
+    if queue_name is not None:
+        validate_queue_name(tx, queue_name)
+    raise_exception(_UNAVAILABLE)
 
 
-def schedule_detach_jobs(_: Transaction, queue: str | None = None) -> NoReturn:
+@procedure("44b4d0d1d30cafbf")
+def schedule_detach_jobs(tx: Transaction, queue_name: Text | None = None) -> list[DetachJob]:
     """``absurd.schedule_detach_jobs``."""
-    if queue is not None:
-        validate_queue_name(queue)
-    _not_available()
+    if queue_name is not None:
+        validate_queue_name(tx, queue_name)
+    raise_exception(_UNAVAILABLE)

@@ -2,202 +2,195 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception, task_cancelled
-from absurd_contimg.backends.memory.locks import RowLock, TableLock
+from absurd_contimg.backends.memory.locks import READ, RowLock
 from absurd_contimg.backends.memory.procedures.checkpoints import write_checkpoint
-from absurd_contimg.backends.memory.procedures.runs import (
-    locked_run_and_task,
-    named,
+from absurd_contimg.backends.memory.procedures.checks import is_blank, shown_id
+from absurd_contimg.backends.memory.procedures.runs import locked_run_and_task, set_task_state
+from absurd_contimg.backends.memory.procedures.signatures import procedure
+from absurd_contimg.backends.memory.schema import (
+    Bool,
+    EventRow,
+    Int4,
+    Jsonb,
+    RunRow,
+    Text,
+    Uuid,
+    WaitRow,
     not_null_violation,
 )
-from absurd_contimg.backends.memory.rows import EventRow, RunRow, WaitRow
+from absurd_contimg.backends.memory.tables import NO_LEASE
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.times import INFINITY, SECOND_US, add_us
-
-Awaited = tuple[bool, str | None]
-"""should_suspend, payload."""
 
 _EPOCH = 0
 
 
-def await_event(  # noqa: PLR0912 - the steps of the SQL, in its order
+class Awaited(NamedTuple):
+    """The row of ``await_event``."""
+
+    should_suspend: Bool
+    payload: Jsonb | None
+
+
+@procedure("637100f67920d230")
+def await_event(
     tx: Transaction,
-    queue: str | None,
-    task_id: int | None,
-    run_id: int | None,
-    step_name: str | None,
-    event_name: str | None,
-    timeout: int | None = None,
+    queue_name: Text | None,
+    task_id: Uuid | None,
+    run_id: Uuid | None,
+    step_name: Text | None,
+    event_name: Text | None,
+    timeout: Int4 | None = None,
 ) -> Awaited:
     """``absurd.await_event``."""
     now = tx.session.current_time()
-    if event_name is None or not event_name.strip(" "):
+    if event_name is None or is_blank(event_name):
         raise_exception("event_name must be provided")
     timeout_at: int | None = None
     if timeout is not None:
         if timeout < 0:
             raise_exception("timeout must be non-negative")
         timeout_at = add_us(now, timeout * SECOND_US)
-    available_at = INFINITY if timeout_at is None else timeout_at
 
-    checkpoints = catalog.checkpoints(tx, queue, TableLock.ACCESS_SHARE)
-    if task_id is not None and step_name is not None:
-        key = (task_id, step_name)
-        if tx.alone:
-            checkpoint = checkpoints.get(tx, key)
-        else:
-            checkpoint = tx.session.read_once(
-                ("checkpoint", queue, key), lambda: checkpoints.get(tx, key)
-            )
-        if checkpoint is not None and checkpoint.state is not None:
-            return False, checkpoint.state
+    checkpoints, key = catalog.checkpoints(tx, queue_name, READ), (task_id, step_name)
+    checkpoint = tx.read_once(("checkpoint", queue_name, key), lambda: checkpoints.get(tx, key))
+    if checkpoint is not None and checkpoint.state is not None:
+        return Awaited(False, checkpoint.state)
 
-    payload = _share_event(tx, queue, event_name)
-    run, task = locked_run_and_task(tx, queue, run_id)
+    event_payload = _share_event(tx, queue_name, event_name)
+    run, task = locked_run_and_task(tx, queue_name, run_id)
     if run is None or task is None:
-        raise_exception(f'Run "{named(run_id)}" not found while awaiting event')
+        raise_exception(f'Run "{shown_id(run_id)}" not found while awaiting event')
     if task.state == "cancelled":
         raise task_cancelled()
 
-    runs = catalog.runs(tx, queue, TableLock.ACCESS_SHARE)
     resolved: str | None = None
     received = run.event_payload
     if received is not None:
-        runs = catalog.runs(tx, queue)
-        run = run._replace(event_payload=None)
-        runs.put(tx, run.run_id, run)
-        if payload is not None and jsonb.equal(payload, received):
+        run = catalog.runs(tx, queue_name).update(tx, run, event_payload=None)
+        if event_payload is not None and jsonb.equal(event_payload, received):
             resolved = received
     if run.state != "running":
-        raise_exception(f'Run "{named(run_id)}" must be running to await events')
-    if resolved is None and payload is not None:
-        resolved = payload
+        raise_exception(f'Run "{shown_id(run_id)}" must be running to await events')
+    if resolved is None and event_payload is not None:
+        resolved = event_payload
     if resolved is not None:
-        write_checkpoint(tx, queue, task_id, step_name, resolved, run.run_id, now)
-        return False, resolved
+        write_checkpoint(tx, queue_name, task_id, step_name, resolved, run.run_id, now)
+        return Awaited(False, resolved)
 
-    if run.wake_event == event_name and received is None:  # resumed because time was up
-        catalog.runs(tx, queue).put(tx, run.run_id, run._replace(wake_event=None))
-        return False, None
+    if run.wake_event == event_name and received is None:  # resumed because of the timeout
+        catalog.runs(tx, queue_name).update(tx, run, wake_event=None)
+        return Awaited(False, None)
 
-    _suspend(tx, queue, task_id, run, step_name, event_name, timeout_at, available_at, now)
-    return True, None
+    _write_wait(tx, queue_name, task_id, run, step_name, event_name, timeout_at, now)
+    catalog.runs(tx, queue_name).update(
+        tx,
+        run,
+        state="sleeping",
+        available_at=INFINITY if timeout_at is None else timeout_at,
+        wake_event=event_name,
+        event_payload=None,
+        **NO_LEASE,
+    )
+    set_task_state(tx, queue_name, task_id, "sleeping")
+    return Awaited(True, None)
 
 
-def _share_event(tx: Transaction, queue: str | None, event_name: str) -> str | None:
+def _share_event(tx: Transaction, queue_name: str | None, event_name: str) -> str | None:
     """The event's payload, its row locked against an emit; a placeholder where it has none."""
-    events = catalog.events(tx, queue)
-    if event_name not in events.rows or events.row_locks or tx.explicit:
-        if events.rows.get(event_name) is None:
-            events.put(tx, event_name, EventRow(event_name, None, _EPOCH))
-        events.lock(tx, event_name, RowLock.SHARE)
+    events = catalog.events(tx, queue_name)
+    if events.rows.get(event_name) is None:
+        events.put(tx, EventRow(event_name, None, _EPOCH))
+    events.lock(tx, event_name, RowLock.SHARE)
     event = events.get(tx, event_name)
     return None if event is None else event.payload
 
 
-def _suspend(
+def _write_wait(
     tx: Transaction,
-    queue: str | None,
+    queue_name: str | None,
     task_id: int | None,
     run: RunRow,
     step_name: str | None,
     event_name: str,
     timeout_at: int | None,
-    available_at: int,
     now: int,
 ) -> None:
-    waits = catalog.waits(tx, queue)
+    """Insert the wait, or give the one of the same step this event; its task stays."""
+    waits = catalog.waits(tx, queue_name)
     if task_id is None or step_name is None:
         column = "task_id" if task_id is None else "step_name"
-        raise not_null_violation(column, waits.name_for(run.run_id))
-    key = (run.run_id, step_name)
-    waiting = waits.get(tx, key)
+        raise not_null_violation(column, waits.relation_of(run.run_id))
+    waiting = waits.get(tx, (run.run_id, step_name))
     owner = task_id if waiting is None else waiting.task_id
-    waits.put(tx, key, WaitRow(owner, run.run_id, step_name, event_name, timeout_at, now))
-    catalog.runs(tx, queue).put(
-        tx,
-        run.run_id,
-        run._replace(
-            state="sleeping",
-            claimed_by=None,
-            claim_expires_at=None,
-            available_at=available_at,
-            wake_event=event_name,
-            event_payload=None,
-        ),
-    )
-    tasks = catalog.tasks(tx, queue)
-    task = tasks.get(tx, task_id)
-    if task is not None:
-        tasks.put(tx, task_id, task._replace(state="sleeping"))
+    waits.put(tx, WaitRow(owner, run.run_id, step_name, event_name, timeout_at, now))
 
 
+@procedure("4fb5541e0ea1f08c")
 def emit_event(
-    tx: Transaction, queue: str | None, event_name: str | None, payload: str | None = None
+    tx: Transaction,
+    queue_name: Text | None,
+    event_name: Text | None,
+    payload: Jsonb | None = None,
 ) -> None:
     """``absurd.emit_event``."""
     now = tx.session.current_time()
     payload = jsonb.NULL if payload is None else payload
-    if event_name is None or not event_name.strip(" "):
+    if event_name is None or is_blank(event_name):
         raise_exception("event_name must be provided")
-    events = catalog.events(tx, queue)
+    events = catalog.events(tx, queue_name)
     event = events.rows.get(event_name)
-    if event is not None and (event.payload is not None or events.row_locks):
+    if event is not None:
         events.lock(tx, event_name, RowLock.NO_KEY_UPDATE)
-    if event is not None and event.payload is not None:
-        return
-    events.put(tx, event_name, EventRow(event_name, payload, now))
-    _wake_waiters(tx, queue, event_name, payload, now)
+        if event.payload is not None:
+            return
+    events.put(tx, EventRow(event_name, payload, now))
+    _wake_waiting_runs(tx, queue_name, event_name, payload, now)
 
 
-def _wake_waiters(
-    tx: Transaction, queue: str | None, event_name: str, payload: str, now: int
+def _wake_waiting_runs(
+    tx: Transaction, queue_name: str | None, event_name: str, payload: str, now: int
 ) -> None:
-    waits = catalog.waits(tx, queue)
-    runs = catalog.runs(tx, queue)
-    catalog.checkpoints(tx, queue)
-    tasks = catalog.tasks(tx, queue)
-    waiting = waits.for_event(tx, event_name)
-    expired = [wait for wait in waiting if wait.timeout_at is not None and wait.timeout_at <= now]
+    """One statement of the SQL: each part of it sees the rows as they were before."""
+    waits = catalog.waits(tx, queue_name)
+    runs = catalog.runs(tx, queue_name)
+    catalog.checkpoints(tx, queue_name)
+    catalog.tasks(tx, queue_name)
+    waiting = waits.where(tx, "event_name", event_name)
     affected = [wait for wait in waiting if wait.timeout_at is None or wait.timeout_at > now]
-    woken: dict[int, RunRow] = {}
+    updated: dict[int, RunRow] = {}
     for wait in affected:
         run = runs.get(tx, wait.run_id)
-        if run is None or run.state != "sleeping" or run.run_id in woken:
-            continue
-        woken[run.run_id] = run
-        runs.put(
-            tx,
-            run.run_id,
-            run._replace(
+        if run is not None and run.state == "sleeping":
+            updated[run.run_id] = runs.update(
+                tx,
+                run,
                 state="pending",
                 available_at=now,
                 wake_event=None,
                 event_payload=payload,
-                claimed_by=None,
-                claim_expires_at=None,
-            ),
-        )
-    written: set[tuple[int, str]] = set()
-    for wait in affected:
-        if wait.run_id not in woken:
-            continue
-        key = (wait.task_id, wait.step_name)
-        if key in written:
-            raise EngineError(
-                "21000",
-                "ON CONFLICT DO UPDATE command cannot affect row a second time",
-                hint="Ensure that no rows proposed for insertion within the same command have "
-                "duplicate constrained values.",
+                **NO_LEASE,
             )
-        written.add(key)
-        write_checkpoint(tx, queue, wait.task_id, wait.step_name, payload, wait.run_id, now)
-    for task_id in dict.fromkeys(run.task_id for run in woken.values()):
-        task = tasks.get(tx, task_id)
-        if task is not None:
-            tasks.put(tx, task_id, task._replace(state="pending"))
-    gone = {(wait.run_id, wait.step_name) for wait in expired}
-    gone |= {(wait.run_id, wait.step_name) for wait in waiting if wait.run_id in woken}
-    for key in gone:
-        waits.delete(tx, key)
+    steps = [(wait.task_id, wait.step_name) for wait in affected if wait.run_id in updated]
+    if len(steps) != len(set(steps)):
+        raise EngineError(
+            "21000",
+            "ON CONFLICT DO UPDATE command cannot affect row a second time",
+            hint="Ensure that no rows proposed for insertion within the same command have "
+            "duplicate constrained values.",
+        )
+    for wait in affected:
+        if wait.run_id in updated:
+            write_checkpoint(
+                tx, queue_name, wait.task_id, wait.step_name, payload, wait.run_id, now
+            )
+    for task_id in dict.fromkeys(run.task_id for run in updated.values()):
+        set_task_state(tx, queue_name, task_id, "pending")
+    for wait in waiting:
+        expired = wait.timeout_at is not None and wait.timeout_at <= now
+        if expired or wait.run_id in updated:
+            waits.delete(tx, (wait.run_id, wait.step_name))

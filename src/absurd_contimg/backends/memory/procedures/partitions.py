@@ -6,17 +6,16 @@ partition takes. What can be seen of partitions is as in Postgres.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from typing import Any
+from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory import catalog
-from absurd_contimg.backends.memory.catalog import CLASSES, PARTITIONED, AnyTable, Relation
+from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relation, new_table
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception, undefined_table
 from absurd_contimg.backends.memory.locks import TableLock
-from absurd_contimg.backends.memory.procedures.registry import require_queue, validate_queue_name
-from absurd_contimg.backends.memory.rows import QueueRow
+from absurd_contimg.backends.memory.procedures.checks import require_queue
+from absurd_contimg.backends.memory.procedures.signatures import SCHEMA_VERSION, procedure
+from absurd_contimg.backends.memory.schema import Bool, QueueRow, Text, Timestamptz, Uuid
 from absurd_contimg.backends.memory.table import Partition
-from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
 from absurd_contimg.backends.memory.values.intervals import negate
@@ -33,74 +32,87 @@ UUIDV7_MS_MAX = 281_474_976_710_655
 _WEEK = Interval(days=7)
 
 
-def uuidv7_timestamp(value: int | None) -> int | None:
-    """``absurd.uuidv7_timestamp``: microseconds, None for other versions.
+@procedure("5111ee42aa49434c")
+def get_schema_version(_: Transaction) -> Text:
+    """``absurd.get_schema_version``."""
+    return SCHEMA_VERSION
+
+
+@procedure("3e590dd5e0aeff8b")
+def current_time(tx: Transaction) -> Timestamptz:
+    """``absurd.current_time``."""
+    return tx.session.current_time()
+
+
+@procedure("efb384cc90ff9a5e")
+def portable_uuidv7(tx: Transaction) -> Uuid:
+    """``absurd.portable_uuidv7``."""
+    return tx.session.next_uuid()
+
+
+@procedure("7791e74e8297d130", attributes="immutable strict")
+def uuidv7_timestamp(_: Transaction, id_: Uuid) -> Timestamptz | None:
+    """``absurd.uuidv7_timestamp``: null for other versions.
 
     Postgres multiplies an interval in floating point, so times after the year 2255 are rounded.
     """
-    ms = None if value is None else timestamp_ms(value)
+    ms = timestamp_ms(id_)
     return None if ms is None else round(ms * 1000.0)
 
 
-def uuidv7_floor(tx: Transaction, time: int | None) -> int | None:
+@procedure("c1faa2f3bf3bbfd9", attributes="immutable strict")
+def uuidv7_floor(tx: Transaction, ts: Timestamptz) -> Uuid:
     """``absurd.uuidv7_floor``."""
-    if time is None:
-        return None
-    if not is_finite(time):
+    if not is_finite(ts):
         raise EngineError("0A000", "cannot convert infinity to bigint")
-    ms = time // 1000
+    ms = ts // 1000
     if not 0 <= ms <= UUIDV7_MS_MAX:
-        shown = timestamptz_out(time, tx.session.zone)
+        shown = timestamptz_out(ts, tx.session.zone)
         raise_exception(f'Timestamp "{shown}" is outside UUIDv7 supported range')
     return floor_of(ms)
 
 
-def week_bucket_utc(time: int | None) -> int | None:
+@procedure("06a42ab0e5bc3265", attributes="immutable strict")
+def week_bucket_utc(_: Transaction, ts: Timestamptz) -> Timestamptz:
     """``absurd.week_bucket_utc``: Monday 00:00 UTC of the week."""
-    if time is None or not is_finite(time):
-        return time
-    day = time // DAY_US
+    if not is_finite(ts):
+        return ts
+    day = ts // DAY_US
     return (day - (day + 3) % 7) * DAY_US  # 1970-01-01 was a Thursday
 
 
-def partition_week_tag(time: int | None) -> str | None:
+@procedure("1a42e86969f4e57f", attributes="immutable strict")
+def partition_week_tag(tx: Transaction, ts: Timestamptz) -> Text:
     """``absurd.partition_week_tag``: last digit of the ISO year and the ISO week."""
-    if time is None:
-        return None
-    if not is_finite(time):
+    if not is_finite(ts):
         raise EngineError("0A000", "cannot convert infinity to integer")
-    bucket = week_bucket_utc(time)
-    assert bucket is not None
-    year, week = iso_week(bucket // DAY_US)
+    year, week = iso_week(week_bucket_utc(tx, ts) // DAY_US)
     if year <= 0:  # Postgres has no year 0
         year -= 1
     last_digit = abs(year) % 10 * (1 if year > 0 else -1)
     return f"{last_digit}{week:02}"
 
 
-def ensure_partitions(tx: Transaction, queue: str | None = None) -> None:
+@procedure("9f04cb004f69c816")
+def ensure_partitions(tx: Transaction, queue_name: Text | None = None) -> None:
     """``absurd.ensure_partitions``."""
     now = tx.session.current_time()
-    if queue is not None:
-        require_queue(tx, validate_queue_name(queue))
-    rows = sorted(catalog.queues(tx).scan(tx), key=lambda row: row.queue_name.encode())
-    for row in rows:
-        if row.storage_mode == "partitioned" and queue in (None, row.queue_name):
+    require_queue(tx, queue_name)
+    for row in catalog.queue_rows(tx, queue_name):
+        if row.storage_mode == "partitioned":
             _ensure_partitions_of(tx, row, now)
 
 
 def _ensure_partitions_of(tx: Transaction, row: QueueRow, now: int) -> None:
     zone = tx.session.zone
-    week = week_bucket_utc(add_interval(now, negate(row.partition_lookback), zone))
-    last = week_bucket_utc(add_interval(now, row.partition_lookahead, zone))
-    assert week is not None
-    assert last is not None
+    week = week_bucket_utc(tx, add_interval(now, negate(row.partition_lookback), zone))
+    last = week_bucket_utc(tx, add_interval(now, row.partition_lookahead, zone))
     parents = [f"{letter}_{row.queue_name}" for letter in PARTITIONED]
     if row.default_partition == "enabled":
         for parent in parents:
             _create(tx, parent, Partition(f"{parent}_d"))
     while week <= last:
-        tag = partition_week_tag(week)
+        tag = partition_week_tag(tx, week)
         following = add_interval(week, _WEEK, zone)  # seven days of the session's calendar
         lower, upper = uuidv7_floor(tx, week), uuidv7_floor(tx, following)
         for parent in parents:
@@ -108,48 +120,37 @@ def _ensure_partitions_of(tx: Transaction, row: QueueRow, now: int) -> None:
         week = following
 
 
-def _create(tx: Transaction, parent: str, partition: Partition) -> None:
+def _create(tx: Transaction, parent_name: str, new: Partition) -> None:
     """``create table if not exists ... partition of ...``."""
-    if catalog.find(tx, partition.name) is not None:
+    if catalog.find(tx, new.name) is not None:
         return
-    relation = catalog.relation(tx, parent, TableLock.SHARE_UPDATE_EXCLUSIVE)
-    table = relation.table
+    parent = catalog.relation(tx, parent_name, TableLock.SHARE_UPDATE_EXCLUSIVE)
+    table = parent.table
     if table.partitions is None:
-        raise EngineError("42P17", f'"{parent}" is not partitioned')
-    if partition.is_default:
-        for other in table.partitions:
-            if other.is_default:
-                raise EngineError(
-                    "42P17",
-                    f'partition "{partition.name}" conflicts with existing default partition '
-                    f'"{other.name}"',
-                )
-    else:
-        _check_bounds(tx, table, partition)
-    attach(tx, relation, partition)
-    tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
-
-
-def _check_bounds(tx: Transaction, table: AnyTable, new: Partition) -> None:
-    assert new.lower is not None
-    assert new.upper is not None
-    default = None
-    for other in table.partitions or ():
-        if other.lower is None or other.upper is None:
-            default = other
-        elif new.lower < other.upper and other.lower < new.upper:
+        raise EngineError("42P17", f'"{parent_name}" is not partitioned')
+    default = next((other for other in table.partitions if other.is_default), None)
+    if new.is_default and default is not None:
+        raise EngineError(
+            "42P17",
+            f'partition "{new.name}" conflicts with existing default partition "{default.name}"',
+        )
+    for other in table.partitions:
+        if new.overlaps(other):
             raise EngineError(
                 "42P17", f'partition "{new.name}" would overlap partition "{other.name}"'
             )
-    if default is None:
-        return
-    lock_partition(tx, table.name, default.name)
-    if any(new.takes(row[table.partition_column]) for row in partition_rows(tx, table, default)):
-        raise EngineError(
-            "23514",
-            f'updated partition constraint for default partition "{default.name}" would be '
-            "violated by some row",
-        )
+    if default is not None:
+        lock_partition(tx, parent_name, default.name)
+        rows = partition_rows(tx, table, default)
+        if any(new.takes(row[table.partition_column]) for row in rows):
+            raise EngineError(
+                "23514",
+                f'updated partition constraint for default partition "{default.name}" would be '
+                "violated by some row",
+            )
+    relation = Relation(new.name, parent.letter, table, parent.name, new)
+    catalog.relations(tx).put(tx, relation)
+    tx.lock_table(new.name, TableLock.ACCESS_EXCLUSIVE)
 
 
 def lock_partition(tx: Transaction, parent: str, name: str) -> None:
@@ -158,110 +159,68 @@ def lock_partition(tx: Transaction, parent: str, name: str) -> None:
     tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
 
 
-def partition_of(table: AnyTable, value: int) -> Partition | None:
-    """The partition that holds rows with this key."""
-    default = None
-    for partition in table.partitions or ():
-        if partition.is_default:
-            default = partition
-        elif partition.takes(value):
-            return partition
-    return default
-
-
 def partition_rows(tx: Transaction, table: AnyTable, partition: Partition) -> list[tuple[Any, ...]]:
     """The rows that Postgres would keep in this partition."""
     column = table.partition_column
-    return [row for row in table.scan(tx) if partition_of(table, row[column]) is partition]
+    return [row for row in table.scan(tx) if table.partition_of(row[column]) == partition]
 
 
-def attach(tx: Transaction, parent: Relation, partition: Partition) -> None:
-    """Add the partition to its parent; undone with the transaction."""
-    table = parent.table
-    before = table.partitions
-    tx.undo.append(lambda: setattr(table, "partitions", before))
-    table.partitions = (*(before or ()), partition)
-    catalog.relations(tx).put(
-        tx, partition.name, Relation(partition.name, parent.letter, table, parent.name, partition)
-    )
-
-
-def remove_partition(tx: Transaction, parent: Relation, partition: Partition) -> None:
-    """Take the partition from its parent; undone with the transaction."""
-    table = parent.table
-    before = table.partitions
-    tx.undo.append(lambda: setattr(table, "partitions", before))
-    table.partitions = tuple(other for other in before or () if other is not partition)
-    catalog.relations(tx).delete(tx, partition.name)
-
-
-def detach_default_partitions(tx: Transaction, queue: str) -> None:
+def detach_default_partitions(tx: Transaction, queue_name: str) -> None:
     """What ``set_queue_policy`` does when the default partition is disabled."""
     for letter in PARTITIONED:
-        parent = catalog.find(tx, f"{letter}_{queue}")
-        if parent is None:
+        parent_name = f"{letter}_{queue_name}"
+        default = catalog.find(tx, f"{parent_name}_d")
+        if default is None or default.partition is None or default.parent != parent_name:
             continue
-        name = f"{parent.name}_d"
-        default = next((part for part in parent.table.partitions or () if part.name == name), None)
-        if default is None:
-            continue
-        lock_partition(tx, parent.name, name)
-        if partition_rows(tx, parent.table, default):
+        lock_partition(tx, parent_name, default.name)
+        if partition_rows(tx, default.table, default.partition):
             raise_exception(
-                f'Cannot disable default_partition for queue "{queue}": default partition '
-                f'"{name}" is not empty'
+                f'Cannot disable default_partition for queue "{queue_name}": default partition '
+                f'"{default.name}" is not empty'
             )
-        tx.lock_table(parent.name, TableLock.ACCESS_EXCLUSIVE)
-        remove_partition(tx, parent, default)
+        tx.lock_table(parent_name, TableLock.ACCESS_EXCLUSIVE)
+        catalog.relations(tx).delete(tx, default.name)
 
 
-def list_detach_candidates(tx: Transaction, queue: str | None = None) -> list[tuple[str, str, str]]:
-    """``absurd.list_detach_candidates``: queue_name, parent_table, partition_table."""
+class Candidate(NamedTuple):
+    """A row of ``list_detach_candidates``."""
+
+    queue_name: Text
+    parent_table: Text
+    partition_table: Text
+
+
+@procedure("1ea82ec2e58ee760")
+def list_detach_candidates(tx: Transaction, queue_name: Text | None = None) -> list[Candidate]:
+    """``absurd.list_detach_candidates``."""
     now = tx.session.current_time()
-    if queue is not None:
-        require_queue(tx, validate_queue_name(queue))
-    found: list[tuple[str, str, str]] = []
-    for row in sorted(catalog.queues(tx).scan(tx), key=lambda row: row.queue_name.encode()):
-        wanted = row.storage_mode == "partitioned" and row.detach_mode == "empty"
-        if not wanted or queue not in (None, row.queue_name):
+    require_queue(tx, queue_name)
+    candidates: list[Candidate] = []
+    for row in catalog.queue_rows(tx, queue_name):
+        if row.storage_mode != "partitioned" or row.detach_mode != "empty":
             continue
         oldest = add_interval(now, negate(row.detach_min_age), tx.session.zone)
         for letter in PARTITIONED:
             parent = catalog.find(tx, f"{letter}_{row.queue_name}")
-            if parent is None:
-                continue
-            found += [
-                (row.queue_name, parent.name, partition.name)
-                for partition in _ended(tx, parent.table, oldest)
-            ]
-    return found
+            for partition in (parent and parent.table.partitions) or ():
+                ends_at = None if partition.upper is None else uuidv7_timestamp(tx, partition.upper)
+                if parent is None or ends_at is None or ends_at >= oldest:
+                    continue
+                if not partition_rows(tx, parent.table, partition):
+                    candidates.append(Candidate(row.queue_name, parent.name, partition.name))
+    return candidates
 
 
-def _ended(tx: Transaction, table: AnyTable, oldest: int) -> list[Partition]:
-    """Empty partitions that end before `oldest`."""
-    column = table.partition_column
-    values = sorted(row[column] for row in table.scan(tx))
-    found: list[Partition] = []
-    for partition in table.partitions or ():
-        ends_at = uuidv7_timestamp(partition.upper)
-        if ends_at is None or ends_at >= oldest:
-            continue
-        assert partition.lower is not None
-        assert partition.upper is not None
-        if bisect_left(values, partition.lower) == bisect_left(values, partition.upper):
-            found.append(partition)
-    return found
-
-
+@procedure("6d641cce122966cf")
 def drop_detached_partition(
-    tx: Transaction, partition_table: str | None, _unschedule_job_name: str | None = None
-) -> bool:
-    """``absurd.drop_detached_partition`` on a server without pg_cron."""
-    name = ("" if partition_table is None else partition_table).strip(" ")
+    tx: Transaction, partition_table: Text | None, _unschedule_job_name: Text | None = None
+) -> Bool:
+    """``absurd.drop_detached_partition``, on a server without pg_cron."""
+    name = (partition_table or "").strip(" ")
     if not name:
         raise_exception("partition table must be provided")
     relation = catalog.find(tx, name)
-    if relation is None and catalog.is_free_index(tx, name):
+    if relation is None and catalog.is_index(tx, name):
         raise EngineError(
             "42809", f'"{name}" is not a table', hint="Use DROP INDEX to remove an index."
         )
@@ -300,13 +259,8 @@ def detach_partition(tx: Transaction, parent_name: str, name: str) -> None:
         if partition.is_default or partition is child.partition:
             tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
     rows = partition_rows(tx, parent.table, child.partition)
-    table = CLASSES[parent.letter]()
-    table.name = name
-    if isinstance(table, Tasks):
-        table.unique_key = False  # as in its parent
+    table = new_table(parent.letter, name)
     for row in rows:
-        key = parent.table.key_of(row)
-        parent.table.delete(tx, key)
-        table.put(tx, key, row)
-    remove_partition(tx, parent, child.partition)
-    catalog.relations(tx).put(tx, name, Relation(name, parent.letter, table))
+        parent.table.delete(tx, parent.table.key_of(row))
+        table.put(tx, row)
+    catalog.relations(tx).put(tx, Relation(name, parent.letter, table))

@@ -2,107 +2,119 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory import catalog, jsonb
-from absurd_contimg.backends.memory.catalog import CLASSES, Relation, truncated
-from absurd_contimg.backends.memory.errors import raise_exception
-from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.catalog import PARTITIONED, Relation, new_table, truncated
+from absurd_contimg.backends.memory.errors import raise_exception, shown
+from absurd_contimg.backends.memory.locks import WRITE, TableLock
+from absurd_contimg.backends.memory.procedures.checks import (
+    is_partitioned,
+    require_queue,
+    validate_queue_name,
+)
 from absurd_contimg.backends.memory.procedures.partitions import (
     detach_default_partitions,
     drop_table,
     ensure_partitions,
 )
-from absurd_contimg.backends.memory.procedures.registry import (
-    not_null,
-    require_queue,
-    validate_queue_name,
-)
-from absurd_contimg.backends.memory.rows import QueueRow
-from absurd_contimg.backends.memory.tables import Tasks
+from absurd_contimg.backends.memory.procedures.signatures import procedure
+from absurd_contimg.backends.memory.schema import TABLES, Int4, Jsonb, QueueRow, Span, Text
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.intervals import interval_in
 from absurd_contimg.backends.memory.values.text import integer_in
-from absurd_contimg.backends.memory.values.times import Interval
-
-STORAGE_MODES = ("unpartitioned", "partitioned")
-INDEXED = {"r": TableLock.SHARE, "t": TableLock.SHARE, "w": TableLock.SHARE, "e": TableLock.SHARE}
-"""Tables on which ``create index if not exists`` is run, which locks them even if it exists."""
 
 
-def create_queue(
-    tx: Transaction, queue: str | None, storage_mode: str | None = "unpartitioned"
-) -> None:
+@procedure("4f5fe9d54974b24c")
+def create_queue(tx: Transaction, queue_name: Text | None, storage_mode: Text | None) -> None:
     """``absurd.create_queue``."""
-    name = validate_queue_name(queue)
-    mode = ("" if storage_mode is None else storage_mode).strip(" ").lower()
-    if mode not in STORAGE_MODES:
-        shown = "<NULL>" if storage_mode is None else storage_mode
-        raise_exception(f'Unsupported queue storage mode "{shown}"')
-    queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
-    created = QueueRow(name, tx.session.current_time(), mode)
+    name = validate_queue_name(tx, queue_name)
+    mode = (storage_mode or "").strip(" ").lower()
+    if mode not in ("unpartitioned", "partitioned"):
+        raise_exception(f'Unsupported queue storage mode "{shown(storage_mode)}"')
+    queues = catalog.queues(tx, WRITE)
     queues.await_change(tx, name)
-    existing = queues.get(tx, name)
-    if existing is None:
-        existing = created
-        queues.put(tx, name, created)
-    if existing.storage_mode != mode:
-        raise_exception(
-            f'Queue "{name}" already exists with storage mode "{existing.storage_mode}"'
-        )
+    row = queues.get(tx, name)
+    if row is None:
+        defaults = [column.default for column in TABLES["queues"].columns[3:]]
+        row = queues.put(tx, QueueRow(name, tx.session.current_time(), mode, *defaults))
+    if row.storage_mode != mode:
+        raise_exception(f'Queue "{name}" already exists with storage mode "{row.storage_mode}"')
     ensure_queue_tables(tx, name)
 
 
-def ensure_queue_tables(tx: Transaction, queue: str | None) -> None:
+@procedure("aa08f4c2d18bac11", name="create_queue")
+def create_unpartitioned_queue(tx: Transaction, queue_name: Text | None) -> None:
+    """``absurd.create_queue`` without a storage mode."""
+    create_queue(tx, queue_name, "unpartitioned")
+
+
+@procedure("519c277b409282b1")
+def ensure_queue_tables(tx: Transaction, queue_name: Text | None) -> None:
     """``absurd.ensure_queue_tables``."""
-    name = validate_queue_name(queue)
-    row = catalog.queues(tx).get(tx, name)
-    partitioned = row is not None and row.storage_mode == "partitioned"
+    validate_queue_name(tx, queue_name)
+    partitioned = is_partitioned(tx, queue_name)
     for letter in "trcewi" if partitioned else "trcew":
-        relation_name = truncated(f"{letter}_{name}")
-        if catalog.find(tx, relation_name) is None:
-            table = CLASSES[letter]()
-            table.name = relation_name
-            if partitioned and letter in "trcw":
-                table.partitions = ()
-            if isinstance(table, Tasks):
-                table.unique_key = not partitioned
-            catalog.relations(tx).put(tx, relation_name, Relation(relation_name, letter, table))
-            tx.lock_table(relation_name, TableLock.ACCESS_EXCLUSIVE)
-    for letter, mode in INDEXED.items():
-        catalog.relation(tx, f"{letter}_{name}", mode)
+        name = truncated(f"{letter}_{queue_name}")
+        if catalog.find(tx, name) is None:
+            table = new_table(letter, name)
+            table.partitions = () if partitioned and letter in PARTITIONED else None
+            table.unique_key = letter == "t" and not partitioned
+            catalog.relations(tx).put(tx, Relation(name, letter, table))
+            tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
+    for letter in "rtwe":  # ``create index if not exists`` locks the table of an existing index
+        catalog.relation(tx, f"{letter}_{queue_name}", TableLock.SHARE)
     if partitioned:
-        ensure_partitions(tx, name)
+        ensure_partitions(tx, queue_name)
 
 
-def drop_queue(tx: Transaction, queue: str | None) -> None:
+@procedure("15ef08651c12d290")
+def drop_queue(tx: Transaction, queue_name: Text | None) -> None:
     """``absurd.drop_queue``."""
-    queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
-    if queue is None or queues.get(tx, queue) is None:
+    queues = catalog.queues(tx, WRITE)
+    if queues.get(tx, queue_name) is None:
         return
     for letter in "iwecrt":
-        relation = catalog.find(tx, truncated(f"{letter}_{queue}"))
+        relation = catalog.find(tx, truncated(f"{letter}_{queue_name}"))
         if relation is not None:
             drop_table(tx, relation)
-    queues.delete(tx, queue)
+    queues.delete(tx, queue_name)
 
 
-def list_queues(tx: Transaction) -> list[str]:
+class QueueName(NamedTuple):
+    """A row of ``list_queues``."""
+
+    queue_name: Text
+
+
+@procedure("329ef5ebf2120e67")
+def list_queues(tx: Transaction) -> list[QueueName]:
     """``absurd.list_queues``."""
-    return sorted((row.queue_name for row in catalog.queues(tx).scan(tx)), key=str.encode)
+    return [QueueName(row.queue_name) for row in catalog.queue_rows(tx)]
 
 
-Policy = tuple[str, str, str, Interval, Interval, Interval, int, str, Interval]
-"""The columns of ``absurd.queues`` without ``created_at``."""
+class Policy(NamedTuple):
+    """The row of ``get_queue_policy``: the columns of ``absurd.queues`` without ``created_at``."""
+
+    queue_name: Text
+    storage_mode: Text
+    default_partition: Text
+    partition_lookahead: Span
+    partition_lookback: Span
+    cleanup_ttl: Span
+    cleanup_limit: Int4
+    detach_mode: Text
+    detach_min_age: Span
 
 
-def get_queue_policy(tx: Transaction, queue: str | None) -> list[Policy]:
+@procedure("7482cc6e16c767ce")
+def get_queue_policy(tx: Transaction, queue_name: Text | None) -> list[Policy]:
     """``absurd.get_queue_policy``."""
-    row = None if queue is None else catalog.queues(tx).get(tx, queue)
-    return [] if row is None else [(row[0], *row[2:])]
+    row = catalog.queues(tx).get(tx, queue_name)
+    return [] if row is None else [Policy(row.queue_name, *row[2:])]
 
 
-POLICY_KEYS = (
+_POLICY_KEYS = (
     "partition_lookahead",
     "partition_lookback",
     "cleanup_ttl",
@@ -111,29 +123,30 @@ POLICY_KEYS = (
     "detach_min_age",
     "default_partition",
 )
+"""In the order in which the procedure casts and checks them."""
 
 
-def set_queue_policy(tx: Transaction, queue: str | None, policy: str | None) -> None:
+@procedure("50a323a7ce2b6d96")
+def set_queue_policy(tx: Transaction, queue_name: Text | None, policy: Jsonb | None) -> None:
     """``absurd.set_queue_policy``."""
-    name = validate_queue_name(queue)
+    name = validate_queue_name(tx, queue_name)
     policy = jsonb.EMPTY if policy is None else policy
     if jsonb.kind(policy) != "object":
         raise_exception("Queue policy must be a JSON object")
     for key in jsonb.keys(policy):
-        if key not in POLICY_KEYS:
+        if key not in _POLICY_KEYS:
             raise_exception(f'Unsupported queue policy key "{key}"')
     require_queue(tx, name)
-    queues = catalog.queues(tx, TableLock.ROW_EXCLUSIVE)
-    queues.lock(tx, name)
-    row = queues.get(tx, name)
+    queues = catalog.queues(tx, WRITE)
+    row = queues.get_for_update(tx, name)
     assert row is not None
-    changes = _changes(policy)
-    _check_changes({**row._asdict(), **changes})
-    if row.storage_mode != "partitioned" and jsonb.has_key(policy, "default_partition"):
-        raise_exception("default_partition policy is only supported for partitioned queues")
+    changes = {key: _cast(policy, key) for key in _POLICY_KEYS if jsonb.has_key(policy, key)}
     changed = row._replace(**changes)
-    not_null("queues", "queues", changed)
-    queues.put(tx, name, changed)
+    _check_policy(changed)
+    if row.storage_mode != "partitioned" and "default_partition" in changes:
+        raise_exception("default_partition policy is only supported for partitioned queues")
+    TABLES["queues"].check_row("queues", changed)
+    queues.put(tx, changed)
     if row.storage_mode == "partitioned" and row.default_partition != changed.default_partition:
         if changed.default_partition == "enabled":
             ensure_partitions(tx, name)
@@ -141,38 +154,24 @@ def set_queue_policy(tx: Transaction, queue: str | None, policy: str | None) -> 
             detach_default_partitions(tx, name)
 
 
-def _changes(policy: str) -> dict[str, Any]:
-    """The named fields, cast to their types in the order in which the procedure does it."""
-    changes: dict[str, Any] = {}
-    for key in POLICY_KEYS:
-        if not jsonb.has_key(policy, key):
-            continue
-        text = jsonb.field_text(policy, key)
-        if key in ("detach_mode", "default_partition"):
-            changes[key] = (text or "").strip(" ").lower()
-        elif text is None:
-            changes[key] = None
-        elif key == "cleanup_limit":
-            changes[key] = integer_in(text)
-        else:
-            changes[key] = interval_in(text)
-    return changes
+def _cast(policy: str, key: str) -> Any:
+    text = jsonb.field_text(policy, key)
+    if key in ("detach_mode", "default_partition"):
+        return (text or "").strip(" ").lower()
+    if text is None:
+        return None
+    return integer_in(text) if key == "cleanup_limit" else interval_in(text)
 
 
-def _check_changes(fields: dict[str, Any]) -> None:
-    _check_not_negative(fields, "partition_lookahead")
-    _check_not_negative(fields, "partition_lookback")
-    _check_not_negative(fields, "cleanup_ttl")
-    if fields["cleanup_limit"] is not None and fields["cleanup_limit"] < 1:
-        raise_exception("cleanup_limit must be at least 1")
-    if fields["detach_mode"] not in ("none", "empty"):
-        raise_exception(f'Unsupported detach mode "{fields["detach_mode"]}"')
-    _check_not_negative(fields, "detach_min_age")
-    if fields["default_partition"] not in ("enabled", "disabled"):
-        raise_exception(f'Unsupported default_partition mode "{fields["default_partition"]}"')
-
-
-def _check_not_negative(fields: dict[str, Any], name: str) -> None:
-    span: Interval | None = fields[name]
-    if span is not None and span.span() < 0:
-        raise_exception(f"{name} must be non-negative")
+def _check_policy(row: QueueRow) -> None:
+    """P0001 for the first value that its column's check refuses, in the procedure's words."""
+    columns = {column.name: column for column in TABLES["queues"].columns}
+    for key in _POLICY_KEYS:
+        if not columns[key].accepts(getattr(row, key)):
+            refusals = {
+                "cleanup_limit": "cleanup_limit must be at least 1",
+                "detach_mode": f'Unsupported detach mode "{row.detach_mode}"',
+                "default_partition": "Unsupported default_partition mode "
+                f'"{row.default_partition}"',
+            }
+            raise_exception(refusals.get(key, f"{key} must be non-negative"))

@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from absurd_contimg.backends.memory import catalog, jsonb
-from absurd_contimg.backends.memory.errors import (
-    EngineError,
-    invalid_strategy,
-    raise_exception,
-    shown,
+from absurd_contimg.backends.memory.errors import EngineError, invalid_strategy, raise_exception
+from absurd_contimg.backends.memory.locks import LOCK_ROWS, READ, RowLock
+from absurd_contimg.backends.memory.procedures.checks import (
+    INTEGER_MAX,
+    checked_integer,
+    is_blank,
+    is_partitioned,
+    shown_id,
 )
-from absurd_contimg.backends.memory.locks import RowLock, TableLock
-from absurd_contimg.backends.memory.rows import KeyRow, RunRow, TaskRow, made
+from absurd_contimg.backends.memory.procedures.signatures import procedure
+from absurd_contimg.backends.memory.schema import (
+    Bool,
+    Float8,
+    Int4,
+    Jsonb,
+    KeyRow,
+    RunRow,
+    TaskRow,
+    Text,
+    Uuid,
+)
 from absurd_contimg.backends.memory.tables import Tasks
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
-from absurd_contimg.backends.memory.values.text import boolean_in, double_in, integer_in, uuid_out
+from absurd_contimg.backends.memory.values.text import boolean_in, double_in, integer_in
 
-Spawned = tuple[int | None, int | None, int | None, bool]
-"""task_id, run_id, attempt, created."""
-
-_INT4_MIN = -(2**31)
 RETRY_DELAY_SECONDS_MAX = 86_400.0
-INTEGER_MAX = 2**31 - 1
 
 
-def retry_delay_seconds(strategy: str | None, attempt: int | None) -> float | None:
-    """Seconds before the attempt after `attempt`; AB003 for an invalid strategy."""
-    if attempt == _INT4_MIN:
-        raise EngineError("22003", "integer out of range")  # by the one that is taken from it
+class Spawned(NamedTuple):
+    """The row of ``spawn_task`` and ``retry_task``."""
+
+    task_id: Uuid
+    run_id: Uuid | None
+    attempt: Int4
+    created: Bool
+
+
+@procedure("43560fadce2c15e0", attributes="immutable")
+def retry_delay_seconds(_: Transaction, strategy: Jsonb | None, attempt: Int4 | None) -> Float8:
+    """``absurd.retry_delay_seconds``: AB003 for an invalid strategy."""
+    if attempt == -INTEGER_MAX - 1:
+        raise EngineError("22003", "integer out of range")  # attempt - 1
     try:
-        return _retry_delay_seconds(strategy, attempt)
+        return _delay_seconds(strategy, attempt)
     except EngineError as error:
         if error.sqlstate not in ("22P02", "22003"):
             raise
         raise invalid_strategy("retry_strategy contains an invalid number") from None
 
 
-def _retry_delay_seconds(strategy: str | None, attempt: int | None) -> float | None:
+def _delay_seconds(strategy: str | None, attempt: int | None) -> float:
     exponent = max((1 if attempt is None else attempt) - 1, 0)
     if strategy is None:
         return 0.0
@@ -84,65 +103,49 @@ def _number(strategy: str, key: str, default: float) -> float:
     return default if text is None else double_in(text)
 
 
-def storage_mode_of(tx: Transaction, queue: str | None) -> str:
-    """The queue's storage mode; unpartitioned if it is not registered."""
-    table = catalog.queues(tx)
-    row = None if queue is None else table.get(tx, queue)
-    return "unpartitioned" if row is None else row.storage_mode
-
-
+@procedure("c559abf5a363cef7")
 def spawn_task(
     tx: Transaction,
-    queue: str | None,
-    task_name: str | None,
-    params: str | None,
-    options: str | None = jsonb.EMPTY,
+    queue_name: Text | None,
+    task_name: Text | None,
+    params: Jsonb | None,
+    options: Jsonb | None = jsonb.EMPTY,
 ) -> Spawned:
     """``absurd.spawn_task``."""
-    session = tx.session
-    task_id = session.next_uuid()
-    run_id = session.next_uuid()
-    now = session.current_time()
-    if params is None:
-        params = jsonb.NULL
-    if task_name is None or not task_name.strip(" "):
+    task_id, run_id = tx.session.next_uuid(), tx.session.next_uuid()
+    now = tx.session.current_time()
+    if task_name is None or is_blank(task_name):
         raise_exception("task_name must be provided")
 
-    headers = retry_strategy = cancellation = key = None
+    headers = retry_strategy = cancellation = idempotency_key = None
     max_attempts: int | None = None
     if options is not None and options != jsonb.EMPTY:
         headers = jsonb.field(options, "headers")
         retry_strategy = jsonb.field(options, "retry_strategy")
-        retry_delay_seconds(retry_strategy, 1)
+        retry_delay_seconds(tx, retry_strategy, 1)
         max_attempts = _max_attempts(options)
         cancellation = jsonb.field(options, "cancellation")
-        key = jsonb.field_text(options, "idempotency_key")
+        idempotency_key = jsonb.field_text(options, "idempotency_key")
 
-    row = made(TaskRow, (
-        task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation,
-        now, None, "pending", 1, run_id, None, None, key,
-    ))  # fmt: skip
-    if key is None:
-        insert_task(tx, catalog.tasks(tx, queue), row)
-    elif storage_mode_of(tx, queue) == "partitioned":
-        existing = _reserve_key(tx, queue, key, task_id)
+    if idempotency_key is not None:
+        if is_partitioned(tx, queue_name):
+            existing = _reserve_key(tx, queue_name, idempotency_key, task_id)
+        else:
+            existing = _task_with_key(tx, catalog.tasks(tx, queue_name), idempotency_key)
         if existing is not None:
-            return existing
-        insert_task(tx, catalog.tasks(tx, queue), row)
-    else:
-        tasks = catalog.tasks(tx, queue)
-        owner = task_with_key(tx, tasks, key)
-        if owner is not None:
-            return owner.task_id, owner.last_attempt_run, owner.attempts, False
-        insert_task(tx, tasks, row)
+            return Spawned(existing.task_id, existing.last_attempt_run, existing.attempts, False)
 
-    insert_run(tx, queue, run_id, task_id, 1, "pending", now)
-    return task_id, run_id, 1, True
+    params = jsonb.NULL if params is None else params
+    row = TaskRow(
+        task_id, task_name, params, headers, retry_strategy, max_attempts, cancellation, now, None,
+        "pending", 1, run_id, None, None, idempotency_key,
+    )  # fmt: skip
+    catalog.tasks(tx, queue_name).put(tx, row)
+    insert_run(tx, queue_name, run_id, task_id, 1, "pending", now)
+    return Spawned(task_id, run_id, 1, True)
 
 
 def _max_attempts(options: str) -> int | None:
-    if not jsonb.has_key(options, "max_attempts"):
-        return None
     text = jsonb.field_text(options, "max_attempts")
     value = None if text is None else integer_in(text)
     if value is not None and value < 1:
@@ -150,139 +153,108 @@ def _max_attempts(options: str) -> int | None:
     return value
 
 
-def insert_task(tx: Transaction, tasks: Tasks, row: TaskRow) -> None:
-    """Insert the new task."""
-    tasks.put(tx, row.task_id, row)
-
-
 def insert_run(
-    tx: Transaction,
-    queue: str | None,
-    run_id: int,
-    task_id: int,
-    attempt: int,
-    state: str,
-    available_at: int,
+    tx: Transaction, queue: str | None, run_id: int, task_id: int, attempt: int, state: str, at: int
 ) -> None:
-    """Insert a run that nobody has claimed yet."""
+    """Insert a run that can be claimed from `at` on."""
     created_at = tx.session.current_time()
-    row = made(RunRow, (
-        run_id, task_id, attempt, state, None, None, available_at, None, None,
-        None, None, None, None, None, created_at,
-    ))  # fmt: skip
-    catalog.runs(tx, queue).put(tx, run_id, row)
+    row = RunRow(
+        run_id, task_id, attempt, state, None, None, at, None, None, None, None, None, None, None,
+        created_at,
+    )  # fmt: skip
+    catalog.runs(tx, queue).put(tx, row)
 
 
-def task_with_key(tx: Transaction, tasks: Tasks, key: str) -> TaskRow | None:
+def _task_with_key(tx: Transaction, tasks: Tasks, key: str) -> TaskRow | None:
     """The task that owns an idempotency key; waits for another's uncommitted one."""
-    if tasks.uncommitted:
-        for other_id, (holder, before) in tasks.uncommitted.items():
-            if holder is tx:
-                continue
-            current = tasks.rows.get(other_id)  # type: ignore[call-overload]
-            for version in (current, before):
-                gone = current is None or before is None
-                if gone and version is not None and version.idempotency_key == key:
-                    raise WouldBlock(holder)
-    task_id = tasks.by_key.get(key)
-    if task_id is None:
-        return None
-    tasks.await_change(tx, task_id)
-    return tasks.get(tx, task_id)
+    for task_id, (holder, before) in tasks.uncommitted.items():
+        after = tasks.rows.get(task_id)
+        inserted_or_deleted = (before or after) if before is None or after is None else None
+        owned = inserted_or_deleted and inserted_or_deleted.idempotency_key
+        if holder is not tx and owned == key:
+            raise WouldBlock(holder)
+    for task_id in tasks.keys_by["idempotency_key"].get(key, ()):
+        tasks.await_change(tx, task_id)
+        return tasks.get(tx, task_id)
+    return None
 
 
-def _reserve_key(tx: Transaction, queue: str | None, key: str, task_id: int) -> Spawned | None:
+def _reserve_key(tx: Transaction, queue_name: str | None, key: str, task_id: int) -> TaskRow | None:
     """Reserve the key in ``i_<queue>``; the existing task if it is taken."""
-    keys = catalog.keys(tx, queue)
+    keys = catalog.keys(tx, queue_name)
     taken = keys.rows.get(key)
     if taken is None:
-        keys.put(tx, key, KeyRow(key, task_id))
+        keys.put(tx, KeyRow(key, task_id))
         return None
-    late = keys.uncommitted.get(key)
-    if late is not None and late[0] is not tx:
-        raise WouldBlock(late[0])
-    tasks = catalog.tasks(tx, queue, TableLock.ACCESS_SHARE)
+    keys.await_change(tx, key)
+    tasks = catalog.tasks(tx, queue_name, READ)
     keys.lock(tx, key, RowLock.KEY_SHARE)
     task = tasks.get(tx, taken.task_id)
     if task is None:
         raise EngineError(
             "40001",
-            f'Idempotency key "{key}" in queue "{queue}" was concurrently cleaned up',
+            f'Idempotency key "{key}" in queue "{queue_name}" was concurrently cleaned up',
             hint="Retry spawn_task with the same idempotency key.",
         )
     if task.last_attempt_run is None:
         raise_exception(
-            f'Idempotency key "{key}" in queue "{queue}" resolved to task '
-            f'"{uuid_out(task.task_id)}" without a run'
+            f'Idempotency key "{key}" in queue "{queue_name}" resolved to task '
+            f'"{shown_id(task.task_id)}" without a run'
         )
-    return task.task_id, task.last_attempt_run, task.attempts, False
+    return task
 
 
+@procedure("8ce7715a4d8b272e")
 def retry_task(
-    tx: Transaction, queue: str | None, task_id: int | None, options: str | None = jsonb.EMPTY
+    tx: Transaction,
+    queue_name: Text | None,
+    task_id: Uuid | None,
+    options: Jsonb | None = jsonb.EMPTY,
 ) -> Spawned:
     """``absurd.retry_task``."""
     now = tx.session.current_time()
     spawn_new = False
-    requested: int | None = None
+    requested_max_attempts: int | None = None
     if options is not None:
-        if jsonb.has_key(options, "spawn_new"):
-            text = jsonb.field_text(options, "spawn_new")
-            spawn_new = text is not None and boolean_in(text)
-        requested = _max_attempts(options)
+        text = jsonb.field_text(options, "spawn_new")
+        spawn_new = text is not None and boolean_in(text)
+        requested_max_attempts = _max_attempts(options)
 
-    tasks = catalog.tasks(tx, queue, TableLock.ROW_SHARE)
-    task = None if task_id is None else tasks.get(tx, task_id)
-    if task is not None:
-        tasks.lock(tx, task.task_id)
-        task = tasks.get(tx, task.task_id)
-    named = shown(None if task_id is None else uuid_out(task_id))
+    task = catalog.tasks(tx, queue_name, LOCK_ROWS).get_for_update(tx, task_id)
     if task is None:
-        raise_exception(f'Task "{named}" not found in queue "{queue}"')
+        raise_exception(f'Task "{shown_id(task_id)}" not found in queue "{queue_name}"')
     if task.state != "failed":
-        raise_exception(f'Task "{named}" is not currently failed in queue "{queue}"')
+        named = shown_id(task_id)
+        raise_exception(f'Task "{named}" is not currently failed in queue "{queue_name}"')
 
     if spawn_new:
-        attempts_max = task.max_attempts if requested is None else requested
-        return spawn_task(
-            tx,
-            queue,
-            task.task_name,
-            task.params,
-            jsonb.build_without_nulls(
-                headers=task.headers,
-                retry_strategy=task.retry_strategy,
-                max_attempts=None if attempts_max is None else str(attempts_max),
-                cancellation=task.cancellation,
-            ),
+        max_attempts = requested_max_attempts or task.max_attempts
+        spawn_options = jsonb.build_without_nulls(
+            headers=task.headers,
+            retry_strategy=task.retry_strategy,
+            max_attempts=None if max_attempts is None else str(max_attempts),
+            cancellation=task.cancellation,
         )
+        return spawn_task(tx, queue_name, task.task_name, task.params, spawn_options)
 
-    if requested is None:
+    if requested_max_attempts is None:
         base = task.attempts if task.max_attempts is None else task.max_attempts
-        requested = checked_integer(base + 1)
-    if requested <= task.attempts:
+        requested_max_attempts = checked_integer(base + 1)
+    if requested_max_attempts <= task.attempts:
         raise_exception(
-            f"max_attempts ({requested}) must be greater than current attempts ({task.attempts})"
+            f"max_attempts ({requested_max_attempts}) must be greater than current attempts "
+            f"({task.attempts})"
         )
     run_id = tx.session.next_uuid()
     attempt = checked_integer(task.attempts + 1)
-    insert_run(tx, queue, run_id, task.task_id, attempt, "pending", now)
-    catalog.tasks(tx, queue).put(
+    insert_run(tx, queue_name, run_id, task.task_id, attempt, "pending", now)
+    catalog.tasks(tx, queue_name).update(
         tx,
-        task.task_id,
-        task._replace(
-            state="pending",
-            attempts=max(task.attempts, attempt),
-            max_attempts=requested,
-            last_attempt_run=run_id,
-            cancelled_at=None,
-        ),
+        task,
+        state="pending",
+        attempts=max(task.attempts, attempt),
+        max_attempts=requested_max_attempts,
+        last_attempt_run=run_id,
+        cancelled_at=None,
     )
-    return task.task_id, run_id, attempt, False
-
-
-def checked_integer(value: int) -> int:
-    """Integer arithmetic's result; 22003 if it does not fit."""
-    if not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
-        raise EngineError("22003", "integer out of range")
-    return value
+    return Spawned(task.task_id, run_id, attempt, False)

@@ -82,10 +82,10 @@ class _Target:
 
     def default(self, position: int) -> Evaluate:
         """What a column is where nothing is said."""
-        if schema.TABLES[self.letter][position].default == schema.NOW:
+        default = schema.TABLES[self.letter].columns[position].default
+        if default is schema.NOW:
             return lambda env: env.session.current_time()
-        value = constraints.default_of(self.letter, position)
-        return lambda _: value
+        return lambda _: default
 
     def returning(self, node: Node) -> tuple[tuple[ColumnInfo, ...], Callable[[Env], Row]]:
         """The columns of ``returning``, and what gives their values."""
@@ -155,7 +155,7 @@ def _insert(target: _Target, node: exp.Insert) -> Query:
         found: list[Row] = []
         for values in rows:
             row = [value(env) for value in values]
-            made = constraints.insert(env.tx, target.name, target.letter, table, row)
+            made = constraints.insert(env.tx, table, row)
             found.append(project(env.with_rows([made])))
         return found
 
@@ -205,7 +205,7 @@ def _update(target: _Target, node: exp.Update) -> Query:
         found: list[Row] = []
         for here, values in planned:
             old = here.rows[0]
-            made = constraints.replace(env.tx, target.name, target.letter, table, old, values)
+            made = constraints.replace(env.tx, table, old, values)
             found.append(project(here.with_rows([made, *here.rows[1:]])))
         return found
 

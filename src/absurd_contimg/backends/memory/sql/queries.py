@@ -319,7 +319,8 @@ def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
                 grouping.places.add(place)
     for index, source in enumerate(scope.sources):
         names = [column.name for column in source.columns]
-        keys = schema.PRIMARY_KEYS.get(letter_of(source.relation or "") or "", ("",))
+        kind = schema.TABLES.get(letter_of(source.relation or "") or "")
+        keys = ("",) if kind is None else kind.primary_key
         if all(key in names and (index, names.index(key)) in grouping.places for key in keys):
             grouping.sources.add(index)
     return grouping
@@ -401,7 +402,7 @@ def _lock_rows(env: Env, scope: Scope, clause: exp.Lock) -> bool:
         except WouldBlock:
             if wait is not True:
                 raise
-            name = table.name_for(row[table.partition_column])
+            name = table.relation_of(row[table.partition_column])
             raise EngineError(
                 "55P03", f'could not obtain lock on row in relation "{name}"'
             ) from None

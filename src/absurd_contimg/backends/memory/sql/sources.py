@@ -58,7 +58,8 @@ def table_source(node: Node, alias: str | None, scope: Scope, mode: TableLock) -
         return list(relation.table.scan(env.tx))
 
     columns = [
-        ColumnInfo(column.name, types.BY_NAME[column.type_name]) for column in schema.TABLES[letter]
+        ColumnInfo(column.name, types.BY_NAME[column.type_name])
+        for column in schema.TABLES[letter].columns
     ]
     return Source(alias or name, tuple(columns), fetch, relation=name)
 

@@ -1,0 +1,76 @@
+"""What several procedures ask and refuse: of a queue's name, of a run, of a number."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from absurd_contimg.backends.memory import catalog
+from absurd_contimg.backends.memory.errors import (
+    EngineError,
+    raise_exception,
+    run_already_failed,
+    shown,
+    task_cancelled,
+)
+from absurd_contimg.backends.memory.procedures.signatures import procedure
+from absurd_contimg.backends.memory.schema import RunRow, Text
+from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.values.text import uuid_out
+
+INTEGER_MAX = 2**31 - 1
+QUEUE_NAME_BYTES_MAX = 57
+
+
+@procedure("74a5e631f9ea35a9")
+def validate_queue_name(_: Transaction, queue_name: Text | None) -> Text:
+    """``absurd.validate_queue_name``."""
+    if queue_name is None or queue_name == "":
+        raise_exception("Queue name must be provided")
+    if len(queue_name.encode()) > QUEUE_NAME_BYTES_MAX:
+        raise_exception(f'Queue name "{queue_name}" is too long (max 57 bytes).')
+    return queue_name
+
+
+def require_queue(tx: Transaction, queue_name: str | None) -> None:
+    """P0001 unless the queue is registered; null stands for all queues."""
+    if queue_name is None:
+        return
+    validate_queue_name(tx, queue_name)
+    if catalog.queues(tx).get(tx, queue_name) is None:
+        raise_exception(f'Queue "{queue_name}" does not exist')
+
+
+def is_partitioned(tx: Transaction, queue_name: str | None) -> bool:
+    """Whether the queue is registered as partitioned."""
+    row = catalog.queues(tx).get(tx, queue_name)
+    return row is not None and row.storage_mode == "partitioned"
+
+
+def is_blank(text: str | None) -> bool:
+    """``text is null or length(trim(text)) = 0``."""
+    return text is None or not text.strip(" ")
+
+
+def shown_id(value: int | None) -> str:
+    """A UUID as messages show it."""
+    return shown(None if value is None else uuid_out(value))
+
+
+def refuse_run(run_id: int | None, why: str, queue_name: str | None) -> NoReturn:
+    """P0001: the run, why it is refused, its queue."""
+    raise_exception(f'Run "{shown_id(run_id)}" {why} in queue "{queue_name}"')
+
+
+def refuse_ended_run(run: RunRow, queue_name: str | None) -> None:
+    """AB001 for a cancelled run, AB002 for a failed one."""
+    if run.state == "cancelled":
+        raise task_cancelled()
+    if run.state == "failed":
+        raise run_already_failed(uuid_out(run.run_id), str(queue_name))
+
+
+def checked_integer(value: int) -> int:
+    """Integer arithmetic's result; 22003 if it does not fit."""
+    if not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
+        raise EngineError("22003", "integer out of range")
+    return value
