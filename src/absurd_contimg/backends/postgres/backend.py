@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.connections import Connections
-from absurd_contimg.backends.postgres.inspection import PostgresInspection
+from absurd_contimg.backends.postgres.inspection import PostgresInspection, table
 from absurd_contimg.backends.postgres.schema import require_version
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
@@ -114,10 +114,7 @@ class PostgresBackend(PostgresInspection, Backend):
 
     @override
     async def fail_run_permanently(self, queue_name: str, run_id: UUID, reason: Json) -> None:
-        tables = {
-            "tasks": sql.Identifier(f"t_{queue_name}"),
-            "runs": sql.Identifier(f"r_{queue_name}"),
-        }
+        tables = {"tasks": table("t", queue_name), "runs": table("r", queue_name)}
         lock_run = sql.SQL("select task_id from absurd.{runs} where run_id = %s for update")
         cap_attempts = sql.SQL(
             "update absurd.{tasks} t set max_attempts = r.attempt from absurd.{runs} r"

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import psycopg
@@ -115,19 +115,21 @@ class Connections:
     async def call(self, procedure: str, *arguments: object) -> Any:
         """The single value that one of Absurd's procedures returns."""
         async with self.connection() as connection:
-            cursor = await connection.execute(_procedure(procedure, len(arguments)), arguments)
+            cursor = await connection.execute(_call_of(procedure, len(arguments)), arguments)
             return answered(await cursor.fetchone())[0]
 
     async def rows_of(self, record: type[_Row], procedure: str, *arguments: object) -> list[_Row]:
         """The rows that one of Absurd's procedures returns."""
-        query = _procedure(procedure, len(arguments), fields(record))
+        query = _call_of(procedure, len(arguments), columns(record))
         return await self.rows(record, query, *arguments)
 
     async def row_of(self, record: type[_Row], procedure: str, *arguments: object) -> _Row:
         """The single row that one of Absurd's procedures always returns."""
         return answered(next(iter(await self.rows_of(record, procedure, *arguments)), None))
 
-    async def rows(self, record: type[_Row], query: sql.Composed, *arguments: object) -> list[_Row]:
+    async def rows(
+        self, record: type[_Row], query: sql.Composed | bytes, *arguments: object
+    ) -> list[_Row]:
         """The rows of a query."""
         async with self.connection() as connection:
             cursor = connection.cursor(row_factory=class_row(record))
@@ -142,28 +144,15 @@ def answered(row: _Row | None) -> _Row:
     return row
 
 
-def fields(record: type[object]) -> tuple[str, ...]:
+def columns(record: type[object]) -> tuple[str, ...]:
     """The fields of a dataclass or named tuple: the columns of its table or procedure."""
     return tuple(inspect.get_annotations(record))
 
 
-def columns(record: type[object]) -> sql.Composed:
-    """The columns of a record, for a query."""
-    return _names(fields(record))
-
-
-def _names(names: tuple[str, ...]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, names))
-
-
-@lru_cache
-def _procedure(name: str, arguments: int, columns: tuple[str, ...] = ()) -> sql.Composed:
-    call = sql.SQL("absurd.{}({})").format(
-        sql.Identifier(name), sql.SQL(", ").join([sql.Placeholder()] * arguments)
-    )
-    if not columns:
-        return sql.SQL("select {}").format(call)
-    return sql.SQL("select {} from {}").format(_names(columns), call)
+@cache
+def _call_of(procedure: str, arguments: int, names: tuple[str, ...] = ()) -> bytes:
+    call = f"absurd.{procedure}({', '.join(['%s'] * arguments)})"
+    return (f"select {', '.join(names)} from {call}" if names else f"select {call}").encode()
 
 
 class _InfiniteTimestamptzLoader(TimestamptzLoader):

@@ -55,12 +55,12 @@ class PostgresInspection(Inspection):
     async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
         query = sql.SQL("select {} from absurd.queues where queue_name = %s")
         return _first(
-            await self._database.rows(QueuePolicy, query.format(columns(QueuePolicy)), queue_name)
+            await self._database.rows(QueuePolicy, query.format(_columns(QueuePolicy)), queue_name)
         )
 
     @override
     async def queue_stats(self, queue_name: str) -> QueueStats:
-        tables = {"tasks": _table("t", queue_name), "runs": _table("r", queue_name)}
+        tables = {"tasks": table("t", queue_name), "runs": table("r", queue_name)}
         count = sql.SQL("select state, count(*) from absurd.{tasks} group by 1 order by 1")
         due = sql.SQL(
             "select count(*), extract(epoch from absurd.current_time() - min(r.available_at))"
@@ -96,10 +96,7 @@ class PostgresInspection(Inspection):
         task_name: str | None = None,
         limit: int = 100,
     ) -> list[Task]:
-        query = sql.SQL(
-            "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
-            " and (%s::text is null or task_name = %s) order by task_id desc limit %s"
-        ).format(columns(Task), _table("t", queue_name))
+        query = _filtered(Task, "t", "task_name", queue_name, "task_id desc")
         wanted = None if states is None else list(states)
         return await self._database.rows(Task, query, wanted, wanted, task_name, task_name, limit)
 
@@ -112,10 +109,7 @@ class PostgresInspection(Inspection):
         claimed_by: str | None = None,
         limit: int = 1000,
     ) -> list[Run]:
-        query = sql.SQL(
-            "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
-            " and (%s::text is null or claimed_by = %s) order by run_id limit %s"
-        ).format(columns(Run), _table("r", queue_name))
+        query = _filtered(Run, "r", "claimed_by", queue_name, "run_id")
         wanted = None if states is None else list(states)
         return await self._database.rows(Run, query, wanted, wanted, claimed_by, claimed_by, limit)
 
@@ -124,11 +118,11 @@ class PostgresInspection(Inspection):
         async with self._database.snapshot() as connection:
 
             async def rows(
-                record: type[_Row], table: str, order: LiteralString
+                record: type[_Row], kind: str, order: LiteralString
             ) -> dict[UUID, list[_Row]]:
                 query = sql.SQL(
                     "select task_id, {} from absurd.{} where task_id = any(%s) order by {}"
-                ).format(columns(record), _table(table, queue_name), sql.SQL(order))
+                ).format(_columns(record), table(kind, queue_name), sql.SQL(order))
                 by_task: dict[UUID, list[_Row]] = defaultdict(list)
                 cursor = await connection.execute(query, (list(task_ids),))
                 for task_id, *values in await cursor.fetchall():
@@ -175,7 +169,21 @@ class PostgresInspection(Inspection):
         )
 
 
-def _table(kind: str, queue_name: str) -> sql.Identifier:
+def _filtered(
+    record: type[object], kind: str, column: str, queue_name: str, order: LiteralString
+) -> sql.Composed:
+    """Rows of a table of the queue, by state and by another column, each None for any."""
+    return sql.SQL(
+        "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
+        " and (%s::text is null or {} = %s) order by {} limit %s"
+    ).format(_columns(record), table(kind, queue_name), sql.Identifier(column), sql.SQL(order))
+
+
+def _columns(record: type[object]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns(record)))
+
+
+def table(kind: str, queue_name: str) -> sql.Identifier:
     """One of the queue's tables: tasks (t), runs (r), checkpoints (c) or waits (w)."""
     return sql.Identifier(f"{kind}_{queue_name}")
 
