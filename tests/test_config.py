@@ -16,4 +16,4 @@ def test_settings_are_checked(tmp_path_factory: pytest.TempPathFactory) -> None:
         PipelineConfig.model_validate({"paths": paths, "imaging": {"cell_arcsec": -1}})
     with pytest.raises(ValueError, match="subbands_min 17 exceeds"):
         PipelineConfig(paths=paths, conversion=ConversionConfig(subbands_min=17))
-    assert PipelineConfig.tiny(paths).digest() != PipelineConfig.demo(paths).digest()
+    assert PipelineConfig.tiny(paths).digest() != PipelineConfig(paths=paths).digest()

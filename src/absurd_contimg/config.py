@@ -257,14 +257,6 @@ class PipelineConfig(_Section):
         return self
 
     @classmethod
-    def demo(cls, paths: PathsConfig) -> Self:
-        """For data made with ``SynthesisConfig.demo()``: a group takes about 25 s on one core.
-
-        One thread a stage, because the demo keeps two cores busy with two workers.
-        """
-        return cls(paths=paths, execution=ExecutionConfig(threads=1))
-
-    @classmethod
     def tiny(cls, paths: PathsConfig) -> Self:
         """For data made with ``SynthesisConfig.tiny()``: seconds, a coarse image, loose gates."""
         return cls(
@@ -277,14 +269,6 @@ class PipelineConfig(_Section):
             validation=ValidationConfig(
                 gate_snr_min=20.0, position_error_max_arcsec=15.0, match_radius_arcsec=60.0
             ),
-        )
-
-    @classmethod
-    def full(cls, paths: PathsConfig) -> Self:
-        """For the full instrument: the whole primary beam in one image."""
-        return cls(
-            paths=paths,
-            imaging=ImagingConfig(size_px=2048, cell_arcsec=6.0, w_planes=32, niter=6000, nmajor=8),
         )
 
     def digest(self) -> str:

@@ -29,7 +29,7 @@ from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import quarantined, release
 from absurd_contimg.registry import GroupStatus, Registry
-from absurd_contimg.workflows.assembly import make_workflow_worker
+from absurd_contimg.workflows.assembly import make_pipeline_worker
 from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
 
 QUEUE = "dsa110-pipeline"
@@ -80,7 +80,7 @@ class Site:
         self.task = await self.backend.spawn_task(QUEUE, TASK_NAME, params.model_dump())
 
     async def work(self) -> History:
-        worker = make_workflow_worker(
+        worker = make_pipeline_worker(
             self.backend,
             WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001),
             RetryPolicy(backoff_first_seconds=0.0),

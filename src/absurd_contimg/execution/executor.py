@@ -87,7 +87,6 @@ class StageExecutor(Protocol):
 
     async def execute(self, request: StageRequest) -> StageReport:
         """Run it to its end; raises `StageFailed`. When cancelled, stops the stage first."""
-        ...
 
 
 class StageFailed(Exception):

@@ -44,7 +44,6 @@ class LeaseFence(Protocol):
     @property
     def deadline(self) -> float:
         """The event loop's time by which all work must have stopped."""
-        ...
 
 
 class InThread(Protocol):
@@ -52,7 +51,6 @@ class InThread(Protocol):
 
     async def __call__(self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts) -> _T:
         """The function's answer; a cancellation waits for the end of the function."""
-        ...
 
 
 class ProductRegistry(Protocol):
@@ -60,7 +58,6 @@ class ProductRegistry(Protocol):
 
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

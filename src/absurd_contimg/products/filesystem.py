@@ -31,90 +31,69 @@ class FileSystem(Protocol):
 
     def exists(self, path: Path) -> bool:
         """Whether there is anything."""
-        ...
 
     def is_folder(self, path: Path) -> bool:
         """Whether a folder is there."""
-        ...
 
     def is_file(self, path: Path) -> bool:
         """Whether a file is there."""
-        ...
 
     def is_readable(self, path: Path) -> bool:
         """Whether this process may read a file."""
-        ...
 
     def sizes(self, folder: Path) -> Mapping[str, int]:
         """Bytes of all files below a folder but casacore's lock files, by path inside it, sorted.
 
         Raises `OutputError` on a symbolic link or a special file.
         """
-        ...
 
     def digest(self, file: Path) -> str:
         """blake2b-160 of a file's bytes, in hex."""
-        ...
 
     def read_json(self, path: Path) -> Any:
         """What `write_json` wrote; raises `ValueError` when it is not JSON."""
-        ...
 
     def write_json(self, path: Path, value: Json) -> None:
         """Write JSON so that the file is there with all its content or not at all."""
-        ...
 
     def make_folder(self, folder: Path) -> None:
         """Make a folder and its parents; raises `FileExistsError` when it is there."""
-        ...
 
     def ensure_folder(self, folder: Path) -> None:
         """Make a folder and its parents unless it is there."""
-        ...
 
     def rename(self, source: Path, target: Path) -> None:
         """Move a folder in one step; a target that is there must be an empty folder."""
-        ...
 
     def remove(self, file: Path) -> None:
         """Remove a file; it may be absent."""
-        ...
 
     def remove_tree(self, folder: Path) -> None:
         """Remove a folder and everything in it; it may be absent, or still be written to."""
-        ...
 
     def flush(self, path: Path) -> None:
         """Write a file's data, or a folder's list of names, from the cache to the disk."""
-        ...
 
     def flush_tree(self, folder: Path) -> None:
         """`flush` a folder and everything in it."""
-        ...
 
     def matching(self, folder: Path, pattern: str) -> list[Path]:
         """As `Path.glob`, sorted."""
-        ...
 
     def tree_size(self, folder: Path) -> int:
         """The bytes that the files below a folder hold; 0 when it is not there."""
-        ...
 
     def free_bytes(self, folder: Path) -> int:
         """The bytes that are free on its file system."""
-        ...
 
     def try_lock(self, path: Path, *, create: bool = True) -> int | None:
         """Lock the file of that name until this process ends; None if another one holds it."""
-        ...
 
     def unlock(self, lock: int) -> None:
         """Give back what `try_lock` returned."""
-        ...
 
     def locked(self, path: Path) -> AbstractContextManager[None]:
         """Wait for, hold and free an exclusive lock on a file; makes the file if necessary."""
-        ...
 
 
 class LocalFileSystem(FileSystem):

@@ -103,21 +103,23 @@ def _has(manifest: Manifest, kind: type[Any]) -> bool:
     return names(kind) == manifest.outputs.keys()
 
 
+_MEASUREMENT_SET_FIGURES = (
+    "start_mjd", "mid_mjd", "end_mjd", "ra_deg", "dec_deg", "declination_deg", "n_rows",
+    "n_channels", "flagged_fraction",
+)  # fmt: skip
+_CALTABLE_SET_FIELDS = (
+    "set_name", "calibrator", "refant", "declination_deg", "mid_mjd", "valid_start_mjd",
+    "valid_end_mjd",
+)  # fmt: skip
+
+
 def _measurement_set(manifest: Manifest, kind: str, ms: MeasurementSet) -> Base:
     return MeasurementSetRow(
         product_key=manifest.key,
         group_id=manifest.group_id,
         kind=kind,
         path=str(ms.path),
-        start_mjd=ms.start_mjd,
-        mid_mjd=ms.mid_mjd,
-        end_mjd=ms.end_mjd,
-        ra_deg=ms.ra_deg,
-        dec_deg=ms.dec_deg,
-        declination_deg=ms.declination_deg,
-        n_rows=ms.n_rows,
-        n_channels=ms.n_channels,
-        flagged_fraction=ms.flagged_fraction,
+        **{name: getattr(ms, name) for name in _MEASUREMENT_SET_FIGURES},
     )
 
 
@@ -130,24 +132,10 @@ def _caltables(manifest: Manifest, caltables: SolvedCaltables) -> list[Base]:
         retired_reason=None,
         created_at=manifest.created_at,
         quality={} if caltables.quality is None else asdict(caltables.quality),
-        set_name=caltables.set_name,
-        calibrator=caltables.calibrator,
-        refant=caltables.refant,
-        declination_deg=caltables.declination_deg,
-        mid_mjd=caltables.mid_mjd,
-        valid_start_mjd=caltables.valid_start_mjd,
-        valid_end_mjd=caltables.valid_end_mjd,
+        **{name: getattr(caltables, name) for name in _CALTABLE_SET_FIELDS},
     )
-    return [
-        caltable_set,
-        *(
-            CaltableRow(
-                product_key=manifest.key,
-                path=str(table.path),
-                type=table.type,
-                apply_order=table.apply_order,
-                interp=table.interp,
-            )
-            for table in caltables.tables
-        ),
+    tables = [
+        CaltableRow(product_key=manifest.key, **{**asdict(table), "path": str(table.path)})
+        for table in caltables.tables
     ]
+    return [caltable_set, *tables]

@@ -189,15 +189,6 @@ class Registry:
                 file.path: session.get_one(SubbandFile, str(file.path)).group_id for file in files
             }
 
-    def register_group(self, group_id: str, files: Iterable[Path]) -> None:
-        """Enter a group whose files are already known to belong together; repeatable."""
-        with self._database.writing() as session:
-            _ensure_group(session, group_id)
-            for path in files:
-                if session.get(SubbandFile, str(path)) is None:
-                    name = parse_subband_name(path)
-                    _add_file(session, group_id, path, name.subband, name.timestamp_seconds)
-
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:

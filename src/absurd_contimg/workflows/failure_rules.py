@@ -88,8 +88,7 @@ class _Cause:
 
     def in_message(self, rule_id: str, source: str) -> FailureRule:
         """The rule for the words in the message of an exception."""
-        words = re.compile(self.words)
-        return FailureRule(rule_id, self.kind, self.advice, source, text=words)
+        return _in_message(rule_id, self.words, self.advice, source, kind=self.kind)
 
 
 _DISK_FULL = _Cause(
@@ -136,6 +135,19 @@ def _own_error(
     return FailureRule(
         rule_id, kind, advice, source, exceptions=_names(error), decisive=True, fallback=fallback
     )
+
+
+def _in_message(
+    rule_id: str,
+    words: str,
+    advice: str,
+    source: str = _CASA,
+    *types: type[Exception],
+    kind: FailureKind = FailureKind.PERMANENT,
+) -> FailureRule:
+    """The rule for words in the message of an exception of one of these types, or of any."""
+    text = re.compile(words)
+    return FailureRule(rule_id, kind, advice, source, exceptions=_names(*types), text=text)
 
 
 _OWN_ERRORS: tuple[FailureRule, ...] = (
@@ -266,44 +278,35 @@ _CASA_RULES: tuple[FailureRule, ...] = (
             r"FiledesIO::write - .* is not writable|could not be opened: No such file"
         ),
     ),
-    FailureRule(
+    _in_message(
         "casa-missing-path",
-        FailureKind.PERMANENT,
+        r"must be a path that exists",
         f"Restore the named path, then: contimg retry TASK. {_RESPAWN}",
         f"{_CASA}: an AssertionError",
-        exceptions=frozenset({"builtins.AssertionError"}),
-        text=re.compile(r"must be a path that exists"),
+        AssertionError,
     ),
-    FailureRule(
+    _in_message(
         "casa-bad-parameter",
-        FailureKind.PERMANENT,
+        r"unallowed value|must be of \w+ type",
         _CORRECT_SETTING,
         f"{_CASA}: an AssertionError",
-        exceptions=frozenset({"builtins.AssertionError"}),
-        text=re.compile(r"unallowed value|must be of \w+ type"),
+        AssertionError,
     ),
-    FailureRule(
+    _in_message(
         "casa-selection",
-        FailureKind.PERMANENT,
+        r"No match found for|MSSelectionNullSelection",
         "Correct the selection (field, spectral window, antenna) in the settings.",
-        _CASA,
-        text=re.compile(r"No match found for|MSSelectionNullSelection"),
     ),
-    FailureRule(
+    _in_message(
         "casa-image-parameters",
-        FailureKind.PERMANENT,
+        r"Invalid Image Parameter set",
         "Correct imaging.size_px or imaging.cell_arcsec, restart the worker, then retry.",
-        _CASA,
-        text=re.compile(r"Invalid Image Parameter set"),
     ),
-    FailureRule(
+    _in_message(
         "casa-leftover",
-        FailureKind.TRANSIENT,
+        r"Cannot open existing image|user does not want to remove it|File exists; skipping",
         "Nothing: a new attempt has an empty scratch folder. If it comes again, report it.",
-        _CASA,
-        text=re.compile(
-            r"Cannot open existing image|user does not want to remove it|File exists; skipping"
-        ),
+        kind=FailureKind.TRANSIENT,
     ),
     _REFUSED.in_message("casa-text-permission", f"{_CASA}: in the message alone, without an errno"),
     _LOCKED.in_message("casa-text-lock", f"{_CASA}: in the message alone"),
@@ -312,50 +315,41 @@ _CASA_RULES: tuple[FailureRule, ...] = (
         f"{_CASA}, pyuvdata 3.2.8: write_ms names another error, write_uvh5 errno = 28",
     ),
     _DESCRIPTORS.in_message("casa-text-descriptors", f"{_CASA}: in the message alone"),
-    FailureRule(
+    _in_message(
         "casa-text-bad-table",
-        FailureKind.PERMANENT,
+        r"no magic value found|incorrect number of bytes read|[Tt]able .* does not exist",
         _DAMAGED_TABLE,
         f"{_CASA}: in the message alone",
-        text=re.compile(
-            r"no magic value found|incorrect number of bytes read|[Tt]able .* does not exist"
-        ),
     ),
-    FailureRule(
+    _in_message(
         "casa-data",
-        FailureKind.PERMANENT,
+        r"(?i)measurespath|data_update: path|leap second|IERS|Observatories",
         "Install or update the package casadata; then: contimg doctor",
         "observed, casatasks 6.7.0.31 without its data; docs/telescope.md, row 36",
-        text=re.compile(
-            r"measurespath|data_update: path|leap second|IERS|Observatories", re.IGNORECASE
-        ),
     ),
 )
 
 _UVH5_RULES: tuple[FailureRule, ...] = (
-    FailureRule(
+    _in_message(
         "hdf5-damaged",
-        FailureKind.PERMANENT,
+        r"file signature not found|truncated file",
         "Fetch the named sub-band file again (it is damaged or unfinished), then retry.",
         _UVH5,
-        exceptions=frozenset({"builtins.OSError"}),
-        text=re.compile(r"file signature not found|truncated file"),
+        OSError,
     ),
-    FailureRule(
+    _in_message(
         "uvh5-header",
-        FailureKind.PERMANENT,
+        r"not found in|Unable to synchronously open object",
         "Fetch the sub-band file again: its header is damaged or unfinished.",
         _UVH5,
-        exceptions=frozenset({"builtins.KeyError", "builtins.AttributeError"}),
-        text=re.compile(r"not found in|Unable to synchronously open object"),
+        *(KeyError, AttributeError),
     ),
-    FailureRule(
+    _in_message(
         "uvh5-mismatch",
-        FailureKind.PERMANENT,
+        r"Cannot combine objects|overlapping data|UVParameter .* does not match",
         "The sub-bands are not of one observation: compare their times and antennas.",
         _UVH5,
-        exceptions=frozenset({"builtins.ValueError"}),
-        text=re.compile(r"Cannot combine objects|overlapping data|UVParameter .* does not match"),
+        ValueError,
     ),
 )
 

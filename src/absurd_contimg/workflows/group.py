@@ -86,7 +86,6 @@ class Runner(Protocol):
     @property
     def config(self) -> PipelineConfig:
         """The configuration of the stages."""
-        ...
 
     async def run(
         self,
@@ -97,7 +96,6 @@ class Runner(Protocol):
         fence: Fence | None = None,
     ) -> StageResult:
         """Run one attempt; returns when its product is committed and registered."""
-        ...
 
 
 class GroupRegistry(Protocol):
@@ -107,15 +105,12 @@ class GroupRegistry(Protocol):
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:
         """Set the status of a group, with the reason if it did not end well."""
-        ...
 
     def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
         """All groups, or those of one status."""
-        ...
 
     def calibration_exists(self, group_id: str) -> bool:
         """Whether a set of caltables may serve the group."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.executor import IsolatedStageExecutor
-from absurd_contimg.execution.runner import prepare_folders
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
 from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
@@ -33,6 +33,7 @@ def make_worker(
     guard: DiskGuard,
 ) -> Worker:
     """A worker with these settings on this machine."""
+    executor = IsolatedStageExecutor(casa_environment)
     return make_pipeline_worker(
         backend,
         WorkerSettings(
@@ -44,12 +45,10 @@ def make_worker(
             grace_seconds=settings.grace_seconds,
         ),
         make_policy(settings),
-        settings.pipeline,
         pipeline_stages(registry),
-        executor=IsolatedStageExecutor(casa_environment),
-        registry=registry,
-        scratch=scratch,
-        ready_to_claim=guard.ready_to_claim,
+        StageRunner(settings.pipeline, executor, registry, scratch),
+        registry,
+        guard.ready_to_claim,
     )
 
 

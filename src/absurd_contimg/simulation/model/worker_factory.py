@@ -15,6 +15,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.registry import Registry
 from absurd_contimg.simulation.model.disk import Disk
@@ -101,6 +102,9 @@ class PipelineWorkers:
         stages = [stage(state.registry.solves) for stage in pipeline_stages()]
         by_name = {stage.name: stage for stage in stages}
         files = SimulatedFiles(gateway, state.disk)
+        executor = SimulatedExecutor(gateway, files, by_name, self.model, self.machine, world.watch)
+        registry = gateway.registry(state.registry)
+        scratch = acquire_scratch(gateway, state.disk, worker_id)
 
         async def enough_space() -> bool:
             return state.disk.free_bytes >= self.free_bytes_min
@@ -109,16 +113,10 @@ class PipelineWorkers:
             world.backend(gateway),
             self.terms.settings(self.queue, worker_id),
             self.terms.policy,
-            SIMULATED_CONFIG,
             stages,
-            executor=SimulatedExecutor(
-                gateway, files, by_name, self.model, self.machine, world.watch
-            ),
-            registry=gateway.registry(state.registry),
-            scratch=acquire_scratch(gateway, state.disk, worker_id),
-            files=files,
-            in_thread=call_inline,
-            ready_to_claim=enough_space if self.free_bytes_min else None,
+            StageRunner(SIMULATED_CONFIG, executor, registry, scratch, files, call_inline),
+            registry,
+            enough_space if self.free_bytes_min else None,
         )
         return [worker]
 
