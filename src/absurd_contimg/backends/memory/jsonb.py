@@ -192,24 +192,59 @@ def kind(text: str) -> str:
     return names.get(first) or ("null" if first == "n" else "number")
 
 
-def field(text: str | None, key: str) -> str | None:
-    """``value -> key``: jsonb, or None where there is no such member."""
-    if text is None or text[0] != "{":
-        return None
-    members = tree(text)
-    return dumps(members[key]) if key in members else None
+_NOWHERE = object()
 
 
-def field_text(text: str | None, key: str) -> str | None:
-    """``value ->> key``: text, None where there is no such member or it is JSON null."""
-    return as_text(tree(text).get(key)) if text is not None and text[0] == "{" else None
+def _step(value: Any, key: str | int) -> Any:
+    """The member or the item of a parsed value, `_NOWHERE` if there is none."""
+    if isinstance(value, dict):
+        return value.get(key, _NOWHERE)
+    if isinstance(key, str):
+        return _NOWHERE
+    items = value if isinstance(value, list) else [value]  # a scalar is kept as an array of one
+    return items[key] if -len(items) <= key < len(items) else _NOWHERE
+
+
+def _follow(value: Any, path: list[str | None]) -> Any:
+    for key in path:
+        if key is None or not isinstance(value, dict | list):
+            return _NOWHERE
+        place: str | int = key
+        if isinstance(value, list) and re.fullmatch(r"\s*[+-]?\d+", key, re.ASCII):
+            place = int(key)
+        value = _step(value, place)
+    return value
+
+
+def _as_jsonb(value: Any) -> str | None:
+    return None if value is _NOWHERE else dumps(value)
+
+
+def field(text: str | None, key: str | int) -> str | None:
+    """``value -> key``, of a name or a place; None where it leads nowhere."""
+    return None if text is None else _as_jsonb(_step(tree(text), key))
+
+
+def field_text(text: str | None, key: str | int) -> str | None:
+    """``value ->> key``: text, None where it leads nowhere or to JSON null."""
+    return None if text is None else as_text(_step(tree(text), key))
+
+
+def follow(text: str, path: list[str | None]) -> str | None:
+    """``value #> path``."""
+    return _as_jsonb(_follow(tree(text), path))
+
+
+def follow_text(text: str, path: list[str | None]) -> str | None:
+    """``value #>> path``."""
+    return as_text(_follow(tree(text), path))
 
 
 def as_text(value: Any) -> str | None:
     """A parsed member as ``->>`` shows it."""
-    if value is None or type(value) is str:
-        return value
-    return dumps(value)
+    if value is None or value is _NOWHERE:
+        return None
+    return value if type(value) is str else dumps(value)
 
 
 def has_key(text: str, key: str) -> bool:
@@ -233,22 +268,13 @@ def build_without_nulls(**members: str | None) -> str:
     Nulls go inside objects at every depth; in arrays they stay.
     """
     present = {key: tree(value) for key, value in members.items() if value is not None}
-    return dumps(_strip(present, in_arrays=False))
+    return dumps(_strip(present))
 
 
-def strip_nulls(text: str, *, in_arrays: bool = False) -> str:
-    """``jsonb_strip_nulls``."""
-    return dumps(_strip(tree(text), in_arrays=in_arrays))
-
-
-def _strip(value: Any, *, in_arrays: bool) -> Any:
+def _strip(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: item for key, item in value.items() if item is not None}
-        return {key: _strip(item, in_arrays=in_arrays) for key, item in kept.items()}
-    if isinstance(value, list):
-        items = [item for item in value if not (in_arrays and item is None)]
-        return [_strip(item, in_arrays=in_arrays) for item in items]
-    return value
+        return {key: _strip(item) for key, item in value.items() if item is not None}
+    return [_strip(item) for item in value] if isinstance(value, list) else value
 
 
 def equal(left: str, right: str) -> bool:
@@ -266,46 +292,6 @@ def _comparable(value: Any) -> Any:
     return (type(value).__name__, value)
 
 
-# -- operators ----------------------------------------------------------------------------------
-
-
-def step(text: str, key: str | int) -> str | None:
-    """``value -> key``, of a name or a place; None where it leads nowhere."""
-    value = tree(text)
-    if isinstance(key, str):
-        return dumps(value[key]) if isinstance(value, dict) and key in value else None
-    if isinstance(value, dict):
-        return None
-    items = value if isinstance(value, list) else [value]  # a scalar is kept as an array of one
-    return dumps(items[key]) if -len(items) <= key < len(items) else None
-
-
-def follow(text: str, path: list[str | None]) -> str | None:
-    """``value #> path``."""
-    current: str | None = text
-    for key in path:
-        if current is None or key is None or not isinstance(tree(current), dict | list):
-            return None
-        if isinstance(tree(current), dict):
-            current = step(current, key)
-        else:
-            is_place = re.fullmatch(r"\s*[+-]?\d+", key, re.ASCII)
-            current = step(current, int(key)) if is_place else None
-    return current
-
-
-def step_text(text: str, key: str | int) -> str | None:
-    """``value ->> key``."""
-    found = step(text, key)
-    return None if found is None else as_text(tree(found))
-
-
-def follow_text(text: str, path: list[str | None]) -> str | None:
-    """``value #>> path``."""
-    found = follow(text, path)
-    return None if found is None else as_text(tree(found))
-
-
 def contains(whole: str, part: str) -> bool:
     """``whole @> part``; an array contains a scalar that is its item."""
     a, b = tree(whole), tree(part)
@@ -316,5 +302,5 @@ def _contains(a: Any, b: Any) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
         return all(key in a and _contains(a[key], item) for key, item in b.items())
     if isinstance(a, list) and isinstance(b, list):
-        return all(any(_contains(mine, item) for mine in a) for item in b)
+        return all(any(_contains(other, item) for other in a) for item in b)
     return equal(dumps(a), dumps(b))

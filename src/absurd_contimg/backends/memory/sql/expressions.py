@@ -401,7 +401,8 @@ def absurd_call(compiler: Compiler, schema: Node, node: Node) -> calls.Call:
     """The call of a procedure."""
     if name_of(schema) != "absurd" or not isinstance(node, exp.Anonymous):
         raise Unsupported(f"functions of the schema {name_of(schema)}")
-    return calls.resolve(str(node.this).lower(), *_arguments(compiler, node))
+    name = name_of(node.this) if isinstance(node.this, exp.Identifier) else node.name.lower()
+    return calls.resolve(name, *_arguments(compiler, node))
 
 
 def _aggregate(compiler: Compiler, node: Node) -> Expr:

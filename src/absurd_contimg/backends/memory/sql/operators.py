@@ -238,8 +238,8 @@ def _json_operator(symbol: str, left: Expr, right: Expr) -> Expr:
 
 _KEYS = (TEXT, types.INT2, types.INT4)
 _JSON_WORK: dict[str, tuple[tuple[SqlType, ...], SqlType, Callable[[Any, Any], Any]]] = {
-    "->": (_KEYS, JSONB, jsonb.step),
-    "->>": (_KEYS, TEXT, jsonb.step_text),
+    "->": (_KEYS, JSONB, jsonb.field),
+    "->>": (_KEYS, TEXT, jsonb.field_text),
     "#>": ((_TEXTS,), JSONB, jsonb.follow),
     "#>>": ((_TEXTS,), TEXT, jsonb.follow_text),
     "?": ((TEXT,), BOOL, jsonb.has_key),
