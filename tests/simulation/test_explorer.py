@@ -99,12 +99,12 @@ def test_invariants_hold_after_every_operation() -> None:
 def test_violation_that_passes_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A run that sleeps while its task runs: once both have ended, nothing shows it."""
 
-    def sleeping(tx: Any, queue: Any, run_id: Any, wake_at: Any) -> None:
-        runs = catalog.runs(tx, queue)
-        run = runs.get(tx, run_id)
-        runs.put(tx, run_id, run._replace(state="pending", claimed_by=None, available_at=wake_at))
+    def schedule_run(tx: Any, queue: Any, run_id: Any, wake_at: Any) -> None:
+        table = catalog.runs(tx, queue)
+        run = table.rows[run_id]
+        table.update(tx, run, state="pending", claimed_by=None, available_at=wake_at)
 
-    monkeypatch.setattr(runs, "schedule_run", sleeping)  # the task still says "running"
+    monkeypatch.setattr(runs, "schedule_run", schedule_run)  # the task still says "running"
     with pytest.raises(AssertionError, match=r"task_and_last_run_agree: .*after schedule_run"):
         explore(everything_spec(), faults=())
 

@@ -68,23 +68,26 @@ class MemoryBackend(Backend):
         self, procedure: Callable[[Transaction, *Ts], T], *arguments: *Ts, noted: bool = True
     ) -> T:
         """Run one procedure as a transaction of its own, and note it in the timeline."""
-        session, answer, outcome = self._session, None, "ok"
+        session, name = self._session, procedure.__name__ if noted else ""
         try:
             while True:
                 try:
                     with self.db.mutex:
                         answer = session.attempt(procedure, *arguments)
-                    return answer
+                    break
                 except WouldBlock as blocked:
                     await session.wait_async(blocked.holder)
         except EngineError as error:
-            outcome = f"{error.sqlstate} {error.message}"
+            self._note(name, arguments, f"{error.sqlstate} {error.message}", None)
             raise translated(error) from None
-        finally:
-            if noted:
-                name = procedure.__name__
-                call = (session.clock, session.session_id, name, arguments, outcome, answer)
-                self.db.noted.append(call)
+        self._note(name, arguments, "ok", answer)
+        return answer
+
+    def _note(self, name: str, arguments: tuple[object, ...], outcome: str, answer: object) -> None:
+        if name:
+            session = self._session
+            call = (session.clock, session.session_id, name, arguments, outcome, answer)
+            self.db.noted.append(call)
 
     def _read(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> Awaitable[T]:
         """Run what changes nothing, which is not noted."""
