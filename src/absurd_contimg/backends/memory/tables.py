@@ -24,6 +24,7 @@ from absurd_contimg.backends.memory.values.times import (
     SECOND_US,
     is_finite,
 )
+from absurd_contimg.core.records import LIVE_STATES
 
 Queues = Table[QueueRow]
 Checkpoints = Table[CheckpointRow]
@@ -31,7 +32,7 @@ Events = Table[EventRow]
 Waits = Table[WaitRow]
 Keys = Table[KeyRow]
 
-LIVE = frozenset({"pending", "sleeping", "running"})
+LIVE = frozenset(LIVE_STATES)
 CLAIMABLE = frozenset({"pending", "sleeping"})
 NO_LEASE: Mapping[str, None] = {"claimed_by": None, "claim_expires_at": None}
 """The columns of a run that nobody holds."""
