@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from absurd_contimg.backends.memory.errors import EngineError
+from sqlglot import exp
+
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
 from absurd_contimg.backends.memory.sql.casts import converted, is_implicit, unmatched
-from absurd_contimg.backends.memory.sql.scope import ColumnInfo, Env, Evaluate, Expr, Row, Source
+from absurd_contimg.backends.memory.sql.dialect import name_of
+from absurd_contimg.backends.memory.sql.scope import (
+    ColumnInfo,
+    Env,
+    Evaluate,
+    Expr,
+    Node,
+    Row,
+    Source,
+)
 from absurd_contimg.backends.memory.values.types import BY_NAME, record_type
 
 
@@ -20,16 +31,34 @@ class Call(NamedTuple):
     rows: Callable[[Env], list[Row]]
 
 
-def resolve(name: str, arguments: list[Expr], names: list[str | None]) -> Call:
-    """The function of the schema ``absurd`` that the call means; 42883 if there is none."""
+def arguments(
+    node: exp.Anonymous, compiled: Callable[[Node], Expr]
+) -> tuple[list[Expr], list[str | None]]:
+    """The arguments of a call, and their names where they have one."""
+    named = [isinstance(item, exp.Kwarg) for item in node.expressions]
+    pairs = list(zip(node.expressions, named, strict=True))
+    return (
+        [compiled(item.expression if is_named else item) for item, is_named in pairs],
+        [name_of(item.this) if is_named else None for item, is_named in pairs],
+    )
+
+
+def procedure_call(schema: Node, node: Node, compiled: Callable[[Node], Expr]) -> Call:
+    """The call of a procedure of the schema ``absurd``; 42883 if there is none that fits."""
+    if not isinstance(schema, exp.Identifier) or not isinstance(node, exp.Anonymous):
+        raise Unsupported("fields of a row")
+    if name_of(schema) != "absurd":
+        raise Unsupported(f"functions of the schema {name_of(schema)}")
+    name = name_of(node.this) if isinstance(node.this, exp.Identifier) else node.name.lower()
+    given, names = arguments(node, compiled)
     _check_names(names)
     for procedure in PROCEDURES.get(name, ()):
-        placed = _placed(procedure, arguments, names)
+        placed = _placed(procedure, given, names)
         if placed is not None:
             return _call(procedure, placed)
     shown = ", ".join(
-        argument.kind.shown if given is None else f"{given} => {argument.kind.shown}"
-        for argument, given in zip(arguments, names, strict=True)
+        expr.kind.shown if name is None else f"{name} => {expr.kind.shown}"
+        for expr, name in zip(given, names, strict=True)
     )
     raise unmatched("function", f"absurd.{name}({shown})")
 
@@ -105,11 +134,11 @@ _NOT_NOTED = frozenset({"current_time", "get_schema_version", "portable_uuidv7"}
 
 
 def as_source(call: Call, alias: str | None) -> Source:
-    """The call in a ``from``."""
-    columns, name = call.columns, call.procedure.name
-    if not call.procedure.columns and alias is not None:
-        columns = (ColumnInfo(alias, columns[0].kind),)  # a scalar's column takes the alias
-    return Source(alias or name, columns, call.rows, lateral=True)
+    """The call in a ``from``; the column of a scalar takes the alias."""
+    columns, name = call.columns, alias or call.procedure.name
+    if not call.procedure.columns:
+        columns = (ColumnInfo(name, columns[0].kind),)
+    return Source(name, columns, call.rows, lateral=True)
 
 
 def as_expression(call: Call) -> Expr:

@@ -33,6 +33,12 @@ def without_comments(text: str) -> str:
     return _QUOTED_OR_COMMENT.sub(lambda match: " " if match[2] else match[0], text).strip()
 
 
+def semicolons(text: str) -> list[int]:
+    """Where the statements of a text end; not in quotes and comments."""
+    found = re.finditer(rf"{_QUOTED_OR_COMMENT.pattern}|;", text, re.DOTALL)
+    return [match.start() for match in found if match[0] == ";"]
+
+
 def first_word(text: str) -> str:
     """The word that tells what a statement is."""
     return re.split(r"[\s;(]", without_comments(text), maxsplit=1)[0].lower()

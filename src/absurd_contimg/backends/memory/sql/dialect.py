@@ -126,7 +126,7 @@ _KNOWN: dict[str, frozenset[str]] = {
         "Values": "expressions alias",
         "With Returning Tuple Group Distinct Order": "expressions",
         "Subquery CTE Alias": "this alias",
-        "From Where Having Paren Neg Not Exists Any All Boolean Var": "this",
+        "From Where Having Paren Neg Not Exists Any Boolean Var": "this",
         "Table": "this db alias joins",
         "TableAlias": "this columns",
         "Join": "this side kind on using",

@@ -42,7 +42,7 @@ _OPERATORS: dict[type, str] = {
 }  # fmt: skip
 
 
-FUNCTIONS = functions.NAMES | aggregates.NAMES | {"any", "all"}
+FUNCTIONS = functions.NAMES | aggregates.NAMES
 """What is written as a function and compiled here."""
 
 
@@ -223,13 +223,8 @@ def _inverted(inner: Evaluate) -> Expr:
 
 
 def _is(compiler: Compiler, node: exp.Is) -> Expr:
-    wanted, negate = node.expression, bool(node.args.get("negate"))
-    if isinstance(wanted, exp.Boolean):
-        truth = bool(wanted.this)
-        condition = compiler.condition(node.this, "IS TRUE" if truth else "IS FALSE")
-        return Expr(BOOL, lambda env: (condition(env) is truth) is not negate)
-    inner = determined(compiler.compile(node.this))
-    if not isinstance(wanted, exp.Null) or isinstance(inner.kind, types.RecordType):
+    inner, negate = determined(compiler.compile(node.this)), bool(node.args.get("negate"))
+    if not isinstance(node.expression, exp.Null) or isinstance(inner.kind, types.RecordType):
         raise Unsupported("this test with IS")
     return Expr(BOOL, lambda env: (inner.value(env) is None) is not negate)
 
@@ -244,23 +239,19 @@ def _between(compiler: Compiler, node: exp.Between) -> Expr:
 
 def _binary(compiler: Compiler, node: exp.Binary) -> Expr:
     symbol, right = _OPERATORS.get(type(node)) or str(node.args["operator"]), node.right
-    is_call = isinstance(right, exp.Anonymous) and str(right.this).lower() in ("any", "all")
-    if is_call or isinstance(right, exp.Any | exp.All):
-        return _quantified(compiler, symbol, node)
+    if symbol == "=" and isinstance(right, exp.Any):
+        return _any(compiler, node)
     negate = bool(node.args.get("negate"))
     symbol = f"!{symbol}" if negate else symbol
     made = operators.binary(symbol, compiler.compile(node.left), compiler.compile(right))
     return _inverted(made.value) if negate else made
 
 
-def _quantified(compiler: Compiler, symbol: str, node: exp.Binary) -> Expr:
-    """``a = any(array)`` and ``a <> all(array)``."""
-    right = node.right  # sqlglot takes all(...) for a function
-    is_call = isinstance(right, exp.Anonymous)
-    every = isinstance(right, exp.All) or str(right.this).lower() == "all"
-    operand = unwrapped(right.expressions[0] if is_call else right.this)
-    if (symbol, every) not in (("=", False), ("<>", True)) or isinstance(operand, exp.Query):
-        raise Unsupported("ANY and ALL but for = ANY(array) and <> ALL(array)")
+def _any(compiler: Compiler, node: exp.Binary) -> Expr:
+    """``a = any(array)``."""
+    operand = unwrapped(node.right.this)
+    if isinstance(operand, exp.Query):
+        raise Unsupported("ANY of a query; use IN")
     left, array = compiler.compile(node.left), compiler.compile(operand)
     if array.kind is UNKNOWN:
         if as_text(left).kind not in types.ARRAYS:
@@ -271,16 +262,14 @@ def _quantified(compiler: Compiler, symbol: str, node: exp.Binary) -> Expr:
     element = array.kind.element
     left = converted(left, element) if left.kind is UNKNOWN else left
     pair = [Expr(kind, column_value((0, n))) for n, kind in enumerate((left.kind, element))]
-    test, items, inner = comparison(symbol, pair[0], pair[1]).value, array.value, left.value
+    test, items, inner = comparison("=", *pair).value, array.value, left.value
 
     def value(env: Env) -> bool | None:
         members, raw = items(env), inner(env)
         if members is None:
             return None
         answers = [test(env.with_rows([(raw, member)])) for member in members]
-        if (not every) in answers:
-            return not every
-        return None if None in answers else every
+        return True if True in answers else None if None in answers else False
 
     return Expr(BOOL, value)
 
@@ -368,21 +357,11 @@ def _scalar_query(compiler: Compiler, node: exp.Subquery) -> Expr:
 # -- calls --------------------------------------------------------------------------------------
 
 
-def _arguments(compiler: Compiler, node: exp.Anonymous) -> tuple[list[Expr], list[str | None]]:
-    """The arguments of a call, and their names where they have one."""
-    named = [isinstance(item, exp.Kwarg) for item in node.expressions]
-    pairs = list(zip(node.expressions, named, strict=True))
-    return (
-        [compiler.compile(item.expression if is_named else item) for item, is_named in pairs],
-        [name_of(item.this) if is_named else None for item, is_named in pairs],
-    )
-
-
 def _call(compiler: Compiler, node: exp.Anonymous) -> Expr:
     name = str(node.this).lower()
     if name in aggregates.NAMES:
         return _aggregate(compiler, node)
-    return functions.call(name, *_arguments(compiler, node))
+    return functions.call(name, *calls.arguments(node, compiler.compile))
 
 
 def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
@@ -391,18 +370,8 @@ def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
     return functions.call("extract", [compiler.compile(node.expression)], [])
 
 
-def _dotted(compiler: Compiler, node: exp.Dot) -> Expr:
-    if not isinstance(node.this, exp.Identifier):
-        raise Unsupported("fields of a row")
-    return calls.as_expression(absurd_call(compiler, node.this, node.expression))
-
-
-def absurd_call(compiler: Compiler, schema: Node, node: Node) -> calls.Call:
-    """The call of a procedure."""
-    if name_of(schema) != "absurd" or not isinstance(node, exp.Anonymous):
-        raise Unsupported(f"functions of the schema {name_of(schema)}")
-    name = name_of(node.this) if isinstance(node.this, exp.Identifier) else node.name.lower()
-    return calls.resolve(name, *_arguments(compiler, node))
+def _procedure(compiler: Compiler, node: exp.Dot) -> Expr:
+    return calls.as_expression(calls.procedure_call(node.this, node.expression, compiler.compile))
 
 
 def _aggregate(compiler: Compiler, node: Node) -> Expr:
@@ -434,6 +403,6 @@ _COMPILERS: dict[type, Callable[[Compiler, Any], Expr]] = {
     exp.Not: lambda compiler, node: _inverted(compiler.condition(node.this, "NOT")),
     exp.Case: _case, exp.And: _logic, exp.Or: _logic, exp.Is: _is, exp.Between: _between,
     exp.Operator: _binary, exp.In: _in, exp.Exists: _exists, exp.Subquery: _scalar_query,
-    exp.Anonymous: _call, exp.Dot: _dotted, exp.Filter: _aggregate,
+    exp.Anonymous: _call, exp.Dot: _procedure, exp.Filter: _aggregate,
     **dict.fromkeys(_OPERATORS, _binary),
 }  # fmt: skip

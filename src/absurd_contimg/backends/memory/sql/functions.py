@@ -20,10 +20,10 @@ from absurd_contimg.backends.memory.sql.casts import (
     unified,
 )
 from absurd_contimg.backends.memory.sql.operators import check_ordered, comparison, sort_key
-from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr
-from absurd_contimg.backends.memory.values import intervals, times, types
+from absurd_contimg.backends.memory.sql.scope import Env, Expr
+from absurd_contimg.backends.memory.values import times, types
 from absurd_contimg.backends.memory.values.numerics import rounded
-from absurd_contimg.backends.memory.values.times import SECOND_US, Interval
+from absurd_contimg.backends.memory.values.times import Interval
 from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 from absurd_contimg.backends.memory.values.types import (
     BOOL,
@@ -51,9 +51,9 @@ class Form(NamedTuple):
 
 def call(name: str, arguments: list[Expr], names: list[str | None]) -> Expr:
     """A call of a function; `names` are those of arguments in named notation."""
-    if name == "make_interval":
-        return _make_interval(arguments, names)
     make = _SPECIAL.get(name)
+    if name == "make_interval":  # its only form here
+        names = [None] if names == ["secs"] else ["other"]
     if any(names) or (make is not None and not arguments):
         raise Unsupported(f"{name} with these arguments")
     return _strict_call(name, _FORMS[name], arguments) if make is None else make(arguments, name)
@@ -253,32 +253,6 @@ def _date_trunc(session: SessionState, unit: str, time: int) -> int:
     return times.from_local(times.truncated(local, unit), session.zone)
 
 
-_INTERVAL_PARTS = ("years", "months", "weeks", "days", "hours", "mins", "secs")
-
-
-def _make_interval(arguments: list[Expr], names: list[str | None]) -> Expr:
-    """``make_interval(days => 1)``."""
-    placed: dict[str, Evaluate] = {}
-    for expr, name in zip(arguments, names, strict=True):
-        kind = FLOAT8 if name == "secs" else INT4
-        takes = (types.UNKNOWN, *(types.NUMBERS if kind is FLOAT8 else types.NUMBERS[:2]))
-        if name not in _INTERVAL_PARTS or name in placed or expr.kind not in takes:
-            raise Unsupported("make_interval with these arguments")
-        placed[name] = converted(expr, kind).value
-
-    def value(env: Env) -> Interval | None:
-        parts: dict[str, Any] = {name: evaluate(env) for name, evaluate in placed.items()}
-        if None in parts.values():
-            return None
-        years, months, weeks, days, hours, mins, secs = (
-            parts.get(name, 0) for name in _INTERVAL_PARTS
-        )
-        us = (hours * 3600 + mins * 60) * SECOND_US + times.seconds_us(secs)
-        return intervals.checked(years * 12 + months, weeks * 7 + days, us)
-
-    return Expr(INTERVAL, value, "make_interval")
-
-
 _FORMS: dict[str, tuple[Form, ...]] = {
     "length": (Form((TEXT,), INT4, lambda _, raw: len(raw)),),
     "lower": (Form((TEXT,), TEXT, lambda _, raw: raw.translate(_LOWER)),),
@@ -294,6 +268,9 @@ _FORMS: dict[str, tuple[Form, ...]] = {
     "jsonb_array_length": (Form((JSONB,), INT4, _array_length),),
     "current_setting": (Form((TEXT, BOOL), TEXT, _current_setting, 1),),
     "date_trunc": (Form((TEXT, TIMESTAMPTZ), TIMESTAMPTZ, _date_trunc),),
+    "make_interval": (
+        Form((FLOAT8,), INTERVAL, lambda _, raw: Interval(us=times.seconds_us(raw))),
+    ),
     "extract": (Form((TIMESTAMPTZ,), NUMERIC, _epoch), Form((INTERVAL,), NUMERIC, _epoch)),
     **{name: (Form((), TIMESTAMPTZ, work),) for name, work in _CLOCKS.items()},
 }
@@ -306,4 +283,4 @@ _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
     "jsonb_build_object": _build_object,
     "set_config": _set_config,
 }
-NAMES = frozenset({*_FORMS, *_SPECIAL, "make_interval"})
+NAMES = frozenset({*_FORMS, *_SPECIAL})

@@ -13,17 +13,15 @@ from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.sql.casts import converted, is_implicit
 from absurd_contimg.backends.memory.sql.dialect import name_of, part
 from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
-from absurd_contimg.backends.memory.sql.queries import compile_query, star_places
+from absurd_contimg.backends.memory.sql.queries import compile_outputs, compile_query
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
     Evaluate,
-    Expr,
     Node,
     Query,
     Row,
     Scope,
-    column_value,
 )
 from absurd_contimg.backends.memory.sql.sources import FromClause, letter_of, table_source
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -89,24 +87,11 @@ class _Target:
 
     def returning(self, node: Node) -> tuple[tuple[ColumnInfo, ...], Callable[[Env], Row]]:
         """The columns of ``returning``, and what gives their values."""
-        clause, scope = node.args.get("returning"), self.scope
-        compiler = Compiler(scope, compile_query, clause="RETURNING")
-        outputs: list[tuple[str, Expr]] = []
-        for item in [] if clause is None else clause.expressions:
-            inner = item.this if isinstance(item, exp.Alias) else item
-            if isinstance(inner, exp.Column) and str(inner.table).lower() in ("old", "new"):
-                raise Unsupported("OLD and NEW in RETURNING")
-            star = star_places(inner, scope, self.sources)
-            for index, position in star or []:
-                name, kind = scope.sources[index].columns[position]
-                outputs.append((name, Expr(kind, column_value((index, position)))))
-            if star is None:
-                expr = compiler.compile(inner)
-                name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
-                outputs.append((name, expr))
-        columns = tuple(ColumnInfo(name, expr.kind) for name, expr in outputs)
-        values = [expr.value for _, expr in outputs]
-        return columns, lambda env: tuple([value(env) for value in values])
+        clause = node.args.get("returning") or exp.Returning()
+        compiler = Compiler(self.scope, compile_query, clause="RETURNING")
+        outputs = compile_outputs(clause, compiler, self.sources)
+        columns = tuple(ColumnInfo(out.name, out.expr.kind) for out in outputs)
+        return columns, lambda env: tuple([out.expr.value(env) for out in outputs])
 
     def matching(self, node: Node) -> Callable[[Env], list[Env]]:
         """Each row where the condition holds once, with the first of the others' rows."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import catalog, schema
+from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.locks import RowLock, TableLock
+from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
 from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, part
@@ -27,12 +26,14 @@ from absurd_contimg.backends.memory.sql.scope import (
     Scope,
     column_value,
 )
-from absurd_contimg.backends.memory.sql.sources import FromClause, letter_of, renamed
-from absurd_contimg.backends.memory.transaction import WouldBlock
-from absurd_contimg.backends.memory.values.types import INT8
-
-Pairs = list[tuple[Env, Row]]
-"""Rows of a result, each with what it was made in."""
+from absurd_contimg.backends.memory.sql.sources import (
+    FromClause,
+    Pairs,
+    letter_of,
+    renamed,
+    row_locks,
+)
+from absurd_contimg.backends.memory.values.types import INT8, SqlType
 
 
 class Output(NamedTuple):
@@ -114,7 +115,7 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     grouping = scope.grouping = _grouping_of(node, scope) if is_grouped else None
     found: list[Aggregate] = []
     compiler = Compiler(scope, compile_query, found)
-    outputs = _outputs(node, compiler, sources)
+    outputs = compile_outputs(node, compiler, sources)
     scope.grouping = None
     condition = _condition(node, "where", Compiler(scope, compile_query, clause="WHERE"))
     keys = _group_keys(grouping.keys if grouping is not None else [], scope)
@@ -122,9 +123,12 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     having = _condition(node, "having", compiler)
     order = _order(node, compiler, outputs)
     offset, limit = _number(node, "offset", scope), _number(node, "limit", scope)
-    lock, distinct = _row_locks(node, scope), _distinct(node, outputs)
-    if lock is not None and (is_grouped or distinct is not None):
+    lock, is_distinct = row_locks(node, scope), node.args.get("distinct") is not None
+    if lock is not None and (is_grouped or is_distinct):
         raise Unsupported("locks of grouped or distinct rows")
+    kinds = [out.expr.kind for out in outputs]
+    for kind in kinds if is_distinct else []:
+        check_ordered(kind, "DISTINCT")
     combine = sources.compile(None if where is None else where.this)
     values, source_count = [out.expr.value for out in outputs], len(scope.sources)
 
@@ -138,19 +142,17 @@ def _select(node: exp.Select, scope: Scope) -> Query:
 
     def rows(env: Env) -> list[Row]:
         pairs = [(each, tuple([value(each) for value in values])) for each in matching(env)]
-        if distinct is not None:
-            pairs = distinct(pairs)
-        if order:
-            pairs = _sorted(pairs, order)
-        start, most = _bounds(env, limit, offset)
-        end = None if most is None else start + most
+        if is_distinct:
+            pairs = _distinct(pairs, kinds)
+        pairs = _sorted(pairs, order)
+        start, end = _bounds(env, limit, offset)
         if lock is not None:
             pairs = lock(pairs, end)
         return [row for _, row in pairs[start:end]]
 
     columns = tuple(ColumnInfo(out.name, out.expr.kind) for out in outputs)
     several = outputs[0].expr.rows if len(outputs) == 1 else None
-    is_plain = not (clause or where or is_grouped or order or limit or offset or distinct)
+    is_plain = not (clause or where or is_grouped or order or limit or offset or is_distinct)
     if any(out.expr.rows for out in outputs) and (several is None or not is_plain):
         raise Unsupported("procedures that return sets beside other columns or clauses")
     if several is not None:
@@ -160,32 +162,25 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     return Query(columns, rows)
 
 
-def _outputs(node: exp.Select, compiler: Compiler, sources: FromClause) -> list[Output]:
-    outputs: list[Output] = []
-    for item in node.expressions:
+def compile_outputs(clause: Node, compiler: Compiler, sources: FromClause) -> list[Output]:
+    """The columns of a ``select`` or ``returning``."""
+    outputs, scope = list[Output](), compiler.scope
+    for item in clause.expressions:
         inner = item.this if isinstance(item, exp.Alias) else item
-        star = star_places(inner, compiler.scope, sources)
-        if star is None:
+        places = sources.star if isinstance(inner, exp.Star) else None
+        if places == []:
+            raise EngineError("42601", "SELECT * with no tables specified is not valid")
+        if isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star):
+            places = scope.places_of(name_of(inner.args["table"]))
+        for index, position in places or []:
+            scope.check_grouped((index, position))
+            name, kind = scope.sources[index].columns[position]
+            outputs.append(Output(name, Expr(kind, column_value((index, position)), name), None))
+        if places is None:
             expr = as_text(compiler.compile_output(inner))
             name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
             outputs.append(Output(name, expr, inner))
-        for index, position in star or []:
-            compiler.scope.check_grouped((index, position))
-            name, kind = compiler.scope.sources[index].columns[position]
-            expr = Expr(kind, column_value((index, position)), name)
-            outputs.append(Output(name, expr, None))
     return outputs
-
-
-def star_places(node: Node, scope: Scope, sources: FromClause) -> list[tuple[int, int]] | None:
-    """The columns of ``*`` or ``table.*``; None for anything else."""
-    if isinstance(node, exp.Star):
-        if not scope.sources:
-            raise EngineError("42601", "SELECT * with no tables specified is not valid")
-        return sources.star
-    if isinstance(node, exp.Column) and isinstance(node.this, exp.Star):
-        return scope.places_of(name_of(node.args["table"]))
-    return None
 
 
 def _condition(node: exp.Select, name: str, compiler: Compiler) -> Evaluate | None:
@@ -266,20 +261,12 @@ def _sorted(pairs: Pairs, order: list[Order]) -> Pairs:
     return pairs
 
 
-def _distinct(node: exp.Select, outputs: list[Output]) -> Callable[[Pairs], Pairs] | None:
-    if node.args.get("distinct") is None:
-        return None
-    kinds = [out.expr.kind for out in outputs]
-    for kind in kinds:
-        check_ordered(kind, "DISTINCT")
-
-    def first(pairs: Pairs) -> Pairs:
-        seen: dict[Any, tuple[Env, Row]] = {}
-        for pair in pairs:
-            seen.setdefault(row_key(kinds, pair[1]), pair)
-        return list(seen.values())
-
-    return first
+def _distinct(pairs: Pairs, kinds: list[SqlType]) -> Pairs:
+    """The first of the rows that do not differ."""
+    seen: dict[Any, tuple[Env, Row]] = {}
+    for pair in pairs:
+        seen.setdefault(row_key(kinds, pair[1]), pair)
+    return list(seen.values())
 
 
 def _number(node: exp.Select, name: str, scope: Scope) -> Evaluate | None:
@@ -294,13 +281,14 @@ def _number(node: exp.Select, name: str, scope: Scope) -> Evaluate | None:
 
 
 def _bounds(env: Env, limit: Evaluate | None, offset: Evaluate | None) -> tuple[int, int | None]:
+    """Where the rows begin and where they end."""
     start = 0 if offset is None else (offset(env) or 0)
+    most = None if limit is None else limit(env)
     if start < 0:
         raise EngineError("2201X", "OFFSET must not be negative")
-    most = None if limit is None else limit(env)
     if most is not None and most < 0:
         raise EngineError("2201W", "LIMIT must not be negative")
-    return start, most
+    return start, None if most is None else start + most
 
 
 # -- group by -----------------------------------------------------------------------------------
@@ -361,49 +349,3 @@ def _group(
         made.aggregates = [aggregate.value(members) for aggregate in aggregates]
         found.append(made)
     return found
-
-
-# -- for update ---------------------------------------------------------------------------------
-
-
-def _row_locks(node: exp.Select, scope: Scope) -> Callable[[Pairs, int | None], Pairs] | None:
-    """What locks the rows in their order, until there are as many as wanted."""
-    clauses = node.args.get("locks")
-    if not clauses:
-        return None
-
-    def lock(pairs: Pairs, most: int | None) -> Pairs:
-        found: Pairs = []
-        for pair in pairs:
-            if most is not None and len(found) >= most:
-                break
-            if all(_lock_rows(pair[0], scope, clause) for clause in clauses):
-                found.append(pair)
-        return found
-
-    return lock
-
-
-def _lock_rows(env: Env, scope: Scope, clause: exp.Lock) -> bool:
-    """Lock the current row of each table; False where ``skip locked`` skips it."""
-    wait, key_only = clause.args.get("wait"), bool(clause.args.get("key"))
-    mode = RowLock.KEY_SHARE if key_only else RowLock.SHARE
-    if clause.args.get("update"):
-        mode = RowLock.NO_KEY_UPDATE if key_only else RowLock.UPDATE
-    for source, row in zip(scope.sources, env.rows, strict=True):
-        if source.relation is None or row is None:
-            continue
-        table = catalog.relation(env.tx, source.relation, TableLock.ROW_SHARE).table
-        key = table.key_of(row)
-        if wait is False and not table.may_lock(env.tx, key, mode):
-            return False
-        try:
-            table.lock(env.tx, key, mode)
-        except WouldBlock:
-            if wait is not True:
-                raise
-            name = table.relation_of(row[table.partition_column])
-            raise EngineError(
-                "55P03", f'could not obtain lock on row in relation "{name}"'
-            ) from None
-    return True

@@ -230,13 +230,13 @@ class Scope:
         )
 
     def _missing(self, table: str | None, name: str) -> EngineError:
-        known, scope = set[str | None](), self
-        while True:
+        scope: Scope | None = self
+        known = set[str | None]()
+        while scope is not None:
             known |= {source.alias for source in scope.sources}
-            if scope.parent is None:
-                break
             scope = scope.parent
-        if name in _SYSTEM_COLUMNS or (table is None and name in known):
+        is_row = table is None and name in known
+        if is_row or name in _SYSTEM_COLUMNS or table in ("old", "new"):
             return Unsupported("whole rows and system columns")
         if table is None:
             return EngineError("42703", f'column "{name}" does not exist')
@@ -251,12 +251,14 @@ _SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"}
 def column_value(place: Place, depth: int = 0) -> Evaluate:
     """How a column of the current row is read, `depth` queries further out."""
     index, position = place
+    if depth == 0:
+        return lambda env: None if (row := env.rows[index]) is None else row[position]
 
-    def value(env: Env) -> Any:
+    def outside(env: Env) -> Any:
         for _ in range(depth):
             assert env.outer is not None
             env = env.outer
         row = env.rows[index]
         return None if row is None else row[position]
 
-    return value
+    return outside

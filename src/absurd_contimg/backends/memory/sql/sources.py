@@ -9,11 +9,11 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.locks import RowLock, TableLock
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows
 from absurd_contimg.backends.memory.sql import calls
 from absurd_contimg.backends.memory.sql.dialect import name_of
-from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery, absurd_call
+from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery
 from absurd_contimg.backends.memory.sql.scope import (
     ColumnInfo,
     Env,
@@ -24,6 +24,7 @@ from absurd_contimg.backends.memory.sql.scope import (
     Scope,
     Source,
 )
+from absurd_contimg.backends.memory.transaction import WouldBlock
 from absurd_contimg.backends.memory.values import types
 
 Rows = list[Row | None]
@@ -194,7 +195,7 @@ class FromClause:
             if database is None:
                 raise Unsupported("functions other than procedures in FROM")
             compiler = Compiler(self.scope, self.subquery, clause="functions in FROM")
-            return calls.as_source(absurd_call(compiler, database, inner), alias)
+            return calls.as_source(calls.procedure_call(database, inner, compiler.compile), alias)
         query = self.scope.tables.get(name_of(inner)) if database is None else None
         if query is not None:
             return Source(alias or name_of(inner), query.columns, query.rows)
@@ -263,3 +264,52 @@ def _lookup(rows: list[Row], positions: list[int]) -> dict[Any, list[Row]]:
 def _key(rows: Rows, places: list[Place]) -> tuple[Any, ...]:
     """The values of columns; nulls find nothing."""
     return tuple([None if (row := rows[index]) is None else row[at] for index, at in places])
+
+
+# -- for update ---------------------------------------------------------------------------------
+
+Pairs = list[tuple[Env, Row]]
+"""Rows of a result, each with what it was made in."""
+
+
+def row_locks(node: exp.Select, scope: Scope) -> Callable[[Pairs, int | None], Pairs] | None:
+    """What locks the rows in their order, until there are as many as wanted."""
+    clauses = node.args.get("locks")
+    if not clauses:
+        return None
+
+    def lock(pairs: Pairs, most: int | None) -> Pairs:
+        found: Pairs = []
+        for pair in pairs:
+            if most is not None and len(found) >= most:
+                break
+            if all(_lock_rows(pair[0], scope, clause) for clause in clauses):
+                found.append(pair)
+        return found
+
+    return lock
+
+
+def _lock_rows(env: Env, scope: Scope, clause: exp.Lock) -> bool:
+    """Lock the current row of each table; False where ``skip locked`` skips it."""
+    wait, key_only = clause.args.get("wait"), bool(clause.args.get("key"))
+    mode = RowLock.KEY_SHARE if key_only else RowLock.SHARE
+    if clause.args.get("update"):
+        mode = RowLock.NO_KEY_UPDATE if key_only else RowLock.UPDATE
+    for source, row in zip(scope.sources, env.rows, strict=True):
+        if source.relation is None or row is None:
+            continue
+        table = catalog.relation(env.tx, source.relation, TableLock.ROW_SHARE).table
+        key = table.key_of(row)
+        if wait is False and not table.may_lock(env.tx, key, mode):
+            return False
+        try:
+            table.lock(env.tx, key, mode)
+        except WouldBlock:
+            if wait is not True:
+                raise
+            name = table.relation_of(row[table.partition_column])
+            raise EngineError(
+                "55P03", f'could not obtain lock on row in relation "{name}"'
+            ) from None
+    return True

@@ -23,6 +23,7 @@ from absurd_contimg.backends.memory.sql.commands import (
     control_of,
     first_word,
     run_of,
+    semicolons,
     without_comments,
 )
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, EmulatedPostgres, check
@@ -54,19 +55,11 @@ class Statement:
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
 def split(text: str) -> tuple[str, ...]:
     """The statements of a text, without their semicolons."""
-    if ";" not in text:
-        return (text,) if without_comments(text) else ()
-    try:
-        tokens = sqlglot.tokenize(text, read="postgres")
-    except SqlglotError:
-        raise Unsupported(_NOT_PARSED, _as_written(text)) from None
-    ends = [token for token in tokens if token.token_type.name == "SEMICOLON"]
-    starts = [0, *(token.end + 1 for token in ends)]
-    parts = [
-        text[start:end]
-        for start, end in zip(starts, [*(token.start for token in ends), None], strict=True)
-    ]
-    return tuple(part for part in parts if without_comments(part))
+    parts, start = [], 0
+    for cut in semicolons(text):
+        parts.append(text[start:cut])
+        start = cut + 1
+    return tuple(part for part in [*parts, text[start:]] if without_comments(part))
 
 
 _NOT_PARSED = "text that its parser does not take"

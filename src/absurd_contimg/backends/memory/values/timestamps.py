@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, tzinfo
+from functools import lru_cache
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.values import times
@@ -64,6 +65,7 @@ def _iso(match: re.Match[str], text: str, zone: tzinfo) -> int:
 _HINT = 'Perhaps you need a different "DateStyle" setting.'
 
 
+@lru_cache(maxsize=4096)
 def timestamptz_out(time: int, zone: tzinfo, *, iso: bool = False) -> str:
     """``timestamptz`` output; with `iso` as JSON has it (``T``, minutes in the offset)."""
     if time == times.INFINITY:
