@@ -29,6 +29,10 @@ class CorruptInputError(InputError):
     """A file is there but its content is damaged or contradicts itself."""
 
 
+class UnsettledInputError(InputError):
+    """A file is still being written or copied, or was replaced while it was read."""
+
+
 class BrokenProductError(CorruptInputError):
     """The folder of a product holds something else, or only a part of the product."""
 

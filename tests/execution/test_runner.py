@@ -68,6 +68,22 @@ def here(tmp_path: Path) -> Iterator[Here]:
     made.owner.release()
 
 
+async def test_an_input_that_is_replaced_while_it_is_read_makes_no_product(here: Here) -> None:
+    """The manifest would name the digest of one file and the product hold another's data."""
+    run = asyncio.create_task(here.runner.run(Make(), here.context(seconds=2.0), attempt="1"))
+    while not list(here.owner.folder.rglob("rubbish")):  # it has read its input
+        await asyncio.sleep(0.01)
+    other = here.source.with_name("other")
+    other.write_bytes(b"Data")
+    other.replace(here.source)
+    with pytest.raises(StageFailed, match="was replaced or changed while it was read"):
+        await run
+    assert here.products() == []
+    result = await here.runner.run(Make(), here.context(), attempt="2")
+    assert result.product is not None
+    assert (result.product / "whole").read_bytes() == b"Data"
+
+
 async def test_product_is_committed_and_registered(here: Here) -> None:
     """The whole way once."""
     result = await here.runner.run(Make(), here.context(), attempt="1")

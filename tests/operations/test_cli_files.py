@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def test_a_file_that_is_refused_says_why_and_what_to_do(tmp_path: Path) -> None:
 def test_something_else_is_refused_without_a_traceback(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "2025-01-14T23:46:00_sb00.hdf5"
     path.write_bytes(content)
+    os.utime(path, (0, 0))
     result = CliRunner().invoke(app, ["inspect", str(path)])
     assert result.exit_code == 1
     assert "not an HDF5 file" in result.output

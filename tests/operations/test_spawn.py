@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
+import h5py
 import pytest
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -13,6 +16,8 @@ from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
 
 QUEUE = "dsa110-pipeline"
+_LONG_AGO = time.time() - 7200.0
+"""Files that have arrived; a young file that is not whole is waited for."""
 
 
 @pytest.fixture
@@ -22,7 +27,9 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "state").mkdir()
     (incoming / "catalog.csv").write_text("name\n")
     for subband in range(16):
-        (incoming / f"2025-01-15T10:00:0{subband % 3}_sb{subband:02d}.hdf5").touch()
+        path = incoming / f"2025-01-15T10:00:0{subband % 3}_sb{subband:02d}.hdf5"
+        path.touch()
+        os.utime(path, (_LONG_AGO, _LONG_AGO))
     folders = {name: tmp_path / name.removesuffix("_dir") for name in ("state_dir", "scratch_dir")}
     return load_settings(
         {"input_dir": incoming, "output_dir": tmp_path / "products", **folders}, environment={}
@@ -49,10 +56,40 @@ async def test_group_has_one_task_however_often_it_is_spawned(
     assert first.group.group_id == "2025-01-15T10:00:00"
 
 
+async def test_a_file_that_is_still_being_copied_is_waited_for(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    """A later spawn sees the whole file."""
+    path = next(settings.pipeline.paths.input_dir.glob("*_sb07.hdf5"))
+    path.write_bytes(b"\x89HDF\r\n")
+    registry = Registry(settings.registry_url)
+    (waiting,) = await spawn_groups(backend, settings, registry)
+    assert waiting.task is None
+    assert waiting.waits_for == f"1 files still arriving: {path.name}"
+    with h5py.File(path, "w"):
+        pass
+    (whole,) = await spawn_groups(backend, settings, registry)
+    assert whole.task is not None
+    assert whole.task.created
+
+
+async def test_a_name_with_an_impossible_date_stops_no_other(
+    settings: Settings, backend: MemoryBackend, caplog: pytest.LogCaptureFixture
+) -> None:
+    (settings.pipeline.paths.input_dir / "2025-02-30T10:00:00_sb00.hdf5").touch()
+    (spawned,) = await spawn_groups(backend, settings, Registry(settings.registry_url))
+    assert spawned.task is not None
+    assert "2025-02-30T10:00:00_sb00.hdf5" in caplog.text
+
+
 async def test_young_group_with_missing_subbands_is_not_spawned(
     settings: Settings, backend: MemoryBackend
 ) -> None:
-    next(settings.pipeline.paths.input_dir.glob("*_sb07.hdf5")).unlink()
+    paths = sorted(settings.pipeline.paths.input_dir.glob("*.hdf5"))
+    paths[7].unlink()
+    for path in paths[:7] + paths[8:]:
+        with h5py.File(path, "w"):
+            pass
     registry = Registry(settings.registry_url)
     (waiting,) = await spawn_groups(backend, settings, registry)
     assert waiting.task is None

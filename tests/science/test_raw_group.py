@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -51,11 +52,13 @@ def test_missing_file(files: list[Path]) -> None:
 def test_truncated_file(files: list[Path]) -> None:
     content = files[4].read_bytes()
     files[4].write_bytes(content[: len(content) // 2])
+    os.utime(files[4], (0, 0))
     refused(files, CorruptInputError, files[4], "truncated", "Transfer the file again")
 
 
 def test_file_that_is_not_hdf5(files: list[Path]) -> None:
     files[4].write_text("not found\n" * 100)
+    os.utime(files[4], (0, 0))
     refused(files, CorruptInputError, files[4], "not an HDF5 file")
 
 

@@ -35,7 +35,7 @@ from typing import Any
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.evidence import Evidence, text_of
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import OutputError
+from absurd_contimg.errors import OutputError, UnsettledInputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
@@ -184,6 +184,7 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     context = PipelineContext.from_json(request["context"], config)
     scratch = Path(request["scratch"])
     stage.validate(context)
+    sources = _source_versions(stage, context)
     planned = plan_product(stage, context)
     committed = scratch / "product" if planned is None else planned.committed
     if planned is not None and planned.existing is not None:
@@ -196,12 +197,42 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     workspace.temporary.mkdir()
     with _inputs_unchanged(stage, context):
         outputs = run_stage(stage, context, workspace)
+    _check_sources(sources)
     if planned is None:
         return {"outputs": outputs, "committed": None, "adopted": False}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     provenance = Provenance(request["attempt"], socket.gethostname(), now, software_versions())
     complete_product(workspace.product, stage, context, planned, outputs, provenance)
     return {"outputs": outputs, "committed": str(committed), "adopted": False}
+
+
+_Version = tuple[int, int, int]
+"""Inode, size and time of change (ns): another one means that the file is another."""
+
+
+def _source_versions(stage: PipelineStage, context: PipelineContext) -> dict[Path, _Version]:
+    """The versions of the input files that are no products, before their digests are taken."""
+    output_dir = context.config.paths.output_dir
+    paths = (path for path in stage.input_paths(context) if not path.is_relative_to(output_dir))
+    return {path: _version(path) for path in paths if path.is_file()}
+
+
+def _version(path: Path) -> _Version:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check_sources(versions: Mapping[Path, _Version]) -> None:
+    """Raise `UnsettledInputError` if a file was replaced while the stage ran.
+
+    The manifest would name the digest of one file and the product hold the data of another.
+    """
+    for path, version in versions.items():
+        if not path.is_file() or _version(path) != version:
+            raise UnsettledInputError(
+                f"{path} was replaced or changed while it was read.",
+                "Nothing: the stage runs again with the file that is there now.",
+            )
 
 
 @contextmanager

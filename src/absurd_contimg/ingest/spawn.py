@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
-from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.products.subband_files import is_subband_name
+from absurd_contimg.errors import InputError, MissingInputError, SettingError
+from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
+from absurd_contimg.science.raw_file import is_settled
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
+
+_log = logging.getLogger(__name__)
+
+_ARRIVAL_SECONDS_MAX = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Spawned:
-    """A group and its task; None while the group waits for more sub-bands."""
+    """A group and its task; None while the group waits."""
 
     group: Group
     task: SpawnedTask | None
+    waits_for: str = ""
+    """What a group without a task waits for."""
 
 
 async def spawn_groups(
@@ -49,7 +57,13 @@ async def spawn_groups(
     for group in groups:
         present = [path for path in group.files if path.exists()]
         if len(present) < expected and not incomplete_now and _is_young(present):
-            results.append(Spawned(group, None))
+            reason = f"{expected - len(present)} more sub-bands (--now does not wait)"
+            results.append(Spawned(group, None, reason))
+            continue
+        arriving = await asyncio.to_thread(_arriving, present)
+        if arriving:
+            names = ", ".join(path.name for path in arriving[:3])
+            results.append(Spawned(group, None, f"{len(arriving)} files still arriving: {names}"))
             continue
         params = PipelineParams(
             group_id=group.group_id,
@@ -90,7 +104,7 @@ def find_catalog(settings: Settings) -> Path:
 def _groups(settings: Settings, registry: Registry) -> list[Group]:
     folder = settings.pipeline.paths.input_dir
     try:
-        files = [path for path in sorted(folder.iterdir()) if is_subband_name(path.name)]
+        files = [path for path in sorted(folder.iterdir()) if _is_subband(path)]
     except OSError as error:
         raise MissingInputError(
             f"The input folder {folder} cannot be read: {error.strerror}.",
@@ -103,6 +117,25 @@ def _groups(settings: Settings, registry: Registry) -> list[Group]:
         )
     group_ids = set(registry.register_files(files).values())
     return [registry.group(group_id) for group_id in sorted(group_ids)]
+
+
+def _is_subband(path: Path) -> bool:
+    """Whether a name is a sub-band's; one with an impossible date is logged and left alone."""
+    if not is_subband_name(path.name):
+        return False
+    try:
+        parse_subband_name(path)
+    except InputError as error:
+        _log.warning("%s", error)
+        return False
+    return True
+
+
+def _arriving(files: list[Path]) -> list[Path]:
+    """Files that are still being written or copied; only files of the last hour are opened."""
+    now = time.time()
+    young = [path for path in files if now - path.stat().st_mtime < _ARRIVAL_SECONDS_MAX]
+    return [path for path in young if not is_settled(path)]
 
 
 def _is_young(files: list[Path]) -> bool:

@@ -9,6 +9,9 @@ starts. This module reads and normalises; `raw_checks` says what is wrong.
 from __future__ import annotations
 
 import errno
+import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +21,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.errors import CorruptInputError, MissingInputError
+from absurd_contimg.errors import (
+    CorruptInputError,
+    InputError,
+    MissingInputError,
+    UnsettledInputError,
+)
 from absurd_contimg.products.subband_files import parse_subband_name
 
 TRANSFER_AGAIN = "Transfer the file again, or leave it out of the group."
 
 _PASSING = {errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO}
 """Errors of the file system that may go away: they keep their own type."""
+_SETTLED_SECONDS = 120.0
+"""A file that has not changed for so long is no longer being copied (rsync and cp write on)."""
 _EXPANSION_MAX = 64
 """Bytes of data for each byte on disk; more is a sparse file or a compressed bomb."""
 _SMALL_BYTES = 64_000_000
@@ -83,8 +93,8 @@ class RawHeader:
 def opened(path: Path) -> Iterator[Any]:
     """The file, open for reading.
 
-    Raises `MissingInputError` or `CorruptInputError`; an error of the file system (no permission,
-    locked by a writer) passes as it is, because it may go away.
+    Raises `MissingInputError`, `CorruptInputError`, or `UnsettledInputError` for a file that may
+    be whole soon; an error of the file system (no permission, locked by a writer) passes as it is.
     """
     import h5py
 
@@ -97,17 +107,66 @@ def opened(path: Path) -> Iterator[Any]:
         with h5py.File(path, "r") as file:
             yield file
     except OSError as error:
-        if "h5clear" in str(error):
-            raise CorruptInputError(
-                f"{path} bears the mark of a file that is open for writing, and no writer has it "
-                f"open ({error}).",
-                "Look whether its writer ended early; if the file is whole, remove the mark with "
-                f"h5clear -s {path.name}.",
-            ) from error
         if error.errno in _PASSING:
             raise
-        problem = "truncated" if "truncated" in str(error) else "not an HDF5 file, or damaged"
-        raise CorruptInputError(f"{path} is {problem} ({error}).", TRANSFER_AGAIN) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> InputError:
+    """Why a file does not open: its writer is at work, has died, or the file is damaged."""
+    is_marked = "h5clear" in str(error)
+    if _may_grow(path):
+        state = "open for writing" if is_marked else "not whole yet"
+        return UnsettledInputError(
+            f"{path} is {state} ({error}).",
+            f"Nothing: it is looked at again until it has not changed for {_SETTLED_SECONDS:g} s.",
+        )
+    if is_marked:
+        return CorruptInputError(
+            f"{path} has the mark of a file that is open for writing, but nothing writes it "
+            f"({error}).",
+            f"Its writer ended early. If the file is whole, remove the mark: h5clear -s {path}",
+        )
+    problem = "truncated" if "truncated" in str(error) else "not an HDF5 file, or damaged"
+    return CorruptInputError(f"{path} is {problem} ({error}).", TRANSFER_AGAIN)
+
+
+def _may_grow(path: Path) -> bool:
+    """Whether a file has changed lately, or a process of this host has it open for writing."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return True  # it is being replaced
+    return time.time() - status.st_mtime < _SETTLED_SECONDS or _has_writer(status)
+
+
+def _has_writer(status: os.stat_result) -> bool:
+    """Whether a process that this user may look at has the file open for writing (Linux)."""
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            there = entry.stat()
+            if (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
+                continue
+            information = entry.parents[1] / "fdinfo" / entry.name
+            flags = re.search(r"^flags:\s*(\d+)", information.read_text(), re.MULTILINE)
+        except OSError:
+            continue  # another user's process, or one that has just ended
+        if flags is not None and int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY:
+            return True
+    return False
+
+
+def is_settled(path: Path) -> bool:
+    """False while a file is being written or copied; a damaged file is settled too."""
+    try:
+        with opened(path):
+            return True
+    except UnsettledInputError:
+        return False
+    except OSError as error:
+        return error.errno != errno.EAGAIN  # locked by its writer
+    except InputError:
+        return True
 
 
 def read_raw_header(path: Path) -> RawHeader:

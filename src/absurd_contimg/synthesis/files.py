@@ -7,6 +7,7 @@ ends in ``_incomplete.hdf5`` and is renamed when it is full.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def write_subband(
     path = output_dir / subband_name(config, group, subband)
     if FaultKind.NOT_HDF5 in faults:
         path.write_bytes(b"this is not HDF5\n" * 64)
-        return [path]
+        return [_aged(path, config)]
     samples = np.isfinite(data).astype(np.float32)
     if FaultKind.ALL_FLAGGED in faults:
         samples[:] = 0.0
@@ -151,11 +152,19 @@ def write_subband(
     if FaultKind.TRUNCATED in faults:
         with path.open("r+b") as raw:
             raw.truncate(path.stat().st_size // 2)
+        _aged(path, config)
     if FaultKind.DUPLICATED in faults:
         again = output_dir / subband_name(config, group, subband, late_s=config.name_jitter_s + 1)
         shutil.copyfile(path, again)
         return [path, again]
     return [path]
+
+
+def _aged(path: Path, config: SynthesisConfig) -> Path:
+    """A damaged file of the observation's time: a young one is taken for one that still arrives."""
+    moment = config.start.timestamp()
+    os.utime(path, (moment, moment))
+    return path
 
 
 @dataclass(frozen=True, slots=True)

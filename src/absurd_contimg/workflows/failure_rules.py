@@ -35,6 +35,8 @@ _RESPAWN = (
     "again and takes the others as they are; a retry would not, for its stage is done)."
 )
 _CORRECT_SETTING = "Correct the named setting, restart the worker, then: contimg retry TASK"
+_UNSETTLED_WAITS_MAX = 30
+"""Half an hour at a minute each: a copy that takes longer is not made in one piece."""
 _DAMAGED_TABLE = f"A Measurement Set or caltable is damaged. {_RESPAWN}"
 
 
@@ -343,13 +345,6 @@ _UVH5_RULES: tuple[FailureRule, ...] = (
         "Fetch the sub-band file again: its header is damaged or unfinished.",
         _UVH5,
         *(KeyError, AttributeError),
-    ),
-    _in_message(
-        "uvh5-mismatch",
-        r"Cannot combine objects|overlapping data|UVParameter .* does not match",
-        "The sub-bands are not of one observation: compare their times and antennas.",
-        _UVH5,
-        ValueError,
     ),
 )
 

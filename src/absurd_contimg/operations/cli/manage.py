@@ -270,7 +270,7 @@ async def _spawn(
 def _show_spawned(spawned: list[Spawned]) -> None:
     table = Table("group", "sub-bands", "task", "", box=None)
     for item in spawned:
-        task_id, note = "", "waits for more sub-bands (--now does not wait)"
+        task_id, note = "", f"waits for {item.waits_for}"
         if item.task is not None:
             task_id, note = str(item.task.task_id), "spawned" if item.task.created else "existed"
         table.add_row(item.group.group_id, str(len(item.group.files)), task_id, note)

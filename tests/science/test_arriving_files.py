@@ -1,0 +1,112 @@
+"""Files that move: being copied, open for writing, left behind by a writer that died."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import pytest
+
+from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failures import FailureKind
+from absurd_contimg.errors import CorruptInputError, UnsettledInputError
+from absurd_contimg.science.raw_file import is_settled, read_raw_header
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
+
+sys.path.append(str(Path(__file__).parents[1] / "shared"))
+from raw_files import write_file
+
+_WRITER = """
+import sys, h5py
+file = h5py.File(sys.argv[1], "a", libver="latest")
+file.flush()
+print("open", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[tuple[subprocess.Popen[str], Path]]:
+    """A process that has a file open for writing, as correlators and SWMR writers do."""
+    path = write_file(tmp_path)
+    newer = path.with_suffix(".newer")
+    with h5py.File(path) as old, h5py.File(newer, "w", libver="latest") as file:
+        for name in old:
+            old.copy(name, file)
+    newer.replace(path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HDF5_USE_FILE_LOCKING": "FALSE"},
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    yield process, path
+    process.kill()
+    process.wait()
+
+
+def kind_of(error: Exception) -> FailureKind:
+    return CLASSIFIER.classify(Evidence.of(error)).kind
+
+
+def test_a_file_that_is_still_being_copied_is_waited_for(tmp_path: Path) -> None:
+    path = write_file(tmp_path)
+    content = path.read_bytes()
+    path.write_bytes(content[:9000])
+    with pytest.raises(UnsettledInputError, match="not whole yet") as caught:
+        read_raw_header(path)
+    assert kind_of(caught.value) is FailureKind.RESOURCE
+    assert not is_settled(path)
+    path.write_bytes(content)
+    assert is_settled(path)
+    assert read_raw_header(path).index == 0
+
+
+def test_a_copy_that_stopped_long_ago_is_damaged(tmp_path: Path) -> None:
+    path = write_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:9000])
+    os.utime(path, (0, 0))
+    with pytest.raises(CorruptInputError, match="truncated") as caught:
+        read_raw_header(path)
+    assert kind_of(caught.value) is FailureKind.PERMANENT
+    assert is_settled(path)
+
+
+def test_a_file_with_a_living_writer_is_waited_for(
+    writer: tuple[subprocess.Popen[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However old it is: a writer may be silent for longer than a copy."""
+    _process, path = writer
+    os.utime(path, (0, 0))
+    monkeypatch.setenv("HDF5_USE_FILE_LOCKING", "FALSE")
+    script = "from absurd_contimg.science.raw_file import *; read_raw_header(Path(sys.argv[1]))"
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; {script}", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "UnsettledInputError" in result.stderr
+    assert "open for writing" in result.stderr
+
+
+def test_a_file_whose_writer_died_names_the_mark_and_its_remedy(
+    writer: tuple[subprocess.Popen[str], Path],
+) -> None:
+    process, path = writer
+    process.kill()
+    process.wait()
+    os.utime(path, (0, 0))
+    with pytest.raises(
+        CorruptInputError, match="mark of a file that is open for writing"
+    ) as caught:
+        read_raw_header(path)
+    assert "h5clear -s" in caught.value.remedy
+    assert kind_of(caught.value) is FailureKind.PERMANENT
