@@ -40,6 +40,7 @@ from absurd_contimg.execution.executor import (
 )
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.science.imagers import check_imager
+from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
 from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.synthesis import SynthesisResult
@@ -372,6 +373,12 @@ def read_without_header(ground: Ground, folder: Path) -> None:
     UVData.from_file(damaged, file_type="uvh5")
 
 
+def read_arriving(ground: Ground, folder: Path) -> None:
+    arriving = Path(shutil.copy(ground.tiny.groups[0].files[0], folder))
+    os.truncate(arriving, arriving.stat().st_size // 2)
+    read_raw_header(arriving)
+
+
 def combine_shifted(ground: Ground, folder: Path) -> None:
     import h5py  # noqa: PLC0415
     from pyuvdata import UVData  # noqa: PLC0415
@@ -392,6 +399,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "unrecognised": lambda g: of_stage(g, "raise", stage=Make),
     # The stages' own words.
     "bad-input": lambda g: of_stage(g, "nothing there", stage=Make),
+    "unsettled-input": lambda g: of_exception(partial(read_arriving, g), g),
     "bad-setting": plain(missing_imager),
     "bad-output": lambda g: of_stage(g, "spoil", stage=Make),
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
