@@ -280,7 +280,6 @@ CASA_SAYS = [
     ("OSError", "Unable to synchronously open file (truncated file: eof = 9)", "hdf5-damaged"),
     ("KeyError", "freq_array not found in /Header", "uvh5-header"),
     ("AttributeError", "time_array not found in Header", "uvh5-header"),
-    ("ValueError", "These objects have overlapping data and cannot be combined.", "uvh5-mismatch"),
     ("OperationalError", "database is locked", "database-locked"),
     ("OperationalError", "no such column: error_message", "database-schema"),
 ]

@@ -379,16 +379,6 @@ def read_arriving(ground: Ground, folder: Path) -> None:
     read_raw_header(arriving)
 
 
-def combine_shifted(ground: Ground, folder: Path) -> None:
-    import h5py  # noqa: PLC0415
-    from pyuvdata import UVData  # noqa: PLC0415
-
-    files = [Path(shutil.copy(one, folder)) for one in ground.tiny.groups[0].files[:2]]
-    with h5py.File(files[0], "r+") as file:
-        file["Header/time_array"][:] += 0.01
-    UVData.from_file(files, file_type="uvh5", axis="freq")
-
-
 def plain(function: Callable[[Path], object]) -> Callable[[Ground], Evidence]:
     return partial(of_exception, function)
 
@@ -437,7 +427,6 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     # HDF5 and pyuvdata.
     "hdf5-damaged": lambda g: of_exception(partial(read_truncated, g), g),
     "uvh5-header": lambda g: of_exception(partial(read_without_header, g), g),
-    "uvh5-mismatch": lambda g: of_exception(partial(combine_shifted, g), g),
     # The operating system, Python, databases.
     "disk-full": plain(write_on_full_disk),
     "descriptors": lambda g: of_stage(g, "open_without_descriptors"),

@@ -12,7 +12,7 @@ import errno
 import re
 import signal
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from absurd_contimg import errors
 from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, FailureRule
@@ -159,6 +159,15 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         FailureKind.PERMANENT,
         "Replace the named file, then: contimg retry TASK. To go on without it, remove it, then: "
         "contimg spawn --respawn --now.",
+    ),
+    replace(
+        _own_error(
+            "unsettled-input",
+            errors.UnsettledInputError,
+            FailureKind.RESOURCE,
+            "Nothing: the named file is still being written or copied; it is looked at again.",
+        ),
+        resource_waits_max=_UNSETTLED_WAITS_MAX,
     ),
     _own_error(
         "broken-product",
