@@ -39,6 +39,7 @@ from absurd_contimg.execution.executor import (
     no_environment,
 )
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.outputs import to_json
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
@@ -87,7 +88,7 @@ class Ground:
             workspace = Workspace(folder, root / "tmp", root / "casa.log", folder)
             workspace.product.mkdir()
             workspace.temporary.mkdir(exist_ok=True)
-            context = context.with_outputs(stage.execute(context, workspace))
+            context = context.with_outputs(to_json(stage.execute(context, workspace)))
         return context
 
     @cached_property
