@@ -29,7 +29,7 @@ class CorruptInputError(InputError):
     """A file is there but its content is damaged or contradicts itself."""
 
 
-class UnsettledInputError(InputError):
+class UnfinishedInputError(InputError):
     """A file is still being written or copied, or was replaced while it was read."""
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import FailureKind
-from absurd_contimg.errors import CorruptInputError, UnsettledInputError
-from absurd_contimg.science.raw_file import is_settled, read_raw_header
+from absurd_contimg.errors import CorruptInputError, UnfinishedInputError
+from absurd_contimg.science.raw_file import is_finished, read_raw_header
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 sys.path.append(str(Path(__file__).parents[1] / "shared"))
@@ -60,12 +60,12 @@ def test_a_file_that_is_still_being_copied_is_waited_for(tmp_path: Path) -> None
     path = write_file(tmp_path)
     content = path.read_bytes()
     path.write_bytes(content[:9000])
-    with pytest.raises(UnsettledInputError, match="not whole yet") as caught:
+    with pytest.raises(UnfinishedInputError, match="not whole yet") as caught:
         read_raw_header(path)
     assert kind_of(caught.value) is FailureKind.RESOURCE
-    assert not is_settled(path)
+    assert not is_finished(path)
     path.write_bytes(content)
-    assert is_settled(path)
+    assert is_finished(path)
     assert read_raw_header(path).index == 0
 
 
@@ -76,7 +76,7 @@ def test_a_copy_that_stopped_long_ago_is_damaged(tmp_path: Path) -> None:
     with pytest.raises(CorruptInputError, match="truncated") as caught:
         read_raw_header(path)
     assert kind_of(caught.value) is FailureKind.PERMANENT
-    assert is_settled(path)
+    assert is_finished(path)
 
 
 def test_a_file_with_a_living_writer_is_waited_for(
@@ -93,7 +93,7 @@ def test_a_file_with_a_living_writer_is_waited_for(
         text=True,
         check=False,
     )
-    assert "UnsettledInputError" in result.stderr
+    assert "UnfinishedInputError" in result.stderr
     assert "open for writing" in result.stderr
 
 

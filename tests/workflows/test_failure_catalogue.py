@@ -390,7 +390,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "unrecognised": lambda g: of_stage(g, "raise", stage=Make),
     # The stages' own words.
     "bad-input": lambda g: of_stage(g, "nothing there", stage=Make),
-    "unsettled-input": lambda g: of_exception(partial(read_arriving, g), g),
+    "unfinished-input": lambda g: of_exception(partial(read_arriving, g), g),
     "bad-setting": plain(missing_imager),
     "bad-output": lambda g: of_stage(g, "spoil", stage=Make),
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),

@@ -35,7 +35,7 @@ from typing import Any
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.evidence import Evidence, text_of
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import OutputError, UnsettledInputError
+from absurd_contimg.errors import OutputError, UnfinishedInputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
@@ -223,13 +223,13 @@ def _version(path: Path) -> _Version:
 
 
 def _check_sources(versions: Mapping[Path, _Version]) -> None:
-    """Raise `UnsettledInputError` if a file was replaced while the stage ran.
+    """Raise `UnfinishedInputError` if a file was replaced while the stage ran.
 
     The manifest would name the digest of one file and the product hold the data of another.
     """
     for path, version in versions.items():
         if not path.is_file() or _version(path) != version:
-            raise UnsettledInputError(
+            raise UnfinishedInputError(
                 f"{path} was replaced or changed while it was read.",
                 "Nothing: the stage runs again with the file that is there now.",
             )

@@ -14,7 +14,7 @@ from absurd_contimg.errors import InputError, MissingInputError, SettingError
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
-from absurd_contimg.science.raw_file import is_settled
+from absurd_contimg.science.raw_file import is_finished
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
 
@@ -135,7 +135,7 @@ def _arriving(files: list[Path]) -> list[Path]:
     """Files that are still being written or copied; only files of the last hour are opened."""
     now = time.time()
     young = [path for path in files if now - path.stat().st_mtime < _ARRIVAL_SECONDS_MAX]
-    return [path for path in young if not is_settled(path)]
+    return [path for path in young if not is_finished(path)]
 
 
 def _is_young(files: list[Path]) -> bool:

@@ -25,7 +25,7 @@ from absurd_contimg.errors import (
     CorruptInputError,
     InputError,
     MissingInputError,
-    UnsettledInputError,
+    UnfinishedInputError,
 )
 from absurd_contimg.products.subband_files import parse_subband_name
 
@@ -33,7 +33,7 @@ TRANSFER_AGAIN = "Transfer the file again, or leave it out of the group."
 
 _PASSING = {errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO}
 """Errors of the file system that may go away: they keep their own type."""
-_SETTLED_SECONDS = 120.0
+_QUIET_SECONDS = 120.0
 """A file that has not changed for so long is no longer being copied (rsync and cp write on)."""
 _EXPANSION_MAX = 64
 """Bytes of data for each byte on disk; more is a sparse file or a compressed bomb."""
@@ -93,7 +93,7 @@ class RawHeader:
 def opened(path: Path) -> Iterator[Any]:
     """The file, open for reading.
 
-    Raises `MissingInputError`, `CorruptInputError`, or `UnsettledInputError` for a file that may
+    Raises `MissingInputError`, `CorruptInputError`, or `UnfinishedInputError` for a file that may
     be whole soon; an error of the file system (no permission, locked by a writer) passes as it is.
     """
     import h5py
@@ -117,9 +117,9 @@ def _unreadable(path: Path, error: OSError) -> InputError:
     is_marked = "h5clear" in str(error)
     if _may_grow(path):
         state = "open for writing" if is_marked else "not whole yet"
-        return UnsettledInputError(
+        return UnfinishedInputError(
             f"{path} is {state} ({error}).",
-            f"Nothing: it is looked at again until it has not changed for {_SETTLED_SECONDS:g} s.",
+            f"Nothing: it is looked at again until it has not changed for {_QUIET_SECONDS:g} s.",
         )
     if is_marked:
         return CorruptInputError(
@@ -137,7 +137,7 @@ def _may_grow(path: Path) -> bool:
         status = path.stat()
     except FileNotFoundError:
         return True  # it is being replaced
-    return time.time() - status.st_mtime < _SETTLED_SECONDS or _has_writer(status)
+    return time.time() - status.st_mtime < _QUIET_SECONDS or _has_writer(status)
 
 
 def _has_writer(status: os.stat_result) -> bool:
@@ -156,12 +156,12 @@ def _has_writer(status: os.stat_result) -> bool:
     return False
 
 
-def is_settled(path: Path) -> bool:
-    """False while a file is being written or copied; a damaged file is settled too."""
+def is_finished(path: Path) -> bool:
+    """False while a file is being written or copied; a damaged file is finished too."""
     try:
         with opened(path):
             return True
-    except UnsettledInputError:
+    except UnfinishedInputError:
         return False
     except OSError as error:
         return error.errno != errno.EAGAIN  # locked by its writer

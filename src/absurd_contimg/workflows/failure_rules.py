@@ -35,7 +35,7 @@ _RESPAWN = (
     "again and takes the others as they are; a retry would not, for its stage is done)."
 )
 _CORRECT_SETTING = "Correct the named setting, restart the worker, then: contimg retry TASK"
-_UNSETTLED_WAITS_MAX = 30
+_UNFINISHED_WAITS_MAX = 30
 """Half an hour at a minute each: a copy that takes longer is not made in one piece."""
 _DAMAGED_TABLE = f"A Measurement Set or caltable is damaged. {_RESPAWN}"
 
@@ -162,12 +162,12 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     ),
     replace(
         _own_error(
-            "unsettled-input",
-            errors.UnsettledInputError,
+            "unfinished-input",
+            errors.UnfinishedInputError,
             FailureKind.RESOURCE,
             "Nothing: the named file is still being written or copied; it is looked at again.",
         ),
-        resource_waits_max=_UNSETTLED_WAITS_MAX,
+        resource_waits_max=_UNFINISHED_WAITS_MAX,
     ),
     _own_error(
         "broken-product",
