@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.worker import WorkerSettings
 from absurd_contimg.errors import (
@@ -30,7 +30,7 @@ from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import quarantined, release
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.workflows.assembly import make_pipeline_worker
-from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
+from absurd_contimg.workflows.group import TASK_NAME
 
 QUEUE = "dsa110-pipeline"
 GROUP = "2025-01-02T03:04:05"
@@ -76,8 +76,8 @@ class Site:
 
     async def open(self) -> None:
         await self.backend.create_queue(QUEUE)
-        params = PipelineParams(group_id=GROUP, input_files=["a"], catalog_path="c")
-        self.task = await self.backend.spawn_task(QUEUE, TASK_NAME, params.model_dump())
+        params: Json = {"group_id": GROUP, "input_files": ["a"], "catalog_path": "c"}
+        self.task = await self.backend.spawn_task(QUEUE, TASK_NAME, params)
 
     async def work(self) -> History:
         worker = make_pipeline_worker(

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Self, TypeVar
+from typing import Self, TypeVar
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import Json
@@ -22,15 +22,17 @@ from absurd_contimg.products.outputs import from_json
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class GroupInputs:
-    """The inputs of the first stages of a group."""
+class GroupInputs(BaseModel):
+    """The parameters of a pipeline task: the data to process. How is configuration."""
 
-    group_id: str
-    input_files: Annotated[tuple[Path, ...], Field(min_length=1)]
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    group_id: str = Field(min_length=1)
+    """The observation group: the timestamp of its earliest sub-band, UTC."""
+    input_files: tuple[Path, ...] = Field(min_length=1)
     """The group's sub-band files (UVH5)."""
     catalog_path: Path
-    """The sky catalogue (CSV)."""
+    """The sky catalogue (CSV) for the model and the validation."""
     calibrator: str = "auto"
     """``auto``, ``none``, or the name of the calibrator that must be in the field."""
 

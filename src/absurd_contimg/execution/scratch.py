@@ -15,7 +15,6 @@ import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from absurd_contimg.errors import SettingError, UserError
@@ -76,12 +75,7 @@ class ScratchOwner:
     def __enter__(self) -> Self:
         return self.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.release()
 
     def new_path(self, run: str, stage: str, attempt: str) -> Path:

@@ -11,12 +11,13 @@ from pathlib import Path
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import InputError, MissingInputError, SettingError
+from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.science.raw_file import is_finished
 from absurd_contimg.settings import Settings
-from absurd_contimg.workflows.group import TASK_NAME, PipelineParams
+from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
 _log = logging.getLogger(__name__)
 
@@ -65,29 +66,31 @@ async def spawn_groups(
             names = ", ".join(path.name for path in arriving[:3])
             results.append(Spawned(group, None, f"{len(arriving)} files still arriving: {names}"))
             continue
-        params = PipelineParams(
+        inputs = GroupInputs(
             group_id=group.group_id,
-            input_files=[str(path) for path in (present if respawn else group.files)],
-            catalog_path=str(catalog),
+            input_files=tuple(present) if respawn else group.files,
+            catalog_path=catalog,
             calibrator=calibrator,
         )
-        results.append(Spawned(group, await _spawn(backend, settings.queue_name, params, respawn)))
+        results.append(Spawned(group, await _spawn(backend, settings.queue_name, inputs, respawn)))
     return results
 
 
 async def _spawn(
-    backend: Backend, queue_name: str, params: PipelineParams, respawn: bool
+    backend: Backend, queue_name: str, inputs: GroupInputs, respawn: bool
 ) -> SpawnedTask:
     """The group's first task that has not failed and was not cancelled, or a new one."""
-    options, number = params.spawn_options(), 1
+    options, number = spawn_options(inputs.group_id), 1
+    first_key = options.idempotency_key
+    params = inputs.model_dump(mode="json")
     while True:
-        task = await backend.spawn_task(queue_name, TASK_NAME, params.model_dump(), options)
+        task = await backend.spawn_task(queue_name, TASK_NAME, params, options)
         result = await backend.get_task_result(queue_name, task.task_id)
         unsuccessful = result is not None and result.state in ("failed", "cancelled")
         if not (respawn and unsuccessful):
             return task
         number += 1
-        options = replace(options, idempotency_key=f"{params.idempotency_key}#{number}")
+        options = replace(options, idempotency_key=f"{first_key}#{number}")
 
 
 def find_catalog(settings: Settings) -> Path:

@@ -13,6 +13,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.registry import Registry
@@ -20,7 +21,6 @@ from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.group import (
     TASK_NAME,
     GroupRegistry,
-    PipelineParams,
     PipelineWorkflow,
     Runner,
 )
@@ -29,7 +29,7 @@ from absurd_contimg.workflows.orchestrator import resolve_order, standard_imagin
 
 def pipeline_stages(registry: Registry) -> tuple[PipelineStage, ...]:
     """The stages of a pipeline task in the order of their dependencies."""
-    return resolve_order(standard_imaging_stages(registry), PipelineParams.model_fields)
+    return resolve_order(standard_imaging_stages(registry), GroupInputs.model_fields)
 
 
 def make_pipeline_worker(

@@ -14,14 +14,13 @@ from dataclasses import dataclass
 from typing import Protocol, cast
 
 from absurd_sdk import TimeoutError as EventTimeout
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
 from absurd_contimg.errors import SettingError
-from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.fallback import with_fallbacks
 from absurd_contimg.execution.runner import Fence, StageResult
 from absurd_contimg.execution.stage import PipelineStage
@@ -30,6 +29,7 @@ from absurd_contimg.products.outputs import (
     SelectCalibrationOutputs,
     SolvedCaltables,
     ValidateOutputs,
+    from_json,
     names,
 )
 from absurd_contimg.registry import Group, GroupStatus
@@ -41,43 +41,23 @@ TASK_NAME = "pipeline"
 """The task of one observation group."""
 
 
-class PipelineParams(BaseModel):
-    """The parameters of a pipeline task: the data to process. How is configuration."""
+def spawn_options(group_id: str) -> SpawnOptions:
+    """One task for each group, however often it is spawned.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Without Absurd's limit of attempts: the worker counts by step and by failure kind.
+    """
+    return SpawnOptions(idempotency_key=f"{TASK_NAME}:{group_id}")
 
-    group_id: str = Field(min_length=1)
-    """The observation group: the timestamp of its earliest sub-band, UTC."""
-    input_files: list[str] = Field(min_length=1)
-    """The group's sub-band files (UVH5)."""
-    catalog_path: str
-    """The sky catalogue (CSV) to calibrate and validate against."""
-    calibrator: str = "auto"
-    """``auto``, ``none``, or the name of the calibrator that must be in the field."""
 
-    @property
-    def idempotency_key(self) -> str:
-        """One task for each observation group, however often it is spawned."""
-        return f"{TASK_NAME}:{self.group_id}"
-
-    def spawn_options(self) -> SpawnOptions:
-        """Without Absurd's limit of attempts: the worker counts by step and by failure kind."""
-        return SpawnOptions(idempotency_key=self.idempotency_key)
-
-    @classmethod
-    def parse(cls, params: object) -> PipelineParams:
-        """The parameters of a task; raises `SettingError` that names what is wrong."""
-        try:
-            return cls.model_validate(params)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-                for problem in error.errors()
-            )
-            raise SettingError(
-                f"The parameters of this {TASK_NAME} task are not valid: {problems}.",
-                "Spawn it again with: contimg spawn --respawn",
-            ) from error
+def parse_params(params: object) -> GroupInputs:
+    """The parameters of a task; raises `SettingError` that names the problems."""
+    try:
+        return from_json(GroupInputs, cast(Mapping[str, Json], params))
+    except ValueError as error:
+        raise SettingError(
+            f"The parameters of this {TASK_NAME} task are not valid: {error}.",
+            "Spawn it again with: contimg spawn --respawn",
+        ) from error
 
 
 class Runner(Protocol):
@@ -124,7 +104,7 @@ class PipelineWorkflow:
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
         """Run the group's stages; the task's result has the verdict and the outputs."""
-        inputs = PipelineParams.parse(params).model_dump()
+        inputs = parse_params(params).model_dump(mode="json")
         context = PipelineContext(self.runner.config, inputs, metadata={"task_id": ctx.task_id})
         for stage in self.stages:
             if names(SelectCalibrationOutputs) <= stage.provides:

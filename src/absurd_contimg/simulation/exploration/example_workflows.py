@@ -25,11 +25,12 @@ from absurd_contimg.simulation.model.world import outside
 
 def pipeline_spec(workers: PipelineWorkers | None = None, **options: Any) -> ExplorationSpec:
     """One group on its way through the whole pipeline."""
-    from absurd_contimg.workflows.group import TASK_NAME, PipelineParams  # noqa: PLC0415
+    from absurd_contimg.workflows.group import TASK_NAME, spawn_options  # noqa: PLC0415
 
     factory = PipelineWorkers() if workers is None else workers
-    params = pipeline_params("2026-01-01T00:00:00")
-    job = Job(factory.queue, TASK_NAME, params, PipelineParams.parse(params).spawn_options())
+    group_id = "2026-01-01T00:00:00"
+    params = pipeline_params(group_id)
+    job = Job(factory.queue, TASK_NAME, params, spawn_options(group_id))
     return ExplorationSpec(factory, [job], (factory.queue,), **options)
 
 
