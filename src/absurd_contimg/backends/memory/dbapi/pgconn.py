@@ -13,16 +13,16 @@ from psycopg import pq
 from psycopg.abc import Buffer, PQGen
 from psycopg.waiting import Wait
 
+from absurd_contimg.backends.memory.commands import check_outside_block, is_command
 from absurd_contimg.backends.memory.dbapi.errors import not_supported, psycopg_error
 from absurd_contimg.backends.memory.dbapi.results import MemoryResult
 from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.result import Result
 from absurd_contimg.backends.memory.session import (
     Session,
     TransactionStatus,
     in_failed_transaction,
 )
-from absurd_contimg.backends.memory.sql.commands import check_outside_block, is_command
-from absurd_contimg.backends.memory.sql.scope import Result
 from absurd_contimg.backends.memory.sql.statements import (
     Statement,
     compiled,

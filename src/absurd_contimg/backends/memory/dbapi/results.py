@@ -13,8 +13,8 @@ from psycopg.abc import Buffer, PyFormat
 from psycopg.adapt import AdaptersMap
 
 from absurd_contimg.backends.memory.dbapi.errors import not_supported
+from absurd_contimg.backends.memory.result import Result
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.sql.scope import Result
 from absurd_contimg.backends.memory.values.times import EPOCH
 from absurd_contimg.backends.memory.values.types import ArrayType, SqlType
 

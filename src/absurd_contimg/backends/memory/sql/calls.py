@@ -9,17 +9,10 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
+from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.casts import converted, is_implicit, unmatched
 from absurd_contimg.backends.memory.sql.dialect import name_of
-from absurd_contimg.backends.memory.sql.scope import (
-    ColumnInfo,
-    Env,
-    Evaluate,
-    Expr,
-    Node,
-    Row,
-    Source,
-)
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node, Source
 from absurd_contimg.backends.memory.values.types import BY_NAME, record_type
 
 
@@ -35,12 +28,13 @@ def arguments(
     node: exp.Anonymous, compiled: Callable[[Node], Expr]
 ) -> tuple[list[Expr], list[str | None]]:
     """The arguments of a call, and their names where they have one."""
-    named = [isinstance(item, exp.Kwarg) for item in node.expressions]
-    pairs = list(zip(node.expressions, named, strict=True))
-    return (
-        [compiled(item.expression if is_named else item) for item, is_named in pairs],
-        [name_of(item.this) if is_named else None for item, is_named in pairs],
-    )
+    found: list[Expr] = []
+    names: list[str | None] = []
+    for item in node.expressions:
+        is_named = isinstance(item, exp.Kwarg)
+        found.append(compiled(item.expression if is_named else item))
+        names.append(name_of(item.this) if is_named else None)
+    return found, names
 
 
 def procedure_call(schema: Node, node: Node, compiled: Callable[[Node], Expr]) -> Call:

@@ -98,22 +98,19 @@ def part(node: Node, name: str) -> Node | None:
 _TYPES = {
     "TEXT": "text", "SMALLINT": "int2", "INT": "int4", "BIGINT": "int8", "DOUBLE": "float8",
     "DECIMAL": "numeric", "BOOLEAN": "bool", "UUID": "uuid", "TIMESTAMPTZ": "timestamptz",
-    "JSONB": "jsonb",
+    "JSONB": "jsonb", "INTERVAL": "interval",
 }  # fmt: skip
 
 
 def type_name(node: Node) -> tuple[str, bool]:
     """The name of the type of a cast ("" for one that is not known), and whether it is an array."""
     named, items = node.this, node.expressions
-    if isinstance(named, exp.Interval):
-        return ("" if named.args.get("unit") else "interval"), False
     text = str(getattr(named, "value", named)).upper()
     if text == "ARRAY" and len(items) == 1:
-        name, nested = type_name(items[0])
-        return ("" if nested else name), True
-    if text == "INTERVAL":
-        return ("" if items else "interval"), False
-    return ("" if items else _TYPES.get(text, "")), False
+        name, is_nested = type_name(items[0])
+        return ("" if is_nested else name), True
+    is_interval = isinstance(named, exp.Interval) and not named.args.get("unit")
+    return ("interval" if is_interval else "" if items else _TYPES.get(text, "")), False
 
 
 # -- what is known ------------------------------------------------------------------------------

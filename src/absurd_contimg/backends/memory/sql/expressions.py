@@ -81,10 +81,9 @@ class Compiler:
                 raise Unsupported(f"this expression ({type(node).__name__})")
             return make(self, node)
         self.scope.grouping = None
-        try:
-            return self.compile(node)
-        finally:
-            self.scope.grouping = grouping
+        made = self.compile(node)
+        self.scope.grouping = grouping
+        return made
 
     def condition(self, node: Node, clause: str) -> Evaluate:
         """A condition; 42804 if it is none."""
@@ -134,16 +133,13 @@ def _signed(node: Node) -> str | None:
 
 
 def _column(compiler: Compiler, node: exp.Column) -> Expr:
-    scope, table = compiler.scope, None
     if isinstance(node.this, exp.Star):
         raise Unsupported("whole rows")
-    name = name_of(node.this)
+    name, table = name_of(node.this), name_of(node.args["table"]) if node.table else None
     match = PARAMETER.fullmatch(name)
-    if match is not None and not node.table:
-        return scope.plan.parameter(int(match[1]))
-    if node.table:
-        table = name_of(node.args["table"])
-    return scope.find(table, name)
+    if match is not None and table is None:
+        return compiler.scope.plan.parameter(int(match[1]))
+    return compiler.scope.find(table, name)
 
 
 def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
@@ -156,11 +152,6 @@ def _cast(compiler: Compiler, node: exp.Cast) -> Expr:
     if inner.name != "?column?" and not inner.weak:
         return Expr(made.kind, made.value, inner.name)
     return Expr(made.kind, made.value, target.name, weak=True)
-
-
-def _interval(compiler: Compiler, node: exp.Interval) -> Expr:
-    made = converted(compiler.scope.plan.literal(str(node.this.this)), types.INTERVAL)
-    return made._replace(name="interval", weak=True)
 
 
 def _case(compiler: Compiler, node: exp.Case) -> Expr:
@@ -209,9 +200,9 @@ def _first(tests: list[Evaluate], decisive: bool) -> Expr:
 
 def _logic(compiler: Compiler, node: exp.Connector) -> Expr:
     """``and`` and ``or``."""
-    is_or = isinstance(node, exp.Or)
-    sides = (node.left, node.right)
-    return _first([compiler.condition(side, "OR" if is_or else "AND") for side in sides], is_or)
+    word = "OR" if isinstance(node, exp.Or) else "AND"
+    tests = [compiler.condition(side, word) for side in (node.left, node.right)]
+    return _first(tests, decisive=word == "OR")
 
 
 def _inverted(inner: Evaluate) -> Expr:
@@ -370,10 +361,6 @@ def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
     return functions.call("extract", [compiler.compile(node.expression)], [])
 
 
-def _procedure(compiler: Compiler, node: exp.Dot) -> Expr:
-    return calls.as_expression(calls.procedure_call(node.this, node.expression, compiler.compile))
-
-
 def _aggregate(compiler: Compiler, node: Node) -> Expr:
     """An aggregate, perhaps with ``filter``; it is computed once for each group."""
     if compiler.found is None:
@@ -394,15 +381,20 @@ def _aggregate(compiler: Compiler, node: Node) -> Expr:
 
 
 _COMPILERS: dict[type, Callable[[Compiler, Any], Expr]] = {
-    exp.Literal: _literal, exp.Neg: _literal, exp.Column: _column,
+    exp.Literal: _literal, exp.Neg: _literal, exp.Column: _column, exp.Cast: _cast,
     exp.Boolean: lambda _, node: Expr(BOOL, lambda _: bool(node.this)),
-    exp.Null: lambda compiler, _: compiler.scope.plan.literal(None), exp.Cast: _cast,
-    exp.Paren: lambda compiler, node: compiler.compile(node.this), exp.Interval: _interval,
+    exp.Null: lambda compiler, _: compiler.scope.plan.literal(None),
+    exp.Paren: lambda compiler, node: compiler.compile(node.this),
+    exp.Interval: lambda compiler, node: converted(
+        compiler.scope.plan.literal(str(node.this.this)), types.INTERVAL
+    )._replace(name="interval", weak=True),
     exp.CurrentTimestamp: lambda _, __: functions.call("current_timestamp", [], []),
-    exp.Extract: _extract,
+    exp.Extract: _extract, exp.Case: _case, exp.And: _logic, exp.Or: _logic, exp.Is: _is,
     exp.Not: lambda compiler, node: _inverted(compiler.condition(node.this, "NOT")),
-    exp.Case: _case, exp.And: _logic, exp.Or: _logic, exp.Is: _is, exp.Between: _between,
-    exp.Operator: _binary, exp.In: _in, exp.Exists: _exists, exp.Subquery: _scalar_query,
-    exp.Anonymous: _call, exp.Dot: _procedure, exp.Filter: _aggregate,
+    exp.Between: _between, exp.Operator: _binary, exp.In: _in, exp.Exists: _exists,
+    exp.Subquery: _scalar_query, exp.Anonymous: _call, exp.Filter: _aggregate,
+    exp.Dot: lambda compiler, node: calls.as_expression(
+        calls.procedure_call(node.this, node.expression, compiler.compile)
+    ),
     **dict.fromkeys(_OPERATORS, _binary),
 }  # fmt: skip

@@ -10,19 +10,12 @@ from sqlglot import exp
 from absurd_contimg.backends.memory import catalog, constraints, schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.casts import converted, is_implicit
 from absurd_contimg.backends.memory.sql.dialect import name_of, part
 from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
 from absurd_contimg.backends.memory.sql.queries import compile_outputs, compile_query
-from absurd_contimg.backends.memory.sql.scope import (
-    ColumnInfo,
-    Env,
-    Evaluate,
-    Node,
-    Query,
-    Row,
-    Scope,
-)
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Node, Query, Scope
 from absurd_contimg.backends.memory.sql.sources import FromClause, letter_of, table_source
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.types import NUMBERS, TEXT
@@ -95,21 +88,15 @@ class _Target:
 
     def matching(self, node: Node) -> Callable[[Env], list[Env]]:
         """Each row where the condition holds once, with the first of the others' rows."""
-        where, condition = node.args.get("where"), None
-        if where is not None:
-            compiler = Compiler(self.scope, compile_query, clause="WHERE")
-            condition = compiler.condition(where.this, "WHERE")
-        combine = self.sources.compile(None if where is None else where.this)
+        match = self.sources.matching(node.args.get("where"))
 
-        def match(env: Env) -> list[Env]:
+        def first(env: Env) -> list[Env]:
             table, found = self.table(env.tx), dict[Any, Env]()
-            for rows in combine(env):
-                here = env.with_rows(rows)
-                if condition is None or condition(here) is True:
-                    found.setdefault(table.key_of(rows[0]), here)
+            for here in match(env):
+                found.setdefault(table.key_of(here.rows[0]), here)
             return list(found.values())
 
-        return match
+        return first
 
 
 def _insert(target: _Target, node: exp.Insert) -> Query:

@@ -9,20 +9,19 @@ from sqlglot import exp
 from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.locks import TableLock
+from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
 from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, part
 from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
 from absurd_contimg.backends.memory.sql.operators import check_ordered, row_key, sort_key
 from absurd_contimg.backends.memory.sql.scope import (
-    ColumnInfo,
     Env,
     Evaluate,
     Expr,
     Grouping,
     Node,
     Query,
-    Row,
     Scope,
     column_value,
 )
@@ -106,7 +105,7 @@ def _values(node: exp.Values, scope: Scope) -> Query:
 
 def _select(node: exp.Select, scope: Scope) -> Query:
     """One ``select``, its clauses in the order in which Postgres looks at them."""
-    clause, where = part(node, "from"), node.args.get("where")
+    clause = part(node, "from")
     mode = TableLock.ROW_SHARE if node.args.get("locks") else TableLock.ACCESS_SHARE
     sources = FromClause(scope, compile_query, mode)
     if clause is not None:
@@ -117,10 +116,11 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     compiler = Compiler(scope, compile_query, found)
     outputs = compile_outputs(node, compiler, sources)
     scope.grouping = None
-    condition = _condition(node, "where", Compiler(scope, compile_query, clause="WHERE"))
+    match = sources.matching(node.args.get("where"))
     keys = _group_keys(grouping.keys if grouping is not None else [], scope)
     scope.grouping = grouping
-    having = _condition(node, "having", compiler)
+    having = node.args.get("having")
+    kept = None if having is None else compiler.condition(having.this, "HAVING")
     order = _order(node, compiler, outputs)
     offset, limit = _number(node, "offset", scope), _number(node, "limit", scope)
     lock, is_distinct = row_locks(node, scope), node.args.get("distinct") is not None
@@ -129,16 +129,13 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     kinds = [out.expr.kind for out in outputs]
     for kind in kinds if is_distinct else []:
         check_ordered(kind, "DISTINCT")
-    combine = sources.compile(None if where is None else where.this)
     values, source_count = [out.expr.value for out in outputs], len(scope.sources)
 
     def matching(env: Env) -> list[Env]:
-        envs = [env.with_rows(rows) for rows in combine(env)]
-        if condition is not None:
-            envs = [each for each in envs if condition(each) is True]
+        envs = match(env)
         if is_grouped:
             envs = _group(env, envs, keys, found, source_count)
-        return [each for each in envs if having is None or having(each) is True]
+        return [each for each in envs if kept is None or kept(each) is True]
 
     def rows(env: Env) -> list[Row]:
         pairs = [(each, tuple([value(each) for value in values])) for each in matching(env)]
@@ -152,7 +149,9 @@ def _select(node: exp.Select, scope: Scope) -> Query:
 
     columns = tuple(ColumnInfo(out.name, out.expr.kind) for out in outputs)
     several = outputs[0].expr.rows if len(outputs) == 1 else None
-    is_plain = not (clause or where or is_grouped or order or limit or offset or is_distinct)
+    is_plain = not (
+        clause or node.args.get("where") or is_grouped or order or limit or offset or is_distinct
+    )
     if any(out.expr.rows for out in outputs) and (several is None or not is_plain):
         raise Unsupported("procedures that return sets beside other columns or clauses")
     if several is not None:
@@ -181,11 +180,6 @@ def compile_outputs(clause: Node, compiler: Compiler, sources: FromClause) -> li
             name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
             outputs.append(Output(name, expr, inner))
     return outputs
-
-
-def _condition(node: exp.Select, name: str, compiler: Compiler) -> Evaluate | None:
-    clause = node.args.get(name)
-    return None if clause is None else compiler.condition(clause.this, name.upper())
 
 
 def _group_keys(nodes: list[Node], scope: Scope) -> list[Expr]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.types import UNKNOWN, SqlType
 
-Row = tuple[Any, ...]
 Node = Any
 """A node of sqlglot's trees; the name of their base class differs between its releases."""
 Place = tuple[int, int]
@@ -121,28 +121,11 @@ def undetermined(parameter: int) -> EngineError:
     return EngineError("42P18", f"could not determine data type of parameter ${parameter + 1}")
 
 
-class ColumnInfo(NamedTuple):
-    """A column of a query or of something in a ``from``."""
-
-    name: str
-    kind: SqlType
-
-
 class Query(NamedTuple):
     """A compiled query: its columns, and what gives its rows."""
 
     columns: tuple[ColumnInfo, ...]
     rows: Fetch
-
-
-@dataclass(slots=True)
-class Result:
-    """What a statement answered: its command tag, and its rows if it has columns."""
-
-    tag: str
-    columns: tuple[ColumnInfo, ...] | None = None
-    rows: list[Row] = field(default_factory=list)
-    count: int = -1
 
 
 @dataclass(slots=True)

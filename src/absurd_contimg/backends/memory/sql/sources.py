@@ -11,19 +11,11 @@ from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.locks import RowLock, TableLock
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows
+from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql import calls
 from absurd_contimg.backends.memory.sql.dialect import name_of
 from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery
-from absurd_contimg.backends.memory.sql.scope import (
-    ColumnInfo,
-    Env,
-    Evaluate,
-    Node,
-    Place,
-    Row,
-    Scope,
-    Source,
-)
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Node, Place, Scope, Source
 from absurd_contimg.backends.memory.transaction import WouldBlock
 from absurd_contimg.backends.memory.values import types
 
@@ -148,22 +140,29 @@ class FromClause:
         fits = left[0] < right[0] == index and _is_hashed(self._kind(left), self._kind(right))
         return (left, right) if fits else None
 
-    def compile(self, where: Node | None) -> Callable[[Env], list[Rows]]:
-        """What gives the rows; equalities of columns in `where` serve inner joins too."""
-        steps = []
+    def matching(self, clause: exp.Where | None) -> Callable[[Env], list[Env]]:
+        """The combinations of rows where the condition holds.
+
+        Equalities of columns in the condition serve inner joins too.
+        """
+        where, condition, steps = None if clause is None else clause.this, None, []
+        if where is not None:
+            compiler = Compiler(self.scope, self.subquery, clause="WHERE")
+            condition = compiler.condition(where, "WHERE")
         for index, (source, is_left, tests, pairs) in enumerate(self._joins):
             if where is not None and not is_left:
                 more = [self._pair(node, index) for node in _conjuncts(where)]
                 pairs += [pair for pair in more if pair is not None]
             steps.append(_step(source, is_left, tests, pairs))
 
-        def combine(env: Env) -> list[Rows]:
+        def match(env: Env) -> list[Env]:
             combined: list[Rows] = [[]]
             for step in steps:
                 combined = step(env, combined)
-            return combined
+            envs = [env.with_rows(rows) for rows in combined]
+            return [each for each in envs if condition is None or condition(each) is True]
 
-        return combine
+        return match
 
     # -- sources ----------------------------------------------------------------------------
 

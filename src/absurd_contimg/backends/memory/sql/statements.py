@@ -17,20 +17,21 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.sql.commands import (
+from absurd_contimg.backends.memory.commands import (
     control_of,
     first_word,
     run_of,
     semicolons,
     without_comments,
 )
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.result import Result
+from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, EmulatedPostgres, check
 from absurd_contimg.backends.memory.sql.expressions import FUNCTIONS
 from absurd_contimg.backends.memory.sql.modify import compile_change
 from absurd_contimg.backends.memory.sql.queries import compile_query
-from absurd_contimg.backends.memory.sql.scope import Env, Node, Plan, Result, Scope
+from absurd_contimg.backends.memory.sql.scope import Env, Node, Plan, Scope
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.types import SqlType
 
