@@ -142,8 +142,8 @@ def exit_by_signal_is_not_looked_at(patch: Patch) -> None:
 def claims_before_it_is_due(patch: Patch) -> None:
     honest = runs.due_runs
 
-    def due(tx: Any, queue: Any, now: int, limit: int) -> Any:
-        return honest(tx, queue, now + 3_600_000_000, limit)
+    def due(tx: Any, table: Any, tasks: Any, now: int, limit: int) -> Any:
+        return honest(tx, table, tasks, now + 3_600_000_000, limit)
 
     patch.setattr(runs, "due_runs", due)
 

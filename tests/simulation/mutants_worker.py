@@ -290,7 +290,7 @@ MUTANTS: dict[str, Mutant] = {
     "emulator: a checkpoint is lost": _replaced(
         checkpoints, "set_task_checkpoint_state", _checkpoint_is_lost
     ),
-    "emulator: an event wakes nobody": _replaced(events, "_wake_waiters", _wakes_nobody),
+    "emulator: an event wakes nobody": _replaced(events, "_wake_waiting_runs", _wakes_nobody),
     **PRODUCTS,
     **FRESH,
     **SECOND,
