@@ -62,10 +62,6 @@ class Store:
             ) from None
         return self._latest[1]
 
-    def random_uuid(self) -> int:
-        """``gen_random_uuid()``, from the seed."""
-        return self.uuids.random()
-
     def next_session_id(self) -> int:
         """The number of a new session."""
         with self.mutex:

@@ -31,11 +31,6 @@ class UuidSource:
         high = min(ms, _MAX_MS) << 16 | _VERSION | rest * 4096 // 1_000_000
         return high << 64 | _VARIANT | self._word() >> 2
 
-    def random(self) -> int:
-        """A UUIDv4."""
-        bits = self._word() << 64 | self._word()
-        return bits & ~(15 << 76) & ~(3 << 62) | (4 << 76) | (2 << 62)
-
     def _word(self) -> int:
         """64 random bits: splitmix64, whose whole state is one number."""
         self._state = word = self._state + 0x9E3779B97F4A7C15 & _WORD

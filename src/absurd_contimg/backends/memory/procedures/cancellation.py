@@ -15,7 +15,6 @@ from absurd_contimg.backends.memory.values.times import SECOND_US, elapsed_us
 
 @procedure("74fba7e3f47b1c86")
 def cancel_task(tx: Transaction, queue_name: Text | None, task_id: Uuid | None) -> None:
-    """``absurd.cancel_task``."""
     now = tx.session.current_time()
     runs = catalog.runs(tx, queue_name, LOCK_ROWS)
     for run in sorted(runs.where(tx, "task_id", task_id)):

@@ -49,7 +49,6 @@ def set_task_checkpoint_state(
     owner_run: Uuid | None,
     extend_claim_by: Int4 | None = None,
 ) -> None:
-    """``absurd.set_task_checkpoint_state``."""
     now = tx.session.current_time()
     if is_blank(step_name):
         raise_exception("step_name must be provided")
@@ -113,7 +112,6 @@ def get_task_checkpoint_state(
     step_name: Text | None,
     include_pending: Bool | None = False,
 ) -> list[ShownCheckpoint]:
-    """``absurd.get_task_checkpoint_state``."""
     row = catalog.checkpoints(tx, queue_name, READ).get(tx, (task_id, step_name))
     if row is None or not (include_pending or row.status == "committed"):
         return []
@@ -124,7 +122,6 @@ def get_task_checkpoint_state(
 def get_task_checkpoint_states(
     tx: Transaction, queue_name: Text | None, task_id: Uuid | None, run_id: Uuid | None
 ) -> list[ShownCheckpoint]:
-    """``absurd.get_task_checkpoint_states``."""
     runs = catalog.runs(tx, queue_name, READ)
     run = runs.get(tx, run_id)
     if run is None:

@@ -23,7 +23,6 @@ QUEUE_NAME_BYTES_MAX = 57
 
 @procedure("74a5e631f9ea35a9")
 def validate_queue_name(_: Transaction, queue_name: Text | None) -> Text:
-    """``absurd.validate_queue_name``."""
     if queue_name is None or queue_name == "":
         raise_exception("Queue name must be provided")
     if len(queue_name.encode()) > QUEUE_NAME_BYTES_MAX:

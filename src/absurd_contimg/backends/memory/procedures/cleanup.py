@@ -44,7 +44,6 @@ class Cleaned(NamedTuple):
 
 @procedure("464a8e1adc973350")
 def get_task_result(tx: Transaction, queue_name: Text | None, task_id: Uuid | None) -> list[Result]:
-    """``absurd.get_task_result``."""
     validate_queue_name(tx, queue_name)
     task = catalog.tasks(tx, queue_name, READ).get(tx, task_id)
     runs = catalog.runs(tx, queue_name, READ)
@@ -63,7 +62,6 @@ def cleanup_tasks(
     ttl_seconds: Int4 | None,
     limit: Int4 | None = 1000,
 ) -> Int4:
-    """``absurd.cleanup_tasks``."""
     cutoff = _cutoff(tx, ttl_seconds)
     partitioned = is_partitioned(tx, queue_name)
     tasks = catalog.tasks(tx, queue_name)
@@ -125,7 +123,6 @@ def cleanup_events(
     ttl_seconds: Int4 | None,
     limit: Int4 | None = 1000,
 ) -> Int4:
-    """``absurd.cleanup_events``."""
     cutoff = _cutoff(tx, ttl_seconds)
     events = catalog.events(tx, queue_name)
 
@@ -139,7 +136,6 @@ def cleanup_events(
 
 @procedure("097a8cc0432ab36f")
 def cleanup_all_queues(tx: Transaction, queue_name: Text | None = None) -> list[Cleaned]:
-    """``absurd.cleanup_all_queues``."""
     require_queue(tx, queue_name)
     answer: list[Cleaned] = []
     for row in catalog.queue_rows(tx, queue_name):

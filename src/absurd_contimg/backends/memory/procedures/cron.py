@@ -42,7 +42,6 @@ def enable_cron(
     cleanup_schedule: Text | None = "17 * * * *",
     detach_schedule: Text | None = "29 * * * *",
 ) -> list[Job]:
-    """``absurd.enable_cron``."""
     require_queue(tx, queue_name)
     if is_blank(partition_schedule):
         raise_exception("Partition schedule must be provided")
@@ -55,7 +54,6 @@ def enable_cron(
 
 @procedure("efdaed15d94b555f")
 def disable_cron(tx: Transaction, queue_name: Text | None = None) -> list[Job]:
-    """``absurd.disable_cron``."""
     if queue_name is not None:
         validate_queue_name(tx, queue_name)
     raise_exception(_UNAVAILABLE)
@@ -63,7 +61,6 @@ def disable_cron(tx: Transaction, queue_name: Text | None = None) -> list[Job]:
 
 @procedure("44b4d0d1d30cafbf")
 def schedule_detach_jobs(tx: Transaction, queue_name: Text | None = None) -> list[DetachJob]:
-    """``absurd.schedule_detach_jobs``."""
     if queue_name is not None:
         validate_queue_name(tx, queue_name)
     raise_exception(_UNAVAILABLE)

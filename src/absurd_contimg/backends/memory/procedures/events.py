@@ -46,7 +46,6 @@ def await_event(
     event_name: Text | None,
     timeout: Int4 | None = None,
 ) -> Awaited:
-    """``absurd.await_event``."""
     now = tx.session.current_time()
     if event_name is None or is_blank(event_name):
         raise_exception("event_name must be provided")
@@ -137,7 +136,6 @@ def emit_event(
     event_name: Text | None,
     payload: Jsonb | None = None,
 ) -> None:
-    """``absurd.emit_event``."""
     now = tx.session.current_time()
     payload = jsonb.NULL if payload is None else payload
     if event_name is None or is_blank(event_name):

@@ -34,19 +34,16 @@ _WEEK = Interval(days=7)
 
 @procedure("5111ee42aa49434c")
 def get_schema_version(_: Transaction) -> Text:
-    """``absurd.get_schema_version``."""
     return SCHEMA_VERSION
 
 
 @procedure("3e590dd5e0aeff8b")
 def current_time(tx: Transaction) -> Timestamptz:
-    """``absurd.current_time``."""
     return tx.session.current_time()
 
 
 @procedure("efb384cc90ff9a5e")
 def portable_uuidv7(tx: Transaction) -> Uuid:
-    """``absurd.portable_uuidv7``."""
     return tx.session.next_uuid()
 
 
@@ -62,7 +59,6 @@ def uuidv7_timestamp(_: Transaction, id_: Uuid) -> Timestamptz | None:
 
 @procedure("c1faa2f3bf3bbfd9", attributes="immutable strict")
 def uuidv7_floor(tx: Transaction, ts: Timestamptz) -> Uuid:
-    """``absurd.uuidv7_floor``."""
     if not is_finite(ts):
         raise EngineError("0A000", "cannot convert infinity to bigint")
     ms = ts // 1000
@@ -95,7 +91,6 @@ def partition_week_tag(tx: Transaction, ts: Timestamptz) -> Text:
 
 @procedure("9f04cb004f69c816")
 def ensure_partitions(tx: Transaction, queue_name: Text | None = None) -> None:
-    """``absurd.ensure_partitions``."""
     now = tx.session.current_time()
     require_queue(tx, queue_name)
     for row in catalog.queue_rows(tx, queue_name):
@@ -192,7 +187,6 @@ class Candidate(NamedTuple):
 
 @procedure("1ea82ec2e58ee760")
 def list_detach_candidates(tx: Transaction, queue_name: Text | None = None) -> list[Candidate]:
-    """``absurd.list_detach_candidates``."""
     now = tx.session.current_time()
     require_queue(tx, queue_name)
     candidates: list[Candidate] = []

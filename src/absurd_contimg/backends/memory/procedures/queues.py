@@ -27,7 +27,6 @@ from absurd_contimg.backends.memory.values.text import integer_in
 
 @procedure("4f5fe9d54974b24c")
 def create_queue(tx: Transaction, queue_name: Text | None, storage_mode: Text | None) -> None:
-    """``absurd.create_queue``."""
     name = validate_queue_name(tx, queue_name)
     mode = (storage_mode or "").strip(" ").lower()
     if mode not in ("unpartitioned", "partitioned"):
@@ -51,7 +50,6 @@ def create_unpartitioned_queue(tx: Transaction, queue_name: Text | None) -> None
 
 @procedure("519c277b409282b1")
 def ensure_queue_tables(tx: Transaction, queue_name: Text | None) -> None:
-    """``absurd.ensure_queue_tables``."""
     validate_queue_name(tx, queue_name)
     partitioned = is_partitioned(tx, queue_name)
     for letter in "trcewi" if partitioned else "trcew":
@@ -70,7 +68,6 @@ def ensure_queue_tables(tx: Transaction, queue_name: Text | None) -> None:
 
 @procedure("15ef08651c12d290")
 def drop_queue(tx: Transaction, queue_name: Text | None) -> None:
-    """``absurd.drop_queue``."""
     queues = catalog.queues(tx, WRITE)
     if queues.get(tx, queue_name) is None:
         return
@@ -89,7 +86,6 @@ class QueueName(NamedTuple):
 
 @procedure("329ef5ebf2120e67")
 def list_queues(tx: Transaction) -> list[QueueName]:
-    """``absurd.list_queues``."""
     return [QueueName(row.queue_name) for row in catalog.queue_rows(tx)]
 
 
@@ -109,7 +105,6 @@ class Policy(NamedTuple):
 
 @procedure("7482cc6e16c767ce")
 def get_queue_policy(tx: Transaction, queue_name: Text | None) -> list[Policy]:
-    """``absurd.get_queue_policy``."""
     row = catalog.queues(tx).get(tx, queue_name)
     return [] if row is None else [Policy(row.queue_name, *row[2:])]
 
@@ -128,7 +123,6 @@ _POLICY_KEYS = (
 
 @procedure("50a323a7ce2b6d96")
 def set_queue_policy(tx: Transaction, queue_name: Text | None, policy: Jsonb | None) -> None:
-    """``absurd.set_queue_policy``."""
     name = validate_queue_name(tx, queue_name)
     policy = jsonb.EMPTY if policy is None else policy
     if jsonb.kind(policy) != "object":

@@ -60,7 +60,6 @@ def claim_task(
     claim_timeout: Int4 | None = 30,
     qty: Int4 | None = 1,
 ) -> list[Claim]:
-    """``absurd.claim_task``."""
     now = tx.session.current_time()
     timeout = max(30 if claim_timeout is None else claim_timeout, 0)
     worker = worker_id or "worker"
@@ -189,7 +188,6 @@ def _lock_both(tx: Transaction, runs: Runs, tasks: Tasks, run: RunRow) -> bool:
 def complete_run(
     tx: Transaction, queue_name: Text | None, run_id: Uuid | None, state: Jsonb | None = None
 ) -> None:
-    """``absurd.complete_run``."""
     now = tx.session.current_time()
     run = catalog.runs(tx, queue_name, LOCK_ROWS).get_for_update(tx, run_id)
     if run is None:
@@ -219,7 +217,6 @@ def delete_waits_of(tx: Transaction, queue_name: str | None, run_id: int) -> Non
 def schedule_run(
     tx: Transaction, queue_name: Text | None, run_id: Uuid | None, wake_at: Timestamptz | None
 ) -> None:
-    """``absurd.schedule_run``."""
     runs = catalog.runs(tx, queue_name, LOCK_ROWS)
     run = runs.get(tx, run_id)
     if run is not None and run.state == "running":
@@ -249,7 +246,6 @@ def fail_run(
     reason: Jsonb | None,
     retry_at: Timestamptz | None = None,
 ) -> None:
-    """``absurd.fail_run``."""
     now = tx.session.current_time()
     run = catalog.runs(tx, queue_name, LOCK_ROWS).get_for_update(tx, run_id)
     if run is None:
@@ -317,7 +313,6 @@ def _exceeds_max_duration(task: TaskRow | None, available_at: int | None) -> boo
 def extend_claim(
     tx: Transaction, queue_name: Text | None, run_id: Uuid | None, extend_by: Int4 | None
 ) -> None:
-    """``absurd.extend_claim``."""
     now = tx.session.current_time()
     if extend_by is None or extend_by <= 0:
         raise_exception("extend_by must be > 0")

@@ -111,7 +111,6 @@ def spawn_task(
     params: Jsonb | None,
     options: Jsonb | None = jsonb.EMPTY,
 ) -> Spawned:
-    """``absurd.spawn_task``."""
     task_id, run_id = tx.session.next_uuid(), tx.session.next_uuid()
     now = tx.session.current_time()
     if task_name is None or is_blank(task_name):
@@ -211,7 +210,6 @@ def retry_task(
     task_id: Uuid | None,
     options: Jsonb | None = jsonb.EMPTY,
 ) -> Spawned:
-    """``absurd.retry_task``."""
     now = tx.session.current_time()
     spawn_new = False
     requested_max_attempts: int | None = None
