@@ -1,0 +1,54 @@
+"""The pages for the next engineer say what is there."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "docs"))
+import draw_layers
+
+ROOT = Path(__file__).parents[1]
+_PATH = re.compile(r"`([\w./-]+/[\w.-]*|[\w-]+\.(?:py|md|toml))`")
+_ROOTS = (ROOT, ROOT / "src" / "absurd_contimg", ROOT / "docs", ROOT / "tests")
+
+
+def test_the_picture_of_the_layers_is_drawn_from_the_code() -> None:
+    assert draw_layers.PICTURE.read_text() == draw_layers.draw(), "run: python docs/draw_layers.py"
+
+
+@pytest.mark.parametrize("page", ["ARCHITECTURE.md", "CONTRIBUTING.md", "README.md"])
+def test_every_file_that_a_page_names_is_there(page: str) -> None:
+    """Paths are whole, or begin in the package, docs or tests, or are a file's name."""
+    names = _PATH.findall((ROOT / page).read_text())
+    files = {path.name for top in ("src", "tests", "docs") for path in (ROOT / top).rglob("*.py")}
+    missing = [
+        name
+        for name in names
+        if name not in files
+        and not name.startswith(("...", ".venv", "demo/"))
+        and not any((root / name).exists() for root in _ROOTS)
+    ]
+    assert names
+    assert missing == []
+
+
+def test_every_layer_of_the_contract_is_a_room() -> None:
+    """Each package and module at the top is in the contract, so that none escapes it."""
+    package = ROOT / "src" / "absurd_contimg"
+    rooms = {
+        path.stem
+        for path in package.iterdir()
+        if not path.name.startswith("_") and (path.is_dir() or path.suffix == ".py")
+    }
+    assert {room for layer in draw_layers.layers() for room in layer} == rooms
+
+
+def test_the_first_code_of_the_readme_runs() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), {})
+    assert blocks
