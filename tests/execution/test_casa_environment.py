@@ -54,7 +54,7 @@ def test_a_leap_second_table_that_lacks_one_is_refused(
 def test_an_expired_list_vouches_for_no_later_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After its expiry nobody knows: the date stays there, and CASA warns again in time."""
+    """After its expiry the date stays there, and CASA warns again in time."""
     known, _ = casa._iers_leap_seconds()
     monkeypatch.setattr(casa, "_iers_leap_seconds", lambda: (known, date(2026, 6, 28)))
     folder = casa.measures_overlay(tmp_path, date(2030, 1, 1))

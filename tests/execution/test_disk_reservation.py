@@ -46,11 +46,11 @@ def test_what_a_dead_worker_left_is_swept_before_giving_up(small_disk: Path) -> 
     folder = attempt(dead, "image")
     (folder / "product").write_bytes(bytes(6 * MB))
     with ScratchOwner(small_disk, "one") as one:
-        mine = attempt(one, "image")
+        folder = attempt(one, "image")
         with pytest.raises(OSError, match="No space to begin"):
-            reserve(small_disk, mine, 4 * MB)
+            reserve(small_disk, folder, 4 * MB)
         _die(dead)
-        reserve(small_disk, mine, 4 * MB)
+        reserve(small_disk, folder, 4 * MB)
     assert not folder.exists()
 
 

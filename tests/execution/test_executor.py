@@ -1,4 +1,4 @@
-"""A stage's process: what it reports, how it dies, and that nothing of it outlives its keeper."""
+"""A stage process: what it reports, how it ends, and that nothing of it outlives its worker."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def failure_of(request: StageRequest, **options: object) -> StageFailed:
 
 
 async def pids_of(casa_log: Path) -> list[int]:
-    """The processes that the stage has told us of; waits until it has."""
+    """The processes that the stage has named in its file; waits for the file."""
     path = casa_log.with_suffix(".pids")
     while not path.exists():
         await asyncio.sleep(0.01)
@@ -57,7 +57,7 @@ def lives(pid: int) -> bool:
 
 
 def test_success_leaves_a_sealed_product_in_scratch(tmp_path: Path) -> None:
-    """The child checks and seals; nothing is in place before the parent publishes it."""
+    """The stage process checks and writes the manifest; the worker publishes."""
     request = request_for(tmp_path)
     report = execute(request)
     assert report.committed is not None
@@ -87,7 +87,7 @@ def test_one_thread_is_given_and_noted_after_a_shortage_of_memory(tmp_path: Path
 
 
 def test_committed_product_is_adopted_without_work(tmp_path: Path) -> None:
-    """The second run would fail if it executed anything: it is told to break."""
+    """The second run would fail if it executed anything: its input says so."""
     first = execute(request_for(tmp_path))
     assert first.product is not None
     assert first.committed is not None
@@ -136,7 +136,7 @@ def test_death_by_signal_is_told_as_such(tmp_path: Path, do: str, number: int) -
     ],
 )
 def test_end_on_a_full_disk_is_a_shortage(small_disk: Path, do: str, rule: str) -> None:
-    """CASA cannot even log why it ends; found by the campaign in solve and apply."""
+    """CASA cannot log why it ends; the fault campaign met it in solve and apply."""
     error = failure_of(request_for(small_disk, do))
     verdict = Classifier((*STAGE_RULES, *GENERIC_RULES)).classify(error.evidence)
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, rule)
@@ -145,7 +145,7 @@ def test_end_on_a_full_disk_is_a_shortage(small_disk: Path, do: str, rule: str) 
 
 
 def test_lack_of_descriptors_for_the_report_is_a_shortage(tmp_path: Path) -> None:
-    """The stage was done and could not say so; found by the campaign in validate."""
+    """The stage was done and could not report it; the fault campaign met it in validate."""
     error = failure_of(request_for(tmp_path, "use up descriptors"))
     verdict = Classifier(STAGE_RULES).classify(error.evidence)
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "casa-descriptors")
@@ -267,29 +267,29 @@ def test_stage_process_of_a_dead_parent_does_not_begin(tmp_path: Path) -> None:
     """A closed pipe to the parent ends the process before it reads its request."""
     read_end, write_end = os.pipe()
     os.close(write_end)
-    child = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-m", "absurd_contimg.execution.stage_process", "/nowhere", str(read_end)],
         pass_fds=(read_end,),
         start_new_session=True,
         check=False,
     )
     os.close(read_end)
-    assert child.returncode == -signal.SIGKILL
+    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.mark.parametrize(
-    ("said", "end", "rule"),
+    ("printed", "end", "rule"),
     [
         ("/x/_core.so: failed to map segment from shared object", "exit 1", "casa-memory"),
         ("LLVM ERROR: out of memory", "kill -ABRT $$", "abort-memory"),
     ],
 )
 def test_lack_of_memory_in_a_library_is_a_shortage(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, end: str, rule: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, printed: str, end: str, rule: str
 ) -> None:
     """The words of the loader and of numba's compiler, as the campaign met them."""
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho '{said}' >&2\n{end}\n", encoding="utf-8")
+    python.write_text(f"#!/bin/sh\necho '{printed}' >&2\n{end}\n", encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
     verdict = Classifier(STAGE_RULES).classify(failure_of(request_for(tmp_path)).evidence)

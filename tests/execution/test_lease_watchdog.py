@@ -1,4 +1,4 @@
-"""The watchdog kills what may no longer live, and nothing else."""
+"""The watchdog kills process groups whose time is over, and no others."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_group_is_killed_when_its_time_is_over(
 def test_extended_group_lives_and_a_forgotten_one_too(
     watchdog: LeaseWatchdog, sleeper: subprocess.Popen[bytes]
 ) -> None:
-    """The last word counts."""
+    """The last message counts."""
     watchdog.watch(sleeper.pid, time.monotonic() + 0.3)
     watchdog.watch(sleeper.pid, time.monotonic() + 60)
     with pytest.raises(subprocess.TimeoutExpired):
@@ -80,16 +80,16 @@ lease_ends_at = time.monotonic() + 1.0
 watch = executor._WATCHDOG.watch
 executor._WATCHDOG.watch = lambda group, until: None
 watch(os.getpid() + (1 << 22), lease_ends_at)  # the watchdog runs before we are stopped
-told = []
+stopped = []
 
-def stopped_before_the_first_word(group, until):
-    if not told:
-        told.append(group)
+def stop_before_the_first_message(group, until):
+    if not stopped:
+        stopped.append(group)
         (root / "stage").write_text(str(group))
         os.kill(os.getpid(), signal.SIGSTOP)
     watch(group, until)
 
-executor._WATCHDOG.watch = stopped_before_the_first_word
+executor._WATCHDOG.watch = stop_before_the_first_message
 request = replace(request_for(root, "hang"), may_live_until=lambda: lease_ends_at)
 try:
     asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
@@ -101,9 +101,9 @@ except executor.StageFailed as failed:
 def test_stage_of_a_worker_stopped_before_the_watchdog_knew_it_does_not_begin(
     tmp_path: Path,
 ) -> None:
-    """SIGSTOP right after the child was started, SIGCONT when the lease is over.
+    """SIGSTOP right after the stage process has started, SIGCONT when the lease is over.
 
-    The child waits for leave and has read nothing; then the watchdog hears that its time is over.
+    The stage process waits and has read nothing; then the watchdog gets a time that is over.
     """
     worker = subprocess.Popen(
         [sys.executable, "-c", _STOPPED_WORKER, str(tmp_path), TOYS_FOLDER],
@@ -116,13 +116,13 @@ def test_stage_of_a_worker_stopped_before_the_watchdog_knew_it_does_not_begin(
         stage = int((tmp_path / "stage").read_text())
         deadline = time.monotonic() + 1.5  # beyond the lease
         while time.monotonic() < deadline:
-            assert not (tmp_path / "logs" / "0.casa.pids").exists(), "it has begun"
+            assert not (tmp_path / "logs" / "0.casa.pids").exists(), "the stage has begun"
             time.sleep(0.05)
         assert Path(f"/proc/{stage}").exists()
         worker.send_signal(signal.SIGCONT)
-        said, _ = worker.communicate(timeout=30)
+        output, _ = worker.communicate(timeout=30)
     finally:
         worker.kill()
         worker.wait()
-    assert said == f"{int(signal.SIGKILL)}\n"
+    assert output == f"{int(signal.SIGKILL)}\n"
     assert not (tmp_path / "logs" / "0.casa.pids").exists()

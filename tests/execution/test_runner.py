@@ -287,7 +287,7 @@ def test_scratch_on_another_file_system_is_refused(tmp_path: Path) -> None:
 
 
 def test_stage_in_process_cannot_have_a_product(here: Here) -> None:
-    """The two do not go together: a product needs the sealed process."""
+    """The two exclude each other: a product needs a stage process."""
 
     class Both(Make):
         isolated = False

@@ -1,9 +1,9 @@
-"""kill -9 at every effect of a stage's life: no product or the whole product, and a way on.
+"""kill -9 at every effect of a stage: no product or the whole product, and the next run completes.
 
 The effects (files opened for writing, folders made, renames, removals, connections to the
-registry) are counted by Python's audit hook, in a fork of this process that runs parent and child
-of the stage in one; at the chosen effect the fork sends itself a real SIGKILL. Another test kills
-real workers with real children at random moments.
+registry) are counted by Python's audit hook, in a fork of this process that runs worker and stage
+process in one; at the chosen effect the fork sends itself a real SIGKILL. Another test kills real
+workers with real stage processes at random moments.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ State = dict[str, Any]
 
 
 class InOneProcess:
-    """Runs the child's code in this process, so that all effects are in one sequence."""
+    """Runs the code of the stage process here, so that all effects are in one sequence."""
 
     async def execute(self, request: StageRequest) -> StageReport:
         isolated = IsolatedStageExecutor(no_environment)
@@ -196,7 +196,7 @@ def start_worker(root: Path) -> subprocess.Popen[str]:
 def test_real_workers_killed_at_random_moments(
     tmp_path: Path, undisturbed: tuple[State, int]
 ) -> None:
-    """Real children, real SIGKILL of the worker: after each kill the next worker goes on."""
+    """Real stage processes, real SIGKILL of the worker: the next worker continues."""
     seed = random.randrange(10_000)
     chance = random.Random(seed)
     for number in range(3):

@@ -61,7 +61,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def test_janitor_removes_what_a_killed_process_left(
     tmp_path: Path, other: subprocess.Popen[str]
 ) -> None:
-    """By owner and never by age: while the process lives nothing is touched."""
+    """By owner and never by age: while the process is alive nothing is removed."""
     assert Janitor(tmp_path).sweep() == []
     os.kill(other.pid, signal.SIGSTOP)
     assert Janitor(tmp_path).sweep() == []  # a stopped process may go on
@@ -74,7 +74,7 @@ def test_janitor_removes_what_a_killed_process_left(
 
 
 def test_a_name_belongs_to_one_living_process(tmp_path: Path, other: subprocess.Popen[str]) -> None:
-    """The second one is told; once the first is dead its name and a clean folder can be had."""
+    """The second gets an error; when the first is dead, its name and an empty folder are free."""
     with pytest.raises(ScratchInUseError, match="other"):
         ScratchOwner(tmp_path, "other").acquire(patience_seconds=0.0)
     kill(other)
@@ -97,7 +97,7 @@ def test_paths_are_given_out_once(tmp_path: Path) -> None:
 
 
 def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
-    """Whoever sets scratch to his home folder loses nothing."""
+    """A user who sets scratch to the home folder loses nothing."""
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter").write_text("one")
     Janitor(tmp_path).sweep()

@@ -47,7 +47,7 @@ def key_of(context: PipelineContext) -> str:
 
 
 def make(root: Path, scratch: str = "scratch1", text: str = "whole") -> tuple[Path, Path]:
-    """A sealed product in scratch and its place, without any process."""
+    """A finished product in scratch and its place, without any process."""
     context = context_for(root)
     inputs = input_entries(Make(), context)
     key, committed = product_location(Make(), context, inputs)
@@ -94,7 +94,7 @@ def test_key_ignores_where_an_input_lies(tmp_path: Path) -> None:
 
 
 def test_input_without_its_manifest_is_no_product(tmp_path: Path) -> None:
-    """Nobody could tell whether it is whole; found by the campaign, which deleted a manifest."""
+    """It may be incomplete; the fault campaign met it by deleting a manifest."""
     product, committed = make(tmp_path)
     publish(product, committed)
     (committed / MANIFEST_NAME).unlink()
@@ -192,7 +192,7 @@ def test_broken_product_in_the_place_is_an_error_and_stays(tmp_path: Path, there
 def test_changed_product_is_noticed(
     tmp_path: Path, damage: Callable[[Path], object], message: str
 ) -> None:
-    """Every change of names, sizes or bytes is found and told."""
+    """Every change of names, sizes or bytes is found and reported."""
     product, committed = make(tmp_path)
     published = publish(product, committed)
     damage(committed)
@@ -214,7 +214,7 @@ verify(Path(sys.argv[1]), read_manifest(Path(sys.argv[1])))
 
 
 def test_file_that_may_not_be_read_is_named(tmp_path: Path) -> None:
-    """CASA would only say that something is wrong; found by the campaign."""
+    """CASA reports only that something is wrong; the fault campaign met it."""
     product, committed = make(tmp_path)
     publish(product, committed)
     (committed / "whole").chmod(0)

@@ -88,7 +88,7 @@ _UNSOLVED: dict[str, Json] = {"caltables": {"solved": False, "reason": "no calib
 
 
 def test_every_product_is_found_again(registry: Registry, tmp_path: Path) -> None:
-    """Typed tables hold what the stages said."""
+    """Typed tables hold the outputs of the stages."""
     for folder, manifest in commit_all(tmp_path / "products"):
         registry.register(folder, manifest)
     assert len(registry.products()) == 14
@@ -152,8 +152,8 @@ def test_tables_come_in_their_order_of_application(registry: Registry, tmp_path:
     """Bandpass before gains, whatever order the stage named them in."""
     folder, manifest = commit(tmp_path, "calibrate_solve", GROUPS[0], caltables(tmp_path, 61065.9))
     registry.register(folder, manifest)
-    (found,) = registry.caltable_sets_valid_at(61065.95, 16.0)
-    assert [table.type for table in found.tables] == ["BP", "GA"]
+    (caltable_set,) = registry.caltable_sets_valid_at(61065.95, 16.0)
+    assert [table.type for table in caltable_set.tables] == ["BP", "GA"]
 
 
 @pytest.mark.parametrize(
@@ -172,8 +172,8 @@ def test_choice_of_the_set(
     for name, at in (("first", 61065.95), ("second", 61066.06)):
         outputs = caltables(tmp_path / name, at)
         registry.register(*commit(tmp_path, "calibrate_solve", GROUPS[0], outputs, name))
-    found = registry.caltable_sets_valid_at(mjd, 16.0)
-    assert [one.product_key.rpartition("-")[2] for one in found] == expected
+    sets = registry.caltable_sets_valid_at(mjd, 16.0)
+    assert [one.product_key.rpartition("-")[2] for one in sets] == expected
 
 
 def test_other_strips_are_not_used(registry: Registry, tmp_path: Path) -> None:

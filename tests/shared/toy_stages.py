@@ -1,7 +1,7 @@
 """Small stages that behave well or badly on request, for tests of how stages are run.
 
 What to do comes in ``inputs["do"]``; how long, in ``inputs["seconds"]``. They import nothing
-heavy, so that a child process of theirs lives for a fraction of a second.
+large, so that their stage processes take a fraction of a second.
 """
 
 from __future__ import annotations

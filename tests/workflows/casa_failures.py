@@ -170,7 +170,7 @@ def over_flagged() -> None:
     run(FlagStage(), "greedy", PipelineContext(config, CONTEXT.inputs, CONTEXT.outputs))
 
 
-found = {}
+records = {}
 for name, provoke in CASES.items():
     log = ROOT / f"{name}.log"
     casalog.setlogfile(str(log))
@@ -179,5 +179,5 @@ for name, provoke in CASES.items():
         evidence = Evidence()
     except Exception as error:  # noqa: BLE001 - which one it is decides the test
         evidence = Evidence.of(error)
-    found[name] = replace(evidence, log_messages=severe_messages(log)).to_json()
-(ROOT / "evidence.json").write_text(json.dumps(found))
+    records[name] = replace(evidence, log_messages=severe_messages(log)).to_json()
+(ROOT / "evidence.json").write_text(json.dumps(records))

@@ -124,8 +124,8 @@ class Ground:
                 check=False,
             )
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-        found: dict[str, Any] = json.loads((root / "evidence.json").read_text())
-        return found
+        evidence: dict[str, Any] = json.loads((root / "evidence.json").read_text())
+        return evidence
 
 
 @pytest.fixture(scope="module")

@@ -46,14 +46,14 @@ def names(stages: tuple[PipelineStage, ...]) -> list[str]:
 
 def test_stages_follow_their_providers() -> None:
     """Whatever order they are listed in."""
-    found = resolve_order([stage("c", {"y"}, {"z"}), stage("b", {"x"}, {"y"})], {"x"})
-    assert names(found) == ["b", "c"]
+    ordered = resolve_order([stage("c", {"y"}, {"z"}), stage("b", {"x"}, {"y"})], {"x"})
+    assert names(ordered) == ["b", "c"]
 
 
 def test_order_of_the_list_breaks_ties() -> None:
     """Independent stages stay as they were listed, so a run is the same every time."""
-    found = resolve_order([stage("b", set(), {"x"}), stage("a", set(), {"y"})], set())
-    assert names(found) == ["b", "a"]
+    ordered = resolve_order([stage("b", set(), {"x"}), stage("a", set(), {"y"})], set())
+    assert names(ordered) == ["b", "a"]
 
 
 def test_soft_dependency_orders_only_when_there_is_a_provider() -> None:
