@@ -1,4 +1,4 @@
-"""Drive both sides alike and compare everything after every operation."""
+"""Drive both databases alike and compare everything after every operation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS_PER_SEQUENCE = 50
 
 
 class Divergence(AssertionError):
-    """The two sides differ."""
+    """The two databases differ."""
 
 
 class Observation(tuple[Any, ...]):
@@ -70,7 +70,7 @@ def explain(left: Observation, right: Observation) -> str:  # noqa: PLR0911 - on
 
 
 class Pair:
-    """Both sides, the calls so far, and what operations may refer to."""
+    """Both databases, the calls so far, and what operations may refer to."""
 
     def __init__(self, postgres: PostgresDatabase, memory: EmulatorDatabase) -> None:
         self.postgres = postgres
@@ -89,7 +89,7 @@ class Pair:
             self.step(call)
 
     def step(self, call: Call) -> None:
-        """One call on both sides; `Divergence` if anything differs."""
+        """One call on both databases; `Divergence` if anything differs."""
         self.calls.append(call)
         left = observe(self.postgres, call)
         self.observed.append(left)
@@ -129,14 +129,14 @@ def learn(world: World, call: Call, answer: Answer, status: object) -> None:
         return
     columns = [name for name, _ in answer[1]]  # type: ignore[attr-defined]
     for row in answer[2]:  # type: ignore[attr-defined]
-        found = {
+        values = {
             name: int(value[1:])
             for name, value in zip(columns, row, strict=True)
             if name in ("task_id", "run_id") and isinstance(value, str) and value[:1] == "#"
         }
         for name, pool in (("task_id", world.tasks), ("run_id", world.runs)):
-            if name in found and found[name] not in pool:
-                pool.append(found[name])
+            if name in values and values[name] not in pool:
+                pool.append(values[name])
 
 
 def look(world: World, memory: EmulatorDatabase) -> None:
@@ -181,7 +181,7 @@ def random_sequence(pair: Pair, seed: int, steps: int = STEPS_PER_SEQUENCE) -> N
         raise Divergence(f"seed {seed}: {error}") from None
 
 
-def rare_sequence(pair: Pair) -> None:
+def regression_sequence(pair: Pair) -> None:
     """Every script of `REGRESSIONS` once."""
     pair.begin()
     for script in REGRESSIONS:

@@ -1,7 +1,7 @@
 """Two databases driven alike: a real Postgres and the emulator, behind the same psycopg calls.
 
-A side runs a statement in one of its sessions and says what came of it in a form in which both
-sides can be compared: ids are numbered in order of their first appearance. Postgres 18 and the
+A database runs a statement in one of its sessions and says what came of it in a form in which both
+databases can be compared: ids are numbered in order of their first appearance. Postgres 18 and the
 emulator both give ascending ids, so the numbering agrees exactly if the order does.
 """
 
@@ -28,7 +28,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 
 @dataclass(frozen=True, slots=True)
 class Ref:
-    """An id by its number; stands in parameters for whatever the side knows it as."""
+    """An id by its number; stands in parameters for the id that the database knows."""
 
     number: int
 
@@ -76,7 +76,7 @@ class Names:
         return f"{type(value).__name__} {value!r}" if isinstance(value, float | bool) else value
 
     def resolve(self, value: object) -> object:
-        """A parameter with references replaced by this side's ids."""
+        """A parameter with references replaced by this database's ids."""
         if isinstance(value, Ref):
             return self.ids[value.number % len(self.ids)] if self.ids else UUID(int=1)
         return value
@@ -277,7 +277,7 @@ class EmulatorDatabase(Database):
 
     def partitions(self) -> list[tuple[Any, ...]]:
         """Partitions with their parents and bounds, worded as Postgres words them."""
-        found = []
+        partitions = []
         for relation in self.db.relations.rows.values():
             partition = relation.partition
             if partition is None:
@@ -286,5 +286,5 @@ class EmulatorDatabase(Database):
             if partition.lower is not None and partition.upper is not None:
                 low, high = UUID(int=partition.lower), UUID(int=partition.upper)
                 bound = f"FOR VALUES FROM ('{low}') TO ('{high}')"
-            found.append((relation.parent, relation.name, bound))
-        return sorted(found)
+            partitions.append((relation.parent, relation.name, bound))
+        return sorted(partitions)

@@ -72,7 +72,7 @@ START = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
 
 
 class World:
-    """What an operation may draw on: the sides' common numbering of ids, and the fake time."""
+    """What an operation may draw on: the common numbering of ids, and the fake time."""
 
     def __init__(self) -> None:
         self.ids = 0
@@ -548,10 +548,10 @@ def _cuts_a_tie(memory: EmulatorDatabase, who: int, which: str, name: Any, limit
     letters = "tr" if which == "cleanup_tasks" else "e"
     names = [sql.Identifier(f"{letter}_{name}") for letter in letters]
     try:
-        found = memory.observer.execute(sql.SQL(text).format(*names)).fetchall()  # type: ignore[arg-type]
+        rows = memory.observer.execute(sql.SQL(text).format(*names)).fetchall()  # type: ignore[arg-type]
     except Exception:  # noqa: BLE001 - any doubt is a tie
         return True
-    return len(found) > limit and found[limit - 1] == found[limit]
+    return len(rows) > limit and rows[limit - 1] == rows[limit]
 
 
 def direct(choose: Chooser, world: World) -> Call:

@@ -1,6 +1,6 @@
 """Scenes for rules that random operations do not meet in 150 sequences: each is played once.
 
-They were found by planting bugs that the random comparison missed.
+Each finds a mutant that random sequences miss.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ def a_checkpoint_of_nothing(choose: Chooser, world: World) -> Iterator[Call]:
     """A checkpoint without a state does not answer a wait of its name; JSON null does."""
     for state in (None, Jsonb(None)):
         yield from start("plain", {})
-        if (found := latest(world)) is None:
+        if (ids := latest(world)) is None:
             return
-        run, task = found
+        run, task = ids
         yield Call(0, CHECKPOINT, ("plain", task, "s", state, run))
         yield Call(0, AWAIT, ("plain", task, run, "s", "never", None))
 
@@ -30,9 +30,9 @@ def a_checkpoint_of_nothing(choose: Chooser, world: World) -> Iterator[Call]:
 def _awake_with(world: World, event: str, first: str, second: str) -> Iterator[Call]:
     """A run that got `first`; its event is cleaned up and emitted anew before it asks again."""
     yield from start("plain", {})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    run, task = found
+    run, task = ids
     yield Call(0, AWAIT, ("plain", task, run, "s", event, None))
     yield Call(0, EMIT, ("plain", event, first))
     yield Call(0, CLAIM, ("plain", "w", 600, 50))
@@ -52,9 +52,9 @@ def an_event_emitted_anew(choose: Chooser, world: World) -> Iterator[Call]:
 def a_step_that_waits_anew(choose: Chooser, world: World) -> Iterator[Call]:
     """A wait that was left standing takes the new event's name and timeout."""
     yield from start("plain", {})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    run, task = found
+    run, task = ids
     yield Call(0, AWAIT, ("plain", task, run, "s", "first", None))
     yield Call(
         0,
@@ -70,9 +70,9 @@ def a_step_that_waits_anew(choose: Chooser, world: World) -> Iterator[Call]:
 def owners_that_are_gone(choose: Chooser, world: World) -> Iterator[Call]:
     """A checkpoint whose owner's run is gone, or that never had one, is shown and overwritten."""
     yield from start("plain", {"max_attempts": 3})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    run, task = found
+    run, task = ids
     yield Call(0, CHECKPOINT, ("plain", task, "s", Jsonb(1), run))
     yield Call(0, "select absurd.fail_run(%s, %s, %s)", ("plain", run, Jsonb("no")))
     yield Call(0, CLAIM, ("plain", "w", 600, 50))
@@ -93,9 +93,9 @@ def policies_in_months(choose: Chooser, world: World) -> Iterator[Call]:
     yield Call(0, policy, (Jsonb({"cleanup_ttl": "1 mon", "cleanup_limit": 1}),))
     for _ in range(2):
         yield from start("plain", {})
-        if (found := latest(world)) is None:
+        if (ids := latest(world)) is None:
             return
-        yield Call(0, "select absurd.complete_run('plain', %s)", (found[0],))
+        yield Call(0, "select absurd.complete_run('plain', %s)", (ids[0],))
         yield from move(world, 1)
     yield from move(world, 30 * 86_400 + 3600)
     yield Call(0, "select * from absurd.cleanup_all_queues('plain')")
@@ -105,9 +105,9 @@ def policies_in_months(choose: Chooser, world: World) -> Iterator[Call]:
 def a_live_task_that_was_cancelled_once(choose: Chooser, world: World) -> Iterator[Call]:
     """Failing keeps an old ``cancelled_at``, retrying by hand forgets it."""
     yield from start("plain", {"max_attempts": 1})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    run, task = found
+    run, task = ids
     yield Call(
         0,
         "update absurd.t_plain set cancelled_at = '2026-01-01', cancellation = %s "
@@ -123,9 +123,9 @@ def a_live_task_that_was_cancelled_once(choose: Chooser, world: World) -> Iterat
 def a_task_that_failed_before_its_attempts(choose: Chooser, world: World) -> Iterator[Call]:
     """Retrying by hand adds an attempt to those that were allowed, not to those that were made."""
     yield from start("plain", {"max_attempts": 3})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    run, task = found
+    run, task = ids
     broken = Jsonb({"kind": "odd"})
     yield Call(
         0, "update absurd.t_plain set retry_strategy = %s where task_id = %s", (broken, task)

@@ -30,10 +30,10 @@ def start(queue: str, options: dict[str, Any], lease: int | None = 600) -> Itera
 
 def latest(world: World, state: str = "running") -> tuple[Ref, Ref] | None:
     """Run and task of the newest run in a state, of the newest task."""
-    found = [
+    ids = [
         item for item in world.runs_in.get(state, []) if world.tasks and item[2] == world.tasks[-1]
     ]
-    return (Ref(found[-1][1]), Ref(found[-1][2])) if found else None
+    return (Ref(ids[-1][1]), Ref(ids[-1][2])) if ids else None
 
 
 def newest(world: World) -> Ref:
@@ -91,14 +91,14 @@ def late_checkpoints(choose: Chooser, world: World) -> Iterator[Call]:
 def odd_leases(choose: Chooser, world: World) -> Iterator[Call]:
     """No lease, the default lease, and extending either."""
     yield from start("plain", {}, choose.pick((0, None, -1)))
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
     for seconds in (0, 7, -1):
-        yield Call(0, "select absurd.extend_claim(%s, %s, %s)", ("plain", found[0], seconds))
+        yield Call(0, "select absurd.extend_claim(%s, %s, %s)", ("plain", ids[0], seconds))
     yield Call(
         0,
         "select absurd.set_task_checkpoint_state(%s, %s, %s, %s, %s, %s)",
-        ("plain", found[1], "s", Jsonb(1), found[0], 50),
+        ("plain", ids[1], "s", Jsonb(1), ids[0], 50),
     )
     yield from move(world, 40)
     yield Call(0, CLAIM, ("plain", "w", 30, 5))
@@ -109,14 +109,14 @@ def by_hand(choose: Chooser, world: World) -> Iterator[Call]:
     queue = choose.pick(("plain", "parted"))
     headers = choose.pick((None, {"h": 1}))
     yield from start(queue, {"max_attempts": 1, "headers": headers})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    yield Call(0, "select absurd.fail_run(%s, %s, %s)", (queue, found[0], Jsonb({"name": "x"})))
+    yield Call(0, "select absurd.fail_run(%s, %s, %s)", (queue, ids[0], Jsonb({"name": "x"})))
     for state in ("sleeping", "failed"):
         yield Call(
-            0, f"update absurd.t_{queue} set state = '{state}' where task_id = %s", (found[1],)
+            0, f"update absurd.t_{queue} set state = '{state}' where task_id = %s", (ids[1],)
         )
-        yield Call(0, "select * from absurd.get_task_result(%s, %s)", (queue, found[1]))
+        yield Call(0, "select * from absurd.get_task_result(%s, %s)", (queue, ids[1]))
     for options in (
         {"max_attempts": 1},
         {"spawn_new": True},
@@ -124,9 +124,9 @@ def by_hand(choose: Chooser, world: World) -> Iterator[Call]:
         {"spawn_new": False, "max_attempts": 2},
     ):
         yield Call(
-            0, "select * from absurd.retry_task(%s, %s, %s)", (queue, found[1], Jsonb(options))
+            0, "select * from absurd.retry_task(%s, %s, %s)", (queue, ids[1], Jsonb(options))
         )
-    yield Call(0, "select * from absurd.get_task_result(%s, %s)", (queue, found[1]))
+    yield Call(0, "select * from absurd.get_task_result(%s, %s)", (queue, ids[1]))
 
 
 def waiting(choose: Chooser, world: World) -> Iterator[Call]:
@@ -135,9 +135,9 @@ def waiting(choose: Chooser, world: World) -> Iterator[Call]:
     event = f"e{choose.integer(0, 10**6)}"
     timeout = choose.pick((None, None, 20))
     yield from start(queue, {"max_attempts": 2})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    run, task = found
+    run, task = ids
     yield Call(0, AWAIT, (queue, task, run, "s", event, timeout))
     how = choose.pick(("event", "hand", "time", "late event"))
     if how == "event":
@@ -186,8 +186,8 @@ def too_long(choose: Chooser, world: World) -> Iterator[Call]:
     )
     yield from move(world, choose.pick((0, 59, 60)))
     yield Call(0, CLAIM, ("plain", "w", 600, 50))
-    if (found := latest(world)) is not None:
-        yield Call(0, "select absurd.fail_run(%s, %s, %s)", ("plain", found[0], Jsonb("no")))
+    if (ids := latest(world)) is not None:
+        yield Call(0, "select absurd.fail_run(%s, %s, %s)", ("plain", ids[0], Jsonb("no")))
         yield from move(world, choose.pick((59, 60, 90)))
         yield Call(0, CLAIM, ("plain", "w", 600, 50))
     if rule.get("max_duration") == "x":
@@ -241,9 +241,9 @@ def clean(choose: Chooser, world: World) -> Iterator[Call]:
     """Tasks that ended in each way, cleaned up one second too early and then in time."""
     queue = choose.pick(("plain", "parted"))
     yield from start(queue, {"max_attempts": 1, "idempotency_key": f"c{len(world.tasks)}"})
-    if (found := latest(world)) is None:
+    if (ids := latest(world)) is None:
         return
-    run, task = found
+    run, task = ids
     yield Call(0, CHECKPOINT, (queue, task, "s", Jsonb(1), run))
     ending = choose.pick(("complete_run", "fail_run", "cancel_task"))
     arguments = (queue, task) if ending == "cancel_task" else (queue, run, Jsonb("r"))
@@ -312,7 +312,7 @@ def refused(choose: Chooser, world: World) -> Iterator[Call]:
 
 
 def weeks(choose: Chooser, world: World) -> Iterator[Call]:
-    """Partitions of other weeks: made, found empty or not, and the default one disabled."""
+    """Partitions of other weeks: created, empty or not, and the default one disabled."""
     if world.in_transactions:
         return
     yield Call(

@@ -1,5 +1,5 @@
 # ruff: noqa: E501 - a change is one line
-"""A schema that differs from the emulator is found out, by the name of what differs."""
+"""The drift report names everything in which a schema differs from the emulator."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def test_every_change_is_named() -> None:
                 text = text.replace(right, changed, 1)
                 made.append(change)
         assert made
-        found = drift.differences(text)
+        report = drift.differences(text)
         for change in made:
-            assert any(change[2] in line for line in found), (change, found)
+            assert any(change[2] in line for line in report), (change, report)
         left = [change for change in left if change not in made]
 
 
@@ -87,7 +87,7 @@ def test_attributes_of_functions_are_compared() -> None:
 def test_a_file_that_is_no_schema(
     text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is told apart from a schema in which everything is gone."""
+    """It is not reported as a schema in which everything is gone."""
     file = tmp_path / "other.sql"
     file.write_text(text)
     with pytest.raises(SystemExit) as ended:

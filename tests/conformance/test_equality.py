@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from conformance import operations
-from conformance.comparison import Pair, look, opening, rare_sequence
+from conformance.comparison import Pair, look, opening, regression_sequence
 from conformance.databases import Call, EmulatorDatabase, PostgresDatabase
 from conformance.operations import DataChooser
 from conformance.scripted_sequences import SCRIPTS, Script
@@ -101,7 +101,7 @@ def test_emulator_equals_postgres(pair: Pair, capsys: pytest.CaptureFixture[str]
 
 def test_regression_sequences_are_equal(pair: Pair) -> None:
     """What random operations would not meet; each does something in both databases."""
-    rare_sequence(pair)
+    regression_sequence(pair)
     assert all(item[0][0] != "error" for item in pair.observed)
 
 

@@ -1,7 +1,7 @@
-"""The oracle is tested: planted bugs must turn the comparison red.
+"""The comparison itself is tested: it must find mutants of the emulator.
 
-Postgres' side of random sequences is recorded once; each bug is planted and the recorded calls
-are replayed on the emulator until something differs.
+What Postgres answers to random sequences is recorded once; the recorded calls are replayed on each
+mutant until something differs.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from conformance.comparison import (
     Pair,
     observe,
     random_sequence,
-    rare_sequence,
+    regression_sequence,
 )
 from conformance.databases import Call, EmulatorDatabase, PostgresDatabase
-from conformance.mutants_emulator import BUGS, EQUIVALENT, Bug
+from conformance.mutants_emulator import EQUIVALENT, MUTANTS, Mutant
 
 SCRIPTS = 120
 FIRST_SEED = 100_000
@@ -37,7 +37,7 @@ def recordings(new_database: Callable[[], str]) -> list[Recording]:
     postgres = PostgresDatabase(new_database())
     pair = Pair(postgres, EmulatorDatabase())
     made: list[Recording] = []
-    rare_sequence(pair)
+    regression_sequence(pair)
     made.append(list(zip(pair.calls, pair.observed, strict=True)))
     for seed in range(FIRST_SEED, FIRST_SEED + SCRIPTS):
         random_sequence(pair, seed)
@@ -47,20 +47,20 @@ def recordings(new_database: Callable[[], str]) -> list[Recording]:
 
 
 @contextmanager
-def planted(bug: Bug) -> Iterator[type[EmulatorDatabase]]:
+def mutated(mutant: Mutant) -> Iterator[type[EmulatorDatabase]]:
     """The emulator loaded anew with one module changed; yields its `EmulatorDatabase`."""
-    name = f"{ROOT}.{bug.module}"
+    name = f"{ROOT}.{mutant.module}"
     source = Path(str(sys.modules[name].__file__)).read_text()
-    assert bug.right in source, f"{bug.name}: its place is gone from {bug.module}"
-    changed = compile(source.replace(bug.right, bug.wrong), f"<{bug.name}>", "exec")
+    assert mutant.right in source, f"{mutant.name}: its place is gone from {mutant.module}"
+    changed = compile(source.replace(mutant.right, mutant.wrong), f"<{mutant.name}>", "exec")
     kept = {key: sys.modules[key] for key in list(sys.modules) if key.startswith(ROOT)}
     for key in kept:
         del sys.modules[key]
-    finder = _Planted(name, changed)
+    finder = _MutantFinder(name, changed)
     sys.meta_path.insert(0, finder)
     try:
         database = importlib.import_module(ROOT).MemoryDatabase
-        yield type("Planted", (EmulatorDatabase,), {"database": database})
+        yield type("MutantDatabase", (EmulatorDatabase,), {"database": database})
     finally:
         sys.meta_path.remove(finder)
         for key in [key for key in sys.modules if key.startswith(ROOT)]:
@@ -68,7 +68,7 @@ def planted(bug: Bug) -> Iterator[type[EmulatorDatabase]]:
         sys.modules.update(kept)
 
 
-class _Planted:
+class _MutantFinder:
     """Finds one module, with changed code."""
 
     def __init__(self, name: str, code: object) -> None:
@@ -87,10 +87,10 @@ class _Planted:
         exec(self.code, module.__dict__)  # type: ignore[arg-type]
 
 
-def first_difference(side: type[EmulatorDatabase], recordings: list[Recording]) -> str | None:
+def first_difference(database: type[EmulatorDatabase], recordings: list[Recording]) -> str | None:
     """The first call after which the emulator shows something else than Postgres did."""
     for recording in recordings:
-        memory = side()
+        memory = database()
         for call, expected in recording:
             try:
                 seen = observe(memory, call)
@@ -101,23 +101,23 @@ def first_difference(side: type[EmulatorDatabase], recordings: list[Recording]) 
     return None
 
 
-def test_the_true_emulator_replays_every_recording(recordings: list[Recording]) -> None:
-    """Without a bug nothing differs; otherwise red would mean nothing."""
+def test_emulator_replays_every_recording(recordings: list[Recording]) -> None:
+    """Without a mutation nothing differs; otherwise a difference would mean nothing."""
     assert first_difference(EmulatorDatabase, recordings) is None
 
 
 @pytest.mark.timeout(900)
-def test_every_planted_bug_is_found(
+def test_every_mutant_is_found(
     recordings: list[Recording], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each bug turns the comparison red, but for those explained as equivalent."""
+    """Each mutant shows a difference, but for those explained as equivalent."""
     missed = []
-    for bug in BUGS:
-        with planted(bug) as side:
-            if first_difference(side, recordings) is None:
-                missed.append(bug.name)
-    found = len(BUGS) - len(missed)
+    for mutant in MUTANTS:
+        with mutated(mutant) as database:
+            if first_difference(database, recordings) is None:
+                missed.append(mutant.name)
+    found = len(MUTANTS) - len(missed)
     with capsys.disabled():
-        print(f" [{found} of {len(BUGS)} planted bugs found]", end="")
-    assert len(BUGS) >= 60
+        print(f" [{found} of {len(MUTANTS)} mutants found]", end="")
+    assert len(MUTANTS) >= 60
     assert set(missed) <= set(EQUIVALENT), f"not found: {sorted(set(missed) - set(EQUIVALENT))}"
