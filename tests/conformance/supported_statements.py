@@ -308,6 +308,7 @@ GROUPS: tuple[Statement, ...] = (
     "select count(*), state from absurd.t_q", "select task_id, count(*) from absurd.t_q group by state", "select state from absurd.t_q where count(*) > 1",
     "select sum(state) from absurd.t_q", "select sum(count(*)) from absurd.t_q", "select state from absurd.t_q group by 5",
     "select t.state, (select t.task_name) from absurd.t_q t group by t.state",
+    "select (select count(*) from absurd.r_q r where r.task_id = t.task_id) as runs, count(*) from absurd.t_q t group by 1 order by 1",
 )  # fmt: skip
 
 SUBSELECTS: tuple[Statement, ...] = (
@@ -382,7 +383,7 @@ REFUSED: tuple[str, ...] = (
     "insert into absurd.e_q (event_name) select task_name from absurd.t_q", "insert into absurd.e_q values ('a') on conflict do nothing",
     "update absurd.t_q set (attempts, state) = (1, 'x')", "lock absurd.t_q", "discard all", "select ctid from absurd.t_q",
     "select 'Jan 1 2026'::timestamptz", "select 'P1D'::interval",
-    "select 1::varchar", "select 1::date", "select current_date", "select to_json(1)", "select extract(year from now())", "select array[1]",
+    "select 1::varchar", "select 1::date", "select current_date", "select to_json(1)", "select extract(epoch from '5')", "select extract(year from now())", "select array[1]",
     "select 1 is distinct from 2", "select true is true", "select 1 <> all('{1}')", "select make_interval(days => 1)", "select make_interval(1)",
     "select 1e3-1", "select coalesce()", "select interval '1 day' = any('{1}')", "select state from absurd.t_q limit all",
     "select '{}'::jsonb || '{}'", "select params from absurd.t_q order by params", "select distinct params from absurd.t_q",

@@ -67,7 +67,9 @@ def _strict_call(name: str, forms: tuple[Form, ...], arguments: list[Expr]) -> E
         for form in forms
         if len(form.arguments) - form.optional <= len(kinds) <= len(form.arguments)
         and all(map(is_implicit, kinds, form.arguments))
-        and (UNKNOWN, TIMESTAMPTZ) not in zip(kinds, form.arguments, strict=False)
+        and {(UNKNOWN, TIMESTAMPTZ), (UNKNOWN, INTERVAL)}.isdisjoint(
+            zip(kinds, form.arguments, strict=False)
+        )
     ]
     if not fitting or (len(fitting) > 1 and UNKNOWN in kinds):
         raise Unsupported(f"{name}({', '.join(kind.shown for kind in kinds)})")

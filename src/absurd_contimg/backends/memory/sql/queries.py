@@ -292,7 +292,7 @@ def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
     """The keys of a query's ``group by``; without one there is one group."""
     clause = node.args.get("group")
     items = [] if clause is None else clause.expressions
-    grouping = Grouping([_key(item.unnest(), node, scope) for item in items])
+    grouping = Grouping([_key(_bare(item), node, scope) for item in items])
     for key in grouping.keys:
         if isinstance(key, exp.Column):
             table = name_of(key.args["table"]) if key.table else None
@@ -308,6 +308,11 @@ def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
     return grouping
 
 
+def _bare(node: Node) -> Node:
+    """An expression without its brackets."""
+    return _bare(node.this) if isinstance(node, exp.Paren) else node
+
+
 def _key(item: Node, node: exp.Select, scope: Scope) -> Node:
     """What an item groups by: an expression, or an output by its number or name."""
     outputs = node.expressions
@@ -317,14 +322,14 @@ def _key(item: Node, node: exp.Select, scope: Scope) -> Node:
             raise Unsupported("GROUP BY a number beside *")
         if not 1 <= number <= len(outputs):
             raise EngineError("42P10", f"GROUP BY position {number} is not in select list")
-        return outputs[number - 1].unalias().unnest()
+        return _bare(outputs[number - 1].unalias())
     if isinstance(item, exp.Literal | exp.Boolean | exp.Null | exp.Tuple):
         raise Unsupported("constants and lists in GROUP BY")
     if isinstance(item, exp.Column) and not item.table:
         name = name_of(item.this)
         for output in outputs if scope.place_of(None, name) is None else []:
             if isinstance(output, exp.Alias) and name_of(output.args["alias"]) == name:
-                return output.this.unnest()
+                return _bare(output.this)
     return item
 
 
