@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 R, S, C, E, Q, P, K, L = (
     "procedures.runs", "procedures.tasks", "procedures.checkpoints", "procedures.events",
-    "procedures.queues", "procedures.partitions", "procedures.cancellation", "procedures.cleanup",
+    "procedures.queues", "procedures.partitions", "procedures.tasks", "procedures.cleanup",
 )  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.backends.memory import drift
+from conformance import drift
 
 SCHEMA = drift.installed_schema()
 
@@ -108,7 +108,7 @@ def test_comments_and_spacing_are_no_change() -> None:
 def test_one_command_reports_a_new_release(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """``python -m absurd_contimg.backends.memory.drift file.sql``."""
+    """``python -m conformance.drift file.sql``."""
     new = tmp_path / "absurd-0.6.sql"
     new.write_text(
         SCHEMA.replace("p_qty integer default 1", "p_qty integer default 5").replace(

@@ -16,7 +16,6 @@ from absurd_contimg.backends.memory import catalog, inspection, jsonb
 from absurd_contimg.backends.memory.database import MemoryDatabase
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures import (
-    cancellation,
     checkpoints,
     cleanup,
     events,
@@ -155,7 +154,7 @@ class MemoryBackend(Backend):
         return SpawnedTask._make(python_values(row))
 
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
-        await self._run(cancellation.cancel_task, queue_name, uuid_int(task_id))
+        await self._run(tasks.cancel_task, queue_name, uuid_int(task_id))
 
     async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
         rows = await self._read(cleanup.get_task_result, queue_name, uuid_int(task_id))

@@ -6,7 +6,6 @@ columns, or a list of them. Importing the package declares them all (see `signat
 """
 
 from absurd_contimg.backends.memory.procedures import (
-    cancellation,
     checkpoints,
     cleanup,
     cron,
@@ -18,7 +17,6 @@ from absurd_contimg.backends.memory.procedures import (
 )
 
 __all__ = [
-    "cancellation",
     "checkpoints",
     "cleanup",
     "cron",

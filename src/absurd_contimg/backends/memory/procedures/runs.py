@@ -12,7 +12,6 @@ from absurd_contimg.backends.memory.errors import (
     task_cancelled,
 )
 from absurd_contimg.backends.memory.locks import LOCK_ROWS, READ
-from absurd_contimg.backends.memory.procedures.cancellation import cancel_task, rule_applies
 from absurd_contimg.backends.memory.procedures.checks import (
     checked_integer,
     refuse_ended_run,
@@ -20,7 +19,12 @@ from absurd_contimg.backends.memory.procedures.checks import (
     shown_id,
 )
 from absurd_contimg.backends.memory.procedures.signatures import procedure
-from absurd_contimg.backends.memory.procedures.tasks import insert_run, retry_delay_seconds
+from absurd_contimg.backends.memory.procedures.tasks import (
+    cancel_task,
+    insert_run,
+    retry_delay_seconds,
+    rule_applies,
+)
 from absurd_contimg.backends.memory.schema import (
     Int4,
     Jsonb,

@@ -68,9 +68,10 @@ PROCEDURES: dict[str, list[Procedure]] = {}
 def procedure(body: str, *, name: str = "", attributes: str = "") -> Callable[[F], F]:
     """Declare a procedure.
 
-    `body` is the digest (`drift.digest`) of the SQL body that the function follows. When a release
-    changes one, read the change, follow it in the function, let the comparison with Postgres pass,
-    and only then change the digest. `attributes` is what Postgres may assume of the SQL function.
+    `body` is the digest of the SQL body that the function follows, as the drift report computes it
+    (``tests/conformance/drift.py``). When a release changes one, read the change, follow it in the
+    function, let the comparison with Postgres pass, and only then change the digest. `attributes`
+    is what Postgres may assume of the SQL function.
     """
 
     def declare(function: F) -> F:

@@ -1,10 +1,10 @@
 """Does the emulator still match a schema of Absurd?
 
-``python -m absurd_contimg.backends.memory.drift [FILE]`` says so. Without an argument it reads the
-schema in the installed ``absurdctl``, with one the given SQL file: to try a new release, install
-its ``absurdctl`` (or unpack its schema) and run this. It names every function, parameter, return
-column, attribute, function body, table column, key, index and other statement that differs from
-what the emulator declares, one a line; the exit status is 1 if any does.
+``python -m conformance.drift [FILE]`` in the tests' folder says so. Without an argument it reads
+the schema in the installed ``absurdctl``, with one the given SQL file: to try a new release,
+install its ``absurdctl`` (or unpack its schema) and run this. It names every function, parameter,
+return column, attribute, function body, table column, key, index and other statement that differs
+from what the emulator declares, one a line; the exit status is 1 if any does.
 """
 
 from __future__ import annotations
@@ -185,7 +185,7 @@ def differences(text: str) -> list[str]:
 def main(arguments: list[str]) -> int:
     """Print the report; 1 if anything differs, 2 if there is nothing to compare with."""
     parser = argparse.ArgumentParser(
-        prog="python -m absurd_contimg.backends.memory.drift",
+        prog="python -m conformance.drift",
         description="Compare a schema of Absurd with what the emulator was written against.",
     )
     parser.add_argument(
