@@ -35,8 +35,8 @@ def without_comments(text: str) -> str:
 
 def semicolons(text: str) -> list[int]:
     """Where the statements of a text end; not in quotes and comments."""
-    found = re.finditer(rf"{_QUOTED_OR_COMMENT.pattern}|;", text, re.DOTALL)
-    return [match.start() for match in found if match[0] == ";"]
+    matches = re.finditer(rf"{_QUOTED_OR_COMMENT.pattern}|;", text, re.DOTALL)
+    return [match.start() for match in matches if match[0] == ";"]
 
 
 def first_word(text: str) -> str:

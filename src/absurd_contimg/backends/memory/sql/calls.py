@@ -28,13 +28,13 @@ def arguments(
     node: exp.Anonymous, compiled: Callable[[Node], Expr]
 ) -> tuple[list[Expr], list[str | None]]:
     """The arguments of a call, and their names where they have one."""
-    found: list[Expr] = []
+    expressions: list[Expr] = []
     names: list[str | None] = []
     for item in node.expressions:
         is_named = isinstance(item, exp.Kwarg)
-        found.append(compiled(item.expression if is_named else item))
+        expressions.append(compiled(item.expression if is_named else item))
         names.append(name_of(item.this) if is_named else None)
-    return found, names
+    return expressions, names
 
 
 def procedure_call(schema: Node, node: Node, compiled: Callable[[Node], Expr]) -> Call:

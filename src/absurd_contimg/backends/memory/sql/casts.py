@@ -155,11 +155,11 @@ def common_type(kinds: list[SqlType], where: str) -> SqlType:
 
 def unified(left: Expr, right: Expr, symbol: str) -> tuple[Expr, Expr, SqlType]:
     """Both sides in one type, for a comparison."""
-    one, other = left.kind, right.kind
-    both_numbers = one in NUMBERS and other in NUMBERS
-    if not (one is other or both_numbers or UNKNOWN in (one, other)):
-        raise undefined_operator(symbol, one, other)
-    kind = common_type([one, other], "")
+    left_kind, right_kind = left.kind, right.kind
+    both_numbers = left_kind in NUMBERS and right_kind in NUMBERS
+    if not (left_kind is right_kind or both_numbers or UNKNOWN in (left_kind, right_kind)):
+        raise undefined_operator(symbol, left_kind, right_kind)
+    kind = common_type([left_kind, right_kind], "")
     return converted(left, kind), converted(right, kind), kind
 
 

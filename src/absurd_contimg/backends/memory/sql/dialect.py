@@ -91,8 +91,8 @@ def name_of(identifier: Node) -> str:
 
 def part(node: Node, name: str) -> Node | None:
     """A part of a node; some releases of sqlglot add an underscore to its name."""
-    found = node.args.get(name)
-    return found if found is not None else node.args.get(f"{name}_")
+    value = node.args.get(name)
+    return value if value is not None else node.args.get(f"{name}_")
 
 
 _TYPES = {

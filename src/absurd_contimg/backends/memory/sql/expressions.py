@@ -49,7 +49,7 @@ FUNCTIONS = functions.NAMES | aggregates.NAMES
 class Compiler:
     """Compiles the expressions of one query.
 
-    `subquery` compiles a nested query. `found` collects aggregates; None where none may stand, and
+    `subquery` compiles a nested query. `aggregates` collects them; None where none may stand, and
     `clause` says where that is.
     """
 
@@ -57,12 +57,12 @@ class Compiler:
         self,
         scope: Scope,
         subquery: Subquery,
-        found: list[Aggregate] | None = None,
+        aggregates: list[Aggregate] | None = None,
         clause: str = "",
     ) -> None:
         self.scope = scope
         self.subquery = subquery
-        self.found = found
+        self.aggregates = aggregates
         self.clause = clause
 
     def compile(self, node: Node) -> Expr:
@@ -363,7 +363,7 @@ def _extract(compiler: Compiler, node: exp.Extract) -> Expr:
 
 def _aggregate(compiler: Compiler, node: Node) -> Expr:
     """An aggregate, perhaps with ``filter``; it is computed once for each group."""
-    if compiler.found is None:
+    if compiler.aggregates is None:
         refusal = f"aggregate functions are not allowed in {compiler.clause}"
         if compiler.clause == "nested":
             refusal = "aggregate function calls cannot be nested"
@@ -375,8 +375,8 @@ def _aggregate(compiler: Compiler, node: Node) -> Expr:
         condition, call = inner.condition(node.expression.this, "FILTER"), node.this
     made = aggregates.compile_aggregate(call, scope, inner.compile, condition)
     scope.grouping = grouping
-    index = len(compiler.found)
-    compiler.found.append(made)
+    index = len(compiler.aggregates)
+    compiler.aggregates.append(made)
     return Expr(made.kind, lambda env: env.aggregates[index], str(call.this).lower())
 
 

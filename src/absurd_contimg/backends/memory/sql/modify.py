@@ -91,10 +91,10 @@ class _Target:
         match = self.sources.matching(node.args.get("where"))
 
         def first(env: Env) -> list[Env]:
-            table, found = self.table(env.tx), dict[Any, Env]()
+            table, matches = self.table(env.tx), dict[Any, Env]()
             for here in match(env):
-                found.setdefault(table.key_of(here.rows[0]), here)
-            return list(found.values())
+                matches.setdefault(table.key_of(here.rows[0]), here)
+            return list(matches.values())
 
         return first
 
@@ -124,12 +124,12 @@ def _insert(target: _Target, node: exp.Insert) -> Query:
 
     def run(env: Env) -> list[Row]:
         table = target.table(env.tx)
-        found: list[Row] = []
+        returned: list[Row] = []
         for values in rows:
             row = [value(env) for value in values]
             made = constraints.insert(env.tx, table, row)
-            found.append(project(env.with_rows([made])))
-        return found
+            returned.append(project(env.with_rows([made])))
+        return returned
 
     return Query(columns, run)
 
@@ -140,12 +140,12 @@ def _delete(target: _Target, node: exp.Delete) -> Query:
 
     def run(env: Env) -> list[Row]:
         table = target.table(env.tx)
-        found = match(env)
-        for here in found:
+        matches = match(env)
+        for here in matches:
             key = table.key_of(here.rows[0])
             table.lock(env.tx, key)
             table.delete(env.tx, key)
-        return [project(here) for here in found]
+        return [project(here) for here in matches]
 
     return Query(columns, run)
 
@@ -174,12 +174,12 @@ def _update(target: _Target, node: exp.Update) -> Query:
             for position, value in changes.items():
                 values[position] = value(here)
             planned.append((here, values))
-        found: list[Row] = []
+        returned: list[Row] = []
         for here, values in planned:
             old = here.rows[0]
             made = constraints.replace(env.tx, table, old, values)
-            found.append(project(here.with_rows([made, *here.rows[1:]])))
-        return found
+            returned.append(project(here.with_rows([made, *here.rows[1:]])))
+        return returned
 
     return Query(columns, run)
 

@@ -83,35 +83,35 @@ def row_key(kinds: Sequence[SqlType], row: Sequence[Any]) -> tuple[Any, ...]:
 
 def comparison(symbol: str, left: Expr, right: Expr) -> Expr:
     """``=``, ``<>``, ``<`` and so on."""
-    one, other, kind = unified(left, right, symbol)
+    left, right, kind = unified(left, right, symbol)
     if kind is JSONB and symbol in ("=", "<>"):
-        return strict(BOOL, one, other, lambda a, b, _: jsonb.equal(a, b) is (symbol == "="))
+        return strict(BOOL, left, right, lambda a, b, _: jsonb.equal(a, b) is (symbol == "="))
     check_ordered(kind, "comparisons")
     compare = _COMPARE[symbol]
     if kind in (INTERVAL, NUMERIC, FLOAT8):
         return strict(
-            BOOL, one, other, lambda a, b, _: compare(sort_key(kind, a), sort_key(kind, b))
+            BOOL, left, right, lambda a, b, _: compare(sort_key(kind, a), sort_key(kind, b))
         )
-    return strict(BOOL, one, other, lambda a, b, _: compare(a, b))
+    return strict(BOOL, left, right, lambda a, b, _: compare(a, b))
 
 
 # -- numbers, times and intervals ---------------------------------------------------------------
 
 
 def _arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
-    one, other = left.kind, right.kind
-    for kind in (one, other):
+    left_kind, right_kind = left.kind, right.kind
+    for kind in (left_kind, right_kind):
         if kind is JSONB or isinstance(kind, types.ArrayType):
             raise Unsupported(f"the operator {symbol} of {kind.shown}")
-    if one is UNKNOWN and other is UNKNOWN:
-        raise unmatched("operator", f"{one.shown} {symbol} {other.shown}", unique=False)
-    left, right = _guessed(symbol, left, other), _guessed(symbol, right, one)
+    if left_kind is UNKNOWN and right_kind is UNKNOWN:
+        raise unmatched("operator", f"{left_kind.shown} {symbol} {right_kind.shown}", unique=False)
+    left, right = _guessed(symbol, left, right_kind), _guessed(symbol, right, left_kind)
     if left.kind in NUMBERS and right.kind in NUMBERS:
         made = _of_numbers(symbol, left, right)
     else:
         made = _of_times(symbol, left, right)
     if made is None:
-        raise undefined_operator(symbol, one, other)
+        raise undefined_operator(symbol, left_kind, right_kind)
     return made
 
 
@@ -149,27 +149,31 @@ def _quotient(a: int, b: int) -> tuple[int, int]:
 
 
 def _of_numbers(symbol: str, left: Expr, right: Expr) -> Expr | None:
-    one, other, kind = unified(left, right, symbol)
+    left, right, kind = unified(left, right, symbol)
     if kind is FLOAT8 or kind is NUMERIC:
         work: Any = (_FLOAT_WORK if kind is FLOAT8 else _NUMERIC_WORK).get(symbol)
-        return None if work is None else strict(kind, one, other, lambda a, b, _: work(a, b))
+        return None if work is None else strict(kind, left, right, lambda a, b, _: work(a, b))
     whole = _INTEGER_WORK[symbol]
-    return strict(kind, one, other, lambda a, b, _: checked_number(whole(a, b), kind))
+    return strict(kind, left, right, lambda a, b, _: checked_number(whole(a, b), kind))
 
 
 def _of_times(symbol: str, left: Expr, right: Expr) -> Expr | None:
-    one, other = left.kind, right.kind
-    if (symbol, one, other) == ("+", INTERVAL, TIMESTAMPTZ) or (symbol == "*" and one in NUMBERS):
-        left, right, one, other = right, left, other, one
-    if one is TIMESTAMPTZ and other is TIMESTAMPTZ and symbol == "-":
+    left_kind, right_kind = left.kind, right.kind
+    if (symbol, left_kind, right_kind) == ("+", INTERVAL, TIMESTAMPTZ) or (
+        symbol == "*" and left_kind in NUMBERS
+    ):
+        left, right, left_kind, right_kind = right, left, right_kind, left_kind
+    if left_kind is TIMESTAMPTZ and right_kind is TIMESTAMPTZ and symbol == "-":
         return strict(INTERVAL, left, right, lambda a, b, _: times.subtract(a, b))
-    if one is TIMESTAMPTZ and other is INTERVAL and symbol in "+-":
+    if left_kind is TIMESTAMPTZ and right_kind is INTERVAL and symbol in "+-":
         span = negated(right) if symbol == "-" else right
-        return strict(one, left, span, lambda a, b, env: times.add_interval(a, b, env.session.zone))
-    if one is INTERVAL and other is INTERVAL and symbol in "+-":
+        return strict(
+            left_kind, left, span, lambda a, b, env: times.add_interval(a, b, env.session.zone)
+        )
+    if left_kind is INTERVAL and right_kind is INTERVAL and symbol in "+-":
         combine = intervals.add if symbol == "+" else intervals.subtract
         return strict(INTERVAL, left, right, lambda a, b, _: combine(a, b))
-    if one is INTERVAL and other in NUMBERS and symbol in "*/":
+    if left_kind is INTERVAL and right_kind in NUMBERS and symbol in "*/":
         scale = intervals.multiply if symbol == "*" else intervals.divide
         return strict(INTERVAL, left, converted(right, FLOAT8), lambda a, b, _: scale(a, b))
     return None
@@ -211,9 +215,9 @@ def like(symbol: str, left: Expr, right: Expr) -> Expr:
     if left.kind not in STRINGS or right.kind not in STRINGS:
         raise undefined_operator(symbol, left.kind, right.kind)
     any_case = symbol.endswith("*")
-    one, other = converted(left, TEXT), converted(right, TEXT)
+    left, right = converted(left, TEXT), converted(right, TEXT)
     return strict(
-        BOOL, one, other, lambda a, b, _: bool(like_pattern(b, any_case=any_case).match(a))
+        BOOL, left, right, lambda a, b, _: bool(like_pattern(b, any_case=any_case).match(a))
     )
 
 

@@ -78,8 +78,8 @@ def _common_table(item: exp.CTE, scope: Scope) -> None:
     def rows(env: Env) -> list[Row]:
         if query.rows not in env.cache:
             env.cache[query.rows] = query.rows(env.with_rows(()))
-        found: list[Row] = env.cache[query.rows]
-        return found
+        cached: list[Row] = env.cache[query.rows]
+        return cached
 
     names = [name_of(column) for column in alias.columns]
     columns = renamed(f'WITH query "{name}"', query.columns, names)
@@ -112,8 +112,8 @@ def _select(node: exp.Select, scope: Scope) -> Query:
         sources.add(clause.this, node.args.get("joins") or [])
     is_grouped = _is_grouped(node)
     grouping = scope.grouping = _grouping_of(node, scope) if is_grouped else None
-    found: list[Aggregate] = []
-    compiler = Compiler(scope, compile_query, found)
+    aggregates: list[Aggregate] = []
+    compiler = Compiler(scope, compile_query, aggregates)
     outputs = compile_outputs(node, compiler, sources)
     scope.grouping = None
     match = sources.matching(node.args.get("where"))
@@ -134,7 +134,7 @@ def _select(node: exp.Select, scope: Scope) -> Query:
     def matching(env: Env) -> list[Env]:
         envs = match(env)
         if is_grouped:
-            envs = _group(env, envs, keys, found, source_count)
+            envs = _group(env, envs, keys, aggregates, source_count)
         return [each for each in envs if kept is None or kept(each) is True]
 
     def rows(env: Env) -> list[Row]:
@@ -205,7 +205,7 @@ def _is_grouped(node: exp.Select) -> bool:
 
 
 def _order(node: exp.Select, compiler: Compiler, outputs: list[Output]) -> list[Order]:
-    clause, found = node.args.get("order"), list[Order]()
+    clause, items = node.args.get("order"), list[Order]()
     for item in [] if clause is None else clause.expressions:
         position = _output_position(item.this, outputs)
         if position is not None:
@@ -218,8 +218,8 @@ def _order(node: exp.Select, compiler: Compiler, outputs: list[Output]) -> list[
             )
         check_ordered(expr.kind, "ORDER BY")
         flags = bool(item.args.get("desc")), bool(item.args.get("nulls_first"))
-        found.append(Order(expr, position, *flags))
-    return found
+        items.append(Order(expr, position, *flags))
+    return items
 
 
 def _output_position(node: Node, outputs: list[Output]) -> int | None:
@@ -342,9 +342,9 @@ def _group(
     for each in envs:
         raw = [key.value(each) for key in keys]
         groups.setdefault(row_key(kinds, raw), []).append(each)
-    found = []
+    group_envs = []
     for members in groups.values():
         made = env.with_rows(members[0].rows if members else [None] * source_count)
         made.aggregates = [aggregate.value(members) for aggregate in aggregates]
-        found.append(made)
-    return found
+        group_envs.append(made)
+    return group_envs

@@ -105,15 +105,15 @@ class Plan:
 
     def values(self, tx: Transaction, parameters: Sequence[str | None]) -> list[Any]:
         """Run the steps and read the parameters, which are given as text."""
-        found: list[Any] = [None] * len(parameters)
+        values: list[Any] = [None] * len(parameters)
         if self._steps:
-            env = Env(tx, found)
-            found += [step(env) for step in self._steps]
+            env = Env(tx, values)
+            values += [step(env) for step in self._steps]
         session = tx.session
         for number, text in enumerate(parameters):
             if text is not None:
-                found[number] = self.kinds[number].read(text, session)
-        return found
+                values[number] = self.kinds[number].read(text, session)
+        return values
 
 
 def undetermined(parameter: int) -> EngineError:
@@ -179,16 +179,16 @@ class Scope:
 
     def place_of(self, table: str | None, name: str) -> Place | None:
         """Where a column of the query itself is; 42702 if the name is not unique."""
-        found = [
+        places = [
             (index, position)
             for index, source in enumerate(self.sources)
             if table is None or source.alias == table
             for position, column in enumerate(source.columns)
             if column.name == name and (table is not None or (index, position) not in self.hidden)
         ]
-        if len(found) > 1:
+        if len(places) > 1:
             raise EngineError("42702", f'column reference "{name}" is ambiguous')
-        return found[0] if found else None
+        return places[0] if places else None
 
     def places_of(self, table: str) -> list[Place]:
         """The columns of ``table.*``; 42P01 if there is no such table here."""

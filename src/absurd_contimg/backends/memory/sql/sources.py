@@ -214,8 +214,10 @@ def renamed(
     return (*first, *columns[len(first) :])
 
 
-def _is_hashed(one: types.SqlType, other: types.SqlType) -> bool:
-    return (one is other and one in _HASHED) or (one in types.INTEGERS and other in types.INTEGERS)
+def _is_hashed(left: types.SqlType, right: types.SqlType) -> bool:
+    return (left is right and left in _HASHED) or (
+        left in types.INTEGERS and right in types.INTEGERS
+    )
 
 
 def _conjuncts(node: Node) -> Iterator[Node]:
@@ -236,7 +238,7 @@ def _step(
 
     def step(env: Env, combined: list[Rows]) -> list[Rows]:
         lookup = None if source.lateral else _lookup(source.fetch(env), positions)
-        found: list[Rows] = []
+        joined: list[Rows] = []
         for rows in combined:
             table = lookup
             if table is None:
@@ -244,8 +246,8 @@ def _step(
             matched = [[*rows, row] for row in table.get(_key(rows, left), ())]
             for test in tests:
                 matched = [each for each in matched if test(env.with_rows(each)) is True]
-            found += matched or ([[*rows, None]] if is_left else [])
-        return found
+            joined += matched or ([[*rows, None]] if is_left else [])
+        return joined
 
     return step
 
@@ -254,10 +256,10 @@ def _lookup(rows: list[Row], positions: list[int]) -> dict[Any, list[Row]]:
     """The rows by the columns that have to be equal; all under one key where there are none."""
     if not positions:
         return {(): rows}
-    found: dict[Any, list[Row]] = {}
+    rows_by_key: dict[Any, list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple([row[position] for position in positions]), []).append(row)
-    return {key: members for key, members in found.items() if None not in key}
+        rows_by_key.setdefault(tuple([row[position] for position in positions]), []).append(row)
+    return {key: members for key, members in rows_by_key.items() if None not in key}
 
 
 def _key(rows: Rows, places: list[Place]) -> tuple[Any, ...]:
@@ -278,13 +280,13 @@ def row_locks(node: exp.Select, scope: Scope) -> Callable[[Pairs, int | None], P
         return None
 
     def lock(pairs: Pairs, most: int | None) -> Pairs:
-        found: Pairs = []
+        locked: Pairs = []
         for pair in pairs:
-            if most is not None and len(found) >= most:
+            if most is not None and len(locked) >= most:
                 break
             if all(_lock_rows(pair[0], scope, clause) for clause in clauses):
-                found.append(pair)
-        return found
+                locked.append(pair)
+        return locked
 
     return lock
 

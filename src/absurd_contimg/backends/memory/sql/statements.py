@@ -112,10 +112,10 @@ def _query(text: str, params: tuple[SqlType, ...]) -> Run:
     columns = query.columns if query.columns or not is_change else None
 
     def run(tx: Transaction, values: Sequence[Any]) -> Result:
-        found = query.rows(Env(tx, plan.values(tx, values)))
-        count = len(found)
+        rows = query.rows(Env(tx, plan.values(tx, values)))
+        count = len(rows)
         shown = f"{tag} 0 {count}" if tag == "INSERT" else f"{tag} {count}"
-        return Result(shown, columns, [] if columns is None else found, count)
+        return Result(shown, columns, [] if columns is None else rows, count)
 
     return run
 

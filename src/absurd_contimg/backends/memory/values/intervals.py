@@ -68,8 +68,8 @@ def interval_in(text: str) -> Interval:
     given = [unit for units, _ in parts for unit in units]
     if not parts or len(set(given)) < len(given):
         raise _not_read(text)
-    found = total([part for _, part in parts])
-    return negate(found) if ago else found
+    span = total([part for _, part in parts])
+    return negate(span) if ago else span
 
 
 def _field(text: str, months: int = 0, days: int = 0, us: int = 0) -> Interval:
@@ -180,22 +180,22 @@ def negate(span: Interval) -> Interval:
     return checked(-span.months, -span.days, -span.us)
 
 
-def add(one: Interval, other: Interval) -> Interval:
+def add(left: Interval, right: Interval) -> Interval:
     """``interval + interval``; two opposite infinities have no sum (22008)."""
-    if one.is_infinite or other.is_infinite:
-        if one.is_infinite and other.is_infinite and one != other:
+    if left.is_infinite or right.is_infinite:
+        if left.is_infinite and right.is_infinite and left != right:
             raise _out_of_range()
-        return one if one.is_infinite else other
-    return checked(one.months + other.months, one.days + other.days, one.us + other.us)
+        return left if left.is_infinite else right
+    return checked(left.months + right.months, left.days + right.days, left.us + right.us)
 
 
-def subtract(one: Interval, other: Interval) -> Interval:
+def subtract(left: Interval, right: Interval) -> Interval:
     """``interval - interval``; an infinity less itself has no value (22008)."""
-    if other.is_infinite:
-        return add(one, negate(other))
-    if one.is_infinite:
-        return one
-    return checked(one.months - other.months, one.days - other.days, one.us - other.us)
+    if right.is_infinite:
+        return add(left, negate(right))
+    if left.is_infinite:
+        return left
+    return checked(left.months - right.months, left.days - right.days, left.us - right.us)
 
 
 def multiply(span: Interval, factor: float) -> Interval:
@@ -216,10 +216,10 @@ def divide(span: Interval, by: float) -> Interval:
 
 def total(spans: Sequence[Interval]) -> Interval:
     """Their sum, in their order."""
-    found = ZERO
+    result = ZERO
     for span in spans:
-        found = add(found, span)
-    return found
+        result = add(result, span)
+    return result
 
 
 def _from_parts(months: float, days: float, us: float) -> Interval:

@@ -77,10 +77,10 @@ def multiply(a: Decimal, b: Decimal) -> Decimal:
 
 def total(values: Iterable[Decimal]) -> Decimal:
     """Their sum."""
-    found = Decimal(0)
+    result = Decimal(0)
     for value in values:
-        found = add(found, value)
-    return found
+        result = add(result, value)
+    return result
 
 
 def _check_divisor(a: Decimal, b: Decimal) -> None:
