@@ -66,8 +66,8 @@ class MemoryDatabase(Store):
         The timeline is for people and no part of it.
         """
         tables = tuple(
-            (name, one.parent, one.partition, one.table.partitions, tuple(one.table.rows.items()))
-            for name, one in self.relations.rows.items()
+            (name, known.parent, known.partition, tuple(known.table.rows.items()))
+            for name, known in self.relations.rows.items()
         )
         return tables, self.uuids.position()
 
@@ -108,7 +108,7 @@ class MemoryDatabase(Store):
     @property
     def timeline(self) -> list[Operation]:
         """The latest operations, oldest first."""
-        return [Operation(*one) for one in self.noted]
+        return [Operation(*call) for call in self.noted]
 
     def timeline_text(self) -> str:
         """The same, one a line."""

@@ -113,7 +113,7 @@ class Table(Generic[R]):
 
     def may_lock(self, tx: Transaction, key: Hashable, mode: RowLock = RowLock.UPDATE) -> bool:
         """What ``skip locked`` asks."""
-        return not self.row_locks or tx.may_lock(self, key, mode)
+        return not self.row_locks or tx.row_holder(self, key, mode) is None
 
     def await_change(self, tx: Transaction, key: Hashable) -> None:
         """`WouldBlock` while another transaction has changed the row and not ended.

@@ -82,13 +82,9 @@ class Transaction:
 
     # -- rows -------------------------------------------------------------------------------
 
-    def may_lock(self, table: LockedTable, key: Hashable, mode: RowLock) -> bool:
-        """Whether no other transaction holds a conflicting lock on the row."""
-        return self._row_holder(table, key, mode) is None
-
     def lock_row(self, table: LockedTable, key: Hashable, mode: RowLock) -> None:
         """Take the lock until the transaction ends; `WouldBlock` if another is in the way."""
-        holder = self._row_holder(table, key, mode)
+        holder = self.row_holder(table, key, mode)
         if holder is not None:
             raise WouldBlock(holder)
         if not self.explicit:
@@ -99,7 +95,8 @@ class Transaction:
             holders[self] = mode
             self.undo.append(lambda: self._release_row(table, key, before))
 
-    def _row_holder(self, table: LockedTable, key: Hashable, mode: RowLock) -> Transaction | None:
+    def row_holder(self, table: LockedTable, key: Hashable, mode: RowLock) -> Transaction | None:
+        """Another transaction that holds a conflicting lock on the row."""
         conflicts = ROW_CONFLICTS[mode]
         for holder, held in table.row_locks.get(key, {}).items():
             if holder is not self and held in conflicts:
