@@ -148,7 +148,7 @@ def _number(text: str) -> str:
 def parse(text: str) -> str:
     """The canonical text of a JSON text; 22P02 if Postgres would not take it."""
     try:
-        return dumps(_DECODER.decode(text))
+        return dumps(_decode(text))
     except RecursionError:
         raise EngineError(
             "54001",
@@ -156,19 +156,26 @@ def parse(text: str) -> str:
             hint='Increase the configuration parameter "max_stack_depth" (currently 2048kB), '
             "after ensuring the platform's stack depth limit is adequate.",
         ) from None
-    except ValueError:
-        json_reader.check(text, unescapes=True)
-        raise  # never, as far as both readers agree
     except EngineError:
         json_reader.check(text, unescapes=True)  # the first problem of the text
         raise
 
 
-_DECODER = json.JSONDecoder(
-    parse_int=lambda text: _Number(_number(text)),
-    parse_float=lambda text: _Number(_number(text)),
-    parse_constant=_constant,
-)
+def _shown(text: str) -> _Number:
+    return _Number(_number(text))
+
+
+_DECODER = json.JSONDecoder(parse_float=_shown, parse_constant=_constant)
+_DECODER_OF_LONG_INTEGERS = json.JSONDecoder(parse_float=_shown, parse_int=_shown)
+
+
+def _decode(text: str) -> Any:
+    """The value, with numbers as `_Number`; integers as int, but very long ones."""
+    try:
+        return _DECODER.decode(text)
+    except ValueError:  # Python's int() takes some 4,000 digits
+        json_reader.check(text, unescapes=True)
+        return _DECODER_OF_LONG_INTEGERS.decode(text)
 
 
 def loads(text: str) -> Any:
@@ -181,8 +188,8 @@ _scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # json.loads
 
 @lru_cache(maxsize=1024)
 def tree(text: str) -> Any:
-    """The parsed value, shared and never handed out; numbers stay text."""
-    return _DECODER.decode(text)
+    """The parsed value, shared and never handed out."""
+    return _decode(text)
 
 
 def kind(text: str) -> str:
@@ -283,7 +290,7 @@ def equal(left: str, right: str) -> bool:
 
 
 def _comparable(value: Any) -> Any:
-    if isinstance(value, _Number):
+    if isinstance(value, _Number) or type(value) is int:
         return ("n", Decimal(value))
     if isinstance(value, dict):
         return {key: _comparable(item) for key, item in value.items()}
