@@ -153,4 +153,4 @@ async def test_lease_without_an_end_and_wait_without_a_deadline_are_found(
     }
     history = await backend.history(QUEUE, limited.task_id)
     assert history is not None
-    assert list(stuck(history)) == []
+    assert list(stuck(history.task, history.runs)) == []

@@ -13,14 +13,7 @@ from typing import cast
 from uuid import UUID
 
 from absurd_contimg.core.backend import Inspection
-from absurd_contimg.core.records import (
-    INFINITY,
-    LIVE_STATES,
-    TERMINAL_STATES,
-    History,
-    Run,
-    Task,
-)
+from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, Run, Task
 
 _LOOKED_AT_MAX = 100_000
 _BIGINT_MAX = 2**63
@@ -53,13 +46,15 @@ async def find_problems(inspection: Inspection, queue_name: str) -> list[QueuePr
         if (text := malformed(task)) is not None:
             remedy = f"Nothing can be claimed until it is gone: contimg cancel {task.task_id}"
             problems.append(QueueProblem(task.task_id, text, remedy, blocks_the_queue=True))
-        if any(_stuck(task, by_task.get(task.task_id, []))):
+        if any(stuck(task, by_task.get(task.task_id, []))):
             suspects.append(task.task_id)
     # A task may have moved between the two queries: a third reads all suspects in one snapshot.
     for history in await inspection.histories(queue_name, suspects) if suspects else ():
         task_id = history.task.task_id
         remedy = f"contimg history {task_id}, then: contimg cancel {task_id}"
-        problems += [QueueProblem(task_id, text, remedy) for text in stuck(history)]
+        problems += [
+            QueueProblem(task_id, text, remedy) for text in stuck(history.task, history.runs)
+        ]
     return sorted(problems, key=lambda problem: not problem.blocks_the_queue)
 
 
@@ -86,12 +81,8 @@ def _is_bigint(value: object) -> bool:
     return -_BIGINT_MAX <= number < _BIGINT_MAX
 
 
-def stuck(history: History) -> Iterator[str]:
+def stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
     """Why a task can never go on by itself: neither claimable, leased, nor with a deadline."""
-    return _stuck(history.task, history.runs)
-
-
-def _stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
     if task.state in TERMINAL_STATES:
         return
     live = [run for run in runs if run.state in LIVE_STATES]

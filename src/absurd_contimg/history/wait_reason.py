@@ -8,7 +8,7 @@ from typing import Literal
 
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, History
 from absurd_contimg.core.step_journal import START_PREFIX, StepOutcome, StepRecord
-from absurd_contimg.history.failures import failed_runs
+from absurd_contimg.history.failures import FailedRun, failed_runs
 
 Cause = Literal["resource", "event", "retry", "time", "worker"]
 """``time``: its handler sleeps; ``worker``: it can go on, and no worker has claimed it."""
@@ -52,39 +52,25 @@ def find_wait_reason(history: History) -> WaitReason | None:
         return WaitReason("event", wait.timeout_at, event=wait.event_name)
     due = None if run.available_at == INFINITY else run.available_at
     if run.started_at is None:
-        return _before_next_run(history, due)
+        last = next(reversed(failed_runs(history)), None)
+        if last is None or last.action not in ("retry", "fallback"):
+            return WaitReason("worker", due)
+        return _after_failure("retry", due, last.step, last)  # first the back-off has to end
     step, outcome = _last_noted(history)
-    if outcome is None or outcome.until not in (None, run.available_at):
-        return WaitReason("time", due)  # what was noted belongs to an earlier wait
-    if outcome.action != "waiting":
-        return WaitReason("worker" if outcome.action == "released" else "time", due)
-    return WaitReason(
-        cause="resource",
-        until=due,
-        step=step,
-        kind=outcome.kind,
-        rule=outcome.rule,
-        message=outcome.message,
-        path=outcome.path,
-        advice=outcome.advice,
-    )
+    cause: Cause = "time"
+    if outcome is not None and outcome.until in (None, run.available_at):  # not an earlier wait's
+        if outcome.action == "waiting":
+            return _after_failure("resource", due, step, outcome)
+        if outcome.action == "released":
+            cause = "worker"
+    return WaitReason(cause, due)
 
 
-def _before_next_run(history: History, due: datetime | None) -> WaitReason:
-    """A run that never started waits for a worker, or first for the end of its back-off."""
-    last = next(reversed(failed_runs(history)), None)
-    if last is None or last.action not in ("retry", "fallback"):
-        return WaitReason("worker", due)
-    return WaitReason(
-        cause="retry",
-        until=due,
-        step=last.step,
-        kind=last.kind,
-        rule=last.rule,
-        message=last.message,
-        path=last.path,
-        advice=last.advice,
-    )
+def _after_failure(
+    cause: Cause, due: datetime | None, step: str | None, failure: FailedRun | StepOutcome
+) -> WaitReason:
+    kind, rule, path = failure.kind, failure.rule, failure.path
+    return WaitReason(cause, due, None, step, kind, rule, failure.message, path, failure.advice)
 
 
 def _last_noted(history: History) -> tuple[str | None, StepOutcome | None]:

@@ -4,22 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from inspect import isfunction
+from types import ModuleType
 from uuid import UUID
 
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.invariants.failures import FAILURE_INVARIANTS
-from absurd_contimg.history.invariants.recovery import RECOVERY_INVARIANTS, RecoveryObservation
-from absurd_contimg.history.invariants.steps import STEP_INVARIANTS
-from absurd_contimg.history.invariants.task_states import STATE_INVARIANTS
-from absurd_contimg.history.invariants.world import (
-    PRODUCT_INVARIANTS,
-    WORLD_INVARIANTS,
-    WorldObservation,
-)
-
-_Observed = TypeVar("_Observed")
+from absurd_contimg.history.invariants import failures, recovery, steps, task_states, world
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +26,21 @@ class Violation:
         return f"{self.invariant}:{task} {self.text}"
 
 
-HISTORY_INVARIANTS: tuple[Callable[[History, RetryPolicy], Iterator[str]], ...] = (
-    *STATE_INVARIANTS,
-    *FAILURE_INVARIANTS,
-    *STEP_INVARIANTS,
-)
+def _invariants(*modules: ModuleType) -> tuple[Callable[..., Iterator[str]], ...]:
+    """Every public function that is defined in these modules."""
+    return tuple(
+        function
+        for module in modules
+        for name, function in vars(module).items()
+        if isfunction(function) and function.__module__ == module.__name__ and name[0] != "_"
+    )
+
+
+HISTORY_INVARIANTS = _invariants(task_states, failures, steps)
+WORLD_INVARIANTS = _invariants(world)
+RECOVERY_INVARIANTS = _invariants(recovery)
+PRODUCT_INVARIANTS = (world.committed_products_never_change, world.registered_products_exist)
+"""What must hold of products after every effect."""
 
 
 def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> list[Violation]:
@@ -56,22 +57,24 @@ def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> li
     ]
 
 
-def check_world(observed: WorldObservation, policy: RetryPolicy | None = None) -> list[Violation]:
+def check_world(
+    observed: world.WorldObservation, policy: RetryPolicy | None = None
+) -> list[Violation]:
     """Every violation in a world that has ended, those of its histories included."""
     return _violations(WORLD_INVARIANTS, observed) + audit(observed.histories, policy)
 
 
-def check_products(observed: WorldObservation) -> list[Violation]:
+def check_products(observed: world.WorldObservation) -> list[Violation]:
     """Every violation that a disk and a registry can show at any time."""
     return _violations(PRODUCT_INVARIANTS, observed)
 
 
-def check_recovery(observed: RecoveryObservation) -> list[Violation]:
+def check_recovery(observed: recovery.RecoveryObservation) -> list[Violation]:
     """Every violation that the comparison of a run with the baseline run shows."""
     return _violations(RECOVERY_INVARIANTS, observed)
 
 
 def _violations(
-    invariants: Iterable[Callable[[_Observed], Iterator[str]]], observed: _Observed
+    invariants: Iterable[Callable[..., Iterator[str]]], observed: object
 ) -> list[Violation]:
     return [Violation(check.__name__, text) for check in invariants for text in check(observed)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 from absurd_contimg.core.failures import FailureKind, action_of
@@ -113,18 +113,6 @@ def a_retry_waits(history: History, policy: RetryPolicy) -> Iterator[str]:
         waited = (after.available_at - run.failed_at).total_seconds()
         if waited < 0.5 * policy.delay_seconds(1):
             yield f"run {after.attempt} was due {waited:.1f} s after run {run.attempt} had failed"
-
-
-FAILURE_INVARIANTS: tuple[Callable[[History, RetryPolicy], Iterator[str]], ...] = (
-    failure_says_why,
-    permanent_failure_is_not_retried,
-    permanent_failure_is_permanent,
-    retries_stay_in_their_budget,
-    nothing_fails_before_its_budget_is_spent,
-    interruption_costs_no_task,
-    resource_failure_spends_no_attempt,
-    a_retry_waits,
-)
 
 
 def _kind(run: Run) -> FailureKind | None:

@@ -6,7 +6,7 @@ business of the simulation.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 
@@ -53,11 +53,3 @@ def lost_call_costs_no_run(observed: RecoveryObservation) -> Iterator[str]:
     """One call that the database refuses, or whose reply is lost, fails no run."""
     if observed.only_lost_calls and observed.run_ends != observed.baseline_run_ends:
         yield f"the runs ended as {observed.run_ends}, in the baseline {observed.baseline_run_ends}"
-
-
-RECOVERY_INVARIANTS: tuple[Callable[[RecoveryObservation], Iterator[str]], ...] = (
-    same_end_as_baseline,
-    recovery_is_not_late,
-    restarted_worker_resumes_at_once,
-    lost_call_costs_no_run,
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 
 from absurd_contimg.core.records import History
@@ -58,13 +58,3 @@ def completed_task_has_saved_its_steps(history: History, _policy: RetryPolicy) -
     for record in journal(history):
         if record.step not in saved:
             yield f"it is completed, but step {record.step} was started and never saved"
-
-
-STEP_INVARIANTS: tuple[Callable[[History, RetryPolicy], Iterator[str]], ...] = (
-    poison_is_not_started_again,
-    committed_step_is_not_started_again,
-    every_start_is_numbered_once,
-    every_record_has_a_start,
-    checkpoints_belong_to_runs_of_the_task,
-    completed_task_has_saved_its_steps,
-)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, History
@@ -88,15 +88,3 @@ def success_hides_no_failure(history: History, _policy: RetryPolicy) -> Iterator
     result = history.task.completed_payload
     if isinstance(result, Mapping) and str(result.get("status")).lower() in ("error", "failed"):
         yield f"it is completed with a result that says {result.get('status')}"
-
-
-STATE_INVARIANTS: tuple[Callable[[History, RetryPolicy], Iterator[str]], ...] = (
-    attempts_are_counted_without_a_gap,
-    task_and_last_run_agree,
-    no_task_is_lost,
-    a_run_that_is_never_due_waits_for_an_event,
-    only_a_sleeping_run_waits,
-    times_are_in_order,
-    result_is_the_runs_result,
-    success_hides_no_failure,
-)

@@ -6,7 +6,7 @@ The simulation checks them after every run. They know no simulation: what they n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,25 +23,20 @@ class ProductDisk(Protocol):
     @property
     def violations(self) -> Iterable[str]:
         """Changes of committed products that were seen as they happened."""
-        ...
 
     @property
     def commits(self) -> Mapping[str, int]:
         """How often a product was renamed into each place."""
-        ...
 
     @property
     def folders(self) -> Collection[str]:
         """Every folder on the disk."""
-        ...
 
     def product_paths(self) -> Sequence[str]:
         """The folder of every committed product."""
-        ...
 
     def has_manifest(self, product: str) -> bool:
         """Whether a product folder holds a manifest with content."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,23 +156,3 @@ def no_scratch_is_left_behind(observed: WorldObservation) -> Iterator[str]:
 def no_error_is_uncaught(observed: WorldObservation) -> Iterator[str]:
     """No worker ends with an error, and no callback raises one."""
     yield from observed.errors
-
-
-WORLD_INVARIANTS: tuple[Callable[[WorldObservation], Iterator[str]], ...] = (
-    every_task_has_ended,
-    no_task_is_tried_for_ever,
-    world_never_stands_still,
-    no_two_workers_in_one_stage,
-    committed_products_never_change,
-    products_are_whole,
-    products_are_published_under_a_lease,
-    registered_products_exist,
-    products_are_registered,
-    saved_steps_have_their_products,
-    terminated_process_releases_its_runs,
-    no_scratch_is_left_behind,
-    no_error_is_uncaught,
-)
-"""What must hold when a world has ended."""
-PRODUCT_INVARIANTS = (committed_products_never_change, registered_products_exist)
-"""What must hold of products after every effect."""
