@@ -1,4 +1,4 @@
-"""One site for each fault: folders on a small disk, a real database, worker processes to harm."""
+"""One site for each fault: folders on a small disk, a real database, worker processes."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from fault_worker import QUEUE
 
 @dataclass(slots=True)
 class Outcome:
-    """What one run of one fault came to."""
+    """The result of one run of one fault."""
 
     fault: str
-    landed: bool
+    effective: bool
     recovered: bool
     wasted_seconds: float
     attempts_spent: int
     products_equal: bool | None
-    """None where the right end is a failure."""
+    """None where the task must fail."""
 
 
 _OUTCOMES: list[Outcome] = []
@@ -58,7 +58,7 @@ class Site:
     task_id: UUID | None = None
 
     def __post_init__(self) -> None:
-        (self.root / "house").mkdir(parents=True)
+        (self.root / "control").mkdir(parents=True)
         (self.root / "source.hdf5").write_bytes(MAGIC + bytes(1000))
 
     @property
@@ -66,8 +66,8 @@ class Site:
         return (self.root / "worker.log").read_text(errors="replace")
 
     @property
-    def diary(self) -> list[str]:
-        path = self.root / "house" / "diary"
+    def stage_log(self) -> list[str]:
+        path = self.root / "control" / "stage_log"
         return path.read_text().splitlines() if path.exists() else []
 
     def worker(self, name: str = "worker-1", url: str | None = None) -> subprocess.Popen[bytes]:
@@ -111,11 +111,11 @@ class Site:
         return self.call(lambda backend: backend.history(QUEUE, self.task_id))
 
     def plan(self, stage: str, what: str) -> None:
-        (self.root / "house" / f"plan-{stage}").write_text(what)
+        (self.root / "control" / f"plan-{stage}").write_text(what)
 
     def pid_at(self, stage: str, patience: float = 30.0) -> int:
         """Wait until a stage is in the middle of its work; its process."""
-        path = self.root / "house" / f"at-{stage}"
+        path = self.root / "control" / f"at-{stage}"
         self.until(path.exists, patience)
         return int(path.read_text())
 
@@ -123,7 +123,7 @@ class Site:
         """Wait until something holds; fail with the workers' log if it never does."""
         give_up = time.monotonic() + patience
         while not holds():
-            assert time.monotonic() < give_up, f"{self.log}\n{self.diary}"
+            assert time.monotonic() < give_up, f"{self.log}\n{self.stage_log}"
             time.sleep(0.01)
 
     def until_ended(self, patience: float = 40.0) -> History:
@@ -144,16 +144,16 @@ class Site:
 
     def products(self) -> dict[str, str]:
         """What each file of each product holds, by stage folder and name."""
-        found = {}
+        digests = {}
         output = self.root / "disk" / "products"
         for folder, manifest in committed_products(output):
             verify(folder, manifest, deep=True)
             for path in sorted(folder.rglob("*")):
                 if path.is_file() and path.name != MANIFEST_NAME:
                     name = f"{folder.relative_to(output).parts[0]}/{path.name}"
-                    assert name not in found, f"two products hold {name}"
-                    found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-        return found
+                    assert name not in digests, f"two products hold {name}"
+                    digests[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return digests
 
     def scratch_files(self) -> list[Path]:
         scratch = self.root / "disk" / "scratch"
@@ -182,18 +182,16 @@ def new_site(tmp_path: Path, new_database: Callable[[], str]) -> Iterator[Callab
 
 
 @dataclass(frozen=True)
-class Undisturbed:
-    """What the pipeline makes, and how long it takes, when nothing goes wrong."""
+class Baseline:
+    """What the pipeline makes without a fault, and how long it takes."""
 
     products: dict[str, str]
     seconds: float
 
 
 @pytest.fixture(scope="session")
-def undisturbed(
-    tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]
-) -> Undisturbed:
-    site = Site(tmp_path_factory.mktemp("undisturbed") / "site", new_database())
+def baseline(tmp_path_factory: pytest.TempPathFactory, new_database: Callable[[], str]) -> Baseline:
+    site = Site(tmp_path_factory.mktemp("baseline") / "site", new_database())
     site.spawn()
     began = time.monotonic()
     site.worker()
@@ -201,26 +199,28 @@ def undisturbed(
         history = site.until_ended()
         seconds = time.monotonic() - began
         assert history.task.state == "completed", site.log
-        return Undisturbed(site.products(), seconds)
+        return Baseline(site.products(), seconds)
     finally:
         site.close()
 
 
 @pytest.fixture
-def judge(undisturbed: Undisturbed) -> Callable[..., None]:
-    """Checks how a disturbed run has ended, and enters it into the table."""
+def check_recovery(baseline: Baseline) -> Callable[..., None]:
+    """Checks how a run with a fault has ended, and adds it to the table."""
 
-    def check(site: Site, fault: str, began: float, *, landed: bool, runs: int | None = 1) -> None:
+    def check(
+        site: Site, fault: str, began: float, *, effective: bool, runs: int | None = 1
+    ) -> None:
         history = site.until_ended()
         elapsed = time.monotonic() - began
-        equal = site.products() == undisturbed.products
+        equal = site.products() == baseline.products
         recovered = history.task.state == "completed"
         _OUTCOMES.append(
             Outcome(
                 fault,
-                landed,
+                effective,
                 recovered and equal,
-                max(elapsed - undisturbed.seconds, 0.0),
+                max(elapsed - baseline.seconds, 0.0),
                 len(history.runs) - 1,
                 equal,
             )
@@ -234,8 +234,8 @@ def judge(undisturbed: Undisturbed) -> Callable[..., None]:
 
 
 @pytest.fixture
-def judge_failure() -> Callable[..., None]:
-    """Checks that a run which cannot succeed has failed at once, and enters it into the table."""
+def check_failure() -> Callable[..., None]:
+    """Checks that a run that cannot succeed has failed at once, and adds it to the table."""
 
     def check(site: Site, fault: str, says: str) -> None:
         history = site.until_ended()
@@ -256,10 +256,10 @@ def assert_nothing_twice(site: Site, history: History) -> None:
     for start in step_starts(history):
         by_step[start.step].append(start)
     for step, starts in by_step.items():
-        assert all(one.outcome != "done" for one in starts[:-1]), (step, starts)
-    assert not [line for line in site.diary if line.endswith("overlap")], site.diary
+        assert all(start.outcome != "done" for start in starts[:-1]), (step, starts)
+    assert not [line for line in site.stage_log if line.endswith("overlap")], site.stage_log
     for stage in STAGES:
-        assert site.diary.count(f"{stage.name} end") <= len(by_step[stage.name])
+        assert site.stage_log.count(f"{stage.name} end") <= len(by_step[stage.name])
 
 
 @pytest.fixture(scope="session")
@@ -274,23 +274,23 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if not _OUTCOMES:
         return
     by_fault: dict[str, list[Outcome]] = defaultdict(list)
-    for one in _OUTCOMES:
-        by_fault[one.fault].append(one)
+    for outcome in _OUTCOMES:
+        by_fault[outcome.fault].append(outcome)
     terminalreporter.section("injected faults")
-    head = ("fault", "runs", "landed", "recovered", "wasted s", "attempts", "equal")
+    head = ("fault", "runs", "effective", "recovered", "wasted s", "attempts", "equal")
     rows = [head]
     for fault, runs in sorted(by_fault.items()):
-        equal = [one.products_equal for one in runs if one.products_equal is not None]
-        wasted = sorted(one.wasted_seconds for one in runs)
+        equal = [run.products_equal for run in runs if run.products_equal is not None]
+        wasted = sorted(run.wasted_seconds for run in runs)
         rows.append(
             (
                 fault,
                 str(len(runs)),
-                str(sum(one.landed for one in runs)),
-                str(sum(one.recovered for one in runs)),
+                str(sum(run.effective for run in runs)),
+                str(sum(run.recovered for run in runs)),
                 f"{wasted[len(wasted) // 2]:.1f} (max {wasted[-1]:.1f})",
-                str(sum(one.attempts_spent for one in runs)),
-                f"{sum(equal)}/{len(equal)}" if equal else "fails rightly",
+                str(sum(run.attempts_spent for run in runs)),
+                f"{sum(equal)}/{len(equal)}" if equal else "must fail",
             )
         )
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]

@@ -1,4 +1,4 @@
-"""A small pipeline whose stages tell where they are and can be told to go wrong, once.
+"""A small pipeline whose stages announce their work and fail once where a test plans it.
 
 What each stage does is real: a process of its own, files, a product with a manifest. The faults
 are real too: signals, limits, a full file system. `Convert` reads an input file, and each later
@@ -37,30 +37,30 @@ class Link(PipelineStage):
         return [Path(str({**context.inputs, **context.outputs}[self.before]))]
 
     def execute(self, context: PipelineContext, workspace: Workspace) -> dict[str, Json]:
-        house = Path(str(context.inputs["house"]))
-        with (house / f"{self.name}.lock").open("a") as lock:
+        control = Path(str(context.inputs["control"]))
+        with (control / f"{self.name}.lock").open("a") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                note(house, f"{self.name} overlap")
-            note(house, f"{self.name} begin")
+                note(control, f"{self.name} overlap")
+            note(control, f"{self.name} begin")
             (source,) = self.input_paths(context)
             data = source.read_bytes()
             if not data.startswith(MAGIC):
                 raise CorruptInputError(f"{source} is damaged.", "Fetch it again.")
-            self.announce(house)
-            go_wrong(house, self.name)
+            self.announce(control)
+            inject_planned_fault(control, self.name)
             time.sleep(float(str(context.inputs["seconds"])))
             target = workspace.product / f"{self.name}.data"
             target.write_bytes(data[:8] + self.name.encode() * (PRODUCT_BYTES // len(self.name)))
-            note(house, f"{self.name} end")
+            note(control, f"{self.name} end")
         return {self.name: str(workspace.final_path(target))}
 
-    def announce(self, house: Path) -> None:
+    def announce(self, control: Path) -> None:
         """Say that the stage is in the middle of its work, and which process it is."""
-        partial = house / f"{self.name}.partial"
+        partial = control / f"{self.name}.partial"
         partial.write_text(str(os.getpid()))
-        partial.rename(house / f"at-{self.name}")
+        partial.rename(control / f"at-{self.name}")
 
 
 class Convert(Link):
@@ -106,21 +106,21 @@ class Image(Link):
 STAGES: tuple[Link, ...] = (Convert(), Solve(), Apply(), Image())
 
 
-def note(house: Path, line: str) -> None:
-    """One line in the diary of all stages, in order of time."""
-    with (house / "diary").open("a") as diary:
-        diary.write(line + "\n")
+def note(control: Path, line: str) -> None:
+    """One line in the stage_log of all stages, in order of time."""
+    with (control / "stage_log").open("a") as stage_log:
+        stage_log.write(line + "\n")
 
 
-def go_wrong(house: Path, stage: str) -> None:
-    """Do what the plan says for this stage; a plan is used once."""
-    plan = house / f"plan-{stage}"
+def inject_planned_fault(control: Path, stage: str) -> None:
+    """Inject the fault that a test has planned for this stage; each plan is used once."""
+    plan = control / f"plan-{stage}"
     try:
         what = plan.read_text()
         plan.unlink()
     except FileNotFoundError:
         return
-    note(house, f"{stage} fault")
+    note(control, f"{stage} fault")
     if what == "segfault":
         ctypes.string_at(0)
     elif what == "memory":
@@ -138,4 +138,8 @@ def go_wrong(house: Path, stage: str) -> None:
 
 def parameters(root: Path, seconds: float) -> Mapping[str, Json]:
     """The parameters of the task."""
-    return {"source": str(root / "source.hdf5"), "house": str(root / "house"), "seconds": seconds}
+    return {
+        "source": str(root / "source.hdf5"),
+        "control": str(root / "control"),
+        "seconds": seconds,
+    }

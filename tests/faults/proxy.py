@@ -1,4 +1,4 @@
-"""A proxy before Postgres that can lose one reply: what was sent is committed, nobody hears it."""
+"""A proxy before Postgres that can lose the reply to a committed call."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Real faults on real parts: signals, limits, a full disk, a crashing database, lost replies.
 
 Each runs once in the test command and ``--fault-runs`` times in a campaign, at a stage and a
-moment drawn from its number; the table at the end says how many landed and what they cost.
+point drawn from its number; the table at the end says how many were effective and what they cost.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("number", range(metafunc.config.getoption("--fault-runs")))
 
 
-class Moment:
+class FaultPoint:
     """A stage, and how far into its work, drawn from the fault and the number of the run."""
 
     def __init__(self, fault: str, number: int) -> None:
@@ -41,7 +41,7 @@ class Moment:
         self.delay = draw.uniform(0.0, SECONDS * 0.7)
 
     def wait(self, site) -> int:
-        """Until the moment has come; the stage's process."""
+        """Until the point has come; the stage's process."""
         pid = site.pid_at(self.stage)
         time.sleep(self.delay)
         return pid
@@ -55,14 +55,14 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_worker_sigkill(number: int, new_site: Callable, judge: Callable) -> None:
+def test_worker_sigkill(number: int, new_site: Callable, check_recovery: Callable) -> None:
     """The restarted worker takes up what it left within seconds; its stage died with it."""
-    site, moment = new_site(), Moment("worker kill", number)
+    site, point = new_site(), FaultPoint("worker kill", number)
     site.spawn()
     began = time.monotonic()
     worker = site.worker()
-    pid = moment.wait(site)
-    landed = is_running(pid)
+    pid = point.wait(site)
+    effective = is_running(pid)
     worker.kill()
     worker.wait()
     site.until(lambda: not is_running(pid), 5)
@@ -70,28 +70,30 @@ def test_worker_sigkill(number: int, new_site: Callable, judge: Callable) -> Non
     site.worker()
     site.until(lambda: "released orphan" in site.log, 10)
     restarted = time.monotonic() - killed_at
-    judge(site, "worker SIGKILL, restarted", began, landed=landed)
+    check_recovery(site, "worker SIGKILL, restarted", began, effective=effective)
     assert restarted < LEASE_SECONDS + 7, "it did not wait for the lease alone"
 
 
 def test_worker_sigkill_and_another_takes_over(
-    number: int, new_site: Callable, judge: Callable
+    number: int, new_site: Callable, check_recovery: Callable
 ) -> None:
     """An idle worker elsewhere sweeps the dead one's lease without a new task arriving."""
-    site, moment = new_site(), Moment("worker kill, other", number)
+    site, point = new_site(), FaultPoint("worker kill, other", number)
     site.spawn()
     began = time.monotonic()
     worker = site.worker()
-    pid = moment.wait(site)
+    pid = point.wait(site)
     site.worker("worker-2")
-    landed = is_running(pid)
+    effective = is_running(pid)
     worker.kill()
     killed_at = time.monotonic()
     starts = len(step_starts(site.history()))
     site.until(lambda: len(step_starts(site.history())) > starts or ended(site), 20)
     waited = time.monotonic() - killed_at
-    judge(site, "worker SIGKILL, another takes over", began, landed=landed, runs=None)
-    if landed:
+    check_recovery(
+        site, "worker SIGKILL, another takes over", began, effective=effective, runs=None
+    )
+    if effective:
         assert waited < LEASE_SECONDS + 0.1 + 1 + 1.5, "lease + poll + 1 s, and our own looking"
 
 
@@ -99,106 +101,118 @@ def ended(site) -> bool:
     return site.history().task.state == "completed"
 
 
-def test_stage_child_sigkill(number: int, new_site: Callable, judge: Callable) -> None:
+def test_stage_child_sigkill(number: int, new_site: Callable, check_recovery: Callable) -> None:
     """As the out-of-memory killer does it: one retry of that stage."""
-    site, moment = new_site(), Moment("child kill", number)
+    site, point = new_site(), FaultPoint("child kill", number)
     site.spawn()
     began = time.monotonic()
     site.worker()
-    pid = moment.wait(site)
-    landed = is_running(pid)
+    pid = point.wait(site)
+    effective = is_running(pid)
     os.kill(pid, signal.SIGKILL)
-    judge(site, "stage SIGKILL", began, landed=landed, runs=2 if landed else None)
+    check_recovery(site, "stage SIGKILL", began, effective=effective, runs=2 if effective else None)
 
 
-def test_stage_segfault(number: int, new_site: Callable, judge: Callable) -> None:
-    site, moment = new_site(), Moment("segfault", number)
-    site.plan(moment.stage, "segfault")
+def test_stage_segfault(number: int, new_site: Callable, check_recovery: Callable) -> None:
+    site, point = new_site(), FaultPoint("segfault", number)
+    site.plan(point.stage, "segfault")
     site.spawn()
     began = time.monotonic()
     site.worker()
     site.until_ended()
-    landed = f"{moment.stage} fault" in site.diary
-    judge(site, "stage segfault", began, landed=landed, runs=2)
+    effective = f"{point.stage} fault" in site.stage_log
+    check_recovery(site, "stage segfault", began, effective=effective, runs=2)
 
 
-def test_stage_hangs_until_its_deadline(number: int, new_site: Callable, judge: Callable) -> None:
+def test_stage_hangs_until_its_deadline(
+    number: int, new_site: Callable, check_recovery: Callable
+) -> None:
     """Heartbeats of the worker do not keep a hung stage alive."""
-    site, moment = new_site(deadline_seconds=4.0), Moment("hang", number)
+    site, point = new_site(deadline_seconds=4.0), FaultPoint("hang", number)
     site.spawn()
     began = time.monotonic()
     site.worker()
-    pid = moment.wait(site)
-    landed = is_running(pid)
+    pid = point.wait(site)
+    effective = is_running(pid)
     os.kill(pid, signal.SIGSTOP)
-    judge(site, "stage SIGSTOP to its deadline", began, landed=landed, runs=2 if landed else None)
+    check_recovery(
+        site,
+        "stage SIGSTOP to its deadline",
+        began,
+        effective=effective,
+        runs=2 if effective else None,
+    )
 
 
-def test_worker_stopped_past_its_lease_wakes_up(
-    number: int, new_site: Callable, judge: Callable
+def test_worker_paused_past_its_lease_resumes(
+    number: int, new_site: Callable, check_recovery: Callable
 ) -> None:
-    """The zombie's stage is dead before another runs it; the zombie changes nothing any more."""
-    site, moment = new_site(), Moment("zombie", number)
+    """Its stage is dead before another worker runs it; the resumed worker changes nothing."""
+    site, point = new_site(), FaultPoint("paused", number)
     site.spawn(seconds=1.0)
     began = time.monotonic()
-    zombie = site.worker()
-    pid = moment.wait(site)
-    landed = is_running(pid)
-    zombie.send_signal(signal.SIGSTOP)
+    paused = site.worker()
+    pid = point.wait(site)
+    effective = is_running(pid)
+    paused.send_signal(signal.SIGSTOP)
     stopped_at = time.monotonic()
     site.until(lambda: not is_running(pid), LEASE_SECONDS)
     assert time.monotonic() - stopped_at < LEASE_SECONDS, "the stage outlived the lease"
     site.worker("worker-2")
     site.until_ended()
     history, products = site.history(), site.products()
-    zombie.send_signal(signal.SIGCONT)
+    paused.send_signal(signal.SIGCONT)
     site.until(lambda: "LeaseLost" in site.log or "could not be recorded" in site.log, 10)
-    zombie.terminate()
-    assert zombie.wait(10) == 0, site.log
+    paused.terminate()
+    assert paused.wait(10) == 0, site.log
     assert site.history() == history
     assert site.products() == products
-    judge(site, "worker SIGSTOP past its lease, SIGCONT", began, landed=landed, runs=2)
+    check_recovery(
+        site, "worker SIGSTOP past its lease, SIGCONT", began, effective=effective, runs=2
+    )
 
 
-def test_sigterm(number: int, new_site: Callable, judge: Callable) -> None:
+def test_sigterm(number: int, new_site: Callable, check_recovery: Callable) -> None:
     """The run is released at once, and costs no attempt."""
-    site, moment = new_site(), Moment("sigterm", number)
+    site, point = new_site(), FaultPoint("sigterm", number)
     site.spawn()
     began = time.monotonic()
     worker = site.worker()
-    pid = moment.wait(site)
-    landed = is_running(pid)
+    pid = point.wait(site)
+    effective = is_running(pid)
     worker.terminate()
     assert worker.wait(10) == 0
     assert not is_running(pid)
     assert site.scratch_files() == []
     site.worker("worker-2")
-    judge(site, "SIGTERM", began, landed=landed, runs=1)
+    check_recovery(site, "SIGTERM", began, effective=effective, runs=1)
 
 
 def test_postgres_crashes_and_restarts(
-    number: int, new_site: Callable, judge: Callable, own_server: EmbeddedPostgres
+    number: int, new_site: Callable, check_recovery: Callable, own_server: EmbeddedPostgres
 ) -> None:
     """What was finished meanwhile is committed under the lease; nothing runs twice."""
-    moment = Moment("postgres", number)
+    point = FaultPoint("postgres", number)
     url = own_server.create_database(f"crash_{number}")
     install_schema(url)
     site = new_site(url)
     site.spawn(seconds=0.5)
     began = time.monotonic()
     site.worker()
-    pid = moment.wait(site)
-    landed = is_running(pid)
+    pid = point.wait(site)
+    effective = is_running(pid)
     own_server.stop("immediate")
     own_server.start()
-    judge(site, "Postgres stop -m immediate, restart", began, landed=landed, runs=None)
+    check_recovery(
+        site, "Postgres stop -m immediate, restart", began, effective=effective, runs=None
+    )
 
 
 def test_replies_are_lost_after_the_commit(
-    number: int, new_site: Callable, judge: Callable
+    number: int, new_site: Callable, check_recovery: Callable
 ) -> None:
     """One of each procedure that a run needs: recognised, not repeated; one attempt."""
-    moment = Moment("lost reply", number)
+    point = FaultPoint("lost reply", number)
     site = new_site()
     proxy = LossyProxy(site.root / "proxy", site.url)
     try:
@@ -206,18 +220,18 @@ def test_replies_are_lost_after_the_commit(
         site.spawn()
         began = time.monotonic()
         site.worker(url=proxy.url)
-        moment.wait(site)
+        point.wait(site)
         proxy.lose_reply_to("extend_claim", "set_task_checkpoint_state")
         site.until_ended()
-        landed = proxy.lost == 5
-        judge(site, "replies lost after the commit", began, landed=landed, runs=1)
+        effective = proxy.lost == 5
+        check_recovery(site, "replies lost after the commit", began, effective=effective, runs=1)
     finally:
         proxy.close()
-    done = [line for line in site.diary if line.endswith("end")]
+    done = [line for line in site.stage_log if line.endswith("end")]
     assert done == [f"{stage.name} end" for stage in STAGES]
 
 
-def test_disk_full(number: int, new_site: Callable, judge: Callable) -> None:
+def test_disk_full(number: int, new_site: Callable, check_recovery: Callable) -> None:
     """In each stage: the run waits, costs no attempt, and goes on when there is space."""
     site = new_site()
     with mounted(site.root / "disk", 4) as disk:
@@ -230,7 +244,7 @@ def test_disk_full(number: int, new_site: Callable, judge: Callable) -> None:
             site.until(lambda stage=stage: f"step {stage.name}: waiting (resource" in site.log)
             (disk / "filler").unlink()
             assert site.log.count("disk-full") >= waits
-        judge(site, "disk full in each stage", began, landed=True, runs=1)
+        check_recovery(site, "disk full in each stage", began, effective=True, runs=1)
         site.close()
 
 
@@ -247,23 +261,23 @@ def fill(path: Path) -> None:
     [("memory", "no-memory"), ("import", "import-memory"), ("files", "descriptors")],
 )
 def test_limit_is_hit(
-    what: str, rule: str, number: int, new_site: Callable, judge: Callable
+    what: str, rule: str, number: int, new_site: Callable, check_recovery: Callable
 ) -> None:
     """Memory and open files: the run waits, then is tried again in a fresh process."""
-    site, moment = new_site(), Moment(what, number)
-    site.plan(moment.stage, what)
+    site, point = new_site(), FaultPoint(what, number)
+    site.plan(point.stage, what)
     site.spawn()
     began = time.monotonic()
     site.worker()
     site.until_ended()
-    landed = f"waiting (resource, {rule})" in site.log
-    judge(site, f"limit of {what}", began, landed=landed, runs=1)
-    assert landed, site.log
+    effective = f"waiting (resource, {rule})" in site.log
+    check_recovery(site, f"limit of {what}", began, effective=effective, runs=1)
+    assert effective, site.log
 
 
 @pytest.mark.parametrize("how", ["deleted", "truncated", "shortened", "unreadable"])
 def test_input_is_harmed_between_two_steps(
-    how: str, number: int, new_site: Callable, judge_failure: Callable, undisturbed: Any
+    how: str, number: int, new_site: Callable, check_failure: Callable, baseline: Any
 ) -> None:
     """It cannot succeed: it fails at once, with the path and what to do."""
     site = new_site()
@@ -284,31 +298,31 @@ def test_input_is_harmed_between_two_steps(
         product.unlink()
         product.mkdir()
     site.worker()
-    judge_failure(site, f"input {how} between steps", product.name)
+    check_failure(site, f"input {how} between steps", product.name)
     # What the advice tells an operator to do: it makes the one product again, and no other.
     assert "contimg spawn --respawn" in site.history().runs[0].failure_reason["advice"]
-    begun = len(site.diary)
+    begun = len(site.stage_log)
     product.parent.rename(site.root / "moved away")
     site.spawn(seconds=0.5)
     site.until(lambda: site.history().task.state == "completed")
-    assert site.products() == undisturbed.products
+    assert site.products() == baseline.products
     before = next(one for one in STAGES if one.name == stage.before)
-    first = [line for line in site.diary[begun:] if line.endswith("begin")]
+    first = [line for line in site.stage_log[begun:] if line.endswith("begin")]
     assert first[0].startswith(before.name)
 
 
-def test_two_workers_are_told_to_run_the_same_task(
-    number: int, new_site: Callable, judge: Callable
+def test_two_workers_run_the_same_task(
+    number: int, new_site: Callable, check_recovery: Callable
 ) -> None:
     """The database is made to believe that a lease is over while its worker is in a stage."""
-    site, moment = new_site(), Moment("two workers", number)
+    site, point = new_site(), FaultPoint("two workers", number)
     site.call(lambda backend: backend.create_queue(QUEUE))
     for name in ("worker-1", "worker-2"):
         site.worker(name)
         site.until((site.root / f"disk/scratch/.owners/{name}.lock").exists)
     site.spawn(seconds=1.0)
     began = time.monotonic()
-    moment.wait(site)
+    point.wait(site)
 
     def taken_over() -> bool:
         site.execute(
@@ -320,8 +334,10 @@ def test_two_workers_are_told_to_run_the_same_task(
 
     site.until(taken_over)
     history = site.until_ended()
-    landed = len(history.runs) > 1
-    allowed = [line for line in site.diary if line.endswith("overlap")]
-    (site.root / "house" / "diary").write_text("")  # the lie makes two run, and only one counts
-    judge(site, "two workers on one task", began, landed=landed, runs=None)
-    assert len(allowed) <= 1
+    effective = len(history.runs) > 1
+    overlaps = [line for line in site.stage_log if line.endswith("overlap")]
+    (site.root / "control" / "stage_log").write_text(
+        ""
+    )  # the lie makes two run, and only one counts
+    check_recovery(site, "two workers on one task", began, effective=effective, runs=None)
+    assert len(overlaps) <= 1

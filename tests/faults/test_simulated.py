@@ -19,7 +19,7 @@ from fault_worker import LEASE_SECONDS, POLICY, QUEUE, attempt_of
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History, Json
 from absurd_contimg.core.tasks import TaskRegistry
-from absurd_contimg.core.worker import Worker
+from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.history.timeline import step_starts
@@ -32,16 +32,9 @@ from absurd_contimg.simulation.model.faults import FaultKind, FaultSchedule, Inj
 from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.stage_model import StageModel, fit_costs
-from absurd_contimg.simulation.model.worker_factory import WorkerTerms, acquire_scratch, call_inline
+from absurd_contimg.simulation.model.worker_factory import acquire_scratch, call_inline
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
-
-TERMS = WorkerTerms(
-    claim_timeout_seconds=LEASE_SECONDS,
-    poll_interval_seconds=0.1,
-    grace_seconds=0.1,
-    policy=POLICY,
-)
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,13 @@ class SmallWorkers:
 
         tasks = TaskRegistry()
         tasks.add("pipeline", pipeline)
-        settings = TERMS.settings(QUEUE, worker_id)
+        settings = WorkerSettings(
+            QUEUE,
+            worker_id,
+            claim_timeout_seconds=LEASE_SECONDS,
+            poll_interval_seconds=0.1,
+            grace_seconds=0.1,
+        )
         return [Worker(world.backend(gateway), tasks, settings, CLASSIFIER, POLICY)]
 
 

@@ -1,4 +1,4 @@
-"""Small worlds that several tests explore."""
+"""Small worlds for several tests of the explorer."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FAILING: dict[str, dict[str, tuple[str | None, ...]]] = {
     "too big": {"image": ("abort-memory",) * 4},
     "again": {"convert": ("crashed",) * 4},
 }
-"""Groups and what their stages meet, in the words of the failure table."""
+"""Groups and the failures of their stages, by rule of the failure table."""
 
 FAILING_ENDS = {
     "passes": ("completed", ["transient", "transient", "transient"]),

@@ -1,7 +1,6 @@
-"""Bugs thought up before anybody had looked whether the exploration finds them.
+"""Mutants written down from reading production code, before the exploration was tried on them.
 
-Written down from reading the production code alone, one after the other; what was found at first
-try, and what it took to find the rest, is in ``docs/testing.md``.
+How many were found at once, and what the exploration lacked for the rest: ``docs/testing.md``.
 """
 
 from __future__ import annotations
@@ -44,12 +43,12 @@ def completion_is_taken_for_granted(patch: Patch) -> None:
 
 
 def own_runs_are_orphans(patch: Patch) -> None:
-    honest = Worker._recover_orphans
+    original = Worker._recover_orphans
 
     async def recover(self: Any) -> None:
         runs, self._runs = self._runs, {}
         try:
-            await honest(self)
+            await original(self)
         finally:
             self._runs.update(runs)
             for run in runs:
@@ -59,12 +58,12 @@ def own_runs_are_orphans(patch: Patch) -> None:
 
 
 def claims_more_than_is_free(patch: Patch) -> None:
-    honest = Worker._claim
+    original = Worker._claim
 
     async def claim(self: Any) -> Any:
         kept, self._runs = self._runs, {}
         try:
-            return await honest(self)
+            return await original(self)
         finally:
             self._runs = kept
 
@@ -87,11 +86,11 @@ def lease_has_no_margin(patch: Patch) -> None:
 
 
 def cancelled_task_works_on(patch: Patch) -> None:
-    honest = Lease.extend
+    original = Lease.extend
 
     async def extend(self: Any) -> None:
         try:
-            await honest(self)
+            await original(self)
         except TaskCancelled:
             self._ends_at += self.seconds
 
@@ -140,10 +139,10 @@ def exit_by_signal_is_not_looked_at(patch: Patch) -> None:
 
 
 def claims_before_it_is_due(patch: Patch) -> None:
-    honest = runs.due_runs
+    original = runs.due_runs
 
     def due(tx: Any, table: Any, tasks: Any, now: int, limit: int) -> Any:
-        return honest(tx, table, tasks, now + 3_600_000_000, limit)
+        return original(tx, table, tasks, now + 3_600_000_000, limit)
 
     patch.setattr(runs, "due_runs", due)
 
@@ -158,7 +157,7 @@ def no_answer_is_no_reason_to_ask_again(patch: Patch) -> None:
     patch.setattr(Lease, "extend", extend)
 
 
-FRESH: dict[str, Mutant] = {
+FIRST_ROUND: dict[str, Mutant] = {
     "a refused completion counts as done": completion_is_taken_for_granted,
     "a worker takes its own runs for orphans": own_runs_are_orphans,
     "more runs are claimed than there is room for": claims_more_than_is_free,

@@ -23,8 +23,8 @@ _commit = StageRunner._commit
 _product_location = product_builder.product_location
 
 
-class _Toothless:
-    """Knows until when the lease lasts, and asks nobody."""
+class _UncheckedFence:
+    """Knows until when the lease lasts, and does not check it."""
 
     def __init__(self, fence: Any) -> None:
         self._fence = fence
@@ -39,7 +39,7 @@ class _Toothless:
 
 def no_fence(patch: Patch) -> None:
     async def run(self: Any, *args: Any, fence: Any = None, **options: Any) -> Any:
-        return await _run(self, *args, fence=_Toothless(fence), **options)
+        return await _run(self, *args, fence=_UncheckedFence(fence), **options)
 
     patch.setattr(StageRunner, "run", run)
 

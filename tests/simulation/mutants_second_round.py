@@ -1,8 +1,6 @@
-"""A second round of bugs written down before anybody had looked whether they are found.
+"""A second round of mutants, written down like the first before the exploration was tried on them.
 
-From reading worker, lease, failure handling, products, classifier and emulator as a tired developer
-would change them; what was found at first try, and what it took to find the rest, is in
-``docs/testing.md``.
+How many were found at once, and what the exploration lacked for the rest: ``docs/testing.md``.
 """
 
 from __future__ import annotations
@@ -68,12 +66,12 @@ def orphans_wait_for_their_lease(patch: Patch) -> None:
 
 
 def extension_is_too_short(patch: Patch) -> None:
-    honest = Lease.extend
+    original = Lease.extend
 
     async def extend(self: Any) -> None:
         kept, self.seconds = self.seconds, max(self.seconds // 6, 1)
         try:
-            await honest(self)
+            await original(self)
         finally:
             self.seconds = kept
         self.renewed(asyncio.get_running_loop().time())
@@ -86,22 +84,22 @@ def extension_is_too_short(patch: Patch) -> None:
 
 def failed_is_left_to_absurd(patch: Patch) -> None:
     """For good, but by the procedure that makes the next run."""
-    honest = FailureHandler._carry_out
+    original = FailureHandler._carry_out
 
     async def carry_out(self: Any, claimed: Any, decision: Any, reason: Any) -> None:
         if decision.action == "failed":
             await self.backend.fail_run(self.queue_name, claimed.run_id, reason, None)
         else:
-            await honest(self, claimed, decision, reason)
+            await original(self, claimed, decision, reason)
 
     patch.setattr(FailureHandler, "_carry_out", carry_out)
 
 
 def waiting_runs_are_due_call_inline(patch: Patch) -> None:
-    honest = FailureHandler._wait_for_resource
+    original = FailureHandler._wait_for_resource
 
     def wait_for_resource(self: Any, ctx: Any, verdict: Any) -> Any:
-        decision = honest(self, ctx, verdict)
+        decision = original(self, ctx, verdict)
         return failure_handling.RetryDecision(verdict, decision.action, 0.0)
 
     patch.setattr(FailureHandler, "_wait_for_resource", wait_for_resource)
@@ -157,11 +155,11 @@ def the_dead_are_not_swept(patch: Patch) -> None:
 
 
 def only_the_outermost_error_counts(patch: Patch) -> None:
-    honest = Classifier.classify
+    original = Classifier.classify
 
     def classify(self: Any, evidence: Evidence) -> Any:
         outer = evidence.exceptions[:1]
-        return honest(self, Evidence(outer, evidence.exit_code, evidence.signal))
+        return original(self, Evidence(outer, evidence.exit_code, evidence.signal))
 
     patch.setattr(Classifier, "classify", classify)
 
@@ -178,7 +176,7 @@ def older_attempts_overwrite(patch: Patch) -> None:
     patch.setattr(checkpoints, "set_task_checkpoint_state", save)
 
 
-SECOND: dict[str, Mutant] = {
+SECOND_ROUND: dict[str, Mutant] = {
     "stopping forgets what still runs": stop_forgets_what_runs,
     "a run is released for much later": released_for_much_later,
     "the guard is not asked": the_guard_is_not_asked,

@@ -1,7 +1,7 @@
-"""Mutants of the worker, its lease, its judgement, products and the emulator.
+"""Mutants of worker, lease and failure handling, and the list of all mutants.
 
-Each is a mistake that somebody could make in good faith. A `Mutant` puts it in place; the test then
-looks for it with the explorer's own means.
+Each is a mistake that a developer could make in good faith. A `Mutant` puts it in place; the test
+then looks for it with the explorer's own means.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.step_journal import StepJournal, StepRecord
 from absurd_contimg.core.worker import Worker
 
-from .mutants_first_round import FRESH
+from .mutants_first_round import FIRST_ROUND
 from .mutants_products import PRODUCTS, Mutant
-from .mutants_second_round import SECOND
+from .mutants_second_round import SECOND_ROUND
 
 
 def _replaced(owner: Any, name: str, new: Any) -> Mutant:
@@ -174,13 +174,13 @@ def _only_the_signal(self: Any, evidence: Any) -> Any:
 
 
 def _decided(**actions: str) -> Any:
-    honest = FailureHandler._decide
+    original = FailureHandler._decide
 
     def decide(self: Any, claimed: Any, ctx: Any, verdict: Any, earlier: Any) -> RetryDecision:
         action = actions.get(verdict.kind.name.lower())
         if action is not None:
             return RetryDecision(verdict, action, 1.0)
-        return honest(self, claimed, ctx, verdict, earlier)
+        return original(self, claimed, ctx, verdict, earlier)
 
     return decide
 
@@ -292,7 +292,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "emulator: an event wakes nobody": _replaced(events, "_wake_waiting_runs", _wakes_nobody),
     **PRODUCTS,
-    **FRESH,
-    **SECOND,
+    **FIRST_ROUND,
+    **SECOND_ROUND,
 }
 """By what is wrong."""

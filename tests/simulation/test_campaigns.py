@@ -154,12 +154,6 @@ def test_report_writes_nothing_but_its_folder(tmp_path: Path) -> None:
     assert not list(home.iterdir())
 
 
-def test_every_shipped_scenario_can_be_read() -> None:
-    assert len(shipped_scenarios()) >= 8
-    for name in shipped_scenarios():
-        assert load_scenario(name).variants()
-
-
 def test_mistakes_in_a_scenario_are_named(tmp_path: Path) -> None:
     with pytest.raises(ScenarioError, match=r"No scenario nope.*quiet_night"):
         load_scenario("nope")
@@ -181,30 +175,10 @@ def test_report_is_written_as_json_and_html(tmp_path: Path) -> None:
     assert "http" not in page
 
 
-_DIGEST = """
-from absurd_contimg.simulation.campaign.campaign import Campaign
-from absurd_contimg.simulation.campaign.scenario import load_scenario
-print(Campaign(load_scenario("bad_night").model_copy(update={"days": 0.1}), 7).run().digest)
-"""
-
-
-def test_same_seed_gives_the_same_histories_in_any_process() -> None:
-    digests = set()
-    for hash_seed in ("0", "1", "4711"):
-        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-        done = subprocess.run(
-            [sys.executable, "-c", _DIGEST],
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=120,
-        )
-        digests.add(done.stdout.strip())
+def test_another_seed_gives_another_history() -> None:
+    """That the same seed gives the same one, in any process, is shown in `test_deterministic`."""
     short = load_scenario("bad_night").model_copy(update={"days": 0.1})
-    digests.add(Campaign(short, 7).run().digest)
-    assert len(digests) == 1
-    assert Campaign(short, 8).run().digest not in digests
+    assert Campaign(short, 7).run().digest != Campaign(short, 8).run().digest
 
 
 def test_faults_shrink_to_the_fewest_that_still_break() -> None:

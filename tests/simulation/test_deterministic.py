@@ -11,10 +11,11 @@ import hashlib
 from dataclasses import replace
 from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.model.worker_factory import (
-    PipelineWorkers, WorkerTerms, pipeline_params
+    SETTINGS, PipelineWorkers, pipeline_params
 )
+from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.example_workflows import pipeline_spec
-from absurd_contimg.simulation.exploration.explorer import explore, replay_histories
+from absurd_contimg.simulation.exploration.explorer import explore
 from absurd_contimg.simulation.model.faults import FaultKind, parse_schedule
 from absurd_contimg.simulation.exploration.exploration_spec import Job
 from absurd_contimg.simulation.campaign.scenario import load_scenario, shipped_scenarios
@@ -26,14 +27,16 @@ for name in shipped_scenarios():
             parts["faults"][planned] = [(600, 60) for _ in parts["faults"][planned][:1]]
         print(name, label, Campaign(type(one).model_validate(parts), 7).run().digest)
 for shuffle_seed in (None, 1, 2):
-    workers = PipelineWorkers(terms=WorkerTerms(concurrency=2))
+    workers = PipelineWorkers(replace(SETTINGS, concurrency=2))
     one = pipeline_spec(workers, shuffle_seed=shuffle_seed)
     second = Job(one.jobs[0].queue, one.jobs[0].task_name, pipeline_params("other"))
     spec = replace(one, jobs=[*one.jobs, second])
     found = explore(spec, faults=[FaultKind.KILL_OTHER], part=(0, 4))
-    histories = replay_histories(spec, parse_schedule("pause@40,kill@9"))
-    told = repr(list(map(str, found.crash_points))) + repr(histories)
-    digest = hashlib.blake2b(told.encode(), digest_size=8).hexdigest()
+    run = CrashRun(spec, parse_schedule("pause@40,kill@9"))
+    run.run()
+    histories = run.world.histories()
+    text = repr(list(map(str, found.crash_points))) + repr(histories)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
     print("exploration", shuffle_seed, found.futures, len(found.findings), digest)
 """
 

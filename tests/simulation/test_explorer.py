@@ -33,9 +33,9 @@ from absurd_contimg.simulation.model.faults import (
     parse_schedule,
 )
 from absurd_contimg.simulation.model.worker_factory import (
+    SETTINGS,
     HandlerWorkers,
     PipelineWorkers,
-    WorkerTerms,
 )
 from absurd_contimg.simulation.model.world import outside
 
@@ -215,7 +215,7 @@ def test_heartbeats_that_start_late_keep_to_the_time_of_the_claim() -> None:
     runs beside another worker's. The same holds when reading the checkpoints took most of the
     lease because the database was away.
     """
-    spec = pipeline_spec(PipelineWorkers(terms=WorkerTerms(poll_interval_seconds=5.0)))
+    spec = pipeline_spec(PipelineWorkers(dataclasses.replace(SETTINGS, poll_interval_seconds=5.0)))
     assert replay(spec, parse_schedule("pause@11")).violations == ()
 
 

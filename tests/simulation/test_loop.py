@@ -1,4 +1,4 @@
-"""Virtual time: one order for timers and SimPy's events, and death that is really the end."""
+"""Virtual time: one order for timers and SimPy's events; kill, pause and resume."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_timers_and_simpy_events_happen_in_one_order() -> None:
     assert log == ["asyncio 1", "simpy 1", "asyncio 2", "simpy 3", "asyncio 3"]
 
 
-def test_a_world_in_which_nothing_can_happen_says_who_waits() -> None:
+def test_deadlock_names_the_waiting_tasks() -> None:
     async def main() -> None:
         await asyncio.get_running_loop().create_future()
 
@@ -103,7 +103,7 @@ def test_order_is_first_come_or_drawn_from_the_seed() -> None:
     assert _order(1) != _order(2)
 
 
-def test_runaway_code_is_stopped_by_a_bound() -> None:
+def test_livelock_is_stopped_by_a_bound() -> None:
     loop = SimLoop()
 
     async def main() -> None:
@@ -116,68 +116,68 @@ def test_runaway_code_is_stopped_by_a_bound() -> None:
     loop.close()
 
 
-# -- death --------------------------------------------------------------------------------
+# -- kill and pause ----------------------------------------------------------------------
 
 
 def _two_processes() -> tuple[Kernel, SimLoop, SimLoop]:
     kernel = Kernel()
-    return kernel, SimLoop(kernel, "victim"), SimLoop(kernel, "witness")
+    return kernel, SimLoop(kernel, "victim"), SimLoop(kernel, "other")
 
 
-def test_leftover_code_of_a_dead_process_reaches_neither_clock_nor_world() -> None:
-    _, victim, witness = _two_processes()
+def test_dead_process_has_no_effect_and_no_clock() -> None:
+    _, victim, other = _two_processes()
     reached: list[str] = []
 
-    def door(name: str) -> None:
+    def effect(name: str) -> None:
         victim.check_alive()
         reached.append(name)
 
     async def worker() -> None:
         try:
             await asyncio.sleep(100)
-        except BaseException:  # noqa: BLE001 - what leftover code may do
+        except BaseException:  # noqa: BLE001 - what user code may do
             try:
-                door("except")
+                effect("except")
             finally:
                 try:
                     await asyncio.sleep(1)
-                    door("finally, after a wait")
+                    effect("finally, after a wait")
                 finally:
                     asyncio.get_running_loop().time()
                     reached.append("clock")
 
-    async def bystander() -> None:
+    async def killer() -> None:
         await asyncio.sleep(50)
         victim.kill()
         await asyncio.sleep(100)
-        reached.append("witness")
+        reached.append("other")
 
     victim.create_task(worker())
-    witness.run_until_complete(bystander())
-    assert reached == ["witness"]
+    other.run_until_complete(killer())
+    assert reached == ["other"]
 
 
-def test_death_by_ones_own_hand_ends_every_task_without_leaking() -> None:
-    _, victim, witness = _two_processes()
+def test_process_that_kills_itself_ends_every_task() -> None:
+    _, victim, other = _two_processes()
     ended: list[str] = []
 
-    async def other(number: int) -> None:
+    async def wait(number: int) -> None:
         try:
             await asyncio.sleep(1000)
         finally:
             ended.append(f"other {number}")
 
-    async def suicide() -> None:
+    async def kill_own_process() -> None:
         for number in range(3):
-            victim.create_task(other(number))
+            victim.create_task(wait(number))
         await asyncio.sleep(1)
         victim.kill()
         victim.check_alive()
 
-    victim.create_task(suicide())
+    victim.create_task(kill_own_process())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        witness.run_until_complete(asyncio.sleep(5))
+        other.run_until_complete(asyncio.sleep(5))
         gc.collect()
     assert ended == ["other 0", "other 1", "other 2"]
     assert asyncio.all_tasks(victim) == set() or all(
@@ -186,8 +186,8 @@ def test_death_by_ones_own_hand_ends_every_task_without_leaking() -> None:
     )
 
 
-def test_a_dead_process_starts_no_task() -> None:
-    _, victim, witness = _two_processes()
+def test_dead_process_starts_no_task() -> None:
+    _, victim, other = _two_processes()
     refused: list[bool] = []
 
     async def worker() -> None:
@@ -199,22 +199,22 @@ def test_a_dead_process_starts_no_task() -> None:
             except ProcessDied:
                 refused.append(True)
 
-    async def bystander() -> None:
+    async def killer() -> None:
         await asyncio.sleep(1)
         victim.kill()
         await asyncio.sleep(1)
 
     victim.create_task(worker())
-    witness.run_until_complete(bystander())
+    other.run_until_complete(killer())
     assert refused == [True]
 
 
-def test_a_task_that_refuses_to_die_is_named() -> None:
-    _, victim, witness = _two_processes()
+def test_task_that_cannot_be_killed_is_named() -> None:
+    _, victim, other = _two_processes()
 
     over: list[bool] = []
 
-    async def immortal() -> None:
+    async def unkillable() -> None:
         while True:
             try:
                 await asyncio.get_running_loop().create_future()
@@ -222,18 +222,18 @@ def test_a_task_that_refuses_to_die_is_named() -> None:
                 if over:
                     raise
 
-    async def bystander() -> None:
+    async def killer() -> None:
         await asyncio.sleep(1)
         victim.kill()
         await asyncio.sleep(1)
 
-    victim.create_task(immortal(), name="immortal")
-    with pytest.raises(UnkillableTask, match="immortal"):
-        witness.run_until_complete(bystander())
+    victim.create_task(unkillable(), name="unkillable")
+    with pytest.raises(UnkillableTask, match="unkillable"):
+        other.run_until_complete(killer())
     over.append(True)
 
 
-def test_what_the_operating_system_holds_for_a_process_is_released_at_its_death() -> None:
+def test_death_of_a_process_releases_its_resources() -> None:
     _, victim, _ = _two_processes()
     released: list[str] = []
     victim.at_death("lock", lambda: released.append("lock"))
@@ -243,8 +243,8 @@ def test_what_the_operating_system_holds_for_a_process_is_released_at_its_death(
     assert released == ["lock"]
 
 
-def test_a_paused_process_stands_still_and_finds_its_timers_due_when_it_wakes() -> None:
-    kernel, victim, witness = _two_processes()
+def test_timers_of_a_paused_process_are_due_when_it_resumes() -> None:
+    kernel, victim, other = _two_processes()
     log: list[tuple[str, float]] = []
 
     async def worker() -> None:
@@ -252,7 +252,7 @@ def test_a_paused_process_stands_still_and_finds_its_timers_due_when_it_wakes() 
             await asyncio.sleep(10)
             log.append(("worker", kernel.now))
 
-    async def bystander() -> None:
+    async def killer() -> None:
         await asyncio.sleep(15)
         victim.pause()
         await asyncio.sleep(100)
@@ -260,7 +260,7 @@ def test_a_paused_process_stands_still_and_finds_its_timers_due_when_it_wakes() 
         await asyncio.sleep(20)
 
     victim.create_task(worker())
-    witness.run_until_complete(bystander())
+    other.run_until_complete(killer())
     assert log == [("worker", 10), ("worker", 115), ("worker", 125)]
 
 

@@ -1,4 +1,4 @@
-"""The world is hostile: what is scarce runs out, what is slow delays, what is lost is missed."""
+"""The simulated world: hosts, disks, clocks, network, telescope and operator."""
 
 from __future__ import annotations
 
@@ -273,8 +273,8 @@ def test_permanently_failed_group_is_quarantined_or_failed_in_the_registry() -> 
     planned: Any = {(unfit, "flag"): ("data-quality",), (damaged, "convert"): ("bad-input",)}
     workers = PipelineWorkers(model=StageModel(planned=planned))
     groups = (unfit, damaged, good)
-    jobs = [Job(workers.queue, TASK_NAME, pipeline_params(group)) for group in groups]
-    spec = ExplorationSpec(workers, jobs, (workers.queue,))
+    jobs = [Job(workers.settings.queue_name, TASK_NAME, pipeline_params(group)) for group in groups]
+    spec = ExplorationSpec(workers, jobs, (workers.settings.queue_name,))
     run = CrashRun(spec)
     run.run()
     registry = run.world.state.registry

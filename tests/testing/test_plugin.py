@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
-from absurd_contimg.simulation.exploration.explorer import replay_histories
 from absurd_contimg.simulation.model.faults import FaultKind, InjectedFault
 from absurd_contimg.simulation.model.worker_factory import HandlerWorkers
 from absurd_contimg.testing import (
@@ -84,7 +84,9 @@ def test_a_killed_worker_resumes_where_it_was() -> None:
     writes = [
         n for n, one in enumerate(found.crash_points, 1) if "checkpoint_state, comm" in str(one)
     ]
-    (history,) = replay_histories(spec, (InjectedFault(FaultKind.KILL_OTHER, writes[2]),))
+    run = CrashRun(spec, (InjectedFault(FaultKind.KILL_OTHER, writes[2]),))
+    run.run()
+    (history,) = run.world.histories()
     assert_resumes_from(history, "two")
     assert_step_ran_once(history, "one")
 
@@ -148,9 +150,9 @@ async def knows_no_network(_params: Any, _ctx: TaskContext) -> None:
 @pytest.mark.parametrize(
     ("handler", "says"),
     [
-        (raises, "task is failed already, not completed: never well.*ends='failed'"),
+        (raises, "task is failed without any fault, not completed: .*never well.*ends='failed'"),
         (knows_no_network, "no network.* in virtual time"),
-        (lambda _params, _ctx: 1, "task is failed already"),
+        (lambda _params, _ctx: 1, "task is failed without any fault"),
     ],
 )
 def test_handler_that_never_succeeds_is_no_success(handler: Any, says: str) -> None:
@@ -184,7 +186,7 @@ async def turns_in_circles(_params: Any, _ctx: TaskContext) -> None:
 
 
 def test_handler_without_an_end_is_told_from_one_that_waits() -> None:
-    with pytest.raises(AssertionError, match="no end: something turns in circles"):
+    with pytest.raises(AssertionError, match="a loop does not end"):
         explore_crashes(turns_in_circles, {})
 
 

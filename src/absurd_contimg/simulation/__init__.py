@@ -1,6 +1,6 @@
 """The simulated world: production code in virtual time, under injected faults.
 
-Three things are replaced: the clock (`loop`, on SimPy), the backend (the emulator behind
-`gateway`), and how a stage is run (`runner`). Everything else is the code that runs in production,
-and none of it knows that this package exists.
+`runtime` replaces the event loop and its clock, `model` the ports of a worker: database, files,
+registry, stages. `exploration` injects faults at every crash point of one workflow, `campaign` at
+times of whole days. Everything else is the code of production, which does not know this package.
 """

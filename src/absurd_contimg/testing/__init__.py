@@ -1,4 +1,4 @@
-"""For those who write handlers: crash-recovery tests in virtual time, and the pytest plugin.
+"""Tests of handlers: crash recovery in virtual time, and the pytest plugin.
 
 See ``docs/testing.md``. Nothing here is needed in production.
 """

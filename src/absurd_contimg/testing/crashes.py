@@ -1,4 +1,4 @@
-"""`explore_crashes`: every crash point of any handler, in one call."""
+"""`explore_crashes`: inject faults at every crash point of any handler, in one call."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from absurd_contimg.core.records import History, Json, SpawnOptions, State
+from absurd_contimg.history.summary import summarize
 from absurd_contimg.simulation.exploration.exploration_spec import (
     ExplorationSpec,
     ExternalInput,
@@ -23,16 +25,16 @@ from absurd_contimg.simulation.exploration.explorer import (
 )
 from absurd_contimg.simulation.model.faults import ALL_FAULTS, FaultKind, parse_kind, parse_schedule
 from absurd_contimg.simulation.model.worker_factory import (
+    SETTINGS,
     AnyHandler,
     HandlerWorkers,
-    WorkerTerms,
 )
 
 QUEUE = "default"
 TASK = "task"
 
 only_schedule: str | None = None
-"""Set by ``pytest --absurd-faults``: the only future that `explore_crashes` tries."""
+"""Set by ``pytest --absurd-faults``: the only future that `explore_crashes` runs."""
 
 
 def handler_spec(
@@ -53,7 +55,7 @@ def handler_spec(
     for name, more in (others or {}).items():
         handlers.setdefault(name, {}).update(more)
     return ExplorationSpec(
-        HandlerWorkers(handlers, WorkerTerms(claim_timeout_seconds=lease_seconds)),
+        HandlerWorkers(handlers, replace(SETTINGS, claim_timeout_seconds=lease_seconds)),
         [Job(queue, task_name, params, options)],
         tuple(handlers),
         lease_seconds,
@@ -73,84 +75,83 @@ def explore_crashes(
     repeats: Collection[str] = (),
     **spec: object,
 ) -> Exploration:
-    """Kill, stop, cut off and refuse the worker at every effect of `handler`, one future each.
+    """Inject each kind of fault at every crash point of `handler`, one future each.
 
     Every future must end, keep all invariants, and leave the same result and checkpoints as the
-    baseline run; with `pairs` every recovery is injected once more. Effects are the calls of
-    the database and every `outside` in the handler. The baseline run itself must end in the
-    state `ends`, the same way when it is run again, and do no `outside` twice but those that are
-    named in `repeats`. Further arguments are those of `handler_spec`.
+    baseline run; with `pairs` a second fault is injected at every crash point of each recovery.
+    Effects are the calls of the database and every `outside` in the handler. The baseline run
+    must end in the state `ends`, the same way when it is run again, and repeat no `outside` but
+    those named in `repeats`. Further arguments are those of `handler_spec`.
 
-    Raises `AssertionError` that shows what is wrong with the future of the fewest faults, its
-    trace, and the command that shows it again; returns how much was explored.
+    Raises `AssertionError` that shows the finding with the fewest faults, its trace, and the
+    command that replays it.
     """
-    __tracebackhide__ = True  # pytest shows what failed, not this function
-    chosen = tuple(parse_kind(one) for one in faults)
-    made = handler_spec(handler, params, **spec)  # type: ignore[arg-type]
-    _check_baseline(made, ends, repeats)
+    __tracebackhide__ = True  # pytest shows the failure, not this function
+    kinds = tuple(map(parse_kind, faults))
+    tested = handler_spec(handler, params, **spec)  # type: ignore[arg-type]
+    _check_baseline(tested, ends, repeats)
     if only_schedule is not None:
-        _show(made, only_schedule)
-    found = explore(made, faults=chosen, pairs=pairs)
-    if found.findings:
-        worst = min(found.findings, key=lambda one: len(one.schedule))
+        _replay(tested, only_schedule)
+    exploration = explore(tested, faults=kinds, pairs=pairs)
+    if exploration.findings:
+        findings = exploration.findings
+        first = min(findings, key=lambda finding: len(finding.schedule))
         test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0] or "THE_TEST"
         raise AssertionError(
-            f"{len(found.findings)} of {found.futures} futures end badly (it stops at "
-            f"{FINDINGS_MAX}). The first of them:\n{replay(made, worst.schedule)}\n"
-            f"Replay: pytest -s {shlex.quote(test)} --absurd-faults {worst.schedule_text}"
+            f"{len(findings)} of {exploration.futures} futures have violations (it stops at "
+            f"{FINDINGS_MAX}). The first of them:\n{replay(tested, first.schedule)}\n"
+            f"Replay: pytest -s {shlex.quote(test)} --absurd-faults {first.schedule_text}"
         )
-    return found
+    return exploration
 
 
-def _check_baseline(made: ExplorationSpec, ends: State, repeats: Collection[str]) -> None:
-    """What is wrong before anybody is killed makes every comparison with it worthless."""
+def _check_baseline(spec: ExplorationSpec, ends: State, repeats: Collection[str]) -> None:
+    """Raise `AssertionError` if the baseline run is nothing to compare with."""
     __tracebackhide__ = True
-    outcome, histories = baseline(made)
+    outcome, histories = baseline(spec)
     if outcome.violations:
-        return  # the exploration says so, with the trace
-    task, runs = histories[0].task, histories[0].runs
-    if task.state != ends:
-        reason = runs[-1].failure_reason if runs else None
-        said = reason.get("message") if isinstance(reason, Mapping) else None
+        return  # the exploration reports them, with the trace
+    state = histories[0].task.state
+    if state != ends:
+        failure = summarize(histories[0]).last_failure
         raise AssertionError(
-            f"the baseline task is {task.state} already, not {ends}: {said}. "
-            f"If that is what it should be: explore_crashes(..., ends={task.state!r})"
+            f"the task is {state} without any fault, not {ends}: "
+            f"{'' if failure is None else failure.message}. "
+            f"If that is right: explore_crashes(..., ends={state!r})"
         )
-    again, _ = baseline(made)
+    again, _ = baseline(spec)
     if again != outcome:
         differences = "\n".join(f"  {line}" for line in again.differences(outcome))
         raise AssertionError(
             "the baseline run ends differently when it is run again: something outlives its "
-            "world, or is drawn by chance. For what the other side knows, ask `happened`.\n"
-            + differences
+            "world, or is random. For what the outside knows, call `happened`.\n" + differences
         )
     for text, count in Counter(outcome.ledger).items():
         if count > 1 and not any(text.startswith(f"{name} ") for name in repeats):
             raise AssertionError(
-                f"baseline, this happens {count} times outside: {text}. What stands outside of "
-                "a step is done anew whenever the task wakes or is tried again. Put it into a "
-                "step; if it may be repeated, name it in `repeats`"
+                f"without any fault this happens {count} times outside: {text}. Code outside of "
+                "a step runs again whenever the task wakes or is retried. Put it into a step; if "
+                "it may be repeated, name it in `repeats`"
             )
 
 
-def _show(made: ExplorationSpec, text: str) -> NoReturn:
-    """One future with its trace; the test ends here, because what it says is of all of them."""
+def _replay(spec: ExplorationSpec, schedule: str) -> NoReturn:
+    """One future with its trace; skips the test if it ends well."""
     __tracebackhide__ = True
     import pytest  # noqa: PLC0415 - only its plugin sets a schedule
 
-    again = replay(made, parse_schedule(text))
-    print("\n".join(again.trace))
-    if again.violations:
-        raise AssertionError(str(again))
-    if again.missed:
+    finding = replay(spec, parse_schedule(schedule))
+    print("\n".join(finding.trace))
+    if finding.violations:
+        raise AssertionError(str(finding))
+    if finding.missed:
         raise AssertionError(
-            f"--absurd-faults {text}: {again.missed_text}. Has the handler changed since?"
+            f"--absurd-faults {schedule}: {finding.missed_text}. Has the handler changed since?"
         )
-    pytest.skip(f"the future {text} ends well")
+    pytest.skip(f"the future {schedule} ends well")
 
 
 def run_handler(handler: AnyHandler, params: Json, **spec: object) -> History:
-    """Run a handler's task to its end in virtual time; its history."""
-    made = handler_spec(handler, params, **spec)  # type: ignore[arg-type]
-    _, histories = baseline(made)
+    """The history of a handler's task, run to its end in virtual time without faults."""
+    _, histories = baseline(handler_spec(handler, params, **spec))  # type: ignore[arg-type]
     return histories[0]

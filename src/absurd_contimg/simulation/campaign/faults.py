@@ -19,9 +19,9 @@ def draw_faults(scenario: Scenario, seed: int) -> list[TimedFault]:
     rates, workers = scenario.faults, scenario.workers
     end = scenario.days * DAY_SECONDS
     lease, longest = float(workers.lease_seconds), _whole_seconds(scenario)
-    found: list[TimedFault] = []
+    faults: list[TimedFault] = []
 
-    def draw(kind: FaultKind, per_day: float, targets: int, lasting: Duration) -> None:
+    def draw(kind: FaultKind, per_day: float, targets: int, duration: Duration) -> None:
         for target in range(targets):
             random = Random(f"{seed}/{kind}/{target}")
             at = 0.0
@@ -29,8 +29,8 @@ def draw_faults(scenario: Scenario, seed: int) -> list[TimedFault]:
                 at += random.expovariate(per_day / DAY_SECONDS)
                 if at >= end:
                     break
-                lasts = min(round(lasting(random), 6), longest)
-                found.append(TimedFault(round(at, 6), kind, target, lasts))
+                lasts = min(round(duration(random), 6), longest)
+                faults.append(TimedFault(round(at, 6), kind, target, lasts))
 
     draw(FaultKind.KILL, rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
     pauses = rates.worker_pauses_per_day
@@ -41,17 +41,17 @@ def draw_faults(scenario: Scenario, seed: int) -> list[TimedFault]:
     partitions, restarts = rates.partitions_per_day, rates.database_restarts_per_day
     draw(FaultKind.PARTITION, partitions, workers.hosts, lambda r: cut * r.uniform(0.2, 3))
     draw(FaultKind.OUTAGE, restarts, 1, lambda _r: rates.database_outage_seconds)
-    found += [TimedFault(at, FaultKind.OUTAGE, 0, seconds) for at, seconds in rates.outages]
-    found += [TimedFault(at, FaultKind.STOP, 0, seconds) for at, seconds in rates.processing_stops]
-    found += [TimedFault(at, FaultKind.FILL, 0, seconds) for at, seconds in rates.disk_fills]
-    found += parse_timed_faults(",".join(rates.plan))
-    return sorted(found)
+    faults += [TimedFault(at, FaultKind.OUTAGE, 0, seconds) for at, seconds in rates.outages]
+    faults += [TimedFault(at, FaultKind.STOP, 0, seconds) for at, seconds in rates.processing_stops]
+    faults += [TimedFault(at, FaultKind.FILL, 0, seconds) for at, seconds in rates.disk_fills]
+    faults += parse_timed_faults(",".join(rates.plan))
+    return sorted(faults)
 
 
 def check_faults(scenario: Scenario, faults: Iterable[TimedFault]) -> None:
-    """Raise `ScenarioError` for a fault that can hit nothing: none has its number, or too late.
+    """Raise `ScenarioError` for a fault without a target, too late, or longer than the campaign.
 
-    And for one that would outlast everything: a disk that stays full is simulated poll by poll.
+    A disk that stays full is simulated poll by poll.
     """
     workers, hosts = scenario.workers.count, scenario.workers.hosts
     numbers = dict.fromkeys((FaultKind.KILL, FaultKind.PAUSE, FaultKind.TERM), workers)
@@ -72,13 +72,13 @@ def check_faults(scenario: Scenario, faults: Iterable[TimedFault]) -> None:
 
 
 def _whole_seconds(scenario: Scenario) -> float:
-    """With the time in which the workers go on after the last group."""
+    """With the time that the workers may go on after the last group."""
     return scenario.days * DAY_SECONDS + scenario.drain_seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Shrunk:
-    """The fewest faults that still break an invariant, as far as leaving out can tell."""
+    """The fewest faults that still violate an invariant."""
 
     faults: tuple[TimedFault, ...]
     tries: int
@@ -86,20 +86,19 @@ class Shrunk:
 
 def shrink(
     faults: Sequence[TimedFault],
-    breaks: Callable[[Sequence[TimedFault]], bool],
+    violates: Callable[[Sequence[TimedFault]], bool],
     tries_max: int = 200,
 ) -> Shrunk:
-    """Leave out halves, quarters, ... single faults, as long as the rest still `breaks`.
+    """Leave out halves, quarters, ... single faults, as long as the rest still `violates`.
 
-    The result is minimal in that no single fault of it can be left out, unless `tries_max` was
-    reached before.
+    No single fault of the result can be left out, unless `tries_max` was reached before.
     """
     kept, size, tries = list(faults), max(len(faults) // 2, 1), 0
     while kept and tries < tries_max:
         for start in range(0, len(kept), size):
             rest = kept[:start] + kept[start + size :]
             tries += 1
-            if breaks(rest):
+            if violates(rest):
                 kept = rest
                 break
             if tries >= tries_max:

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic_core import ErrorDetails
 
 from absurd_contimg.simulation.model.faults import parse_timed_faults
-from absurd_contimg.simulation.model.stage_model import CATALOGUE, GIB
+from absurd_contimg.simulation.model.stage_model import FAILURES, GIB
 
 
 class ScenarioError(ValueError):
-    """A scenario that cannot be simulated; the text says what is wrong with which field."""
+    """A scenario that cannot be simulated; the text names the field and the mistake."""
 
 
 class _Part(BaseModel):
@@ -39,29 +39,29 @@ class Workers(_Part):
     restart_seconds: float = Field(30.0, ge=0)
     """How long the supervisor takes to start a killed worker again."""
     grace_seconds: float = Field(10.0, ge=0)
-    """How long a worker that was told to stop lets its stage go on."""
+    """How long a worker lets its stage go on after SIGTERM."""
     free_bytes_min: int = Field(0, ge=0)
-    """With less free space the guard stops claims."""
+    """With less free space a worker claims nothing."""
     clock_skew_seconds: float = 0.0
-    """Each host's clock is ahead of the one before it by so much; the database has the first's."""
+    """How far each host's clock is ahead of the one before; the database has the first's."""
     clock_drift: float = Field(0.0, gt=-0.5, lt=0.5)
     """Every second host's clock runs faster by this share."""
 
 
 class Telescope(_Part):
-    """Groups of sub-bands, one every 309 s (`domain.md`)."""
+    """Groups of sub-bands, one every 309 s."""
 
     interval_seconds: float = Field(309.0, gt=0)
     calibrator_every: int = Field(1, ge=1)
-    """Each so-many-th group solves a calibration; the first always does."""
+    """Every n-th group solves a calibration, the first included."""
     late_probability: float = Field(0.0, ge=0, le=1)
-    """Of a group: one of its sub-bands comes `late_seconds` after the others."""
+    """Of a group: one of its sub-bands arrives `late_seconds` after the others."""
     late_seconds: float = Field(240.0, ge=0)
     """After 300 s the group goes on without it (`registry.grouping`)."""
     missing_probability: float = Field(0.0, ge=0, le=1)
-    """Of each sub-band; with fewer than 12 of 16 the conversion fails for good."""
+    """Of each sub-band; with fewer than 12 of 16 the conversion fails permanently."""
     corrupt_probability: float = Field(0.0, ge=0, le=1)
-    """Of a group: one of its sub-bands is corrupt, and its conversion fails for good."""
+    """Of a group: one of its sub-bands is corrupt, and its conversion fails permanently."""
 
 
 class DiskPart(_Part):
@@ -73,24 +73,24 @@ class DiskPart(_Part):
 
 
 class OperatorPart(_Part):
-    """What somebody does who looks after it all; None: nobody does."""
+    """The duties of an operator; None: nobody does that."""
 
     frees_after_seconds: float | None = Field(None, gt=0)
-    """How long after less than a tenth of the disk was left half of it is freed."""
+    """Half of the disk is freed this long after less than a tenth was left."""
     archives_after_seconds: float | None = Field(None, gt=0)
-    """Products of groups that have ended are moved to another disk when this old."""
+    """Products of ended groups are moved to another disk when this old."""
     retries_every_seconds: float | None = Field(None, gt=0)
-    """Everything that has failed is run again."""
+    """Every failed task is retried."""
     restarts_every_seconds: float | None = Field(None, gt=0)
     """One worker after the other is restarted, by SIGTERM."""
 
 
 class Faults(_Part):
-    """What goes wrong."""
+    """The faults to inject."""
 
     worker_kills_per_day: float = Field(0.0, ge=0)
     worker_pauses_per_day: float = Field(0.0, ge=0)
-    """Stopped for 1.2 to 3 leases."""
+    """SIGSTOP for 1.2 to 3 leases."""
     worker_stops_per_day: float = Field(0.0, ge=0)
     """By SIGTERM: it releases the runs that do not end in its grace period."""
     host_reboots_per_day: float = Field(0.0, ge=0)
@@ -105,13 +105,13 @@ class Faults(_Part):
     processing_stops: list[tuple[float, float]] = Field(default_factory=list)
     """All workers are down: from, for how long."""
     disk_fills: list[tuple[float, float]] = Field(default_factory=list)
-    """Somebody else's files take all the space that is left: from, for how long."""
+    """Files of others take all the space that is left: from, for how long."""
     plan: list[str] = Field(default_factory=list)
-    """Faults one by one, as reports print them: ``kill-3@4212.5``, ``partition-0@100/24``."""
+    """Single faults, as reports print them: ``kill-3@4212.5``, ``partition-0@100/24``."""
     lost_reply_probability: float = Field(0.0, ge=0, le=1)
     latency_seconds: float = Field(0.0, ge=0)
     stage_failures: dict[str, float] = Field(default_factory=dict)
-    """By id of the failure table: probability for one start of any stage."""
+    """By rule of the failure table: probability for one start of any stage."""
     poison_groups: list[int] = Field(default_factory=list)
     """Groups by number whose imaging ends the worker each time."""
 
@@ -123,7 +123,7 @@ class Scenario(_Part):
     about: str = ""
     days: float = Field(1.0, gt=0, le=366)
     drain_seconds: float = Field(86_400.0, ge=0)
-    """How long the workers go on after the last group, without faults, until all has ended."""
+    """How long the workers may go on after the last group, without faults."""
     duration_spread: float = Field(0.1, ge=0, le=1)
     service_scale: float = Field(1.0, gt=0)
     """Factor on all durations."""
@@ -136,10 +136,10 @@ class Scenario(_Part):
     """Run the campaign for each value of one field, such as ``workers.count = [1, 2, 4]``."""
 
     @model_validator(mode="after")
-    def _known(self) -> Scenario:
-        unknown = sorted(self.faults.stage_failures.keys() - CATALOGUE.keys())
+    def _check_names(self) -> Scenario:
+        unknown = sorted(self.faults.stage_failures.keys() - FAILURES.keys())
         if unknown:
-            raise ValueError(f"no such failure: {unknown}; known are {sorted(CATALOGUE)}")
+            raise ValueError(f"no such failure: {unknown}; known are {sorted(FAILURES)}")
         if len(self.sweep) > 1:
             raise ValueError("sweep may name one field")
         if not all(self.sweep.values()):
@@ -152,7 +152,7 @@ class Scenario(_Part):
         if not self.sweep:
             return [(self.name, self)]
         ((path, values),) = self.sweep.items()
-        found = []
+        variants = []
         for value in values:
             data = self.model_dump()
             part, _, name = path.rpartition(".")
@@ -161,8 +161,8 @@ class Scenario(_Part):
                 raise ScenarioError(f"sweep: there is no field {path}")
             place[name] = int(value) if float(value).is_integer() else value
             data["sweep"] = {}
-            found.append((f"{path} = {value:g}", Scenario.model_validate(data)))
-        return found
+            variants.append((f"{path} = {value:g}", Scenario.model_validate(data)))
+        return variants
 
 
 def load_scenario(path: str | Path) -> Scenario:
@@ -185,20 +185,20 @@ def load_scenario(path: str | Path) -> Scenario:
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError(f"Scenario {path}: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(map(_explained, error.errors()))
-        raise ScenarioError(f"Scenario {path}: {wrong}") from error
+        mistakes = "; ".join(map(_explained, error.errors()))
+        raise ScenarioError(f"Scenario {path}: {mistakes}") from error
 
 
 def _explained(error: ErrorDetails) -> str:
-    """One thing that is wrong: which field, why, and for a misspelt one what it may have meant."""
+    """One mistake: the field, the reason, and for a misspelt name the nearest that exists."""
     *above, name = error["loc"] or ("",)
     where = ".".join(map(str, error["loc"]))
     if error["type"] != "extra_forbidden":
-        said = error["msg"].removeprefix("Value error, ")
-        return f"{where}: {said}" if where else said
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{where}: {message}" if where else message
     part: type[BaseModel] = Scenario
-    for one in above:
-        part = cast(type[BaseModel], part.model_fields[str(one)].annotation)
+    for field in above:
+        part = cast(type[BaseModel], part.model_fields[str(field)].annotation)
     close = get_close_matches(str(name), part.model_fields, n=1)
     known = f"did you mean {close[0]}?" if close else f"there are {', '.join(part.model_fields)}"
     return f"there is no field {where}; {known}"
@@ -207,4 +207,4 @@ def _explained(error: ErrorDetails) -> str:
 def shipped_scenarios() -> list[str]:
     """The names of the scenarios in the package."""
     folder = files(__package__) / "scenarios"
-    return sorted(one.name.removesuffix(".toml") for one in folder.iterdir())
+    return sorted(path.name.removesuffix(".toml") for path in folder.iterdir())

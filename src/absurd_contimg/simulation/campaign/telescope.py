@@ -1,8 +1,7 @@
-"""The telescope of the simulated world: a group of sub-bands every 309 s, not always whole.
+"""The telescope of the simulated world: a group of sub-bands every 309 s, not always complete.
 
-When a group gets its task is decided as ``contimg spawn`` decides it: with its last sub-band, or
-as it is once its first file has been there for `GROUP_WAIT_SECONDS`. Whether it has enough
-sub-bands is for its conversion to say.
+A group is spawned as by ``contimg spawn``: with its last sub-band, or `GROUP_WAIT_SECONDS` after
+its first file. Whether it has enough sub-bands is the conversion's decision.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
 
-from absurd_contimg.products.subband_files import format_group_id
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
 from absurd_contimg.simulation.campaign.scenario import Scenario
@@ -26,7 +24,7 @@ SUB_BANDS_MIN = SIMULATED_CONFIG.conversion.subbands_min
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One group: when it was observed, when it gets its task, and what has come by then."""
+    """One group: when it is observed and spawned, and the sub-bands that are there by then."""
 
     number: int
     group_id: str
@@ -37,7 +35,7 @@ class Observation:
 
     @property
     def convertible(self) -> bool:
-        """Whether its conversion can succeed: enough sub-bands, and none of them corrupt."""
+        """Whether its conversion can succeed: enough sub-bands, none corrupt."""
         return not self.corrupt and len(self.sub_bands) >= SUB_BANDS_MIN
 
 
@@ -45,28 +43,28 @@ def draw_observations(scenario: Scenario, seed: int) -> list[Observation]:
     """All groups of one run of a scenario, by the time of their spawning."""
     telescope = scenario.telescope
     random = Random(f"{seed}/telescope")
-    found = []
+    observations = []
     for number in range(int(scenario.days * DAY_SECONDS / telescope.interval_seconds)):
-        due = number * telescope.interval_seconds
-        come = {
-            band: due
+        observed_at = number * telescope.interval_seconds
+        arrivals = {
+            band: observed_at
             for band in range(SUB_BANDS)
             if random.random() >= telescope.missing_probability
         }
         if random.random() < telescope.late_probability:
             late = random.randrange(SUB_BANDS)
-            if late in come:
-                come[late] = due + telescope.late_seconds
+            if late in arrivals:
+                arrivals[late] = observed_at + telescope.late_seconds
         corrupt = random.random() < telescope.corrupt_probability
-        whole = len(come) == SUB_BANDS
-        last = max(come.values(), default=due)
-        spawned = last if whole and last < due + GROUP_WAIT_SECONDS else due + GROUP_WAIT_SECONDS
-        here = tuple(band for band, at in come.items() if at <= spawned)
-        moment = EPOCH + timedelta(seconds=due)
-        group = format_group_id(moment)
-        if here:  # without a file nobody knows of a group
-            found.append(Observation(number, group, due, spawned, here, corrupt))
-    return sorted(found, key=lambda one: one.spawned_at_seconds)
+        spawned_at = observed_at + GROUP_WAIT_SECONDS
+        if len(arrivals) == SUB_BANDS:
+            spawned_at = min(spawned_at, max(arrivals.values()))
+        bands = tuple(band for band, at in arrivals.items() if at <= spawned_at)
+        time = EPOCH + timedelta(seconds=observed_at)
+        group = time.strftime("%Y-%m-%dT%H:%M:%S")
+        if bands:  # a group without a file is unknown
+            observations.append(Observation(number, group, observed_at, spawned_at, bands, corrupt))
+    return sorted(observations, key=lambda observation: observation.spawned_at_seconds)
 
 
 async def observe(
@@ -74,6 +72,6 @@ async def observe(
 ) -> None:
     """Spawn each group at its time."""
     loop = asyncio.get_running_loop()
-    for one in observations:
-        await asyncio.sleep(max(one.spawned_at_seconds - loop.time(), 0.0))
-        await spawn(one)
+    for observation in observations:
+        await asyncio.sleep(max(observation.spawned_at_seconds - loop.time(), 0.0))
+        await spawn(observation)

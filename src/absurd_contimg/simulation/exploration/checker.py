@@ -89,7 +89,7 @@ class InvariantChecker:
         violations = audit(self._world.histories(), self._policy)
         # A paused worker may record late when to try again: that is checked at the end.
         late = a_retry_waits.__name__
-        self._note_first([one for one in violations if one.invariant != late], when)
+        self._note_first([each for each in violations if each.invariant != late], when)
         self.check_products()
 
     def _note_first(self, violations: Sequence[Violation], when: str) -> None:

@@ -21,17 +21,15 @@ from absurd_contimg.simulation.model.worker_factory import (
     pipeline_params,
 )
 from absurd_contimg.simulation.model.world import outside
+from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
 
 def pipeline_spec(workers: PipelineWorkers | None = None, **options: Any) -> ExplorationSpec:
     """One group on its way through the whole pipeline."""
-    from absurd_contimg.workflows.group import TASK_NAME, spawn_options  # noqa: PLC0415
-
     factory = PipelineWorkers() if workers is None else workers
-    group_id = "2026-01-01T00:00:00"
-    params = pipeline_params(group_id)
-    job = Job(factory.queue, TASK_NAME, params, spawn_options(group_id))
-    return ExplorationSpec(factory, [job], (factory.queue,), **options)
+    queue, group_id = factory.settings.queue_name, "2026-01-01T00:00:00"
+    job = Job(queue, TASK_NAME, pipeline_params(group_id), spawn_options(group_id))
+    return ExplorationSpec(factory, [job], (queue,), **options)
 
 
 def everything_spec(**options: Any) -> ExplorationSpec:

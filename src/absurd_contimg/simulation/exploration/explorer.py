@@ -168,14 +168,6 @@ def replay(spec: ExplorationSpec, schedule: FaultSchedule) -> Finding:
     )
 
 
-def replay_histories(spec: ExplorationSpec, schedule: FaultSchedule) -> list[History]:
-    """The histories that one future leaves."""
-    with quiet_logs():
-        run = CrashRun(spec, schedule)
-        run.run()
-    return run.world.histories()
-
-
 class _Future(NamedTuple):
     """A schedule, and the snapshot that its first faults have left (None: from the beginning)."""
 

@@ -43,13 +43,16 @@ class Outcome:
     def differences(self, baseline: Outcome) -> list[str]:
         """How it differs from the baseline, one line each."""
         lines: list[str] = []
-        for name, here, there in (
+        for name, values, baseline_values in (
             ("tasks", self.tasks, baseline.tasks),
             ("products", self.products, baseline.products),
         ):
-            if here == there:
+            if values == baseline_values:
                 continue  # nearly always, and text costs time
-            texts, baseline_texts = Counter(map(_text, here)), Counter(map(_text, there))
+            texts, baseline_texts = (
+                Counter(map(_text, values)),
+                Counter(map(_text, baseline_values)),
+            )
             lines += _lines(f"{name}: missing ", baseline_texts - texts)
             lines += _lines(f"{name}: instead ", texts - baseline_texts)
         effects, baseline_effects = set(self.ledger), set(baseline.ledger)

@@ -1,8 +1,8 @@
-"""A disk of the simulated world: folders, files with sizes, and a capacity that they fill.
+"""A disk of the simulated world: folders, files with sizes, and a capacity.
 
-It keeps what matters of a file system for products: a write needs space, a rename is atomic and
-refuses a place that is taken, and what is written stays when its writer dies. Files hold JSON or
-nothing that could be read. `Disk` notes what was done to committed products that must never be.
+It has what matters of a file system for products: a write needs space, a rename is atomic and
+fails where the target is taken, and written files stay when their writer dies. A file holds JSON
+or content that nobody reads. `Disk` notes every change of a committed product.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ ROOT = "/simulated"
 OUTPUT = f"{ROOT}/output/"
 """Below it lie committed products."""
 INPUT = f"{ROOT}/input/"
-"""What the telescope has written; it is always there, on a disk of its own."""
+"""Files of the telescope: always there, on a disk of their own."""
 MANIFEST_NAME = "manifest.json"
 _INPUT_BYTES = 140_000_000
 """Of a sub-band file."""
 
 
 class File(NamedTuple):
-    """A file: its bytes, and what it says if that can be read."""
+    """A file: its size in bytes, and its content if it has any."""
 
     size: int
     content: Any = None
     elsewhere: bool = False
-    """Its bytes were moved to another disk."""
+    """Its bytes are on another disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A committed product as it lies there."""
+    """A committed product."""
 
     files: Mapping[str, int]
-    """Bytes by name, the manifest left out."""
+    """Bytes by name, without the manifest."""
     manifest: Mapping[str, Any] | None
 
 
@@ -49,17 +49,17 @@ class Disk:
         self.used_bytes = 0
         self.files: dict[str, File] = {}
         self.folders: dict[str, dict[str, None]] = {ROOT: {}}
-        """The names in each folder, in the order in which they came."""
+        """The names in each folder, in the order of their creation."""
         self.commits: dict[str, int] = {}
         """How often each product was renamed into place."""
         self.violations: list[str] = []
-        """What was done to committed products that must never be done."""
+        """Changes of committed products, and renames without a manifest."""
         self.locks: dict[str, object] = {}
-        """Who holds the lock on a file; a lock dies with its process and is in no copy."""
+        """The holder of the lock on a file; a lock ends with its process and is in no copy."""
 
     @property
     def free_bytes(self) -> int:
-        """What is left."""
+        """The space that is left."""
         return self.capacity_bytes - self.used_bytes
 
     def fork(self) -> Disk:
@@ -73,7 +73,7 @@ class Disk:
         return twin
 
     def contents(self) -> tuple[object, ...]:
-        """Everything that decides what the disk does, but for locks: those are of the living."""
+        """Everything that decides what the disk does, without locks: those belong to processes."""
         return (
             self.capacity_bytes,
             self.used_bytes,
@@ -91,15 +91,15 @@ class Disk:
 
     def file(self, path: str) -> File:
         """A file; ENOENT if there is none."""
-        found = self.files.get(path)
-        if found is not None:
-            return found
+        file = self.files.get(path)
+        if file is not None:
+            return file
         if path.startswith(INPUT):
             return File(_INPUT_BYTES, path)
         raise _error(errno.EISDIR if path in self.folders else errno.ENOENT, path)
 
     def below(self, folder: str) -> Iterator[str]:
-        """The paths of all files below a folder, in the order in which they came."""
+        """The paths of all files below a folder, in the order of their creation."""
         for name in self.folders.get(folder, ()):
             path = f"{folder}/{name}"
             if path in self.folders:
@@ -117,7 +117,7 @@ class Disk:
         return manifest is not None and manifest.content is not None
 
     def product_paths(self) -> list[str]:
-        """Where committed products lie."""
+        """The folders of committed products."""
         return [path for path in self.commits if path in self.folders]
 
     def products(self) -> dict[str, Product]:
@@ -137,7 +137,7 @@ class Disk:
     # -- changing -------------------------------------------------------------------------
 
     def make_folder(self, path: str) -> None:
-        """Make a folder and those above it; EEXIST if there is one."""
+        """Make a folder and its parents; EEXIST if it is there."""
         if path in self.folders or path in self.files:
             raise _error(errno.EEXIST, path)
         self._note_change(path, "a folder was made in it")
@@ -145,7 +145,7 @@ class Disk:
         self.folders[path] = {}
 
     def write(self, path: str, size: int, content: Any = None) -> None:
-        """Write a file, or write it anew; ENOSPC when the disk is full."""
+        """Write or overwrite a file; ENOSPC when the disk is full."""
         folder, _, name = path.rpartition("/")
         if folder not in self.folders:
             raise _error(errno.ENOENT, path)
@@ -159,7 +159,7 @@ class Disk:
         self.folders[folder][name] = None
 
     def rename(self, path: str, to: str) -> None:
-        """Move a folder; ENOTEMPTY when the place is taken by anything but an empty folder."""
+        """Move a folder; ENOTEMPTY when the target is anything but an empty folder."""
         if path not in self.folders:
             raise _error(errno.ENOENT, path)
         if self.folders.get(to) or to in self.files:
@@ -177,23 +177,23 @@ class Disk:
                 self.violations.append(f"{to}: renamed into place before its manifest was written")
 
     def remove(self, path: str) -> None:
-        """Remove a file, or a folder with everything in it; no effect if there is none."""
+        """Remove a file, or a folder with everything in it; it may be absent."""
         if path not in self.folders and path not in self.files:
             return
         self._note_change(path, "it was removed")
         self._leave(path)
-        for one in [path] if path in self.files else list(self.below(path)):
-            found = self.files.pop(one)
-            self.used_bytes -= 0 if found.elsewhere else found.size
+        for name in [path] if path in self.files else list(self.below(path)):
+            file = self.files.pop(name)
+            self.used_bytes -= 0 if file.elsewhere else file.size
         self._forget(path)
 
     def archive(self, path: str) -> None:
-        """Move a product's bytes to another disk; it still counts as being there."""
-        for one in list(self.below(path)):
-            found = self.files[one]
-            if not found.elsewhere:
-                self.used_bytes -= found.size
-                self.files[one] = found._replace(elsewhere=True)
+        """Move a product's bytes to another disk; the product stays in its place."""
+        for name in list(self.below(path)):
+            file = self.files[name]
+            if not file.elsewhere:
+                self.used_bytes -= file.size
+                self.files[name] = file._replace(elsewhere=True)
 
     def _enter(self, path: str) -> None:
         folder, _, name = path.rpartition("/")
@@ -221,13 +221,13 @@ class Disk:
         for name in self.folders.pop(path, ()):
             self._forget(f"{path}/{name}")
 
-    def _note_change(self, path: str, what: str) -> None:
+    def _note_change(self, path: str, change: str) -> None:
         if not path.startswith(OUTPUT):
             return
         folder = path
         while len(folder) > len(OUTPUT):
             if folder in self.commits and folder in self.folders:
-                self.violations.append(f"{folder}: a committed product was changed: {what}")
+                self.violations.append(f"{folder}: a committed product was changed: {change}")
                 return
             folder = folder.rpartition("/")[0]
 

@@ -57,15 +57,8 @@ GRACEFUL = (FaultKind.TERM, FaultKind.CANCEL, *NETWORK)
 ALL_FAULTS = (*KILLS, FaultKind.TERM, *LEASE_LOSSES, *NETWORK)
 """After each of these every task must end as in the baseline; after `CANCEL` it need not."""
 CRASH_POINT_KINDS = (*ALL_FAULTS, FaultKind.CANCEL)
-TIMED_KINDS = (
-    FaultKind.KILL,
-    FaultKind.PAUSE,
-    FaultKind.TERM,
-    FaultKind.REBOOT,
-    FaultKind.PARTITION,
-    FaultKind.OUTAGE,
-    FaultKind.STOP,
-    FaultKind.FILL,
+TIMED_KINDS = tuple(
+    map(FaultKind, ["kill", "pause", "term", "reboot", "partition", "outage", "stop", "fill"])
 )
 
 

@@ -1,181 +1,172 @@
-"""`SimulatedFiles`: the simulated disk as one process reaches it; see `FileSystem`.
+"""`SimulatedFiles`: the simulated disk as one process uses it.
 
 Whatever changes the disk is a numbered effect of the process. Reading is none: between two
-effects nothing changes, so a process that dies before it has read died after its last change.
+effects nothing changes, so a process that dies before a read dies after its last change.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import override
+
 from absurd_contimg.core.records import Json
+from absurd_contimg.products.filesystem import FileSystem
 from absurd_contimg.simulation.model.disk import INPUT, Disk
 from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
 
 JSON_BYTES = 2000
-"""What a manifest or a note takes on the simulated disk."""
+"""The size of a manifest or a note on the simulated disk."""
 
 _MAKE = Effect("file", "make", True)
 _WRITE = Effect("file", "write", True)
-_SEAL = Effect("file", "write manifest", True)
+_WRITE_JSON = Effect("file", "write manifest", True)
 _RENAME = Effect("file", "rename", True)
 _REMOVE = Effect("file", "remove", True)
 
 
-class SimulatedFiles:
-    """The disk, perform the gateway of one process.
+class SimulatedFiles(FileSystem):
+    """The disk, through the gateway of one process.
 
-    With `observed` false what is done is no crash point: a process does so before its first
-    breath.
+    With `observed` false no operation is a crash point: what a process does before its workers
+    start.
     """
 
     def __init__(self, gateway: EffectGateway, disk: Disk, *, observed: bool = True) -> None:
-        self._doors, self._disk = gateway, disk
+        self._gateway, self._disk = gateway, disk
         self._observed = observed
+        self._locks: dict[int, Callable[[], None]] = {}
 
     def _change(self, effect: Effect, act: Any, *arguments: Any) -> None:
         if self._observed:
-            self._doors.perform_now(effect, act, *arguments)
+            self._gateway.perform_now(effect, act, *arguments)
         else:
             act(*arguments)
 
     # -- reading --------------------------------------------------------------------------
 
+    @override
     def exists(self, path: Path) -> bool:
-        """See `FileSystem`."""
         return self._disk.exists(str(path))
 
+    @override
     def is_folder(self, path: Path) -> bool:
-        """See `FileSystem`."""
         return str(path) in self._disk.folders
 
+    @override
     def is_file(self, path: Path) -> bool:
-        """See `FileSystem`."""
         text = str(path)
         return text in self._disk.files or text.startswith(INPUT)
 
+    @override
     def is_readable(self, path: Path) -> bool:
-        """See `FileSystem`; nobody takes rights away here."""
         return self.is_file(path)
 
+    @override
     def sizes(self, folder: Path) -> Mapping[str, int]:
-        """See `FileSystem`."""
         start, files = len(str(folder)) + 1, self._disk.files
-        return {one[start:]: files[one].size for one in sorted(self._disk.below(str(folder)))}
+        return {path[start:]: files[path].size for path in sorted(self._disk.below(str(folder)))}
 
+    @override
     def digest(self, file: Path) -> str:
-        """See `FileSystem`; of the size and of what the file says."""
         return digest_of(self._disk.file(str(file)))
 
+    @override
     def read_json(self, path: Path) -> Any:
-        """See `FileSystem`."""
         return self._disk.file(str(path)).content
 
+    @override
     def matching(self, folder: Path, pattern: str) -> list[Path]:
-        """See `FileSystem`; a pattern of names, without ``**``."""
-        found = [str(folder)]
+        """As the port says, for patterns of names without ``**``."""
+        paths = [str(folder)]
         for part in pattern.split("/"):
-            found = [
-                f"{one}/{name}"
-                for one in found
-                for name in self._disk.folders.get(one, ())
+            paths = [
+                f"{path}/{name}"
+                for path in paths
+                for name in self._disk.folders.get(path, ())
                 if _matches(name, part)
             ]
-        return [Path(one) for one in sorted(found)]
+        return [Path(path) for path in sorted(paths)]
 
+    @override
     def tree_size(self, folder: Path) -> int:
-        """See `FileSystem`."""
         return self._disk.size(str(folder))
 
+    @override
     def free_bytes(self, folder: Path) -> int:
-        """See `FileSystem`."""
         return self._disk.free_bytes
 
     # -- changing -------------------------------------------------------------------------
 
     def write(self, path: Path, size: int, content: Any = None) -> None:
-        """Write a file as a stage does."""
+        """Write a file, as a stage does."""
         self._change(_WRITE, self._disk.write, str(path), size, content)
 
+    @override
     def write_json(self, path: Path, value: Json) -> None:
-        """See `FileSystem`."""
-        self._change(_SEAL, self._disk.write, str(path), JSON_BYTES, value)
+        self._change(_WRITE_JSON, self._disk.write, str(path), JSON_BYTES, value)
 
+    @override
     def make_folder(self, folder: Path) -> None:
-        """See `FileSystem`."""
         self._change(_MAKE, self._disk.make_folder, str(folder))
 
+    @override
     def ensure_folder(self, folder: Path) -> None:
-        """See `FileSystem`."""
         if str(folder) not in self._disk.folders:
             self.make_folder(folder)
 
+    @override
     def rename(self, source: Path, target: Path) -> None:
-        """See `FileSystem`."""
         self._change(_RENAME, self._disk.rename, str(source), str(target))
 
+    @override
     def remove(self, file: Path) -> None:
-        """See `FileSystem`."""
         if str(file) in self._disk.files:
             self._change(_REMOVE, self._disk.remove, str(file))
 
+    @override
     def remove_tree(self, folder: Path) -> None:
-        """See `FileSystem`."""
         if str(folder) in self._disk.folders:
             self._change(_REMOVE, self._disk.remove, str(folder))
 
+    @override
     def flush(self, path: Path) -> None:
-        """See `FileSystem`. No effect: hosts of this world lose no power between two writes."""
+        """No effect: hosts of this world lose no power between two writes."""
 
+    @override
     def flush_tree(self, folder: Path) -> None:
-        """See `flush`."""
+        """No effect, as `flush`."""
 
     # -- locks ----------------------------------------------------------------------------
 
+    @override
     def try_lock(self, path: Path, *, create: bool = True) -> int | None:
-        """See `FileSystem`."""
-        disk, text = self._disk, str(path)
-        if text in disk.locks or (not create and text not in disk.files):
+        locks, files, text = self._disk.locks, self._disk.files, str(path)
+        if text in locks or (not create and text not in files):
             return None
-        if text not in disk.files:
-            disk.write(text, 0)
-        process = self._doors.process
+        if text not in files:
+            self._disk.write(text, 0)
+        locks[text] = self._gateway.process
+        number = len(self._locks)
+        release = partial(locks.__delitem__, text)
+        self._locks[number] = self._gateway.process.release_at_death(release)
+        return number
 
-        def release() -> None:
-            del disk.locks[text]
-
-        disk.locks[text] = process
-        process.at_death(("lock", text), release)
-        return _Lock(0, text)
-
+    @override
     def unlock(self, lock: int) -> None:
-        """See `FileSystem`."""
-        assert isinstance(lock, _Lock)
-        self._disk.locks.pop(lock.path, None)
-        self._doors.process.at_death(("lock", lock.path), None)
+        self._locks[lock]()
 
+    @override
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
-        """See `FileSystem`. Nobody ever holds it: what is done under it takes no time."""
+        """No process ever waits for it: what is done under it takes no time."""
         yield
-
-
-class _Lock(int):
-    """A descriptor that knows its file."""
-
-    path: str
-
-    def __new__(cls, number: int, path: str) -> _Lock:
-        """Like an int."""
-        found = super().__new__(cls, number)
-        found.path = path
-        return found
 
 
 def digest_of(file: Any) -> str:

@@ -1,10 +1,10 @@
-"""The computers of the simulated world: what is scarce there, and how one waits for it."""
+"""The computers of the simulated world: cores and disk bandwidth to wait for, and memory."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import simpy
 
@@ -12,68 +12,58 @@ from absurd_contimg.simulation.runtime.loop import SimLoop
 
 
 class Queue:
-    """What so many processes can have at a time; who waits is served in the order of coming.
+    """A resource for so many processes at a time, in the order of their requests.
 
-    What a process has, or waits for, is given back when the process dies.
+    What a process has or waits for is released when it dies.
     """
 
     def __init__(self, env: simpy.Environment, capacity: int) -> None:
         self._resource = simpy.Resource(env, capacity)
 
     async def take(self) -> Callable[[], None]:
-        """Wait for one; the answer gives it back."""
+        """Wait for one; the returned function releases it."""
         process = cast(SimLoop, asyncio.get_running_loop())
         request = self._resource.request()
-        given = process.create_future()
+        granted = process.create_future()
 
-        def give(_event: object) -> None:
-            if not given.done():
-                given.set_result(None)
+        def grant(_event: object) -> None:
+            if not granted.done():
+                granted.set_result(None)
 
-        request.callbacks.append(give)
-        give_back = self._giver(process, request)
-        try:
-            await given
-        except BaseException:
-            give_back()
-            raise
-        return give_back
-
-    def _giver(self, process: SimLoop, request: Any) -> Callable[[], None]:
         def release() -> None:
             if request.triggered:
                 self._resource.release(request)
             else:
                 request.cancel()
 
-        process.at_death(request, release)
-
-        def give_back() -> None:
-            if not process.dead:
-                process.at_death(request, None)
-                release()
-
-        return give_back
+        request.callbacks.append(grant)
+        release_now = process.release_at_death(release)
+        try:
+            await granted
+        except BaseException:
+            release_now()
+            raise
+        return release_now
 
 
 class DiskChannel:
-    """The way to a disk: one write after the other, each at the disk's full bandwidth."""
+    """The bandwidth of a disk: one write after the other, each with all of it."""
 
     def __init__(self, env: simpy.Environment, bytes_per_second: float) -> None:
         self._bytes_per_second = bytes_per_second
         self._queue = Queue(env, 1)
 
-    async def carry(self, size_bytes: int) -> None:
-        """Wait for one's turn and for so many bytes."""
-        give_back = await self._queue.take()
+    async def write(self, size_bytes: int) -> None:
+        """Wait for the writes before, and for so many bytes."""
+        release = await self._queue.take()
         try:
             await asyncio.sleep(size_bytes / self._bytes_per_second)
         finally:
-            give_back()
+            release()
 
 
 class Host:
-    """One computer: cores to wait for, memory that runs out, and perhaps a slow disk."""
+    """One computer; without a channel no stage waits for the disk."""
 
     def __init__(
         self,
@@ -89,24 +79,16 @@ class Host:
         self._cores = Queue(env, cores)
 
     async def take_core(self) -> Callable[[], None]:
-        """Wait for a core; the answer gives it back."""
+        """Wait for a core; the returned function releases it."""
         return await self._cores.take()
 
-    def take_memory(self, size: int) -> Callable[[], None] | None:
-        """Take memory; the answer gives it back. None when there is not enough."""
-        if size > self.free_memory_bytes:
+    def take_memory(self, size_bytes: int) -> Callable[[], None] | None:
+        """Take memory; the returned function releases it. None when there is not enough."""
+        if size_bytes > self.free_memory_bytes:
             return None
-        process = cast(SimLoop, asyncio.get_running_loop())
-        self.free_memory_bytes -= size
-        key = object()
+        self.free_memory_bytes -= size_bytes
 
         def release() -> None:
-            self.free_memory_bytes += size
+            self.free_memory_bytes += size_bytes
 
-        def give_back() -> None:
-            if not process.dead:
-                process.at_death(key, None)
-                release()
-
-        process.at_death(key, release)
-        return give_back
+        return cast(SimLoop, asyncio.get_running_loop()).release_at_death(release)

@@ -1,4 +1,4 @@
-"""Paths that keep what was joined to them: a simulated world asks for the same ones all the time.
+"""Paths that cache what is joined to them: a world uses the same ones again and again.
 
 `pathlib` parses text at every ``/``, which took a tenth of an exploration.
 """
@@ -12,16 +12,16 @@ from pathlib import Path, PosixPath
 _PARSES = sys.version_info < (3, 12)
 """Later versions parse a path only when they have to."""
 _KEPT_MAX = 2000
-"""Names kept in one folder; a long campaign makes ever new ones."""
+"""Cached names of one folder: a long campaign makes new ones all the time."""
 
 
 class KeptPath(PosixPath):
-    """A path like any other; what is joined to it is made once."""
+    """A path like any other; each joined path is made once."""
 
     _kept: dict[object, KeptPath] | None = None
 
     def __truediv__(self, name: object) -> KeptPath:
-        """See `pathlib.PurePath`."""
+        """As in `pathlib.PurePath`, from the cache."""
         kept = self._kept
         if kept is None:
             kept = self._kept = {}
@@ -39,7 +39,7 @@ class KeptPath(PosixPath):
         return super().__truediv__(name)  # type: ignore[operator]
 
     def is_relative_to(self, *other: object) -> bool:
-        """See `pathlib.PurePath`; of one other path, by their texts."""
+        """As in `pathlib.PurePath`, for one other path, by their texts."""
         (folder,) = other
         below, above = str(self), str(folder)
         return below == above or below.startswith(f"{above}/")

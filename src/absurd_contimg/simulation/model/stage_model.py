@@ -1,9 +1,9 @@
 """How long simulated stages take, what they write and how they fail.
 
-Durations and sizes are those of ``domain.md`` section 7 (asv results of the existing code) unless
-they are fitted from a real history. Failures are entries of the real catalogue, raised as the
-real errors, so that the real classifier judges them. Every draw depends only on the seed and on
-what it is for, never on the order in which the world asks.
+Durations and sizes are measurements of the existing code (docs/telescope.md) unless they are fitted
+from a real history. Failures are entries of the real failure table, raised as the real errors, so
+that the real classifier judges them. Every draw depends only on the seed and on its purpose,
+never on the order of the draws.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ GIB = 1024**3
 
 @dataclass(frozen=True, slots=True)
 class StageCost:
-    """What one run of a stage costs: seconds, bytes of product, bytes of memory."""
+    """Duration, product size and memory of one run of a stage."""
 
     seconds: float
     output_bytes: int = 0
@@ -54,7 +54,7 @@ DEFAULT_COSTS: Mapping[str, StageCost] = {
     ImageStage.name: StageCost(180.0, 100_000_000, 6 * GIB),  # guide: 2 to 5 min
     ValidateStage.name: StageCost(30.0, 1_000_000, 2 * GIB),  # guide: photometry about 30 s
 }
-"""By stage. The sum, 537 s, lies in the guide's 8 to 12 minutes a group."""
+"""By stage. The sum, 537 s, is within the guide's 8 to 12 minutes a group."""
 
 UNLISTED = StageCost(10.0, 1_000_000, GIB)
 
@@ -67,8 +67,8 @@ class Draw:
     output_bytes: int
     memory_bytes: int
     failure: str | None = None
-    """An id of `CATALOGUE`, which strikes when the share `strikes_at` of the time is over."""
-    strikes_at: float = 1.0
+    """An id of `FAILURES`, raised when the share `fails_at` of the time is over."""
+    fails_at: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class StageModel:
     """Draws the runs of stages.
 
     `spread` is the standard deviation of the logarithm of a duration. `failure_rates` are
-    probabilities for one start of any stage, by id of the catalogue; `planned` failures come
-    first: by group and stage, what the first, second, ... start meets (None: nothing).
+    probabilities for one start of any stage, by id of `FAILURES`; `planned` failures come first:
+    by group and stage, that of the first, second, ... start (None: none).
     """
 
     seed: int = 0
@@ -91,16 +91,16 @@ class StageModel:
         chances = _chances(f"{self.seed}/{stage}/{group_id}/{start}", self.spread)
         cost = self.costs.get(stage, UNLISTED)
         seconds = cost.seconds * chances.factor
-        failure, strikes = self._failure(stage, group_id, start, chances)
-        strikes_at = 0.05 + 0.9 * strikes
+        failure, chance = self._failure(stage, group_id, start, chances)
+        fails_at = 0.05 + 0.9 * chance
         if failure == "stage-deadline":
-            seconds, strikes_at = max(seconds, 3600.0), 1.0
-        return Draw(seconds, cost.output_bytes, cost.memory_bytes, failure, strikes_at)
+            seconds, fails_at = max(seconds, 3600.0), 1.0
+        return Draw(seconds, cost.output_bytes, cost.memory_bytes, failure, fails_at)
 
     def _failure(
         self, stage: str, group_id: str, start: int, chances: _Chances
     ) -> tuple[str | None, float]:
-        """The failure, and the chance that decides when it strikes."""
+        """The failure, and the random number that decides when it comes."""
         planned = self.planned.get((group_id, stage), ())
         if start <= len(planned):
             return planned[start - 1], chances.first
@@ -113,18 +113,18 @@ class StageModel:
 
 
 class _Chances(NamedTuple):
-    """What is drawn for one start of a stage."""
+    """The random numbers of one start of a stage."""
 
     factor: float
-    """On the duration."""
+    """Of the duration."""
     first: float
     second: float
 
 
 @lru_cache(maxsize=4096)
-def _chances(what: str, spread: float) -> _Chances:
-    """An exploration asks for the same start thousands of times; a generator is dear to seed."""
-    random = Random(what)
+def _chances(seed: str, spread: float) -> _Chances:
+    """Cached: an exploration draws the same start thousands of times, and seeding is slow."""
+    random = Random(seed)
     return _Chances(random.lognormvariate(0.0, spread), random.random(), random.random())
 
 
@@ -146,28 +146,28 @@ def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
 
 
 ENDS_WORKER = "ends-worker"
-"""A planned failure that is none of the stage: it takes the whole worker with it."""
+"""A planned failure that ends the whole worker, not only the stage."""
 
-# -- the catalogue ------------------------------------------------------------------------
+# -- failures -----------------------------------------------------------------------------
 
 Failure = Callable[[StageRequest], Exception]
 
 
-def _died(signal_number: int, *said: str) -> Failure:
+def _died(signal_number: int, *messages: str) -> Failure:
     def make(request: StageRequest) -> Exception:
         name = signal.Signals(signal_number).name
         text = f"Stage {request.stage_name}: its process was ended by {name}."
-        return StageFailed(text, request, Evidence(signal=signal_number, log_messages=said))
+        return StageFailed(text, request, Evidence(signal=signal_number, log_messages=messages))
 
     return make
 
 
-def _raised(error: Callable[[], Exception], *said: str) -> Failure:
-    """Raised inside the child: the parent sees only what was reported of it."""
+def _raised(error: Callable[[], Exception], *messages: str) -> Failure:
+    """Raised inside the stage's process: the worker sees only its report."""
 
     def make(request: StageRequest) -> Exception:
         inner = error()
-        evidence = Evidence((ExceptionEvidence.of(inner),), exit_code=1, log_messages=said)
+        evidence = Evidence((ExceptionEvidence.of(inner),), exit_code=1, log_messages=messages)
         return StageFailed(f"Stage {request.stage_name}: {inner}", request, evidence)
 
     return make
@@ -184,7 +184,7 @@ def _deadline(request: StageRequest) -> Exception:
     return error
 
 
-CATALOGUE: Mapping[str, Failure] = {
+FAILURES: Mapping[str, Failure] = {
     "disk-full": _os(errno.ENOSPC),
     "abort-disk-full": _died(signal.SIGABRT, "No space left on device"),
     "abort-memory": _died(signal.SIGABRT, "terminate called: std::bad_alloc"),
@@ -204,6 +204,6 @@ CATALOGUE: Mapping[str, Failure] = {
     "bad-output": _raised(lambda: errors.OutputError("the image is all zero")),
     "bad-setting": _raised(lambda: errors.SettingError("imsize is odd")),
     "wrong-value": _raised(lambda: ValueError("negative frequency")),
-    "unrecognised": _raised(lambda: RuntimeError("something nobody has seen before")),
+    "unrecognised": _raised(lambda: RuntimeError("an error without a rule")),
 }
-"""By the id of the rule that the real classifier is to find; ``unrecognised`` by none."""
+"""By the id of the rule that the classifier must find; ``unrecognised`` matches none."""

@@ -7,7 +7,7 @@ passes its own ports: backend, executor, files and registry behind the gateway o
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, TypeVar, TypeVarTuple, Unpack, cast
 
@@ -21,15 +21,16 @@ from absurd_contimg.registry import Registry
 from absurd_contimg.simulation.model.disk import Disk
 from absurd_contimg.simulation.model.effect_gateway import EffectGateway
 from absurd_contimg.simulation.model.executor import (
-    Machine,
     SimulatedExecutor,
     SimulatedStage,
     simulated,
 )
 from absurd_contimg.simulation.model.files import SimulatedFiles
+from absurd_contimg.simulation.model.hosts import Host
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.world import World
+from absurd_contimg.workflows import assembly
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 _T = TypeVar("_T")
@@ -39,26 +40,8 @@ AnyHandler = Callable[[Any, Any], Awaitable[Any]]
 """``async def handler(params, ctx)``, ours or one written for absurd-sdk."""
 
 
-@dataclass(frozen=True, slots=True)
-class WorkerTerms:
-    """Settings of simulated workers, as in `WorkerSettings`."""
-
-    claim_timeout_seconds: int = 60
-    poll_interval_seconds: float = 20.0
-    concurrency: int = 1
-    grace_seconds: float = 10.0
-    policy: RetryPolicy = field(default_factory=RetryPolicy)
-
-    def settings(self, queue: str, worker_id: str) -> WorkerSettings:
-        """The settings of one worker."""
-        return WorkerSettings(
-            queue_name=queue,
-            worker_id=worker_id,
-            concurrency=self.concurrency,
-            claim_timeout_seconds=self.claim_timeout_seconds,
-            poll_interval_seconds=self.poll_interval_seconds,
-            grace_seconds=self.grace_seconds,
-        )
+SETTINGS = WorkerSettings("dsa110-pipeline", "worker", poll_interval_seconds=20.0)
+"""Settings of simulated workers, with few polls; queue and name are set for each worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +49,7 @@ class HandlerWorkers:
     """One worker for each queue, in one process; `handlers` by queue and task name."""
 
     handlers: Mapping[str, Mapping[str, AnyHandler]]
-    terms: WorkerTerms = field(default_factory=WorkerTerms)
+    settings: WorkerSettings = SETTINGS
 
     def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
         """The workers of a new process."""
@@ -76,8 +59,8 @@ class HandlerWorkers:
             tasks = TaskRegistry()
             for name, handler in handlers.items():
                 tasks.add(name, handler)
-            settings = self.terms.settings(queue, f"{worker_id}@{queue}")
-            workers.append(Worker(backend, tasks, settings, CLASSIFIER, self.terms.policy))
+            settings = replace(self.settings, queue_name=queue, worker_id=f"{worker_id}@{queue}")
+            workers.append(Worker(backend, tasks, settings, CLASSIFIER))
         return workers
 
 
@@ -85,34 +68,30 @@ class HandlerWorkers:
 class PipelineWorkers:
     """One worker for pipeline tasks, with simulated stages."""
 
-    queue: str = "dsa110-pipeline"
+    settings: WorkerSettings = SETTINGS
     model: StageModel = field(default_factory=StageModel)
-    terms: WorkerTerms = field(default_factory=WorkerTerms)
-    machine: Machine | None = None
+    host: Host | None = None
+    """None: stages wait for no core, memory or disk."""
     free_bytes_min: int = 0
     """With less free space than this the worker claims nothing."""
 
     def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
         """The worker of a new process."""
-        from absurd_contimg.workflows.assembly import (  # noqa: PLC0415 - imports numpy
-            make_pipeline_worker,
-        )
-
         state = world.state
         stages = [stage(state.registry.solves) for stage in pipeline_stages()]
         by_name = {stage.name: stage for stage in stages}
         files = SimulatedFiles(gateway, state.disk)
-        executor = SimulatedExecutor(gateway, files, by_name, self.model, self.machine, world.watch)
+        executor = SimulatedExecutor(gateway, files, by_name, self.model, self.host, world.watch)
         registry = gateway.registry(state.registry)
         scratch = acquire_scratch(gateway, state.disk, worker_id)
 
         async def enough_space() -> bool:
             return state.disk.free_bytes >= self.free_bytes_min
 
-        worker = make_pipeline_worker(
+        worker = assembly.make_pipeline_worker(
             world.backend(gateway),
-            self.terms.settings(self.queue, worker_id),
-            self.terms.policy,
+            replace(self.settings, worker_id=worker_id),
+            RetryPolicy(),
             stages,
             StageRunner(SIMULATED_CONFIG, executor, registry, scratch, files, call_inline),
             registry,
@@ -138,8 +117,6 @@ async def call_inline(function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts
 @cache
 def pipeline_stages() -> tuple[type[SimulatedStage], ...]:
     """The simulated classes of the real stages, in their real order."""
-    from absurd_contimg.workflows import assembly  # noqa: PLC0415 - imports numpy
-
     unused = cast(Registry, None)  # asked only when a real stage runs
     return tuple(map(simulated, assembly.pipeline_stages(unused)))
 

@@ -1,7 +1,7 @@
 """A simulated world: durable state, a virtual clock, and processes that work in it.
 
-What is durable (`State`) survives every death and can be forked, so that many futures can be
-tried from one past. What is not, lives in the processes and dies with them.
+`State` survives the death of every process and can be forked, so that many futures can be run
+from one past. Everything else belongs to a process and ends with it.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from absurd_contimg.simulation.model.effect_gateway import (
     EffectGateway,
     Observer,
 )
-from absurd_contimg.simulation.model.executor import StageWatch
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
+from absurd_contimg.simulation.model.stage_watch import StageWatch
 from absurd_contimg.simulation.runtime.clocks import HostClock, SkewedLoop
 from absurd_contimg.simulation.runtime.kernel import Kernel
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly, new_process
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
-"""What the virtual clock shows at 0 s."""
+"""The time of the virtual clock at 0 s."""
 
 
 @dataclass(slots=True)
 class Ledger:
-    """What handlers did outside of database and disk, in order: an e-mail sent, a card charged."""
+    """Effects outside of database and disk, in order: an e-mail sent, a card charged."""
 
     entries: list[tuple[str, Json]] = field(default_factory=list)
 
@@ -57,13 +57,13 @@ class State:
     ledger: Ledger = field(default_factory=Ledger)
 
     def fork(self) -> State:
-        """An independent copy: the past of another future."""
+        """An independent copy, for another future."""
         return State(
             self.database.fork(), self.disk.fork(), self.registry.fork(), self.ledger.fork()
         )
 
     def contents(self) -> tuple[object, ...]:
-        """What decides the future where no process lives: equal contents, equal futures."""
+        """What decides the future while no process runs: equal contents, equal futures."""
         return (
             self.database.contents(),
             self.disk.contents(),
@@ -86,20 +86,20 @@ class World:
         self.state = state
         self.kernel = Kernel(start, shuffle_seed)
         self.server = DatabaseServer()
-        self.watch = StageWatch({}, [])
+        self.watch = StageWatch()
         self.observer = observer
         self.processes: list[SimLoop] = []
         self.workers: dict[SimLoop, Sequence[Worker]] = {}
         self._worker_tasks: dict[SimLoop, list[asyncio.Task[None]]] = {}
-        self._shown = (-1.0, EPOCH)
+        self._now = (-1.0, EPOCH)
         state.database.clock = self.clock
 
     def clock(self) -> datetime:
-        """What the clock on the wall shows."""
+        """The time of the virtual clock."""
         now = self.kernel.env._now
-        if now != self._shown[0]:
-            self._shown = (now, EPOCH + timedelta(seconds=now))
-        return self._shown[1]
+        if now != self._now[0]:
+            self._now = (now, EPOCH + timedelta(seconds=now))
+        return self._now[1]
 
     def process(
         self,
@@ -109,19 +109,19 @@ class World:
         observed: bool = True,
         clock: HostClock | None = None,
     ) -> EffectGateway:
-        """Start a process that does nothing yet; its gateway. `clock` is its host's, if wrong."""
+        """Start a process without workers; its gateway. `clock` is its host's, if wrong."""
         if clock is None:
             loop = new_process(self.kernel, name)
         else:
             loop = SkewedLoop(self.kernel, name, clock)  # type: ignore[abstract]
         gateway = EffectGateway(loop, self.server, self.observer if observed else None, host)
-        _DOORS[loop] = gateway, self.state.ledger
-        loop.at_death("gateway", lambda: _DOORS.pop(loop, None) and None)
+        _GATEWAYS[loop] = gateway, self.state.ledger
+        loop.at_death("gateway", lambda: _GATEWAYS.pop(loop, None) and None)
         self.processes.append(loop)
         return gateway
 
     def backend(self, gateway: EffectGateway) -> Backend:
-        """The database as a process reaches it."""
+        """The database behind the gateway of a process."""
         return gateway.backend(MemoryBackend(self.state.database))
 
     def start_workers(self, gateway: EffectGateway, workers: Sequence[Worker]) -> None:
@@ -175,7 +175,7 @@ class World:
         return read_histories(MemoryBackend(self.state.database))
 
     def observation(self, *, must_have_ended: bool = True) -> WorldObservation:
-        """What is to be judged when the world has ended, or so far."""
+        """What the invariants are checked on, now."""
         errors = [
             f"{process.name}: {type(error).__name__}: {error}"
             for process in self.processes
@@ -191,16 +191,22 @@ class World:
         )
 
     def close(self) -> None:
-        """End all processes, and let go of what holds on to itself: memory is free at once."""
+        """End all processes and break reference cycles, so that memory is free at once."""
         self.kernel.close()
         self.workers.clear()
         self._worker_tasks.clear()
         self.observer = None
-        moment = self.clock()
-        self.state.database.clock = lambda: moment
+        now = self.clock()
+        self.state.database.clock = lambda: now
 
 
-_DOORS: dict[SimLoop, tuple[EffectGateway, Ledger]] = {}
+_GATEWAYS: dict[SimLoop, tuple[EffectGateway, Ledger]] = {}
+"""Of all living processes, for handlers that know only their event loop."""
+
+
+def _of_this_process() -> tuple[EffectGateway, Ledger] | None:
+    loop = asyncio.get_running_loop()
+    return _GATEWAYS.get(loop) if isinstance(loop, SimLoop) else None
 
 
 async def outside(name: str, value: Json = None) -> None:
@@ -209,10 +215,10 @@ async def outside(name: str, value: Json = None) -> None:
     A numbered effect like any other: the process may die before it, or after it and before the
     handler goes on. Outside a simulated process it does nothing.
     """
-    found = _DOORS.get(asyncio.get_running_loop())  # type: ignore[call-overload]
-    if found is None:
+    current = _of_this_process()
+    if current is None:
         return
-    gateway, ledger = found
+    gateway, ledger = current
 
     async def note() -> None:
         ledger.entries.append((name, value))
@@ -221,27 +227,27 @@ async def outside(name: str, value: Json = None) -> None:
 
 
 def happened(name: str, value: Json = None) -> int:
-    """How often this effect has happened in this world: what the side outside knows of it.
+    """How often this effect has happened in this world.
 
-    For handlers whose other side recognises what it has done. 0 outside a simulated process.
+    For stand-ins of an outside that recognises repeated requests. 0 outside a simulated process.
     """
-    found = _DOORS.get(asyncio.get_running_loop())  # type: ignore[call-overload]
-    return 0 if found is None else found[1].entries.count((name, value))
+    current = _of_this_process()
+    return 0 if current is None else current[1].entries.count((name, value))
 
 
 def read_histories(backend: MemoryBackend) -> list[History]:
     """All histories of an emulated database, by queue and age."""
-    found: list[History] = []
+    histories: list[History] = []
     for queue in instantly(backend.list_queues()):
         tasks = instantly(backend.list_tasks(queue, limit=10**9))
-        ids = [task.task_id for task in reversed(tasks)]
-        found += instantly(backend.histories(queue, ids))
-    return found
+        task_ids = [task.task_id for task in reversed(tasks)]
+        histories += instantly(backend.histories(queue, task_ids))
+    return histories
 
 
 @contextmanager
 def quiet_logs(name: str = "absurd_contimg") -> Iterator[None]:
-    """Let the production code's log be silent: a thousand deaths would fill the screen."""
+    """Silence the log of production code: a thousand deaths would fill the screen."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
@@ -253,7 +259,7 @@ def quiet_logs(name: str = "absurd_contimg") -> Iterator[None]:
 
 @contextmanager
 def without_gc() -> Iterator[None]:
-    """Let Python's cycle collector rest: whoever runs many worlds calls it now and then himself."""
+    """Turn Python's cycle collector off: code that runs many worlds calls it now and then."""
     was_on = gc.isenabled()
     gc.disable()
     try:

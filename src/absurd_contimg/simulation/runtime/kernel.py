@@ -52,7 +52,7 @@ class Process(Protocol):
     def reap(self) -> None:
         """End the tasks of a dead process."""
 
-    def report(self, error: BaseException, what: object) -> None:
+    def report(self, error: BaseException, source: object) -> None:
         """Note what a callback raised."""
 
     def waiting(self) -> Iterator[str]:

@@ -143,6 +143,17 @@ class SimLoop(asyncio.AbstractEventLoop):
         else:
             self._at_death[key] = release
 
+    def release_at_death(self, release: Callable[[], None]) -> Callable[[], None]:
+        """Call `release` when this process dies; the returned function calls it before that."""
+        key = object()
+        self.at_death(key, release)
+
+        def release_now() -> None:
+            if self._at_death.pop(key, None) is not None:
+                release()
+
+        return release_now
+
     def tasks(self) -> list[SimTask]:
         """The unfinished tasks, in the order in which they were made.
 
@@ -176,13 +187,13 @@ class SimLoop(asyncio.AbstractEventLoop):
             where = f"{frames[0].f_code.co_qualname}:{frames[0].f_lineno}" if frames else "?"
             yield f"{task.get_name()} in {where}"
 
-    def report(self, error: BaseException, what: object) -> None:
+    def report(self, error: BaseException, source: object) -> None:
         """Note what a callback raised; errors of a dead process are dropped."""
         if isinstance(error, SystemExit | KeyboardInterrupt):
             raise error
         if not self.dead:
             self.errors.append(error)
-            _log.error("%s: %r raised %r", self.name, what, error, exc_info=error)
+            _log.error("%s: %r raised %r", self.name, source, error, exc_info=error)
 
     # -- asyncio: running -----------------------------------------------------------------
 
@@ -194,33 +205,15 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.kernel.run()
         return task.result()
 
-    def run_forever(self) -> None:
-        """Run all processes until `stop`."""
-        self.kernel.run()
-
-    def stop(self) -> None:
-        """Let `run_forever` return."""
-        self.kernel.stop()
-
     def is_running(self) -> bool:
         """Whether this loop is the running one."""
         return asyncio._get_running_loop() is self
-
-    def is_closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
 
     def close(self) -> None:
         """End what is left of every process on this loop's kernel."""
         if not self._closed:
             self._closed = True
             self.kernel.close()
-
-    async def shutdown_asyncgens(self) -> None:
-        """Nothing to do: asynchronous generators are left to their owners."""
-
-    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
-        """Nothing to do: there is no executor."""
 
     # -- asyncio: callbacks and time ------------------------------------------------------
 
@@ -316,13 +309,6 @@ class SimLoop(asyncio.AbstractEventLoop):
     get_debug = bool
     """Never, at the speed of C: asyncio's debug mode reads the wall clock."""
 
-    def set_debug(self, enabled: bool) -> None:
-        """No effect."""
-
-    @override
-    def default_exception_handler(self, context: dict[str, Any]) -> None:
-        self.call_exception_handler(context)
-
     def call_exception_handler(self, context: dict[str, Any]) -> None:
         """Note an error that no code has handled."""
         error = context.get("exception")
@@ -330,13 +316,6 @@ class SimLoop(asyncio.AbstractEventLoop):
             return
         shown = error if isinstance(error, BaseException) else RuntimeError(str(context))
         self.report(shown, context.get("message"))
-
-    def set_task_factory(self, factory: Any) -> None:
-        """No effect: tasks are `SimTask`, because their order depends on it."""
-
-    def get_task_factory(self) -> Any:
-        """None: see `set_task_factory`."""
-        return None
 
 
 def _absent(name: str) -> Any:
