@@ -50,7 +50,8 @@ class SmallWorkers:
         files = SimulatedFiles(gateway, state.disk)
         executor = SimulatedExecutor(gateway, files, by_name, self.model, None, world.watch)
         scratch = acquire_scratch(gateway, state.disk, worker_id)
-        runner = StageRunner(SIMULATED_CONFIG, executor, None, scratch, files, call_inline)
+        registry = gateway.registry(state.registry)
+        runner = StageRunner(SIMULATED_CONFIG, executor, registry, scratch, files, call_inline)
 
         async def pipeline(params: Mapping[str, Json], ctx: TaskContext) -> Json:
             context = PipelineContext(SIMULATED_CONFIG, {"group_id": "G", **params})
