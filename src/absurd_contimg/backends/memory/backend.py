@@ -17,9 +17,9 @@ from absurd_contimg.backends.memory.database import MemoryDatabase
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures import (
     checkpoints,
+    checks,
     cleanup,
     events,
-    partitions,
     queues,
     runs,
     tasks,
@@ -157,7 +157,7 @@ class MemoryBackend(Backend):
         await self._run(tasks.cancel_task, queue_name, uuid_int(task_id))
 
     async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
-        rows = await self._read(cleanup.get_task_result, queue_name, uuid_int(task_id))
+        rows = await self._read(tasks.get_task_result, queue_name, uuid_int(task_id))
         return TaskResult(*python_values(rows[0])) if rows else None
 
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
@@ -227,10 +227,10 @@ class MemoryBackend(Backend):
     # -- inspection -------------------------------------------------------------------------
 
     async def current_time(self) -> datetime:
-        return times.to_datetime(await self._read(partitions.current_time))
+        return times.to_datetime(await self._read(checks.current_time))
 
     async def schema_version(self) -> str:
-        return await self._read(partitions.get_schema_version)
+        return await self._read(checks.get_schema_version)
 
     async def queue_stats(self, queue_name: str) -> QueueStats:
         return await self._read(inspection.queue_stats, queue_name)

@@ -1,4 +1,4 @@
-"""What several procedures ask and refuse: of a queue's name, of a run, of a number."""
+"""The clock, the version, and what several procedures ask and refuse."""
 
 from __future__ import annotations
 
@@ -12,13 +12,23 @@ from absurd_contimg.backends.memory.errors import (
     shown,
     task_cancelled,
 )
-from absurd_contimg.backends.memory.procedures.signatures import procedure
-from absurd_contimg.backends.memory.schema import RunRow, Text
+from absurd_contimg.backends.memory.procedures.signatures import SCHEMA_VERSION, procedure
+from absurd_contimg.backends.memory.schema import RunRow, Text, Timestamptz
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.text import uuid_out
 
 INTEGER_MAX = 2**31 - 1
 QUEUE_NAME_BYTES_MAX = 57
+
+
+@procedure("5111ee42aa49434c")
+def get_schema_version(_: Transaction) -> Text:
+    return SCHEMA_VERSION
+
+
+@procedure("3e590dd5e0aeff8b")
+def current_time(tx: Transaction) -> Timestamptz:
+    return tx.session.current_time()
 
 
 @procedure("74a5e631f9ea35a9")

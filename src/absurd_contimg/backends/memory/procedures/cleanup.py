@@ -1,4 +1,4 @@
-"""``get_task_result``, ``cleanup_tasks``, ``cleanup_events``, ``cleanup_all_queues``."""
+"""``cleanup_tasks``, ``cleanup_events``, ``cleanup_all_queues``."""
 
 from __future__ import annotations
 
@@ -9,29 +9,18 @@ from typing import Any, NamedTuple, TypeVar
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import AnyTable
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception
-from absurd_contimg.backends.memory.locks import READ
 from absurd_contimg.backends.memory.procedures.checks import (
     checked_integer,
     is_partitioned,
     require_queue,
-    validate_queue_name,
 )
 from absurd_contimg.backends.memory.procedures.signatures import procedure
-from absurd_contimg.backends.memory.schema import Int4, Jsonb, TaskRow, Text, Uuid
+from absurd_contimg.backends.memory.schema import Int4, TaskRow, Text
 from absurd_contimg.backends.memory.tables import LIVE, Runs
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.times import SECOND_US, Interval, add_us
 
 T = TypeVar("T")
-
-
-class Result(NamedTuple):
-    """A row of ``get_task_result``."""
-
-    task_id: Uuid
-    state: Text
-    result: Jsonb | None
-    failure_reason: Jsonb | None
 
 
 class Cleaned(NamedTuple):
@@ -40,19 +29,6 @@ class Cleaned(NamedTuple):
     queue_name: Text
     tasks_deleted: Int4
     events_deleted: Int4
-
-
-@procedure("464a8e1adc973350")
-def get_task_result(tx: Transaction, queue_name: Text | None, task_id: Uuid | None) -> list[Result]:
-    validate_queue_name(tx, queue_name)
-    task = catalog.tasks(tx, queue_name, READ).get(tx, task_id)
-    runs = catalog.runs(tx, queue_name, READ)
-    if task is None:
-        return []
-    run = runs.get(tx, task.last_attempt_run)
-    result = task.completed_payload if task.state == "completed" else None
-    reason = run.failure_reason if task.state == "failed" and run is not None else None
-    return [Result(task.task_id, task.state, result, reason)]
 
 
 @procedure("f910961cc5661f3d")

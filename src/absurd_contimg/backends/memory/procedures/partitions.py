@@ -13,7 +13,7 @@ from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relati
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception, undefined_table
 from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.checks import require_queue
-from absurd_contimg.backends.memory.procedures.signatures import SCHEMA_VERSION, procedure
+from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import Bool, QueueRow, Text, Timestamptz, Uuid
 from absurd_contimg.backends.memory.table import Partition
 from absurd_contimg.backends.memory.transaction import Transaction
@@ -30,16 +30,6 @@ from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 
 UUIDV7_MS_MAX = 281_474_976_710_655
 _WEEK = Interval(days=7)
-
-
-@procedure("5111ee42aa49434c")
-def get_schema_version(_: Transaction) -> Text:
-    return SCHEMA_VERSION
-
-
-@procedure("3e590dd5e0aeff8b")
-def current_time(tx: Transaction) -> Timestamptz:
-    return tx.session.current_time()
 
 
 @procedure("efb384cc90ff9a5e")

@@ -1,4 +1,4 @@
-"""``spawn_task``, ``retry_task``, ``cancel_task``; retry strategies and cancellation rules."""
+"""Tasks from ``spawn_task`` to ``get_task_result``; retry strategies and cancellation rules."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from absurd_contimg.backends.memory.procedures.checks import (
     is_blank,
     is_partitioned,
     shown_id,
+    validate_queue_name,
 )
 from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import (
@@ -289,3 +290,25 @@ def rule_applies(task: TaskRow, now: int) -> bool:
     max_duration = rule_seconds(task, "max_duration")
     since, seconds = (task.enqueue_at, max_delay) if started is None else (started, max_duration)
     return seconds is not None and elapsed_us(now, since) >= seconds * SECOND_US
+
+
+class Result(NamedTuple):
+    """A row of ``get_task_result``."""
+
+    task_id: Uuid
+    state: Text
+    result: Jsonb | None
+    failure_reason: Jsonb | None
+
+
+@procedure("464a8e1adc973350")
+def get_task_result(tx: Transaction, queue_name: Text | None, task_id: Uuid | None) -> list[Result]:
+    validate_queue_name(tx, queue_name)
+    task = catalog.tasks(tx, queue_name, READ).get(tx, task_id)
+    runs = catalog.runs(tx, queue_name, READ)
+    if task is None:
+        return []
+    run = runs.get(tx, task.last_attempt_run)
+    result = task.completed_payload if task.state == "completed" else None
+    reason = run.failure_reason if task.state == "failed" and run is not None else None
+    return [Result(task.task_id, task.state, result, reason)]
