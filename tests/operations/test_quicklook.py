@@ -12,7 +12,8 @@ from astropy.io import fits
 from PIL import Image
 
 from absurd_contimg.errors import CorruptInputError, MissingInputError, SettingError
-from absurd_contimg.operations.report.quicklook import BYTES_MAX, SourceMark, write_quicklook
+from absurd_contimg.operations.report.quicklook import BYTES_MAX, write_quicklook
+from absurd_contimg.products.outputs import SourceCheck
 
 BLUE, RED = (0x1B, 0x6C, 0xA8), (0xC1, 0x12, 0x1F)
 RA, DEC = 150.0, 20.0
@@ -38,8 +39,14 @@ def make_image(
     return path
 
 
+def source(
+    name: str, ra_deg: float, dec_deg: float, flux_jy: float, measured_jy: float | None
+) -> SourceCheck:
+    return SourceCheck(name, ra_deg, dec_deg, flux_jy, 1.0, 100.0, True, measured_jy)
+
+
 def draw(
-    folder: Path, fits_path: Path, sources: tuple[SourceMark, ...] = (), beam: Path | None = None
+    folder: Path, fits_path: Path, sources: tuple[SourceCheck, ...] = (), beam: Path | None = None
 ) -> np.ndarray:
     """The picture as rows, columns, RGB."""
     png = folder / "out" / "q.png"
@@ -72,7 +79,7 @@ def test_circle_surrounds_its_source(tmp_path: Path) -> None:
     """The mark is placed by RA and Dec, the source by pixels."""
     image = make_image(tmp_path / "i.fits", sources=((0.25, 0.75),))
     cosine = np.cos(np.radians(DEC))
-    mark = SourceMark("A", RA + 32 * 10 / 3600 / cosine, DEC + 32 * 10 / 3600, 1.0, 1.0)
+    mark = source("A", RA + 32 * 10 / 3600 / cosine, DEC + 32 * 10 / 3600, 1.0, 1.0)
     picture = field(draw(tmp_path, image, (mark,)))
     dark = np.argwhere(picture.max(axis=2) < 25)
     blue = np.argwhere(near(picture, BLUE))
@@ -83,8 +90,8 @@ def test_circle_surrounds_its_source(tmp_path: Path) -> None:
 
 def test_source_that_was_not_detected_is_marked_in_red(tmp_path: Path) -> None:
     image = make_image(tmp_path / "i.fits")
-    detected = field(draw(tmp_path, image, (SourceMark("A", RA, DEC, 0.1, 0.1),)))
-    missed = field(draw(tmp_path, image, (SourceMark("A", RA, DEC, 0.1, None),)))
+    detected = field(draw(tmp_path, image, (source("A", RA, DEC, 0.1, 0.1),)))
+    missed = field(draw(tmp_path, image, (source("A", RA, DEC, 0.1, None),)))
     assert near(detected, BLUE).sum() > 30
     assert near(detected, RED).sum() == 0
     assert near(missed, RED).sum() > 15
@@ -93,7 +100,7 @@ def test_source_that_was_not_detected_is_marked_in_red(tmp_path: Path) -> None:
 def test_sources_outside_the_image_are_left_out(tmp_path: Path) -> None:
     """Also those beyond the horizon of the projection, where there is no pixel."""
     image = make_image(tmp_path / "i.fits")
-    outside = (SourceMark("A", RA + 5, DEC, 1.0, 1.0), SourceMark("B", RA + 180, -DEC, 1.0, 1.0))
+    outside = (source("A", RA + 5, DEC, 1.0, 1.0), source("B", RA + 180, -DEC, 1.0, 1.0))
     assert np.array_equal(draw(tmp_path, image, outside), draw(tmp_path, image))
 
 

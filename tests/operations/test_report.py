@@ -324,7 +324,7 @@ def test_bars_lie_on_a_common_axis_of_time(tmp_path: Path) -> None:
     task_history = completed(tmp_path)
     drawn = stage_timeline(task_history, ["w1", "w2"])
     assert drawn is not None
-    assert [lane.label for lane in drawn.lanes] == ["convert", "image", "validate"]
+    assert [name for _, name in drawn.lanes] == ["convert", "image", "validate"]
     room = drawn.width - drawn.left
     assert all(drawn.left <= bar.x and bar.x + bar.width <= drawn.width for bar in drawn.bars)
     convert, dead = drawn.bars[0], drawn.bars[1]

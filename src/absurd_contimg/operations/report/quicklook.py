@@ -14,9 +14,7 @@ Knows FITS and matplotlib; knows no task, stage or registry. Needs the plots ext
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ import numpy as np
 
 from absurd_contimg.operations.report.sky_image import SkyImage
 from absurd_contimg.plotting import plotting_libraries
+from absurd_contimg.products.outputs import SourceCheck
 
 BYTES_MAX = 300_000
 """A larger picture is encoded with fewer grey levels: a report holds one for each group."""
@@ -41,27 +40,7 @@ _CONTOUR = "#b5651d"
 _BLANK = "#e8e0cc"
 
 _Pixel = tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class SourceMark:
-    """A catalogue source to mark; `measured_jy` is None if the image does not show it."""
-
-    name: str
-    ra_deg: float
-    dec_deg: float
-    flux_jy: float
-    measured_jy: float | None = None
-
-    @property
-    def label(self) -> str:
-        """The name with the measured flux, or with the catalogue flux in brackets."""
-        if self.measured_jy is None:
-            return f"{self.name}\n({_flux(self.flux_jy)})"
-        return f"{self.name}\n{_flux(self.measured_jy)}"
-
-
-_Placed = tuple[SourceMark, _Pixel]
+_Placed = tuple[SourceCheck, _Pixel]
 
 
 def write_quicklook(
@@ -69,7 +48,7 @@ def write_quicklook(
     png_path: Path,
     *,
     title: str,
-    sources: Sequence[SourceMark] = (),
+    sources: Sequence[SourceCheck] = (),
     beam_path: Path | None = None,
     rms_jy: float | None = None,
 ) -> None:
@@ -83,7 +62,7 @@ def write_quicklook(
     Raises `MissingInputError` or `CorruptInputError` if an image cannot be read, `SettingError`
     if the plots extra is not installed.
     """
-    with _plotting_libraries(png_path.parent):
+    with plotting_libraries(png_path.parent, "astropy.visualization.wcsaxes"):
         sky = SkyImage.read(fits_path, beam_path, rms_jy)
         picture = _draw(sky, title, sorted(sources, key=lambda source: -source.flux_jy))
     partial = png_path.with_name(f".{png_path.name}.partial")
@@ -91,21 +70,13 @@ def write_quicklook(
     partial.replace(png_path)
 
 
-@contextmanager
-def _plotting_libraries(folder: Path) -> Iterator[None]:
-    """matplotlib and astropy, with the style of these pictures."""
-    with plotting_libraries(folder, "astropy.visualization.wcsaxes"):
-        import matplotlib
-
-        matplotlib.rcParams.update({"font.size": 9.0, "axes.linewidth": 0.7})
-        yield
-
-
-def _draw(sky: SkyImage, title: str, sources: Sequence[SourceMark]) -> bytes:
+def _draw(sky: SkyImage, title: str, sources: Sequence[SourceCheck]) -> bytes:
+    from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import AsinhNorm
     from matplotlib.figure import Figure
 
+    rcParams.update({"font.size": 9.0, "axes.linewidth": 0.7})
     placed = [
         (source, pixel)
         for source in sources
@@ -125,8 +96,8 @@ def _draw(sky: SkyImage, title: str, sources: Sequence[SourceMark]) -> bytes:
     _mark(axes, sky, placed)
     _contour_beam(axes, sky)
     _colour_bar(figure, image, sky, norm)
-    for position, (source, pixel) in enumerate(_brightest(sky, placed)):
-        _zoom(figure, position, sky, norm, source, pixel)
+    for position, (zoom_title, pixel) in enumerate(_brightest(sky, placed, peak)):
+        _zoom(figure, position, sky, norm, zoom_title, pixel)
     figure.text(0.085, 0.957, title, fontsize=14, weight="bold", ha="left")
     figure.text(0.985, 0.959, _figures(sky, peak), fontsize=9, ha="right", color="#444444")
     figure.text(0.085, 0.012, _legend(sky, placed), fontsize=8, ha="left", color="#444444")
@@ -157,12 +128,14 @@ def _mark(axes: Any, sky: SkyImage, placed: Sequence[_Placed]) -> None:
 
     radius = max(2.2 * sky.major_deg / sky.cell_deg, 0.009 * sky.pixels.shape[1])
     for source, (x, y) in placed:
-        colour = _MISSED if source.measured_jy is None else _INK
-        dashes = "dashed" if source.measured_jy is None else "solid"
+        if source.measured_jy is None:
+            colour, dashes, flux = _MISSED, "dashed", f"({_flux(source.flux_jy)})"
+        else:
+            colour, dashes, flux = _INK, "solid", _flux(source.measured_jy)
         axes.add_patch(Circle((x, y), radius, fill=False, ec=colour, lw=1.1, ls=dashes))
         right = x < 0.86 * sky.pixels.shape[1]
         axes.annotate(
-            source.label,
+            f"{source.name}\n{flux}",
             (x + (radius if right else -radius), y),
             xytext=(3 if right else -3, 0),
             textcoords="offset points",
@@ -213,32 +186,31 @@ def _legend(sky: SkyImage, placed: Sequence[_Placed]) -> str:
     return " ".join(parts)
 
 
-def _brightest(sky: SkyImage, placed: Sequence[_Placed]) -> list[tuple[SourceMark | None, _Pixel]]:
+def _brightest(sky: SkyImage, placed: Sequence[_Placed], peak: float) -> list[tuple[str, _Pixel]]:
     """What the close-ups show: the brightest detected sources, or else the brightest pixel."""
-    detected = [(s, p) for s, p in placed if s.measured_jy is not None][:_ZOOMS]
-    if detected:
-        return list(detected)
+    detected = [
+        (
+            f"{source.name}: {_flux(source.measured_jy)}, "
+            f"{100 * source.measured_jy / source.flux_jy:.1f} % of catalogue",
+            pixel,
+        )
+        for source, pixel in placed
+        if source.measured_jy is not None
+    ]
     y, x = np.unravel_index(int(np.nanargmax(sky.pixels)), sky.pixels.shape)
-    return [(None, (float(x), float(y)))]
+    brightest_pixel = (f"Brightest pixel, {_flux(peak / 1e3)}/beam", (float(x), float(y)))
+    return detected[:_ZOOMS] or [brightest_pixel]
 
 
-def _zoom(
-    figure: Any,
-    position: int,
-    sky: SkyImage,
-    norm: Any,
-    source: SourceMark | None,
-    pixel: _Pixel,
-) -> None:
+def _zoom(figure: Any, position: int, sky: SkyImage, norm: Any, title: str, pixel: _Pixel) -> None:
     from matplotlib.patches import Ellipse
 
     axes = figure.add_axes((0.765, 0.665 - 0.3 * position, 0.215, 0.265))
     _show(axes, sky, norm)
     half = _ZOOM_BEAMS / 2 * sky.major_deg / sky.cell_deg or 20.0
     axes.set(xlim=(pixel[0] - half, pixel[0] + half), ylim=(pixel[1] - half, pixel[1] + half))
-    axes.set_aspect("equal")
-    axes.set(xticks=[], yticks=[])
-    axes.set_title(_zoom_title(sky, source), fontsize=8.5, loc="left", pad=3)
+    axes.set(aspect="equal", xticks=[], yticks=[])
+    axes.set_title(title, fontsize=8.5, loc="left", pad=3)
     corner = (pixel[0] - 0.78 * half, pixel[1] - 0.78 * half)
     axes.add_patch(
         Ellipse(
@@ -257,13 +229,6 @@ def _zoom(
         right, y = pixel[0] + 0.88 * half, pixel[1] - 0.86 * half
         axes.plot([right - bar_px, right], [y, y], color=_INK, lw=2, solid_capstyle="butt")
         axes.text(right - bar_px / 2, y + 0.05 * half, "1′", color=_INK, ha="center", va="bottom")
-
-
-def _zoom_title(sky: SkyImage, source: SourceMark | None) -> str:
-    if source is None or source.measured_jy is None:
-        return f"Brightest pixel, {_flux(float(np.nanmax(sky.pixels)) / 1e3)}/beam"
-    ratio = source.measured_jy / source.flux_jy
-    return f"{source.name}: {_flux(source.measured_jy)}, {100 * ratio:.1f} % of catalogue"
 
 
 def _figures(sky: SkyImage, peak: float) -> str:

@@ -6,19 +6,21 @@ network and no script. Needs the plots extra.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.report import formats
 from absurd_contimg.operations.report.group_content import GroupContent, group_content
 from absurd_contimg.operations.report.timeline import overview, worker_names
 
-_TEMPLATE = "report.html.jinja"
+_NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?\s*(%|Jy|mJy|s|deg|arcsec)?")
 
 Cell = str | int | float | bool | None
 
@@ -47,12 +49,12 @@ def write_report(
 
     Raises `SettingError` if the plots extra is not installed.
     """
-    page = _template()
+    template = _template()
     target.parent.mkdir(parents=True, exist_ok=True)
     workers = worker_names(histories)
     folder = target.with_name(f"{target.stem}_images")
     groups = [group_content(history, workers, folder) for history in histories]
-    text = page.render(
+    text = template.render(
         title="Absurd continuum imaging: report",
         summary=_summary(groups, workers),
         groups=groups,
@@ -81,22 +83,40 @@ def _template() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=formats.number, moment=formats.moment)
-    environment.tests["numeric"] = formats.is_numeric
-    return environment.get_template(_TEMPLATE)
+    environment.filters.update(number=_number, moment=_moment)
+    environment.tests["numeric"] = _is_numeric
+    return environment.get_template("report.html.jinja")
+
+
+def _is_numeric(value: object) -> bool:
+    """Whether a cell is aligned to the right: a number, or the text of one."""
+    if isinstance(value, str):
+        return _NUMBER.fullmatch(value) is not None
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: object, decimals: int | None = None, scale: float = 1.0) -> str:
+    """A number as text, floats with four significant figures; a dash for None."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, int | float):
+        return "–" if value is None or value == "" else str(value)
+    if decimals is not None:
+        return f"{value * scale:.{decimals}f}"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _moment(value: datetime | None) -> str:
+    return "–" if value is None else f"{value:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _summary(groups: Sequence[GroupContent], workers: Sequence[str]) -> list[tuple[str, str]]:
     """The figures in the header: a number and its meaning."""
-    states = Counter(group.state for group in groups)
+    states = Counter(group.task.state for group in groups)
     spans = [span for group in groups for span in group.spans]
-    ratios = sorted(
-        row.flux_ratio
-        for group in groups
-        for row in group.sources
-        if row.isolated and row.flux_ratio is not None
-    )
-    figures = [(str(number), state) for state, number in states.most_common()]
+    sources = [row for group in groups for row in group.sources]
+    ratios = [row.flux_ratio for row in sources if row.isolated and row.flux_ratio is not None]
+    figures: list[tuple[str, str]] = [(str(n), state) for state, n in states.most_common()]
     degraded = sum(group.verdict == "degraded" for group in groups)
     if degraded:
         figures.append((str(degraded), "degraded"))
@@ -111,7 +131,6 @@ def _summary(groups: Sequence[GroupContent], workers: Sequence[str]) -> list[tup
         seconds = (max(span.ends_at for span in spans) - begin).total_seconds()
         figures.append((f"{seconds:.0f} s", "first start to last end"))
     if ratios:
-        figures.append(
-            (f"{ratios[len(ratios) // 2]:.3f}", f"median flux ratio of {len(ratios)} sources")
-        )
+        meaning = f"median flux ratio of {len(ratios)} sources"
+        figures.append((f"{median_high(ratios):.3f}", meaning))
     return figures

@@ -16,12 +16,8 @@ from absurd_contimg.history.timeline import StepStart, group_of, step_starts
 WORKER_COLOURS = 8
 """Further workers share colours; the tables name each worker."""
 
-_WIDTH = 1000.0
-_LABEL_WIDTH = 170.0
 _RIGHT_MARGIN = 24.0
 _ROW_HEIGHT = 24.0
-_BAR_HEIGHT = 16.0
-_AXIS_HEIGHT = 26.0
 _CHARACTER_WIDTH = 6.4
 _TICKS_SECONDS = (1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 21600, 86400)
 _TICKS_MAX = 9
@@ -46,25 +42,8 @@ class Bar:
     x: float
     y: float
     width: float
-    height: float
     css: str
     tooltip: str
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """A mark on the axis of time."""
-
-    x: float
-    label: str
-
-
-@dataclass(frozen=True, slots=True)
-class Lane:
-    """A row with its name."""
-
-    y: float
     label: str
 
 
@@ -72,21 +51,23 @@ class Lane:
 class Timeline:
     """A picture for the template; lengths in the picture's units."""
 
-    width: float
-    height: float
-    left: float
+    lanes: Sequence[tuple[float, str]]
+    """The middle of each row, and its name."""
+    bars: Sequence[Bar]
+    ticks: Sequence[tuple[float, str]]
+    """The marks on the axis of time."""
     bottom: float
-    lanes: tuple[Lane, ...]
-    bars: tuple[Bar, ...]
-    ticks: tuple[Tick, ...]
+
+    width = 1000.0
+    left = 170.0
+    bar_height = 16.0
+    axis_height = 26.0
 
 
 def worker_names(histories: Sequence[History]) -> list[str]:
     """The workers that have started a step, in the order of their first starts."""
-    starts = sorted(
-        (start for history in histories for start in step_starts(history)),
-        key=lambda start: start.started_at,
-    )
+    starts = [start for history in histories for start in step_starts(history)]
+    starts.sort(key=lambda start: start.started_at)
     return list(dict.fromkeys(start.worker for start in starts))
 
 
@@ -144,49 +125,35 @@ def _timeline(
     begin = min(span.start.started_at for _, row in rows for span in row)
     end = max(span.ends_at for _, row in rows for span in row)
     seconds = max((end - begin).total_seconds(), 1.0)
-    scale = (_WIDTH - _LABEL_WIDTH - _RIGHT_MARGIN) / seconds
-    bars, lanes = [], []
-    for number, (label, row) in enumerate(rows):
-        y = number * _ROW_HEIGHT
-        lanes.append(Lane(y + _ROW_HEIGHT / 2, label))
-        bars += [
-            _bar(span, y, begin, scale, workers, named=label != span.start.step) for span in row
-        ]
-    bottom = len(rows) * _ROW_HEIGHT
+    scale = (Timeline.width - Timeline.left - _RIGHT_MARGIN) / seconds
+
+    def bar(span: Span, row: int, row_label: str) -> Bar:
+        start = span.start
+        width = max((span.ends_at - start.started_at).total_seconds() * scale, 2.0)
+        # The row has the name of the group or of the step; the bar has what the row leaves open.
+        label = start.worker if row_label == start.step else start.step
+        duration = "" if start.seconds is None else f", {start.seconds:.1f} s"
+        return Bar(
+            span,
+            x=round(Timeline.left + (start.started_at - begin).total_seconds() * scale, 1),
+            y=row * _ROW_HEIGHT + (_ROW_HEIGHT - Timeline.bar_height) / 2,
+            width=round(width, 1),
+            css=f"w{workers.index(start.worker) % WORKER_COLOURS}",
+            tooltip=f"{start.step}, start {start.start}, on {start.worker} at "
+            f"{start.started_at:%H:%M:%S}{duration}: "
+            f"{'its worker died' if span.died else start.ending}",
+            label=label if len(label) <= int((width - 8.0) / _CHARACTER_WIDTH) else "",
+        )
+
     return Timeline(
-        _WIDTH,
-        bottom + _AXIS_HEIGHT,
-        _LABEL_WIDTH,
-        bottom,
-        tuple(lanes),
-        tuple(bars),
-        tuple(_ticks(begin, seconds, scale)),
+        [((row + 0.5) * _ROW_HEIGHT, label) for row, (label, _) in enumerate(rows)],
+        [bar(span, row, label) for row, (label, drawn) in enumerate(rows) for span in drawn],
+        _ticks(begin, seconds, scale),
+        len(rows) * _ROW_HEIGHT,
     )
 
 
-def _bar(
-    span: Span, y: float, begin: datetime, scale: float, workers: Sequence[str], *, named: bool
-) -> Bar:
-    start = span.start
-    width = max((span.ends_at - start.started_at).total_seconds() * scale, 2.0)
-    text = start.step if named else start.worker
-    room = int((width - 8.0) / _CHARACTER_WIDTH)
-    seconds = "" if start.seconds is None else f", {start.seconds:.1f} s"
-    outcome = "its worker died" if span.died else start.ending
-    return Bar(
-        span,
-        x=round(_LABEL_WIDTH + (start.started_at - begin).total_seconds() * scale, 1),
-        y=y + (_ROW_HEIGHT - _BAR_HEIGHT) / 2,
-        width=round(width, 1),
-        height=_BAR_HEIGHT,
-        css=f"w{workers.index(start.worker) % WORKER_COLOURS}",
-        tooltip=f"{start.step}, start {start.start}, on {start.worker} at "
-        f"{start.started_at:%H:%M:%S}{seconds}: {outcome}",
-        label=text if len(text) <= room else "",
-    )
-
-
-def _ticks(begin: datetime, seconds: float, scale: float) -> list[Tick]:
+def _ticks(begin: datetime, seconds: float, scale: float) -> list[tuple[float, str]]:
     step = next((s for s in _TICKS_SECONDS if seconds / s <= _TICKS_MAX), _TICKS_SECONDS[-1])
     count = min(int(seconds / step), 100)
     form = "%H:%M:%S" if step < 3600 else "%d %b %H:%M"
@@ -194,5 +161,5 @@ def _ticks(begin: datetime, seconds: float, scale: float) -> list[Tick]:
     for later in range(0, count * step + 1, step):
         time = f"{begin + timedelta(seconds=later):{form}}"
         label = f"+{later} s" if 0 < later < 300 else time
-        ticks.append(Tick(round(_LABEL_WIDTH + later * scale, 1), label))
+        ticks.append((round(Timeline.left + later * scale, 1), label))
     return ticks
