@@ -26,6 +26,7 @@ from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.store import find_committed, product_folders
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.models import Product
 
 
 class Here:
@@ -91,7 +92,7 @@ async def test_product_is_committed_and_registered(here: Here) -> None:
     assert result.outputs == {"made": str(result.product / "whole")}
     assert not result.adopted
     assert here.products() == [result.product]
-    assert [row["folder"] for row in here.registry.products()] == [str(result.product)]
+    assert [row["folder"] for row in here.registry.rows(Product)] == [str(result.product)]
     assert here.scratch_is_empty()
     assert result.output_log.exists()
 
@@ -171,7 +172,7 @@ async def test_fence_that_raises_stops_publication(here: Here) -> None:
     with pytest.raises(LeaseLost):
         await here.runner.run(Make(), here.context(), attempt="1", fence=fence)
     assert here.products() == []
-    assert here.registry.products() == []
+    assert here.registry.rows(Product) == []
     assert here.scratch_is_empty()
 
 
@@ -195,9 +196,9 @@ async def test_cancellation_at_any_time_leaves_all_or_nothing(here: Here) -> Non
         loop.call_later(0.03 * number, task.cancel)
         await asyncio.wait([task])
         assert here.scratch_is_empty()
-    for row in here.registry.products():
+    for row in here.registry.rows(Product):
         assert find_committed(Path(row["folder"]), row["key"], deep=True)
-    assert len(here.products()) == len(here.registry.products())
+    assert len(here.products()) == len(here.registry.rows(Product))
 
 
 async def test_cancellation_during_publication_leaves_the_whole_product(
@@ -217,7 +218,7 @@ async def test_cancellation_during_publication_leaves_the_whole_product(
     with pytest.raises(asyncio.CancelledError):
         await task
     (folder,) = here.products()
-    assert find_committed(folder, here.registry.products()[0]["key"], deep=True)
+    assert find_committed(folder, here.registry.rows(Product)[0]["key"], deep=True)
     assert here.scratch_is_empty()
 
 
@@ -233,10 +234,10 @@ async def test_committed_but_unregistered_product_is_found_and_registered(
         patched.setattr(here.registry, "register", database_is_gone)
         with pytest.raises(ConnectionResetError):
             await here.runner.run(Make(), here.context(), attempt="1")
-    assert here.registry.products() == []
+    assert here.registry.rows(Product) == []
     again = await here.runner.run(Make(), here.context("segfault"), attempt="2")
     assert again.adopted
-    assert [row["attempt"] for row in here.registry.products()] == ["1"]
+    assert [row["attempt"] for row in here.registry.rows(Product)] == ["1"]
 
 
 async def test_two_workers_in_one_stage_make_one_product(tmp_path: Path) -> None:

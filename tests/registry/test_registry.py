@@ -19,6 +19,7 @@ from absurd_contimg.products.manifest import InputEntry, Manifest, file_entries,
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.models import ImageRow, MeasurementSetRow, Product, ValidationRow
 
 GROUPS = ("2026-01-25T22:26:05", "2026-01-25T22:31:14")
 
@@ -91,12 +92,12 @@ def test_every_product_is_found_again(registry: Registry, tmp_path: Path) -> Non
     """Typed tables hold the outputs of the stages."""
     for folder, manifest in commit_all(tmp_path / "products"):
         registry.register(folder, manifest)
-    assert len(registry.products()) == 14
-    assert [row["kind"] for row in registry.measurement_sets(GROUPS[0])] == [
+    assert len(registry.rows(Product)) == 14
+    assert [row["kind"] for row in registry.rows(MeasurementSetRow, GROUPS[0])] == [
         *("flagged", "calibrated", "raw"),
     ]
-    assert registry.images(GROUPS[0])[0]["details"]["image"]["noise_jy"] == 0.001
-    assert registry.validations(GROUPS[1])[0]["details"] == {"validation": {"passed": True}}
+    assert registry.rows(ImageRow, GROUPS[0])[0]["details"]["image"]["noise_jy"] == 0.001
+    assert registry.rows(ValidationRow, GROUPS[1])[0]["details"] == {"validation": {"passed": True}}
     assert [group.status for group in registry.groups()] == [GroupStatus.IMAGED] * 2
 
 
@@ -237,7 +238,7 @@ def test_manifest_that_says_too_little_is_refused(registry: Registry, tmp_path: 
     folder, manifest = commit(tmp_path, "convert", GROUPS[0], {"measurement_set": {"path": "/a"}})
     with pytest.raises(BrokenProductError, match="start_mjd"):
         registry.register(folder, manifest)
-    assert registry.products() == []
+    assert registry.rows(Product) == []
 
 
 def test_processes_share_a_registry(tmp_path: Path, registry: Registry) -> None:

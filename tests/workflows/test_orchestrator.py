@@ -18,6 +18,7 @@ from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.models import Product
 from absurd_contimg.workflows.orchestrator import (
     PipelineOrchestrator,
     StageOrderError,
@@ -117,4 +118,4 @@ async def test_plain_run_makes_all_products_and_a_second_run_adopts_them(tmp_pat
     assert first.context.outputs["bytes"] == 4
     assert [one.adopted for one in again.stages] == [True, True, False]
     assert again.context.outputs == first.context.outputs
-    assert len(registry.products()) == 2
+    assert len(registry.rows(Product)) == 2

@@ -4,10 +4,4 @@ from absurd_contimg.registry.calibrations import CaltableSet
 from absurd_contimg.registry.models import GroupStatus
 from absurd_contimg.registry.registry import Group, RebuildReport, Registry
 
-__all__ = [
-    "CaltableSet",
-    "Group",
-    "GroupStatus",
-    "RebuildReport",
-    "Registry",
-]
+__all__ = ["CaltableSet", "Group", "GroupStatus", "RebuildReport", "Registry"]

@@ -30,19 +30,9 @@ class CaltableSet:
     @classmethod
     def of_rows(cls, row: CaltableSetRow, tables: Sequence[CaltableRow]) -> CaltableSet:
         """From the registry's rows; tables come in order."""
-        return cls(
-            row.product_key,
-            row.set_name,
-            row.group_id,
-            row.calibrator,
-            row.refant,
-            row.declination_deg,
-            row.mid_mjd,
-            row.valid_start_mjd,
-            row.valid_end_mjd,
-            row.created_at,
-            tuple(Caltable(Path(t.path), t.type, t.apply_order, t.interp) for t in tables),
-        )
+        columns = {name: getattr(row, name) for name in cls.__slots__ if name != "tables"}
+        applied = (Caltable(Path(t.path), t.type, t.apply_order, t.interp) for t in tables)
+        return cls(**columns, tables=tuple(applied))
 
     def is_valid_at(self, mid_mjd: float) -> bool:
         """Whether a time (MJD) lies in the window, its ends included."""
@@ -65,16 +55,15 @@ def rank_sets(
     Sets are ordered by the time of their observation, and only at equal times by the time at which
     they were made. So the choice does not depend on the order in which groups were processed.
     """
-    near = [
-        candidate
-        for candidate in sets
-        if abs(candidate.declination_deg - declination_deg) <= declination_tolerance_deg
-    ]
-    near.sort(key=attrgetter("mid_mjd", "created_at", "product_key"), reverse=True)
-    valid = [candidate for candidate in near if candidate.is_valid_at(mid_mjd)]
-    others = [
-        candidate
-        for candidate in near
-        if not candidate.is_valid_at(mid_mjd) and candidate.hours_from(mid_mjd) <= reach_hours
-    ]
+    newest_first = sorted(
+        sets, key=attrgetter("mid_mjd", "created_at", "product_key"), reverse=True
+    )
+    valid, others = [], []
+    for candidate in newest_first:
+        if abs(candidate.declination_deg - declination_deg) > declination_tolerance_deg:
+            continue
+        if candidate.is_valid_at(mid_mjd):
+            valid.append(candidate)
+        elif candidate.hours_from(mid_mjd) <= reach_hours:
+            others.append(candidate)
     return valid + sorted(others, key=lambda candidate: candidate.hours_from(mid_mjd))

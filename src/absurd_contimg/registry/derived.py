@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import (
@@ -42,6 +41,19 @@ _PROGRESS: Mapping[type[Any], GroupStatus] = {
     CalibrateApplyOutputs: GroupStatus.CALIBRATED,
     ImageOutputs: GroupStatus.IMAGED,
 }
+_MEASUREMENT_SETS: Mapping[type[Any], str] = {
+    ConvertOutputs: "raw",
+    FlagOutputs: "flagged",
+    CalibrateApplyOutputs: "calibrated",
+}
+_MEASUREMENT_SET_FIGURES = (
+    "start_mjd", "mid_mjd", "end_mjd", "ra_deg", "dec_deg", "declination_deg", "n_rows",
+    "n_channels", "flagged_fraction",
+)  # fmt: skip
+_CALTABLE_SET_FIELDS = (
+    "set_name", "calibrator", "refant", "declination_deg", "mid_mjd", "valid_start_mjd",
+    "valid_end_mjd",
+)  # fmt: skip
 
 
 def progress_of(manifest: Manifest) -> GroupStatus | None:
@@ -77,50 +89,24 @@ def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
 
 
 def _typed_rows(folder: Path, manifest: Manifest) -> list[Base]:
-    key, group_id, outputs = manifest.key, manifest.group_id, manifest.outputs
-    rows: list[Base] = []
-    if _has(manifest, ConvertOutputs):
-        raw = from_json(ConvertOutputs, outputs).measurement_set
-        rows = [_measurement_set(manifest, "raw", raw)]
-    elif _has(manifest, FlagOutputs):
-        flagged = from_json(FlagOutputs, outputs).flagged_ms
-        rows = [_measurement_set(manifest, "flagged", flagged)]
-    elif _has(manifest, CalibrateSolveOutputs):
-        caltables = from_json(CalibrateSolveOutputs, outputs).caltables
-        rows = _caltables(manifest, caltables) if isinstance(caltables, SolvedCaltables) else []
-    elif _has(manifest, CalibrateApplyOutputs):
-        calibrated = from_json(CalibrateApplyOutputs, outputs).calibrated_ms
-        rows = [_measurement_set(manifest, "calibrated", calibrated)]
-    elif _has(manifest, ImageOutputs):
-        details: dict[str, Json] = dict(outputs)
-        rows = [ImageRow(product_key=key, group_id=group_id, folder=str(folder), details=details)]
-    elif _has(manifest, ValidateOutputs):
-        rows = [ValidationRow(product_key=key, group_id=group_id, details=dict(outputs))]
-    return rows
+    ids = {"product_key": manifest.key, "group_id": manifest.group_id}
+    for kind, state in _MEASUREMENT_SETS.items():
+        if _has(manifest, kind):
+            (outputs,) = manifest.outputs.values()
+            ms = from_json(MeasurementSet, cast(Mapping[str, Any], outputs))
+            figures = {name: getattr(ms, name) for name in _MEASUREMENT_SET_FIGURES}
+            return [MeasurementSetRow(**ids, kind=state, path=str(ms.path), **figures)]
+    if _has(manifest, CalibrateSolveOutputs):
+        caltables = from_json(CalibrateSolveOutputs, manifest.outputs).caltables
+        return _caltables(manifest, caltables) if isinstance(caltables, SolvedCaltables) else []
+    details = dict(manifest.outputs)
+    if _has(manifest, ImageOutputs):
+        return [ImageRow(**ids, folder=str(folder), details=details)]
+    return [ValidationRow(**ids, details=details)] if _has(manifest, ValidateOutputs) else []
 
 
 def _has(manifest: Manifest, kind: type[Any]) -> bool:
     return names(kind) == manifest.outputs.keys()
-
-
-_MEASUREMENT_SET_FIGURES = (
-    "start_mjd", "mid_mjd", "end_mjd", "ra_deg", "dec_deg", "declination_deg", "n_rows",
-    "n_channels", "flagged_fraction",
-)  # fmt: skip
-_CALTABLE_SET_FIELDS = (
-    "set_name", "calibrator", "refant", "declination_deg", "mid_mjd", "valid_start_mjd",
-    "valid_end_mjd",
-)  # fmt: skip
-
-
-def _measurement_set(manifest: Manifest, kind: str, ms: MeasurementSet) -> Base:
-    return MeasurementSetRow(
-        product_key=manifest.key,
-        group_id=manifest.group_id,
-        kind=kind,
-        path=str(ms.path),
-        **{name: getattr(ms, name) for name in _MEASUREMENT_SET_FIGURES},
-    )
 
 
 def _caltables(manifest: Manifest, caltables: SolvedCaltables) -> list[Base]:

@@ -1,4 +1,4 @@
-"""Which sub-band files belong to one observation: pure functions of times.
+"""Which sub-band files belong to one observation.
 
 The sub-bands of one observation have timestamps up to a minute apart; one observation follows
 another after 309 s. A group is named by its earliest timestamp.
@@ -6,7 +6,6 @@ another after 309 s. A group is named by its earliest timestamp.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from absurd_contimg.products.subband_files import format_group_id
@@ -21,21 +20,3 @@ GROUP_WAIT_SECONDS = 300.0
 def group_name(timestamp_seconds: int) -> str:
     """The id of a group with this earliest timestamp (Unix time)."""
     return format_group_id(datetime.fromtimestamp(timestamp_seconds, UTC))
-
-
-def nearest_group(
-    timestamp_seconds: int,
-    neighbours: Iterable[tuple[str, int]],
-    tolerance_seconds: int = TOLERANCE_SECONDS,
-) -> str | None:
-    """The group of the nearest file within the tolerance; `neighbours` are (group, time).
-
-    Of two files at the same distance the earlier group's counts, so that the answer does not
-    depend on the order.
-    """
-    near = [
-        (abs(time - timestamp_seconds), group)
-        for group, time in neighbours
-        if abs(time - timestamp_seconds) <= tolerance_seconds
-    ]
-    return min(near)[1] if near else None

@@ -26,19 +26,17 @@ from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.derived import derived_rows, progress_of
-from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name, nearest_group
+from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name
 from absurd_contimg.registry.models import (
     DERIVED_TABLES,
     Base,
     CaltableRow,
     CaltableSetRow,
     GroupStatus,
-    ImageRow,
     MeasurementSetRow,
     ObservationGroup,
     Product,
     SubbandFile,
-    ValidationRow,
 )
 
 
@@ -104,41 +102,23 @@ class Registry:
                 _retire(session, key, reason)
         return RebuildReport(len(products), tuple(broken))
 
-    def products(self, group_id: str | None = None) -> list[dict[str, Any]]:
-        """Committed products, by stage and key; all columns."""
-        return self._rows(Product, group_id)
-
-    def measurement_sets(self, group_id: str | None = None) -> list[dict[str, Any]]:
-        """Measurement Sets in products; all columns."""
-        return self._rows(MeasurementSetRow, group_id)
-
-    def images(self, group_id: str | None = None) -> list[dict[str, Any]]:
-        """Image products; all columns."""
-        return self._rows(ImageRow, group_id)
-
-    def validations(self, group_id: str | None = None) -> list[dict[str, Any]]:
-        """Results of validations; all columns."""
-        return self._rows(ValidationRow, group_id)
-
     def snapshot(self) -> dict[str, list[dict[str, Any]]]:
         """Every table in a fixed order, to compare two registries."""
         tables: tuple[type[Base], ...] = (ObservationGroup, SubbandFile, *DERIVED_TABLES)
-        return {table.__tablename__: self._rows(table) for table in tables}
+        return {table.__tablename__: self.rows(table) for table in tables}
 
-    def _rows(self, table: type[Base], group_id: str | None = None) -> list[dict[str, Any]]:
+    def rows(self, table: type[Base], group_id: str | None = None) -> list[dict[str, Any]]:
+        """The rows of a table (of one group), by primary key, with all columns."""
         query = select(table).order_by(*inspect(table).primary_key)
         if group_id is not None:
             query = query.where(inspect(table).columns["group_id"] == group_id)
         with self._database.reading() as session:
-            return [_as_dict(row) for row in session.scalars(query)]
+            keys = inspect(table).columns.keys()
+            return [{key: getattr(row, key) for key in keys} for row in session.scalars(query)]
 
     # Calibration.
 
-    def caltable_sets_valid_at(
-        self,
-        mid_mjd: float,
-        declination_deg: float,
-    ) -> list[CaltableSet]:
+    def caltable_sets_valid_at(self, mid_mjd: float, declination_deg: float) -> list[CaltableSet]:
         """Active sets that may serve data of that time and declination strip, best first.
 
         Sets whose window holds the time come first, the newest at the head; then those whose
@@ -147,7 +127,14 @@ class Registry:
         """
         with self._database.reading() as session:
             query = select(CaltableSetRow).where(CaltableSetRow.status == "active")
-            sets = [_caltable_set(session, row) for row in session.scalars(query)]
+            tables = select(CaltableRow).order_by(CaltableRow.apply_order, CaltableRow.path)
+            sets = [
+                CaltableSet.of_rows(
+                    row,
+                    session.scalars(tables.where(CaltableRow.product_key == row.product_key)).all(),
+                )
+                for row in session.scalars(query)
+            ]
         return rank_sets(
             sets, mid_mjd, declination_deg, self._declination_tolerance_deg, self._reach_hours
         )
@@ -156,7 +143,7 @@ class Registry:
         """Whether an active set may serve the group; False while it has no Measurement Set."""
         return any(
             self.caltable_sets_valid_at(row["mid_mjd"], row["declination_deg"])
-            for row in self.measurement_sets(group_id)
+            for row in self.rows(MeasurementSetRow, group_id)
         )
 
     def retire_set(self, product_key: str, reason: str) -> None:
@@ -182,8 +169,14 @@ class Registry:
             for file in files:
                 if session.get(SubbandFile, str(file.path)) is None:
                     time = file.timestamp_seconds
-                    group_id = _join_or_begin(session, time, tolerance_seconds)
-                    _add_file(session, group_id, file.path, file.subband, time)
+                    session.add(
+                        SubbandFile(
+                            path=str(file.path),
+                            group_id=_join_or_begin(session, time, tolerance_seconds),
+                            subband=file.subband,
+                            timestamp_seconds=time,
+                        )
+                    )
                     session.flush()
             return {
                 file.path: session.get_one(SubbandFile, str(file.path)).group_id for file in files
@@ -235,17 +228,14 @@ def _scan(output_dir: Path) -> tuple[list[tuple[Path, Manifest]], list[tuple[Pat
 
 def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
     group = _ensure_group(session, manifest.group_id)
-    progress = progress_of(manifest)
-    if progress is not None:
+    if (progress := progress_of(manifest)) is not None:
         _advance(group, progress)
     earlier = session.get(CaltableSetRow, manifest.key)
-    retired = earlier is not None and earlier.status == "retired"
-    reason = None if earlier is None else earlier.retired_reason
     for row in derived_rows(folder, manifest):
+        if isinstance(row, CaltableSetRow) and earlier is not None:  # a retired set stays retired
+            row.status, row.retired_reason = earlier.status, earlier.retired_reason
         session.merge(row)
         session.flush()
-    if retired:
-        _retire(session, manifest.key, reason)
 
 
 _PROGRESS = (
@@ -270,19 +260,6 @@ def _retire(session: Session, key: str, reason: str | None) -> None:
     )
 
 
-def _caltable_set(session: Session, row: CaltableSetRow) -> CaltableSet:
-    query = (
-        select(CaltableRow)
-        .where(CaltableRow.product_key == row.product_key)
-        .order_by(CaltableRow.apply_order, CaltableRow.path)
-    )
-    return CaltableSet.of_rows(row, list(session.scalars(query)))
-
-
-def _as_dict(row: Base) -> dict[str, Any]:
-    return {column.key: getattr(row, column.key) for column in inspect(type(row)).columns}
-
-
 # Groups and their files.
 
 
@@ -295,34 +272,26 @@ def _ensure_group(session: Session, group_id: str) -> ObservationGroup:
     return row
 
 
-def _add_file(session: Session, group_id: str, path: Path, subband: int, time: int) -> None:
-    session.add(
-        SubbandFile(path=str(path), group_id=group_id, subband=subband, timestamp_seconds=time)
-    )
-
-
 def _join_or_begin(session: Session, time: int, tolerance_seconds: int) -> str:
     """The group for a file of that time: the nearest one, perhaps renamed, or a new one."""
+    earliest, latest = time - tolerance_seconds, time + tolerance_seconds
     near = session.execute(
-        select(SubbandFile.group_id, SubbandFile.timestamp_seconds).where(
-            SubbandFile.timestamp_seconds.between(
-                time - tolerance_seconds, time + tolerance_seconds
-            )
+        select(SubbandFile.timestamp_seconds, SubbandFile.group_id).where(
+            SubbandFile.timestamp_seconds.between(earliest, latest)
         )
     )
-    group_id = nearest_group(time, ((name, at) for name, at in near), tolerance_seconds)
+    # Of two files as near, the earlier group's counts: so the order does not matter.
+    distances = [(abs(neighbour - time), group_id) for neighbour, group_id in near]
     name = group_name(time)
-    if group_id is None:
-        _ensure_group(session, name)
-        return name
-    if name < group_id and _may_be_renamed(session, group_id):
-        _ensure_group(session, name)
-        session.execute(
-            update(SubbandFile).where(SubbandFile.group_id == group_id).values(group_id=name)
-        )
-        session.execute(delete(ObservationGroup).where(ObservationGroup.group_id == group_id))
-        return name
-    return group_id
+    group_id = min(distances)[1] if distances else name
+    if name >= group_id or not _may_be_renamed(session, group_id):
+        return _ensure_group(session, group_id).group_id
+    _ensure_group(session, name)
+    session.execute(
+        update(SubbandFile).where(SubbandFile.group_id == group_id).values(group_id=name)
+    )
+    session.execute(delete(ObservationGroup).where(ObservationGroup.group_id == group_id))
+    return name
 
 
 def _may_be_renamed(session: Session, group_id: str) -> bool:
