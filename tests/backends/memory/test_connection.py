@@ -114,10 +114,11 @@ def test_own_json_loads_are_honoured(connect: Connect) -> None:
     """What is registered on the connection loads jsonb."""
     connection = connect(autocommit=True)
     set_json_loads(
-        lambda data: ("mine", bytes(data) if isinstance(data, memoryview) else data), connection
+        lambda data: ("registered", bytes(data) if isinstance(data, memoryview) else data),
+        connection,
     )
     row = connection.execute("select '{\"a\": 1}'::jsonb").fetchone()
-    assert row[0][0] == "mine"
+    assert row[0][0] == "registered"
 
 
 def test_cursor_bookkeeping(connect: Connect) -> None:
@@ -188,15 +189,15 @@ def test_errors_are_psycopgs(connect: Connect, text: str, kind: type, sqlstate: 
 
 def test_transactions(connect: Connect) -> None:
     """commit, rollback, context managers, nested blocks, autocommit, transaction status."""
-    one, other = connect(), connect(autocommit=True)
+    first, other = connect(), connect(autocommit=True)
     count = "select count(*) from absurd.t_q"
-    one.execute(SPAWN, ARGUMENTS)
-    assert one.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
+    first.execute(SPAWN, ARGUMENTS)
+    assert first.info.transaction_status == psycopg.pq.TransactionStatus.INTRANS
     assert other.execute(count).fetchone() == (0,)
-    one.commit()
+    first.commit()
     assert other.execute(count).fetchone() == (1,)
-    one.execute(SPAWN, ARGUMENTS)
-    one.rollback()
+    first.execute(SPAWN, ARGUMENTS)
+    first.rollback()
     with pytest.raises(ZeroDivisionError), other.transaction():  # noqa: PT012 - two steps
         other.execute(SPAWN, ARGUMENTS)
         1 / 0  # noqa: B018
@@ -214,11 +215,11 @@ def test_transactions(connect: Connect) -> None:
     with other.transaction(force_rollback=True):
         other.execute(SPAWN, ARGUMENTS)
     assert other.execute(count).fetchone() == (2,)
-    one.execute("select 1")
+    first.execute("select 1")
     with pytest.raises(psycopg.ProgrammingError, match="autocommit"):
-        one.autocommit = True
-    one.rollback()
-    one.autocommit = True
+        first.autocommit = True
+    first.rollback()
+    first.autocommit = True
     with connect() as third:
         third.execute(SPAWN, ARGUMENTS)
     assert third.closed
@@ -250,9 +251,9 @@ def test_failed_transaction_and_savepoints(connect: Connect) -> None:
 
 def test_locks_skip_wait_and_time_out(connect: Connect) -> None:
     """Claims skip locked runs; a second writer waits, and gives up after its lock timeout."""
-    one, other = connect(), connect(autocommit=True)
+    first, other = connect(), connect(autocommit=True)
     task_id, run_id, *_ = other.execute(SPAWN, ARGUMENTS).fetchone()
-    one.execute("select * from absurd.claim_task('q', 'w1')")
+    first.execute("select * from absurd.claim_task('q', 'w1')")
     assert other.execute("select * from absurd.claim_task('q', 'w2')").fetchall() == []
     other.execute("set lock_timeout = '20ms'")
     with pytest.raises(psycopg.errors.LockNotAvailable, match="lock timeout"):
@@ -269,7 +270,7 @@ def test_locks_skip_wait_and_time_out(connect: Connect) -> None:
     waiting = threading.Thread(target=cancel)
     waiting.start()
     assert not done.wait(0.05)
-    one.commit()
+    first.commit()
     assert done.wait(5)
     waiting.join()
     states = other.execute("select state from absurd.r_q where run_id = %s", (run_id,)).fetchone()
@@ -277,23 +278,23 @@ def test_locks_skip_wait_and_time_out(connect: Connect) -> None:
 
 
 def test_deadlocks_are_detected(connect: Connect) -> None:
-    """Two transactions that wait for each other: one of them is told."""
-    one, other = connect(), connect()
+    """Two transactions that wait for each other: one of them fails."""
+    first, other = connect(), connect()
     for name in ("a", "b"):
-        one.execute("select absurd.emit_event('q', %s)", (name,))
-    one.commit()
+        first.execute("select absurd.emit_event('q', %s)", (name,))
+    first.commit()
     touch = "update absurd.e_q set payload = '1' where event_name = %s"
-    one.execute(touch, ("a",))
+    first.execute(touch, ("a",))
     other.execute(touch, ("b",))
     outcome: list[str] = []
 
     def cross() -> None:
         try:
-            one.execute(touch, ("b",))
+            first.execute(touch, ("b",))
             outcome.append("ok")
         except psycopg.errors.DeadlockDetected:
             outcome.append("deadlock")
-        one.rollback()
+        first.rollback()
 
     thread = threading.Thread(target=cross)
     thread.start()
@@ -314,10 +315,12 @@ def test_threads_claim_each_run_once(connect: Connect) -> None:
         connection.execute(SPAWN, ARGUMENTS)
     claimed: list[uuid.UUID] = []
 
-    def work(mine: Any) -> None:
-        while found := mine.execute("select run_id from absurd.claim_task('q', 'w')").fetchall():
-            claimed.extend(row[0] for row in found)
-            mine.execute("select absurd.complete_run('q', %s, '{}')", found[0])
+    def work(own: Any) -> None:
+        while rows_claimed := own.execute(
+            "select run_id from absurd.claim_task('q', 'w')"
+        ).fetchall():
+            claimed.extend(row[0] for row in rows_claimed)
+            own.execute("select absurd.complete_run('q', %s, '{}')", rows_claimed[0])
 
     threads = [threading.Thread(target=work, args=(connect(autocommit=True),)) for _ in range(4)]
     for thread in threads:
@@ -330,30 +333,30 @@ def test_threads_claim_each_run_once(connect: Connect) -> None:
 async def test_async_connection_waits_without_blocking_the_loop() -> None:
     """A coroutine that waits for a lock lets the one that holds it go on."""
     db = MemoryDatabase()
-    one, other = await db.connect_async(), await db.connect_async(autocommit=True)
+    first, other = await db.connect_async(), await db.connect_async(autocommit=True)
     await other.execute("select absurd.create_queue('q')")
     row = await (await other.execute(SPAWN, ARGUMENTS)).fetchone()
-    await one.execute("select * from absurd.claim_task('q', 'w')")
+    await first.execute("select * from absurd.claim_task('q', 'w')")
     cancel = asyncio.ensure_future(other.execute("select absurd.cancel_task('q', %s)", (row[0],)))
     await asyncio.sleep(0.01)
     assert not cancel.done()
-    await one.commit()
+    await first.commit()
     await asyncio.wait_for(cancel, 5)
     async with other.cursor(row_factory=rows.dict_row) as cursor:
         await cursor.execute("select state from absurd.t_q")
         assert [row async for row in cursor] == [{"state": "cancelled"}]
     async with other.transaction():
         await other.execute("select absurd.emit_event('q', 'e')")
-    async with one:
-        await one.execute("select 1")
-    assert one.closed
+    async with first:
+        await first.execute("select 1")
+    assert first.closed
 
 
 def test_an_unsupported_statement_is_quoted() -> None:
     """What is not understood is refused, never guessed."""
     connection = MemoryDatabase().connect(autocommit=True)
     for text in (
-        "create table absurd.mine (a int)",
+        "create table absurd.own_table (a int)",
         "select to_char(1, '9')",
         "vacuum absurd.queues",
         "select * from pg_class",

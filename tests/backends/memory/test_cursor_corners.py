@@ -22,7 +22,7 @@ NAMES = "select event_name from absurd.e_q order by 1"
 
 
 def test_executemany_is_one_transaction_and_leaves_no_result(connect: Connect) -> None:
-    """Its count is the sum, its tag the last one; the second failure takes the first row along."""
+    """Its count is the sum, its tag the last one; an error undoes the rows before it."""
     connection = connect(autocommit=True)
     cursor = connection.cursor()
     cursor.executemany(ADD, [("a",), ("b",)])
@@ -135,8 +135,8 @@ def test_settings_with_one_value_take_that_value(connect: Connect) -> None:
 )  # fmt: skip
 def test_the_shorter_timeout_ends_a_wait(connect: Connect, lock_timeout: str, error: str) -> None:
     """``statement_timeout`` or ``lock_timeout``, each with its own error."""
-    one, other = connect(), connect(autocommit=True)
-    one.execute("select absurd.drop_queue('q')")
+    first, other = connect(), connect(autocommit=True)
+    first.execute("select absurd.drop_queue('q')")
     other.execute("set statement_timeout = '20ms'")
     other.execute(f"set lock_timeout = '{lock_timeout}'")
     with pytest.raises(getattr(psycopg.errors, error), match="canceling statement"):
@@ -172,12 +172,12 @@ def test_tags(connect: Connect) -> None:
 
 
 def test_info_tells_only_what_a_server_reports(connect: Connect) -> None:
-    """Names as the server spells them; other settings are not told."""
-    told = connect(autocommit=True).info.parameter_status
-    assert told("standard_conforming_strings") == "on"
-    assert told("TimeZone") is not None
-    assert told("timezone") is None
-    assert told("lock_timeout") is None
+    """Names as the server spells them; None for other settings."""
+    parameter_status = connect(autocommit=True).info.parameter_status
+    assert parameter_status("standard_conforming_strings") == "on"
+    assert parameter_status("TimeZone") is not None
+    assert parameter_status("timezone") is None
+    assert parameter_status("lock_timeout") is None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_info_tells_only_what_a_server_reports(connect: Connect) -> None:
     ],
 )
 def test_a_parameter_whose_type_nothing_tells(connect: Connect, text: str, params: Any) -> None:
-    """psycopg sends text without a type, and functions that take any type do not give it one."""
+    """psycopg sends text without a type, and functions that take any type do not give it first."""
     with pytest.raises(psycopg.errors.IndeterminateDatatype, match="data type of parameter"):
         connect(autocommit=True).execute(text, params)
 
@@ -216,7 +216,7 @@ def test_a_local_setting_outside_of_a_transaction_lasts_as_long_as_its_statement
 )  # fmt: skip
 def test_a_broken_constraint_is_named(connect: Connect, text: str, new_database: Any) -> None:
     """Schema, table, column and constraint in `diag`, the key in its detail."""
-    told = []
+    answers = []
     for connection in (connect(autocommit=True), psycopg.connect(new_database(), autocommit=True)):
         connection.execute("select absurd.create_queue('q')")
         with pytest.raises(psycopg.Error) as caught:
@@ -224,9 +224,9 @@ def test_a_broken_constraint_is_named(connect: Connect, text: str, new_database:
         diag = caught.value.diag
         unique = "unique" in str(diag.message_primary)
         names = (diag.schema_name, diag.table_name, diag.column_name, diag.constraint_name)
-        told.append((diag.message_primary, *names, diag.message_detail if unique else None))
+        answers.append((diag.message_primary, *names, diag.message_detail if unique else None))
         connection.close()
-    assert told[0] == told[1]
+    assert answers[0] == answers[1]
 
 
 @pytest.mark.parametrize("text", ["savepoint a", "release a", "rollback to a"])
@@ -314,13 +314,13 @@ def test_parameters_are_of_the_type_that_psycopg_sends(
 
 
 @pytest.mark.parametrize(
-    ("query", "told"),
+    ("query", "placeholder"),
     [("select %s", "'%s' (format: AUTO)"), ("select %t", "'%t' (format: TEXT)")],
 )  # fmt: skip
 def test_a_value_that_cannot_be_adapted_is_told_with_its_placeholder(
-    connect: Connect, query: str, told: str
+    connect: Connect, query: str, placeholder: str
 ) -> None:
     """As psycopg words it."""
     with pytest.raises(psycopg.ProgrammingError) as caught:
         connect().execute(query, [{"a": 1}])
-    assert str(caught.value) == f"cannot adapt type 'dict' using placeholder {told}"
+    assert str(caught.value) == f"cannot adapt type 'dict' using placeholder {placeholder}"

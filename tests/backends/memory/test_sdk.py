@@ -295,7 +295,7 @@ async def test_async_client_does_the_same(db: MemoryDatabase) -> None:
         payload = await ctx.await_event(f"go:{params['n']}")
         await ctx.sleep_for("pause", 0.0)
         if payload == "fail":
-            raise RuntimeError("as told")
+            raise RuntimeError("on request")
         return [doubled, payload]
 
     spawned = [(await app.spawn("wait", {"n": n}, max_attempts=1))["task_id"] for n in range(6)]

@@ -100,8 +100,8 @@ def register(app: Absurd, log: Log) -> None:
     def fails(params: Any, ctx: absurd_sdk.TaskContext) -> Any:
         raise ValueError(params["why"])
 
-    @app.register_task("doomed", default_cancellation={"max_delay": 60})
-    def doomed(params: Any, ctx: absurd_sdk.TaskContext) -> Any:
+    @app.register_task("failing_child", default_cancellation={"max_delay": 60})
+    def failing_child(params: Any, ctx: absurd_sdk.TaskContext) -> Any:
         return "ran"
 
     @app.register_task("parent")
@@ -130,57 +130,59 @@ def scenario(connection: Any) -> list[str]:
     connection.execute(AT, (NOW,))
     app = Absurd(connection, queue_name="default")
     other = Absurd(connection, queue_name="other")
-    tell = lambda what, call: attempt(log, what, call)  # noqa: E731
-    tell("no queue", lambda: app.spawn("steps", {}))
-    tell("create", app.create_queue)
-    tell("again", app.create_queue)
-    tell("bad name", lambda: app.create_queue(""))
-    tell(
+    record = lambda what, call: attempt(log, what, call)  # noqa: E731
+    record("no queue", lambda: app.spawn("steps", {}))
+    record("create", app.create_queue)
+    record("again", app.create_queue)
+    record("bad name", lambda: app.create_queue(""))
+    record(
         "partitioned",
         lambda: other.create_queue(
             storage_mode="partitioned", partition_lookahead="14 days", cleanup_ttl="3 days",
             cleanup_limit=5, detach_mode="empty", detach_min_age="2 days",
         ),
     )  # fmt: skip
-    tell("policy", lambda: app.set_queue_policy(cleanup_limit=9))
-    tell("bad policy", lambda: app.set_queue_policy(cleanup_limit=0))
-    tell("policies", lambda: [app.get_queue_policy(name) for name in ("default", "other", "no")])
-    tell("queues", lambda: sorted(app.list_queues()))
+    record("policy", lambda: app.set_queue_policy(cleanup_limit=9))
+    record("bad policy", lambda: app.set_queue_policy(cleanup_limit=0))
+    record("policies", lambda: [app.get_queue_policy(name) for name in ("default", "other", "no")])
+    record("queues", lambda: sorted(app.list_queues()))
     register(app, log)
-    spawned = tell("spawn", lambda: app.spawn("steps", {"n": 1}, headers={"h": [1, None]}))
+    spawned = record("spawn", lambda: app.spawn("steps", {"n": 1}, headers={"h": [1, None]}))
     once = lambda: app.spawn("fails", {"why": "é"}, idempotency_key="k")  # noqa: E731
-    failing = tell("spawn once", once)
-    tell("spawn once more", once)
-    tell("unregistered", lambda: app.spawn("nobody", {}))
-    tell("unregistered elsewhere", lambda: app.spawn("nobody", {}, queue="default", max_attempts=3))
-    tell("bad strategy", lambda: app.spawn("fails", {}, retry_strategy={"kind": "odd"}))  # type: ignore[arg-type,typeddict-item]
-    tell("spawn doomed", lambda: app.spawn("doomed", {}))
-    tell("spawn timeout", lambda: app.spawn("timeout", {}))
-    tell("spawn parent", lambda: app.spawn("parent", {}))
-    tell("emit", lambda: app.emit_event("go", {"v": 1}))
-    tell("emit twice", lambda: app.emit_event("go", {"v": 2}))
-    tell("emit elsewhere", lambda: app.emit_event("go", None, queue_name="other"))
-    tell("emit nowhere", lambda: app.emit_event("go", queue_name="no"))
+    failing = record("spawn once", once)
+    record("spawn once more", once)
+    record("unregistered", lambda: app.spawn("nobody", {}))
+    record(
+        "unregistered there", lambda: app.spawn("nobody", {}, queue="default", max_attempts=3)
+    )
+    record("bad strategy", lambda: app.spawn("fails", {}, retry_strategy={"kind": "odd"}))  # type: ignore[arg-type,typeddict-item]
+    record("spawn failing_child", lambda: app.spawn("failing_child", {}))
+    record("spawn timeout", lambda: app.spawn("timeout", {}))
+    record("spawn parent", lambda: app.spawn("parent", {}))
+    record("emit", lambda: app.emit_event("go", {"v": 1}))
+    record("emit twice", lambda: app.emit_event("go", {"v": 2}))
+    record("emit elsewhere", lambda: app.emit_event("go", None, queue_name="other"))
+    record("emit nowhere", lambda: app.emit_event("go", queue_name="no"))
     for moment in (NOW, "2030-01-01 00:00:30+00", "2030-01-01 00:01:30+00", LATER, LATER):
         connection.execute(AT, (moment,))
         for _ in range(3):
-            tell("work", lambda: app.work_batch("w", batch_size=4))
-        tell("states", lambda: connection.execute(STATES).fetchall())
+            record("work", lambda: app.work_batch("w", batch_size=4))
+        record("states", lambda: connection.execute(STATES).fetchall())
     for task in (spawned, failing):
-        tell("result", lambda task=task: app.fetch_task_result(task["task_id"]))  # type: ignore[misc]
-    tell("await", lambda: app.await_task_result(spawned["task_id"], timeout=1))
-    tell("no such task", lambda: app.fetch_task_result("00000000-0000-0000-0000-000000000000"))
-    tell("bad id", lambda: app.fetch_task_result("x"))
-    tell("retry", lambda: app.retry_task(failing["task_id"], max_attempts=2))
-    tell("retry done", lambda: app.retry_task(spawned["task_id"]))
-    tell("claim", lambda: [sorted(task) for task in app.claim_tasks(2, 30, "me")])
-    tell("cancel", lambda: app.cancel_task(failing["task_id"]))
-    tell("cancel again", lambda: app.cancel_task(failing["task_id"]))
-    tell("spawn new", lambda: app.retry_task(failing["task_id"], spawn_new=True))
-    tell("drop", other.drop_queue)
-    tell("drop none", lambda: app.drop_queue("no"))
-    tell("states", lambda: connection.execute(STATES).fetchall())
-    tell("close", app.close)
+        record("result", lambda task=task: app.fetch_task_result(task["task_id"]))  # type: ignore[misc]
+    record("await", lambda: app.await_task_result(spawned["task_id"], timeout=1))
+    record("no such task", lambda: app.fetch_task_result("00000000-0000-0000-0000-000000000000"))
+    record("bad id", lambda: app.fetch_task_result("x"))
+    record("retry", lambda: app.retry_task(failing["task_id"], max_attempts=2))
+    record("retry done", lambda: app.retry_task(spawned["task_id"]))
+    record("claim", lambda: [sorted(task) for task in app.claim_tasks(2, 30, "me")])
+    record("cancel", lambda: app.cancel_task(failing["task_id"]))
+    record("cancel again", lambda: app.cancel_task(failing["task_id"]))
+    record("spawn new", lambda: app.retry_task(failing["task_id"], spawn_new=True))
+    record("drop", other.drop_queue)
+    record("drop none", lambda: app.drop_queue("no"))
+    record("states", lambda: connection.execute(STATES).fetchall())
+    record("close", app.close)
     return log.lines
 
 
@@ -190,7 +192,7 @@ async def scenario_async(connection: Any) -> list[str]:
     await connection.execute(AT, (NOW,))
     app = AsyncAbsurd(connection, queue_name="default")
 
-    async def tell(what: str, waits: Any) -> Any:
+    async def record(what: str, waits: Any) -> Any:
         try:
             value = await waits
         except Exception as error:  # noqa: BLE001 - which error it is counts
@@ -199,10 +201,10 @@ async def scenario_async(connection: Any) -> list[str]:
         log.note(what, value)
         return value
 
-    await tell("no queue", app.list_queues())
-    await tell("create", app.create_queue(cleanup_ttl="1 day"))
-    await tell("policy", app.set_queue_policy(detach_mode="empty"))
-    await tell("read policy", app.get_queue_policy())
+    await record("no queue", app.list_queues())
+    await record("create", app.create_queue(cleanup_ttl="1 day"))
+    await record("policy", app.set_queue_policy(detach_mode="empty"))
+    await record("read policy", app.get_queue_policy())
 
     @app.register_task("steps", default_max_attempts=2)
     async def steps(params: Any, ctx: absurd_sdk.AsyncTaskContext) -> Any:
@@ -230,24 +232,24 @@ async def scenario_async(connection: Any) -> list[str]:
             return type(error).__name__
 
     tasks = [
-        await tell("spawn", app.spawn("steps", {"n": n}, headers={"n": n}, max_attempts=1))
+        await record("spawn", app.spawn("steps", {"n": n}, headers={"n": n}, max_attempts=1))
         for n in (1, 2)
     ]
-    await tell("emit", app.emit_event("go", [1]))
-    await tell("parent", app.spawn("parent", {"of": tasks[0]["task_id"]}, max_attempts=1))
+    await record("emit", app.emit_event("go", [1]))
+    await record("parent", app.spawn("parent", {"of": tasks[0]["task_id"]}, max_attempts=1))
     for moment in (NOW, "2030-01-01 00:01:30+00", LATER, LATER):
         await connection.execute(AT, (moment,))
-        await tell("work", app.work_batch("w", batch_size=5))
+        await record("work", app.work_batch("w", batch_size=5))
         rows = await connection.execute(STATES)
         log.note("states", await rows.fetchall())
     for task in tasks:
-        await tell("result", app.fetch_task_result(task["task_id"]))
-        await tell("await", app.await_task_result(task["task_id"], timeout=1))
-    await tell("retry", app.retry_task(tasks[1]["task_id"], max_attempts=3))
-    await tell("cancel", app.cancel_task(tasks[1]["task_id"]))
-    await tell("claim", app.claim_tasks(1, 30, "me"))
-    await tell("drop", app.drop_queue())
-    await tell("close", app.close())
+        await record("result", app.fetch_task_result(task["task_id"]))
+        await record("await", app.await_task_result(task["task_id"], timeout=1))
+    await record("retry", app.retry_task(tasks[1]["task_id"], max_attempts=3))
+    await record("cancel", app.cancel_task(tasks[1]["task_id"]))
+    await record("claim", app.claim_tasks(1, 30, "me"))
+    await record("drop", app.drop_queue())
+    await record("close", app.close())
     return log.lines
 
 
@@ -257,10 +259,10 @@ def test_sync_client(database_url: str, rows: str) -> None:
     factory = getattr(psycopg.rows, rows)
     with (
         psycopg.connect(database_url, autocommit=True, row_factory=factory) as real,
-        MemoryDatabase().connect(autocommit=True, row_factory=factory) as mine,
+        MemoryDatabase().connect(autocommit=True, row_factory=factory) as emulated,
     ):
         expected = scenario(real)
-        assert scenario(mine) == expected
+        assert scenario(emulated) == expected
     assert len(expected) > 60
 
 
