@@ -152,9 +152,7 @@ def scenario(connection: Any) -> list[str]:
     failing = record("spawn once", once)
     record("spawn once more", once)
     record("unregistered", lambda: app.spawn("nobody", {}))
-    record(
-        "unregistered there", lambda: app.spawn("nobody", {}, queue="default", max_attempts=3)
-    )
+    record("unregistered there", lambda: app.spawn("nobody", {}, queue="default", max_attempts=3))
     record("bad strategy", lambda: app.spawn("fails", {}, retry_strategy={"kind": "odd"}))  # type: ignore[arg-type,typeddict-item]
     record("spawn failing_child", lambda: app.spawn("failing_child", {}))
     record("spawn timeout", lambda: app.spawn("timeout", {}))

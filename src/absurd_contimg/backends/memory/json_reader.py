@@ -50,15 +50,12 @@ def lone_surrogate(*, high_after_high: bool) -> EngineError:
     return refusal("Unicode low surrogate must follow a high surrogate.")
 
 
-def check(text: str, *, unescapes: bool) -> None:
-    """Raise Postgres' error if it does not accept `text`.
-
-    ``jsonb`` looks at the characters that are escaped, ``json`` does not: `unescapes`.
-    """
+def check(text: str) -> None:
+    """Raise Postgres' error if ``jsonb`` does not accept `text`."""
     closing: list[str] = []
     wanted, opened, position = _VALUE, False, 0
     while True:
-        kind, token, position = _next(text, position, unescapes=unescapes)
+        kind, token, position = _next(text, position)
         if closing and kind == closing[-1] and (opened or wanted == _NEXT):
             closing.pop()
             wanted = _NEXT
@@ -91,7 +88,7 @@ def _refuse(wanted: str, token: str) -> NoReturn:
     raise refusal(f'Expected {wanted}, but found "{token}".')
 
 
-def _next(text: str, position: int, *, unescapes: bool) -> tuple[str, str, int]:
+def _next(text: str, position: int) -> tuple[str, str, int]:
     """The kind of the next token ("" at the end of the text), the token, and where it ends."""
     match = _TOKEN.match(text, position)
     assert match is not None  # it matches nothing at all, too
@@ -103,7 +100,7 @@ def _next(text: str, position: int, *, unescapes: bool) -> tuple[str, str, int]:
         return token, token, end
     if group == "string":
         start = match.start(group)
-        _check_string(text, start, end, unescapes=unescapes)
+        _check_string(text, start, end)
         return "string", text[start : end + 1], end + 1
     if not _SCALAR.fullmatch(token):
         raise _invalid(token)
@@ -114,12 +111,11 @@ def _invalid(token: str) -> EngineError:
     return refusal(f'Token "{token}" is invalid.')
 
 
-def _check_string(text: str, start: int, end: int, *, unescapes: bool) -> None:
+def _check_string(text: str, start: int, end: int) -> None:
     """Raise unless the string whose well-formed part ends at `end` ends there."""
     rest = text[end : end + 6]
-    if unescapes:
-        cut = rest in ("", "\\") or rest.startswith("\\u")
-        _check_escapes(text[start + 1 : end], cut=cut)
+    cut = rest in ("", "\\") or rest.startswith("\\u")
+    _check_escapes(text[start + 1 : end], cut=cut)
     if rest.startswith('"'):
         return
     if rest in ("", "\\"):

@@ -157,7 +157,7 @@ def parse(text: str) -> str:
             "after ensuring the platform's stack depth limit is adequate.",
         ) from None
     except EngineError:
-        json_reader.check(text, unescapes=True)  # the first problem of the text
+        json_reader.check(text)  # the first problem of the text
         raise
 
 
@@ -174,7 +174,7 @@ def _decode(text: str) -> Any:
     try:
         return _DECODER.decode(text)
     except ValueError:  # Python's int() takes some 4,000 digits
-        json_reader.check(text, unescapes=True)
+        json_reader.check(text)
         return _DECODER_OF_LONG_INTEGERS.decode(text)
 
 
