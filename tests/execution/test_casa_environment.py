@@ -31,14 +31,12 @@ def test_the_environment_names_files_below_its_folder(tmp_path: Path) -> None:
 
 
 def test_the_leap_second_table_is_current_and_otherwise_unchanged(tmp_path: Path) -> None:
-    """Only its version date differs from the package's; preparing it again works."""
-    for day in (date(2026, 1, 5), date(2026, 11, 22)):
-        folder = casa.measures_overlay(tmp_path, day)
-        with table(str(folder / "geodetic/TAI_UTC"), ack=False) as overlaid:
-            assert overlaid.getkeyword("VS_DATE").startswith(day.strftime("%Y/%m/%d"))
-            leaps = overlaid.getcol("dUTC")
-    assert leaps[-1] == 37.0
-    assert {p.name for p in (tmp_path / "geodetic").iterdir() if not p.is_symlink()} == {"TAI_UTC"}
+    """Only its version date differs from the package's."""
+    folder = casa.measures_overlay(tmp_path, date(2026, 1, 5))
+    with table(str(folder / "geodetic/TAI_UTC"), ack=False) as overlaid:
+        assert overlaid.getkeyword("VS_DATE").startswith("2026/01/05")
+        assert overlaid.getcol("dUTC")[-1] == 37.0
+    assert {p.name for p in (folder / "geodetic").iterdir() if not p.is_symlink()} == {"TAI_UTC"}
 
 
 def test_a_leap_second_table_that_lacks_one_is_refused(

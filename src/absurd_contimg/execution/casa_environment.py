@@ -39,8 +39,8 @@ auto_download = False
 def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict[str, str]:
     """Prepare `folder` and return the environment variables for a process that uses CASA.
 
-    Writes below `folder` only: CASA's site file, an overlay of its data package, astropy's
-    configuration, cache folders. CASA logs to `log`. OMP_NUM_THREADS is left to the caller.
+    Writes below `folder` only, which is new: CASA's site file, an overlay of its data package,
+    astropy's configuration, cache folders. CASA logs to `log`. The caller sets OMP_NUM_THREADS.
     `today` is for tests.
 
     Raises `SettingError` when CASA's data package is not installed, or when its leap seconds
@@ -108,13 +108,8 @@ def _package_folder(name: str) -> Path:
 def _link_all(source: Path, target: Path, leave: str) -> None:
     for entry in source.iterdir():
         link = target / entry.name
-        if entry.name != leave and not link.is_symlink():
-            # Two processes may prepare the same folder at the same time.
-            try:
-                link.symlink_to(entry)
-            except FileExistsError:
-                if not link.is_symlink():
-                    raise
+        if entry.name != leave:
+            link.symlink_to(entry)
 
 
 def _iers_leap_seconds() -> tuple[list[tuple[float, float]], date]:
@@ -155,20 +150,6 @@ def _copy_with_date(table: Path, target: Path, day: date) -> None:
     slash = text.index(b"/", start)
     old = text[slash - 4 : slash + 6]
     new = day.strftime("%Y/%m/%d").encode()
-    partial = target.with_name(f".{target.name}.{id(text)}")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(table, partial)
-    (partial / "table.dat").chmod(0o644)
-    (partial / "table.dat").write_bytes(text.replace(old, new))
-    if target.exists():
-        # An equal or older copy: replace its one changed file atomically.
-        (partial / "table.dat").replace(target / "table.dat")
-        shutil.rmtree(partial)
-    else:
-        try:
-            partial.rename(target)
-        except OSError:
-            # Another process was first, and its copy is equal.
-            shutil.rmtree(partial)
-            if not target.is_dir():
-                raise
+    shutil.copytree(table, target)
+    (target / "table.dat").chmod(0o644)
+    (target / "table.dat").write_bytes(text.replace(old, new))
