@@ -13,8 +13,8 @@ from rich.console import Console
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import History
-from absurd_contimg.operations.terminal import progress
-from absurd_contimg.operations.terminal.progress import watch
+from absurd_contimg.operations import terminal
+from absurd_contimg.operations.terminal import watch
 
 QUEUE = "dsa110-pipeline"
 
@@ -34,7 +34,7 @@ class Away(MemoryBackend):
 
 
 async def test_watching_survives_a_restart_of_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(terminal, "_REFRESH_SECONDS", 0.001)
     backend = Away(MemoryDatabase())
     await backend.create_queue(QUEUE)
     task = await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})

@@ -27,7 +27,7 @@ from absurd_contimg.execution.runner import StageResult
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.cli.main import app
-from absurd_contimg.operations.services.quarantine import quarantined, release
+from absurd_contimg.operations.services.quarantine import release
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.workflows.assembly import make_pipeline_worker
 from absurd_contimg.workflows.group import TASK_NAME
@@ -111,7 +111,7 @@ async def test_refused_solutions_lead_to_another_calibration_and_not_to_quaranti
     assert site.runner.fallbacks == [(), (OTHER_CALIBRATION,)]
     assert history.task.state == "completed"
     assert [start.fallbacks for start in step_starts(history)] == site.runner.fallbacks
-    assert quarantined(site.registry) == []
+    assert site.registry.groups(GroupStatus.QUARANTINED) == []
 
 
 async def test_overflagging_is_repeated_with_gentler_flags(
@@ -126,14 +126,14 @@ async def test_data_with_many_flags_are_quarantined(site: Site) -> None:
     """The second start, with gentler flags, raises the quality error of the data."""
     site.runner.failures = [OverFlaggedError("85% is flagged."), DataQualityError("81% is.")]
     assert (await site.work()).task.state == "failed"
-    (group,) = quarantined(site.registry)
+    (group,) = site.registry.groups(GroupStatus.QUARANTINED)
     assert group.reason == "81% is."
 
 
 async def test_refused_solutions_that_end_the_task_quarantine_it(site: Site) -> None:
     site.runner.failures = [SolutionsRefusedError("only 4 antennas.")] * 2
     assert (await site.work()).task.state == "failed"
-    assert [group.group_id for group in quarantined(site.registry)] == [GROUP]
+    assert [group.group_id for group in site.registry.groups(GroupStatus.QUARANTINED)] == [GROUP]
 
 
 async def test_unusable_data_are_quarantined_and_released(site: Site) -> None:
@@ -141,14 +141,14 @@ async def test_unusable_data_are_quarantined_and_released(site: Site) -> None:
     site.runner.failures = [DataQualityError("91.0% of the group is flagged.")]
     history = await site.work()
     assert (history.task.state, len(history.runs)) == ("failed", 1)
-    (group,) = quarantined(site.registry)
+    (group,) = site.registry.groups(GroupStatus.QUARANTINED)
     assert (group.group_id, group.reason) == (GROUP, "91.0% of the group is flagged.")
     listed = CliRunner().invoke(app, ["quarantine", "list"], env={"PIPELINE_PRODUCTS_DB": site.url})
     assert GROUP in listed.output
     assert "91.0%" in listed.output
 
     await release(site.backend, site.registry, GROUP, history)
-    assert quarantined(site.registry) == []
+    assert site.registry.groups(GroupStatus.QUARANTINED) == []
     assert (await site.work()).task.state == "completed"
     assert site.registry.group(GROUP).status is GroupStatus.DONE
 
@@ -158,7 +158,7 @@ async def test_released_group_with_the_same_data_is_quarantined_again(site: Site
     history = await site.work()
     await release(site.backend, site.registry, GROUP, history)
     await site.work()
-    (group,) = quarantined(site.registry)
+    (group,) = site.registry.groups(GroupStatus.QUARANTINED)
     assert group.reason == "still flagged"
 
 

@@ -23,7 +23,7 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.operations.cli import app as cli_app
+from absurd_contimg.operations import services
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -72,7 +72,7 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         async with open_backend() as backend:
             return await meet_full_disk(backend)
 
-    monkeypatch.setattr(cli_app, "open_backend", open_backend)
+    monkeypatch.setattr(services, "open_backend", open_backend)
     return asyncio.run(prepare())
 
 

@@ -11,18 +11,18 @@ import asyncio
 import json
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.records import History
 from absurd_contimg.execution.logs import tail
 from absurd_contimg.execution.scratch import Janitor
@@ -41,12 +41,12 @@ from absurd_contimg.products.outputs import (
 )
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
-from absurd_contimg.synthesis import (
-    SynthesisConfig,
-    SynthesisResult,
+from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
+from absurd_contimg.synthesis.truth import (
+    GainComparison,
+    SourceComparison,
     compare_gains,
     compare_sources,
-    synthesize,
 )
 
 _KILL_STAGE = "image"
@@ -56,186 +56,157 @@ _RESTART_SECONDS = 2.0
 """Shorter than the 5 s of the guide's units, so that the demo is short."""
 
 _STOP_SECONDS = 20.0
+_VARIABLES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
 
 
 async def run_demo(folder: Path, console: Console) -> bool:
     """Run the demo in a folder, which it empties first; True if all checks pass."""
-    settings = _settings(folder)
-    _clear(folder, settings)
+    paths = PathsConfig.below(folder)
+    # No environment variable and no server of this machine changes the demo. Each of the two
+    # workers has one core.
+    settings = load_settings(paths.model_dump(), ["execution.threads=1"], environment={})
+    server = EmbeddedPostgres(settings.embedded_folder)
+    if settings.embedded_folder.exists():
+        server.stop("immediate")
+    for path in paths.model_dump().values():
+        shutil.rmtree(path, ignore_errors=True)
+    paths.state_dir.mkdir(parents=True)
     console.rule("Synthetic observations")
-    observations = await asyncio.to_thread(
-        synthesize, settings.pipeline.paths.input_dir, SynthesisConfig.demo()
-    )
+    config = SynthesisConfig.demo()
+    observations = await asyncio.to_thread(synthesize, paths.input_dir, config)
     console.print(
         f"{len(observations.groups)} groups of 16 sub-band files in {observations.output_dir}, "
-        "the first with a calibrator.",
-        highlight=False,
+        "the first with a calibrator."
     )
+    workers = _Workers(paths)
     try:
         console.rule("Two workers; one is killed")
-        histories, workers = await _process(settings, console)
+        histories = await _process(settings, workers, console)
     finally:
-        EmbeddedPostgres(settings.embedded_folder).stop()
+        server.stop()
     for table in history_tables(histories):
         console.print(table, "")
-    sections = [*_compare(histories, observations), _durability(histories, workers, settings)]
+    sections = [*_compare(histories, observations), _durability(histories, workers)]
     for section in sections:
         _show(section, console)
     for path in write_report(folder / "report.html", histories, sections):
-        console.print(f"Wrote {path}", highlight=False, soft_wrap=True)
+        console.out(f"Wrote {path}")
     ok = all(section.ok for section in sections)
     console.print("[green]All checks passed.[/]" if ok else "[red]The demo failed.[/]")
     return ok
 
 
-def _settings(folder: Path) -> Settings:
-    # No environment variable and no server of this machine changes the demo.
-    return load_settings(
-        {
-            "input_dir": folder / "incoming",
-            "output_dir": folder / "products",
-            "scratch_dir": folder / "scratch",
-            "state_dir": folder / "state",
-        },
-        # One core for each of the two workers.
-        assignments=["execution.threads=1"],
-        environment={},
-    )
-
-
-def _clear(folder: Path, settings: Settings) -> None:
-    """Stop the server of an earlier demo and remove its files, and no others."""
-    paths = settings.pipeline.paths
-    if settings.embedded_folder.exists():
-        EmbeddedPostgres(settings.embedded_folder).stop("immediate")
-    for path in (paths.input_dir, paths.output_dir, paths.scratch_dir, paths.state_dir):
-        shutil.rmtree(path, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
-
-
-class WorkerEnded(RuntimeError):
-    """A worker process of the demo ended without being killed."""
+async def _process(settings: Settings, workers: _Workers, console: Console) -> list[History]:
+    """Spawn the groups and run them to their ends."""
+    async with open_backend(settings) as backend:
+        with closing(Registry(settings.registry_url)) as registry:
+            spawned = await spawn_groups(backend, settings, registry)
+        tasks = [item.task.task_id for item in spawned if item.task is not None]
+        try:
+            for name in ("worker-1", "worker-2"):
+                await workers.start(name)
+            return await watch(
+                backend, settings.queue_name, tasks, console, workers.kill_while_imaging
+            )
+        finally:
+            await workers.stop()
 
 
 @dataclass(slots=True)
 class _Workers:
     """The demo's worker processes, one of which it kills."""
 
-    settings: Settings
-    processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
-    killed: str | None = None
-    """The worker that was killed and the stage that it ran."""
-    _killed_worker: str | None = None
+    paths: PathsConfig
+    killed: str = ""
+    """The worker that was killed, and the stage that it ran."""
+    _processes: dict[str, asyncio.subprocess.Process] = field(default_factory=dict)
     _kill_task: asyncio.Task[None] | None = None
 
     async def start(self, name: str) -> None:
         """Start a worker process that logs into the state folder."""
-        paths = self.settings.pipeline.paths
         self._log(name).parent.mkdir(parents=True, exist_ok=True)
-        folders: list[str | Path] = [
-            *("--input-dir", paths.input_dir, "--output-dir", paths.output_dir),
-            *("--scratch-dir", paths.scratch_dir, "--state-dir", paths.state_dir),
+        folders = [
+            argument
+            for option, path in self.paths.model_dump().items()
+            for argument in (f"--{option.replace('_', '-')}", path)
         ]
         with self._log(name).open("ab") as output:
-            self.processes[name] = await asyncio.create_subprocess_exec(
+            self._processes[name] = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "absurd_contimg.operations", *folders),
                 *("--set", "execution.threads=1", "worker", "--worker-id", name),
                 stdout=output,
                 stderr=output,
                 stdin=asyncio.subprocess.DEVNULL,
-                env={k: v for k, v in os.environ.items() if not k.startswith(_OUR_PREFIXES)},
+                env={k: v for k, v in os.environ.items() if not k.startswith(_VARIABLES)},
             )
 
     def _log(self, name: str) -> Path:
-        return self.settings.pipeline.paths.state_dir / "logs" / f"{name}.log"
+        return self.paths.state_dir / "logs" / f"{name}.log"
 
     async def kill_while_imaging(self, histories: Sequence[History]) -> None:
-        """Kill the first worker that images and restart it; raises `WorkerEnded` if one ends."""
-        for name, process in self.processes.items():
-            if process.returncode is not None and name != self._killed_worker:
-                lines = "\n".join(tail(self._log(name), 40))
-                raise WorkerEnded(f"{name} ended without being killed; its log ends:\n{lines}")
-        if self.killed is not None:
+        """Kill the first worker that images, and restart it; raises if another one ends."""
+        if self._kill_task is not None and not self._kill_task.done():
             return
-        for history in histories:
+        for name, process in self._processes.items():
+            if process.returncode is not None:
+                lines = "\n".join(tail(self._log(name), 40))
+                raise RuntimeError(f"{name} ended without being killed; its log ends:\n{lines}")
+        for history in histories if self._kill_task is None else ():
             for start in step_starts(history):
-                running = start.step == _KILL_STAGE and start.outcome == "running"
-                if running and start.worker in self.processes:
+                if start.step == _KILL_STAGE and start.outcome == "running":
                     self.killed = f"{start.worker} in {start.step} of {group_of(history)}"
-                    self._killed_worker = start.worker
                     self._kill_task = asyncio.create_task(self._kill(start.worker))
                     return
 
     async def _kill(self, name: str) -> None:
         await asyncio.sleep(_KILL_AFTER_SECONDS)
-        self.processes[name].send_signal(signal.SIGKILL)
-        await self.processes[name].wait()
+        self._processes[name].kill()
+        await self._processes[name].wait()
         await asyncio.sleep(_RESTART_SECONDS)
         await self.start(name)
-        self._killed_worker = None
 
     async def stop(self) -> None:
         """Stop all workers as systemd does, and wait for them."""
         if self._kill_task is not None:
             self._kill_task.cancel()
-        for process in self.processes.values():
+        for process in self._processes.values():
             if process.returncode is None:
                 process.terminate()
-        for process in self.processes.values():
+        for process in self._processes.values():
             try:
-                async with asyncio.timeout(_STOP_SECONDS):
-                    await process.wait()
+                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
             except TimeoutError:
                 process.kill()
                 await process.wait()
 
 
-_OUR_PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
-
-
-async def _process(settings: Settings, console: Console) -> tuple[list[History], _Workers]:
-    """Spawn the groups and run them to their ends; their histories, and the workers."""
-    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
-    async with open_backend(settings) as backend:
-        with closing(Registry(settings.registry_url)) as registry:
-            spawned = await spawn_groups(backend, settings, registry)
-        tasks = [item.task.task_id for item in spawned if item.task is not None]
-        workers = _Workers(settings)
-        try:
-            for name in ("worker-1", "worker-2"):
-                await workers.start(name)
-            histories = await watch(
-                backend, settings.queue_name, tasks, console, workers.kill_while_imaging
-            )
-        finally:
-            await workers.stop()
-        return histories, workers
-
-
-# -- checks ---------------------------------------------------------------------------------
-
-
 def _compare(histories: Sequence[History], observations: SynthesisResult) -> list[Section]:
     """Compare gains of the calibrator and sources of every image with the synthetic ones."""
-    sections = []
+    sections, solved = [], False
     for history in histories:
-        outputs = _outputs(history)
-        caltables = from_json(CalibrateSolveOutputs, outputs).caltables if outputs else None
+        payload = history.task.completed_payload
+        outputs: Any = payload["outputs"] if isinstance(payload, Mapping) else None
+        if outputs is None:
+            title = f"Sources in {group_of(history)}"
+            sections.append(Section(title, ["This group has no validated image."], ok=False))
+            continue
+        caltables = from_json(CalibrateSolveOutputs, outputs).caltables
         if isinstance(caltables, SolvedCaltables):
-            sections.append(_gains_section(history, caltables, observations))
-        sections.append(_sources_section(history, outputs))
-    if not any(section.title.startswith("Gains") for section in sections):
+            solved = True
+            folder = caltables.tables[0].path.parent
+            gains = compare_gains(observations.truth, folder)
+            sections.append(_gains_section(group_of(history), gains))
+        report = from_json(ValidateOutputs, outputs).validation.report
+        table = from_json(SourceTable, json.loads(report.read_text(encoding="utf-8")))
+        sections.append(_sources_section(group_of(history), compare_sources(table.sources)))
+    if not solved:
         sections.append(Section("Gains", ["No group solved any calibration."], ok=False))
     return sections
 
 
-def _gains_section(
-    history: History, caltables: SolvedCaltables, observations: SynthesisResult
-) -> Section:
-    gains = compare_gains(observations.truth, caltables.tables[0].path.parent)
+def _gains_section(group: str, gains: GainComparison) -> Section:
     return Section(
-        f"Gains solved in {group_of(history)}: difference from the injected gains",
-        [],
+        f"Gains solved in {group}: difference from the injected gains",
         columns=["", "measured", "at most"],
         rows=[
             ["amplitude, per channel", f"{gains.channel_amplitude:.2%}", "2 %"],
@@ -248,13 +219,7 @@ def _gains_section(
     )
 
 
-def _sources_section(history: History, outputs: Mapping[str, Any]) -> Section:
-    title = f"Sources in {group_of(history)}: recovered and injected"
-    if not outputs:
-        return Section(title, ["This group has no validated image."], ok=False)
-    report = from_json(ValidateOutputs, outputs).validation.report
-    table = from_json(SourceTable, json.loads(report.read_text(encoding="utf-8")))
-    sources = compare_sources(table.sources)
+def _sources_section(group: str, sources: SourceComparison) -> Section:
     rows = []
     for row in sources.rows:
         recovered = ["not detected", "", ""]
@@ -267,7 +232,7 @@ def _sources_section(history: History, outputs: Mapping[str, Any]) -> Section:
         f'{sources.position_error_max_arcsec:.2f}" (at most 1.5").'
     )
     return Section(
-        title,
+        f"Sources in {group}: recovered and injected",
         [summary],
         columns=["source", "injected Jy", "recovered Jy", "error", "position"],
         rows=rows,
@@ -275,12 +240,12 @@ def _sources_section(history: History, outputs: Mapping[str, Any]) -> Section:
     )
 
 
-def _durability(histories: Sequence[History], workers: _Workers, settings: Settings) -> Section:
+def _durability(histories: Sequence[History], workers: _Workers) -> Section:
     """The kill interrupted one stage, which ran again; the histories keep all invariants."""
     starts = [start for history in histories for start in step_starts(history)]
     died = [start for start in starts if start.outcome == "died"]
     violations = audit(histories)
-    swept = Janitor(settings.pipeline.paths.scratch_dir).sweep()
+    swept = Janitor(workers.paths.scratch_dir).sweep()
     completed = sum(history.task.state == "completed" for history in histories)
     rows = [
         ["tasks completed", f"{completed} of {len(histories)}"],
@@ -290,22 +255,15 @@ def _durability(histories: Sequence[History], workers: _Workers, settings: Setti
         ["abandoned scratch folders", str(len(swept))],
     ]
     ok = completed == len(histories) and len(died) == 1 and not violations and not swept
-    return Section("Durability", [], columns=["", ""], rows=rows, ok=ok)
-
-
-def _outputs(history: History) -> Mapping[str, Any]:
-    payload = history.task.completed_payload
-    return cast(Mapping[str, Any], payload["outputs"]) if isinstance(payload, Mapping) else {}
+    return Section("Durability", columns=["", ""], rows=rows, ok=ok)
 
 
 def _show(section: Section, console: Console) -> None:
-    mark = {True: "[green]ok[/]", False: "[red]failed[/]", None: ""}[section.ok]
-    table = Table(
-        *section.columns, title=f"{section.title}  {mark}", title_justify="left", box=None
-    )
+    title = f"{section.title}  {'[green]ok[/]' if section.ok else '[red]failed[/]'}"
+    table = Table(*section.columns, title=title, title_justify="left", box=None)
     for row in section.rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
     for paragraph in section.paragraphs:
-        console.print(paragraph, highlight=False)
+        console.print(paragraph)
     console.print()

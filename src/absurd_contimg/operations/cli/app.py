@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -18,14 +17,11 @@ from rich.logging import RichHandler
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import QueueNotFound
-from absurd_contimg.core.failures import UNRECOGNISED
 from absurd_contimg.core.records import History
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import group_of
-from absurd_contimg.operations.services import open_backend
-from absurd_contimg.settings import Settings, load_settings
-from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.settings import VARIABLES, Settings, load_settings
 
 _T = TypeVar("_T")
 
@@ -35,13 +31,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Durable continuum imaging for the DSA-110, on Absurd.",
 )
-database_app = typer.Typer(no_args_is_help=True, help="The database.")
+database_app = typer.Typer(no_args_is_help=True, help="The database of the tasks.")
 app.add_typer(database_app, name="db")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Groups with unusable data.")
 app.add_typer(quarantine_app, name="quarantine")
 
-console = Console()
-error_console = Console(stderr=True)
+console = Console(highlight=False)
+"""``console.out`` prints text as it is: unwrapped, without markup."""
+error_console = Console(stderr=True, highlight=False)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TaskName = Annotated[str, typer.Argument(help="A task: its id, the end of its id, or its group.")]
+GroupName = Annotated[str, typer.Argument(help="The group, as contimg status shows it.")]
 
 
 class Options:
@@ -57,34 +58,42 @@ class Options:
 
 state = Options()
 
-_Folder = Annotated[Path | None, typer.Option(file_okay=False)]
+
+def _option(variable: str, *names: str, file_okay: bool = True) -> Any:
+    """An option instead of an environment variable, with the meaning of that variable."""
+    meaning = VARIABLES[variable].help
+    text = f"{meaning[0].upper()}{meaning[1:]} ({variable})."
+    return typer.Option(*names, help=text, file_okay=file_okay)
 
 
 @app.callback()
 def _before(
-    input_dir: _Folder = None,
-    output_dir: _Folder = None,
-    scratch_dir: _Folder = None,
-    state_dir: _Folder = None,
-    database_url: Annotated[str | None, typer.Option(help="Postgres to use.")] = None,
-    queue: Annotated[str | None, typer.Option(help="Queue of the pipeline's tasks.")] = None,
-    catalog: Annotated[Path | None, typer.Option(help="Sky catalogue (CSV).")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file with settings.")] = None,
+    input_dir: Annotated[Path | None, _option("PIPELINE_INPUT_DIR", file_okay=False)] = None,
+    output_dir: Annotated[Path | None, _option("PIPELINE_OUTPUT_DIR", file_okay=False)] = None,
+    scratch_dir: Annotated[Path | None, _option("PIPELINE_SCRATCH_DIR", file_okay=False)] = None,
+    state_dir: Annotated[Path | None, _option("PIPELINE_STATE_DIR", file_okay=False)] = None,
+    database_url: Annotated[str | None, _option("ABSURD_DATABASE_URL")] = None,
+    queue_name: Annotated[str | None, _option("ABSURD_QUEUE_NAME", "--queue")] = None,
+    catalog: Annotated[Path | None, _option("PIPELINE_CATALOG")] = None,
+    config_file: Annotated[Path | None, _option("PIPELINE_CONFIG", "--config")] = None,
     assign: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting, such as imaging.niter=500.")
+        list[str] | None,
+        typer.Option("--set", help="Pipeline setting, as imaging.niter=500; repeatable."),
     ] = None,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Log debug messages too.")
+    ] = False,
 ) -> None:
-    """Options before the command; each also has an environment variable."""
+    """Options before the command. contimg settings shows all values."""
     state.overrides = {
         "input_dir": input_dir,
         "output_dir": output_dir,
         "scratch_dir": scratch_dir,
         "state_dir": state_dir,
         "database_url": database_url,
-        "queue_name": queue,
+        "queue_name": queue_name,
         "catalog": catalog,
-        "config_file": config,
+        "config_file": config_file,
     }
     state.assignments = assign or []
     interactive = error_console.is_terminal
@@ -106,6 +115,7 @@ def with_backend(
 
     Raises `MissingInputError` that lists the queues if the one of the settings does not exist.
     """
+    from absurd_contimg.operations.services import open_backend  # noqa: PLC0415 - slow
 
     async def call() -> _T:
         async with open_backend(settings, create=create) as backend:
@@ -124,55 +134,34 @@ def with_backend(
 
 
 async def find_task(backend: Backend, settings: Settings, name: str) -> History:
-    """A task by its id, by the end of its id, or by its group."""
+    """A task by its id, by the end of its id, or by its group (its newest task)."""
     queue = settings.queue_name
     try:
-        candidates = await backend.histories(queue, [UUID(name)])
+        ids = [UUID(name)]
     except ValueError:
         tasks = await backend.list_tasks(queue, limit=10_000)
-        matching = [
+        ids = [
             task.task_id
             for task in tasks
             if str(task.task_id).endswith(name)
             or (isinstance(task.params, dict) and task.params.get("group_id") == name)
         ]
-        candidates = await backend.histories(queue, matching)
-    if {group_of(history) for history in candidates} == {name}:
-        return candidates[0]  # the newest: a group that was respawned has several
-    if len(candidates) != 1:
-        count = "No task" if not candidates else f"{len(candidates)} tasks"
-        raise MissingInputError(
-            f"{count} on queue {queue} called {name!r}.", "contimg status lists them."
-        )
-    return candidates[0]
+    candidates = await backend.histories(queue, ids)
+    if len(candidates) == 1 or {group_of(history) for history in candidates} == {name}:
+        return candidates[0]
+    count = f"{len(candidates)} tasks" if candidates else "No task"
+    raise MissingInputError(
+        f"{count} on queue {queue} called {name!r}.", "contimg status lists them."
+    )
 
 
 def newest_histories(settings: Settings, limit: int = 100_000) -> list[History]:
     """The histories of the newest tasks of the queue, newest first."""
-
-    async def read(backend: Backend) -> list[History]:
-        return await read_histories(backend, settings.queue_name, limit=limit)
-
-    return with_backend(settings, read, create=False)
-
-
-def renamed_to(option: str) -> Callable[[typer.Context, typer.CallbackParam, bool], None]:
-    """A callback that refuses the earlier name of an option and suggests `option`."""
-
-    def refuse(context: typer.Context, parameter: typer.CallbackParam, given: bool) -> None:
-        if given:
-            context.fail(f"No such option: {parameter.opts[0]} (Did you mean {option}?)")
-
-    return refuse
-
-
-def check_rule(name: str) -> None:
-    """Raise `SettingError` if the failure table has no such rule."""
-    names = [rule.id for rule in (*CLASSIFIER.rules, UNRECOGNISED)]
-    if name not in names:
-        similar = difflib.get_close_matches(name, names, 1)
-        hint = f"Did you mean {similar[0]}?" if similar else "contimg failures lists them."
-        raise SettingError(f"There is no rule {name!r}.", hint)
+    return with_backend(
+        settings,
+        lambda backend: read_histories(backend, settings.queue_name, limit=limit),
+        create=False,
+    )
 
 
 def print_json(value: object) -> None:
@@ -182,8 +171,8 @@ def print_json(value: object) -> None:
 
 def write_report_to(settings: Settings, histories: list[History], path: Path | None) -> None:
     """Write the report, by default into the output folder, and print its path."""
-    from absurd_contimg.operations.report import write_report  # noqa: PLC0415
+    from absurd_contimg.operations.report import write_report  # noqa: PLC0415 - slow
 
     target = path or settings.pipeline.paths.output_dir / "report.html"
     for file in write_report(target, histories):
-        console.print(f"Wrote {file}", highlight=False, soft_wrap=True)
+        console.out(f"Wrote {file}")

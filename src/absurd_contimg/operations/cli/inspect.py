@@ -1,5 +1,8 @@
 """Commands that change nothing: status, history, logs, reports, settings, doctor, audit."""
 
+# The stages, SQLAlchemy and CASA's helpers take a second to import: imported where they are used.
+# ruff: noqa: PLC0415
+
 from __future__ import annotations
 
 from datetime import datetime
@@ -12,8 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.failures import UNRECOGNISED
-from absurd_contimg.core.records import History, QueueStats
+from absurd_contimg.core.records import QueueStats
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
@@ -22,6 +24,9 @@ from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.summary import TaskSummary, read_summaries
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli.app import (
+    AsJson,
+    GroupName,
+    TaskName,
     app,
     console,
     find_task,
@@ -31,22 +36,18 @@ from absurd_contimg.operations.cli.app import (
     with_backend,
     write_report_to,
 )
-from absurd_contimg.operations.cli.failure_table import failure_table, rule_summary
-from absurd_contimg.operations.doctor import diagnose
-from absurd_contimg.operations.services import worker_notes
-from absurd_contimg.operations.terminal import history_tables, task_summary, tasks_table
 from absurd_contimg.settings import VARIABLES, known_settings
-from absurd_contimg.workflows.failure_rules import CLASSIFIER
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
 def status(
-    limit: Annotated[int, typer.Option(min=1, help="Newest tasks to show.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Number of tasks, the newest first.")] = 20,
     as_json: AsJson = False,
 ) -> None:
     """Show the queue, the workers of this host, and the newest tasks."""
+    from absurd_contimg.operations.services import worker_notes
+    from absurd_contimg.operations.terminal import task_summary, tasks_table
+
     settings = state.settings()
 
     async def read(backend: Backend) -> tuple[QueueStats, list[TaskSummary], datetime]:
@@ -67,44 +68,38 @@ def status(
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
     console.print(f"[bold]{stats.queue_name}[/]: {counts or 'no tasks'}")
     if stats.oldest_claimable_seconds is not None:
-        console.print(
-            f"{stats.claimable} waiting for a worker, the first for "
-            f"{stats.oldest_claimable_seconds:.0f} s"
-        )
+        seconds = f"{stats.oldest_claimable_seconds:.0f} s"
+        console.print(f"{stats.claimable} waiting for a worker, the first for {seconds}")
     if stats.expired_leases:
         console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
-    console.print(f"Workers alive on this host: {', '.join(alive) or 'none'}", highlight=False)
+    console.print(f"Workers alive on this host: {', '.join(alive) or 'none'}")
     for note in notes:
         if note["reason"]:
             place = "" if note["alive_here"] else ", not alive on this host"
             heading = f"worker {note['worker']}{place}, since {note['since']}"
             console.print(f"[yellow]{heading}:[/] ", end="")
-            console.print(str(note["reason"]), markup=False, highlight=False, soft_wrap=True)
+            console.out(note["reason"])
     console.print(tasks_table(summaries, now))
 
 
 @app.command()
-def history(
-    task: Annotated[str, typer.Argument(help="A task: id, its end, or group.")],
-    as_json: AsJson = False,
-) -> None:
+def history(task: TaskName, as_json: AsJson = False) -> None:
     """Show the attempts and stages of one task, where it was interrupted and resumed."""
+    from absurd_contimg.operations.terminal import history_tables
+
     settings = state.settings()
-
-    async def read(backend: Backend) -> History:
-        return await find_task(backend, settings, task)
-
-    record = with_backend(settings, read, create=False)
+    record = with_backend(
+        settings, lambda backend: find_task(backend, settings, task), create=False
+    )
     if as_json:
         print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
-        return
-    for table in history_tables([record]):
-        console.print(table)
+    else:
+        console.print(*history_tables([record]))
 
 
 @app.command()
 def logs(
-    group: Annotated[str, typer.Argument(help="The group's name.")],
+    group: GroupName,
     stage: Annotated[str | None, typer.Option(help="Only logs of this stage.")] = None,
     lines: Annotated[int, typer.Option(min=1, help="Number of lines from the end.")] = 30,
 ) -> None:
@@ -120,16 +115,19 @@ def logs(
             f"No log{of_stage} in {folder}.", "contimg status lists the groups."
         )
     for path in paths:
-        console.print(f"[bold]{path}[/]", highlight=False, soft_wrap=True)
+        console.out(path, style="bold")
         for line in tail(path, lines):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"Logs of earlier starts: {folder}", highlight=False, soft_wrap=True)
+            console.out(line)
+    console.out(f"Logs of earlier starts: {folder}")
 
 
 @app.command()
 def report(
-    path: Annotated[Path | None, typer.Argument(help="The HTML file to write.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Newest tasks to include.")] = 20,
+    path: Annotated[
+        Path | None,
+        typer.Argument(help="HTML file to write. Default: report.html in the output folder."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Number of tasks, the newest first.")] = 20,
 ) -> None:
     """Write a self-contained HTML report on the newest tasks and their images."""
     settings = state.settings()
@@ -138,14 +136,19 @@ def report(
 
 @app.command()
 def doctor() -> None:
-    """Check this machine, and name a remedy for each problem."""
+    """Check this machine, and name a remedy for each problem.
+
+    Exit code 1 if there is a problem.
+    """
+    from absurd_contimg.operations.doctor import diagnose
+
     findings = diagnose(state.overrides, state.assignments)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
         text = f"{mark}  [bold]{escape(finding.check)}[/]: {escape(finding.finding)}"
-        console.print(text, highlight=False, soft_wrap=True)
+        console.print(text, soft_wrap=True)
         if not finding.ok:
-            console.print(f"    {escape(finding.remedy)}", highlight=False, soft_wrap=True)
+            console.out(f"    {finding.remedy}")
     problems = sum(not finding.ok for finding in findings)
     if problems:
         console.print(f"[red]{problems} of {len(findings)} checks found a problem.[/]")
@@ -157,19 +160,18 @@ def doctor() -> None:
 def settings() -> None:
     """List the environment variables, and the pipeline settings with their values."""
     current = state.settings()
+    paths = current.pipeline.paths
     for variable, meaning in VARIABLES.items():
-        value = getattr(
-            current, meaning.setting, getattr(current.pipeline.paths, meaning.setting, "")
-        )
+        value = getattr(current, meaning.setting, getattr(paths, meaning.setting, None))
         current_value = "" if value in ("", None) else f" = {value}"
-        console.print(f"{variable}{current_value}: {meaning.help}", highlight=False, soft_wrap=True)
+        console.out(f"{variable}{current_value}: {meaning.help}")
     console.print()
     values = current.pipeline.model_dump()
     for name, default in known_settings().items():
         section, key = name.split(".")
         value = values[section][key]
         changed = "" if value == default else f"  (default {default!r})"
-        console.print(f"{name} = {value!r}{changed}", highlight=False, soft_wrap=True)
+        console.out(f"{name} = {value!r}{changed}")
 
 
 @app.command()
@@ -178,25 +180,29 @@ def failures(
     as_json: AsJson = False,
 ) -> None:
     """List the failure table: rules, their kinds, what to do."""
+    from absurd_contimg.operations.cli.failure_table import RULES, failure_table, rule_summary
+
     if markdown:
-        print(failure_table(CLASSIFIER.rules, RetryPolicy()), end="")
-        return
-    if as_json:
-        print_json([rule_summary(rule) for rule in (*CLASSIFIER.rules, UNRECOGNISED)])
-        return
-    table = Table("rule", "kind", "what to do", "source", box=None)
-    for rule in (*CLASSIFIER.rules, UNRECOGNISED):
-        table.add_row(rule.id, rule.kind.value, rule.advice, rule.source)
-    console.print(table)
+        print(failure_table(RULES, RetryPolicy()), end="")
+    elif as_json:
+        print_json([rule_summary(rule) for rule in RULES])
+    else:
+        table = Table("rule", "kind", "what to do", "source", box=None)
+        for rule in RULES:
+            table.add_row(rule.id, rule.kind.value, rule.advice, rule.source)
+        console.print(table)
 
 
 @app.command()
 def audit() -> None:
-    """Check the histories of all tasks against the invariants of the simulation."""
+    """Check the histories of all tasks against the invariants of the simulation.
+
+    Exit code 1 if one is violated.
+    """
     histories = newest_histories(state.settings())
     violations = check_histories(histories)
     for violation in violations:
-        console.print(f"[red]{violation}[/]", soft_wrap=True)
+        console.out(violation, style="red")
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")
     if violations:
         raise typer.Exit(1)

@@ -11,7 +11,13 @@ import sys
 from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
-from absurd_contimg.operations.cli import files, inspect, manage, simulate  # noqa: F401 - register their commands
+from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
+    files,
+    inspect,
+    manage,
+    simulate,
+    synthesize,
+)
 from absurd_contimg.operations.cli.app import app, error_console
 
 _EXTRAS = {
@@ -28,17 +34,14 @@ def main() -> None:
         app()
     except (UserError, BackendError, EmbeddedPostgresError) as error:
         error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
-        error_console.print(str(error), markup=False, highlight=False)
+        error_console.print(str(error), markup=False)
         sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        error_console.print(
+        error_console.out(
             f"contimg: this command needs the package {error.name}, which is not installed. "
-            f"Run: pip install 'absurd-contimg[{extra}]'",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"Run: pip install 'absurd-contimg[{extra}]'"
         )
         sys.exit(1)

@@ -1,11 +1,15 @@
-"""Commands that change observations, tasks, workers or the database."""
+"""Commands that change tasks, workers or the database."""
+
+# SQLAlchemy, NumPy and the stages take a second to import: each command imports what it needs.
+# ruff: noqa: PLC0415
 
 from __future__ import annotations
 
 import asyncio
+import difflib
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -17,89 +21,68 @@ from absurd_contimg.core.records import LIVE_STATES, History, SpawnedTask
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import is_ended
-from absurd_contimg.ingest.spawn import Spawned, parse_calibrator, spawn_groups
 from absurd_contimg.operations.cli.app import (
+    GroupName,
+    TaskName,
     app,
-    check_rule,
     console,
     database_app,
     find_task,
     quarantine_app,
-    renamed_to,
     state,
     with_backend,
     write_report_to,
 )
-from absurd_contimg.operations.services import (
-    database_url,
-    initialise,
-    quarantined,
-    release,
-    retry_failed,
-    serve,
-    to_be_retried,
-)
-from absurd_contimg.operations.terminal import history_tables, watch
-from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings
 
-# -- data and tasks -------------------------------------------------------------------------
+if TYPE_CHECKING:
+    from absurd_contimg.ingest.spawn import Spawned
 
-
-@app.command()
-def synth(
-    folder: Annotated[Path, typer.Argument(help="Where to write the observations.")],
-    preset: Annotated[str, typer.Option(help="tiny, demo or full.")] = "demo",
-    option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="As n_antennas=48; repeatable.")
-    ] = None,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable."),
-    ] = None,
-) -> None:
-    """Write synthetic UVH5 observations of a known sky."""
-    from absurd_contimg.operations.cli.synthesize import make_observations  # noqa: PLC0415
-
-    result = make_observations(folder, preset, option or [], fault or [])
-    table = Table("group", "files", "calibrator", box=None)
-    for group in result.groups:
-        table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
-    console.print(table)
-    console.print(f"Catalogue {result.catalog}\nTruth     {result.truth}", highlight=False)
+_Calibrator = Annotated[
+    str, typer.Option(help="auto, none, or the name of a calibrator in the catalogue.")
+]
+_Now = Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")]
 
 
 @app.command()
 def spawn(
-    calibrator: Annotated[str, typer.Option(help="auto, none or a name.")] = "auto",
-    now: Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")] = False,
+    context: typer.Context,
+    calibrator: _Calibrator = "auto",
+    now: _Now = False,
     respawn: Annotated[
         bool,
         typer.Option(help="New tasks for groups whose task failed, for the files there are now."),
     ] = False,
-    _renamed: Annotated[
-        bool, typer.Option("--anew", hidden=True, callback=renamed_to("--respawn"))
-    ] = False,
+    anew: Annotated[bool, typer.Option("--anew", hidden=True)] = False,
 ) -> None:
     """Spawn a task for each observation group in the input folder."""
+    if anew:
+        context.fail("No such option: --anew (Did you mean --respawn?)")
     settings = state.settings()
-
-    async def run(backend: Backend) -> list[Spawned]:
-        return await _spawn(backend, settings, calibrator, now, respawn)
-
-    _show_spawned(with_backend(settings, run))
+    _show_spawned(
+        with_backend(settings, lambda backend: _spawn(backend, settings, calibrator, now, respawn))
+    )
 
 
 @app.command()
 def run(
-    calibrator: Annotated[str, typer.Option(help="auto, none or a name.")] = "auto",
-    now: Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")] = False,
+    calibrator: _Calibrator = "auto",
+    now: _Now = False,
     concurrency: Annotated[int, typer.Option(min=1, help="Groups at the same time.")] = 2,
     report_path: Annotated[
-        Path | None, typer.Option("--report", help="Where to write the HTML report.")
+        Path | None,
+        typer.Option(
+            "--report", help="HTML report to write. Default: report.html in the output folder."
+        ),
     ] = None,
 ) -> None:
-    """Spawn tasks, run them in this process until they end, and write a report."""
+    """Spawn tasks, run them in this process until they end, and write a report.
+
+    Exit code 1 if a task has not completed.
+    """
+    from absurd_contimg.operations.services import serve
+    from absurd_contimg.operations.terminal import history_tables, watch
+
     settings = state.settings(concurrency=concurrency)
 
     async def work(backend: Backend) -> list[History]:
@@ -121,8 +104,7 @@ def run(
         return watching.result()
 
     histories = with_backend(settings, work)
-    for table in history_tables(histories):
-        console.print(table)
+    console.print(*history_tables(histories))
     write_report_to(settings, histories, report_path)
     if any(history.task.state != "completed" for history in histories):
         raise typer.Exit(1)
@@ -131,13 +113,27 @@ def run(
 @app.command()
 def worker(
     worker_id: Annotated[
-        str | None, typer.Option(help="Stable name; a restarted worker continues its runs.")
+        str | None,
+        typer.Option(
+            help="Stable name; a restarted worker continues its runs. Default: the host's, with :1."
+        ),
     ] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1)] = None,
-    claim_timeout: Annotated[int | None, typer.Option(min=1, help="Lease, seconds.")] = None,
+    concurrency: Annotated[
+        int | None, typer.Option(min=1, help="Groups at the same time. Default: 1.")
+    ] = None,
+    claim_timeout: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Lease in seconds: another worker takes over this long after a crash. "
+            "Default: 60.",
+        ),
+    ] = None,
     until_idle: Annotated[bool, typer.Option(help="End as soon as the queue is empty.")] = False,
 ) -> None:
     """Run a worker on the queue until SIGTERM."""
+    from absurd_contimg.operations.services import serve
+
     settings = state.settings(
         worker_id=worker_id, concurrency=concurrency, claim_timeout_seconds=claim_timeout
     )
@@ -147,21 +143,28 @@ def worker(
 @app.command()
 def retry(
     task: Annotated[
-        str | None, typer.Argument(help="A failed task: id, its end, or group.")
+        str | None, typer.Argument(help="A failed task: its id, the end of its id, or its group.")
     ] = None,
     all_failed: Annotated[
         bool, typer.Option(help="All failed groups that are not in quarantine.")
     ] = False,
     rule: Annotated[
-        str | None, typer.Option(help="With --all-failed: only failures by this rule.")
+        str | None,
+        typer.Option(help="With --all-failed: only failures by this rule (contimg failures)."),
     ] = None,
 ) -> None:
-    """Run a failed task again, from its last checkpoint, with full budgets."""
+    """Run a failed task again, from its last checkpoint, with its full number of attempts."""
+    from absurd_contimg.operations.cli.failure_table import RULES
+    from absurd_contimg.operations.services import retry_failed, to_be_retried
+
     settings = state.settings()
     if (task is None) != all_failed or (rule is not None and not all_failed):
         raise SettingError("retry takes a task, or --all-failed, which --rule may restrict.")
-    if rule is not None:
-        check_rule(rule)
+    names = [known.id for known in RULES]
+    if rule is not None and rule not in names:
+        similar = difflib.get_close_matches(rule, names, 1)
+        hint = f"Did you mean {similar[0]}?" if similar else "contimg failures lists them."
+        raise SettingError(f"There is no rule {rule!r}.", hint)
 
     async def retry_tasks(backend: Backend) -> list[SpawnedTask]:
         if task is not None:
@@ -172,14 +175,13 @@ def retry(
 
     retried = with_backend(settings, retry_tasks)
     for item in retried:
-        text = f"Task {item.task_id} will run again, attempt {item.attempt}."
-        console.print(text, highlight=False)
+        _show_retried(item)
     if not retried:
         console.print("No failed task outside quarantine. See: contimg quarantine list")
 
 
 @app.command()
-def cancel(task: Annotated[str, typer.Argument(help="A task: id, its end, or group.")]) -> None:
+def cancel(task: TaskName) -> None:
     """Cancel a task; its committed products stay."""
     settings = state.settings()
 
@@ -191,57 +193,60 @@ def cancel(task: Annotated[str, typer.Argument(help="A task: id, its end, or gro
         await backend.cancel_task(settings.queue_name, task_id)
         return f"Task {task_id} is cancelled."
 
-    console.print(with_backend(settings, stop), highlight=False)
+    console.print(with_backend(settings, stop))
 
 
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for all files.")] = Path("demo"),
 ) -> None:
-    """Run the pipeline on synthetic data with two workers, and kill one during a stage."""
-    from absurd_contimg.operations.demo import run_demo  # noqa: PLC0415
+    """Run the pipeline on synthetic data with two workers, and kill one during a stage.
+
+    Exit code 1 if the image is wrong, or a committed stage ran again.
+    """
+    from absurd_contimg.operations.demo import run_demo
 
     if not asyncio.run(run_demo(folder.absolute(), console)):
         raise typer.Exit(1)
 
 
-# -- quarantine -----------------------------------------------------------------------------
-
-
 @quarantine_app.command("list")
 def quarantine_list() -> None:
     """List the groups with unusable data, and the reasons."""
+    from absurd_contimg.registry import GroupStatus, Registry
+
     table = Table("group", "reason", box=None)
     with closing(Registry(state.settings().registry_url)) as registry:
-        for group in quarantined(registry):
+        for group in registry.groups(GroupStatus.QUARANTINED):
             table.add_row(group.group_id, escape(group.reason or ""))
     console.print(table)
 
 
 @quarantine_app.command("release")
-def quarantine_release(group: Annotated[str, typer.Argument(help="The group's name.")]) -> None:
+def quarantine_release(group: GroupName) -> None:
     """Run the task of a quarantined group again, after its cause is removed."""
+    from absurd_contimg.operations.services import release
+    from absurd_contimg.registry import Registry
+
     settings = state.settings()
 
-    async def release_group(backend: Backend) -> str:
+    async def release_group(backend: Backend) -> SpawnedTask:
         history = await find_task(backend, settings, group)
         with closing(Registry(settings.registry_url)) as registry:
-            spawned = await release(backend, registry, group, history)
-        return f"Task {spawned.task_id} will run again, attempt {spawned.attempt}."
+            return await release(backend, registry, group, history)
 
-    console.print(with_backend(settings, release_group), highlight=False)
-
-
-# -- database -------------------------------------------------------------------------------
+    _show_retried(with_backend(settings, release_group))
 
 
 @database_app.command("init")
 def db_init() -> None:
     """Install or migrate Absurd's schema and create the queue."""
+    from absurd_contimg.operations.services import database_url, initialise
+
     settings = state.settings()
     url = database_url(settings)
-    console.print(asyncio.run(initialise(url, settings.queue_name)), highlight=False)
-    console.print(f"Database {url}", highlight=False)
+    console.print(asyncio.run(initialise(url, settings.queue_name)))
+    console.print(f"Database {url}")
 
 
 @database_app.command("stop")
@@ -253,17 +258,26 @@ def db_stop() -> None:
 @database_app.command("url")
 def db_url() -> None:
     """Print the database's URL, for psql and absurdctl; starts the embedded server."""
-    console.print(database_url(state.settings()), highlight=False, soft_wrap=True)
+    from absurd_contimg.operations.services import database_url
+
+    console.out(database_url(state.settings()))
 
 
 async def _spawn(
     backend: Backend, settings: Settings, calibrator: str, now: bool, respawn: bool = False
 ) -> list[Spawned]:
+    from absurd_contimg.ingest.spawn import parse_calibrator, spawn_groups
+    from absurd_contimg.registry import Registry
+
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
-    options = {"calibrator": parse_calibrator(calibrator)}
     with closing(Registry(settings.registry_url)) as registry:
         return await spawn_groups(
-            backend, settings, registry, **options, incomplete_now=now, respawn=respawn
+            backend,
+            settings,
+            registry,
+            calibrator=parse_calibrator(calibrator),
+            incomplete_now=now,
+            respawn=respawn,
         )
 
 
@@ -275,3 +289,7 @@ def _show_spawned(spawned: list[Spawned]) -> None:
             task_id, note = str(item.task.task_id), "spawned" if item.task.created else "existed"
         table.add_row(item.group.group_id, str(len(item.group.files)), task_id, note)
     console.print(table)
+
+
+def _show_retried(task: SpawnedTask) -> None:
+    console.print(f"Task {task.task_id} will run again, attempt {task.attempt}.")

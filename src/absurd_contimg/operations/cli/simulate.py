@@ -47,8 +47,9 @@ def simulate(
     fit_from = newest_histories(state.settings()) if fit_from_database else None
     numbers = range(seeds) if seed is None else [seed]
     try:
-        text = "" if faults == "none" else faults
-        schedule = None if text is None else parse_timed_faults(text)
+        schedule = None
+        if faults is not None:
+            schedule = parse_timed_faults("" if faults == "none" else faults)
         campaign = run_campaign(
             *(scenario, numbers, console, output),
             fit_from=fit_from,

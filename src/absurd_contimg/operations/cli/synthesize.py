@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydantic import ValidationError
+from rich.table import Table
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
+from absurd_contimg.operations.cli.app import app, console
 
-_PRESETS = {
-    "tiny": SynthesisConfig.tiny,
-    "demo": SynthesisConfig.demo,
-    "full": SynthesisConfig.full,
-}
+_PRESETS = ("tiny", "demo", "full")
 
 
-def make_observations(
-    folder: Path, preset: str, options: Sequence[str], faults: Sequence[str]
-) -> SynthesisResult:
-    """Write observations into a folder; raises `SettingError` that names a wrong option."""
+@app.command()
+def synth(
+    folder: Annotated[Path, typer.Argument(help="Where to write the observations.")],
+    preset: Annotated[str, typer.Option(help=f"Size: {', '.join(_PRESETS)}.")] = "demo",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", help="As n_antennas=48; repeatable.")
+    ] = None,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable."),
+    ] = None,
+) -> None:
+    """Write synthetic UVH5 observations of a known sky."""
+    from absurd_contimg.synthesis import SynthesisConfig, synthesize  # noqa: PLC0415 - casa extra
+
     if preset not in _PRESETS:
         raise SettingError(f"There is no preset {preset!r}.", f"Choose from {', '.join(_PRESETS)}.")
-    changes: dict[str, object] = dict(_split(option) for option in options)
-    if faults:
-        changes["faults"] = [_fault(text) for text in faults]
+    changes: dict[str, object] = dict(_split(text) for text in option or [])
+    if fault:
+        changes["faults"] = [_fault(text) for text in fault]
     try:
-        config = _PRESETS[preset](**changes)
+        config = getattr(SynthesisConfig, preset)(**changes)
     except ValidationError as error:
         wrong = "; ".join(
             f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()
@@ -36,7 +45,12 @@ def make_observations(
             f"The options of the observations are not valid: {wrong}.",
             f"Options are {', '.join(SynthesisConfig.model_fields)}.",
         ) from error
-    return synthesize(folder, config)
+    result = synthesize(folder, config)
+    table = Table("group", "files", "calibrator", box=None)
+    for group in result.groups:
+        table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
+    console.print(table)
+    console.print(f"Catalogue {result.catalog}\nTruth     {result.truth}")
 
 
 def _split(option: str) -> tuple[str, str]:
@@ -46,8 +60,8 @@ def _split(option: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _fault(text: str) -> dict[str, object]:
+def _fault(text: str) -> dict[str, str]:
     parts = text.split(":")
     if len(parts) != 3:
         raise SettingError(f"{text!r} is not a fault.", "Write kind:group:subband, as missing:0:3.")
-    return {"kind": parts[0], "group": parts[1], "subband": parts[2]}
+    return dict(zip(("kind", "group", "subband"), parts, strict=True))

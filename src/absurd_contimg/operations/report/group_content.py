@@ -32,17 +32,6 @@ from absurd_contimg.products.outputs import (
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Product:
-    """The product and the logs of a finished step."""
-
-    step: str
-    seconds: float | None
-    path: str
-    exists: bool
-    logs: Sequence[str]
-
-
 @dataclass(slots=True)
 class GroupContent:
     """Everything that the page shows of one task."""
@@ -53,7 +42,8 @@ class GroupContent:
     config_digest: str
     spans: list[Span]
     timeline: Timeline | None
-    products: list[Product]
+    steps: Mapping[str, Mapping[str, Any]]
+    """The checkpoints of the finished steps: product, seconds in the process, logs."""
     software: Mapping[str, str]
     """Versions of the software that made the last product."""
     image: ContinuumImage | None = None
@@ -82,7 +72,6 @@ def group_content(history: History, workers: Sequence[str], picture_folder: Path
         outputs |= _mapping(state.get("outputs"))
     task = summarize(history)
     result = _mapping(task.result)
-    products = [_product(step, state) for step, state in steps.items()]
     group = GroupContent(
         name=task.group or task.task_name,
         task=task,
@@ -90,8 +79,8 @@ def group_content(history: History, workers: Sequence[str], picture_folder: Path
         config_digest=str(_mapping(result.get("config_ref")).get("digest", "")),
         spans=spans(history),
         timeline=stage_timeline(history, workers),
-        products=products,
-        software=_software(products),
+        steps=steps,
+        software=_software(list(steps.values())),
     )
     if images := _read_outputs(ImageOutputs, "image", outputs, group.problems):
         group.image = images.image
@@ -114,12 +103,6 @@ def _read_outputs(
         return None
 
 
-def _product(step: str, state: Mapping[str, Any]) -> Product:
-    path = state.get("product") or ""
-    exists = bool(path) and Path(path).exists()
-    return Product(step, state.get("seconds"), path, exists, state.get("logs") or ())
-
-
 def _read_sources(group: GroupContent, path: Path) -> None:
     try:
         group.sources = from_json(SourceTable, json.loads(path.read_bytes())).sources
@@ -129,13 +112,13 @@ def _read_sources(group: GroupContent, path: Path) -> None:
         group.problems.append(f"The validation table {path} cannot be read: {error}.")
 
 
-def _software(products: Sequence[Product]) -> Mapping[str, str]:
-    for product in reversed([product for product in products if product.path]):
+def _software(states: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+    for state in reversed(states):
         try:
-            manifest = json.loads(Path(product.path, "manifest.json").read_bytes())
+            manifest = json.loads(Path(state["product"], "manifest.json").read_bytes())
             return _mapping(manifest["software"])
         except (OSError, ValueError, KeyError, TypeError):
-            continue  # missing or damaged; the table of products says so
+            continue  # none, missing or damaged; the table of products says so
     return {}
 
 

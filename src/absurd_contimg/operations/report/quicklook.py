@@ -15,14 +15,17 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from absurd_contimg.operations.report.sky_image import SkyImage
+from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.plotting import plotting_libraries
 from absurd_contimg.products.outputs import SourceCheck
+from absurd_contimg.stages.image import robust_rms
 
 BYTES_MAX = 300_000
 """A larger picture is encoded with fewer grey levels: a report holds one for each group."""
@@ -41,6 +44,67 @@ _BLANK = "#e8e0cc"
 
 _Pixel = tuple[float, float]
 _Placed = tuple[SourceCheck, _Pixel]
+
+
+@dataclass(frozen=True, slots=True)
+class _SkyImage:
+    """Pixels and noise in mJy/beam; beam sizes and pixel size in degrees."""
+
+    pixels: NDArray[np.float64]
+    rms: float
+    wcs: Any
+    cell_deg: float
+    major_deg: float
+    minor_deg: float
+    angle_deg: float
+    frequency_hz: float | None
+    primary_beam: NDArray[np.float64] | None
+
+    @classmethod
+    def read(cls, path: Path, beam_path: Path | None, rms_jy: float | None) -> _SkyImage:
+        """Read the image; raises `MissingInputError` or `CorruptInputError`."""
+        from astropy.wcs import WCS
+
+        header, plane = _read_plane(path)
+        finite = plane[np.isfinite(plane)]
+        if finite.size == 0:
+            raise CorruptInputError(f"{path} has no finite pixel.", "Image again.")
+        # An image of zeros has no noise, but it must be drawn as well.
+        rms = rms_jy or robust_rms(finite) or float(np.ptp(finite)) / 100.0 or 1e-3
+        wcs = WCS(header).celestial
+        return cls(
+            1e3 * plane,
+            1e3 * rms,
+            wcs,
+            float(np.mean(np.abs(wcs.wcs.cdelt))),
+            float(header.get("BMAJ", 0.0)),
+            float(header.get("BMIN", 0.0)),
+            float(header.get("BPA", 0.0)),
+            float(header["CRVAL3"]) if header.get("CTYPE3") == "FREQ" else None,
+            None if beam_path is None else _read_plane(beam_path)[1],
+        )
+
+    def pixel_at(self, ra_deg: float, dec_deg: float) -> tuple[float, float] | None:
+        """The pixel at a position; None outside the image."""
+        x, y = (float(v) for v in self.wcs.wcs_world2pix(ra_deg, dec_deg, 0))
+        height, width = self.pixels.shape
+        inside = 0 <= x <= width - 1 and 0 <= y <= height - 1
+        return (x, y) if inside else None  # not-a-number, beyond the horizon, is outside
+
+
+def _read_plane(path: Path) -> tuple[Any, NDArray[np.float64]]:
+    from astropy.io import fits
+
+    try:
+        with fits.open(path, memmap=False) as hdus:
+            header, data = hdus[0].header, hdus[0].data
+    except FileNotFoundError as error:
+        raise MissingInputError(f"The image {path} is no longer there.") from error
+    except (OSError, TypeError, ValueError) as error:  # astropy raises any of them if truncated
+        raise CorruptInputError(f"The image {path} cannot be read: {error}.") from error
+    if data is None or data.ndim < 2:
+        raise CorruptInputError(f"The file {path} holds no image.")
+    return header, np.asarray(data, dtype=float).reshape(data.shape[-2:])
 
 
 def write_quicklook(
@@ -63,14 +127,14 @@ def write_quicklook(
     if the plots extra is not installed.
     """
     with plotting_libraries(png_path.parent, "astropy.visualization.wcsaxes"):
-        sky = SkyImage.read(fits_path, beam_path, rms_jy)
+        sky = _SkyImage.read(fits_path, beam_path, rms_jy)
         picture = _draw(sky, title, sorted(sources, key=lambda source: -source.flux_jy))
     partial = png_path.with_name(f".{png_path.name}.partial")
     partial.write_bytes(picture)
     partial.replace(png_path)
 
 
-def _draw(sky: SkyImage, title: str, sources: Sequence[SourceCheck]) -> bytes:
+def _draw(sky: _SkyImage, title: str, sources: Sequence[SourceCheck]) -> bytes:
     from matplotlib import rcParams
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import AsinhNorm
@@ -104,7 +168,7 @@ def _draw(sky: SkyImage, title: str, sources: Sequence[SourceCheck]) -> bytes:
     return _encode(figure)
 
 
-def _show(axes: Any, sky: SkyImage, norm: Any) -> Any:
+def _show(axes: Any, sky: _SkyImage, norm: Any) -> Any:
     axes.set_facecolor(_BLANK)  # blank pixels differ from empty sky
     # Averaging down to the screen would dim point sources; antialiasing keeps them.
     return axes.imshow(
@@ -123,7 +187,7 @@ def _label_axes(axes: Any) -> None:
     axes.coords[1].set_ticklabel(rotation=90)
 
 
-def _mark(axes: Any, sky: SkyImage, placed: Sequence[_Placed]) -> None:
+def _mark(axes: Any, sky: _SkyImage, placed: Sequence[_Placed]) -> None:
     from matplotlib.patches import Circle
 
     radius = max(2.2 * sky.major_deg / sky.cell_deg, 0.009 * sky.pixels.shape[1])
@@ -149,7 +213,7 @@ def _mark(axes: Any, sky: SkyImage, placed: Sequence[_Placed]) -> None:
         )
 
 
-def _contour_beam(axes: Any, sky: SkyImage) -> None:
+def _contour_beam(axes: Any, sky: _SkyImage) -> None:
     beam = sky.primary_beam
     if beam is None or beam.shape != sky.pixels.shape:
         return
@@ -162,7 +226,7 @@ def _contour_beam(axes: Any, sky: SkyImage) -> None:
         line.set_bbox({"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 0.6})
 
 
-def _colour_bar(figure: Any, image: Any, sky: SkyImage, norm: Any) -> None:
+def _colour_bar(figure: Any, image: Any, sky: _SkyImage, norm: Any) -> None:
     axes = figure.add_axes((0.085, 0.082, 0.645, 0.014))
     bar = figure.colorbar(image, cax=axes, orientation="horizontal")
     steps = (-5, 0, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
@@ -175,7 +239,7 @@ def _colour_bar(figure: Any, image: Any, sky: SkyImage, norm: Any) -> None:
     )
 
 
-def _legend(sky: SkyImage, placed: Sequence[_Placed]) -> str:
+def _legend(sky: _SkyImage, placed: Sequence[_Placed]) -> str:
     parts = []
     if placed:
         parts.append("Circles: catalogue sources with their measured flux, corrected for the beam.")
@@ -186,7 +250,7 @@ def _legend(sky: SkyImage, placed: Sequence[_Placed]) -> str:
     return " ".join(parts)
 
 
-def _brightest(sky: SkyImage, placed: Sequence[_Placed], peak: float) -> list[tuple[str, _Pixel]]:
+def _brightest(sky: _SkyImage, placed: Sequence[_Placed], peak: float) -> list[tuple[str, _Pixel]]:
     """What the close-ups show: the brightest detected sources, or else the brightest pixel."""
     detected = [
         (
@@ -202,7 +266,7 @@ def _brightest(sky: SkyImage, placed: Sequence[_Placed], peak: float) -> list[tu
     return detected[:_ZOOMS] or [brightest_pixel]
 
 
-def _zoom(figure: Any, position: int, sky: SkyImage, norm: Any, title: str, pixel: _Pixel) -> None:
+def _zoom(figure: Any, position: int, sky: _SkyImage, norm: Any, title: str, pixel: _Pixel) -> None:
     from matplotlib.patches import Ellipse
 
     axes = figure.add_axes((0.765, 0.665 - 0.3 * position, 0.215, 0.265))
@@ -231,7 +295,7 @@ def _zoom(figure: Any, position: int, sky: SkyImage, norm: Any, title: str, pixe
         axes.text(right - bar_px / 2, y + 0.05 * half, "1′", color=_INK, ha="center", va="bottom")
 
 
-def _figures(sky: SkyImage, peak: float) -> str:
+def _figures(sky: _SkyImage, peak: float) -> str:
     parts = [f"noise {sky.rms:.3g} mJy/beam", f"peak {_flux(peak / 1e3)}/beam"]
     if sky.major_deg > 0:
         parts.append(f"beam {3600 * sky.major_deg:.1f}″ × {3600 * sky.minor_deg:.1f}″")

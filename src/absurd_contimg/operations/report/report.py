@@ -6,6 +6,7 @@ network and no script. Needs the plots extra.
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def _template() -> Any:
         lstrip_blocks=True,
     )
     environment.filters.update(number=_number, moment=_moment)
-    environment.tests["numeric"] = _is_numeric
+    environment.tests.update(numeric=_is_numeric, existing=os.path.exists)
     return environment.get_template("report.html.jinja")
 
 

@@ -3,7 +3,6 @@
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
 from absurd_contimg.operations.services.disk_guard import worker_notes
 from absurd_contimg.operations.services.quarantine import (
-    quarantined,
     release,
     retry_failed,
     to_be_retried,
@@ -14,7 +13,6 @@ __all__ = [
     "database_url",
     "initialise",
     "open_backend",
-    "quarantined",
     "release",
     "retry_failed",
     "serve",

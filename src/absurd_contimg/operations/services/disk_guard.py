@@ -8,20 +8,19 @@ each claim, so it claims again as soon as there is space. The guard writes each 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from absurd_contimg.core.records import Json
+from absurd_contimg.products.filesystem import LOCAL
+
 _log = logging.getLogger(__name__)
 
 _GB = 1e9
-_CRITICAL_GB, _CRITICAL_SHARE = 20.0, 0.02
-_WARN_GB, _WARN_SHARE = 100.0, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +37,11 @@ class Watermarks:
 
     def warn_bytes(self, total: int) -> float:
         """The warning mark on a file system of `total` bytes."""
-        return _mark(self.warn_gb, _WARN_GB, _WARN_SHARE, total)
+        return min(100 * _GB, 0.05 * total) if self.warn_gb is None else self.warn_gb * _GB
 
     def critical_bytes(self, total: int) -> float:
         """The critical mark on a file system of `total` bytes."""
-        return _mark(self.critical_gb, _CRITICAL_GB, _CRITICAL_SHARE, total)
-
-
-def _mark(given: float | None, most_gb: float, share: float, total: int) -> float:
-    return given * _GB if given is not None else min(most_gb * _GB, share * total)
+        return min(20 * _GB, 0.02 * total) if self.critical_gb is None else self.critical_gb * _GB
 
 
 @dataclass(slots=True)
@@ -64,10 +59,14 @@ class DiskGuard:
     async def ready_to_claim(self) -> bool:
         """For `Worker.ready_to_claim`; notes and logs each change."""
         ready, reason = await asyncio.to_thread(self.check)
-        if (ready, _without_figures(reason)) != self._noted:
-            self._noted = ready, _without_figures(reason)
-            (_log.info if ready and not reason else _log.warning)(
-                "%s", reason or f"worker {self.worker_id}: there is enough disk space"
+        # Without the free space, which changes all the time and needs no new note.
+        noted = (ready, reason.partition(":")[0])
+        if noted != self._noted:
+            self._noted = noted
+            _log.log(
+                logging.WARNING if reason else logging.INFO,
+                "%s",
+                reason or f"worker {self.worker_id}: there is enough disk space",
             )
             await asyncio.to_thread(self._write, ready, reason)
         return ready
@@ -104,20 +103,18 @@ class DiskGuard:
         return self.state_dir / "workers" / f"{self.worker_id}.json"
 
     def _write(self, ready: bool, reason: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._path.with_suffix(f".{os.getpid()}")
         since = datetime.now(UTC).isoformat(timespec="seconds")
-        note = {"worker": self.worker_id, "claims": ready, "reason": reason, "since": since}
-        partial.write_text(json.dumps(note), encoding="utf-8")
-        partial.rename(self._path)
-
-
-def _without_figures(reason: str) -> str:
-    """The reason without the free space, which changes all the time and needs no new note."""
-    return reason.partition(":")[0]
+        note: dict[str, Json] = {
+            "worker": self.worker_id,
+            "claims": ready,
+            "reason": reason,
+            "since": since,
+        }
+        LOCAL.ensure_folder(self._path.parent)
+        LOCAL.write_json(self._path, note)
 
 
 def worker_notes(state_dir: Path) -> list[Mapping[str, object]]:
     """The last note of each worker about its disks; a killed worker leaves its note."""
     paths = sorted((state_dir / "workers").glob("*.json"))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    return [LOCAL.read_json(path) for path in paths]

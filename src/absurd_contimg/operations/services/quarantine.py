@@ -14,13 +14,8 @@ from absurd_contimg.core.records import History, SpawnedTask
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import summarize
-from absurd_contimg.registry import Group, GroupStatus, Registry
+from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
-
-
-def quarantined(registry: Registry) -> list[Group]:
-    """The groups in quarantine, with their reasons, in the order of their names."""
-    return registry.groups(GroupStatus.QUARANTINED)
 
 
 async def retry_failed(backend: Backend, history: History) -> SpawnedTask:

@@ -1,24 +1,36 @@
-"""Tables and JSON about tasks, from their summaries."""
+"""What a terminal shows of tasks: tables, and a live display while they run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from uuid import UUID
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import History
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.summary import TaskSummary, summarize
-from absurd_contimg.history.timeline import StepStart
+from absurd_contimg.history.timeline import StepStart, is_ended, step_order
+from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
+_REFRESH_SECONDS = 0.5
 _FAILURE_KEYS = ("kind", "rule", "step", "message", "path", "advice", "logs")
 """What the JSON of a task has of its failure."""
 
-STATE_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
+_COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
+
+
+def _coloured_state(summary: TaskSummary) -> str:
+    """The state of a task as markup."""
+    return f"[{_COLOURS.get(summary.state, 'yellow')}]{summary.state}[/]"
 
 
 def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableType:
@@ -28,11 +40,10 @@ def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableTy
         # A long path is folded, so that it can be copied.
         table.add_column(heading, no_wrap=heading in ("task", "group"), overflow="fold")
     for summary in summaries:
-        colour = STATE_COLOURS.get(summary.state, "yellow")
         table.add_row(
             str(summary.task_id)[-12:],
             summary.group or "?",
-            f"[{colour}]{summary.state}[/]",
+            _coloured_state(summary),
             str(summary.attempts),
             escape(_activity(summary)),
             escape(_worker_and_lease(summary, now)),
@@ -46,7 +57,6 @@ def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableTy
 def task_summary(summary: TaskSummary, now: datetime) -> dict[str, object]:
     """The task as JSON for programs; `now` is the database's time."""
     failure, left = _final_failure(summary), _lease_seconds_left(summary, now)
-    keys = () if failure is None else _FAILURE_KEYS
     return {
         "task_id": str(summary.task_id),
         "group": summary.group or "?",
@@ -56,7 +66,7 @@ def task_summary(summary: TaskSummary, now: datetime) -> dict[str, object]:
         "waiting": None if summary.waiting is None else asdict(summary.waiting),
         "worker": _worker(summary),
         "lease_seconds_left": None if left is None else round(left, 1),
-        "failure": {key: getattr(failure, key) for key in keys} or None,
+        "failure": failure and {key: getattr(failure, key) for key in _FAILURE_KEYS},
     }
 
 
@@ -69,17 +79,11 @@ def _activity(summary: TaskSummary) -> str:
     if waiting is not None:
         text = f"waits for {waiting}"
         return text if waiting.step is None else f"{waiting.step}: {text}"
-    if failure is not None:
-        return _failure_in_brief(failure)
-    last = summary.starts[-1] if summary.starts else None
-    text = "" if last is None else f"{last.step} ({last.ending})"
-    remark = _remark(summary)
-    return f"{text} ({remark})" if remark else text
-
-
-def _failure_in_brief(failure: FailedRun) -> str:
-    """One line. A failure by the SDK or by Absurd has no kind and no step."""
-    if failure.kind is None:
+    if failure is None:
+        parts = [f"{start.step} ({start.ending})" for start in summary.starts[-1:]]
+        remark = _remark(summary)
+        return " ".join([*parts, f"({remark})"] if remark else parts)
+    if failure.kind is None:  # by the SDK or by Absurd: without a step
         first_line = failure.message.strip().partition("\n")[0]
         return ": ".join(filter(None, (failure.name, first_line))) or "no reason given"
     place = "" if failure.path is None else f" ({failure.path})"
@@ -110,9 +114,7 @@ def _worker_and_lease(summary: TaskSummary, now: datetime) -> str:
     worker, left = _worker(summary) or "", _lease_seconds_left(summary, now)
     if left is None:
         return worker
-    return (
-        f"{worker}, lease {left:.0f} s" if left > 0 else f"{worker}, lease over for {-left:.0f} s"
-    )
+    return f"{worker}, lease " + (f"{left:.0f} s" if left > 0 else f"over for {-left:.0f} s")
 
 
 def history_tables(histories: Sequence[History]) -> list[Table]:
@@ -124,9 +126,8 @@ def _history_table(summary: TaskSummary) -> Table:
     result = summary.result
     verdict = str(result.get("verdict", "")) if isinstance(result, Mapping) else ""
     notes = "".join(f", {note}" for note in (verdict, _remark(summary)) if note)
-    colour = STATE_COLOURS.get(summary.state, "yellow")
     table = Table(
-        title=f"{summary.group or '?'}: [{colour}]{summary.state}[/]{notes}",
+        title=f"{summary.group or '?'}: {_coloured_state(summary)}{notes}",
         title_justify="left",
         caption=_caption(summary),
         caption_justify="left",
@@ -173,3 +174,75 @@ def _outcome(start: StepStart, previous: StepStart | None) -> str:
         return f"[red]its worker died[/]{note}"
     colour = "green" if start.outcome == "done" else "yellow"
     return f"[{colour}]{escape(start.ending)}[/]{note}"
+
+
+async def watch(
+    inspection: Inspection,
+    queue_name: str,
+    task_ids: Sequence[UUID],
+    console: Console,
+    while_waiting: Callable[[list[History]], Awaitable[None]] | None = None,
+) -> list[History]:
+    """Show the tasks until all have ended; returns their final histories, in the order given.
+
+    `while_waiting` is called after each refresh; an exception from it ends the display. While the
+    database is away, the last state stays on the screen.
+    """
+    display: RenderableType = ""
+    with Live(console=console, refresh_per_second=4, transient=False) as live:
+        while True:
+            try:
+                histories = await inspection.histories(queue_name, task_ids)
+                now = await inspection.current_time()
+            except BackendUnavailable as error:
+                live.update(Group(display, f"[yellow]{escape(str(error))} Trying again.[/]"))
+                await asyncio.sleep(_REFRESH_SECONDS)
+                continue
+            display = progress_table(histories, now)
+            live.update(display)
+            if all(is_ended(history) for history in histories):
+                break
+            if while_waiting is not None:
+                await while_waiting(histories)
+            await asyncio.sleep(_REFRESH_SECONDS)
+    console.print()  # without a terminal, the table has no final newline
+    return histories
+
+
+def progress_table(histories: Sequence[History], now: datetime) -> RenderableType:
+    """The state of the groups at a time of the database's clock."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("group", "state", "stages", "now"):
+        table.add_column(heading, no_wrap=heading != "now")
+    planned = (stage.name for stage in IMAGING_STAGES)
+    order = tuple(dict.fromkeys((*planned, *step_order(histories))))
+    for summary in map(summarize, histories):
+        cells = (_coloured_state(summary), _marks(summary, order), _now(summary, now))
+        table.add_row(summary.group or "?", *cells)
+    return table
+
+
+def _marks(summary: TaskSummary, order: Sequence[str]) -> str:
+    """One mark for each step: done, running, waiting, interrupted, not started."""
+    last_starts = summary.steps
+    marks = {"done": "[green]■[/]", "running": "[cyan]▶[/]", "waiting": "[yellow]‖[/]"}
+    return "".join(
+        marks.get(last_starts[step].outcome, "[red]✗[/]") if step in last_starts else "[dim]·[/]"
+        for step in order
+    )
+
+
+def _now(summary: TaskSummary, now: datetime) -> str:
+    if summary.state == "failed":
+        failure = summary.last_failure
+        return "" if failure is None else f"[red]{failure.kind or ''}[/] {failure.message[:90]}"
+    if summary.waiting is not None:
+        return f"[yellow]waits for {escape(str(summary.waiting))}[/]"
+    if summary.state != "running" or not summary.starts:
+        return ""
+    last = summary.starts[-1]
+    if last.outcome != "running":
+        return "[dim]between stages[/]" if last.outcome == "done" else f"{last.step}: {last.ending}"
+    seconds = (now - last.started_at).total_seconds()
+    again = f", start {last.start}" if last.start > 1 else ""
+    return f"{last.step} on {last.worker} for {seconds:.0f} s{again}"
