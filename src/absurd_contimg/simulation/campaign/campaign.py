@@ -10,7 +10,7 @@ from functools import partial
 from random import Random
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
-from absurd_contimg.core.records import History, SpawnOptions
+from absurd_contimg.core.records import History
 from absurd_contimg.history.invariants.check import Violation, check_world
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, check_faults, draw_faults
 from absurd_contimg.simulation.campaign.operator import Operator
@@ -42,7 +42,7 @@ from absurd_contimg.simulation.runtime.clocks import HostClock
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.stages.image import ImageStage
-from absurd_contimg.workflows.group import TASK_NAME
+from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
 QUEUE = SETTINGS.queue_name
 _CHECK_SECONDS = 600.0
@@ -180,11 +180,12 @@ class Campaign:
 
     async def _spawn(self, observation: Observation) -> None:
         """Spawn the task of a group, as soon as the database is there."""
-        options = SpawnOptions(idempotency_key=f"{TASK_NAME}:{observation.group_id}")
         while self.world.server.down:  # noqa: ASYNC110 - nothing else announces it
             await asyncio.sleep(5.0)
         params = pipeline_params(observation.group_id, observation.sub_bands)
-        spawned = await self._backend.spawn_task(QUEUE, TASK_NAME, params, options)
+        spawned = await self._backend.spawn_task(
+            QUEUE, TASK_NAME, params, spawn_options(observation.group_id)
+        )
         self._note(f"group {observation.group_id} is spawned as task {spawned.task_id}")
 
     # -- faults ---------------------------------------------------------------------------
