@@ -19,7 +19,6 @@ from absurd_contimg.simulation.exploration.recorder import CrashPoint, Recorder,
 from absurd_contimg.simulation.model.effect_gateway import (
     COMMITTED,
     Effect,
-    EffectGateway,
     EffectPhase,
 )
 from absurd_contimg.simulation.model.faults import (
@@ -89,7 +88,7 @@ class CrashRun:
         self._processes = 0 if snapshot is None else snapshot.processes
         self._worker_id = spec.worker_id if snapshot is None else snapshot.worker_id
         self._current: SimLoop | None = None
-        self._gateway: EffectGateway
+        self._host = ""
         self._stop_at_start = False
         if spec.reply_seconds:
             self.world.server.reply_seconds["host 1"] = spec.reply_seconds
@@ -106,12 +105,13 @@ class CrashRun:
         self._processes += 1
         self._worker_id = worker_id
         self.recorder.start_process(worker_id, self._processes)
-        name, host = f"process {self._processes} of {worker_id}", f"host {self._processes}"
-        self._gateway = self.world.process(name, host=host)
-        self._current = self._gateway.process
+        self._host = f"host {self._processes}"
+        name = f"process {self._processes} of {worker_id}"
+        gateway = self.world.process(name, host=self._host)
+        self._current = gateway.process
         self.checker.scratch_may_be_left = False
-        workers = self.spec.worker_factory(self.world, self._gateway, worker_id)
-        self.world.start_workers(self._gateway, workers)
+        workers = self.spec.worker_factory(self.world, gateway, worker_id)
+        self.world.start_workers(gateway, workers)
         if self._stop_at_start:
             self.world.kernel.stop()
 
@@ -140,10 +140,12 @@ class CrashRun:
     def _observe(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
         """See `Observer`: the order is record, check, end, inject."""
         recorder, injector = self.recorder, self.injector
-        recorder.trace_effect(process, effect, phase)
+        if recorder.traces_effects:
+            recorder.note(f"{process.name}: {CrashPoint(effect, phase)}")
         self.checker.observe(process, effect, phase)
         if process is self._current:
-            if recorder.record(effect, phase):
+            recorder.crash_point += 1
+            if recorder.keeps_crash_points and recorder.record(effect, phase):
                 self.checker.check_products()
             if injector.resume_at is not None and recorder.crash_point >= injector.resume_at:
                 self._resume_paused()
@@ -159,7 +161,8 @@ class CrashRun:
         self.checker.fault_injected(kind, process)
         if kind is FaultKind.TERM:
             process.at_death("successor", partial(self._terminated, process))
-        self.injector.inject(kind, self._gateway, point.effect, self.recorder.crash_point)
+        at = self.recorder.crash_point
+        self.injector.inject(kind, process, self._host, point.effect, at)
         if kind is not FaultKind.CANCEL:
             self._current = None
             if kind is not FaultKind.TERM:

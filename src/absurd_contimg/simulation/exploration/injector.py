@@ -16,7 +16,6 @@ from absurd_contimg.simulation.model.effect_gateway import (
     BEFORE,
     COMMITTED,
     Effect,
-    EffectGateway,
     EffectPhase,
 )
 from absurd_contimg.simulation.model.faults import NETWORK, FaultKind, FaultSchedule
@@ -51,9 +50,10 @@ class FaultInjector:
         del self.pending[0]
         return kind
 
-    def inject(self, kind: FaultKind, gateway: EffectGateway, effect: Effect, at: int) -> None:
+    def inject(
+        self, kind: FaultKind, process: SimLoop, host: str, effect: Effect, crash_point: int
+    ) -> None:
         """Inject a fault at a crash point; raises `BackendUnavailable` if it is a lost call."""
-        process = gateway.process
         match kind:
             case FaultKind.REFUSED | FaultKind.REPLY_LOST:
                 self.lost_calls.append(effect.name)
@@ -64,15 +64,15 @@ class FaultInjector:
                 self._cancel_all()
             case FaultKind.PARTITION:
                 cut_off = self._world.server.cut_off
-                cut_off.add(gateway.host)
+                cut_off.add(host)
                 seconds = _PARTITION_LEASES * self._spec.lease_seconds
-                self._world.call_later(seconds, partial(cut_off.discard, gateway.host))
+                self._world.call_later(seconds, partial(cut_off.discard, host))
             case FaultKind.PAUSE | FaultKind.PAUSE_LATE:
                 process.pause()
                 self.paused.append(process)
                 if kind is FaultKind.PAUSE:
                     # Spread over the work of the next process, differently for each crash point.
-                    self.resume_at = 1 + 7 * at % 40
+                    self.resume_at = 1 + 7 * crash_point % 40
             case _:
                 process.kill()
 

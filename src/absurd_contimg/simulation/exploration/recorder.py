@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
 from absurd_contimg.simulation.model.world import State, World
-from absurd_contimg.simulation.runtime.loop import SimLoop
 
 
 class CrashPoint(NamedTuple):
@@ -40,8 +39,8 @@ class Recorder:
 
     def __init__(self, world: World, *, keep_crash_points: bool, trace_effects: bool) -> None:
         self._world = world
-        self._keep = keep_crash_points
-        self._trace_effects = trace_effects
+        self.keeps_crash_points = keep_crash_points
+        self.traces_effects = trace_effects
         self.trace: list[str] = []
         self.start_process("", 0)
 
@@ -56,10 +55,7 @@ class Recorder:
         self._last_state: tuple[float, int] | None = None
 
     def record(self, effect: Effect, phase: EffectPhase) -> bool:
-        """Count one crash point; whether a snapshot of a new durable state was taken."""
-        self.crash_point += 1
-        if not self._keep:
-            return False
+        """Keep one crash point; whether a snapshot of a new durable state was taken."""
         self.crash_points.append(CrashPoint(effect, phase))
         self._changes += phase is COMMITTED and effect.changes
         state = self._world.kernel.now, self._changes
@@ -71,11 +67,6 @@ class Recorder:
             Snapshot(self.crash_point, state[0], copy, self._worker_id, self._processes)
         )
         return True
-
-    def trace_effect(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
-        """Add an effect to the trace, if effects are traced."""
-        if self._trace_effects:
-            self.note(f"{process.name}: {CrashPoint(effect, phase)}")
 
     def note(self, text: str) -> None:
         """Add a line to the trace."""

@@ -42,6 +42,7 @@ class ObservedStage:
 
     def __exit__(self, *_error: object) -> None:
         self._leave_now()
+        del self._leave_now  # a reference cycle, which would keep the world in memory
 
     def _leave(self) -> None:
         running = self._watch.running[self._stage]

@@ -87,7 +87,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._closed = False
         self.kernel.add(self)
 
-    # -- crash_run and death -------------------------------------------------------------------
+    # -- kill, pause, resume --------------------------------------------------------------
 
     def check_alive(self) -> None:
         """Raise `ProcessDied` in a dead process; called before every effect."""
