@@ -40,7 +40,7 @@ def observe(side: Database, call: Call) -> Observation:
     inside = list(side.tables(call.session)) if status == "INTRANS" else []
     about = "partition" in call.text or "queue" in call.text
     idle = all(side.status(number) == "IDLE" for number in range(SESSIONS))
-    # Whoever is in a transaction may hold locks that reading the catalogue would wait for.
+    # A session in a transaction may hold locks that reading the catalogue would wait for.
     partitions = side.partitions() if about and idle else None
     return Observation((answer, status, tables, inside, partitions))
 

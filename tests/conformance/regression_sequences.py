@@ -28,7 +28,7 @@ def a_checkpoint_of_nothing(choose: Chooser, world: World) -> Iterator[Call]:
 
 
 def _awake_with(world: World, event: str, first: str, second: str) -> Iterator[Call]:
-    """A run that got `first`; its event is cleaned up and emitted anew before it asks again."""
+    """A run that got `first`; its event is cleaned up and emitted again before it asks again."""
     yield from start("plain", {})
     if (ids := latest(world)) is None:
         return
@@ -42,14 +42,14 @@ def _awake_with(world: World, event: str, first: str, second: str) -> Iterator[C
     yield Call(0, AWAIT, ("plain", task, run, "t", event, None))
 
 
-def an_event_emitted_anew(choose: Chooser, world: World) -> Iterator[Call]:
+def an_event_emitted_again(choose: Chooser, world: World) -> Iterator[Call]:
     """The event's payload counts, not the one received, unless they are equal as jsonb."""
-    yield from _awake_with(world, "anew", "1", "2")
+    yield from _awake_with(world, "again", "1", "2")
     yield from _awake_with(world, "equal", "1", "1.0")
     yield from _awake_with(world, "objects", '{"a": 1.00}', '{"a": 1}')
 
 
-def a_step_that_waits_anew(choose: Chooser, world: World) -> Iterator[Call]:
+def a_step_that_waits_again(choose: Chooser, world: World) -> Iterator[Call]:
     """A wait that was left standing takes the new event's name and timeout."""
     yield from start("plain", {})
     if (ids := latest(world)) is None:
@@ -135,7 +135,7 @@ def a_task_that_failed_before_its_attempts(choose: Chooser, world: World) -> Ite
 
 
 REGRESSIONS: tuple[Script, ...] = (
-    a_checkpoint_of_nothing, an_event_emitted_anew, a_step_that_waits_anew, owners_that_are_gone,
+    a_checkpoint_of_nothing, an_event_emitted_again, a_step_that_waits_again, owners_that_are_gone,
     policies_in_months, a_live_task_that_was_cancelled_once,
     a_task_that_failed_before_its_attempts,
 )  # fmt: skip

@@ -48,7 +48,7 @@ def recordings(new_database: Callable[[], str]) -> list[Recording]:
 
 @contextmanager
 def mutated(mutant: Mutant) -> Iterator[type[EmulatorDatabase]]:
-    """The emulator loaded anew with one module changed; yields its `EmulatorDatabase`."""
+    """The emulator loaded again with one module changed; yields its `EmulatorDatabase`."""
     name = f"{ROOT}.{mutant.module}"
     source = Path(str(sys.modules[name].__file__)).read_text()
     assert mutant.right in source, f"{mutant.name}: its place is gone from {mutant.module}"

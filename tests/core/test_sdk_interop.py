@@ -37,7 +37,7 @@ async def process_group(params: Any, ctx: absurd_sdk.AsyncTaskContext) -> Any:
     handle = await ctx.begin_step("image")
     if not handle.done:
         await ctx.complete_step(handle, "fits")
-    await ctx.sleep_for("settle", 0.05)
+    await ctx.sleep_for("cooling", 0.05)
     await ctx.heartbeat(30)
     await ctx.emit_event(f"imaged:{params['group_id']}", {"n": first + second})
     payload = await ctx.await_event(f"imaged:{params['group_id']}")
@@ -124,7 +124,7 @@ def checkpoints(history: History) -> dict[str, Any]:
     child = str(history.task.headers["child"])  # type: ignore[index,call-overload]
     return {
         c.checkpoint_name.replace(child, "CHILD"): None
-        if c.checkpoint_name == "settle"
+        if c.checkpoint_name == "cooling"
         else c.state
         for c in history.checkpoints
     }

@@ -126,11 +126,11 @@ def fork(root: Path, act: Callable[[], None], kill_at: int | None = None) -> tup
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, int]:
+def baseline(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, int]:
     """The state after a run that nothing disturbs, and the number of its effects."""
     # Once without a fork: what is imported and compiled now, the forks need not do again.
     work(prepare(tmp_path_factory.mktemp("warm")), InOneProcess())
-    root = prepare(tmp_path_factory.mktemp("undisturbed"))
+    root = prepare(tmp_path_factory.mktemp("baseline"))
     status, effects = fork(root, lambda: work(root, InOneProcess()))
     assert status == 0
     return state(root), len(effects)
@@ -145,9 +145,9 @@ def check_after_crash(root: Path) -> None:
     assert left == []
 
 
-def test_killed_before_each_effect(tmp_path: Path, undisturbed: tuple[State, int]) -> None:
-    """Every crash point is tried; after each the next run ends like the undisturbed one."""
-    expected, effects = undisturbed
+def test_killed_before_each_effect(tmp_path: Path, baseline: tuple[State, int]) -> None:
+    """Every crash point is tried; after each the next run ends like the baseline."""
+    expected, effects = baseline
     assert effects > 40
     for number in range(effects):
         root = prepare(tmp_path / str(number))
@@ -158,9 +158,9 @@ def test_killed_before_each_effect(tmp_path: Path, undisturbed: tuple[State, int
         assert state(root) == expected, f"killed before effect {number}"
 
 
-def test_killed_again_and_again(tmp_path: Path, undisturbed: tuple[State, int]) -> None:
+def test_killed_again_and_again(tmp_path: Path, baseline: tuple[State, int]) -> None:
     """Crashes of the run that recovers from a crash, without a janitor between them."""
-    expected, effects = undisturbed
+    expected, effects = baseline
     chance = random.Random(1)
     for number in range(10):
         root = prepare(tmp_path / str(number))
@@ -193,9 +193,7 @@ def start_worker(root: Path) -> subprocess.Popen[str]:
     return worker
 
 
-def test_real_workers_killed_at_random_moments(
-    tmp_path: Path, undisturbed: tuple[State, int]
-) -> None:
+def test_real_workers_killed_at_random_moments(tmp_path: Path, baseline: tuple[State, int]) -> None:
     """Real stage processes, real SIGKILL of the worker: the next worker continues."""
     seed = random.randrange(10_000)
     chance = random.Random(seed)
@@ -210,4 +208,4 @@ def test_real_workers_killed_at_random_moments(
         worker = start_worker(root)
         worker.communicate()
         assert worker.returncode == 0
-        assert state(root) == undisturbed[0], f"seed {seed}"
+        assert state(root) == baseline[0], f"seed {seed}"

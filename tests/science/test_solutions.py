@@ -70,7 +70,7 @@ def test_antennas_without_data_do_not_count_as_flagged_solutions() -> None:
 
 
 def test_channels_without_data_do_not_count_either() -> None:
-    """Four stand-ins of sixteen sub-bands leave a good calibration good."""
+    """Four placeholders of sixteen sub-bands leave a good calibration good."""
     bandpass, gains = random_solutions(0.01)
     bandpass.flags[:, 16:32] = True
     present = ALL_CHANNELS.copy()

@@ -240,7 +240,7 @@ def _wakes_nobody(*_args: Any) -> None:
 MUTANTS: dict[str, Mutant] = {
     "step result is not saved": _replaced(TaskContext, "complete_step", _unsaved),
     "suspension is swallowed": _replaced(TaskContext, "await_event", _swallowed),
-    "sleep starts anew at each wake-up": _replaced(TaskContext, "_sleep_until", _forgetful_sleep),
+    "sleep starts again at each wake-up": _replaced(TaskContext, "_sleep_until", _forgetful_sleep),
     "sleep does not sleep": _replaced(TaskContext, "_sleep_until", _sleep_as_done),
     "repeated step names share a checkpoint": _replaced(
         TaskContext, "_next_name", lambda _self, name: name

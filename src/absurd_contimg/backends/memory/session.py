@@ -50,7 +50,7 @@ class Session(SessionState):
         self._statement = Transaction(db, self, explicit=False)
         """The transaction of each statement that is one of its own."""
         self._waited = False
-        """Whether the statement begins anew because it had to wait."""
+        """Whether the statement begins again because it had to wait."""
 
     # -- transactions -----------------------------------------------------------------------
 

@@ -109,7 +109,7 @@ class SessionState:
     def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
         """What `read` returns, or returned when this statement read it before it had to wait.
 
-        A procedure of Postgres goes on after waiting with what it has read; ours begins anew.
+        A procedure of Postgres goes on after waiting with what it has read; ours begins again.
         """
         place = self._reads_used
         self._reads_used += 1

@@ -25,7 +25,7 @@ VOLATILE = frozenset({"adopted", "seconds", "logs"})
 """Fields of a stage's checkpoint that say how it was made, not what."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_MAKER = ("attempt", "host", "created_at")
+_PROVENANCE = ("attempt", "host", "created_at")
 """Fields of a manifest that say who made the product, and when."""
 
 
@@ -71,7 +71,7 @@ def outcome_of(
 ) -> Outcome:
     """The essence of what a world has left."""
     products: tuple[Json, ...] = tuple(
-        (path, _without_maker(product.manifest), sorted(product.files))
+        (path, _without_provenance(product.manifest), sorted(product.files))
         for path, product in sorted(state.disk.products().items())
     )
     ledger = tuple(f"{name} {json.dumps(steady(value))}" for name, value in state.ledger.entries)
@@ -85,8 +85,8 @@ def _end(run: Run) -> str:
     return f"{run.state} {reason.get('name', '')}" if isinstance(reason, Mapping) else run.state
 
 
-def _without_maker(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    return {name: value for name, value in (manifest or {}).items() if name not in _MAKER}
+def _without_provenance(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return {name: value for name, value in (manifest or {}).items() if name not in _PROVENANCE}
 
 
 def _text(value: Json) -> str:

@@ -45,7 +45,7 @@ class Recorder:
         self.start_process("", 0)
 
     def start_process(self, worker_id: str, processes: int) -> None:
-        """Count anew: crash points are numbered from 1 in each process."""
+        """Count from the start: crash points are numbered from 1 in each process."""
         self._worker_id, self._processes = worker_id, processes
         self.crash_point = 0
         """The number of the last one."""

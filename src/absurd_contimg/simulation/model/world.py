@@ -229,7 +229,7 @@ async def outside(name: str, value: Json = None) -> None:
 def happened(name: str, value: Json = None) -> int:
     """How often this effect has happened in this world.
 
-    For stand-ins of an outside that recognises repeated requests. 0 outside a simulated process.
+    For replacements of an outside that recognises repeated requests. 0 outside a simulated process.
     """
     current = _of_this_process()
     return 0 if current is None else current[1].entries.count((name, value))

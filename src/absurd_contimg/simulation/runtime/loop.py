@@ -322,7 +322,7 @@ def _absent(name: str) -> Any:
     def refuse(*_args: object, **_kwargs: object) -> NoReturn:
         raise NotImplementedError(
             f"{name}: there is no network, no process and no signal in virtual time. Give the "
-            "handler a stand-in, or run it on asyncio's own loop and a real backend."
+            "handler a replacement, or run it on asyncio's own loop and a real backend."
         )
 
     return refuse

@@ -139,7 +139,7 @@ def _create(tx: Transaction, parent_name: str, new: Partition) -> None:
 
 
 def lock_partition(tx: Transaction, parent: str, name: str) -> None:
-    """Lock a partition exclusively: whoever uses the parent is taken to use the partition."""
+    """Lock a partition exclusively: a user of the parent counts as a user of the partition."""
     tx.check_table(parent, TableLock.ACCESS_EXCLUSIVE)
     tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
 

@@ -1,4 +1,4 @@
-"""Casts: which there are, which happen unasked, and which type expressions settle on."""
+"""Casts: which there are, which happen unasked, and which type several expressions share."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def determined(expr: Expr) -> Expr:
 
 
 def common_type(kinds: list[SqlType], where: str) -> SqlType:
-    """The type that ``case``, ``coalesce``, ``values`` and the like settle on."""
+    """The type that ``case``, ``coalesce``, ``values`` and the like have in common."""
     known = [kind for kind in kinds if kind is not UNKNOWN] or [TEXT]
     chosen = known[0]
     for kind in known[1:]:

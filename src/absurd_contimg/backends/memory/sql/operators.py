@@ -42,7 +42,7 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 def binary(symbol: str, left: Expr, right: Expr) -> Expr:
     """The operator of this symbol between two expressions."""
-    return _MAKERS[symbol](symbol, left, right)
+    return _BUILDERS[symbol](symbol, left, right)
 
 
 def strict(kind: SqlType, left: Expr, right: Expr, work: Work) -> Expr:
@@ -249,7 +249,7 @@ _JSON_WORK: dict[str, tuple[tuple[SqlType, ...], SqlType, Callable[[Any, Any], A
     "?": ((TEXT,), BOOL, jsonb.has_key),
     "@>": ((JSONB,), BOOL, jsonb.contains),
 }
-_MAKERS: dict[str, Callable[[str, Expr, Expr], Expr]] = {
+_BUILDERS: dict[str, Callable[[str, Expr, Expr], Expr]] = {
     **dict.fromkeys(_COMPARE, comparison),
     **dict.fromkeys(("+", "-", "*", "/", "%"), _arithmetic),
     **dict.fromkeys(_JSON_WORK, _json_operator),
