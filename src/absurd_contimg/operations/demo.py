@@ -31,7 +31,7 @@ from absurd_contimg.history.timeline import group_of, step_starts
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.operations.report import Section, write_report
 from absurd_contimg.operations.services import open_backend
-from absurd_contimg.operations.terminal import history_tables, watch
+from absurd_contimg.operations.terminal import history_table, watch
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     SolvedCaltables,
@@ -84,8 +84,8 @@ async def run_demo(folder: Path, console: Console) -> bool:
         histories = await _process(settings, workers, console)
     finally:
         server.stop()
-    for table in history_tables(histories):
-        console.print(table, "")
+    for history in histories:
+        console.print(history_table(history), "")
     sections = [*_compare(histories, observations), _durability(histories, workers)]
     for section in sections:
         _show(section, console)

@@ -117,12 +117,9 @@ def _worker_and_lease(summary: TaskSummary, now: datetime) -> str:
     return f"{worker}, lease " + (f"{left:.0f} s" if left > 0 else f"over for {-left:.0f} s")
 
 
-def history_tables(histories: Sequence[History]) -> list[Table]:
-    """For each task: every start of every stage, its worker, its duration, its outcome."""
-    return [_history_table(summarize(history)) for history in histories]
-
-
-def _history_table(summary: TaskSummary) -> Table:
+def history_table(history: History) -> Table:
+    """Every start of every stage of one task, its worker, its duration, its outcome."""
+    summary = summarize(history)
     result = summary.result
     verdict = str(result.get("verdict", "")) if isinstance(result, Mapping) else ""
     notes = "".join(f", {note}" for note in (verdict, _remark(summary)) if note)

@@ -1,6 +1,6 @@
 """Commands that look at files: what a raw file is, and whether products are as they were made."""
 
-# NumPy takes time to import, and h5py is in the casa extra: imported where they are used.
+# NumPy takes time to import: imported where it is used.
 # ruff: noqa: PLC0415
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ def status(
 @app.command()
 def history(task: TaskName, as_json: AsJson = False) -> None:
     """Show the attempts and stages of one task, where it was interrupted and resumed."""
-    from absurd_contimg.operations.terminal import history_tables
+    from absurd_contimg.operations.terminal import history_table
 
     settings = state.settings()
     record = with_backend(
@@ -94,7 +94,7 @@ def history(task: TaskName, as_json: AsJson = False) -> None:
     if as_json:
         print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
     else:
-        console.print(*history_tables([record]))
+        console.print(history_table(record))
 
 
 @app.command()

@@ -81,7 +81,7 @@ def run(
     Exit code 1 if a task has not completed.
     """
     from absurd_contimg.operations.services import serve
-    from absurd_contimg.operations.terminal import history_tables, watch
+    from absurd_contimg.operations.terminal import history_table, watch
 
     settings = state.settings(concurrency=concurrency)
 
@@ -104,7 +104,7 @@ def run(
         return watching.result()
 
     histories = with_backend(settings, work)
-    console.print(*history_tables(histories))
+    console.print(*map(history_table, histories))
     write_report_to(settings, histories, report_path)
     if any(history.task.state != "completed" for history in histories):
         raise typer.Exit(1)

@@ -108,10 +108,9 @@ def _memory(meminfo: str | None = None, limit: str | None = None) -> Finding:
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    ok = resource.RLIM_INFINITY in (soft, hard) or max(soft, hard) >= OPEN_FILES_MIN
     now, most = ("unlimited" if n == resource.RLIM_INFINITY else n for n in (soft, hard))
     return Finding(
-        ok,
+        resource.RLIM_INFINITY in (soft, hard) or max(soft, hard) >= OPEN_FILES_MIN,
         "open files",
         f"Limit {now}, can be raised to {most}; stages raise it.",
         "Set LimitNOFILE=65536 in the unit file, or run: ulimit -n 65536. "
