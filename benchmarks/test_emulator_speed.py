@@ -99,12 +99,12 @@ def test_backend_cycles(postgres_url: str, capsys: pytest.CaptureFixture[str]) -
         busy.append(5000 / (time.process_time() - began))
         return rate
 
-    mine, theirs = best(measured, lambda: asyncio.run(postgres()))
+    ours, theirs = best(measured, lambda: asyncio.run(postgres()))
     with capsys.disabled():
         print(f"\n  backend: {max(busy):.0f} cycles per second of processor time")
-        print(f"  memory {mine:.0f}/s, postgres {theirs:.0f}/s, {mine / theirs:.0f} times")
-    assert mine >= 10_000, "run this on a machine that does nothing else"
-    assert mine >= 100 * theirs
+        print(f"  memory {ours:.0f}/s, postgres {theirs:.0f}/s, {ours / theirs:.0f} times")
+    assert ours >= 10_000, "run this on a machine that does nothing else"
+    assert ours >= 100 * theirs
 
 
 def test_connection_cycles(postgres_url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,14 +114,14 @@ def test_connection_cycles(postgres_url: str, capsys: pytest.CaptureFixture[str]
     with psycopg.connect(postgres_url, autocommit=True) as real:
         for connection in (mine_connection, real):
             connection.execute("select absurd.create_queue('q')")
-        mine, theirs = best(
+        ours, theirs = best(
             lambda: connection_cycles(mine_connection, 1000), lambda: connection_cycles(real, 60)
         )
     with capsys.disabled():
         print(
-            f"\n  connection: memory {mine:.0f}/s, postgres {theirs:.0f}/s, {mine / theirs:.1f} times"
+            f"\n  connection: memory {ours:.0f}/s, postgres {theirs:.0f}/s, {ours / theirs:.1f} times"
         )
-    assert mine >= 10 * theirs
+    assert ours >= 10 * theirs
 
 
 async def filled(count: int) -> MemoryBackend:

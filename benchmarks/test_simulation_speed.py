@@ -71,12 +71,12 @@ def test_single_kills_of_the_imaging_pipeline(benchmark: Any) -> None:
     job = Job(QUEUE, "pipeline", pipeline_params("g"), SpawnOptions(idempotency_key="g"))
     spec = ExplorationSpec(PipelineWorkers(), [job], (QUEUE,))
     explore(spec, faults=())  # what is made once in a process
-    found = benchmark.pedantic(lambda: explore(spec, faults=KILLS), rounds=3)
-    decided = found.futures + found.duplicates
-    seconds = found.processor_seconds
-    benchmark.extra_info["futures_run"] = found.futures
-    benchmark.extra_info["kills_that_lead_to_one_of_them"] = found.duplicates
-    benchmark.extra_info["run_per_second_of_processor"] = round(found.futures / seconds)
+    result = benchmark.pedantic(lambda: explore(spec, faults=KILLS), rounds=3)
+    decided = result.futures + result.duplicates
+    seconds = result.processor_seconds
+    benchmark.extra_info["futures_run"] = result.futures
+    benchmark.extra_info["kills_that_lead_to_one_of_them"] = result.duplicates
+    benchmark.extra_info["run_per_second_of_processor"] = round(result.futures / seconds)
     benchmark.extra_info["decided_per_second_of_processor"] = round(decided / seconds)
     assert decided / seconds >= FUTURES_PER_SECOND_MIN
 

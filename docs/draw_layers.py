@@ -41,13 +41,13 @@ def purpose(room: str) -> str:
 def imports(rooms: list[str]) -> dict[str, list[str]]:
     """The rooms that each room imports, in the order of the layers."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
-    found: dict[str, set[str]] = {room: set() for room in rooms}
+    result: dict[str, set[str]] = {room: set() for room in rooms}
     for importer in graph.modules:
         for imported in graph.find_modules_directly_imported_by(importer):
             pair = [name.split(".")[1] for name in (importer, imported) if "." in name]
             if len(pair) == 2 and pair[0] != pair[1]:
-                found[pair[0]].add(pair[1])
-    return {room: [other for other in rooms if other in found[room]] for room in rooms}
+                result[pair[0]].add(pair[1])
+    return {room: [other for other in rooms if other in result[room]] for room in rooms}
 
 
 def draw() -> str:

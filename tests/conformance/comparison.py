@@ -47,23 +47,23 @@ def observe(side: Database, call: Call) -> Observation:
 
 def explain(left: Observation, right: Observation) -> str:  # noqa: PLR0911 - one a place
     """Where two observations differ."""
-    for name, one, other in (("answer", left[0], right[0]), ("status", left[1], right[1])):
-        if one != other:
-            return f"{name}:\n  postgres {one}\n  memory   {other}"
+    for name, first, other in (("answer", left[0], right[0]), ("status", left[1], right[1])):
+        if first != other:
+            return f"{name}:\n  postgres {first}\n  memory   {other}"
     for kind, place in (("committed", 2), ("in the session", 3)):
-        for one, other in itertools.zip_longest(left[place], right[place]):
-            if one == other:
+        for first, other in itertools.zip_longest(left[place], right[place]):
+            if first == other:
                 continue
-            if one is None or other is None or one[0] != other[0]:
-                return f"{kind}: tables {one} {other}"
-            rows, others = one[1], other[1]
+            if first is None or other is None or first[0] != other[0]:
+                return f"{kind}: tables {first} {other}"
+            rows, others = first[1], other[1]
             if rows[0] != "rows" or others[0] != "rows":
-                return f"{kind} {one[0]}:\n  postgres {rows}\n  memory   {others}"
+                return f"{kind} {first[0]}:\n  postgres {rows}\n  memory   {others}"
             pairs = itertools.zip_longest(rows[2], others[2])
             for row, twin in pairs:
                 if row != twin:
-                    return f"{kind} {one[0]}:\n  postgres {row}\n  memory   {twin}"
-            return f"{kind} {one[0]}: columns {rows[1]} {others[1]}"
+                    return f"{kind} {first[0]}:\n  postgres {row}\n  memory   {twin}"
+            return f"{kind} {first[0]}: columns {rows[1]} {others[1]}"
     if left[4] != right[4]:
         return f"partitions: {set(left[4]) ^ set(right[4])}"
     return "equal"

@@ -17,6 +17,6 @@ def sides(new_database: Any) -> Iterator[tuple[Any, Any]]:
     options = {"autocommit": True, "options": "-c timezone=Etc/UTC", "prepare_threshold": None}
     with (
         psycopg.connect(new_database(), **options) as real,
-        MemoryDatabase().connect(autocommit=True) as mine,
+        MemoryDatabase().connect(autocommit=True) as ours,
     ):
-        yield real, mine
+        yield real, ours

@@ -30,10 +30,10 @@ def test_a_row_without_a_partition_names_its_table(sides: Sides) -> None:
         connection.execute(
             "select absurd.set_queue_policy('routed', '{\"default_partition\": \"disabled\"}')"
         )
-    real, mine = (
+    real, ours = (
         refusal(connection, "select absurd.spawn_task('routed', 'a', '{}')") for connection in sides
     )
-    assert real == mine
+    assert real == ours
     assert real[1:3] == ("absurd", "t_routed")
 
 
@@ -42,17 +42,17 @@ def test_a_queue_without_partitions_has_none_to_detach(sides: Sides) -> None:
     for connection in sides:
         connection.execute("select absurd.create_queue('whole')")
     for child in ("t_whole_d", "t_whole", "r_whole"):
-        told = check(sides, f"alter table absurd.t_whole detach partition absurd.{child}")
-        assert told[0] == "42809"
+        message = check(sides, f"alter table absurd.t_whole detach partition absurd.{child}")
+        assert message[0] == "42809"
 
 
 def test_named_arguments_are_read_as_written(sides: Sides) -> None:
     """Of two bad literals the first in the text is refused, not the first of the parameters."""
     bad = "p_extend_claim_by => 'five', p_owner_run => 'one'"
-    told = check(
+    message = check(
         sides, f"select absurd.set_task_checkpoint_state('q', {ID}, 's', p_state => '1', {bad})"
     )
-    assert told[1] == 'invalid input syntax for type integer: "five"'
+    assert message[1] == 'invalid input syntax for type integer: "five"'
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_partitions_are_locked_with_their_table(sides: Sides) -> None:
         connection.execute("select absurd.create_queue('locked', 'partitioned')")
     check(sides, "begin")
     check(sides, held)
-    real, mine = sides
+    real, ours = sides
     watchers = (
         psycopg.connect(real.info.dsn, autocommit=True),
-        mine.session.db.connect(autocommit=True),
+        ours.session.db.connect(autocommit=True),
     )
     try:
         for watcher in watchers:
@@ -97,16 +97,16 @@ def test_partitions_are_locked_with_their_table(sides: Sides) -> None:
 
 def test_a_refused_lock_on_a_queue_names_the_table(sides: Sides) -> None:
     """``nowait`` on ``absurd.queues`` says so, as on the tables of a queue."""
-    real, mine = sides
+    real, ours = sides
     for connection in sides:
         connection.execute("select absurd.create_queue('named')")
     rows = "select queue_name from absurd.queues where queue_name = 'named' for update"
     with (
         psycopg.connect(real.info.dsn, autocommit=True) as other_real,
-        mine.session.db.connect(autocommit=True) as other_mine,
+        ours.session.db.connect(autocommit=True) as other_mine,
     ):
         others = (other_real, other_mine)
         check(others, "begin")
         check(others, rows)
-        told = check(sides, f"{rows} nowait")
-        assert told[1] == 'could not obtain lock on row in relation "queues"'
+        message = check(sides, f"{rows} nowait")
+        assert message[1] == 'could not obtain lock on row in relation "queues"'

@@ -115,11 +115,11 @@ def test_every_column_has_the_same_type(pair: Pair) -> None:
     names = ["queues", *(f"{letter}_parted" for letter in "trcewi"), "t_plain", "r_plain"]
     for name in names:
         text = f"select * from absurd.{name}"
-        one, other = (
+        first, other = (
             [(column.name, column.type_code) for column in side.observer.execute(text).description]
             for side in (pair.postgres, pair.memory)
         )
-        assert one == other, name
+        assert first == other, name
 
 
 def both(pair: Pair, text: str, params: Any = None) -> tuple[Any, Any]:

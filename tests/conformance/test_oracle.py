@@ -116,8 +116,8 @@ def test_every_mutant_is_found(
         with mutated(mutant) as database:
             if first_difference(database, recordings) is None:
                 missed.append(mutant.name)
-    found = len(MUTANTS) - len(missed)
+    result = len(MUTANTS) - len(missed)
     with capsys.disabled():
-        print(f" [{found} of {len(MUTANTS)} mutants found]", end="")
+        print(f" [{result} of {len(MUTANTS)} mutants found]", end="")
     assert len(MUTANTS) >= 60
     assert set(missed) <= set(EQUIVALENT), f"not found: {sorted(set(missed) - set(EQUIVALENT))}"

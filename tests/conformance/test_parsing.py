@@ -26,8 +26,8 @@ def answer(connection: Any, text: str, params: Any = None) -> tuple[Any, ...]:
 
 def check(sides: Sides, text: str, params: Any = None) -> tuple[Any, ...]:
     """The answer of both sides, which is one."""
-    real, mine = (answer(connection, text, params) for connection in sides)
-    assert mine == real
+    real, ours = (answer(connection, text, params) for connection in sides)
+    assert ours == real
     return real
 
 

@@ -29,8 +29,8 @@ def queues(sides: Sides) -> Sides:
 
 def test_the_partition_of_a_locked_row_is_named(queues: Sides) -> None:
     """``nowait`` tells which relation holds the row that it could not lock."""
-    real, mine = queues
-    with psycopg.connect(real.info.dsn) as first, mine.session.db.connect() as second:
+    real, ours = queues
+    with psycopg.connect(real.info.dsn) as first, ours.session.db.connect() as second:
         for connection in (first, second):
             connection.execute("select state from absurd.r_parts for update")
         check(queues, "select state from absurd.r_parts for update nowait")

@@ -111,27 +111,27 @@ def differences(
     sides: tuple[Any, Any], query: str, texts: tuple[str, ...], *, may_refuse: bool = False
 ) -> list[str]:
     """Where the two sides differ, one a line."""
-    found = []
+    result = []
     for text in texts:
         real, emulated = (answer(connection, query, text) for connection in sides)
         is_refused = emulated[0] == "0A000" and "in-memory Absurd" in emulated[1]
         if real != emulated and not (may_refuse and is_refused):
-            found.append(f"{text[:60]!r}: postgres {real}, emulator {emulated}")
-    return found
+            result.append(f"{text[:60]!r}: postgres {real}, emulator {emulated}")
+    return result
 
 
 @pytest.mark.parametrize("name", READ)
 def test_usual_texts_are_read_as_in_postgres(sides: tuple[Any, Any], name: str) -> None:
     """Values, canonical text and errors."""
-    found = differences(sides, f"select %s::text::{name}::text", READ[name])
-    assert not found, "\n".join(found)
+    result = differences(sides, f"select %s::text::{name}::text", READ[name])
+    assert not result, "\n".join(result)
 
 
 @pytest.mark.parametrize("name", ANY)
 def test_other_texts_are_refused_or_read_as_in_postgres(sides: tuple[Any, Any], name: str) -> None:
     """Never another value, never another error."""
-    found = differences(sides, f"select %s::text::{name}::text", ANY[name], may_refuse=True)
-    assert not found, "\n".join(found)
+    result = differences(sides, f"select %s::text::{name}::text", ANY[name], may_refuse=True)
+    assert not result, "\n".join(result)
 
 
 @pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York"])
@@ -139,21 +139,21 @@ def test_times_in_zones_with_gaps_and_overlaps(sides: tuple[Any, Any], zone: str
     """The clock before a gap counts, in an overlap standard time."""
     for connection in sides:
         connection.execute(f"set timezone = '{zone}'")
-    found = differences(sides, "select %s::text::timestamptz::text", READ["timestamptz"])
-    found += differences(sides, "select %s::text::timestamptz::text", TIMES, may_refuse=True)
+    result = differences(sides, "select %s::text::timestamptz::text", READ["timestamptz"])
+    result += differences(sides, "select %s::text::timestamptz::text", TIMES, may_refuse=True)
     for connection in sides:
         connection.execute("reset timezone")
-    assert not found
+    assert not result
 
 
 def test_zones(sides: tuple[Any, Any]) -> None:
     """Names in any case, and how they are kept; offsets are refused."""
     names = ("UTC", "europe/berlin", "GMT", "Zulu", "Asia/Tokyo", "No/Where", "", "5", "Foo5")
     query = "select set_config('timezone', %s, false), '2024-07-01 12:00'::timestamptz::text"
-    found = differences(sides, query, names, may_refuse=True)
+    result = differences(sides, query, names, may_refuse=True)
     for connection in sides:
         connection.execute("reset timezone")
-    assert not found
+    assert not result
 
 
 def test_jsonb(sides: tuple[Any, Any]) -> None:

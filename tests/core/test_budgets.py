@@ -121,8 +121,8 @@ def test_every_kind_gets_its_budget_and_interruptions_cost_nothing(
         met, well = expected(image)
         assert plan.met["image"] == met
     assert (history.task.state == "completed") is well
-    met_in_all = [one for step in STEPS for one in plan.met[step]]
-    retried = sum(one in ("transient", "unknown") for one in met_in_all[:-1])
+    met_in_all = [item for step in STEPS for item in plan.met[step]]
+    retried = sum(item in ("transient", "unknown") for item in met_in_all[:-1])
     assert len(history.runs) == 1 + retried
 
 
@@ -255,7 +255,7 @@ async def test_changed_steps_are_reported(
     """Renamed, reordered, removed or inserted: the task goes on, and its history says so."""
     history = await story(backend, changing(first, later))
     assert history.task.state == "completed"
-    states = {one.checkpoint_name: one.state for one in history.checkpoints}
+    states = {checkpoint.checkpoint_name: checkpoint.state for checkpoint in history.checkpoints}
     assert says in states[STEPS_CHANGED]["difference"]  # type: ignore[index,call-overload,operator]
 
 
@@ -273,5 +273,5 @@ async def test_changed_steps_can_fail_the_task(
 async def test_unchanged_steps_are_not_reported(backend: Backend) -> None:
     """Also where more steps follow in a later attempt."""
     history = await story(backend, changing(("a", "b", "a"), ("a", "b", "a", "c")))
-    assert STEPS_CHANGED not in {one.checkpoint_name for one in history.checkpoints}
+    assert STEPS_CHANGED not in {checkpoint.checkpoint_name for checkpoint in history.checkpoints}
     assert history.task.completed_payload == ["a 0", "b 1", "a 2", "c 3"]

@@ -147,11 +147,11 @@ def test_innermost_errno_that_has_a_rule_decides(codes: list[int]) -> None:
         error = outer
     known = {code for rule in CLASSIFIER.rules for code in rule.errnos}
     decides = next((code for code in codes if code in known), None)
-    found = CLASSIFIER.classify(Evidence.of(error))
+    result = CLASSIFIER.classify(Evidence.of(error))
     if decides is not None:
-        assert found.matched == f"errno {errno.errorcode[decides]}"
+        assert result.matched == f"errno {errno.errorcode[decides]}"
     else:
-        assert not found.matched.startswith("errno")
+        assert not result.matched.startswith("errno")
 
 
 @given(st.integers(1, 6), st.data())
@@ -160,7 +160,7 @@ def test_nearest_class_that_has_a_rule_decides(depth: int, data: st.DataObject) 
     line: list[type[Exception]] = [Exception]
     for number in range(depth):
         line.append(type(f"Class{number}", (line[-1],), {}))
-    names = [f"{one.__module__}.{one.__qualname__}" for one in line]
+    names = [f"{item.__module__}.{item.__qualname__}" for item in line]
     ruled = data.draw(st.lists(st.sampled_from(range(depth + 1)), unique=True))
     rules = [
         FailureRule(f"rule-{n}", FailureKind.PERMANENT, "a", "s", exceptions=frozenset({names[n]}))
@@ -222,9 +222,9 @@ def test_import_that_found_no_memory_is_no_wrong_value() -> None:
 def test_full_disk_in_casas_log_counts_before_the_check_that_noticed() -> None:
     """Conflicting evidence: the stage's check finds a truncated file, the log names the reason."""
     cut = ExceptionEvidence.of(errors.OutputError("image.fits is truncated"))
-    said = "BlockIO::write: Error writing record"
+    text = "BlockIO::write: Error writing record"
     assert CLASSIFIER.classify(Evidence((cut,))).kind is FailureKind.TRANSIENT
-    verdict = CLASSIFIER.classify(Evidence((cut,), log_messages=(said,)))
+    verdict = CLASSIFIER.classify(Evidence((cut,), log_messages=(text,)))
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "silent-disk-full")
 
 
@@ -288,12 +288,12 @@ CASA_SAYS = [
 @pytest.mark.parametrize(("name", "message", "rule_id"), CASA_SAYS)
 def test_messages_as_observed(name: str, message: str, rule_id: str) -> None:
     """The words of casatasks 6.7, pyuvdata 3.2 and sqlite3, in an exception without an errno."""
-    one = ExceptionEvidence((f"builtins.{name}", "builtins.Exception"), message)
-    assert CLASSIFIER.classify(Evidence((one,))).rule_id == rule_id
+    first = ExceptionEvidence((f"builtins.{name}", "builtins.Exception"), message)
+    assert CLASSIFIER.classify(Evidence((first,))).rule_id == rule_id
 
 
 @pytest.mark.parametrize(
-    ("number", "said", "rule_id"),
+    ("number", "text", "rule_id"),
     [
         (
             signal.SIGABRT,
@@ -307,9 +307,9 @@ def test_messages_as_observed(name: str, message: str, rule_id: str) -> None:
         (signal.SIGKILL, "", "killed"),
     ],
 )
-def test_ends_of_a_process(number: signal.Signals, said: str, rule_id: str) -> None:
+def test_ends_of_a_process(number: signal.Signals, text: str, rule_id: str) -> None:
     """A signal alone is ambiguous; with the printed message it is not."""
-    evidence = Evidence(signal=int(number), log_messages=(said,))
+    evidence = Evidence(signal=int(number), log_messages=(text,))
     assert CLASSIFIER.classify(evidence).rule_id == rule_id
 
 

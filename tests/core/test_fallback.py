@@ -84,7 +84,7 @@ async def go_on(backend: Backend, step: Step, task_id: Any) -> History:
 
 
 def starts(history: History) -> list[Mapping[str, Any]]:
-    states = {one.checkpoint_name: one.state for one in history.checkpoints}
+    states = {checkpoint.checkpoint_name: checkpoint.state for checkpoint in history.checkpoints}
     return cast(Any, states[START_PREFIX + "solve"])["starts"]  # type: ignore[no-any-return]
 
 
@@ -96,7 +96,7 @@ async def test_permanent_failure_gets_one_more_start_with_its_fallback(backend: 
     first, second = (each["outcome"] for each in starts(history))
     assert (first["action"], first["kind"], first["rule"]) == ("fallback", "permanent", "toofaint")
     assert second is None
-    assert [one.get("fallbacks") for one in starts(history)] == [None, ["other-source"]]
+    assert [start.get("fallbacks") for start in starts(history)] == [None, ["other-source"]]
     reason = cast(Mapping[str, Any], history.runs[0].failure_reason)
     assert (reason["kind"], reason["action"]) == ("permanent", "fallback")
     assert reason["fallback"] == "other-source"

@@ -52,9 +52,9 @@ def chain(length: int) -> Exception:
 
 
 def circle() -> Exception:
-    one, other = RuntimeError("one"), RuntimeError("other")
-    one.__cause__, other.__cause__ = other, one
-    return one
+    first, other = RuntimeError("one"), RuntimeError("other")
+    first.__cause__, other.__cause__ = other, first
+    return first
 
 
 def raises(make: Callable[[], BaseException]) -> Callable[[Any, TaskContext], Any]:
@@ -101,8 +101,8 @@ async def test_unusual_exception_is_recorded_like_any_other(backend: Backend, na
     history = await story(backend, raises(make))
     assert history.task.state == "failed"
     reasons: list[Any] = [run.failure_reason for run in history.runs]
-    assert {one["rule"] for one in reasons} == {rule}
-    assert all(len(str(one)) < 200_000 for one in reasons)
+    assert {reason["rule"] for reason in reasons} == {rule}
+    assert all(len(str(reason)) < 200_000 for reason in reasons)
 
 
 async def test_suspend_in_a_task_group_is_no_failure(backend: Backend) -> None:

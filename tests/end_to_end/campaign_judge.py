@@ -25,28 +25,30 @@ _CASACORE = threading.Lock()
 
 def numbers_of(root: Path) -> dict[str, np.ndarray[Any, Any]]:
     """Every pixel and every solution among a site's products, by name."""
-    found: dict[str, np.ndarray[Any, Any]] = {}
+    result: dict[str, np.ndarray[Any, Any]] = {}
     for path in sorted((root / "products" / "images").glob("*/*.fits")):
-        assert path.name not in found, f"two products hold {path.name}"
-        found[path.name] = np.asarray(fits.getdata(path))
+        assert path.name not in result, f"two products hold {path.name}"
+        result[path.name] = np.asarray(fits.getdata(path))
     for path in sorted((root / "products" / "calibration").glob("*/*cal")):
-        assert f"{path.name} FLAG" not in found, f"two products hold {path.name}"
+        assert f"{path.name} FLAG" not in result, f"two products hold {path.name}"
         with _CASACORE, table(str(path), ack=False) as solutions:
             for column in ("TIME", "ANTENNA1", "SPECTRAL_WINDOW_ID", "CPARAM", "SNR", "FLAG"):
-                found[f"{path.name} {column}"] = solutions.getcol(column)
-    return found
+                result[f"{path.name} {column}"] = solutions.getcol(column)
+    return result
 
 
 def differences(
-    found: Mapping[str, np.ndarray[Any, Any]], expected: Mapping[str, np.ndarray[Any, Any]]
+    result: Mapping[str, np.ndarray[Any, Any]], expected: Mapping[str, np.ndarray[Any, Any]]
 ) -> list[str]:
     """The names of arrays that are missing or not equal, bit by bit."""
     return sorted(
         name
-        for name in found.keys() | expected.keys()
-        if name not in found
+        for name in result.keys() | expected.keys()
+        if name not in result
         or name not in expected
-        or not np.array_equal(found[name], expected[name], equal_nan=found[name].dtype.kind == "f")
+        or not np.array_equal(
+            result[name], expected[name], equal_nan=result[name].dtype.kind == "f"
+        )
     )
 
 

@@ -76,7 +76,7 @@ def committed_steps(history) -> dict[str, object]:
     }
 
 
-def assert_same_pixels(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same_pixels(result: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert result.keys() == expected.keys()
     for name, pixels in expected.items():
-        assert np.array_equal(found[name], pixels, equal_nan=True), name
+        assert np.array_equal(result[name], pixels, equal_nan=True), name

@@ -22,20 +22,20 @@ def attempt(owner: ScratchOwner, stage: str) -> Path:
 
 def test_two_attempts_cannot_count_on_the_same_bytes(small_disk: Path) -> None:
     """8 MB: 5 and 2 fit, 5 and 5 do not; what an attempt has written is not counted twice."""
-    with ScratchOwner(small_disk, "one") as one, ScratchOwner(small_disk, "two") as two:
-        first = attempt(one, "image")
+    with ScratchOwner(small_disk, "one") as owner, ScratchOwner(small_disk, "two") as two:
+        first = attempt(owner, "image")
         reserve(small_disk, first, 5 * MB)
         with pytest.raises(OSError, match="promised to other stages") as caught:
             reserve(small_disk, attempt(two, "image"), 5 * MB)
         assert caught.value.errno == errno.ENOSPC
         reserve(small_disk, attempt(two, "flag"), 2 * MB)
         (first / "product").write_bytes(bytes(5 * MB))
-        reserve(small_disk, attempt(one, "flag"), MB // 2)
+        reserve(small_disk, attempt(owner, "flag"), MB // 2)
 
 
 def test_ended_attempt_promises_nothing(small_disk: Path) -> None:
-    with ScratchOwner(small_disk, "one") as one:
-        reserve(small_disk, attempt(one, "image"), 6 * MB)
+    with ScratchOwner(small_disk, "one") as first:
+        reserve(small_disk, attempt(first, "image"), 6 * MB)
     with ScratchOwner(small_disk, "two") as two:
         reserve(small_disk, attempt(two, "image"), 6 * MB)
 
@@ -45,8 +45,8 @@ def test_what_a_dead_worker_left_is_swept_before_giving_up(small_disk: Path) -> 
     dead = ScratchOwner(small_disk, "dead").acquire()
     folder = attempt(dead, "image")
     (folder / "product").write_bytes(bytes(6 * MB))
-    with ScratchOwner(small_disk, "one") as one:
-        folder = attempt(one, "image")
+    with ScratchOwner(small_disk, "one") as first:
+        folder = attempt(first, "image")
         with pytest.raises(OSError, match="No space to begin"):
             reserve(small_disk, folder, 4 * MB)
         _die(dead)

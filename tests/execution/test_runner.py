@@ -244,12 +244,15 @@ async def test_two_workers_in_one_stage_make_one_product(tmp_path: Path) -> None
     """Both succeed with the same outputs; one of them adopts the other's product."""
     both = [Here(tmp_path, name) for name in ("one", "two")]
     results = await asyncio.gather(
-        *(one.runner.run(Make(), one.context(seconds=0.3), attempt=one.owner.name) for one in both)
+        *(
+            item.runner.run(Make(), item.context(seconds=0.3), attempt=item.owner.name)
+            for item in both
+        )
     )
     assert sorted(result.adopted for result in results) == [False, True]
     assert results[0].outputs == results[1].outputs
     assert len(both[0].products()) == 1
-    assert all(one.scratch_is_empty() for one in both)
+    assert all(item.scratch_is_empty() for item in both)
 
 
 async def test_stage_in_process_has_no_product(here: Here) -> None:

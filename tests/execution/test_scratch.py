@@ -114,7 +114,7 @@ def test_many_janitors_sweep_each_folder_once(tmp_path: Path) -> None:
     swept: list[str] = []
     threads = [
         threading.Thread(
-            target=lambda: swept.extend(one.owner for one in Janitor(tmp_path).sweep())
+            target=lambda: swept.extend(item.owner for item in Janitor(tmp_path).sweep())
         )
         for _ in range(4)
     ]

@@ -92,9 +92,10 @@ def crash_once(server: EmbeddedPostgres, number: int, workers: int) -> None:
     asyncio.run(spawn(url, int(expected * (BEFORE_SECONDS + AFTER_SECONDS + 10))))
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, "--work-on", url, f"worker-{one}"], stderr=subprocess.DEVNULL
+            [sys.executable, __file__, "--work-on", url, f"worker-{item}"],
+            stderr=subprocess.DEVNULL,
         )
-        for one in range(workers)
+        for item in range(workers)
     ]
     try:
         while not completions(url):
@@ -112,10 +113,10 @@ def crash_once(server: EmbeddedPostgres, number: int, workers: int) -> None:
         for process in processes:
             process.kill()
             process.wait()
-    counted = [one for one in done if crashed_at - BEFORE_SECONDS <= one < crashed_at]
+    counted = [item for item in done if crashed_at - BEFORE_SECONDS <= item < crashed_at]
     before = len(counted) / BEFORE_SECONDS
     after = [
-        sum(back_at + n <= one < back_at + n + 1 for one in done) for n in range(AFTER_SECONDS)
+        sum(back_at + n <= item < back_at + n + 1 for item in done) for n in range(AFTER_SECONDS)
     ]
     later = sum(after[5:]) / len(after[5:])
     print(

@@ -52,7 +52,7 @@ class LossyProxy:
             back.start()
             while data := client.recv(1 << 16):
                 with self._lock:
-                    for name in [one for one in self._lose if one in data]:
+                    for name in [item for item in self._lose if item in data]:
                         self._lose.remove(name)
                         losing.set()
                 server.sendall(data)

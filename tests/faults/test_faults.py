@@ -306,7 +306,7 @@ def test_input_is_harmed_between_two_steps(
     site.spawn(seconds=0.5)
     site.until(lambda: site.history().task.state == "completed")
     assert site.products() == baseline.products
-    before = next(one for one in STAGES if one.name == stage.before)
+    before = next(item for item in STAGES if item.name == stage.before)
     first = [line for line in site.stage_log[begun:] if line.endswith("begin")]
     assert first[0].startswith(before.name)
 

@@ -45,8 +45,8 @@ class SmallWorkers:
 
     def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
         state = world.state
-        stages: list[SimulatedStage] = [simulated(one)(lambda _group: True) for one in STAGES]
-        by_name = {one.name: one for one in stages}
+        stages: list[SimulatedStage] = [simulated(item)(lambda _group: True) for item in STAGES]
+        by_name = {stage.name: stage for stage in stages}
         files = SimulatedFiles(gateway, state.disk)
         executor = SimulatedExecutor(gateway, files, by_name, self.model, None, world.watch)
         scratch = acquire_scratch(gateway, state.disk, worker_id)
@@ -82,8 +82,8 @@ def story(history: History) -> dict[str, Any]:
             for run in history.runs
         ],
         "starts": [
-            (one.step, one.start, one.attempt, one.outcome, one.fallbacks)
-            for one in step_starts(history)
+            (start.step, start.start, start.attempt, start.outcome, start.fallbacks)
+            for start in step_starts(history)
         ],
     }
 
@@ -148,5 +148,5 @@ def test_fitted_durations_are_those_of_the_history(new_site: Callable) -> None:
     site.worker()
     real = site.until_ended()
     simulated_starts = step_starts(simulate(real, None, None, "image"))
-    for one, other in zip(step_starts(real), simulated_starts, strict=True):
-        assert one.seconds == pytest.approx(other.seconds, abs=1e-3)
+    for first, other in zip(step_starts(real), simulated_starts, strict=True):
+        assert first.seconds == pytest.approx(other.seconds, abs=1e-3)

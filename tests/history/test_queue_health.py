@@ -100,19 +100,19 @@ async def test_rules_that_absurd_cannot_read_are_known(backend: Backend) -> None
             await backend.create_queue(queue)
             options = SpawnOptions(cancellation={name: value})
             spawned = await backend.spawn_task(queue, "task", None, options)
-            said = malformed(await task_of(backend, spawned.task_id, queue))
+            text = malformed(await task_of(backend, spawned.task_id, queue))
             try:
                 await backend.claim_task(queue, "worker-1")
             except BackendError:
-                assert said is not None, (name, value)
-                (found,) = await find_problems(backend, queue)
-                assert found.blocks_the_queue
-                assert name in str(found)
+                assert text is not None, (name, value)
+                (result,) = await find_problems(backend, queue)
+                assert result.blocks_the_queue
+                assert name in str(result)
                 await backend.cancel_task(queue, spawned.task_id)
                 assert await find_problems(backend, queue) == []
                 assert await backend.claim_task(queue, "worker-1") == []
             else:
-                assert said is None, (name, value)
+                assert text is None, (name, value)
                 assert await find_problems(backend, queue) == []
 
 
@@ -146,8 +146,8 @@ async def test_lease_without_an_end_and_wait_without_a_deadline_are_found(
     for claimed in await backend.claim_task(QUEUE, "worker-1", 0, 3):
         if claimed.task_id != leased.task_id:
             await backend.await_event(QUEUE, claimed.task_id, claimed.run_id, "step", "never", None)
-    found = {one.task_id: one.problem for one in await find_problems(backend, QUEUE)}
-    assert found == {
+    result = {problem.task_id: problem.problem for problem in await find_problems(backend, QUEUE)}
+    assert result == {
         waits.task_id: "Run 1 waits for event 'never' without a deadline.",
         leased.task_id: "Run 1 has a lease without an end.",
     }

@@ -174,7 +174,7 @@ def test_choice_of_the_set(
         outputs = caltables(tmp_path / name, at)
         registry.register(*commit(tmp_path, "calibrate_solve", GROUPS[0], outputs, name))
     sets = registry.caltable_sets_valid_at(mjd, 16.0)
-    assert [one.product_key.rpartition("-")[2] for one in sets] == expected
+    assert [caltables.product_key.rpartition("-")[2] for caltables in sets] == expected
 
 
 def test_other_strips_are_not_used(registry: Registry, tmp_path: Path) -> None:

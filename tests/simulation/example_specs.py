@@ -123,7 +123,7 @@ def ends(histories: Sequence[History]) -> tuple[str, list[str]]:
     """The state of the only task, and the kinds of its failed runs."""
     (history,) = histories
     reasons = [run.failure_reason for run in history.runs if isinstance(run.failure_reason, dict)]
-    return history.task.state, [str(one["kind"]) for one in reasons if "kind" in one]
+    return history.task.state, [str(reason["kind"]) for reason in reasons if "kind" in reason]
 
 
 def waits(histories: Sequence[History]) -> list[int]:
@@ -139,10 +139,10 @@ def waits(histories: Sequence[History]) -> list[int]:
 def fallbacks(histories: Sequence[History]) -> list[tuple[str, ...]]:
     """What each start of each step had to do differently, where there was something."""
     starts = [start for history in histories for start in step_starts(history)]
-    return [one.fallbacks for one in starts if one.fallbacks]
+    return [start.fallbacks for start in starts if start.fallbacks]
 
 
 def errors_of(histories: Sequence[History]) -> list[str]:
     """The names of the errors that runs have failed with."""
     reasons = [run.failure_reason for history in histories for run in history.runs]
-    return [str(one["name"]) for one in reasons if isinstance(one, dict)]
+    return [str(reason["name"]) for reason in reasons if isinstance(reason, dict)]

@@ -52,7 +52,7 @@ def own_runs_are_orphans(patch: Patch) -> None:
         finally:
             self._runs.update(runs)
             for run in runs:
-                run.add_done_callback(lambda one: self._runs.pop(one, None))
+                run.add_done_callback(lambda item: self._runs.pop(item, None))
 
     patch.setattr(Worker, "_recover_orphans", recover)
 

@@ -209,7 +209,7 @@ def _one_less(earlier: list[Any], _step: str | None, _kind: str) -> list[Any]:
 
 
 def _any_step(earlier: list[Any], step: str | None, _kind: str) -> list[Any]:
-    return [{**one, "step": step} for one in earlier]
+    return [{**item, "step": step} for item in earlier]
 
 
 # -- emulator -----------------------------------------------------------------------------

@@ -32,13 +32,13 @@ from absurd_contimg.simulation.model.trace import Trace
 @pytest.mark.parametrize("name", ["bad_night", "database_failover", "worker_massacre"])
 def test_shipped_scenario_keeps_every_invariant(name: str) -> None:
     run = Campaign(load_scenario(name), seed=1).run()
-    assert [str(one) for one in run.violations] == []
+    assert [str(violation) for violation in run.violations] == []
     assert sum(run.fault_counts.effective.values()) > 0
 
 
 def test_full_disk_parks_work_until_the_operator_frees_space() -> None:
     run = Campaign(load_scenario("disk_fills"), seed=1).run()
-    assert [str(one) for one in run.violations] == []
+    assert [str(violation) for violation in run.violations] == []
     assert any("operator" in line for line in run.trace)
     assert summarize_run(run, "").completed == len(run.histories)
 
@@ -61,9 +61,9 @@ def test_report_says_what_a_task_waits_for_until_when_and_what_to_do() -> None:
 
 def test_poison_fails_and_everything_else_goes_on() -> None:
     run = Campaign(load_scenario("poison_observation"), seed=1).run()
-    assert [str(one) for one in run.violations] == []
-    found = summarize_run(run, "")
-    assert (found.failed, found.unfinished) == (2, 0)
+    assert [str(violation) for violation in run.violations] == []
+    result = summarize_run(run, "")
+    assert (result.failed, result.unfinished) == (2, 0)
 
 
 @pytest.mark.parametrize("workers", [3, 4])
@@ -73,9 +73,9 @@ def test_backlog_of_an_outage_goes_as_fast_as_queueing_theory_says(workers: int)
     faults = {"processing_stops": [[3000.0, stop]]}
     parts = {"name": "x", "days": 0.2, "workers": {"count": workers}, "faults": faults}
     run = Campaign(Scenario.model_validate(parts), seed=1).run()
-    found = backlog_gone_after(run)
+    result = backlog_gone_after(run)
     backlog, load = stop / 309.0 + 1, service / 309.0
-    assert found == pytest.approx(backlog * service / (workers - load), rel=0.2)
+    assert result == pytest.approx(backlog * service / (workers - load), rel=0.2)
 
 
 @pytest.mark.parametrize(
@@ -130,10 +130,10 @@ def test_report_of_a_night_that_completes_nothing_is_json(tmp_path: Path) -> Non
     path = tmp_path / "all_corrupt.toml"
     path.write_text("name='x'\ndays=0.02\n[telescope]\ncorrupt_probability=1.0\n")
     shown = Console(width=80, file=StringIO())
-    found = run_campaign(path, [1], shown, tmp_path)
-    (one,) = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
-    assert (one["latency_p50"], one["throughput_per_hour"]) == (None, 0.0)
-    assert found.ok
+    result = run_campaign(path, [1], shown, tmp_path)
+    (first,) = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
+    assert (first["latency_p50"], first["throughput_per_hour"]) == (None, 0.0)
+    assert result.ok
     assert " viol " in shown.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -150,7 +150,7 @@ def test_report_writes_nothing_but_its_folder(tmp_path: Path) -> None:
     kept = {name: text for name, text in os.environ.items() if name[:3] not in ("MPL", "XDG")}
     env = {**kept, "HOME": str(home)}
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=env)
-    assert sorted(one.name for one in output.iterdir()) == ["report.html", "report.json"]
+    assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json"]
     assert not list(home.iterdir())
 
 
@@ -183,8 +183,8 @@ def test_another_seed_gives_another_history() -> None:
 
 def test_faults_shrink_to_the_fewest_that_still_break() -> None:
     faults = [TimedFault(float(number), "kill", number) for number in range(20)]
-    found = shrink(faults, lambda some: {3, 17} <= {fault.target for fault in some})
-    assert [fault.target for fault in found.faults] == [3, 17]
+    result = shrink(faults, lambda some: {3, 17} <= {fault.target for fault in some})
+    assert [fault.target for fault in result.faults] == [3, 17]
 
 
 def test_sweep_over_an_unknown_field_is_refused() -> None:
@@ -218,7 +218,7 @@ def test_fault_that_fits_not_every_variant_is_refused_before_the_first_has_run(
 def test_page_about_scenarios_leaves_out_no_key_and_none_that_is_shipped() -> None:
     page = (Path(__file__).parents[2] / "docs" / "scenarios.md").read_text()
     named = set(re.findall(r"`\[?(\w+)\]?`", page))
-    parts = [one.annotation for one in Scenario.model_fields.values()]
+    parts = [field.annotation for field in Scenario.model_fields.values()]
     keys = {name for part in [Scenario, *parts] for name in getattr(part, "model_fields", ())}
     assert {"disk_fills", "sweep", "count"} <= keys
     assert keys | set(shipped_scenarios()) <= named

@@ -58,5 +58,5 @@ def test_every_scenario_and_shuffled_explorations_are_the_same_everywhere() -> N
     assert first == second
     assert len(first) > 10
     plain, *shuffled = [line.split() for line in first if line.startswith("exploration")]
-    assert all(int(one[2]) > 50 and one[3] == "0" for one in (plain, *shuffled))
-    assert len({one[4] for one in (plain, *shuffled)}) > 1, "the order was shuffled"
+    assert all(int(item[2]) > 50 and item[3] == "0" for item in (plain, *shuffled))
+    assert len({item[4] for item in (plain, *shuffled)}) > 1, "the order was shuffled"

@@ -54,7 +54,7 @@ async def _play(url: str, calls: list[Any]) -> list[History]:
                 await connection.execute(
                     "select set_config('absurd.fake_now', %s, false)", (now.isoformat(),)
                 )
-            mapped = [ids.get(one, one) if isinstance(one, UUID) else one for one in args]
+            mapped = [ids.get(arg, arg) if isinstance(arg, UUID) else arg for arg in args]
             try:
                 answer = await getattr(backend, name)(*mapped, **options)
             except (BackendError, ControlFlow) as error:
@@ -66,9 +66,9 @@ async def _play(url: str, calls: list[Any]) -> list[History]:
                 spawned[answer.task_id] = None
             elif name == "claim_task":
                 assert len(answer) == len(expected), (now, args)
-                for mine, theirs in zip(answer, expected, strict=True):
-                    ids[theirs.run_id] = mine.run_id
-                    assert _shown(mine) == _shown(theirs), now
+                for ours, theirs in zip(answer, expected, strict=True):
+                    ids[theirs.run_id] = ours.run_id
+                    assert _shown(ours) == _shown(theirs), now
         return [h for task in spawned if (h := await backend.history(QUEUE, task)) is not None]
 
 
@@ -78,25 +78,29 @@ def _shown(claimed: ClaimedTask) -> tuple[Any, ...]:
 
 def _rows(histories: list[History]) -> list[Any]:
     """All rows without ids; a run is named by its attempt."""
-    found = []
-    for history in sorted(histories, key=lambda one: str(one.task.idempotency_key)):
+    result = []
+    for history in sorted(histories, key=lambda item: str(item.task.idempotency_key)):
         task, numbers = history.task, {run.run_id: run.attempt for run in history.runs}
-        found.append((task.idempotency_key, task.state, task.attempts, task.completed_payload))
-        found += [task.enqueue_at, task.first_started_at, task.max_attempts]
+        result.append((task.idempotency_key, task.state, task.attempts, task.completed_payload))
+        result += [task.enqueue_at, task.first_started_at, task.max_attempts]
         for run in history.runs:
-            found.append((run.attempt, run.state, run.claimed_by, run.claim_expires_at))
-            found += [run.available_at, run.started_at, run.completed_at, run.failed_at]
-            found.append(_without_ids(run.failure_reason))
-        for one in history.checkpoints:
-            owner = numbers.get(one.owner_run_id) if one.owner_run_id else None
-            found.append((one.checkpoint_name, one.state, one.updated_at, owner))
-        found += [(wait.step_name, wait.event_name, wait.timeout_at) for wait in history.waits]
-    return found
+            result.append((run.attempt, run.state, run.claimed_by, run.claim_expires_at))
+            result += [run.available_at, run.started_at, run.completed_at, run.failed_at]
+            result.append(_without_ids(run.failure_reason))
+        for checkpoint in history.checkpoints:
+            owner = numbers.get(checkpoint.owner_run_id) if checkpoint.owner_run_id else None
+            result.append(
+                (checkpoint.checkpoint_name, checkpoint.state, checkpoint.updated_at, owner)
+            )
+        result += [(wait.step_name, wait.event_name, wait.timeout_at) for wait in history.waits]
+    return result
 
 
 def _without_ids(reason: Any) -> Any:
     if isinstance(reason, dict) and reason.get("name") == "$ClaimTimeout":
-        return {key: one for key, one in reason.items() if key in ("name", "message", "workerId")}
+        return {
+            key: first for key, first in reason.items() if key in ("name", "message", "workerId")
+        }
     return reason
 
 
@@ -112,7 +116,7 @@ async def test_emulator_and_postgres_give_the_same_history(
     run = await asyncio.to_thread(Campaign(short, seed=3).run)
     assert len(Recorded.calls) > 500
     histories = await _play(database_url, Recorded.calls)
-    mine, theirs = _rows(list(run.histories)), _rows(histories)
-    assert len(mine) == len(theirs)
-    for one, other in zip(mine, theirs, strict=True):
-        assert one == other
+    ours, theirs = _rows(list(run.histories)), _rows(histories)
+    assert len(ours) == len(theirs)
+    for first, other in zip(ours, theirs, strict=True):
+        assert first == other

@@ -68,17 +68,17 @@ def test_cancelled_timers_do_not_move_the_clock() -> None:
 
 def test_timeouts_threads_and_queues_of_asyncio_work() -> None:
     async def main() -> list[Any]:
-        found: list[Any] = [await asyncio.to_thread(lambda: 3)]
+        result: list[Any] = [await asyncio.to_thread(lambda: 3)]
         try:
             async with asyncio.timeout(5):
                 await asyncio.sleep(10)
         except TimeoutError:
-            found.append(asyncio.get_running_loop().time())
+            result.append(asyncio.get_running_loop().time())
         queue: asyncio.Queue[int] = asyncio.Queue()
         async with asyncio.TaskGroup() as group:
             group.create_task(queue.put(4))
-            found.append(await queue.get())
-        return found
+            result.append(await queue.get())
+        return result
 
     assert in_virtual_time(main()) == [3, 5, 4]
 

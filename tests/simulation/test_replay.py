@@ -67,12 +67,12 @@ def test_printed_command_shows_the_same_violation_and_what_happened(
     scenario.write_text(_SCENARIO)
     report = run_campaign(scenario, [3])
     assert report.replays
-    said = report.replays[0]
-    fewest = re.search(r"(\d+) of (\d+) faults are enough", said)
+    text = report.replays[0]
+    fewest = re.search(r"(\d+) of (\d+) faults are enough", text)
     assert fewest is not None
     assert int(fewest[1]) == 1 < int(fewest[2])
-    command = next(line for line in said.splitlines() if line.startswith("contimg"))
-    violation = next(line for line in said.splitlines() if "no_two_workers_in_one_stage" in line)
+    command = next(line for line in text.splitlines() if line.startswith("contimg"))
+    violation = next(line for line in text.splitlines() if "no_two_workers_in_one_stage" in line)
     again = subprocess.run(
         [sys.executable, "-c", _A_FRESH_SHELL, *shlex.split(command)],
         env={**os.environ, "PYTHONHASHSEED": "11", "COLUMNS": "80"},
@@ -91,8 +91,8 @@ def test_printed_command_shows_the_same_violation_and_what_happened(
 def test_trace_of_a_violation_is_about_its_task(bug: None, tmp_path: Path) -> None:
     scenario = tmp_path / "dying.toml"
     scenario.write_text(_SCENARIO)
-    said = run_campaign(scenario, [3], variant="workers.count = 2").replays[0]
-    lines = [line for line in said.splitlines() if " s  " in line]
+    text = run_campaign(scenario, [3], variant="workers.count = 2").replays[0]
+    lines = [line for line in text.splitlines() if " s  " in line]
     assert len([line for line in lines if "is spawned" in line]) == 1
     assert any("fault pause" in line for line in lines)
     assert len([line for line in lines if "complete_run(" in line]) >= 1

@@ -34,7 +34,7 @@ def run(trace: Any = None, /, **parts: Json) -> Run:
     """A short campaign, in which no invariant is broken."""
     scenario = Scenario.model_validate({"name": "short", "days": HOUR, **parts})
     done = Campaign(scenario, seed=1, trace=trace).run()
-    assert [str(one) for one in done.violations] == []
+    assert [str(violation) for violation in done.violations] == []
     return done
 
 
@@ -47,9 +47,9 @@ def summary(**parts: Json) -> RunSummary:
 
 def test_workers_on_one_core_wait_for_each_other() -> None:
     many = summary(workers={"count": 4, "cores_per_host": 4})
-    one = summary(workers={"count": 4, "cores_per_host": 1})
-    assert one.latency_max > 2 * many.latency_max
-    assert one.completed == many.completed
+    first = summary(workers={"count": 4, "cores_per_host": 1})
+    assert first.latency_max > 2 * many.latency_max
+    assert first.completed == many.completed
 
 
 def test_stage_that_does_not_fit_into_memory_is_killed_and_another_finds_room() -> None:
@@ -61,8 +61,8 @@ def test_stage_that_does_not_fit_into_memory_is_killed_and_another_finds_room() 
 
 def test_memory_that_is_never_enough_fails_the_task_and_says_so() -> None:
     none = run(workers={"count": 1, "memory_bytes_per_host": 3 * GIB})
-    ends = {one.task.state for one in none.histories}
-    rules = {one.runs[-1].failure_reason["rule"] for one in none.histories}  # type: ignore[index,call-overload]
+    ends = {history.task.state for history in none.histories}
+    rules = {history.runs[-1].failure_reason["rule"] for history in none.histories}  # type: ignore[index,call-overload]
     assert (ends, rules) == ({"failed"}, {"killed"})
 
 
@@ -102,16 +102,16 @@ def test_clocks_that_differ_by_an_hour_change_nothing() -> None:
     agreed = run(workers={"count": 4, "hosts": 2}, faults=kills)
     skewed = run(workers={"count": 4, "hosts": 2, "clock_skew_seconds": 3600.0}, faults=kills)
     assert sum(agreed.fault_counts.effective.values()) > 0
-    rounded = [_story(one) for one in (agreed, skewed)]
+    rounded = [_story(item) for item in (agreed, skewed)]
     assert rounded[0] == rounded[1]
 
 
 def _story(done: Run) -> list[tuple[Any, ...]]:
     """Floating point shifts a moment by less than a microsecond when a clock is ahead."""
     return [
-        (one.task.idempotency_key, r.attempt, r.state, r.claimed_by, str(r.started_at)[:19])
-        for one in done.histories
-        for r in one.runs
+        (history.task.idempotency_key, r.attempt, r.state, r.claimed_by, str(r.started_at)[:19])
+        for history in done.histories
+        for r in history.runs
     ]
 
 
@@ -151,18 +151,18 @@ def test_host_that_loses_the_database_stops_and_the_other_goes_on() -> None:
     begin, end = (EPOCH + timedelta(seconds=at) for at in (900, 2700))
     meanwhile = {
         r.claimed_by
-        for one in cut.histories
-        for r in one.runs
+        for history in cut.histories
+        for r in history.runs
         if r.started_at is not None and begin < r.started_at < end
     }
     assert meanwhile == {"worker-1"}
     assert cut.fault_counts.effective == {"partition": 1}
-    assert any(len(one.runs) > 1 for one in cut.histories), "its run was taken over"
+    assert any(len(history.runs) > 1 for history in cut.histories), "its run was taken over"
 
 
 def test_lost_replies_are_met_and_survived() -> None:
     lossy = run(workers={"count": 2}, faults={"lost_reply_probability": 0.05})
-    assert {one.task.state for one in lossy.histories} == {"completed"}
+    assert {history.task.state for history in lossy.histories} == {"completed"}
 
 
 # -- the telescope ------------------------------------------------------------------------
@@ -181,29 +181,35 @@ def test_a_group_goes_on_when_it_is_whole_or_has_waited(
         "corrupt_probability": corrupt,
     }
     scenario = Scenario.model_validate({"name": "x", "days": 0.1, "telescope": telescope})
-    found = draw_observations(scenario, seed)
-    assert found == draw_observations(scenario, seed)
-    for one in found:
-        waited = one.spawned_at_seconds - one.observed_at_seconds
+    result = draw_observations(scenario, seed)
+    assert result == draw_observations(scenario, seed)
+    for item in result:
+        waited = item.spawned_at_seconds - item.observed_at_seconds
         assert 0 <= waited <= GROUP_WAIT_SECONDS
-        whole = len(one.sub_bands) == SUB_BANDS
+        whole = len(item.sub_bands) == SUB_BANDS
         assert whole or waited == GROUP_WAIT_SECONDS
-        assert one.convertible == (not one.corrupt and len(one.sub_bands) >= SUB_BANDS_MIN)
+        assert item.convertible == (not item.corrupt and len(item.sub_bands) >= SUB_BANDS_MIN)
 
 
 def test_group_with_too_few_or_corrupt_sub_bands_fails_and_the_others_do_not() -> None:
     telescope: dict[str, Json] = {"missing_probability": 0.2, "corrupt_probability": 0.2}
     done = run(days=2 * HOUR, telescope=telescope, workers={"count": 4})
     scenario = done.scenario
-    bad = {one.group_id for one in draw_observations(scenario, done.seed) if not one.convertible}
+    bad = {
+        observation.group_id
+        for observation in draw_observations(scenario, done.seed)
+        if not observation.convertible
+    }
     failed = {
-        one.task.params["group_id"]  # type: ignore[index,call-overload]
-        for one in done.histories
-        if one.task.state == "failed"
+        history.task.params["group_id"]  # type: ignore[index,call-overload]
+        for history in done.histories
+        if history.task.state == "failed"
     }
     assert failed == bad
     assert 0 < len(bad) < len(done.histories)
-    assert all(len(one.runs) == 1 for one in done.histories if one.task.state == "failed")
+    assert all(
+        len(history.runs) == 1 for history in done.histories if history.task.state == "failed"
+    )
     assert done.groups_rejected > 0
 
 
@@ -224,8 +230,8 @@ def test_restarting_each_worker_by_sigterm_costs_no_attempt_and_no_wait() -> Non
         workers={"count": 2, "restart_seconds": 5.0},
         operator={"restarts_every_seconds": 200.0},
     )
-    assert {one.task.state for one in done.histories} == {"completed"}
-    assert {len(one.runs) for one in done.histories} == {1}
+    assert {history.task.state for history in done.histories} == {"completed"}
+    assert {len(history.runs) for history in done.histories} == {1}
     assert any("SIGTERM" in line or "restarts" in line for line in done.trace)
     assert summarize_run(done, "").failures == {}
 
@@ -235,7 +241,7 @@ def test_archive_frees_the_space_of_groups_that_have_ended() -> None:
     for operator in ({}, {"archives_after_seconds": 1200.0}):
         parts = {"name": "short", "days": HOUR, "operator": operator}
         campaign = Campaign(Scenario.model_validate(parts), seed=1)
-        assert [str(one) for one in campaign.run().violations] == []
+        assert [str(violation) for violation in campaign.run().violations] == []
         used.append(campaign.world.state.disk.used_bytes)
     assert used[1] < 0.8 * used[0]
 

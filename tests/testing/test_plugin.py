@@ -80,9 +80,11 @@ def test_a_killed_worker_resumes_where_it_was() -> None:
     spec = ExplorationSpec(
         HandlerWorkers({"default": {"task": two_steps}}), [Job("default", "task", {})]
     )
-    found = explore_crashes(two_steps, {}, faults=())
+    result = explore_crashes(two_steps, {}, faults=())
     writes = [
-        n for n, one in enumerate(found.crash_points, 1) if "checkpoint_state, comm" in str(one)
+        n
+        for n, first in enumerate(result.crash_points, 1)
+        if "checkpoint_state, comm" in str(first)
     ]
     run = CrashRun(spec, (InjectedFault(FaultKind.KILL_OTHER, writes[2]),))
     run.run()
@@ -99,11 +101,11 @@ def test_a_handler_that_is_not_safe_is_refused_with_its_plan() -> None:
         explore_crashes(
             counts, {}, faults=[FaultKind.KILL_OTHER, FaultKind.KILL, FaultKind.KILL_LATE]
         )
-    said = str(refused.value)
+    text = str(refused.value)
     assert re.search(
-        r"Replay: pytest -s \S*test_plugin.py::\S+ --absurd-faults kill-other@\d", said
+        r"Replay: pytest -s \S*test_plugin.py::\S+ --absurd-faults kill-other@\d", text
     )
-    assert "call claim_task" in said, "the trace"
+    assert "call claim_task" in text, "the trace"
 
 
 def pays_outside_of_a_step(key: str = "") -> Any:
@@ -221,7 +223,7 @@ def test_no_fault_plan_breaks_an_invariant(data: st.DataObject) -> None:
     scenario = data.draw(scenarios())
     faults = data.draw(timed_faults(scenario))
     run = Campaign(scenario, seed=1, faults=faults).run()
-    assert [str(one) for one in run.violations] == []
+    assert [str(violation) for violation in run.violations] == []
 
 
 _USER_TEST = """

@@ -36,7 +36,7 @@ from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
 from absurd_contimg.stages.flag import FlagStage
 from absurd_contimg.stages.image import read_whole
 
-ROOT, FULL, LOCKED = (Path(one) for one in sys.argv[1:4])
+ROOT, FULL, LOCKED = (Path(item) for item in sys.argv[1:4])
 REQUEST = json.loads((ROOT / "request.json").read_text())
 CONTEXT = PipelineContext.from_json(
     REQUEST["context"], PipelineConfig.model_validate(REQUEST["config"])

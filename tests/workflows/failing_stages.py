@@ -158,8 +158,8 @@ def casa_without_memory(_source: Path, _workspace: Workspace) -> None:
 
 
 FAILURES = {
-    one.__name__: one
-    for one in (
+    item.__name__: item
+    for item in (
         *(kill, succeed_on_full_disk, write_too_much, allocate, open_without_descriptors),
         *(import_without_memory, import_without_descriptors, import_nothing, import_casa),
         *(table_damaged, table_without_descriptors, table_locked, table_made),

@@ -42,7 +42,7 @@ def stage(
 
 
 def names(stages: tuple[PipelineStage, ...]) -> list[str]:
-    return [one.name for one in stages]
+    return [stage.name for stage in stages]
 
 
 def test_stages_follow_their_providers() -> None:
@@ -77,10 +77,10 @@ def test_any_pipeline_without_circles_is_ordered(size: int, seed: int) -> None:
     chance.shuffle(stages)
     there: set[str] = set()
     ordered = resolve_order(stages, set())
-    for one in ordered:
-        assert one.requires <= there
-        there |= one.provides
-    assert sorted(names(ordered)) == sorted(one.name for one in stages)
+    for item in ordered:
+        assert item.requires <= there
+        there |= item.provides
+    assert sorted(names(ordered)) == sorted(stage.name for stage in stages)
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ async def test_plain_run_makes_all_products_and_a_second_run_adopts_them(tmp_pat
             await orchestrator.run(broken)
         first = await orchestrator.run(context)
         again = await orchestrator.run(context)
-    assert [one.stage for one in first.stages] == ["make", "refine", "ask"]
+    assert [stage.stage for stage in first.stages] == ["make", "refine", "ask"]
     assert first.context.outputs["bytes"] == 4
-    assert [one.adopted for one in again.stages] == [True, True, False]
+    assert [stage.adopted for stage in again.stages] == [True, True, False]
     assert again.context.outputs == first.context.outputs
     assert len(registry.rows(Product)) == 2

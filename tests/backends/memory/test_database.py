@@ -95,11 +95,11 @@ async def test_a_fork_is_independent_and_goes_on_alike(backend: MemoryBackend) -
     """What happens in a fork stays there; both go on with the same ids."""
     await backend.spawn_task("q", "t", {"n": 1})
     fork = MemoryBackend(backend.db.fork())
-    (mine,) = await backend.claim_task("q", "w")
+    (ours,) = await backend.claim_task("q", "w")
     stats = await fork.queue_stats("q")
     assert (stats.claimable, stats.tasks_by_state) == (1, {"pending": 1})
     (theirs,) = await fork.claim_task("q", "other")
-    assert mine.run_id == theirs.run_id
+    assert ours.run_id == theirs.run_id
     spawned = [(await each.spawn_task("q", "t", {})).task_id for each in (backend, fork)]
     assert spawned[0] == spawned[1]
     await fork.await_event("q", theirs.task_id, theirs.run_id, "s", "e")

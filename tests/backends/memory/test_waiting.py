@@ -108,14 +108,14 @@ def test_what_was_read_before_waiting_holds(
             connection.execute(statement)
             connection.commit()
     holder.execute(held)
-    done, found = threading.Event(), []
+    done, result = threading.Event(), []
 
     def wait() -> None:
         try:
-            found.extend(waiter.execute(waits).fetchall())
+            result.extend(waiter.execute(waits).fetchall())
             waiter.commit()
         except psycopg.Error as error:
-            found.append((error.sqlstate,))
+            result.append((error.sqlstate,))
             waiter.rollback()
         done.set()
 
@@ -125,5 +125,5 @@ def test_what_was_read_before_waiting_holds(
     holder.commit()
     assert done.wait(10)
     thread.join()
-    assert found == answer
+    assert result == answer
     assert {query: holder.execute(query).fetchall() for query in left} == left
