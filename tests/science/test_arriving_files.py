@@ -14,7 +14,8 @@ import pytest
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.errors import CorruptInputError, UnfinishedInputError
-from absurd_contimg.science.raw_file import is_finished, read_raw_header
+from absurd_contimg.science.hdf5_files import is_finished
+from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 sys.path.append(str(Path(__file__).parents[1] / "shared"))

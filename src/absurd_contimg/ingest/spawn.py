@@ -15,7 +15,7 @@ from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
-from absurd_contimg.science.raw_file import is_finished
+from absurd_contimg.science.hdf5_files import is_finished
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 

@@ -8,12 +8,6 @@ starts. This module reads and normalises; `raw_checks` says what is wrong.
 
 from __future__ import annotations
 
-import errno
-import os
-import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,20 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.errors import (
-    CorruptInputError,
-    InputError,
-    MissingInputError,
-    UnfinishedInputError,
-)
+from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.products.subband_files import parse_subband_name
+from absurd_contimg.science.hdf5_files import TRANSFER_AGAIN, opened
 
-TRANSFER_AGAIN = "Transfer the file again, or leave it out of the group."
-
-_PASSING = {errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO}
-"""Errors of the file system that may go away: they keep their own type."""
-_QUIET_SECONDS = 120.0
-"""A file that has not changed for so long is no longer being copied (rsync and cp write on)."""
 _EXPANSION_MAX = 64
 """Bytes of data for each byte on disk; more is a sparse file or a compressed bomb."""
 _SMALL_BYTES = 64_000_000
@@ -87,86 +71,6 @@ class RawHeader:
     """Of the visibilities: (rows, channels, products), an axis of one window left out."""
     counts: tuple[tuple[str, int, int], ...]
     """Key, the count in the header, and the count of what is there."""
-
-
-@contextmanager
-def opened(path: Path) -> Iterator[Any]:
-    """The file, open for reading.
-
-    Raises `MissingInputError`, `CorruptInputError`, or `UnfinishedInputError` for a file that may
-    be whole soon; an error of the file system (no permission, locked by a writer) passes as it is.
-    """
-    import h5py
-
-    if not path.is_file():
-        raise MissingInputError(
-            f"the input file {path} does not exist.",
-            "Restore it, or spawn the group again without it.",
-        )
-    try:
-        with h5py.File(path, "r") as file:
-            yield file
-    except OSError as error:
-        if error.errno in _PASSING:
-            raise
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    """Why a file does not open: its writer is at work, has died, or the file is damaged."""
-    is_marked = "h5clear" in str(error)
-    if _may_grow(path):
-        state = "open for writing" if is_marked else "not whole yet"
-        return UnfinishedInputError(
-            f"{path} is {state} ({error}).",
-            f"Nothing: it is looked at again until it has not changed for {_QUIET_SECONDS:g} s.",
-        )
-    if is_marked:
-        return CorruptInputError(
-            f"{path} has the mark of a file that is open for writing, but nothing writes it "
-            f"({error}).",
-            f"Its writer ended early. If the file is whole, remove the mark: h5clear -s {path}",
-        )
-    problem = "truncated" if "truncated" in str(error) else "not an HDF5 file, or damaged"
-    return CorruptInputError(f"{path} is {problem} ({error}).", TRANSFER_AGAIN)
-
-
-def _may_grow(path: Path) -> bool:
-    """Whether a file has changed lately, or a process of this host has it open for writing."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return True  # it is being replaced
-    return time.time() - status.st_mtime < _QUIET_SECONDS or _has_writer(status)
-
-
-def _has_writer(status: os.stat_result) -> bool:
-    """Whether a process that this user may look at has the file open for writing (Linux)."""
-    for entry in Path("/proc").glob("[0-9]*/fd/*"):
-        try:
-            there = entry.stat()
-            if (there.st_dev, there.st_ino) != (status.st_dev, status.st_ino):
-                continue
-            information = entry.parents[1] / "fdinfo" / entry.name
-            flags = re.search(r"^flags:\s*(\d+)", information.read_text(), re.MULTILINE)
-        except OSError:
-            continue  # another user's process, or one that has just ended
-        if flags is not None and int(flags[1], 8) & os.O_ACCMODE != os.O_RDONLY:
-            return True
-    return False
-
-
-def is_finished(path: Path) -> bool:
-    """False while a file is being written or copied; a damaged file is finished too."""
-    try:
-        with opened(path):
-            return True
-    except UnfinishedInputError:
-        return False
-    except OSError as error:
-        return error.errno != errno.EAGAIN  # locked by its writer
-    except InputError:
-        return True
 
 
 def read_raw_header(path: Path) -> RawHeader:
