@@ -39,6 +39,7 @@ from absurd_contimg.execution.stage_process import RESULT_NAME, run_request
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.store import committed_products, verify
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.models import DERIVED_TABLES, ObservationGroup
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator
 
 State = dict[str, Any]
@@ -77,7 +78,9 @@ def state(root: Path) -> State:
     for folder, manifest in committed_products(root / "products"):
         verify(folder, manifest, deep=True)
         products[manifest.location] = (manifest.files, manifest.key)
-    rows = Registry(root / "registry.sqlite3").snapshot()
+    registry = Registry(root / "registry.sqlite3")
+    tables = (ObservationGroup, *DERIVED_TABLES)
+    rows = {table.__tablename__: registry.rows(table) for table in tables}
     for row in rows["products"]:
         row["folder"] = str(Path(row["folder"]).relative_to(root))
         del row["created_at"], row["outputs"]

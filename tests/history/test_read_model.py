@@ -13,7 +13,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.history.metrics import measure, percentile
-from absurd_contimg.history.summary import read_histories, read_summaries
+from absurd_contimg.history.summary import read_histories, summarize
 from absurd_contimg.history.timeline import step_order
 
 QUEUE = "dsa110-pipeline"
@@ -47,7 +47,7 @@ async def worked(backend: Backend, steps_of_tasks: list[list[str]], failing: str
 async def test_summaries_tell_state_steps_and_failures(backend: Backend) -> None:
     """Newest task first; a failed task tells its kind, rule and step, and where it was tried."""
     await worked(backend, [["convert", "flag"], ["convert", "image"]], failing="image")
-    failed, done = await read_summaries(backend, QUEUE)
+    failed, done = map(summarize, await read_histories(backend, QUEUE))
     assert (done.state, done.result, done.group, list(done.steps)) == (
         "completed",
         "done",
@@ -61,7 +61,8 @@ async def test_summaries_tell_state_steps_and_failures(backend: Backend) -> None
     assert failed.last_failure is not None
     assert (failed.last_failure.rule, failed.last_failure.step) == ("connection", "image")
     assert [failure.final for failure in failed.failures] == [False, False, True]
-    assert await read_summaries(backend, QUEUE, states=["completed"]) == [done]
+    (completed,) = await read_histories(backend, QUEUE, states=["completed"])
+    assert summarize(completed) == done
 
 
 async def test_order_of_steps_comes_from_the_journals(backend: Backend) -> None:

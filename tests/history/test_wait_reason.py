@@ -17,7 +17,7 @@ from absurd_contimg.core.records import History, Run
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.history.summary import read_summaries, summarize
+from absurd_contimg.history.summary import read_histories, summarize
 from absurd_contimg.history.wait_reason import find_wait_reason
 
 QUEUE = "dsa110-pipeline"
@@ -79,7 +79,7 @@ async def test_waiting_for_space_tells_rule_path_advice_and_until(
     assert waiting.until is not None
     assert timedelta(seconds=59) < waiting.until - before < timedelta(seconds=80)
     assert "disk-full (/data/g.ms)" in str(waiting)
-    (summary,) = await read_summaries(backend, QUEUE)
+    (summary,) = map(summarize, await read_histories(backend, QUEUE))
     assert summary == summarize(history)
     assert (summary.waiting, summary.group, summary.worker) == (waiting, "G", None)
 
@@ -132,6 +132,6 @@ async def test_other_reasons_to_wait_are_told_apart(backend: Backend) -> None:
     assert (event.cause, event.event) == ("event", "weather")
     assert event.until is not None
     await backend.spawn_task(QUEUE, "task", {"group_id": "H"})
-    (new, *_) = await read_summaries(backend, QUEUE)
+    (new, *_) = map(summarize, await read_histories(backend, QUEUE))
     assert new.waiting is not None
     assert new.waiting.cause == "worker"

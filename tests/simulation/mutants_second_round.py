@@ -121,7 +121,7 @@ def step_is_saved_before_it_runs(patch: Patch) -> None:
         handle = await self.begin_step(name)
         if handle.done:
             return handle.state
-        self._current_step = name
+        self.current_step = name
         await self._session.save(handle.checkpoint_name, None)
         return await self.complete_step(handle, await fn())
 

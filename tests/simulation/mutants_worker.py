@@ -34,7 +34,7 @@ def _replaced(owner: Any, name: str, new: Any) -> Mutant:
 
 
 async def _unsaved(self: Any, handle: Any, value: Any) -> Any:
-    self._current_step = None
+    self.current_step = None
     return value
 
 
@@ -57,13 +57,12 @@ async def _sleep_as_done(self: Any, step_name: str, wake_at: Any, now: Any) -> N
     await self._session.save(self._next_name(step_name), wake_at.isoformat())
 
 
-_make_context = Worker._context
+_load = TaskContext.load
 
 
-async def _without_checkpoints(self: Any, claimed: Any, lease: Any) -> Any:
-    ctx = await _make_context(self, claimed, lease)
-    ctx._session.checkpoints.clear()
-    return ctx
+async def _without_checkpoints(self: Any) -> None:
+    await _load(self)
+    self._session.checkpoints.clear()
 
 
 _started = StepRecord.started
@@ -168,7 +167,7 @@ def _judged(kind: FailureKind) -> Any:
 
 
 def _only_the_signal(self: Any, evidence: Any) -> Any:
-    for rule in self._rules:
+    for rule in self.rules:
         if evidence.signal is not None and evidence.signal in rule.signals and rule.log is None:
             yield rule, "signal", None
 
@@ -245,7 +244,7 @@ MUTANTS: dict[str, Mutant] = {
     "repeated step names share a checkpoint": _replaced(
         TaskContext, "_next_name", lambda _self, name: name
     ),
-    "checkpoints are not read on resume": _replaced(Worker, "_context", _without_checkpoints),
+    "checkpoints are not read on resume": _replaced(TaskContext, "load", _without_checkpoints),
     "every start has the number 1": _replaced(StepRecord, "started", _always_the_first),
     "poison is started again": _replaced(StepJournal, "begin", _no_poison),
     "outcome of a start is not noted": _replaced(StepJournal, "end", _no_outcome),

@@ -1,10 +1,8 @@
 """The two protocols of a database that runs Absurd: `Inspection` reads, `Backend` also acts.
 
-Methods carry the names of Absurd's procedures. A backend adds no retry, no cache and no policy:
-each method is one transaction, which has either taken effect or raised. `core.errors` lists what
-may be raised: `TaskCancelled` (AB001) and `RunAlreadyFailed` (AB002) as control flow, everything
-else as a `BackendError`. Beside Absurd's procedures stand a permanent failure, composed in one
-transaction from what the schema has, and reads that every backend answers alike.
+Methods carry the names of Absurd's procedures; `Backend.fail_run_permanently` and some reads are
+ours. A backend adds no retry, no cache and no policy: each method is one transaction, which has
+either taken effect or raised what `core.errors` lists.
 """
 
 from __future__ import annotations
@@ -98,8 +96,6 @@ class Inspection(Protocol):
 class Backend(Inspection, Protocol):
     """Absurd, in Postgres or emulated. Arguments and defaults are those of the schema."""
 
-    # -- queues ---------------------------------------------------------------------------
-
     async def create_queue(
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
@@ -111,14 +107,8 @@ class Backend(Inspection, Protocol):
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
         """Change the named fields of the queue's policy."""
 
-    # -- tasks and runs -------------------------------------------------------------------
-
     async def spawn_task(
-        self,
-        queue_name: str,
-        task_name: str,
-        params: Json,
-        options: SpawnOptions | None = None,
+        self, queue_name: str, task_name: str, params: Json, options: SpawnOptions | None = None
     ) -> SpawnedTask:
         """Enqueue a task, or find the one that already has the idempotency key."""
 
@@ -143,10 +133,10 @@ class Backend(Inspection, Protocol):
         """Fail the run; while attempts remain, the next one is due by strategy or `retry_at`."""
 
     async def fail_run_permanently(self, queue_name: str, run_id: UUID, reason: Json) -> None:
-        """Fail the run and its task, however many attempts were left, in one transaction.
+        """Fail the run and its task, however many attempts were left.
 
-        Locks the run row before the task row, as Absurd does, and lowers the task's
-        ``max_attempts`` to the run's attempt, so that an operator's ``retry_task`` still works.
+        Lowers the task's ``max_attempts`` to the run's attempt, so that an operator's
+        ``retry_task`` still works. Locks the run row before the task row, as Absurd does.
         """
 
     async def retry_task(
@@ -159,8 +149,6 @@ class Backend(Inspection, Protocol):
 
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
         """Let the lease end `extend_by` seconds from now."""
-
-    # -- checkpoints and events -----------------------------------------------------------
 
     async def set_task_checkpoint_state(
         self,
@@ -186,8 +174,6 @@ class Backend(Inspection, Protocol):
 
     async def emit_event(self, queue_name: str, event_name: str, payload: Json = None) -> None:
         """Emit an event and wake who waits for it. The first payload of a name stays."""
-
-    # -- clean-up -------------------------------------------------------------------------
 
     async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         """Delete up to `limit` tasks that ended over `ttl_seconds` ago; how many went."""

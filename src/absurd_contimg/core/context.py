@@ -3,11 +3,8 @@
 It is that of absurd-sdk's asynchronous context, with its types, checkpoint names and JSON, so
 that a handler runs on our worker and on the SDK's unchanged. Behind it three things differ: all
 checkpoints are read once at the start, waiting is computed from the database's clock, and
-``except Exception`` cannot swallow control flow.
-
-Two methods are ours: `TaskContext.spawn`, because the SDK's handlers spawn through their
-application object, which our worker does not have; and `TaskContext.tracked_step`, whose starts
-are recorded in the step journal.
+``except Exception`` cannot swallow control flow. `TaskContext.spawn` (the SDK spawns through its
+application object) and `TaskContext.tracked_step` are ours.
 """
 
 from __future__ import annotations
@@ -25,7 +22,6 @@ from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.errors import RunReleased, RunSuspended
 from absurd_contimg.core.failures import StepsChanged
-from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal
@@ -48,56 +44,38 @@ class TaskContext:
         self,
         session: RunSession,
         journal: StepJournal,
-        step_order: StepOrderCheck,
         stopping: Callable[[], bool],
         *,
         strict_steps: bool = False,
     ) -> None:
         """`stopping` tells whether the worker is about to stop: nothing long begins then."""
+        claimed = session.claimed
+        self.task_id = str(claimed.task_id)
+        self.run_id = claimed.run_id
+        self.attempt = claimed.attempt
+        """The number of this run among the task's, from 1."""
+        self.queue_name = session.queue_name
+        self.headers: Mapping[str, Any] = (
+            claimed.headers if isinstance(claimed.headers, Mapping) else {}
+        )
+        self.current_step: str | None = None
+        """The step that has begun and is not yet completed."""
+        self.fence = session.lease
+        """``await ctx.fence()`` extends the lease, and raises if it is lost. Call it just before
+        an effect that must not happen twice, such as the renaming of a finished product into
+        place. ``ctx.fence.deadline`` is the event loop's time by which all work on the run must
+        have stopped unless the lease is extended again."""
         self.journal = journal
         self._session = session
-        self._claimed = session.claimed
-        self._step_order = step_order
+        self._step_order = StepOrderCheck(())
         self._stopping = stopping
         self._strict_steps = strict_steps
         self._calls_by_step: dict[str, int] = {}
-        self._wake_event = session.claimed.wake_event
-        self._current_step: str | None = None
+        self._wake_event = claimed.wake_event
 
-    # -- identity -------------------------------------------------------------------------
-
-    @property
-    def task_id(self) -> str:
-        """The task's id."""
-        return str(self._claimed.task_id)
-
-    @property
-    def run_id(self) -> UUID:
-        """The id of this run."""
-        return self._claimed.run_id
-
-    @property
-    def attempt(self) -> int:
-        """The number of this run among the task's, from 1."""
-        return self._claimed.attempt
-
-    @property
-    def queue_name(self) -> str:
-        """The queue this task is on."""
-        return self._session.queue_name
-
-    @property
-    def headers(self) -> Mapping[str, Any]:
-        """The headers given at spawn."""
-        headers = self._claimed.headers
-        return headers if isinstance(headers, Mapping) else {}
-
-    @property
-    def current_step(self) -> str | None:
-        """The step that has begun and is not yet completed."""
-        return self._current_step
-
-    # -- steps ----------------------------------------------------------------------------
+    async def load(self) -> None:
+        """Read the checkpoints, before the handler starts."""
+        self._step_order = StepOrderCheck(await self._session.load())
 
     async def step(self, name: str, fn: Callable[[], Awaitable[_T]]) -> _T:
         """Run `fn` once in a task; later attempts get its saved result."""
@@ -110,18 +88,18 @@ class TaskContext:
         """Take the next checkpoint of this name; `done` tells whether it is saved already."""
         checkpoint_name = self._next_name(name)
         await self._compare(self._step_order.asked(checkpoint_name))
-        if checkpoint_name in self._session.checkpoints:
-            state = cast(Any, self._session.checkpoints[checkpoint_name])
-            return StepHandle(name=name, checkpoint_name=checkpoint_name, done=True, state=state)
-        self._current_step = checkpoint_name
-        return StepHandle(name=name, checkpoint_name=checkpoint_name, done=False)
+        done = checkpoint_name in self._session.checkpoints
+        if not done:
+            self.current_step = checkpoint_name
+        state = cast(Any, self._session.checkpoints.get(checkpoint_name))
+        return StepHandle(name=name, checkpoint_name=checkpoint_name, done=done, state=state)
 
     async def complete_step(self, handle: StepHandle, value: _T) -> _T:
         """Save the step's result; it must be JSON. Returns the result."""
         if handle.done:
             return cast(_T, handle.state)
         await self._session.save(handle.checkpoint_name, cast(Json, value))
-        self._current_step = None
+        self.current_step = None
         return value
 
     async def spawn(
@@ -134,9 +112,9 @@ class TaskContext:
     ) -> str:
         """Spawn a child task once; its id, for `await_task_result`.
 
-        Unless `options` has an idempotency key, the child gets one of this task and step, so that
-        a worker's death between spawn and checkpoint makes no second child. `queue` defaults to
-        this task's own, where `await_task_result` refuses to wait.
+        The child gets an idempotency key of this task and step if `options` has none, so that a
+        death before the checkpoint makes no second child. `queue` defaults to this task's own,
+        where `await_task_result` refuses to wait.
         """
         handle = await self.begin_step(f"$spawn:{task_name}")
         if handle.done:
@@ -145,7 +123,7 @@ class TaskContext:
         if chosen.idempotency_key is None:
             chosen = replace(chosen, idempotency_key=f"{self.task_id}:{handle.checkpoint_name}")
         backend, where = self._session.backend, queue or self.queue_name
-        spawned = await self._session.lease.retry_until_deadline(
+        spawned = await self.fence.retry_until_deadline(
             lambda: backend.spawn_task(where, task_name, params, chosen)
         )
         return await self.complete_step(handle, str(spawned.task_id))
@@ -172,8 +150,6 @@ class TaskContext:
         """What this start of the tracked step does differently than its first one."""
         return self.journal.fallbacks
 
-    # -- waiting --------------------------------------------------------------------------
-
     async def sleep_for(self, step_name: str, duration: float) -> None:
         """Suspend for `duration` seconds, counted from the first time this is reached."""
         now = await self._session.now()
@@ -194,9 +170,9 @@ class TaskContext:
         else:
             await self._session.save(checkpoint_name, wake_at.isoformat())
         if wake_at > now:
-            backend, queue = self._session.backend, self.queue_name
+            backend = self._session.backend
             await self._session.suspending(
-                lambda: backend.schedule_run(queue, self.run_id, wake_at)
+                lambda: backend.schedule_run(self.queue_name, self.run_id, wake_at)
             )
             raise RunSuspended(f"until {wake_at.isoformat()}")
 
@@ -210,18 +186,12 @@ class TaskContext:
         checkpoint_name = self._next_name(step_name or f"$awaitEvent:{event_name}")
         if checkpoint_name in self._session.checkpoints:
             return self._session.checkpoints[checkpoint_name]
-        if self._wake_event == event_name and self._claimed.event_payload is None:
+        if self._wake_event == event_name and self._session.claimed.event_payload is None:
             self._wake_event = None
             raise EventTimeout(f'Timed out waiting for event "{event_name}"')
+        claim = (self.queue_name, self._session.claimed.task_id, self.run_id)
         answer = await self._session.suspending(
-            lambda: self._session.backend.await_event(
-                self.queue_name,
-                self._claimed.task_id,
-                self.run_id,
-                checkpoint_name,
-                event_name,
-                timeout,
-            )
+            lambda: self._session.backend.await_event(*claim, checkpoint_name, event_name, timeout)
         )
         if answer.should_suspend:
             raise RunSuspended(f"until event {event_name}")
@@ -246,11 +216,8 @@ class TaskContext:
                 f"task {task_id} is on this task's own queue {queue!r}: waiting for it there can "
                 "block every worker. Spawn it on another queue and pass queue_name."
             )
-
-        async def wait() -> dict[str, Json]:
-            return await self._poll_result(queue, task_id, timeout)
-
-        saved = await self.step(step_name or f"$awaitTaskResult:{task_id}", wait)
+        name = step_name or f"$awaitTaskResult:{task_id}"
+        saved = await self.step(name, lambda: self._poll_result(queue, task_id, timeout))
         return TaskResultSnapshot(**cast(dict[str, Any], saved))
 
     async def _poll_result(
@@ -261,7 +228,7 @@ class TaskContext:
         delay = _POLL_FIRST_SECONDS
         backend, child = self._session.backend, UUID(task_id)
         while True:
-            outcome = await self._session.lease.retry_until_deadline(
+            outcome = await self.fence.retry_until_deadline(
                 lambda: backend.get_task_result(queue, child)
             )
             if outcome is None:
@@ -280,37 +247,22 @@ class TaskContext:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _POLL_LIMIT_SECONDS)
 
-    # -- events and lease -----------------------------------------------------------------
-
     async def emit_event(self, event_name: str, payload: Json = None) -> None:
         """Emit an event on this task's queue; the first payload of a name stays."""
         if not event_name:
             raise ValueError("event_name must be a non-empty string")
-        backend, queue = self._session.backend, self.queue_name
-        await self._session.lease.retry_until_deadline(
-            lambda: backend.emit_event(queue, event_name, payload)
+        await self.fence.retry_until_deadline(
+            lambda: self._session.backend.emit_event(self.queue_name, event_name, payload)
         )
 
     async def heartbeat(self, seconds: int | None = None) -> None:
         """Extend the lease, as the worker does by itself; this also notices a cancelled task."""
-        seconds = self._session.lease.seconds if seconds is None else seconds
+        seconds = self.fence.seconds if seconds is None else seconds
         await self._session.backend.extend_claim(self.queue_name, self.run_id, seconds)
-
-    @property
-    def fence(self) -> Lease:
-        """``await ctx.fence()`` extends the lease, and raises if it is lost.
-
-        Call it just before an effect that must not happen twice, such as the renaming of a
-        finished product into place. ``ctx.fence.deadline`` is the event loop's time by which all
-        work on the run must have stopped unless the lease is extended again.
-        """
-        return self._session.lease
 
     async def handler_ended(self) -> None:
         """Compare the steps with those of earlier attempts once the handler has returned."""
         await self._compare(self._step_order.ended())
-
-    # -- names and order of steps ---------------------------------------------------------
 
     async def _compare(self, difference: str | None) -> None:
         """Report a difference between the steps of this attempt and of earlier ones."""

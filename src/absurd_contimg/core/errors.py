@@ -7,8 +7,6 @@ derive from `BaseException`, like `asyncio.CancelledError`: ``except Exception``
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 
 class ControlFlow(BaseException):
     """Ends a handler early without a failure. Let it pass: the worker handles it."""
@@ -47,8 +45,6 @@ class BackendError(Exception):
 
 class InvalidRetryStrategy(BackendError, ValueError):
     """The retry strategy given to ``spawn_task`` is not one that Absurd accepts (AB003)."""
-
-    SQLSTATE: ClassVar[str] = "AB003"
 
 
 class QueueNotFound(BackendError, LookupError):

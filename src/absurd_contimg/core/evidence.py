@@ -10,7 +10,7 @@ import os
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from typing import Any, Self
 
 from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import Json
@@ -62,11 +62,12 @@ class Evidence:
 
     @classmethod
     def of(cls, error: BaseException) -> Evidence:
-        """The evidence of an exception; an error that carries its own (`HasEvidence`) keeps it."""
-        chain = list(linked_chain(error))
+        """The evidence of an exception; an error that has its own, as `evidence`, keeps it."""
+        chain = list(_linked_chain(error))
         for link, _ in chain:
-            if isinstance(link, HasEvidence) and isinstance(link.evidence, Evidence):
-                return link.evidence
+            known = getattr(link, "evidence", None)
+            if isinstance(known, Evidence):
+                return known
         if len(chain) > _LINKS_MAX:
             chain = chain[: _LINKS_MAX // 2] + chain[-_LINKS_MAX // 2 :]
         lines = "".join(traceback.format_exception(error))
@@ -82,26 +83,17 @@ class Evidence:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """What `to_json` wrote, of this version or an earlier one."""
-        exceptions = [
-            {**fields, "type_names": tuple(fields["type_names"])} for fields in data["exceptions"]
-        ]
         return cls(
-            exceptions=tuple(ExceptionEvidence(**fields) for fields in exceptions),
+            exceptions=tuple(
+                ExceptionEvidence(**{**fields, "type_names": tuple(fields["type_names"])})
+                for fields in data["exceptions"]
+            ),
             exit_code=data["exit_code"],
             signal=data["signal"],
             log_messages=tuple(data.get("log_messages") or data.get("casa_messages") or ()),
             traceback=data["traceback"],
             path=data.get("path"),
         )
-
-
-@runtime_checkable
-class HasEvidence(Protocol):
-    """An error that knows more than its type and text, such as a child process that died."""
-
-    @property
-    def evidence(self) -> Evidence:
-        """What is known."""
 
 
 def _path_of(error: OSError) -> str | None:
@@ -117,11 +109,10 @@ def text_of(error: BaseException) -> str:
         return f"<no text: str() of it raises {type(second).__name__}>"
 
 
-def linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:
-    """The error and what caused it, outermost first, each exception once.
+def _linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:
+    """The error, its causes and the members of groups, outermost first, each exception once.
 
-    Follows explicit causes, and implicit contexts unless suppressed, and looks into exception
-    groups. The number counts the implicit contexts on the way.
+    The number counts the implicit contexts on the way.
     """
     seen: set[int] = set()
     queue: list[tuple[BaseException, int]] = [(error, 0)]

@@ -12,7 +12,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import cast
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
@@ -27,15 +26,18 @@ from absurd_contimg.core.failures import (
     failure_reason,
 )
 from absurd_contimg.core.jsonb_sanitizer import shortened
-from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.run_session import run_state
 from absurd_contimg.core.step_journal import StepOutcome
 
 _log = logging.getLogger(__name__)
 
 _MESSAGE_CHARACTERS_MAX = 500
 """Of a failure's message in the step journal; the failure reason has all of it."""
+
+_KEEPING_THE_ATTEMPT = ("waiting", "released")
+"""Actions after which the run sleeps and goes on; after others it fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,6 @@ class RetryDecision:
     delay_seconds: float | None = None
     fallback: str | None = None
     """What the next start of the step does differently."""
-
-    @property
-    def keeps_attempt(self) -> bool:
-        """The run sleeps and goes on later; otherwise it fails, and another may follow."""
-        return self.action in ("waiting", "released")
 
 
 OnFailure = Callable[[ClaimedTask, RetryDecision, Mapping[str, Json]], Awaitable[None]]
@@ -75,43 +72,35 @@ class FailureHandler:
     on_failure: OnFailure | None = None
 
     async def handle(
-        self, claimed: ClaimedTask, ctx: TaskContext | None, lease: Lease, error: Exception
+        self, claimed: ClaimedTask, ctx: TaskContext, error: Exception
     ) -> RetryDecision:
         """Fail or retry the run, or let it wait, after its handler raised `error`.
 
         Calls are repeated while the database is away and the lease holds; one whose reply was
         lost is recognised by what it left.
         """
-        evidence = Evidence.of(error)
+        lease, evidence = ctx.fence, Evidence.of(error)
         verdict = self._judge(evidence)
         earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
         decision = _with_fallback(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
         until = await lease.retry_until_deadline(lambda: self._after(decision.delay_seconds))
-        if ctx is not None:
-            await ctx.journal.end(_outcome(error, evidence, decision, until), decision.fallback)
+        await ctx.journal.end(_outcome(error, evidence, decision, until), decision.fallback)
         details: dict[str, Json] = {
-            "step": None if ctx is None else ctx.current_step,
+            "step": ctx.current_step,
             "attempt": claimed.attempt,
             "worker": self.worker_id,
             "action": decision.action,
             **({} if decision.fallback is None else {"fallback": decision.fallback}),
             **_details_of(error),
         }
-        reason = failure_reason(error, decision.verdict, details)
-        if decision.action == "failed":
-            await self._notify(claimed, decision, reason)
+        reason = failure_reason(error, evidence, decision.verdict, details)
+        if decision.action == "failed" and self.on_failure is not None:
+            try:
+                await self.on_failure(claimed, decision, reason)
+            except Exception:  # noqa: BLE001 - a listener's error: the task fails all the same
+                _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
         await lease.retry_until_deadline(lambda: self._carry_out(claimed, decision, reason, until))
         return decision
-
-    async def _notify(
-        self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
-    ) -> None:
-        if self.on_failure is None:
-            return
-        try:
-            await self.on_failure(claimed, decision, reason)
-        except Exception:  # noqa: BLE001 - whatever a listener raises: the task fails all the same
-            _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
 
     def _judge(self, evidence: Evidence) -> Verdict:
         """The verdict of the user's hook if it has one, else of the table."""
@@ -134,11 +123,7 @@ class FailureHandler:
         return Verdict(FailureKind.TRANSIENT, "hook", verdict.advice, matched, verdict.path, delay)
 
     def _decide(
-        self,
-        claimed: ClaimedTask,
-        ctx: TaskContext | None,
-        verdict: Verdict,
-        earlier: _Reasons,
+        self, claimed: ClaimedTask, ctx: TaskContext, verdict: Verdict, earlier: _Reasons
     ) -> RetryDecision:
         match verdict.kind:
             case FailureKind.PERMANENT:
@@ -150,30 +135,26 @@ class FailureHandler:
             case _:
                 return self._within_budget(claimed, ctx, verdict, earlier)
 
-    def _wait_for_resource(self, ctx: TaskContext | None, verdict: Verdict) -> RetryDecision:
+    def _wait_for_resource(self, ctx: TaskContext, verdict: Verdict) -> RetryDecision:
         """Wait for the resource; what does not fit after many waits will not fit at all."""
-        waits = 0 if ctx is None else ctx.journal.resource_waits()
-        if waits >= self.policy.resource_waits_max:
+        if ctx.journal.resource_waits() >= self.policy.resource_waits_max:
             return RetryDecision(verdict, "failed")
-        waits_by_rule = 0 if ctx is None else ctx.journal.resource_waits(verdict.rule_id)
-        if verdict.resource_waits_max is not None and waits_by_rule >= verdict.resource_waits_max:
+        waits, waits_max = ctx.journal.resource_waits(verdict.rule_id), verdict.resource_waits_max
+        if waits_max is not None and waits >= waits_max:
             return RetryDecision(replace(verdict, kind=FailureKind.PERMANENT), "failed")
         return RetryDecision(verdict, "waiting", self.policy.resource_wait_seconds)
 
     def _within_budget(
-        self,
-        claimed: ClaimedTask,
-        ctx: TaskContext | None,
-        verdict: Verdict,
-        earlier: _Reasons,
+        self, claimed: ClaimedTask, ctx: TaskContext, verdict: Verdict, earlier: _Reasons
     ) -> RetryDecision:
-        step = None if ctx is None else ctx.current_step
         kind = verdict.kind
-        if claimed.max_attempts is not None and not _is_capped_by_us(earlier):
+        # `fail_run_permanently` lowers the limit, an operator's ``retry_task`` raises it again.
+        is_capped_by_us = any(action_of(reason) == "failed" for reason in earlier)
+        if claimed.max_attempts is not None and not is_capped_by_us:
             failures = claimed.attempt  # the spawner's own limit, which Absurd keeps
         else:
             failures = 1 + sum(
-                reason.get("step") == step and reason.get("kind") == kind.value
+                reason.get("step") == ctx.current_step and reason.get("kind") == kind.value
                 for reason in _since_last_verdict(earlier)
             )
             if failures >= self.policy.attempts(kind):
@@ -200,7 +181,7 @@ class FailureHandler:
         try:
             if decision.action == "failed":
                 await backend.fail_run_permanently(queue, run_id, reason)
-            elif decision.keeps_attempt and until is not None:
+            elif decision.action in _KEEPING_THE_ATTEMPT and until is not None:
                 await backend.schedule_run(queue, run_id, until)
             else:
                 # Again from now: writing the journal may have taken a part of the delay.
@@ -221,21 +202,19 @@ class FailureHandler:
         """Whether an earlier, unanswered try of the same call is why this one was refused."""
         if isinstance(error, BackendError) and error.sqlstate is None:
             return False  # the database did not answer: try again
-        history = await self.backend.history(self.queue_name, claimed.task_id)
-        runs = history.runs if history else ()
-        state = next((run.state for run in runs if run.run_id == claimed.run_id), None)
-        return state == ("sleeping" if decision.keeps_attempt else "failed")
+        state = await run_state(self.backend, self.queue_name, claimed)
+        return state == ("sleeping" if decision.action in _KEEPING_THE_ATTEMPT else "failed")
 
 
 def _with_fallback(
-    decision: RetryDecision, claimed: ClaimedTask, ctx: TaskContext | None
+    decision: RetryDecision, claimed: ClaimedTask, ctx: TaskContext
 ) -> RetryDecision:
     """The decision, with the verdict's fallback if the step has not used it yet.
 
     It turns a permanent failure into one more start, unless the spawner's own limit is reached.
     """
     fallback = decision.verdict.fallback
-    if fallback is None or ctx is None or not ctx.journal.may_use_fallback(fallback):
+    if fallback is None or not ctx.journal.may_use_fallback(fallback):
         return decision
     if decision.action != "failed":
         return replace(decision, fallback=fallback)
@@ -268,23 +247,13 @@ def _outcome(
     )
 
 
-def _is_capped_by_us(earlier: _Reasons) -> bool:
-    """Whether the task's ``max_attempts`` is no longer the spawner's.
-
-    `Backend.fail_run_permanently` lowers it, and an operator's ``retry_task`` raises it again.
-    """
-    return any(action_of(reason) == "failed" for reason in earlier)
-
-
 def _since_last_verdict(earlier: _Reasons) -> _Reasons:
     """The failures since the task last failed for good: an operator's retry has full budgets."""
-    for position in range(len(earlier) - 1, -1, -1):
-        if action_of(earlier[position]) == "failed":
-            return earlier[position + 1 :]
-    return earlier
+    verdicts = [place for place, reason in enumerate(earlier) if action_of(reason) == "failed"]
+    return earlier[verdicts[-1] + 1 :] if verdicts else earlier
 
 
 def _details_of(error: BaseException) -> Mapping[str, Json]:
     """What an error adds to the failure reason: stage, host, where its logs lie."""
     details = getattr(error, "failure_details", {})
-    return cast(Mapping[str, Json], details) if isinstance(details, Mapping) else {}
+    return details if isinstance(details, Mapping) else {}

@@ -1,9 +1,7 @@
 """Failure rules and the classifier: from the evidence of a failure to a verdict.
 
-Rules are data (`FailureRule`). The classifier tries them in order of evidence, the most specific
-first: errno, exception types along the cause chain, signal or exit code of a child process, log
-messages, the error's text. Rules for every program are in ``generic_rules``; the stages add their
-own table.
+Rules are data (`FailureRule`). Those for every program are in ``generic_rules``; the stages add
+their own table.
 """
 
 from __future__ import annotations
@@ -16,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from operator import itemgetter
 
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence, text_of
 from absurd_contimg.core.jsonb_sanitizer import sanitized
@@ -122,12 +121,7 @@ class Classifier:
         duplicates = sorted(i for i, n in Counter(rule.id for rule in rules).items() if n > 1)
         if duplicates:
             raise ValueError(f"failure rules have the same id: {', '.join(duplicates)}")
-        self._rules = tuple(rules)
-
-    @property
-    def rules(self) -> tuple[FailureRule, ...]:
-        """The table, for an operator to read."""
-        return self._rules
+        self.rules = tuple(rules)
 
     def classify(self, evidence: Evidence) -> Verdict:
         """The verdict on the evidence; `FailureKind.UNKNOWN` if no rule fits."""
@@ -146,57 +140,52 @@ class Classifier:
         for links in sorted({error.implicit_links for error in evidence.exceptions}):
             chain = [error for error in evidence.exceptions if error.implicit_links == links]
             yield from self._by_errno(chain)
-            yield from self._by_decisive_exception(chain, evidence)
-            yield from self._by_exception(chain, evidence)
+            yield from self._by_exception(chain, evidence, decisive=True)
+            yield from self._by_exception(chain, evidence, decisive=False)
         yield from self._by_process(evidence)
         yield from self._by_message(evidence)
 
     def _by_errno(self, chain: Sequence[ExceptionEvidence]) -> Iterator[_Match]:
         for error in reversed(chain):
-            for rule in self._rules:
+            for rule in self.rules:
                 if error.errno is not None and error.errno in rule.errnos:
                     name = errno_codes.errorcode.get(error.errno, error.errno)
                     yield rule, f"errno {name}", error.path
 
-    def _by_decisive_exception(
-        self, chain: Sequence[ExceptionEvidence], evidence: Evidence
-    ) -> Iterator[_Match]:
-        for error in chain:
-            for name in error.type_names:
-                for rule in self._rules:
-                    if rule.decisive and name in rule.exceptions and _also(rule, error, evidence):
-                        yield rule, name, error.path
-
     def _by_exception(
-        self, chain: Sequence[ExceptionEvidence], evidence: Evidence
+        self, chain: Sequence[ExceptionEvidence], evidence: Evidence, decisive: bool
     ) -> Iterator[_Match]:
         matches = [
-            (distance, -depth, place, (rule, name, error.path))
+            (
+                (depth, distance, place) if decisive else (distance, -depth, place),
+                (rule, name, error.path),
+            )
             for depth, error in enumerate(chain)
             for distance, name in enumerate(error.type_names)
-            for place, rule in enumerate(self._rules)
-            if name in rule.exceptions and not rule.decisive and _also(rule, error, evidence)
+            for place, rule in enumerate(self.rules)
+            if name in rule.exceptions and rule.decisive == decisive
+            if _also(rule, error, evidence)
         ]
         if matches:
-            yield min(matches, key=lambda match: match[:3])[3]
+            yield min(matches, key=itemgetter(0))[1]
 
     def _by_process(self, evidence: Evidence) -> Iterator[_Match]:
-        for rule in self._rules:
+        for rule in self.rules:
             if evidence.signal is not None and evidence.signal in rule.signals:
                 logged = _log_match(rule, evidence)
                 name = signals.Signals(evidence.signal).name
                 if rule.log is None or logged is not None:
                     yield rule, f"signal {name}" + (f" and log: {logged}" if logged else ""), None
-        for rule in self._rules:
+        for rule in self.rules:
             if evidence.exit_code is not None and evidence.exit_code in rule.exit_codes:
                 yield rule, f"exit code {evidence.exit_code}", None
 
     def _by_message(self, evidence: Evidence) -> Iterator[_Match]:
-        for rule in self._rules:
+        for rule in self.rules:
             logged = _log_match(rule, evidence)
             if logged is not None and not rule.signals and not rule.exceptions:
                 yield rule, f"log: {logged}", None
-        for rule in self._rules:
+        for rule in self.rules:
             for error in evidence.exceptions:
                 if rule.text is None or rule.exceptions:
                     continue
@@ -247,10 +236,9 @@ def action_of(reason: Mapping[str, Json]) -> Json:
 
 
 def failure_reason(
-    error: BaseException, verdict: Verdict, details: Mapping[str, Json]
+    error: BaseException, evidence: Evidence, verdict: Verdict, details: Mapping[str, Json]
 ) -> dict[str, Json]:
     """The JSON kept on the failed run: Absurd's own fields, the verdict and its evidence."""
-    evidence = Evidence.of(error)
     reason = {
         "name": type(error).__name__,
         "message": text_of(error),

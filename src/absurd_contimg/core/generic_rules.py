@@ -10,31 +10,40 @@ import re
 
 from absurd_contimg.core.failures import FailureKind, FailureRule, StepsChanged
 
-
-def _errnos(*names: str) -> frozenset[int]:
-    return frozenset(getattr(errno, name) for name in names)
-
-
 _PYTHON = "Python's own exceptions"
 _POSIX = "POSIX errno"
 _WAITS_FOR_MEMORY_MAX = 3
 """Memory that another process holds comes back; a step that needs too much never fits."""
 _FREE_MEMORY = "Run fewer workers on this host, or give each step less to do."
 
+_BY_ERRNO: tuple[tuple[str, FailureKind, str, str], ...] = (
+    ("disk-full", FailureKind.RESOURCE, "ENOSPC EDQUOT",
+     "Free space on the file system of the named path; waiting work then goes on."),
+    ("descriptors", FailureKind.RESOURCE, "EMFILE ENFILE",
+     "Raise the limit of open files (LimitNOFILE, at least 65536) or restart the worker."),
+    ("path-missing", FailureKind.PERMANENT, "ENOENT ENOTDIR EISDIR ENAMETOOLONG",
+     "Restore the named file or folder, then: contimg retry TASK"),
+    ("permission", FailureKind.PERMANENT, "EACCES EPERM EROFS",
+     "Correct owner or mode of the named path (or the mount), then: contimg retry TASK"),
+    ("cross-device", FailureKind.PERMANENT, "EXDEV",
+     "Put the scratch folder on the file system of the output folder."),
+    ("leftover", FailureKind.TRANSIENT, "ENOTEMPTY EEXIST",
+     "Nothing: a new attempt has an empty scratch folder. If it comes again, report it."),
+    ("busy", FailureKind.TRANSIENT, "EAGAIN EBUSY EINTR ETXTBSY EDEADLK ESTALE",
+     "Nothing: another process holds the file; it is tried again."),
+    ("input-output", FailureKind.TRANSIENT, "EIO",
+     "If it comes again, look at the disk (dmesg)."),
+)  # fmt: skip
+
+
+def _errnos(names: str) -> frozenset[int]:
+    return frozenset(getattr(errno, name) for name in names.split())
+
+
 GENERIC_RULES: tuple[FailureRule, ...] = (
-    FailureRule(
-        "disk-full",
-        FailureKind.RESOURCE,
-        "Free space on the file system of the named path; waiting work then goes on.",
-        _POSIX,
-        errnos=_errnos("ENOSPC", "EDQUOT"),
-    ),
-    FailureRule(
-        "descriptors",
-        FailureKind.RESOURCE,
-        "Raise the limit of open files (LimitNOFILE, at least 65536) or restart the worker.",
-        _POSIX,
-        errnos=_errnos("EMFILE", "ENFILE"),
+    *(
+        FailureRule(rule_id, kind, advice, _POSIX, errnos=_errnos(names))
+        for rule_id, kind, names, advice in _BY_ERRNO
     ),
     FailureRule(
         "no-memory",
@@ -46,55 +55,12 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         resource_waits_max=_WAITS_FOR_MEMORY_MAX,
     ),
     FailureRule(
-        "path-missing",
-        FailureKind.PERMANENT,
-        "Restore the named file or folder, then: contimg retry TASK",
-        _POSIX,
-        errnos=_errnos("ENOENT", "ENOTDIR", "EISDIR", "ENAMETOOLONG"),
-    ),
-    FailureRule(
-        "permission",
-        FailureKind.PERMANENT,
-        "Correct owner or mode of the named path (or the mount), then: contimg retry TASK",
-        _POSIX,
-        errnos=_errnos("EACCES", "EPERM", "EROFS"),
-    ),
-    FailureRule(
-        "cross-device",
-        FailureKind.PERMANENT,
-        "Put the scratch folder on the file system of the output folder.",
-        _POSIX,
-        errnos=_errnos("EXDEV"),
-    ),
-    FailureRule(
-        "leftover",
-        FailureKind.TRANSIENT,
-        "Nothing: a new attempt has an empty scratch folder. If it comes again, report it.",
-        _POSIX,
-        errnos=_errnos("ENOTEMPTY", "EEXIST"),
-    ),
-    FailureRule(
-        "busy",
-        FailureKind.TRANSIENT,
-        "Nothing: another process holds the file; it is tried again.",
-        _POSIX,
-        errnos=_errnos("EAGAIN", "EBUSY", "EINTR", "ETXTBSY", "EDEADLK", "ESTALE"),
-    ),
-    FailureRule(
-        "input-output",
-        FailureKind.TRANSIENT,
-        "If it comes again, look at the disk (dmesg).",
-        _POSIX,
-        errnos=_errnos("EIO"),
-    ),
-    FailureRule(
         "connection",
         FailureKind.TRANSIENT,
         "If it comes again, look at the network and at the server.",
         _PYTHON,
         errnos=_errnos(
-            *("ECONNREFUSED", "ECONNRESET", "ECONNABORTED", "EPIPE", "ETIMEDOUT"),
-            *("EHOSTUNREACH", "ENETUNREACH", "ENETDOWN"),
+            "ECONNREFUSED ECONNRESET ECONNABORTED EPIPE ETIMEDOUT EHOSTUNREACH ENETUNREACH ENETDOWN"
         ),
         exceptions=frozenset({"builtins.ConnectionError"}),
     ),

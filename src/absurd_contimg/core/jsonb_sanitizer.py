@@ -1,8 +1,7 @@
 """Turns any value into one that a jsonb column takes, so that every failure can be recorded.
 
-Postgres refuses NUL and lone surrogates in text (C++ prints the first, a file name that is not
-UTF-8 has the second), JSON has no NaN, and a user's error may carry objects. A failure that could
-not be recorded would leave its run to expire, and would come again for ever.
+Postgres refuses NUL (C++ prints it) and lone surrogates (a file name that is not UTF-8), JSON has
+no NaN, and errors may carry objects. A failure that is not recorded would come again for ever.
 """
 
 from __future__ import annotations

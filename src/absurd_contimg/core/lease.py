@@ -100,10 +100,9 @@ class Lease:
                 await asyncio.sleep(_RETRY_SECONDS)
 
     async def heartbeat_loop(self) -> None:
-        """Extend the claim every third of its length; ends only by raising.
+        """Extend the claim a third of its length after the last extension; ends only by raising.
 
-        Counted from the last extension and not from this call: a worker that was stopped in
-        between must find out at once that its lease is over.
+        A worker that was stopped in between finds out at once that its lease is over.
         """
         clock = asyncio.get_running_loop().time
         while True:

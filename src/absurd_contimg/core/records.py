@@ -8,7 +8,7 @@ a worker makes are named tuples, made in a third of the time of a frozen datacla
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -182,8 +182,8 @@ class History:
     queue_name: str
     task: Task
     runs: tuple[Run, ...]
-    checkpoints: tuple[Checkpoint, ...] = field(default=())
-    waits: tuple[Wait, ...] = field(default=())
+    checkpoints: tuple[Checkpoint, ...] = ()
+    waits: tuple[Wait, ...] = ()
 
     @property
     def checkpoint_states(self) -> dict[str, Json]:

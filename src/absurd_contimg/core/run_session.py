@@ -14,7 +14,7 @@ from typing import TypeVar
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended
 from absurd_contimg.core.lease import Lease
-from absurd_contimg.core.records import Checkpoint, ClaimedTask, Json
+from absurd_contimg.core.records import Checkpoint, ClaimedTask, Json, State
 
 _T = TypeVar("_T")
 
@@ -49,6 +49,8 @@ class RunSession:
     async def save(self, checkpoint_name: str, state: Json) -> None:
         """Write a checkpoint; this extends the lease."""
         clock = asyncio.get_running_loop().time
+        claimed = self.claimed
+        written = (self.queue_name, claimed.task_id, checkpoint_name, state, claimed.run_id)
         unanswered: float | None = None
 
         async def write() -> None:
@@ -58,14 +60,7 @@ class RunSession:
                 return
             sent_at = clock()
             try:
-                await self.backend.set_task_checkpoint_state(
-                    self.queue_name,
-                    self.claimed.task_id,
-                    checkpoint_name,
-                    state,
-                    self.claimed.run_id,
-                    self.lease.seconds,
-                )
+                await self.backend.set_task_checkpoint_state(*written, self.lease.seconds)
             except (BackendUnavailable, asyncio.CancelledError):
                 unanswered = sent_at if unanswered is None else unanswered
                 raise
@@ -78,10 +73,8 @@ class RunSession:
         saved = await self.backend.get_task_checkpoint_state(
             self.queue_name, self.claimed.task_id, checkpoint_name, include_pending=True
         )
-        return saved is not None and (saved.owner_run_id, saved.state) == (
-            self.claimed.run_id,
-            state,
-        )
+        written = (self.claimed.run_id, state)
+        return saved is not None and (saved.owner_run_id, saved.state) == written
 
     async def suspending(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that may put the run to sleep.
@@ -98,13 +91,16 @@ class RunSession:
                 unanswered = True
                 raise
             except BackendError:
-                if unanswered and await self._is_asleep():
+                run = (self.backend, self.queue_name, self.claimed)
+                if unanswered and await run_state(*run) == "sleeping":
                     raise RunSuspended("by a call whose reply was lost") from None
                 raise
 
         return await self.lease.retry_until_deadline(attempt)
 
-    async def _is_asleep(self) -> bool:
-        history = await self.backend.history(self.queue_name, self.claimed.task_id)
-        runs = () if history is None else history.runs
-        return any(run.run_id == self.claimed.run_id and run.state == "sleeping" for run in runs)
+
+async def run_state(backend: Backend, queue_name: str, claimed: ClaimedTask) -> State | None:
+    """The state of a claimed run now; None if it is gone."""
+    history = await backend.history(queue_name, claimed.task_id)
+    runs = history.runs if history else ()
+    return next((run.state for run in runs if run.run_id == claimed.run_id), None)

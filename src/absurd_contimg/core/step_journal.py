@@ -1,15 +1,14 @@
 """The step journal: what the history holds of a tracked step, beside its result.
 
 The checkpoint ``$start:<step>`` lists the starts of the step, how each of them ended, and how
-often the step waited for each resource. So history shows where a worker died and why a task
-waits, and the next start of a step knows what the earlier ones have met. The step name ``""``
+often the step waited for each resource: for history, and for the next start. The step name ``""``
 stands for the work outside of tracked steps, which has no starts.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, cast
@@ -262,7 +261,5 @@ class StepJournal:
 
     def resource_waits(self, rule_id: str | None = None) -> int:
         """How often the work under way waited for a resource (by this rule), over all attempts."""
-        waits: Sequence[int] = [
-            count for rule, count in self._record().waits.items() if rule_id in (None, rule)
-        ]
-        return sum(waits)
+        waits = self._record().waits
+        return sum(waits.values()) if rule_id is None else waits.get(rule_id, 0)

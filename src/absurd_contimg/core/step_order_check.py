@@ -1,13 +1,10 @@
 """Notices that a task's steps are no longer those of its earlier attempts.
 
-Checkpoints are found by name. So a renamed step runs again, and a repeated name (``load``,
-``load#2``) that is asked for in another order reads another step's value, both in silence. What
-is known is the order in which earlier attempts *completed* their steps. Sequential steps must be
-asked for in that order; concurrent or conditional ones may differ without harm. So a difference
-is reported, and is an error only with `WorkerSettings.strict_steps`.
-
-Names that the SDK or we make (they begin with ``$``) are not compared: an attempt may need to
-wait for an event, and the next one not.
+Checkpoints are found by name: a renamed step runs again, and repeated names (``load``,
+``load#2``) in another order read each other's values, both in silence. Sequential steps must be
+asked for in the order in which earlier attempts completed them; concurrent or conditional ones
+may differ without harm. So a difference is reported, and is an error only with
+`WorkerSettings.strict_steps`. Names that begin with ``$`` (the SDK's and ours) are not compared.
 """
 
 from __future__ import annotations

@@ -58,16 +58,10 @@ async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json
     except (Exception, ControlFlow, RunReleased, asyncio.CancelledError, KeyboardInterrupt):
         raise
     except BaseExceptionGroup as group:
-        _raise_control_flow(group)
-        raise HandlerEndedProcess(f"the handler raised {group!r}") from group
+        first: BaseException | None = group.subgroup((ControlFlow, RunReleased))
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        # Control flow counts more than the failures beside it.
+        raise first or HandlerEndedProcess(f"the handler raised {group!r}") from group
     except BaseException as error:
         raise HandlerEndedProcess(f"the handler raised {error!r}") from error
-
-
-def _raise_control_flow(group: BaseExceptionGroup[BaseException]) -> None:
-    """Raise the first control flow in a group: it counts more than the failures beside it."""
-    first: BaseException | None = group.subgroup((ControlFlow, RunReleased))
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    if first is not None:
-        raise first from group

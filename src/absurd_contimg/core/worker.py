@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -33,19 +34,14 @@ from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
-from absurd_contimg.core.step_order_check import StepOrderCheck
 from absurd_contimg.core.tasks import TaskRegistry, call
 
 _log = logging.getLogger(__name__)
 
-ExplainRefusal = Callable[[Backend, str], Awaitable[Sequence[object]]]
-"""From a backend and a queue's name: what is wrong with the queue, printable objects."""
-
-_UNREACHABLE_PAUSE_LIMIT_SECONDS = 5.0
+_UNREACHABLE_PAUSE_SECONDS = 1.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
 _RELEASE_SECONDS = 5.0
 """How long a stopping worker tries to release a run while the database is away."""
-_RELEASED = StepOutcome("released")
 _UNKNOWN_TASK_SECONDS = 15.0
 """How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
 
@@ -91,8 +87,8 @@ class Worker:
     """Called before each claim; False leaves the queue to others (with a full disk, say)."""
     retry_hook: RetryHook | None = None
     on_failure: OnFailure | None = None
-    explain_refusal: ExplainRefusal | None = None
-    """Called for the log when the queue refuses a claim."""
+    explain_refusal: Callable[[Backend, str], Awaitable[Sequence[object]]] | None = None
+    """Called for the log when the queue refuses a claim: what is wrong with it, printable."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
     _claim_unanswered: bool = field(default=False, init=False)
@@ -106,9 +102,9 @@ class Worker:
     async def run(self, until_idle: bool = False) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
 
-        A queue that refuses claims (for a malformed row) is polled less and less often while the
-        claimed runs go on; with `until_idle` the refusal is raised once they have ended. Returns
-        when every run is completed, failed or released; if cancelled, releases them at once.
+        A queue that refuses claims is polled less and less often while the claimed runs go on;
+        with `until_idle` the refusal is raised once they have ended. Returns when every run is
+        completed, failed or released; if cancelled, releases them at once.
         """
         try:
             await self._recover_orphans()
@@ -128,8 +124,6 @@ class Worker:
         finally:
             await self._drain(0.0)
 
-    # -- claiming -------------------------------------------------------------------------
-
     async def _recover_orphans(self) -> None:
         """Release runs claimed under our id but not here: by a dead process, or an unheard claim.
 
@@ -143,9 +137,8 @@ class Worker:
                 )
                 ours = set(self._runs.values())
                 for orphan in (run for run in orphans if run.run_id not in ours):
-                    now = await self.backend.current_time()
                     try:
-                        await self.backend.schedule_run(settings.queue_name, orphan.run_id, now)
+                        await self._give_back(orphan.run_id)
                     except BackendUnavailable:
                         raise
                     except BackendError as error:  # swept by another worker in the meantime
@@ -154,12 +147,15 @@ class Worker:
                         _log.warning("released orphan run %s", orphan.run_id)
             except BackendUnavailable as error:
                 _log.warning("%s", error)
-                await self._wait_for_stop(_UNREACHABLE_PAUSE_LIMIT_SECONDS / 5)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_UNREACHABLE_PAUSE_SECONDS):
+                        await self._stopping.wait()
             else:
                 return
 
     async def _claim(self, until_idle: bool) -> list[ClaimedTask]:
-        free = self.settings.concurrency - len(self._runs)
+        settings = self.settings
+        free = settings.concurrency - len(self._runs)
         if free <= 0 or not await self._may_claim():
             return []
         if self._claim_unanswered:
@@ -167,10 +163,7 @@ class Worker:
             self._claim_unanswered = False
         try:
             claimed = await self.backend.claim_task(
-                self.settings.queue_name,
-                self.settings.worker_id,
-                self.settings.claim_timeout_seconds,
-                free,
+                settings.queue_name, settings.worker_id, settings.claim_timeout_seconds, free
             )
         except BackendUnavailable as error:
             _log.warning("cannot claim: %s", error)
@@ -220,13 +213,6 @@ class Worker:
         doublings = min(self._claims_refused, 16)
         return min(poll * float(2**doublings), max(poll, _REFUSED_PAUSE_LIMIT_SECONDS))
 
-    async def _wait_for_stop(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
-            return
-
     async def _drain(self, grace_seconds: float) -> None:
         """Wait for the runs for the grace period, then release those that go on."""
         if self._runs and grace_seconds > 0:
@@ -236,25 +222,16 @@ class Worker:
         if self._runs:
             await asyncio.wait(self._runs)
 
-    # -- running --------------------------------------------------------------------------
-
     async def _execute(self, claimed: ClaimedTask, claimed_at: float) -> None:
         """Run one claimed run to its end; raises nothing but cancellation."""
-        settings = self.settings
-        lease = Lease(
-            self.backend,
-            settings.queue_name,
-            claimed.run_id,
-            settings.claim_timeout_seconds,
-            claimed_at,
-        )
         handler = self.registry.find(claimed.task_name)
         if handler is None:
             await self._leave_to_others(claimed)
             return
-        ctx: TaskContext | None = None
+        ctx = self._context(claimed, claimed_at)
+        lease = ctx.fence
         try:
-            ctx = await self._context(claimed, lease)
+            await ctx.load()
             work = asyncio.create_task(call(handler, claimed, ctx), name=claimed.task_name)
             result = await while_leased(lease, work)
             await ctx.handler_ended()
@@ -264,25 +241,23 @@ class Worker:
         except RunReleased:
             await self._release_run(claimed, ctx)
         except asyncio.CancelledError:
-            if _being_cancelled():
+            run = asyncio.current_task()
+            if run is not None and run.cancelling():
                 await self._release_run(claimed, ctx)
                 raise
-            await self._handle_failure(
-                claimed, ctx, lease, RuntimeError("the handler cancelled itself")
-            )
+            error = RuntimeError("the handler cancelled itself")
+            await self._handle_failure(claimed, ctx, error)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is handled here
-            await self._handle_failure(claimed, ctx, lease, error)
+            await self._handle_failure(claimed, ctx, error)
 
-    async def _context(self, claimed: ClaimedTask, lease: Lease) -> TaskContext:
-        settings = self.settings
-        session = RunSession(self.backend, settings.queue_name, claimed, lease)
-        saved = await session.load()
+    def _context(self, claimed: ClaimedTask, claimed_at: float) -> TaskContext:
+        settings, queue = self.settings, self.settings.queue_name
+        seconds = settings.claim_timeout_seconds
+        lease = Lease(self.backend, queue, claimed.run_id, seconds, claimed_at)
+        session = RunSession(self.backend, queue, claimed, lease)
+        journal = StepJournal(session, settings.worker_id, self.policy.poison_limit)
         return TaskContext(
-            session,
-            StepJournal(session, settings.worker_id, self.policy.poison_limit),
-            StepOrderCheck(saved),
-            self._stopping.is_set,
-            strict_steps=settings.strict_steps,
+            session, journal, self._stopping.is_set, strict_steps=settings.strict_steps
         )
 
     async def _complete(self, claimed: ClaimedTask, result: Json) -> None:
@@ -298,7 +273,7 @@ class Worker:
                 raise
 
     async def _handle_failure(
-        self, claimed: ClaimedTask, ctx: TaskContext | None, lease: Lease, error: Exception
+        self, claimed: ClaimedTask, ctx: TaskContext, error: Exception
     ) -> None:
         failure_handler = FailureHandler(
             self.backend,
@@ -310,7 +285,7 @@ class Worker:
             self.on_failure,
         )
         try:
-            decision = await failure_handler.handle(claimed, ctx, lease, error)
+            decision = await failure_handler.handle(claimed, ctx, error)
         except (TaskCancelled, RunAlreadyFailed) as reason:
             _log.info("run %s: %s", claimed.run_id, reason)
         except BackendError as refusal:
@@ -320,22 +295,19 @@ class Worker:
             _log.warning(
                 "run %s, step %s: %s (%s, %s): %s",
                 claimed.run_id,
-                None if ctx is None else ctx.current_step,
+                ctx.current_step,
                 decision.action,
                 decision.verdict.kind.value,
                 decision.verdict.rule_id,
                 text_of(error),
             )
 
-    async def _release_run(self, claimed: ClaimedTask, ctx: TaskContext | None) -> None:
+    async def _release_run(self, claimed: ClaimedTask, ctx: TaskContext) -> None:
         """Give the run back to the queue at once; this costs no attempt."""
-        queue = self.settings.queue_name
         try:
             async with asyncio.timeout(_RELEASE_SECONDS):
-                if ctx is not None:
-                    await ctx.journal.end(_RELEASED)
-                now = await self.backend.current_time()
-                await self.backend.schedule_run(queue, claimed.run_id, now)
+                await ctx.journal.end(StepOutcome("released"))
+                await self._give_back(claimed.run_id)
         except (BackendError, ControlFlow, TimeoutError) as error:
             # Then its lease expires, or the next worker of this id releases it.
             _log.warning("run %s could not be released: %s", claimed.run_id, error)
@@ -345,13 +317,10 @@ class Worker:
     async def _leave_to_others(self, claimed: ClaimedTask) -> None:
         _log.warning("no handler for task %r here: left to other workers", claimed.task_name)
         try:
-            now = await self.backend.current_time()
-            wake_at = now + timedelta(seconds=_UNKNOWN_TASK_SECONDS)
-            await self.backend.schedule_run(self.settings.queue_name, claimed.run_id, wake_at)
+            await self._give_back(claimed.run_id, _UNKNOWN_TASK_SECONDS)
         except BackendError as error:
             _log.warning("run %s could not be released: %s", claimed.run_id, error)
 
-
-def _being_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    async def _give_back(self, run_id: UUID, seconds: float = 0.0) -> None:
+        wake_at = await self.backend.current_time() + timedelta(seconds=seconds)
+        await self.backend.schedule_run(self.settings.queue_name, run_id, wake_at)

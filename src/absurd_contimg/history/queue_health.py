@@ -1,8 +1,7 @@
 """The health of a queue: tasks that no worker can take up, tasks that block the queue, and why.
 
-A task that has not ended must be claimable, leased, or waiting with a deadline; otherwise it
-stays where it is for ever, in silence. And one task whose cancellation rule is no number makes
-every claim of its queue fail, because Absurd reads those rules before it looks for work.
+A task that has not ended must be claimable, leased, or waiting with a deadline, else it stays for
+ever. A task whose cancellation rule is no number makes every claim of its queue fail.
 """
 
 from __future__ import annotations

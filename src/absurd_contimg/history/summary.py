@@ -1,7 +1,6 @@
 """Summaries of tasks for people and programs: state, steps, failures, why a task waits.
 
-One summary answers what a status line, a report, a monitor or an audit asks of a task. Steps come
-from the journal: no stage is named here.
+Steps come from the journal: no stage is named here.
 """
 
 from __future__ import annotations
@@ -93,15 +92,3 @@ async def read_histories(
     """The newest `limit` tasks in any of the states, newest first, with two reads in all."""
     tasks = await inspection.list_tasks(queue_name, states=states, limit=limit)
     return await inspection.histories(queue_name, [task.task_id for task in tasks])
-
-
-async def read_summaries(
-    inspection: Inspection,
-    queue_name: str,
-    *,
-    states: Sequence[State] | None = None,
-    limit: int = 10_000,
-) -> list[TaskSummary]:
-    """As `read_histories`, as summaries."""
-    histories = await read_histories(inspection, queue_name, states=states, limit=limit)
-    return [summarize(history) for history in histories]

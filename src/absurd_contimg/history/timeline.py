@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from absurd_contimg.core.records import TERMINAL_STATES, Checkpoint, History, Run
+from absurd_contimg.core.records import Checkpoint, History, Run
 from absurd_contimg.core.step_journal import START_PREFIX, StartRecord, StepOutcome, StepRecord
 
 
@@ -75,14 +75,15 @@ def _step_start(
     ended_at: datetime | None = None
     if result is not None:
         outcome, ended_at = "done", result.updated_at
-    elif start.outcome is None:
-        outcome = _outcome_of_run(run, start.worker, is_last)
-    else:
-        outcome = start.outcome.action
-        if run is not None and run.failed_at is not None:
-            ended_at = run.failed_at
-        elif is_last:
+    elif start.outcome is not None:
+        outcome, ended_at = start.outcome.action, None if run is None else run.failed_at
+        if ended_at is None and is_last:
             ended_at = saved[START_PREFIX + record.step].updated_at
+    elif run is not None and run.state == "cancelled":
+        outcome = "cancelled"
+    else:  # its worker noted nothing
+        held = run is not None and run.state == "running" and run.claimed_by == start.worker
+        outcome = "running" if is_last and held else "died"
     state = None if result is None else result.state
     return StepStart(
         step=record.step,
@@ -96,14 +97,6 @@ def _step_start(
         adopted=isinstance(state, Mapping) and bool(state.get("adopted")),
         fallbacks=start.fallbacks,
     )
-
-
-def _outcome_of_run(run: Run | None, worker: str, is_last: bool) -> str:
-    """What became of a start whose worker noted nothing."""
-    if run is not None and run.state == "cancelled":
-        return "cancelled"
-    held = run is not None and run.state == "running" and run.claimed_by == worker
-    return "running" if is_last and held else "died"
 
 
 def step_order(histories: Iterable[History]) -> tuple[str, ...]:
@@ -120,11 +113,6 @@ def step_order(histories: Iterable[History]) -> tuple[str, ...]:
                 order.insert(position, step)
             position = order.index(step) + 1
     return tuple(order)
-
-
-def is_ended(history: History) -> bool:
-    """Whether the task has reached a final state."""
-    return history.task.state in TERMINAL_STATES
 
 
 def group_of(history: History) -> str:

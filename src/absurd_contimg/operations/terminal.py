@@ -15,10 +15,10 @@ from rich.table import Table
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.core.records import History
+from absurd_contimg.core.records import TERMINAL_STATES, History
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.summary import TaskSummary, summarize
-from absurd_contimg.history.timeline import StepStart, is_ended, step_order
+from absurd_contimg.history.timeline import StepStart, step_order
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
 _REFRESH_SECONDS = 0.5
@@ -197,7 +197,7 @@ async def watch(
                 continue
             display = progress_table(histories, now)
             live.update(display)
-            if all(is_ended(history) for history in histories):
+            if all(history.task.state in TERMINAL_STATES for history in histories):
                 break
             if while_waiting is not None:
                 await while_waiting(histories)

@@ -52,8 +52,8 @@ def rank_sets(
 ) -> list[CaltableSet]:
     """The sets that may serve, best first; the order of `sets` does not matter.
 
-    Sets are ordered by the time of their observation, and only at equal times by the time at which
-    they were made. So the choice does not depend on the order in which groups were processed.
+    The time of a set's observation counts before the time at which it was made, so that the order
+    in which groups are processed does not matter.
     """
     newest_first = sorted(
         sets, key=attrgetter("mid_mjd", "created_at", "product_key"), reverse=True

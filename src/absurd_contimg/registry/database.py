@@ -1,8 +1,7 @@
 """Connections of the registry: SQLite in WAL mode by default, Postgres by URL.
 
-Writers are serialised in both: ``BEGIN IMMEDIATE`` in SQLite, one advisory lock in Postgres. So
-no other writer comes between the read and the write of a transaction, and callers need no retries.
-Transactions are short. Each opens its own connection, so any thread may use a `Database`.
+Writers are serialised in both (``BEGIN IMMEDIATE`` in SQLite, one advisory lock in Postgres), so
+callers need no retries. Each transaction opens its own connection: any thread may use a `Database`.
 """
 
 from __future__ import annotations

@@ -46,14 +46,6 @@ _MEASUREMENT_SETS: Mapping[type[Any], str] = {
     FlagOutputs: "flagged",
     CalibrateApplyOutputs: "calibrated",
 }
-_MEASUREMENT_SET_FIGURES = (
-    "start_mjd", "mid_mjd", "end_mjd", "ra_deg", "dec_deg", "declination_deg", "n_rows",
-    "n_channels", "flagged_fraction",
-)  # fmt: skip
-_CALTABLE_SET_FIELDS = (
-    "set_name", "calibrator", "refant", "declination_deg", "mid_mjd", "valid_start_mjd",
-    "valid_end_mjd",
-)  # fmt: skip
 
 
 def progress_of(manifest: Manifest) -> GroupStatus | None:
@@ -66,18 +58,9 @@ def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
 
     Raises `BrokenProductError` when its outputs lack what the registry needs to know.
     """
-    product = Product(
-        key=manifest.key,
-        stage=manifest.stage,
-        stage_version=manifest.stage_version,
-        group_id=manifest.group_id,
-        folder=str(folder),
-        outputs=dict(manifest.outputs),
-        created_at=manifest.created_at,
-        attempt=manifest.attempt,
-        host=manifest.host,
-        size_bytes=sum(entry.size for entry in manifest.files),
-    )
+    columns = {**_columns(Product, manifest), "outputs": dict(manifest.outputs)}
+    size_bytes = sum(entry.size for entry in manifest.files)
+    product = Product(**columns, folder=str(folder), size_bytes=size_bytes)
     try:
         return [product, *_typed_rows(folder, manifest)]
     except ValueError as error:
@@ -94,8 +77,8 @@ def _typed_rows(folder: Path, manifest: Manifest) -> list[Base]:
         if _has(manifest, kind):
             (outputs,) = manifest.outputs.values()
             ms = from_json(MeasurementSet, cast(Mapping[str, Any], outputs))
-            figures = {name: getattr(ms, name) for name in _MEASUREMENT_SET_FIGURES}
-            return [MeasurementSetRow(**ids, kind=state, path=str(ms.path), **figures)]
+            columns = {**_columns(MeasurementSetRow, ms), **ids, "path": str(ms.path)}
+            return [MeasurementSetRow(**columns, kind=state)]
     if _has(manifest, CalibrateSolveOutputs):
         caltables = from_json(CalibrateSolveOutputs, manifest.outputs).caltables
         return _caltables(manifest, caltables) if isinstance(caltables, SolvedCaltables) else []
@@ -109,19 +92,24 @@ def _has(manifest: Manifest, kind: type[Any]) -> bool:
     return names(kind) == manifest.outputs.keys()
 
 
+def _columns(table: type[Base], record: object) -> dict[str, Any]:
+    """The fields of a record that are columns of the table."""
+    columns = table.__table__.columns.keys()
+    return {name: getattr(record, name) for name in columns if hasattr(record, name)}
+
+
 def _caltables(manifest: Manifest, caltables: SolvedCaltables) -> list[Base]:
-    caltable_set = CaltableSetRow(
-        product_key=manifest.key,
-        group_id=manifest.group_id,
-        source_ms=manifest.inputs[0].path,
-        status="active",
-        retired_reason=None,
-        created_at=manifest.created_at,
-        quality={} if caltables.quality is None else asdict(caltables.quality),
-        **{name: getattr(caltables, name) for name in _CALTABLE_SET_FIELDS},
-    )
+    columns = {
+        **_columns(CaltableSetRow, caltables),
+        "product_key": manifest.key,
+        "group_id": manifest.group_id,
+        "source_ms": manifest.inputs[0].path,
+        "status": "active",
+        "created_at": manifest.created_at,
+        "quality": {} if caltables.quality is None else asdict(caltables.quality),
+    }
     tables = [
         CaltableRow(product_key=manifest.key, **{**asdict(table), "path": str(table.path)})
         for table in caltables.tables
     ]
-    return [caltable_set, *tables]
+    return [CaltableSetRow(**columns, retired_reason=None), *tables]

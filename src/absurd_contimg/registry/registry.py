@@ -2,11 +2,8 @@
 
 Entering a product again changes nothing, and the order of entries does not matter. So a worker
 that is killed between committing a product and entering it loses nothing, and everything about
-products can be rebuilt from the manifests on disk. Where registry and files differ, the files are
-right.
-
-Methods block for a moment (SQLite or Postgres); async code calls them in a thread. Any number of
-threads and processes may use one registry at the same time.
+products can be rebuilt from the manifests on disk, which are right where the registry differs.
+Methods block for a moment; any number of threads and processes may use one registry at a time.
 """
 
 from __future__ import annotations
@@ -74,8 +71,6 @@ class Registry:
         """Close what is open."""
         self._database.close()
 
-    # Products.
-
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
         with self._database.writing() as session:
@@ -87,7 +82,16 @@ class Registry:
         Groups, their files, their status and the retirement of sets are kept, because no
         manifest has them. A reader sees the old state or the new one.
         """
-        products, broken = _scan(output_dir)
+        products: list[tuple[Path, Manifest]] = []
+        broken: list[tuple[Path, str]] = []
+        for folder in product_folders(output_dir):
+            try:
+                manifest = load_committed(folder)
+                verify(folder, manifest)
+            except BrokenProductError as error:
+                broken.append((folder, str(error)))
+            else:
+                products.append((folder, manifest))
         with self._database.writing() as session:
             retired = {
                 row.product_key: row.retired_reason
@@ -102,11 +106,6 @@ class Registry:
                 _retire(session, key, reason)
         return RebuildReport(len(products), tuple(broken))
 
-    def snapshot(self) -> dict[str, list[dict[str, Any]]]:
-        """Every table in a fixed order, to compare two registries."""
-        tables: tuple[type[Base], ...] = (ObservationGroup, SubbandFile, *DERIVED_TABLES)
-        return {table.__tablename__: self.rows(table) for table in tables}
-
     def rows(self, table: type[Base], group_id: str | None = None) -> list[dict[str, Any]]:
         """The rows of a table (of one group), by primary key, with all columns."""
         query = select(table).order_by(*inspect(table).primary_key)
@@ -115,8 +114,6 @@ class Registry:
         with self._database.reading() as session:
             keys = inspect(table).columns.keys()
             return [{key: getattr(row, key) for key in keys} for row in session.scalars(query)]
-
-    # Calibration.
 
     def caltable_sets_valid_at(self, mid_mjd: float, declination_deg: float) -> list[CaltableSet]:
         """Active sets that may serve data of that time and declination strip, best first.
@@ -151,17 +148,14 @@ class Registry:
         with self._database.writing() as session:
             _retire(session, product_key, reason)
 
-    # Observation groups.
-
     def register_files(
         self, paths: Iterable[Path], tolerance_seconds: int = TOLERANCE_SECONDS
     ) -> dict[Path, str]:
         """Assign sub-band files to groups, in one serialised transaction; path to group.
 
         A file joins the group of the nearest file within the tolerance, or begins a group. A
-        group without products takes the name of an earlier file that joins it; later its name
-        stays. As long as the sub-bands of an observation keep within the tolerance and
-        observations are twice as far apart, the order of arrival does not matter.
+        group without products takes the name of an earlier file that joins it. The order of
+        arrival does not matter while observations are twice the tolerance apart.
         Raises `InputError` for a name that is none of a sub-band.
         """
         files = sorted(parse_subband_name(path) for path in paths)
@@ -209,23 +203,6 @@ class Registry:
             return [_group(session, row) for row in session.scalars(query)]
 
 
-# Products into rows.
-
-
-def _scan(output_dir: Path) -> tuple[list[tuple[Path, Manifest]], list[tuple[Path, str]]]:
-    products: list[tuple[Path, Manifest]] = []
-    broken: list[tuple[Path, str]] = []
-    for folder in product_folders(output_dir):
-        try:
-            manifest = load_committed(folder)
-            verify(folder, manifest)
-        except BrokenProductError as error:
-            broken.append((folder, str(error)))
-        else:
-            products.append((folder, manifest))
-    return products, broken
-
-
 def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
     group = _ensure_group(session, manifest.group_id)
     if (progress := progress_of(manifest)) is not None:
@@ -258,9 +235,6 @@ def _retire(session: Session, key: str, reason: str | None) -> None:
         .where(CaltableSetRow.product_key == key)
         .values(status="retired", retired_reason=reason)
     )
-
-
-# Groups and their files.
 
 
 def _ensure_group(session: Session, group_id: str) -> ObservationGroup:

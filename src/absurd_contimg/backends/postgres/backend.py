@@ -2,31 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from types import TracebackType
-from typing import Self
+from typing import Any, LiteralString, Self, TypeVar
 from uuid import UUID
 
 from psycopg import sql
 from psycopg.types.json import Jsonb
 from typing_extensions import override
 
-from absurd_contimg.backends.postgres.connections import Connections
-from absurd_contimg.backends.postgres.inspection import PostgresInspection, table
+from absurd_contimg.backends.postgres.connections import Connections, columns
 from absurd_contimg.backends.postgres.schema import require_version
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
+    Checkpoint,
     ClaimedTask,
+    History,
     Json,
+    QueuePolicy,
+    QueueStats,
+    Run,
     SpawnedTask,
     SpawnOptions,
+    State,
     StorageMode,
+    Task,
+    TaskResult,
+    Wait,
 )
 
+_Row = TypeVar("_Row")
 
-class PostgresBackend(PostgresInspection, Backend):
+
+class PostgresBackend(Backend):
     """Absurd in a real Postgres. Use as an async context manager, or `open` and `close`.
 
     The pool's sizes are those of the operations guide (2 to 10). Raises what
@@ -34,7 +44,7 @@ class PostgresBackend(PostgresInspection, Backend):
     """
 
     def __init__(self, url: str, *, pool_min_size: int = 2, pool_max_size: int = 10) -> None:
-        super().__init__(Connections(url, pool_min_size, pool_max_size))
+        self._database = Connections(url, pool_min_size, pool_max_size)
 
     async def open(self) -> Self:
         """Connect; raise `BackendUnavailable`, or `SchemaMissing` if there is no such schema."""
@@ -53,15 +63,161 @@ class PostgresBackend(PostgresInspection, Backend):
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    # -- queues ---------------------------------------------------------------------------
+    @override
+    async def current_time(self) -> datetime:
+        now: datetime = await self._database.call("current_time")
+        return now
+
+    @override
+    async def schema_version(self) -> str:
+        return str(await self._database.call("get_schema_version"))
+
+    @override
+    async def list_queues(self) -> list[str]:
+        async with self._database.connection() as connection:
+            cursor = await connection.execute(
+                "select queue_name from absurd.list_queues() order by 1"
+            )
+            return [name for (name,) in await cursor.fetchall()]
+
+    @override
+    async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
+        query = sql.SQL("select {} from absurd.queues where queue_name = %s")
+        return _first(
+            await self._database.rows(QueuePolicy, query.format(_columns(QueuePolicy)), queue_name)
+        )
+
+    @override
+    async def queue_stats(self, queue_name: str) -> QueueStats:
+        tables = {"tasks": _table("t", queue_name), "runs": _table("r", queue_name)}
+        count = sql.SQL("select state, count(*) from absurd.{tasks} group by 1 order by 1")
+        due = sql.SQL(
+            "select count(*), extract(epoch from absurd.current_time() - min(r.available_at))"
+            " from absurd.{runs} r join absurd.{tasks} t using (task_id)"
+            " where r.state in ('pending', 'sleeping')"
+            " and t.state in ('pending', 'sleeping', 'running')"
+            " and r.available_at <= absurd.current_time()"
+        )
+        expired = sql.SQL(
+            "select count(*) from absurd.{runs}"
+            " where state = 'running' and claim_expires_at <= absurd.current_time()"
+        )
+        async with self._database.snapshot() as connection:
+
+            async def rows(query: sql.SQL) -> list[Any]:
+                return await (await connection.execute(query.format(**tables))).fetchall()
+
+            by_state = await rows(count)
+            ((claimable, oldest),) = await rows(due)
+            ((leases,),) = await rows(expired)
+        return QueueStats(
+            queue_name=queue_name,
+            tasks_by_state={state: int(number) for state, number in by_state},
+            claimable=int(claimable),
+            oldest_claimable_seconds=None if oldest is None else float(oldest),
+            expired_leases=int(leases),
+        )
+
+    @override
+    async def list_tasks(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        task_name: str | None = None,
+        limit: int = 100,
+    ) -> list[Task]:
+        filters = (queue_name, states, task_name, limit)
+        return await self._filtered(Task, "t", "task_name", "task_id desc", *filters)
+
+    @override
+    async def list_runs(
+        self,
+        queue_name: str,
+        *,
+        states: Sequence[State] | None = None,
+        claimed_by: str | None = None,
+        limit: int = 1000,
+    ) -> list[Run]:
+        filters = (queue_name, states, claimed_by, limit)
+        return await self._filtered(Run, "r", "claimed_by", "run_id", *filters)
+
+    async def _filtered(
+        self,
+        record: type[_Row],
+        kind: str,
+        column: str,
+        order: LiteralString,
+        queue_name: str,
+        states: Sequence[State] | None,
+        value: str | None,
+        limit: int,
+    ) -> list[_Row]:
+        """Rows of a table of the queue, by state and by another column, each None for any."""
+        query = sql.SQL(
+            "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
+            " and (%s::text is null or {} = %s) order by {} limit %s"
+        ).format(_columns(record), _table(kind, queue_name), sql.Identifier(column), sql.SQL(order))
+        wanted = None if states is None else list(states)
+        return await self._database.rows(record, query, wanted, wanted, value, value, limit)
+
+    @override
+    async def histories(self, queue_name: str, task_ids: Sequence[UUID]) -> list[History]:
+        async with self._database.snapshot() as connection:
+
+            async def rows(
+                record: type[_Row], kind: str, order: LiteralString
+            ) -> dict[UUID, list[_Row]]:
+                query = sql.SQL(
+                    "select task_id, {} from absurd.{} where task_id = any(%s) order by {}"
+                ).format(_columns(record), _table(kind, queue_name), sql.SQL(order))
+                by_task: dict[UUID, list[_Row]] = defaultdict(list)
+                cursor = await connection.execute(query, (list(task_ids),))
+                for task_id, *values in await cursor.fetchall():
+                    by_task[task_id].append(record(*values))
+                return by_task
+
+            tasks = await rows(Task, "t", "task_id")
+            runs = await rows(Run, "r", "attempt, run_id")
+            checkpoints = await rows(Checkpoint, "c", "updated_at, checkpoint_name")
+            waits = await rows(Wait, "w", "run_id, step_name")
+        return [
+            History(
+                queue_name,
+                task,
+                tuple(runs[task_id]),
+                tuple(checkpoints[task_id]),
+                tuple(waits[task_id]),
+            )
+            for task_id in task_ids
+            for task in tasks[task_id]
+        ]
+
+    @override
+    async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
+        return _first(
+            await self._database.rows_of(TaskResult, "get_task_result", queue_name, task_id)
+        )
+
+    @override
+    async def get_task_checkpoint_state(
+        self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
+    ) -> Checkpoint | None:
+        arguments = (queue_name, task_id, step_name, include_pending)
+        return _first(
+            await self._database.rows_of(Checkpoint, "get_task_checkpoint_state", *arguments)
+        )
+
+    @override
+    async def get_task_checkpoint_states(
+        self, queue_name: str, task_id: UUID, run_id: UUID
+    ) -> list[Checkpoint]:
+        return await self._database.rows_of(
+            Checkpoint, "get_task_checkpoint_states", queue_name, task_id, run_id
+        )
 
     @override
     async def create_queue(
@@ -77,15 +233,9 @@ class PostgresBackend(PostgresInspection, Backend):
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
         await self._database.call("set_queue_policy", queue_name, Jsonb(dict(policy)))
 
-    # -- tasks and runs -------------------------------------------------------------------
-
     @override
     async def spawn_task(
-        self,
-        queue_name: str,
-        task_name: str,
-        params: Json,
-        options: SpawnOptions | None = None,
+        self, queue_name: str, task_name: str, params: Json, options: SpawnOptions | None = None
     ) -> SpawnedTask:
         chosen = Jsonb((options or SpawnOptions()).to_json())
         arguments = (queue_name, task_name, Jsonb(params), chosen)
@@ -114,7 +264,7 @@ class PostgresBackend(PostgresInspection, Backend):
 
     @override
     async def fail_run_permanently(self, queue_name: str, run_id: UUID, reason: Json) -> None:
-        tables = {"tasks": table("t", queue_name), "runs": table("r", queue_name)}
+        tables = {"tasks": _table("t", queue_name), "runs": _table("r", queue_name)}
         lock_run = sql.SQL("select task_id from absurd.{runs} where run_id = %s for update")
         cap_attempts = sql.SQL(
             "update absurd.{tasks} t set max_attempts = r.attempt from absurd.{runs} r"
@@ -141,8 +291,6 @@ class PostgresBackend(PostgresInspection, Backend):
     @override
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
         await self._database.call("extend_claim", queue_name, run_id, extend_by)
-
-    # -- checkpoints and events -----------------------------------------------------------
 
     @override
     async def set_task_checkpoint_state(
@@ -174,8 +322,6 @@ class PostgresBackend(PostgresInspection, Backend):
     async def emit_event(self, queue_name: str, event_name: str, payload: Json = None) -> None:
         await self._database.call("emit_event", queue_name, event_name, Jsonb(payload))
 
-    # -- clean-up -------------------------------------------------------------------------
-
     @override
     async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         return int(await self._database.call("cleanup_tasks", queue_name, ttl_seconds, limit))
@@ -183,3 +329,16 @@ class PostgresBackend(PostgresInspection, Backend):
     @override
     async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         return int(await self._database.call("cleanup_events", queue_name, ttl_seconds, limit))
+
+
+def _columns(record: type[object]) -> sql.Composed:
+    return sql.SQL(", ").join(map(sql.Identifier, columns(record)))
+
+
+def _table(kind: str, queue_name: str) -> sql.Identifier:
+    """One of the queue's tables: tasks (t), runs (r), checkpoints (c) or waits (w)."""
+    return sql.Identifier(f"{kind}_{queue_name}")
+
+
+def _first(rows: Sequence[_Row]) -> _Row | None:
+    return rows[0] if rows else None

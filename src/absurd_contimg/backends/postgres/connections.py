@@ -88,11 +88,8 @@ class Connections:
             _translate(error)
 
     async def _take(self) -> AsyncConnection[Any]:
-        """A connection from the pool.
-
-        The request is repeated: the pool connects when it is asked and not while somebody waits,
-        so one long wait would outlast the restart of a server by far.
-        """
+        # Many short requests: the pool connects when it is asked and not while somebody waits,
+        # so one long wait would outlast the restart of a server by far.
         clock = asyncio.get_running_loop().time
         give_up = clock() + _POOL_TIMEOUT_SECONDS
         while True:
@@ -116,7 +113,8 @@ class Connections:
         """The single value that one of Absurd's procedures returns."""
         async with self.connection() as connection:
             cursor = await connection.execute(_call_of(procedure, len(arguments)), arguments)
-            return answered(await cursor.fetchone())[0]
+            ((value,),) = await cursor.fetchall()
+            return value
 
     async def rows_of(self, record: type[_Row], procedure: str, *arguments: object) -> list[_Row]:
         """The rows that one of Absurd's procedures returns."""
@@ -125,7 +123,8 @@ class Connections:
 
     async def row_of(self, record: type[_Row], procedure: str, *arguments: object) -> _Row:
         """The single row that one of Absurd's procedures always returns."""
-        return answered(next(iter(await self.rows_of(record, procedure, *arguments)), None))
+        (row,) = await self.rows_of(record, procedure, *arguments)
+        return row
 
     async def rows(
         self, record: type[_Row], query: sql.Composed | bytes, *arguments: object
@@ -135,13 +134,6 @@ class Connections:
             cursor = connection.cursor(row_factory=class_row(record))
             await cursor.execute(query, arguments)
             return await cursor.fetchall()
-
-
-def answered(row: _Row | None) -> _Row:
-    """The one row that a procedure always returns."""
-    if row is None:
-        raise BackendError("A procedure of Absurd returned no row where it always returns one.")
-    return row
 
 
 def columns(record: type[object]) -> tuple[str, ...]:

@@ -62,13 +62,11 @@ def require_version(version: str | None) -> None:
 
 
 def _recorded_version(connection: psycopg.Connection) -> str | None:
-    present = connection.execute(
-        "select to_regprocedure('absurd.get_schema_version()') is not null"
-    ).fetchone()
-    if present is None or not present[0]:
+    has_it = "select to_regprocedure('absurd.get_schema_version()') is not null"
+    if connection.execute(has_it).fetchone() != (True,):
         return None
-    row = connection.execute("select absurd.get_schema_version()").fetchone()
-    return None if row is None else str(row[0])
+    ((version,),) = connection.execute("select absurd.get_schema_version()").fetchall()
+    return str(version)
 
 
 def _connect(url: str) -> psycopg.Connection:

@@ -10,7 +10,9 @@ from uuid import UUID
 
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.invariants import failures, recovery, steps, task_states, world
+from absurd_contimg.history.invariants import histories, recovery, world
+from absurd_contimg.history.invariants.recovery import RecoveryObservation
+from absurd_contimg.history.invariants.world import WorldObservation
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +28,21 @@ class Violation:
         return f"{self.invariant}:{task} {self.text}"
 
 
-def _invariants(*modules: ModuleType) -> tuple[Callable[..., Iterator[str]], ...]:
-    """Every public function that is defined in these modules."""
+def _invariants(module: ModuleType) -> tuple[Callable[..., Iterator[str]], ...]:
+    """Every public function that is defined in the module."""
     return tuple(
         function
-        for module in modules
         for name, function in vars(module).items()
         if isfunction(function) and function.__module__ == module.__name__ and name[0] != "_"
     )
 
 
-HISTORY_INVARIANTS = _invariants(task_states, failures, steps)
+HISTORY_INVARIANTS = _invariants(histories)
 WORLD_INVARIANTS = _invariants(world)
 RECOVERY_INVARIANTS = _invariants(recovery)
+"""What a fault may cost, in comparison with the baseline run."""
 PRODUCT_INVARIANTS = (world.committed_products_never_change, world.registered_products_exist)
-"""What must hold of products after every effect."""
+"""What a disk and a registry must show at any time."""
 
 
 def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> list[Violation]:
@@ -57,24 +59,14 @@ def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> li
     ]
 
 
-def check_world(
-    observed: world.WorldObservation, policy: RetryPolicy | None = None
-) -> list[Violation]:
+def check_world(observed: WorldObservation, policy: RetryPolicy | None = None) -> list[Violation]:
     """Every violation in a world that has ended, those of its histories included."""
-    return _violations(WORLD_INVARIANTS, observed) + audit(observed.histories, policy)
+    return find_violations(WORLD_INVARIANTS, observed) + audit(observed.histories, policy)
 
 
-def check_products(observed: world.WorldObservation) -> list[Violation]:
-    """Every violation that a disk and a registry can show at any time."""
-    return _violations(PRODUCT_INVARIANTS, observed)
-
-
-def check_recovery(observed: recovery.RecoveryObservation) -> list[Violation]:
-    """Every violation that the comparison of a run with the baseline run shows."""
-    return _violations(RECOVERY_INVARIANTS, observed)
-
-
-def _violations(
-    invariants: Iterable[Callable[..., Iterator[str]]], observed: object
+def find_violations(
+    invariants: Iterable[Callable[..., Iterator[str]]],
+    observed: WorldObservation | RecoveryObservation,
 ) -> list[Violation]:
+    """Every violation of these invariants by what was observed."""
     return [Violation(check.__name__, text) for check in invariants for text in check(observed)]

@@ -7,7 +7,7 @@ The simulation checks them after every run. They know no simulation: what they n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from absurd_contimg.core.records import TERMINAL_STATES, History
@@ -43,9 +43,9 @@ class ProductDisk(Protocol):
 class WorldObservation:
     """What an observer knows of a world: what it leaves behind, and what was seen in it."""
 
-    histories: Sequence[History] = ()
-    disk: ProductDisk | None = None
-    registered: Mapping[str, Any] = field(default_factory=dict)
+    histories: Sequence[History]
+    disk: ProductDisk
+    registered: Mapping[str, Any]
     """The registered products by path."""
     must_have_ended: bool = True
     overlaps: Sequence[str] = ()
@@ -92,14 +92,11 @@ def no_two_workers_in_one_stage(observed: WorldObservation) -> Iterator[str]:
 
 def committed_products_never_change(observed: WorldObservation) -> Iterator[str]:
     """Nobody writes into a committed product, moves it or removes it."""
-    if observed.disk is not None:
-        yield from observed.disk.violations
+    yield from observed.disk.violations
 
 
 def products_are_whole(observed: WorldObservation) -> Iterator[str]:
     """Every committed product has a manifest and was renamed into its place once."""
-    if observed.disk is None:
-        return
     for path in observed.disk.product_paths():
         if not observed.disk.has_manifest(path):
             yield f"{path} has no manifest"
@@ -115,16 +112,12 @@ def products_are_published_under_a_lease(observed: WorldObservation) -> Iterator
 
 def registered_products_exist(observed: WorldObservation) -> Iterator[str]:
     """A product is registered after it was renamed into place."""
-    if observed.disk is None:
-        return
     for path in sorted(observed.registered.keys() - observed.disk.product_paths()):
         yield f"{path} is registered but not there"
 
 
 def products_are_registered(observed: WorldObservation) -> Iterator[str]:
     """When all tasks have completed, the registry knows every product."""
-    if observed.disk is None:
-        return
     if all(history.task.state == "completed" for history in observed.histories):
         for path in sorted(set(observed.disk.product_paths()) - observed.registered.keys()):
             yield f"{path} is there but not registered"
@@ -132,8 +125,6 @@ def products_are_registered(observed: WorldObservation) -> Iterator[str]:
 
 def saved_steps_have_their_products(observed: WorldObservation) -> Iterator[str]:
     """A checkpoint names only products that are in their place."""
-    if observed.disk is None:
-        return
     for history in observed.histories:
         for checkpoint in history.checkpoints:
             state = checkpoint.state

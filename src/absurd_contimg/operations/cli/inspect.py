@@ -21,7 +21,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.invariants.check import audit as check_histories
-from absurd_contimg.history.summary import TaskSummary, read_summaries
+from absurd_contimg.history.summary import TaskSummary, read_histories, summarize
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli.app import (
     AsJson,
@@ -52,8 +52,8 @@ def status(
 
     async def read(backend: Backend) -> tuple[QueueStats, list[TaskSummary], datetime]:
         stats = await backend.queue_stats(settings.queue_name)
-        summaries = await read_summaries(backend, settings.queue_name, limit=limit)
-        return stats, summaries, await backend.current_time()
+        histories = await read_histories(backend, settings.queue_name, limit=limit)
+        return stats, list(map(summarize, histories)), await backend.current_time()
 
     stats, summaries, now = with_backend(settings, read, create=False)
     paths = settings.pipeline.paths

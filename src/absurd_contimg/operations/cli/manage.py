@@ -17,10 +17,9 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import LIVE_STATES, History, SpawnedTask
+from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History, SpawnedTask
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.history.timeline import is_ended
 from absurd_contimg.operations.cli.app import (
     GroupName,
     TaskName,
@@ -188,7 +187,7 @@ def cancel(task: TaskName) -> None:
     async def stop(backend: Backend) -> str:
         history = await find_task(backend, settings, task)
         task_id = history.task.task_id
-        if is_ended(history):
+        if history.task.state in TERMINAL_STATES:
             return f"Task {task_id} has already ended: it is {history.task.state}."
         await backend.cancel_task(settings.queue_name, task_id)
         return f"Task {task_id} is cancelled."

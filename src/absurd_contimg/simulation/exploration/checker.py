@@ -11,12 +11,13 @@ from dataclasses import replace
 
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.history.invariants.check import (
+    PRODUCT_INVARIANTS,
     Violation,
     audit,
-    check_products,
     check_world,
+    find_violations,
 )
-from absurd_contimg.history.invariants.failures import a_retry_waits
+from absurd_contimg.history.invariants.histories import a_retry_waits
 from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.simulation.exploration.publication import PublicationWatch
 from absurd_contimg.simulation.model.disk import ROOT
@@ -65,8 +66,8 @@ class InvariantChecker:
         """What must hold of products at any time."""
         if not self._early:
             state, now = self._world.state, self._world.kernel.now
-            observed = WorldObservation(disk=state.disk, registered=state.registry.products)
-            self._note_first(check_products(observed), f"at {now} s")
+            observed = WorldObservation((), state.disk, state.registry.products)
+            self._note_first(find_violations(PRODUCT_INVARIANTS, observed), f"at {now} s")
 
     def check_end(self, observed: WorldObservation, standstill: str | None) -> list[Violation]:
         """Every violation of a world that has ended."""

@@ -21,7 +21,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from absurd_contimg.core.records import History
-from absurd_contimg.history.invariants.check import Violation, check_recovery
+from absurd_contimg.history.invariants.check import (
+    RECOVERY_INVARIANTS,
+    Violation,
+    find_violations,
+)
 from absurd_contimg.history.invariants.recovery import RecoveryObservation
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
@@ -267,7 +271,8 @@ class _Explorer:
         self._result.injected += not run.injector.pending
         violations = outcome.violations
         if not any(fault.kind is FaultKind.CANCEL for fault in schedule):  # it ends otherwise
-            violations += tuple(check_recovery(self._observed(schedule, run, outcome)))
+            observed = self._observed(schedule, run, outcome)
+            violations += tuple(find_violations(RECOVERY_INVARIANTS, observed))
         if violations:
             finding = Finding(schedule, violations, tuple(run.recorder.trace))
             self._result.findings.append(finding)
