@@ -23,37 +23,37 @@ _FILL, _LINE, _TEXT, _SOFT = "#eef3f8", "#5b7a99", "#1c2733", "#4a5a6a"
 
 
 def layers() -> list[list[str]]:
-    """The rooms of each layer of the contract in ``pyproject.toml``, the highest layer first."""
+    """The packages of each layer of the contract in ``pyproject.toml``, the highest layer first."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     contracts = project["tool"]["importlinter"]["contracts"]
     (contract,) = (each for each in contracts if each["containers"] == [PACKAGE])
-    return [[room.strip() for room in layer.split("|")] for layer in contract["layers"]]
+    return [[package.strip() for package in layer.split("|")] for layer in contract["layers"]]
 
 
-def purpose(room: str) -> str:
-    """The first sentence of the docstring of a room, a package or a module."""
-    package = ROOT / "src" / PACKAGE / room
-    source = package / "__init__.py" if package.is_dir() else package.with_suffix(".py")
+def purpose(package: str) -> str:
+    """The first paragraph of the docstring of a package or of a module at the top."""
+    folder = ROOT / "src" / PACKAGE / package
+    source = folder / "__init__.py" if folder.is_dir() else folder.with_suffix(".py")
     docstring = ast.get_docstring(ast.parse(source.read_text())) or ""
     return " ".join(docstring.split("\n\n")[0].split())
 
 
-def imports(rooms: list[str]) -> dict[str, list[str]]:
-    """The rooms that each room imports, in the order of the layers."""
+def imports(packages: list[str]) -> dict[str, list[str]]:
+    """The packages that each package imports, in the order of the layers."""
     graph = grimp.build_graph(PACKAGE, cache_dir=None)
-    result: dict[str, set[str]] = {room: set() for room in rooms}
+    uses: dict[str, set[str]] = {package: set() for package in packages}
     for importer in graph.modules:
         for imported in graph.find_modules_directly_imported_by(importer):
             pair = [name.split(".")[1] for name in (importer, imported) if "." in name]
             if len(pair) == 2 and pair[0] != pair[1]:
-                result[pair[0]].add(pair[1])
-    return {room: [other for other in rooms if other in result[room]] for room in rooms}
+                uses[pair[0]].add(pair[1])
+    return {each: [other for other in packages if other in uses[each]] for each in packages}
 
 
 def draw() -> str:
     """The picture as SVG."""
     rows = layers()
-    uses = imports([room for row in rows for room in row])
+    uses = imports([package for row in rows for package in row])
     height = len(rows) * (_LAYER_HEIGHT + _GAP) - _GAP + 2 * _MARGIN
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
@@ -63,16 +63,16 @@ def draw() -> str:
     for level, row in enumerate(rows):
         width = (_WIDTH - 2 * _MARGIN - _GAP * (len(row) - 1)) / len(row)
         y = _MARGIN + level * (_LAYER_HEIGHT + _GAP)
-        for place, room in enumerate(row):
-            parts += _box(room, uses[room], _MARGIN + place * (width + _GAP), y, width)
+        for place, package in enumerate(row):
+            parts += _box(package, uses[package], _MARGIN + place * (width + _GAP), y, width)
     return "\n".join([*parts, "</svg>", ""])
 
 
-def _box(room: str, uses: list[str], x: float, y: float, width: float) -> list[str]:
-    lines = wrap(purpose(room), int(width / 6.4))[:3]
+def _box(package: str, uses: list[str], x: float, y: float, width: float) -> list[str]:
+    lines = wrap(purpose(package), int(width / 6.4))[:3]
     below = f"imports {', '.join(uses)}" if uses else "imports nothing of ours"
     small = wrap(below, int(width / 5.6))[:2]
-    text = [(room, 17, "bold", _TEXT, 14)]
+    text = [(package, 17, "bold", _TEXT, 14)]
     text += [(line, 33 + 14 * number, "normal", _TEXT, 12) for number, line in enumerate(lines)]
     first = _LAYER_HEIGHT - 8 - 12 * (len(small) - 1)
     text += [(line, first + 12 * n, "normal", _SOFT, 10.5) for n, line in enumerate(small)]

@@ -36,15 +36,15 @@ def test_every_file_that_a_page_names_is_there(page: str) -> None:
     assert missing == []
 
 
-def test_every_layer_of_the_contract_is_a_room() -> None:
+def test_every_layer_of_the_contract_is_a_package() -> None:
     """Each package and module at the top is in the contract, so that none escapes it."""
-    package = ROOT / "src" / "absurd_contimg"
-    rooms = {
+    top = ROOT / "src" / "absurd_contimg"
+    packages = {
         path.stem
-        for path in package.iterdir()
+        for path in top.iterdir()
         if not path.name.startswith("_") and (path.is_dir() or path.suffix == ".py")
     }
-    assert {room for layer in draw_layers.layers() for room in layer} == rooms
+    assert {package for layer in draw_layers.layers() for package in layer} == packages
 
 
 def test_the_first_code_of_the_readme_runs() -> None:

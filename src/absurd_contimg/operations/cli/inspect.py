@@ -197,10 +197,14 @@ def failures(
 def audit() -> None:
     """Check the histories of all tasks against the invariants of the simulation.
 
-    Exit code 1 if one is violated.
+    With the retry budgets of the settings, which must be those of the workers. Exit code 1 if one
+    is violated.
     """
-    histories = newest_histories(state.settings())
-    violations = check_histories(histories)
+    from absurd_contimg.operations.services import make_policy
+
+    settings = state.settings()
+    histories = newest_histories(settings)
+    violations = check_histories(histories, make_policy(settings))
     for violation in violations:
         console.out(violation, style="red")
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")

@@ -7,11 +7,12 @@ from absurd_contimg.operations.services.quarantine import (
     retry_failed,
     to_be_retried,
 )
-from absurd_contimg.operations.services.worker_service import serve
+from absurd_contimg.operations.services.worker_service import make_policy, serve
 
 __all__ = [
     "database_url",
     "initialise",
+    "make_policy",
     "open_backend",
     "release",
     "retry_failed",

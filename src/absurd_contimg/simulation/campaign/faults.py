@@ -1,4 +1,4 @@
-"""TimedFault plans: what goes wrong when, drawn from a scenario's rates and a seed, or given."""
+"""Schedules of timed faults, drawn from a scenario's rates and a seed, or given."""
 
 from __future__ import annotations
 
