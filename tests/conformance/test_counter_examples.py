@@ -58,14 +58,12 @@ def test_named_arguments_are_read_as_written(sides: Sides) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "set lock_timeout = -1", "set lock_timeout = 1000000000000",
-        "set lock_timeout = '5 parsec'",
-        "set lock_timeout = 'soon'", "set lock_timeout = '1.5s'", "set lock_timeout = '1e3'",
-        "set statement_timeout = '0.4ms'", 'set "a-b.c" = 1', 'set a."b-c" = 1', "set a.b.c = 1",
+        "set lock_timeout = '1.5s'", "set lock_timeout = '1e3'", "set statement_timeout = '0.4ms'",
+        "set a.b.c = 1",
     ],
 )  # fmt: skip
-def test_settings_are_checked(sides: Sides, text: str) -> None:
-    """Ranges, units, words and names, with Postgres' hints."""
+def test_settings_are_kept(sides: Sides, text: str) -> None:
+    """Units and names, in the form in which ``show`` prints them."""
     check(sides, text)
     check(sides, "show lock_timeout")
     check(sides, "reset all")

@@ -188,10 +188,7 @@ _CONTROLS: tuple[tuple[str, Callable[[Match], Control]], ...] = (
 )
 _RUNS: tuple[tuple[str, Callable[[Match], Run]], ...] = (
     (rf"set\s+(?:session\s+characteristics\s+as\s+)?transaction{_LEVEL}", _set_level),
-    (
-        rf"set\s+(?:(session|local)\s+)?(?:(time\s+zone)\s+|{_SETTING}\s*(?:=|\sto\s)\s*)(.+)",
-        _set,
-    ),
+    (rf"set\s+(?:(session|local)\s+)?(?:(time\s+zone)\s+|{_SETTING}\s*(?:=|\sto\s)\s*)(.+)", _set),
     (rf"reset\s+(?:(time\s+zone)|{_SETTING})", _reset),
     (rf"show\s+(?:(time\s+zone)|(transaction\s+isolation\s+level)|{_SETTING})", _show),
     (

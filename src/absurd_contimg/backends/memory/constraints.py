@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from absurd_contimg.backends.memory.catalog import AnyTable
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.text import uuid_out
 
@@ -18,31 +18,24 @@ Row = tuple[Any, ...]
 def insert(tx: Transaction, table: AnyTable, values: list[Any]) -> Row:
     """Insert a row; 23502, 23514 or 23505 for one that breaks a constraint."""
     row = _checked(table, values)
-    _put_new(tx, table, row)
-    return row
-
-
-def replace(tx: Transaction, table: AnyTable, old: Any, values: list[Any]) -> Row:
-    """Put a row in place of another, with the same errors."""
-    row, key = _checked(table, values), table.key_of(old)
-    table.lock(tx, key)
-    if table.key_of(row) != key:
-        table.delete(tx, key)
-        _put_new(tx, table, row)
-        return row
-    _check_idempotency_key(table, row)
-    table.put(tx, row)
-    return row
-
-
-def _put_new(tx: Transaction, table: AnyTable, row: Row) -> None:
-    """Insert, waiting for another's uncommitted row of the same key."""
     key = table.key_of(row)
-    table.await_change(tx, key)
+    table.await_change(tx, key)  # another's uncommitted row of the same key
     if key in table.rows:
         raise _duplicate(table, row, "pkey", table.schema.primary_key)
     _check_idempotency_key(table, row)
     table.put(tx, row)
+    return row
+
+
+def replace(tx: Transaction, table: AnyTable, old: Any, values: list[Any]) -> Row:
+    """Put a row of the same key in place of another, with the same errors."""
+    row, key = _checked(table, values), table.key_of(old)
+    table.lock(tx, key)
+    if table.key_of(row) != key:
+        raise Unsupported("changes of a primary key")
+    _check_idempotency_key(table, row)
+    table.put(tx, row)
+    return row
 
 
 def _check_idempotency_key(table: AnyTable, row: Row) -> None:

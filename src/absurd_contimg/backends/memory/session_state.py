@@ -9,10 +9,9 @@ from collections.abc import Callable, Hashable
 from datetime import UTC, tzinfo
 from typing import Any, TypeVar
 
-from absurd_contimg.backends.memory.settings import DEFAULTS, check_name, checked
+from absurd_contimg.backends.memory.settings import DEFAULTS, check_name, checked, session_zone
 from absurd_contimg.backends.memory.store import Store
 from absurd_contimg.backends.memory.values.timestamps import timestamptz_in
-from absurd_contimg.backends.memory.values.zones import session_zone
 
 T = TypeVar("T")
 

@@ -6,11 +6,12 @@ A setting that Postgres has and the emulator lacks is refused by name: it would 
 from __future__ import annotations
 
 import re
+import zoneinfo
 from collections.abc import Mapping
+from datetime import UTC, tzinfo
+from functools import cache, lru_cache
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.values.zones import DEFAULT as DEFAULT_ZONE
-from absurd_contimg.backends.memory.values.zones import zone_setting
 
 _FIXED: Mapping[str, tuple[str, ...]] = {
     "client_encoding": ("UTF8", "utf-8", "unicode"),
@@ -30,7 +31,7 @@ DEFAULTS: Mapping[str, str] = {
     "application_name": "",
     "lock_timeout": "0",
     "statement_timeout": "0",
-    "timezone": DEFAULT_ZONE,
+    "timezone": "Etc/UTC",
     **{name: values[0] for name, values in _FIXED.items()},
 }
 """Settings that every session has, by lower-case name."""
@@ -42,16 +43,9 @@ _INT_MAX = 2**31 - 1
 
 
 def check_name(name: str) -> str:
-    """The setting's key; 0A000 if the emulator lacks it, 42602 if no setting may have the name."""
+    """The setting's key; 0A000 if the emulator lacks it."""
     key = name.lower()
-    if "." in key and _CUSTOM.match(name) is None:
-        raise EngineError(
-            "42602",
-            f'invalid configuration parameter name "{name}"',
-            detail="Custom parameter names must be two or more simple identifiers separated by "
-            "dots.",
-        )
-    if "." not in key and key not in DEFAULTS:
+    if key not in DEFAULTS and _CUSTOM.match(name) is None:
         raise Unsupported(f"the setting {name}")
     return key
 
@@ -59,7 +53,7 @@ def check_name(name: str) -> str:
 def checked(key: str, value: str) -> str:
     """The value as ``show`` prints it; 22023 or 0A000 for one that the setting does not take."""
     if key == "timezone":
-        return zone_setting(value)
+        return _zone_setting(value)
     if key.endswith("_timeout"):
         return _duration(key, value)
     fixed = _FIXED.get(key)
@@ -72,20 +66,10 @@ def checked(key: str, value: str) -> str:
 
 def _duration(key: str, value: str) -> str:
     match = _DURATION.match(value)
-    problem = f'invalid value for parameter "{key}": "{value}"'
-    if match is None:
-        raise EngineError("22023", problem)
-    if match[2] not in _UNIT_MS:
-        units = 'Valid units for this parameter are "us", "ms", "s", "min", "h", and "d".'
-        raise EngineError("22023", problem, hint=units)
-    ms = round(float(match[1]) * _UNIT_MS[match[2]])
-    if abs(ms) > _INT_MAX:
-        raise EngineError("22023", problem, hint="Value exceeds integer range.")
-    if ms < 0:
-        raise EngineError(
-            "22023",
-            f'{ms} ms is outside the valid range for parameter "{key}" (0 ms .. {_INT_MAX} ms)',
-        )
+    unit_ms = None if match is None else _UNIT_MS.get(match[2])
+    ms = -1 if match is None or unit_ms is None else round(float(match[1]) * unit_ms)
+    if not 0 <= ms <= _INT_MAX:
+        raise Unsupported(f"the setting {key} with the value {value}")
     for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000)):
         if ms and ms % size == 0:
             return f"{ms // size}{unit}"
@@ -96,3 +80,32 @@ def duration_seconds(text: str) -> float:
     """A duration that `checked` has returned, in seconds."""
     match = _DURATION.match(text)
     return 0.0 if match is None else float(match[1]) * _UNIT_MS[match[2]] / 1000
+
+
+# -- time zones ---------------------------------------------------------------------------------
+
+_UTC_NAMES = frozenset({"utc", "gmt", "zulu", "etc/utc", "universal", "greenwich", "uct"})
+
+
+@cache
+def _zone_names() -> dict[str, str]:
+    """The names of the time zone database by their lower-case forms."""
+    return {name.lower(): name for name in zoneinfo.available_timezones()}
+
+
+@lru_cache(maxsize=256)
+def session_zone(name: str) -> tzinfo | None:
+    """The time zone of a name in any case, None if there is none."""
+    if name.lower() in _UTC_NAMES:
+        return UTC
+    known = _zone_names().get(name.lower())
+    return None if known is None else zoneinfo.ZoneInfo(known)
+
+
+def _zone_setting(name: str) -> str:
+    known = _zone_names().get(name.lower())
+    if known is not None:
+        return known
+    if any(character.isdigit() for character in name):
+        raise Unsupported(f"time zones by their offset ({name}); take one by its name")
+    raise EngineError("22023", f'invalid value for parameter "TimeZone": "{name}"')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 from sqlglot import exp
@@ -88,9 +89,9 @@ _SUMS: dict[SqlType, tuple[SqlType, Combine]] = {
     types.INT2: (INT8, sum),
     types.INT4: (INT8, sum),
     INT8: (NUMERIC, lambda known: Decimal(sum(known))),
-    NUMERIC: (NUMERIC, numerics.total),
-    FLOAT8: (FLOAT8, floats.total),
-    INTERVAL: (INTERVAL, intervals.total),
+    NUMERIC: (NUMERIC, partial(reduce, numerics.add)),
+    FLOAT8: (FLOAT8, partial(reduce, floats.add)),
+    INTERVAL: (INTERVAL, partial(reduce, intervals.add)),
 }
 
 

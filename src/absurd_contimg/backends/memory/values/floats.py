@@ -7,17 +7,9 @@ It knows no SQL.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from decimal import Decimal
 
 from absurd_contimg.backends.memory.errors import EngineError
-
-
-def _overflow() -> EngineError:
-    return EngineError("22003", "value out of range: overflow")
-
-
-def _underflow() -> EngineError:
-    return EngineError("22003", "value out of range: underflow")
 
 
 def double_out(value: float) -> str:
@@ -27,21 +19,17 @@ def double_out(value: float) -> str:
     if math.isinf(value):
         return "Infinity" if value > 0 else "-Infinity"
     text = repr(value).removesuffix(".0")
-    if "e" in text:
-        mantissa, exponent = text.split("e")
-        sign = exponent[0] if exponent[0] in "+-" else "+"
-        return f"{mantissa.removesuffix('.0')}e{sign}{exponent.lstrip('+-').zfill(2)}"
-    whole = text.lstrip("-")
-    if len(whole) > 15 and "." not in whole:
-        digits = whole.rstrip("0")
-        mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
-        return f"{'-' if value < 0 else ''}{mantissa}e+{len(whole) - 1:02}"
-    return text
+    if "e" not in text and ("." in text or len(text.lstrip("-")) <= 15):
+        return text
+    mantissa, _, exponent = f"{Decimal(text).normalize():e}".partition("e")
+    return f"{mantissa}e{exponent[0]}{exponent[1:].zfill(2)}"
 
 
-def _in_range(value: float, *sources: float) -> float:
+def _in_range(value: float, *sources: float, may_be_zero: bool = True) -> float:
     if math.isinf(value) and not any(map(math.isinf, sources)):
-        raise _overflow()
+        raise EngineError("22003", "value out of range: overflow")
+    if value == 0 and not may_be_zero:
+        raise EngineError("22003", "value out of range: underflow")
     return value
 
 
@@ -57,10 +45,7 @@ def subtract(a: float, b: float) -> float:
 
 def multiply(a: float, b: float) -> float:
     """``float8 * float8``."""
-    value = _in_range(a * b, a, b)
-    if value == 0 and a != 0 and b != 0:
-        raise _underflow()
-    return value
+    return _in_range(a * b, a, b, may_be_zero=a == 0 or b == 0)
 
 
 def divide(a: float, b: float) -> float:
@@ -69,15 +54,4 @@ def divide(a: float, b: float) -> float:
         if math.isnan(a):
             return a
         raise EngineError("22012", "division by zero")
-    value = _in_range(a / b, a)
-    if value == 0 and a != 0 and not math.isinf(b):
-        raise _underflow()
-    return value
-
-
-def total(values: Iterable[float]) -> float:
-    """Their sum, one after the other in their order."""
-    first, *others = values
-    for value in others:
-        first = add(first, value)
-    return first
+    return _in_range(a / b, a, may_be_zero=a == 0 or math.isinf(b))

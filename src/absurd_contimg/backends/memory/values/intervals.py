@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from functools import reduce
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.values.times import (
@@ -17,7 +17,6 @@ from absurd_contimg.backends.memory.values.times import (
     INFINITE,
     NEG_INFINITE,
     SECOND_US,
-    ZERO,
     Interval,
 )
 
@@ -68,7 +67,7 @@ def interval_in(text: str) -> Interval:
     given = [unit for units, _ in parts for unit in units]
     if not parts or len(set(given)) < len(given):
         raise _not_read(text)
-    span = total([part for _, part in parts])
+    span = reduce(add, [part for _, part in parts])
     return negate(span) if ago else span
 
 
@@ -77,11 +76,8 @@ def _field(text: str, months: int = 0, days: int = 0, us: int = 0) -> Interval:
     try:
         return checked(months, days, us)
     except EngineError:
-        raise _field_overflow(text) from None
-
-
-def _field_overflow(text: str) -> EngineError:
-    return EngineError("22015", f'interval field value out of range: "{text}"')
+        message = f'interval field value out of range: "{text}"'
+        raise EngineError("22015", message) from None
 
 
 def _not_read(text: str) -> EngineError:
@@ -96,7 +92,7 @@ def _part(match: re.Match[str], text: str) -> tuple[tuple[object, ...], Interval
     if number is None:
         us = _whole_us(float(seconds or 0), SECOND_US)
         if int(minutes) > 59 or us > 60 * SECOND_US:
-            raise _field_overflow(text)
+            raise Unsupported(f"such a time of day in an interval ({text})")
         us += (int(hours) * 60 + int(minutes)) * 60 * SECOND_US
         return _CLOCK_UNITS, _field(text, us=-us if sign == "-" else us)
     unit = unit or "s"
@@ -190,11 +186,9 @@ def add(left: Interval, right: Interval) -> Interval:
 
 
 def subtract(left: Interval, right: Interval) -> Interval:
-    """``interval - interval``; an infinity less itself has no value (22008)."""
-    if right.is_infinite:
-        return add(left, negate(right))
-    if left.is_infinite:
-        return left
+    """``interval - interval``, both finite."""
+    if left.is_infinite or right.is_infinite:
+        raise Unsupported("subtraction with infinite intervals")
     return checked(left.months - right.months, left.days - right.days, left.us - right.us)
 
 
@@ -212,14 +206,6 @@ def divide(span: Interval, by: float) -> Interval:
     if span.is_infinite or not math.isfinite(by):
         raise Unsupported("division with infinity")
     return _from_parts(span.months / by, span.days / by, span.us / by)
-
-
-def total(spans: Sequence[Interval]) -> Interval:
-    """Their sum, in their order."""
-    result = ZERO
-    for span in spans:
-        result = add(result, span)
-    return result
 
 
 def _from_parts(months: float, days: float, us: float) -> Interval:

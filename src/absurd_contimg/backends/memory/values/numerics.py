@@ -7,7 +7,6 @@ Division alone cuts digits off, where Postgres does. It knows no SQL.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_UP, Context, Decimal
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported, invalid_text
@@ -73,14 +72,6 @@ def subtract(a: Decimal, b: Decimal) -> Decimal:
 def multiply(a: Decimal, b: Decimal) -> Decimal:
     """``numeric * numeric``."""
     return _check_size(_EXACT.multiply(a, b))
-
-
-def total(values: Iterable[Decimal]) -> Decimal:
-    """Their sum."""
-    result = Decimal(0)
-    for value in values:
-        result = add(result, value)
-    return result
 
 
 def _check_divisor(a: Decimal, b: Decimal) -> None:

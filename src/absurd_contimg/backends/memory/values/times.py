@@ -11,11 +11,7 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
 from typing import NamedTuple
 
-from absurd_contimg.backends.memory.errors import (
-    EngineError,
-    Unsupported,
-    timestamp_out_of_range,
-)
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported, timestamp_out_of_range
 
 INFINITY = 2**70  # beyond every date too
 NEG_INFINITY = -INFINITY
@@ -57,7 +53,6 @@ class Interval(NamedTuple):
 
 INFINITE = Interval(2**31 - 1, 2**31 - 1, 2**63 - 1)
 NEG_INFINITE = Interval(-(2**31), -(2**31), -(2**63))
-ZERO = Interval()
 
 
 def quotient(value: int, by: int) -> tuple[int, int]:
