@@ -115,11 +115,7 @@ class MemoryBackend(Backend):
     # -- tasks and runs ---------------------------------------------------------------------
 
     async def spawn_task(
-        self,
-        queue_name: str,
-        task_name: str,
-        params: Json,
-        options: SpawnOptions | None = None,
+        self, queue_name: str, task_name: str, params: Json, options: SpawnOptions | None = None
     ) -> SpawnedTask:
         chosen = jsonb.EMPTY if options is None else dumped(options.to_json())
         row = await self._run(tasks.spawn_task, queue_name, task_name, dumped(params), chosen)

@@ -259,6 +259,5 @@ class Session(SessionState):
 def in_failed_transaction() -> EngineError:
     """25P02."""
     return EngineError(
-        "25P02",
-        "current transaction is aborted, commands ignored until end of transaction block",
+        "25P02", "current transaction is aborted, commands ignored until end of transaction block"
     )

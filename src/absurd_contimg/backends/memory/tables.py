@@ -19,11 +19,7 @@ from absurd_contimg.backends.memory.schema import (
 )
 from absurd_contimg.backends.memory.table import Table
 from absurd_contimg.backends.memory.values.text import integer_in
-from absurd_contimg.backends.memory.values.times import (
-    NEG_INFINITY,
-    SECOND_US,
-    is_finite,
-)
+from absurd_contimg.backends.memory.values.times import NEG_INFINITY, SECOND_US, is_finite
 from absurd_contimg.core.records import LIVE_STATES
 
 Queues = Table[QueueRow]

@@ -11,12 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from typing import Any, Protocol, TypeVar
 
-from absurd_contimg.backends.memory.locks import (
-    ROW_CONFLICTS,
-    TABLE_CONFLICTS,
-    RowLock,
-    TableLock,
-)
+from absurd_contimg.backends.memory.locks import ROW_CONFLICTS, TABLE_CONFLICTS, RowLock, TableLock
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.store import Store
 
@@ -45,16 +40,7 @@ class WouldBlock(Exception):
 class Transaction:
     """One transaction of one session."""
 
-    __slots__ = (
-        "alone",
-        "db",
-        "explicit",
-        "finished",
-        "session",
-        "tables",
-        "undo",
-        "waiting_for",
-    )
+    __slots__ = ("alone", "db", "explicit", "finished", "session", "tables", "undo", "waiting_for")
 
     def __init__(self, db: Store, session: SessionState, *, explicit: bool) -> None:
         self.db = db

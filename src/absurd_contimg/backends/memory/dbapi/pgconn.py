@@ -18,16 +18,8 @@ from absurd_contimg.backends.memory.dbapi.errors import not_supported, psycopg_e
 from absurd_contimg.backends.memory.dbapi.results import MemoryResult
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.result import Result
-from absurd_contimg.backends.memory.session import (
-    Session,
-    TransactionStatus,
-    in_failed_transaction,
-)
-from absurd_contimg.backends.memory.sql.statements import (
-    Statement,
-    compiled,
-    split,
-)
+from absurd_contimg.backends.memory.session import Session, TransactionStatus, in_failed_transaction
+from absurd_contimg.backends.memory.sql.statements import Statement, compiled, split
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values.types import BY_OID, UNKNOWN, SqlType
 

@@ -16,13 +16,4 @@ from absurd_contimg.backends.memory.procedures import (
     tasks,
 )
 
-__all__ = [
-    "checkpoints",
-    "cleanup",
-    "cron",
-    "events",
-    "partitions",
-    "queues",
-    "runs",
-    "tasks",
-]
+__all__ = ["checkpoints", "cleanup", "cron", "events", "partitions", "queues", "runs", "tasks"]

@@ -33,10 +33,7 @@ class Cleaned(NamedTuple):
 
 @procedure("f910961cc5661f3d")
 def cleanup_tasks(
-    tx: Transaction,
-    queue_name: Text | None,
-    ttl_seconds: Int4 | None,
-    limit: Int4 | None = 1000,
+    tx: Transaction, queue_name: Text | None, ttl_seconds: Int4 | None, limit: Int4 | None = 1000
 ) -> Int4:
     cutoff = _cutoff(tx, ttl_seconds)
     partitioned = is_partitioned(tx, queue_name)
@@ -94,10 +91,7 @@ def _earliest(items: list[tuple[int, T]], limit: int | None) -> list[tuple[int, 
 
 @procedure("539a571a1849c752")
 def cleanup_events(
-    tx: Transaction,
-    queue_name: Text | None,
-    ttl_seconds: Int4 | None,
-    limit: Int4 | None = 1000,
+    tx: Transaction, queue_name: Text | None, ttl_seconds: Int4 | None, limit: Int4 | None = 1000
 ) -> Int4:
     cutoff = _cutoff(tx, ttl_seconds)
     events = catalog.events(tx, queue_name)

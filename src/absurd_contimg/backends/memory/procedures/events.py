@@ -131,10 +131,7 @@ def _write_wait(
 
 @procedure("4fb5541e0ea1f08c")
 def emit_event(
-    tx: Transaction,
-    queue_name: Text | None,
-    event_name: Text | None,
-    payload: Jsonb | None = None,
+    tx: Transaction, queue_name: Text | None, event_name: Text | None, payload: Jsonb | None = None
 ) -> None:
     now = tx.session.current_time()
     payload = jsonb.NULL if payload is None else payload
