@@ -9,8 +9,8 @@ import asyncio
 from datetime import timedelta
 from typing import Any
 
-from absurd_contimg.backends.memory.procedures import checkpoints
-from absurd_contimg.backends.memory.procedures.checkpoints import write_checkpoint
+from absurd_contimg.backends.memory.procedures import events
+from absurd_contimg.backends.memory.procedures.events import write_checkpoint
 from absurd_contimg.core import failure_handling
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.evidence import Evidence
@@ -173,7 +173,7 @@ def older_attempts_overwrite(patch: Patch) -> None:
     ) -> None:
         write_checkpoint(tx, queue, task, step, state, run, tx.session.current_time())
 
-    patch.setattr(checkpoints, "set_task_checkpoint_state", save)
+    patch.setattr(events, "set_task_checkpoint_state", save)
 
 
 SECOND_ROUND: dict[str, Mutant] = {

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from absurd_contimg.backends.memory.procedures import checkpoints, events, runs
+from absurd_contimg.backends.memory.procedures import events, runs
 from absurd_contimg.core import worker as worker_module
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendUnavailable, LeaseLost, RunSuspended
@@ -222,7 +222,7 @@ def _never_sweeps(*_args: Any) -> None:
     return None
 
 
-_set_checkpoint = checkpoints.set_task_checkpoint_state
+_set_checkpoint = events.set_task_checkpoint_state
 
 
 def _checkpoint_is_lost(
@@ -287,7 +287,7 @@ MUTANTS: dict[str, Mutant] = {
     ),
     "emulator: a failed run has no successor": _replaced(runs, "insert_run", _wakes_nobody),
     "emulator: a checkpoint is lost": _replaced(
-        checkpoints, "set_task_checkpoint_state", _checkpoint_is_lost
+        events, "set_task_checkpoint_state", _checkpoint_is_lost
     ),
     "emulator: an event wakes nobody": _replaced(events, "_wake_waiting_runs", _wakes_nobody),
     **PRODUCTS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from absurd_contimg.backends.memory.due_queue import DueQueue
+from absurd_contimg.backends.memory.tables import DueQueue
 
 Row = tuple[int, int | None]
 """A key, and its moment."""

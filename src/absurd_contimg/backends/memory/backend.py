@@ -15,15 +15,7 @@ from uuid import UUID
 from absurd_contimg.backends.memory import catalog, inspection, jsonb
 from absurd_contimg.backends.memory.database import MemoryDatabase
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.procedures import (
-    checkpoints,
-    checks,
-    cleanup,
-    events,
-    queues,
-    runs,
-    tasks,
-)
+from absurd_contimg.backends.memory.procedures import checks, cleanup, events, queues, runs, tasks
 from absurd_contimg.backends.memory.records import (
     dumped,
     python_values,
@@ -171,7 +163,7 @@ class MemoryBackend(Backend):
         extend_claim_by: int | None = None,
     ) -> None:
         await self._run(
-            checkpoints.set_task_checkpoint_state,
+            events.set_task_checkpoint_state,
             queue_name,
             uuid_int(task_id),
             step_name,
@@ -183,7 +175,7 @@ class MemoryBackend(Backend):
     async def get_task_checkpoint_state(
         self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
     ) -> Checkpoint | None:
-        key, read = uuid_int(task_id), checkpoints.get_task_checkpoint_state
+        key, read = uuid_int(task_id), events.get_task_checkpoint_state
         rows = await self._read(read, queue_name, key, step_name, include_pending)
         return Checkpoint(*python_values(rows[0])) if rows else None
 
@@ -191,7 +183,7 @@ class MemoryBackend(Backend):
         self, queue_name: str, task_id: UUID, run_id: UUID
     ) -> list[Checkpoint]:
         task, run = uuid_int(task_id), uuid_int(run_id)
-        rows = await self._read(checkpoints.get_task_checkpoint_states, queue_name, task, run)
+        rows = await self._read(events.get_task_checkpoint_states, queue_name, task, run)
         return [Checkpoint(*python_values(row)) for row in rows]
 
     async def await_event(

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 from absurd_contimg.backends.memory.errors import null_identifier, undefined_table
-from absurd_contimg.backends.memory.locks import READ, WRITE, TableLock
 from absurd_contimg.backends.memory.schema import TABLES, QueueRow, TableSchema, Text
 from absurd_contimg.backends.memory.table import Partition, Table
 from absurd_contimg.backends.memory.tables import (
@@ -21,7 +20,7 @@ from absurd_contimg.backends.memory.tables import (
     Tasks,
     Waits,
 )
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.transaction import READ, WRITE, TableLock, Transaction
 
 AnyTable = Table[Any]
 T_co = TypeVar("T_co", bound=AnyTable, covariant=True)

@@ -11,8 +11,7 @@ from absurd_contimg.backends.memory.dbapi.connection import AsyncMemoryConnectio
 from absurd_contimg.backends.memory.dbapi.patch_connect import patch_connect
 from absurd_contimg.backends.memory.records import row_dict
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.store import Clock, Store
-from absurd_contimg.backends.memory.timeline import Operation
+from absurd_contimg.backends.memory.store import Clock, Operation, Store
 
 
 class MemoryDatabase(Store):

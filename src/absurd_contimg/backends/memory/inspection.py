@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from absurd_contimg.backends.memory import catalog
-from absurd_contimg.backends.memory.procedures.checkpoints import ShownCheckpoint
+from absurd_contimg.backends.memory.procedures.events import ShownCheckpoint
 from absurd_contimg.backends.memory.records import python_values
 from absurd_contimg.backends.memory.schema import RunRow, TaskRow
 from absurd_contimg.backends.memory.tables import CLAIMABLE, LIVE

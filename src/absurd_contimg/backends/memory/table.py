@@ -7,9 +7,8 @@ from operator import itemgetter
 from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.locks import RowLock
 from absurd_contimg.backends.memory.schema import TableSchema
-from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
+from absurd_contimg.backends.memory.transaction import RowLock, Transaction, WouldBlock
 from absurd_contimg.backends.memory.values.text import uuid_out
 
 R = TypeVar("R", bound=tuple[Any, ...])

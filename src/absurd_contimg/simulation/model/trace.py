@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 
 from absurd_contimg.backends.memory import MemoryDatabase
-from absurd_contimg.backends.memory.timeline import Operation
+from absurd_contimg.backends.memory.store import Operation
 from absurd_contimg.core.records import History
 from absurd_contimg.core.step_journal import START_PREFIX, StepRecord
 from absurd_contimg.simulation.model.effect_gateway import BEFORE, Effect, EffectPhase

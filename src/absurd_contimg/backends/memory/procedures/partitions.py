@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relation, new_table
 from absurd_contimg.backends.memory.errors import EngineError, raise_exception, undefined_table
-from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.procedures.checks import require_queue
 from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import Bool, QueueRow, Text, Timestamptz, Uuid
 from absurd_contimg.backends.memory.table import Partition
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.transaction import TableLock, Transaction
 from absurd_contimg.backends.memory.uuid7 import floor_of, timestamp_ms
 from absurd_contimg.backends.memory.values.intervals import negate
 from absurd_contimg.backends.memory.values.times import (

@@ -11,7 +11,6 @@ from absurd_contimg.backends.memory.errors import (
     run_already_failed,
     task_cancelled,
 )
-from absurd_contimg.backends.memory.locks import LOCK_ROWS, READ
 from absurd_contimg.backends.memory.procedures.checks import (
     checked_integer,
     refuse_ended_run,
@@ -36,7 +35,7 @@ from absurd_contimg.backends.memory.schema import (
     not_null_violation,
 )
 from absurd_contimg.backends.memory.tables import LIVE, NO_LEASE, Runs, Tasks, rule_seconds
-from absurd_contimg.backends.memory.transaction import Transaction
+from absurd_contimg.backends.memory.transaction import LOCK_ROWS, READ, Transaction
 from absurd_contimg.backends.memory.values.times import SECOND_US, add_us, elapsed_us, seconds_us
 from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 

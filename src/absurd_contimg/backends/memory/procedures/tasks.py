@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.errors import EngineError, invalid_strategy, raise_exception
-from absurd_contimg.backends.memory.locks import LOCK_ROWS, READ, RowLock
 from absurd_contimg.backends.memory.procedures.checks import (
     INTEGER_MAX,
     checked_integer,
@@ -29,7 +28,13 @@ from absurd_contimg.backends.memory.schema import (
     Uuid,
 )
 from absurd_contimg.backends.memory.tables import LIVE, NO_LEASE, Tasks, rule_seconds
-from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
+from absurd_contimg.backends.memory.transaction import (
+    LOCK_ROWS,
+    READ,
+    RowLock,
+    Transaction,
+    WouldBlock,
+)
 from absurd_contimg.backends.memory.values.text import boolean_in, double_in, integer_in
 from absurd_contimg.backends.memory.values.times import SECOND_US, elapsed_us
 

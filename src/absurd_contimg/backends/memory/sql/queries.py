@@ -8,7 +8,6 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.locks import TableLock
 from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
 from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
@@ -32,6 +31,7 @@ from absurd_contimg.backends.memory.sql.sources import (
     renamed,
     row_locks,
 )
+from absurd_contimg.backends.memory.transaction import TableLock
 from absurd_contimg.backends.memory.values.types import INT8, SqlType
 
 
