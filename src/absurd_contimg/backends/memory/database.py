@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+import psycopg
 
 from absurd_contimg.backends.memory.catalog import Relation, Relations, new_table
 from absurd_contimg.backends.memory.dbapi.connection import AsyncMemoryConnection, MemoryConnection
-from absurd_contimg.backends.memory.dbapi.patch_connect import patch_connect
 from absurd_contimg.backends.memory.records import row_dict
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.store import Clock, Operation, Store
@@ -36,9 +38,36 @@ class MemoryDatabase(Store):
         """A connection shaped as `psycopg.AsyncConnection`."""
         return AsyncMemoryConnection(Session(self), autocommit=autocommit, **options)
 
-    def patch_connect(self) -> AbstractContextManager[None]:
-        """A block in which psycopg's ``connect`` leads here, whatever the URL."""
-        return patch_connect(self.connect, self.connect_async)
+    @contextmanager
+    def patch_connect(self) -> Iterator[None]:
+        """A block in which psycopg's ``connect`` leads here, whatever the URL.
+
+        For code that is given a URL and not a connection, such as the SDK's quick start.
+        """
+
+        def options(given: dict[str, Any]) -> dict[str, Any]:
+            taken = ("autocommit", "row_factory")
+            return {name: given[name] for name in taken if given.get(name) is not None}
+
+        def connect(_conninfo: str = "", **given: Any) -> Any:
+            return self.connect(**options(given))
+
+        def connect_async(_conninfo: str = "", **given: Any) -> Any:
+            return self.connect_async(**options(given))
+
+        replaced: list[tuple[Any, Any]] = [
+            (psycopg.Connection, staticmethod(connect)),
+            (psycopg.AsyncConnection, staticmethod(connect_async)),
+            (psycopg, connect),
+        ]
+        originals = [(owner, owner.__dict__["connect"]) for owner, _ in replaced]
+        for owner, function in replaced:
+            owner.connect = function
+        try:
+            yield
+        finally:
+            for owner, function in originals:
+                owner.connect = function
 
     # -- copies -----------------------------------------------------------------------------
 

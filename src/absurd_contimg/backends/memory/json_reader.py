@@ -7,7 +7,6 @@ reads what that decoder refuses.
 from __future__ import annotations
 
 import re
-from typing import NoReturn
 
 from absurd_contimg.backends.memory.errors import EngineError
 
@@ -78,14 +77,10 @@ def check(text: str) -> None:
                 wanted = 'string or "}"'
             elif wanted == _NEXT and closing:
                 wanted = f'"," or "{closing[-1]}"'
-            _refuse(wanted, token)
+            if not token:
+                raise refusal("The input string ended unexpectedly.")
+            raise refusal(f'Expected {wanted}, but found "{token}".')
         opened = False
-
-
-def _refuse(wanted: str, token: str) -> NoReturn:
-    if not token:
-        raise refusal("The input string ended unexpectedly.")
-    raise refusal(f'Expected {wanted}, but found "{token}".')
 
 
 def _next(text: str, position: int) -> tuple[str, str, int]:

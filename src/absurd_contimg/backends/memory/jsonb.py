@@ -75,24 +75,20 @@ def _uncommon(value: object) -> str:
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
-def _string(value: str) -> str:
-    if "\0" in value or not value.isascii():
-        _check_characters(value)
-    return encode_basestring(value)
-
-
 _REFUSED_CHARACTER = re.compile(
     "\0|[\ud800-\udbff](?=([\ud800-\udbff\U00010000-\U0010ffff])?)|[\udc00-\udfff]"
 )
 """Null, or half a surrogate pair; the group is the first half of the pair that follows."""
 
 
-def _check_characters(value: str) -> None:
-    match = _REFUSED_CHARACTER.search(value)
-    if match is not None and match[0] == "\0":
-        raise json_reader.null_character()
-    if match is not None:
-        raise json_reader.lone_surrogate(high_after_high=match[1] is not None)
+def _string(value: str) -> str:
+    if "\0" in value or not value.isascii():
+        match = _REFUSED_CHARACTER.search(value)
+        if match is not None and match[0] == "\0":
+            raise json_reader.null_character()
+        if match is not None:
+            raise json_reader.lone_surrogate(high_after_high=match[1] is not None)
+    return encode_basestring(value)
 
 
 @lru_cache(maxsize=4096)

@@ -251,10 +251,6 @@ class Session(SessionState):
         self.fail()
         raise error
 
-    def close(self) -> None:
-        """Roll back what is open."""
-        self.rollback()
-
 
 def in_failed_transaction() -> EngineError:
     """25P02."""

@@ -159,6 +159,11 @@ class Table(Generic[R]):
         self.reindex(old, None)
         return True
 
+    def delete_where(self, tx: Transaction, column: str, value: Hashable) -> None:
+        """Delete the rows that `where` finds."""
+        for row in self.where(tx, column, value):
+            self.delete(tx, self.key_of(row))
+
     def _take(self, tx: Transaction, key: Hashable, old: R | None, mode: RowLock) -> None:
         tx.lock_row(self, key, mode)
         if tx.explicit:

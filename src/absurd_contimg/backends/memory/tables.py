@@ -121,18 +121,22 @@ def rule_seconds(task: TaskRow, rule: str) -> int | None:
     return None if text is None else integer_in(text, "bigint")
 
 
+def cancellation_rule(task: TaskRow) -> tuple[int, int | None]:
+    """When the rule that now applies to the task began to count, and its seconds; or raise."""
+    started = task.first_started_at
+    max_delay = rule_seconds(task, "max_delay")
+    max_duration = rule_seconds(task, "max_duration")
+    return (task.enqueue_at, max_delay) if started is None else (started, max_duration)
+
+
 def rule_due(task: TaskRow) -> int | None:
     """When a cancellation rule can first apply to the task, or raise; None if none can."""
     if task.cancellation is None or task.state not in LIVE:
         return None
     try:
-        max_delay = rule_seconds(task, "max_delay")
-        max_duration = rule_seconds(task, "max_duration")
+        since, seconds = cancellation_rule(task)
     except EngineError:
         return NEG_INFINITY
-    since, seconds = task.enqueue_at, max_delay
-    if task.first_started_at is not None:
-        since, seconds = task.first_started_at, max_duration
     if seconds is None:
         return None
     return since + seconds * SECOND_US if is_finite(since) else NEG_INFINITY

@@ -1,3 +1,4 @@
+# ruff: noqa: D102 - psycopg says what each method does
 """Connections and cursors: psycopg's, sync and async, over a session of the emulated database."""
 
 from __future__ import annotations
@@ -84,7 +85,6 @@ class MemoryCursor(EngineCursor, psycopg.Cursor[Any]):
     def executemany(
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
-        """Run a query once for each set of parameters."""
         with self._conn.lock:
             self._conn.wait(self._run_many(query, params_seq, returning=returning))
 
@@ -95,7 +95,6 @@ class AsyncMemoryCursor(EngineCursor, psycopg.AsyncCursor[Any]):
     async def executemany(
         self, query: Query, params_seq: Iterable[Params], *, returning: bool = False
     ) -> None:
-        """Run a query once for each set of parameters."""
         async with self._conn.lock:
             await self._conn.wait(self._run_many(query, params_seq, returning=returning))
 
@@ -150,15 +149,12 @@ class _EngineConnection(BaseConnection[Any]):
         return result
 
     def _should_cancel(self) -> bool:
-        """Never: nothing runs while somebody could cancel it."""
         return False
 
     def pipeline(self) -> NoReturn:
-        """Not supported."""
         raise not_supported("pipelines")
 
     def notifies(self, *, timeout: float | None = None, stop_after: int | None = None) -> NoReturn:
-        """Not supported."""
         raise not_supported("notifications (LISTEN, NOTIFY)")
 
     def _check_tpc(self) -> NoReturn:

@@ -1,3 +1,4 @@
+# ruff: noqa: D102 - libpq says what each method does
 """What psycopg asks of libpq's connection, answered by a session of the emulator."""
 
 from __future__ import annotations
@@ -67,19 +68,16 @@ class MemoryPGconn:
 
     @property
     def transaction_status(self) -> pq.TransactionStatus:
-        """Idle, in a transaction, or in a failed one."""
         if self.status is pq.ConnStatus.BAD:
             return pq.TransactionStatus.UNKNOWN
         return _STATUS[self.session.status]
 
     def parameter_status(self, name: bytes) -> bytes | None:
-        """One of the settings that a server reports to its clients; None for any other."""
         value = self.session.setting(name.decode()) if name in _REPORTED else None
         return None if value is None else value.encode()
 
     def finish(self) -> None:
-        """Roll back what is open and close the session."""
-        self.session.close()
+        self.session.rollback()
         self.status = pq.ConnStatus.BAD
 
     def execute(

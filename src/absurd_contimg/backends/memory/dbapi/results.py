@@ -1,3 +1,4 @@
+# ruff: noqa: D102 - libpq and psycopg say what each method does
 """From the engine's rows to Python's values: what psycopg asks of libpq's result."""
 
 from __future__ import annotations
@@ -40,27 +41,21 @@ class MemoryResult:
         self.command_tuples = None if result is None or result.count < 0 else result.count
 
     def fname(self, index: int) -> bytes:
-        """A column's name."""
         return str(self.columns[index].name).encode()
 
     def ftype(self, index: int) -> int:
-        """A column's type."""
         return self.columns[index].kind.oid
 
     def fmod(self, index: int) -> int:
-        """A column's type modifier: none."""
         return -1
 
     def fsize(self, index: int) -> int:
-        """A column's size in bytes, -1 where it varies."""
         return self.columns[index].kind.size
 
     def fformat(self, index: int) -> int:
-        """A column's format: text."""
         return pq.Format.TEXT
 
     def get_value(self, row: int, column: int) -> bytes | None:
-        """A value as Postgres sends it."""
         value = self.rows[row][column]
         kind = self.columns[column].kind
         return None if value is None else kind.show(value, self.session).encode()
@@ -85,7 +80,6 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
     def dump_sequence(
         self, params: Sequence[Any], formats: Sequence[PyFormat]
     ) -> Sequence[Buffer | None]:
-        """The parameters as text."""
         if PyFormat.BINARY in formats:
             raise not_supported("binary parameters (%b)")
         try:
@@ -100,12 +94,10 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
             raise
 
     def set_pgresult(self, result: Any, **_: Any) -> None:
-        """Load rows of this result from now on."""
         self.result = result
         self.loads: list[Load | None] | None = None
 
     def load_rows(self, row0: int, row1: int, make_row: Any) -> list[Any]:
-        """Several rows."""
         loads = self.loads
         if loads is None:  # most results are never fetched
             loads = self.loads = [self._load(column.kind) for column in self.result.columns]

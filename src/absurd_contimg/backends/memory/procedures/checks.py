@@ -55,9 +55,11 @@ def is_partitioned(tx: Transaction, queue_name: str | None) -> bool:
     return row is not None and row.storage_mode == "partitioned"
 
 
-def is_blank(text: str | None) -> bool:
-    """``text is null or length(trim(text)) = 0``."""
-    return text is None or not text.strip(" ")
+def require_text(text: str | None, name: str) -> str:
+    """The text; P0001 if it is null or blank."""
+    if text is None or not text.strip(" "):
+        raise_exception(f"{name} must be provided")
+    return text
 
 
 def shown_id(value: int | None) -> str:

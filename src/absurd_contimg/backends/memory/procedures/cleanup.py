@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 
 class Cleaned(NamedTuple):
-    """A row of ``cleanup_all_queues``."""
-
     queue_name: Text
     tasks_deleted: Int4
     events_deleted: Int4

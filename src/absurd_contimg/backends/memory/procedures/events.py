@@ -11,8 +11,8 @@ from absurd_contimg.backends.memory.errors import (
     run_already_failed,
     task_cancelled,
 )
-from absurd_contimg.backends.memory.procedures.checks import is_blank, refuse_run, shown_id
-from absurd_contimg.backends.memory.procedures.runs import locked_run_and_task, set_task_state
+from absurd_contimg.backends.memory.procedures.checks import refuse_run, require_text, shown_id
+from absurd_contimg.backends.memory.procedures.runs import locked_run_and_task, update_task
 from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import (
     Bool,
@@ -34,8 +34,6 @@ from absurd_contimg.backends.memory.values.times import INFINITY, SECOND_US, add
 
 
 class ShownCheckpoint(NamedTuple):
-    """A row of ``get_task_checkpoint_state`` and ``get_task_checkpoint_states``."""
-
     checkpoint_name: Text
     state: Jsonb | None
     status: Text
@@ -54,8 +52,7 @@ def set_task_checkpoint_state(
     extend_claim_by: Int4 | None = None,
 ) -> None:
     now = tx.session.current_time()
-    if is_blank(step_name):
-        raise_exception("step_name must be provided")
+    step_name = require_text(step_name, "step_name")
     runs = catalog.runs(tx, queue_name, READ)
     tasks = catalog.tasks(tx, queue_name, READ)
 
@@ -144,8 +141,6 @@ _EPOCH = 0
 
 
 class Awaited(NamedTuple):
-    """The row of ``await_event``."""
-
     should_suspend: Bool
     payload: Jsonb | None
 
@@ -161,8 +156,7 @@ def await_event(
     timeout: Int4 | None = None,
 ) -> Awaited:
     now = tx.session.current_time()
-    if event_name is None or is_blank(event_name):
-        raise_exception("event_name must be provided")
+    event_name = require_text(event_name, "event_name")
     timeout_at: int | None = None
     if timeout is not None:
         if timeout < 0:
@@ -189,7 +183,7 @@ def await_event(
             resolved = received
     if run.state != "running":
         raise_exception(f'Run "{shown_id(run_id)}" must be running to await events')
-    if resolved is None and event_payload is not None:
+    if resolved is None:
         resolved = event_payload
     if resolved is not None:
         write_checkpoint(tx, queue_name, task_id, step_name, resolved, run.run_id, now)
@@ -209,7 +203,7 @@ def await_event(
         event_payload=None,
         **NO_LEASE,
     )
-    set_task_state(tx, queue_name, task_id, "sleeping")
+    update_task(tx, queue_name, task_id, state="sleeping")
     return Awaited(True, None)
 
 
@@ -249,8 +243,7 @@ def emit_event(
 ) -> None:
     now = tx.session.current_time()
     payload = jsonb.NULL if payload is None else payload
-    if event_name is None or is_blank(event_name):
-        raise_exception("event_name must be provided")
+    event_name = require_text(event_name, "event_name")
     events = catalog.events(tx, queue_name)
     event = events.rows.get(event_name)
     if event is not None:
@@ -298,7 +291,7 @@ def _wake_waiting_runs(
                 tx, queue_name, wait.task_id, wait.step_name, payload, wait.run_id, now
             )
     for task_id in dict.fromkeys(run.task_id for run in updated.values()):
-        set_task_state(tx, queue_name, task_id, "pending")
+        update_task(tx, queue_name, task_id, state="pending")
     for wait in waiting:
         expired = wait.timeout_at is not None and wait.timeout_at <= now
         if expired or wait.run_id in updated:

@@ -167,8 +167,6 @@ def detach_default_partitions(tx: Transaction, queue_name: str) -> None:
 
 
 class Candidate(NamedTuple):
-    """A row of ``list_detach_candidates``."""
-
     queue_name: Text
     parent_table: Text
     partition_table: Text

@@ -8,9 +8,9 @@ from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.catalog import PARTITIONED, Relation, new_table, truncated
 from absurd_contimg.backends.memory.errors import raise_exception, shown
 from absurd_contimg.backends.memory.procedures.checks import (
-    is_blank,
     is_partitioned,
     require_queue,
+    require_text,
     validate_queue_name,
 )
 from absurd_contimg.backends.memory.procedures.partitions import (
@@ -79,8 +79,6 @@ def drop_queue(tx: Transaction, queue_name: Text | None) -> None:
 
 
 class QueueName(NamedTuple):
-    """A row of ``list_queues``."""
-
     queue_name: Text
 
 
@@ -90,7 +88,7 @@ def list_queues(tx: Transaction) -> list[QueueName]:
 
 
 class Policy(NamedTuple):
-    """The row of ``get_queue_policy``: the columns of ``absurd.queues`` without ``created_at``."""
+    """The columns of ``absurd.queues`` without ``created_at``."""
 
     queue_name: Text
     storage_mode: Text
@@ -175,15 +173,11 @@ _UNAVAILABLE = "pg_cron is not available (missing cron.job)"
 
 
 class Job(NamedTuple):
-    """A row of ``enable_cron`` and ``disable_cron``."""
-
     job_name: Text
     job_id: Int8
 
 
 class DetachJob(NamedTuple):
-    """A row of ``schedule_detach_jobs``."""
-
     job_name: Text
     job_id: Int8
     queue_name: Text
@@ -200,12 +194,9 @@ def enable_cron(
     detach_schedule: Text | None = "29 * * * *",
 ) -> list[Job]:
     require_queue(tx, queue_name)
-    if is_blank(partition_schedule):
-        raise_exception("Partition schedule must be provided")
-    if is_blank(cleanup_schedule):
-        raise_exception("Cleanup schedule must be provided")
-    if is_blank(detach_schedule):
-        raise_exception("Detach schedule must be provided")
+    require_text(partition_schedule, "Partition schedule")
+    require_text(cleanup_schedule, "Cleanup schedule")
+    require_text(detach_schedule, "Detach schedule")
     raise_exception(_UNAVAILABLE)
 
 

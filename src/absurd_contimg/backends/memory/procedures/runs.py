@@ -41,8 +41,6 @@ from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 
 
 class Claim(NamedTuple):
-    """A row of ``claim_task``."""
-
     run_id: Uuid
     task_id: Uuid
     attempt: Int4
@@ -200,20 +198,15 @@ def complete_run(
         refuse_run(run_id, "is not currently running", queue_name)
     runs = catalog.runs(tx, queue_name)
     runs.update(tx, run, state="completed", completed_at=now, result=state)
-    tasks = catalog.tasks(tx, queue_name)
-    task = tasks.get(tx, run.task_id)
-    if task is not None:
-        tasks.update(
-            tx, task, state="completed", completed_payload=state, last_attempt_run=run.run_id
-        )
-    delete_waits_of(tx, queue_name, run.run_id)
-
-
-def delete_waits_of(tx: Transaction, queue_name: str | None, run_id: int) -> None:
-    """Delete what the run waited for."""
-    waits = catalog.waits(tx, queue_name)
-    for wait in waits.where(tx, "run_id", run_id):
-        waits.delete(tx, (wait.run_id, wait.step_name))
+    update_task(
+        tx,
+        queue_name,
+        run.task_id,
+        state="completed",
+        completed_payload=state,
+        last_attempt_run=run.run_id,
+    )
+    catalog.waits(tx, queue_name).delete_where(tx, "run_id", run.run_id)
 
 
 @procedure("a004484882a7f8ba")
@@ -230,15 +223,17 @@ def schedule_run(
     if wake_at is None:
         raise not_null_violation("available_at", runs.relation_of(run.run_id))
     runs.update(tx, run, state="sleeping", available_at=wake_at, wake_event=None, **NO_LEASE)
-    set_task_state(tx, queue_name, run.task_id, "sleeping")
+    update_task(tx, queue_name, run.task_id, state="sleeping")
 
 
-def set_task_state(tx: Transaction, queue_name: str | None, task_id: int | None, to: str) -> None:
-    """Change the state of the task, if there is one."""
+def update_task(
+    tx: Transaction, queue_name: str | None, task_id: int | None, **changes: object
+) -> None:
+    """Change these columns of the task, if there is one."""
     tasks = catalog.tasks(tx, queue_name)
     task = tasks.get(tx, task_id)
     if task is not None:
-        tasks.update(tx, task, state=to)
+        tasks.update(tx, task, **changes)
 
 
 @procedure("554984a4a9c64582")
@@ -284,7 +279,7 @@ def fail_run(
             last_attempt_run=last_attempt_run,
             cancelled_at=cancelled_at if task.cancelled_at is None else task.cancelled_at,
         )
-    delete_waits_of(tx, queue_name, run.run_id)
+    catalog.waits(tx, queue_name).delete_where(tx, "run_id", run.run_id)
 
 
 def _next_available(

@@ -10,8 +10,8 @@ from absurd_contimg.backends.memory.errors import EngineError, invalid_strategy,
 from absurd_contimg.backends.memory.procedures.checks import (
     INTEGER_MAX,
     checked_integer,
-    is_blank,
     is_partitioned,
+    require_text,
     shown_id,
     validate_queue_name,
 )
@@ -27,7 +27,7 @@ from absurd_contimg.backends.memory.schema import (
     Text,
     Uuid,
 )
-from absurd_contimg.backends.memory.tables import LIVE, NO_LEASE, Tasks, rule_seconds
+from absurd_contimg.backends.memory.tables import LIVE, NO_LEASE, Tasks, cancellation_rule
 from absurd_contimg.backends.memory.transaction import (
     LOCK_ROWS,
     READ,
@@ -42,8 +42,6 @@ RETRY_DELAY_SECONDS_MAX = 86_400.0
 
 
 class Spawned(NamedTuple):
-    """The row of ``spawn_task`` and ``retry_task``."""
-
     task_id: Uuid
     run_id: Uuid | None
     attempt: Int4
@@ -120,8 +118,7 @@ def spawn_task(
 ) -> Spawned:
     task_id, run_id = tx.session.next_uuid(), tx.session.next_uuid()
     now = tx.session.current_time()
-    if task_name is None or is_blank(task_name):
-        raise_exception("task_name must be provided")
+    task_name = require_text(task_name, "task_name")
 
     headers = retry_strategy = cancellation = idempotency_key = None
     max_attempts: int | None = None
@@ -283,23 +280,16 @@ def cancel_task(tx: Transaction, queue_name: Text | None, task_id: Uuid | None) 
     for run in runs.where(tx, "task_id", task_id):
         if run.state in LIVE:
             runs.update(tx, run, state="cancelled", **NO_LEASE)
-    waits = catalog.waits(tx, queue_name)
-    for wait in waits.where(tx, "task_id", task_id):
-        waits.delete(tx, (wait.run_id, wait.step_name))
+    catalog.waits(tx, queue_name).delete_where(tx, "task_id", task_id)
 
 
 def rule_applies(task: TaskRow, now: int) -> bool:
     """Whether a rule of a live task cancels it at `now`; 22P02 for a malformed rule."""
-    started = task.first_started_at
-    max_delay = rule_seconds(task, "max_delay")
-    max_duration = rule_seconds(task, "max_duration")
-    since, seconds = (task.enqueue_at, max_delay) if started is None else (started, max_duration)
+    since, seconds = cancellation_rule(task)
     return seconds is not None and elapsed_us(now, since) >= seconds * SECOND_US
 
 
 class Result(NamedTuple):
-    """A row of ``get_task_result``."""
-
     task_id: Uuid
     state: Text
     result: Jsonb | None
