@@ -71,7 +71,7 @@ MUTANTS = (
     Mutant("fail leaves attempts", R, "attempts=max(task.attempts, recorded_attempt)", "attempts=task.attempts"),
     Mutant("fail keeps the wake event", R, 'state="failed", wake_event=None, failed_at', 'state="failed", failed_at'),
     Mutant("fail forgets its waits", R, '            cancelled_at=cancelled_at if task.cancelled_at is None else task.cancelled_at,\n        )\n    catalog.waits(tx, queue_name).delete_where(tx, "run_id", run.run_id)', "            cancelled_at=cancelled_at if task.cancelled_at is None else task.cancelled_at,\n        )"),
-    Mutant("AB001 and AB002 are confused", "procedures.checks", 'if run.state == "cancelled":\n        raise task_cancelled()', 'if run.state == "cancelled":\n        raise run_already_failed(uuid_out(run.run_id), str(queue_name))'),
+    Mutant("AB001 and AB002 are confused", "procedures.checks", 'if state == "cancelled":\n        raise task_cancelled()', 'if state == "cancelled":\n        raise run_already_failed(uuid_out(run.run_id), str(queue_name))'),
     Mutant("fail overwrites cancelled_at", R, "cancelled_at=cancelled_at if task.cancelled_at is None else task.cancelled_at", "cancelled_at=cancelled_at"),
     # leases
     Mutant("extend adds to the old lease", R, "expires = add_us(now, extend_by", "expires = add_us(run.claim_expires_at, extend_by"),
@@ -100,8 +100,8 @@ MUTANTS = (
     # checkpoints
     Mutant("an earlier attempt overwrites a later checkpoint", C, "if existing is None or run.attempt >= existing:", "if True:"),
     Mutant("an equal attempt may not overwrite", C, "run.attempt >= existing", "run.attempt > existing"),
-    Mutant("checkpoint of a cancelled task is taken", C, 'if task.state == "cancelled":\n        raise task_cancelled()', "pass"),
-    Mutant("checkpoint of a failed run is taken", C, 'if run.state == "failed":\n        raise', "if False:\n        raise"),
+    Mutant("checkpoint of a cancelled task is taken", "procedures.checks", "state = run.state if task is None else task.state", "state = run.state"),
+    Mutant("checkpoint of a failed run is taken", C, "    refuse_ended_run(run, queue_name, task)\n", "    refuse_ended_run(run._replace(state='running'), queue_name, task)\n"),
     Mutant("checkpoint does not extend the lease", C, "extend_claim_by > 0:", "extend_claim_by > 10**10:"),
     Mutant("checkpoint gives a lease to a sleeping run", C, 'leased is not None and leased.state == "running" and leased.claim_expires_at is not None', "leased is not None"),
     Mutant("pending checkpoints are shown", C, 'include_pending or row.status == "committed"', "True"),

@@ -29,7 +29,6 @@ from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.tables import CLAIMABLE, LIVE
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values import times
-from absurd_contimg.backends.memory.values.times import SECOND_US
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
@@ -89,8 +88,6 @@ class MemoryBackend(Backend):
         """Run what changes nothing, which is not noted."""
         return self._run(work, *arguments, noted=False)
 
-    # -- queues -----------------------------------------------------------------------------
-
     async def create_queue(
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
@@ -108,8 +105,6 @@ class MemoryBackend(Backend):
 
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
         await self._run(queues.set_queue_policy, queue_name, dumped(policy))
-
-    # -- tasks and runs ---------------------------------------------------------------------
 
     async def spawn_task(
         self, queue_name: str, task_name: str, params: Json, options: SpawnOptions | None = None
@@ -155,8 +150,6 @@ class MemoryBackend(Backend):
 
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
         await self._run(runs.extend_claim, queue_name, uuid_int(run_id), extend_by)
-
-    # -- checkpoints and events -------------------------------------------------------------
 
     async def set_task_checkpoint_state(
         self,
@@ -209,15 +202,11 @@ class MemoryBackend(Backend):
     async def emit_event(self, queue_name: str, event_name: str, payload: Json = None) -> None:
         await self._run(events.emit_event, queue_name, event_name, dumped(payload))
 
-    # -- clean-up ---------------------------------------------------------------------------
-
     async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         return await self._run(cleanup.cleanup_tasks, queue_name, ttl_seconds, limit)
 
     async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
         return await self._run(cleanup.cleanup_events, queue_name, ttl_seconds, limit)
-
-    # -- inspection -------------------------------------------------------------------------
 
     async def current_time(self) -> datetime:
         return times.to_datetime(await self._read(checks.current_time))
@@ -304,7 +293,7 @@ def _queue_stats(tx: Transaction, queue: str) -> QueueStats:
                 due.append(run.available_at)
         elif run.state == "running" and run.claim_expires_at is not None:
             expired += run.claim_expires_at <= now
-    oldest = (now - min(due)) / SECOND_US if due else None
+    oldest = (now - min(due)) / times.SECOND_US if due else None
     return QueueStats(queue, dict(by_state), len(due), oldest, expired)
 
 

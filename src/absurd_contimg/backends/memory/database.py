@@ -11,7 +11,7 @@ import psycopg
 
 from absurd_contimg.backends.memory.catalog import Relation, Relations, new_table
 from absurd_contimg.backends.memory.dbapi.connection import AsyncMemoryConnection, MemoryConnection
-from absurd_contimg.backends.memory.records import row_dict
+from absurd_contimg.backends.memory.records import python_values
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.store import Clock, Operation, Store
 
@@ -69,8 +69,6 @@ class MemoryDatabase(Store):
             for owner, function in originals:
                 owner.connect = function
 
-    # -- copies -----------------------------------------------------------------------------
-
     def fork(self) -> MemoryDatabase:
         """An independent copy of everything committed, with the same future ids.
 
@@ -106,9 +104,13 @@ class MemoryDatabase(Store):
         datetime in UTC, parsed JSON (JSON null and SQL NULL are both None), timedelta. Times
         outside of Python's range, infinity among them, are its first or last moment.
         """
+
+        def by_column(row: Any) -> dict[str, object]:
+            return dict(zip(row._fields, python_values(row), strict=True))
+
         with self.mutex:
             return {
-                relation.name: [row_dict(row) for row in relation.table.scan(None)]
+                relation.name: [by_column(row) for row in relation.table.scan(None)]
                 for relation in self.relations.scan(None)
                 if relation.partition is None
             }

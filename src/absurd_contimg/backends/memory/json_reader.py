@@ -98,12 +98,8 @@ def _next(text: str, position: int) -> tuple[str, str, int]:
         _check_string(text, start, end)
         return "string", text[start : end + 1], end + 1
     if not _SCALAR.fullmatch(token):
-        raise _invalid(token)
+        raise refusal(f'Token "{token}" is invalid.')
     return "scalar", token, end
-
-
-def _invalid(token: str) -> EngineError:
-    return refusal(f'Token "{token}" is invalid.')
 
 
 def _check_string(text: str, start: int, end: int) -> None:
@@ -114,13 +110,13 @@ def _check_string(text: str, start: int, end: int) -> None:
     if rest.startswith('"'):
         return
     if rest in ("", "\\"):
-        raise _invalid(text[start:])
+        raise refusal(f'Token "{text[start:]}" is invalid.')
     if not rest.startswith("\\"):
         raise refusal(f"Character with value 0x{ord(rest[0]):02x} must be escaped.")
     if rest[1] != "u":
         raise refusal(f'Escape sequence "{rest[:2]}" is invalid.')
     if len(rest) < 6 and re.fullmatch("[0-9a-fA-F]*", rest[2:]):
-        raise _invalid(text[start:])
+        raise refusal(f'Token "{text[start:]}" is invalid.')
     raise refusal('"\\u" must be followed by four hexadecimal digits.')
 
 

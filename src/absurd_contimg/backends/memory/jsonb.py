@@ -255,9 +255,8 @@ def has_key(text: str, key: str) -> bool:
     value = tree(text)
     if isinstance(value, dict):
         return key in value
-    if isinstance(value, list):
-        return any(type(item) is str and item == key for item in value)
-    return type(value) is str and value == key
+    items = value if isinstance(value, list) else [value]
+    return any(type(item) is str and item == key for item in items)
 
 
 def keys(text: str) -> list[str]:

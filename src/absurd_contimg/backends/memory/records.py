@@ -97,10 +97,3 @@ def python_values(row: tuple[Any, ...]) -> list[Any]:
         value if load is None or value is None else load(value)
         for load, value in zip(_loaders(type(row)), row, strict=True)
     ]
-
-
-def row_dict(row: tuple[Any, ...]) -> dict[str, object]:
-    """The same by column name."""
-    return dict(
-        zip((column.name for column in columns_of(type(row))), python_values(row), strict=True)
-    )

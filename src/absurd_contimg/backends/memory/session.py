@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum
 from typing import NamedTuple, NoReturn, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.errors import EngineError
@@ -21,14 +20,6 @@ from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-
-
-class TransactionStatus(Enum):
-    """What libpq calls the transaction status."""
-
-    IDLE = "idle"
-    OPEN = "open"
-    FAILED = "failed"
 
 
 class _Savepoint(NamedTuple):
@@ -51,15 +42,6 @@ class Session(SessionState):
         """The transaction of each statement that is one of its own."""
         self._waited = False
         """Whether the statement begins again because it had to wait."""
-
-    # -- transactions -----------------------------------------------------------------------
-
-    @property
-    def status(self) -> TransactionStatus:
-        """Idle, in a transaction, or in one that has failed."""
-        if self.transaction is None:
-            return TransactionStatus.IDLE
-        return TransactionStatus.FAILED if self.failed else TransactionStatus.OPEN
 
     def begin(self) -> None:
         """``begin``; within a transaction Postgres only warns."""
@@ -143,8 +125,6 @@ class Session(SessionState):
         self.fail()
         raise EngineError("3B001", f'savepoint "{name}" does not exist')
 
-    # -- statements -------------------------------------------------------------------------
-
     def attempt(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> T:
         """Run one statement: it takes effect as a whole, or raises and has no effect.
 
@@ -180,8 +160,6 @@ class Session(SessionState):
 
     def _forget_reads(self) -> None:
         self._reads, self._waited = [], False
-
-    # -- waiting ----------------------------------------------------------------------------
 
     def wait(self, holder: Transaction) -> None:
         """Block this thread until a transaction ends; 55P03 or 57014 after the session's timeout.

@@ -39,8 +39,6 @@ class SessionState:
         """What the statement read before it had to wait, in order."""
         self._reads_used = 0
 
-    # -- settings ---------------------------------------------------------------------------
-
     def setting(self, name: str) -> str | None:
         """``current_setting(name, true)``; 0A000 for a setting that the emulator lacks."""
         return self._value(check_name(name))
@@ -78,8 +76,6 @@ class SessionState:
             return UTC
         return session_zone(self._value("timezone") or "UTC") or UTC
 
-    # -- time -------------------------------------------------------------------------------
-
     def current_time(self) -> int:
         """``absurd.current_time()`` in a statement: the session's fake time, or the clock."""
         if not self.known:
@@ -102,8 +98,6 @@ class SessionState:
     def next_uuid(self) -> int:
         """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
         return self.db.uuids.next(self.clock)
-
-    # -- reads ------------------------------------------------------------------------------
 
     def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
         """What `read` returns, or returned when this statement read it before it had to wait.

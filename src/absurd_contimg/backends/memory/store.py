@@ -87,8 +87,6 @@ class Store:
         self._latest: tuple[datetime, int] = times.EPOCH, 0
         """The last answer of the clock given, and the same in microseconds: it may stand still."""
 
-    # -- time and ids -----------------------------------------------------------------------
-
     def now(self) -> int:
         """The clock in microseconds; TypeError if it gives a datetime without a zone."""
         if self.clock is None:
@@ -110,8 +108,6 @@ class Store:
         with self.mutex:
             self._sessions += 1
             return self._sessions
-
-    # -- waiting ----------------------------------------------------------------------------
 
     def transaction_ended(self) -> None:
         """Wake everybody who waits for a lock. The caller holds the mutex."""

@@ -61,8 +61,6 @@ class Table(Generic[R]):
         """A row's primary key: a value, or a tuple of several."""
         self._lookups = tuple((name, schema.position(name)) for name in schema.lookups)
 
-    # -- reading ----------------------------------------------------------------------------
-
     def get(self, tx: Transaction, key: Hashable) -> R | None:
         """The row as `tx` sees it: its own changes, of others what is committed."""
         if self.uncommitted:
@@ -92,8 +90,6 @@ class Table(Generic[R]):
             return [row for row in self.scan(tx) if row[position] == value]
         return [self.rows[key] for key in self.keys_by[column].get(value, ())]
 
-    # -- locking ----------------------------------------------------------------------------
-
     def get_for_update(
         self, tx: Transaction, key: Hashable, mode: RowLock = RowLock.UPDATE
     ) -> R | None:
@@ -122,8 +118,6 @@ class Table(Generic[R]):
         mark = self.uncommitted.get(key)
         if mark is not None and mark[0] is not tx:
             raise WouldBlock(mark[0])
-
-    # -- writing ----------------------------------------------------------------------------
 
     def put(self, tx: Transaction, row: R) -> R:
         """Insert the row, or replace the one of the same key."""
@@ -193,8 +187,6 @@ class Table(Generic[R]):
             if new is not None and (value := new[position]) is not None:
                 keys[value] = (*keys.get(value, ()), self.key_of(new))
 
-    # -- partitions -------------------------------------------------------------------------
-
     def partition_of(self, value: int | None) -> Partition | None:
         """The partition for this value of the partition key; None where there is none."""
         default = None
@@ -219,8 +211,6 @@ class Table(Generic[R]):
             f"({'null' if value is None else uuid_out(value)}).",
             table=self.name,
         )
-
-    # -- copying ----------------------------------------------------------------------------
 
     def copy(self) -> Self:
         """An independent table with the same committed rows, which are shared."""

@@ -116,8 +116,6 @@ class Transaction:
         """What `read` returns; after a wait, what it returned before (`SessionState.read_once`)."""
         return read() if self.alone else self.session.read_once(key, read)
 
-    # -- rows -------------------------------------------------------------------------------
-
     def lock_row(self, table: LockedTable, key: Hashable, mode: RowLock) -> None:
         """Take the lock until the transaction ends; `WouldBlock` if another is in the way."""
         holder = self.row_holder(table, key, mode)
@@ -153,8 +151,6 @@ class Transaction:
             table.uncommitted[key] = (self, before)
             self.undo.append(lambda: table.uncommitted.pop(key))
 
-    # -- tables -----------------------------------------------------------------------------
-
     def lock_table(self, name: str, mode: TableLock) -> None:
         """Take a table lock until the transaction ends; `WouldBlock` if another is in the way."""
         self.check_table(name, mode)
@@ -178,8 +174,6 @@ class Transaction:
             del holders[self]
         if not holders:
             del self.db.table_locks[name]
-
-    # -- ends -------------------------------------------------------------------------------
 
     def rollback_to(self, position: int) -> None:
         """Undo everything after `position` of the undo log, the latest first."""

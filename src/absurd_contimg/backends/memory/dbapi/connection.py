@@ -14,9 +14,8 @@ from psycopg._cursor_base import BaseCursor
 from psycopg.abc import Params, PQGen, Query
 from psycopg.rows import tuple_row
 
-from absurd_contimg.backends.memory.dbapi.errors import not_supported, psycopg_error
 from absurd_contimg.backends.memory.dbapi.pgconn import MemoryPGconn
-from absurd_contimg.backends.memory.dbapi.results import Transformer
+from absurd_contimg.backends.memory.dbapi.results import Transformer, not_supported, psycopg_error
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session
 

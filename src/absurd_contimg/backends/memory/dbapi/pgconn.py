@@ -15,20 +15,14 @@ from psycopg.abc import Buffer, PQGen
 from psycopg.waiting import Wait
 
 from absurd_contimg.backends.memory.commands import check_outside_block, is_command
-from absurd_contimg.backends.memory.dbapi.errors import not_supported, psycopg_error
-from absurd_contimg.backends.memory.dbapi.results import MemoryResult
+from absurd_contimg.backends.memory.dbapi.results import MemoryResult, not_supported, psycopg_error
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.result import Result
-from absurd_contimg.backends.memory.session import Session, TransactionStatus, in_failed_transaction
+from absurd_contimg.backends.memory.session import Session, in_failed_transaction
 from absurd_contimg.backends.memory.sql.statements import Statement, compiled, split
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values.types import BY_OID, UNKNOWN, SqlType
 
-_STATUS = {
-    TransactionStatus.IDLE: pq.TransactionStatus.IDLE,
-    TransactionStatus.OPEN: pq.TransactionStatus.INTRANS,
-    TransactionStatus.FAILED: pq.TransactionStatus.INERROR,
-}
 _REPORTED = frozenset(
     b"application_name client_encoding DateStyle integer_datetimes IntervalStyle search_path "
     b"server_encoding server_version standard_conforming_strings TimeZone".split()
@@ -70,7 +64,10 @@ class MemoryPGconn:
     def transaction_status(self) -> pq.TransactionStatus:
         if self.status is pq.ConnStatus.BAD:
             return pq.TransactionStatus.UNKNOWN
-        return _STATUS[self.session.status]
+        if self.session.transaction is None:
+            return pq.TransactionStatus.IDLE
+        failed = self.session.failed
+        return pq.TransactionStatus.INERROR if failed else pq.TransactionStatus.INTRANS
 
     def parameter_status(self, name: bytes) -> bytes | None:
         value = self.session.setting(name.decode()) if name in _REPORTED else None

@@ -1,5 +1,5 @@
 # ruff: noqa: D102 - libpq and psycopg say what each method does
-"""From the engine's rows to Python's values: what psycopg asks of libpq's result."""
+"""From the engine's rows and errors to Python's values and psycopg's exceptions."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 from psycopg.abc import Buffer, PyFormat
 from psycopg.adapt import AdaptersMap
 
-from absurd_contimg.backends.memory.dbapi.errors import not_supported
+from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.result import Result
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.values.times import EPOCH
 from absurd_contimg.backends.memory.values.types import ArrayType, SqlType
 
 Load = Callable[[Any], Any]
+_Field = pq.DiagnosticField
 
 _UNCHANGED = frozenset({"int2", "int4", "int8", "text", "bool", "float8"})
 """The types whose values are the same in the engine and in Python."""
@@ -143,3 +144,38 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
                 return from_text(value)  # raises psycopg's error
 
         return timestamptz
+
+
+def psycopg_error(error: EngineError) -> psycopg.Error:
+    """The exception that psycopg raises for what Postgres reports."""
+    given = {
+        _Field.SEVERITY: "ERROR",
+        _Field.SEVERITY_NONLOCALIZED: "ERROR",
+        _Field.SQLSTATE: error.sqlstate,
+        _Field.MESSAGE_PRIMARY: error.message,
+        _Field.MESSAGE_DETAIL: error.detail,
+        _Field.MESSAGE_HINT: error.hint,
+        _Field.SCHEMA_NAME: None if error.table is None else "absurd",
+        _Field.TABLE_NAME: error.table,
+        _Field.COLUMN_NAME: error.column,
+        _Field.CONSTRAINT_NAME: error.constraint,
+    }
+    info: dict[int, bytes | None] = dict.fromkeys(_Field)
+    info |= {field: text.encode() for field, text in given.items() if text is not None}
+    text = error.message
+    if error.detail is not None:
+        text += f"\nDETAIL:  {error.detail}"
+    if error.hint is not None:
+        text += f"\nHINT:  {error.hint}"
+    try:
+        kind = errors.lookup(error.sqlstate)
+    except KeyError:
+        kind = errors.get_base_exception(error.sqlstate)
+    return kind(text, info=info)
+
+
+def not_supported(what: str) -> psycopg.NotSupportedError:
+    """The refusal of something that psycopg has and the emulator lacks."""
+    return psycopg.NotSupportedError(
+        f"the in-memory Absurd does not support {what}; run with --absurd-backend postgres"
+    )

@@ -13,7 +13,7 @@ from absurd_contimg.backends.memory.errors import (
     task_cancelled,
 )
 from absurd_contimg.backends.memory.procedures.signatures import SCHEMA_VERSION, procedure
-from absurd_contimg.backends.memory.schema import RunRow, Text, Timestamptz
+from absurd_contimg.backends.memory.schema import RunRow, TaskRow, Text, Timestamptz
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.text import uuid_out
 
@@ -72,9 +72,10 @@ def refuse_run(run_id: int | None, why: str, queue_name: str | None) -> NoReturn
     raise_exception(f'Run "{shown_id(run_id)}" {why} in queue "{queue_name}"')
 
 
-def refuse_ended_run(run: RunRow, queue_name: str | None) -> None:
-    """AB001 for a cancelled run, AB002 for a failed one."""
-    if run.state == "cancelled":
+def refuse_ended_run(run: RunRow, queue_name: str | None, task: TaskRow | None = None) -> None:
+    """AB001 if the run is cancelled, or the task where one is given; AB002 for a failed run."""
+    state = run.state if task is None else task.state
+    if state == "cancelled":
         raise task_cancelled()
     if run.state == "failed":
         raise run_already_failed(uuid_out(run.run_id), str(queue_name))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from absurd_contimg.backends.memory import catalog, jsonb
-from absurd_contimg.backends.memory.errors import (
-    EngineError,
-    raise_exception,
-    run_already_failed,
-    task_cancelled,
+from absurd_contimg.backends.memory.errors import EngineError, raise_exception, task_cancelled
+from absurd_contimg.backends.memory.procedures.checks import (
+    refuse_ended_run,
+    refuse_run,
+    require_text,
+    shown_id,
 )
-from absurd_contimg.backends.memory.procedures.checks import refuse_run, require_text, shown_id
 from absurd_contimg.backends.memory.procedures.runs import locked_run_and_task, update_task
 from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import (
@@ -63,10 +63,7 @@ def set_task_checkpoint_state(
     run, task = tx.read_once(("owner", queue_name, owner_run), run_and_task)
     if run is None or task is None:
         raise_exception(f'Run "{shown_id(owner_run)}" not found for checkpoint')
-    if task.state == "cancelled":
-        raise task_cancelled()
-    if run.state == "failed":
-        raise run_already_failed(shown_id(owner_run), str(queue_name))
+    refuse_ended_run(run, queue_name, task)
 
     if extend_claim_by is not None and extend_claim_by > 0:
         runs = catalog.runs(tx, queue_name)

@@ -213,11 +213,10 @@ def drop_detached_partition(
 
 def drop_table(tx: Transaction, relation: Relation) -> None:
     """``drop table``: its partitions go with it."""
-    for partition in relation.table.partitions or ():
-        tx.lock_table(partition.name, TableLock.ACCESS_EXCLUSIVE)
-        catalog.relations(tx).delete(tx, partition.name)
-    tx.lock_table(relation.name, TableLock.ACCESS_EXCLUSIVE)
-    catalog.relations(tx).delete(tx, relation.name)
+    partitions = [partition.name for partition in relation.table.partitions or ()]
+    for name in (*partitions, relation.name):
+        tx.lock_table(name, TableLock.ACCESS_EXCLUSIVE)
+        catalog.relations(tx).delete(tx, name)
 
 
 def detach_partition(tx: Transaction, parent_name: str, name: str) -> None:

@@ -5,17 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from absurd_contimg.backends.memory import catalog, jsonb
-from absurd_contimg.backends.memory.errors import (
-    EngineError,
-    raise_exception,
-    run_already_failed,
-    task_cancelled,
-)
+from absurd_contimg.backends.memory.errors import EngineError, raise_exception
 from absurd_contimg.backends.memory.procedures.checks import (
     checked_integer,
     refuse_ended_run,
     refuse_run,
-    shown_id,
 )
 from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.procedures.tasks import (
@@ -317,10 +311,7 @@ def extend_claim(
     run, task = locked_run_and_task(tx, queue_name, run_id)
     if run is None or task is None:
         refuse_run(run_id, "not found", queue_name)
-    if task.state == "cancelled":
-        raise task_cancelled()
-    if run.state == "failed":
-        raise run_already_failed(shown_id(run_id), str(queue_name))
+    refuse_ended_run(run, queue_name, task)
     if run.state != "running":
         refuse_run(run_id, "is not currently running", queue_name)
     if run.claim_expires_at is None:
