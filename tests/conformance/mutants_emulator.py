@@ -144,7 +144,7 @@ MUTANTS = (
     Mutant("max_duration is forgotten", "tables", "(started, max_duration)", "(started, None)"),
     Mutant("a malformed rule is passed over", "tables", 'return None if text is None else integer_in(text, "bigint")', "return int(text) if text is not None and text.isdigit() else None"),
     # clean-up and queues
-    Mutant("a month to live has 31 days", L, "span.epoch_us() // SECOND_US", "(span.epoch_us() + span.months * 86_400 * SECOND_US) // SECOND_US"),
+    Mutant("a month to live has 31 days", L, "row.cleanup_ttl.epoch_us() // SECOND_US", "(row.cleanup_ttl.epoch_us() + row.cleanup_ttl.months * 86_400 * SECOND_US) // SECOND_US"),
     Mutant("clean-up of all queues ignores the limit", L, "(tx, row.queue_name, ttl, row.cleanup_limit)", "(tx, row.queue_name, ttl)"),
     Mutant("clean-up takes what ends at the cutoff", L, "at < cutoff]", "at <= cutoff]"),
     Mutant("clean-up forgets runs", L, "        catalog.checkpoints(tx, queue_name),\n        runs,", "        catalog.checkpoints(tx, queue_name),"),

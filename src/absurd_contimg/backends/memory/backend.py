@@ -160,15 +160,9 @@ class MemoryBackend(Backend):
         owner_run: UUID,
         extend_claim_by: int | None = None,
     ) -> None:
-        await self._run(
-            events.set_task_checkpoint_state,
-            queue_name,
-            uuid_int(task_id),
-            step_name,
-            dumped(state),
-            uuid_int(owner_run),
-            extend_claim_by,
-        )
+        task, text, run = uuid_int(task_id), dumped(state), uuid_int(owner_run)
+        arguments = (queue_name, task, step_name, text, run, extend_claim_by)
+        await self._run(events.set_task_checkpoint_state, *arguments)
 
     async def get_task_checkpoint_state(
         self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
@@ -299,24 +293,24 @@ def _queue_stats(tx: Transaction, queue: str) -> QueueStats:
 
 def _histories(tx: Transaction, queue: str, task_ids: Sequence[int]) -> list[History]:
     """The histories of the tasks that exist."""
-    found: list[History] = []
+    histories: list[History] = []
     for task_id in task_ids:
         task = catalog.tasks(tx, queue).get(tx, task_id)
         if task is None:
             continue
-        of_task = catalog.runs(tx, queue).where(tx, "task_id", task_id)
+        attempts = catalog.runs(tx, queue).where(tx, "task_id", task_id)
         written = catalog.checkpoints(tx, queue).where(tx, "task_id", task_id)
         waits = catalog.waits(tx, queue).where(tx, "task_id", task_id)
-        of_task.sort(key=lambda run: (run.attempt, run.run_id))
+        attempts.sort(key=lambda run: (run.attempt, run.run_id))
         written.sort(key=lambda row: (row.updated_at, row.checkpoint_name))
         shown = [events.ShownCheckpoint(*row[1:]) for row in written]
-        found.append(
+        histories.append(
             History(
                 queue,
                 Task(*python_values(task)),
-                tuple(Run(*python_values(run)) for run in of_task),
+                tuple(Run(*python_values(run)) for run in attempts),
                 tuple(Checkpoint(*python_values(row)) for row in shown),
                 tuple(Wait(*python_values(wait)) for wait in sorted(waits)),
             )
         )
-    return found
+    return histories

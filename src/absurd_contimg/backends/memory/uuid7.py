@@ -29,14 +29,11 @@ class UuidSource:
         now_ns = self._last_ns = max(now_us * 1000, self._last_ns + _STEP_NS)
         ms, rest = divmod(now_ns, 1_000_000)
         high = min(ms, _MAX_MS) << 16 | _VERSION | rest * 4096 // 1_000_000
-        return high << 64 | _VARIANT | self._word() >> 2
-
-    def _word(self) -> int:
-        """64 random bits: splitmix64, whose whole state is one number."""
+        # 64 random bits by splitmix64, whose whole state is one number
         self._state = word = self._state + 0x9E3779B97F4A7C15 & _WORD
         word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _WORD
         word = (word ^ word >> 27) * 0x94D049BB133111EB & _WORD
-        return word ^ word >> 31
+        return high << 64 | _VARIANT | (word ^ word >> 31) >> 2
 
     def position(self) -> tuple[int, int]:
         """What decides the values to come."""

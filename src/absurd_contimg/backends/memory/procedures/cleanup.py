@@ -18,7 +18,7 @@ from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import Int4, TaskRow, Text
 from absurd_contimg.backends.memory.tables import LIVE, Runs
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.values.times import SECOND_US, Interval, add_us
+from absurd_contimg.backends.memory.values.times import SECOND_US, add_us
 
 T = TypeVar("T")
 
@@ -107,16 +107,11 @@ def cleanup_all_queues(tx: Transaction, queue_name: Text | None = None) -> list[
     require_queue(tx, queue_name)
     answer: list[Cleaned] = []
     for row in catalog.queue_rows(tx, queue_name):
-        ttl = _ttl_seconds(row.cleanup_ttl)
+        if row.cleanup_ttl.is_infinite:
+            raise EngineError("0A000", "cannot convert infinity to integer")
+        ttl = max(checked_integer(row.cleanup_ttl.epoch_us() // SECOND_US), 0)
         arguments: Any = (tx, row.queue_name, ttl, row.cleanup_limit)
         answer.append(
             Cleaned(row.queue_name, cleanup_tasks(*arguments), cleanup_events(*arguments))
         )
     return answer
-
-
-def _ttl_seconds(span: Interval) -> int:
-    """``greatest(floor(extract(epoch from span))::integer, 0)``."""
-    if span.is_infinite:
-        raise EngineError("0A000", "cannot convert infinity to integer")
-    return max(checked_integer(span.epoch_us() // SECOND_US), 0)
