@@ -96,7 +96,7 @@ def emulator_facts() -> Facts:
     for procedure in (known for same_name in PROCEDURES.values() for known in same_name):
         parameters = [
             f"{parameter.name} {_sql_type(parameter.type_name)}"
-            + (f" default {parameter.default}" if parameter.has_default else "")
+            + (f" default {_literal(parameter.value)}" if parameter.has_default else "")
             for parameter in procedure.parameters
         ]
         attributes = procedure.attributes.split()
@@ -144,7 +144,9 @@ def _column(column: Column, is_key: bool) -> str:
 def _literal(value: object) -> str:
     if isinstance(value, Interval):
         return f"interval '{interval_out(value)}'"
-    return str(value) if isinstance(value, int) else f"'{value}'"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, int) else f"'{value}'"
 
 
 def _function(

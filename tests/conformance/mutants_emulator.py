@@ -48,7 +48,7 @@ MUTANTS = (
     Mutant("claim clears the wake event in its answer", R, "                run.wake_event,\n                run.event_payload,", "                None,\n                run.event_payload,"),
     # the sweep
     Mutant("sweep takes every expired lease", R, "while len(expired) < limit and (run := runs.leases", "while (run := runs.leases"),
-    Mutant("sweep spares leases that end now", "tables", "if line[0][0] > until:", "if line[0][0] >= until:"),
+    Mutant("sweep spares leases that end now", "tables", "[0][0] > until:", "[0][0] >= until:"),
     Mutant("sweep names no worker", R, 'workerId=None if run.claimed_by is None else jsonb.dumps(run.claimed_by)', "workerId=None"),
     Mutant("sweep shows the expiry in UTC", R, "tx.session.zone, iso=True", "__import__('datetime').UTC, iso=True"),
     # completing and scheduling

@@ -60,14 +60,10 @@ class DueQueue(Generic[R]):
         """Take the row with the smallest moment, if that is not after `until`."""
         line, heap = self._line, self._heap
         while line or heap:
-            if line and not (heap and heap[0] < line[0]):
-                if line[0][0] > until:
-                    return None
-                moment, key = line.popleft()
-            else:
-                if heap[0][0] > until:
-                    return None
-                moment, key = heappop(heap)
+            in_line = line and not (heap and heap[0] < line[0])
+            if (line if in_line else heap)[0][0] > until:
+                return None
+            moment, key = line.popleft() if in_line else heappop(heap)
             row = rows.get(key)
             if row is not None and self._moment_of(row) == moment:
                 return row

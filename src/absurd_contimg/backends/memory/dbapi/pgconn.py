@@ -170,11 +170,7 @@ def _name(match: re.Match[str]) -> str:
 
 @lru_cache(maxsize=_QUERIES_KEPT_MAX)
 def _types(oids: tuple[int, ...]) -> tuple[SqlType, ...]:
-    return tuple(map(_type, oids))
-
-
-def _type(oid: int) -> SqlType:
-    kind = BY_OID.get(oid) if oid else UNKNOWN
-    if kind is None:
-        raise not_supported(f"parameters of the type with oid {oid}")
-    return kind
+    for oid in oids:
+        if oid and oid not in BY_OID:
+            raise not_supported(f"parameters of the type with oid {oid}")
+    return tuple(BY_OID[oid] if oid else UNKNOWN for oid in oids)

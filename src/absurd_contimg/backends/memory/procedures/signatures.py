@@ -33,13 +33,6 @@ class Parameter:
         """Whether a call may leave it out."""
         return self.value is not _NO_DEFAULT
 
-    @property
-    def default(self) -> str:
-        """The default as the schema writes it."""
-        if isinstance(self.value, str):
-            return f"'{self.value}'"
-        return "null" if self.value is None else str(self.value).lower()
-
 
 @dataclass(frozen=True, slots=True)
 class Procedure:
