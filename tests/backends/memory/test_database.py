@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase, jsonb
 from absurd_contimg.backends.memory.values import times
-from absurd_contimg.backends.memory.values.timestamps import timestamptz_in, timestamptz_out
+from absurd_contimg.backends.memory.values.times import timestamptz_in, timestamptz_out
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import (
     BackendError,

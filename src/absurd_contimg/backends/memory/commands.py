@@ -81,7 +81,6 @@ def _match(pattern: str, text: str) -> Match | None:
 
 
 def _unquoted(name: str) -> str:
-    """An identifier as Postgres folds it."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
@@ -139,10 +138,6 @@ def _set(match: Match) -> Run:
     return run
 
 
-def _set_level(_: Match) -> Run:
-    return lambda _: Result("SET")
-
-
 def _reset(match: Match) -> Run:
     name = "timezone" if match[1] else match[2].replace('"', "")
 
@@ -157,7 +152,7 @@ def _reset(match: Match) -> Run:
 
 
 def _show(match: Match) -> Run:
-    name = "timezone" if match[1] else "transaction_isolation" if match[2] else match[3].lower()
+    name = "timezone" if match[1] else match[2].lower()
     shown = {"timezone": "TimeZone", "datestyle": "DateStyle", "intervalstyle": "IntervalStyle"}
 
     def run(tx: Transaction) -> Result:
@@ -187,10 +182,13 @@ _CONTROLS: tuple[tuple[str, Callable[[Match], Control]], ...] = (
     (rf"(savepoint|release)\s+(?:savepoint\s+)?{_NAME}", _savepoint),
 )
 _RUNS: tuple[tuple[str, Callable[[Match], Run]], ...] = (
-    (rf"set\s+(?:session\s+characteristics\s+as\s+)?transaction{_LEVEL}", _set_level),
+    (
+        rf"set\s+(?:session\s+characteristics\s+as\s+)?transaction{_LEVEL}",
+        lambda _: lambda _: Result("SET"),
+    ),
     (rf"set\s+(?:(session|local)\s+)?(?:(time\s+zone)\s+|{_SETTING}\s*(?:=|\sto\s)\s*)(.+)", _set),
     (rf"reset\s+(?:(time\s+zone)|{_SETTING})", _reset),
-    (rf"show\s+(?:(time\s+zone)|(transaction\s+isolation\s+level)|{_SETTING})", _show),
+    (rf"show\s+(?:(time\s+zone)|{_SETTING})", _show),
     (
         rf"alter\s+table\s+(?:only\s+)?{_TABLE}\s+detach\s+partition\s+{_TABLE}"
         r"(?:\s+(?:concurrently|finalize))?",

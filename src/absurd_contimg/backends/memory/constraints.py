@@ -39,7 +39,6 @@ def replace(tx: Transaction, table: AnyTable, old: Any, values: list[Any]) -> Ro
 
 
 def _check_idempotency_key(table: AnyTable, row: Row) -> None:
-    """23505 for an idempotency key that another task has."""
     if table.unique_key:
         owners = table.keys_by["idempotency_key"].get(row[-1], ())
         if owners not in ((), (row[0],)):

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from absurd_contimg.backends.memory.settings import DEFAULTS, check_name, checked, session_zone
 from absurd_contimg.backends.memory.store import Store
-from absurd_contimg.backends.memory.values.timestamps import timestamptz_in
+from absurd_contimg.backends.memory.values.times import timestamptz_in
 
 T = TypeVar("T")
 

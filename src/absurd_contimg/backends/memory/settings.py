@@ -84,19 +84,16 @@ def duration_seconds(text: str) -> float:
 
 # -- time zones ---------------------------------------------------------------------------------
 
-_UTC_NAMES = frozenset({"utc", "gmt", "zulu", "etc/utc", "universal", "greenwich", "uct"})
-
 
 @cache
 def _zone_names() -> dict[str, str]:
-    """The names of the time zone database by their lower-case forms."""
     return {name.lower(): name for name in zoneinfo.available_timezones()}
 
 
 @lru_cache(maxsize=256)
 def session_zone(name: str) -> tzinfo | None:
     """The time zone of a name in any case, None if there is none."""
-    if name.lower() in _UTC_NAMES:
+    if name.lower() in ("utc", "etc/utc"):
         return UTC
     known = _zone_names().get(name.lower())
     return None if known is None else zoneinfo.ZoneInfo(known)

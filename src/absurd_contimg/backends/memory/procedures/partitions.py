@@ -24,8 +24,8 @@ from absurd_contimg.backends.memory.values.times import (
     add_interval,
     is_finite,
     iso_week,
+    timestamptz_out,
 )
-from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
 
 UUIDV7_MS_MAX = 281_474_976_710_655
 _WEEK = Interval(days=7)

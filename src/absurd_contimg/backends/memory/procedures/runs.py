@@ -30,8 +30,13 @@ from absurd_contimg.backends.memory.schema import (
 )
 from absurd_contimg.backends.memory.tables import LIVE, NO_LEASE, Runs, Tasks, rule_seconds
 from absurd_contimg.backends.memory.transaction import LOCK_ROWS, READ, Transaction
-from absurd_contimg.backends.memory.values.times import SECOND_US, add_us, elapsed_us, seconds_us
-from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
+from absurd_contimg.backends.memory.values.times import (
+    SECOND_US,
+    add_us,
+    elapsed_us,
+    seconds_us,
+    timestamptz_out,
+)
 
 
 class Claim(NamedTuple):

@@ -1,4 +1,1 @@
-"""The SQL that the emulator supports: parsed by sqlglot, compiled to closures, evaluated.
-
-The contract is `tests/conformance/supported_statements.py`; everything else is refused.
-"""
+"""The SQL that the emulator supports; `tests/conformance/supported_statements.py` lists it."""

@@ -96,10 +96,8 @@ _SUMS: dict[SqlType, tuple[SqlType, Combine]] = {
 
 
 def _number(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
-    if kind is types.UNKNOWN:
-        raise unmatched("function", f"{name}(unknown)", unique=False)
     if kind not in _SUMS:
-        raise unmatched("function", f"{name}({kind.shown})")
+        raise unmatched("function", f"{name}({kind.shown})", unique=kind is not types.UNKNOWN)
     return _SUMS[kind]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from sqlglot import exp
@@ -28,21 +29,16 @@ def arguments(
     node: exp.Anonymous, compiled: Callable[[Node], Expr]
 ) -> tuple[list[Expr], list[str | None]]:
     """The arguments of a call, and their names where they have one."""
-    expressions: list[Expr] = []
-    names: list[str | None] = []
-    for item in node.expressions:
-        is_named = isinstance(item, exp.Kwarg)
-        expressions.append(compiled(item.expression if is_named else item))
-        names.append(name_of(item.this) if is_named else None)
-    return expressions, names
+    named = [(isinstance(item, exp.Kwarg), item) for item in node.expressions]
+    names = [name_of(item.this) if is_named else None for is_named, item in named]
+    return [compiled(item.expression if is_named else item) for is_named, item in named], names
 
 
 def procedure_call(schema: Node, node: Node, compiled: Callable[[Node], Expr]) -> Call:
     """The call of a procedure of the schema ``absurd``; 42883 if there is none that fits."""
-    if not isinstance(schema, exp.Identifier) or not isinstance(node, exp.Anonymous):
-        raise Unsupported("fields of a row")
-    if name_of(schema) != "absurd":
-        raise Unsupported(f"functions of the schema {name_of(schema)}")
+    is_call = isinstance(schema, exp.Identifier) and isinstance(node, exp.Anonymous)
+    if not is_call or name_of(schema) != "absurd":
+        raise Unsupported("fields of a row and functions of other schemas")
     name = name_of(node.this) if isinstance(node.this, exp.Identifier) else node.name.lower()
     given, names = arguments(node, compiled)
     _check_names(names)
@@ -80,22 +76,17 @@ def _placed(
         return None
     places = [n if name is None else known.index(name) for n, name in enumerate(names)]
     placed = dict(zip(places, arguments, strict=True))
+    required = {n for n, parameter in enumerate(procedure.parameters) if not parameter.has_default}
     fits = all(is_implicit(argument.kind, kinds[place]) for place, argument in placed.items())
-    if (
-        not fits
-        or len(placed) < len(places)
-        or not all(
-            parameter.has_default or n in placed for n, parameter in enumerate(procedure.parameters)
-        )
-    ):
+    if not fits or len(placed) < len(places) or not required <= placed.keys():
         return None
     given = {place: converted(expr, kinds[place]).value for place, expr in placed.items()}
-    defaults = [_default(parameter.value) for parameter in procedure.parameters]
-    return [given.get(n, default) for n, default in enumerate(defaults)]
+    defaults = [parameter.value for parameter in procedure.parameters]
+    return [given.get(n) or partial(_default, value) for n, value in enumerate(defaults)]
 
 
-def _default(value: Any) -> Evaluate:
-    return lambda _: value
+def _default(value: Any, _: Env) -> Any:
+    return value
 
 
 def _call(procedure: Procedure, values: list[Evaluate]) -> Call:

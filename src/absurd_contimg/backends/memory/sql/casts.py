@@ -13,17 +13,7 @@ from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, undetermined
 from absurd_contimg.backends.memory.values import numerics, types
 from absurd_contimg.backends.memory.values.text import double_in
-from absurd_contimg.backends.memory.values.types import (
-    BOOL,
-    FLOAT8,
-    INT4,
-    JSONB,
-    NUMBERS,
-    NUMERIC,
-    TEXT,
-    UNKNOWN,
-    SqlType,
-)
+from absurd_contimg.backends.memory.values.types import NUMBERS, NUMERIC, TEXT, UNKNOWN, SqlType
 
 Cast = Callable[[Any, SessionState], Any]
 
@@ -48,33 +38,29 @@ def _cast_function(source: SqlType, target: SqlType) -> Cast | None:
     if source is TEXT:
         return target.read
     if target is TEXT:
-        return source.show if source is not BOOL else lambda raw, _: "true" if raw else "false"
+        is_bool = source is types.BOOL
+        return (lambda raw, _: "true" if raw else "false") if is_bool else source.show
     if isinstance(source, types.ArrayType) and isinstance(target, types.ArrayType):
-        inner = _cast_function(source.element, target.element)
-        if inner is not None:
-            return lambda raw, session: [
-                None if item is None else inner(item, session) for item in raw
-            ]
-    if source is JSONB and (target in NUMBERS or target is BOOL):
+        raise Unsupported(f"casts of {source.shown}")
+    if source is types.JSONB and (target in NUMBERS or target is types.BOOL):
         return lambda raw, _: _json_scalar(raw, target)
-    if (source in NUMBERS and target in NUMBERS) or {source, target} == {BOOL, INT4}:
+    if (source in NUMBERS and target in NUMBERS) or {source, target} == {types.BOOL, types.INT4}:
         return lambda raw, _: _number(raw, target)
     return None
 
 
 def _number(raw: Any, target: SqlType) -> Any:
     """A number, or a truth value, as a number of another type or a truth value."""
-    if target is BOOL:
+    if target is types.BOOL:
         return bool(raw)
-    if target is FLOAT8:
+    if target is types.FLOAT8:
         return double_in(numerics.numeric_out(raw)) if isinstance(raw, Decimal) else float(raw)
     if target is NUMERIC:
         is_float = isinstance(raw, float)
         return Decimal(format(Decimal(f"{raw:.15g}"), "f")) if is_float else Decimal(raw)
     if isinstance(raw, Decimal):  # a numeric's half is rounded away from zero, a float's to even
         if not raw.is_finite():
-            word = "NaN" if raw.is_nan() else "infinity"
-            raise EngineError("0A000", f"cannot convert {word} to {target.shown}")
+            raise Unsupported(f"{raw} as {target.shown}")
         raw = int(numerics.rounded(raw, 0, ROUND_HALF_UP))
     elif isinstance(raw, float):
         raw = round(raw) if math.isfinite(raw) else 1 << 64
@@ -85,10 +71,10 @@ def _json_scalar(raw: str, target: SqlType) -> Any:
     kind = jsonb.kind(raw)
     if kind == "null":
         return None
-    if kind != ("boolean" if target is BOOL else "number"):
+    if kind != ("boolean" if target is types.BOOL else "number"):
         shown = "numeric" if kind == "number" else kind
         raise EngineError("22023", f"cannot cast jsonb {shown} to type {target.shown}")
-    return raw == "true" if target is BOOL else _number(Decimal(raw), target)
+    return raw == "true" if target is types.BOOL else _number(Decimal(raw), target)
 
 
 # -- where an expression stands -----------------------------------------------------------------
@@ -145,7 +131,7 @@ def common_type(kinds: list[SqlType], where: str) -> SqlType:
         if kind in NUMBERS and chosen in NUMBERS:
             chosen = max(kind, chosen, key=NUMBERS.index)
         elif kind is not chosen:
-            if {kind, chosen} == {types.UUID, JSONB}:  # of one category in Postgres
+            if {kind, chosen} == {types.UUID, types.JSONB}:  # of one category in Postgres
                 raise Unsupported(f"{chosen.shown} beside {kind.shown}")
             raise EngineError(
                 "42804", f"{where} types {chosen.shown} and {kind.shown} cannot be matched"

@@ -55,8 +55,6 @@ class EmulatedPostgres(Postgres):
                 symbol = _OPERATORS[self._curr.token_type.name]
                 self._advance()
                 right = self._parse_term()
-                if this is None or right is None:
-                    self.raise_error(f"operator {symbol} without an operand")
                 this = exp.Operator(this=this, operator=symbol, expression=right)
             return this
 
@@ -74,10 +72,8 @@ class EmulatedPostgres(Postgres):
 
         def _parse_interval(self, *_: Any, **__: Any) -> Any:
             """``interval '...'`` with its text as it stands."""
-            here, after = self._curr, self._next
-            if here is None or after is None or here.token_type.name != "INTERVAL":
-                return None
-            if after.token_type.name != "STRING":
+            tokens = (self._curr, self._next)
+            if [token and token.token_type.name for token in tokens] != ["INTERVAL", "STRING"]:
                 return None
             self._advance(2)
             return exp.Interval(this=exp.Literal.string(self._prev.text))

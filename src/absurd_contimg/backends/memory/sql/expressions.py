@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.sql import aggregates, calls, functions, operators
+from absurd_contimg.backends.memory.sql import aggregates, calls, casts, functions, operators
 from absurd_contimg.backends.memory.sql.aggregates import Aggregate
-from absurd_contimg.backends.memory.sql.casts import (
-    as_text,
-    common_type,
-    converted,
-    determined,
-    unified,
-)
+from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, type_name
 from absurd_contimg.backends.memory.sql.operators import comparison, sort_key
-from absurd_contimg.backends.memory.sql.scope import (
-    Env,
-    Evaluate,
-    Expr,
-    Node,
-    Query,
-    Scope,
-    column_value,
-)
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node, Query, Scope
 from absurd_contimg.backends.memory.values import types
 from absurd_contimg.backends.memory.values.numerics import numeric_in
 from absurd_contimg.backends.memory.values.types import BOOL, UNKNOWN
@@ -46,6 +33,7 @@ FUNCTIONS = functions.NAMES | aggregates.NAMES
 """What is written as a function and compiled here."""
 
 
+@dataclass(slots=True)
 class Compiler:
     """Compiles the expressions of one query.
 
@@ -53,17 +41,10 @@ class Compiler:
     `clause` says where that is.
     """
 
-    def __init__(
-        self,
-        scope: Scope,
-        subquery: Subquery,
-        aggregates: list[Aggregate] | None = None,
-        clause: str = "",
-    ) -> None:
-        self.scope = scope
-        self.subquery = subquery
-        self.aggregates = aggregates
-        self.clause = clause
+    scope: Scope
+    subquery: Subquery
+    aggregates: list[Aggregate] | None = None
+    clause: str = ""
 
     def compile(self, node: Node) -> Expr:
         """The compiled expression."""
@@ -199,7 +180,6 @@ def _first(tests: list[Evaluate], decisive: bool) -> Expr:
 
 
 def _logic(compiler: Compiler, node: exp.Connector) -> Expr:
-    """``and`` and ``or``."""
     word = "OR" if isinstance(node, exp.Or) else "AND"
     tests = [compiler.condition(side, word) for side in (node.left, node.right)]
     return _first(tests, decisive=word == "OR")
@@ -214,7 +194,7 @@ def _inverted(inner: Evaluate) -> Expr:
 
 
 def _is(compiler: Compiler, node: exp.Is) -> Expr:
-    inner, negate = determined(compiler.compile(node.this)), bool(node.args.get("negate"))
+    inner, negate = casts.determined(compiler.compile(node.this)), bool(node.args.get("negate"))
     if not isinstance(node.expression, exp.Null) or isinstance(inner.kind, types.RecordType):
         raise Unsupported("this test with IS")
     return Expr(BOOL, lambda env: (inner.value(env) is None) is not negate)
@@ -239,10 +219,7 @@ def _binary(compiler: Compiler, node: exp.Binary) -> Expr:
 
 
 def _any(compiler: Compiler, node: exp.Binary) -> Expr:
-    """``a = any(array)``."""
     operand = unwrapped(node.right.this)
-    if isinstance(operand, exp.Query):
-        raise Unsupported("ANY of a query; use IN")
     left, array = compiler.compile(node.left), compiler.compile(operand)
     if array.kind is UNKNOWN:
         if as_text(left).kind not in types.ARRAYS:
@@ -252,7 +229,7 @@ def _any(compiler: Compiler, node: exp.Binary) -> Expr:
         raise EngineError("42809", "op ANY/ALL (array) requires array on right side")
     element = array.kind.element
     left = converted(left, element) if left.kind is UNKNOWN else left
-    pair = [Expr(kind, column_value((0, n))) for n, kind in enumerate((left.kind, element))]
+    pair = [Expr.column(kind, (0, n)) for n, kind in enumerate((left.kind, element))]
     test, items, inner = comparison("=", *pair).value, array.value, left.value
 
     def value(env: Env) -> bool | None:
@@ -290,11 +267,8 @@ def _nested(compiler: Compiler, node: Node, refusal: str = "") -> Query:
         raise EngineError("42601", f"subquery {refusal}")
 
     def rows(env: Env) -> Any:
-        if scope.correlated:
-            return query.rows(Env(env.tx, env.values, env))
-        if query.rows not in env.cache:
-            env.cache[query.rows] = query.rows(Env(env.tx, env.values, env))
-        return env.cache[query.rows]
+        inside = Env(env.tx, env.values, env)
+        return query.rows(inside) if scope.correlated else query.rows_once(env, inside)
 
     return Query(query.columns, rows)
 
@@ -303,8 +277,8 @@ def _in_query(compiler: Compiler, subject: Node, node: Node) -> Expr:
     """``a in (select ...)``, by hashing where the query runs once."""
     left = compiler.compile(subject)
     query = _nested(compiler, node, "has too many columns")
-    item = Expr(query.columns[0].kind, column_value((0, 0)))
-    first, second, kind = unified(left, item, "=")
+    item = Expr.column(query.columns[0].kind, (0, 0))
+    first, second, kind = casts.unified(left, item, "=")
     operators.check_ordered(kind, "IN")
 
     def key(raw: Any) -> Any:

@@ -12,32 +12,14 @@ from typing import Any, NamedTuple
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.session_state import SessionState
-from absurd_contimg.backends.memory.sql.casts import (
-    common_type,
-    converted,
-    determined,
-    is_implicit,
-    unified,
-)
+from absurd_contimg.backends.memory.sql import casts
+from absurd_contimg.backends.memory.sql.casts import common_type, converted, is_implicit
 from absurd_contimg.backends.memory.sql.operators import check_ordered, comparison, sort_key
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.values import times, types
 from absurd_contimg.backends.memory.values.numerics import rounded
-from absurd_contimg.backends.memory.values.times import Interval
-from absurd_contimg.backends.memory.values.timestamps import timestamptz_out
-from absurd_contimg.backends.memory.values.types import (
-    BOOL,
-    FLOAT8,
-    INT4,
-    INTEGERS,
-    INTERVAL,
-    JSONB,
-    NUMERIC,
-    TEXT,
-    TIMESTAMPTZ,
-    UNKNOWN,
-    SqlType,
-)
+from absurd_contimg.backends.memory.values.times import Interval, timestamptz_out
+from absurd_contimg.backends.memory.values.types import JSONB, NUMERIC, TEXT, TIMESTAMPTZ, SqlType
 
 
 class Form(NamedTuple):
@@ -67,11 +49,11 @@ def _strict_call(name: str, forms: tuple[Form, ...], arguments: list[Expr]) -> E
         for form in forms
         if len(form.arguments) - form.optional <= len(kinds) <= len(form.arguments)
         and all(map(is_implicit, kinds, form.arguments))
-        and {(UNKNOWN, TIMESTAMPTZ), (UNKNOWN, INTERVAL)}.isdisjoint(
+        and {(types.UNKNOWN, TIMESTAMPTZ), (types.UNKNOWN, types.INTERVAL)}.isdisjoint(
             zip(kinds, form.arguments, strict=False)
         )
     ]
-    if not fitting or (len(fitting) > 1 and UNKNOWN in kinds):
+    if not fitting or (len(fitting) > 1 and types.UNKNOWN in kinds):
         raise Unsupported(f"{name}({', '.join(kind.shown for kind in kinds)})")
     form = max(fitting, key=lambda each: sum(map(operator.is_, kinds, each.arguments)))
     given = zip(arguments, form.arguments, strict=False)
@@ -98,7 +80,6 @@ def _coalesce(arguments: list[Expr], name: str) -> Expr:
 
 
 def _extreme(arguments: list[Expr], name: str) -> Expr:
-    """``greatest`` and ``least``."""
     kind = common_type([expr.kind for expr in arguments], name.upper())
     check_ordered(kind, name)
     values = [converted(expr, kind).value for expr in arguments]
@@ -116,8 +97,8 @@ def _nullif(arguments: list[Expr], name: str) -> Expr:
         raise Unsupported("nullif of other than two arguments")
     first, second = arguments
     same = comparison("=", first, second).value
-    if not (first.kind in INTEGERS and second.kind in INTEGERS):  # which are compared as they are
-        first = unified(first, second, "=")[0]
+    if not {first.kind, second.kind} <= {*types.INTEGERS}:  # which are compared as they are
+        first = casts.unified(first, second, "=")[0]
     return Expr(first.kind, lambda env: None if same(env) is True else first.value(env), name)
 
 
@@ -132,7 +113,7 @@ def _current_setting(session: SessionState, name: str, missing_ok: bool = False)
 
 
 def _set_config(arguments: list[Expr], name: str) -> Expr:
-    kinds = (TEXT, TEXT, BOOL)
+    kinds = (TEXT, TEXT, types.BOOL)
     if len(arguments) != 3 or not all(map(is_implicit, [expr.kind for expr in arguments], kinds)):
         raise Unsupported(f"{name} with these arguments")
     values = [converted(expr, kind).value for expr, kind in zip(arguments, kinds, strict=True)]
@@ -148,7 +129,6 @@ def _set_config(arguments: list[Expr], name: str) -> Expr:
 
 
 def _json_text(raw: Any, kind: SqlType, session: SessionState) -> str:
-    """A value as ``to_jsonb`` writes it."""
     if raw is None:
         return jsonb.NULL
     if kind is JSONB:
@@ -156,20 +136,19 @@ def _json_text(raw: Any, kind: SqlType, session: SessionState) -> str:
     shown = "true" if raw is True else "false" if raw is False else kind.show(raw, session)
     if kind is TIMESTAMPTZ:
         shown = timestamptz_out(raw, session.zone, iso=True)
-    is_bare = kind is BOOL or (kind in types.NUMBERS and math.isfinite(raw))
+    is_bare = kind is types.BOOL or (kind in types.NUMBERS and math.isfinite(raw))
     return jsonb.parse(shown if is_bare else jsonb.dumps(shown))
 
 
 def _checked(expr: Expr) -> Expr:
-    """A value that may become JSON."""
-    expr = determined(expr)
+    expr = casts.determined(expr)
     if isinstance(expr.kind, types.ArrayType | types.RecordType):
         raise Unsupported(f"JSON of {expr.kind.shown}")
     return expr
 
 
 def _to_jsonb(arguments: list[Expr], name: str) -> Expr:
-    if len(arguments) != 1 or arguments[0].kind is UNKNOWN:
+    if len(arguments) != 1 or arguments[0].kind is types.UNKNOWN:
         raise Unsupported("to_jsonb of other than one argument with a type")
     expr = _checked(arguments[0])
 
@@ -223,7 +202,7 @@ def _round(_: SessionState, raw: Decimal, digits: int = 0) -> Decimal:
 
 def _abs(kind: SqlType) -> Form:
     def work(_: SessionState, raw: Any) -> Any:
-        if kind in INTEGERS and raw == -(1 << (8 * kind.size - 1)):
+        if kind in types.INTEGERS and raw == -(1 << (8 * kind.size - 1)):
             raise EngineError("22003", f"{kind.shown} out of range")
         return raw.copy_abs() if kind is NUMERIC else abs(raw)
 
@@ -242,38 +221,35 @@ _CLOCKS: dict[str, Callable[[SessionState], int]] = {
 
 
 def _epoch(_: SessionState, raw: Any) -> Decimal:
-    """``extract(epoch from time or interval)``."""
-    ends = (times.INFINITE, times.INFINITY, times.NEG_INFINITE, times.NEG_INFINITY)
-    if raw in ends:
-        return Decimal("Infinity" if raw in ends[:2] else "-Infinity")
+    if raw in (times.INFINITE, times.INFINITY, times.NEG_INFINITE, times.NEG_INFINITY):
+        raise Unsupported("the epoch of infinity")
     return Decimal(raw.epoch_us() if isinstance(raw, Interval) else raw).scaleb(-6)
 
 
 def _date_trunc(session: SessionState, unit: str, time: int) -> int:
-    """In the session's time zone."""
     local = time + times.utc_offset_us(time, session.zone)
     return times.from_local(times.truncated(local, unit), session.zone)
 
 
 _FORMS: dict[str, tuple[Form, ...]] = {
-    "length": (Form((TEXT,), INT4, lambda _, raw: len(raw)),),
+    "length": (Form((TEXT,), types.INT4, lambda _, raw: len(raw)),),
     "lower": (Form((TEXT,), TEXT, lambda _, raw: raw.translate(_LOWER)),),
     "upper": (Form((TEXT,), TEXT, lambda _, raw: raw.translate(_UPPER)),),
-    "left": (Form((TEXT, INT4), TEXT, lambda _, raw, count: raw[:count]),),
+    "left": (Form((TEXT, types.INT4), TEXT, lambda _, raw, count: raw[:count]),),
     "abs": tuple(map(_abs, types.NUMBERS)),
     "round": (
-        Form((NUMERIC, INT4), NUMERIC, _round),
-        Form((FLOAT8,), FLOAT8, _round_float),
+        Form((NUMERIC, types.INT4), NUMERIC, _round),
+        Form((types.FLOAT8,), types.FLOAT8, _round_float),
         Form((NUMERIC,), NUMERIC, _round),
     ),
     "jsonb_typeof": (Form((JSONB,), TEXT, lambda _, raw: jsonb.kind(raw)),),
-    "jsonb_array_length": (Form((JSONB,), INT4, _array_length),),
-    "current_setting": (Form((TEXT, BOOL), TEXT, _current_setting, 1),),
+    "jsonb_array_length": (Form((JSONB,), types.INT4, _array_length),),
+    "current_setting": (Form((TEXT, types.BOOL), TEXT, _current_setting, 1),),
     "date_trunc": (Form((TEXT, TIMESTAMPTZ), TIMESTAMPTZ, _date_trunc),),
     "make_interval": (
-        Form((FLOAT8,), INTERVAL, lambda _, raw: Interval(us=times.seconds_us(raw))),
+        Form((types.FLOAT8,), types.INTERVAL, lambda _, raw: Interval(us=times.seconds_us(raw))),
     ),
-    "extract": (Form((TIMESTAMPTZ,), NUMERIC, _epoch), Form((INTERVAL,), NUMERIC, _epoch)),
+    "extract": (Form((TIMESTAMPTZ,), NUMERIC, _epoch), Form((types.INTERVAL,), NUMERIC, _epoch)),
     **{name: (Form((), TIMESTAMPTZ, work),) for name, work in _CLOCKS.items()},
 }
 _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {

@@ -184,7 +184,5 @@ def _update(target: _Target, node: exp.Update) -> Query:
 
 
 _CHANGES: dict[type, Callable[[_Target, Any], Query]] = {
-    exp.Insert: _insert,
-    exp.Update: _update,
-    exp.Delete: _delete,
-}
+    exp.Insert: _insert, exp.Update: _update, exp.Delete: _delete,
+}  # fmt: skip

@@ -9,29 +9,12 @@ from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.sql.casts import (
-    checked_number,
-    converted,
-    undefined_operator,
-    unified,
-    unmatched,
-)
+from absurd_contimg.backends.memory.sql import casts
+from absurd_contimg.backends.memory.sql.casts import checked_number, converted, undefined_operator
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
 from absurd_contimg.backends.memory.values import floats, intervals, numerics, times, types
 from absurd_contimg.backends.memory.values.text import like_pattern
-from absurd_contimg.backends.memory.values.types import (
-    BOOL,
-    FLOAT8,
-    INTERVAL,
-    JSONB,
-    NUMBERS,
-    NUMERIC,
-    STRINGS,
-    TEXT,
-    TIMESTAMPTZ,
-    UNKNOWN,
-    SqlType,
-)
+from absurd_contimg.backends.memory.values.types import INTERVAL, TIMESTAMPTZ, UNKNOWN, SqlType
 
 Work = Callable[[Any, Any, Env], Any]
 _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
@@ -61,7 +44,7 @@ def strict(kind: SqlType, left: Expr, right: Expr, work: Work) -> Expr:
 
 def check_ordered(kind: SqlType, what: str) -> None:
     """Refuse to compare or sort values of types for which it is not done here."""
-    if kind in (JSONB, types.VOID) or isinstance(kind, types.ArrayType | types.RecordType):
+    if kind in (types.JSONB, types.VOID) or isinstance(kind, types.ArrayType | types.RecordType):
         raise Unsupported(f"{what} by values of type {kind.shown}")
 
 
@@ -83,16 +66,16 @@ def row_key(kinds: Sequence[SqlType], row: Sequence[Any]) -> tuple[Any, ...]:
 
 def comparison(symbol: str, left: Expr, right: Expr) -> Expr:
     """``=``, ``<>``, ``<`` and so on."""
-    left, right, kind = unified(left, right, symbol)
-    if kind is JSONB and symbol in ("=", "<>"):
-        return strict(BOOL, left, right, lambda a, b, _: jsonb.equal(a, b) is (symbol == "="))
+    left, right, kind = casts.unified(left, right, symbol)
+    if kind is types.JSONB and symbol in ("=", "<>"):
+        return strict(types.BOOL, left, right, lambda a, b, _: jsonb.equal(a, b) is (symbol == "="))
     check_ordered(kind, "comparisons")
     compare = _COMPARE[symbol]
-    if kind in (INTERVAL, NUMERIC, FLOAT8):
+    if kind in (INTERVAL, types.NUMERIC, types.FLOAT8):
         return strict(
-            BOOL, left, right, lambda a, b, _: compare(sort_key(kind, a), sort_key(kind, b))
+            types.BOOL, left, right, lambda a, b, _: compare(sort_key(kind, a), sort_key(kind, b))
         )
-    return strict(BOOL, left, right, lambda a, b, _: compare(a, b))
+    return strict(types.BOOL, left, right, lambda a, b, _: compare(a, b))
 
 
 # -- numbers, times and intervals ---------------------------------------------------------------
@@ -101,12 +84,12 @@ def comparison(symbol: str, left: Expr, right: Expr) -> Expr:
 def _arithmetic(symbol: str, left: Expr, right: Expr) -> Expr:
     left_kind, right_kind = left.kind, right.kind
     for kind in (left_kind, right_kind):
-        if kind is JSONB or isinstance(kind, types.ArrayType):
+        if kind is types.JSONB or isinstance(kind, types.ArrayType):
             raise Unsupported(f"the operator {symbol} of {kind.shown}")
     if left_kind is UNKNOWN and right_kind is UNKNOWN:
-        raise unmatched("operator", f"{left_kind.shown} {symbol} {right_kind.shown}", unique=False)
+        raise casts.unmatched("operator", f"unknown {symbol} unknown", unique=False)
     left, right = _guessed(symbol, left, right_kind), _guessed(symbol, right, left_kind)
-    if left.kind in NUMBERS and right.kind in NUMBERS:
+    if left.kind in types.NUMBERS and right.kind in types.NUMBERS:
         made = _of_numbers(symbol, left, right)
     else:
         made = _of_times(symbol, left, right)
@@ -121,8 +104,10 @@ def _guessed(symbol: str, expr: Expr, beside: SqlType) -> Expr:
     if beside is TIMESTAMPTZ and symbol == "+":
         kind = INTERVAL
     elif beside is INTERVAL and symbol in "*/":
-        kind = FLOAT8
-    fits = beside in NUMBERS or beside is INTERVAL or (beside is TIMESTAMPTZ and symbol in "+-")
+        kind = types.FLOAT8
+    fits = (
+        beside in types.NUMBERS or beside is INTERVAL or (beside is TIMESTAMPTZ and symbol in "+-")
+    )
     return converted(expr, kind) if expr.kind is UNKNOWN and fits else expr
 
 
@@ -149,9 +134,9 @@ def _quotient(a: int, b: int) -> tuple[int, int]:
 
 
 def _of_numbers(symbol: str, left: Expr, right: Expr) -> Expr | None:
-    left, right, kind = unified(left, right, symbol)
-    if kind is FLOAT8 or kind is NUMERIC:
-        work: Any = (_FLOAT_WORK if kind is FLOAT8 else _NUMERIC_WORK).get(symbol)
+    left, right, kind = casts.unified(left, right, symbol)
+    if kind is types.FLOAT8 or kind is types.NUMERIC:
+        work: Any = (_FLOAT_WORK if kind is types.FLOAT8 else _NUMERIC_WORK).get(symbol)
         return None if work is None else strict(kind, left, right, lambda a, b, _: work(a, b))
     whole = _INTEGER_WORK[symbol]
     return strict(kind, left, right, lambda a, b, _: checked_number(whole(a, b), kind))
@@ -160,7 +145,7 @@ def _of_numbers(symbol: str, left: Expr, right: Expr) -> Expr | None:
 def _of_times(symbol: str, left: Expr, right: Expr) -> Expr | None:
     left_kind, right_kind = left.kind, right.kind
     if (symbol, left_kind, right_kind) == ("+", INTERVAL, TIMESTAMPTZ) or (
-        symbol == "*" and left_kind in NUMBERS
+        symbol == "*" and left_kind in types.NUMBERS
     ):
         left, right, left_kind, right_kind = right, left, right_kind, left_kind
     if left_kind is TIMESTAMPTZ and right_kind is TIMESTAMPTZ and symbol == "-":
@@ -173,16 +158,16 @@ def _of_times(symbol: str, left: Expr, right: Expr) -> Expr | None:
     if left_kind is INTERVAL and right_kind is INTERVAL and symbol in "+-":
         combine = intervals.add if symbol == "+" else intervals.subtract
         return strict(INTERVAL, left, right, lambda a, b, _: combine(a, b))
-    if left_kind is INTERVAL and right_kind in NUMBERS and symbol in "*/":
+    if left_kind is INTERVAL and right_kind in types.NUMBERS and symbol in "*/":
         scale = intervals.multiply if symbol == "*" else intervals.divide
-        return strict(INTERVAL, left, converted(right, FLOAT8), lambda a, b, _: scale(a, b))
+        return strict(INTERVAL, left, converted(right, types.FLOAT8), lambda a, b, _: scale(a, b))
     return None
 
 
 def negated(expr: Expr) -> Expr:
     """Unary minus."""
     kind, inner = expr.kind, expr.value
-    if kind not in NUMBERS and kind is not INTERVAL:
+    if kind not in types.NUMBERS and kind is not INTERVAL:
         raise Unsupported(f"the operator - of {kind.shown}")
 
     def value(env: Env) -> Any:
@@ -191,7 +176,7 @@ def negated(expr: Expr) -> Expr:
             return None
         if kind is INTERVAL:
             return intervals.negate(raw)
-        if kind is NUMERIC:
+        if kind is types.NUMERIC:
             return numerics.subtract(Decimal(0), raw)
         return checked_number(-raw, kind) if kind in types.INTEGERS else -raw
 
@@ -203,33 +188,34 @@ def negated(expr: Expr) -> Expr:
 
 def _concatenated(symbol: str, left: Expr, right: Expr) -> Expr:
     kinds = (left.kind, right.kind)
-    if JSONB in kinds or any(isinstance(kind, types.ArrayType) for kind in kinds):
+    if types.JSONB in kinds or any(isinstance(kind, types.ArrayType) for kind in kinds):
         raise Unsupported("concatenation of other than text")
-    if not any(kind in STRINGS for kind in kinds):
+    if not any(kind in types.STRINGS for kind in kinds):
         raise undefined_operator(symbol, *kinds)
-    return strict(TEXT, converted(left, TEXT), converted(right, TEXT), lambda a, b, _: a + b)
+    left, right = converted(left, types.TEXT), converted(right, types.TEXT)
+    return strict(types.TEXT, left, right, lambda a, b, _: a + b)
 
 
 def like(symbol: str, left: Expr, right: Expr) -> Expr:
     """``like`` (``~~``) and ``ilike`` (``~~*``); the caller inverts those with ``!``."""
-    if left.kind not in STRINGS or right.kind not in STRINGS:
+    if left.kind not in types.STRINGS or right.kind not in types.STRINGS:
         raise undefined_operator(symbol, left.kind, right.kind)
     any_case = symbol.endswith("*")
-    left, right = converted(left, TEXT), converted(right, TEXT)
+    left, right = converted(left, types.TEXT), converted(right, types.TEXT)
     return strict(
-        BOOL, left, right, lambda a, b, _: bool(like_pattern(b, any_case=any_case).match(a))
+        types.BOOL, left, right, lambda a, b, _: bool(like_pattern(b, any_case=any_case).match(a))
     )
 
 
 # -- jsonb --------------------------------------------------------------------------------------
 
-_TEXTS = types.ARRAYS[TEXT]
+_TEXTS = types.ARRAYS[types.TEXT]
 
 
 def _json_operator(symbol: str, left: Expr, right: Expr) -> Expr:
     """The operators with jsonb on their left side."""
     takes, kind, work = _JSON_WORK[symbol]
-    if left.kind is not JSONB:
+    if left.kind is not types.JSONB:
         if left.kind is UNKNOWN:
             raise Unsupported(f"the operator {symbol} of a literal; cast it to jsonb")
         raise undefined_operator(symbol, left.kind, right.kind)
@@ -240,14 +226,14 @@ def _json_operator(symbol: str, left: Expr, right: Expr) -> Expr:
     return strict(kind, left, right, lambda a, b, _: work(a, b))
 
 
-_KEYS = (TEXT, types.INT2, types.INT4)
+_KEYS = (types.TEXT, types.INT2, types.INT4)
 _JSON_WORK: dict[str, tuple[tuple[SqlType, ...], SqlType, Callable[[Any, Any], Any]]] = {
-    "->": (_KEYS, JSONB, jsonb.field),
-    "->>": (_KEYS, TEXT, jsonb.field_text),
-    "#>": ((_TEXTS,), JSONB, jsonb.follow),
-    "#>>": ((_TEXTS,), TEXT, jsonb.follow_text),
-    "?": ((TEXT,), BOOL, jsonb.has_key),
-    "@>": ((JSONB,), BOOL, jsonb.contains),
+    "->": (_KEYS, types.JSONB, jsonb.field),
+    "->>": (_KEYS, types.TEXT, jsonb.field_text),
+    "#>": ((_TEXTS,), types.JSONB, jsonb.follow),
+    "#>>": ((_TEXTS,), types.TEXT, jsonb.follow_text),
+    "?": ((types.TEXT,), types.BOOL, jsonb.has_key),
+    "@>": ((types.JSONB,), types.BOOL, jsonb.contains),
 }
 _BUILDERS: dict[str, Callable[[str, Expr, Expr], Expr]] = {
     **dict.fromkeys(_COMPARE, comparison),

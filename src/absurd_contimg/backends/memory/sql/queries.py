@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
@@ -22,15 +21,8 @@ from absurd_contimg.backends.memory.sql.scope import (
     Node,
     Query,
     Scope,
-    column_value,
 )
-from absurd_contimg.backends.memory.sql.sources import (
-    FromClause,
-    Pairs,
-    letter_of,
-    renamed,
-    row_locks,
-)
+from absurd_contimg.backends.memory.sql.sources import FromClause, Pairs, renamed, row_locks
 from absurd_contimg.backends.memory.transaction import TableLock
 from absurd_contimg.backends.memory.values.types import INT8, SqlType
 
@@ -75,15 +67,9 @@ def _common_table(item: exp.CTE, scope: Scope) -> None:
         raise EngineError("42712", f'WITH query name "{name}" specified more than once')
     query = compile_query(item.this, Scope(scope.plan, scope, tables=scope.tables))
 
-    def rows(env: Env) -> list[Row]:
-        if query.rows not in env.cache:
-            env.cache[query.rows] = query.rows(env.with_rows(()))
-        cached: list[Row] = env.cache[query.rows]
-        return cached
-
     names = [name_of(column) for column in alias.columns]
     columns = renamed(f'WITH query "{name}"', query.columns, names)
-    scope.tables[name] = Query(columns, rows)
+    scope.tables[name] = Query(columns, lambda env: query.rows_once(env, env.with_rows(())))
 
 
 def _values(node: exp.Values, scope: Scope) -> Query:
@@ -174,7 +160,7 @@ def compile_outputs(clause: Node, compiler: Compiler, sources: FromClause) -> li
         for index, position in places or []:
             scope.check_grouped((index, position))
             name, kind = scope.sources[index].columns[position]
-            outputs.append(Output(name, Expr(kind, column_value((index, position)), name), None))
+            outputs.append(Output(name, Expr.column(kind, (index, position), name), None))
         if places is None:
             expr = as_text(compiler.compile_output(inner))
             name = name_of(item.args["alias"]) if isinstance(item, exp.Alias) else expr.name
@@ -256,7 +242,6 @@ def _sorted(pairs: Pairs, order: list[Order]) -> Pairs:
 
 
 def _distinct(pairs: Pairs, kinds: list[SqlType]) -> Pairs:
-    """The first of the rows that do not differ."""
     seen: dict[Any, tuple[Env, Row]] = {}
     for pair in pairs:
         seen.setdefault(row_key(kinds, pair[1]), pair)
@@ -264,7 +249,6 @@ def _distinct(pairs: Pairs, kinds: list[SqlType]) -> Pairs:
 
 
 def _number(node: exp.Select, name: str, scope: Scope) -> Evaluate | None:
-    """``limit`` or ``offset``."""
     clause = node.args.get(name)
     if clause is None:
         return None
@@ -275,7 +259,6 @@ def _number(node: exp.Select, name: str, scope: Scope) -> Evaluate | None:
 
 
 def _bounds(env: Env, limit: Evaluate | None, offset: Evaluate | None) -> tuple[int, int | None]:
-    """Where the rows begin and where they end."""
     start = 0 if offset is None else (offset(env) or 0)
     most = None if limit is None else limit(env)
     if start < 0:
@@ -289,7 +272,7 @@ def _bounds(env: Env, limit: Evaluate | None, offset: Evaluate | None) -> tuple[
 
 
 def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
-    """The keys of a query's ``group by``; without one there is one group."""
+    """What a query groups by; a primary key allows all columns of its table."""
     clause = node.args.get("group")
     items = [] if clause is None else clause.expressions
     grouping = Grouping([_key(_bare(item), node, scope) for item in items])
@@ -301,15 +284,13 @@ def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
                 grouping.places.add(place)
     for index, source in enumerate(scope.sources):
         names = [column.name for column in source.columns]
-        kind = schema.TABLES.get(letter_of(source.relation or "") or "")
-        keys = ("",) if kind is None else kind.primary_key
+        keys = source.primary_key
         if all(key in names and (index, names.index(key)) in grouping.places for key in keys):
-            grouping.sources.add(index)
+            grouping.places |= {(index, position) for position in range(len(names))}
     return grouping
 
 
 def _bare(node: Node) -> Node:
-    """An expression without its brackets."""
     return _bare(node.this) if isinstance(node, exp.Paren) else node
 
 

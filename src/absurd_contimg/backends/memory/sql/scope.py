@@ -67,6 +67,22 @@ class Expr(NamedTuple):
     rows: Fetch | None = None
     """For a procedure that returns a set: its rows."""
 
+    @classmethod
+    def column(cls, kind: SqlType, place: Place, name: str = "?column?", depth: int = 0) -> Expr:
+        """A column of the current row, `depth` queries further out."""
+        index, position = place
+
+        def outside(env: Env) -> Any:
+            for _ in range(depth):
+                assert env.outer is not None
+                env = env.outer
+            return None if (row := env.rows[index]) is None else row[position]
+
+        def here(env: Env) -> Any:
+            return None if (row := env.rows[index]) is None else row[position]
+
+        return cls(kind, outside if depth else here, name)
+
 
 class Plan:
     """What a statement reads before it runs: tables, times, parameters.
@@ -127,6 +143,12 @@ class Query(NamedTuple):
     columns: tuple[ColumnInfo, ...]
     rows: Fetch
 
+    def rows_once(self, env: Env, inside: Env) -> Any:
+        """Its rows, found once a statement, in `inside`."""
+        if self.rows not in env.cache:
+            env.cache[self.rows] = self.rows(inside)
+        return env.cache[self.rows]
+
 
 @dataclass(slots=True)
 class Source:
@@ -136,6 +158,7 @@ class Source:
     columns: tuple[ColumnInfo, ...]
     fetch: Fetch
     relation: str | None = None
+    primary_key: tuple[str, ...] = ("",)
     lateral: bool = False
     """Whether its rows depend on those of the sources before it."""
 
@@ -146,8 +169,6 @@ class Grouping:
 
     keys: list[Node]
     places: set[Place] = field(default_factory=set)
-    sources: set[int] = field(default_factory=set)
-    """Sources whose primary key is grouped by: all of their columns are allowed."""
 
 
 @dataclass(slots=True)
@@ -175,7 +196,7 @@ class Scope:
             scope, depth = scope.parent, depth + 1
         scope.check_grouped(place, depth)
         kind = scope.sources[place[0]].columns[place[1]].kind
-        return Expr(kind, column_value(place, depth), name)
+        return Expr.column(kind, place, name, depth)
 
     def place_of(self, table: str | None, name: str) -> Place | None:
         """Where a column of the query itself is; 42702 if the name is not unique."""
@@ -200,7 +221,7 @@ class Scope:
     def check_grouped(self, place: Place, depth: int = 0) -> None:
         """42803 for a column that is neither grouped by nor in an aggregate."""
         grouping = self.grouping
-        if grouping is None or place in grouping.places or place[0] in grouping.sources:
+        if grouping is None or place in grouping.places:
             return
         source = self.sources[place[0]]
         shown = f'"{source.alias}.{source.columns[place[1]].name}"'
@@ -229,19 +250,3 @@ class Scope:
 
 
 _SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "xmax", "cmin", "cmax", "tableoid"})
-
-
-def column_value(place: Place, depth: int = 0) -> Evaluate:
-    """How a column of the current row is read, `depth` queries further out."""
-    index, position = place
-    if depth == 0:
-        return lambda env: None if (row := env.rows[index]) is None else row[position]
-
-    def outside(env: Env) -> Any:
-        for _ in range(depth):
-            assert env.outer is not None
-            env = env.outer
-        row = env.rows[index]
-        return None if row is None else row[position]
-
-    return outside

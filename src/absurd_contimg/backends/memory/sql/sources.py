@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlglot import exp
@@ -49,28 +50,24 @@ def table_source(node: Node, alias: str | None, scope: Scope, mode: TableLock) -
             return partition_rows(env.tx, relation.table, relation.partition)
         return list(relation.table.scan(env.tx))
 
-    columns = [
-        ColumnInfo(column.name, types.BY_NAME[column.type_name])
-        for column in schema.TABLES[letter].columns
-    ]
-    return Source(alias or name, tuple(columns), fetch, relation=name)
+    table = schema.TABLES[letter]
+    columns = [ColumnInfo(column.name, types.BY_NAME[column.type_name]) for column in table.columns]
+    return Source(alias or name, tuple(columns), fetch, name, table.primary_key)
 
 
+@dataclass(slots=True)
 class FromClause:
     """Compiles a ``from`` clause into what gives the combinations of its sources' rows."""
 
-    def __init__(
-        self, scope: Scope, subquery: Subquery, mode: TableLock = TableLock.ACCESS_SHARE
-    ) -> None:
-        self.scope = scope
-        self.subquery = subquery
-        self.mode = mode
-        self.star: list[Place] = []
-        """The columns of ``*``."""
-        self._segment = 0
-        """Where in `star` that begins what the last comma begins."""
-        self._joins: list[tuple[Source, bool, list[Evaluate], list[Pair]]] = []
-        """Each source with whether it is left joined, its conditions, its pairs."""
+    scope: Scope
+    subquery: Subquery
+    mode: TableLock = TableLock.ACCESS_SHARE
+    star: list[Place] = field(default_factory=list)
+    """The columns of ``*``."""
+    _segment: int = 0
+    """Where in `star` that begins what the last comma begins."""
+    _joins: list[tuple[Source, bool, list[Evaluate], list[Pair]]] = field(default_factory=list)
+    """Each source with whether it is left joined, its conditions, its pairs."""
 
     def add(self, node: Node, joins: list[exp.Join]) -> None:
         """The first entry of the clause, and those that are joined to it."""

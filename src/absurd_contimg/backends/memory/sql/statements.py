@@ -8,7 +8,8 @@ by text and parameter types; they hold no data and serve every database.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -63,38 +64,30 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(part for part in [*parts, text[start:]] if without_comments(part))
 
 
-_NOT_PARSED = "text that its parser does not take"
-
-
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
 def compiled(text: str, params: tuple[SqlType, ...]) -> Statement:
     """The statement, ready to run with parameters of these types; 0A000 if it is not supported."""
-    try:
+    with _quoted(text):
         control = control_of(text)
         command = run_of(text)
         if control is not None:
             return Statement(text, control=control)
-        run = _query(text, params) if command is None else lambda tx, _: command(tx)
-        return Statement(text, run=_quoting(run, text))
+        made = _query(text, params) if command is None else lambda tx, _: command(tx)
+
+    def run(tx: Transaction, values: Sequence[Any]) -> Result:
+        with _quoted(text):
+            return made(tx, values)
+
+    return Statement(text, run=run)
+
+
+@contextmanager
+def _quoted(text: str) -> Iterator[None]:
+    """Quote the statement, with its placeholders again, where something is not supported."""
+    try:
+        yield
     except Unsupported as error:
-        raise Unsupported(error.what, _as_written(text)) from None
-
-
-def _as_written(text: str) -> str:
-    """The text with its placeholders again."""
-    return PARAMETER.sub("%s", text.strip())
-
-
-def _quoting(run: Run, text: str) -> Run:
-    """The statement, which quotes itself where a value is not supported."""
-
-    def quoting(tx: Transaction, values: Sequence[Any]) -> Result:
-        try:
-            return run(tx, values)
-        except Unsupported as error:
-            raise Unsupported(error.what, _as_written(text)) from None
-
-    return quoting
+        raise Unsupported(error.what, PARAMETER.sub("%s", text.strip())) from None
 
 
 def _query(text: str, params: tuple[SqlType, ...]) -> Run:
@@ -131,13 +124,12 @@ def _failing(plan: Plan, error: EngineError) -> Run:
 
 
 def _parsed(text: str) -> Node:
-    """sqlglot's tree of one statement."""
     logger = logging.getLogger("sqlglot")
     disabled, logger.disabled = logger.disabled, True  # it warns of what is refused below
     try:
         node = sqlglot.parse_one(text, read=EmulatedPostgres)
     except SqlglotError:
-        raise Unsupported(_NOT_PARSED) from None
+        raise Unsupported("text that its parser does not take") from None
     finally:
         logger.disabled = disabled
     if not isinstance(node, exp.Query | exp.Values | exp.Insert | exp.Update | exp.Delete):

@@ -1,4 +1,1 @@
-"""The values of Postgres' types: how they are read, printed and computed.
-
-Nothing here knows SQL or a table.
-"""
+"""The values of Postgres' types: read, printed and computed without SQL or tables."""

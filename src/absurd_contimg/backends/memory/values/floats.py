@@ -1,8 +1,4 @@
-"""``double precision`` as Postgres has it (``float.c``): IEEE's numbers, but a result that leaves
-their range is an error (22003), as is a division by zero (22012).
-
-It knows no SQL.
-"""
+"""``double precision`` as Postgres has it (``float.c``): a result out of range is 22003."""
 
 from __future__ import annotations
 

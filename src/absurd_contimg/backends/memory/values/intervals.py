@@ -1,8 +1,7 @@
 """``interval``: its text forms, and arithmetic as Postgres does it (``timestamp.c``).
 
-Each field keeps in its own bounds, infinity is among the values, fractions of months become days
-and fractions of days become time. What leaves the bounds is an error (22008). Of the text forms the
-usual ones are read: numbers with units, and ``hh:mm:ss``.
+Fractions of months become days, fractions of days become time; a field out of its bounds is 22008.
+Of the text forms the usual ones are read: numbers with units, and ``hh:mm:ss``.
 """
 
 from __future__ import annotations
@@ -61,12 +60,12 @@ def interval_in(text: str) -> Interval:
     while position < len(body):
         match = _PART.match(body, position)
         if match is None:
-            raise _not_read(text)
+            raise _refused(text, is_form=_has_numbers(text))
         parts.append(_part(match, text))
         position = match.end()
     given = [unit for units, _ in parts for unit in units]
     if not parts or len(set(given)) < len(given):
-        raise _not_read(text)
+        raise _refused(text, is_form=_has_numbers(text))
     span = reduce(add, [part for _, part in parts])
     return negate(span) if ago else span
 
@@ -80,8 +79,13 @@ def _field(text: str, months: int = 0, days: int = 0, us: int = 0) -> Interval:
         raise EngineError("22015", message) from None
 
 
-def _not_read(text: str) -> EngineError:
-    if any(character.isdigit() for character in text) or text.strip().startswith("P"):
+def _has_numbers(text: str) -> bool:
+    return any(character.isdigit() for character in text) or text.strip().startswith("P")
+
+
+def _refused(text: str, *, is_form: bool) -> EngineError:
+    """The error for what is no interval, or for a form of one that is not read here."""
+    if is_form:
         return Unsupported(f"this form of an interval ({text})")
     return EngineError("22007", f'invalid input syntax for type interval: "{text}"')
 
@@ -110,7 +114,7 @@ def _part(match: re.Match[str], text: str) -> tuple[tuple[object, ...], Interval
         if not isinstance(months, int) or abs(months) >= _INT32:
             raise Unsupported(f"such a number of months or years ({text})")
         return (f"{_MONTHS[unit]} months",), Interval(months)
-    raise _unknown_unit(unit, text)
+    raise _refused(text, is_form=unit.rstrip("s") in _OTHER_UNITS)
 
 
 def _whole_us(value: float, size: int) -> int:
@@ -119,12 +123,6 @@ def _whole_us(value: float, size: int) -> int:
     exact = (value - whole) * size
     rest = exact - math.trunc(exact)
     return whole * size + math.trunc(exact) + (1 if rest > 0.5 else -1 if rest < -0.5 else 0)
-
-
-def _unknown_unit(unit: str, text: str) -> EngineError:
-    if unit.rstrip("s") in _OTHER_UNITS:
-        return Unsupported(f"this unit of an interval ({text})")
-    return EngineError("22007", f'invalid input syntax for type interval: "{text}"')
 
 
 _OTHER_UNITS = frozenset({
@@ -161,10 +159,9 @@ def interval_out(span: Interval) -> str:
 
 def checked(months: int, days: int, us: int) -> Interval:
     """The finite interval of these fields; 22008 if one is outside its integer type."""
-    if not (-_INT32 <= months < _INT32 and -_INT32 <= days < _INT32 and -_INT64 <= us < _INT64):
-        raise _out_of_range()
     span = Interval(months, days, us)
-    if span.is_infinite:
+    fits = -_INT32 <= months < _INT32 and -_INT32 <= days < _INT32 and -_INT64 <= us < _INT64
+    if not fits or span.is_infinite:
         raise _out_of_range()
     return span
 

@@ -1,12 +1,9 @@
-"""``numeric`` as Postgres has it (``numeric.c``): exact, with as many digits as it takes, NaN and
-infinity among its values, and no minus zero.
-
-Division alone cuts digits off, where Postgres does. It knows no SQL.
-"""
+"""``numeric`` as Postgres has it (``numeric.c``): exact but for division, without a minus zero."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_UP, Context, Decimal
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported, invalid_text
@@ -59,19 +56,13 @@ def scale(value: Decimal) -> int:
     return max(0, -int(value.as_tuple().exponent))
 
 
-def add(a: Decimal, b: Decimal) -> Decimal:
-    """``numeric + numeric``."""
-    return _check_size(_EXACT.add(a, b))
+def _sized(work: Callable[[Decimal, Decimal], Decimal]) -> Callable[[Decimal, Decimal], Decimal]:
+    return lambda a, b: _check_size(work(a, b))
 
 
-def subtract(a: Decimal, b: Decimal) -> Decimal:
-    """``numeric - numeric``."""
-    return _check_size(_EXACT.subtract(a, b))
-
-
-def multiply(a: Decimal, b: Decimal) -> Decimal:
-    """``numeric * numeric``."""
-    return _check_size(_EXACT.multiply(a, b))
+add = _sized(_EXACT.add)
+subtract = _sized(_EXACT.subtract)
+multiply = _sized(_EXACT.multiply)
 
 
 def _check_divisor(a: Decimal, b: Decimal) -> None:

@@ -1,9 +1,4 @@
-"""The text forms of Postgres' types: what each accepts, what it prints, how it refuses.
-
-These are the input and output functions of the types that Absurd's schema uses, but for times and
-intervals, which have modules of their own. Input raises the error that Postgres raises, with its
-words.
-"""
+"""The text forms of Postgres' simple types: what each accepts and prints, how it refuses."""
 
 from __future__ import annotations
 
@@ -18,7 +13,6 @@ _INTEGER = re.compile(
     r"[+-]?(?:(0x(?:_?[0-9a-f])+|0o(?:_?[0-7])+|0b(?:_?[01])+)|\d(?:_?\d)*)",
     re.ASCII | re.IGNORECASE,
 )
-_INTEGER_LENGTH_MAX = 80
 INT_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 
 
@@ -26,7 +20,7 @@ def integer_in(text: str, type_name: str = "integer") -> int:
     """An integer type's input: 22P02 if it is none, 22003 if it does not fit."""
     word = text.strip(_SPACE)
     match = _INTEGER.fullmatch(word)
-    if match is None or len(word) > _INTEGER_LENGTH_MAX:
+    if match is None or len(word) > 80:
         if re.match(r"[+-]?\d\w{4}", word):  # Postgres may see an overflow before what is wrong
             raise Unsupported(f"this form of an integer ({text})")
         raise invalid_text(type_name, text)
@@ -60,15 +54,8 @@ def double_in(text: str) -> float:
 
 
 _BOOLEANS = {
-    **{"true"[:n]: True for n in range(1, 5)},
-    **{"false"[:n]: False for n in range(1, 6)},
-    **{"yes"[:n]: True for n in range(1, 4)},
-    **{"no"[:n]: False for n in range(1, 3)},
-    "on": True,
-    "of": False,
-    "off": False,
-    "1": True,
-    "0": False,
+    **dict.fromkeys(["t", "tr", "tru", "true", "y", "ye", "yes", "on", "1"], True),
+    **dict.fromkeys(["f", "fa", "fal", "fals", "false", "n", "no", "of", "off", "0"], False),
 }
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.session_state import SessionState
-from absurd_contimg.backends.memory.values import floats, intervals, numerics, text, timestamps
+from absurd_contimg.backends.memory.values import floats, intervals, numerics, text, times
 
 Value = Any
-TextIn = Callable[[str, SessionState], Value]
-TextOut = Callable[[Value, SessionState], str]
+Read = Callable[[str], Value]
+Show = Callable[[Value], str]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,22 +28,12 @@ class SqlType:
     name: str
     oid: int
     shown: str
-    read: TextIn
-    show: TextOut
+    read: Callable[[str, SessionState], Value]
+    show: Callable[[Value, SessionState], str]
     size: int = -1
 
-    def __repr__(self) -> str:
-        return self.name
 
-
-def _plain(
-    name: str,
-    oid: int,
-    shown: str,
-    read: Callable[[str], Value],
-    show: Callable[[Value], str],
-    size: int = -1,
-) -> SqlType:
+def _plain(name: str, oid: int, shown: str, read: Read, show: Show, size: int = -1) -> SqlType:
     """A type whose text form does not depend on the session."""
     return SqlType(name, oid, shown, lambda raw, _: read(raw), lambda raw, _: show(raw), size)
 
@@ -62,8 +52,8 @@ _TYPES = (
         "timestamptz",
         1184,
         "timestamp with time zone",
-        lambda raw, session: timestamps.timestamptz_in(raw, session.zone, session.db.now()),
-        lambda raw, session: timestamps.timestamptz_out(raw, session.zone),
+        lambda raw, session: times.timestamptz_in(raw, session.zone, session.db.now()),
+        lambda raw, session: times.timestamptz_out(raw, session.zone),
         8,
     ),
     _plain("interval", 1186, "interval", intervals.interval_in, intervals.interval_out, 16),
