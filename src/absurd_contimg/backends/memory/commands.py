@@ -8,10 +8,9 @@ from typing import TypeVar
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.procedures.partitions import detach_partition
-from absurd_contimg.backends.memory.result import ColumnInfo, Result
 from absurd_contimg.backends.memory.session import Session, in_failed_transaction
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.values.types import TEXT
+from absurd_contimg.backends.memory.values.types import TEXT, ColumnInfo, Result
 
 T = TypeVar("T")
 Match = re.Match[str]

@@ -11,8 +11,7 @@ from absurd_contimg.backends.memory.catalog import AnyTable
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.text import uuid_out
-
-Row = tuple[Any, ...]
+from absurd_contimg.backends.memory.values.types import Row
 
 
 def insert(tx: Transaction, table: AnyTable, values: list[Any]) -> Row:

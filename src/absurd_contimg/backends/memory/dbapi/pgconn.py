@@ -17,11 +17,10 @@ from psycopg.waiting import Wait
 from absurd_contimg.backends.memory.commands import check_outside_block, is_command
 from absurd_contimg.backends.memory.dbapi.results import MemoryResult, not_supported, psycopg_error
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.result import Result
 from absurd_contimg.backends.memory.session import Session, in_failed_transaction
 from absurd_contimg.backends.memory.sql.statements import Statement, compiled, split
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
-from absurd_contimg.backends.memory.values.types import BY_OID, UNKNOWN, SqlType
+from absurd_contimg.backends.memory.values.types import BY_OID, UNKNOWN, Result, SqlType
 
 _REPORTED = frozenset(
     b"application_name client_encoding DateStyle integer_datetimes IntervalStyle search_path "

@@ -14,10 +14,9 @@ from psycopg.abc import Buffer, PyFormat
 from psycopg.adapt import AdaptersMap
 
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.result import Result
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.values.times import EPOCH
-from absurd_contimg.backends.memory.values.types import ArrayType, SqlType
+from absurd_contimg.backends.memory.values.types import ArrayType, Result, SqlType
 
 Load = Callable[[Any], Any]
 _Field = pq.DiagnosticField

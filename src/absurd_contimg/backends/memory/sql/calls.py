@@ -10,11 +10,10 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.procedures.signatures import PROCEDURES, Procedure
-from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.casts import converted, is_implicit, unmatched
 from absurd_contimg.backends.memory.sql.dialect import name_of
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node, Source
-from absurd_contimg.backends.memory.values.types import BY_NAME, record_type
+from absurd_contimg.backends.memory.values.types import BY_NAME, ColumnInfo, Row, record_type
 
 
 class Call(NamedTuple):

@@ -9,7 +9,6 @@ from sqlglot import exp
 
 from absurd_contimg.backends.memory import catalog, constraints, schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.casts import converted, is_implicit
 from absurd_contimg.backends.memory.sql.dialect import name_of, part
 from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
@@ -17,7 +16,7 @@ from absurd_contimg.backends.memory.sql.queries import compile_outputs, compile_
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Node, Query, Scope
 from absurd_contimg.backends.memory.sql.sources import FromClause, letter_of, table_source
 from absurd_contimg.backends.memory.transaction import TableLock, Transaction
-from absurd_contimg.backends.memory.values.types import NUMBERS, TEXT
+from absurd_contimg.backends.memory.values.types import NUMBERS, TEXT, ColumnInfo, Row
 
 
 def compile_change(node: Node, scope: Scope) -> Query:

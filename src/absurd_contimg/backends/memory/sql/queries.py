@@ -7,24 +7,15 @@ from typing import Any, NamedTuple
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
 from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, part
 from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
 from absurd_contimg.backends.memory.sql.operators import check_ordered, row_key, sort_key
-from absurd_contimg.backends.memory.sql.scope import (
-    Env,
-    Evaluate,
-    Expr,
-    Grouping,
-    Node,
-    Query,
-    Scope,
-)
+from absurd_contimg.backends.memory.sql.scope import Env, Expr, Grouping, Node, Query, Scope
 from absurd_contimg.backends.memory.sql.sources import FromClause, Pairs, renamed, row_locks
 from absurd_contimg.backends.memory.transaction import TableLock
-from absurd_contimg.backends.memory.values.types import INT8, SqlType
+from absurd_contimg.backends.memory.values.types import INT8, ColumnInfo, Row, SqlType
 
 
 class Output(NamedTuple):
@@ -248,19 +239,19 @@ def _distinct(pairs: Pairs, kinds: list[SqlType]) -> Pairs:
     return list(seen.values())
 
 
-def _number(node: exp.Select, name: str, scope: Scope) -> Evaluate | None:
+def _number(node: exp.Select, name: str, scope: Scope) -> Expr | None:
     clause = node.args.get(name)
     if clause is None:
         return None
     if any(not PARAMETER.fullmatch(column.name) for column in clause.find_all(exp.Column)):
         raise Unsupported(f"columns in {name.upper()}")
     compiler = Compiler(scope, compile_query, clause=name.upper())
-    return converted(compiler.compile(clause.expression), INT8).value
+    return converted(compiler.compile(clause.expression), INT8)
 
 
-def _bounds(env: Env, limit: Evaluate | None, offset: Evaluate | None) -> tuple[int, int | None]:
-    start = 0 if offset is None else (offset(env) or 0)
-    most = None if limit is None else limit(env)
+def _bounds(env: Env, limit: Expr | None, offset: Expr | None) -> tuple[int, int | None]:
+    start = 0 if offset is None else (offset.value(env) or 0)
+    most = None if limit is None else limit.value(env)
     if start < 0:
         raise EngineError("2201X", "OFFSET must not be negative")
     if most is not None and most < 0:

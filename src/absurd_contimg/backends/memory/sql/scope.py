@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.values.types import UNKNOWN, SqlType
+from absurd_contimg.backends.memory.values.types import UNKNOWN, ColumnInfo, Row, SqlType
 
 Node = Any
 """A node of sqlglot's trees; the name of their base class differs between its releases."""

@@ -11,13 +11,13 @@ from sqlglot import exp
 from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.procedures.partitions import partition_rows
-from absurd_contimg.backends.memory.result import ColumnInfo, Row
 from absurd_contimg.backends.memory.sql import calls
 from absurd_contimg.backends.memory.sql.dialect import name_of
 from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Node, Place, Scope, Source
 from absurd_contimg.backends.memory.transaction import RowLock, TableLock, WouldBlock
 from absurd_contimg.backends.memory.values import types
+from absurd_contimg.backends.memory.values.types import ColumnInfo, Row
 
 Rows = list[Row | None]
 """The current row of each source."""

@@ -26,7 +26,6 @@ from absurd_contimg.backends.memory.commands import (
     without_comments,
 )
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.result import Result
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, EmulatedPostgres, check
 from absurd_contimg.backends.memory.sql.expressions import FUNCTIONS
@@ -34,7 +33,7 @@ from absurd_contimg.backends.memory.sql.modify import compile_change
 from absurd_contimg.backends.memory.sql.queries import compile_query
 from absurd_contimg.backends.memory.sql.scope import Env, Node, Plan, Scope
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.values.types import SqlType
+from absurd_contimg.backends.memory.values.types import Result, SqlType
 
 logging.getLogger("sqlglot").addHandler(logging.NullHandler())
 STATEMENTS_KEPT_MAX = 512

@@ -1,4 +1,4 @@
-"""The SQL types of the emulator: oids, names, text forms.
+"""The SQL types of the emulator: oids, names, text forms, and the columns and rows of a result.
 
 Values are the engine's own: integers for ``timestamptz`` (microseconds) and ``uuid``, canonical
 text for ``jsonb``, `Interval` for ``interval``, `Decimal` for ``numeric``.
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
@@ -153,3 +153,25 @@ def record_type(kinds: Sequence[SqlType]) -> RecordType:
         return "(" + ",".join(shown) + ")"
 
     return RecordType("record", 2249, "record", UNKNOWN.read, show, -1, tuple(kinds))
+
+
+# -- what a statement answers -------------------------------------------------------------------
+
+Row = tuple[Any, ...]
+
+
+class ColumnInfo(NamedTuple):
+    """A column of a result, or of something in a ``from``."""
+
+    name: str
+    kind: SqlType
+
+
+@dataclass(slots=True)
+class Result:
+    """A command tag, and rows if the statement has columns."""
+
+    tag: str
+    columns: tuple[ColumnInfo, ...] | None = None
+    rows: list[Row] = field(default_factory=list)
+    count: int = -1
