@@ -10,10 +10,7 @@ from typing import NoReturn
 
 
 class EngineError(Exception):
-    """What Postgres would report: SQLSTATE, primary message, detail and hint.
-
-    A broken constraint also names its table, and its column or itself.
-    """
+    """What Postgres would report; a broken constraint names its table, and its column or itself."""
 
     def __init__(
         self,

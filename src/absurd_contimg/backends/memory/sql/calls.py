@@ -65,10 +65,7 @@ def _check_names(names: list[str | None]) -> None:
 def _placed(
     procedure: Procedure, arguments: list[Expr], names: list[str | None]
 ) -> list[Evaluate] | None:
-    """What gives each parameter's value; None if the arguments do not fit.
-
-    They are converted in the order in which they are written, because literals are read then.
-    """
+    """What gives each parameter's value, in the order as written; None if they do not fit."""
     known = [parameter.name for parameter in procedure.parameters]
     kinds = [BY_NAME[parameter.type_name] for parameter in procedure.parameters]
     if len(arguments) > len(known) or not set(names) <= {None, *known}:

@@ -35,11 +35,7 @@ FUNCTIONS = functions.NAMES | aggregates.NAMES
 
 @dataclass(slots=True)
 class Compiler:
-    """Compiles the expressions of one query.
-
-    `subquery` compiles a nested query. `aggregates` collects them; None where none may stand, and
-    `clause` says where that is.
-    """
+    """Compiles the expressions of one query; `clause` says where no aggregates may stand."""
 
     scope: Scope
     subquery: Subquery
@@ -257,10 +253,7 @@ def _in(compiler: Compiler, node: exp.In) -> Expr:
 
 
 def _nested(compiler: Compiler, node: Node, refusal: str = "") -> Query:
-    """A subquery, of one column if there is a `refusal` of more.
-
-    One that does not depend on the row around it runs once a statement.
-    """
+    """A subquery; one that does not depend on the row around it runs once a statement."""
     scope = Scope(compiler.scope.plan, compiler.scope, tables=compiler.scope.tables)
     query = compiler.subquery(node, scope)
     if len(query.columns) != 1 and refusal:

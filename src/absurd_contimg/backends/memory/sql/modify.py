@@ -20,10 +20,7 @@ from absurd_contimg.backends.memory.values.types import NUMBERS, TEXT, ColumnInf
 
 
 def compile_change(node: Node, scope: Scope) -> Query:
-    """The columns of ``returning``, and what runs the statement and gives their rows.
-
-    Without ``returning`` the rows are empty, so that they can be counted.
-    """
+    """The columns of ``returning``, and what runs the change: without columns rows are empty."""
     return _CHANGES[type(node)](_Target(node, scope), node)
 
 

@@ -84,11 +84,7 @@ class Expr(NamedTuple):
 
 
 class Plan:
-    """What a statement reads before it runs: tables, times, parameters.
-
-    Postgres looks up tables and reads literals while it parses, then reads the parameters by
-    their numbers, whether or not a row will need them.
-    """
+    """What a statement reads before it runs, needed or not: tables, literals, then parameters."""
 
     def __init__(self, parameters: Sequence[SqlType]) -> None:
         self.kinds = list(parameters)

@@ -137,10 +137,7 @@ class FromClause:
         return (left, right) if fits else None
 
     def matching(self, clause: exp.Where | None) -> Callable[[Env], list[Env]]:
-        """The combinations of rows where the condition holds.
-
-        Equalities of columns in the condition serve inner joins too.
-        """
+        """The rows where the condition holds; its equalities of columns serve inner joins too."""
         where, condition, steps = None if clause is None else clause.this, None, []
         if where is not None:
             compiler = Compiler(self.scope, self.subquery, clause="WHERE")

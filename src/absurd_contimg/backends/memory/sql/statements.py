@@ -1,8 +1,7 @@
 """Statements: split, compiled once, run as often as asked.
 
-Transaction control and settings are recognised by their first words, because sqlglot does not
-know Postgres' forms of them; everything else is parsed by sqlglot. Compiled statements are kept
-by text and parameter types; they hold no data and serve every database.
+Transaction control and settings are recognised by their first words, everything else is parsed by
+sqlglot. Compiled statements are kept by text and types; they serve every database.
 """
 
 from __future__ import annotations
@@ -42,11 +41,7 @@ Run = Callable[[Transaction, Sequence[Any]], Result]
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A compiled statement.
-
-    `run` works inside a transaction; `control` works on the session itself and is allowed in a
-    failed transaction.
-    """
+    """`run` works inside a transaction, `control` on the session, even in a failed transaction."""
 
     text: str
     run: Run | None = None

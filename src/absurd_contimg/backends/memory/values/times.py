@@ -81,11 +81,7 @@ def from_datetime(value: datetime) -> int:
 
 @lru_cache(maxsize=4096)
 def to_datetime(time: int) -> datetime:
-    """An aware datetime in UTC.
-
-    What Python cannot hold becomes its last or first moment, so ``infinity`` is
-    `core.records.INFINITY`.
-    """
+    """An aware datetime in UTC; what Python cannot hold becomes its last or first moment."""
     try:
         return EPOCH + timedelta(microseconds=time)
     except OverflowError:
