@@ -1,4 +1,4 @@
-"""Scenes for rules that random operations do not meet in 150 sequences: each is played once.
+"""Sequences for rules that random operations do not meet in 150 sequences: each is played once.
 
 Each finds a mutant that random sequences miss.
 """

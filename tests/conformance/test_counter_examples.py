@@ -46,6 +46,14 @@ def test_a_queue_without_partitions_has_none_to_detach(sides: Sides) -> None:
         assert message[0] == "42809"
 
 
+def test_creating_a_queue_again_evaluates_the_default_of_created_at(sides: Sides) -> None:
+    """``on conflict do nothing`` comes after the defaults: a bad fake time is an error."""
+    for connection in sides:
+        connection.execute("select absurd.create_queue('again')")
+        connection.execute("select set_config('absurd.fake_now', 'garbage', false)")
+    assert check(sides, "select absurd.create_queue('again')")[0] == "22007"
+
+
 def test_named_arguments_are_read_as_written(sides: Sides) -> None:
     """Of two bad literals the first in the text is refused, not the first of the parameters."""
     bad = "p_extend_claim_by => 'five', p_owner_run => 'one'"

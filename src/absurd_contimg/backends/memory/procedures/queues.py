@@ -32,11 +32,10 @@ def create_queue(tx: Transaction, queue_name: Text | None, storage_mode: Text | 
     if mode not in ("unpartitioned", "partitioned"):
         raise_exception(f'Unsupported queue storage mode "{shown(storage_mode)}"')
     queues = catalog.queues(tx, WRITE)
+    defaults = [column.default for column in TABLES["queues"].columns[3:]]
+    new = QueueRow(name, tx.session.current_time(), mode, *defaults)
     queues.await_change(tx, name)
-    row = queues.get(tx, name)
-    if row is None:
-        defaults = [column.default for column in TABLES["queues"].columns[3:]]
-        row = queues.put(tx, QueueRow(name, tx.session.current_time(), mode, *defaults))
+    row = queues.get(tx, name) or queues.put(tx, new)
     if row.storage_mode != mode:
         raise_exception(f'Queue "{name}" already exists with storage mode "{row.storage_mode}"')
     ensure_queue_tables(tx, name)
