@@ -198,9 +198,21 @@ class ImagingConfig(_Section):
     """Briggs weighting (guide: 0 to 0.5)."""
     w_planes: int = Field(32, ge=1)
     """Planes of the w-projection: without it positions err by 12 arcsec at 1 deg."""
-    niter: int = Field(2000, ge=0)
-    nmajor: int = Field(4, ge=1)
-    """Major cycles at most."""
+    niter: int = Field(10_000, ge=0)
+    """A limit against divergence: `threshold_sigma` ends cleaning."""
+    nmajor: int = Field(8, ge=1)
+    """Major cycles at most, another such limit. Beside a calibrator of 10 Jy cleaning takes 4 with
+    a mask and 7 without (measured)."""
+    cycle_factor: float = Field(0.3, gt=0, le=1)
+    """A major cycle cleans down to this times the peak times the highest sidelobe (0.34 with 28
+    antennas). At CASA's 1.0, four cycles end at 0.1 Jy beside a calibrator of 10 Jy, and sources
+    there err by up to 2.5 % (measured)."""
+    mask_radius_arcsec: float = Field(60.0, ge=0)
+    """tclean cleans within this of catalogue sources (guide: 60), and everywhere if 0 or if the
+    catalogue has none. Cleaning sidelobes takes about one sigma from each source: 1 % of sources
+    of 0.5 Jy beside a calibrator (measured), more with a worse noise."""
+    mask_flux_min_jy: float = Field(0.01, ge=0)
+    """Fainter sources get no mask: they lie below `threshold_sigma`."""
     loop_gain: float = Field(0.1, gt=0, lt=1)
     threshold_sigma: float = Field(4.0, gt=0)
     """Cleaning stops at this multiple of the residual's noise."""
@@ -263,9 +275,7 @@ class PipelineConfig(_Section):
             paths=paths,
             execution=ExecutionConfig(deadline_seconds=120.0, threads=1),
             calibration=CalibrationConfig(antennas_min=6),
-            imaging=ImagingConfig(
-                size_px=256, cell_arcsec=24.0, w_planes=4, niter=200, nmajor=3, loop_gain=0.2
-            ),
+            imaging=ImagingConfig(size_px=256, cell_arcsec=24.0, w_planes=4, loop_gain=0.2),
             validation=ValidationConfig(
                 gate_snr_min=20.0, position_error_max_arcsec=15.0, match_radius_arcsec=60.0
             ),

@@ -7,7 +7,8 @@ import pytest
 
 from absurd_contimg.config import ImagingConfig
 from absurd_contimg.errors import SettingError
-from absurd_contimg.science.imagers import check_imager
+from absurd_contimg.science.catalogue import SkySource
+from absurd_contimg.science.imagers import check_imager, clean_regions
 from absurd_contimg.stages.image import robust_rms
 
 
@@ -25,3 +26,18 @@ def test_an_imager_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -
     check_imager(ImagingConfig())
     with pytest.raises(SettingError, match=r"no wsclean on the PATH.*apt-get.*tclean"):
         check_imager(ImagingConfig(imager="wsclean"))
+
+
+def test_clean_regions_are_the_bright_sources_inside_the_image() -> None:
+    """Across RA 0 h; not the one behind the telescope, whose direction cosines are small too."""
+    settings = ImagingConfig(size_px=900, cell_arcsec=8.0)
+    places = [(359.9, 16.0, 1.0), (0.2, 15.2, 0.02), (0.2, 15.2, 0.005), (0.0, 16.99, 1.0)]
+    places += [(1.3, 16.0, 1.0), (180.0, -16.0, 1.0)]
+    sources = [SkySource(f"S{n}", *place, -0.7) for n, place in enumerate(places)]
+    regions = clean_regions(sources, 0.0, 16.0, settings)
+    assert regions == [
+        "circle[[359.9000000deg, 16.0000000deg], 60.0arcsec]",
+        "circle[[0.2000000deg, 15.2000000deg], 60.0arcsec]",
+    ]
+    assert clean_regions(sources, 0.0, 16.0, ImagingConfig(mask_radius_arcsec=0)) == []
+    assert clean_regions([], 0.0, 16.0, settings) == []

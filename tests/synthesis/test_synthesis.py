@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from absurd_contimg.science.beam import BeamCentres
-from absurd_contimg.science.catalogue import read_catalogue
+from absurd_contimg.science.catalogue import read_catalogue, separation_rad, source_vectors
 from absurd_contimg.science.raw_checks import HANDS
 from absurd_contimg.science.raw_file import read_raw_header, read_visibilities
 from absurd_contimg.science.raw_visibilities import read_uvdata
@@ -19,6 +19,7 @@ from absurd_contimg.stages.image import aberration_scale
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
 from absurd_contimg.synthesis.array import active_stations, terrestrial_positions_m
 from absurd_contimg.synthesis.config import FaultKind
+from absurd_contimg.synthesis.sources import make_sky
 
 NAME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d_sb\d\d\.hdf5")
 
@@ -153,6 +154,20 @@ def test_visibilities_agree_with_the_stages_formula(ideal: SynthesisResult) -> N
         )
     assert np.abs(data - expected).max() < 0.005
     assert np.abs(data).max() > 9.0
+
+
+def test_random_sources_are_apart_and_take_the_place_of_the_designed_sky() -> None:
+    """In the calibrator's group and in the science group, at other places for another seed."""
+    sky = make_sky(SynthesisConfig.tiny(random_sources=14))
+    assert [s.name for s in sky if not s.name.startswith(("F", "G1R"))] == ["CAL0"]
+    field = [s for s in sky if not s.calibrator]
+    assert len(field) == 28
+    assert all(0.4 <= s.flux_jy <= 1.0 for s in field)
+    vectors = source_vectors(sky)
+    for index, vector in enumerate(vectors):
+        others = np.delete(vectors, index, axis=0)
+        assert np.degrees(separation_rad(others, vector)).min() > 0.079
+    assert make_sky(SynthesisConfig.tiny(random_sources=14, seed=2))[1:] != sky[1:]
 
 
 def test_full_array_has_the_described_stations() -> None:

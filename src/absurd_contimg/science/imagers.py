@@ -5,14 +5,25 @@ That a task returns proves nothing: callers check the files (docs/telescope.md#i
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from absurd_contimg.config import ImagingConfig
 from absurd_contimg.errors import OutputError, SettingError
+from absurd_contimg.science.catalogue import (
+    SkySource,
+    separation_rad,
+    source_vectors,
+    unit_vectors,
+)
+from absurd_contimg.science.sky_model import direction_cosines
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +34,39 @@ class ImagerResult:
     psf: Path
 
 
-def run_imager(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
-    """Image a Measurement Set into `folder` with the configured imager."""
+def run_imager(
+    ms: Path, folder: Path, settings: ImagingConfig, regions: Sequence[str] = ()
+) -> ImagerResult:
+    """Image a Measurement Set into `folder` with the configured imager.
+
+    `regions` are `clean_regions`; WSClean cleans everywhere.
+    """
     if settings.imager == "wsclean":
         return _wsclean(ms, folder, settings)
-    return _tclean(ms, folder, settings)
+    return _tclean(ms, folder, settings, regions)
+
+
+def clean_regions(
+    sources: Sequence[SkySource], ra_deg: float, dec_deg: float, settings: ImagingConfig
+) -> list[str]:
+    """Circles in CASA's region format around the sources of an image with this centre.
+
+    None crosses the image's rim; the rest of a source's flux there is not worth cleaning.
+    """
+    radius = settings.mask_radius_arcsec
+    bright = [s for s in sources if s.flux_jy >= settings.mask_flux_min_jy]
+    if not bright or not radius:
+        return []
+    centre = unit_vectors(np.radians(ra_deg), np.radians(dec_deg))
+    positions = [s.ra_deg for s in bright], [s.dec_deg for s in bright]
+    offsets = np.abs(direction_cosines(*positions, ra_deg, dec_deg)[:, :2]).max(axis=1)
+    away = separation_rad(source_vectors(bright), centre) > np.pi / 4
+    half = math.radians((settings.size_px / 2 * settings.cell_arcsec - radius) / 3600.0)
+    return [
+        f"circle[[{source.ra_deg:.7f}deg, {source.dec_deg:.7f}deg], {radius}arcsec]"
+        for source, offset, behind in zip(bright, offsets, away, strict=True)
+        if offset < half and not behind
+    ]
 
 
 def check_imager(settings: ImagingConfig) -> None:
@@ -39,10 +78,13 @@ def check_imager(settings: ImagingConfig) -> None:
         )
 
 
-def _tclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
+def _tclean(
+    ms: Path, folder: Path, settings: ImagingConfig, regions: Sequence[str]
+) -> ImagerResult:
     from casatasks import exportfits, tclean
 
-    name = folder / "clean"
+    name, mask = folder / "clean", folder / "mask.crtf"
+    mask.write_text("\n".join(("#CRTFv0", *regions, "")), encoding="utf-8")
     tclean(
         vis=str(ms),
         imagename=str(name),
@@ -59,7 +101,10 @@ def _tclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
         niter=settings.niter,
         nmajor=settings.nmajor,
         gain=settings.loop_gain,
+        cyclefactor=settings.cycle_factor,
         nsigma=settings.threshold_sigma,
+        usemask="user",
+        mask=str(mask) if regions else "",
         # Negative: no mask at the end of CASA's beam, which does not drift.
         pblimit=-0.1,
         pbcor=False,

@@ -23,14 +23,15 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
+    CatalogSetupOutputs,
     ContinuumImage,
     ImageOutputs,
     MeasurementSet,
     names,
 )
 from absurd_contimg.science.beam import BeamCentres
-from absurd_contimg.science.catalogue import unit_vectors
-from absurd_contimg.science.imagers import check_imager, run_imager
+from absurd_contimg.science.catalogue import read_catalogue, unit_vectors
+from absurd_contimg.science.imagers import check_imager, clean_regions, run_imager
 from absurd_contimg.science.measurement_set import channel_frequencies, check_exists
 from absurd_contimg.science.response import effective_frequency, peak_response
 
@@ -46,7 +47,7 @@ class ImageStage(PipelineStage[ImageOutputs]):
     """Images the calibrated data and writes three FITS files."""
 
     name = "image"
-    requires = names(CalibrateApplyOutputs)
+    requires = names(CalibrateApplyOutputs, CatalogSetupOutputs)
     provides = names(ImageOutputs)
     product_folder: ClassVar[str | None] = "images"
 
@@ -59,7 +60,8 @@ class ImageStage(PipelineStage[ImageOutputs]):
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        return [context.outputs_of(CalibrateApplyOutputs).calibrated_ms.path]
+        catalog = context.outputs_of(CatalogSetupOutputs).catalog
+        return [context.outputs_of(CalibrateApplyOutputs).calibrated_ms.path, catalog.path]
 
     @override
     def validate(self, context: PipelineContext) -> None:
@@ -79,7 +81,9 @@ class ImageStage(PipelineStage[ImageOutputs]):
         ms = context.outputs_of(CalibrateApplyOutputs).calibrated_ms
         # tclean locks what it images and may write into it, so it gets a copy.
         copy = Path(shutil.copytree(ms.path, workspace.temporary / ms.path.name))
-        files = run_imager(copy, workspace.temporary, config.imaging)
+        sources = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
+        regions = clean_regions(sources, ms.ra_deg, ms.dec_deg, config.imaging)
+        files = run_imager(copy, workspace.temporary, config.imaging, regions)
         header, pixels = read_whole(files.image)
         _check_psf(files.psf)
         _describe(header, context, ms)

@@ -74,6 +74,9 @@ class SynthesisConfig(BaseModel):
     """Sources of 0.5 to 1.1 Jy around the centre of each science group."""
     faint_per_group: int = Field(6, ge=0)
     """Sources of 20 to 200 mJy in each science group."""
+    random_sources: int = Field(0, ge=0, le=40)
+    """If not 0: each group has this many sources of 0.4 to 1 Jy at random positions within 1 deg,
+    beside its calibrator if it has one, instead of the sources above."""
     sefd_jy: float = Field(6500.0, ge=0)
     """System equivalent flux density of one antenna; sets the thermal noise."""
     gain_scatter: float = Field(0.1, ge=0, lt=0.5)

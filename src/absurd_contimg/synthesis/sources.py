@@ -31,6 +31,11 @@ _BRIGHT = (
 _CALIBRATOR_FIELD = ((0.45, 0.30, 0.8), (-0.60, 0.10, 0.6), (0.20, -0.70, 0.5), (-0.30, -0.40, 0.4))
 """Field sources around the calibrator, 2.3 Jy in all: a model without them is wrong."""
 
+_CALIBRATOR_OFFSET = (0.0, 0.08)
+_RANDOM_RADIUS_DEG = 1.0
+_RANDOM_SEPARATION_DEG = 0.08
+"""Of any two random sources: ten beams of 28 antennas, so that each can be measured."""
+
 
 def make_sky(config: SynthesisConfig) -> list[SkySource]:
     """All sources of a run; positions are jittered, so that none lies on a pixel centre."""
@@ -50,9 +55,12 @@ def make_sky(config: SynthesisConfig) -> list[SkySource]:
 def _calibrator_field(
     config: SynthesisConfig, centre: tuple[float, float], rng: np.random.Generator
 ) -> list[SkySource]:
-    ra, dec = _offset(centre, 0.0, 0.08)
+    ra, dec = _offset(centre, *_CALIBRATOR_OFFSET)
     flux, known = config.calibrator_flux_jy, config.calibrator_in_catalogue
     field = [SkySource(CALIBRATOR_NAME, ra, dec, flux, -0.7, calibrator=known)]
+    if config.random_sources:
+        random = _random_field(config.random_sources, "F", centre, rng, _CALIBRATOR_OFFSET)
+        return [*field, *random]
     for number, (east, north, flux) in enumerate(_CALIBRATOR_FIELD):
         ra, dec = _offset(centre, east + rng.uniform(-0.02, 0.02), north)
         field.append(SkySource(f"F{number:02d}", ra, dec, flux, float(rng.normal(-0.7, 0.2))))
@@ -62,6 +70,8 @@ def _calibrator_field(
 def _science_field(
     config: SynthesisConfig, group: int, centre: tuple[float, float], rng: np.random.Generator
 ) -> list[SkySource]:
+    if config.random_sources:
+        return _random_field(config.random_sources, f"G{group}R", centre, rng)
     field = []
     for number, (east, north, flux) in enumerate(_BRIGHT[: config.bright_per_group]):
         jitter = rng.uniform(-0.02, 0.02, 2)
@@ -73,6 +83,29 @@ def _science_field(
         ra, dec = _offset(centre, float(east), float(north))
         flux = float(0.02 * 10.0 ** rng.uniform(0.0, 1.0))
         field.append(SkySource(f"G{group}F{number:02d}", ra, dec, flux, -0.7))
+    return field
+
+
+def _random_field(
+    count: int,
+    prefix: str,
+    centre: tuple[float, float],
+    rng: np.random.Generator,
+    *occupied: tuple[float, float],
+) -> list[SkySource]:
+    """Sources apart from each other and from the `occupied` offsets."""
+    offsets = list(occupied)
+    field: list[SkySource] = []
+    while len(field) < count:
+        east, north = (float(v) for v in rng.uniform(-_RANDOM_RADIUS_DEG, _RANDOM_RADIUS_DEG, 2))
+        nearest = min((math.dist((east, north), other) for other in offsets), default=math.inf)
+        if math.hypot(east, north) > _RANDOM_RADIUS_DEG or nearest < _RANDOM_SEPARATION_DEG:
+            continue
+        offsets.append((east, north))
+        flux, index = float(rng.uniform(0.4, 1.0)), float(rng.normal(-0.7, 0.2))
+        field.append(
+            SkySource(f"{prefix}{len(field):02d}", *_offset(centre, east, north), flux, index)
+        )
     return field
 
 
