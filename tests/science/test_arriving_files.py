@@ -70,6 +70,17 @@ def test_a_file_that_is_still_being_copied_is_waited_for(tmp_path: Path) -> None
     assert read_raw_header(path).index == 0
 
 
+def test_a_file_that_is_something_else_is_refused_at_once(tmp_path: Path) -> None:
+    """However young it is: a copy of an HDF5 file begins as one."""
+    path = write_file(tmp_path)
+    path.write_bytes(b"<html>not found</html>")
+    with pytest.raises(CorruptInputError, match="not an HDF5 file"):
+        read_raw_header(path)
+    path.write_bytes(b"")
+    with pytest.raises(UnfinishedInputError):
+        read_raw_header(path)
+
+
 def test_a_copy_that_stopped_long_ago_is_damaged(tmp_path: Path) -> None:
     path = write_file(tmp_path)
     path.write_bytes(path.read_bytes()[:9000])

@@ -20,6 +20,7 @@ from absurd_contimg.errors import (
 
 TRANSFER_AGAIN = "Transfer the file again, or leave it out of the group."
 
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _PASSING = {errno.EACCES, errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.EIO}
 """Errors of the file system that may go away: they keep their own type."""
 _QUIET_SECONDS = 120.0
@@ -52,7 +53,7 @@ def opened(path: Path) -> Iterator[Any]:
 def _unreadable(path: Path, error: OSError) -> InputError:
     """Why a file does not open: its writer is at work, has died, or the file is damaged."""
     is_marked = "h5clear" in str(error)
-    if _may_grow(path):
+    if _may_grow(path) and _begins_as_hdf5(path):
         state = "open for writing" if is_marked else "not whole yet"
         return UnfinishedInputError(
             f"{path} is {state} ({error}).",
@@ -66,6 +67,15 @@ def _unreadable(path: Path, error: OSError) -> InputError:
         )
     problem = "truncated" if "truncated" in str(error) else "not an HDF5 file, or damaged"
     return CorruptInputError(f"{path} is {problem} ({error}).", TRANSFER_AGAIN)
+
+
+def _begins_as_hdf5(path: Path) -> bool:
+    """Whether what is there of the file can be the beginning of an HDF5 file."""
+    try:
+        with path.open("rb") as file:
+            return _SIGNATURE.startswith(file.read(len(_SIGNATURE)))
+    except FileNotFoundError:
+        return True  # it is being replaced
 
 
 def _may_grow(path: Path) -> bool:
