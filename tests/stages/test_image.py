@@ -8,7 +8,7 @@ import pytest
 from absurd_contimg.config import ImagingConfig
 from absurd_contimg.errors import SettingError
 from absurd_contimg.science.catalogue import SkySource
-from absurd_contimg.science.imagers import check_imager, clean_regions
+from absurd_contimg.science.imagers import bright_residuals, check_imager, clean_regions
 from absurd_contimg.stages.image import robust_rms
 
 
@@ -41,3 +41,19 @@ def test_clean_regions_are_the_bright_sources_inside_the_image() -> None:
     ]
     assert clean_regions(sources, 0.0, 16.0, ImagingConfig(mask_radius_arcsec=0)) == []
     assert clean_regions([], 0.0, 16.0, settings) == []
+
+
+def test_a_source_outside_the_mask_is_added_and_a_sidelobe_is_not() -> None:
+    """Sidelobes are as deep as high; a blank or empty image has no source."""
+    residual = np.random.default_rng(1).normal(0, 0.01, (100, 100))
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[45:55, 45:55], residual[50, 50] = True, 5.0
+    residual[20, 20], residual[30, 30] = 0.2, -0.18
+    assert not bright_residuals(residual, mask, 3.0).any()
+    residual[70, 20], residual[10, 80] = 1.0, 0.6
+    added = bright_residuals(residual, mask, 3.0)
+    assert added[67:74, 20].all()
+    assert added[10, 80]
+    assert added.sum() == 2 * 29
+    for empty in (np.zeros((100, 100)), np.full((100, 100), np.nan)):
+        assert not bright_residuals(empty, mask, 3.0).any()

@@ -11,9 +11,11 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from absurd_contimg.config import ImagingConfig
 from absurd_contimg.errors import OutputError, SettingError
@@ -24,6 +26,9 @@ from absurd_contimg.science.catalogue import (
     unit_vectors,
 )
 from absurd_contimg.science.sky_model import direction_cosines
+
+_MASK_EXTENSIONS = 3
+"""Each finds sources down to half the brightest that the mask lacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +90,8 @@ def _tclean(
 
     name, mask = folder / "clean", folder / "mask.crtf"
     mask.write_text("\n".join(("#CRTFv0", *regions, "")), encoding="utf-8")
-    tclean(
+    clean = partial(
+        tclean,
         vis=str(ms),
         imagename=str(name),
         datacolumn="data",
@@ -104,7 +110,6 @@ def _tclean(
         cyclefactor=settings.cycle_factor,
         nsigma=settings.threshold_sigma,
         usemask="user",
-        mask=str(mask) if regions else "",
         # Negative: no mask at the end of CASA's beam, which does not drift.
         pblimit=-0.1,
         pbcor=False,
@@ -113,12 +118,58 @@ def _tclean(
         parallel=False,
         savemodel="none",
     )
+    clean(mask=str(mask) if regions else "")
+    for _ in range(_MASK_EXTENSIONS if regions else 0):
+        if not _extend_mask(name, settings):
+            break
+        clean(mask="", calcpsf=False, calcres=False)  # continues, with the mask on disk
     for suffix in ("image", "psf"):
         image = name.with_suffix(f".{suffix}")
         if not image.is_dir():
             raise OutputError(f"tclean made no {image.name}.", "See CASA's log.")
         exportfits(imagename=str(image), fitsimage=str(folder / f"{suffix}.fits"), overwrite=True)
     return ImagerResult(folder / "image.fits", folder / "psf.fits")
+
+
+def _extend_mask(name: Path, settings: ImagingConfig) -> bool:
+    """Add bright residuals outside of the mask to it; whether there are any."""
+    from casatools import image
+
+    planes = []
+    for suffix in (".residual", ".mask"):
+        tool = image()
+        tool.open(str(name.with_suffix(suffix)))
+        planes.append(tool.getchunk())
+        tool.done()
+    residual, mask = planes
+    radius = settings.mask_radius_arcsec / settings.cell_arcsec
+    added = bright_residuals(residual[:, :, 0, 0], mask[:, :, 0, 0] > 0, radius)
+    if not added.any():
+        return False
+    mask[:, :, 0, 0] += added
+    tool = image()
+    tool.open(str(name.with_suffix(".mask")))
+    tool.putchunk(mask)
+    tool.done()
+    return True
+
+
+def bright_residuals(
+    residual: NDArray[np.floating], mask: NDArray[np.bool_], radius_px: float
+) -> NDArray[np.bool_]:
+    """Pixels around sources outside of a mask; none without a source.
+
+    Sidelobes are as deep as high, so a peak of twice the deepest hole is a source. So is every
+    peak of half its height, which is above its own sidelobes.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    outside = np.where(mask, 0.0, residual)
+    peak = float(outside.max())
+    if not peak > -2.0 * float(outside.min()):
+        return np.zeros_like(mask)
+    distance = distance_transform_edt(outside < peak / 2.0)
+    return np.asarray((distance <= radius_px) & ~mask)
 
 
 def _wsclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
