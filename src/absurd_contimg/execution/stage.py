@@ -21,6 +21,7 @@ from absurd_contimg.execution.context import PipelineContext
 
 OutputsT = TypeVar("OutputsT", default=Any)
 """A record of `products.outputs`, or a mapping of JSON values."""
+Parameters = Mapping[str, Json]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ class PipelineStage(ABC, Generic[OutputsT]):
     product_folder: ClassVar[str | None]
     """The folder of its products below the output folder (``images``); None: no product."""
 
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         """The settings that shape the product: part of its key and of its manifest."""
         return {}
 

@@ -24,13 +24,14 @@ _CHUNK_VALUES = 8_000_000
 """Visibilities held at once when a whole column is read."""
 
 
-def check_exists(ms: MeasurementSet) -> None:
-    """Raise `MissingInputError` if a Measurement Set is not on disk."""
-    if not (ms.path / "table.dat").is_file():
-        raise MissingInputError(
-            f"the Measurement Set {ms.path} is missing or has no table.dat.",
-            "Run the group again from the stage that makes it.",
-        )
+def check_table(
+    path: Path,
+    kind: str = "Measurement Set",
+    remedy: str = "Run the group again from the stage that makes it.",
+) -> None:
+    """Raise `MissingInputError` if a table is not on disk."""
+    if not (path / "table.dat").is_file():
+        raise MissingInputError(f"the {kind} {path} is missing or has no table.dat.", remedy)
 
 
 @contextmanager

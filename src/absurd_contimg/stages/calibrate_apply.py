@@ -8,19 +8,16 @@ process with CASA.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 from typing_extensions import override
 
 from absurd_contimg.config import ApplyConfig
-from absurd_contimg.core.records import Json
-from absurd_contimg.errors import DataQualityError, InputError, MissingInputError, OutputError
+from absurd_contimg.errors import DataQualityError, InputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     Caltable,
@@ -30,7 +27,7 @@ from absurd_contimg.products.outputs import (
 )
 from absurd_contimg.science.measurement_set import (
     channel_frequencies,
-    check_exists,
+    check_table,
     count_flags,
     divisor_up_to,
     open_table,
@@ -45,10 +42,10 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
     name = "calibrate_apply"
     requires = names(FlagOutputs, SelectCalibrationOutputs)
     provides = names(CalibrateApplyOutputs)
-    product_folder: ClassVar[str | None] = "calibrated/ms"
+    product_folder = "calibrated/ms"
 
     @override
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         return context.config.apply.model_dump(mode="json")
 
     @override
@@ -58,24 +55,31 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        check_exists(context.outputs_of(FlagOutputs).flagged_ms)
+        check_table(context.outputs_of(FlagOutputs).flagged_ms.path)
         tables = _tables(context)
         if not tables:
             raise InputError("the selected calibration has no tables.", "Select another set.")
         for table in tables:
-            if not (table.path / "table.dat").is_file():
-                raise MissingInputError(
-                    f"the calibration table {table.path} is missing or has no table.dat.",
-                    "Retire its set in the registry, or solve again.",
-                )
+            remedy = "Retire its set in the registry, or solve again."
+            check_table(table.path, "calibration table", remedy)
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> CalibrateApplyOutputs:
+        from casatasks import applycal
+
         settings = context.config.apply
         ms = context.outputs_of(FlagOutputs).flagged_ms
         copy = working_copy(ms, workspace.temporary)
-        _apply(copy, _tables(context))
-        _check_corrected(copy, settings)
+        tables = _tables(context)
+        applycal(
+            vis=str(copy),
+            gaintable=[str(table.path) for table in tables],
+            interp=[table.interp for table in tables],
+            calwt=[True],
+            applymode="calflag",
+            flagbackup=False,
+        )
+        _check_corrected(copy, settings.flagged_fraction_max)
         target = workspace.product / copy.name
         factor = _split(copy, target, settings)
         centres = Path(shutil.copy(ms.beam_centres, workspace.product))
@@ -113,21 +117,8 @@ def _tables(context: PipelineContext) -> list[Caltable]:
     return sorted(tables, key=lambda table: table.apply_order)
 
 
-def _apply(ms: Path, tables: Sequence[Caltable]) -> None:
-    from casatasks import applycal
-
-    applycal(
-        vis=str(ms),
-        gaintable=[str(table.path) for table in tables],
-        interp=[table.interp for table in tables],
-        calwt=[True],
-        applymode="calflag",
-        flagbackup=False,
-    )
-
-
-def _check_corrected(ms: Path, settings: ApplyConfig) -> None:
-    """Check that CORRECTED_DATA exists, is finite, not all zero and sufficiently unflagged."""
+def _check_corrected(ms: Path, flagged_fraction_max: float) -> None:
+    """CORRECTED_DATA is there, finite, not all zero and sufficiently unflagged."""
     with open_table(ms) as main:
         if "CORRECTED_DATA" not in main.colnames():
             raise OutputError(f"applycal wrote no CORRECTED_DATA in {ms.name}.", "See CASA's log.")
@@ -140,11 +131,11 @@ def _check_corrected(ms: Path, settings: ApplyConfig) -> None:
                 raise OutputError(f"corrected data of {ms.name} are not finite.", "Solve again.")
             good += data.size
             zero += int((data == 0).sum())
-    counts = count_flags(ms)
-    if counts.total > settings.flagged_fraction_max:
+    flagged = count_flags(ms).total
+    if flagged > flagged_fraction_max:
         raise DataQualityError(
-            f"{counts.total:.1%} of {ms.name} is flagged after calibration, more than "
-            f"{settings.flagged_fraction_max:.0%}.",
+            f"{flagged:.1%} of {ms.name} is flagged after calibration, more than "
+            f"{flagged_fraction_max:.0%}.",
             "The solutions do not cover these data: use another set, or solve again.",
         )
     if good == 0 or zero > 0.99 * good:

@@ -8,26 +8,23 @@ a child process with CASA.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
 from absurd_contimg.config import CalibrationConfig
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError, SolutionsRefusedError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import OTHER_CALIBRATION, fallbacks_of
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     Caltable,
     CatalogSetupOutputs,
     FlagOutputs,
-    MeasurementSet,
     SolutionQuality,
     SolvedCaltables,
     UnsolvedCaltables,
@@ -37,11 +34,11 @@ from absurd_contimg.products.outputs import (
 from absurd_contimg.science.antenna_names import station_name
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.calibrators import Candidate, choose_calibrator
-from absurd_contimg.science.catalogue import SkySource, read_catalogue
+from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.science.measurement_set import (
     FlagCounts,
     channel_frequencies,
-    check_exists,
+    check_table,
     count_flags,
     working_copy,
 )
@@ -53,27 +50,28 @@ from absurd_contimg.science.solutions import (
     read_solutions,
 )
 
+GAINS_NAME = "gains.npz"
 BANDPASS_ORDER = 30
 GAIN_ORDER = 40
 """In the telescope's order of application (docs/telescope.md#calibration)."""
 
 
 class CalibrateSolveStage(PipelineStage[CalibrateSolveOutputs]):
-    """Solves when a calibrator transits; otherwise its product only states the reason."""
+    """Without a calibrator in transit, its product only states the reason."""
 
     name = "calibrate_solve"
     requires = names(FlagOutputs, CatalogSetupOutputs)
     provides = names(CalibrateSolveOutputs)
-    product_folder: ClassVar[str | None] = "calibration"
+    product_folder = "calibration"
 
     @override
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         config = context.config
         return {
             "calibrator": context.group_inputs.calibrator,
             "calibration": dict(config.calibration.of_solutions),
             "beam": config.beam.model_dump(mode="json"),
-            **({"own_calibrator": False} if _uses_other_calibration(context) else {}),
+            **({"own_calibrator": False} if OTHER_CALIBRATION in fallbacks_of(context) else {}),
         }
 
     @override
@@ -83,7 +81,7 @@ class CalibrateSolveStage(PipelineStage[CalibrateSolveOutputs]):
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        check_exists(context.outputs_of(FlagOutputs).flagged_ms)
+        check_table(context.outputs_of(FlagOutputs).flagged_ms.path)
         if context.group_inputs.calibrator not in {"auto", "none"}:
             _calibrator(context)
 
@@ -97,9 +95,8 @@ class CalibrateSolveStage(PipelineStage[CalibrateSolveOutputs]):
                 raise  # the user named this calibrator: no other will do
             raise SolutionsRefusedError(refused.problem, refused.remedy) from refused
         outputs = CalibrateSolveOutputs(caltables)
-        note = workspace.product / "calibration.json"
         text = json.dumps(to_json(outputs)["caltables"], indent=1, sort_keys=True)
-        note.write_text(text + "\n", encoding="utf-8")
+        (workspace.product / "calibration.json").write_text(text + "\n", encoding="utf-8")
         return outputs
 
     @override
@@ -119,7 +116,7 @@ def _calibrator(context: PipelineContext) -> tuple[Candidate | None, str]:
     wanted = context.group_inputs.calibrator
     if wanted == "none":
         return None, "no calibration was asked for"
-    if _uses_other_calibration(context):
+    if OTHER_CALIBRATION in fallbacks_of(context):
         return None, "the solutions from this group's own calibrator were refused"
     catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
     centres = BeamCentres.read(context.outputs_of(FlagOutputs).flagged_ms.beam_centres)
@@ -133,8 +130,12 @@ def _solve(context: PipelineContext, workspace: Workspace, chosen: Candidate) ->
     ms = context.outputs_of(FlagOutputs).flagged_ms
     centres = BeamCentres.read(ms.beam_centres)
     copy = working_copy(ms, workspace.temporary)
-    sources = _model_sources(context, ms, centres, chosen)
-    amplitude = write_model(copy, ms, sources, centres, context.config.beam)
+    beam = context.config.beam
+    catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
+    sources = field_sources(catalogue, ms, centres, settings, beam)
+    if chosen.source not in sources:
+        sources.append(chosen.source)
+    amplitude = write_model(copy, ms, sources, centres, beam)
     flags = count_flags(copy)
     set_name = f"{context.group_id}_{ms.mid_mjd:.6f}"
     bandpass, gains = (workspace.product / f"{set_name}_{kind}" for kind in ("bpcal", "gacal"))
@@ -145,10 +146,10 @@ def _solve(context: PipelineContext, workspace: Workspace, chosen: Candidate) ->
     return SolvedCaltables(
         set_name=set_name,
         tables=(
-            Caltable(final(job.bandpass), "BP", BANDPASS_ORDER, "nearest"),
-            Caltable(final(job.gains), "GA", GAIN_ORDER, "linear"),
+            Caltable(final(bandpass), "BP", BANDPASS_ORDER, "nearest"),
+            Caltable(final(gains), "GA", GAIN_ORDER, "linear"),
         ),
-        gains=final(job.exported),
+        gains=final(gains.with_name(GAINS_NAME)),
         calibrator=chosen.source.name,
         beam_response=round(chosen.response, 4),
         model_sources=len(sources),
@@ -172,22 +173,14 @@ class _SolveJob:
     reference: str
     settings: CalibrationConfig
 
-    @property
-    def exported(self) -> Path:
-        return self.bandpass.parent / "gains.npz"
-
     def run(self, temporary: Path, phase_channels: str) -> None:
         """Phases on a narrow part of the band, bandpass, then amplitude and phase gains."""
         from casatasks import bandpass, gaincal
 
         settings = self.settings
-        common: dict[str, Any] = {
-            "vis": str(self.vis),
-            "refant": self.reference,
-            "minsnr": settings.minsnr,
-            "minblperant": settings.minblperant,
-            "combine": "scan,field",
-        }
+        common: dict[str, Any] = {"vis": str(self.vis), "refant": self.reference}
+        common |= {"minsnr": settings.minsnr, "minblperant": settings.minblperant}
+        common["combine"] = "scan,field"
         solve_gains = partial(gaincal, gaintype="G", **common)
         phases, interval = str(temporary / "before_bandpass"), settings.prebandpass_interval
         solve_gains(caltable=phases, calmode="p", solint=interval, spw=phase_channels)
@@ -213,12 +206,12 @@ class _SolveJob:
 
     def check(self, flags: FlagCounts, origin: str) -> SolutionQuality:
         """Check the quality of the solutions and export them; `origin` names them in errors."""
-        bandpass = read_solutions(self.bandpass, self._remedy)
-        gains = read_solutions(self.gains, self._remedy)
+        bandpass, gains = (read_solutions(p, self._remedy) for p in (self.bandpass, self.gains))
         with_data = {name for name, share in flags.by_antenna.items() if share < 1.0}
         quality = measure_quality(bandpass, gains, with_data, flags.by_channel < 1.0)
         check_quality(quality, self.settings, origin)
-        export_gains(self.exported, bandpass, gains, channel_frequencies(self.vis))
+        frequencies = channel_frequencies(self.vis)
+        export_gains(self.gains.with_name(GAINS_NAME), bandpass, gains, frequencies)
         return quality
 
     @property
@@ -257,17 +250,3 @@ def _reference_antenna(flags: FlagCounts, settings: CalibrationConfig) -> str:
             "The data are not worth calibrating; calibration.reference_flagged_max is the limit.",
         )
     return name
-
-
-def _model_sources(
-    context: PipelineContext, ms: MeasurementSet, centres: BeamCentres, chosen: Candidate
-) -> list[SkySource]:
-    catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
-    settings = context.config.calibration, context.config.beam
-    sources = field_sources(catalogue, ms, centres, *settings)
-    return sources if chosen.source in sources else [*sources, chosen.source]
-
-
-def _uses_other_calibration(context: PipelineContext) -> bool:
-    """Whether an earlier start refused the group's own solutions."""
-    return OTHER_CALIBRATION in fallbacks_of(context)

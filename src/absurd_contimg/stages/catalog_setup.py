@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
 
 from typing_extensions import override
 
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import CatalogSetupOutputs, StripCatalogue, names
 from absurd_contimg.science.catalogue import read_catalogue, write_catalogue
 from absurd_contimg.science.raw_file import read_raw_header
@@ -25,16 +22,15 @@ class CatalogSetupStage(PipelineStage[CatalogSetupOutputs]):
     name = "catalog_setup"
     requires = frozenset({"input_files", "catalog_path"})
     provides = names(CatalogSetupOutputs)
-    product_folder: ClassVar[str | None] = "catalogs"
+    product_folder = "catalogs"
 
     @override
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         return {"strip_half_width_deg": context.config.catalog.strip_half_width_deg}
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        inputs = context.group_inputs
-        return [*inputs.input_files, inputs.catalog_path]
+        return [*context.group_inputs.input_files, context.group_inputs.catalog_path]
 
     @override
     def validate(self, context: PipelineContext) -> None:
@@ -48,11 +44,8 @@ class CatalogSetupStage(PipelineStage[CatalogSetupOutputs]):
         inputs = context.group_inputs
         declination = math.degrees(read_raw_header(inputs.input_files[0]).declination_rad)
         half_width = context.config.catalog.strip_half_width_deg
-        strip = [
-            source
-            for source in read_catalogue(inputs.catalog_path)
-            if abs(source.dec_deg - declination) <= half_width
-        ]
+        catalogue = read_catalogue(inputs.catalog_path)
+        strip = [s for s in catalogue if abs(s.dec_deg - declination) <= half_width]
         if not strip:
             raise DataQualityError(
                 f"the sky catalogue {inputs.catalog_path} has no source within "

@@ -1,26 +1,22 @@
 """Stage ``convert``: UVH5 sub-bands to one Measurement Set, phased to the group's middle.
 
-`science.raw_visibilities` reads the files; here sub-bands are joined in the order of frequency and
-rephased to one centre. That removes the 24 meridian centres from the data, so a file beside it
-keeps them: the primary beam follows them. Runs in a child process with pyuvdata and
-python-casacore.
+Rephasing removes the 24 meridian centres from the data, so a file beside it keeps them: the
+primary beam follows them. Runs in a child process with pyuvdata and python-casacore.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from typing_extensions import override
 
 from absurd_contimg.config import ConversionConfig
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import ConvertOutputs, MeasurementSet, names
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.earth_orientation import use_bundled_tables
@@ -38,10 +34,10 @@ class ConvertStage(PipelineStage[ConvertOutputs]):
     version = 2
     requires = frozenset({"input_files"})
     provides = names(ConvertOutputs)
-    product_folder: ClassVar[str | None] = "raw/ms"
+    product_folder = "raw/ms"
 
     @override
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         return context.config.conversion.model_dump(mode="json")
 
     @override
@@ -108,30 +104,24 @@ def _group(context: PipelineContext) -> RawGroup:
 
 
 def _read_and_join(group: RawGroup, settings: ConversionConfig) -> Any:
-    """One UVData with ascending channels, averaged."""
+    """One averaged UVData with ascending channels; missing sub-bands are flagged zeros."""
     limits = settings.averaging_max, group.channel_width_hz, settings.averaged_width_max_hz
     factor = divisor_up_to(group.n_channels, *limits)
     by_index = {i: read_uvdata(header, factor) for i, header in group.subbands.items()}
     template = next(iter(by_index.values()))
     first = next(iter(group.subbands))
     for index in group.missing:
-        shift = (first - index) * group.n_channels * group.channel_width_hz
-        by_index[index] = _placeholder(template, shift)
+        shift_hz = (first - index) * group.n_channels * group.channel_width_hz
+        by_index[index] = uvd = template.copy()
+        uvd.freq_array = template.freq_array + shift_hz
+        uvd.data_array = np.zeros_like(template.data_array)
+        uvd.flag_array = np.ones_like(template.flag_array)
+        uvd.nsample_array = np.zeros_like(template.nsample_array)
     in_order = [by_index[i] for i in sorted(by_index, reverse=True)]
     joined = in_order[0]
     if len(in_order) > 1:
         joined.fast_concat(in_order[1:], axis="freq", inplace=True, run_check=False)
     return joined
-
-
-def _placeholder(template: Any, shift_hz: float) -> Any:
-    """A sub-band of flagged zeros with the template's layout, shifted in frequency."""
-    uvd = template.copy()
-    uvd.freq_array = template.freq_array + shift_hz
-    uvd.data_array = np.zeros_like(template.data_array)
-    uvd.flag_array = np.ones_like(template.flag_array)
-    uvd.nsample_array = np.zeros_like(template.nsample_array)
-    return uvd
 
 
 def _beam_centres(group: RawGroup, location: Any) -> BeamCentres:
@@ -148,16 +138,14 @@ def _check_written(path: Path, n_rows: int, settings: ConversionConfig) -> None:
     def refuse(problem: str) -> None:
         raise OutputError(f"{path}: {problem}", "Convert the group again; report it if it recurs.")
 
+    for name in ("SPECTRAL_WINDOW", "FIELD"):
+        with table(str(path / name), ack=False) as part:
+            if part.nrows() != 1:
+                refuse(f"{part.nrows()} rows in {name} instead of one.")
     with table(str(path / "SPECTRAL_WINDOW"), ack=False) as window:
-        if window.nrows() != 1:
-            refuse(f"{window.nrows()} spectral windows instead of one.")
-        frequencies = window.getcell("CHAN_FREQ", 0)
-    steps = np.diff(frequencies)
+        steps = np.diff(window.getcell("CHAN_FREQ", 0))
     if len(steps) and (steps.min() <= 0 or np.ptp(steps) > 1e-3 * steps.mean()):
         refuse("the channels are not evenly spaced in ascending order.")
-    with table(str(path / "FIELD"), ack=False) as fields:
-        if fields.nrows() != 1:
-            refuse(f"{fields.nrows()} fields instead of one.")
     with table(str(path), ack=False) as main:
         missing = {"DATA", "FLAG", "UVW", "TIME", "ANTENNA1", "ANTENNA2"} - set(main.colnames())
         if missing:

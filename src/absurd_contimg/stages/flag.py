@@ -7,27 +7,24 @@ left. Runs in a child process with CASA.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar
 
 from typing_extensions import override
 
 from absurd_contimg.config import FlaggingConfig
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import DataQualityError, OutputError, OverFlaggedError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, fallbacks_of
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     ConvertOutputs,
     FlaggedMeasurementSet,
     FlagOutputs,
     names,
 )
-from absurd_contimg.science.measurement_set import check_exists, count_flags, working_copy
+from absurd_contimg.science.measurement_set import check_table, count_flags, working_copy
 
 _GENTLER_FACTOR = 2.0
 """On the cut-off in sigma: at 8 sigma, Gaussian noise loses nothing and interference its peaks."""
@@ -39,12 +36,12 @@ class FlagStage(PipelineStage[FlagOutputs]):
     name = "flag"
     requires = names(ConvertOutputs)
     provides = names(FlagOutputs)
-    product_folder: ClassVar[str | None] = "flagged/ms"
+    product_folder = "flagged/ms"
 
     @override
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         settings = context.config.flagging.model_dump(mode="json")
-        return {**settings, **({"gentler": True} if _is_gentler(context) else {})}
+        return settings | ({"gentler": True} if GENTLER_FLAGS in fallbacks_of(context) else {})
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
@@ -52,14 +49,14 @@ class FlagStage(PipelineStage[FlagOutputs]):
 
     @override
     def validate(self, context: PipelineContext) -> None:
-        check_exists(context.outputs_of(ConvertOutputs).measurement_set)
+        check_table(context.outputs_of(ConvertOutputs).measurement_set.path)
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> FlagOutputs:
         ms = context.outputs_of(ConvertOutputs).measurement_set
         copy = working_copy(ms, workspace.product)
         centres = Path(shutil.copy(ms.beam_centres, workspace.product))
-        settings, gentler = context.config.flagging, _is_gentler(context)
+        settings, gentler = context.config.flagging, GENTLER_FLAGS in fallbacks_of(context)
         factor = _GENTLER_FACTOR if gentler else 1.0
         before = _flag(copy, settings, settings.tfcrop_cutoff_sigma * factor)
         counts = count_flags(copy)
@@ -72,15 +69,15 @@ class FlagStage(PipelineStage[FlagOutputs]):
                 "Look at the data for interference or a dead correlator; "
                 "flagging.flagged_fraction_max sets the limit.",
             )
-        changed = {
-            "path": workspace.final_path(copy),
-            "beam_centres": workspace.final_path(centres),
-            "flagged_fraction": round(counts.total, 6),
-        }
-        dead = tuple(sorted(name for name, share in counts.by_antenna.items() if share >= 1.0))
-        return FlagOutputs(
-            FlaggedMeasurementSet(**{**asdict(ms), **changed}, dead_antennas=dead, gentler=gentler)
+        changed = replace(
+            ms,
+            path=workspace.final_path(copy),
+            beam_centres=workspace.final_path(centres),
+            flagged_fraction=round(counts.total, 6),
         )
+        dead = tuple(sorted(name for name, share in counts.by_antenna.items() if share >= 1.0))
+        flagged = FlaggedMeasurementSet(**asdict(changed), dead_antennas=dead, gentler=gentler)
+        return FlagOutputs(flagged)
 
     @override
     def validate_outputs(
@@ -93,11 +90,6 @@ class FlagStage(PipelineStage[FlagOutputs]):
                 f"flagging lowered the flagged fraction from {before:.4f} to {after:.4f}.",
                 "CASA did not do what was asked of it; see its log.",
             )
-
-
-def _is_gentler(context: PipelineContext) -> bool:
-    """Whether an earlier start flagged too much."""
-    return GENTLER_FLAGS in fallbacks_of(context)
 
 
 def _flag(ms: Path, settings: FlaggingConfig, cutoff_sigma: float) -> float:

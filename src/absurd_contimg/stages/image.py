@@ -8,19 +8,16 @@ process with CASA.
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
-from absurd_contimg.core.records import Json
-from absurd_contimg.errors import DataQualityError, OutputError
+from absurd_contimg.errors import DataQualityError, OutputError, UserError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     CatalogSetupOutputs,
@@ -32,7 +29,7 @@ from absurd_contimg.products.outputs import (
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue, unit_vectors
 from absurd_contimg.science.imagers import check_imager, clean_regions, run_imager
-from absurd_contimg.science.measurement_set import channel_frequencies, check_exists
+from absurd_contimg.science.measurement_set import channel_frequencies, check_table, working_copy
 from absurd_contimg.science.response import effective_frequency, peak_response
 
 _UNWANTED_KEYS = (
@@ -41,6 +38,7 @@ _UNWANTED_KEYS = (
 )
 """CASA's header keys of the machine and the time of the run. Without them equal data give equal
 files; the manifest has both. CASA's observatory position is another telescope's."""
+_MAYBE_FLAGGED = "All data may be flagged; see the imager's log."
 
 
 class ImageStage(PipelineStage[ImageOutputs]):
@@ -49,10 +47,10 @@ class ImageStage(PipelineStage[ImageOutputs]):
     name = "image"
     requires = names(CalibrateApplyOutputs, CatalogSetupOutputs)
     provides = names(ImageOutputs)
-    product_folder: ClassVar[str | None] = "images"
+    product_folder = "images"
 
     @override
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         return {
             "imaging": context.config.imaging.model_dump(mode="json"),
             "beam": context.config.beam.model_dump(mode="json"),
@@ -67,7 +65,7 @@ class ImageStage(PipelineStage[ImageOutputs]):
     def validate(self, context: PipelineContext) -> None:
         check_imager(context.config.imaging)
         ms = context.outputs_of(CalibrateApplyOutputs).calibrated_ms
-        check_exists(ms)
+        check_table(ms.path)
         BeamCentres.read(ms.beam_centres)
         if ms.flagged_fraction >= 1.0:
             raise DataQualityError(
@@ -79,13 +77,16 @@ class ImageStage(PipelineStage[ImageOutputs]):
     def execute(self, context: PipelineContext, workspace: Workspace) -> ImageOutputs:
         config = context.config
         ms = context.outputs_of(CalibrateApplyOutputs).calibrated_ms
-        # tclean locks what it images and may write into it, so it gets a copy.
-        copy = Path(shutil.copytree(ms.path, workspace.temporary / ms.path.name))
+        # tclean locks what it images and may write into it.
+        copy = working_copy(ms, workspace.temporary)
         sources = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
         regions = clean_regions(sources, ms.ra_deg, ms.dec_deg, config.imaging)
         files = run_imager(copy, workspace.temporary, config.imaging, regions)
         header, pixels = read_whole(files.image)
-        _check_psf(files.psf)
+        psf_peak = float(np.nanmax(read_whole(files.psf)[1]))
+        if not abs(psf_peak - 1.0) < 0.01:
+            text = f"the point spread function peaks at {psf_peak:.3f} instead of 1."
+            raise OutputError(text, _MAYBE_FLAGGED)
         _describe(header, context, ms)
         header["FREQ-EFF"] = (effective_frequency(ms.path), "mean over unflagged data, Hz")
         beam = peak_response(header, ms, config)
@@ -125,18 +126,16 @@ class ImageStage(PipelineStage[ImageOutputs]):
     ) -> None:
         size = context.config.imaging.size_px
         image = outputs.image
-        for committed in (image.path, image.pb_corrected_path, image.beam_path):
-            path = workspace.product / committed.name
-            _, data = read_whole(path)
-            shape = data.shape[-2:]
-            if shape != (size, size):
+        for path in (image.path, image.pb_corrected_path, image.beam_path):
+            _, data = read_whole(workspace.product / path.name)
+            if (shape := data.shape[-2:]) != (size, size):
                 raise OutputError(f"{path.name} has {shape} pixels instead of {size} x {size}.")
             if not np.isfinite(data).any():
                 raise OutputError(f"{path.name} has no finite pixel.", "See the imager's log.")
         if not image.rms_jy > 0:
             raise OutputError(
                 f"the image of group {context.group_id} is empty: its noise is {image.rms_jy}.",
-                "All data may be flagged; see the imager's log.",
+                _MAYBE_FLAGGED,
             )
 
 
@@ -195,8 +194,10 @@ def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None
             del header[key]
 
 
-def read_whole(path: Path) -> tuple[Any, NDArray[np.float32]]:
-    """Header and pixels of a FITS image; raises `OutputError` if the file is truncated.
+def read_whole(
+    path: Path, failure: type[UserError] = OutputError
+) -> tuple[Any, NDArray[np.float32]]:
+    """Header and pixels of a FITS image; raises `failure` if the file is truncated or no image.
 
     CASA's exportfits returns without an error when the disk is full.
     """
@@ -208,18 +209,7 @@ def read_whole(path: Path) -> tuple[Any, NDArray[np.float32]]:
     except (OSError, TypeError, ValueError, fits.VerifyError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the operating system's error decides how the failure is handled
-        raise OutputError(f"{path.name} is not a complete FITS image: {error}.") from error
-
-
-def _check_psf(path: Path) -> None:
-    """The point spread function peaks at 1; blank means that everything was flagged."""
-    _, data = read_whole(path)
-    peak = float(np.nanmax(data))
-    if not abs(peak - 1.0) < 0.01:
-        raise OutputError(
-            f"the point spread function peaks at {peak:.3f} instead of 1.",
-            "All data may be flagged; see the imager's log.",
-        )
+        raise failure(f"{path} is not a complete FITS image: {error}.", "Image again.") from error
 
 
 def _write(path: Path, header: Any, data: NDArray[Any], kind: str) -> None:

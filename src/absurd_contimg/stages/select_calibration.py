@@ -8,7 +8,6 @@ other sets have been registered since.
 from __future__ import annotations
 
 import logging
-from typing import ClassVar
 
 from typing_extensions import override
 
@@ -32,11 +31,11 @@ class SelectCalibrationStage(PipelineStage[SelectCalibrationOutputs]):
 
     name = "select_calibration"
     requires = names(FlagOutputs)
-    runs_after: ClassVar[frozenset[str]] = names(CalibrateSolveOutputs)
+    runs_after = names(CalibrateSolveOutputs)
     """The registry must hold what the solve stage made before this stage asks it."""
     provides = names(SelectCalibrationOutputs)
     product_folder = None
-    isolated: ClassVar[bool] = False
+    isolated = False
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry

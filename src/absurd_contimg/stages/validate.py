@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
 from absurd_contimg.config import ValidationConfig
-from absurd_contimg.core.records import Json
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
     CatalogSetupOutputs,
     ContinuumImage,
@@ -41,6 +40,7 @@ from absurd_contimg.science.catalogue import (
     tangent_offsets_arcsec,
 )
 from absurd_contimg.science.source_fitting import fit_peak
+from absurd_contimg.stages.image import read_whole
 
 
 class ValidateStage(PipelineStage[ValidateOutputs]):
@@ -49,12 +49,13 @@ class ValidateStage(PipelineStage[ValidateOutputs]):
     name = "validate"
     requires = names(ImageOutputs, CatalogSetupOutputs, FlagOutputs)
     provides = names(ValidateOutputs)
-    product_folder: ClassVar[str | None] = "validation"
+    product_folder = "validation"
 
     @override
-    def parameters(self, context: PipelineContext) -> Mapping[str, Json]:
+    def parameters(self, context: PipelineContext) -> Parameters:
         settings = context.config.validation.model_dump(mode="json")
-        return {**settings, **({"gently_flagged": True} if _is_gently_flagged(context) else {})}
+        gentler = context.outputs_of(FlagOutputs).flagged_ms.gentler
+        return settings | ({"gently_flagged": True} if gentler else {})
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
@@ -75,13 +76,14 @@ class ValidateStage(PipelineStage[ValidateOutputs]):
         catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
         checks = check_sources(image, catalogue, settings)
         path = workspace.product / f"{context.group_id}-validation.json"
-        report, gentle = workspace.final_path(path), _is_gently_flagged(context)
+        gentle = context.outputs_of(FlagOutputs).flagged_ms.gentler
+        report = workspace.final_path(path)
         validation = summarise(checks, image, settings, report, gently_flagged=gentle)
         figures = to_json(validation)
         del figures["report"]  # that is this file
         rows = [{key: _rounded(value, key) for key, value in asdict(c).items()} for c in checks]
-        content = json.dumps({**figures, "sources": rows}, indent=1)
-        path.write_text(content + "\n", encoding="utf-8")
+        figures["sources"] = rows
+        path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         return ValidateOutputs(validation)
 
 
@@ -97,20 +99,25 @@ class _Image:
 
     @classmethod
     def read(cls, described: ContinuumImage) -> _Image:
-        from astropy.io import fits
         from astropy.wcs import WCS
 
-        planes = []
-        for path in (described.path, described.beam_path):
-            try:
-                with fits.open(path, memmap=False) as hdus:
-                    header, data = hdus[0].header, hdus[0].data
-            except OSError as error:
-                text = f"{path} cannot be read ({error})."
-                raise CorruptInputError(text, "Image again.") from error
-            planes.append(np.asarray(data, dtype=float).reshape(data.shape[-2:]))
-        pixels, beam = planes
-        return cls(pixels, beam, WCS(header).celestial, float(header["FREQ-EFF"]), described)
+        _, image = read_whole(described.path, CorruptInputError)
+        header, response = read_whole(described.beam_path, CorruptInputError)
+        pixels, beam = (data.astype(float).reshape(data.shape[-2:]) for data in (image, response))
+        frequency_hz = float(header["FREQ-EFF"])
+        return cls(pixels, beam, WCS(header).celestial, frequency_hz, described)
+
+    def pixel_at(self, source: SkySource) -> tuple[float, float]:
+        x, y = self.wcs.wcs_world2pix(source.ra_deg, source.dec_deg, 0)
+        return float(x), float(y)
+
+    def response_at(self, source: SkySource) -> float:
+        """The mean beam at a source; 0 outside the image."""
+        x, y = self.pixel_at(source)
+        height, width = self.beam.shape
+        if not (0 <= x <= width - 1 and 0 <= y <= height - 1):  # not-a-number is outside
+            return 0.0
+        return float(np.nan_to_num(self.beam[round(y), round(x)], posinf=0.0, neginf=0.0))
 
 
 def check_sources(
@@ -120,7 +127,7 @@ def check_sources(
     vectors = source_vectors(catalogue)
     checks = []
     for index, source in enumerate(catalogue):
-        response = _response(image, source)
+        response = image.response_at(source)
         snr = source.flux_jy * response / image.described.rms_jy
         if response < settings.beam_response_min or snr < settings.snr_min:
             continue
@@ -128,40 +135,32 @@ def check_sources(
         near = separation < settings.isolation_beams * image.described.bmaj_arcsec
         neighbours = [s for k, s in enumerate(catalogue) if near[k] and k != index]
         isolated = all(s.flux_jy < 0.02 * source.flux_jy for s in neighbours)
-        checks.append(_measure(image, source, response, snr, isolated, settings))
+        position = source.name, source.ra_deg, source.dec_deg, source.flux_jy
+        check = SourceCheck(*position, response, snr, isolated)
+        checks.append(_measure(image, source, check, settings.match_radius_arcsec))
     return sorted(checks, key=lambda c: -c.flux_jy)
 
 
-def _response(image: _Image, source: SkySource) -> float:
-    """The mean beam at a source; 0 outside the image."""
-    x, y = (float(v) for v in image.wcs.wcs_world2pix(source.ra_deg, source.dec_deg, 0))
-    height, width = image.beam.shape
-    if not (math.isfinite(x) and 0 <= x <= width - 1 and 0 <= y <= height - 1):
-        return 0.0
-    value = float(image.beam[round(y), round(x)])
-    return value if math.isfinite(value) else 0.0
-
-
 def _measure(
-    image: _Image,
-    source: SkySource,
-    response: float,
-    snr: float,
-    isolated: bool,
-    settings: ValidationConfig,
+    image: _Image, source: SkySource, check: SourceCheck, radius_arcsec: float
 ) -> SourceCheck:
-    base = (source.name, source.ra_deg, source.dec_deg, source.flux_jy, response, snr, isolated)
-    x, y = (float(v) for v in image.wcs.wcs_world2pix(source.ra_deg, source.dec_deg, 0))
-    peak = fit_peak(image.pixels, x, y, settings.match_radius_arcsec / image.described.cell_arcsec)
-    if peak is None or peak.height < 0.3 * source.flux_jy * response:
-        return SourceCheck(*base)
+    """The check with what the image shows within a radius of the source, if it is detected."""
+    radius_px = radius_arcsec / image.described.cell_arcsec
+    peak = fit_peak(image.pixels, *image.pixel_at(source), radius_px)
+    if peak is None or peak.height < 0.3 * source.flux_jy * check.beam_response:
+        return check
     ra, dec = (float(v) for v in image.wcs.wcs_pix2world(peak.x, peak.y, 0))
     east, north = tangent_offsets_arcsec(source, ra, dec)
     # Back to the catalogue's frequency, from which missing sub-bands may have moved the image.
     colour = source.flux_jy / float(source.flux_at(np.array(image.frequency_hz)))
-    measured = peak.height / response * colour
-    return SourceCheck(
-        *base, measured, measured / source.flux_jy, east, north, math.hypot(east, north)
+    measured = peak.height / check.beam_response * colour
+    return replace(
+        check,
+        measured_jy=measured,
+        flux_ratio=measured / source.flux_jy,
+        east_arcsec=east,
+        north_arcsec=north,
+        position_error_arcsec=math.hypot(east, north),
     )
 
 
@@ -214,8 +213,3 @@ def _rounded(value: Any, name: str = "") -> Any:
     if not isinstance(value, float) or name.endswith("_deg"):
         return value
     return float(f"{value:.6g}") if math.isfinite(value) else None
-
-
-def _is_gently_flagged(context: PipelineContext) -> bool:
-    """Whether the usual cut-off flagged too much of the data."""
-    return context.outputs_of(FlagOutputs).flagged_ms.gentler

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.plotting import plotting_libraries
 from absurd_contimg.products.outputs import SourceCheck
-from absurd_contimg.stages.image import robust_rms
+from absurd_contimg.stages.image import read_whole, robust_rms
 
 BYTES_MAX = 300_000
 """A larger picture is encoded with fewer grey levels: a report holds one for each group."""
@@ -93,18 +93,15 @@ class _SkyImage:
 
 
 def _read_plane(path: Path) -> tuple[Any, NDArray[np.float64]]:
-    from astropy.io import fits
-
     try:
-        with fits.open(path, memmap=False) as hdus:
-            header, data = hdus[0].header, hdus[0].data
+        header, data = read_whole(path, CorruptInputError)
     except FileNotFoundError as error:
         raise MissingInputError(f"The image {path} is no longer there.") from error
-    except (OSError, TypeError, ValueError) as error:  # astropy raises any of them if truncated
+    except OSError as error:
         raise CorruptInputError(f"The image {path} cannot be read: {error}.") from error
-    if data is None or data.ndim < 2:
+    if data.ndim < 2:
         raise CorruptInputError(f"The file {path} holds no image.")
-    return header, np.asarray(data, dtype=float).reshape(data.shape[-2:])
+    return header, data.astype(float).reshape(data.shape[-2:])
 
 
 def write_quicklook(
