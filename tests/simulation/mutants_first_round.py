@@ -60,10 +60,10 @@ def own_runs_are_orphans(patch: Patch) -> None:
 def claims_more_than_is_free(patch: Patch) -> None:
     original = Worker._claim
 
-    async def claim(self: Any) -> Any:
+    async def claim(self: Any, until_idle: bool) -> Any:
         kept, self._runs = self._runs, {}
         try:
-            return await original(self)
+            return await original(self, until_idle)
         finally:
             self._runs = kept
 

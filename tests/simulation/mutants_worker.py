@@ -98,7 +98,7 @@ async def _orphans_are_failed(self: Any) -> None:
         )
 
 
-async def _claim_dies(self: Any) -> Any:
+async def _claim_dies(self: Any, _until_idle: bool) -> Any:
     free = self.settings.concurrency - len(self._runs)
     if free <= 0:
         return []
