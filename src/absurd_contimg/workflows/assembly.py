@@ -1,8 +1,7 @@
 """The composition root: the one place that makes a worker for pipeline tasks.
 
 The service passes a runner and a registry of this machine, the simulation passes simulated ones;
-everything else (stages in order, workflow, failure table, quarantine, explanation of refused
-claims) is the same. This module opens nothing and closes nothing: its callers own what they pass.
+everything else is the same. This module opens and closes nothing: callers own what they pass.
 """
 
 from __future__ import annotations
@@ -14,16 +13,12 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.execution.context import GroupInputs
+from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.registry import Registry
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
-from absurd_contimg.workflows.group import (
-    TASK_NAME,
-    GroupRegistry,
-    PipelineWorkflow,
-    Runner,
-)
+from absurd_contimg.workflows.group import TASK_NAME, GroupRegistry, PipelineWorkflow
 from absurd_contimg.workflows.orchestrator import resolve_order, standard_imaging_stages
 
 
@@ -37,7 +32,7 @@ def make_pipeline_worker(
     settings: WorkerSettings,
     policy: RetryPolicy,
     stages: Sequence[PipelineStage],
-    runner: Runner,
+    runner: StageRunner,
     registry: GroupRegistry,
     ready_to_claim: Callable[[], Awaitable[bool]] | None = None,
 ) -> Worker:

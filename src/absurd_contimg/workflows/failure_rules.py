@@ -1,9 +1,7 @@
 """The failure table of the pipeline: what is recognised, its kind, and what an operator does.
 
-This module has the rules for stages: the pipeline's own errors, CASA, pyuvdata, and the ends of
-stage processes; `core.generic_rules` has those that know no stage. Messages are those observed
-with the versions named. The order matters only between rules that match the same evidence: the
-first one counts. `contimg failures` prints the table.
+The rules for stages; `core.generic_rules` has those that know no stage. Messages are those
+observed with the versions named. Of two rules that match the same evidence the first counts.
 """
 
 from __future__ import annotations
@@ -11,8 +9,8 @@ from __future__ import annotations
 import errno
 import re
 import signal
-from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 from absurd_contimg import errors
 from absurd_contimg.core.failures import POISON_RULE, Classifier, FailureKind, FailureRule
@@ -64,28 +62,18 @@ class _Cause:
     resource_waits_max: int | None = None
     fallback: str | None = None
 
-    def in_log(
-        self,
-        rule_id: str,
-        source: str = _CASA,
-        *,
-        exceptions: frozenset[str] = frozenset(),
-        signals: Collection[signal.Signals] = (),
-        not_produced: str | None = None,
-    ) -> FailureRule:
+    def in_log(self, rule_id: str, source: str = _CASA, **evidence: Any) -> FailureRule:
         """The rule for the words in the log, with these exceptions or signals only."""
         return FailureRule(
             rule_id,
             self.kind,
             self.advice,
             source,
-            exceptions=exceptions,
-            decisive=bool(exceptions),
-            signals=frozenset(signals),
             log=re.compile(self.words),
+            decisive="exceptions" in evidence,
             resource_waits_max=self.resource_waits_max,
             fallback=self.fallback,
-            not_produced=not_produced,
+            **evidence,
         )
 
     def in_message(self, rule_id: str, source: str) -> FailureRule:
@@ -128,14 +116,15 @@ _REFUSED = _Cause(
 def _own_error(
     rule_id: str,
     error: type[Exception],
-    kind: FailureKind,
     advice: str,
     source: str = _OURS,
-    fallback: str | None = None,
+    kind: FailureKind = FailureKind.PERMANENT,
+    **reaction: Any,
 ) -> FailureRule:
     """The rule for an error of the pipeline, whatever else caused it."""
+    exceptions = _names(error)
     return FailureRule(
-        rule_id, kind, advice, source, exceptions=_names(error), decisive=True, fallback=fallback
+        rule_id, kind, advice, source, exceptions=exceptions, decisive=True, **reaction
     )
 
 
@@ -156,27 +145,23 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         "bad-input",
         errors.InputError,
-        FailureKind.PERMANENT,
         "Replace the named file, then: contimg retry TASK. To go on without it, remove it, then: "
         "contimg spawn --respawn --now.",
     ),
-    replace(
-        _own_error(
-            "unfinished-input",
-            errors.UnfinishedInputError,
-            FailureKind.RESOURCE,
-            "Nothing: the named file is still being written or copied; it is looked at again.",
-        ),
+    _own_error(
+        "unfinished-input",
+        errors.UnfinishedInputError,
+        "Nothing: the named file is still being written or copied; it is looked at again.",
+        kind=FailureKind.RESOURCE,
         resource_waits_max=_UNFINISHED_WAITS_MAX,
     ),
     _own_error(
         "broken-product",
         errors.BrokenProductError,
-        FailureKind.PERMANENT,
         "Restore owner, mode and content of the named file, then: contimg retry TASK. Or: "
         f"{_RESPAWN}",
     ),
-    _own_error("bad-setting", errors.SettingError, FailureKind.PERMANENT, _CORRECT_SETTING),
+    _own_error("bad-setting", errors.SettingError, _CORRECT_SETTING),
     _DISK_FULL.in_log(
         "silent-disk-full",
         f"{_CASA}: exportfits ends without an error; only its log says it",
@@ -196,7 +181,6 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         _SOLUTIONS_REFUSED,
         errors.SolutionsRefusedError,
-        FailureKind.PERMANENT,
         "Nothing: the nearest calibration of another group is used. Look at this calibrator.",
         f"{_OURS}; docs/telescope.md, rows 19 and 20",
         fallback=OTHER_CALIBRATION,
@@ -204,7 +188,6 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         _OVER_FLAGGED,
         errors.OverFlaggedError,
-        FailureKind.PERMANENT,
         "Nothing: it is flagged again with twice the cut-off. If that fails, it is quarantined.",
         f"{_OURS}; docs/telescope.md, row 17",
         fallback=GENTLER_FLAGS,
@@ -212,22 +195,21 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         _DATA_QUALITY,
         errors.DataQualityError,
-        FailureKind.PERMANENT,
         "The same data fail again. After another setting: contimg quarantine release GROUP. With "
         "other files: contimg spawn --respawn.",
     ),
     _own_error(
         "bad-output",
         errors.OutputError,
-        FailureKind.TRANSIENT,
         "contimg logs GROUP: CASA ended without an error, but without a good product.",
+        kind=FailureKind.TRANSIENT,
     ),
     _own_error(
         "stage-deadline",
         StageTimeout,
-        FailureKind.TRANSIENT,
         "Look for a hung file system or a lock; raise ABSURD_TASK_TIMEOUT if it was only slow.",
         "the stage's deadline",
+        FailureKind.TRANSIENT,
     ),
 )
 
@@ -235,9 +217,9 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
     _DISK_FULL.in_log(
         "abort-disk-full",
         f"{_CASA}: tclean and applycal abort, gaincal without a message",
-        signals=(signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV),
+        signals=frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}),
     ),
-    _MEMORY.in_log("abort-memory", f"{_CASA}: tclean aborts", signals=(signal.SIGABRT,)),
+    _MEMORY.in_log("abort-memory", f"{_CASA}: tclean aborts", signals=frozenset({signal.SIGABRT})),
     FailureRule(
         "result-disk-full",
         FailureKind.RESOURCE,
@@ -357,12 +339,7 @@ _UVH5_RULES: tuple[FailureRule, ...] = (
     ),
 )
 
-STAGE_RULES: tuple[FailureRule, ...] = (
-    *_OWN_ERRORS,
-    *_ENDS_OF_PROCESSES,
-    *_CASA_RULES,
-    *_UVH5_RULES,
-)
+STAGE_RULES = (*_OWN_ERRORS, *_ENDS_OF_PROCESSES, *_CASA_RULES, *_UVH5_RULES)
 
 CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
 """The whole failure table of the pipeline, the first matching rule first."""

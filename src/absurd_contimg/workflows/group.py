@@ -10,19 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, cast
 
 from absurd_sdk import TimeoutError as EventTimeout
 
-from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.fallback import with_fallbacks
-from absurd_contimg.execution.runner import Fence, StageResult
+from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
@@ -60,24 +60,6 @@ def parse_params(params: object) -> GroupInputs:
         ) from error
 
 
-class Runner(Protocol):
-    """Runs one stage; in production and simulation this is `StageRunner`."""
-
-    @property
-    def config(self) -> PipelineConfig:
-        """The configuration of the stages."""
-
-    async def run(
-        self,
-        stage: PipelineStage,
-        context: PipelineContext,
-        *,
-        attempt: str,
-        fence: Fence | None = None,
-    ) -> StageResult:
-        """Run one attempt; returns when its product is committed and registered."""
-
-
 class GroupRegistry(Protocol):
     """The part of the registry that the workflow uses; called in a thread."""
 
@@ -99,7 +81,7 @@ class PipelineWorkflow:
 
     stages: Sequence[PipelineStage]
     """In order of their dependencies."""
-    runner: Runner
+    runner: StageRunner
     registry: GroupRegistry
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
@@ -113,7 +95,9 @@ class PipelineWorkflow:
             context = context.with_outputs(cast(Mapping[str, Json], saved["outputs"]))
             if names(CalibrateSolveOutputs) <= stage.provides:
                 await self._announce_calibration(context, ctx)
-        verdict = _verdict(context)
+        verdict = "unchecked"
+        if names(ValidateOutputs) <= context.outputs.keys():
+            verdict = context.outputs_of(ValidateOutputs).validation.verdict
         status = GroupStatus.DEGRADED if verdict == "degraded" else GroupStatus.DONE
         await asyncio.to_thread(self.registry.set_group_status, context.group_id, status)
         return {
@@ -170,18 +154,15 @@ class PipelineWorkflow:
         *before* the second query, and a group that solves registers its tables *before* it reads
         which groups wait. After a wait in vain the selecting stage reports what is missing.
         """
-        group_id = context.group_id
-        if await asyncio.to_thread(self.registry.calibration_exists, group_id):
+        group_id, registry = context.group_id, self.registry
+        if await asyncio.to_thread(registry.calibration_exists, group_id):
             return
         waiting = GroupStatus.WAITING_FOR_CALIBRATION
-        await asyncio.to_thread(self.registry.set_group_status, group_id, waiting)
-        if await asyncio.to_thread(self.registry.calibration_exists, group_id):
-            return
-        try:
-            timeout = self.runner.config.execution.calibration_wait_seconds
-            await ctx.await_event(_available(group_id), timeout=timeout)
-        except EventTimeout:
-            return
+        await asyncio.to_thread(registry.set_group_status, group_id, waiting)
+        if not await asyncio.to_thread(registry.calibration_exists, group_id):
+            timeout = context.config.execution.calibration_wait_seconds
+            with suppress(EventTimeout):
+                await ctx.await_event(_available(group_id), timeout=timeout)
 
     async def _announce_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
         """Wake the groups that wait for the solutions of this one.
@@ -202,10 +183,3 @@ class PipelineWorkflow:
 
 def _available(group_id: str) -> str:
     return f"calibration.available:{group_id}"
-
-
-def _verdict(context: PipelineContext) -> str:
-    """``clean`` or ``degraded``; ``unchecked`` if no stage validates."""
-    if not names(ValidateOutputs) <= context.outputs.keys():
-        return "unchecked"
-    return context.outputs_of(ValidateOutputs).validation.verdict

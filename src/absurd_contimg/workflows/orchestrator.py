@@ -1,11 +1,11 @@
 """The orchestrator: stages in the order of their dependencies, without any database.
 
-It is the plain way to process a group, and the baseline for the cost of durability. It keeps only
-what the stages commit: after a failure a second run adopts every finished product.
+The baseline for the cost of durability: after a failure a second run adopts finished products.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -42,12 +42,12 @@ class OrchestratorResult:
     stages: tuple[StageResult, ...]
 
 
+@dataclass(frozen=True, slots=True)
 class PipelineOrchestrator:
     """Runs stages one after another."""
 
-    def __init__(self, stages: Sequence[PipelineStage], runner: StageRunner) -> None:
-        self._stages = tuple(stages)
-        self._runner = runner
+    stages: Sequence[PipelineStage]
+    runner: StageRunner
 
     async def run(self, context: PipelineContext, *, attempt: str = "1") -> OrchestratorResult:
         """Run all stages on one group; raises the first failure of a stage.
@@ -55,8 +55,8 @@ class PipelineOrchestrator:
         Raises `StageOrderError` before any stage runs if the stages do not fit together.
         """
         results = []
-        for stage in resolve_order(self._stages, {*context.inputs, *context.outputs}):
-            result = await self._runner.run(stage, context, attempt=attempt)
+        for stage in resolve_order(self.stages, {*context.inputs, *context.outputs}):
+            result = await self.runner.run(stage, context, attempt=attempt)
             context = context.with_outputs(result.outputs)
             results.append(result)
         return OrchestratorResult(context, tuple(results))
@@ -78,36 +78,28 @@ def resolve_order(
     Independent stages stay in the order of the list. `given` are the inputs. A stage also follows
     the providers of the outputs in its `runs_after`.
     """
-    providers = _providers(stages, given)
-    _check_provided(stages, {*providers, *given})
+    _check_names(stages, given)
     ordered: list[PipelineStage] = []
     waiting = list(stages)
     while waiting:
         missing = {name for stage in waiting for name in stage.provides}
-        ready = next((stage for stage in waiting if not _needs(stage) & missing), None)
+        needs = {stage.name: (stage.requires | stage.runs_after) & missing for stage in waiting}
+        ready = next((stage for stage in waiting if not needs[stage.name]), None)
         if ready is None:
-            names = ", ".join(
-                f"{stage.name} (waits for {', '.join(sorted(_needs(stage) & missing))})"
-                for stage in waiting
-            )
-            raise StageOrderError(f"Stages wait for each other in a circle: {names}.")
+            waits = (f"{name} (waits for {', '.join(sorted(of))})" for name, of in needs.items())
+            raise StageOrderError(f"Stages wait for each other in a circle: {', '.join(waits)}.")
         waiting.remove(ready)
         ordered.append(ready)
     return tuple(ordered)
 
 
-def _needs(stage: PipelineStage) -> frozenset[str]:
-    return stage.requires | stage.runs_after
-
-
-def _providers(stages: Sequence[PipelineStage], given: Collection[str]) -> dict[str, str]:
-    """The provider of each name; raises `StageOrderError` if there are two."""
-    providers: dict[str, str] = dict.fromkeys(given, "the inputs")
-    names: set[str] = set()
+def _check_names(stages: Sequence[PipelineStage], given: Collection[str]) -> None:
+    """Each name that a stage requires has one provider, and each stage a name of its own."""
+    providers = dict.fromkeys(given, "the inputs")
+    for name, count in Counter(stage.name for stage in stages).items():
+        if count > 1:
+            raise StageOrderError(f"There are two stages named {name!r}.")
     for stage in stages:
-        if stage.name in names:
-            raise StageOrderError(f"There are two stages named {stage.name!r}.")
-        names.add(stage.name)
         for name in stage.provides:
             if name in providers:
                 raise StageOrderError(
@@ -115,13 +107,8 @@ def _providers(stages: Sequence[PipelineStage], given: Collection[str]) -> dict[
                     "Leave one of them out.",
                 )
             providers[name] = f"stage {stage.name!r}"
-    return providers
-
-
-def _check_provided(stages: Sequence[PipelineStage], provided: Collection[str]) -> None:
     for stage in stages:
-        missing = sorted(stage.requires - set(provided))
-        if missing:
+        if missing := sorted(stage.requires - providers.keys()):
             raise StageOrderError(
                 f"Stage {stage.name!r} requires {', '.join(missing)}, which no stage and no "
                 f"input provides.",
