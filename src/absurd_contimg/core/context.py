@@ -22,6 +22,7 @@ from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.errors import RunReleased, RunSuspended
 from absurd_contimg.core.failures import StepsChanged
+from absurd_contimg.core.jsonb_sanitizer import require_name
 from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal
@@ -33,6 +34,12 @@ _T = TypeVar("_T")
 STEPS_CHANGED = "$stepsChanged"
 """The checkpoint that says how the steps of a task differ from those of earlier attempts."""
 
+TIMEOUT_PREFIX = "$timeout:"
+"""The checkpoint of this prefix and a wait's own name says that the wait has timed out. The wait's
+own name stays free, so that absurd-sdk, which knows no such outcome, takes it for no payload."""
+
+_TIMEOUT_MAX_SECONDS = 2**31 - 1
+"""Absurd's parameter is an integer of four bytes."""
 _POLL_FIRST_SECONDS = 0.05
 _POLL_LIMIT_SECONDS = 1.0
 
@@ -71,7 +78,8 @@ class TaskContext:
         self._stopping = stopping
         self._strict_steps = strict_steps
         self._calls_by_step: dict[str, int] = {}
-        self._wake_event = claimed.wake_event
+        self._timed_out_event = claimed.wake_event if claimed.event_payload is None else None
+        """The event whose wait has ended without it just before this claim."""
 
     async def load(self) -> None:
         """Read the checkpoints, before the handler starts."""
@@ -86,8 +94,7 @@ class TaskContext:
 
     async def begin_step(self, name: str) -> StepHandle:
         """Take the next checkpoint of this name; `done` tells whether it is saved already."""
-        checkpoint_name = self._next_name(name)
-        await self._compare(self._step_order.asked(checkpoint_name))
+        checkpoint_name = await self._ask(name)
         done = checkpoint_name in self._session.checkpoints
         if not done:
             self.current_step = checkpoint_name
@@ -162,8 +169,12 @@ class TaskContext:
         await self._sleep_until(step_name, wake_at, await self._session.now())
 
     async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
-        checkpoint_name = self._next_name(step_name)
-        await self._compare(self._step_order.asked(checkpoint_name))
+        if not isinstance(wake_at, datetime) or wake_at.utcoffset() is None:
+            raise ValueError(
+                f"sleep {step_name!r}: {wake_at!r} is no time with a time zone. "
+                "Give an aware datetime or seconds of the Unix epoch."
+            )
+        checkpoint_name = await self._ask(step_name)
         saved = self._session.checkpoints.get(checkpoint_name)
         if isinstance(saved, str):
             wake_at = datetime.fromisoformat(saved)
@@ -181,22 +192,54 @@ class TaskContext:
     ) -> Any:
         """The event's payload; suspends until it is emitted.
 
-        Raises absurd-sdk's `TimeoutError` after `timeout` seconds without it.
+        Raises absurd-sdk's `TimeoutError` after `timeout` seconds without it, a whole number; it
+        does so again in every later attempt, whether or not the event has come since.
         """
-        checkpoint_name = self._next_name(step_name or f"$awaitEvent:{event_name}")
-        if checkpoint_name in self._session.checkpoints:
-            return self._session.checkpoints[checkpoint_name]
-        if self._wake_event == event_name and self._session.claimed.event_payload is None:
-            self._wake_event = None
-            raise EventTimeout(f'Timed out waiting for event "{event_name}"')
-        claim = (self.queue_name, self._session.claimed.task_id, self.run_id)
-        answer = await self._session.suspending(
-            lambda: self._session.backend.await_event(*claim, checkpoint_name, event_name, timeout)
-        )
-        if answer.should_suspend:
-            raise RunSuspended(f"until event {event_name}")
-        self._session.checkpoints[checkpoint_name] = answer.payload
+        require_name("event", event_name)
+        if timeout is not None and (
+            not isinstance(timeout, int)
+            or isinstance(timeout, bool)
+            or not 0 <= timeout <= _TIMEOUT_MAX_SECONDS
+        ):
+            raise ValueError(
+                f"event {event_name!r}: timeout {timeout!r} is no whole number of seconds "
+                f"from 0 to {_TIMEOUT_MAX_SECONDS}. Give one, or None to wait without end."
+            )
+        checkpoint_name = await self._ask(step_name or f"$awaitEvent:{event_name}")
+        checkpoints = self._session.checkpoints
+        if checkpoint_name in checkpoints:
+            return checkpoints[checkpoint_name]
+        late = EventTimeout(f'Timed out waiting for event "{event_name}"')
+        if TIMEOUT_PREFIX + checkpoint_name in checkpoints:
+            raise late
+        if self._timed_out_event == event_name:
+            self._timed_out_event = None
+            await self._save_timeout(checkpoint_name, timeout)
+            raise late
+        checkpoints[checkpoint_name] = await self._payload(checkpoint_name, event_name, timeout)
+        return checkpoints[checkpoint_name]
+
+    async def _payload(self, checkpoint_name: str, event_name: str, timeout: int | None) -> Any:
+        """Absurd's answer to a wait that is not decided yet.
+
+        Once after the wait of an earlier step for the same event has timed out, Absurd answers
+        null, as for an event with the payload null; only the latter has a checkpoint.
+        """
+        session = self._session
+        wait = (self.queue_name, session.claimed.task_id, self.run_id, checkpoint_name)
+        for _ in range(2):
+            answer = await session.suspending(
+                lambda: session.backend.await_event(*wait, event_name, timeout)
+            )
+            if answer.should_suspend:
+                raise RunSuspended(f"until event {event_name}")
+            if answer.payload is not None or await session.has_checkpoint(checkpoint_name):
+                break
         return answer.payload
+
+    async def _save_timeout(self, checkpoint_name: str, timeout: float | None) -> None:
+        """Keep the outcome of a wait, for the later attempts."""
+        await self._session.save(TIMEOUT_PREFIX + checkpoint_name, {"timeout_seconds": timeout})
 
     async def await_task_result(
         self,
@@ -216,13 +259,19 @@ class TaskContext:
                 f"task {task_id} is on this task's own queue {queue!r}: waiting for it there can "
                 "block every worker. Spawn it on another queue and pass queue_name."
             )
-        name = step_name or f"$awaitTaskResult:{task_id}"
-        saved = await self.step(name, lambda: self._poll_result(queue, task_id, timeout))
-        return TaskResultSnapshot(**cast(dict[str, Any], saved))
+        handle = await self.begin_step(step_name or f"$awaitTaskResult:{task_id}")
+        saved = cast(dict[str, Any], handle.state)
+        if not handle.done:
+            saved = await self._poll_result(handle.checkpoint_name, queue, task_id, timeout)
+            await self.complete_step(handle, saved)
+        return TaskResultSnapshot(**saved)
 
     async def _poll_result(
-        self, queue: str, task_id: str, timeout: float | None
-    ) -> dict[str, Json]:
+        self, checkpoint_name: str, queue: str, task_id: str, timeout: float | None
+    ) -> dict[str, Any]:
+        late = EventTimeout(f'Timed out waiting for task "{task_id}"')
+        if TIMEOUT_PREFIX + checkpoint_name in self._session.checkpoints:
+            raise late
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + max(timeout, 0.0)
         delay = _POLL_FIRST_SECONDS
@@ -234,7 +283,7 @@ class TaskContext:
             if outcome is None:
                 raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
             if outcome.state in TERMINAL_STATES:
-                snapshot: dict[str, Json] = {"state": outcome.state}
+                snapshot: dict[str, Any] = {"state": outcome.state}
                 if outcome.state == "completed":
                     snapshot["result"] = outcome.result
                 elif outcome.state == "failed":
@@ -242,15 +291,15 @@ class TaskContext:
                 return snapshot
             if deadline is not None:
                 if loop.time() >= deadline:
-                    raise EventTimeout(f'Timed out waiting for task "{task_id}"')
+                    await self._save_timeout(checkpoint_name, timeout)
+                    raise late
                 delay = min(delay, deadline - loop.time())
             await asyncio.sleep(delay)
             delay = min(delay * 2, _POLL_LIMIT_SECONDS)
 
     async def emit_event(self, event_name: str, payload: Json = None) -> None:
         """Emit an event on this task's queue; the first payload of a name stays."""
-        if not event_name:
-            raise ValueError("event_name must be a non-empty string")
+        require_name("event", event_name)
         await self.fence.retry_until_deadline(
             lambda: self._session.backend.emit_event(self.queue_name, event_name, payload)
         )
@@ -275,7 +324,11 @@ class TaskContext:
         report = {"difference": difference, "run_id": str(self.run_id)}
         await self._session.save(STEPS_CHANGED, report)
 
-    def _next_name(self, name: str) -> str:
+    async def _ask(self, name: str) -> str:
+        """The checkpoint of the next step or wait of this name, which is asked for now."""
+        require_name("step", name)
         count = self._calls_by_step.get(name, 0) + 1
         self._calls_by_step[name] = count
-        return name if count == 1 else f"{name}#{count}"
+        checkpoint_name = name if count == 1 else f"{name}#{count}"
+        await self._compare(self._step_order.asked(checkpoint_name))
+        return checkpoint_name

@@ -15,6 +15,8 @@ from absurd_contimg.core.records import Json
 _CHARACTERS_MAX = 20_000
 _ITEMS_MAX = 1000
 _DEPTH_MAX = 20
+_NAME_BYTES_MAX = 2000
+"""With our prefixes it must fit into a row of an index, 2,704 bytes."""
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
@@ -34,6 +36,19 @@ def sanitized(value: object, depth: int = 0) -> Json:
             return [sanitized(item, depth + 1) for item in value[:_ITEMS_MAX]]
         case _:
             return _sanitized_text(repr(value))
+
+
+def require_name(kind: str, name: str) -> None:
+    """Refuse a name of a step or event that the database would refuse, before it is used."""
+    if not isinstance(name, str) or not name:
+        problem = "is no text, or an empty one"
+    elif _REFUSED.search(name):
+        problem = "holds NUL or characters that UTF-8 cannot encode"
+    elif len(name.encode()) > _NAME_BYTES_MAX:
+        problem = f"is longer than {_NAME_BYTES_MAX} bytes"
+    else:
+        return
+    raise ValueError(f"{kind} name {shortened(ascii(name), 200)} {problem}. Use another name.")
 
 
 def shortened(text: str, characters: int = _CHARACTERS_MAX) -> str:

@@ -69,6 +69,15 @@ class RunSession:
         await self.lease.retry_until_deadline(write)
         self.checkpoints[checkpoint_name] = state
 
+    async def has_checkpoint(self, checkpoint_name: str) -> bool:
+        """Whether the database has the checkpoint now: others write it too, as with an event."""
+        saved = await self.lease.retry_until_deadline(
+            lambda: self.backend.get_task_checkpoint_state(
+                self.queue_name, self.claimed.task_id, checkpoint_name
+            )
+        )
+        return saved is not None
+
     async def _is_saved(self, checkpoint_name: str, state: Json) -> bool:
         saved = await self.backend.get_task_checkpoint_state(
             self.queue_name, self.claimed.task_id, checkpoint_name, include_pending=True
