@@ -187,7 +187,7 @@ def start_worker(settings: Settings, name: str) -> subprocess.Popen[bytes]:
 
 async def wait_until_completed(settings: Settings) -> None:
     assert settings.database_url is not None
-    async with PostgresBackend(settings.database_url, pool_min_size=1) as backend:
+    async with PostgresBackend(settings.database_url) as backend:
         while True:
             stats = await backend.queue_stats(settings.queue_name)
             assert not stats.tasks_by_state.get("failed"), "a group failed"

@@ -100,7 +100,7 @@ class Site:
         """Every task's history, in order of its group."""
 
         async def read() -> list[History]:
-            async with PostgresBackend(self.database_url, pool_min_size=1) as backend:
+            async with PostgresBackend(self.database_url) as backend:
                 tasks = await backend.list_tasks(QUEUE)
                 return await backend.histories(QUEUE, [task.task_id for task in reversed(tasks)])
 
@@ -110,7 +110,7 @@ class Site:
         """Spawn a task for every group."""
 
         async def run() -> None:
-            async with PostgresBackend(self.database_url, pool_min_size=1) as backend:
+            async with PostgresBackend(self.database_url) as backend:
                 await backend.create_queue(QUEUE)
                 registry = Registry(self.settings.registry_url)
                 try:

@@ -94,7 +94,7 @@ class Site:
         """Ask the database something."""
 
         async def ask() -> Any:
-            async with PostgresBackend(self.url, pool_min_size=1, pool_max_size=1) as backend:
+            async with PostgresBackend(self.url, pool_max_size=1) as backend:
                 return await work(backend)
 
         return asyncio.run(ask())

@@ -52,13 +52,13 @@ async def work(url: str, name: str) -> None:
     """A worker with the default settings, and four slots."""
     tasks = TaskRegistry()
     tasks.add("short", short_task)
-    async with PostgresBackend(url, pool_min_size=1) as backend:
+    async with PostgresBackend(url) as backend:
         await Worker(backend, tasks, WorkerSettings(QUEUE, name, concurrency=CONCURRENCY)).run()
 
 
 async def spawn(url: str, number: int) -> None:
     """That many tasks."""
-    async with PostgresBackend(url, pool_min_size=1) as backend:
+    async with PostgresBackend(url) as backend:
         await backend.create_queue(QUEUE)
         for _ in range(number):
             await backend.spawn_task(QUEUE, "short", None)

@@ -70,7 +70,7 @@ async def main(root: Path, url: str, worker_id: str, deadline_seconds: float) ->
 
         tasks = TaskRegistry()
         tasks.add("pipeline", pipeline)
-        async with PostgresBackend(url, pool_min_size=1, pool_max_size=4) as backend:
+        async with PostgresBackend(url, pool_max_size=4) as backend:
             worker = Worker(
                 backend,
                 tasks,

@@ -55,7 +55,7 @@ def contimg(tmp_path: Path, database_url: str) -> Contimg:
 
 def on_queue(url: str, work: Callable[[PostgresBackend], Any]) -> Any:
     async def call() -> Any:
-        async with PostgresBackend(url, pool_min_size=1) as backend:
+        async with PostgresBackend(url) as backend:
             return await work(backend)
 
     return asyncio.run(call())

@@ -65,7 +65,7 @@ def history(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
         if url is None:
             yield MemoryBackend(memory)
             return
-        async with PostgresBackend(url, pool_min_size=1) as backend:
+        async with PostgresBackend(url) as backend:
             yield backend
 
     async def prepare() -> History:

@@ -48,7 +48,7 @@ async def _play(url: str, calls: list[Any]) -> list[History]:
     """The recorded calls on real Postgres, each at its time; the histories that come of them."""
     ids: dict[UUID, UUID] = {}
     spawned: dict[UUID, None] = {}
-    async with PostgresBackend(url, pool_min_size=1, pool_max_size=1) as backend:
+    async with PostgresBackend(url, pool_max_size=1) as backend:
         for now, name, args, options, expected in calls:
             async with backend._database.connection() as connection:
                 await connection.execute(

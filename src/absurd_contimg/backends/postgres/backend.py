@@ -39,12 +39,12 @@ _Row = TypeVar("_Row")
 class PostgresBackend(Backend):
     """Absurd in a real Postgres. Use as an async context manager, or `open` and `close`.
 
-    The pool's sizes are those of the operations guide (2 to 10). Raises what
+    Up to `pool_max_size` connections, as many as are needed at a time. Raises what
     `absurd_contimg.core.errors` lists.
     """
 
-    def __init__(self, url: str, *, pool_min_size: int = 2, pool_max_size: int = 10) -> None:
-        self._database = Connections(url, pool_min_size, pool_max_size)
+    def __init__(self, url: str, *, pool_max_size: int = 10) -> None:
+        self._database = Connections(url, pool_max_size)
 
     async def open(self) -> Self:
         """Connect; raise `BackendUnavailable`, or `SchemaMissing` if there is no such schema."""

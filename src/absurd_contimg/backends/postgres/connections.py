@@ -1,26 +1,32 @@
 """Connections to Postgres: a pool, the queries of a backend, and the translation of errors.
 
-Connections are checked when they are taken from the pool, so that after a restart of the server
-new ones are made. JSON goes in and out as jsonb, times in UTC. Knows no procedure of Absurd.
+Every wait has a bound that holds even when the server or the network says nothing: a caller that
+is cancelled or out of time closes its connection at once, and a connection that has been idle is
+asked for a sign of life before it is used. JSON goes in and out as jsonb, times in UTC. Knows no
+procedure of Absurd.
 """
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import select
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, capabilities, generators, sql, waiting
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
+from psycopg.pq.abc import PGcancelConn
 from psycopg.rows import class_row
 from psycopg.types.datetime import TimestamptzLoader
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from typing_extensions import override
 
-from absurd_contimg.backends.postgres.schema import unavailable
+from absurd_contimg.backends.postgres.schema import unavailable, wait_bounds
 from absurd_contimg.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -32,75 +38,139 @@ from absurd_contimg.core.errors import (
 )
 from absurd_contimg.core.records import INFINITY
 
+_T = TypeVar("_T")
 _Row = TypeVar("_Row")
 
-_CONNECT_TIMEOUT_SECONDS = 10
-_POOL_TIMEOUT_SECONDS = 15.0
-"""How long a call waits for a connection before the database counts as unreachable."""
-_POOL_REQUEST_SECONDS = 0.5
-"""How long one request to the pool waits before it is repeated."""
+_CALL_SECONDS = 60.0
+"""Of one call with all its statements; a worker's calls have shorter bounds, by its lease."""
+_CONNECT_SECONDS = 15.0
+"""How long a call tries to connect before the database counts as unreachable."""
+_CONNECT_PAUSE_SECONDS = 0.25
+_TRUSTED_SECONDS = 1.0
+"""A connection that was idle for longer is asked for a sign of life first,"""
+_SIGN_OF_LIFE_SECONDS = 0.5
+"""and is given up after this time: a new connection takes a few milliseconds."""
+_CANCEL_SECONDS = 2.0
+_LIFETIME_SECONDS = 3600.0
+
+
+class _Connection(AsyncConnection[Any]):
+    """A connection that can be abandoned: closed at once, whatever the other side does."""
+
+    opened_at = used_at = 0.0
+    """By the event loop's clock."""
+    cancellations: set[asyncio.Task[None]]
+
+    @override
+    async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
+        """As psycopg's, which after a cancellation waits up to 10 s for the server."""
+        bound = {} if timeout is None else {"timeout": timeout}
+        try:
+            return await waiting.wait_async(gen, self.pgconn.socket, interval=interval, **bound)
+        except asyncio.CancelledError:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """Close the socket, and ask the server in the background to stop the statement."""
+        is_active = self.pgconn.transaction_status == TransactionStatus.ACTIVE
+        if is_active and capabilities.has_cancel_safe():
+            request = asyncio.create_task(_cancel(self.pgconn.cancel_conn()))
+            self.cancellations.add(request)
+            request.add_done_callback(self.cancellations.discard)
+        self.pgconn.finish()
+
+
+async def _cancel(request: PGcancelConn) -> None:
+    # A statement that waits for a lock would otherwise keep its place in the server.
+    with suppress(psycopg.Error, TimeoutError):  # it ends with the statement, or with the server
+        async with asyncio.timeout(_CANCEL_SECONDS):
+            request.start()
+            await waiting.wait_conn_async(generators.cancel(request), interval=0.1)
 
 
 class Connections:
     """A pool of connections whose errors are those of `core.errors`."""
 
-    def __init__(self, url: str, min_size: int, max_size: int) -> None:
+    def __init__(self, url: str, max_size: int) -> None:
         self._url = url
-        self._pool: AsyncConnectionPool[AsyncConnection[Any]] = AsyncConnectionPool(
-            url,
-            min_size=min_size,
-            max_size=max_size,
-            open=False,
-            timeout=_POOL_TIMEOUT_SECONDS,
-            reconnect_timeout=0,  # give up an attempt at once: the pool tries again when asked
-            check=AsyncConnectionPool.check_connection,
-            configure=_configure,
-            kwargs={"autocommit": True, "connect_timeout": _CONNECT_TIMEOUT_SECONDS},
-        )
+        self._idle: list[_Connection] = []
+        """The one that was used last is taken first."""
+        self._slots = asyncio.Semaphore(max_size)
+        self._cancellations: set[asyncio.Task[None]] = set()
+        self._closed = False
 
     async def open(self) -> None:
         """Connect; raise `BackendUnavailable` with the reason if that fails."""
-        try:
-            # One plain connection first: its error says why, the pool's only says "timeout".
-            async with await AsyncConnection.connect(
-                self._url, connect_timeout=_CONNECT_TIMEOUT_SECONDS
-            ):
-                pass
-        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-            raise unavailable(error) from error
-        await self._pool.open()
+        self._give_back(await self._connect())
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._pool.close()
+        self._closed = True
+        self._close_idle()
+        if self._cancellations:
+            await asyncio.wait(self._cancellations)
+
+    def _close_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().pgconn.finish()
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection in autocommit mode."""
+        """A connection in autocommit mode, for a bounded time."""
         try:
-            connection = await self._take()
-            try:
-                async with connection:  # ends its transaction, if there is one
+            async with asyncio.timeout(_CALL_SECONDS), self._slots:
+                connection = await self._take()
+                try:
                     yield connection
-            finally:
-                await self._pool.putconn(connection)
+                finally:
+                    self._give_back(connection)
+        except TimeoutError as error:
+            raise BackendUnavailable(
+                f"The database did not answer within {_CALL_SECONDS:g} s."
+            ) from error
         except psycopg.Error as error:
             _translate(error)
 
-    async def _take(self) -> AsyncConnection[Any]:
-        # Many short requests: the pool connects when it is asked and not while somebody waits,
-        # so one long wait would outlast the restart of a server by far.
+    async def _take(self) -> _Connection:
         clock = asyncio.get_running_loop().time
-        give_up = clock() + _POOL_TIMEOUT_SECONDS
+        while self._idle:
+            connection = self._idle.pop()
+            if await _is_alive(connection, clock()):
+                return connection
+            connection.abandon()
+            self._close_idle()  # what has cut off one has cut off the others
+        give_up = clock() + _CONNECT_SECONDS
         while True:
             try:
-                return await self._pool.getconn(_POOL_REQUEST_SECONDS)
-            except PoolTimeout as error:
-                if clock() >= give_up:
-                    raise BackendUnavailable(
-                        f"The database gave no connection within {_POOL_TIMEOUT_SECONDS:g} s: "
-                        f"{error}"
-                    ) from error
+                return await self._connect()
+            except BackendUnavailable:
+                if clock() + _CONNECT_PAUSE_SECONDS >= give_up:
+                    raise
+                await asyncio.sleep(_CONNECT_PAUSE_SECONDS)
+
+    async def _connect(self) -> _Connection:
+        if self._closed:
+            raise BackendUnavailable("The connections to the database are closed.")
+        try:
+            connection = await _Connection.connect(
+                self._url, autocommit=True, **wait_bounds(self._url)
+            )
+            connection.cancellations = self._cancellations
+            connection.adapters.register_loader("timestamptz", _InfiniteTimestamptzLoader)
+            await connection.execute("set time zone 'UTC'")
+        except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
+            raise unavailable(error) from error
+        connection.opened_at = asyncio.get_running_loop().time()
+        return connection
+
+    def _give_back(self, connection: _Connection) -> None:
+        now = connection.used_at = asyncio.get_running_loop().time()
+        is_idle = connection.pgconn.transaction_status == TransactionStatus.IDLE
+        if is_idle and not self._closed and now - connection.opened_at < _LIFETIME_SECONDS:
+            self._idle.append(connection)
+        else:
+            connection.abandon()
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection[Any]]:
@@ -156,9 +226,21 @@ class _InfiniteTimestamptzLoader(TimestamptzLoader):
         return super().load(data).astimezone(UTC)
 
 
-async def _configure(connection: AsyncConnection[Any]) -> None:
-    connection.adapters.register_loader("timestamptz", _InfiniteTimestamptzLoader)
-    await connection.execute("set time zone 'UTC'")
+async def _is_alive(connection: _Connection, now: float) -> bool:
+    """Whether an idle connection answers; one in use until just now need not be asked.
+
+    Input that nobody asked for is the server's farewell, or a notice.
+    """
+    poll = select.poll()
+    poll.register(connection.pgconn.socket, select.POLLIN)
+    if now - connection.used_at < _TRUSTED_SECONDS and not poll.poll(0):
+        return True
+    try:
+        async with asyncio.timeout(_SIGN_OF_LIFE_SECONDS):
+            await connection.execute("")
+    except (TimeoutError, psycopg.Error):
+        return False
+    return True
 
 
 _UNREACHABLE_CLASSES = ("08", "57P")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import absurdctl
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from absurd_contimg.core.errors import BackendUnavailable, SchemaMissing
 
@@ -71,9 +74,29 @@ def _recorded_version(connection: psycopg.Connection) -> str | None:
 
 def _connect(url: str) -> psycopg.Connection:
     try:
-        return psycopg.connect(url, connect_timeout=10)
+        return psycopg.connect(url, **wait_bounds(url))
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise unavailable(error) from error
+
+
+_WAIT_BOUNDS = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""Of every connection: in seconds, the last one in milliseconds."""
+
+
+def wait_bounds(url: str) -> dict[str, Any]:
+    """The bounds for a connection's waits on the network; those that the URL sets are kept.
+
+    Raises `psycopg.ProgrammingError` for a malformed URL.
+    """
+    given = conninfo_to_dict(url)
+    return {name: value for name, value in _WAIT_BOUNDS.items() if name not in given}
 
 
 def unavailable(error: psycopg.Error) -> BackendUnavailable:

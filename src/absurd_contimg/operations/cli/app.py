@@ -105,7 +105,6 @@ def _before(
         # In a file, each event is one line with its date, for grep.
         handlers=[rich_handler if interactive else logging.StreamHandler()],
     )
-    logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
 
 
 def with_backend(

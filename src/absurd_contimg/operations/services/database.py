@@ -55,6 +55,6 @@ async def open_backend(
 async def initialise(url: str, queue_name: str) -> str:
     """Install or migrate the schema and create the queue; returns a sentence that says so."""
     message = await asyncio.to_thread(install_schema, url)
-    async with PostgresBackend(url, pool_min_size=1) as backend:
+    async with PostgresBackend(url) as backend:
         await backend.create_queue(queue_name)
     return f"{message} Queue {queue_name!r} exists."
