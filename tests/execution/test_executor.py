@@ -124,7 +124,7 @@ def test_death_by_signal_is_told_as_such(tmp_path: Path, do: str, number: int) -
     assert error.evidence.signal == number
     assert error.evidence.exit_code is None
     assert error.evidence.log_messages
-    assert str(error.output_log) in str(error)
+    assert str(error.request.output_log) in str(error)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_end_on_a_full_disk_is_a_shortage(small_disk: Path, do: str, rule: str) 
     verdict = Classifier((*STAGE_RULES, *GENERIC_RULES)).classify(error.evidence)
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, rule)
     assert "No space left on device" in str(error)
-    assert str(error.output_log.parent) in str(error)
+    assert str(error.request.output_log.parent) in str(error)
 
 
 def test_lack_of_descriptors_for_the_report_is_a_shortage(tmp_path: Path) -> None:

@@ -51,10 +51,8 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
         (folder / name).mkdir(parents=True, exist_ok=True)
     measures = measures_overlay(folder / "measures", today or datetime.now(UTC).date())
     site = folder / "casasiteconfig.py"
-    site.write_text(
-        _SITE_CONFIG.format(measures=str(measures), cache=str(folder / "cache")), encoding="utf-8"
-    )
-    (folder / "config/astropy/astropy.cfg").write_text(_ASTROPY_CONFIG, encoding="utf-8")
+    site.write_text(_SITE_CONFIG.format(measures=str(measures), cache=str(folder / "cache")))
+    (folder / "config/astropy/astropy.cfg").write_text(_ASTROPY_CONFIG)
     return {
         # CASA 6.7.6 leaves a .casarc there, and every CASA reads ~/.casa/config.py.
         "HOME": str(folder / "home"),
@@ -87,8 +85,9 @@ def measures_overlay(folder: Path, today: date) -> Path:
         )
     geodetic = folder / "geodetic"
     geodetic.mkdir(parents=True, exist_ok=True)
-    _link_all(source, folder, leave="geodetic")
-    _link_all(source / "geodetic", geodetic, leave="TAI_UTC")
+    for entry in (*source.iterdir(), *(source / "geodetic").iterdir()):
+        if entry.name not in ("geodetic", "TAI_UTC"):
+            (folder / entry.relative_to(source)).symlink_to(entry)
     table = source / "geodetic" / "TAI_UTC"
     expires = _check_leap_seconds(table)
     _copy_with_date(table, geodetic / "TAI_UTC", min(today, expires))
@@ -103,13 +102,6 @@ def _package_folder(name: str) -> Path:
             "Install the CASA extra: pip install 'absurd-contimg[casa]'.",
         )
     return Path(spec.origin).parent
-
-
-def _link_all(source: Path, target: Path, leave: str) -> None:
-    for entry in source.iterdir():
-        link = target / entry.name
-        if entry.name != leave:
-            link.symlink_to(entry)
 
 
 def _iers_leap_seconds() -> tuple[list[tuple[float, float]], date]:

@@ -1,8 +1,6 @@
 """The pipeline context: what stages pass on to each other, and its JSON.
 
-Only `inputs`, `outputs`, `metadata` and a reference to the configuration are serialised, neither
-the configuration itself nor arrays: a checkpoint is a small JSON object of paths, sizes, digests
-and choices.
+Small: paths, sizes, digests, choices and a reference to the configuration; no arrays.
 """
 
 from __future__ import annotations
@@ -89,13 +87,13 @@ class PipelineContext:
     def from_json(cls, data: Mapping[str, Json], config: PipelineConfig) -> Self:
         """The context that `to_json` wrote, with its configuration."""
 
-        def section(name: str) -> dict[str, Json]:
+        sections = []
+        for name in ("inputs", "outputs", "metadata"):
             value = data.get(name) or {}
             if not isinstance(value, Mapping):
                 raise TypeError(f"context field {name!r} is not an object but {value!r}")
-            return dict(value)
-
-        return cls(config, section("inputs"), section("outputs"), section("metadata"))
+            sections.append(dict(value))
+        return cls(config, *sections)
 
 
 def _read(kind: type[_T], data: Mapping[str, Json], remedy: str) -> _T:

@@ -1,8 +1,5 @@
 """How a stage runs: in a process of its own that can be killed at any time.
 
-`StageExecutor` is the port; the simulation's executor has durations and failures instead.
-`IsolatedStageExecutor` starts `execution.stage_process` in its own session, waits for it with a
-deadline, and turns the end of the process into a `StageReport` or a `StageFailed` with evidence.
 When `execute` ends, in whatever way, no process of the stage is alive: the worker may give up its
 lease and another worker may start the stage.
 
@@ -23,7 +20,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +63,11 @@ class StageRequest:
     """The end of the worker's lease, as `time.monotonic`, asked again and again: the process is
     killed at that time. None: it lives as long as the worker waits for it."""
 
+    def written_logs(self) -> list[str]:
+        """The paths of the logs that are not empty."""
+        logs = (self.casa_log, self.output_log)
+        return [str(log) for log in logs if log.is_file() and log.stat().st_size > 0]
+
 
 @dataclass(frozen=True, slots=True)
 class StageReport:
@@ -94,20 +96,17 @@ class StageFailed(Exception):
 
     def __init__(self, text: str, request: StageRequest, evidence: Evidence) -> None:
         super().__init__(text)
-        self.stage = request.stage_name
-        self.attempt = request.attempt
-        self.casa_log = request.casa_log
-        self.output_log = request.output_log
+        self.request = request
         self.evidence = evidence
 
     @property
     def failure_details(self) -> Mapping[str, Json]:
         """What the failure reason in the history adds to the evidence."""
         return {
-            "stage": self.stage,
-            "start": self.attempt,
+            "stage": self.request.stage_name,
+            "start": self.request.attempt,
             "host": socket.gethostname(),
-            "logs": [str(log) for log in (self.casa_log, self.output_log) if _has_content(log)],
+            "logs": self.request.written_logs(),
         }
 
 
@@ -153,9 +152,8 @@ class IsolatedStageExecutor:
         environment = await uninterrupted(self._prepare, request)
         clock = asyncio.get_running_loop().time
         started = clock()
-        exit_code, in_time = await self._run_process(request, environment)
-        seconds = clock() - started
-        return await uninterrupted(self._conclude, request, exit_code, in_time, seconds)
+        ended = await self._run_process(request, environment)
+        return await uninterrupted(self._conclude, request, *ended, clock() - started)
 
     def _prepare(self, request: StageRequest) -> dict[str, str]:
         """Write the request and make the folders; returns the environment of the process."""
@@ -171,10 +169,7 @@ class IsolatedStageExecutor:
             "attempt": request.attempt,
             "scratch": str(request.scratch),
             "casa_log": str(request.casa_log),
-            "limits": {
-                "memory_bytes": self.limits.memory_bytes,
-                "open_files": self.limits.open_files,
-            },
+            "limits": asdict(self.limits),
             # The stage process finds the stage's module where this process does.
             "module_path": [str(Path(path).absolute()) for path in sys.path],
         }
@@ -253,7 +248,9 @@ class IsolatedStageExecutor:
         """Read the result, or raise what logs and exit code say of the failure."""
         for log in (request.casa_log, request.output_log):
             trim_log(log, self.log_bytes_max)
-        result = _read_result(request.scratch / RESULT_NAME)
+        result: dict[str, Any] | None = None
+        with contextlib.suppress(FileNotFoundError):  # the process died before it could report
+            result = json.loads((request.scratch / RESULT_NAME).read_bytes())
         if result is None or not result["succeeded"]:
             raise _failure(request, exit_code, in_time, result)
         committed = result["committed"]
@@ -267,15 +264,11 @@ class IsolatedStageExecutor:
         )
 
 
-def _has_content(log: Path) -> bool:
-    return log.is_file() and log.stat().st_size > 0
-
-
 def _failure(
     request: StageRequest, exit_code: int, in_time: bool, result: Mapping[str, Any] | None
 ) -> StageFailed:
     logged = severe_messages(request.casa_log)
-    logs = [str(log) for log in (request.output_log, request.casa_log) if _has_content(log)]
+    logs = request.written_logs()
     where = f"Logs: {', '.join(logs)}." if logs else "It left no log."
     subject = f"Stage {request.stage_name!r} of attempt {request.attempt}"
     if result is not None:
@@ -295,20 +288,12 @@ def _failure(
         return error
     if exit_code < 0:
         death = f"was ended by {signal.Signals(-exit_code).name}"
-        evidence = Evidence(signal=-exit_code, log_messages=logged, path=path)
     else:
         # The last line of a traceback is the error that prevented the report.
         death = f"ended with code {exit_code} without a result"
         logged += () if final is None or final in logged else (final,)
-        evidence = Evidence(exit_code=exit_code, log_messages=logged, path=path)
+    code, number = (exit_code, None) if exit_code >= 0 else (None, -exit_code)
+    evidence = Evidence(exit_code=code, signal=number, log_messages=logged, path=path)
     last_message = logged[-1] if logged else final
     detail = f" ({last_message})" if last_message else ""
     return StageFailed(f"{subject} {death}{detail}. {where}", request, evidence)
-
-
-def _read_result(path: Path) -> dict[str, Any] | None:
-    try:
-        result: dict[str, Any] = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None  # the process died before it could report
-    return result

@@ -1,8 +1,7 @@
 """Fallbacks: what a later start of a stage does differently after an earlier failure.
 
 A failure rule names one (`workflows.failure_rules`), the worker keeps it in the step journal and
-passes it to the next start. This module has the names, their meanings, and how a stage asks for
-them; it does not know which failure asks for which.
+passes it to the next start.
 """
 
 from __future__ import annotations

@@ -36,15 +36,11 @@ def newest_logs(folder: Path, stage: str | None = None) -> list[Path]:
     """The logs of the latest start (of this stage) that wrote anything; none if none did."""
     pattern = "*.log" if stage is None else f"{safe_name(stage)}-*.log"
     written = [path for path in folder.glob(pattern) if path.stat().st_size > 0]
-    if not written:
-        return []
-    newest = max(written, key=lambda path: path.stat().st_mtime_ns)
-    start = newest.name.removesuffix(_CASA_SUFFIX).removesuffix(_OUTPUT_SUFFIX)
-    return [path for path in sorted(written) if path.name in _names_of(start)]
-
-
-def _names_of(start: str) -> tuple[str, str]:
-    return start + _CASA_SUFFIX, start + _OUTPUT_SUFFIX
+    starts: dict[str, list[Path]] = {}
+    for path in sorted(written, key=lambda path: path.stat().st_mtime_ns):
+        start = path.name.removesuffix(_CASA_SUFFIX).removesuffix(_OUTPUT_SUFFIX)
+        starts.setdefault(start, []).append(path)
+    return sorted(starts[start]) if written else []
 
 
 def severe_messages(casa_log: Path) -> tuple[str, ...]:

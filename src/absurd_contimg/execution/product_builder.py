@@ -1,7 +1,6 @@
 """The product that a stage is about to make, and the manifest of what it has made.
 
-This part of a stage's run is the same in a stage process on real data and in the simulation, which
-has durations instead of CASA. It knows stages and products, but no process and no registry.
+It is the same in a stage process and in the simulation; it knows no process and no registry.
 """
 
 from __future__ import annotations
@@ -144,15 +143,14 @@ def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
         raise MissingInputError(
             f"Input {path} does not exist.", "Restore it, or run the stage that makes it."
         )
-    below_output = path.is_relative_to(output_dir)
-    product = enclosing_product(path, output_dir, files) if below_output else None
+    product = enclosing_product(path, output_dir, files)
     if product is not None:
         manifest = read_manifest(product, files)
         # The key stands for bytes that are not digested again, so the files must be unchanged.
         verify(product, manifest, files=files)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
-    if below_output:
+    if path.is_relative_to(output_dir):
         raise BrokenProductError(
             f"Input {path} lies in the output folder, but in no committed product: there is no "
             f"{MANIFEST_NAME}.",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
 
@@ -127,18 +127,18 @@ class StageRunner:
         attempt: str,
         fence: Fence | None,
     ) -> StageResult:
-        request = self._request(scratch, stage, context, attempt)
         leased = fence if isinstance(fence, LeaseFence) else None
-        if leased is not None:
-            request = replace(request, may_live_until=lambda: leased.deadline)
+        request = self._request(scratch, stage, context, attempt, leased)
+        clock = asyncio.get_running_loop().time
         if stage.isolated:
             await self._in_thread(self._reserve, scratch, stage, context)
             report = await self._executor.execute(request)
         else:
-            report = await self._run_in_process(stage, request)
+            started = clock()
+            outputs = await self._in_thread(self._validate_and_run, stage, request)
+            report = StageReport(outputs, None, False, None, clock() - started)
         if fence is not None:
             await fence()
-        clock = asyncio.get_running_loop().time
         product = await self._in_thread(self._commit, report, leased, clock)
         return StageResult(
             stage=stage.name,
@@ -150,16 +150,10 @@ class StageRunner:
             output_log=request.output_log,
         )
 
-    async def _run_in_process(self, stage: PipelineStage, request: StageRequest) -> StageReport:
-        """Run a stage that only asks the registry: no process, no product."""
+    def _validate_and_run(self, stage: PipelineStage, request: StageRequest) -> dict[str, Json]:
+        """Run a stage that only asks the registry in this process; its product is dropped."""
         if stage.product_folder is not None:
             raise ValueError(f"stage {stage.name!r} makes a product, so it must be isolated")
-        clock = asyncio.get_running_loop().time
-        started = clock()
-        outputs = await self._in_thread(self._validate_and_run, stage, request)
-        return StageReport(outputs, None, adopted=False, product=None, seconds=clock() - started)
-
-    def _validate_and_run(self, stage: PipelineStage, request: StageRequest) -> dict[str, Json]:
         product = request.scratch / "product"
         workspace = Workspace(product, request.scratch / "temporary", request.casa_log, product)
         self._files.make_folder(workspace.product)
@@ -193,7 +187,12 @@ class StageRunner:
         return product
 
     def _request(
-        self, scratch: Path, stage: PipelineStage, context: PipelineContext, attempt: str
+        self,
+        scratch: Path,
+        stage: PipelineStage,
+        context: PipelineContext,
+        attempt: str,
+        leased: LeaseFence | None,
     ) -> StageRequest:
         folder = log_folder(self.config.paths.state_dir, context.group_id)
         casa_log, output_log = log_paths(folder, stage.name, attempt)
@@ -206,6 +205,7 @@ class StageRunner:
             casa_log=casa_log,
             output_log=output_log,
             deadline_seconds=self.config.execution.deadline_seconds,
+            may_live_until=None if leased is None else lambda: leased.deadline,
         )
 
 

@@ -1,8 +1,7 @@
 """The process of a stage: ``python -P -m absurd_contimg.execution.stage_process REQUEST PIPE``.
 
-It reads a request, runs the stage, writes the product's manifest in scratch and ``result.json``
-beside the product: the outputs, or the evidence of the failure. It publishes nothing; that is for
-the worker, as long as it holds its lease.
+It writes the product with its manifest in scratch, and ``result.json`` beside it: the outputs, or
+the evidence of the failure. It publishes nothing; that is for the worker that holds the lease.
 
 PIPE is the read end of a pipe whose write end only the parent holds. The process begins when it
 reads one byte, and dies with the parent, as does everything that it starts: when the write end is
@@ -25,8 +24,8 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +39,7 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
-from absurd_contimg.products.files import file_states
+from absurd_contimg.products.files import FileState, file_state, file_states
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import software_versions
 from absurd_contimg.products.outputs import to_json
@@ -138,7 +137,12 @@ def run_stage(
     try:
         outputs = stage.execute(context, workspace)
         provided = to_json(outputs)
-        check_provided(stage, provided)
+        if provided.keys() != stage.provides:
+            raise OutputError(
+                f"Stage {stage.name!r} provides {sorted(stage.provides)} "
+                f"but returned {sorted(provided)}.",
+                "Correct the stage.",
+            )
         stage.validate_outputs(context, workspace, outputs)
     except Exception as error:
         full = full_disks(workspace.product, workspace.casa_log.parent)
@@ -152,16 +156,6 @@ def run_stage(
             raise OSError(errno.ENOSPC, text, str(full[0].folder)) from error
         raise
     return provided
-
-
-def check_provided(stage: PipelineStage, outputs: Mapping[str, Json]) -> None:
-    """Raise `OutputError` unless a stage returned exactly what it says it provides."""
-    if outputs.keys() != stage.provides:
-        raise OutputError(
-            f"Stage {stage.name!r} provides {sorted(stage.provides)} "
-            f"but returned {sorted(outputs)}.",
-            "Correct the stage.",
-        )
 
 
 def load_stage(reference: str) -> PipelineStage:
@@ -184,7 +178,7 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     context = PipelineContext.from_json(request["context"], config)
     scratch = Path(request["scratch"])
     stage.validate(context)
-    sources = _source_versions(stage, context)
+    states = _input_states(stage, context)
     planned = plan_product(stage, context)
     committed = scratch / "product" if planned is None else planned.committed
     if planned is not None and planned.existing is not None:
@@ -195,9 +189,8 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     )
     workspace.product.mkdir()
     workspace.temporary.mkdir()
-    with _inputs_unchanged(stage, context):
-        outputs = run_stage(stage, context, workspace)
-    _check_sources(sources)
+    outputs = run_stage(stage, context, workspace)
+    _check_unchanged(stage, context, states)
     if planned is None:
         return {"outputs": outputs, "committed": None, "adopted": False}
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -206,51 +199,43 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     return {"outputs": outputs, "committed": str(committed), "adopted": False}
 
 
-_Version = tuple[int, int, int]
-"""Inode, size and time of change (ns): another one means that the file is another."""
-
-
-def _source_versions(stage: PipelineStage, context: PipelineContext) -> dict[Path, _Version]:
-    """The versions of the input files that are no products, before their digests are taken."""
+def _input_states(
+    stage: PipelineStage, context: PipelineContext
+) -> dict[Path | None, dict[Path, FileState]]:
+    """The state of every file that the stage reads, by its product; None: of no product."""
     output_dir = context.config.paths.output_dir
-    paths = (path for path in stage.input_paths(context) if not path.is_relative_to(output_dir))
-    return {path: _version(path) for path in paths if path.is_file()}
+    states: dict[Path | None, dict[Path, FileState]] = {None: {}}
+    for path in stage.input_paths(context):
+        product = enclosing_product(path, output_dir)
+        if product is not None:
+            states[product] = file_states(product)
+        elif path.is_file():
+            states[None][path] = file_state(path)
+    return states
 
 
-def _version(path: Path) -> _Version:
-    status = path.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
+def _check_unchanged(
+    stage: PipelineStage, context: PipelineContext, before: dict[Path | None, dict[Path, FileState]]
+) -> None:
+    """Raise `OutputError` if the stage wrote into a committed product, as CASA's tasks do.
 
-
-def _check_sources(versions: Mapping[Path, _Version]) -> None:
-    """Raise `UnfinishedInputError` if a file was replaced while the stage ran.
-
-    The manifest would name the digest of one file and the product hold the data of another.
+    Raise `UnfinishedInputError` if another file was replaced: the manifest would name the digest
+    of one file and the product hold the data of another.
     """
-    for path, version in versions.items():
-        if not path.is_file() or _version(path) != version:
-            raise UnfinishedInputError(
-                f"{path} was replaced or changed while it was read.",
-                "Nothing: the stage runs again with the file that is there now.",
-            )
-
-
-@contextmanager
-def _inputs_unchanged(stage: PipelineStage, context: PipelineContext) -> Iterator[None]:
-    """Raise `OutputError` if the stage wrote into a committed product, as CASA's tasks do."""
-    output_dir = context.config.paths.output_dir
-    enclosing = {enclosing_product(path, output_dir) for path in stage.input_paths(context)}
-    products = sorted(folder for folder in enclosing if folder is not None)
-    before = [file_states(folder) for folder in products]
-    yield
-    for folder, states in zip(products, before, strict=True):
-        now = file_states(folder)
+    after = _input_states(stage, context)
+    for product, states in before.items():
+        now = after.get(product, {})
         changed = sorted(
             str(path) for path in states.keys() | now.keys() if states.get(path) != now.get(path)
         )
+        if changed and product is None:
+            raise UnfinishedInputError(
+                f"{changed[0]} was replaced or changed while it was read.",
+                "Nothing: the stage runs again with the file that is there now.",
+            )
         if changed:
             raise OutputError(
-                f"Stage {stage.name!r} has changed the committed product {folder}: "
+                f"Stage {stage.name!r} has changed the committed product {product}: "
                 f"{', '.join(changed[:3])}.",
                 "Make the stage work on a copy; remove that product so that it is made again.",
             )

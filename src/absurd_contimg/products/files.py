@@ -12,6 +12,9 @@ from absurd_contimg.errors import OutputError
 LOCK_FILE = "table.lock"
 """casacore rewrites it whenever a table is opened, even to read: no part of the content."""
 
+FileState = tuple[int, int, int]
+"""Another one means that the file was written or replaced."""
+
 
 def tracked_files(folder: Path) -> list[Path]:
     """All files below a folder but casacore's lock files, sorted by path.
@@ -30,24 +33,23 @@ def tracked_files(folder: Path) -> list[Path]:
     return sorted(files)
 
 
-def file_states(folder: Path) -> dict[Path, tuple[int, int]]:
-    """Size and time of change (ns) of every tracked file: equal states mean no write."""
-    return {
-        file: (status.st_size, status.st_mtime_ns)
-        for file in tracked_files(folder)
-        for status in (file.stat(),)
-    }
+def file_state(file: Path) -> FileState:
+    """Inode, size and time of change (ns)."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def file_states(folder: Path) -> dict[Path, FileState]:
+    """The state of every tracked file."""
+    return {file: file_state(file) for file in tracked_files(folder)}
 
 
 def copy_writable(source: Path, destination: Path) -> Path:
-    """A working copy of a file or folder in which everything can be written.
+    """A working copy of a folder in which everything can be written.
 
     The modes of the original are not copied: with a read-only table CASA fails even to solve.
     """
-    if source.is_dir():
-        shutil.copytree(source, destination, copy_function=shutil.copyfile)
-        for folder, _, _ in os.walk(destination):
-            Path(folder).chmod(0o755)
-    else:
-        shutil.copyfile(source, destination)
+    shutil.copytree(source, destination, copy_function=shutil.copyfile)
+    for folder, _, _ in os.walk(destination):
+        Path(folder).chmod(0o755)
     return destination
