@@ -110,8 +110,8 @@ async def test_failure_leaves_no_product_and_keeps_the_logs(here: Here, do: str)
         await here.runner.run(Make(), here.context(do), attempt="1")
     assert here.products() == []
     assert here.scratch_is_empty()
-    assert caught.value.output_log.exists()
-    assert caught.value.stage == "make"
+    assert caught.value.request.output_log.exists()
+    assert caught.value.request.stage_name == "make"
 
 
 async def test_failed_stage_is_cleaned_up_after(here: Here, tmp_path: Path) -> None:

@@ -18,8 +18,6 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from typing_extensions import override
-
 from absurd_contimg.core.records import Json
 from absurd_contimg.products.files import tracked_files
 
@@ -96,40 +94,32 @@ class FileSystem(Protocol):
         """Wait for, hold and free an exclusive lock on a file; makes the file if necessary."""
 
 
-class LocalFileSystem(FileSystem):
+class _LocalFileSystem:
     """The file systems of this machine."""
 
-    @override
     def exists(self, path: Path) -> bool:
         return path.exists()
 
-    @override
     def is_folder(self, path: Path) -> bool:
         return path.is_dir()
 
-    @override
     def is_file(self, path: Path) -> bool:
         return path.is_file()
 
-    @override
     def is_readable(self, path: Path) -> bool:
         return os.access(path, os.R_OK)
 
-    @override
     def sizes(self, folder: Path) -> Mapping[str, int]:
         files = tracked_files(folder)
         return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files}
 
-    @override
     def digest(self, file: Path) -> str:
         with file.open("rb") as stream:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
-    @override
     def read_json(self, path: Path) -> Any:
         return json.loads(path.read_bytes())
 
-    @override
     def write_json(self, path: Path, value: Json) -> None:
         partial = path.with_name(path.name + ".partial")
         with partial.open("w", encoding="utf-8") as file:
@@ -138,23 +128,18 @@ class LocalFileSystem(FileSystem):
             os.fsync(file.fileno())
         os.rename(partial, path)
 
-    @override
     def make_folder(self, folder: Path) -> None:
         folder.mkdir(parents=True)
 
-    @override
     def ensure_folder(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
 
-    @override
     def rename(self, source: Path, target: Path) -> None:
         os.rename(source, target)
 
-    @override
     def remove(self, file: Path) -> None:
         file.unlink(missing_ok=True)
 
-    @override
     def remove_tree(self, folder: Path) -> None:
         # A killed process can still create one last file while its folder is removed.
         for pause_seconds in (*_REMOVAL_PAUSES_SECONDS, None):
@@ -168,7 +153,6 @@ class LocalFileSystem(FileSystem):
                 _make_folders_writable(folder)
                 time.sleep(pause_seconds)
 
-    @override
     def flush(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -176,18 +160,15 @@ class LocalFileSystem(FileSystem):
         finally:
             os.close(descriptor)
 
-    @override
     def flush_tree(self, folder: Path) -> None:
         for parent, _, files in os.walk(folder, topdown=False):
             for name in files:
                 self.flush(Path(parent, name))
             self.flush(Path(parent))
 
-    @override
     def matching(self, folder: Path, pattern: str) -> list[Path]:
         return sorted(folder.glob(pattern))
 
-    @override
     def tree_size(self, folder: Path) -> int:
         total = 0
         for parent, _, files in os.walk(folder):
@@ -196,11 +177,9 @@ class LocalFileSystem(FileSystem):
                     total += Path(parent, name).lstat().st_size
         return total
 
-    @override
     def free_bytes(self, folder: Path) -> int:
         return shutil.disk_usage(folder).free
 
-    @override
     def try_lock(self, path: Path, *, create: bool = True) -> int | None:
         # The lock is a descriptor, which the kernel closes when the process dies. Its file may be
         # removed between opening and locking it; then it guards nothing, so the name is looked up
@@ -220,11 +199,9 @@ class LocalFileSystem(FileSystem):
                     return descriptor
             os.close(descriptor)
 
-    @override
     def unlock(self, lock: int) -> None:
         os.close(lock)
 
-    @override
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -233,7 +210,7 @@ class LocalFileSystem(FileSystem):
             yield
 
 
-LOCAL: FileSystem = LocalFileSystem()
+LOCAL: FileSystem = _LocalFileSystem()
 """The default of everything that takes a file system."""
 
 

@@ -50,11 +50,6 @@ def active_stations(count: int) -> list[int]:
     return sorted(arms + _spread(_OUTRIGGERS, outriggers))
 
 
-def station_name(number: int) -> str:
-    """``DSA103`` for station 103."""
-    return f"DSA{number:03d}"
-
-
 def equatorial_positions_m(numbers: list[int]) -> NDArray[np.float64]:
     """Station positions in a frame fixed to the Earth, shape (n, 3), relative to the T's corner.
 

@@ -1,7 +1,7 @@
 """Writing sub-bands in the form and in the manner of the correlator's writer, or with a fault.
 
-The form is in docs/data.md. The manner: a file grows integration by integration under a name that
-ends in ``_incomplete.hdf5`` and is renamed when it is full.
+The form is in docs/data.md. The manner: a file gets its name when it is full, and has a chunk for
+each integration.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -27,9 +27,6 @@ from absurd_contimg.synthesis.config import SUBBAND_WIDTH_HZ, FaultKind, Synthes
 _REVERSED_STATIONS = (101, 115)
 """Baselines to these are written with the antennas exchanged, as the correlator does."""
 _HANDS, _ALL_PRODUCTS = (-5, -6), (-5, -7, -8, -6)
-
-OnIntegration = Callable[[int], None]
-"""Called with the number of an integration after it is written; may wait."""
 
 
 def antenna_pairs(n_antennas: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -64,7 +61,7 @@ class RawLayout:
         )
 
     def header(self, frequencies_hz: NDArray[np.float64], subband: int) -> Mapping[str, object]:
-        """Every key of ``Header`` that does not grow with time."""
+        """Every key of ``Header`` without rows."""
         config = self.config
         first, _second, _exchanged = self.baselines()
         everybody = list(range(1, 118))
@@ -81,6 +78,8 @@ class RawLayout:
             "Nants_data": len(self.stations),
             "Nants_telescope": len(everybody),
             "Nbls": len(first),
+            "Nblts": len(first) * len(self.times_jd),
+            "Ntimes": len(self.times_jd),
             "Nfreqs": len(frequencies_hz),
             "Npols": config.products,
             "Nspws": 1,
@@ -117,7 +116,6 @@ def write_subband(
     subband: int,
     frequencies_hz: NDArray[np.float64],
     data: NDArray[np.complex64],
-    on_integration: OnIntegration | None = None,
 ) -> list[Path]:
     """Write one sub-band; returns the paths, which are none or two with some faults.
 
@@ -142,12 +140,10 @@ def write_subband(
     with h5py.File(growing, "w") as file:
         for key, value in layout.header(frequencies_hz, subband).items():
             file[f"Header/{key}"] = value
-        rows_of = _growing(file, layout, len(frequencies_hz))
-        for number, jd in enumerate(layout.times_jd + late_s / 86400.0):
-            rows_of.append(float(jd), data[number], samples[number])
-            if on_integration is not None:
-                file.flush()
-                on_integration(number)
+        for key, rows in _rows(layout, data, samples, late_s / 86400.0).items():
+            cell = rows.shape[1:]
+            chunk = len(rows) // len(layout.times_jd)
+            file.create_dataset(key, data=rows, maxshape=(None, *cell), chunks=(chunk, *cell))
     growing.rename(path)
     if FaultKind.TRUNCATED in faults:
         with path.open("r+b") as raw:
@@ -167,64 +163,31 @@ def _aged(path: Path, config: SynthesisConfig) -> Path:
     return path
 
 
-@dataclass(frozen=True, slots=True)
-class _GrowingRows:
-    """The datasets that get longer with each integration."""
-
-    file: Any
-    layout: RawLayout
-
-    def append(self, jd: float, data: NDArray[np.complex64], samples: NDArray[np.float32]) -> None:
-        """One integration: cross-correlations as given, autocorrelations beside them."""
-        first, second, exchanged = self.layout.baselines()
-        n_products = self.layout.config.products
-        visibilities = np.zeros((len(first), 1, data.shape[1], n_products), np.complex64)
-        weights = np.ones(visibilities.shape, np.float32)
-        hands = [0, n_products - 1]
-        n_cross = len(data)
-        turned = np.where(exchanged[:n_cross, None, None], data.conj(), data)
-        visibilities[:n_cross, 0][..., hands] = turned
-        weights[:n_cross, 0][..., hands] = samples
-        visibilities[n_cross:, 0][..., hands] = self.layout.config.sefd_jy
-        values = {
-            "Header/ant_1_array": first - 1,
-            "Header/ant_2_array": second - 1,
-            "Header/time_array": np.full(len(first), jd),
-            "Header/integration_time": np.full(len(first), self.layout.config.integration_s),
-            "Header/uvw_array": self.layout.uvw_m(),
-            "Data/visdata": visibilities,
-            "Data/flags": np.zeros(visibilities.shape, bool),
-            "Data/nsamples": weights,
-        }
-        for name, rows in values.items():
-            dataset = self.file[name]
-            dataset.resize(dataset.shape[0] + len(rows), axis=0)
-            dataset[-len(rows) :] = rows
-        n_rows = self.file["Header/time_array"].shape[0]
-        self.file["Header/Nblts"][()] = n_rows
-        self.file["Header/Ntimes"][()] = n_rows // len(first)
-
-
-def _growing(file: Any, layout: RawLayout, n_channels: int) -> _GrowingRows:
-    """Empty datasets, a chunk for each integration."""
-    n_rows = len(layout.baselines()[0])
-    cell = (1, n_channels, layout.config.products)
-    for name, shape, dtype in (
-        ("Header/ant_1_array", (), np.int64),
-        ("Header/ant_2_array", (), np.int64),
-        ("Header/time_array", (), np.float64),
-        ("Header/integration_time", (), np.float64),
-        ("Header/uvw_array", (3,), np.float32),
-        ("Data/visdata", cell, np.complex64),
-        ("Data/flags", cell, bool),
-        ("Data/nsamples", cell, np.float32),
-    ):
-        file.create_dataset(
-            name, (0, *shape), dtype, maxshape=(None, *shape), chunks=(n_rows, *shape)
-        )
-    file["Header/Nblts"] = 0
-    file["Header/Ntimes"] = 0
-    return _GrowingRows(file, layout)
+def _rows(
+    layout: RawLayout, data: NDArray[np.complex64], samples: NDArray[np.float32], late_days: float
+) -> dict[str, NDArray[Any]]:
+    """The keys with a row for each baseline and time; autocorrelations beside what is given."""
+    config = layout.config
+    first, second, exchanged = layout.baselines()
+    n_times, n_cross, n_channels, _ = data.shape
+    visibilities = np.zeros((n_times, len(first), 1, n_channels, config.products), np.complex64)
+    weights = np.ones(visibilities.shape, np.float32)
+    hands = [0, config.products - 1]
+    turned = np.where(exchanged[:n_cross, None, None], data.conj(), data)
+    visibilities[:, :n_cross, 0][..., hands] = turned
+    weights[:, :n_cross, 0][..., hands] = samples
+    visibilities[:, n_cross:, 0][..., hands] = config.sefd_jy
+    cells = visibilities.shape[2:]
+    return {
+        "Header/ant_1_array": np.tile(first - 1, n_times),
+        "Header/ant_2_array": np.tile(second - 1, n_times),
+        "Header/time_array": np.repeat(layout.times_jd + late_days, len(first)),
+        "Header/integration_time": np.full(n_times * len(first), config.integration_s),
+        "Header/uvw_array": np.tile(layout.uvw_m(), (n_times, 1)),
+        "Data/visdata": visibilities.reshape(-1, *cells),
+        "Data/flags": np.zeros((n_times * len(first), *cells), bool),
+        "Data/nsamples": weights.reshape(-1, *cells),
+    }
 
 
 def subband_name(config: SynthesisConfig, group: int, subband: int, late_s: int = 0) -> str:

@@ -9,7 +9,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.synthesis.array import station_name
 from absurd_contimg.synthesis.config import BAND_HIGH_HZ, BAND_LOW_HZ, SynthesisConfig
 
 
@@ -35,7 +34,7 @@ class Instrument:
         amplitude = np.exp(rng.normal(0.0, config.gain_scatter, shape))
         phase = math.radians(config.gain_phase_max_deg) * rng.uniform(-1.0, 1.0, shape)
         return cls(
-            antennas=tuple(station_name(n) for n in stations),
+            antennas=tuple(f"DSA{number:03d}" for number in stations),
             gain=amplitude * np.exp(1j * phase),
             delay_s=rng.uniform(-1.0, 1.0, shape) * config.delay_max_ns * 1e-9,
             ripple=np.full(shape, config.bandpass_ripple),

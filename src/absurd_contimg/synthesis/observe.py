@@ -6,7 +6,7 @@ Memory holds one sub-band of one group: 96 antennas with 48 channels need about 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +38,6 @@ class SynthesizedGroup:
     files: tuple[Path, ...]
     """In order of sub-bands; a duplicate follows its original."""
     calibrator: bool
-    start_mjd: float
-    end_mjd: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class SynthesisResult:
     output_dir: Path
     catalog: Path
     truth: Path
-    """``truth.npz``: gains and bandpass (see `truth.compare_gains`)."""
+    """Gains and bandpass (see `truth.compare_gains`)."""
     groups: tuple[SynthesizedGroup, ...]
 
 
@@ -70,43 +68,24 @@ def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
         response = SkyResponse.of(sky, config, stations, times)
         layout = files.RawLayout(config, stations, times)
         paths: list[Path] = []
-        for subband in range(SUBBANDS):
-            frequencies = subband_frequencies(config, subband)
+        for subband, frequencies in enumerate(channel_frequencies(config)):
             data = _observe(config, instrument, response, index, subband, frequencies)
             if lost:
                 data[-1, data.shape[1] // 2 :] = np.nan
             paths += files.write_subband(output_dir, layout, index, subband, frequencies, data)
-        half = config.integration_s / 2.0 / 86400.0
-        groups.append(
-            SynthesizedGroup(
-                group_id=format_group_id(group_start(config, index)),
-                files=tuple(paths),
-                calibrator=config.calibrator_group and index == 0,
-                start_mjd=float(times[0]) - 2400000.5 - half,
-                end_mjd=float(times[-1]) - 2400000.5 + half,
-            )
-        )
+        start = config.start + timedelta(seconds=config.group_offset_s(index))
+        calibrator = config.calibrator_group and index == 0
+        groups.append(SynthesizedGroup(format_group_id(start), tuple(paths), calibrator))
     truth = output_dir / "truth.npz"
-    write_truth(truth, instrument, all_frequencies(config))
+    write_truth(truth, instrument, channel_frequencies(config).ravel())
     return SynthesisResult(output_dir, catalog, truth, tuple(groups))
 
 
-def group_start(config: SynthesisConfig, index: int) -> datetime:
-    """Time stamp in the names of a group, whole seconds."""
-    start = config.start + timedelta(seconds=config.group_offset_s(index))
-    return start.replace(microsecond=0)
-
-
-def subband_frequencies(config: SynthesisConfig, subband: int) -> NDArray[np.float64]:
-    """Channel centres of a sub-band in Hz, descending; sub-band 0 is the highest."""
+def channel_frequencies(config: SynthesisConfig) -> NDArray[np.float64]:
+    """Channel centres in Hz of all sub-bands, descending: shape (sub-bands, channels)."""
     width = SUBBAND_WIDTH_HZ / config.channels_per_subband
-    top = BAND_HIGH_HZ - subband * SUBBAND_WIDTH_HZ
-    return np.asarray(top - width * (np.arange(config.channels_per_subband) + 0.5))
-
-
-def all_frequencies(config: SynthesisConfig) -> NDArray[np.float64]:
-    """All channel centres in Hz, descending."""
-    return np.concatenate([subband_frequencies(config, s) for s in range(SUBBANDS)])
+    tops = BAND_HIGH_HZ - np.arange(SUBBANDS) * SUBBAND_WIDTH_HZ
+    return np.asarray(tops[:, None] - width * (np.arange(config.channels_per_subband) + 0.5))
 
 
 def _observe(
