@@ -9,15 +9,21 @@ response over its integrations and frequencies. Directions are ICRS unit vectors
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.errors import CorruptInputError
-from absurd_contimg.science.catalogue import separation_rad, unit_vectors
+from absurd_contimg.science.catalogue import (
+    REFERENCE_FREQUENCY_HZ,
+    SkySource,
+    separation_rad,
+    source_vectors,
+    unit_vectors,
+)
 
 SPEED_OF_LIGHT_M_S = 299_792_458.0
 
@@ -70,8 +76,7 @@ class BeamCentres:
 
     def write(self, path: Path) -> None:
         """Write as JSON."""
-        data = {"mjd": self.mjd, "ra_deg": self.ra_deg, "dec_deg": self.dec_deg}
-        path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> BeamCentres:
@@ -79,15 +84,12 @@ class BeamCentres:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
             columns = [tuple(float(v) for v in data[k]) for k in ("mjd", "ra_deg", "dec_deg")]
+            if not columns[0] or len({len(c) for c in columns}) != 1:
+                raise ValueError("columns of unequal length or none at all")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CorruptInputError(
                 f"the beam centres {path} cannot be read ({error}).", "Convert the group again."
             ) from error
-        if not columns[0] or len({len(c) for c in columns}) != 1:
-            raise CorruptInputError(
-                f"the beam centres {path} have columns of unequal length or none at all.",
-                "Convert the group again.",
-            )
         return cls(*columns)
 
 
@@ -112,3 +114,11 @@ def mean_response(
             response = airy_power(rho[..., None], frequencies_hz, diameter_m).mean(axis=-1)
             total += weight * (response if factor is None else response * factor(index))
     return np.asarray(total / w.sum())
+
+
+def source_response(
+    sources: Sequence[SkySource], centres: BeamCentres, diameter_m: float
+) -> NDArray[np.float64]:
+    """Mean power response towards each source at the catalogue's frequency."""
+    frequency = np.array([REFERENCE_FREQUENCY_HZ])
+    return mean_response(source_vectors(sources), centres, frequency, diameter_m)

@@ -10,8 +10,8 @@ import numpy as np
 
 from absurd_contimg.config import BeamConfig, CalibrationConfig
 from absurd_contimg.errors import NoCalibratorError
-from absurd_contimg.science.beam import BeamCentres, mean_response
-from absurd_contimg.science.catalogue import REFERENCE_FREQUENCY_HZ, SkySource, source_vectors
+from absurd_contimg.science.beam import BeamCentres, source_response
+from absurd_contimg.science.catalogue import SkySource
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,25 +28,17 @@ class Candidate:
     def reasons_against(self, settings: CalibrationConfig) -> list[str]:
         """Why it cannot calibrate this group; empty if it can."""
         offset, flux = abs(self.declination_offset_deg), self.source.flux_jy
-        reasons = [
-            (not self.transits, "it does not transit during the group"),
-            (
-                offset > settings.search_radius_deg,
-                f"it is {offset:.2f} deg off in declination "
-                f"(calibration.search_radius_deg {settings.search_radius_deg})",
-            ),
-            (
-                self.response < settings.beam_response_min,
-                f"its mean beam is {self.response:.2f} "
-                f"(calibration.beam_response_min {settings.beam_response_min})",
-            ),
-            (
-                flux < settings.calibrator_flux_min_jy,
-                f"it has {flux} Jy "
-                f"(calibration.calibrator_flux_min_jy {settings.calibrator_flux_min_jy})",
-            ),
+        exceeded = {}
+        if offset > settings.search_radius_deg:
+            exceeded["search_radius_deg"] = f"it is {offset:.2f} deg off in declination"
+        if self.response < settings.beam_response_min:
+            exceeded["beam_response_min"] = f"its mean beam is {self.response:.2f}"
+        if flux < settings.calibrator_flux_min_jy:
+            exceeded["calibrator_flux_min_jy"] = f"it has {flux} Jy"
+        return [
+            *([] if self.transits else ["it does not transit during the group"]),
+            *(f"{text} (calibration.{k} {getattr(settings, k)})" for k, text in exceeded.items()),
         ]
-        return [reason for applies, reason in reasons if applies]
 
 
 def candidates(
@@ -54,14 +46,7 @@ def candidates(
 ) -> list[Candidate]:
     """All catalogue calibrators as seen by a group, best placed first (flux times beam)."""
     calibrators = [s for s in sources if s.calibrator]
-    if not calibrators:
-        return []
-    response = mean_response(
-        source_vectors(calibrators),
-        centres,
-        np.array([REFERENCE_FREQUENCY_HZ]),
-        beam.dish_diameter_m,
-    )
+    response = source_response(calibrators, centres, beam.dish_diameter_m)
     declination = float(np.mean(centres.dec_deg))
     placed = [
         Candidate(source, _transits(source, centres), float(value), source.dec_deg - declination)
@@ -91,8 +76,7 @@ def choose_calibrator(
             f"the calibrator {wanted!r} is not among the calibrators of this strip ({listed}).",
             "Correct the name, add it to the catalogue with calibrator=1, or use auto.",
         )
-    reasons = named.reasons_against(settings)
-    if reasons:
+    if reasons := named.reasons_against(settings):
         raise NoCalibratorError(
             f"the calibrator {wanted} cannot calibrate this group: {'; '.join(reasons)}.",
             "Use the group in which it transits, or auto, or none.",

@@ -10,7 +10,6 @@ import os
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -19,32 +18,19 @@ from numpy.typing import NDArray
 
 from absurd_contimg.config import ImagingConfig
 from absurd_contimg.errors import OutputError, SettingError
-from absurd_contimg.science.catalogue import (
-    SkySource,
-    separation_rad,
-    source_vectors,
-    unit_vectors,
-)
+from absurd_contimg.science.catalogue import SkySource, separation_rad, source_vectors, unit_vectors
 from absurd_contimg.science.sky_model import direction_cosines
 
 _MASK_EXTENSIONS = 3
 """Each finds sources down to half the brightest that the mask lacks."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImagerResult:
-    """FITS files that an imager wrote into the temporary folder."""
-
-    image: Path
-    psf: Path
-
-
 def run_imager(
     ms: Path, folder: Path, settings: ImagingConfig, regions: Sequence[str] = ()
-) -> ImagerResult:
-    """Image a Measurement Set into `folder` with the configured imager.
+) -> tuple[Path, Path]:
+    """Image a Measurement Set with the configured imager; the FITS files of image and PSF.
 
-    `regions` are `clean_regions`; WSClean cleans everywhere.
+    They are in `folder`. `regions` are `clean_regions`; WSClean cleans everywhere.
     """
     if settings.imager == "wsclean":
         return _wsclean(ms, folder, settings)
@@ -85,7 +71,7 @@ def check_imager(settings: ImagingConfig) -> None:
 
 def _tclean(
     ms: Path, folder: Path, settings: ImagingConfig, regions: Sequence[str]
-) -> ImagerResult:
+) -> tuple[Path, Path]:
     from casatasks import exportfits, tclean
 
     name, mask = folder / "clean", folder / "mask.crtf"
@@ -128,7 +114,7 @@ def _tclean(
         if not image.is_dir():
             raise OutputError(f"tclean made no {image.name}.", "See CASA's log.")
         exportfits(imagename=str(image), fitsimage=str(folder / f"{suffix}.fits"), overwrite=True)
-    return ImagerResult(folder / "image.fits", folder / "psf.fits")
+    return folder / "image.fits", folder / "psf.fits"
 
 
 def _extend_mask(name: Path, settings: ImagingConfig) -> bool:
@@ -172,12 +158,11 @@ def bright_residuals(
     return np.asarray((distance <= radius_px) & ~mask)
 
 
-def _wsclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
-    name = folder / "clean"
+def _wsclean(ms: Path, folder: Path, settings: ImagingConfig) -> tuple[Path, Path]:
     size = str(settings.size_px)
     command = [
         "wsclean",
-        *("-name", str(name), "-temp-dir", str(folder)),
+        *("-name", str(folder / "clean"), "-temp-dir", str(folder)),
         *("-size", size, size, "-scale", f"{settings.cell_arcsec}asec"),
         *("-weight", "briggs", str(settings.robust)),
         *("-niter", str(settings.niter), "-nmiter", str(settings.nmajor), "-mgain", "0.8"),
@@ -193,11 +178,11 @@ def _wsclean(ms: Path, folder: Path, settings: ImagingConfig) -> ImagerResult:
         done = subprocess.run(
             command, stdout=output, stderr=subprocess.STDOUT, cwd=folder, check=False
         )
-    result = ImagerResult(folder / "clean-image.fits", folder / "clean-psf.fits")
-    if done.returncode != 0 or not result.image.is_file():
+    image = folder / "clean-image.fits"
+    if done.returncode != 0 or not image.is_file():
         tail = "\n".join(log.read_text(encoding="utf-8", errors="replace").splitlines()[-5:])
         raise OutputError(
             f"wsclean ended with {done.returncode} and made no image; its last lines:\n{tail}",
             "See WSClean's options; imaging.imager can be set to tclean.",
         )
-    return result
+    return image, folder / "clean-psf.fits"

@@ -274,8 +274,7 @@ def _rows(header: RawHeader, _site: SiteConfig) -> Deviations:
         unknown = np.setdiff1d(antennas, header.antenna_numbers)
         if len(unknown):
             yield Deviation(
-                f"Header/{key}",
-                f"names antenna {unknown[0]}, which antenna_numbers does not hold",
+                f"Header/{key}", f"names antenna {unknown[0]}, which antenna_numbers does not hold"
             )
             return
     numbers = header.antenna_numbers
@@ -325,8 +324,7 @@ def _pointing(header: RawHeader, site: SiteConfig) -> Deviations:
     for other, second in others:
         if abs(value - second) > _DECLINATION_TOLERANCE_RAD:
             yield Deviation(
-                other,
-                f"is {np.degrees(second):.4f} deg, but {key} is {np.degrees(value):.4f} deg",
+                other, f"is {np.degrees(second):.4f} deg, but {key} is {np.degrees(value):.4f} deg"
             )
             return
     if np.degrees(value) < site.latitude_deg - 90.0:

@@ -175,11 +175,7 @@ _PARTS = (
         lambda h: tuple(sorted(zip(h.antenna_numbers.tolist(), h.antenna_names, strict=True))),
         lambda h: f"holds {len(h.antenna_names)} antennas, {h.antenna_names[0]} the first",
     ),
-    _Part(
-        "Header/ant_1_array",
-        _baselines,
-        lambda h: f"holds {len(_baselines(h))} baselines",
-    ),
+    _Part("Header/ant_1_array", _baselines, lambda h: f"holds {len(_baselines(h))} baselines"),
     _Part(
         "Header/antenna_positions",
         lambda h: h.antenna_positions_m[np.argsort(h.antenna_numbers)],

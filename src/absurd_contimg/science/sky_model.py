@@ -18,14 +18,8 @@ from numpy.typing import NDArray
 from absurd_contimg.config import BeamConfig, CalibrationConfig
 from absurd_contimg.errors import OutputError
 from absurd_contimg.products.outputs import MeasurementSet
-from absurd_contimg.science.beam import SPEED_OF_LIGHT_M_S, BeamCentres, airy_power, mean_response
-from absurd_contimg.science.catalogue import (
-    REFERENCE_FREQUENCY_HZ,
-    SkySource,
-    separation_rad,
-    source_vectors,
-    unit_vectors,
-)
+from absurd_contimg.science.beam import SPEED_OF_LIGHT_M_S, BeamCentres, airy_power, source_response
+from absurd_contimg.science.catalogue import SkySource, separation_rad, source_vectors, unit_vectors
 from absurd_contimg.science.measurement_set import channel_frequencies, open_table, row_chunks
 
 
@@ -40,13 +34,10 @@ def field_sources(
 
     Without field sources of a quarter of the calibrator's flux, gains are 4 times worse.
     """
-    if not sources:
-        return []
-    vectors = source_vectors(sources)
     centre = unit_vectors(np.radians([ms.ra_deg]), np.radians([ms.dec_deg]))
-    near = np.degrees(separation_rad(vectors, centre)) <= settings.model_radius_deg
-    frequency = np.array([REFERENCE_FREQUENCY_HZ])
-    response = mean_response(vectors, centres, frequency, beam.dish_diameter_m)
+    distance_deg = np.degrees(separation_rad(source_vectors(sources), centre))
+    near = distance_deg <= settings.model_radius_deg
+    response = source_response(sources, centres, beam.dish_diameter_m)
     return [
         source
         for source, close, value in zip(sources, near, response, strict=True)
@@ -78,14 +69,12 @@ def predict(
     centre_cosines: NDArray[np.float64],
     diameter_m: float,
 ) -> NDArray[np.complex64]:
-    """Visibilities of shape (rows, channels), the same for XX and YY.
+    """Visibilities of shape (rows, channels), the same for XX and YY; channels are evenly spaced.
 
     `uvw_m` has the shape (rows, 3); `integration` says for each row which beam centre applies;
     `cosines` and `centre_cosines` are `direction_cosines` of sources and beam centres.
     """
-    steps = np.diff(frequencies_hz)
-    even = len(steps) > 0 and bool(np.ptp(steps) < 1.0)
-    width = float(steps.mean()) if len(steps) else 0.0
+    width = float(np.diff(frequencies_hz).mean()) if len(frequencies_hz) > 1 else 0.0
     tracked = np.einsum("rd,rd->r", uvw_m, centre_cosines[integration]) / SPEED_OF_LIGHT_M_S
     total = np.zeros((len(uvw_m), len(frequencies_hz)), np.complex128)
     for source, lmn, vector in zip(sources, cosines, source_vectors(sources), strict=True):
@@ -95,14 +84,10 @@ def predict(
         turns_per_hz = uvw_m @ lmn / SPEED_OF_LIGHT_M_S
         # Bandwidth smearing: a wave's mean over a channel, around the tracked meridian.
         flux *= np.sinc((turns_per_hz - tracked) * width)[:, None]
-        if even:
-            # Evenly spaced channels: one factor from each to the next.
-            wave = np.empty(flux.shape, np.complex128)
-            wave[:, 0] = np.exp(2j * math.pi * turns_per_hz * frequencies_hz[0])
-            wave[:, 1:] = np.exp(2j * math.pi * turns_per_hz * width)[:, None]
-            np.multiply.accumulate(wave, axis=1, out=wave)
-        else:
-            wave = np.exp(2j * math.pi * turns_per_hz[:, None] * frequencies_hz)
+        wave = np.empty(flux.shape, np.complex128)
+        wave[:, 0] = np.exp(2j * math.pi * turns_per_hz * frequencies_hz[0])
+        wave[:, 1:] = np.exp(2j * math.pi * turns_per_hz * width)[:, None]  # to the next channel
+        np.multiply.accumulate(wave, axis=1, out=wave)
         total += flux * wave
     return total.astype(np.complex64)
 

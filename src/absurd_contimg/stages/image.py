@@ -81,9 +81,9 @@ class ImageStage(PipelineStage[ImageOutputs]):
         copy = working_copy(ms, workspace.temporary)
         sources = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
         regions = clean_regions(sources, ms.ra_deg, ms.dec_deg, config.imaging)
-        files = run_imager(copy, workspace.temporary, config.imaging, regions)
-        header, pixels = read_whole(files.image)
-        psf_peak = float(np.nanmax(read_whole(files.psf)[1]))
+        image, psf = run_imager(copy, workspace.temporary, config.imaging, regions)
+        header, pixels = read_whole(image)
+        psf_peak = float(np.nanmax(read_whole(psf)[1]))
         if not abs(psf_peak - 1.0) < 0.01:
             text = f"the point spread function peaks at {psf_peak:.3f} instead of 1."
             raise OutputError(text, _MAYBE_FLAGGED)

@@ -23,8 +23,7 @@ def synth(
         list[str] | None, typer.Option("--option", "-o", help="As n_antennas=48; repeatable.")
     ] = None,
     fault: Annotated[
-        list[str] | None,
-        typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable."),
+        list[str] | None, typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable.")
     ] = None,
 ) -> None:
     """Write synthetic UVH5 observations of a known sky."""
