@@ -1,7 +1,6 @@
 """The environment of processes that use CASA: offline, one log file, no files elsewhere.
 
-CASA reads its settings from the environment when it is imported, so they must be there before the
-stage process starts. This module runs in the worker and must not import CASA.
+CASA reads it when it is imported, so it is made here, in the worker, without CASA.
 """
 
 from __future__ import annotations
@@ -37,14 +36,10 @@ auto_download = False
 
 
 def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict[str, str]:
-    """Prepare `folder` and return the environment variables for a process that uses CASA.
+    """Prepare the new `folder` for a process that uses CASA; returns environment variables.
 
-    Writes below `folder` only, which is new: CASA's site file, an overlay of its data package,
-    astropy's configuration, cache folders. CASA logs to `log`. The caller sets OMP_NUM_THREADS.
-    `today` is for tests.
-
-    Raises `SettingError` when CASA's data package is not installed, or when its leap seconds
-    are not those of the IERS, because then times would be wrong.
+    CASA logs to `log`; the caller sets OMP_NUM_THREADS; `today` is for tests. Raises
+    `SettingError` when CASA's data package is not installed, or lacks leap seconds of the IERS.
     """
     folder = folder.absolute()
     for name in ("home", "cache", "matplotlib", "config/astropy", "tmp"):
@@ -70,12 +65,10 @@ def casa_environment(folder: Path, log: Path, today: date | None = None) -> dict
 
 
 def measures_overlay(folder: Path, today: date) -> Path:
-    """A view of CASA's data in which the leap-second table has a recent date.
+    """CASA's data as links, with a copy of the leap-second table that has today's date.
 
-    CASA rejects a leap-second table whose version is half a year old, even if nothing in it has
-    changed. The overlay links to everything in the ``casadata`` package, and has a copy of this
-    table with the date of today, provided that its content equals the IERS list; when that list
-    has expired, the date is that of the expiry.
+    CASA rejects a table whose date is half a year old, even if it equals the list of the IERS;
+    the date is at most that of the list's expiry.
     """
     source = _package_folder("casadata") / "__data__"
     if not (source / "geodetic" / "TAI_UTC").is_dir():
@@ -115,10 +108,9 @@ def _iers_leap_seconds() -> tuple[list[tuple[float, float]], date]:
 
 
 def _check_leap_seconds(table: Path) -> date:
-    """Raise `SettingError` if the table lacks a leap second of the IERS list; the list's expiry.
+    """The expiry of the IERS list; `SettingError` if the table lacks one of its last seconds.
 
-    casacore stores numbers as plain doubles of either byte order, so a search for the bytes of the
-    last leap seconds is enough.
+    casacore stores plain doubles of either byte order, so their bytes are searched.
     """
     leaps, expires = _iers_leap_seconds()
     content = b"".join(p.read_bytes() for p in sorted(table.glob("table.f*")))

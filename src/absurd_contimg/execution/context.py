@@ -1,7 +1,4 @@
-"""The pipeline context: what stages pass on to each other, and its JSON.
-
-Small: paths, sizes, digests, choices and a reference to the configuration; no arrays.
-"""
+"""The pipeline context: what stages pass on to each other, as small JSON without arrays."""
 
 from __future__ import annotations
 
@@ -37,11 +34,10 @@ class GroupInputs(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PipelineContext:
-    """The state of one group between two stages.
+    """The state of one group between two stages, as JSON.
 
-    `inputs` are the parameters of the run, `outputs` what the stages so far have provided (by the
-    names in `PipelineStage.provides`), `metadata` the task and its fallbacks. All are JSON; stages
-    read them as `GroupInputs` and the types of `products.outputs`.
+    `inputs` are read as `GroupInputs`, `outputs` by the types of `products.outputs`; `metadata`
+    are the task and its fallbacks.
     """
 
     config: PipelineConfig
@@ -60,10 +56,7 @@ class PipelineContext:
         return _read(GroupInputs, self.inputs, "Correct the parameters and spawn the group again.")
 
     def outputs_of(self, kind: type[_T]) -> _T:
-        """The outputs of an earlier stage, by their type in `products.outputs`.
-
-        Raises `InputError` if they are not there or are something else.
-        """
+        """An earlier stage's outputs by their type, or `InputError`."""
         return _read(kind, self.outputs, "Run the stages before this one again.")
 
     def with_outputs(self, outputs: Mapping[str, Json]) -> Self:

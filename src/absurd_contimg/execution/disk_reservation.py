@@ -1,8 +1,6 @@
-"""Disk reservations: two stages never count on the same free bytes.
+"""Disk reservations, made before a stage starts: none counts on the bytes of another.
 
-Space is reserved before a stage starts. A reservation is a file in the attempt's scratch folder
-and is removed with it; the janitor removes those of dead workers. What an attempt has already
-written counts as used, the rest of its reservation as promised.
+A reservation is a file in the attempt's scratch folder, less what is written there.
 """
 
 from __future__ import annotations
@@ -31,20 +29,15 @@ class FullDisk:
 
 
 def full_disks(*folders: Path) -> list[FullDisk]:
-    """Those of the folders whose file system is full.
-
-    CASA aborts there or reports another error, so the code that handles a failed stage asks
-    here, before it removes anything.
-    """
+    """The full ones, asked after a failure because CASA aborts there or reports another error."""
     disks = [FullDisk(folder, LOCAL.free_bytes(folder)) for folder in dict.fromkeys(folders)]
     return [disk for disk in disks if disk.free_bytes < _FULL_BYTES]
 
 
 def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:
-    """Reserve space for an attempt whose scratch folder is `folder`; the folder exists.
+    """Reserve space for the attempt in `folder`, or raise `OSError` with ENOSPC.
 
-    When less is free than this and the other attempts need, removes what dead workers left, and
-    if that is not enough raises `OSError` with ENOSPC, as the file system would do later.
+    Removes what dead workers left first when less is free than all attempts need.
     """
     with files.locked(scratch_dir / ".owners" / "space"):
         short = _short_by(scratch_dir, needed_bytes, files)

@@ -1,10 +1,7 @@
-"""How a stage runs: in a process of its own that can be killed at any time.
+"""How a stage runs: in a process of its own, of which nothing lives when `execute` ends.
 
-When `execute` ends, in whatever way, no process of the stage is alive: the worker may give up its
-lease and another worker may start the stage.
-
-The exit code proves nothing. A result that the process wrote after its checks is success even if
-CASA's destructors abort afterwards; no result is failure even with code 0.
+A result that the process wrote after its checks is success even if CASA's destructors abort
+afterwards; no result is failure even with code 0.
 """
 
 from __future__ import annotations
@@ -144,11 +141,7 @@ class IsolatedStageExecutor:
     """Of each log file that is kept; the middle of a longer one is cut out."""
 
     async def execute(self, request: StageRequest) -> StageReport:
-        """Run it to its end.
-
-        Raises `StageTimeout` at the deadline and `StageFailed` for every other failure. When
-        cancelled, kills the process group and waits for its end first.
-        """
+        """Run it; raises `StageTimeout` or `StageFailed`; when cancelled, ends the group first."""
         environment = await uninterrupted(self._prepare, request)
         clock = asyncio.get_running_loop().time
         started = clock()
@@ -220,8 +213,7 @@ class IsolatedStageExecutor:
     ) -> bool:
         """Whether the process ended by itself in time; keeps its output within bounds.
 
-        Lets the process begin when the watchdog knows until when it may live, unless that time is
-        over: a worker that is stopped before leaves a process that has done nothing.
+        It begins when the watchdog knows until when it may live: not if that time is over.
         """
         clock = asyncio.get_running_loop().time
         deadline = clock() + request.deadline_seconds

@@ -1,8 +1,4 @@
-"""Fallbacks: what a later start of a stage does differently after an earlier failure.
-
-A failure rule names one (`workflows.failure_rules`), the worker keeps it in the step journal and
-passes it to the next start.
-"""
+"""Fallbacks: what a later start does differently after a failure whose rule names one."""
 
 from __future__ import annotations
 

@@ -1,14 +1,9 @@
 """The lease watchdog: a small process that ends stages whose worker no longer holds its lease.
 
-A worker that is stopped (SIGSTOP, a paused machine, a debugger) cannot stop its stages; they would
-go on while another worker, after the end of the lease, starts them again. So each worker process
-has a watchdog process. The worker sends it, again and again, the time until which each process
-group may live, and the watchdog kills the groups whose time is over. It knows no database: the
-times come from the lease, on the clock that all processes of a machine share (CLOCK_MONOTONIC).
-
-When the worker ends, the watchdog's input ends, and so does the watchdog; the stages then end by
-their own pipe to the worker (`execution.stage_process`). This file runs as a plain script, and
-imports nothing large.
+A worker that is stopped (SIGSTOP, a paused machine) cannot stop its stages, which another worker
+starts again. It sends its watchdog the time until which each process group may live
+(CLOCK_MONOTONIC); after it the watchdog kills the group. The watchdog ends with its input. This
+file runs as a plain script, and imports nothing large.
 """
 
 from __future__ import annotations

@@ -70,10 +70,7 @@ def last_line(output_log: Path) -> str | None:
 
 
 def trim_log(path: Path, bytes_max: int) -> None:
-    """Cut the middle out of a log that is longer than allowed; beginning and end remain.
-
-    The file is rewritten in place, because a running process may hold it open for appending.
-    """
+    """Cut the middle out of a long log in place: a running process may append to it."""
     try:
         size = path.stat().st_size
     except FileNotFoundError:

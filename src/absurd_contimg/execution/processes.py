@@ -72,9 +72,5 @@ async def completed(work: Awaitable[T]) -> T:
 
 
 async def uninterrupted(function: Callable[P, T], /, *arguments: P.args, **options: P.kwargs) -> T:
-    """Run a function in a thread; a cancellation waits until it has ended.
-
-    A thread cannot be cancelled, and one that goes on alone could rename or delete files after its
-    caller has cleaned up. So the work must be short.
-    """
+    """Run a short function in a thread, which a cancellation waits for: it may rename files."""
     return await completed(asyncio.to_thread(function, *arguments, **options))

@@ -1,7 +1,4 @@
-"""The product that a stage is about to make, and the manifest of what it has made.
-
-It is the same in a stage process and in the simulation; it knows no process and no registry.
-"""
+"""A stage's product before it is made, and its manifest afterwards; also in the simulation."""
 
 from __future__ import annotations
 
@@ -57,10 +54,9 @@ class Provenance:
 def plan_product(
     stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
 ) -> PlannedProduct | None:
-    """Digest the inputs, name the product and look for it; None: the stage makes no product.
+    """The product's inputs, key and place; None: the stage makes no product.
 
-    Raises `MissingInputError` for an input that is not there, and `BrokenProductError` when
-    something else stands in the product's place.
+    Raises `MissingInputError`, and `BrokenProductError` when something else is in its place.
     """
     inputs = input_entries(stage, context, files)
     if stage.product_folder is None:
@@ -103,11 +99,7 @@ def complete_product(
 def input_entries(
     stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
 ) -> tuple[InputEntry, ...]:
-    """The digests of everything that the stage reads, in the stage's order.
-
-    Raises `MissingInputError` for a path that is not there, and `BrokenProductError` for one in
-    the output folder whose product is not whole.
-    """
+    """The digests of the stage's inputs, or `MissingInputError`, or `BrokenProductError`."""
     output_dir = context.config.paths.output_dir
     return tuple(_input_entry(path, output_dir, files) for path in stage.input_paths(context))
 
@@ -115,10 +107,7 @@ def input_entries(
 def product_location(
     stage: PipelineStage, context: PipelineContext, inputs: tuple[InputEntry, ...]
 ) -> tuple[str, Path]:
-    """The key of the product and the folder where it belongs.
-
-    Paths are no part of the key: a moved or renamed input file gives the same product.
-    """
+    """The product's key, in which no paths count, and the folder where it belongs."""
     if stage.product_folder is None:
         raise ValueError(f"stage {stage.name!r} makes no product")
     name = stage.product_name(context)

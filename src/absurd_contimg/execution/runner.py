@@ -1,8 +1,7 @@
 """The stage runner: one attempt of one stage, from its requirements to a registered product.
 
-The order of events makes a kill harmless at any moment: make the product in scratch, ask the
-fence, rename the product into its place, register it, return. After a kill before the rename
-nothing is there; after a kill later the next attempt adopts the product and registers it again.
+Make the product in scratch, ask the fence, rename, register: after a kill before the rename nothing
+is there, after a later one the next attempt adopts and registers the product.
 """
 
 from __future__ import annotations
@@ -76,10 +75,7 @@ class StageResult:
 
 
 class StageRunner:
-    """Runs stages of one pipeline for one worker process.
-
-    `files` and `in_thread` are ports to this machine; the simulation passes its own.
-    """
+    """Runs stages for one worker; the simulation has `files` and `in_thread` of its own."""
 
     def __init__(
         self,
@@ -107,9 +103,9 @@ class StageRunner:
     ) -> StageResult:
         """Run one attempt; returns when its product is committed and registered.
 
-        Raises the stage's failure as `StageFailed` (isolated) or as itself (in process), what
-        the fence raises, and `MissingInputError` when a requirement is not in the context.
-        Leaves nothing in scratch. When cancelled, returns only after the stage has ended.
+        Raises the stage's failure, what the fence raises, and `MissingInputError` when a
+        requirement is missing. Leaves nothing in scratch; when cancelled, ends the stage
+        first.
         """
         check_requirements(stage, context)
         scratch = self._scratch.new_path(context.group_id, stage.name, attempt)
@@ -168,11 +164,7 @@ class StageRunner:
     def _commit(
         self, report: StageReport, leased: LeaseFence | None, clock: Callable[[], float]
     ) -> Published | None:
-        """Put a product in its place, if there is one, and enter it into the registry.
-
-        Compares clock and lease once more, because this process may have been stopped after it
-        passed the fence.
-        """
+        """Publish and register, unless the lease ended while this process was stopped."""
         if leased is not None and clock() >= leased.deadline:
             raise LeaseLost("the lease ran out before the product could be published")
         if report.committed is None:
@@ -220,11 +212,7 @@ def check_requirements(stage: PipelineStage, context: PipelineContext) -> None:
 
 
 def prepare_folders(paths: PathsConfig) -> None:
-    """Create the folders that the pipeline writes to, and check that it can work there.
-
-    Raises `SettingError` that names the folder: not creatable, not writable, or scratch on
-    another file system than the output.
-    """
+    """Create the folders and check them: writable, and scratch on the output's file system."""
     for name in ("output_dir", "scratch_dir", "state_dir"):
         folder: Path = getattr(paths, name)
         try:

@@ -1,12 +1,7 @@
 """Scratch: the folders of running attempts, and the removal of those of dead owners.
 
-Every worker process owns one folder in scratch and holds a lock (``flock``) on a file as long as
-it lives; when it dies, the kernel frees the lock. A folder whose lock is free is left over and a
-folder whose lock is held is in use, whatever their age. Nothing without a lock file is removed:
-the pipeline did not make it.
-
-Layout: ``<scratch>/.owners/<owner>.lock`` and ``<scratch>/<owner>/<run>-<stage>-<attempt>-<n>``.
-An attempt's folder lies directly in its owner's, so that nothing of an ended attempt is left.
+A worker holds a lock (``flock``) as long as it lives: ``<scratch>/.owners/<owner>.lock`` for the
+folder ``<scratch>/<owner>``. Nothing without a lock file is removed.
 """
 
 from __future__ import annotations
@@ -28,11 +23,7 @@ class ScratchInUseError(UserError):
 
 
 class ScratchOwner:
-    """This process's part of scratch, from `acquire` to `release` or the end of the process.
-
-    `acquire` removes what an earlier process of the same name has left. `name` must be unique
-    among running processes, and should be stable (host and instance).
-    """
+    """This process's part of scratch; `name` is unique among running processes, and stable."""
 
     def __init__(self, scratch_dir: Path, name: str, files: FileSystem = LOCAL) -> None:
         self.name = safe_name(name)
@@ -43,11 +34,7 @@ class ScratchOwner:
         self._numbers = itertools.count()
 
     def acquire(self, patience_seconds: float = 10.0) -> Self:
-        """Take the lock and an empty folder.
-
-        The janitor of another worker may hold it for a moment, so this waits; then it raises
-        `ScratchInUseError`.
-        """
+        """Take the lock, which a janitor may hold briefly; `ScratchInUseError` after a wait."""
         give_up = time.monotonic() + patience_seconds
         files, path = self._files, _lock_path(self._scratch_dir, self.name)
         files.ensure_folder(path.parent)

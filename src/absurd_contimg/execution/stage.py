@@ -1,9 +1,7 @@
-"""The contract between a stage and the code that runs it.
+"""The contract of a stage: a pure function from its context to one product folder.
 
-A stage is a pure function from its context to one product folder. In the stage process the methods
-are called in this order: `validate` the inputs, `execute` into the workspace, `validate_outputs` of
-the product; after a failure `cleanup`. The runner gives each attempt a new workspace and turns the
-workspace's ``product`` folder into a committed product; no attempt sees the files of another.
+The order is `validate`, `execute`, `validate_outputs`, after a failure `cleanup`. Each attempt has
+a new workspace, whose ``product`` folder the runner commits.
 """
 
 from __future__ import annotations
@@ -26,12 +24,10 @@ Parameters = Mapping[str, Json]
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folders of one attempt, all inside its scratch folder.
+    """The folders of one attempt, in its scratch folder.
 
-    `product` becomes the committed product when the stage succeeds; only what is in it is kept.
-    `temporary` is for working copies. `casa_log`, the file for CASA's log, is kept even after a
-    failure. `committed` is the final place of `product`: a stage that writes absolute paths into
-    its outputs uses `final_path`.
+    Only `product` is kept, with `committed` as its final place; `temporary` is for working
+    copies.
     """
 
     product: Path
@@ -67,17 +63,11 @@ class PipelineStage(ABC, Generic[OutputsT]):
         return {}
 
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        """The files and folders that the product is made from; their digests are in its key.
-
-        Of a committed product, the key is the digest.
-        """
+        """What the product is made from; the digests, or the key of a product, are in its key."""
         return []
 
     def expected_bytes(self, context: PipelineContext) -> int:
-        """About how much the stage writes into its workspace; reserved before it starts.
-
-        By default twice its inputs: a working copy and a product.
-        """
+        """The space to reserve; by default twice the inputs, for a working copy and a product."""
         return 2 * sum(_size(path) for path in self.input_paths(context))
 
     def product_name(self, context: PipelineContext) -> str:
@@ -97,10 +87,7 @@ class PipelineStage(ABC, Generic[OutputsT]):
         """Check the product (post-conditions); raise `OutputError` or `DataQualityError`."""
 
     def cleanup(self, context: PipelineContext, workspace: Workspace) -> None:
-        """Release what this attempt holds outside its workspace; called only on failure.
-
-        The workspace itself is removed by the runner.
-        """
+        """After a failure, release what is held outside the workspace, which the runner removes."""
 
 
 def _size(path: Path) -> int:

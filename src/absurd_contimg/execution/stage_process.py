@@ -1,12 +1,8 @@
 """The process of a stage: ``python -P -m absurd_contimg.execution.stage_process REQUEST PIPE``.
 
-It writes the product with its manifest in scratch, and ``result.json`` beside it: the outputs, or
-the evidence of the failure. It publishes nothing; that is for the worker that holds the lease.
-
-PIPE is the read end of a pipe whose write end only the parent holds. The process begins when it
-reads one byte, and dies with the parent, as does everything that it starts: when the write end is
-closed, the kernel sends SIGKILL to the process group. ``PR_SET_PDEATHSIG`` would reach this process
-alone and leave a WSClean that it started.
+It writes the product in scratch, and ``result.json`` beside it: outputs, or evidence of the
+failure. PIPE is the read end of a pipe of the parent: one byte begins the work, its closing lets
+the kernel kill the process group (``PR_SET_PDEATHSIG`` would leave a WSClean).
 """
 
 from __future__ import annotations
@@ -52,11 +48,7 @@ EXIT_DISK_FULL = 92
 
 
 def main(arguments: list[str]) -> None:
-    """Run the request and end the process.
-
-    It ends with `os._exit`: nothing may write after the manifest, and CASA's destructors both
-    write and abort.
-    """
+    """Run the request; `os._exit` at the end, for CASA's destructors write and abort."""
     await_begin(int(arguments[1]))
     die_with_parent(int(arguments[1]))
     faulthandler.enable()
@@ -76,10 +68,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _report(path: Path, result: Mapping[str, Json]) -> None:
-    """Write the result; on a full disk remove the files of a failed attempt first.
-
-    If the disk is still full, the exit code is the report.
-    """
+    """Write the result, on a full disk after removing files, or as the exit code."""
     try:
         LOCAL.write_json(path, result)
     except OSError as error:
@@ -96,10 +85,7 @@ def _report(path: Path, result: Mapping[str, Json]) -> None:
 
 
 def await_begin(parent_pipe: int) -> None:
-    """Wait for the byte that the parent sends when the watchdog knows this process.
-
-    A parent that is stopped or dies before that leaves a process that has done nothing.
-    """
+    """Wait for the parent's byte, which it sends when the watchdog knows this process."""
     if not os.read(parent_pipe, 1):
         os.killpg(0, signal.SIGKILL)
 
@@ -130,10 +116,7 @@ def set_limits(limits: Mapping[str, Any]) -> None:
 def run_stage(
     stage: PipelineStage, context: PipelineContext, workspace: Workspace
 ) -> dict[str, Json]:
-    """Execute and check; on failure clean up and raise the stage's own error.
-
-    On a full disk raise an `OSError` with ENOSPC from it, because CASA reports other errors.
-    """
+    """Execute, check, clean up; on a full disk raise ENOSPC, for CASA reports other errors."""
     try:
         outputs = stage.execute(context, workspace)
         provided = to_json(outputs)
@@ -168,11 +151,7 @@ def load_stage(reference: str) -> PipelineStage:
 
 
 def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
-    """Adopt the stage's product if it is in its place, else make it in scratch.
-
-    Returns the outputs, the place of the product (None: the stage makes none), and whether it
-    was adopted.
-    """
+    """Adopt the product or make it in scratch; its outputs, place, and whether adopted."""
     stage = load_stage(request["stage"])
     config = PipelineConfig.model_validate(request["config"])
     context = PipelineContext.from_json(request["context"], config)
@@ -217,11 +196,7 @@ def _input_states(
 def _check_unchanged(
     stage: PipelineStage, context: PipelineContext, before: dict[Path | None, dict[Path, FileState]]
 ) -> None:
-    """Raise `OutputError` if the stage wrote into a committed product, as CASA's tasks do.
-
-    Raise `UnfinishedInputError` if another file was replaced: the manifest would name the digest
-    of one file and the product hold the data of another.
-    """
+    """Raise `OutputError` if the stage changed a product, `UnfinishedInputError` for a new file."""
     after = _input_states(stage, context)
     for product, states in before.items():
         now = after.get(product, {})

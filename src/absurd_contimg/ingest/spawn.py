@@ -45,11 +45,9 @@ async def spawn_groups(
 ) -> list[Spawned]:
     """Form groups from the files in the input folder and spawn a task for each.
 
-    Repeatable: a group keeps the task that it has; with `respawn`, a group whose task has failed
-    or was cancelled gets a new one, for the files that exist now. A group with too few sub-bands
-    waits until its first file is `GROUP_WAIT_SECONDS` old, or not at all with `incomplete_now`;
-    the conversion decides whether they suffice. Raises `MissingInputError` if the input folder,
-    its sub-bands or the catalogue are missing.
+    A group keeps its task, unless it failed or was cancelled and `respawn` is set. One with too
+    few sub-bands waits until its first file is `GROUP_WAIT_SECONDS` old, or not at all with
+    `incomplete_now`. Raises `MissingInputError` for the folder, sub-bands or catalogue.
     """
     groups = await asyncio.to_thread(_groups, settings, registry)
     catalog = find_catalog(settings)

@@ -1,8 +1,6 @@
-"""``contimg demo``: the pipeline on synthetic data, with one worker killed during a stage.
+"""``contimg demo``: two workers on synthetic data, one of them killed while it images.
 
-Two workers run; one is killed with SIGKILL while it images, and started again as systemd does.
-Then the recovered sky is compared with the synthetic one. The demo fails if the image is wrong,
-if a committed stage ran again, or if the kill interrupted no stage.
+It fails if the image is wrong, a committed stage ran again, or no stage was interrupted.
 """
 
 from __future__ import annotations

@@ -180,10 +180,9 @@ async def watch(
     console: Console,
     while_waiting: Callable[[list[History]], Awaitable[None]] | None = None,
 ) -> list[History]:
-    """Show the tasks until all have ended; returns their final histories, in the order given.
+    """Show the tasks until all have ended, also through failures of the database.
 
-    `while_waiting` is called after each refresh; an exception from it ends the display. While the
-    database is away, the last state stays on the screen.
+    An exception from `while_waiting`, called after each refresh, ends the display.
     """
     display: RenderableType = ""
     with Live(console=console, refresh_per_second=4, transient=False) as live:

@@ -17,10 +17,7 @@ FileState = tuple[int, int, int]
 
 
 def tracked_files(folder: Path) -> list[Path]:
-    """All files below a folder but casacore's lock files, sorted by path.
-
-    Raises `OutputError` on a symbolic link or a special file.
-    """
+    """Sorted files without casacore's locks; `OutputError` on a link or a special file."""
     files = []
     for parent, subfolders, names in os.walk(folder):
         for name in (*subfolders, *names):
@@ -45,10 +42,7 @@ def file_states(folder: Path) -> dict[Path, FileState]:
 
 
 def copy_writable(source: Path, destination: Path) -> Path:
-    """A working copy of a folder in which everything can be written.
-
-    The modes of the original are not copied: with a read-only table CASA fails even to solve.
-    """
+    """A copy that can be written: with a read-only table CASA fails even to solve."""
     shutil.copytree(source, destination, copy_function=shutil.copyfile)
     for folder, _, _ in os.walk(destination):
         Path(folder).chmod(0o755)

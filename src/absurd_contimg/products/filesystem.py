@@ -1,9 +1,4 @@
-"""The port through which products, scratch and the stage runner use a file system.
-
-The simulation passes a disk of its own, so that the order of operations that makes a kill harmless
-is the same code in both. Only what the worker does to folders and manifests goes through the port;
-what a stage does to its data does not. This module knows no product.
-"""
+"""The port through which products, scratch and runner use a file system; simulated or real."""
 
 from __future__ import annotations
 
@@ -40,10 +35,7 @@ class FileSystem(Protocol):
         """Whether this process may read a file."""
 
     def sizes(self, folder: Path) -> Mapping[str, int]:
-        """Bytes of all files below a folder but casacore's lock files, by path inside it, sorted.
-
-        Raises `OutputError` on a symbolic link or a special file.
-        """
+        """Bytes of files by path, sorted, no locks; `OutputError` on a link or special file."""
 
     def digest(self, file: Path) -> str:
         """blake2b-160 of a file's bytes, in hex."""

@@ -79,10 +79,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Manifest:
-        """What `to_json` wrote; raises `ValueError` on anything else.
-
-        Earlier versions called `fallbacks` ``escalations``, or did not have them.
-        """
+        """What `to_json` wrote, in earlier versions with ``escalations``, or `ValueError`."""
         if not isinstance(data, Mapping) or data.get("schema") != MANIFEST_SCHEMA:
             raise ValueError(f"not a manifest of schema {MANIFEST_SCHEMA}")
         values = {name: value for name, value in data.items() if name != "schema"}
@@ -105,11 +102,7 @@ class Manifest:
 
 
 def file_entries(product: Path, files: FileSystem = LOCAL) -> tuple[FileEntry, ...]:
-    """All files of a product with sizes and digests, in the order of their paths.
-
-    Raises `OutputError` on a symbolic link or a special file (a product depends on nothing
-    outside), and when the stage has used the manifest's name.
-    """
+    """All files of a product in the order of their paths; `OutputError` on links and a manifest."""
     if files.exists(product / MANIFEST_NAME):
         raise OutputError(f"{product} already has a {MANIFEST_NAME}; that name is taken.")
     return tuple(
@@ -130,10 +123,7 @@ def software_versions() -> dict[str, str]:
 
 
 def write_manifest(product: Path, manifest: Manifest, files: FileSystem = LOCAL) -> None:
-    """Write the manifest into a finished product and flush all of it to the disk.
-
-    Called in the stage's process: flushing gigabytes takes time, and that process can be killed.
-    """
+    """Write the manifest and flush all to the disk: slow, so in the process that can be killed."""
     files.write_json(product / MANIFEST_NAME, manifest.to_json())
     files.flush_tree(product)
 

@@ -1,9 +1,6 @@
-"""The outputs of each stage as records, and their JSON.
+"""The outputs of each stage as records, and their JSON at the edge.
 
-`to_json` and `from_json` are used at the edge only: the file in which a stage's process leaves its
-result, manifests and checkpoints. A record's fields are the keys of its JSON, so that records of
-earlier versions are read as long as fields keep their names or list the old ones as aliases.
-Nothing here opens a file or knows how a value came about.
+A field is a key of the JSON: one that changes its name lists the old one as an alias.
 """
 
 from __future__ import annotations
@@ -266,10 +263,7 @@ def to_json(outputs: object) -> dict[str, Json]:
 
 
 def from_json(kind: type[_T], data: Mapping[str, Any]) -> _T:
-    """The record of this type; other keys in the data are ignored.
-
-    Raises `ValueError` that names the fields that are missing or do not fit.
-    """
+    """The record of these keys, or `ValueError` that names what is missing or does not fit."""
     try:
         record: _T = _adapter(kind).validate_python(data)
     except ValidationError as error:

@@ -1,16 +1,9 @@
 """Products: what a stage leaves behind, whole or not at all, and never changed afterwards.
 
-A product is a folder with files and a manifest. It is made in scratch, gets its manifest, is
-flushed to disk and then renamed into the output folder. It appears at the rename, so a process
-killed at any time leaves no product or a whole one.
-
-A product's key covers the stage and its version, the parameters and the digests of the inputs. So
-the same work has the same place, in whichever process and however often: a repeated run finds the
-product and adopts it, and the slower of two attempts finds the place taken. A committed product
-that serves as an input counts by its own key, not by its bytes, because CASA writes times and
-paths into its tables.
-
-This module knows files and manifests. It knows no process, no registry and no queue.
+A product gets its manifest in scratch, is flushed to disk and renamed into the output folder. Its
+key covers the stage and its version, the parameters and the digests of the inputs, so a repeated
+run finds the product and adopts it, as does the slower of two attempts. A committed input counts by
+its key, not by its bytes: CASA writes times and paths into its tables.
 """
 
 from __future__ import annotations
@@ -36,9 +29,8 @@ class Published:
 
 
 def publish(product: Path, committed: Path, files: FileSystem = LOCAL) -> Published:
-    """Rename a finished product from scratch into its place.
+    """Rename a finished product from scratch into its place, or adopt the same one there.
 
-    When the same product is there already, it is adopted and the one in scratch stays there.
     Raises `BrokenProductError` when something else is there (nothing is ever overwritten) and
     `SettingError` when scratch lies on another file system.
     """
@@ -65,20 +57,14 @@ def publish(product: Path, committed: Path, files: FileSystem = LOCAL) -> Publis
 
 
 def load_committed(folder: Path, files: FileSystem = LOCAL) -> Manifest:
-    """The manifest of a product in its place, with paths as they are now.
-
-    A product may be moved together with its output folder, but not be renamed inside it.
-    """
+    """The manifest with paths as they are now: a product may move with its output folder."""
     return _in_place(read_manifest(folder, files), folder)
 
 
 def find_committed(
     folder: Path, key: str, *, deep: bool = False, files: FileSystem = LOCAL
 ) -> Manifest | None:
-    """The product of that key if it is in its place, None if the place is free.
-
-    Raises `BrokenProductError` when the folder holds anything but the whole product.
-    """
+    """The whole product of that key, None if its place is free, or `BrokenProductError`."""
     if not files.exists(folder):
         return None
     manifest = load_committed(folder, files)
@@ -94,11 +80,9 @@ def find_committed(
 def verify(
     folder: Path, manifest: Manifest, *, deep: bool = False, files: FileSystem = LOCAL
 ) -> None:
-    """Compare a product's files with its manifest: names and sizes, and with `deep` the bytes.
+    """Compare names and sizes, and with `deep` the bytes, with the manifest.
 
-    Each file must also be readable: of one that is not, CASA only reports that something failed.
-
-    Raises `BrokenProductError` that names the first few files in which they differ.
+    Raises `BrokenProductError`, also for unreadable files, of which CASA gives no error.
     """
     listed = {entry.path: entry for entry in manifest.files}
     sizes = {name: size for name, size in files.sizes(folder).items() if name != MANIFEST_NAME}

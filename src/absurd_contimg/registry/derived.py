@@ -1,8 +1,4 @@
-"""The registry's rows of a committed product, from the outputs in its manifest.
-
-Outputs are recognised by their type in `products.outputs`. A product with other outputs is
-entered as a product only.
-"""
+"""The registry's rows of a product, whose outputs are recognised by their type."""
 
 from __future__ import annotations
 
@@ -54,10 +50,7 @@ def progress_of(manifest: Manifest) -> GroupStatus | None:
 
 
 def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
-    """The rows of a committed product, parents before children.
-
-    Raises `BrokenProductError` when its outputs lack what the registry needs to know.
-    """
+    """The rows, parents before children; `BrokenProductError` when outputs lack something."""
     columns = {**_columns(Product, manifest), "outputs": dict(manifest.outputs)}
     size_bytes = sum(entry.size for entry in manifest.files)
     product = Product(**columns, folder=str(folder), size_bytes=size_bytes)

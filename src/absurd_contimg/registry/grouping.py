@@ -1,8 +1,4 @@
-"""Which sub-band files belong to one observation.
-
-The sub-bands of one observation have timestamps up to a minute apart; one observation follows
-another after 309 s. A group is named by its earliest timestamp.
-"""
+"""Which files belong to one observation: named within a minute, one observation each 309 s."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The registry's tables.
+"""The registry's tables: products, which can be rebuilt from manifests, and groups.
 
-Everything but groups, their files, their status and retirements is derived from the manifests of
-committed products, and can be rebuilt from them. Times are MJD (UTC, days) or Unix seconds;
-angles are degrees, ICRS, or apparent where the declination strip is meant.
+Times are MJD (UTC, days) or Unix seconds; angles are degrees, ICRS or apparent.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """The registry: observation groups and their files, and all committed products.
 
-Entering a product again changes nothing, and the order of entries does not matter. So a worker
-that is killed between committing a product and entering it loses nothing, and everything about
-products can be rebuilt from the manifests on disk, which are right where the registry differs.
-Methods block for a moment; any number of threads and processes may use one registry at a time.
+The order and repetition of entries do not matter: a killed worker loses nothing, and the manifests
+on disk are right where the registry differs. Methods block for a moment; any number of threads and
+processes may use one registry at a time.
 """
 
 from __future__ import annotations
@@ -77,11 +76,7 @@ class Registry:
             _enter(session, folder, manifest)
 
     def rebuild(self, output_dir: Path) -> RebuildReport:
-        """Replace everything that is derived from products, from the manifests on disk.
-
-        Groups, their files, their status and the retirement of sets are kept, because no
-        manifest has them. A reader sees the old state or the new one.
-        """
+        """Replace what manifests hold, in one step; groups, status and retirements stay."""
         products: list[tuple[Path, Manifest]] = []
         broken: list[tuple[Path, str]] = []
         for folder in product_folders(output_dir):
@@ -116,11 +111,9 @@ class Registry:
             return [{key: getattr(row, key) for key in keys} for row in session.scalars(query)]
 
     def caltable_sets_valid_at(self, mid_mjd: float, declination_deg: float) -> list[CaltableSet]:
-        """Active sets that may serve data of that time and declination strip, best first.
+        """Active sets for data of that time and declination strip, best first (`rank_sets`).
 
-        Sets whose window holds the time come first, the newest at the head; then those whose
-        own time is within `reach_hours`, the nearest at the head. Sets of another strip (more
-        than the tolerance away) would make fluxes wrong by an order of magnitude and are left out.
+        Sets of another strip would make fluxes wrong by an order of magnitude.
         """
         with self._database.reading() as session:
             query = select(CaltableSetRow).where(CaltableSetRow.status == "active")
@@ -153,10 +146,9 @@ class Registry:
     ) -> dict[Path, str]:
         """Assign sub-band files to groups, in one serialised transaction; path to group.
 
-        A file joins the group of the nearest file within the tolerance, or begins a group. A
-        group without products takes the name of an earlier file that joins it. The order of
-        arrival does not matter while observations are twice the tolerance apart.
-        Raises `InputError` for a name that is none of a sub-band.
+        A file joins the group of the nearest file within the tolerance, or begins one. A
+        group without products takes the name of an earlier file. Raises `InputError` for
+        another name.
         """
         files = sorted(parse_subband_name(path) for path in paths)
         with self._database.writing() as session:

@@ -1,9 +1,7 @@
 """The primary beam of a fixed dish, and its mean while the sky drifts through it.
 
-The power beam is that of a uniformly lit circular aperture, ``[2 J1(x) / x]^2`` with
-``x = pi D f sin(rho) / c`` (docs/telescope.md#primary-beam). Its centre is the meridian at the
-time of each integration, so a source's response changes within a group; an image has the mean
-response over its integrations and frequencies. Directions are ICRS unit vectors.
+A uniformly lit circular aperture: ``[2 J1(x) / x]^2`` with ``x = pi D f sin(rho) / c``
+(docs/telescope.md#primary-beam), around the meridian of each integration.
 """
 
 from __future__ import annotations
@@ -31,10 +29,7 @@ SPEED_OF_LIGHT_M_S = 299_792_458.0
 def airy_power(
     separation: NDArray[np.float64], frequency_hz: NDArray[np.float64] | float, diameter_m: float
 ) -> NDArray[np.float64]:
-    """Power response at an angle in radians from the beam's centre; 1 at the centre.
-
-    Separation and frequency broadcast against each other.
-    """
+    """Power response, 1 at the centre, at an angle in radians from it; arguments broadcast."""
     from scipy.special import j1
 
     x = np.pi * diameter_m / SPEED_OF_LIGHT_M_S * np.sin(separation) * frequency_hz
@@ -45,10 +40,7 @@ def airy_power(
 
 @dataclass(frozen=True, slots=True)
 class BeamCentres:
-    """The beam's ICRS position in each integration of a group.
-
-    `mjd` is the middle of each integration (UTC days), ascending; angles in degrees.
-    """
+    """The beam's ICRS position (degrees) in each integration, by its middle (MJD, ascending)."""
 
     mjd: tuple[float, ...]
     ra_deg: tuple[float, ...]
@@ -101,10 +93,9 @@ def mean_response(
     weights: NDArray[np.float64] | None = None,
     factor: Callable[[int], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:
-    """Mean power response towards unit vectors of shape (..., 3).
+    """Mean response towards unit vectors (..., 3), over frequencies and weighted integrations.
 
-    The mean runs over frequencies and over integrations, with one of `weights` each. `factor`
-    returns what else the response of an integration, given by its index, is multiplied by.
+    `factor` returns what else an integration's response, given by its index, is multiplied by.
     """
     w = np.ones(len(centres.mjd)) if weights is None else np.asarray(weights, dtype=float)
     total = np.zeros(directions.shape[:-1])

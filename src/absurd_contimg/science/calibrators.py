@@ -62,10 +62,7 @@ def choose_calibrator(
     settings: CalibrationConfig,
     beam: BeamConfig,
 ) -> Candidate | None:
-    """The calibrator for a group: the best one for ``auto``, or the one named.
-
-    None when ``auto`` finds none; `NoCalibratorError` when a named one cannot serve.
-    """
+    """The one named, or for ``auto`` the best or None; `NoCalibratorError` for an unfit name."""
     known = candidates(sources, centres, beam)
     if wanted == "auto":
         return next((c for c in known if not c.reasons_against(settings)), None)
@@ -85,10 +82,7 @@ def choose_calibrator(
 
 
 def _transits(source: SkySource, centres: BeamCentres) -> bool:
-    """Whether the beam's right ascension passes the source's, give or take half an integration.
-
-    Differences are taken from the first centre, so that a group may cross RA 0 h.
-    """
+    """Whether the meridian passes the source (half an integration of margin, also across 0 h)."""
     first, last = centres.ra_deg[0], centres.ra_deg[-1]
     span = math.remainder(last - first, 360.0)
     margin = span / max(1, len(centres.ra_deg) - 1) / 2.0

@@ -1,8 +1,4 @@
-"""The sky catalogue: point sources with a position, a flux and a spectral index.
-
-A catalogue is a CSV file with the columns of `COLUMNS`. This module knows files and angles, no
-telescopes, beams or visibilities.
-"""
+"""The sky catalogue: a CSV file of point sources with the columns of `COLUMNS`; and angles."""
 
 from __future__ import annotations
 
@@ -24,10 +20,7 @@ REFERENCE_FREQUENCY_HZ = 1.405e9
 
 @dataclass(frozen=True, slots=True)
 class SkySource:
-    """A point source: ICRS position in degrees, total flux in Jy at the reference frequency.
-
-    Flux follows ``flux_jy * (f / reference) ** spectral_index``.
-    """
+    """A point source: ICRS degrees, and flux in Jy at the reference frequency."""
 
     name: str
     ra_deg: float
@@ -52,10 +45,7 @@ def write_catalogue(path: Path, sources: Iterable[SkySource]) -> None:
 
 
 def read_catalogue(path: Path) -> list[SkySource]:
-    """Read what `write_catalogue` wrote; every row is checked.
-
-    Raises `MissingInputError` or `CorruptInputError` with the line number.
-    """
+    """Read a catalogue; raises `MissingInputError`, or `CorruptInputError` with the line number."""
     if not path.is_file():
         raise MissingInputError(
             f"the sky catalogue {path} does not exist.", "Give the path of a catalogue CSV."
@@ -110,10 +100,7 @@ def source_vectors(sources: Sequence[SkySource]) -> NDArray[np.float64]:
 
 
 def tangent_offsets_arcsec(source: SkySource, ra_deg: float, dec_deg: float) -> tuple[float, float]:
-    """East and north offsets of a measured position from a source's, in arcsec.
-
-    For offsets of arcminutes at most; right across RA 0 h.
-    """
+    """East and north offsets from a source in arcsec; for arcminutes, also across RA 0 h."""
     d_ra = math.remainder(ra_deg - source.ra_deg, 360.0)
     east = d_ra * math.cos(math.radians(source.dec_deg)) * 3600.0
     return east, (dec_deg - source.dec_deg) * 3600.0

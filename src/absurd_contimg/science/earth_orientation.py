@@ -4,10 +4,7 @@ from __future__ import annotations
 
 
 def use_bundled_tables() -> None:
-    """Have astropy take UT1 and leap seconds from ``astropy-iers-data`` in this process.
-
-    It uses the rapid-service table, which reaches the present and predicts a year ahead.
-    """
+    """Have astropy take UT1 and leap seconds from ``astropy-iers-data``, a year ahead."""
     from astropy.utils import iers
     from astropy_iers_data import IERS_A_FILE
 

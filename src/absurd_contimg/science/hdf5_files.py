@@ -29,10 +29,9 @@ _QUIET_SECONDS = 120.0
 
 @contextmanager
 def opened(path: Path) -> Iterator[Any]:
-    """The file, open for reading.
+    """The open file, or `MissingInputError`, `CorruptInputError`, `UnfinishedInputError`.
 
-    Raises `MissingInputError`, `CorruptInputError`, or `UnfinishedInputError` for a file that may
-    be whole soon; an error of the file system (no permission, locked by a writer) passes as it is.
+    An error of the file system (no permission, locked by a writer) passes as it is.
     """
     import h5py
 

@@ -28,9 +28,9 @@ _MASK_EXTENSIONS = 3
 def run_imager(
     ms: Path, folder: Path, settings: ImagingConfig, regions: Sequence[str] = ()
 ) -> tuple[Path, Path]:
-    """Image a Measurement Set with the configured imager; the FITS files of image and PSF.
+    """Image a Measurement Set; the FITS files of image and PSF, in `folder`.
 
-    They are in `folder`. `regions` are `clean_regions`; WSClean cleans everywhere.
+    WSClean cleans everywhere, not only in the `regions` (`clean_regions`).
     """
     if settings.imager == "wsclean":
         return _wsclean(ms, folder, settings)
@@ -40,10 +40,7 @@ def run_imager(
 def clean_regions(
     sources: Sequence[SkySource], ra_deg: float, dec_deg: float, settings: ImagingConfig
 ) -> list[str]:
-    """Circles in CASA's region format around the sources of an image with this centre.
-
-    None crosses the image's rim; the rest of a source's flux there is not worth cleaning.
-    """
+    """CASA regions around bright sources; none crosses the rim, where cleaning is not worth it."""
     radius = settings.mask_radius_arcsec
     bright = [s for s in sources if s.flux_jy >= settings.mask_flux_min_jy]
     if not bright or not radius:

@@ -1,8 +1,6 @@
-"""Reading and checking the columns of Measurement Sets.
+"""Reading Measurement Sets, whose arrays have CASA's order: (polarisations, channels, rows).
 
-Tables are opened through casatools, in child processes only. CASA is loaded when a function is
-called, so this module can be imported anywhere. Arrays have CASA's order: (polarisations,
-channels, rows).
+CASA is loaded when a function is called, in child processes only.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """The response of an image to a point source: the mean beam times the loss to smearing.
 
-Dividing an image by this response gives fluxes (docs/telescope.md#primary-beam, #imaging). It is
-smooth, so it is evaluated on a coarse grid and interpolated. Flags and channel widths come from
-the Measurement Set, through CASA's tables.
+Dividing an image by it gives fluxes (docs/telescope.md#primary-beam, #imaging).
 """
 
 from __future__ import annotations
@@ -26,11 +24,7 @@ _GRID_STEP_PX = 16
 
 
 def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> NDArray[np.float32]:
-    """The response on every pixel of an image of `ms`, whose FITS header is given.
-
-    Integrations are weighted by their unflagged fraction; channels that are mostly flagged
-    (missing sub-bands) are left out.
-    """
+    """The response on every pixel of an image; mostly flagged channels are left out."""
     centres = BeamCentres.read(ms.beam_centres)
     counts = count_flags(ms.path)
     weights = np.zeros(len(centres.mjd))
@@ -118,11 +112,7 @@ def _plane_offsets(
 
 @dataclass(frozen=True, slots=True)
 class _Smearing:
-    """Bandwidth smearing in two steps, each with a centre of its own.
-
-    The correlator's channels smear around the centre that it tracked, the meridian of each
-    integration. Averaging after calibration smears around the image's phase centre.
-    """
+    """Smearing around the meridian of each integration, then of averaging around the centre."""
 
     correlated: float
     """Width of a channel over the frequency, before rephasing."""

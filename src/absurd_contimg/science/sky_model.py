@@ -1,9 +1,6 @@
-"""The model visibilities of a field: point sources through the drifting beam.
+"""Model visibilities: point sources through a beam that drifts, which CASA's tasks cannot do.
 
-Phases follow the convention of Measurement Sets written by pyuvdata:
-``exp(+2 pi i (u l + v m + w (n - 1)))`` with the baselines of the column UVW in wavelengths.
-CASA's model tasks know no beam that changes within an observation, so this module writes the
-column itself.
+Phases as pyuvdata writes them: ``exp(+2 pi i (u l + v m + w (n - 1)))``, UVW in wavelengths.
 """
 
 from __future__ import annotations
@@ -30,10 +27,7 @@ def field_sources(
     settings: CalibrationConfig,
     beam: BeamConfig,
 ) -> list[SkySource]:
-    """The catalogue sources that are near and bright enough to matter in this group.
-
-    Without field sources of a quarter of the calibrator's flux, gains are 4 times worse.
-    """
+    """Near and bright sources; without those of a quarter of the calibrator, gains are 4x worse."""
     centre = unit_vectors(np.radians([ms.ra_deg]), np.radians([ms.dec_deg]))
     distance_deg = np.degrees(separation_rad(source_vectors(sources), centre))
     near = distance_deg <= settings.model_radius_deg
@@ -99,10 +93,7 @@ def write_model(
     centres: BeamCentres,
     beam: BeamConfig,
 ) -> float:
-    """Create and fill MODEL_DATA of a working copy; returns the mean model amplitude in Jy.
-
-    Raises `OutputError` if the column is not there or empty afterwards.
-    """
+    """Fill MODEL_DATA of a working copy, or raise `OutputError`; the mean amplitude in Jy."""
     from casatools import calibrater
 
     tool = calibrater()

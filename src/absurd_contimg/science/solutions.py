@@ -18,10 +18,7 @@ from absurd_contimg.science.measurement_set import open_table
 
 @dataclass(frozen=True, slots=True)
 class Solutions:
-    """One calibration table: arrays of shape (antennas, channels, polarisations).
-
-    Several solution intervals are averaged; what is flagged in all of them is flagged.
-    """
+    """One caltable: means over its intervals, shape (antennas, channels, polarisations)."""
 
     antennas: tuple[str, ...]
     gains: NDArray[np.complex128]
@@ -29,10 +26,9 @@ class Solutions:
 
 
 def read_solutions(path: Path, remedy: str) -> Solutions:
-    """Read a caltable.
+    """Read a caltable; `OutputError` if it is not finite.
 
-    Raises `DataQualityError` (with `remedy`) if there is no table or an empty one, which CASA
-    leaves without an error when nothing can be solved; `OutputError` if it is not finite.
+    `DataQualityError` if it is empty or absent: CASA leaves it so when nothing can be solved.
     """
     if not (path / "table.dat").is_file():
         raise DataQualityError(f"CASA found no solutions and made no table {path.name}.", remedy)
@@ -118,10 +114,7 @@ def check_quality(quality: SolutionQuality, settings: CalibrationConfig, origin:
 def export_gains(
     path: Path, bandpass: Solutions, gains: Solutions, frequencies_hz: NDArray[np.float64]
 ) -> None:
-    """Write the product of both tables as ``.npz``, for plots and comparisons without CASA.
-
-    Arrays: antennas, frequencies_hz, gains and flags of shape (antennas, channels, 2).
-    """
+    """Write both tables' product as ``.npz``: gains and flags (antennas, channels, 2), and axes."""
     np.savez(
         path,
         antennas=np.array(bandpass.antennas),

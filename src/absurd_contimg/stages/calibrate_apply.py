@@ -1,8 +1,6 @@
 """Stage ``calibrate_apply``: solutions applied, corrected data split off and averaged.
 
-A killed ``applycal`` leaves a half-corrected Measurement Set without a mark, so it works on a
-scratch copy, and the corrected data become a Measurement Set of their own. Runs in a child
-process with CASA.
+On a copy: a killed ``applycal`` leaves a half-corrected Measurement Set without a mark.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Stage ``calibrate_solve``: bandpass and gains from a group in which a calibrator transits.
 
-The model carries the beam of every integration and all catalogue sources of the field. CASA's
-tasks write into a Measurement Set even when they only solve, so they get a scratch copy. Runs in
-a child process with CASA.
+CASA's tasks write into a Measurement Set even when they only solve, so they get a copy.
 """
 
 from __future__ import annotations

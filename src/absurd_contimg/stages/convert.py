@@ -1,7 +1,6 @@
 """Stage ``convert``: UVH5 sub-bands to one Measurement Set, phased to the group's middle.
 
-Rephasing removes the 24 meridian centres from the data, so a file beside it keeps them: the
-primary beam follows them. Runs in a child process with pyuvdata and python-casacore.
+That removes the meridian centres, which the primary beam follows: a file keeps them.
 """
 
 from __future__ import annotations

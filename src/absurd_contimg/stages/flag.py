@@ -1,8 +1,4 @@
-"""Stage ``flag``: bad data are flagged in a copy of the Measurement Set.
-
-Zeros, impossible amplitudes, outliers in time and frequency; then antennas with hardly any data
-left. Runs in a child process with CASA.
-"""
+"""Stage ``flag``: bad data, then antennas with hardly any left, are flagged in a copy."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
 """Stage ``image``: a cleaned image, the response over the group, and their quotient.
 
-The uncorrected image is the imager's. The response is the mean primary beam times the peak's
-loss to bandwidth smearing. It is computed from the beam centres, the frequencies and the flags,
-because CASA's own correction knows one pointing only and is 4 to 6 % wrong here. Runs in a child
-process with CASA.
+CASA's own correction knows one pointing only and is 4 to 6 % wrong here.
 """
 
 from __future__ import annotations
@@ -150,8 +147,7 @@ def robust_rms(values: NDArray[Any]) -> float:
 def aberration_scale(ra_deg: float, dec_deg: float, mjd: float) -> float:
     """True over apparent angular scale around a position (annual aberration), good to 1e-8.
 
-    The Earth's velocity v changes small angles by the factor 1 - v.s / c; this is its
-    reciprocal, with v from the ephemeris in the IAU's SOFA routines.
+    The reciprocal of 1 - v.s / c, with the Earth's velocity v from the IAU's SOFA routines.
     """
     import erfa
 
@@ -163,12 +159,10 @@ def aberration_scale(ra_deg: float, dec_deg: float, mjd: float) -> float:
 
 
 def doppler_scale(header: Any, ms: Path) -> float:
-    """True over nominal pixel scale of an image that was gridded in another frequency frame.
+    """True over nominal pixel scale of an image gridded in another frequency frame.
 
-    Positions scale with the ratio between the image's frequencies, in the local standard of
-    rest, and the telescope's, whatever ``outframe`` is (measured on one date: 5.4e-5, computed
-    4.9e-5 to 5.5e-5; the correction leaves a quarter). CASA seems to convert frequencies before
-    it turns baselines into wavelengths. At most 1.7e-4.
+    Positions scale with the ratio of the image's and the telescope's frequencies, whatever
+    ``outframe`` is (measured 5.4e-5, computed 4.9e-5 to 5.5e-5; at most 1.7e-4).
     """
     if not str(header.get("SPECSYS", "")).startswith("LSR"):
         return 1.0
@@ -197,10 +191,7 @@ def _describe(header: Any, context: PipelineContext, ms: MeasurementSet) -> None
 def read_whole(
     path: Path, failure: type[UserError] = OutputError
 ) -> tuple[Any, NDArray[np.float32]]:
-    """Header and pixels of a FITS image; raises `failure` if the file is truncated or no image.
-
-    CASA's exportfits returns without an error when the disk is full.
-    """
+    """Header and pixels; `failure` if it is not whole: exportfits ignores a full disk."""
     from astropy.io import fits
 
     try:

@@ -1,8 +1,6 @@
 """Stage ``select_calibration``: the set of calibration tables that serves a group.
 
-It only asks the registry and makes no product, so it runs in the worker's own process. Its
-checkpoint holds the choice: a repeated run of a later stage applies the same tables, also when
-other sets have been registered since.
+Its checkpoint holds the choice, also when other sets have been registered since.
 """
 
 from __future__ import annotations
@@ -42,10 +40,7 @@ class SelectCalibrationStage(PipelineStage[SelectCalibrationOutputs]):
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> SelectCalibrationOutputs:
-        """Select a set whose tables are all on disk; retire sets whose tables are missing.
-
-        Raises `NoCalibrationError` when there is none.
-        """
+        """The best set on disk, or `NoCalibrationError`; sets that lost tables are retired."""
         ms = context.outputs_of(FlagOutputs).flagged_ms
         settings = context.config.calibration
         candidates = self._registry.caltable_sets_valid_at(ms.mid_mjd, ms.declination_deg)

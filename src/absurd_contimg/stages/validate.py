@@ -1,8 +1,4 @@
-"""Stage ``validate``: the image against the catalogue, and a verdict.
-
-A bad image is not an error: the group ends degraded, with the gates that failed. Needs astropy,
-not CASA.
-"""
+"""Stage ``validate``: the image against the catalogue; a bad image ends degraded, without error."""
 
 from __future__ import annotations
 

@@ -1,9 +1,6 @@
-"""The array: a T of closely spaced dishes and a ring of outriggers.
+"""The array: a T of closely spaced dishes and outriggers to 2.6 km (docs/telescope.md#array).
 
-Numbering, pitches and which stations are active follow the telescope's description: stations
-1 to 51 along the east-west arm (5.75 m), 52 to 102 along the north-south arm (8.65 m), 103 to
-117 outriggers with baselines to 2.6 km (docs/telescope.md#array). The outriggers' positions are
-not public; here they lie on a spiral that fills the aperture evenly.
+The outriggers' positions are not public; here they lie on a spiral that fills the aperture.
 """
 
 from __future__ import annotations
@@ -39,10 +36,7 @@ def station_position_m(number: int) -> tuple[float, float, float]:
 
 
 def active_stations(count: int) -> list[int]:
-    """`count` of the 96 active stations, spread over both arms and the outriggers.
-
-    Small arrays get relatively more outriggers, which keep their beam round and small.
-    """
+    """`count` of the 96 active stations; small arrays get more outriggers, for a round beam."""
     outriggers = min(len(_OUTRIGGERS), max(2, (count * 3) // 8))
     arm = count - outriggers
     east_west = min(len(_EAST_WEST), (arm * len(_EAST_WEST) + 41) // 82)
@@ -51,10 +45,7 @@ def active_stations(count: int) -> list[int]:
 
 
 def equatorial_positions_m(numbers: list[int]) -> NDArray[np.float64]:
-    """Station positions in a frame fixed to the Earth, shape (n, 3), relative to the T's corner.
-
-    x points to the equator on the local meridian, y east, z along the Earth's axis.
-    """
+    """Earth-fixed positions (n, 3): x to the local meridian's equator, y east, z north."""
     east, north, up = np.array([station_position_m(n) for n in numbers]).T
     sin, cos = math.sin(math.radians(LATITUDE_DEG)), math.cos(math.radians(LATITUDE_DEG))
     return np.stack([up * cos - north * sin, east, up * sin + north * cos], axis=-1)

@@ -45,11 +45,7 @@ class Fault(BaseModel):
 
 
 class SynthesisConfig(BaseModel):
-    """An observing run. The same values always give the same files, bit by bit.
-
-    The calibrator's group comes first. The science groups follow `calibrator_lead_s` later, one
-    directly after the other.
-    """
+    """An observing run; the same values give the same files, bit by bit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

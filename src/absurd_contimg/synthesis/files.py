@@ -1,8 +1,4 @@
-"""Writing sub-bands in the form and in the manner of the correlator's writer, or with a fault.
-
-The form is in docs/data.md. The manner: a file gets its name when it is full, and has a chunk for
-each integration.
-"""
+"""Writing sub-bands as the correlator's writer does (docs/data.md), or with a fault."""
 
 from __future__ import annotations
 
@@ -45,10 +41,7 @@ class RawLayout:
     """The middle of each integration."""
 
     def baselines(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]:
-        """Station numbers of both antennas in the writer's order, and which are exchanged.
-
-        Autocorrelations come last; a reader takes them by their antennas, not by their place.
-        """
+        """Both station numbers in the writer's order, and which are exchanged; autos come last."""
         numbers = np.array(self.stations)
         first, second = (numbers[index] for index in antenna_pairs(len(numbers)))
         exchanged = np.isin(second, _REVERSED_STATIONS) & ~np.isin(first, _REVERSED_STATIONS)
@@ -117,10 +110,7 @@ def write_subband(
     frequencies_hz: NDArray[np.float64],
     data: NDArray[np.complex64],
 ) -> list[Path]:
-    """Write one sub-band; returns the paths, which are none or two with some faults.
-
-    `data` has the shape (integrations, cross-correlations, channels, 2).
-    """
+    """Write data (integrations, baselines, channels, 2); some faults give no path or two."""
     config = layout.config
     faults = {f.kind for f in config.faults if (f.group, f.subband) == (group, subband)}
     if FaultKind.MISSING in faults:

@@ -14,10 +14,7 @@ from absurd_contimg.synthesis.config import BAND_HIGH_HZ, BAND_LOW_HZ, Synthesis
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """A complex gain, delay and bandpass ripple of each antenna and polarisation.
-
-    They are constant in time. Arrays have the shape (antennas, 2).
-    """
+    """Constant gains, delays, bandpass ripples: each an array of shape (antennas, 2)."""
 
     antennas: tuple[str, ...]
     gain: NDArray[np.complex128]
@@ -56,10 +53,7 @@ class Instrument:
 def thermal_noise(
     config: SynthesisConfig, rng: np.random.Generator, shape: tuple[int, ...]
 ) -> NDArray[np.complex64]:
-    """Noise of one polarisation and baseline: SEFD / sqrt(2 bandwidth time) in each component.
-
-    This is the radiometer equation for a correlation of two equal antennas.
-    """
+    """Noise by the radiometer equation: SEFD / sqrt(2 bandwidth time) in each component."""
     width = (BAND_HIGH_HZ - BAND_LOW_HZ) / 16 / config.channels_per_subband
     sigma = config.sefd_jy / math.sqrt(2.0 * width * config.integration_s)
     parts = rng.standard_normal((*shape, 2), dtype=np.float32) * np.float32(sigma)

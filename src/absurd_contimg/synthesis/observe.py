@@ -1,7 +1,4 @@
-"""`synthesize`: write an observing run to disk, one sub-band at a time.
-
-Memory holds one sub-band of one group: 96 antennas with 48 channels need about 0.5 GB.
-"""
+"""`synthesize`: one sub-band in memory at a time, 0.5 GB with 96 antennas and 48 channels."""
 
 from __future__ import annotations
 

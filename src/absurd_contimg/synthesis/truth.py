@@ -25,11 +25,7 @@ def write_truth(path: Path, instrument: Instrument, frequencies_hz: NDArray[np.f
 
 @dataclass(frozen=True, slots=True)
 class GainComparison:
-    """Errors of solved gains; amplitudes relative, phases in degrees.
-
-    A phase common to all antennas cannot be measured and is removed from each channel and
-    polarisation. "band" figures are of the mean ratio over all channels.
-    """
+    """Errors of solved gains: amplitudes relative, phases in degrees without the common one."""
 
     channel_amplitude: float
     """Standard deviation over antennas, channels and polarisations."""
@@ -50,12 +46,10 @@ class GainComparison:
 
 
 def compare_gains(truth: Path, solved: Path) -> GainComparison:
-    """Compare injected gains with the solutions that ``calibrate_solve`` exported.
+    """Compare injected gains with those that ``calibrate_solve`` exported.
 
-    `solved` is the product's ``gains.npz`` (the same arrays as `write_truth`, and ``flags``),
-    or the folder that holds it. Injected gains are averaged over the solved channels' widths.
-    Solved gains are the complex conjugate of those injected in UVH5, because conversion to a
-    Measurement Set conjugates the visibilities.
+    `solved` is ``gains.npz`` or its folder. Solved gains are the conjugates, because conversion
+    to a Measurement Set conjugates the visibilities.
     """
     path = solved / "gains.npz" if solved.is_dir() else solved
     with np.load(truth) as t, np.load(path) as s:

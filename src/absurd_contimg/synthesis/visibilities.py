@@ -1,8 +1,6 @@
-"""The visibilities of an ideal array: the sky through the drifting beam.
+"""The visibilities of an ideal array in an Earth-fixed frame: the sky through the beam.
 
-Everything is computed in a frame fixed to the Earth, with hour angles and apparent declinations:
-the delay of a source at an antenna is its position times the source's direction. The correlator
-tracks the meridian at the time of each integration.
+The delay of a source at an antenna is its position times the source's direction.
 """
 
 from __future__ import annotations
@@ -69,10 +67,7 @@ class SkyResponse:
         )
 
     def channel(self, frequency_hz: float, width_hz: float) -> NDArray[np.complex128]:
-        """The mean of `visibilities` over a channel: a correlator's bandwidth smearing.
-
-        Gauss-Legendre quadrature with two points, exact to the third order.
-        """
+        """`visibilities` smeared over a channel: Gauss-Legendre quadrature, to the third order."""
         offset = width_hz / (2.0 * math.sqrt(3.0))
         below = self.visibilities(frequency_hz - offset)
         return (below + self.visibilities(frequency_hz + offset)) / 2.0

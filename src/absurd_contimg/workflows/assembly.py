@@ -36,10 +36,7 @@ def make_pipeline_worker(
     registry: GroupRegistry,
     ready_to_claim: Callable[[], Awaitable[bool]] | None = None,
 ) -> Worker:
-    """A worker that runs pipeline tasks; `stages` are in order.
-
-    `ready_to_claim` is asked before each claim; False leaves the queue to other workers.
-    """
+    """A worker with ordered stages; it claims nothing while `ready_to_claim` answers False."""
     workflow = PipelineWorkflow(stages, runner, registry)
     tasks = TaskRegistry()
     tasks.add(TASK_NAME, workflow)

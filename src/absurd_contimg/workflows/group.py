@@ -1,8 +1,6 @@
-"""The pipeline of one observation group as one task, a step for each stage.
+"""The pipeline of one observation group as one task, a tracked step for each stage.
 
-Each stage is a tracked step. Its checkpoint holds the outputs of the stage and the paths of its
-product and logs: small JSON, no arrays. A resumed run rebuilds its context from the checkpoints
-and continues with the first stage that has none.
+A checkpoint holds outputs and paths; a later run rebuilds its context from them.
 """
 
 from __future__ import annotations
@@ -42,10 +40,7 @@ TASK_NAME = "pipeline"
 
 
 def spawn_options(group_id: str) -> SpawnOptions:
-    """One task for each group, however often it is spawned.
-
-    Without Absurd's limit of attempts: the worker counts by step and by failure kind.
-    """
+    """One task for each group; attempts are counted by the worker, not limited by Absurd."""
     return SpawnOptions(idempotency_key=f"{TASK_NAME}:{group_id}")
 
 
@@ -110,10 +105,7 @@ class PipelineWorkflow:
     async def note_failure(
         self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
-        """Enter into the registry how the group ends, and why; for `Worker.on_failure`.
-
-        A group whose data are not good enough is quarantined, any other has failed.
-        """
+        """For `Worker.on_failure`: quarantine a group with poor data, else note its failure."""
         params = claimed.params
         if claimed.task_name != TASK_NAME or not isinstance(params, Mapping):
             return
@@ -150,9 +142,8 @@ class PipelineWorkflow:
     async def _wait_for_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
         """Suspend until a calibration may serve this group, or the wait is over.
 
-        No calibration is missed between the query and the wait: the group gets its waiting status
-        *before* the second query, and a group that solves registers its tables *before* it reads
-        which groups wait. After a wait in vain the selecting stage reports what is missing.
+        None is missed: the group gets its waiting status before the second query, and a
+        group that solves registers its tables before it reads which groups wait.
         """
         group_id, registry = context.group_id, self.registry
         if await asyncio.to_thread(registry.calibration_exists, group_id):
@@ -165,10 +156,7 @@ class PipelineWorkflow:
                 await ctx.await_event(_available(group_id), timeout=timeout)
 
     async def _announce_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
-        """Wake the groups that wait for the solutions of this one.
-
-        This is no step, because a repeated emit of the same event changes nothing.
-        """
+        """Wake the groups that wait for these solutions; no step: a repeated emit is harmless."""
         caltables = context.outputs_of(CalibrateSolveOutputs).caltables
         if not isinstance(caltables, SolvedCaltables):
             return

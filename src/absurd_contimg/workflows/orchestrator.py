@@ -1,7 +1,4 @@
-"""The orchestrator: stages in the order of their dependencies, without any database.
-
-The baseline for the cost of durability: after a failure a second run adopts finished products.
-"""
+"""The orchestrator: stages in order without a database, the baseline for durability's cost."""
 
 from __future__ import annotations
 
@@ -50,10 +47,7 @@ class PipelineOrchestrator:
     runner: StageRunner
 
     async def run(self, context: PipelineContext, *, attempt: str = "1") -> OrchestratorResult:
-        """Run all stages on one group; raises the first failure of a stage.
-
-        Raises `StageOrderError` before any stage runs if the stages do not fit together.
-        """
+        """Run all stages; raises the first failure, or `StageOrderError` before any stage runs."""
         results = []
         for stage in resolve_order(self.stages, {*context.inputs, *context.outputs}):
             result = await self.runner.run(stage, context, attempt=attempt)
@@ -73,10 +67,9 @@ def standard_imaging_stages(registry: Registry) -> tuple[PipelineStage, ...]:
 def resolve_order(
     stages: Sequence[PipelineStage], given: Collection[str]
 ) -> tuple[PipelineStage, ...]:
-    """The stages in an order in which each follows the providers of what it requires.
+    """The stages, each after the providers of what it requires and of its `runs_after`.
 
-    Independent stages stay in the order of the list. `given` are the inputs. A stage also follows
-    the providers of the outputs in its `runs_after`.
+    Independent stages stay in the order of the list; `given` are the inputs.
     """
     _check_names(stages, given)
     ordered: list[PipelineStage] = []

@@ -110,10 +110,7 @@ def _before(
 def with_backend(
     settings: Settings, work: Callable[[Backend], Awaitable[_T]], *, create: bool = True
 ) -> _T:
-    """Call `work` with a connected backend; `create` as in `open_backend`.
-
-    Raises `MissingInputError` that lists the queues if the one of the settings does not exist.
-    """
+    """Call `work` with a connected backend; lists the queues if that of the settings is absent."""
     from absurd_contimg.operations.services import open_backend  # noqa: PLC0415 - slow
 
     async def call() -> _T:

@@ -1,7 +1,4 @@
-"""The failure table as Markdown, which is the whole of ``docs/failures.md``.
-
-To write the file: ``contimg failures --markdown > docs/failures.md``.
-"""
+"""``docs/failures.md``, written by: contimg failures --markdown > docs/failures.md"""
 
 from __future__ import annotations
 

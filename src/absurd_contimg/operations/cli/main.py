@@ -1,8 +1,4 @@
-"""``contimg``: the command line.
-
-Commands translate between users and the other parts of `operations`. An error that a user can
-solve ends in one message and exit code 1; any other is a bug and shows its traceback.
-"""
+"""``contimg``: an error that a user can solve ends in one message, any other in its traceback."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""``contimg doctor``: checks of this machine, each with a remedy.
+"""``contimg doctor``: checks of this machine, each of the real thing and with a remedy.
 
-Each check tries the real thing: it imports CASA as a stage does, asks the database for its
-schema, writes a file into each folder. The doctor removes what it creates, folders included; it
-starts no server and changes no setting.
+It removes what it creates, folders included; it starts no server and changes no setting.
 """
 
 from __future__ import annotations
@@ -46,10 +44,9 @@ _GIB = 1024**3
 
 
 def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[Finding]:
-    """Check this machine; `overrides` and `assignments` are those of `load_settings`.
+    """Check this machine, with the arguments of `load_settings`, in about 6 s.
 
-    Reports every problem as a finding and raises none, in the order in which an operator should
-    solve them. Takes about 6 s, for the import of CASA.
+    Findings come in the order in which an operator should solve them.
     """
     findings = [_python(), _memory(), _open_files(), _file_locking()]
     checks: list[Callable[[], list[Finding]]]

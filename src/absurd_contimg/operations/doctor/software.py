@@ -1,8 +1,4 @@
-"""Checks of the software that stages use: CASA, its data, pyuvdata.
-
-Each check imports the software in its own process, in the environment of a stage. Knows no
-settings: the caller gives folders to work in.
-"""
+"""Checks of CASA, its data and pyuvdata, each imported in a process like a stage's."""
 
 from __future__ import annotations
 

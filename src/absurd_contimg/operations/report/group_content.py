@@ -1,7 +1,4 @@
-"""What the report shows of one task, from its history and the products that it names.
-
-A product that is missing or damaged becomes a sentence in the report: every history gives one.
-"""
+"""What the report shows of one task; of a missing or damaged product, a sentence."""
 
 from __future__ import annotations
 
@@ -57,10 +54,7 @@ class GroupContent:
 
 
 def group_content(history: History, workers: Sequence[str], picture_folder: Path) -> GroupContent:
-    """The content for one task; writes its quick-look into `picture_folder`.
-
-    Raises `SettingError` if the plots extra is not installed.
-    """
+    """One task's content, its quick-look in `picture_folder`; `SettingError` without plots."""
     states = history.checkpoint_states
     steps = {
         name: state

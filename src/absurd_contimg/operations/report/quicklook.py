@@ -1,11 +1,7 @@
 """Quick-look: one FITS image as a PNG that an astronomer can judge at a glance.
 
-It shows the image that is *not* corrected for the primary beam: its noise is uniform, so faint
-sources, residual sidelobes and calibration errors look the same everywhere. The correction raises
-the noise at the edge by a factor of five and draws the eye there. Labels give the measured fluxes,
-which are corrected, and contours show the beam.
-
-Knows FITS and matplotlib; knows no task, stage or registry. Needs the plots extra.
+It is *not* corrected for the primary beam, which would raise the noise at the edge by a factor of
+five; the fluxes in labels are, and contours show the beam.
 """
 
 # matplotlib and astropy take seconds to import and may be missing: imported where they are used.
@@ -113,15 +109,11 @@ def write_quicklook(
     beam_path: Path | None = None,
     rms_jy: float | None = None,
 ) -> None:
-    """Write a picture of a FITS image, at most `BYTES_MAX` bytes; equal input gives equal bytes.
+    """Write a picture, at most `BYTES_MAX` bytes; equal input gives equal bytes.
 
-    The picture has an asinh grey scale in units of the noise, axes in RA and Dec (ICRS), a circle
-    at each of `sources`, close-ups of the brightest with the synthesised beam, and contours of
-    the primary beam if `beam_path` names its FITS image (same pixels). `rms_jy` is the noise in
-    Jy/beam; by default it is measured on all pixels.
-
-    Raises `MissingInputError` or `CorruptInputError` if an image cannot be read, `SettingError`
-    if the plots extra is not installed.
+    It shows grey levels in units of the noise, circles at `sources`, close-ups of the
+    brightest, and contours of the beam in `beam_path`; `rms_jy` is measured by default. Raises
+    `MissingInputError`, `CorruptInputError`, or `SettingError` without the plots extra.
     """
     with plotting_libraries(png_path.parent, "astropy.visualization.wcsaxes"):
         sky = _SkyImage.read(fits_path, beam_path, rms_jy)

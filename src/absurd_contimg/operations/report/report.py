@@ -1,8 +1,4 @@
-"""One HTML file about a set of tasks: what happened, and the resulting products.
-
-Reads histories and the products that they name; asks no worker and no database. The page needs no
-network and no script. Needs the plots extra.
-"""
+"""One HTML file about a set of tasks and their products, without network and script."""
 
 from __future__ import annotations
 
@@ -28,10 +24,7 @@ Cell = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A part of the report that the caller adds: text, a table, and the result of its check.
-
-    `ok` None: the section checks nothing.
-    """
+    """Text, a table and the result of a check (None: there is none), added by the caller."""
 
     title: str
     paragraphs: Sequence[str] = ()
@@ -43,12 +36,9 @@ class Section:
 def write_report(
     target: Path, histories: Sequence[History], extra: Sequence[Section] = ()
 ) -> list[Path]:
-    """Write the report and its pictures; returns all paths written, the HTML first.
+    """Write the report and its pictures; returns all paths, the HTML first.
 
-    The pictures are in the report, and as files in the folder ``<stem>_images`` beside it. The
-    page shows `extra` after the summary. The report gets its name when it is complete.
-
-    Raises `SettingError` if the plots extra is not installed.
+    `extra` follows the summary. Raises `SettingError` if the plots extra is not installed.
     """
     template = _template()
     target.parent.mkdir(parents=True, exist_ok=True)

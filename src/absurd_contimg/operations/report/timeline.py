@@ -1,8 +1,4 @@
-"""The geometry of the report's timelines: a bar for each start of a stage, for an inline SVG.
-
-Knows step starts and lengths; knows no file and no page. The style sheet of the page gives the
-colours to the classes ``w0``, ``w1``, ... (one for each worker).
-"""
+"""The report's timelines: a bar for each start of a stage, coloured by the classes ``w0``, ..."""
 
 from __future__ import annotations
 
@@ -72,11 +68,7 @@ def worker_names(histories: Sequence[History]) -> list[str]:
 
 
 def spans(history: History) -> list[Span]:
-    """The starts of a task with their ends.
-
-    A start without a known end (its worker died, or it still runs) is drawn until the next start
-    of the step, or until the last known time of the task.
-    """
+    """The starts of a task; without a known end, until the next start or the last known time."""
     starts = step_starts(history)
     last_time = _last_time(history, starts)
     result = []

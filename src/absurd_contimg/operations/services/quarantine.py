@@ -19,10 +19,7 @@ from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
 
 
 async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
-    """Run a failed task again from its last checkpoint, with full budgets for its stages.
-
-    Raises `SettingError` if the task has not failed.
-    """
+    """Run a failed task again from its last checkpoint, with full budgets, or `SettingError`."""
     task = history.task
     if task.state != "failed":
         raise SettingError(
