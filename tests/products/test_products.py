@@ -23,7 +23,6 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError, MissingInputError, OutputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.product_builder import input_entries, product_location
-from absurd_contimg.products.files import copy_writable
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, file_entries, write_manifest
 from absurd_contimg.products.store import (
     committed_products,
@@ -32,6 +31,7 @@ from absurd_contimg.products.store import (
     publish,
     verify,
 )
+from absurd_contimg.science.measurement_set import working_copy
 
 
 def context_for(root: Path, **inputs: Json) -> PipelineContext:
@@ -287,7 +287,8 @@ def test_working_copy_is_writable(tmp_path: Path) -> None:
     (source / "table.dat").write_text("x")
     (source / "table.dat").chmod(0o444)
     source.chmod(0o555)
-    copy = copy_writable(source, tmp_path / "b.ms")
+    (tmp_path / "copies").mkdir()
+    copy = working_copy(source, tmp_path / "copies")
     assert (copy.stat().st_mode & 0o200, (copy / "table.dat").stat().st_mode & 0o200) == (128, 128)
 
 

@@ -63,10 +63,6 @@ class PipelineContext:
         """A copy that also holds the given outputs."""
         return replace(self, outputs={**self.outputs, **outputs})
 
-    def with_metadata(self, metadata: Mapping[str, Json]) -> Self:
-        """A copy that also holds the given metadata."""
-        return replace(self, metadata={**self.metadata, **metadata})
-
     def to_json(self) -> dict[str, Json]:
         """The serialisable part, with a reference to the configuration."""
         return {

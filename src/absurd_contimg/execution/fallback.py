@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from absurd_contimg.execution.context import PipelineContext
 
@@ -25,7 +26,9 @@ _KEY = "fallbacks"
 
 def with_fallbacks(context: PipelineContext, fallbacks: Sequence[str]) -> PipelineContext:
     """The context of a start that uses these fallbacks."""
-    return context.with_metadata({_KEY: list(fallbacks)}) if fallbacks else context
+    if not fallbacks:
+        return context
+    return replace(context, metadata={**context.metadata, _KEY: list(fallbacks)})
 
 
 def fallbacks_of(context: PipelineContext) -> tuple[str, ...]:

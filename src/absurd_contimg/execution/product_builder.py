@@ -110,7 +110,7 @@ def product_location(
     """The product's key, in which no paths count, and the folder where it belongs."""
     if stage.product_folder is None:
         raise ValueError(f"stage {stage.name!r} makes no product")
-    name = stage.product_name(context)
+    name = context.group_id
     if not name or "/" in name or name.startswith("."):
         raise SettingError(f"{name!r} cannot be the name of a product of {stage.name!r}.")
     identity = {

@@ -70,10 +70,6 @@ class PipelineStage(ABC, Generic[OutputsT]):
         """The space to reserve; by default twice the inputs, for a working copy and a product."""
         return 2 * sum(_size(path) for path in self.input_paths(context))
 
-    def product_name(self, context: PipelineContext) -> str:
-        """The readable part of the product's folder name; the key is appended to it."""
-        return context.group_id
-
     def validate(self, context: PipelineContext) -> None:
         """Check the inputs; raise a `UserError` that says what is wrong with which of them."""
 

@@ -141,18 +141,10 @@ def run_stage(
     return provided
 
 
-def load_stage(reference: str) -> PipelineStage:
-    """The stage that ``module:Class`` names."""
-    module, _, name = reference.partition(":")
-    stage = getattr(importlib.import_module(module), name)()
-    if not isinstance(stage, PipelineStage):
-        raise TypeError(f"{reference} is no PipelineStage")
-    return stage
-
-
 def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     """Adopt the product or make it in scratch; its outputs, place, and whether adopted."""
-    stage = load_stage(request["stage"])
+    module, _, name = request["stage"].partition(":")
+    stage: PipelineStage = getattr(importlib.import_module(module), name)()
     config = PipelineConfig.model_validate(request["config"])
     context = PipelineContext.from_json(request["context"], config)
     scratch = Path(request["scratch"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
-from absurd_contimg.errors import InputError, MissingInputError, SettingError
+from absurd_contimg.errors import InputError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
@@ -142,10 +142,3 @@ def _arriving(files: list[Path]) -> list[Path]:
 def _is_young(files: list[Path]) -> bool:
     first = min((path.stat().st_mtime for path in files), default=0.0)
     return time.time() - first < GROUP_WAIT_SECONDS
-
-
-def parse_calibrator(text: str) -> str:
-    """``auto``, ``none`` or a name; raises `SettingError` for an empty one."""
-    if not text.strip():
-        raise SettingError("--calibrator is empty.", "Give auto, none or a name.")
-    return text.strip()

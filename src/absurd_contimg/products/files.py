@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 from pathlib import Path
 
@@ -39,11 +38,3 @@ def file_state(file: Path) -> FileState:
 def file_states(folder: Path) -> dict[Path, FileState]:
     """The state of every tracked file."""
     return {file: file_state(file) for file in tracked_files(folder)}
-
-
-def copy_writable(source: Path, destination: Path) -> Path:
-    """A copy that can be written: with a read-only table CASA fails even to solve."""
-    shutil.copytree(source, destination, copy_function=shutil.copyfile)
-    for folder, _, _ in os.walk(destination):
-        Path(folder).chmod(0o755)
-    return destination

@@ -5,6 +5,8 @@ CASA is loaded when a function is called, in child processes only.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.errors import CorruptInputError, MissingInputError
-from absurd_contimg.products.files import copy_writable
-from absurd_contimg.products.outputs import MeasurementSet
 
 _CHUNK_VALUES = 8_000_000
 """Visibilities held at once when a whole column is read."""
@@ -47,9 +47,15 @@ def open_table(path: Path, *, writable: bool = False) -> Iterator[Any]:
         tool.done()
 
 
-def working_copy(ms: MeasurementSet, folder: Path) -> Path:
-    """Copy a committed Measurement Set to a folder, where tasks may write into it."""
-    return copy_writable(ms.path, folder / ms.path.name)
+def working_copy(path: Path, folder: Path) -> Path:
+    """Copy a committed Measurement Set to a folder, where tasks may write into it.
+
+    The modes of the original are not copied: with a read-only table CASA fails even to solve.
+    """
+    copy = shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
+    for parent, _, _ in os.walk(copy):
+        Path(parent).chmod(0o755)
+    return copy
 
 
 def row_chunks(n_rows: int, values_per_row: int) -> Iterator[tuple[int, int]]:

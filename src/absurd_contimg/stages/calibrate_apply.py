@@ -67,7 +67,7 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
 
         settings = context.config.apply
         ms = context.outputs_of(FlagOutputs).flagged_ms
-        copy = working_copy(ms, workspace.temporary)
+        copy = working_copy(ms.path, workspace.temporary)
         tables = _tables(context)
         applycal(
             vis=str(copy),

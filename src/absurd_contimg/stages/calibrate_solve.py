@@ -127,7 +127,7 @@ def _solve(context: PipelineContext, workspace: Workspace, chosen: Candidate) ->
     settings = context.config.calibration
     ms = context.outputs_of(FlagOutputs).flagged_ms
     centres = BeamCentres.read(ms.beam_centres)
-    copy = working_copy(ms, workspace.temporary)
+    copy = working_copy(ms.path, workspace.temporary)
     beam = context.config.beam
     catalogue = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
     sources = field_sources(catalogue, ms, centres, settings, beam)

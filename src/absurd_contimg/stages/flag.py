@@ -50,7 +50,7 @@ class FlagStage(PipelineStage[FlagOutputs]):
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> FlagOutputs:
         ms = context.outputs_of(ConvertOutputs).measurement_set
-        copy = working_copy(ms, workspace.product)
+        copy = working_copy(ms.path, workspace.product)
         centres = Path(shutil.copy(ms.beam_centres, workspace.product))
         settings, gentler = context.config.flagging, GENTLER_FLAGS in fallbacks_of(context)
         factor = _GENTLER_FACTOR if gentler else 1.0

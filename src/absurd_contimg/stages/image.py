@@ -75,7 +75,7 @@ class ImageStage(PipelineStage[ImageOutputs]):
         config = context.config
         ms = context.outputs_of(CalibrateApplyOutputs).calibrated_ms
         # tclean locks what it images and may write into it.
-        copy = working_copy(ms, workspace.temporary)
+        copy = working_copy(ms.path, workspace.temporary)
         sources = read_catalogue(context.outputs_of(CatalogSetupOutputs).catalog.path)
         regions = clean_regions(sources, ms.ra_deg, ms.dec_deg, config.imaging)
         image, psf = run_imager(copy, workspace.temporary, config.imaging, regions)

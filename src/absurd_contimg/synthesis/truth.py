@@ -83,7 +83,6 @@ class SourceComparison:
 
     n_sources: int
     n_missing: int
-    flux_ratio_median: float
     flux_error_max: float
     """Largest relative error of a flux."""
     position_error_max_arcsec: float
@@ -108,7 +107,6 @@ def compare_sources(sources: Sequence[SourceCheck], flux_min_jy: float = 0.5) ->
     return SourceComparison(
         n_sources=len(rows),
         n_missing=len(rows) - len(detected),
-        flux_ratio_median=float(np.median(ratios)) if detected else float("nan"),
         flux_error_max=float(np.abs(ratios - 1.0).max()) if detected else float("inf"),
         position_error_max_arcsec=float(errors.max()) if detected else float("inf"),
         rows=rows,

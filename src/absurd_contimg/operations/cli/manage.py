@@ -265,16 +265,18 @@ def db_url() -> None:
 async def _spawn(
     backend: Backend, settings: Settings, calibrator: str, now: bool, respawn: bool = False
 ) -> list[Spawned]:
-    from absurd_contimg.ingest.spawn import parse_calibrator, spawn_groups
+    from absurd_contimg.ingest.spawn import spawn_groups
     from absurd_contimg.registry import Registry
 
+    if not calibrator.strip():
+        raise SettingError("--calibrator is empty.", "Give auto, none or a name.")
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     with closing(Registry(settings.registry_url)) as registry:
         return await spawn_groups(
             backend,
             settings,
             registry,
-            calibrator=parse_calibrator(calibrator),
+            calibrator=calibrator.strip(),
             incomplete_now=now,
             respawn=respawn,
         )
