@@ -97,8 +97,8 @@ def never_adopts(patch: Patch) -> None:
 def registers_first(patch: Patch) -> None:
     def commit(self: Any, report: Any, leased: Any, clock: Any) -> Any:
         if report.product is not None:
-            manifest = read_manifest(report.product, self._files)
-            self._registry.register(report.committed, manifest)
+            manifest = read_manifest(report.product, self.files)
+            self.registry.register(report.committed, manifest)
         return _commit(self, report, leased, clock)
 
     patch.setattr(StageRunner, "_commit", commit)
@@ -106,12 +106,12 @@ def registers_first(patch: Patch) -> None:
 
 def forgets_to_register_adopted(patch: Patch) -> None:
     def commit(self: Any, report: Any, leased: Any, clock: Any) -> Any:
-        registry = self._registry
-        self._registry = None if report.adopted else registry
+        registry = self.registry
+        self.registry = None if report.adopted else registry
         try:
             return _commit(self, report, leased, clock)
         finally:
-            self._registry = registry
+            self.registry = registry
 
     patch.setattr(StageRunner, "_commit", commit)
 
@@ -135,8 +135,8 @@ def leaves_in_scratch(patch: Patch) -> None:
 
 def sweeps_the_living(patch: Patch) -> None:
     async def run(self: Any, *args: Any, **options: Any) -> Any:
-        for folder in self._files.matching(self.config.paths.scratch_dir, "*"):
-            self._files.remove_tree(folder)
+        for folder in self.files.matching(self.config.paths.scratch_dir, "*"):
+            self.files.remove_tree(folder)
         return await _run(self, *args, **options)
 
     patch.setattr(StageRunner, "run", run)
@@ -166,17 +166,17 @@ def key_without_inputs(patch: Patch) -> None:
 def scratch_is_kept(patch: Patch) -> None:
     class Kept:
         def __init__(self, files: Any) -> None:
-            self._files = files
+            self.files = files
 
         def remove_tree(self, _folder: Any) -> None:
             return None
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(self._files, name)
+            return getattr(self.files, name)
 
     async def run(self: Any, *args: Any, **options: Any) -> Any:
-        if not isinstance(self._files, Kept):
-            self._files = Kept(self._files)
+        if not isinstance(self.files, Kept):
+            self.files = Kept(self.files)
         return await _run(self, *args, **options)
 
     patch.setattr(StageRunner, "run", run)

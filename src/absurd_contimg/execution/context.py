@@ -34,11 +34,7 @@ class GroupInputs(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class PipelineContext:
-    """The state of one group between two stages, as JSON.
-
-    `inputs` are read as `GroupInputs`, `outputs` by the types of `products.outputs`; `metadata`
-    are the task and its fallbacks.
-    """
+    """One group's state between two stages, as JSON; metadata are task and fallbacks."""
 
     config: PipelineConfig
     inputs: Mapping[str, Json]

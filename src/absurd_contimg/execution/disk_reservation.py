@@ -35,10 +35,7 @@ def full_disks(*folders: Path) -> list[FullDisk]:
 
 
 def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:
-    """Reserve space for the attempt in `folder`, or raise `OSError` with ENOSPC.
-
-    Removes what dead workers left first when less is free than all attempts need.
-    """
+    """Reserve space for `folder`, after a sweep if needed, or raise `OSError` with ENOSPC."""
     with files.locked(scratch_dir / ".owners" / "space"):
         short = _short_by(scratch_dir, needed_bytes, files)
         if short > 0 and Janitor(scratch_dir, files).sweep():

@@ -54,10 +54,7 @@ class Provenance:
 def plan_product(
     stage: PipelineStage, context: PipelineContext, files: FileSystem = LOCAL
 ) -> PlannedProduct | None:
-    """The product's inputs, key and place; None: the stage makes no product.
-
-    Raises `MissingInputError`, and `BrokenProductError` when something else is in its place.
-    """
+    """What the stage will make, or None; `BrokenProductError` if something else is there."""
     inputs = input_entries(stage, context, files)
     if stage.product_folder is None:
         return None

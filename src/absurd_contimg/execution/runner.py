@@ -74,24 +74,16 @@ class StageResult:
     output_log: Path
 
 
+@dataclass(slots=True, eq=False)
 class StageRunner:
     """Runs stages for one worker; the simulation has `files` and `in_thread` of its own."""
 
-    def __init__(
-        self,
-        config: PipelineConfig,
-        executor: StageExecutor,
-        registry: ProductRegistry | None,
-        scratch_owner: ScratchOwner,
-        files: FileSystem = LOCAL,
-        in_thread: InThread = uninterrupted,
-    ) -> None:
-        self.config = config
-        self._executor = executor
-        self._registry = registry
-        self._scratch = scratch_owner
-        self._files = files
-        self._in_thread = in_thread
+    config: PipelineConfig
+    executor: StageExecutor
+    registry: ProductRegistry | None
+    scratch: ScratchOwner
+    files: FileSystem = LOCAL
+    in_thread: InThread = uninterrupted
 
     async def run(
         self,
@@ -108,12 +100,12 @@ class StageRunner:
         first.
         """
         check_requirements(stage, context)
-        scratch = self._scratch.new_path(context.group_id, stage.name, attempt)
+        scratch = self.scratch.new_path(context.group_id, stage.name, attempt)
         try:
-            await self._in_thread(self._files.make_folder, scratch)
+            await self.in_thread(self.files.make_folder, scratch)
             return await self._run_in(scratch, stage, context, attempt, fence)
         finally:
-            await self._in_thread(self._files.remove_tree, scratch)
+            await self.in_thread(self.files.remove_tree, scratch)
 
     async def _run_in(
         self,
@@ -127,15 +119,15 @@ class StageRunner:
         request = self._request(scratch, stage, context, attempt, leased)
         clock = asyncio.get_running_loop().time
         if stage.isolated:
-            await self._in_thread(self._reserve, scratch, stage, context)
-            report = await self._executor.execute(request)
+            await self.in_thread(self._reserve, scratch, stage, context)
+            report = await self.executor.execute(request)
         else:
             started = clock()
-            outputs = await self._in_thread(self._validate_and_run, stage, request)
+            outputs = await self.in_thread(self._validate_and_run, stage, request)
             report = StageReport(outputs, None, False, None, clock() - started)
         if fence is not None:
             await fence()
-        product = await self._in_thread(self._commit, report, leased, clock)
+        product = await self.in_thread(self._commit, report, leased, clock)
         return StageResult(
             stage=stage.name,
             outputs=report.outputs if product is None else product.manifest.outputs,
@@ -152,14 +144,14 @@ class StageRunner:
             raise ValueError(f"stage {stage.name!r} makes a product, so it must be isolated")
         product = request.scratch / "product"
         workspace = Workspace(product, request.scratch / "temporary", request.casa_log, product)
-        self._files.make_folder(workspace.product)
-        self._files.make_folder(workspace.temporary)
+        self.files.make_folder(workspace.product)
+        self.files.make_folder(workspace.temporary)
         stage.validate(request.context)
         return run_stage(stage, request.context, workspace)
 
     def _reserve(self, scratch: Path, stage: PipelineStage, context: PipelineContext) -> None:
         needed = stage.expected_bytes(context)
-        reserve(self.config.paths.scratch_dir, scratch, needed, self._files)
+        reserve(self.config.paths.scratch_dir, scratch, needed, self.files)
 
     def _commit(
         self, report: StageReport, leased: LeaseFence | None, clock: Callable[[], float]
@@ -170,12 +162,12 @@ class StageRunner:
         if report.committed is None:
             return None
         if report.product is None:
-            adopted = load_committed(report.committed, self._files)
+            adopted = load_committed(report.committed, self.files)
             product = Published(report.committed, adopted, adopted=True)
         else:
-            product = publish(report.product, report.committed, self._files)
-        if self._registry is not None:
-            self._registry.register(product.folder, product.manifest)
+            product = publish(report.product, report.committed, self.files)
+        if self.registry is not None:
+            self.registry.register(product.folder, product.manifest)
         return product
 
     def _request(

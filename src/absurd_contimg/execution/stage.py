@@ -16,6 +16,7 @@ from typing_extensions import TypeVar
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.products.filesystem import LOCAL
 
 OutputsT = TypeVar("OutputsT", default=Any)
 """A record of `products.outputs`, or a mapping of JSON values."""
@@ -24,11 +25,7 @@ Parameters = Mapping[str, Json]
 
 @dataclass(frozen=True, slots=True)
 class Workspace:
-    """The folders of one attempt, in its scratch folder.
-
-    Only `product` is kept, with `committed` as its final place; `temporary` is for working
-    copies.
-    """
+    """An attempt's folders: `product`, to be kept as `committed`; `temporary` for the rest."""
 
     product: Path
     temporary: Path
@@ -68,7 +65,7 @@ class PipelineStage(ABC, Generic[OutputsT]):
 
     def expected_bytes(self, context: PipelineContext) -> int:
         """The space to reserve; by default twice the inputs, for a working copy and a product."""
-        return 2 * sum(_size(path) for path in self.input_paths(context))
+        return 2 * sum(LOCAL.tree_size(path) for path in self.input_paths(context))
 
     def validate(self, context: PipelineContext) -> None:
         """Check the inputs; raise a `UserError` that says what is wrong with which of them."""
@@ -84,10 +81,3 @@ class PipelineStage(ABC, Generic[OutputsT]):
 
     def cleanup(self, context: PipelineContext, workspace: Workspace) -> None:
         """After a failure, release what is held outside the workspace, which the runner removes."""
-
-
-def _size(path: Path) -> int:
-    """The bytes of a file or of all files in a folder; 0 when it is not there."""
-    if path.is_dir():
-        return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    return path.stat().st_size if path.is_file() else 0

@@ -71,7 +71,7 @@ class FileSystem(Protocol):
         """As `Path.glob`, sorted."""
 
     def tree_size(self, folder: Path) -> int:
-        """The bytes that the files below a folder hold; 0 when it is not there."""
+        """The bytes of a file or of all files below a folder; 0 when it is not there."""
 
     def free_bytes(self, folder: Path) -> int:
         """The bytes that are free on its file system."""
@@ -142,7 +142,10 @@ class _LocalFileSystem:
             except OSError:
                 if pause_seconds is None:
                     raise
-                _make_folders_writable(folder)
+                # A stage may have copied read-only folders into its scratch.
+                for parent, _, _ in os.walk(folder):
+                    with suppress(FileNotFoundError):  # another process removes the same folder
+                        Path(parent).chmod(0o700)
                 time.sleep(pause_seconds)
 
     def flush(self, path: Path) -> None:
@@ -162,7 +165,7 @@ class _LocalFileSystem:
         return sorted(folder.glob(pattern))
 
     def tree_size(self, folder: Path) -> int:
-        total = 0
+        total = folder.stat().st_size if folder.is_file() else 0
         for parent, _, files in os.walk(folder):
             for name in files:
                 with suppress(FileNotFoundError):  # removed since it was listed
@@ -204,10 +207,3 @@ class _LocalFileSystem:
 
 LOCAL: FileSystem = _LocalFileSystem()
 """The default of everything that takes a file system."""
-
-
-def _make_folders_writable(folder: Path) -> None:
-    """A stage may have copied read-only folders into its scratch."""
-    for parent, _, _ in os.walk(folder):
-        with suppress(FileNotFoundError):  # another process removes the same folder
-            Path(parent).chmod(0o700)

@@ -1,8 +1,4 @@
-"""The manifest of a product: what it is, what it was made from and with which software.
-
-It is written beside the product's files as ``manifest.json``. This module knows records and their
-JSON; where products lie and when they appear is the business of `products.store`.
-"""
+"""``manifest.json``: what a product is, what it was made from and with which software."""
 
 from __future__ import annotations
 

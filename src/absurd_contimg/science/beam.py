@@ -52,10 +52,7 @@ class BeamCentres:
         return unit_vectors(np.radians(np.array(self.ra_deg)), np.radians(np.array(self.dec_deg)))
 
     def indices(self, mjd: NDArray[np.float64]) -> NDArray[np.int64]:
-        """The index of the integration that each time belongs to.
-
-        Raises `CorruptInputError` for a time more than half an integration from every centre.
-        """
+        """The integration that each time belongs to; `CorruptInputError` if none is near."""
         centres = np.array(self.mjd)
         nearest: NDArray[np.int64] = np.abs(mjd[:, None] - centres[None, :]).argmin(axis=1)
         step = float(np.diff(centres).min()) if len(centres) > 1 else 1.0

@@ -28,10 +28,7 @@ _MASK_EXTENSIONS = 3
 def run_imager(
     ms: Path, folder: Path, settings: ImagingConfig, regions: Sequence[str] = ()
 ) -> tuple[Path, Path]:
-    """Image a Measurement Set; the FITS files of image and PSF, in `folder`.
-
-    WSClean cleans everywhere, not only in the `regions` (`clean_regions`).
-    """
+    """The FITS files of image and PSF; `regions` (`clean_regions`) are for tclean alone."""
     if settings.imager == "wsclean":
         return _wsclean(ms, folder, settings)
     return _tclean(ms, folder, settings, regions)

@@ -48,10 +48,7 @@ def open_table(path: Path, *, writable: bool = False) -> Iterator[Any]:
 
 
 def working_copy(path: Path, folder: Path) -> Path:
-    """Copy a committed Measurement Set to a folder, where tasks may write into it.
-
-    The modes of the original are not copied: with a read-only table CASA fails even to solve.
-    """
+    """A copy that tasks can write: with a read-only table CASA fails even to solve."""
     copy = shutil.copytree(path, folder / path.name, copy_function=shutil.copyfile)
     for parent, _, _ in os.walk(copy):
         Path(parent).chmod(0o755)
@@ -67,16 +64,13 @@ def row_chunks(n_rows: int, values_per_row: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True, slots=True)
 class FlagCounts:
-    """The flagged fractions of a Measurement Set."""
+    """Flagged fractions of all, of antennas with data, of channels; what is left by MJD."""
 
     total: float
-    """Of all visibilities."""
     by_antenna: Mapping[str, float]
-    """Of each antenna that has visibilities."""
     by_time: Mapping[float, float]
-    """Unflagged fraction of each integration, by its MJD."""
+    """Unflagged fraction of each integration."""
     by_channel: NDArray[np.float64]
-    """Of each channel."""
 
 
 def count_flags(path: Path) -> FlagCounts:

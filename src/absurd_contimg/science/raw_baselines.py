@@ -1,8 +1,4 @@
-"""Baselines against antenna positions: what the file's uvw should be, and why it is not.
-
-The array stands still and the correlator phases to the meridian, so the baselines of a file
-follow from its antenna positions and its declination alone.
-"""
+"""Baselines against antenna positions, from which they follow as the array stands still."""
 
 from __future__ import annotations
 
@@ -32,10 +28,9 @@ def expected_uvw(header: RawHeader) -> Floats:
 
 
 def meridian_uvw(positions_m: Floats, longitude_deg: float, declination_rad: float) -> Floats:
-    """Positions in metres as seen from the meridian at a declination, shape (antennas, 3).
+    """Positions (antennas, 3) in metres as seen from the meridian at a declination.
 
-    Positions are ITRF differences: x towards the meridian of Greenwich, turned here by the
-    longitude, so that x points to the local meridian and y to the east (Thompson, Moran and
+    Positions are ITRF differences, turned here to the local meridian (Thompson, Moran and
     Swenson, Interferometry and Synthesis, section 4.1).
     """
     longitude = np.radians(longitude_deg)

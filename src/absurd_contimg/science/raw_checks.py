@@ -1,8 +1,6 @@
-"""What is wrong with the header of a raw file, before anything expensive starts.
+"""What is wrong with the header of a raw file, key by key with values and remedies.
 
-pyuvdata's own checks reject the telescope's files and are switched off; these stand in their
-place. Each deviation names the key, both values and the remedy. Pure functions over `RawHeader`:
-no file is opened here and the network is never asked.
+These pure functions stand in for pyuvdata's checks, which reject the telescope's files.
 """
 
 from __future__ import annotations
@@ -59,11 +57,7 @@ Deviations = Iterator[Deviation]
 
 
 def deviations(header: RawHeader, site: SiteConfig) -> Deviations:
-    """All deviations of a file, the most basic first.
-
-    Later checks rely on what earlier ones have found right, so the first group that finds
-    something is the last that is asked.
-    """
+    """All deviations, the most basic first; checks that rely on a wrong value are left out."""
     checks: tuple[Callable[[RawHeader, SiteConfig], Deviations], ...] = (
         _values,
         _counts,
@@ -90,11 +84,7 @@ def check_header(header: RawHeader, site: SiteConfig) -> None:
 
 
 def integrations(times_jd: Floats, integration_s: float) -> tuple[Integers, Floats]:
-    """The integration of each row, from 0 in time order, and the middle of each in JD.
-
-    Times that lie closer than half an integration are one integration, so that the last bits of a
-    clock do not make two of one.
-    """
+    """Each row's integration, from 0, and their middles (JD), more than half of one apart."""
     order = np.argsort(times_jd, kind="stable")
     gaps = np.diff(times_jd[order]) * 86400.0 > integration_s / 2.0
     number = np.empty(len(times_jd), np.int64)
@@ -371,10 +361,7 @@ def _baselines(header: RawHeader, _site: SiteConfig) -> Deviations:
 
 
 def check_sidereal_time(header: RawHeader, computed_rad: Floats) -> None:
-    """Raise the `CorruptInputError` for sidereal times that do not fit time and place.
-
-    `computed_rad` is the apparent local sidereal time of each row, from its time and the place.
-    """
+    """Raise for sidereal times that are not those computed from time and place, for each row."""
     if header.lst_rad is None:
         return
     difference = (header.lst_rad - computed_rad + np.pi) % (2.0 * np.pi) - np.pi

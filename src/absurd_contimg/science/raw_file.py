@@ -1,9 +1,6 @@
-"""Reading one raw sub-band file: its header as plain arrays, its data with what is missing flagged.
+"""Reading one raw sub-band file, of the writer's form or the converter's (`docs/data.md`).
 
-Two forms are read. The writer's form is what the correlator's public writer makes; the
-converter's form is what pyuvdata writes, with phase centres and flags. `docs/data.md` says what
-is accepted, key by key. Only h5py is used, so that a bad file is found before anything expensive
-starts. This module reads and normalises; `raw_checks` says what is wrong.
+Only h5py is used, so that a bad file is found before anything expensive starts.
 """
 
 from __future__ import annotations
@@ -74,20 +71,17 @@ class RawHeader:
 
 
 def read_raw_header(path: Path) -> RawHeader:
-    """The header of a sub-band file.
-
-    Raises what `opened` raises, and the `CorruptInputError` of a key that cannot be read.
-    """
+    """The header of a sub-band file; raises as `opened`, or for a key that cannot be read."""
     index = parse_subband_name(path).subband
     with opened(path) as file:
         return _Reader(path, file).header(index)
 
 
 def read_visibilities(header: RawHeader, polarizations: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """Data, flags and samples, each of shape (rows, channels, products), in the file's order.
+    """Data, flags and samples of these products, each of shape (rows, channels, products).
 
-    Only the given polarisation products, in their order. Flagged is what the file flags, what has
-    no samples, what is NaN or infinite, and what is exactly zero; flagged data are set to zero.
+    Flagged, and set to zero, is what the file flags, and what has no samples, is NaN, infinite
+    or exactly zero.
     """
     with opened(header.path) as file:
         group = file["Data"]

@@ -1,7 +1,6 @@
-"""Whether a set of sub-band files is one observation, and which file is the odd one.
+"""Whether sub-band files are one observation, and which file is the odd one: by headers.
 
-pyuvdata accepts missing, duplicated and disordered sub-bands in silence; what is checked here is
-checked nowhere else. Reads headers only.
+pyuvdata accepts missing, duplicated and disordered sub-bands in silence.
 """
 
 from __future__ import annotations
@@ -63,10 +62,7 @@ class RawGroup:
 
 
 def read_raw_group(paths: Sequence[Path], config: ConversionConfig, site: SiteConfig) -> RawGroup:
-    """Read all headers and check that they are one observation, complete enough.
-
-    Raises the `InputError` that names the first bad file, the key, both values and the remedy.
-    """
+    """All headers, checked to be one observation, or the `InputError` of the first bad file."""
     subbands = _by_index([read_raw_header(path) for path in paths], config)
     for header in subbands.values():
         check_header(header, site)

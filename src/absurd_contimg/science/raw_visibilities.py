@@ -1,9 +1,7 @@
 """Visibilities of a raw sub-band as a pyuvdata object that is phased to the meridian.
 
-pyuvdata reads the writer's ``drift`` as unphased data with baselines in the local frame, which
-adds a wrong w term in silence. So the object is built here from the arrays: each integration has
-its own phase centre, the meridian at the apparent declination, and baselines are computed from the
-antenna positions. Runs in a process with pyuvdata.
+pyuvdata reads the writer's ``drift`` as unphased data, which adds a wrong w term in silence. Here
+each integration has its own phase centre, and baselines of antenna positions.
 """
 
 from __future__ import annotations
@@ -25,11 +23,9 @@ DISH_DIAMETER_M = 4.65
 
 
 def read_uvdata(header: RawHeader, factor: int) -> Any:
-    """Cross-correlations of XX and YY, channels ascending and averaged by `factor`.
+    """XX and YY without autocorrelations, channels ascending and averaged by `factor`.
 
-    Rows are in order of time, then of baseline, the antenna that stands first in the header
-    first. What is missing is flagged and zero. Raises `CorruptInputError` for sidereal times that
-    do not fit.
+    Rows are in order of time, then of baseline, by the antennas' order in the header.
     """
     from pyuvdata import UVData
 
@@ -92,8 +88,7 @@ def read_uvdata(header: RawHeader, factor: int) -> Any:
 def meridian_icrs(jd: Floats, declination_deg: float, location: Any) -> tuple[Floats, Floats]:
     """ICRS radians of the meridian at an apparent declination.
 
-    Sidereal time and the strip's declination are apparent: taking them for ICRS would put the
-    beam 0.35 deg off (precession since 2000).
+    Taking it and sidereal time for ICRS would put the beam 0.35 deg off (precession).
     """
     from pyuvdata.utils.phasing import transform_app_to_icrs
 
@@ -150,10 +145,7 @@ def _telescope(header: RawHeader, used: Integers, location: Any) -> Any:
 def _rows_of_antennas(
     header: RawHeader, used: Integers
 ) -> tuple[Integers, Integers, NDArray[np.bool_]]:
-    """For each row the rows of its antennas, the lower first, and whether they were exchanged.
-
-    A baseline that is written the other way round holds the conjugate.
-    """
+    """Rows of each row's antennas, the lower first, and where that exchanged (conjugate) them."""
     first = np.searchsorted(used, header.first)
     second = np.searchsorted(used, header.second)
     return np.minimum(first, second), np.maximum(first, second), first > second

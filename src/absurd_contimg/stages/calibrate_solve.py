@@ -221,10 +221,7 @@ class _SolveJob:
 
 
 def _phase_channels(flags: FlagCounts) -> str:
-    """CASA selection of the quarter of the band with the most data, the most central if equal.
-
-    A quarter at most: delays of 5 ns decorrelate phases across the whole band.
-    """
+    """The quarter of the band with most data, best in the middle: delays decorrelate more."""
     good = 1.0 - flags.by_channel
     width = max(1, len(good) // 4)
     middle = (len(good) - width) / 2.0

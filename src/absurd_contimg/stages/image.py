@@ -200,7 +200,7 @@ def read_whole(
     except (OSError, TypeError, ValueError, fits.VerifyError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the operating system's error decides how the failure is handled
-        raise failure(f"{path} is not a complete FITS image: {error}.", "Image again.") from error
+        raise failure(f"the FITS image {path} cannot be read: {error}.", "Image again.") from error
 
 
 def _write(path: Path, header: Any, data: NDArray[Any], kind: str) -> None:

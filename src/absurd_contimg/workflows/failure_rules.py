@@ -1,7 +1,6 @@
-"""The failure table of the pipeline: what is recognised, its kind, and what an operator does.
+"""The failure table of stages: what is recognised, its kind, and what an operator does.
 
-The rules for stages; `core.generic_rules` has those that know no stage. Messages are those
-observed with the versions named. Of two rules that match the same evidence the first counts.
+Messages are those observed with the versions named; the first rule that matches counts.
 """
 
 from __future__ import annotations

@@ -67,10 +67,7 @@ def standard_imaging_stages(registry: Registry) -> tuple[PipelineStage, ...]:
 def resolve_order(
     stages: Sequence[PipelineStage], given: Collection[str]
 ) -> tuple[PipelineStage, ...]:
-    """The stages, each after the providers of what it requires and of its `runs_after`.
-
-    Independent stages stay in the order of the list; `given` are the inputs.
-    """
+    """Stages after the providers of what they need, otherwise in the order of the list."""
     _check_names(stages, given)
     ordered: list[PipelineStage] = []
     waiting = list(stages)

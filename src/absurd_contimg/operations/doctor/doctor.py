@@ -44,10 +44,7 @@ _GIB = 1024**3
 
 
 def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[Finding]:
-    """Check this machine, with the arguments of `load_settings`, in about 6 s.
-
-    Findings come in the order in which an operator should solve them.
-    """
+    """Check this machine in about 6 s; findings in the order in which to solve them."""
     findings = [_python(), _memory(), _open_files(), _file_locking()]
     checks: list[Callable[[], list[Finding]]]
     try:

@@ -36,10 +36,7 @@ class Section:
 def write_report(
     target: Path, histories: Sequence[History], extra: Sequence[Section] = ()
 ) -> list[Path]:
-    """Write the report and its pictures; returns all paths, the HTML first.
-
-    `extra` follows the summary. Raises `SettingError` if the plots extra is not installed.
-    """
+    """Write report and pictures; their paths, the HTML first. `SettingError` without plots."""
     template = _template()
     target.parent.mkdir(parents=True, exist_ok=True)
     workers = worker_names(histories)
