@@ -1,7 +1,4 @@
-"""The environment of processes that use CASA: offline, one log file, no files elsewhere.
-
-CASA reads it when it is imported, so it is made here, in the worker, without CASA.
-"""
+"""The environment of processes that use CASA, made without it: offline, one log file."""
 
 from __future__ import annotations
 

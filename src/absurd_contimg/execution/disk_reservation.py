@@ -1,7 +1,4 @@
-"""Disk reservations, made before a stage starts: none counts on the bytes of another.
-
-A reservation is a file in the attempt's scratch folder, less what is written there.
-"""
+"""Disk reservations: files in scratch, so that no stage counts on the bytes of another."""
 
 from __future__ import annotations
 

@@ -100,26 +100,19 @@ class StageRunner:
         first.
         """
         check_requirements(stage, context)
-        scratch = self.scratch.new_path(context.group_id, stage.name, attempt)
+        request = self._request(stage, context, attempt, fence)
         try:
-            await self.in_thread(self.files.make_folder, scratch)
-            return await self._run_in(scratch, stage, context, attempt, fence)
+            await self.in_thread(self.files.make_folder, request.scratch)
+            return await self._run_in(request, stage, fence)
         finally:
-            await self.in_thread(self.files.remove_tree, scratch)
+            await self.in_thread(self.files.remove_tree, request.scratch)
 
     async def _run_in(
-        self,
-        scratch: Path,
-        stage: PipelineStage,
-        context: PipelineContext,
-        attempt: str,
-        fence: Fence | None,
+        self, request: StageRequest, stage: PipelineStage, fence: Fence | None
     ) -> StageResult:
-        leased = fence if isinstance(fence, LeaseFence) else None
-        request = self._request(scratch, stage, context, attempt, leased)
         clock = asyncio.get_running_loop().time
         if stage.isolated:
-            await self.in_thread(self._reserve, scratch, stage, context)
+            await self.in_thread(self._reserve, stage, request)
             report = await self.executor.execute(request)
         else:
             started = clock()
@@ -127,7 +120,7 @@ class StageRunner:
             report = StageReport(outputs, None, False, None, clock() - started)
         if fence is not None:
             await fence()
-        product = await self.in_thread(self._commit, report, leased, clock)
+        product = await self.in_thread(self._commit, report, fence, clock)
         return StageResult(
             stage=stage.name,
             outputs=report.outputs if product is None else product.manifest.outputs,
@@ -149,15 +142,15 @@ class StageRunner:
         stage.validate(request.context)
         return run_stage(stage, request.context, workspace)
 
-    def _reserve(self, scratch: Path, stage: PipelineStage, context: PipelineContext) -> None:
-        needed = stage.expected_bytes(context)
-        reserve(self.config.paths.scratch_dir, scratch, needed, self.files)
+    def _reserve(self, stage: PipelineStage, request: StageRequest) -> None:
+        needed = stage.expected_bytes(request.context)
+        reserve(self.config.paths.scratch_dir, request.scratch, needed, self.files)
 
     def _commit(
-        self, report: StageReport, leased: LeaseFence | None, clock: Callable[[], float]
+        self, report: StageReport, fence: Fence | None, clock: Callable[[], float]
     ) -> Published | None:
         """Publish and register, unless the lease ended while this process was stopped."""
-        if leased is not None and clock() >= leased.deadline:
+        if isinstance(fence, LeaseFence) and clock() >= fence.deadline:
             raise LeaseLost("the lease ran out before the product could be published")
         if report.committed is None:
             return None
@@ -171,12 +164,7 @@ class StageRunner:
         return product
 
     def _request(
-        self,
-        scratch: Path,
-        stage: PipelineStage,
-        context: PipelineContext,
-        attempt: str,
-        leased: LeaseFence | None,
+        self, stage: PipelineStage, context: PipelineContext, attempt: str, fence: Fence | None
     ) -> StageRequest:
         folder = log_folder(self.config.paths.state_dir, context.group_id)
         casa_log, output_log = log_paths(folder, stage.name, attempt)
@@ -185,11 +173,11 @@ class StageRunner:
             stage_name=stage.name,
             context=context,
             attempt=attempt,
-            scratch=scratch,
+            scratch=self.scratch.new_path(context.group_id, stage.name, attempt),
             casa_log=casa_log,
             output_log=output_log,
             deadline_seconds=self.config.execution.deadline_seconds,
-            may_live_until=None if leased is None else lambda: leased.deadline,
+            may_live_until=(lambda: fence.deadline) if isinstance(fence, LeaseFence) else None,
         )
 
 

@@ -80,10 +80,7 @@ def find_committed(
 def verify(
     folder: Path, manifest: Manifest, *, deep: bool = False, files: FileSystem = LOCAL
 ) -> None:
-    """Compare names and sizes, and with `deep` the bytes, with the manifest.
-
-    Raises `BrokenProductError`, also for unreadable files, of which CASA gives no error.
-    """
+    """Compare names, sizes, readability and (`deep`) bytes, or raise `BrokenProductError`."""
     listed = {entry.path: entry for entry in manifest.files}
     sizes = {name: size for name, size in files.sizes(folder).items() if name != MANIFEST_NAME}
     differences = [f"{name} is missing" for name in sorted(listed.keys() - sizes.keys())]

@@ -1,7 +1,4 @@
-"""Reading Measurement Sets, whose arrays have CASA's order: (polarisations, channels, rows).
-
-CASA is loaded when a function is called, in child processes only.
-"""
+"""Measurement Sets through CASA, loaded when called: arrays (polarisations, channels, rows)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""Stage ``select_calibration``: the set of calibration tables that serves a group.
-
-Its checkpoint holds the choice, also when other sets have been registered since.
-"""
+"""Stage ``select_calibration``: the set of tables for a group, fixed by its checkpoint."""
 
 from __future__ import annotations
 

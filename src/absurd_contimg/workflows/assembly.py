@@ -1,7 +1,6 @@
 """The composition root: the one place that makes a worker for pipeline tasks.
 
-The service passes a runner and a registry of this machine, the simulation passes simulated ones;
-everything else is the same. This module opens and closes nothing: callers own what they pass.
+The simulation passes its own runner and registry. Callers own what they pass.
 """
 
 from __future__ import annotations

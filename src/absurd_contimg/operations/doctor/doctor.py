@@ -69,9 +69,6 @@ def diagnose(overrides: Mapping[str, Any], assignments: Sequence[str]) -> list[F
     return findings
 
 
-# The machine.
-
-
 def _python(version: tuple[int, ...] = sys.version_info[:3]) -> Finding:
     number = ".".join(str(part) for part in version)
     text = f"{number} at {sys.executable}; CASA works on 3.11 and 3.13 only."
@@ -117,9 +114,6 @@ def _file_locking() -> Finding:
     current = "not set" if value is None else f"set to {value}"
     text = f"HDF5_USE_FILE_LOCKING is {current}; stages set it to FALSE, for network file systems."
     return Finding(True, "HDF5 locking", text)
-
-
-# Folders and their content.
 
 
 def _folders(settings: Settings) -> list[Finding]:
@@ -216,9 +210,6 @@ def _imager(settings: Settings) -> Finding:
         return Finding(False, "WSClean", error.problem, error.remedy)
     program = shutil.which("wsclean") or "not installed"
     return Finding(True, "WSClean", f"{program}; the imager is {imager} (imaging.imager).")
-
-
-# The database.
 
 
 def _database(settings: Settings) -> list[Finding]:
