@@ -90,10 +90,7 @@ def mean_response(
     weights: NDArray[np.float64] | None = None,
     factor: Callable[[int], NDArray[np.float64]] | None = None,
 ) -> NDArray[np.float64]:
-    """Mean response towards unit vectors (..., 3), over frequencies and weighted integrations.
-
-    `factor` returns what else an integration's response, given by its index, is multiplied by.
-    """
+    """Mean response towards unit vectors (..., 3); `factor` multiplies that of an integration."""
     w = np.ones(len(centres.mjd)) if weights is None else np.asarray(weights, dtype=float)
     total = np.zeros(directions.shape[:-1])
     for index, (vector, weight) in enumerate(zip(centres.vectors, w, strict=True)):

@@ -1,8 +1,6 @@
 """The disk guard: a worker claims no new work while one of its file systems is nearly full.
 
-Below the critical mark a claimed run would only fail and wait. The worker asks the guard before
-each claim, so it claims again as soon as there is space. The guard writes each change to
-``<state>/workers/<worker>.json``, where ``contimg status`` reads why a worker claims nothing.
+It is asked before each claim; ``contimg status`` reads its notes in ``<state>/workers``.
 """
 
 from __future__ import annotations

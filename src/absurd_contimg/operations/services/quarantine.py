@@ -1,8 +1,4 @@
-"""Retries of failed tasks, and the quarantine of groups with unusable data.
-
-A group is in quarantine if its task failed because of the quality of its data: a retry with the
-same data fails again. An operator who has removed the cause releases the group.
-"""
+"""Retries of failed tasks, and the quarantine of groups with data that would fail again."""
 
 from __future__ import annotations
 
@@ -30,11 +26,7 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
 
 
 def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list[History]:
-    """The failed tasks for a retry, among a queue's tasks (newest first).
-
-    Of each group only the newest task; by default without groups in quarantine, with `rule` only
-    the failures by this rule of the failure table.
-    """
+    """Failed newest tasks of groups: without those in quarantine, or only of one `rule`."""
     newest: dict[object, History] = {}
     for history in histories:
         newest.setdefault(summarize(history).group or history.task.task_id, history)
@@ -51,11 +43,10 @@ def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list
 async def release(
     backend: Backend, registry: Registry, group_id: str, history: History
 ) -> SpawnedTask:
-    """End a group's quarantine: run its task again, and reset its status.
+    """Run the task of a group in quarantine again, or raise `SettingError`.
 
-    `history` is that of the group's task. Raises `SettingError` if the group is not in
-    quarantine. The task comes first: if this process dies in between, the group is still listed,
-    and the task sets its status at its end.
+    The task comes before the status: if this process dies in between, the group is still
+    listed, and the task sets its status at its end.
     """
     group = await asyncio.to_thread(registry.group, group_id)
     if group.status is not GroupStatus.QUARANTINED:

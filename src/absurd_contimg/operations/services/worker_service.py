@@ -81,8 +81,7 @@ def sweep_scratch(scratch_dir: Path) -> None:
 async def serve(settings: Settings, until_idle: bool = False) -> None:
     """Run a worker until SIGTERM or SIGINT (or, with `until_idle`, until there is no work).
 
-    Raises `ScratchInUseError` if a running process already has this worker's name: by the name a
-    restarted worker finds the runs that it left.
+    Raises `ScratchInUseError` if a running process has its name, by which it finds its runs.
     """
     prepare_folders(settings.pipeline.paths)
     scratch_dir = settings.pipeline.paths.scratch_dir
