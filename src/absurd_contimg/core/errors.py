@@ -55,6 +55,10 @@ class SchemaMissing(BackendError):
     """The database holds no Absurd schema, or not the version that this package uses."""
 
 
+class UnsuitableDatabase(BackendError):
+    """The database cannot hold what this package writes, whatever its schema."""
+
+
 class BackendUnavailable(BackendError, ConnectionError):
     """The database cannot be reached, or went away before it answered.
 

@@ -105,6 +105,7 @@ def _engine(url: str | Path) -> Engine:
     if engine.dialect.name == "sqlite":
         _begin_immediately(engine)
         return engine
+    _open_our_sessions(engine)
     return engine.execution_options(schema_translate_map={None: _POSTGRES_SCHEMA})
 
 
@@ -122,3 +123,22 @@ def _begin_immediately(engine: Engine) -> None:
     def _begun(connection: Any) -> None:
         read_only = connection.get_execution_options().get(_READ_ONLY, False)
         connection.exec_driver_sql("begin" if read_only else "begin immediate")
+
+
+def _open_our_sessions(engine: Engine) -> None:
+    """Connect as everything else does that uses Postgres."""
+    from absurd_contimg.backends.postgres.sessions import (  # noqa: PLC0415 - slow
+        Session as PostgresSession,
+    )
+    from absurd_contimg.backends.postgres.sessions import transaction_settings  # noqa: PLC0415
+
+    @event.listens_for(engine, "do_connect")
+    def _connect(_dialect: Any, _record: Any, _arguments: Any, options: Any) -> PostgresSession:
+        return PostgresSession.connect(**options)
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Any) -> None:
+        session: PostgresSession = connection.connection.driver_connection
+        if session.pooled:
+            for statement in transaction_settings(session.info):
+                session.execute(statement)

@@ -13,7 +13,7 @@ from freezing_proxy import FreezingProxy
 from psycopg.conninfo import conninfo_to_dict
 
 from absurd_contimg.backends.postgres import PostgresBackend, connections
-from absurd_contimg.backends.postgres.schema import wait_bounds
+from absurd_contimg.backends.postgres.sessions import WAIT_BOUNDS, connection_parameters
 
 QUEUE = "q"
 SOON = 5.0
@@ -90,14 +90,12 @@ async def test_server_gives_up_what_nobody_waits_for(database_url: str) -> None:
 
 def test_bounds_of_the_url_are_kept() -> None:
     url = "postgresql://localhost/x?connect_timeout=3&keepalives=0"
-    bounds = wait_bounds(url)
-    assert {"keepalives_idle", "tcp_user_timeout"} <= bounds.keys()
-    assert not bounds.keys() & {"connect_timeout", "keepalives"}
+    parameters = connection_parameters(url, {})
+    assert parameters.items() >= {"connect_timeout": "3", "keepalives": "0"}.items()
+    assert parameters.keys() >= WAIT_BOUNDS.keys()
 
 
 async def test_every_connection_has_the_bounds(database_url: str) -> None:
     async with PostgresBackend(database_url) as backend, backend._database.connection() as used:
         parameters = conninfo_to_dict(used.info.dsn)
-    assert {name: str(value) for name, value in wait_bounds(database_url).items()}.items() <= (
-        parameters.items()
-    )
+    assert {name: str(value) for name, value in WAIT_BOUNDS.items()}.items() <= parameters.items()

@@ -13,7 +13,8 @@ from psycopg.types.json import Jsonb
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.connections import Connections, columns
-from absurd_contimg.backends.postgres.schema import require_version
+from absurd_contimg.backends.postgres.schema import LOCK_SCHEMA, require_version
+from absurd_contimg.backends.postgres.sessions import READ_WRITE
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
@@ -108,7 +109,7 @@ class PostgresBackend(Backend):
         async with self._database.snapshot() as connection:
 
             async def rows(query: sql.SQL) -> list[Any]:
-                return await (await connection.execute(query.format(**tables))).fetchall()
+                return await (await connection.execute(query.format(**tables), ())).fetchall()
 
             by_state = await rows(count)
             ((claimable, oldest),) = await rows(due)
@@ -223,7 +224,12 @@ class PostgresBackend(Backend):
     async def create_queue(
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
-        await self._database.call("create_queue", queue_name, storage_mode)
+        async with self._database.connection(READ_WRITE) as connection:
+            # Two at once would both see no table, and one fail when it makes the second.
+            await connection.execute(LOCK_SCHEMA)
+            await connection.execute(
+                "select absurd.create_queue(%s, %s)", (queue_name, storage_mode)
+            )
 
     @override
     async def drop_queue(self, queue_name: str) -> None:
@@ -336,8 +342,9 @@ def _columns(record: type[object]) -> sql.Composed:
 
 
 def _table(kind: str, queue_name: str) -> sql.Identifier:
-    """One of the queue's tables: tasks (t), runs (r), checkpoints (c) or waits (w)."""
-    return sql.Identifier(f"{kind}_{queue_name}")
+    """One of the queue's tables, tasks (t), runs (r), checkpoints (c) or waits (w), in a query
+    with arguments: there a ``%`` is doubled."""
+    return sql.Identifier(f"{kind}_{queue_name}".replace("%", "%%"))
 
 
 def _first(rows: Sequence[_Row]) -> _Row | None:

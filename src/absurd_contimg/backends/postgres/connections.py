@@ -12,21 +12,24 @@ import asyncio
 import inspect
 import select
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import cache
-from typing import Any, NoReturn, TypeVar
+from typing import Any, LiteralString, NoReturn, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection, capabilities, generators, sql, waiting
+from psycopg import capabilities, generators, sql, waiting
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
-from psycopg.pq.abc import PGcancelConn
+from psycopg.pq.abc import PGcancelConn, PGconn
 from psycopg.rows import class_row
-from psycopg.types.datetime import TimestamptzLoader
 from typing_extensions import override
 
-from absurd_contimg.backends.postgres.schema import unavailable, wait_bounds
+from absurd_contimg.backends.postgres.schema import unavailable
+from absurd_contimg.backends.postgres.sessions import (
+    READ_WRITE,
+    AsyncSession,
+    transaction_settings,
+)
 from absurd_contimg.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -36,7 +39,6 @@ from absurd_contimg.core.errors import (
     SchemaMissing,
     TaskCancelled,
 )
-from absurd_contimg.core.records import INFINITY
 
 _T = TypeVar("_T")
 _Row = TypeVar("_Row")
@@ -54,12 +56,15 @@ _CANCEL_SECONDS = 2.0
 _LIFETIME_SECONDS = 3600.0
 
 
-class _Connection(AsyncConnection[Any]):
+class _Connection(AsyncSession):
     """A connection that can be abandoned: closed at once, whatever the other side does."""
 
     opened_at = used_at = 0.0
     """By the event loop's clock."""
-    cancellations: set[asyncio.Task[None]]
+
+    def __init__(self, pgconn: PGconn) -> None:
+        super().__init__(pgconn)
+        self.cancellations: set[asyncio.Task[None]] = set()
 
     @override
     async def wait(self, gen: PQGen[_T], interval: float = 0.1, timeout: float | None = None) -> _T:
@@ -116,13 +121,14 @@ class Connections:
             self._idle.pop().pgconn.finish()
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[AsyncConnection[Any]]:
-        """A connection in autocommit mode, for a bounded time."""
+    async def connection(self, mode: LiteralString = "") -> AsyncIterator[AsyncSession]:
+        """A connection for a bounded time, in autocommit mode or in one transaction of this mode."""
         try:
             async with asyncio.timeout(_CALL_SECONDS), self._slots:
                 connection = await self._take()
                 try:
-                    yield connection
+                    async with _transaction(connection, mode):
+                        yield connection
                 finally:
                     self._give_back(connection)
         except TimeoutError as error:
@@ -153,14 +159,10 @@ class Connections:
         if self._closed:
             raise BackendUnavailable("The connections to the database are closed.")
         try:
-            connection = await _Connection.connect(
-                self._url, autocommit=True, **wait_bounds(self._url)
-            )
-            connection.cancellations = self._cancellations
-            connection.adapters.register_loader("timestamptz", _InfiniteTimestamptzLoader)
-            await connection.execute("set time zone 'UTC'")
+            connection = await _Connection.connect(self._url, autocommit=True)
         except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
             raise unavailable(error) from error
+        connection.cancellations = self._cancellations
         connection.opened_at = asyncio.get_running_loop().time()
         return connection
 
@@ -172,12 +174,9 @@ class Connections:
         else:
             connection.abandon()
 
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[AsyncConnection[Any]]:
+    def snapshot(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A connection in a read-only transaction that sees one moment."""
-        async with self.connection() as connection, connection.transaction():
-            await connection.execute("set transaction isolation level repeatable read read only")
-            yield connection
+        return self.connection("repeatable read read only")
 
     async def call(self, procedure: str, *arguments: object) -> Any:
         """The single value that one of Absurd's procedures returns."""
@@ -206,6 +205,21 @@ class Connections:
             return await cursor.fetchall()
 
 
+@asynccontextmanager
+async def _transaction(session: AsyncSession, mode: LiteralString) -> AsyncIterator[None]:
+    """A transaction, if one is asked for or the settings of the session last no longer."""
+    if not mode and not session.pooled:
+        yield
+        return
+    async with session.transaction():
+        if session.pooled:
+            for statement in transaction_settings(session.info, mode or READ_WRITE):
+                await session.execute(statement)
+        else:
+            await session.execute(f"set transaction isolation level {mode}")
+        yield
+
+
 def columns(record: type[object]) -> tuple[str, ...]:
     """The fields of a dataclass or named tuple: the columns of its table or procedure."""
     return tuple(inspect.get_annotations(record))
@@ -215,15 +229,6 @@ def columns(record: type[object]) -> tuple[str, ...]:
 def _call_of(procedure: str, arguments: int, names: tuple[str, ...] = ()) -> bytes:
     call = f"absurd.{procedure}({', '.join(['%s'] * arguments)})"
     return (f"select {', '.join(names)} from {call}" if names else f"select {call}").encode()
-
-
-class _InfiniteTimestamptzLoader(TimestamptzLoader):
-    """Reads ``infinity`` (a wait without a timeout), which psycopg's own loader refuses."""
-
-    def load(self, data: bytes | bytearray | memoryview) -> datetime:
-        if bytes(data) == b"infinity":
-            return INFINITY
-        return super().load(data).astimezone(UTC)
 
 
 async def _is_alive(connection: _Connection, now: float) -> bool:

@@ -22,8 +22,9 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-import psycopg
 from psycopg import sql
+
+from absurd_contimg.backends.postgres.sessions import Session
 
 _SUPERUSER = "postgres"
 _DATA, _LOG = "data", "server.log"
@@ -72,7 +73,8 @@ class EmbeddedPostgres:
         host, passfile = (
             quote(str(path), safe="") for path in (self._sockets, self._password_file)
         )
-        return f"postgresql://{_SUPERUSER}@/{database}?host={host}&port={_PORT}&passfile={passfile}"
+        name = quote(database, safe="")
+        return f"postgresql://{_SUPERUSER}@/{name}?host={host}&port={_PORT}&passfile={passfile}"
 
     def exists(self) -> bool:
         """Whether there is a cluster in the folder, running or not."""
@@ -169,7 +171,7 @@ class EmbeddedPostgres:
         """Stop the server unless another process is connected to it."""
         if not self.is_running():
             return
-        with psycopg.connect(self.url("postgres")) as connection:
+        with Session.connect(self.url("postgres")) as connection:
             row = connection.execute(
                 "select count(*) from pg_stat_activity"
                 " where backend_type = 'client backend' and pid <> pg_backend_pid()"
@@ -179,7 +181,7 @@ class EmbeddedPostgres:
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create an empty database (or a copy of `template`) if there is none; its URL."""
-        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+        with Session.connect(self.url("postgres"), autocommit=True) as connection:
             exists = connection.execute("select 1 from pg_database where datname = %s", (name,))
             if exists.fetchone() is None:
                 statement = sql.SQL("create database {}").format(sql.Identifier(name))

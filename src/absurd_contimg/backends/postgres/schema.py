@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import LiteralString
 
 import absurdctl
 import psycopg
-from psycopg.conninfo import conninfo_to_dict
 
+from absurd_contimg.backends.postgres.sessions import (
+    Session,
+    environment_variables,
+    transaction_settings,
+)
 from absurd_contimg.core.errors import BackendUnavailable, SchemaMissing
 
 SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
 """The version that ``absurdctl`` carries and this package uses."""
 
-_LOCK_KEY = 0x41425355
-"""Serialises installation between processes; any number that nobody else uses ("ABSU")."""
+LOCK_SCHEMA: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
+"""One transaction at a time installs or makes a queue; any number of our own ("ABSU")."""
 
 
 def install_schema(url: str) -> str:
@@ -25,7 +29,7 @@ def install_schema(url: str) -> str:
     holds a newer schema than the installed ``absurdctl``.
     """
     with _connect(url) as connection:
-        connection.execute("select pg_advisory_xact_lock(%s)", (_LOCK_KEY,))
+        connection.execute(LOCK_SCHEMA)
         version = _recorded_version(connection)
         if version is None:
             connection.execute(absurdctl.BUNDLED_SCHEMA_SQL.encode())
@@ -64,7 +68,7 @@ def require_version(version: str | None) -> None:
         )
 
 
-def _recorded_version(connection: psycopg.Connection) -> str | None:
+def _recorded_version(connection: Session) -> str | None:
     has_it = "select to_regprocedure('absurd.get_schema_version()') is not null"
     if connection.execute(has_it).fetchone() != (True,):
         return None
@@ -72,37 +76,28 @@ def _recorded_version(connection: psycopg.Connection) -> str | None:
     return str(version)
 
 
-def _connect(url: str) -> psycopg.Connection:
+def _connect(url: str) -> Session:
     try:
-        return psycopg.connect(url, **wait_bounds(url))
+        session = Session.connect(url)
+        if session.pooled:
+            for statement in transaction_settings(session.info):
+                session.execute(statement)
+        return session
     except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
         raise unavailable(error) from error
 
 
-_WAIT_BOUNDS = {
-    "connect_timeout": 10,
-    "keepalives": 1,
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
-"""Of every connection: in seconds, the last one in milliseconds."""
-
-
-def wait_bounds(url: str) -> dict[str, Any]:
-    """The bounds for a connection's waits on the network; those that the URL sets are kept.
-
-    Raises `psycopg.ProgrammingError` for a malformed URL.
-    """
-    given = conninfo_to_dict(url)
-    return {name: value for name, value in _WAIT_BOUNDS.items() if name not in given}
-
-
 def unavailable(error: psycopg.Error) -> BackendUnavailable:
     """The error to raise when the database cannot be reached, with what to look at."""
+    variables = environment_variables()
+    remedy = (
+        f"Unset {', '.join(variables)} unless meant for this database (they count where its URL "
+        "says nothing), and check"
+        if variables
+        else "Check"
+    )
     return BackendUnavailable(
         f"The database cannot be reached: {str(error).strip()} "
-        "Check ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
+        f"{remedy} ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
         sqlstate=error.sqlstate,
     )

@@ -1,0 +1,213 @@
+"""Sessions with Postgres: the one place that connects, and what a session is set to.
+
+A role, a database, the environment and the URL may change how a session answers: its encoding, the
+form of times, isolation, timeouts. Every session starts with what this package relies on. Behind a
+pooler in transaction mode a session has no state that lasts, so the same settings begin each
+transaction there, and no statement is prepared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from datetime import UTC, datetime
+from typing import Any, LiteralString, Self
+
+import psycopg
+from psycopg import adapt, pq
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.types.datetime import TimestamptzLoader
+from psycopg.types.json import set_json_dumps
+from typing_extensions import override
+
+from absurd_contimg.core.errors import UnsuitableDatabase
+from absurd_contimg.core.records import INFINITY
+
+WAIT_BOUNDS = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""On the network, unless the URL sets others: in seconds, the last one in milliseconds."""
+
+READ_WRITE: LiteralString = "read committed read write"
+"""The mode of a transaction."""
+
+SESSION_SETTINGS: tuple[tuple[LiteralString, LiteralString, int], ...] = (
+    ("statement_timeout", "0", 0),
+    ("lock_timeout", "0", 0),
+    ("transaction_timeout", "0", 17_00_00),
+    ("idle_in_transaction_session_timeout", "0", 0),
+    ("idle_session_timeout", "0", 14_00_00),
+    ("default_transaction_isolation", "read committed", 0),
+    ("default_transaction_read_only", "off", 0),
+    ("default_transaction_deferrable", "off", 0),
+    ("client_encoding", "UTF8", 0),
+    ("datestyle", "ISO, MDY", 0),
+    ("intervalstyle", "postgres", 0),
+    ("timezone", "UTC", 0),
+    ("extra_float_digits", "1", 0),
+    ("bytea_output", "hex", 0),
+    ("standard_conforming_strings", "on", 0),
+    ("array_nulls", "on", 0),
+    ("transform_null_equals", "off", 0),
+    ("row_security", "on", 0),
+    ("search_path", "pg_catalog", 0),
+    ("absurd.fake_now", "", 0),
+)
+"""Name, value, and the first version of Postgres that has the setting.
+
+A value is Postgres' default, except for the time zone, the encoding, and the search path: this
+package names the schema of everything that it uses. Not here, because they are the administrator's:
+``role``, ``lc_messages``, ``synchronous_commit``, memory and planner.
+"""
+
+_ENCODINGS = ("UTF8", "SQL_ASCII")
+"""Of a database: those that can hold every text. SQL_ASCII stores UTF-8 as it comes."""
+
+
+class _InfiniteTimestamptzLoader(TimestamptzLoader):
+    """Reads ``infinity`` (a wait without a timeout), which psycopg's own loader refuses."""
+
+    @override
+    def load(self, data: bytes | bytearray | memoryview) -> datetime:
+        if bytes(data) == b"infinity":
+            return INFINITY
+        return super().load(data).astimezone(UTC)
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def _dump_json(value: object) -> bytes:
+    """JSON without ``\\u``, which a database of encoding SQL_ASCII refuses."""
+    try:
+        return _encode(value).encode()
+    except UnicodeEncodeError:  # a lone surrogate: Postgres says so, and its error is translated
+        return json.dumps(value).encode()
+
+
+_ADAPTERS = adapt.AdaptersMap(psycopg.adapters)
+_ADAPTERS.register_loader("timestamptz", _InfiniteTimestamptzLoader)
+set_json_dumps(_dump_json, _ADAPTERS)
+
+
+class Session(psycopg.Connection[Any]):
+    """A connection with the settings of this package; see `AsyncSession`."""
+
+    pooled = False
+
+    @classmethod
+    @override
+    def connect(cls, conninfo: str = "", *, autocommit: bool = False, **options: Any) -> Self:
+        session = super().connect(**connection_parameters(conninfo, options))
+        try:
+            _check_encoding(session.info)
+            session.pooled = not session.execute(_set_directly(session.info)).fetchall()
+        except BaseException:
+            session.close()
+            raise
+        if session.pooled:
+            session.prepare_threshold = None
+        session.autocommit = autocommit
+        return session
+
+
+class AsyncSession(psycopg.AsyncConnection[Any]):
+    """A connection with the settings of this package.
+
+    `pooled`: it reaches its server through a pooler, so a transaction has to begin with
+    `transaction_settings`. Connecting raises what psycopg raises, and `UnsuitableDatabase`.
+    """
+
+    pooled = False
+
+    @classmethod
+    @override
+    async def connect(cls, conninfo: str = "", *, autocommit: bool = False, **options: Any) -> Self:
+        session = await super().connect(**connection_parameters(conninfo, options))
+        try:
+            _check_encoding(session.info)
+            cursor = await session.execute(_set_directly(session.info))
+            session.pooled = not await cursor.fetchall()
+        except BaseException:
+            await session.close()
+            raise
+        if session.pooled:
+            session.prepare_threshold = None
+        await session.set_autocommit(autocommit)
+        return session
+
+
+def transaction_settings(
+    info: psycopg.ConnectionInfo, mode: LiteralString = READ_WRITE
+) -> tuple[bytes, bytes]:
+    """The first two statements of a transaction behind a pooler."""
+    return (
+        f"set transaction isolation level {mode}".encode(),
+        _set_config(info, "true").encode(),
+    )
+
+
+def environment_variables() -> list[str]:
+    """The variables of the environment that libpq reads, in order."""
+    known = {option.envvar for option in pq.Conninfo.get_defaults() if option.envvar}
+    return sorted(name for name in os.environ if name.encode() in known)
+
+
+def _set_directly(info: psycopg.ConnectionInfo) -> bytes:
+    """The statement that sets a session and returns rows, but does nothing behind a pooler.
+
+    A pooler answers with a process number of its own invention; what is set there would stay with
+    a connection that others use next.
+    """
+    return f"{_set_config(info, 'false')} where pg_backend_pid() = {info.backend_pid}".encode()
+
+
+def _set_config(info: psycopg.ConnectionInfo, is_local: LiteralString) -> str:
+    values = ", ".join(
+        f"('{name}', '{value}')"
+        for name, value, version in SESSION_SETTINGS
+        if info.server_version >= version
+    )
+    return f"select set_config(name, value, {is_local}) from (values {values}) as s (name, value)"
+
+
+def _check_encoding(info: psycopg.ConnectionInfo) -> None:
+    encoding = info.parameter_status("server_encoding")
+    if encoding not in _ENCODINGS:
+        raise UnsuitableDatabase(
+            f"The database {info.dbname!r} has the encoding {encoding}, which cannot hold every "
+            "text. Create one with: createdb --encoding=UTF8 --template=template0 NAME"
+        )
+
+
+def connection_parameters(url: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of psycopg's `connect`.
+
+    The environment counts only for what the URL leaves open: a URL with a host has the default
+    port, and one with socket folder, port, user, database and password file leaves nothing open.
+    """
+    given: dict[str, Any] = {"context": _ADAPTERS, **WAIT_BOUNDS}
+    given |= {**conninfo_to_dict(url), **options, "client_encoding": "UTF8", "autocommit": True}
+    if given.get("host"):
+        given = {"hostaddr": "", "port": "5432"} | given
+    if str(given.get("host")).startswith("/") and given.keys() >= {"user", "dbname", "passfile"}:
+        given = _defaults_against_environment() | given
+    return given
+
+
+def _defaults_against_environment() -> dict[str, str]:
+    """libpq's defaults of the options that an environment variable sets."""
+    options = {
+        option.keyword.decode(): (option.compiled or b"").decode()
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar and option.envvar.decode() in environment_variables()
+    }
+    options.pop("service", None)  # cannot be unset; all that it could set is set here
+    needed = dict.fromkeys(("min_protocol_version", "max_protocol_version"), "3.0")
+    needed["require_auth"] = "scram-sha-256"  # an empty value would be refused
+    return options | {name: value for name, value in needed.items() if name in options}

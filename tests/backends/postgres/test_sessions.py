@@ -1,0 +1,321 @@
+"""Sessions: settings of role, database, URL and environment change nothing, or are refused."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from transaction_pooler import TransactionPooler
+
+import absurd_contimg
+from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
+from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.backends.postgres.sessions import SESSION_SETTINGS, Session
+from absurd_contimg.core.errors import BackendUnavailable, UnsuitableDatabase
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.history.invariants.check import audit
+from absurd_contimg.history.queue_health import find_problems
+from absurd_contimg.registry import Registry
+
+POLICY = RetryPolicy(backoff_first_seconds=0.0)
+
+SETTINGS = (
+    *("datestyle = 'German'", "datestyle = 'SQL, DMY'", "datestyle = 'Postgres, MDY'"),
+    *("intervalstyle = 'iso_8601'", "intervalstyle = 'sql_standard'"),
+    *("intervalstyle = 'postgres_verbose'", "timezone = 'America/New_York'"),
+    *("timezone = '<+0530>-05:30'", "client_encoding = 'LATIN1'", "client_encoding = 'SQL_ASCII'"),
+    *("client_encoding = 'EUC_JP'", "search_path = 'nowhere'", "search_path = ''"),
+    *("default_transaction_isolation = 'serializable'",),
+    *("default_transaction_isolation = 'repeatable read'", "default_transaction_read_only = on"),
+    *("default_transaction_deferrable = on", "statement_timeout = '20ms'", "lock_timeout = '1ms'"),
+    *("idle_in_transaction_session_timeout = '1ms'", "idle_session_timeout = '40ms'"),
+    *("transaction_timeout = '30ms'", "bytea_output = 'escape'", "extra_float_digits = -15"),
+    *("standard_conforming_strings = off", "backslash_quote = off", "array_nulls = off"),
+    *("transform_null_equals = on", "row_security = off", "quote_all_identifiers = on"),
+    *("absurd.fake_now = '2001-01-01'", "lc_messages = 'C'", "client_min_messages = 'debug5'"),
+)
+ENVIRONMENTS = (
+    {"PGDATESTYLE": "German"},
+    {"PGTZ": "Asia/Tokyo"},
+    {"PGCLIENTENCODING": "LATIN1"},
+    {"PGOPTIONS": "-c datestyle=SQL -c intervalstyle=iso_8601 -c search_path=nowhere"},
+    {"PGHOST": "db.example", "PGPORT": "6000", "PGUSER": "other", "PGDATABASE": "other"},
+    {"PGHOSTADDR": "192.0.2.1"},
+    {"PGPASSWORD": "other", "PGPASSFILE": "/nowhere"},
+    {"PGSSLMODE": "verify-full", "PGSSLROOTCERT": "/nowhere", "PGCHANNELBINDING": "require"},
+    {"PGTARGETSESSIONATTRS": "standby", "PGREQUIREAUTH": "none", "PGGSSENCMODE": "require"},
+    {"PGMINPROTOCOLVERSION": "3.2", "PGMAXPROTOCOLVERSION": "latest", "PGREQUIREPEER": "nobody"},
+)
+QUEUES = ("a%sb", "100%", 'say "x"', "it's", "two words", "UPPER", "ä☃", "x" * 57, "a.b;c--", "%s")
+
+
+async def scenario(url: str, queue: str) -> tuple[Any, ...]:
+    """Spawn, sleep, an event with a timeout, a failure and its retry; what is shown of it."""
+    failed = []
+
+    async def handler(params: Any, ctx: Any) -> dict[str, Any]:
+        await ctx.sleep_for("nap", 0.06)
+        event = await ctx.await_event("ready", timeout=3600)
+
+        async def flaky() -> float:
+            if not failed:
+                failed.append(1)
+                raise ConnectionResetError("Zürich ☃ 'quoted' \\ back")
+            return 0.1 + 0.2
+
+        return {"name": params["name"], "event": event, "sum": await ctx.step("s", flaky)}
+
+    async with PostgresBackend(url) as backend:
+        await backend.create_queue(queue)
+        registry = TaskRegistry()
+        registry.add("task", handler)
+        spawned = await backend.spawn_task(queue, "task", {"name": "Zürich ☃"})
+        settings = WorkerSettings(queue, "w", poll_interval_seconds=0.02)
+        worker = Worker(backend, registry, settings, policy=POLICY)
+        running = asyncio.create_task(worker.run())
+        await backend.emit_event(queue, "ready", {"at": "☃"})
+        async with asyncio.timeout(10):
+            while True:
+                result = await backend.get_task_result(queue, spawned.task_id)
+                assert result is not None
+                if result.state in ("completed", "failed"):
+                    break
+                await asyncio.sleep(0.02)
+        worker.stop()
+        await running
+        history = await backend.history(queue, spawned.task_id)
+        assert history is not None
+        assert history.task.enqueue_at.utcoffset() is not None
+        listed = await backend.list_tasks(queue, states=["completed"])
+        policy = await backend.get_queue_policy(queue)
+        assert policy is not None
+        return (
+            result.result,
+            [run.state for run in history.runs],
+            [task.task_id for task in listed] == [spawned.task_id],
+            policy.cleanup_ttl.days,
+            (await backend.queue_stats(queue)).tasks_by_state,
+            await find_problems(backend, queue),
+            audit([history], POLICY),
+            abs((await backend.current_time()).year - history.task.enqueue_at.year) <= 1,
+        )
+
+
+UNTOUCHED = (
+    {"name": "Zürich ☃", "event": {"at": "☃"}, "sum": 0.1 + 0.2},
+    ["failed", "completed"],
+    True,
+    30,
+    {"completed": 1},
+    [],
+    [],
+    True,
+)
+
+
+@pytest.fixture(scope="module")
+def administrator(
+    postgres_server: EmbeddedPostgres, new_database: Callable[[], str]
+) -> Iterator[psycopg.Connection]:
+    """A connection to the database whose settings the tests change."""
+    with psycopg.connect(new_database(), autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture
+def queue(administrator: psycopg.Connection, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a queue of this test's own; settings of the database are reset at the end."""
+    yield f"q{abs(hash(request.node.name)) % 10**9}"
+    administrator.execute(f'alter database "{administrator.info.dbname}" reset all')
+
+
+def change(administrator: psycopg.Connection, setting: str) -> None:
+    administrator.execute(f'alter database "{administrator.info.dbname}" set {setting}')
+
+
+def url_of(server: EmbeddedPostgres, administrator: psycopg.Connection) -> str:
+    return server.url(administrator.info.dbname)
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+async def test_setting_of_the_database(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, queue: str, setting: str
+) -> None:
+    change(administrator, setting)
+    assert await scenario(url_of(postgres_server, administrator), queue) == UNTOUCHED
+
+
+@pytest.mark.parametrize("setting", SETTINGS[::7])
+async def test_setting_of_the_role(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, queue: str, setting: str
+) -> None:
+    administrator.execute(f"alter role current_user set {setting}")
+    try:
+        assert await scenario(url_of(postgres_server, administrator), queue) == UNTOUCHED
+    finally:
+        administrator.execute("alter role current_user reset all")
+
+
+@pytest.mark.parametrize("setting", SETTINGS[1::7])
+async def test_option_in_the_url(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, queue: str, setting: str
+) -> None:
+    name, value = setting.replace("'", "").split(" = ")
+    escaped = value.replace(" ", "%5C%20")
+    url = f"{url_of(postgres_server, administrator)}&options=-c%20{name}%3D{escaped}"
+    assert await scenario(url, queue) == UNTOUCHED
+
+
+@pytest.mark.parametrize("variables", ENVIRONMENTS, ids="+".join)
+async def test_environment_of_another_database(
+    postgres_server: EmbeddedPostgres,
+    administrator: psycopg.Connection,
+    queue: str,
+    monkeypatch: pytest.MonkeyPatch,
+    variables: dict[str, str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert await scenario(url_of(postgres_server, administrator), queue) == UNTOUCHED
+
+
+@pytest.mark.parametrize("name", ["PGSERVICE"])
+async def test_variable_that_cannot_be_left_out_is_named(
+    postgres_server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv(name, "nowhere")
+    with pytest.raises(BackendUnavailable, match=f"Unset {name}"):
+        await PostgresBackend(postgres_server.url()).open()
+
+
+async def test_host_of_the_url_counts_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Address and port of another database are not mixed into a URL that names its own host."""
+    monkeypatch.setenv("PGHOSTADDR", "192.0.2.1")
+    monkeypatch.setenv("PGPORT", "6000")
+    with pytest.raises(BackendUnavailable, match=r'"127\.0\.0\.1", port 5432'):
+        await PostgresBackend("postgresql://user@127.0.0.1/database").open()
+
+
+@pytest.mark.parametrize("queue_name", QUEUES)
+async def test_name_of_a_queue(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, queue_name: str
+) -> None:
+    assert await scenario(url_of(postgres_server, administrator), queue_name) == UNTOUCHED
+
+
+@pytest.mark.parametrize("name", ["UPPER", "two words", 'say "x"', "it's 100%", "ä☃", "x" * 63])
+async def test_name_of_a_database(postgres_server: EmbeddedPostgres, name: str) -> None:
+    url = postgres_server.create_database(name)
+    assert install_schema(url).startswith("Installed")
+    assert await scenario(url, "q") == UNTOUCHED
+
+
+async def test_encoding_sql_ascii(postgres_server: EmbeddedPostgres) -> None:
+    url = create_with_encoding(postgres_server, "SQL_ASCII")
+    install_schema(url)
+    assert await scenario(url, "ä☃") == UNTOUCHED
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "LATIN9", "EUC_JP", "WIN1252"])
+async def test_encoding_that_cannot_hold_every_text_is_refused(
+    postgres_server: EmbeddedPostgres, encoding: str
+) -> None:
+    url = create_with_encoding(postgres_server, encoding)
+    with pytest.raises(UnsuitableDatabase, match=f"encoding {encoding}.*createdb --encoding=UTF8"):
+        install_schema(url)
+    with pytest.raises(UnsuitableDatabase, match=encoding):
+        await PostgresBackend(url).open()
+
+
+def create_with_encoding(server: EmbeddedPostgres, encoding: str) -> str:
+    name = f"encoding_{encoding}"
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(
+            sql.SQL(
+                "create database {} encoding {} template template0 lc_collate 'C' lc_ctype 'C'"
+            ).format(sql.Identifier(name), sql.Literal(encoding))
+        )
+    return server.url(name)
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        *("role = 'postgres'", "datestyle = 'German'", "client_encoding = 'LATIN1'"),
+        *("default_transaction_isolation = 'serializable'", "search_path = 'nowhere'"),
+        *("default_transaction_read_only = on", "statement_timeout = '20ms'"),
+        *("standard_conforming_strings = off", "timezone = 'America/New_York'"),
+    ],
+)
+async def test_pooler_in_transaction_mode(
+    postgres_server: EmbeddedPostgres,
+    administrator: psycopg.Connection,
+    queue: str,
+    tmp_path: Path,
+    setting: str,
+) -> None:
+    """No session state is relied on: consecutive transactions meet different sessions."""
+    change(administrator, setting)
+    pooler = TransactionPooler(url_of(postgres_server, administrator), tmp_path)
+    async with pooler.running():
+        assert await scenario(pooler.url, queue) == UNTOUCHED
+        before = pooler.transactions
+        assert await asyncio.to_thread(registered_groups, pooler.url) == []
+        assert pooler.transactions > before
+    assert not pooler.prepared
+
+
+def registered_groups(url: str) -> list[Any]:
+    registry = Registry(url)
+    try:
+        return registry.groups()
+    finally:
+        registry.close()
+
+
+@pytest.mark.parametrize("setting", ["datestyle = 'German'", "search_path = 'nowhere'"])
+def test_registry_in_postgres(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, queue: str, setting: str
+) -> None:
+    change(administrator, setting)
+    assert registered_groups(url_of(postgres_server, administrator)) == []
+
+
+def test_nothing_else_connects() -> None:
+    """One module makes connections, so that none is without the settings of this package."""
+    connecting = re.compile(
+        r"psycopg\.connect|\b(Async)?Connection\.connect|PGconn|ConnectionPool\b"
+    )
+    package = Path(absurd_contimg.__file__).parent
+    allowed = {"backends/postgres/sessions.py", "backends/postgres/connections.py"}
+    places = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in package.rglob("*.py")
+        for line in path.read_text().splitlines()
+        if connecting.search(line)
+        and not str(path.relative_to(package)).startswith("backends/memory")
+        and str(path.relative_to(package)) not in allowed
+    ]
+    assert not places
+
+
+def test_session_has_every_setting(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, queue: str
+) -> None:
+    """Also those whose effect the scenario would not show."""
+    for setting in SETTINGS:
+        change(administrator, setting)
+    with Session.connect(url_of(postgres_server, administrator)) as session:
+        rows = session.execute("select name, setting, reset_val from pg_settings").fetchall()
+    shown = {name.lower(): (value, before) for name, value, before in rows}
+    expected = {name: value for name, value, _ in SESSION_SETTINGS if name != "absurd.fake_now"}
+    assert {name: shown[name][0] for name in expected} == expected
+    assert sum(value != before for value, before in (shown[name] for name in expected)) >= 15
