@@ -122,12 +122,15 @@ class Connections:
 
     @asynccontextmanager
     async def connection(self, mode: LiteralString = "") -> AsyncIterator[AsyncSession]:
-        """A connection for a bounded time, in autocommit mode or in one transaction of this mode."""
+        """A connection for a bounded time; in autocommit mode, or a transaction of this mode."""
         try:
             async with asyncio.timeout(_CALL_SECONDS), self._slots:
                 connection = await self._take()
                 try:
-                    async with _transaction(connection, mode):
+                    if mode or connection.pooled:
+                        async with _transaction(connection, mode or READ_WRITE):
+                            yield connection
+                    else:
                         yield connection
                 finally:
                     self._give_back(connection)
@@ -207,13 +210,10 @@ class Connections:
 
 @asynccontextmanager
 async def _transaction(session: AsyncSession, mode: LiteralString) -> AsyncIterator[None]:
-    """A transaction, if one is asked for or the settings of the session last no longer."""
-    if not mode and not session.pooled:
-        yield
-        return
+    """A transaction with the settings of this package, whatever server it meets."""
     async with session.transaction():
         if session.pooled:
-            for statement in transaction_settings(session.info, mode or READ_WRITE):
+            for statement in transaction_settings(session.info, mode):
                 await session.execute(statement)
         else:
             await session.execute(f"set transaction isolation level {mode}")
