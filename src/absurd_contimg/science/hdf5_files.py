@@ -47,9 +47,11 @@ def opened(path: Path) -> Iterator[Any]:
         if error.errno in _PASSING:
             raise
         raise _unreadable(path, error) from error
+    except (RuntimeError, KeyError, ValueError) as error:  # h5py's for damaged metadata
+        raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> InputError:
+def _unreadable(path: Path, error: Exception) -> InputError:
     """Why a file does not open: its writer is at work, has died, or the file is damaged."""
     is_marked = "h5clear" in str(error)
     if _may_grow(path) and _begins_as_hdf5(path):

@@ -8,8 +8,10 @@ from absurd_contimg.science.raw_file import Floats, RawHeader
 
 _TOLERANCE_M = 0.1
 """Single precision holds 2 km to 0.0001 m; the readers of the telescope allow 0.05 m."""
-_FRAME_ROTATION_MAX_RAD = np.radians(1.0)
-"""Between the celestial frames of date and of 2000: 0.3 degrees in 2050, more near the pole."""
+_PRECESSION_RAD_PER_YEAR = np.radians(20.042 / 3600.0)
+"""Of the pole, towards the equinox."""
+_REST_MAX_RAD = np.radians(60.0 / 3600.0)
+"""Nutation, aberration and higher terms, which turn the frame of date beside precession."""
 _SHARE_MIN = 0.9
 """Of the deviating baselines that one or two antennas must explain."""
 _WRONG_MAX = 0.75
@@ -41,11 +43,18 @@ def meridian_uvw(positions_m: Floats, longitude_deg: float, declination_rad: flo
     return np.stack([y, cosine * z - sine * x, cosine * x + sine * z], axis=1)
 
 
+def sidereal_times(times_jd: Floats, longitude_deg: float) -> Floats:
+    """Mean sidereal time of each time, radians from 0 to 2 pi; true within 2.1 s of time.
+
+    Formula of 1982 without its small terms (Meeus, Astronomical Algorithms, chapter 12).
+    """
+    degrees = 280.46061837 + 360.98564736629 * (times_jd - 2451545.0) + longitude_deg
+    return np.asarray(np.radians(degrees % 360.0))
+
+
 def explain_baselines(header: RawHeader, expected: Floats) -> str | None:
     """Why the file's baselines are not those of its antennas; None where they are."""
-    stored = header.uvw_m
-    if not header.phased_to_meridian:
-        stored = _without_rotation(stored, expected)
+    stored = _without_rotation(header, expected)
     wrong = _distance(stored, expected) > _tolerance(expected)
     wrong &= header.first != header.second  # an autocorrelation has no baseline, whatever it says
     if not wrong.any():
@@ -65,15 +74,32 @@ def explain_baselines(header: RawHeader, expected: Floats) -> str | None:
     return f"{shown}; {int(wrong.sum())} of {len(wrong)} rows differ{antennas}"
 
 
-def _without_rotation(stored: Floats, expected: Floats) -> Floats:
-    """Baselines turned about the line of sight by the angle between the frames, if it is small."""
-    cross = (expected[:, 0] * stored[:, 1] - expected[:, 1] * stored[:, 0]).sum()
-    along = (expected[:, 0] * stored[:, 0] + expected[:, 1] * stored[:, 1]).sum()
-    angle = -np.arctan2(cross, along)
-    if abs(angle) > _FRAME_ROTATION_MAX_RAD:
+def _without_rotation(header: RawHeader, expected: Floats) -> Floats:
+    """The file's baselines, turned back if they are in the frame of 2000 and not in that of date.
+
+    The turn is about the line of sight and changes no phase. Precession gives it for each row;
+    what is left is about the same for all rows.
+    """
+    years = (header.times_jd - 2451545.0) / 365.25
+    cosine = np.cos(header.declination_rad)
+    right_ascension = sidereal_times(header.times_jd, header.longitude_deg)
+    precession = -_PRECESSION_RAD_PER_YEAR * years * np.sin(right_ascension) / cosine
+    stored = header.uvw_m
+    turned = _turned(stored, precession)
+    cross = (expected[:, 0] * turned[:, 1] - expected[:, 1] * turned[:, 0]).sum()
+    along = (expected[:, 0] * turned[:, 0] + expected[:, 1] * turned[:, 1]).sum()
+    rest = -np.arctan2(cross, along)
+    if abs(rest) > _REST_MAX_RAD / cosine:
         return stored
-    sine, cosine = np.sin(angle), np.cos(angle)
-    u, v, w = stored.T
+    turned = _turned(turned, np.full(len(turned), rest))
+    return (
+        turned if _distance(turned, expected).max() < _distance(stored, expected).max() else stored
+    )
+
+
+def _turned(uvw: Floats, angle_rad: Floats) -> Floats:
+    sine, cosine = np.sin(angle_rad), np.cos(angle_rad)
+    u, v, w = uvw.T
     return np.stack([cosine * u - sine * v, sine * u + cosine * v, w], axis=1)
 
 

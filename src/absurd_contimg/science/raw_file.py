@@ -16,10 +16,17 @@ from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.science.hdf5_files import TRANSFER_AGAIN, opened
 
+JD_OF_1970 = 2440587.5
 _EXPANSION_MAX = 64
 """Bytes of data for each byte on disk; more is a sparse file or a compressed bomb."""
 _SMALL_BYTES = 64_000_000
 """Data up to this size may be compressed as much as they like."""
+_COMPLEX_PARTS = (("r", "i"), ("re", "im"), ("real", "imag"))
+"""Fields of a compound that is a complex number, as fixed-point correlators write it."""
+_AMPLITUDE_MAX = 1e15
+"""No visibility is larger; sums and squares of such values overflow single precision."""
+_SAMPLES_MIN, _SAMPLES_MAX = 1e-6, 1e15
+_DECLINATION_SPREAD_MAX_RAD = 1e-4
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -66,8 +73,37 @@ class RawHeader:
     """Baselines are those at hour angle 0, one set for all times: the writer's form."""
     shape: tuple[int, ...]
     """Of the visibilities: (rows, channels, products), an axis of one window left out."""
-    counts: tuple[tuple[str, int, int], ...]
+    counts: tuple[tuple[str, float, int], ...]
     """Key, the count in the header, and the count of what is there."""
+
+    @property
+    def has_data(self) -> NDArray[np.bool_]:
+        """Of each antenna in the header, whether a row names it."""
+        return np.isin(self.antenna_numbers, np.union1d(self.first, self.second))
+
+    @property
+    def length_s(self) -> float:
+        """Length of an integration."""
+        return float(np.median(self.integration_s))
+
+    @property
+    def name_late_s(self) -> float:
+        """Seconds from the beginning of the data to the time in the name: two clocks."""
+        start = (self.times_jd.min() - JD_OF_1970) * 86400.0 - self.length_s / 2.0
+        return float(parse_subband_name(self.path).timestamp_seconds - start)
+
+    def integrations(self) -> tuple[Integers, Floats]:
+        """The integration of each row, from 0 in time order, and the middle of each in JD.
+
+        Times that lie closer than half an integration are one integration, so that the last bits
+        of a clock do not make two of one.
+        """
+        order = np.argsort(self.times_jd, kind="stable")
+        gaps = np.diff(self.times_jd[order]) * 86400.0 > self.length_s / 2.0
+        number = np.empty(len(order), np.int64)
+        number[order] = np.concatenate([[0], np.cumsum(gaps)])
+        middles = [np.median(self.times_jd[number == n]) for n in range(number.max() + 1)]
+        return number, np.array(middles)
 
 
 def read_raw_header(path: Path) -> RawHeader:
@@ -80,19 +116,21 @@ def read_raw_header(path: Path) -> RawHeader:
 def read_visibilities(header: RawHeader, polarizations: tuple[int, ...]) -> tuple[Any, Any, Any]:
     """Data, flags and samples of these products, each of shape (rows, channels, products).
 
-    Flagged, and set to zero, is what the file flags, and what has no samples, is NaN, infinite
-    or exactly zero.
+    Flagged, and set to zero, is what the file flags, and what has no samples, is NaN, infinite,
+    beyond any visibility or exactly zero.
     """
     with opened(header.path) as file:
         group = file["Data"]
         take = [header.polarizations.index(code) for code in polarizations]
-        data = _products(group["visdata"], header, take).astype(np.complex64)
+        with np.errstate(over="ignore"):
+            data = _products(group["visdata"], header, take).astype(np.complex64)
         samples = (
             _products(group["nsamples"], header, take).astype(np.float32)
             if "nsamples" in group
             else np.ones(data.shape, np.float32)
         )
-        missing = ~np.isfinite(data) | (data == 0) | ~(samples > 0)
+        missing = ~(np.abs(data) < _AMPLITUDE_MAX) | (data == 0)
+        missing |= ~((samples > _SAMPLES_MIN) & (samples < _SAMPLES_MAX))
         if "flags" in group:
             missing |= _products(group["flags"], header, take).astype(bool)
     data[missing] = 0
@@ -102,9 +140,19 @@ def read_visibilities(header: RawHeader, polarizations: tuple[int, ...]) -> tupl
 
 def _products(dataset: Any, header: RawHeader, take: list[int]) -> Any:
     values = dataset[()]
-    if values.dtype.names:  # a compound of two real parts, as fixed-point correlators write it
-        values = values[values.dtype.names[0]] + 1j * values[values.dtype.names[1]]
+    if values.dtype.names:
+        real, imaginary = _complex_parts(values.dtype)
+        values = values[real] + 1j * values[imaginary]
     return values.reshape(header.shape)[:, :, take]
+
+
+def _complex_parts(dtype: np.dtype[Any]) -> tuple[str, str]:
+    """The fields of a compound that are the parts of a complex number; ("", "") if none are."""
+    parts = (pair for pair in _COMPLEX_PARTS if set(pair) == set(dtype.names or ()))
+    real, imaginary = next(parts, ("", ""))
+    if real and all(dtype[part].kind in "fiu" for part in (real, imaginary)):
+        return real, imaginary
+    return "", ""
 
 
 class _Reader:
@@ -112,21 +160,18 @@ class _Reader:
 
     def __init__(self, path: Path, file: Any) -> None:
         self._path, self._file = path, file
-        self._header = self._group("Header")
 
     def header(self, index: int) -> RawHeader:
+        self._group("Header")
         numbers = self._integers("antenna_numbers")
         frequencies = self._numbers("freq_array").ravel()
         codes = tuple(int(code) for code in self._integers("polarization_array"))
         times = self._numbers("time_array").ravel()
+        if self._find("Header/time_array").dtype.itemsize < times.itemsize:
+            raise self._fail("Header/time_array", "is stored in less than 8 bytes a time")
         declinations = self._declinations()
         phase_type = self._phase_type()
-        extra = self._group("Header/extra_keywords", required=False)
-        hour_angle = (
-            self._number("extra_keywords/ha_phase_center")
-            if extra is not None and "ha_phase_center" in extra
-            else 0.0
-        )
+        hour_angle = "extra_keywords/ha_phase_center"
         return RawHeader(
             path=self._path,
             index=index,
@@ -146,10 +191,10 @@ class _Reader:
             altitude_m=self._number("altitude"),
             declination_rad=declinations[0][1],
             declinations_rad=declinations,
-            hour_angle_rad=hour_angle,
-            lst_rad=self._numbers("lst_array").ravel() if "lst_array" in self._header else None,
+            hour_angle_rad=self._number(hour_angle) if self._has(hour_angle) else 0.0,
+            lst_rad=self._numbers("lst_array").ravel() if self._has("lst_array") else None,
             phase_type=phase_type,
-            phased_to_meridian="phase_center_catalog" not in self._header,
+            phased_to_meridian=not self._has("phase_center_catalog"),
             shape=self._shape(len(times), len(frequencies), len(codes)),
             counts=self._counts(len(times), len(frequencies), len(codes), len(numbers)),
         )
@@ -157,48 +202,65 @@ class _Reader:
     def _fail(self, key: str, problem: str) -> CorruptInputError:
         return CorruptInputError(f"{self._path}: {key} {problem}.", TRANSFER_AGAIN)
 
-    def _group(self, name: str, required: bool = True) -> Any:
-        link = self._link(name)
-        if link is None:
-            if required:
-                raise self._fail(name, "is missing")
-            return None
-        self._check_link(name, link)
-        return self._file[name]
-
-    def _link(self, name: str) -> Any:
-        """The link of that name, None if there is none; it is not followed."""
-        parent, _, last = name.rpartition("/")
-        if parent and self._file.get(parent, getclass=True) is None:
-            return None
-        return (self._file[parent] if parent else self._file).get(last, getlink=True)
-
-    def _check_link(self, name: str, link: Any) -> None:
+    def _find(self, name: str) -> Any:
+        """The object of that path, None where there is none; a link is refused, not followed."""
         import h5py
 
-        if isinstance(link, h5py.ExternalLink):
-            raise self._fail(name, f"is a link into another file ({link.filename!r})")
+        parts = name.split("/")
+        node = self._file
+        for depth, part in enumerate(parts):
+            if not isinstance(node, h5py.Group):
+                raise self._fail("/".join(parts[:depth]), "is a value where a group belongs")
+            link = node.get(part, getlink=True)
+            if link is None:
+                return None
+            here = "/".join(parts[: depth + 1])
+            if not isinstance(link, h5py.HardLink):
+                target = f"{getattr(link, 'filename', '')}{link.path}"
+                raise self._fail(here, f"is a link to {target!r}: the value itself belongs there")
+            node = node[part]
+        return node
 
-    def _dataset(self, key: str) -> Any:
+    def _group(self, name: str) -> Any:
         import h5py
 
-        full = f"Header/{key}"
-        link = self._link(full)
-        if link is None:
-            raise self._fail(full, "is missing")
-        self._check_link(full, link)
-        dataset = self._file[full]
+        group = self._find(name)
+        if group is None:
+            raise self._fail(name, "is missing")
+        if not isinstance(group, h5py.Group):
+            raise self._fail(name, "is a value where a group belongs")
+        return group
+
+    def _dataset(self, name: str) -> Any:
+        """A dataset that holds its own values and at least its shape."""
+        import h5py
+
+        dataset = self._find(name)
+        if dataset is None:
+            raise self._fail(name, "is missing")
         if not isinstance(dataset, h5py.Dataset):
-            raise self._fail(full, "is a group where a value belongs")
-        if dataset.size > _SMALL_BYTES // 8:
-            raise self._fail(full, f"claims {dataset.size} values, too many for a header")
+            raise self._fail(name, "is a group where a value belongs")
+        if dataset.shape is None:
+            raise self._fail(name, "is empty")
+        self._check_storage(name, dataset)
         return dataset
 
+    def _has(self, key: str) -> bool:
+        return self._find(f"Header/{key}") is not None
+
+    def _values(self, key: str, kinds: str, belongs: str) -> Any:
+        """What a key of the header holds, whose type must be one of these kinds."""
+        name = f"Header/{key}"
+        dataset = self._dataset(name)
+        if dataset.size > _SMALL_BYTES // 8:
+            raise self._fail(name, f"claims {dataset.size} values, too many for a header")
+        values = dataset[()]
+        if dataset.dtype.kind not in kinds:
+            raise self._fail(name, f"holds {_shown(values)}: {belongs} belong there")
+        return values
+
     def _numbers(self, key: str) -> Floats:
-        dataset = self._dataset(key)
-        if dataset.dtype.kind not in "fiu":
-            raise self._fail(f"Header/{key}", f"holds {_shown(dataset[()])}, which is no number")
-        return np.atleast_1d(np.asarray(dataset[()], np.float64))
+        return np.atleast_1d(np.asarray(self._values(key, "fiu", "numbers"), np.float64))
 
     def _number(self, key: str) -> float:
         values = self._numbers(key).ravel()
@@ -213,45 +275,47 @@ class _Reader:
         return values.astype(np.int64)
 
     def _texts(self, key: str) -> tuple[str, ...]:
-        return tuple(_text(value) for value in np.atleast_1d(self._dataset(key)[()]).ravel())
+        values = np.atleast_1d(self._values(key, "SOiu", "names")).ravel()
+        return tuple(_text(value) for value in values)
 
     def _declinations(self) -> tuple[tuple[str, float], ...]:
         keys = ("extra_keywords/phase_center_dec", "phase_center_app_dec")
-        present = [key for key in keys if f"Header/{key}" in self._file]
-        if not present:
-            raise self._fail(
-                "Header/phase_center_app_dec", "is missing: nothing says the declination"
-            )
-        values = []
-        for key in present:
+        declinations = []
+        for key in filter(self._has, keys):
             numbers = self._numbers(key).ravel()
             if not len(numbers):
                 raise self._fail(f"Header/{key}", "is empty")
-            values.append((f"Header/{key}", float(np.median(numbers))))
-        return tuple(values)
+            low, high = numbers.min(), numbers.max()
+            if low < high - _DECLINATION_SPREAD_MAX_RAD:
+                raise self._fail(
+                    f"Header/{key}", f"goes from {low:.6f} to {high:.6f} rad; one belongs there"
+                )
+            declinations.append((f"Header/{key}", float(np.median(numbers))))
+        if not declinations:
+            raise self._fail(
+                "Header/phase_center_app_dec", "is missing: nothing says the declination"
+            )
+        return tuple(declinations)
 
     def _phase_type(self) -> str:
-        if "phase_type" in self._header:
-            return _text(self._dataset("phase_type")[()])
-        catalog = self._group("Header/phase_center_catalog", required=False)
-        for name in catalog or ():
-            entry = catalog[name]
-            if "cat_type" in entry and _text(entry["cat_type"][()]) == "unprojected":
+        if self._has("phase_type"):
+            return ", ".join(self._texts("phase_type")).lower()
+        if not self._has("phase_center_catalog"):
+            return ""
+        for name in self._group("Header/phase_center_catalog"):
+            key = f"phase_center_catalog/{name}/cat_type"
+            if self._has(key) and self._texts(key) == ("unprojected",):
                 return "unprojected"
-        return "phased" if catalog is not None else ""
+        return "phased"
 
     def _shape(self, n_rows: int, n_channels: int, n_products: int) -> tuple[int, ...]:
         """Of the visibilities; flags and samples must agree, and the file must hold so much."""
-        self._group("Data")
         expected = (n_rows, n_channels, n_products)
-        for name in ("visdata", "flags", "nsamples"):
+        for name, kinds in (("visdata", "c"), ("flags", "biu"), ("nsamples", "fiu")):
             full = f"Data/{name}"
-            if full not in self._file:
-                if name == "visdata":
-                    raise self._fail(full, "is missing")
+            if name != "visdata" and self._find(full) is None:
                 continue
-            self._check_link(full, self._link(full))
-            dataset = self._file[full]
+            dataset = self._dataset(full)
             shape = dataset.shape
             if len(shape) == 4 and shape[1] == 1:
                 shape = (shape[0], *shape[2:])
@@ -261,21 +325,39 @@ class _Reader:
                     f"has the shape {dataset.shape}, but the header has {n_rows} rows, "
                     f"{n_channels} channels and {n_products} products",
                 )
-            self._check_storage(full, dataset)
+            if dataset.dtype.kind not in kinds and not (
+                name == "visdata" and any(_complex_parts(dataset.dtype))
+            ):
+                belongs = {"c": "complex numbers", "biu": "true and false"}.get(kinds, "numbers")
+                raise self._fail(full, f"holds {dataset.dtype} values: {belongs} belong there")
         return expected
 
     def _check_storage(self, name: str, dataset: Any) -> None:
         if dataset.external or dataset.is_virtual:
             raise self._fail(name, "keeps its data in another file")
+        self._check_filters(name, dataset)
         stored = dataset.id.get_storage_size()
         if dataset.nbytes > _SMALL_BYTES and dataset.nbytes > _EXPANSION_MAX * stored:
             raise self._fail(
                 name, f"claims {dataset.nbytes} bytes, of which the file holds {stored}"
             )
 
+    def _check_filters(self, name: str, dataset: Any) -> None:
+        import h5py
+
+        created = dataset.id.get_create_plist()
+        for code, *_values, text in map(created.get_filter, range(created.get_nfilters())):
+            if not h5py.h5z.filter_avail(code):
+                raise CorruptInputError(
+                    f"{self._path}: {name} is compressed by the filter {code} {_text(text)!r}, "
+                    "which this installation does not have.",
+                    "Install hdf5plugin and set HDF5_PLUGIN_PATH to its plugins, or write the "
+                    "file without this filter.",
+                )
+
     def _counts(
         self, n_rows: int, n_channels: int, n_products: int, n_antennas: int
-    ) -> tuple[tuple[str, int, int], ...]:
+    ) -> tuple[tuple[str, float, int], ...]:
         actual = {
             "Nblts": n_rows,
             "Nfreqs": n_channels,
@@ -283,9 +365,9 @@ class _Reader:
             "Nants_telescope": n_antennas,
         }
         return tuple(
-            (f"Header/{key}", int(self._number(key)), count)
+            (f"Header/{key}", self._number(key), count)
             for key, count in actual.items()
-            if key in self._header
+            if self._has(key)
         )
 
 

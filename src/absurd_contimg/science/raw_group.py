@@ -15,14 +15,17 @@ import numpy as np
 
 from absurd_contimg.config import ConversionConfig, SiteConfig
 from absurd_contimg.errors import CorruptInputError, IncompleteGroupError
-from absurd_contimg.science.raw_checks import check_header, integrations
-from absurd_contimg.science.raw_file import Floats, Integers, RawHeader, read_raw_header
+from absurd_contimg.science.antenna_names import station_name
+from absurd_contimg.science.raw_checks import check_header
+from absurd_contimg.science.raw_file import JD_OF_1970, Floats, RawHeader, read_raw_header
 
-_JD_OF_1970 = 2440587.5
 _SAME_TIME_SECONDS = 0.5
 _SAME_POSITION_M = 0.05
 _SAME_PLACE_DEG = 1e-6
 _SAME_DECLINATION_RAD = 1e-5
+_SAME_WIDTH_HZ = 1.0
+_CLOCKS_APART_SECONDS = 60.0
+"""Between a name and its data; more is a wrong clock, or a name of another observation."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +56,7 @@ class RawGroup:
     @property
     def integration_s(self) -> float:
         """Length of an integration."""
-        return float(np.median(self.reference.integration_s))
+        return self.reference.length_s
 
     @property
     def declination_deg(self) -> float:
@@ -63,15 +66,16 @@ class RawGroup:
 
 def read_raw_group(paths: Sequence[Path], config: ConversionConfig, site: SiteConfig) -> RawGroup:
     """All headers, checked to be one observation, or the `InputError` of the first bad file."""
-    subbands = _by_index([read_raw_header(path) for path in paths], config)
-    for header in subbands.values():
+    headers = [read_raw_header(path) for path in paths]
+    for header in headers:
         check_header(header, site)
+    subbands = _by_index(headers, config)
     for part in _PARTS:
         part.check(subbands)
     _check_band(subbands)
     reference = next(iter(subbands.values()))
     missing = tuple(i for i in range(config.expected_subbands) if i not in subbands)
-    _number, middles = integrations(reference.times_jd, float(np.median(reference.integration_s)))
+    _number, middles = reference.integrations()
     return RawGroup(subbands, missing, middles)
 
 
@@ -94,10 +98,20 @@ def _by_index(headers: Sequence[RawHeader], config: ConversionConfig) -> dict[in
         listed = ", ".join(f"{i:02d}" for i in missing)
         raise IncompleteGroupError(
             f"only {len(subbands)} of {config.expected_subbands} sub-bands are present "
-            f"(missing: {listed}); at least {config.subbands_min} are needed.",
+            f"(missing: {listed}); at least {config.subbands_min} are needed."
+            f"{_wrong_clocks(headers)}",
             f"Find the missing files near {headers[0].path.parent}, or give the group up.",
         )
     return subbands
+
+
+def _wrong_clocks(headers: Sequence[RawHeader]) -> str:
+    """The file whose name is furthest from its data in time: it may belong to another group."""
+    odd = max(headers, key=lambda header: abs(header.name_late_s))
+    if abs(odd.name_late_s) < _CLOCKS_APART_SECONDS:
+        return ""
+    start = _utc(odd.times_jd.min() - odd.length_s / 2.0 / 86400.0)
+    return f" The data of {odd.path.name} begin at {start}: rename it if its name is wrong."
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +120,8 @@ class _Part:
 
     key: str
     value: Callable[[RawHeader], Any]
-    shown: Callable[[RawHeader], str]
+    shown: Callable[[RawHeader, RawHeader], str]
+    """What the first of two headers holds, told apart from the second."""
     tolerance: float = 0.0
 
     def check(self, subbands: Mapping[int, RawHeader]) -> None:
@@ -124,9 +139,9 @@ class _Part:
         common, odd = classes[0][0], classes[1][0]
         others = sum(map(len, classes[1:])) - 1
         raise CorruptInputError(
-            f"{odd.path}: {self.key} {self.shown(odd)}, but in {len(classes[0])} of "
+            f"{odd.path}: {self.key} {self.shown(odd, common)}, but in {len(classes[0])} of "
             f"{len(subbands)} files of the group, as in {common.path.name}, it "
-            f"{self.shown(common)}{f' ({others} more differ)' if others else ''}.",
+            f"{self.shown(common, odd)}{f' ({others} more differ)' if others else ''}.",
             "Move it to the group that it belongs to, or leave it out.",
         )
 
@@ -137,74 +152,98 @@ class _Part:
         return bool(a == b)
 
 
-def _middles_seconds(header: RawHeader) -> Floats:
-    _number, middles = integrations(header.times_jd, float(np.median(header.integration_s)))
-    return middles * 86400.0
-
-
 def _utc(jd: float) -> str:
-    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=jd - _JD_OF_1970)
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=jd - JD_OF_1970)
     return moment.isoformat(timespec="milliseconds").removesuffix("+00:00")
 
 
-def _baselines(header: RawHeader) -> Integers:
+def _antennas(header: RawHeader) -> dict[int, str]:
+    names = map(station_name, header.antenna_names)
+    return dict(zip(header.antenna_numbers.tolist(), names, strict=True))
+
+
+def _baselines(header: RawHeader) -> frozenset[tuple[int, int]]:
     """Every baseline once, whichever antenna is named first."""
     low, high = np.minimum(header.first, header.second), np.maximum(header.first, header.second)
-    return np.unique(low * (int(header.antenna_numbers.max()) + 1) + high)
+    return frozenset(zip(low.tolist(), high.tolist(), strict=True))
+
+
+def _positions(header: RawHeader) -> Floats:
+    """Of the antennas with data, in the order of their numbers."""
+    order = np.argsort(header.antenna_numbers[header.has_data])
+    return np.asarray(header.antenna_positions_m[header.has_data][order])
+
+
+def _shown_times(header: RawHeader, _other: RawHeader) -> str:
+    _number, middles = header.integrations()
+    return f"has {len(middles)} integrations from {_utc(middles[0])} to {_utc(middles[-1])}"
+
+
+def _shown_antennas(header: RawHeader, other: RawHeader) -> str:
+    only = sorted(set(_antennas(header).items()) - set(_antennas(other).items()))
+    named = f", {only[0][1]} with number {only[0][0]}" if only else ""
+    return f"holds {len(header.antenna_names)} antennas{named}"
+
+
+def _shown_baselines(header: RawHeader, other: RawHeader) -> str:
+    only = sorted(_baselines(header) - _baselines(other))
+    named = f", {only[0][0]}-{only[0][1]} among them" if only else ""
+    return f"holds {len(_baselines(header))} baselines{named}"
+
+
+def _shown_position(header: RawHeader, other: RawHeader) -> str:
+    worst = int(np.abs(_positions(header) - _positions(other)).max(axis=1).argmax())
+    number = np.sort(header.antenna_numbers[header.has_data])[worst]
+    place = ", ".join(f"{metres:.2f}" for metres in _positions(header)[worst])
+    return f"puts antenna {_antennas(header)[number]} at ({place}) m"
 
 
 _PARTS = (
     _Part(
         "Header/time_array",
-        _middles_seconds,
-        lambda h: f"has {len(_middles_seconds(h))} integrations from {_utc(h.times_jd.min())} on",
+        lambda h: h.integrations()[1] * 86400.0,
+        _shown_times,
         _SAME_TIME_SECONDS,
     ),
     _Part(
         "Header/integration_time",
-        lambda h: np.array([np.median(h.integration_s)]),
-        lambda h: f"is {np.median(h.integration_s):.4f} s",
+        lambda h: np.array([h.length_s]),
+        lambda h, _: f"is {h.length_s:.4f} s",
         1e-2,
     ),
-    _Part(
-        "Header/antenna_names",
-        lambda h: tuple(sorted(zip(h.antenna_numbers.tolist(), h.antenna_names, strict=True))),
-        lambda h: f"holds {len(h.antenna_names)} antennas, {h.antenna_names[0]} the first",
-    ),
-    _Part("Header/ant_1_array", _baselines, lambda h: f"holds {len(_baselines(h))} baselines"),
-    _Part(
-        "Header/antenna_positions",
-        lambda h: h.antenna_positions_m[np.argsort(h.antenna_numbers)],
-        lambda h: f"begins with ({', '.join(f'{x:.2f}' for x in h.antenna_positions_m[0])}) m",
-        _SAME_POSITION_M,
-    ),
+    _Part("Header/antenna_names", _antennas, _shown_antennas),
+    _Part("Header/ant_1_array", _baselines, _shown_baselines),
+    _Part("Header/antenna_positions", _positions, _shown_position, _SAME_POSITION_M),
     _Part(
         "Header/latitude and longitude",
         lambda h: np.array([h.latitude_deg, h.longitude_deg % 360.0]),
-        lambda h: f"is {h.latitude_deg:.5f}, {h.longitude_deg:.5f} degrees",
+        lambda h, _: f"is {h.latitude_deg:.5f}, {h.longitude_deg:.5f} degrees",
         _SAME_PLACE_DEG,
     ),
     _Part(
         "Header/altitude",
         lambda h: np.array([h.altitude_m]),
-        lambda h: f"is {h.altitude_m:g} m",
+        lambda h, _: f"is {h.altitude_m:g} m",
         0.1,
     ),
     _Part(
         "the declination",
         lambda h: np.array([h.declination_rad]),
-        lambda h: f"is {np.degrees(h.declination_rad):.4f} degrees",
+        lambda h, _: f"is {np.degrees(h.declination_rad):.4f} degrees",
         _SAME_DECLINATION_RAD,
     ),
     _Part(
         "Header/freq_array",
-        lambda h: (len(h.frequencies_hz), round(float(np.abs(h.channel_width_hz).mean()), 1)),
-        lambda h: f"has {len(h.frequencies_hz)} channels of {np.abs(h.channel_width_hz[0]):g} Hz",
+        lambda h: np.array([len(h.frequencies_hz), np.abs(h.channel_width_hz).mean()]),
+        lambda h, _: (
+            f"has {len(h.frequencies_hz)} channels of {np.abs(h.channel_width_hz[0]):g} Hz"
+        ),
+        _SAME_WIDTH_HZ,
     ),
     _Part(
         "the form",
         lambda h: h.phased_to_meridian,
-        lambda h: "is the writer's" if h.phased_to_meridian else "is the converter's",
+        lambda h, _: "is the writer's" if h.phased_to_meridian else "is the converter's",
     ),
 )
 

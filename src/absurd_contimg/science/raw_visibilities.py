@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.science.antenna_names import station_name
-from absurd_contimg.science.raw_checks import HANDS, check_sidereal_time, integrations
+from absurd_contimg.science.raw_checks import HANDS
 from absurd_contimg.science.raw_file import Floats, Integers, RawHeader, read_visibilities
 
 TELESCOPE_NAME = "OVRO_MMA"
@@ -30,9 +31,8 @@ def read_uvdata(header: RawHeader, factor: int) -> Any:
     from pyuvdata import UVData
 
     location = _location(header)
-    length = float(np.median(header.integration_s))
-    number, middles = integrations(header.times_jd, length)
-    check_sidereal_time(header, _sidereal_time(middles, location)[number])
+    number, middles = header.integrations()
+    _check_earth_orientation(header, middles)
     used = np.union1d(header.first, header.second)
     first, second, swapped = _rows_of_antennas(header, used)
     cross = np.flatnonzero(first != second)
@@ -54,7 +54,7 @@ def read_uvdata(header: RawHeader, factor: int) -> Any:
         channel_width=float(np.abs(header.channel_width_hz).mean()) * factor,
         polarization_array=list(HANDS),
         times=middles[number[order]],
-        integration_time=length,
+        integration_time=header.length_s,
         antpairs=np.stack([first[order], second[order]], axis=1),
         do_blt_outer=False,
         blts_are_rectangular=True,
@@ -105,6 +105,21 @@ def _sidereal_time(jd: Floats, location: Any) -> Floats:
     from pyuvdata.utils import get_lst_for_time
 
     return np.asarray(get_lst_for_time(jd, telescope_loc=location))
+
+
+def _check_earth_orientation(header: RawHeader, middles: Floats) -> None:
+    """Refuse a time that the tables of `use_bundled_tables` do not reach."""
+    from astropy.time import Time
+    from astropy.utils import iers
+
+    try:
+        _ut1 = Time(middles, format="jd", scale="utc").ut1
+    except iers.IERSRangeError as error:
+        raise CorruptInputError(
+            f"{header.path}: Header/time_array goes to the Julian Day {middles.max():.4f}, beyond "
+            "the installed tables of the Earth's rotation.",
+            "Have the clock corrected; if the time is right, update astropy-iers-data.",
+        ) from error
 
 
 def _location(header: RawHeader) -> Any:

@@ -19,8 +19,6 @@ from absurd_contimg.operations.cli.app import AsJson, app, console, print_json, 
 if TYPE_CHECKING:
     from absurd_contimg.science.raw_file import RawHeader
 
-_JD_OF_1970 = 2440587.5
-
 
 @app.command("inspect")
 def inspect_files(
@@ -77,11 +75,11 @@ def _traits(header: RawHeader) -> dict[str, str]:
     import numpy as np
 
     from absurd_contimg.science.antenna_names import station_name
-    from absurd_contimg.science.raw_checks import LINEAR, integrations
+    from absurd_contimg.science.raw_checks import LINEAR
+    from absurd_contimg.science.raw_file import JD_OF_1970
 
-    length = float(np.median(header.integration_s))
-    number, middles = integrations(header.times_jd, length)
-    start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=middles[0] - _JD_OF_1970)
+    number, middles = header.integrations()
+    start = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=middles[0] - JD_OF_1970)
     baselines = np.count_nonzero((header.first != header.second) & (number == 0))
     antennas = np.union1d(header.first, header.second)
     frequencies = header.frequencies_hz / 1e6
@@ -90,7 +88,8 @@ def _traits(header: RawHeader) -> dict[str, str]:
         "form": "the writer's" if header.phased_to_meridian else "the converter's",
         "sub-band": f"{header.index:02d}",
         "first integration": f"{start:%Y-%m-%d %H:%M:%S.%f} UTC",
-        "integrations": f"{len(middles)} of {length:.6f} s",
+        "time in the name": f"{header.name_late_s:+.0f} s from the beginning of the data",
+        "integrations": f"{len(middles)} of {header.length_s:.6f} s",
         "antennas": f"{len(antennas)} with data, of {len(names)}: {names[0]} to {names[-1]}",
         "baselines": f"{baselines}, without autocorrelations",
         "channels": f"{len(frequencies)} of {abs(header.channel_width_hz[0]) / 1e3:.3f} kHz, "
