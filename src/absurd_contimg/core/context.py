@@ -24,6 +24,7 @@ from absurd_contimg.core.errors import RunReleased, RunSuspended
 from absurd_contimg.core.failures import StepsChanged
 from absurd_contimg.core.jsonb_sanitizer import require_name
 from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions
+from absurd_contimg.core.row_values import UnreadableValueError, require_readable
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal
 from absurd_contimg.core.step_order_check import StepOrderCheck
@@ -62,9 +63,7 @@ class TaskContext:
         self.attempt = claimed.attempt
         """The number of this run among the task's, from 1."""
         self.queue_name = session.queue_name
-        self.headers: Mapping[str, Any] = (
-            claimed.headers if isinstance(claimed.headers, Mapping) else {}
-        )
+        self.headers = cast(Mapping[str, Any], claimed.headers or {})
         self.current_step: str | None = None
         """The step that has begun and is not yet completed."""
         self.fence = session.lease
@@ -98,7 +97,7 @@ class TaskContext:
         done = checkpoint_name in self._session.checkpoints
         if not done:
             self.current_step = checkpoint_name
-        state = cast(Any, self._session.checkpoints.get(checkpoint_name))
+        state = cast(Any, self._session.saved(checkpoint_name))
         return StepHandle(name=name, checkpoint_name=checkpoint_name, done=done, state=state)
 
     async def complete_step(self, handle: StepHandle, value: _T) -> _T:
@@ -175,9 +174,9 @@ class TaskContext:
                 "Give an aware datetime or seconds of the Unix epoch."
             )
         checkpoint_name = await self._ask(step_name)
-        saved = self._session.checkpoints.get(checkpoint_name)
+        saved = self._session.saved(checkpoint_name)
         if isinstance(saved, str):
-            wake_at = datetime.fromisoformat(saved)
+            wake_at = _saved_time(checkpoint_name, saved)
         else:
             await self._session.save(checkpoint_name, wake_at.isoformat())
         if wake_at > now:
@@ -208,7 +207,7 @@ class TaskContext:
         checkpoint_name = await self._ask(step_name or f"$awaitEvent:{event_name}")
         checkpoints = self._session.checkpoints
         if checkpoint_name in checkpoints:
-            return checkpoints[checkpoint_name]
+            return self._session.saved(checkpoint_name)
         late = EventTimeout(f'Timed out waiting for event "{event_name}"')
         if TIMEOUT_PREFIX + checkpoint_name in checkpoints:
             raise late
@@ -217,7 +216,7 @@ class TaskContext:
             await self._save_timeout(checkpoint_name, timeout)
             raise late
         checkpoints[checkpoint_name] = await self._payload(checkpoint_name, event_name, timeout)
-        return checkpoints[checkpoint_name]
+        return self._session.saved(checkpoint_name)
 
     async def _payload(self, checkpoint_name: str, event_name: str, timeout: int | None) -> Any:
         """Absurd's answer to a wait that is not decided yet.
@@ -284,10 +283,11 @@ class TaskContext:
                 raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
             if outcome.state in TERMINAL_STATES:
                 snapshot: dict[str, Any] = {"state": outcome.state}
+                owner = f"the outcome of task {task_id}"
                 if outcome.state == "completed":
-                    snapshot["result"] = outcome.result
+                    snapshot["result"] = require_readable(outcome.result, owner)
                 elif outcome.state == "failed":
-                    snapshot["failure"] = outcome.failure_reason
+                    snapshot["failure"] = require_readable(outcome.failure_reason, owner)
                 return snapshot
             if deadline is not None:
                 if loop.time() >= deadline:
@@ -332,3 +332,11 @@ class TaskContext:
         checkpoint_name = name if count == 1 else f"{name}#{count}"
         await self._compare(self._step_order.asked(checkpoint_name))
         return checkpoint_name
+
+
+def _saved_time(checkpoint_name: str, saved: str) -> datetime:
+    """The end of a sleep as a checkpoint has it; another SDK may have written it."""
+    try:
+        return datetime.fromisoformat(saved).astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise UnreadableValueError(f"checkpoint {checkpoint_name!r} has no time: {error}") from None

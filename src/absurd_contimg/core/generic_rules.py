@@ -9,6 +9,7 @@ import errno
 import re
 
 from absurd_contimg.core.failures import FailureKind, FailureRule, StepsChanged
+from absurd_contimg.core.row_values import UnreadableValueError
 
 _PYTHON = "Python's own exceptions"
 _POSIX = "POSIX errno"
@@ -98,6 +99,16 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "Run the version of the handler that began the task, or spawn the task again.",
         "compared with the task's checkpoints",
         exceptions=frozenset({f"{StepsChanged.__module__}.{StepsChanged.__qualname__}"}),
+        decisive=True,
+    ),
+    FailureRule(
+        "unreadable-value",
+        FailureKind.PERMANENT,
+        "Another client has stored what this program cannot read: spawn the task again without it.",
+        "observed, psycopg 3.2 and Python 3.11",
+        exceptions=frozenset(
+            {f"{UnreadableValueError.__module__}.{UnreadableValueError.__qualname__}"}
+        ),
         decisive=True,
     ),
     FailureRule(

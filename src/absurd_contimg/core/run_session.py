@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import Checkpoint, ClaimedTask, Json, State
+from absurd_contimg.core.row_values import require_readable
 
 _T = TypeVar("_T")
 
@@ -41,6 +42,11 @@ class RunSession:
         )
         self.checkpoints = {checkpoint.checkpoint_name: checkpoint.state for checkpoint in saved}
         return saved
+
+    def saved(self, checkpoint_name: str) -> Json:
+        """The state of a checkpoint, None if there is none; `UnreadableValueError`."""
+        state = self.checkpoints.get(checkpoint_name)
+        return cast(Json, require_readable(state, f"checkpoint {checkpoint_name!r}"))
 
     async def now(self) -> datetime:
         """The database's time."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, cast
 
 from absurd_contimg.core.failures import PoisonStep
@@ -63,10 +63,11 @@ class StepOutcome:
     def from_json(cls, saved: Json) -> StepOutcome | None:
         """What `to_json` wrote, or the sentence of an earlier version; None: no outcome yet."""
         if isinstance(saved, Mapping):
-            fields: dict[str, Any] = {name: saved[name] for name in cls.__slots__ if name in saved}
-            if "until" in fields:
-                fields["until"] = datetime.fromisoformat(fields["until"])
-            return cls(**fields)
+            texts = {name: str(saved[name]) for name in _TEXTS if saved.get(name) is not None}
+            evidence = saved.get("evidence")
+            until = None if saved.get("until") is None else _time(saved["until"])
+            known = evidence if isinstance(evidence, Mapping) else {}
+            return cls(**texts, evidence=known, until=until)
         match = _SENTENCE.fullmatch(saved) if isinstance(saved, str) else None
         if match is None:
             return None
@@ -74,6 +75,7 @@ class StepOutcome:
         return cls(_OLD_ACTIONS.get(action, action), kind, rule)
 
 
+_TEXTS = ("action", "kind", "rule", "message", "path", "advice")
 _SENTENCE = re.compile(r"([^:]+)(?:: (\S+)(?: \((.*)\))?)?")
 _OLD_ACTIONS = {"escalated": "fallback", "parked": "waiting", "handed back": "released"}
 
@@ -111,15 +113,16 @@ class StartRecord:
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> StartRecord:
         """What `to_json` of this or an earlier version wrote."""
+        fallback = saved.get("fallback", saved.get("escalation"))
         return cls(
             int(saved["start"]),
             int(saved["attempt"]),
             str(saved["run_id"]),
             str(saved["worker"]),
-            datetime.fromisoformat(saved["started_at"]),
+            _time(saved["started_at"]),
             StepOutcome.from_json(saved.get("outcome")),
-            tuple(saved.get("fallbacks") or saved.get("escalations") or ()),
-            saved.get("fallback", saved.get("escalation")),
+            tuple(map(str, saved.get("fallbacks") or saved.get("escalations") or ())),
+            None if fallback is None else str(fallback),
         )
 
 
@@ -136,16 +139,20 @@ class StepRecord:
 
     @classmethod
     def read(cls, step: str, checkpoints: Mapping[str, Json]) -> StepRecord:
-        """The record of a step among the checkpoints of its task; empty if there is none."""
+        """The record of a step among the checkpoints of its task; empty if there is none.
+
+        What another client wrote under the journal's names, and no journal is, counts for nothing.
+        """
         saved = checkpoints.get(START_PREFIX + step)
         fields = cast(Mapping[str, Any], saved) if isinstance(saved, Mapping) else {}
         waits = fields.get("waits", checkpoints.get(_OLD_WAITS_PREFIX + step))
-        return cls(
-            step,
-            tuple(map(StartRecord.from_json, fields.get("starts") or ())),
-            waits if isinstance(waits, Mapping) else {},
-            StepOutcome.from_json(fields.get("outside")),
-        )
+        try:
+            starts = tuple(map(StartRecord.from_json, fields.get("starts") or ()))
+            outside = StepOutcome.from_json(fields.get("outside"))
+            counts = {str(rule): int(n) for rule, n in dict(cast(Any, waits or {})).items()}
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
+            return cls(step)
+        return cls(step, starts, counts, outside)
 
     def to_json(self) -> dict[str, Json]:
         """The state of its checkpoint."""
@@ -202,6 +209,11 @@ class StepRecord:
             for start in self.starts
         )
         return replace(self, starts=starts)
+
+
+def _time(text: Any) -> datetime:
+    """A saved time in UTC; `ValueError` or `TypeError` if it is none."""
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 class StepJournal:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, cast
 
 import absurd_sdk
@@ -11,6 +11,7 @@ import absurd_sdk
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import ControlFlow, RunReleased
 from absurd_contimg.core.records import ClaimedTask, Json
+from absurd_contimg.core.row_values import UnreadableValueError, require_readable
 
 Handler = Callable[[Any, TaskContext], Awaitable[Any]]
 """``async def handler(params, ctx)``, as in absurd-sdk; returns the task's result as JSON."""
@@ -44,6 +45,17 @@ class TaskRegistry:
 
 class HandlerEndedProcess(RuntimeError):
     """A handler raised what would end the process, such as the SystemExit of a script it called."""
+
+
+def require_task(claimed: ClaimedTask) -> None:
+    """Raise `UnreadableValueError` for what another client stored and no handler can be given."""
+    for name in ("params", "retry_strategy", "headers"):
+        require_readable(getattr(claimed, name), f"{name} of task {claimed.task_id}")
+    if not isinstance(claimed.headers, Mapping | None):
+        kind = type(claimed.headers).__name__
+        raise UnreadableValueError(
+            f"headers of task {claimed.task_id} are of type {kind}: spawn it with an object."
+        )
 
 
 async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json:

@@ -34,7 +34,7 @@ from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
-from absurd_contimg.core.tasks import TaskRegistry, call
+from absurd_contimg.core.tasks import TaskRegistry, call, require_task
 
 _log = logging.getLogger(__name__)
 
@@ -231,6 +231,7 @@ class Worker:
         ctx = self._context(claimed, claimed_at)
         lease = ctx.fence
         try:
+            require_task(claimed)
             await ctx.load()
             work = asyncio.create_task(call(handler, claimed, ctx), name=claimed.task_name)
             result = await while_leased(lease, work)

@@ -9,9 +9,12 @@ from typing import Any
 
 from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import History, Run
+from absurd_contimg.core.row_values import Unreadable
 
 LEASE_EXPIRED = "$ClaimTimeout"
 """The name of the reason that Absurd gives a run whose worker did not extend its lease."""
+
+_TEXTS = ("name", "message", "kind", "rule", "action", "settled", "step", "stage", "worker")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,7 @@ def failed_runs(history: History) -> list[FailedRun]:
     return [
         _failed_run(run, history.task.state == "failed" and run is history.runs[-1])
         for run in history.runs
-        if isinstance(run.failure_reason, Mapping)
+        if run.failure_reason is not None
     ]
 
 
@@ -73,5 +76,26 @@ def _failed_run(run: Run, final: bool) -> FailedRun:
 
 
 def reason_of(run: Run) -> Mapping[str, Any]:
-    """The reason of a run as JSON; empty where there is none."""
-    return run.failure_reason if isinstance(run.failure_reason, Mapping) else {}
+    """The reason of a run as JSON; empty where there is none.
+
+    Other clients store reasons too: what is no text where ours are is shown as text, evidence
+    that is none is left out.
+    """
+    reason = run.failure_reason
+    if isinstance(reason, Unreadable):
+        return {"name": "unreadable", "message": reason.unreadable}
+    if not isinstance(reason, Mapping):
+        return {} if reason is None else {"name": "unreadable", "message": str(reason)}
+    texts = {
+        name: str(reason[name])
+        for name in _TEXTS
+        if reason.get(name) is not None and not isinstance(reason[name], str)
+    }
+    evidence = reason.get("evidence")
+    exceptions = evidence.get("exceptions") if isinstance(evidence, Mapping) else None
+    errors = [
+        error
+        for error in (exceptions if isinstance(exceptions, list | tuple) else ())
+        if isinstance(error, Mapping) and isinstance(error.get("type_names"), list | tuple)
+    ]
+    return {**reason, **texts, "evidence": {"exceptions": errors}}

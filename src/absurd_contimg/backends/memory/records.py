@@ -20,6 +20,7 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     TaskCancelled,
 )
+from absurd_contimg.core.row_values import read_json
 
 
 def translated(error: EngineError) -> BaseException:
@@ -72,16 +73,19 @@ _set_safety: Any = UUID.__dict__["is_safe"].__set__
 
 
 def delta_of(span: times.Interval) -> timedelta:
-    """As psycopg loads intervals: months of 30 days, years of 365."""
+    """As psycopg loads intervals: months of 30 days, years of 365; at most what Python has."""
     years, months = divmod(abs(span.months), 12)
     days = (years * 365 + months * 30) * (1 if span.months >= 0 else -1)
-    return timedelta(days=days + span.days, microseconds=span.us)
+    try:
+        return timedelta(days=days + span.days, microseconds=span.us)
+    except OverflowError:
+        return timedelta.max if days + span.days > 0 else timedelta.min
 
 
 _LOADERS: dict[str, Callable[[Any], Any]] = {
     "uuid": uuid,
     "timestamptz": times.to_datetime,
-    "jsonb": jsonb.loads,
+    "jsonb": read_json,
     "interval": delta_of,
 }
 

@@ -12,7 +12,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from typing_extensions import override
 
-from absurd_contimg.backends.postgres.connections import Connections, columns
+from absurd_contimg.backends.postgres.columns import selected
+from absurd_contimg.backends.postgres.connections import Connections
 from absurd_contimg.backends.postgres.schema import LOCK_SCHEMA, require_version
 from absurd_contimg.backends.postgres.sessions import READ_WRITE
 from absurd_contimg.core.backend import Backend
@@ -337,8 +338,8 @@ class PostgresBackend(Backend):
         return int(await self._database.call("cleanup_events", queue_name, ttl_seconds, limit))
 
 
-def _columns(record: type[object]) -> sql.Composed:
-    return sql.SQL(", ").join(map(sql.Identifier, columns(record)))
+def _columns(record: type[object]) -> sql.SQL:
+    return sql.SQL(selected(record))
 
 
 def _table(kind: str, queue_name: str) -> sql.Identifier:

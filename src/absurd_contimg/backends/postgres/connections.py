@@ -9,7 +9,6 @@ procedure of Absurd.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import select
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -24,6 +23,7 @@ from psycopg.pq.abc import PGcancelConn, PGconn
 from psycopg.rows import class_row
 from typing_extensions import override
 
+from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.schema import unavailable
 from absurd_contimg.backends.postgres.sessions import (
     READ_WRITE,
@@ -190,7 +190,7 @@ class Connections:
 
     async def rows_of(self, record: type[_Row], procedure: str, *arguments: object) -> list[_Row]:
         """The rows that one of Absurd's procedures returns."""
-        query = _call_of(procedure, len(arguments), columns(record))
+        query = _call_of(procedure, len(arguments), selected(record))
         return await self.rows(record, query, *arguments)
 
     async def row_of(self, record: type[_Row], procedure: str, *arguments: object) -> _Row:
@@ -220,15 +220,10 @@ async def _transaction(session: AsyncSession, mode: LiteralString) -> AsyncItera
         yield
 
 
-def columns(record: type[object]) -> tuple[str, ...]:
-    """The fields of a dataclass or named tuple: the columns of its table or procedure."""
-    return tuple(inspect.get_annotations(record))
-
-
 @cache
-def _call_of(procedure: str, arguments: int, names: tuple[str, ...] = ()) -> bytes:
+def _call_of(procedure: str, arguments: int, names: str = "") -> bytes:
     call = f"absurd.{procedure}({', '.join(['%s'] * arguments)})"
-    return (f"select {', '.join(names)} from {call}" if names else f"select {call}").encode()
+    return (f"select {names} from {call}" if names else f"select {call}").encode()
 
 
 async def _is_alive(connection: _Connection, now: float) -> bool:

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import UTC, datetime
 from typing import Any, LiteralString, Self
 
 import psycopg
 from psycopg import adapt, pq
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.types.datetime import TimestamptzLoader
 from psycopg.types.json import set_json_dumps
 from typing_extensions import override
 
+from absurd_contimg.backends.postgres.columns import register_loaders
 from absurd_contimg.core.errors import UnsuitableDatabase
-from absurd_contimg.core.records import INFINITY
 
 WAIT_BOUNDS = {
     "connect_timeout": 10,
@@ -69,16 +67,6 @@ _ENCODINGS = ("UTF8", "SQL_ASCII")
 """Of a database: those that can hold every text. SQL_ASCII stores UTF-8 as it comes."""
 
 
-class _InfiniteTimestamptzLoader(TimestamptzLoader):
-    """Reads ``infinity`` (a wait without a timeout), which psycopg's own loader refuses."""
-
-    @override
-    def load(self, data: bytes | bytearray | memoryview) -> datetime:
-        if bytes(data) == b"infinity":
-            return INFINITY
-        return super().load(data).astimezone(UTC)
-
-
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
@@ -91,7 +79,7 @@ def _dump_json(value: object) -> bytes:
 
 
 _ADAPTERS = adapt.AdaptersMap(psycopg.adapters)
-_ADAPTERS.register_loader("timestamptz", _InfiniteTimestamptzLoader)
+register_loaders(_ADAPTERS)
 set_json_dumps(_dump_json, _ADAPTERS)
 
 

@@ -117,9 +117,8 @@ def permanent_failure_is_not_retried(history: History, _policy: RetryPolicy) -> 
 def permanent_failure_is_permanent(history: History, _policy: RetryPolicy) -> Iterator[str]:
     """The errors that can never pass by themselves were judged so."""
     for run in history.runs:
-        evidence = reason_of(run).get("evidence") or {}
-        errors = evidence.get("exceptions", ())
-        names = {name for error in errors for name in error.get("type_names", ())}
+        errors = reason_of(run).get("evidence", {}).get("exceptions", ())
+        names = {str(name) for error in errors for name in error["type_names"]}
         never = {"absurd_contimg.errors.InputError", "absurd_contimg.core.failures.PoisonStep"}
         if names & never and _kind(run) != FailureKind.PERMANENT:
             yield f"run {run.attempt} failed with {sorted(names & never)[0]} as {_kind(run)}"

@@ -1,0 +1,104 @@
+"""Reads the values of Absurd's rows, which other clients write too, for both backends.
+
+A jsonb column may hold what Python cannot: a number of 5,000 digits, 3,000 levels, more bytes than
+fit into memory. Such a value becomes an `Unreadable` and the row stays: only what needs the value
+fails. Times and spans beyond Python's become the nearest ones that it has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+JSON_BYTES_MAX = 64 * 2**20
+"""Longer JSON is neither read nor saved."""
+JSON_DEPTH_MAX = 200
+"""Python's own limits (1,000 calls; pydantic 255) count what surrounds the value too."""
+_DIGITS_MAX = 300
+"""Numbers with fewer digits are read by Python and hold their size as floats."""
+OVERSIZED_KEY = "$oversized"
+"""The only key of what a backend may give instead of JSON that is too long: its bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Stands in a row for a JSON value that Python cannot hold."""
+
+    unreadable: str
+    """Why."""
+
+
+class UnreadableValueError(ValueError):
+    """A value that a task needs is in the database, but this program cannot read it."""
+
+
+def require_readable(value: Any, owner: str) -> Any:
+    """The value; raise `UnreadableValueError` that names its owner if it could not be read."""
+    if isinstance(value, Unreadable):
+        raise UnreadableValueError(
+            f"{owner} cannot be read: {value.unreadable}. Spawn the task again without it."
+        )
+    return value
+
+
+def read_json(text: str | bytes | bytearray | memoryview) -> Any:
+    """The value of a text that jsonb printed, or `Unreadable`."""
+    if len(text) > JSON_BYTES_MAX:
+        return oversized(len(text))
+    if not isinstance(text, str):
+        text = str(text, "utf-8")
+    if len(text) <= JSON_DEPTH_MAX:  # then it has no longer number and no more levels
+        return _scan(text, 0)[0]
+    scan = _scan_of_long_numbers if _LONG_NUMBER.search(text) else _scan
+    try:
+        value = scan(text, 0)[0]
+    except RecursionError:
+        return Unreadable(f"it has more than {JSON_DEPTH_MAX} levels")
+    except ValueError as error:
+        return Unreadable(str(error))
+    if text.count("[") + text.count("{") > JSON_DEPTH_MAX and depth_of(value) > JSON_DEPTH_MAX:
+        return Unreadable(f"it has more than {JSON_DEPTH_MAX} levels")
+    return value
+
+
+def oversized(size_bytes: int) -> Unreadable:
+    """For JSON that is too long."""
+    limit = JSON_BYTES_MAX / 2**20
+    return Unreadable(f"it has {size_bytes / 2**20:.0f} MB, at most {limit:.0f} MB are read")
+
+
+def depth_of(value: object) -> int:
+    """The levels of lists and objects, counted no further than just past the limit."""
+    depth, level = 0, [value]
+    while depth <= JSON_DEPTH_MAX and (inner := list(_members(level))):
+        depth, level = depth + 1, [item for members in inner for item in members]
+    return depth
+
+
+def _members(level: list[object]) -> Iterator[list[object]]:
+    for value in level:
+        if isinstance(value, dict):
+            yield list(value.values())
+        elif isinstance(value, list | tuple):
+            yield list(value)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"it holds a number of {len(text)} digits")
+
+
+def _float(text: str) -> float:
+    value = float(text)
+    return value if abs(value) < float("inf") else _refuse_number(text)
+
+
+def _int(text: str) -> int:
+    return int(text) if len(text) <= _DIGITS_MAX else _refuse_number(text)
+
+
+_LONG_NUMBER = re.compile(rf"\d{{{_DIGITS_MAX}}}")
+_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # json.loads less what it looks for around the value
+_scan_of_long_numbers = json.JSONDecoder(parse_float=_float, parse_int=_int).scan_once  # type: ignore[attr-defined]  # as above
