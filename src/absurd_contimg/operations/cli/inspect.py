@@ -23,19 +23,8 @@ from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.summary import TaskSummary, read_histories, summarize
 from absurd_contimg.history.wait_reason import find_wait_reason
-from absurd_contimg.operations.cli.app import (
-    AsJson,
-    GroupName,
-    TaskName,
-    app,
-    console,
-    find_task,
-    newest_histories,
-    print_json,
-    state,
-    with_backend,
-    write_report_to,
-)
+from absurd_contimg.operations.cli import app as shared
+from absurd_contimg.operations.cli.app import AsJson, GroupName, TaskName, app, console, state
 from absurd_contimg.settings import VARIABLES, known_settings
 
 
@@ -55,7 +44,7 @@ def status(
         histories = await read_histories(backend, settings.queue_name, limit=limit)
         return stats, list(map(summarize, histories)), await backend.current_time()
 
-    stats, summaries, now = with_backend(settings, read, create=False)
+    stats, summaries, now = shared.with_backend(settings, read, create=False)
     paths = settings.pipeline.paths
     alive = living_owners(paths.scratch_dir)
     notes = [
@@ -63,7 +52,9 @@ def status(
     ]
     if as_json:
         tasks = [task_summary(summary, now) for summary in summaries]
-        print_json({"queue": stats, "workers_here": alive, "disk_notes": notes, "tasks": tasks})
+        shared.print_json(
+            {"queue": stats, "workers_here": alive, "disk_notes": notes, "tasks": tasks}
+        )
         return
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
     console.print(f"[bold]{stats.queue_name}[/]: {counts or 'no tasks'}")
@@ -88,11 +79,11 @@ def history(task: TaskName, as_json: AsJson = False) -> None:
     from absurd_contimg.operations.terminal import history_table
 
     settings = state.settings()
-    record = with_backend(
-        settings, lambda backend: find_task(backend, settings, task), create=False
+    record = shared.with_backend(
+        settings, lambda backend: shared.find_task(backend, settings, task), create=False
     )
     if as_json:
-        print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
+        shared.print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
     else:
         console.print(history_table(record))
 
@@ -131,7 +122,7 @@ def report(
 ) -> None:
     """Write a self-contained HTML report on the newest tasks and their images."""
     settings = state.settings()
-    write_report_to(settings, newest_histories(settings, limit)[::-1], path)
+    shared.write_report_to(settings, shared.newest_histories(settings, limit)[::-1], path)
 
 
 @app.command()
@@ -185,7 +176,7 @@ def failures(
     if markdown:
         print(failure_table(RULES, RetryPolicy()), end="")
     elif as_json:
-        print_json([rule_summary(rule) for rule in RULES])
+        shared.print_json([rule_summary(rule) for rule in RULES])
     else:
         table = Table("rule", "kind", "what to do", "source", box=None)
         for rule in RULES:
@@ -203,7 +194,7 @@ def audit() -> None:
     from absurd_contimg.operations.services import make_policy
 
     settings = state.settings()
-    histories = newest_histories(settings)
+    histories = shared.newest_histories(settings)
     violations = check_histories(histories, make_policy(settings))
     for violation in violations:
         console.out(violation, style="red")

@@ -20,18 +20,8 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History, SpawnedTask
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.operations.cli.app import (
-    GroupName,
-    TaskName,
-    app,
-    console,
-    database_app,
-    find_task,
-    quarantine_app,
-    state,
-    with_backend,
-    write_report_to,
-)
+from absurd_contimg.operations.cli import app as shared
+from absurd_contimg.operations.cli.app import GroupName, TaskName, app, console, state
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,7 +49,9 @@ def spawn(
         context.fail("No such option: --anew (Did you mean --respawn?)")
     settings = state.settings()
     _show_spawned(
-        with_backend(settings, lambda backend: _spawn(backend, settings, calibrator, now, respawn))
+        shared.with_backend(
+            settings, lambda backend: _spawn(backend, settings, calibrator, now, respawn)
+        )
     )
 
 
@@ -102,9 +94,9 @@ def run(
         await asyncio.wait({serving})
         return watching.result()
 
-    histories = with_backend(settings, work)
+    histories = shared.with_backend(settings, work)
     console.print(*map(history_table, histories))
-    write_report_to(settings, histories, report_path)
+    shared.write_report_to(settings, histories, report_path)
     if any(history.task.state != "completed" for history in histories):
         raise typer.Exit(1)
 
@@ -167,12 +159,12 @@ def retry(
 
     async def retry_tasks(backend: Backend) -> list[SpawnedTask]:
         if task is not None:
-            failed = [await find_task(backend, settings, task)]
+            failed = [await shared.find_task(backend, settings, task)]
         else:
             failed = to_be_retried(await read_histories(backend, settings.queue_name), rule)
         return [await retry_failed(backend, history) for history in failed]
 
-    retried = with_backend(settings, retry_tasks)
+    retried = shared.with_backend(settings, retry_tasks)
     for item in retried:
         _show_retried(item)
     if not retried:
@@ -185,14 +177,14 @@ def cancel(task: TaskName) -> None:
     settings = state.settings()
 
     async def stop(backend: Backend) -> str:
-        history = await find_task(backend, settings, task)
+        history = await shared.find_task(backend, settings, task)
         task_id = history.task.task_id
         if history.task.state in TERMINAL_STATES:
             return f"Task {task_id} has already ended: it is {history.task.state}."
         await backend.cancel_task(settings.queue_name, task_id)
         return f"Task {task_id} is cancelled."
 
-    console.print(with_backend(settings, stop))
+    console.print(shared.with_backend(settings, stop))
 
 
 @app.command()
@@ -209,7 +201,7 @@ def demo(
         raise typer.Exit(1)
 
 
-@quarantine_app.command("list")
+@shared.quarantine_app.command("list")
 def quarantine_list() -> None:
     """List the groups with unusable data, and the reasons."""
     from absurd_contimg.registry import GroupStatus, Registry
@@ -221,7 +213,7 @@ def quarantine_list() -> None:
     console.print(table)
 
 
-@quarantine_app.command("release")
+@shared.quarantine_app.command("release")
 def quarantine_release(group: GroupName) -> None:
     """Run the task of a quarantined group again, after its cause is removed."""
     from absurd_contimg.operations.services import release
@@ -230,14 +222,14 @@ def quarantine_release(group: GroupName) -> None:
     settings = state.settings()
 
     async def release_group(backend: Backend) -> SpawnedTask:
-        history = await find_task(backend, settings, group)
+        history = await shared.find_task(backend, settings, group)
         with closing(Registry(settings.registry_url)) as registry:
             return await release(backend, registry, group, history)
 
-    _show_retried(with_backend(settings, release_group))
+    _show_retried(shared.with_backend(settings, release_group))
 
 
-@database_app.command("init")
+@shared.database_app.command("init")
 def db_init() -> None:
     """Install or migrate Absurd's schema and create the queue."""
     from absurd_contimg.operations.services import database_url, initialise
@@ -248,13 +240,13 @@ def db_init() -> None:
     console.print(f"Database {url}")
 
 
-@database_app.command("stop")
+@shared.database_app.command("stop")
 def db_stop() -> None:
     """Stop the embedded server."""
     EmbeddedPostgres(state.settings().embedded_folder).stop()
 
 
-@database_app.command("url")
+@shared.database_app.command("url")
 def db_url() -> None:
     """Print the database's URL, for psql and absurdctl; starts the embedded server."""
     from absurd_contimg.operations.services import database_url
