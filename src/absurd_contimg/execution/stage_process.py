@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _report(path: Path, result: Mapping[str, Json]) -> None:
-    """Write the result, on a full disk after removing files, or as the exit code."""
+    """Write the result; on a full disk remove a failed attempt's files, or exit with a code."""
     try:
         LOCAL.write_json(path, result)
     except OSError as error:

@@ -112,7 +112,7 @@ def _plane_offsets(
 
 @dataclass(frozen=True, slots=True)
 class _Smearing:
-    """Smearing around the meridian of each integration, then of averaging around the centre."""
+    """Smearing by the correlator around each meridian, then by averaging around the centre."""
 
     correlated: float
     """Width of a channel over the frequency, before rephasing."""

@@ -221,7 +221,7 @@ class _SolveJob:
 
 
 def _phase_channels(flags: FlagCounts) -> str:
-    """The quarter of the band with most data, best in the middle: delays decorrelate more."""
+    """CASA selection of the best quarter of the band: delays of 5 ns decorrelate more of it."""
     good = 1.0 - flags.by_channel
     width = max(1, len(good) // 4)
     middle = (len(good) - width) / 2.0

@@ -33,6 +33,7 @@ class GainComparison:
     amplitude_mean: float
     """Mean ratio of the amplitudes; 1 when the flux scale is right."""
     band_amplitude: float
+    """Of the mean ratio over all channels."""
     band_phase_deg: float
     flagged_fraction: float
 
