@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import cache
 from typing import Any, LiteralString, Self
 
 import psycopg
@@ -142,8 +143,17 @@ def transaction_settings(
 
 def environment_variables() -> list[str]:
     """The variables of the environment that libpq reads, in order."""
-    known = {option.envvar for option in pq.Conninfo.get_defaults() if option.envvar}
-    return sorted(name for name in os.environ if name.encode() in known)
+    return sorted(name for name in _libpq_options() if name in os.environ)
+
+
+@cache
+def _libpq_options() -> dict[str, tuple[str, str]]:
+    """libpq's options that an environment variable sets, by this: name and default."""
+    return {
+        option.envvar.decode(): (option.keyword.decode(), (option.compiled or b"").decode())
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar is not None
+    }
 
 
 def _set_directly(info: psycopg.ConnectionInfo) -> bytes:
@@ -189,12 +199,8 @@ def connection_parameters(url: str, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _defaults_against_environment() -> dict[str, str]:
-    """libpq's defaults of the options that an environment variable sets."""
-    options = {
-        option.keyword.decode(): (option.compiled or b"").decode()
-        for option in pq.Conninfo.get_defaults()
-        if option.envvar and option.envvar.decode() in environment_variables()
-    }
+    """libpq's defaults of the options that an environment variable sets now."""
+    options = dict(_libpq_options()[name] for name in environment_variables())
     options.pop("service", None)  # cannot be unset; all that it could set is set here
     needed = dict.fromkeys(("min_protocol_version", "max_protocol_version"), "3.0")
     needed["require_auth"] = "scram-sha-256"  # an empty value would be refused
