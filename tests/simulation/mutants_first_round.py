@@ -74,9 +74,9 @@ def claims_more_than_is_free(patch: Patch) -> None:
 
 
 def lease_counts_from_the_reply(patch: Patch) -> None:
-    def renewed(self: Any, sent_at: float) -> None:
+    def renewed(self: Any, sent_at: float, seconds: int | None = None) -> None:
         now = asyncio.get_running_loop().time()
-        self._ends_at = max(self._ends_at, now + self.seconds)
+        self._ends_at = max(self._ends_at, now + (seconds or self.seconds))
 
     patch.setattr(Lease, "renewed", renewed)
 

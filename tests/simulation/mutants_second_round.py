@@ -66,17 +66,12 @@ def orphans_wait_for_their_lease(patch: Patch) -> None:
 
 
 def extension_is_too_short(patch: Patch) -> None:
-    original = Lease.extend
+    original = Lease.extending
 
-    async def extend(self: Any) -> None:
-        kept, self.seconds = self.seconds, max(self.seconds // 6, 1)
-        try:
-            await original(self)
-        finally:
-            self.seconds = kept
-        self.renewed(asyncio.get_running_loop().time())
+    async def extending(self: Any, call: Any, seconds: int = 0) -> None:
+        await original(self, lambda length: call(max(length // 6, 1)), seconds)
 
-    patch.setattr(Lease, "extend", extend)
+    patch.setattr(Lease, "extending", extending)
 
 
 # -- failure handling ---------------------------------------------------------------------

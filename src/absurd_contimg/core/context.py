@@ -305,9 +305,11 @@ class TaskContext:
         )
 
     async def heartbeat(self, seconds: int | None = None) -> None:
-        """Extend the lease, as the worker does by itself; this also notices a cancelled task."""
-        seconds = self.fence.seconds if seconds is None else seconds
-        await self._session.backend.extend_claim(self.queue_name, self.run_id, seconds)
+        """Extend the lease to end `seconds` from now or later, as the worker does by itself.
+
+        For a handler that is about to block the event loop; this also notices a cancelled task.
+        """
+        await self.fence.extend(0 if seconds is None else seconds)
 
     async def handler_ended(self) -> None:
         """Compare the steps with those of earlier attempts once the handler has returned."""

@@ -27,6 +27,9 @@ class RunAlreadyFailed(ControlFlow):
 class LeaseLost(ControlFlow):
     """The claim on the run is lost, or can no longer be confirmed."""
 
+    stalled = False
+    """The worker stood still: its event loop was blocked, or its process stopped."""
+
 
 class RunReleased(BaseException):
     """The worker is stopping: the run goes back to the queue, which costs no attempt."""

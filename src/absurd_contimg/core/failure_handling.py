@@ -8,6 +8,7 @@ A task spawned with its own ``max_attempts`` or retry strategy keeps them: then 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from absurd_contimg.core.failures import (
 )
 from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import ClaimedTask, Json
+from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import run_state
 from absurd_contimg.core.step_journal import StepOutcome
@@ -76,8 +78,7 @@ class FailureHandler:
     ) -> RetryDecision:
         """Fail or retry the run, or let it wait, after its handler raised `error`.
 
-        Calls are repeated while the database is away and the lease holds; one whose reply was
-        lost is recognised by what it left.
+        Calls are repeated under the lease; one whose reply was lost is recognised by what it left.
         """
         lease, evidence = ctx.fence, Evidence.of(error)
         verdict = self._judge(evidence)
@@ -96,7 +97,9 @@ class FailureHandler:
         reason = failure_reason(error, evidence, decision.verdict, details)
         if decision.action == "failed" and self.on_failure is not None:
             try:
-                await self.on_failure(claimed, decision, reason)
+                left = lease.deadline - asyncio.get_running_loop().time()
+                async with asyncio.timeout(left / 2):
+                    await self.on_failure(claimed, decision, reason)
             except Exception:  # noqa: BLE001 - a listener's error: the task fails all the same
                 _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
         await lease.retry_until_deadline(lambda: self._carry_out(claimed, decision, reason, until))
@@ -200,8 +203,8 @@ class FailureHandler:
         self, claimed: ClaimedTask, decision: RetryDecision, error: BaseException
     ) -> bool:
         """Whether an earlier, unanswered try of the same call is why this one was refused."""
-        if isinstance(error, BackendError) and error.sqlstate is None:
-            return False  # the database did not answer: try again
+        if isinstance(error, BackendError) and meaning_of(error) is Refusal.PASSING:
+            return False  # try again
         state = await run_state(self.backend, self.queue_name, claimed)
         return state == ("sleeping" if decision.action in _KEEPING_THE_ATTEMPT else "failed")
 

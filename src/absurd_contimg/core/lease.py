@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import UUID
@@ -21,6 +22,7 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     TaskCancelled,
 )
+from absurd_contimg.core.refusals import Refusal, meaning_of
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -29,7 +31,13 @@ _EXTENSIONS_PER_LEASE = 3
 """Two extensions in a row may fail without harm."""
 _MARGIN_SHARE = 1 / 6
 """The share of the lease between the deadline and its end: time to stop the handler."""
+_ATTEMPT_SHARE = 1 / 3
+"""The share of the lease that one call may take: then the next one tries a new connection."""
 _RETRY_SECONDS = 0.25
+_REFUSALS_SECONDS = 600.0
+"""How long a call is repeated that a database refuses while it extends the claim."""
+_END_SECONDS = 30.0
+"""How long a handler may take to end once it is cancelled."""
 
 
 class Lease:
@@ -42,62 +50,114 @@ class Lease:
         self._queue_name = queue_name
         self._run_id = run_id
         self.seconds = seconds
+        self.attempt_seconds = seconds * _ATTEMPT_SHARE
         self._ends_at = claimed_at + seconds
+        self._extensions = 0
+        self._unanswered = 0
+        self.abandoned = False
+        """The handler did not end when it was cancelled: nothing of it counts any more."""
 
     @property
     def deadline(self) -> float:
         """The event loop's time by which all work on the run must have stopped."""
-        return self._ends_at - self.seconds * _MARGIN_SHARE
+        return -math.inf if self.abandoned else self._ends_at - self.seconds * _MARGIN_SHARE
 
     async def __call__(self) -> None:
         """The same as `extend`: a lease is the fence that the runner of a stage calls."""
         await self.extend()
 
-    def renewed(self, sent_at: float) -> None:
-        """Note that a call sent at `sent_at` has extended the claim by its full length."""
-        self._ends_at = max(self._ends_at, sent_at + self.seconds)
+    def renewed(self, sent_at: float, seconds: int | None = None) -> None:
+        """Note that a call sent at `sent_at` has extended the claim, by default by its length."""
+        self._ends_at = max(self._ends_at, sent_at + (seconds or self.seconds))
 
-    async def extend(self) -> None:
-        """Extend the claim now; raise `LeaseLost`, `TaskCancelled` or `RunAlreadyFailed`.
+    async def extending(self, call: Callable[[int], Awaitable[None]], seconds: int = 0) -> None:
+        """Make a call that extends the claim by the number of seconds that it is given.
 
-        Repeated until the deadline while the database does not answer, then `LeaseLost`.
+        At least by `seconds` and by the full length; never to an earlier end, which would leave
+        the deadline too late. Of calls that overlap, the database may take the longer one first:
+        then only the full length is certain.
+        """
+        sent_at = asyncio.get_running_loop().time()
+        length = max(self.seconds, seconds, math.ceil(self._ends_at - sent_at))
+        self._extensions += 1
+        number, overlaps = self._extensions, self._unanswered > 0
+        self._unanswered += 1  # and stays so without an answer: it may be carried out later
+        try:
+            await call(length)
+        except (BackendUnavailable, asyncio.CancelledError):
+            raise
+        except BaseException:
+            self._unanswered -= 1
+            raise
+        self._unanswered -= 1
+        is_certain = not overlaps and number == self._extensions
+        self.renewed(sent_at, length if is_certain else self.seconds)
+
+    async def extend(self, seconds: int = 0) -> None:
+        """Extend the claim now, by `seconds` if that is more than its length.
+
+        Repeated until the deadline, whatever the database says or does not say, except that the
+        run is not ours: raises `LeaseLost`, `TaskCancelled` or `RunAlreadyFailed`.
         """
 
-        async def extend() -> None:
-            sent_at = asyncio.get_running_loop().time()
-            await self._backend.extend_claim(self._queue_name, self._run_id, self.seconds)
-            self.renewed(sent_at)
+        async def extend(length: int) -> None:
+            await self._backend.extend_claim(self._queue_name, self._run_id, length)
 
-        try:
-            await self.retry_until_deadline(extend)
-        except BackendUnavailable as error:
-            raise LeaseLost(
-                f"run {self._run_id}: the database was unreachable until shortly before the "
-                f"lease ended: {error}"
-            ) from error
-        except BackendError as error:
-            # "not currently running": swept and claimed again, released, or completed
-            raise LeaseLost(f"run {self._run_id}: the claim is gone: {error}") from error
+        await self._repeat(lambda: self.extending(extend, seconds), until_lost=True)
 
     async def retry_until_deadline(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """Repeat a call while the database is unreachable.
+        """Repeat a call while it is not answered, or refused for a reason that may pass.
 
         The call must be safe to repeat: it may have taken effect although it raised. Raises
-        `BackendUnavailable` at the deadline.
+        `LeaseLost` at the deadline, and every other refusal.
         """
-        loop = asyncio.get_running_loop()
-        while True:
+        return await self._repeat(call, until_lost=False)
+
+    async def _repeat(self, call: Callable[[], Awaitable[_T]], *, until_lost: bool) -> _T:
+        clock = asyncio.get_running_loop().time
+        refused_since: float | None = None
+        problem: Exception | None = None
+        while (now := clock()) < self.deadline:
+            attempt_ends = min(self.deadline, now + self.attempt_seconds)
             try:
-                async with asyncio.timeout_at(self.deadline) as timeout:
+                async with asyncio.timeout_at(attempt_ends) as attempt:
                     return await call()
             except TimeoutError as error:
-                if timeout.expired() and loop.time() < self.deadline:
-                    continue  # the claim was extended while we waited
-                raise BackendUnavailable("no answer before the end of the lease") from error
-            except BackendUnavailable:
-                if loop.time() + _RETRY_SECONDS >= self.deadline:
+                if not attempt.expired():
                     raise
-                await asyncio.sleep(_RETRY_SECONDS)
+                problem = error
+            except BackendError as error:
+                if refused_since is None and not isinstance(error, BackendUnavailable):
+                    _log.warning("run %s: %s; repeated under the lease", self._run_id, error)
+                    refused_since = now
+                meaning = meaning_of(error)
+                if until_lost and meaning is Refusal.NOT_OURS:
+                    # "not currently running": swept and claimed again, released, or completed
+                    raise LeaseLost(f"run {self._run_id}: the claim is gone: {error}") from error
+                is_patient = refused_since is None or now - refused_since < _REFUSALS_SECONDS
+                if not until_lost and not (meaning is Refusal.PASSING and is_patient):
+                    raise
+                problem = error
+                await asyncio.sleep(min(_RETRY_SECONDS, max(self.deadline - clock(), 0.0)))
+        lost = LeaseLost(self._reason(problem))
+        lost.stalled = problem is None and not self.abandoned
+        raise lost from problem
+
+    def _reason(self, problem: Exception | None) -> str:
+        """Why the lease ended by our own clock."""
+        if self.abandoned:
+            return f"run {self._run_id}: its handler did not end when it was cancelled"
+        late = asyncio.get_running_loop().time() - self.deadline
+        if problem is None:
+            return (
+                f"run {self._run_id}: when the lease was to be extended, its time was over by "
+                f"{late:.1f} s: a handler blocked the event loop, or the process was stopped"
+            )
+        answer = "it did not answer" if isinstance(problem, TimeoutError) else problem
+        return (
+            f"run {self._run_id}: the database did not extend the claim until shortly before the "
+            f"lease ended: {answer}"
+        )
 
     async def heartbeat_loop(self) -> None:
         """Extend the claim a third of its length after the last extension; ends only by raising.
@@ -116,27 +176,33 @@ class Lease:
 async def while_leased(lease: Lease, work: asyncio.Task[_T]) -> _T:
     """The result of the work, done under its lease; if the lease is lost, stop it and raise.
 
-    On return or raise the work has ended: a cancelled task is also waited for.
+    On return or raise the work has ended: a cancelled task is also waited for. If it does not
+    end, `Lease.abandoned` is set.
     """
     heartbeat = asyncio.create_task(lease.heartbeat_loop(), name="heartbeat")
     try:
         await asyncio.wait({work, heartbeat}, return_when=asyncio.FIRST_COMPLETED)
         if work.done():
             return work.result()
-        await _end(work)
+        await _end(work, lease)
         await heartbeat  # raises what ended it
         raise AssertionError("the heartbeat loop ends only by raising")
     except (LeaseLost, TaskCancelled, RunAlreadyFailed) as reason:
         _log.warning("%s: %s", type(reason).__name__, reason)
         raise
     finally:
-        await _end(heartbeat)
-        await _end(work)
+        await _end(heartbeat, lease)
+        await _end(work, lease)
 
 
-async def _end(task: asyncio.Task[_T]) -> None:
+async def _end(task: asyncio.Task[_T], lease: Lease) -> None:
     """Cancel a task and wait until it has ended, whatever it ends with."""
+    if lease.abandoned:
+        return
     task.cancel()
-    await asyncio.wait({task})
-    if not task.cancelled():
+    _, pending = await asyncio.wait({task}, timeout=_END_SECONDS)
+    if pending:
+        lease.abandoned = True
+        _log.error("%s ignores its cancellation: left behind, what it still does is refused", task)
+    elif not task.cancelled():
         task.exception()  # retrieved: the outcome was handled, or no longer matters

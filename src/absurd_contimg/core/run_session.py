@@ -1,7 +1,8 @@
 """`RunSession`: the checkpoints of one claimed run, and its calls under its lease.
 
-Calls are repeated while the database is away and the lease holds. A call that took effect
-although its reply was lost is recognised by what it left, and not made twice.
+Calls are repeated while the lease holds, if the database is away or refuses them for a reason that
+may pass. A call that took effect although its reply was lost is recognised by what it left, and not
+made twice.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import Checkpoint, ClaimedTask, Json, State
+from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.core.row_values import require_readable
 
 _T = TypeVar("_T")
@@ -57,6 +59,7 @@ class RunSession:
         clock = asyncio.get_running_loop().time
         claimed = self.claimed
         written = (self.queue_name, claimed.task_id, checkpoint_name, state, claimed.run_id)
+        set_state = self.backend.set_task_checkpoint_state
         unanswered: float | None = None
 
         async def write() -> None:
@@ -66,11 +69,10 @@ class RunSession:
                 return
             sent_at = clock()
             try:
-                await self.backend.set_task_checkpoint_state(*written, self.lease.seconds)
+                await self.lease.extending(lambda length: set_state(*written, length))
             except (BackendUnavailable, asyncio.CancelledError):
                 unanswered = sent_at if unanswered is None else unanswered
                 raise
-            self.lease.renewed(sent_at)
 
         await self.lease.retry_until_deadline(write)
         self.checkpoints[checkpoint_name] = state
@@ -102,12 +104,13 @@ class RunSession:
             nonlocal unanswered
             try:
                 return await call()
-            except BackendUnavailable:
+            except (BackendUnavailable, asyncio.CancelledError):
                 unanswered = True
                 raise
-            except BackendError:
+            except BackendError as error:
                 run = (self.backend, self.queue_name, self.claimed)
-                if unanswered and await run_state(*run) == "sleeping":
+                is_repeated = unanswered and meaning_of(error) is Refusal.NOT_OURS
+                if is_repeated and await run_state(*run) == "sleeping":
                     raise RunSuspended("by a call whose reply was lost") from None
                 raise
 

@@ -19,13 +19,21 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.core.run_session import RunSession
 
 START_PREFIX = "$start:"
+LOST_PREFIX = "$lost:"
+"""A lease that a living worker lost is noted beside the step's record, which by then belongs to a
+later run."""
 _OLD_WAITS_PREFIX = "$parked:"
 """Earlier versions counted the waits for resources in a checkpoint of this prefix."""
-JOURNAL_PREFIXES = (START_PREFIX, _OLD_WAITS_PREFIX)
+JOURNAL_PREFIXES = (START_PREFIX, LOST_PREFIX, _OLD_WAITS_PREFIX)
 """Checkpoints whose names begin so belong to the journal."""
 
 _STARTS_KEPT = 20
 """Older starts of a step are dropped from its record, so that it stays small."""
+_STALLS_MAX = 10
+"""How often a step may stop its worker's event loop for longer than the lease: pauses of the
+process count too, because nobody can tell them apart."""
+STALLED = "stalled"
+"""The rule of the outcome ``lost`` of a worker that stood still."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,8 @@ class StepOutcome:
     """How a start of a step ended, as its worker noted it.
 
     `action` is ``failed`` (the task with it), ``retry``, ``fallback`` (started again in another
-    way), ``waiting`` (for a resource), ``released`` (back to the queue at once) or ``poison``.
+    way), ``waiting`` (for a resource), ``released`` (back to the queue at once), ``lost`` (the
+    lease, by a worker that lives) or ``poison``.
     """
 
     action: str
@@ -110,6 +119,16 @@ class StartRecord:
             **({} if self.fallback is None else {"fallback": self.fallback}),
         }
 
+    def loss_of(self, step: str) -> str:
+        """The name of the checkpoint that says that the start lost its lease."""
+        return f"{LOST_PREFIX}{self.number}:{step}"
+
+    def with_loss(self, saved: Json) -> StartRecord:
+        """With the outcome of that checkpoint, if it has none."""
+        if self.outcome is not None or saved is None:
+            return self
+        return replace(self, outcome=StepOutcome.from_json(saved))
+
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> StartRecord:
         """What `to_json` of this or an earlier version wrote."""
@@ -147,7 +166,8 @@ class StepRecord:
         fields = cast(Mapping[str, Any], saved) if isinstance(saved, Mapping) else {}
         waits = fields.get("waits", checkpoints.get(_OLD_WAITS_PREFIX + step))
         try:
-            starts = tuple(map(StartRecord.from_json, fields.get("starts") or ()))
+            noted = map(StartRecord.from_json, fields.get("starts") or ())
+            starts = tuple(each.with_loss(checkpoints.get(each.loss_of(step))) for each in noted)
             outside = StepOutcome.from_json(fields.get("outside"))
             counts = {str(rule): int(n) for rule, n in dict(cast(Any, waits or {})).items()}
         except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
@@ -169,6 +189,11 @@ class StepRecord:
     def silent(self) -> int:
         """How many starts have no outcome: their workers died."""
         return sum(start.outcome is None for start in self.starts)
+
+    @property
+    def stalled(self) -> int:
+        """How many starts stopped the event loop of their worker past its lease."""
+        return sum(s.outcome is not None and s.outcome.rule == STALLED for s in self.starts)
 
     @property
     def fallbacks(self) -> tuple[str, ...]:
@@ -202,10 +227,12 @@ class StepRecord:
         return replace(self, waits=waits, starts=(*self.starts[:-1], last))
 
     def ended_as_poison(self) -> StepRecord:
-        """With an outcome for the silent starts, so that an operator's retry counts from 0."""
+        """With an outcome for what was counted, so that an operator's retry counts from 0."""
         poison = StepOutcome("poison")
         starts = tuple(
-            replace(start, outcome=poison) if start.outcome is None else start
+            replace(start, outcome=poison)
+            if start.outcome is None or start.outcome.rule == STALLED
+            else start
             for start in self.starts
         )
         return replace(self, starts=starts)
@@ -239,11 +266,12 @@ class StepJournal:
         Raises `PoisonStep` when earlier starts ended too many workers without an outcome.
         """
         record = StepRecord.read(step, self._session.checkpoints)
-        if record.silent >= self._poison_limit:
+        if record.silent >= self._poison_limit or record.stalled >= _STALLS_MAX:
             await self._save(record.ended_as_poison())
             raise PoisonStep(
-                f"Step {step!r} was started {len(record.starts)} times, and {record.silent} times "
-                "its worker ended without a word: it is not started again."
+                f"Step {step!r} was started {len(record.starts)} times; {record.silent} times its "
+                f"worker ended without a word, {record.stalled} times it stood still for longer "
+                "than its lease: the step is not started again."
             )
         now = await self._session.now()
         claimed = self._session.claimed
@@ -252,6 +280,11 @@ class StepJournal:
         record = record.started(claimed.attempt, str(claimed.run_id), self._worker_id, now)
         await self._save(record)
         return record.starts[-1].number
+
+    def start_under_way(self) -> tuple[str, StartRecord] | None:
+        """The tracked step that runs, and its start; None outside of tracked steps."""
+        starts = self._record().starts
+        return None if self._tracked_step is None else (self._tracked_step, starts[-1])
 
     def completed(self) -> None:
         """The tracked step has its checkpoint: work is outside of tracked steps again."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+import math
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -21,16 +22,17 @@ from absurd_contimg.core.errors import (
     BackendError,
     BackendUnavailable,
     ControlFlow,
-    RunAlreadyFailed,
+    LeaseLost,
     RunReleased,
-    TaskCancelled,
 )
 from absurd_contimg.core.evidence import text_of
 from absurd_contimg.core.failure_handling import FailureHandler, OnFailure
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
+from absurd_contimg.core.lost_leases import LostLeases
 from absurd_contimg.core.records import ClaimedTask, Json
+from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
@@ -42,6 +44,11 @@ _UNREACHABLE_PAUSE_SECONDS = 1.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
 _RELEASE_SECONDS = 5.0
 """How long a stopping worker tries to release a run while the database is away."""
+_STOP_SECONDS = 2.0
+"""How long a stopping worker waits for the answer to a claim."""
+_CLAIM_SECONDS = 20.0
+"""How long a worker waits for the answer to a claim, at most a third of its lease; doubled while
+none is answered, up to half of the lease: with a deep backlog, Absurd needs seconds."""
 _UNKNOWN_TASK_SECONDS = 15.0
 """How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
 
@@ -91,13 +98,46 @@ class Worker:
     """Called for the log when the queue refuses a claim: what is wrong with it, printable."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
-    _claim_unanswered: bool = field(default=False, init=False)
+    _claims_unanswered: int = field(default=0, init=False)
+    """In a row."""
+    _orphans_until: float = field(default=-math.inf, init=False)
+    """Until then an unanswered claim may still be carried out, for nobody."""
+    _lost: LostLeases = field(init=False)
+    _bound: asyncio.Timeout | None = field(default=None, init=False)
+    """Of the wait for the database that goes on, shortened by `stop`."""
+    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False)
     _claims_refused: int = field(default=0, init=False)
     """In a row, by a database that answers."""
+
+    def __post_init__(self) -> None:
+        self._lost = LostLeases(self.settings.worker_id)
 
     def stop(self) -> None:
         """Claim no more; let runs go on for the grace period, then release them."""
         self._stopping.set()
+        if self._loop is not None:
+            self._loop.call_soon(self._shorten_wait)
+
+    def _shorten_wait(self) -> None:
+        if self._bound is not None:
+            soon = asyncio.get_running_loop().time() + _STOP_SECONDS
+            self._bound.reschedule(min(self._bound.when() or soon, soon))
+
+    @asynccontextmanager
+    async def _bounded(self, calls: int = 1) -> AsyncIterator[None]:
+        """Raise `BackendUnavailable` if so many calls take too long, or soon after `stop`."""
+        lease = self.settings.claim_timeout_seconds
+        patience = min(_CLAIM_SECONDS, lease / 3) * 2 ** min(self._claims_unanswered, 16)
+        seconds = calls * min(patience, lease / 2)
+        if self._stopping.is_set():
+            seconds = min(seconds, _STOP_SECONDS)
+        try:
+            async with asyncio.timeout(seconds) as self._bound:
+                yield
+        except TimeoutError as error:
+            raise BackendUnavailable("The database did not answer in time.") from error
+        finally:
+            self._bound = None
 
     async def run(self, until_idle: bool = False) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
@@ -106,10 +146,11 @@ class Worker:
         with `until_idle` the refusal is raised once they have ended. Returns when every run is
         completed, failed or released; if cancelled, releases them at once.
         """
+        loop = self._loop = asyncio.get_running_loop()
         try:
             await self._recover_orphans()
             while not self._stopping.is_set():
-                sent_at = asyncio.get_running_loop().time()
+                sent_at = loop.time()
                 claimed = await self._claim(until_idle)
                 for task in claimed:
                     run = asyncio.create_task(
@@ -117,65 +158,86 @@ class Worker:
                     )
                     self._runs[run] = task.run_id
                     run.add_done_callback(self._runs.pop)
-                if until_idle and not claimed and not self._runs:
+                if until_idle and not claimed and not self._runs and not self._claims_unanswered:
                     return
                 await self._pause(idle=not claimed)
             await self._drain(self.settings.grace_seconds)
         finally:
             await self._drain(0.0)
+            with suppress(BackendError):  # then the next start takes this one for a death
+                async with self._bounded():
+                    await self._lost.note(self.backend, self.settings.queue_name)
 
     async def _recover_orphans(self) -> None:
+        """Release the runs that a dead process of our id has left, when the database answers."""
+        while not self._stopping.is_set():
+            try:
+                await self._release_orphans()
+            except BackendError as error:
+                if meaning_of(error) is not Refusal.PASSING:
+                    raise
+                self._note_unanswered(error)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_UNREACHABLE_PAUSE_SECONDS):
+                        await self._stopping.wait()
+            else:
+                self._claims_unanswered = 0
+                return
+
+    async def _release_orphans(self) -> None:
         """Release runs claimed under our id but not here: by a dead process, or an unheard claim.
 
         Only the owner of the id may do so: the caller guards it by an operating-system lock.
         """
         settings = self.settings
-        while not self._stopping.is_set():
+        async with self._bounded():
+            orphans = await self.backend.list_runs(
+                settings.queue_name, states=["running"], claimed_by=settings.worker_id
+            )
+        ours = set(self._runs.values())
+        for orphan in (run for run in orphans if run.run_id not in ours):
             try:
-                orphans = await self.backend.list_runs(
-                    settings.queue_name, states=["running"], claimed_by=settings.worker_id
-                )
-                ours = set(self._runs.values())
-                for orphan in (run for run in orphans if run.run_id not in ours):
-                    try:
-                        await self._give_back(orphan.run_id)
-                    except BackendUnavailable:
-                        raise
-                    except BackendError as error:  # swept by another worker in the meantime
-                        _log.info("orphan run %s is gone: %s", orphan.run_id, error)
-                    else:
-                        _log.warning("released orphan run %s", orphan.run_id)
-            except BackendUnavailable as error:
-                _log.warning("%s", error)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_UNREACHABLE_PAUSE_SECONDS):
-                        await self._stopping.wait()
+                async with self._bounded(calls=2):
+                    await self._give_back(orphan.run_id)
+            except BackendError as error:
+                if meaning_of(error) is Refusal.PASSING:
+                    raise
+                # swept by another worker in the meantime
+                _log.info("orphan run %s is gone: %s", orphan.run_id, error)
             else:
-                return
+                _log.warning("released orphan run %s", orphan.run_id)
 
     async def _claim(self, until_idle: bool) -> list[ClaimedTask]:
         settings = self.settings
         free = settings.concurrency - len(self._runs)
-        if free <= 0 or not await self._may_claim():
-            return []
-        if self._claim_unanswered:
-            await self._recover_orphans()
-            self._claim_unanswered = False
         try:
-            claimed = await self.backend.claim_task(
-                settings.queue_name, settings.worker_id, settings.claim_timeout_seconds, free
-            )
-        except BackendUnavailable as error:
-            _log.warning("cannot claim: %s", error)
-            self._claim_unanswered = True
-            return []
+            async with self._bounded(calls=2):
+                await self._lost.note(self.backend, settings.queue_name)
+                if free <= 0 or not await self._may_claim():
+                    return []
+            if self._orphans_until > asyncio.get_running_loop().time():
+                await self._release_orphans()
+            async with self._bounded():
+                claimed = await self.backend.claim_task(
+                    settings.queue_name, settings.worker_id, settings.claim_timeout_seconds, free
+                )
         except BackendError as error:
+            if meaning_of(error) is Refusal.PASSING:
+                self._note_unanswered(error)
+                return []
             await self._note_refusal(error)
             if until_idle and not self._runs:
                 raise
             return []
-        self._claims_refused = 0
+        self._claims_refused = self._claims_unanswered = 0
         return claimed
+
+    def _note_unanswered(self, error: BackendError) -> None:
+        _log.warning("cannot claim: %s", error)
+        self._claims_unanswered += 1
+        if isinstance(error, BackendUnavailable):
+            now = asyncio.get_running_loop().time()
+            self._orphans_until = now + self.settings.claim_timeout_seconds
 
     async def _note_refusal(self, error: BackendError) -> None:
         """Log what blocks the queue; the growing pause between claims keeps this log short."""
@@ -185,7 +247,9 @@ class Worker:
         if self.explain_refusal is None:
             return
         try:
-            for problem in await self.explain_refusal(self.backend, queue):
+            async with self._bounded():
+                problems = await self.explain_refusal(self.backend, queue)
+            for problem in problems:
                 _log.error("queue %s: %s", queue, problem)
         except BackendError as second:
             _log.error("queue %s cannot be inspected either: %s", queue, second)
@@ -198,7 +262,7 @@ class Worker:
         full = len(self._runs) >= self.settings.concurrency
         if not idle and not full:
             return
-        timeout = None if full else self._poll_seconds()
+        timeout = None if full and not self._lost else self._poll_seconds()
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait(
@@ -238,6 +302,7 @@ class Worker:
             await ctx.handler_ended()
             await lease.retry_until_deadline(lambda: self._complete(claimed, result))
         except ControlFlow as reason:
+            self._lost.add(claimed, ctx, reason)
             _log.info("run %s ended early: %s %s", claimed.run_id, type(reason).__name__, reason)
         except RunReleased:
             await self._release_run(claimed, ctx)
@@ -265,13 +330,13 @@ class Worker:
         queue = self.settings.queue_name
         try:
             await self.backend.complete_run(queue, claimed.run_id, result)
-        except BackendUnavailable:
-            raise
-        except BackendError:
+        except BackendError as error:
+            if meaning_of(error) is not Refusal.NOT_OURS:
+                raise
             # An earlier try may have been committed although its reply was lost.
             outcome = await self.backend.get_task_result(queue, claimed.task_id)
             if outcome is None or outcome.state != "completed":
-                raise
+                raise LeaseLost(f"run {claimed.run_id}: {error}") from error
 
     async def _handle_failure(
         self, claimed: ClaimedTask, ctx: TaskContext, error: Exception
@@ -287,10 +352,9 @@ class Worker:
         )
         try:
             decision = await failure_handler.handle(claimed, ctx, error)
-        except (TaskCancelled, RunAlreadyFailed) as reason:
-            _log.info("run %s: %s", claimed.run_id, reason)
-        except BackendError as refusal:
-            # The lease is over: it expires, and another worker takes up the run.
+        except (BackendError, ControlFlow) as refusal:
+            # The lease expires, and another worker takes up the run; or the task is cancelled.
+            self._lost.add(claimed, ctx, refusal)
             _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, refusal)
         else:
             _log.warning(
@@ -305,6 +369,9 @@ class Worker:
 
     async def _release_run(self, claimed: ClaimedTask, ctx: TaskContext) -> None:
         """Give the run back to the queue at once; this costs no attempt."""
+        if ctx.fence.abandoned:
+            return  # its handler goes on
+        ctx.fence.attempt_seconds = min(ctx.fence.attempt_seconds, _RELEASE_SECONDS / 3)
         try:
             async with asyncio.timeout(_RELEASE_SECONDS):
                 await ctx.journal.end(StepOutcome("released"))
@@ -318,8 +385,9 @@ class Worker:
     async def _leave_to_others(self, claimed: ClaimedTask) -> None:
         _log.warning("no handler for task %r here: left to other workers", claimed.task_name)
         try:
-            await self._give_back(claimed.run_id, _UNKNOWN_TASK_SECONDS)
-        except BackendError as error:
+            async with asyncio.timeout(_RELEASE_SECONDS):
+                await self._give_back(claimed.run_id, _UNKNOWN_TASK_SECONDS)
+        except (BackendError, TimeoutError) as error:
             _log.warning("run %s could not be released: %s", claimed.run_id, error)
 
     async def _give_back(self, run_id: UUID, seconds: float = 0.0) -> None:

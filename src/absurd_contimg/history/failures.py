@@ -10,6 +10,7 @@ from typing import Any
 from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import History, Run
 from absurd_contimg.core.row_values import Unreadable
+from absurd_contimg.core.step_journal import LOST_PREFIX
 
 LEASE_EXPIRED = "$ClaimTimeout"
 """The name of the reason that Absurd gives a run whose worker did not extend its lease."""
@@ -42,14 +43,24 @@ class FailedRun:
 
 def failed_runs(history: History) -> list[FailedRun]:
     """The failed runs that have a reason, in order of attempt."""
+    lost = {
+        str(state.get("run_id")): state.get("message")
+        for name, state in history.checkpoint_states.items()
+        if name.startswith(LOST_PREFIX) and isinstance(state, Mapping)
+    }
     return [
-        _failed_run(run, history.task.state == "failed" and run is history.runs[-1])
+        _failed_run(
+            run,
+            history.task.state == "failed" and run is history.runs[-1],
+            lost.get(str(run.run_id)),
+        )
         for run in history.runs
         if run.failure_reason is not None
     ]
 
 
-def _failed_run(run: Run, final: bool) -> FailedRun:
+def _failed_run(run: Run, final: bool, lost: object) -> FailedRun:
+    """`lost` is what the worker noted of a lease that it had lost."""
     reason = reason_of(run)
 
     def text(name: str) -> str | None:
@@ -61,7 +72,7 @@ def _failed_run(run: Run, final: bool) -> FailedRun:
         attempt=run.attempt,
         failed_at=run.failed_at,
         name=text("name") or "",
-        message=text("message") or "",
+        message=str(lost) if expired and lost is not None else text("message") or "",
         kind=FailureKind.INTERRUPTED.value if expired else text("kind"),
         rule=text("rule"),
         action=None if action_of(reason) is None else str(action_of(reason)),

@@ -46,7 +46,7 @@ def measure(histories: Iterable[History]) -> Metrics:
             kinds[failure.kind or failure.name] += 1
             rules[failure.rule or failure.name] += 1
         for start in step_starts(history):
-            lost += start.outcome in ("died", "poison")
+            lost += start.outcome in ("died", "lost", "poison")
             if start.outcome == "done" and not start.adopted and start.seconds is not None:
                 seconds[start.step].append(start.seconds)
     return Metrics(dict(states), sorted(latencies), dict(seconds), lost, dict(kinds), dict(rules))
