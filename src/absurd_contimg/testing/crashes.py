@@ -24,11 +24,7 @@ from absurd_contimg.simulation.exploration.explorer import (
     replay,
 )
 from absurd_contimg.simulation.model.faults import ALL_FAULTS, FaultKind, parse_kind, parse_schedule
-from absurd_contimg.simulation.model.worker_factory import (
-    SETTINGS,
-    AnyHandler,
-    HandlerWorkers,
-)
+from absurd_contimg.simulation.model.worker_factory import SETTINGS, AnyHandler, HandlerWorkers
 
 QUEUE = "default"
 TASK = "task"

@@ -41,13 +41,7 @@ def _scenario(days: float, workers: int, hosts: int, lease: int, every: int) -> 
 def timed_faults(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[list[TimedFault]]:
     """Faults that fit a scenario, in order of time."""
     kinds = st.sampled_from(
-        [
-            FaultKind.KILL,
-            FaultKind.PAUSE,
-            FaultKind.REBOOT,
-            FaultKind.PARTITION,
-            FaultKind.OUTAGE,
-        ]
+        [FaultKind.KILL, FaultKind.PAUSE, FaultKind.REBOOT, FaultKind.PARTITION, FaultKind.OUTAGE]
     )
     end = scenario.days * DAY_SECONDS
     targets = st.integers(0, scenario.workers.count - 1)

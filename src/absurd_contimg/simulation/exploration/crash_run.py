@@ -16,11 +16,7 @@ from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSp
 from absurd_contimg.simulation.exploration.injector import FaultInjector
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
 from absurd_contimg.simulation.exploration.recorder import CrashPoint, Recorder, Snapshot
-from absurd_contimg.simulation.model.effect_gateway import (
-    COMMITTED,
-    Effect,
-    EffectPhase,
-)
+from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
 from absurd_contimg.simulation.model.faults import (
     KILLS,
     FaultKind,

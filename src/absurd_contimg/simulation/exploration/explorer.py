@@ -21,11 +21,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 from absurd_contimg.core.records import History
-from absurd_contimg.history.invariants.check import (
-    RECOVERY_INVARIANTS,
-    Violation,
-    find_violations,
-)
+from absurd_contimg.history.invariants.check import RECOVERY_INVARIANTS, Violation, find_violations
 from absurd_contimg.history.invariants.recovery import RecoveryObservation
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec

@@ -12,12 +12,7 @@ from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
-from absurd_contimg.simulation.model.effect_gateway import (
-    BEFORE,
-    COMMITTED,
-    Effect,
-    EffectPhase,
-)
+from absurd_contimg.simulation.model.effect_gateway import BEFORE, COMMITTED, Effect, EffectPhase
 from absurd_contimg.simulation.model.faults import NETWORK, FaultKind, FaultSchedule
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly

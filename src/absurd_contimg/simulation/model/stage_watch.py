@@ -73,7 +73,7 @@ class ObservedStage:
     def _work_ended(self) -> float:
         """The stage of a paused worker runs on until the watchdog ends it with the lease."""
         process = self._process
-        if not process.paused:
+        if process.held is None or process.dead:
             return process.kernel.now
         ends_at = process.paused_at
         if self._request.may_live_until is not None:

@@ -20,11 +20,7 @@ from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.registry import Registry
 from absurd_contimg.simulation.model.disk import Disk
 from absurd_contimg.simulation.model.effect_gateway import EffectGateway
-from absurd_contimg.simulation.model.executor import (
-    SimulatedExecutor,
-    SimulatedStage,
-    simulated,
-)
+from absurd_contimg.simulation.model.executor import SimulatedExecutor, SimulatedStage, simulated
 from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.hosts import Host
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG

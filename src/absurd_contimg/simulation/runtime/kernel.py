@@ -1,8 +1,8 @@
 """The kernel of the simulated world: SimPy's clock and the queue of ready callbacks.
 
 SimPy's environment decides what happens next; between two of its events every ready callback of
-every simulated process runs, and takes no time. It knows no database, disk or stage, and of a
-process only `Process`. Speed comes before style here: see docs/simulation-speed.md.
+every simulated process runs, and takes no time. It knows no database, disk or stage. Speed comes before style
+here: see docs/simulation-speed.md.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import deque
-from collections.abc import Iterator
 from heapq import heappop, heappush
+from itertools import count
 from random import Random
-from typing import Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import simpy
 from simpy.events import NORMAL
+
+if TYPE_CHECKING:
+    from absurd_contimg.simulation.runtime.loop import SimLoop
 
 
 class Deadlock(RuntimeError):
@@ -27,45 +30,14 @@ class Livelock(RuntimeError):
     """More callbacks ran than the bound allows: a loop does not end."""
 
 
-class Process(Protocol):
-    """What the kernel needs of a simulated process: its event loop."""
-
-    @property
-    def name(self) -> str:
-        """For messages."""
-        ...
-
-    held: list[asyncio.Handle] | None
-    """Callbacks that wait while the process is paused; None while it runs."""
-    resumes_late: bool
-    """Resumed, but its call is around that of another paused process."""
-
-    def resume(self) -> None:
-        """Let the process go on."""
-
-    def resume_later(self) -> None:
-        """Keep the process paused until the call inside of its own has returned."""
-
-    def kill(self) -> None:
-        """End the process; the kernel reaps it before the next callback."""
-
-    def reap(self) -> None:
-        """End the tasks of a dead process."""
-
-    def report(self, error: BaseException, source: object) -> None:
-        """Note what a callback raised."""
-
-    def waiting(self) -> Iterator[str]:
-        """What each unfinished task waits for, one line each."""
-
-
-class Callback(asyncio.Handle):
-    """A ready callback of asyncio, cheap to make and to run.
+class _QuickHandle:
+    """A handle of asyncio, cheap to make and to run.
 
     `_args` holds the function and its arguments in one tuple, so that running it copies nothing.
     """
 
     __slots__ = ()
+    _args: tuple[Any, ...]
     _repr = _source_traceback = None
 
     def cancel(self) -> None:
@@ -80,29 +52,23 @@ class Callback(asyncio.Handle):
     _callback = property(lambda self: self._args[0])
 
 
-class Timer(asyncio.TimerHandle):
-    """The same for a timer, which is an event in SimPy's heap, so that both have one order."""
+class Callback(_QuickHandle, asyncio.Handle):
+    """A ready callback."""
 
     __slots__ = ()
-    _repr = _source_traceback = None
-
-    def cancel(self) -> None:
-        """Never fire. The heap drops it later, and the clock does not move."""
-        self._args = CANCELLED
-
-    def cancelled(self) -> bool:
-        """Whether `cancel` was called."""
-        return self._args is CANCELLED
-
-    _cancelled = property(cancelled)
-    _callback = property(lambda self: self._args[0])
 
 
-def _nothing() -> None:
-    """The function of a cancelled callback."""
+class Timer(_QuickHandle, asyncio.TimerHandle):
+    """A timer: an event in SimPy's heap, so that both have one order.
+
+    The heap drops a cancelled one later, and the clock does not move.
+    """
+
+    __slots__ = ()
 
 
-CANCELLED = (_nothing,)
+CANCELLED = (bool,)
+"""The call of a cancelled handle: without an effect, where it still comes to it."""
 
 
 class VirtualClock(simpy.Environment):
@@ -129,32 +95,25 @@ class Kernel:
     def __init__(self, start: float = 0.0, shuffle_seed: int | None = None) -> None:
         self.env = VirtualClock(start)
         self.ready: deque[asyncio.Handle] = deque()
-        self.paused_calls: list[Process] = []
+        self.paused_calls: list[SimLoop] = []
         """Processes paused in the middle of a call, each inside of the call before."""
         self.callbacks_run = 0
         self._random = None if shuffle_seed is None else Random(shuffle_seed)
         self._stopped = False
         self._attention = False
         """Whether the run loop has to handle a stop, a death or a pause first."""
-        self._terminated: list[Process] = []
-        self._processes: list[Process] = []
-        self._serial = 0
+        self._terminated: list[SimLoop] = []
+        self.processes: list[SimLoop] = []
+        """Those that are alive."""
+        self.serials = count(1)
+        """Numbers for tasks: sets of tasks keep the same order in every interpreter."""
 
     @property
     def now(self) -> float:
         """Virtual time in seconds."""
         return float(self.env._now)
 
-    def next_serial(self) -> int:
-        """A number for a task: sets of tasks keep the same order in every interpreter."""
-        self._serial += 1
-        return self._serial
-
-    def add(self, process: Process) -> None:
-        """Run this process too."""
-        self._processes.append(process)
-
-    def terminate(self, process: Process) -> None:
+    def terminate(self, process: SimLoop) -> None:
         """End the tasks of a dead process before the next callback runs."""
         self._terminated.append(process)
         self._attention = True
@@ -200,8 +159,10 @@ class Kernel:
         first = self.callbacks_run + 1
         for self.callbacks_run in range(first, limit + 1):
             if self._attention:
-                if self._handle_attention():
+                self._reap()
+                if self._stopped:  # an outer run may have to stop too
                     return
+                self._attention = False
                 entered = None
             handle: Any
             if ready:
@@ -242,26 +203,21 @@ class Kernel:
         ready[0], ready[other] = ready[other], ready[0]
         return ready.popleft()
 
-    def _handle_attention(self) -> bool:
-        """End the tasks of dead processes; whether to stop."""
-        self._reap()
-        self._attention = self._stopped  # an outer run may have to stop too
-        return self._stopped
-
     def _reap(self) -> None:
+        """End the tasks of dead processes."""
         while self._terminated:
             process = self._terminated.pop()
-            asyncio._set_running_loop(cast(asyncio.AbstractEventLoop, process))
+            asyncio._set_running_loop(process)
             process.reap()
-            self._processes.remove(process)
+            self.processes.remove(process)
 
     def _waiting(self) -> str:
-        waiting = [f"{each.name}: {text}" for each in self._processes for text in each.waiting()]
+        waiting = [f"{each.name}: {text}" for each in self.processes for text in each.waiting()]
         return "; ".join(waiting[:8]) or "no task"
 
     def close(self) -> None:
         """End every process, so that nothing is left of them."""
-        for process in list(self._processes):
+        for process in list(self.processes):
             process.kill()
         before = asyncio._get_running_loop()
         try:

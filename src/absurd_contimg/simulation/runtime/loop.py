@@ -84,8 +84,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         self._at_death: dict[object, Callable[[], None]] = {}
         self._tasks: list[SimTask] = []
         self._tasks_looked_at = _TASKS_KEPT
-        self._closed = False
-        self.kernel.add(self)
+        self.kernel.processes.append(self)
 
     # -- kill, pause, resume --------------------------------------------------------------
 
@@ -130,11 +129,6 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.held = []
             self.resumes_late = True
             self.kernel.pause()
-
-    @property
-    def paused(self) -> bool:
-        """Whether the process is paused."""
-        return self.held is not None and not self.dead
 
     def at_death(self, key: object, release: Callable[[], None] | None) -> None:
         """Set what the operating system does when this process dies; None removes it."""
@@ -211,9 +205,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """End what is left of every process on this loop's kernel."""
-        if not self._closed:
-            self._closed = True
-            self.kernel.close()
+        self.kernel.close()
 
     # -- asyncio: callbacks and time ------------------------------------------------------
 
@@ -282,7 +274,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         if self.dead:
             coro.close()
             raise ProcessDied(self.name)
-        serial = self.kernel.next_serial()
+        serial = next(self.kernel.serials)
         label = name or f"task {serial}"
         task = SimTask(coro, loop=self, name=label, context=context, serial=serial)
         self._tasks.append(task)
@@ -328,14 +320,9 @@ def _absent(name: str) -> Any:
     return refuse
 
 
-for _name in (
-    "add_reader", "add_writer", "add_signal_handler", "connect_accepted_socket",
-    "connect_read_pipe", "connect_write_pipe", "create_connection", "create_datagram_endpoint",
-    "create_server", "create_unix_connection", "create_unix_server", "getaddrinfo",
-    "getnameinfo", "sendfile", "sock_accept", "sock_connect", "sock_recv", "sock_sendall",
-    "start_tls", "subprocess_exec", "subprocess_shell",
-):  # fmt: skip
-    setattr(SimLoop, _name, _absent(_name))
+for _name in vars(asyncio.AbstractEventLoop).keys() - vars(SimLoop).keys():
+    if not _name.startswith("_"):
+        setattr(SimLoop, _name, _absent(_name))
 
 
 def new_process(kernel: Kernel, name: str) -> SimLoop:
