@@ -88,7 +88,7 @@ def explore_crashes(
     _check_baseline(tested, ends, repeats)
     if only_schedule is not None:
         _replay(tested, only_schedule)
-    exploration = explore(tested, faults=kinds, pairs=pairs)
+    exploration = explore(tested, faults=kinds, second_faults=kinds if pairs else ())
     if exploration.findings:
         findings = exploration.findings
         first = min(findings, key=lambda finding: len(finding.schedule))

@@ -87,10 +87,10 @@ def explore(
         everything_spec,
         pipeline_spec,
     )
-    from absurd_contimg.simulation.exploration.explorer import Exploration, replay  # noqa: PLC0415
-    from absurd_contimg.simulation.exploration.parallel_exploration import (  # noqa: PLC0415
-        ExplorationPlan,
+    from absurd_contimg.simulation.exploration.explorer import (  # noqa: PLC0415
+        Exploration,
         explore_on_cores,
+        replay,
     )
     from absurd_contimg.simulation.model.faults import parse_kinds, parse_schedule  # noqa: PLC0415
 
@@ -118,10 +118,10 @@ def explore(
             if finding.missed:
                 raise ValueError(finding.missed_text)
             raise typer.Exit(1 if finding.violations else 0)
-        plan = ExplorationPlan(parse_kinds(first), parse_kinds(then) if then else ())
+        kinds = parse_kinds(first), parse_kinds(then) if then else ()
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
-    exploration = explore_on_cores(specs[workflow], plan, jobs, on_progress, after)
+    exploration = explore_on_cores(specs[workflow], *kinds, jobs, on_progress, after)
     console.print(
         f"{len(exploration.crash_points)} crash points, {exploration.distinct_states} durable "
         f"states; {exploration.futures} futures, all faults injected in {exploration.injected}, "

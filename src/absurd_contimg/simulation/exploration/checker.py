@@ -8,20 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from enum import Enum
 
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.invariants.check import (
-    PRODUCT_INVARIANTS,
-    Violation,
-    audit,
-    check_world,
-    find_violations,
-)
+from absurd_contimg.history.invariants import check
 from absurd_contimg.history.invariants.histories import a_retry_waits
 from absurd_contimg.history.invariants.world import WorldObservation
-from absurd_contimg.simulation.exploration.publication import PublicationWatch
 from absurd_contimg.simulation.model.disk import ROOT
-from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
+from absurd_contimg.simulation.model.effect_gateway import BEFORE, Effect, EffectPhase
 from absurd_contimg.simulation.model.faults import GRACEFUL, NETWORK, FaultKind
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.simulation.runtime.loop import SimLoop
@@ -29,32 +23,59 @@ from absurd_contimg.simulation.runtime.loop import SimLoop
 _SCRATCH = f"{ROOT}/scratch/"
 
 
-class InvariantChecker:
-    """Checks a world after each effect, as far as asked to, and when it has ended."""
+class _Fence(Enum):
+    """How far a process is between the end of a stage and the rename."""
 
-    def __init__(self, world: World, policy: RetryPolicy, *, after_each_operation: bool) -> None:
+    NOT_ASKED = 1
+    ANSWERED = 2
+    """At the very answer; the check of the clock still notices a fault here."""
+    PASSED = 3
+
+
+class InvariantChecker:
+    """Checks a world where it is asked to, and when it has ended."""
+
+    def __init__(self, world: World, policy: RetryPolicy) -> None:
         self._world, self._policy = world, policy
-        self._after_each_operation = after_each_operation
-        self._publications = PublicationWatch(world.holds_lease)
+        self.fences: dict[SimLoop, _Fence] = {}
+        """The processes between the end of a stage and the rename."""
+        self._excused: set[SimLoop] = set()
+        self._unleased: list[str] = []
         self._retained_runs: list[str] = []
         self.scratch_may_be_left = False
         """A process has died or lost its lease, and no other has been started since."""
-        self._early: list[Violation] = []
+        self._early: list[check.Violation] = []
         """The first violation that was seen before the end."""
 
-    def observe(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
-        """One phase of an effect, before any fault is injected in it."""
-        if effect.kind != "call" or self._publications.fences:
-            self._publications.observe(process, effect, phase)
-        if self._after_each_operation and effect.changes and phase is COMMITTED:
-            self._check_histories(effect)
+    def watch_publication(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
+        """Note a publication by a process without a lease.
+
+        To be called with every effect of the processes in `fences`, and with all that concern
+        stages and files. One thing cannot be prevented: a process that is paused, or whose task
+        is cancelled, after its fence let it pass and before the rename. It may still rename; that
+        the product is whole and overwrites none is the business of other invariants.
+        """
+        fence = self.fences.get(process)
+        if fence is _Fence.ANSWERED:
+            self.fences[process] = _Fence.PASSED
+        if phase is BEFORE:
+            return
+        if effect.kind == "stage" and effect.name.startswith("end "):
+            self.fences[process] = _Fence.NOT_ASKED
+        elif effect.name == "extend_claim" and fence is _Fence.NOT_ASKED:
+            self.fences[process] = _Fence.ANSWERED
+        elif effect.kind == "file" and effect.name == "rename":
+            self.fences.pop(process, None)
+            if process not in self._excused and not self._world.holds_lease(process):
+                self._unleased.append(f"{process.name} published at {self._world.kernel.now} s")
 
     def fault_injected(self, kind: FaultKind, process: SimLoop) -> None:
         """A fault of this kind is about to be injected."""
         if kind not in GRACEFUL:
             self.scratch_may_be_left = True
-        if kind not in NETWORK and kind is not FaultKind.TERM:
-            self._publications.lease_ends(process)
+        loses_lease = kind not in NETWORK and kind is not FaultKind.TERM
+        if loses_lease and self.fences.get(process) is _Fence.PASSED:
+            self._excused.add(process)
 
     def process_terminated(self, process: SimLoop) -> None:
         """A process has ended by itself after SIGTERM."""
@@ -67,33 +88,37 @@ class InvariantChecker:
         if not self._early:
             state, now = self._world.state, self._world.kernel.now
             observed = WorldObservation((), state.disk, state.registry.products)
-            self._note_first(find_violations(PRODUCT_INVARIANTS, observed), f"at {now} s")
+            violations = check.find_violations(check.PRODUCT_INVARIANTS, observed)
+            self._note_first(violations, f"at {now} s")
 
-    def check_end(self, observed: WorldObservation, standstill: str | None) -> list[Violation]:
+    def check_operation(self, effect: Effect) -> None:
+        """What must hold of histories and products after any operation."""
+        if self._early:
+            return
+        when = f"after {effect.name} at {self._world.kernel.now} s"
+        violations = check.audit(self._world.histories(), self._policy)
+        # A paused worker may record late when to try again: that is checked at the end.
+        late = a_retry_waits.__name__
+        self._note_first([each for each in violations if each.invariant != late], when)
+        self.check_products()
+
+    def check_end(
+        self, observed: WorldObservation, standstill: str | None
+    ) -> tuple[check.Violation, ...]:
         """Every violation of a world that has ended."""
         scratch: Sequence[str] = ()
         if not self.scratch_may_be_left:
             scratch = sorted(path for path in self._world.state.disk.folders if _is_attempt(path))
         observed = replace(
             observed,
-            unleased_publications=self._publications.unleased,
+            unleased_publications=self._unleased,
             retained_runs=self._retained_runs,
             scratch_folders=scratch,
             standstill=standstill,
         )
-        return self._early + check_world(observed, self._policy)
+        return (*self._early, *check.check_world(observed, self._policy))
 
-    def _check_histories(self, effect: Effect) -> None:
-        if self._early:
-            return
-        when = f"after {effect.name} at {self._world.kernel.now} s"
-        violations = audit(self._world.histories(), self._policy)
-        # A paused worker may record late when to try again: that is checked at the end.
-        late = a_retry_waits.__name__
-        self._note_first([each for each in violations if each.invariant != late], when)
-        self.check_products()
-
-    def _note_first(self, violations: Sequence[Violation], when: str) -> None:
+    def _note_first(self, violations: Sequence[check.Violation], when: str) -> None:
         if violations:
             first = violations[0]
             self._early.append(replace(first, text=f"{when}: {first.text}"))

@@ -1,30 +1,25 @@
-"""The director of one run under faults: which process works, which goes on, when it ends.
+"""One run under faults: which process works, which goes on, when it ends; and its record.
 
-A `CrashRun` lets workers work in a world, asks its `FaultInjector` for a fault at each crash
-point, and starts the next process after it. The `Recorder` records, the `InvariantChecker`
-checks; the explorer decides which fault schedules are tried.
+A `CrashRun` lets workers work in a world, numbers their crash points, asks its `FaultInjector`
+for a fault at each, and starts the next process after it. The `InvariantChecker` checks; the
+explorer decides which fault schedules are tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from absurd_contimg.history.invariants.world import FAILED_RUNS_MAX
 from absurd_contimg.simulation.exploration.checker import InvariantChecker
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.injector import FaultInjector
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
-from absurd_contimg.simulation.exploration.recorder import CrashPoint, Recorder, Snapshot
 from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
-from absurd_contimg.simulation.model.faults import (
-    KILLS,
-    FaultKind,
-    FaultSchedule,
-    InjectedFault,
-    only_of,
-)
-from absurd_contimg.simulation.model.world import World
+from absurd_contimg.simulation.model.faults import KILLS, FaultKind, FaultSchedule, only_of
+from absurd_contimg.simulation.model.world import State, World
 from absurd_contimg.simulation.runtime.kernel import Deadlock, Livelock
 from absurd_contimg.simulation.runtime.loop import SimLoop
 
@@ -41,6 +36,28 @@ _CANCEL_LINGER_SECONDS = 600.0
 _CALLBACKS_MAX = 300_000
 
 
+class CrashPoint(NamedTuple):
+    """One of the two phases of an effect, at which a fault can be injected."""
+
+    effect: Effect
+    phase: EffectPhase
+
+    def __str__(self) -> str:
+        return f"{self.effect.kind} {self.effect.name}, {self.phase.value}"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The durable state at a crash point of a process."""
+
+    crash_point: int
+    time: float
+    state: State
+    worker_id: str
+    processes: int
+    """How many processes have been started so far, this one included."""
+
+
 class CrashRun:
     """One run of a spec under a fault schedule, from the beginning or from a snapshot.
 
@@ -55,7 +72,7 @@ class CrashRun:
         schedule: FaultSchedule = (),
         *,
         snapshot: Snapshot | None = None,
-        killed_by: InjectedFault | None = None,
+        killed_by: FaultKind | None = None,
         keep_crash_points: bool = False,
         trace_effects: bool = False,
         check_operations: bool = False,
@@ -66,13 +83,14 @@ class CrashRun:
         self.world = World(
             state, start=start, shuffle_seed=spec.shuffle_seed, observer=self._observe
         )
-        self.recorder = Recorder(
-            self.world, keep_crash_points=keep_crash_points, trace_effects=trace_effects
-        )
         self.injector = FaultInjector(self.world, spec, schedule)
-        self.checker = InvariantChecker(
-            self.world, spec.policy, after_each_operation=check_operations
-        )
+        self.checker = InvariantChecker(self.world, spec.policy)
+        self.trace: list[str] = []
+        self._start_record()
+        self._keep_crash_points = keep_crash_points
+        self._trace_effects = trace_effects
+        self._check_operations = check_operations
+        self._changes = 0
         self.ended_at: float | None = None
         """When all tasks had ended, in seconds; a paused process may go on after that."""
         self._ends_at_once = not spec.linger_seconds and only_of(schedule, KILLS)
@@ -84,7 +102,6 @@ class CrashRun:
         self._processes = 0 if snapshot is None else snapshot.processes
         self._worker_id = spec.worker_id if snapshot is None else snapshot.worker_id
         self._current: SimLoop | None = None
-        self._host = ""
         self._stop_at_start = False
         if spec.reply_seconds:
             self.world.server.reply_seconds["host 1"] = spec.reply_seconds
@@ -92,7 +109,7 @@ class CrashRun:
             self._start_process(spec.worker_id)
         else:
             self.checker.scratch_may_be_left = True
-            self._start_successor(killed_by.kind)
+            self._start_successor(killed_by)
         spec.schedule_external_inputs(self.world, start)
 
     # -- processes ------------------------------------------------------------------------
@@ -100,7 +117,7 @@ class CrashRun:
     def _start_process(self, worker_id: str) -> None:
         self._processes += 1
         self._worker_id = worker_id
-        self.recorder.start_process(worker_id, self._processes)
+        self._start_record()
         self._host = f"host {self._processes}"
         name = f"process {self._processes} of {worker_id}"
         gateway = self.world.process(name, host=self._host)
@@ -127,7 +144,7 @@ class CrashRun:
     def _resume_paused(self) -> None:
         name = self.injector.resume()
         if name is not None:
-            self.recorder.note(f"{name}: resumes")
+            self._note(f"{name}: resumes")
             if self.injector.paused:
                 self.world.call_later(0.0, self._resume_paused)
 
@@ -135,30 +152,55 @@ class CrashRun:
 
     def _observe(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
         """See `Observer`: the order is record, check, end, inject."""
-        recorder, injector = self.recorder, self.injector
-        if recorder.traces_effects:
-            recorder.note(f"{process.name}: {CrashPoint(effect, phase)}")
-        self.checker.observe(process, effect, phase)
+        injector, checker = self.injector, self.checker
+        if self._trace_effects:
+            self._note(f"{process.name}: {CrashPoint(effect, phase)}")
+        if process in checker.fences or effect.kind != "call":
+            checker.watch_publication(process, effect, phase)
+        if self._check_operations and effect.changes and phase is COMMITTED:
+            checker.check_operation(effect)
         if process is self._current:
-            recorder.crash_point += 1
-            if recorder.keeps_crash_points and recorder.record(effect, phase):
-                self.checker.check_products()
-            if injector.resume_at is not None and recorder.crash_point >= injector.resume_at:
+            self.crash_point += 1
+            if self._keep_crash_points:
+                self._record(effect, phase)
+            if injector.resume_at is not None and self.crash_point >= injector.resume_at:
                 self._resume_paused()
         if phase is COMMITTED and effect.name in _ENDING_CALLS:
             self._end_if_done(effect)
         if process is self._current and injector.pending:
-            kind = injector.take_due(recorder.crash_point, effect, phase)
+            kind = injector.take_due(self.crash_point, effect, phase)
             if kind is not None:
                 self._inject(kind, process, CrashPoint(effect, phase))
 
+    def _start_record(self) -> None:
+        """Crash points are numbered from 1 in each process."""
+        self.crash_point = 0
+        """The number of the last one."""
+        self.crash_points: list[CrashPoint] = []
+        self.snapshots: list[Snapshot] = []
+        self._last_state: tuple[float, int] | None = None
+
+    def _record(self, effect: Effect, phase: EffectPhase) -> None:
+        """Keep a crash point, with a snapshot if the durable state or the time is another one."""
+        self.crash_points.append(CrashPoint(effect, phase))
+        self._changes += phase is COMMITTED and effect.changes
+        state = self.world.kernel.now, self._changes
+        if state != self._last_state:
+            self._last_state = state
+            copy = self.world.state.fork()
+            at = (self.crash_point, state[0], copy, self._worker_id, self._processes)
+            self.snapshots.append(Snapshot(*at))
+            self.checker.check_products()
+
+    def _note(self, text: str) -> None:
+        self.trace.append(f"{self.world.kernel.now:10.3f} s  {text}")
+
     def _inject(self, kind: FaultKind, process: SimLoop, point: CrashPoint) -> None:
-        self.recorder.note(f"{process.name}: {kind.value} at {point}")
+        self._note(f"{process.name}: {kind.value} at {point}")
         self.checker.fault_injected(kind, process)
         if kind is FaultKind.TERM:
             process.at_death("successor", partial(self._terminated, process))
-        at = self.recorder.crash_point
-        self.injector.inject(kind, process, self._host, point.effect, at)
+        self.injector.inject(kind, process, self._host, point.effect, self.crash_point)
         if kind is not FaultKind.CANCEL:
             self._current = None
             if kind is not FaultKind.TERM:
@@ -222,4 +264,4 @@ class CrashRun:
         observed = self.world.observation()
         violations = self.checker.check_end(observed, standstill)
         self.world.close()
-        return outcome_of(observed, self.world.state, tuple(violations))
+        return outcome_of(observed, self.world.state, violations)

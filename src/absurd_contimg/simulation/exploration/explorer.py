@@ -2,7 +2,7 @@
 
 A baseline run numbers the crash points: the phases before each effect, and after it was committed
 but before the process has the reply. Then every future is run in which a fault hits one of them
-and, with ``pairs``, a second fault a crash point of the recovery. Each future must end, keep every
+and, if asked for, a second fault a crash point of the recovery. Each future must end, keep every
 invariant, and leave the same results, checkpoints and products as the baseline.
 
 A killed process leaves nothing but durable state, so the future after a kill starts from a
@@ -15,18 +15,19 @@ are run from the beginning.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import time
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self
+from functools import partial
+from typing import NamedTuple
 
 from absurd_contimg.core.records import History
 from absurd_contimg.history.invariants.check import RECOVERY_INVARIANTS, Violation, find_violations
 from absurd_contimg.history.invariants.recovery import RecoveryObservation
-from absurd_contimg.simulation.exploration.crash_run import CrashRun
+from absurd_contimg.simulation.exploration.crash_run import CrashPoint, CrashRun, Snapshot
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.outcome import Outcome
-from absurd_contimg.simulation.exploration.recorder import CrashPoint, Snapshot
 from absurd_contimg.simulation.model.effect_gateway import BEFORE
 from absurd_contimg.simulation.model.faults import (
     ALL_FAULTS,
@@ -45,6 +46,7 @@ FINDINGS_MAX = 20
 _FUTURES_PER_COLLECTION = 500
 _LEASES_LOST_MAX = 6
 """By one fault: a partition may last three, and then the run has to expire and be polled."""
+Kinds = tuple[FaultKind, ...]
 _NOT_CALLS_OF_A_RUN = frozenset({"claim_task", "spawn_task"})
 """A claim whose reply is lost is released, or swept; a spawn is the handler's own call."""
 
@@ -101,14 +103,6 @@ class Exploration:
         """Of the baseline run."""
         return len(self.crash_points) // 2
 
-    def check(self) -> Self:
-        """Raise `AssertionError` that shows the findings with the fewest faults first."""
-        if self.findings:
-            ordered = sorted(self.findings, key=lambda finding: len(finding.schedule))
-            shown = "\n".join(map(str, ordered[:3]))
-            raise AssertionError(f"{len(self.findings)} of {self.futures} futures:\n{shown}")
-        return self
-
     def add(self, other: Exploration) -> None:
         """Add what another part of the same exploration has found."""
         self.crash_points, self.distinct_states = other.crash_points, other.distinct_states
@@ -123,13 +117,12 @@ def explore(
     spec: ExplorationSpec,
     *,
     faults: Iterable[FaultKind] = ALL_FAULTS,
-    pairs: bool = False,
-    second_faults: Iterable[FaultKind] | None = None,
+    second_faults: Iterable[FaultKind] = (),
     findings_max: int = FINDINGS_MAX,
     part: tuple[int, int] = (0, 1),
     check_operations: bool = False,
 ) -> Exploration:
-    """Run every future of `spec` with one fault and, with `pairs`, with two.
+    """Run every future of `spec` with one fault, or with one and a second during its recovery.
 
     With `part` (number from 0, count) only this part of the first faults is injected. With
     `check_operations` the invariants are checked after every operation of every future: several
@@ -137,12 +130,43 @@ def explore(
     if the baseline run itself violates an invariant: then nothing can be compared with it.
     """
     started = time.process_time()
-    kinds = tuple(faults)
-    seconds = tuple(second_faults or kinds) if pairs else ()
+    kinds = tuple(faults), tuple(second_faults)
     with quiet_logs(), without_gc():
-        exploration = _Explorer(spec, findings_max, check_operations).explore(kinds, seconds, part)
+        exploration = _Explorer(spec, findings_max, check_operations).explore(*kinds, part)
     exploration.processor_seconds = time.process_time() - started
     return exploration
+
+
+def explore_on_cores(
+    make_spec: Callable[[], ExplorationSpec],
+    kinds: Kinds,
+    second_kinds: Kinds,
+    jobs: int,
+    on_progress: Callable[[int, int, Exploration], None] = lambda *_: None,
+    after: int = 0,
+) -> Exploration:
+    """The same as `explore`, in `jobs` processes; `make_spec` is a function of a module.
+
+    The sum does not depend on the number of jobs. The first `after` parts are left out: an earlier
+    exploration has run them. `on_progress` gets the number of finished parts, of all parts, and
+    the sum of what they explored.
+    """
+    total = Exploration()
+    # Enough that no process waits long for the slowest, and that progress is seen.
+    parts = 64 if second_kinds else 8
+    explore_part = partial(_explore_part, make_spec, kinds, second_kinds, parts)
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        explorations = pool.imap(explore_part, range(after, parts))
+        for number, exploration in enumerate(explorations, start=after + 1):
+            total.add(exploration)
+            on_progress(number, parts, total)
+    return total
+
+
+def _explore_part(
+    make_spec: Callable[[], ExplorationSpec], first: Kinds, second: Kinds, parts: int, number: int
+) -> Exploration:
+    return explore(make_spec(), faults=first, second_faults=second, part=(number, parts))
 
 
 def baseline(spec: ExplorationSpec) -> tuple[Outcome, list[History]]:
@@ -163,9 +187,7 @@ def replay(spec: ExplorationSpec, schedule: FaultSchedule) -> Finding:
     different = (Violation("same_end_as_baseline", text) for text in differences)
     violations = (*outcome.violations, *different)
     missed = tuple(run.injector.pending)
-    return Finding(
-        schedule, violations, tuple(run.recorder.trace), missed, run.recorder.crash_point
-    )
+    return Finding(schedule, violations, tuple(run.trace), missed, run.crash_point)
 
 
 class _Future(NamedTuple):
@@ -181,18 +203,16 @@ class _Explorer:
         self._check_operations = check_operations
         self._result = Exploration()
 
-    def explore(
-        self, kinds: Sequence[FaultKind], seconds: Sequence[FaultKind], part: tuple[int, int]
-    ) -> Exploration:
+    def explore(self, kinds: Kinds, seconds: Kinds, part: tuple[int, int]) -> Exploration:
         base = CrashRun(self._spec, keep_crash_points=True, check_operations=True)
         self._base = base.run()
         self._base_ended_at = base.ended_at or 0.0
         if self._base.violations:
-            finding = Finding((), self._base.violations, tuple(base.recorder.trace))
+            finding = Finding((), self._base.violations, tuple(base.trace))
             raise AssertionError(f"the baseline run is wrong already: {finding}")
         result = self._result
-        result.crash_points = tuple(base.recorder.crash_points)
-        result.distinct_states = len(base.recorder.snapshots)
+        result.crash_points = tuple(base.crash_points)
+        result.distinct_states = len(base.snapshots)
         beginnings: set[Hashable] = set()
         distinct = 0
         for future in _futures(base, _Future(()), kinds):
@@ -219,7 +239,7 @@ class _Explorer:
     def _is_full(self) -> bool:
         return len(self._result.findings) >= self._findings_max
 
-    def _explore_recovery(self, first: _Future, run: CrashRun, kinds: Sequence[FaultKind]) -> None:
+    def _explore_recovery(self, first: _Future, run: CrashRun, kinds: Kinds) -> None:
         beginnings: set[Hashable] = set()
         for future in _futures(run, first, kinds):
             if self._is_full:
@@ -235,22 +255,17 @@ class _Explorer:
     ) -> CrashRun | None:
         """The run of a future; None when one with the same beginning was run."""
         schedule, snapshot = future
-        if snapshot is None:
-            return CrashRun(
-                self._spec,
-                schedule,
-                keep_crash_points=keep_crash_points,
-                check_operations=self._check_operations,
-            )
-        injected = snapshot.processes  # only kills lead to a snapshot, and each starts a process
+        injected = 0 if snapshot is None else snapshot.processes  # each kill starts a process
         run = CrashRun(
             self._spec,
             schedule[injected:],
             snapshot=snapshot,
-            killed_by=schedule[injected - 1],
+            killed_by=schedule[injected - 1].kind if injected else None,
             keep_crash_points=keep_crash_points,
             check_operations=self._check_operations,
         )
+        if snapshot is None:
+            return run
         beginning = None if schedule[injected:] else run.beginning()
         if beginning is not None:
             if beginning in beginnings:
@@ -270,7 +285,7 @@ class _Explorer:
             observed = self._observed(schedule, run, outcome)
             violations += tuple(find_violations(RECOVERY_INVARIANTS, observed))
         if violations:
-            finding = Finding(schedule, violations, tuple(run.recorder.trace))
+            finding = Finding(schedule, violations, tuple(run.trace))
             self._result.findings.append(finding)
 
     def _observed(
@@ -291,15 +306,15 @@ class _Explorer:
         )
 
 
-def _futures(run: CrashRun, origin: _Future, kinds: Sequence[FaultKind]) -> Iterator[_Future]:
+def _futures(run: CrashRun, origin: _Future, kinds: Kinds) -> Iterator[_Future]:
     """Every future with one more fault in the last process of a recorded run."""
     alone = only_of(origin.schedule, KILLS)  # no other process lives: a snapshot is everything
-    for snapshot in run.recorder.snapshots:
+    for snapshot in run.snapshots:
         for kind in kinds:
             if kind in KILLS:
                 schedule = (*origin.schedule, InjectedFault(kind, snapshot.crash_point))
                 yield _Future(schedule, snapshot if alone else origin.snapshot)
-    for number, point in enumerate(run.recorder.crash_points, start=1):
+    for number, point in enumerate(run.crash_points, start=1):
         for kind in kinds:
             if kind not in KILLS and _makes_a_difference(kind, point):
                 yield _Future((*origin.schedule, InjectedFault(kind, number)), origin.snapshot)

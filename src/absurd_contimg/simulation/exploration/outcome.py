@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -43,27 +43,23 @@ class Outcome:
     def differences(self, baseline: Outcome) -> list[str]:
         """How it differs from the baseline, one line each."""
         lines: list[str] = []
-        for name, values, baseline_values in (
-            ("tasks", self.tasks, baseline.tasks),
-            ("products", self.products, baseline.products),
-        ):
-            if values == baseline_values:
-                continue  # nearly always, and text costs time
-            texts, baseline_texts = (
-                Counter(map(_text, values)),
-                Counter(map(_text, baseline_values)),
-            )
-            lines += _lines(f"{name}: missing ", baseline_texts - texts)
-            lines += _lines(f"{name}: instead ", texts - baseline_texts)
+        pairs = (self.tasks, baseline.tasks), (self.products, baseline.products)
+        for name, (values, baseline_values) in zip(("tasks", "products"), pairs, strict=True):
+            if values != baseline_values:  # hardly ever, and text costs time
+                texts, baseline_texts = (
+                    Counter(json.dumps(value, sort_keys=True) for value in each)
+                    for each in (values, baseline_values)
+                )
+                lines += _lines(f"{name}: missing ", (baseline_texts - texts).elements())
+                lines += _lines(f"{name}: instead ", (texts - baseline_texts).elements())
         effects, baseline_effects = set(self.ledger), set(baseline.ledger)
         lines += _lines("external effect is missing: ", baseline_effects - effects)
         lines += _lines("external effect is new: ", effects - baseline_effects)
         return lines
 
 
-def _lines(prefix: str, texts: Counter[str] | set[str]) -> list[str]:
-    elements: Sequence[str] = sorted(texts.elements() if isinstance(texts, Counter) else texts)
-    return [prefix + text[:300] for text in elements]
+def _lines(prefix: str, texts: Iterable[str]) -> list[str]:
+    return [prefix + text[:300] for text in sorted(texts)]
 
 
 def outcome_of(
@@ -71,10 +67,10 @@ def outcome_of(
 ) -> Outcome:
     """The essence of what a world has left."""
     products: tuple[Json, ...] = tuple(
-        (path, _without_provenance(product.manifest), sorted(product.files))
-        for path, product in sorted(state.disk.products().items())
+        (path, _without_provenance(state.disk.manifest(path)), sorted(state.disk.below(path)))
+        for path in sorted(state.disk.product_paths())
     )
-    ledger = tuple(f"{name} {json.dumps(steady(value))}" for name, value in state.ledger.entries)
+    ledger = tuple(f"{name} {json.dumps(steady(value))}" for name, value in state.ledger)
     tasks = tuple(map(_essence, observed.histories))
     run_ends = tuple(tuple(map(_end, history.runs)) for history in observed.histories)
     return Outcome(tasks, products, ledger, violations, run_ends)
@@ -87,10 +83,6 @@ def _end(run: Run) -> str:
 
 def _without_provenance(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return {name: value for name, value in (manifest or {}).items() if name not in _PROVENANCE}
-
-
-def _text(value: Json) -> str:
-    return json.dumps(value, sort_keys=True)
 
 
 def _essence(history: History) -> Json:

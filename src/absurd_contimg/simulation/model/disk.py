@@ -10,15 +10,15 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from absurd_contimg.products.manifest import MANIFEST_NAME
 
 ROOT = "/simulated"
 OUTPUT = f"{ROOT}/output/"
 """Below it lie committed products."""
 INPUT = f"{ROOT}/input/"
 """Files of the telescope: always there, on a disk of their own."""
-MANIFEST_NAME = "manifest.json"
 _INPUT_BYTES = 140_000_000
 """Of a sub-band file."""
 
@@ -30,15 +30,6 @@ class File(NamedTuple):
     content: Any = None
     elsewhere: bool = False
     """Its bytes are on another disk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """A committed product."""
-
-    files: Mapping[str, int]
-    """Bytes by name, without the manifest."""
-    manifest: Mapping[str, Any] | None
 
 
 class Disk:
@@ -111,28 +102,18 @@ class Disk:
         """The bytes that the files below a folder hold; 0 when it is not there."""
         return sum(self.files[path].size for path in self.below(folder))
 
+    def manifest(self, product: str) -> Mapping[str, Any] | None:
+        """The content of the manifest in a product folder, if there is one."""
+        file = self.files.get(f"{product}/{MANIFEST_NAME}")
+        return None if file is None else file.content
+
     def has_manifest(self, product: str) -> bool:
         """Whether a product folder holds a manifest with content."""
-        manifest = self.files.get(f"{product}/{MANIFEST_NAME}")
-        return manifest is not None and manifest.content is not None
+        return self.manifest(product) is not None
 
     def product_paths(self) -> list[str]:
         """The folders of committed products."""
         return [path for path in self.commits if path in self.folders]
-
-    def products(self) -> dict[str, Product]:
-        """All committed products by path."""
-        return {path: self._product(path) for path in self.product_paths()}
-
-    def _product(self, path: str) -> Product:
-        sizes, manifest = {}, None
-        for file in self.below(path):
-            name = file[len(path) + 1 :]
-            if name == MANIFEST_NAME:
-                manifest = self.files[file].content
-            else:
-                sizes[name] = self.files[file].size
-        return Product(sizes, manifest)
 
     # -- changing -------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.history.invariants.world import WorldObservation
+from absurd_contimg.history.summary import read_histories
 from absurd_contimg.simulation.model.disk import Disk
 from absurd_contimg.simulation.model.effect_gateway import (
     DatabaseServer,
@@ -36,15 +37,8 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The time of the virtual clock at 0 s."""
 
 
-@dataclass(slots=True)
-class Ledger:
-    """Effects outside of database and disk, in order: an e-mail sent, a card charged."""
-
-    entries: list[tuple[str, Json]] = field(default_factory=list)
-
-    def fork(self) -> Ledger:
-        """An independent copy."""
-        return Ledger(list(self.entries))
+Ledger = list[tuple[str, Json]]
+"""Effects outside of database and disk, in order: an e-mail sent, a card charged."""
 
 
 @dataclass(slots=True)
@@ -54,12 +48,12 @@ class State:
     database: MemoryDatabase
     disk: Disk = field(default_factory=Disk)
     registry: SimulatedRegistry = field(default_factory=SimulatedRegistry)
-    ledger: Ledger = field(default_factory=Ledger)
+    ledger: Ledger = field(default_factory=list)
 
     def fork(self) -> State:
         """An independent copy, for another future."""
         return State(
-            self.database.fork(), self.disk.fork(), self.registry.fork(), self.ledger.fork()
+            self.database.fork(), self.disk.fork(), self.registry.fork(), self.ledger.copy()
         )
 
     def contents(self) -> tuple[object, ...]:
@@ -68,7 +62,7 @@ class State:
             self.database.contents(),
             self.disk.contents(),
             self.registry.contents(),
-            repr(self.ledger.entries),
+            repr(self.ledger),
         )
 
 
@@ -172,7 +166,10 @@ class World:
 
     def histories(self) -> list[History]:
         """The histories of all tasks of all queues, oldest first."""
-        return read_histories(MemoryBackend(self.state.database))
+        backend = MemoryBackend(self.state.database)
+        queues = instantly(backend.list_queues())
+        newest_first = (instantly(read_histories(backend, each, limit=10**9)) for each in queues)
+        return [history for histories in newest_first for history in reversed(histories)]
 
     def observation(self, *, must_have_ended: bool = True) -> WorldObservation:
         """What the invariants are checked on, now."""
@@ -221,7 +218,7 @@ async def outside(name: str, value: Json = None) -> None:
     gateway, ledger = current
 
     async def note() -> None:
-        ledger.entries.append((name, value))
+        ledger.append((name, value))
 
     await gateway.perform(Effect("own", name, True), note)
 
@@ -232,23 +229,13 @@ def happened(name: str, value: Json = None) -> int:
     For replacements of an outside that recognises repeated requests. 0 outside a simulated process.
     """
     current = _of_this_process()
-    return 0 if current is None else current[1].entries.count((name, value))
-
-
-def read_histories(backend: MemoryBackend) -> list[History]:
-    """All histories of an emulated database, by queue and age."""
-    histories: list[History] = []
-    for queue in instantly(backend.list_queues()):
-        tasks = instantly(backend.list_tasks(queue, limit=10**9))
-        task_ids = [task.task_id for task in reversed(tasks)]
-        histories += instantly(backend.histories(queue, task_ids))
-    return histories
+    return 0 if current is None else current[1].count((name, value))
 
 
 @contextmanager
-def quiet_logs(name: str = "absurd_contimg") -> Iterator[None]:
+def quiet_logs() -> Iterator[None]:
     """Silence the log of production code: a thousand deaths would fill the screen."""
-    logger = logging.getLogger(name)
+    logger = logging.getLogger("absurd_contimg")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
     try:

@@ -1,8 +1,8 @@
 """The kernel of the simulated world: SimPy's clock and the queue of ready callbacks.
 
 SimPy's environment decides what happens next; between two of its events every ready callback of
-every simulated process runs, and takes no time. It knows no database, disk or stage. Speed comes before style
-here: see docs/simulation-speed.md.
+every simulated process runs, and takes no time. It knows no database, disk or stage. Speed comes
+before style here: see docs/simulation-speed.md.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ class Livelock(RuntimeError):
     """More callbacks ran than the bound allows: a loop does not end."""
 
 
-class _QuickHandle:
-    """A handle of asyncio, cheap to make and to run.
+class QuickHandle(asyncio.TimerHandle):
+    """A callback or a timer of asyncio, cheap to make and to run.
 
-    `_args` holds the function and its arguments in one tuple, so that running it copies nothing.
+    A timer is an event in SimPy's heap, so that both have one order. `_args` holds the function
+    and its arguments in one tuple, so that running it copies nothing.
     """
 
     __slots__ = ()
-    _args: tuple[Any, ...]
     _repr = _source_traceback = None
 
     def cancel(self) -> None:
-        """Never run; frees what it holds, as asyncio's does."""
+        """Never run; the heap drops it later, and the clock does not move."""
         self._args = CANCELLED
 
     def cancelled(self) -> bool:
@@ -50,21 +50,6 @@ class _QuickHandle:
 
     _cancelled = property(cancelled)
     _callback = property(lambda self: self._args[0])
-
-
-class Callback(_QuickHandle, asyncio.Handle):
-    """A ready callback."""
-
-    __slots__ = ()
-
-
-class Timer(_QuickHandle, asyncio.TimerHandle):
-    """A timer: an event in SimPy's heap, so that both have one order.
-
-    The heap drops a cancelled one later, and the clock does not move.
-    """
-
-    __slots__ = ()
 
 
 CANCELLED = (bool,)
@@ -172,7 +157,7 @@ class Kernel:
                     f"At {self.now} s nothing is ready and nothing is scheduled. Waiting: "
                     f"{self._waiting()}. What should wake them was never scheduled."
                 )
-            elif type(queue[0][3]) is not Timer:
+            elif type(queue[0][3]) is not QuickHandle:
                 env.step()
                 continue
             else:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 from simpy.events import NORMAL
 from typing_extensions import override
 
-from absurd_contimg.simulation.runtime.kernel import Callback, Kernel, Timer
+from absurd_contimg.simulation.runtime.kernel import Kernel, QuickHandle
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -220,12 +220,12 @@ class SimLoop(asyncio.AbstractEventLoop):
         """The world's time at which `time` is `when`: the same, unless the clock is wrong."""
         return when
 
-    # Function and arguments come as one tuple and are run as one (see `Callback`): a call of
+    # Function and arguments come as one tuple and are run as one (see `QuickHandle`): a call of
     # asyncio's own signature would copy them twice. That is why these are not typed as its own.
 
     def _soon(self, *call: Any, context: Context | None = None) -> Any:
         """asyncio's `call_soon`; the callback of a dead process is dropped."""
-        handle = _make(Callback)
+        handle = _make(QuickHandle)
         handle._args = call
         handle._loop = self
         handle._context = copy_context() if context is None else context
@@ -243,7 +243,7 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _timer(self, when: float, call: tuple[Any, ...], context: Context | None) -> Any:
         """A dead process' timer never fires."""
-        timer = _make(Timer)
+        timer = _make(QuickHandle)
         timer._when = when
         timer._args = call
         timer._loop = self
