@@ -90,7 +90,7 @@ def test_a_month_of_eight_workers_with_faults(benchmark: Any) -> None:
 
     run, seconds = benchmark.pedantic(month, rounds=1)
     benchmark.extra_info["groups"] = len(run.histories)
-    benchmark.extra_info["faults"] = dict(run.fault_counts.injected)
+    benchmark.extra_info["faults"] = dict(run.injected)
     benchmark.extra_info["seconds_of_processor"] = round(seconds, 1)
     assert not run.violations
     assert seconds < MONTH_SECONDS_MAX

@@ -90,7 +90,7 @@ def test_work_waits_for_space_that_others_take_and_says_why() -> None:
         assert "Free space" in str(noted.advice)
         assert noted.until is not None
         assert noted.until - wait.started_at >= timedelta(seconds=60)
-    assert filled.fault_counts.effective == {"fill": 1}
+    assert filled.effective == {"fill": 1}
 
 
 # -- clocks -------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_clocks_that_differ_by_an_hour_change_nothing() -> None:
     kills: dict[str, Json] = {"worker_kills_per_day": 48, "worker_pauses_per_day": 48}
     agreed = run(workers={"count": 4, "hosts": 2}, faults=kills)
     skewed = run(workers={"count": 4, "hosts": 2, "clock_skew_seconds": 3600.0}, faults=kills)
-    assert sum(agreed.fault_counts.effective.values()) > 0
+    assert sum(agreed.effective.values()) > 0
     rounded = [_story(item) for item in (agreed, skewed)]
     assert rounded[0] == rounded[1]
 
@@ -119,7 +119,7 @@ def _story(done: Run) -> list[tuple[Any, ...]]:
 def test_clock_that_runs_wrong_by_two_percent_breaks_nothing(drift: float) -> None:
     faults: dict[str, Json] = {"partitions_per_day": 24, "worker_pauses_per_day": 48}
     drifting = run(workers={"count": 4, "hosts": 2, "clock_drift": drift}, faults=faults)
-    assert sum(drifting.fault_counts.effective.values()) > 0
+    assert sum(drifting.effective.values()) > 0
 
 
 def test_wrong_clock_shows_its_own_time_and_wakes_by_it(absurd_database: Any) -> None:
@@ -156,7 +156,7 @@ def test_host_that_loses_the_database_stops_and_the_other_goes_on() -> None:
         if r.started_at is not None and begin < r.started_at < end
     }
     assert meanwhile == {"worker-1"}
-    assert cut.fault_counts.effective == {"partition": 1}
+    assert cut.effective == {"partition": 1}
     assert any(len(history.runs) > 1 for history in cut.histories), "its run was taken over"
 
 

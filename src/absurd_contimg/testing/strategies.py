@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import strategies as st
 
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
-from absurd_contimg.simulation.campaign.scenario import Scenario
+from absurd_contimg.simulation.campaign.scenario import Scenario, Telescope, Workers
 from absurd_contimg.simulation.model.faults import (
     ALL_FAULTS,
     FaultKind,
@@ -18,23 +18,16 @@ from absurd_contimg.simulation.model.faults import (
 def scenarios(days_max: float = 0.1) -> st.SearchStrategy[Scenario]:
     """Small worlds: 1 to 4 workers on 1 or 2 hosts, some hours of telescope."""
     return st.builds(
-        _scenario,
-        st.floats(0.02, days_max),
-        st.integers(1, 4),
-        st.integers(1, 2),
-        st.sampled_from([30, 60, 120]),
-        st.sampled_from([1, 4]),
-    )
-
-
-def _scenario(days: float, workers: int, hosts: int, lease: int, every: int) -> Scenario:
-    return Scenario.model_validate(
-        {
-            "name": "drawn",
-            "days": days,
-            "workers": {"count": workers, "hosts": hosts, "lease_seconds": lease},
-            "telescope": {"calibrator_every": every},
-        }
+        Scenario,
+        name=st.just("drawn"),
+        days=st.floats(0.02, days_max),
+        workers=st.builds(
+            Workers,
+            count=st.integers(1, 4),
+            hosts=st.integers(1, 2),
+            lease_seconds=st.sampled_from([30, 60, 120]),
+        ),
+        telescope=st.builds(Telescope, calibrator_every=st.sampled_from([1, 4])),
     )
 
 

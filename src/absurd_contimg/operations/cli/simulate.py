@@ -92,7 +92,7 @@ def explore(
         explore_on_cores,
         replay,
     )
-    from absurd_contimg.simulation.model.faults import parse_kinds, parse_schedule  # noqa: PLC0415
+    from absurd_contimg.simulation.model.faults import parse_kind, parse_schedule  # noqa: PLC0415
 
     specs = {"pipeline": pipeline_spec, "handler": everything_spec}
     if workflow not in specs:
@@ -118,10 +118,12 @@ def explore(
             if finding.missed:
                 raise ValueError(finding.missed_text)
             raise typer.Exit(1 if finding.violations else 0)
-        kinds = parse_kinds(first), parse_kinds(then) if then else ()
+        kinds, second_kinds = (
+            tuple(map(parse_kind, each.split(","))) if each else () for each in (first, then)
+        )
     except ValueError as error:
         raise SettingError(f"explore: {error}.") from error
-    exploration = explore_on_cores(specs[workflow], *kinds, jobs, on_progress, after)
+    exploration = explore_on_cores(specs[workflow], kinds, second_kinds, jobs, on_progress, after)
     console.print(
         f"{len(exploration.crash_points)} crash points, {exploration.distinct_states} durable "
         f"states; {exploration.futures} futures, all faults injected in {exploration.injected}, "

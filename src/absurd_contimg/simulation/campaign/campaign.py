@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
@@ -15,12 +16,7 @@ from absurd_contimg.history.invariants.check import Violation, check_world
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, check_faults, draw_faults
 from absurd_contimg.simulation.campaign.operator import Operator
 from absurd_contimg.simulation.campaign.scenario import Scenario
-from absurd_contimg.simulation.campaign.telescope import (
-    SUB_BANDS_MIN,
-    Observation,
-    draw_observations,
-    observe,
-)
+from absurd_contimg.simulation.campaign.telescope import SUB_BANDS_MIN, draw_observations
 from absurd_contimg.simulation.model.disk import ROOT, Disk
 from absurd_contimg.simulation.model.faults import FaultKind, TimedFault
 from absurd_contimg.simulation.model.hosts import DiskChannel, Host
@@ -49,19 +45,6 @@ _CHECK_SECONDS = 600.0
 _STARTS_PLANNED = 10
 
 
-@dataclass(slots=True)
-class FaultCounts:
-    """How often each kind of fault was injected, and how often it hit work under way."""
-
-    injected: dict[str, int] = field(default_factory=dict)
-    effective: dict[str, int] = field(default_factory=dict)
-
-    def note(self, kind: FaultKind, effective: bool) -> None:
-        """Count one fault."""
-        self.injected[kind] = self.injected.get(kind, 0) + 1
-        self.effective[kind] = self.effective.get(kind, 0) + effective
-
-
 @dataclass(frozen=True, slots=True)
 class Run:
     """The result of one run of a scenario."""
@@ -71,7 +54,10 @@ class Run:
     histories: Sequence[History]
     violations: Sequence[Violation]
     faults: Sequence[TimedFault]
-    fault_counts: FaultCounts
+    injected: Mapping[str, int]
+    """Faults by kind."""
+    effective: Mapping[str, int]
+    """Of these, the ones that hit work under way."""
     trace: Sequence[str]
     stage_seconds: float
     stage_seconds_lost: float
@@ -96,7 +82,8 @@ class Campaign:
         self.scenario, self.seed = scenario, seed
         self.faults = draw_faults(scenario, seed) if faults is None else list(faults)
         check_faults(scenario, self.faults)
-        self.fault_counts = FaultCounts()
+        self._injected: Counter[str] = Counter()
+        self._effective: Counter[str] = Counter()
         self.trace = Trace() if trace is None else trace
         every = scenario.telescope.calibrator_every
         self.observations = draw_observations(scenario, seed)
@@ -110,13 +97,11 @@ class Campaign:
         if scenario.faults.lost_reply_probability:
             self.world.server.lose_reply = self._loses_reply
             self._replies = Random(f"{seed}/replies")
-        terms, bandwidth = scenario.workers, scenario.disk.bandwidth_bytes_per_second
-        env = self.world.kernel.env
+        terms, env = scenario.workers, self.world.kernel.env
+        bandwidth = scenario.disk.bandwidth_bytes_per_second
         channel = None if bandwidth is None else DiskChannel(env, bandwidth)
-        self._hosts = [
-            Host(env, f"host-{n}", terms.cores_per_host, terms.memory_bytes_per_host, channel)
-            for n in range(terms.hosts)
-        ]
+        parts = (terms.cores_per_host, terms.memory_bytes_per_host, channel)
+        self._hosts = [Host(env, f"host-{number}", *parts) for number in range(terms.hosts)]
         self._model = self._stage_model(costs or DEFAULT_COSTS)
         self._processes: dict[int, SimLoop] = {}
         self._stopped_until = 0.0
@@ -178,22 +163,25 @@ class Campaign:
 
     # -- telescope ------------------------------------------------------------------------
 
-    async def _spawn(self, observation: Observation) -> None:
-        """Spawn the task of a group, as soon as the database is there."""
-        while self.world.server.down:  # noqa: ASYNC110 - nothing else announces it
-            await asyncio.sleep(5.0)
-        params = pipeline_params(observation.group_id, observation.sub_bands)
-        spawned = await self._backend.spawn_task(
-            QUEUE, TASK_NAME, params, spawn_options(observation.group_id)
-        )
-        self._note(f"group {observation.group_id} is spawned as task {spawned.task_id}")
+    async def _observe(self) -> None:
+        """Spawn the task of each group at its time, or as soon as the database is there."""
+        clock = asyncio.get_running_loop().time
+        for observation in self.observations:
+            group = observation.group_id
+            await asyncio.sleep(max(observation.spawned_at_seconds - clock(), 0.0))
+            while self.world.server.down:  # noqa: ASYNC110 - nothing else announces it
+                await asyncio.sleep(5.0)
+            params, options = pipeline_params(group, observation.sub_bands), spawn_options(group)
+            spawned = await self._backend.spawn_task(QUEUE, TASK_NAME, params, options)
+            self._note(f"group {group} is spawned as task {spawned.task_id}")
 
     # -- faults ---------------------------------------------------------------------------
 
     def _inject(self, fault: TimedFault) -> None:
         self._note(f"fault {fault}")
         workers = self._affected(fault)
-        self.fault_counts.note(fault.kind, any(map(self._is_busy, workers)))
+        self._injected[fault.kind] += 1
+        self._effective[fault.kind] += any(map(self._is_busy, workers))
         server, disk = self.world.server, self.world.state.disk
         later = partial(self.world.call_later, fault.seconds)
         match fault.kind:
@@ -254,7 +242,7 @@ class Campaign:
     def _run(self) -> Run:
         world, scenario = self.world, self.scenario
         outside = world.process("outside", observed=False)
-        outside.process.create_task(observe(self.observations, self._spawn), name="telescope")
+        outside.process.create_task(self._observe(), name="telescope")
         operator = Operator(world, QUEUE, self._stop, lambda text: self._note(f"operator {text}"))
         for duty in operator.duties(scenario):
             outside.process.create_task(duty)
@@ -275,7 +263,8 @@ class Campaign:
             observed.histories,
             check_world(observed),
             self.faults,
-            self.fault_counts,
+            self._injected,
+            self._effective,
             self.trace.text(),
             world.watch.seconds_used,
             world.watch.seconds_lost,

@@ -151,7 +151,7 @@ def _replay_text(command: str, run: Run, costs: Mapping[str, StageCost] | None) 
         again = Campaign(run.scenario, run.seed, faults, costs).run()
         return bool(violated & {violation.invariant for violation in again.violations})
 
-    fewest = shrink(run.faults, still_violated, _SHRINK_TRIES_MAX).faults
+    fewest = shrink(run.faults, still_violated, _SHRINK_TRIES_MAX)
     trace = Trace()
     again = Campaign(run.scenario, run.seed, fewest, costs, trace).run()
     concerned = [each for each in again.histories if _is_named(each, again.violations)]

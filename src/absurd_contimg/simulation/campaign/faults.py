@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from random import Random
 
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError
@@ -76,20 +75,12 @@ def _whole_seconds(scenario: Scenario) -> float:
     return scenario.days * DAY_SECONDS + scenario.drain_seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Shrunk:
-    """The fewest faults that still violate an invariant."""
-
-    faults: tuple[TimedFault, ...]
-    tries: int
-
-
 def shrink(
     faults: Sequence[TimedFault],
     violates: Callable[[Sequence[TimedFault]], bool],
     tries_max: int = 200,
-) -> Shrunk:
-    """Leave out halves, quarters, ... single faults, as long as the rest still `violates`.
+) -> list[TimedFault]:
+    """The faults without halves, quarters, ... single faults, as long as the rest still `violates`.
 
     No single fault of the result can be left out, unless `tries_max` was reached before.
     """
@@ -109,4 +100,4 @@ def shrink(
             size = max(size // 2, 1)
             continue
         size = min(size, max(len(kept) // 2, 1))
-    return Shrunk(tuple(kept), tries)
+    return kept

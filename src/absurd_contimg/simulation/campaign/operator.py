@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
+from itertools import count
 from typing import Any
 
 from absurd_contimg.backends.memory import MemoryBackend
@@ -33,16 +35,13 @@ class Operator:
     def duties(self, scenario: Scenario) -> Sequence[Coroutine[Any, Any, None]]:
         """The duties that the scenario asks for."""
         wanted, workers = scenario.operator, scenario.workers.count
-        duties: list[Coroutine[Any, Any, None]] = []
-        if wanted.frees_after_seconds is not None:
-            duties.append(self._free_space(wanted.frees_after_seconds))
-        if wanted.archives_after_seconds is not None:
-            duties.append(self._archive(wanted.archives_after_seconds))
-        if wanted.retries_every_seconds is not None:
-            duties.append(self._retry(wanted.retries_every_seconds))
-        if wanted.restarts_every_seconds is not None:
-            duties.append(self._restart(wanted.restarts_every_seconds, workers))
-        return duties
+        duties = (
+            (self._free_space, wanted.frees_after_seconds),
+            (self._archive, wanted.archives_after_seconds),
+            (self._retry, wanted.retries_every_seconds),
+            (partial(self._restart, workers), wanted.restarts_every_seconds),
+        )
+        return [duty(seconds) for duty, seconds in duties if seconds is not None]
 
     async def _free_space(self, after_seconds: float) -> None:
         """Free half of the disk some time after less than a tenth of it is left."""
@@ -78,14 +77,12 @@ class Operator:
                 self._note(f"retries {_group(task)}")
                 await self._backend.retry_task(self._queue, task.task_id, retry_options(task))
 
-    async def _restart(self, every_seconds: float, workers: int) -> None:
+    async def _restart(self, workers: int, every_seconds: float) -> None:
         """Restart one worker after the other, by SIGTERM, as for a new version."""
-        number = 0
-        while True:
+        for number in count():
             await asyncio.sleep(every_seconds)
             self._note(f"restarts worker-{number % workers}")
             self._stop(number % workers)
-            number += 1
 
 
 def _group(task: Task) -> str:

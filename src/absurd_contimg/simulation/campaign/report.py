@@ -7,6 +7,7 @@ import html
 import io
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def html_of(summaries: Sequence[RunSummary], runs: Sequence[Run], folder: Path) 
     """
     rows = ""
     for summary in summaries:
-        cells = (html.escape(_shown(value)) for value in summary.to_json().values())
+        cells = (html.escape(_shown(value)) for value in asdict(summary).values())
         rows += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     heads = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in RunSummary.__slots__)
     figures = ""
@@ -81,7 +82,7 @@ def html_of(summaries: Sequence[RunSummary], runs: Sequence[Run], folder: Path) 
 
 def json_of(summaries: Sequence[RunSummary]) -> str:
     """For programs; null where nothing has completed that could be measured."""
-    return json.dumps([summary.to_json() for summary in summaries], indent=1, allow_nan=False)
+    return json.dumps([asdict(summary) for summary in summaries], indent=1, allow_nan=False)
 
 
 def _figure(run: Run) -> str:

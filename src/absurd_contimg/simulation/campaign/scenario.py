@@ -1,7 +1,6 @@
 """Scenarios: what a campaign simulates, read from TOML.
 
-Every time is in seconds, every rate per day of one thing (a worker, the database), every
-probability for one start of a stage. A scenario that names something unknown is refused.
+``docs/scenarios.md`` says what each key means. A scenario that names something unknown is refused.
 """
 
 from __future__ import annotations
@@ -37,15 +36,10 @@ class Workers(_Part):
     lease_seconds: int = Field(120, ge=1)
     poll_seconds: float = Field(15.0, gt=0)
     restart_seconds: float = Field(30.0, ge=0)
-    """How long the supervisor takes to start a killed worker again."""
     grace_seconds: float = Field(10.0, ge=0)
-    """How long a worker lets its stage go on after SIGTERM."""
     free_bytes_min: int = Field(0, ge=0)
-    """With less free space a worker claims nothing."""
     clock_skew_seconds: float = 0.0
-    """How far each host's clock is ahead of the one before; the database has the first's."""
     clock_drift: float = Field(0.0, gt=-0.5, lt=0.5)
-    """Every second host's clock runs faster by this share."""
 
 
 class Telescope(_Part):
@@ -53,15 +47,10 @@ class Telescope(_Part):
 
     interval_seconds: float = Field(309.0, gt=0)
     calibrator_every: int = Field(1, ge=1)
-    """Every n-th group solves a calibration, the first included."""
     late_probability: float = Field(0.0, ge=0, le=1)
-    """Of a group: one of its sub-bands arrives `late_seconds` after the others."""
     late_seconds: float = Field(240.0, ge=0)
-    """After 300 s the group goes on without it (`registry.grouping`)."""
     missing_probability: float = Field(0.0, ge=0, le=1)
-    """Of each sub-band; with fewer than 12 of 16 the conversion fails permanently."""
     corrupt_probability: float = Field(0.0, ge=0, le=1)
-    """Of a group: one of its sub-bands is corrupt, and its conversion fails permanently."""
 
 
 class DiskPart(_Part):
@@ -69,20 +58,15 @@ class DiskPart(_Part):
 
     capacity_bytes: int = Field(10**15, ge=1)
     bandwidth_bytes_per_second: float | None = Field(None, gt=0)
-    """Of all writers together; None: a stage never waits for the disk."""
 
 
 class OperatorPart(_Part):
     """The duties of an operator; None: nobody does that."""
 
     frees_after_seconds: float | None = Field(None, gt=0)
-    """Half of the disk is freed this long after less than a tenth was left."""
     archives_after_seconds: float | None = Field(None, gt=0)
-    """Products of ended groups are moved to another disk when this old."""
     retries_every_seconds: float | None = Field(None, gt=0)
-    """Every failed task is retried."""
     restarts_every_seconds: float | None = Field(None, gt=0)
-    """One worker after the other is restarted, by SIGTERM."""
 
 
 class Faults(_Part):
@@ -90,30 +74,20 @@ class Faults(_Part):
 
     worker_kills_per_day: float = Field(0.0, ge=0)
     worker_pauses_per_day: float = Field(0.0, ge=0)
-    """SIGSTOP for 1.2 to 3 leases."""
     worker_stops_per_day: float = Field(0.0, ge=0)
-    """By SIGTERM: it releases the runs that do not end in its grace period."""
     host_reboots_per_day: float = Field(0.0, ge=0)
     partitions_per_day: float = Field(0.0, ge=0)
-    """One host loses the database, for 0.2 to 3 times `partition_seconds`."""
     partition_seconds: float = Field(120.0, gt=0)
     database_restarts_per_day: float = Field(0.0, ge=0)
     database_outage_seconds: float = Field(20.0, ge=0)
-    """How long a restart takes."""
     outages: list[tuple[float, float]] = Field(default_factory=list)
-    """Planned outages of the database: from, for how long."""
     processing_stops: list[tuple[float, float]] = Field(default_factory=list)
-    """All workers are down: from, for how long."""
     disk_fills: list[tuple[float, float]] = Field(default_factory=list)
-    """Files of others take all the space that is left: from, for how long."""
     plan: list[str] = Field(default_factory=list)
-    """Single faults, as reports print them: ``kill-3@4212.5``, ``partition-0@100/24``."""
     lost_reply_probability: float = Field(0.0, ge=0, le=1)
     latency_seconds: float = Field(0.0, ge=0)
     stage_failures: dict[str, float] = Field(default_factory=dict)
-    """By rule of the failure table: probability for one start of any stage."""
     poison_groups: list[int] = Field(default_factory=list)
-    """Groups by number whose imaging ends the worker each time."""
 
 
 class Scenario(_Part):
@@ -123,17 +97,14 @@ class Scenario(_Part):
     about: str = ""
     days: float = Field(1.0, gt=0, le=366)
     drain_seconds: float = Field(86_400.0, ge=0)
-    """How long the workers may go on after the last group, without faults."""
     duration_spread: float = Field(0.1, ge=0, le=1)
     service_scale: float = Field(1.0, gt=0)
-    """Factor on all durations."""
     workers: Workers = Workers()
     telescope: Telescope = Telescope()
     disk: DiskPart = DiskPart()
     operator: OperatorPart = OperatorPart()
     faults: Faults = Faults()
     sweep: dict[str, list[float]] = Field(default_factory=dict)
-    """Run the campaign for each value of one field, such as ``workers.count = [1, 2, 4]``."""
 
     @model_validator(mode="after")
     def _check_names(self) -> Scenario:

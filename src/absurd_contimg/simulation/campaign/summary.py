@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 
-from absurd_contimg.core.records import History, Json
+from absurd_contimg.core.records import History
 from absurd_contimg.history.metrics import measure, percentile
-from absurd_contimg.history.summary import ended_at, summarize
+from absurd_contimg.history.summary import TaskSummary, ended_at, summarize
 from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
 from absurd_contimg.simulation.model.world import EPOCH
@@ -56,14 +58,6 @@ class RunSummary:
     violations: tuple[str, ...]
     digest: str
 
-    def to_json(self) -> dict[str, Json]:
-        """All fields."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in values.items()
-        }
-
 
 def summarize_run(run: Run, label: str) -> RunSummary:
     """The figures of a run."""
@@ -74,12 +68,13 @@ def summarize_run(run: Run, label: str) -> RunSummary:
     completions = (each for each in run.histories if each.task.state == "completed")
     in_time = sum(end <= seconds for end in _ends(completions))
     worker_seconds = run.scenario.workers.count * run.ended_at_seconds
-    waits: dict[str, int] = {}
-    for history in run.histories:
-        for start in summarize(history).starts:
-            if start.outcome == "waiting" and start.noted is not None:
-                rule = str(start.noted.rule)
-                waits[rule] = waits.get(rule, 0) + 1
+    tasks = [summarize(history) for history in run.histories]
+    waits = Counter(
+        str(start.noted.rule)
+        for task in tasks
+        for start in task.starts
+        if start.outcome == "waiting" and start.noted is not None
+    )
     return RunSummary(
         label=label,
         seed=run.seed,
@@ -100,18 +95,17 @@ def summarize_run(run: Run, label: str) -> RunSummary:
         recoveries=metrics.lost_starts,
         failures=dict(sorted(metrics.failures_by_kind.items())),
         resource_waits=dict(sorted(waits.items())),
-        waiting=tuple(_waiting_lines(run.histories)),
-        injected=dict(run.fault_counts.injected),
-        effective=dict(run.fault_counts.effective),
+        waiting=tuple(_waiting_lines(tasks)),
+        injected=dict(run.injected),
+        effective=dict(run.effective),
         violations=tuple(map(str, run.violations)),
         digest=run.digest,
     )
 
 
-def _waiting_lines(histories: Sequence[History]) -> Iterator[str]:
+def _waiting_lines(tasks: Iterable[TaskSummary]) -> Iterator[str]:
     """What each task that has not ended waits for, with the advice of its failure rule."""
-    for history in histories:
-        task = summarize(history)
+    for task in tasks:
         if task.waiting is not None:
             advice = "" if task.waiting.advice is None else f": {task.waiting.advice}"
             yield f"group {task.group} waits for {task.waiting}{advice}"
@@ -122,15 +116,8 @@ def backlog(run: Run) -> list[tuple[float, int]]:
     spawned = sorted(_seconds(history.task.enqueue_at) for history in run.histories)
     ended = sorted(_ends(run.histories))
     end = run.scenario.days * DAY_SECONDS
-    points, arrived, gone = [], 0, 0
-    for number in range(_BACKLOG_POINTS + 1):
-        time = end * number / _BACKLOG_POINTS
-        while arrived < len(spawned) and spawned[arrived] <= time:
-            arrived += 1
-        while gone < len(ended) and ended[gone] <= time:
-            gone += 1
-        points.append((time, arrived - gone))
-    return points
+    times = [end * number / _BACKLOG_POINTS for number in range(_BACKLOG_POINTS + 1)]
+    return [(time, bisect_right(spawned, time) - bisect_right(ended, time)) for time in times]
 
 
 def backlog_gone_after(run: Run) -> float | None:
@@ -152,7 +139,7 @@ def backlog_gone_after(run: Run) -> float | None:
     return None
 
 
-def _ends(histories: Iterator[History] | Sequence[History]) -> list[float]:
+def _ends(histories: Iterable[History]) -> list[float]:
     ends = map(ended_at, histories)
     return [_seconds(end) for end in ends if end is not None]
 

@@ -6,8 +6,6 @@ its first file. Whether it has enough sub-bands is the conversion's decision.
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from random import Random
@@ -65,13 +63,3 @@ def draw_observations(scenario: Scenario, seed: int) -> list[Observation]:
         if bands:  # a group without a file is unknown
             observations.append(Observation(number, group, observed_at, spawned_at, bands, corrupt))
     return sorted(observations, key=lambda observation: observation.spawned_at_seconds)
-
-
-async def observe(
-    observations: Sequence[Observation], spawn: Callable[[Observation], Awaitable[None]]
-) -> None:
-    """Spawn each group at its time."""
-    loop = asyncio.get_running_loop()
-    for observation in observations:
-        await asyncio.sleep(max(observation.spawned_at_seconds - loop.time(), 0.0))
-        await spawn(observation)

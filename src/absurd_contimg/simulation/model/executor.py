@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from typing_extensions import override
@@ -104,24 +104,16 @@ def simulated(stage: PipelineStage) -> type[SimulatedStage]:
     return type(f"Simulated{type(stage).__name__}", (SimulatedStage,), contract)
 
 
+@dataclass
 class SimulatedExecutor(StageExecutor):
     """Runs the stages of one simulated process."""
 
-    def __init__(
-        self,
-        gateway: EffectGateway,
-        files: SimulatedFiles,
-        stages: Mapping[str, SimulatedStage],
-        model: StageModel,
-        host: Host | None,
-        watch: StageWatch,
-    ) -> None:
-        self._gateway = gateway
-        self._files = files
-        self._stages = stages
-        self._model = model
-        self._host = host
-        self._watch = watch
+    _gateway: EffectGateway
+    _files: SimulatedFiles
+    _stages: Mapping[str, SimulatedStage]
+    _model: StageModel
+    _host: Host | None
+    _watch: StageWatch
 
     @override
     async def execute(self, request: StageRequest) -> StageReport:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 
 class FaultKind(StrEnum):
@@ -71,24 +71,25 @@ class InjectedFault(NamedTuple):
     def __str__(self) -> str:
         return f"{self.kind.value}@{self.crash_point}"
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """Read what `str` writes; raises `ValueError` for any other text."""
-        kind, _, number = text.partition("@")
-        if not number.isdecimal() or int(number) < 1:
-            raise ValueError(
-                f"{text!r} is no fault: write a kind and a crash point from 1, as kill@17"
-            )
-        return cls(parse_kind(kind), int(number))
-
 
 FaultSchedule = tuple[InjectedFault, ...]
 """The first fault hits the first process, each later one the process that goes on after it."""
 
 
 def parse_schedule(text: str) -> FaultSchedule:
-    """Read a schedule as reports print it: ``kill@17,pause@4``."""
-    return tuple(InjectedFault.parse(part) for part in text.split(",") if part)
+    """Read a schedule as reports print it: ``kill@17,pause@4``.
+
+    Raises `ValueError` that names the part that cannot be read.
+    """
+    faults = []
+    for part in filter(None, text.split(",")):
+        kind, _, number = part.partition("@")
+        if not number.isdecimal() or int(number) < 1:
+            raise ValueError(
+                f"{part!r} is no fault: write a kind and a crash point from 1, as kill@17"
+            )
+        faults.append(InjectedFault(parse_kind(kind), int(number)))
+    return tuple(faults)
 
 
 def parse_kind(text: str) -> FaultKind:
@@ -100,11 +101,6 @@ def parse_kind(text: str) -> FaultKind:
         if kind.value == text:
             return kind
     raise ValueError(f"{text!r} is no kind of fault; there are {', '.join(CRASH_POINT_KINDS)}")
-
-
-def parse_kinds(text: str) -> tuple[FaultKind, ...]:
-    """Read kinds with commas: ``kill,pause``."""
-    return tuple(map(parse_kind, text.split(",")))
 
 
 class TimedFault(NamedTuple):

@@ -64,9 +64,7 @@ class SimulatedFiles(FileSystem):
         text = str(path)
         return text in self._disk.files or text.startswith(INPUT)
 
-    @override
-    def is_readable(self, path: Path) -> bool:
-        return self.is_file(path)
+    is_readable = is_file
 
     @override
     def sizes(self, folder: Path) -> Mapping[str, int]:
@@ -75,7 +73,8 @@ class SimulatedFiles(FileSystem):
 
     @override
     def digest(self, file: Path) -> str:
-        return digest_of(self._disk.file(str(file)))
+        content = self._disk.file(str(file))
+        return _digest(f"{content.size}\0{content.content}")
 
     @override
     def read_json(self, path: Path) -> Any:
@@ -167,11 +166,6 @@ class SimulatedFiles(FileSystem):
     def locked(self, path: Path) -> Iterator[None]:
         """No process ever waits for it: what is done under it takes no time."""
         yield
-
-
-def digest_of(file: Any) -> str:
-    """Stands for the digest of a file's bytes."""
-    return _digest(f"{file.size}\0{file.content}")
 
 
 @lru_cache(maxsize=4096)

@@ -13,10 +13,9 @@ import os
 import signal
 import statistics
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
-from typing import NamedTuple
 
 from absurd_contimg import errors
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
@@ -60,12 +59,9 @@ UNLISTED = StageCost(10.0, 1_000_000, GIB)
 
 
 @dataclass(frozen=True, slots=True)
-class Draw:
+class Draw(StageCost):
     """One run of a stage, decided before it starts."""
 
-    seconds: float
-    output_bytes: int
-    memory_bytes: int
     failure: str | None = None
     """An id of `FAILURES`, raised when the share `fails_at` of the time is over."""
     fails_at: float = 1.0
@@ -88,44 +84,36 @@ class StageModel:
 
     def draw(self, stage: str, group_id: str, start: int) -> Draw:
         """The run of this start (from 1) of a group's stage; always the same for a seed."""
-        chances = _chances(f"{self.seed}/{stage}/{group_id}/{start}", self.spread)
+        seed = f"{self.seed}/{stage}/{group_id}/{start}"
+        factor, first, second = _random_numbers(seed, self.spread)
         cost = self.costs.get(stage, UNLISTED)
-        seconds = cost.seconds * chances.factor
-        failure, chance = self._failure(stage, group_id, start, chances)
+        seconds = cost.seconds * factor
+        planned = self.planned.get((group_id, stage), ())
+        if start <= len(planned):
+            failure, chance = planned[start - 1], first
+        else:
+            failure, chance = self._random_failure(first), second
         fails_at = 0.05 + 0.9 * chance
         if failure == "stage-deadline":
             seconds, fails_at = max(seconds, 3600.0), 1.0
         return Draw(seconds, cost.output_bytes, cost.memory_bytes, failure, fails_at)
 
-    def _failure(
-        self, stage: str, group_id: str, start: int, chances: _Chances
-    ) -> tuple[str | None, float]:
-        """The failure, and the random number that decides when it comes."""
-        planned = self.planned.get((group_id, stage), ())
-        if start <= len(planned):
-            return planned[start - 1], chances.first
-        chance = chances.first
+    def _random_failure(self, chance: float) -> str | None:
         for name, rate in self.failure_rates.items():
             if chance < rate:
-                return name, chances.second
+                return name
             chance -= rate
-        return None, chances.second
-
-
-class _Chances(NamedTuple):
-    """The random numbers of one start of a stage."""
-
-    factor: float
-    """Of the duration."""
-    first: float
-    second: float
+        return None
 
 
 @lru_cache(maxsize=4096)
-def _chances(seed: str, spread: float) -> _Chances:
-    """Cached: an exploration draws the same start thousands of times, and seeding is slow."""
+def _random_numbers(seed: str, spread: float) -> tuple[float, float, float]:
+    """The factor of a duration, and two between 0 and 1.
+
+    Cached: an exploration draws the same start thousands of times, and seeding is slow.
+    """
     random = Random(seed)
-    return _Chances(random.lognormvariate(0.0, spread), random.random(), random.random())
+    return random.lognormvariate(0.0, spread), random.random(), random.random()
 
 
 def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
@@ -139,9 +127,7 @@ def fit_costs(histories: Iterable[History]) -> dict[str, StageCost]:
     costs = dict(DEFAULT_COSTS)
     for stage, durations in seconds.items():
         known = DEFAULT_COSTS.get(stage, UNLISTED)
-        costs[stage] = StageCost(
-            statistics.median(durations), known.output_bytes, known.memory_bytes
-        )
+        costs[stage] = replace(known, seconds=statistics.median(durations))
     return costs
 
 

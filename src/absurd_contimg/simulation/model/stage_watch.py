@@ -58,17 +58,15 @@ class ObservedStage:
 
     def _compare(self, other: ObservedStage) -> None:
         """Note the time in which both worked."""
-        begin = max(self._work_began(), other._work_began())
-        end = min(self._work_ended(), other._work_ended())
+        both = (self, other)
+        begin = max(max(each._started_at, each._process.resumed_at) for each in both)
+        end = min(each._work_ended() for each in both)
         if end > begin:
             group, stage = self._stage
             self._watch.overlaps.append(
                 f"{stage} of {group} ran on {self._process.name} and on {other._process.name} "
                 f"from {begin:.3f} s to {end:.3f} s"
             )
-
-    def _work_began(self) -> float:
-        return max(self._started_at, self._process.resumed_at)
 
     def _work_ended(self) -> float:
         """The stage of a paused worker runs on until the watchdog ends it with the lease."""
