@@ -19,7 +19,6 @@ from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSp
 from absurd_contimg.simulation.exploration.explorer import explore
 from absurd_contimg.simulation.model.faults import KILLS
 from absurd_contimg.simulation.model.worker_factory import PipelineWorkers, pipeline_params
-from absurd_contimg.simulation.model.world import without_gc
 from absurd_contimg.simulation.runtime.loop import in_virtual_time
 
 QUEUE = "dsa110-pipeline"
@@ -84,8 +83,7 @@ def test_single_kills_of_the_imaging_pipeline(benchmark: Any) -> None:
 def test_a_month_of_eight_workers_with_faults(benchmark: Any) -> None:
     def month() -> tuple[Run, float]:
         started = time.process_time()
-        with without_gc():
-            run = Campaign(load_scenario("month"), 1).run()
+        run = Campaign(load_scenario("month"), 1).run()
         return run, time.process_time() - started
 
     run, seconds = benchmark.pedantic(month, rounds=1)

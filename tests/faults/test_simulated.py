@@ -26,7 +26,7 @@ from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import explore
-from absurd_contimg.simulation.model.effect_gateway import EffectGateway
+from absurd_contimg.simulation.model.effect_gateway import EffectGateway, RegistryProxy
 from absurd_contimg.simulation.model.executor import SimulatedExecutor, SimulatedStage, simulated
 from absurd_contimg.simulation.model.faults import FaultKind, FaultSchedule, InjectedFault
 from absurd_contimg.simulation.model.files import SimulatedFiles
@@ -50,7 +50,7 @@ class SmallWorkers:
         files = SimulatedFiles(gateway, state.disk)
         executor = SimulatedExecutor(gateway, files, by_name, self.model, None, world.watch)
         scratch = acquire_scratch(gateway, state.disk, worker_id)
-        registry = gateway.registry(state.registry)
+        registry: Any = RegistryProxy(gateway, state.registry)
         runner = StageRunner(SIMULATED_CONFIG, executor, registry, scratch, files, call_inline)
 
         async def pipeline(params: Mapping[str, Json], ctx: TaskContext) -> Json:

@@ -15,7 +15,6 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import READS
 from absurd_contimg.core.errors import BackendError, ControlFlow
 from absurd_contimg.core.records import ClaimedTask, History
-from absurd_contimg.simulation.campaign import campaign as campaign_module
 from absurd_contimg.simulation.campaign.campaign import QUEUE, Campaign
 from absurd_contimg.simulation.campaign.scenario import load_scenario
 from absurd_contimg.simulation.model import world as world_module
@@ -109,7 +108,6 @@ async def test_emulator_and_postgres_give_the_same_history(
 ) -> None:
     Recorded.calls = []
     monkeypatch.setattr(world_module, "MemoryBackend", Recorded)
-    monkeypatch.setattr(campaign_module, "MemoryBackend", Recorded)
     bad = load_scenario("bad_night")
     faults = bad.faults.model_copy(update={"worker_kills_per_day": 60.0})
     short = bad.model_copy(update={"days": 0.06, "faults": faults})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from absurd_contimg.simulation.campaign.faults import DAY_SECONDS
+from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, target_count
 from absurd_contimg.simulation.campaign.scenario import Scenario, Telescope, Workers
 from absurd_contimg.simulation.model.faults import (
     ALL_FAULTS,
@@ -13,6 +13,8 @@ from absurd_contimg.simulation.model.faults import (
     InjectedFault,
     TimedFault,
 )
+
+_KINDS = tuple(map(FaultKind, ("kill", "pause", "reboot", "partition", "outage")))
 
 
 def scenarios(days_max: float = 0.1) -> st.SearchStrategy[Scenario]:
@@ -33,33 +35,18 @@ def scenarios(days_max: float = 0.1) -> st.SearchStrategy[Scenario]:
 
 def timed_faults(scenario: Scenario, faults_max: int = 8) -> st.SearchStrategy[list[TimedFault]]:
     """Faults that fit a scenario, in order of time."""
-    kinds = st.sampled_from(
-        [FaultKind.KILL, FaultKind.PAUSE, FaultKind.REBOOT, FaultKind.PARTITION, FaultKind.OUTAGE]
-    )
     end = scenario.days * DAY_SECONDS
-    targets = st.integers(0, scenario.workers.count - 1)
-    lasting = st.floats(1.0, 4.0 * scenario.workers.lease_seconds)
-    fault = st.builds(
-        # Rounding must not carry it past the end, where the campaign refuses it.
-        lambda at, kind, target, seconds: _fitting(
-            scenario, min(round(at, 3), end), kind, target, seconds
-        ),
-        st.floats(0.0, end),
-        kinds,
-        targets,
-        lasting,
-    )
-    return st.lists(fault, max_size=faults_max).map(sorted)
-
-
-def _fitting(
-    scenario: Scenario, at: float, kind: FaultKind, target: int, seconds: float
-) -> TimedFault:
-    if kind in (FaultKind.REBOOT, FaultKind.PARTITION):
-        target %= scenario.workers.hosts
-    elif kind is FaultKind.OUTAGE:
-        target = 0
-    return TimedFault(at, kind, target, 0.0 if kind is FaultKind.KILL else round(seconds, 3))
+    # Rounding must not carry it past the end, where the campaign refuses it.
+    times = st.floats(0.0, end).map(lambda at: min(round(at, 3), end))
+    lasting = st.floats(1.0, 4.0 * scenario.workers.lease_seconds).map(lambda s: round(s, 3))
+    faults = [
+        st.builds(
+            *(TimedFault, times, st.just(kind), st.integers(0, target_count(scenario, kind) - 1)),
+            st.just(0.0) if kind is FaultKind.KILL else lasting,
+        )
+        for kind in _KINDS
+    ]
+    return st.lists(st.one_of(faults), max_size=faults_max).map(sorted)
 
 
 def fault_schedules(crash_points: int, faults_max: int = 3) -> st.SearchStrategy[FaultSchedule]:

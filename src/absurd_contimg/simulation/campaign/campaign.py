@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 
-from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.backends.memory import MemoryDatabase
 from absurd_contimg.core.records import History
 from absurd_contimg.history.invariants.check import Violation, check_world
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, check_faults, draw_faults
@@ -33,7 +33,7 @@ from absurd_contimg.simulation.model.worker_factory import (
     PipelineWorkers,
     pipeline_params,
 )
-from absurd_contimg.simulation.model.world import EPOCH, State, World, quiet_logs
+from absurd_contimg.simulation.model.world import EPOCH, State, World, without_logs_and_gc
 from absurd_contimg.simulation.runtime.clocks import HostClock
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 from absurd_contimg.stages.convert import ConvertStage
@@ -105,8 +105,7 @@ class Campaign:
         self._model = self._stage_model(costs or DEFAULT_COSTS)
         self._processes: dict[int, SimLoop] = {}
         self._stopped_until = 0.0
-        self._backend = MemoryBackend(database)
-        instantly(self._backend.create_queue(QUEUE))
+        instantly(self.world.direct_backend.create_queue(QUEUE))
 
     # -- making the world -----------------------------------------------------------------
 
@@ -172,7 +171,7 @@ class Campaign:
             while self.world.server.down:  # noqa: ASYNC110 - nothing else announces it
                 await asyncio.sleep(5.0)
             params, options = pipeline_params(group, observation.sub_bands), spawn_options(group)
-            spawned = await self._backend.spawn_task(QUEUE, TASK_NAME, params, options)
+            spawned = await self.world.direct_backend.spawn_task(QUEUE, TASK_NAME, params, options)
             self._note(f"group {group} is spawned as task {spawned.task_id}")
 
     # -- faults ---------------------------------------------------------------------------
@@ -233,7 +232,7 @@ class Campaign:
 
     def run(self) -> Run:
         """Run it to its end."""
-        with quiet_logs():
+        with without_logs_and_gc():
             try:
                 return self._run()
             finally:

@@ -23,7 +23,7 @@ from absurd_contimg.simulation.campaign.summary import RunSummary, summarize_run
 from absurd_contimg.simulation.model.faults import TimedFault
 from absurd_contimg.simulation.model.stage_model import StageCost, fit_costs
 from absurd_contimg.simulation.model.trace import Trace
-from absurd_contimg.simulation.model.world import without_gc
+from absurd_contimg.simulation.model.world import without_logs_and_gc
 
 _RUNS_KEPT = 8
 """Whole runs, with all their histories, that are kept for figures: the last ones."""
@@ -80,7 +80,7 @@ def run_campaign(
         check_faults(each, draw_faults(each, seed) if faults is None else faults)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     shown = console or Console(quiet=True)
-    with Progress(*columns, TimeElapsedColumn(), console=shown) as progress, without_gc():
+    with Progress(*columns, TimeElapsedColumn(), console=shown) as progress, without_logs_and_gc():
         bar = progress.add_task(scenario.name, total=len(todo))
         for label, each, seed in todo:
             progress.update(bar, description=f"{label}, seed {seed}")

@@ -13,15 +13,25 @@ Duration = Callable[[Random], float]
 """Draws how long a fault lasts, in seconds."""
 
 
+def target_count(scenario: Scenario, kind: FaultKind) -> int:
+    """How many workers, hosts, databases or disks there are that such a fault can hit."""
+    match kind:
+        case FaultKind.KILL | FaultKind.PAUSE | FaultKind.TERM:
+            return scenario.workers.count
+        case FaultKind.REBOOT | FaultKind.PARTITION:
+            return scenario.workers.hosts
+        case _:
+            return 1
+
+
 def draw_faults(scenario: Scenario, seed: int) -> list[TimedFault]:
     """The faults of one run, in order of time."""
-    rates, workers = scenario.faults, scenario.workers
-    end = scenario.days * DAY_SECONDS
-    lease, longest = float(workers.lease_seconds), _whole_seconds(scenario)
+    rates, end = scenario.faults, scenario.days * DAY_SECONDS
+    lease, longest = float(scenario.workers.lease_seconds), _whole_seconds(scenario)
     faults: list[TimedFault] = []
 
-    def draw(kind: FaultKind, per_day: float, targets: int, duration: Duration) -> None:
-        for target in range(targets):
+    def draw(kind: FaultKind, per_day: float, duration: Duration) -> None:
+        for target in range(target_count(scenario, kind)):
             random = Random(f"{seed}/{kind}/{target}")
             at = 0.0
             while per_day > 0:
@@ -31,15 +41,13 @@ def draw_faults(scenario: Scenario, seed: int) -> list[TimedFault]:
                 lasts = min(round(duration(random), 6), longest)
                 faults.append(TimedFault(round(at, 6), kind, target, lasts))
 
-    draw(FaultKind.KILL, rates.worker_kills_per_day, workers.count, lambda _r: 0.0)
-    pauses = rates.worker_pauses_per_day
-    draw(FaultKind.PAUSE, pauses, workers.count, lambda r: lease * r.uniform(1.2, 3.0))
-    draw(FaultKind.TERM, rates.worker_stops_per_day, workers.count, lambda _r: 0.0)
-    draw(FaultKind.REBOOT, rates.host_reboots_per_day, workers.hosts, lambda _r: 120.0)
-    cut = rates.partition_seconds
-    partitions, restarts = rates.partitions_per_day, rates.database_restarts_per_day
-    draw(FaultKind.PARTITION, partitions, workers.hosts, lambda r: cut * r.uniform(0.2, 3))
-    draw(FaultKind.OUTAGE, restarts, 1, lambda _r: rates.database_outage_seconds)
+    draw(FaultKind.KILL, rates.worker_kills_per_day, lambda _r: 0.0)
+    draw(FaultKind.PAUSE, rates.worker_pauses_per_day, lambda r: lease * r.uniform(1.2, 3.0))
+    draw(FaultKind.TERM, rates.worker_stops_per_day, lambda _r: 0.0)
+    draw(FaultKind.REBOOT, rates.host_reboots_per_day, lambda _r: 120.0)
+    cut, away = rates.partition_seconds, rates.database_outage_seconds
+    draw(FaultKind.PARTITION, rates.partitions_per_day, lambda r: cut * r.uniform(0.2, 3))
+    draw(FaultKind.OUTAGE, rates.database_restarts_per_day, lambda _r: away)
     faults += [TimedFault(at, FaultKind.OUTAGE, 0, seconds) for at, seconds in rates.outages]
     faults += [TimedFault(at, FaultKind.STOP, 0, seconds) for at, seconds in rates.processing_stops]
     faults += [TimedFault(at, FaultKind.FILL, 0, seconds) for at, seconds in rates.disk_fills]
@@ -52,12 +60,9 @@ def check_faults(scenario: Scenario, faults: Iterable[TimedFault]) -> None:
 
     A disk that stays full is simulated poll by poll.
     """
-    workers, hosts = scenario.workers.count, scenario.workers.hosts
-    numbers = dict.fromkeys((FaultKind.KILL, FaultKind.PAUSE, FaultKind.TERM), workers)
-    numbers |= dict.fromkeys((FaultKind.REBOOT, FaultKind.PARTITION), hosts)
     end, longest = scenario.days * DAY_SECONDS, _whole_seconds(scenario)
     for fault in faults:
-        last = numbers.get(fault.kind, 1) - 1
+        last = target_count(scenario, fault.kind) - 1
         if fault.target > last:
             raise ScenarioError(
                 f"fault {fault}: the number of a {fault.kind} is at most {last} here"

@@ -12,7 +12,6 @@ from functools import partial
 from itertools import count
 from typing import Any
 
-from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.records import TERMINAL_STATES, Task
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.simulation.campaign.scenario import Scenario
@@ -29,7 +28,7 @@ class Operator:
         self, world: World, queue: str, stop: Callable[[int], None], note: Callable[[str], Any]
     ) -> None:
         self._world, self._queue = world, queue
-        self._backend = MemoryBackend(world.state.database)
+        self._backend = world.direct_backend
         self._stop, self._note = stop, note
 
     def duties(self, scenario: Scenario) -> Sequence[Coroutine[Any, Any, None]]:

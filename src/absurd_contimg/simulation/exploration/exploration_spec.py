@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import Json, SpawnOptions
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.simulation.model.world import EPOCH, State, WorkerFactory, World
-from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
+from absurd_contimg.simulation.runtime.loop import instantly
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +75,9 @@ class ExplorationSpec:
         if not inputs:
             return
         process = world.process("outside", observed=False).process
-        backend = MemoryBackend(world.state.database)
+
+        def start(act: Callable[[Backend], Awaitable[object]]) -> object:
+            return asyncio.ensure_future(act(world.direct_backend), loop=process)
+
         for each in inputs:
-            process.call_at(each.at_seconds, _start, process, each.act, backend)
-
-
-def _start(process: SimLoop, act: Callable[[Backend], Awaitable[object]], backend: Backend) -> None:
-    async def acting() -> None:
-        await act(backend)
-
-    process.create_task(acting())
+            process.call_at(each.at_seconds, start, each.act)

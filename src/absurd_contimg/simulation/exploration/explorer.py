@@ -1,15 +1,12 @@
-"""The crash explorer: inject a fault at every crash point of a workflow, one future each.
+"""The crash explorer: a fault at every crash point of a workflow, one future each.
 
 A baseline run numbers the crash points: the phases before each effect, and after it was committed
-but before the process has the reply. Then every future is run in which a fault hits one of them
-and, if asked for, a second fault a crash point of the recovery. Each future must end, keep every
-invariant, and leave the same results, checkpoints and products as the baseline.
+but before the process has the reply. Each future must end, keep every invariant, and leave the same
+results, checkpoints and products as the baseline.
 
 A killed process leaves nothing but durable state, so the future after a kill starts from a
-snapshot of that state, and crash points with the same state at the same time have one future.
-Nor are two futures run that are the same once the next process starts: it has swept the scratch
-folders of the dead one by then. All other faults leave a living process behind, so their futures
-are run from the beginning.
+snapshot of that state, and kills after which the next process starts with the same state have one
+future. All other faults leave a living process: their futures are run from the beginning.
 """
 
 from __future__ import annotations
@@ -39,7 +36,7 @@ from absurd_contimg.simulation.model.faults import (
     InjectedFault,
     only_of,
 )
-from absurd_contimg.simulation.model.world import quiet_logs, without_gc
+from absurd_contimg.simulation.model.world import without_logs_and_gc
 
 FINDINGS_MAX = 20
 """After this many findings an exploration stops."""
@@ -131,7 +128,7 @@ def explore(
     """
     started = time.process_time()
     kinds = tuple(faults), tuple(second_faults)
-    with quiet_logs(), without_gc():
+    with without_logs_and_gc():
         exploration = _Explorer(spec, findings_max, check_operations).explore(*kinds, part)
     exploration.processor_seconds = time.process_time() - started
     return exploration
@@ -171,7 +168,7 @@ def _explore_part(
 
 def baseline(spec: ExplorationSpec) -> tuple[Outcome, list[History]]:
     """The outcome and the histories of a run without faults."""
-    with quiet_logs():
+    with without_logs_and_gc():
         run = CrashRun(spec)
         outcome = run.run()
     return outcome, run.world.histories()
@@ -179,7 +176,7 @@ def baseline(spec: ExplorationSpec) -> tuple[Outcome, list[History]]:
 
 def replay(spec: ExplorationSpec, schedule: FaultSchedule) -> Finding:
     """One future from its beginning, with its trace."""
-    with quiet_logs():
+    with without_logs_and_gc():
         base = CrashRun(spec).run()
         run = CrashRun(spec, schedule, trace_effects=True, check_operations=True)
         outcome = run.run()

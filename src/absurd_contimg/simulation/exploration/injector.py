@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import TERMINAL_STATES
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
@@ -84,7 +83,7 @@ class FaultInjector:
         return process.name
 
     def _cancel_all(self) -> None:
-        backend = MemoryBackend(self._world.state.database)
+        backend = self._world.direct_backend
         for queue in self._spec.queues:
             for task in instantly(backend.list_tasks(queue, limit=10_000)):
                 if task.state not in TERMINAL_STATES:

@@ -13,12 +13,11 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar
 
 from absurd_contimg.core.backend import CALLS, READS, Backend
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.simulation.runtime.loop import SimLoop
-from absurd_contimg.simulation.runtime.pause import pause_call
+from absurd_contimg.simulation.runtime.loop import SimLoop, pause_call
 
 _T = TypeVar("_T")
 
@@ -46,11 +45,8 @@ class Effect(NamedTuple):
     """False for an effect that leaves nothing behind: a read, the start of a stage."""
 
 
-class Observer(Protocol):
-    """Called in each phase of each effect; may kill or pause the process, or raise into it."""
-
-    def __call__(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
-        """One phase of one effect."""
+Observer = Callable[[SimLoop, Effect, EffectPhase], None]
+"""Called in each phase of each effect; may kill or pause the process, or raise into it."""
 
 
 @dataclass(slots=True)
@@ -176,17 +172,9 @@ class EffectGateway:
         await self.server.answer(self.host, name)
         return answer
 
-    def backend(self, backend: Backend) -> Backend:
-        """The database as this process reaches it."""
-        return cast(Backend, _BackendProxy(self, backend))
 
-    def registry(self, registry: Any) -> Any:
-        """The registry as this process reaches it: every call is an effect that takes no time."""
-        return _RegistryProxy(self, registry)
-
-
-class _BackendProxy:
-    """Every call of core's `Backend`, through the gateway of a process."""
+class BackendProxy:
+    """The database as a process reaches it: each call of core's `Backend` is an effect."""
 
     __slots__ = ("gateway", "inner")
 
@@ -198,7 +186,7 @@ class _BackendProxy:
 def _proxy_call(name: str) -> Callable[..., Awaitable[Any]]:
     effect = Effect("call", name, name not in READS)
 
-    async def call(self: _BackendProxy, *args: Any, **options: Any) -> Any:
+    async def call(self: BackendProxy, *args: Any, **options: Any) -> Any:
         gateway = self.gateway
         method = getattr(self.inner, name)
         if gateway._observe is None and gateway.server.quiet:
@@ -210,10 +198,12 @@ def _proxy_call(name: str) -> Callable[..., Awaitable[Any]]:
 
 
 for _name in sorted(CALLS):
-    setattr(_BackendProxy, _name, _proxy_call(_name))
+    setattr(BackendProxy, _name, _proxy_call(_name))
 
 
-class _RegistryProxy:
+class RegistryProxy:
+    """The registry as a process reaches it: every call is an effect that takes no time."""
+
     def __init__(self, gateway: EffectGateway, registry: object) -> None:
         self._gateway, self._registry = gateway, registry
 

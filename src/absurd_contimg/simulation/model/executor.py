@@ -38,7 +38,7 @@ from absurd_contimg.products.outputs import (
 from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
 from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.hosts import Host
-from absurd_contimg.simulation.model.paths import path_of
+from absurd_contimg.simulation.model.simulated_config import path_of
 from absurd_contimg.simulation.model.stage_model import (
     DEFAULT_COSTS,
     ENDS_WORKER,
@@ -120,7 +120,7 @@ class SimulatedExecutor(StageExecutor):
         clock = asyncio.get_running_loop().time
         started = clock()
         stage = self._stages[request.stage_name]
-        release_core = None if self._host is None else await self._host.take_core()
+        release_core = None if self._host is None else await self._host.cores.take()
         try:
             self._note(f"start {stage.name}")
             outputs, planned = await self._run_process(stage, request)

@@ -23,12 +23,7 @@ class Queue:
     async def take(self) -> Callable[[], None]:
         """Wait for one; the returned function releases it."""
         process = cast(SimLoop, asyncio.get_running_loop())
-        request = self._resource.request()
-        granted = process.create_future()
-
-        def grant(_event: object) -> None:
-            if not granted.done():
-                granted.set_result(None)
+        request, granted = self._resource.request(), asyncio.Event()
 
         def release() -> None:
             if request.triggered:
@@ -36,26 +31,26 @@ class Queue:
             else:
                 request.cancel()
 
-        request.callbacks.append(grant)
+        request.callbacks.append(lambda _event: granted.set())
         release_now = process.release_at_death(release)
         try:
-            await granted
+            await granted.wait()
         except BaseException:
             release_now()
             raise
         return release_now
 
 
-class DiskChannel:
+class DiskChannel(Queue):
     """The bandwidth of a disk: one write after the other, each with all of it."""
 
     def __init__(self, env: simpy.Environment, bytes_per_second: float) -> None:
+        super().__init__(env, 1)
         self._bytes_per_second = bytes_per_second
-        self._queue = Queue(env, 1)
 
     async def write(self, size_bytes: int) -> None:
         """Wait for the writes before, and for so many bytes."""
-        release = await self._queue.take()
+        release = await self.take()
         try:
             await asyncio.sleep(size_bytes / self._bytes_per_second)
         finally:
@@ -76,11 +71,7 @@ class Host:
         self.name = name
         self.free_memory_bytes = memory_bytes
         self.channel = channel
-        self._cores = Queue(env, cores)
-
-    async def take_core(self) -> Callable[[], None]:
-        """Wait for a core; the returned function releases it."""
-        return await self._cores.take()
+        self.cores = Queue(env, cores)
 
     def take_memory(self, size_bytes: int) -> Callable[[], None] | None:
         """Take memory; the returned function releases it. None when there is not enough."""

@@ -19,7 +19,7 @@ from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.registry import Registry
 from absurd_contimg.simulation.model.disk import Disk
-from absurd_contimg.simulation.model.effect_gateway import EffectGateway
+from absurd_contimg.simulation.model.effect_gateway import EffectGateway, RegistryProxy
 from absurd_contimg.simulation.model.executor import SimulatedExecutor, SimulatedStage, simulated
 from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.hosts import Host
@@ -78,7 +78,7 @@ class PipelineWorkers:
         by_name = {stage.name: stage for stage in stages}
         files = SimulatedFiles(gateway, state.disk)
         executor = SimulatedExecutor(gateway, files, by_name, self.model, self.host, world.watch)
-        registry = gateway.registry(state.registry)
+        registry: Any = RegistryProxy(gateway, state.registry)
         scratch = acquire_scratch(gateway, state.disk, worker_id)
 
         async def enough_space() -> bool:

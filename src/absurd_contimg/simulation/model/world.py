@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
@@ -22,6 +23,7 @@ from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.simulation.model.disk import Disk
 from absurd_contimg.simulation.model.effect_gateway import (
+    BackendProxy,
     DatabaseServer,
     Effect,
     EffectGateway,
@@ -86,6 +88,8 @@ class World:
         self.workers: dict[SimLoop, Sequence[Worker]] = {}
         self._worker_tasks: dict[SimLoop, list[asyncio.Task[None]]] = {}
         self._now = (-1.0, EPOCH)
+        self.direct_backend = MemoryBackend(state.database)
+        """The database behind no gateway."""
         state.database.clock = self.clock
 
     def clock(self) -> datetime:
@@ -116,7 +120,7 @@ class World:
 
     def backend(self, gateway: EffectGateway) -> Backend:
         """The database behind the gateway of a process."""
-        return gateway.backend(MemoryBackend(self.state.database))
+        return cast(Backend, BackendProxy(gateway, self.direct_backend))
 
     def start_workers(self, gateway: EffectGateway, workers: Sequence[Worker]) -> None:
         """Let workers work in a process."""
@@ -147,10 +151,10 @@ class World:
 
     def holds_lease(self, process: SimLoop) -> bool:
         """Whether one of the process's workers has a claim that has not expired."""
-        backend, now = MemoryBackend(self.state.database), self.clock()
+        now = self.clock()
         for worker in self.workers.get(process, ()):
             queue, worker_id = worker.settings.queue_name, worker.settings.worker_id
-            claimed = backend.list_runs(queue, states=["running"], claimed_by=worker_id)
+            claimed = self.direct_backend.list_runs(queue, states=["running"], claimed_by=worker_id)
             for run in instantly(claimed):
                 if run.claim_expires_at is not None and run.claim_expires_at > now:
                     return True
@@ -158,15 +162,14 @@ class World:
 
     def all_tasks_ended(self, queues: Iterable[str]) -> bool:
         """Whether no task of these queues is left."""
-        backend = MemoryBackend(self.state.database)
+        stats = self.direct_backend.queue_stats
         return all(
-            instantly(backend.queue_stats(queue)).tasks_by_state.keys() <= TERMINAL_STATES
-            for queue in queues
+            instantly(stats(queue)).tasks_by_state.keys() <= TERMINAL_STATES for queue in queues
         )
 
     def histories(self) -> list[History]:
         """The histories of all tasks of all queues, oldest first."""
-        backend = MemoryBackend(self.state.database)
+        backend = self.direct_backend
         queues = instantly(backend.list_queues())
         newest_first = (instantly(read_histories(backend, each, limit=10**9)) for each in queues)
         return [history for histories in newest_first for history in reversed(histories)]
@@ -233,25 +236,19 @@ def happened(name: str, value: Json = None) -> int:
 
 
 @contextmanager
-def quiet_logs() -> Iterator[None]:
-    """Silence the log of production code: a thousand deaths would fill the screen."""
-    logger = logging.getLogger("absurd_contimg")
+def without_logs_and_gc() -> Iterator[None]:
+    """For code that runs many worlds: a thousand deaths in the log would fill the screen.
+
+    A world that has ended has no reference cycles, so Python's cycle collector would find nothing.
+    """
+    logger, was_on = logging.getLogger("absurd_contimg"), gc.isenabled()
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-@contextmanager
-def without_gc() -> Iterator[None]:
-    """Turn Python's cycle collector off: code that runs many worlds calls it now and then."""
-    was_on = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        logger.setLevel(level)
         if was_on:
             gc.enable()
 

@@ -56,20 +56,6 @@ CANCELLED = (bool,)
 """The call of a cancelled handle: without an effect, where it still comes to it."""
 
 
-class VirtualClock(simpy.Environment):
-    """SimPy's environment, which also takes an event at a time instead of after a delay.
-
-    Only the kernel may run it: its heap also holds timers of asyncio.
-    """
-
-    def schedule_at(self, event: Any, when: float) -> None:
-        """Let an event happen at `when`; one in the past happens now."""
-        # NORMAL, as SimPy's own: events at one time happen in the order of their creation.
-        heap: list[Any] = self._queue
-        now = self._now
-        heappush(heap, (when if when > now else now, NORMAL, next(self._eid), event))
-
-
 class Kernel:
     """Runs the event loops of all simulated processes on one virtual clock.
 
@@ -78,7 +64,8 @@ class Kernel:
     """
 
     def __init__(self, start: float = 0.0, shuffle_seed: int | None = None) -> None:
-        self.env = VirtualClock(start)
+        self.env = simpy.Environment(start)
+        """Only the kernel may run it: its heap also holds timers of asyncio."""
         self.ready: deque[asyncio.Handle] = deque()
         self.paused_calls: list[SimLoop] = []
         """Processes paused in the middle of a call, each inside of the call before."""
@@ -97,6 +84,12 @@ class Kernel:
     def now(self) -> float:
         """Virtual time in seconds."""
         return float(self.env._now)
+
+    def schedule(self, event: Any, when: float) -> None:
+        """Let an event or a timer happen at `when`; one in the past happens now."""
+        # NORMAL, as SimPy's own: events at one time happen in the order of their creation.
+        env = self.env
+        heappush(env._queue, (max(when, env._now), NORMAL, next(env._eid), event))
 
     def terminate(self, process: SimLoop) -> None:
         """End the tasks of a dead process before the next callback runs."""
@@ -126,7 +119,7 @@ class Kernel:
             stop = self.env.event()
             stop._ok, stop._value = True, None
             stop.callbacks.append(lambda _event: self.stop())
-            self.env.schedule_at(stop, until)
+            self.schedule(stop, until)
         limit = sys.maxsize if callbacks_max is None else self.callbacks_run + callbacks_max
         before = asyncio._get_running_loop()
         try:

@@ -19,7 +19,7 @@ from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 from simpy.events import NORMAL
 from typing_extensions import override
 
-from absurd_contimg.simulation.runtime.kernel import Kernel, QuickHandle
+from absurd_contimg.simulation.runtime.kernel import Deadlock, Kernel, Livelock, QuickHandle
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -28,6 +28,8 @@ _Ts = TypeVarTuple("_Ts")
 _make: Any = object.__new__
 """Makes a handle without a call of Python code."""
 _TASKS_KEPT = 32
+_CALLBACKS_MAX = 300_000
+"""While a call is paused."""
 _CLEANUP_WAITS_MAX = 1000
 """How often a dead task may wait in its ``finally`` before that counts as an error."""
 
@@ -323,6 +325,49 @@ def _absent(name: str) -> Any:
 for _name in vars(asyncio.AbstractEventLoop).keys() - vars(SimLoop).keys():
     if not _name.startswith("_"):
         setattr(SimLoop, _name, _absent(_name))
+
+
+def pause_call(process: SimLoop) -> None:
+    """Pause a process in the middle of a call that does not wait, until it is resumed.
+
+    The runner of stages publishes in a thread, and SIGSTOP may come between its last check of the
+    clock and the rename. There are no threads here: the call lasts until the process is resumed or
+    killed, and the world goes on inside of it. Of two calls that are paused so, the later one has
+    to go on first, so the earlier process may resume a little late. Raises `ProcessDied` when the
+    process is dead or the world has ended.
+    """
+    process.check_alive()
+    if process.held is None:
+        return
+    kernel, resumed = process.kernel, False
+    outer = kernel.paused_calls[-1] if kernel.paused_calls else None
+    if outer is not None:
+        outer.resume_later()
+
+    def resume() -> None:
+        nonlocal resumed
+        resumed = True
+        kernel.stop()
+
+    kept, process.at_resume = process.at_resume, resume
+    process.at_death("paused call", resume)
+    kernel.paused_calls.append(process)
+    try:
+        kernel.run(callbacks_max=_CALLBACKS_MAX)
+    except (Deadlock, Livelock):
+        process.kill()  # the outer run will meet the same
+    finally:
+        kernel.paused_calls.pop()
+        process.at_resume = kept
+        if not process.dead:
+            process.at_death("paused call", None)
+    if resumed:
+        kernel.resume()
+        if outer is not None and outer.resumes_late:
+            outer.resume()
+    process.check_alive()
+    if process.held is not None:
+        raise ProcessDied(f"{process.name}: the world ended while it was paused")
 
 
 def new_process(kernel: Kernel, name: str) -> SimLoop:
