@@ -104,7 +104,7 @@ def test_order_is_first_come_or_drawn_from_the_seed() -> None:
 
 
 def test_livelock_is_stopped_by_a_bound() -> None:
-    loop = SimLoop()
+    loop = SimLoop(Kernel())
 
     async def main() -> None:
         while True:

@@ -24,7 +24,7 @@ from absurd_contimg.simulation.model.faults import TIMED_KINDS, TimedFault, pars
 from absurd_contimg.simulation.model.stage_model import GIB, StageModel
 from absurd_contimg.simulation.model.worker_factory import PipelineWorkers, pipeline_params
 from absurd_contimg.simulation.model.world import EPOCH, State, World
-from absurd_contimg.simulation.runtime.clocks import HostClock
+from absurd_contimg.simulation.runtime.kernel import HostClock
 from absurd_contimg.workflows.group import TASK_NAME
 
 HOUR = 1 / 24

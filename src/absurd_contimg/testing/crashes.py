@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absurd_contimg.core.records import History, Json, SpawnOptions, State
 from absurd_contimg.history.summary import summarize
-from absurd_contimg.simulation.exploration.exploration_spec import (
-    ExplorationSpec,
-    ExternalInput,
-    Job,
-)
+from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import (
     FINDINGS_MAX,
     Exploration,
@@ -41,12 +37,13 @@ def handler_spec(
     queue: str = QUEUE,
     options: SpawnOptions | None = None,
     others: Mapping[str, Mapping[str, AnyHandler]] | None = None,
-    external_inputs: Sequence[ExternalInput] = (),
     lease_seconds: int = 60,
-    seed: int = 0,
-    shuffle_seed: int | None = None,
+    **spec: Any,
 ) -> ExplorationSpec:
-    """A world with one task for `handler`; `others` are further handlers by queue and name."""
+    """A world with one task for `handler`; `others` are further handlers by queue and name.
+
+    Further arguments are those of `ExplorationSpec`.
+    """
     handlers: dict[str, dict[str, AnyHandler]] = {queue: {task_name: handler}}
     for name, more in (others or {}).items():
         handlers.setdefault(name, {}).update(more)
@@ -55,9 +52,7 @@ def handler_spec(
         [Job(queue, task_name, params, options)],
         tuple(handlers),
         lease_seconds,
-        external_inputs=external_inputs,
-        seed=seed,
-        shuffle_seed=shuffle_seed,
+        **spec,
     )
 
 

@@ -34,7 +34,7 @@ from absurd_contimg.simulation.model.worker_factory import (
     pipeline_params,
 )
 from absurd_contimg.simulation.model.world import EPOCH, State, World, without_logs_and_gc
-from absurd_contimg.simulation.runtime.clocks import HostClock
+from absurd_contimg.simulation.runtime.kernel import HostClock
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.stages.image import ImageStage
@@ -133,9 +133,8 @@ class Campaign:
             self.world.call_later(seconds, partial(self._start_worker, number))
             return
         terms, home = self.scenario.workers, number % len(self._hosts)
-        host, clock = self._hosts[home], None
-        if terms.clock_skew_seconds or terms.clock_drift:
-            clock = HostClock(home * terms.clock_skew_seconds, 1.0 + home % 2 * terms.clock_drift)
+        host = self._hosts[home]
+        clock = HostClock(home * terms.clock_skew_seconds, 1.0 + home % 2 * terms.clock_drift)
         gateway = self.world.process(f"worker-{number}", host=host.name, clock=clock)
         self._note(f"worker-{number} starts on {host.name}")
         settings = replace(

@@ -37,11 +37,9 @@ _TRACE_SHOWN = 120
 class CampaignReport:
     """The results of `run_campaign`."""
 
-    scenario: Scenario
     summaries: tuple[RunSummary, ...]
     replays: tuple[str, ...]
     """For each run with violations: one command, the violations, and a trace."""
-    folder: Path | None
 
     @property
     def ok(self) -> bool:
@@ -104,7 +102,7 @@ def run_campaign(
     _print_lines(shown, [verdict, *replays])
     if output is not None:
         _write_report(shown, summaries, runs, output)
-    return CampaignReport(scenario, tuple(summaries), tuple(replays), output)
+    return CampaignReport(tuple(summaries), tuple(replays))
 
 
 def _write_report(

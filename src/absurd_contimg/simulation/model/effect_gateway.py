@@ -75,25 +75,6 @@ class DatabaseServer:
             or any(self.reply_seconds.values())
         )
 
-    async def reach(self, host: str) -> None:
-        """Raise `BackendUnavailable` if the host cannot reach it."""
-        if self.latency_seconds:
-            await asyncio.sleep(self.latency_seconds)
-        if host in self.cut_off:
-            await asyncio.sleep(self.timeout_seconds)
-            raise BackendUnavailable(f"simulated: no answer to {host}")
-        if self.down:
-            raise BackendUnavailable("simulated: connection refused")
-
-    async def answer(self, host: str, name: str) -> None:
-        """Raise `BackendUnavailable` if the reply to a committed call is lost."""
-        if late := self.reply_seconds.get(host):
-            await asyncio.sleep(late)
-        if self.down or host in self.cut_off:
-            raise BackendUnavailable("simulated: the server went away before it answered")
-        if self.lose_reply is not None and self.lose_reply(name):
-            raise BackendUnavailable("simulated: connection lost before the reply")
-
 
 class EffectGateway:
     """The gateway of one process."""
@@ -166,10 +147,22 @@ class EffectGateway:
     async def _over_network(
         self, method: Callable[..., Awaitable[_T]], name: str, *args: Any, **options: Any
     ) -> _T:
-        await self.server.reach(self.host)
+        server, host = self.server, self.host
+        if server.latency_seconds:
+            await asyncio.sleep(server.latency_seconds)
+        if host in server.cut_off:
+            await asyncio.sleep(server.timeout_seconds)
+            raise BackendUnavailable(f"simulated: no answer to {host}")
+        if server.down:
+            raise BackendUnavailable("simulated: connection refused")
         self.process.check_alive()
         answer = await method(*args, **options)
-        await self.server.answer(self.host, name)
+        if late := server.reply_seconds.get(host):
+            await asyncio.sleep(late)
+        if server.down or host in server.cut_off:
+            raise BackendUnavailable("simulated: the server went away before it answered")
+        if server.lose_reply is not None and server.lose_reply(name):
+            raise BackendUnavailable("simulated: connection lost before the reply")
         return answer
 
 

@@ -47,14 +47,13 @@ class FaultKind(StrEnum):
 
 
 KILLS = (FaultKind.KILL, FaultKind.KILL_LATE, FaultKind.KILL_OTHER)
-LEASE_LOSSES = (FaultKind.PAUSE, FaultKind.PAUSE_LATE, FaultKind.PARTITION)
-"""The process outlives its lease and meets the worker that has taken over."""
 NETWORK = (FaultKind.REFUSED, FaultKind.REPLY_LOST)
 RESTARTS = (FaultKind.KILL, FaultKind.TERM)
 """The same name goes on before its lease has expired."""
 GRACEFUL = (FaultKind.TERM, FaultKind.CANCEL, *NETWORK)
 """The process still does all its cleanup."""
-ALL_FAULTS = (*KILLS, FaultKind.TERM, *LEASE_LOSSES, *NETWORK)
+_LEASE_LOSSES = (FaultKind.PAUSE, FaultKind.PAUSE_LATE, FaultKind.PARTITION)
+ALL_FAULTS = (*KILLS, FaultKind.TERM, *_LEASE_LOSSES, *NETWORK)
 """After each of these every task must end as in the baseline; after `CANCEL` it need not."""
 CRASH_POINT_KINDS = (*ALL_FAULTS, FaultKind.CANCEL)
 TIMED_KINDS = tuple(

@@ -32,22 +32,12 @@ _REMOVE = Effect("file", "remove", True)
 
 
 class SimulatedFiles(FileSystem):
-    """The disk, through the gateway of one process.
+    """The disk, through the gateway of one process."""
 
-    With `observed` false no operation is a crash point: what a process does before its workers
-    start.
-    """
-
-    def __init__(self, gateway: EffectGateway, disk: Disk, *, observed: bool = True) -> None:
+    def __init__(self, gateway: EffectGateway, disk: Disk) -> None:
         self._gateway, self._disk = gateway, disk
-        self._observed = observed
+        self._change = gateway.perform_now
         self._locks: dict[int, Callable[[], None]] = {}
-
-    def _change(self, effect: Effect, act: Any, *arguments: Any) -> None:
-        if self._observed:
-            self._gateway.perform_now(effect, act, *arguments)
-        else:
-            act(*arguments)
 
     # -- reading --------------------------------------------------------------------------
 

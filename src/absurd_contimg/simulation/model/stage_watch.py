@@ -49,8 +49,6 @@ class ObservedStage:
         running.remove(self)
         for other in running:
             self._compare(other)
-        if not running:
-            del self._watch.running[self._stage]
         seconds = self._process.kernel.now - self._started_at
         self._watch.seconds_used += seconds
         if not self.useful:
@@ -58,11 +56,10 @@ class ObservedStage:
 
     def _compare(self, other: ObservedStage) -> None:
         """Note the time in which both worked."""
-        both = (self, other)
+        both, (group, stage) = (self, other), self._stage
         begin = max(max(each._started_at, each._process.resumed_at) for each in both)
         end = min(each._work_ended() for each in both)
         if end > begin:
-            group, stage = self._stage
             self._watch.overlaps.append(
                 f"{stage} of {group} ran on {self._process.name} and on {other._process.name} "
                 f"from {begin:.3f} s to {end:.3f} s"

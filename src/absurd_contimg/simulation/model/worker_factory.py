@@ -97,9 +97,12 @@ class PipelineWorkers:
 
 
 def acquire_scratch(gateway: EffectGateway, disk: Disk, worker_id: str) -> ScratchOwner:
-    """Scratch of a new process; sweeps that of dead processes, as the service does."""
+    """Scratch of a new process; sweeps that of dead processes, as the service does.
+
+    None of it is a crash point: no worker has started.
+    """
     scratch_dir = SIMULATED_CONFIG.paths.scratch_dir
-    files = SimulatedFiles(gateway, disk, observed=False)
+    files = SimulatedFiles(EffectGateway(gateway.process, gateway.server), disk)
     owner = ScratchOwner(scratch_dir, worker_id, files).acquire()
     Janitor(scratch_dir, files).sweep()
     return owner

@@ -31,8 +31,7 @@ from absurd_contimg.simulation.model.effect_gateway import (
 )
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
 from absurd_contimg.simulation.model.stage_watch import StageWatch
-from absurd_contimg.simulation.runtime.clocks import HostClock, SkewedLoop
-from absurd_contimg.simulation.runtime.kernel import Kernel
+from absurd_contimg.simulation.runtime.kernel import RIGHT_CLOCK, HostClock, Kernel
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly, new_process
 
 EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
@@ -105,13 +104,10 @@ class World:
         *,
         host: str = "host",
         observed: bool = True,
-        clock: HostClock | None = None,
+        clock: HostClock = RIGHT_CLOCK,
     ) -> EffectGateway:
-        """Start a process without workers; its gateway. `clock` is its host's, if wrong."""
-        if clock is None:
-            loop = new_process(self.kernel, name)
-        else:
-            loop = SkewedLoop(self.kernel, name, clock)  # type: ignore[abstract]
+        """Start a process without workers; its gateway. `clock` is its host's."""
+        loop = new_process(self.kernel, name, clock)
         gateway = EffectGateway(loop, self.server, self.observer if observed else None, host)
         _GATEWAYS[loop] = gateway, self.state.ledger
         loop.at_death("gateway", lambda: _GATEWAYS.pop(loop, None) and None)

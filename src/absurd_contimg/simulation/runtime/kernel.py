@@ -13,7 +13,7 @@ from collections import deque
 from heapq import heappop, heappush
 from itertools import count
 from random import Random
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import simpy
 from simpy.events import NORMAL
@@ -28,6 +28,16 @@ class Deadlock(RuntimeError):
 
 class Livelock(RuntimeError):
     """More callbacks ran than the bound allows: a loop does not end."""
+
+
+class HostClock(NamedTuple):
+    """What a host's clock shows: `ahead_seconds`, and `rate` seconds in one of the world's."""
+
+    ahead_seconds: float = 0.0
+    rate: float = 1.0
+
+
+RIGHT_CLOCK = HostClock()
 
 
 class QuickHandle(asyncio.TimerHandle):
@@ -72,7 +82,7 @@ class Kernel:
         self.callbacks_run = 0
         self._random = None if shuffle_seed is None else Random(shuffle_seed)
         self._stopped = False
-        self._attention = False
+        self.attention = False
         """Whether the run loop has to handle a stop, a death or a pause first."""
         self._terminated: list[SimLoop] = []
         self.processes: list[SimLoop] = []
@@ -94,15 +104,11 @@ class Kernel:
     def terminate(self, process: SimLoop) -> None:
         """End the tasks of a dead process before the next callback runs."""
         self._terminated.append(process)
-        self._attention = True
-
-    def pause(self) -> None:
-        """Notice before the next callback that a process is paused."""
-        self._attention = True
+        self.attention = True
 
     def stop(self) -> None:
         """Let `run` return after the current callback."""
-        self._stopped = self._attention = True
+        self._stopped = self.attention = True
 
     def resume(self) -> None:
         """Take back a `stop` that was meant for an inner `run` only."""
@@ -133,14 +139,14 @@ class Kernel:
         queue: list[Any] = env._queue
         take = ready.popleft if self._random is None else self._draw
         entered: Any = None
-        self._attention = True
+        self.attention = True
         first = self.callbacks_run + 1
         for self.callbacks_run in range(first, limit + 1):
-            if self._attention:
+            if self.attention:
                 self._reap()
                 if self._stopped:  # an outer run may have to stop too
                     return
-                self._attention = False
+                self.attention = False
                 entered = None
             handle: Any
             if ready:

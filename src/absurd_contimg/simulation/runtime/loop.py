@@ -13,13 +13,21 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
+from functools import partial
 from heapq import heappush
 from typing import Any, NoReturn, TypeVar, TypeVarTuple, Unpack, cast
 
 from simpy.events import NORMAL
 from typing_extensions import override
 
-from absurd_contimg.simulation.runtime.kernel import Deadlock, Kernel, Livelock, QuickHandle
+from absurd_contimg.simulation.runtime.kernel import (
+    RIGHT_CLOCK,
+    Deadlock,
+    HostClock,
+    Kernel,
+    Livelock,
+    QuickHandle,
+)
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -69,11 +77,14 @@ class SimLoop(asyncio.AbstractEventLoop):
     `run_in_executor` calls its function at once: a thread would add an order of its own.
     """
 
-    def __init__(self, kernel: Kernel | None = None, name: str = "process") -> None:
-        self.kernel = Kernel() if kernel is None else kernel
+    def __init__(
+        self, kernel: Kernel, name: str = "process", clock: HostClock = RIGHT_CLOCK
+    ) -> None:
+        self.kernel = kernel
         self._env: Any = self.kernel.env
         self._ready = self.kernel.ready
         self.name = name
+        self._ahead_seconds, self._rate = clock
         self.held: list[asyncio.Handle] | None = None
         """Callbacks of a paused process; those of a dead one are dropped. None while it runs."""
         self.dead = False
@@ -85,7 +96,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """Resumed, but its call is around that of another paused process."""
         self._at_death: dict[object, Callable[[], None]] = {}
         self._tasks: list[SimTask] = []
-        self._tasks_looked_at = _TASKS_KEPT
+        self._tasks_max = _TASKS_KEPT
         self.kernel.processes.append(self)
 
     # -- kill, pause, resume --------------------------------------------------------------
@@ -110,7 +121,7 @@ class SimLoop(asyncio.AbstractEventLoop):
         """SIGSTOP: nothing of this process runs until `resume`; its timers go on."""
         if self.held is None:
             self.held = []
-            self.kernel.pause()
+            self.kernel.attention = True
             self.paused_at = self.kernel.now
 
     def resume(self) -> None:
@@ -124,13 +135,6 @@ class SimLoop(asyncio.AbstractEventLoop):
             self.resumed_at = self.kernel.now
             self.at_resume()
             self.kernel.ready.extend(held)
-
-    def resume_later(self) -> None:
-        """Stay paused until the call that is made inside of this process's call has returned."""
-        if self.held is None:
-            self.held = []
-            self.resumes_late = True
-            self.kernel.pause()
 
     def at_death(self, key: object, release: Callable[[], None] | None) -> None:
         """Set what the operating system does when this process dies; None removes it."""
@@ -172,9 +176,8 @@ class SimLoop(asyncio.AbstractEventLoop):
                 coro.throw(ProcessDied(self.name))
             except BaseException:  # noqa: BLE001 - nobody is left to handle it
                 return
-        raise UnkillableTask(
-            f"{self.name}: task {task.get_name()!r} catches ProcessDied again and again"
-        )
+        name = task.get_name()
+        raise UnkillableTask(f"{self.name}: task {name!r} catches ProcessDied again and again")
 
     def waiting(self) -> Iterator[str]:
         """What each unfinished task waits for, one line each."""
@@ -212,15 +215,15 @@ class SimLoop(asyncio.AbstractEventLoop):
     # -- asyncio: callbacks and time ------------------------------------------------------
 
     def time(self) -> float:
-        """Virtual time in seconds."""
+        """Virtual time in seconds, by the clock of this process's host."""
         if self.dead:
             raise ProcessDied(self.name)
         now: float = self._env._now
-        return now
+        return self._ahead_seconds + self._rate * now
 
     def world_time(self, when: float) -> float:
-        """The world's time at which `time` is `when`: the same, unless the clock is wrong."""
-        return when
+        """The world's time at which `time` is `when`."""
+        return (when - self._ahead_seconds) / self._rate
 
     # Function and arguments come as one tuple and are run as one (see `QuickHandle`): a call of
     # asyncio's own signature would copy them twice. That is why these are not typed as its own.
@@ -237,11 +240,12 @@ class SimLoop(asyncio.AbstractEventLoop):
 
     def _later(self, delay: float, *call: Any, context: Context | None = None) -> Any:
         """asyncio's `call_later`."""
-        return self._timer(self._env._now + delay if delay > 0 else self._env._now, call, context)
+        now = self._env._now
+        return self._timer(now + delay / self._rate if delay > 0 else now, call, context)
 
     def _at(self, when: float, *call: Any, context: Context | None = None) -> Any:
         """asyncio's `call_at`."""
-        return self._timer(max(when, self._env._now), call, context)
+        return self._timer(max(self.world_time(when), self._env._now), call, context)
 
     def _timer(self, when: float, call: tuple[Any, ...], context: Context | None) -> Any:
         """A dead process' timer never fires."""
@@ -280,8 +284,8 @@ class SimLoop(asyncio.AbstractEventLoop):
         label = name or f"task {serial}"
         task = SimTask(coro, loop=self, name=label, context=context, serial=serial)
         self._tasks.append(task)
-        if len(self._tasks) > self._tasks_looked_at:
-            self._tasks_looked_at = 2 * len(self.tasks()) + _TASKS_KEPT
+        if len(self._tasks) > self._tasks_max:
+            self._tasks_max = 2 * len(self.tasks()) + _TASKS_KEPT
         return task
 
     def run_in_executor(
@@ -312,19 +316,16 @@ class SimLoop(asyncio.AbstractEventLoop):
         self.report(shown, context.get("message"))
 
 
-def _absent(name: str) -> Any:
-    def refuse(*_args: object, **_kwargs: object) -> NoReturn:
-        raise NotImplementedError(
-            f"{name}: there is no network, no process and no signal in virtual time. Give the "
-            "handler a replacement, or run it on asyncio's own loop and a real backend."
-        )
-
-    return refuse
+def _refuse(name: str, *_args: object, **_kwargs: object) -> NoReturn:
+    raise NotImplementedError(
+        f"{name}: there is no network, no process and no signal in virtual time. Give the "
+        "handler a replacement, or run it on asyncio's own loop and a real backend."
+    )
 
 
 for _name in vars(asyncio.AbstractEventLoop).keys() - vars(SimLoop).keys():
     if not _name.startswith("_"):
-        setattr(SimLoop, _name, _absent(_name))
+        setattr(SimLoop, _name, partial(_refuse, _name))
 
 
 def pause_call(process: SimLoop) -> None:
@@ -341,8 +342,9 @@ def pause_call(process: SimLoop) -> None:
         return
     kernel, resumed = process.kernel, False
     outer = kernel.paused_calls[-1] if kernel.paused_calls else None
-    if outer is not None:
-        outer.resume_later()
+    if outer is not None and outer.held is None:
+        outer.held = []
+        kernel.attention = outer.resumes_late = True
 
     def resume() -> None:
         nonlocal resumed
@@ -370,9 +372,9 @@ def pause_call(process: SimLoop) -> None:
         raise ProcessDied(f"{process.name}: the world ended while it was paused")
 
 
-def new_process(kernel: Kernel, name: str) -> SimLoop:
+def new_process(kernel: Kernel, name: str, clock: HostClock = RIGHT_CLOCK) -> SimLoop:
     """A process on the kernel: an event loop that can be paused and killed."""
-    return SimLoop(kernel, name)  # type: ignore[abstract]  # no files, no signals, no network
+    return SimLoop(kernel, name, clock)  # type: ignore[abstract]  # no files, no signals, no network
 
 
 def in_virtual_time(main: Awaitable[_T], *, shuffle_seed: int | None = None) -> _T:
