@@ -10,8 +10,9 @@ import asyncio
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack, runtime_checkable
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.errors import LeaseLost
@@ -33,16 +34,11 @@ _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
 
 Fence = Callable[[], Awaitable[None]]
-"""Called once before anything is published; raises when this worker may publish no more."""
+"""Called once before anything is published; raises when this worker may publish no more.
 
-
-@runtime_checkable
-class LeaseFence(Protocol):
-    """A fence that also knows the end of the lease, such as ``ctx.fence``."""
-
-    @property
-    def deadline(self) -> float:
-        """The event loop's time by which all work must have stopped."""
+One that knows the end of the lease, such as ``ctx.fence``, has a `deadline`: the event loop's time
+by which all work must have stopped.
+"""
 
 
 class InThread(Protocol):
@@ -150,7 +146,8 @@ class StageRunner:
         self, report: StageReport, fence: Fence | None, clock: Callable[[], float]
     ) -> Published | None:
         """Publish and register, unless the lease ended while this process was stopped."""
-        if isinstance(fence, LeaseFence) and clock() >= fence.deadline:
+        deadline: float | None = getattr(fence, "deadline", None)
+        if deadline is not None and clock() >= deadline:
             raise LeaseLost("the lease ran out before the product could be published")
         if report.committed is None:
             return None
@@ -177,7 +174,9 @@ class StageRunner:
             casa_log=casa_log,
             output_log=output_log,
             deadline_seconds=self.config.execution.deadline_seconds,
-            may_live_until=(lambda: fence.deadline) if isinstance(fence, LeaseFence) else None,
+            may_live_until=partial(getattr, fence, "deadline")
+            if hasattr(fence, "deadline")
+            else None,
         )
 
 

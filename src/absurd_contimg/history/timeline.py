@@ -48,11 +48,20 @@ class StepStart:
         return self.outcome if self.noted is None else str(self.noted)
 
 
+_read_last: list[tuple[History, list[StepRecord]]] = []
+"""The journal that was read last, with its history: each invariant asks for the same one."""
+
+
 def journal(history: History) -> list[StepRecord]:
     """The journal's record of every tracked step, in the order of their last writes."""
+    for known, records in _read_last:
+        if known is history:
+            return records
     states = history.checkpoint_states
     names = (name.removeprefix(START_PREFIX) for name in states if name.startswith(START_PREFIX))
-    return [StepRecord.read(step, states) for step in names if step]
+    records = [StepRecord.read(step, states) for step in names if step]
+    _read_last[:] = [(history, records)]
+    return records
 
 
 def step_starts(history: History) -> list[StepStart]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,13 @@ class Manifest:
     def to_json(self) -> dict[str, Json]:
         """The content of ``manifest.json``."""
         data: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        data["inputs"] = [asdict(entry) for entry in self.inputs]
-        data["files"] = [asdict(entry) for entry in self.files]
+        data["inputs"] = [
+            {"path": entry.path, "kind": entry.kind, "digest": entry.digest}
+            for entry in self.inputs
+        ]
+        data["files"] = [
+            {"path": entry.path, "size": entry.size, "digest": entry.digest} for entry in self.files
+        ]
         return {"schema": MANIFEST_SCHEMA, **data}
 
     @classmethod

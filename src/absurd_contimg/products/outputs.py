@@ -253,6 +253,11 @@ class ValidateOutputs:
 
 def names(*kinds: type[Any]) -> frozenset[str]:
     """The names of these types' fields: the keys of their outputs in the pipeline context."""
+    return _names(kinds)
+
+
+@cache
+def _names(kinds: tuple[type[Any], ...]) -> frozenset[str]:
     return frozenset(field.name for kind in kinds for field in fields(kind))
 
 
