@@ -71,6 +71,8 @@ class StepOutcome:
     @classmethod
     def from_json(cls, saved: Json) -> StepOutcome | None:
         """What `to_json` wrote, or the sentence of an earlier version; None: no outcome yet."""
+        if saved is None:
+            return None
         if isinstance(saved, Mapping):
             texts = {name: str(saved[name]) for name in _TEXTS if saved.get(name) is not None}
             evidence = saved.get("evidence")

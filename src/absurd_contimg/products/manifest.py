@@ -93,13 +93,13 @@ class Manifest:
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest fields do not fit: {error}") from error
 
-    def moved_to(self, output_dir: Path) -> Manifest:
+    def moved_to(self, output_dir: str) -> Manifest:
         """The same with its paths below another output folder, for products that were moved."""
-        if self.output_dir == str(output_dir):
+        if self.output_dir == output_dir:
             return self
-        outputs = _relocated(self.outputs, self.output_dir, str(output_dir))
+        outputs = _relocated(self.outputs, self.output_dir, output_dir)
         assert isinstance(outputs, Mapping)
-        return replace(self, output_dir=str(output_dir), outputs=outputs)
+        return replace(self, output_dir=output_dir, outputs=outputs)
 
 
 def file_entries(product: Path, files: FileSystem = LOCAL) -> tuple[FileEntry, ...]:

@@ -51,7 +51,7 @@ def publish(product: Path, committed: Path, files: FileSystem = LOCAL) -> Publis
         if existing is None:
             raise
         return Published(committed, existing, adopted=True)
-    for folder in committed.parents[: len(Path(manifest.location).parts)]:
+    for folder in committed.parents[: manifest.location.count("/") + 1]:
         files.flush(folder)  # up to the output folder: some of them may be new
     return Published(committed, _in_place(manifest, committed), adopted=False)
 
@@ -132,9 +132,9 @@ def committed_products(output_dir: Path) -> Iterator[tuple[Path, Manifest]]:
 
 def _in_place(manifest: Manifest, folder: Path) -> Manifest:
     """A manifest with its paths as they are now that its product lies in `folder`."""
-    location = Path(manifest.location)
-    if folder.parts[-len(location.parts) :] != location.parts:
+    text, location = str(folder), f"/{manifest.location}"
+    if not text.endswith(location):
         raise BrokenProductError(
             f"{folder} holds the product {manifest.location}.", "Move it back to that place."
         )
-    return manifest.moved_to(folder.parents[len(location.parts) - 1])
+    return manifest.moved_to(text.removesuffix(location) or "/")

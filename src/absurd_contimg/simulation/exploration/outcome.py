@@ -98,12 +98,15 @@ def _essence(history: History) -> Json:
 
 def steady(value: Json) -> Any:
     """A JSON value without what is volatile: times, durations, ids."""
-    if isinstance(value, str):
-        return _steady_text(value)
-    if isinstance(value, dict | Mapping):
-        return {key: steady(item) for key, item in value.items() if key not in VOLATILE}
-    if isinstance(value, list | tuple):
-        return [steady(item) for item in value]
+    match value:
+        case str():
+            return _steady_text(value)
+        case dict():
+            return {key: steady(item) for key, item in value.items() if key not in VOLATILE}
+        case list() | tuple():
+            return [steady(item) for item in value]
+        case Mapping():
+            return steady(dict(value))
     return value
 
 

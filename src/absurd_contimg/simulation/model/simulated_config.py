@@ -51,6 +51,13 @@ class KeptPath(PosixPath):
         below, above = str(self), str(folder)
         return below == above or below.startswith(f"{above}/")
 
+    def relative_to(self, *other: object) -> Path:  # type: ignore[override]  # newer versions: more
+        """As in `pathlib.PurePath`, for one other path, by their texts."""
+        (folder,) = other
+        if not self.is_relative_to(folder):
+            raise ValueError(f"{self} is not below {folder}")
+        return path_of(str(self)[len(str(folder)) + 1 :])
+
 
 @lru_cache(maxsize=4096)
 def path_of(text: str) -> Path:
