@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from absurd_contimg.config import ConversionConfig, SiteConfig
-from absurd_contimg.errors import CorruptInputError, InputError
+from absurd_contimg.errors import CorruptInputError, IncompleteGroupError, InputError
 from absurd_contimg.science.raw_baselines import expected_uvw
 from absurd_contimg.science.raw_checks import check_header
 from absurd_contimg.science.raw_file import read_raw_header, read_visibilities
@@ -564,6 +564,21 @@ def test_of_four_products_the_two_hands_are_read(tmp_path: Path) -> None:
     assert np.unique(data[..., 1]).tolist() == [7.0]
 
 
+def without_baseline(first: int, second: int) -> Change:
+    """A file that lacks one baseline in all of its integrations."""
+
+    def apply(file: h5py.File) -> None:
+        header = file["Header"]
+        is_kept = (header["ant_1_array"][()] != first) | (header["ant_2_array"][()] != second)
+        for key in ("time_array", "integration_time", "uvw_array", *ANTENNAS_OF_ROWS):
+            replace(key, lambda x: x[is_kept])(file)
+        for name in ("visdata", "flags", "nsamples"):
+            replace(f"Data/{name}", lambda x: x[is_kept])(file)
+        replace("Nblts", lambda _: int(is_kept.sum()))(file)
+
+    return apply
+
+
 ODD: dict[str, tuple[Change, str]] = {
     "an integration later": (replace("time_array", lambda x: x + 1.5e-4), "time_array"),
     "another declination": (
@@ -576,19 +591,38 @@ ODD: dict[str, tuple[Change, str]] = {
         "antenna_names",
     ),
     "another sub-band": (replace("freq_array", lambda x: x - 11.71875e6), "highest channel"),
+    "half a channel": (replace("freq_array", lambda x: x + 1.46e6), "highest channel"),
+    "another baseline": (without_baseline(0, 1), "14 baselines, but in 4 of 5"),
+    "another day": (replace("time_array", lambda x: x + 1.0), "2025-01-15T23:46:42.922"),
 }
+SMALL_GROUP = ConversionConfig(subbands_min=5)
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_the_odd_file_of_sixteen_is_named(tmp_path: Path, name: str) -> None:
-    paths = write_group(tmp_path)
+def test_the_odd_file_of_a_group_is_named(tmp_path: Path, name: str) -> None:
+    paths = write_group(tmp_path, 5)
     change, named = ODD[name]
-    with h5py.File(paths[11], "r+") as file:
+    with h5py.File(paths[3], "r+") as file:
         change(file)
     with pytest.raises(CorruptInputError) as caught:
-        read_raw_group(paths, ConversionConfig(), SiteConfig())
-    assert str(caught.value).startswith(str(paths[11]))
+        read_raw_group(paths, SMALL_GROUP, SiteConfig())
+    assert str(caught.value).startswith(str(paths[3]))
     assert named in str(caught.value)
+
+
+def test_names_of_a_wrong_clock_do_not_matter_when_the_data_agree(tmp_path: Path) -> None:
+    paths = write_group(tmp_path, 5)
+    late = [path.rename(path.with_name(f"2025-01-15T07{path.name[13:]}")) for path in paths]
+    assert len(read_raw_group(late, SMALL_GROUP, SiteConfig()).times_jd) == 3
+
+
+def test_a_file_apart_from_its_group_is_named_with_the_time_of_its_data(tmp_path: Path) -> None:
+    """Its name puts it into a group of its own, which lacks the others."""
+    path = write_file(tmp_path)
+    path = path.rename(path.with_name("2025-01-15T07:46:00_sb00.hdf5"))
+    with pytest.raises(IncompleteGroupError) as caught:
+        read_raw_group([path], ConversionConfig(), SiteConfig())
+    assert f"data of {path.name} begin at 2025-01-14T23:46:36" in str(caught.value)
 
 
 def test_a_group_agrees_within_tolerances_and_not_to_the_bit(tmp_path: Path) -> None:
@@ -597,6 +631,8 @@ def test_a_group_agrees_within_tolerances_and_not_to_the_bit(tmp_path: Path) -> 
         with h5py.File(path, "r+") as file:
             replace("time_array", lambda x, n=number: x + n * 1e-9)(file)
             replace("longitude", lambda x, n=number: x + 360.0 * (n % 2))(file)
+            if number == 7:
+                ACCEPTED["names with a prefix"](file)
     group = read_raw_group(paths, ConversionConfig(), SiteConfig())
     assert len(group.subbands) == 16
     assert len(group.times_jd) == 3

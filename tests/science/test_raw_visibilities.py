@@ -10,16 +10,17 @@ import h5py
 import numpy as np
 import pytest
 
-from absurd_contimg.config import SiteConfig
+from absurd_contimg.config import ConversionConfig, SiteConfig
 from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.science.antenna_names import station_name
 from absurd_contimg.science.earth_orientation import use_bundled_tables
 from absurd_contimg.science.raw_checks import check_header
 from absurd_contimg.science.raw_file import read_raw_header
+from absurd_contimg.science.raw_group import read_raw_group
 from absurd_contimg.science.raw_visibilities import read_uvdata
 
 sys.path.append(str(Path(__file__).parents[1] / "shared"))
-from raw_files import N_ANTENNAS, N_CHANNELS, N_TIMES, write_file
+from raw_files import N_ANTENNAS, N_CHANNELS, N_TIMES, write_file, write_group
 
 N_CROSS = N_ANTENNAS * (N_ANTENNAS - 1) // 2
 
@@ -39,7 +40,7 @@ def path(tmp_path: Path) -> Path:
 def read(path: Path, factor: int = 1) -> Any:
     header = read_raw_header(path)
     check_header(header, SiteConfig())
-    return read_uvdata(header, factor)
+    return read_uvdata(header, header, factor)
 
 
 def test_the_converters_form_holds_the_same_data(path: Path, tmp_path: Path) -> None:
@@ -99,6 +100,34 @@ def test_channels_ascend_and_are_averaged_without_what_is_missing(path: Path) ->
     assert averaged.nsample_array[0, :, 0].tolist() == [1.0, 0.5]
     assert not averaged.flag_array.any()
     assert averaged.freq_array[0] == pytest.approx(whole.freq_array[:2].mean())
+
+
+def test_sub_bands_that_differ_within_the_tolerances_are_joined(tmp_path: Path) -> None:
+    """pyuvdata joins only what is equal to the bit."""
+    paths = write_group(tmp_path, 2)
+    with h5py.File(paths[1], "r+") as file:
+        header = file["Header"]
+        for key, difference in (
+            ("time_array", 0.3 / 86400.0),
+            ("integration_time", 5e-3),
+            ("antenna_positions", 0.02),
+            ("freq_array", 1e5),
+            ("phase_center_app_dec", 5e-6),
+            ("altitude", 0.05),
+        ):
+            header[key][...] = header[key][()] + difference
+    group = read_raw_group(paths, ConversionConfig(subbands_min=2), SiteConfig())
+    upper, lower = (read_uvdata(each, group.reference, 1) for each in group.subbands.values())
+    lower.fast_concat(upper, axis="freq", inplace=True)
+    assert np.ptp(np.diff(lower.freq_array)) < 1e-3
+    assert len(lower.freq_array) == 2 * N_CHANNELS
+
+
+def test_a_time_beyond_the_tables_of_the_earths_rotation_is_refused(path: Path) -> None:
+    with h5py.File(path, "r+") as file:
+        file["Header/time_array"][...] += 20 * 365
+    with pytest.raises(CorruptInputError, match="update astropy-iers-data"):
+        read(path)
 
 
 def test_antennas_without_data_are_left_out(path: Path) -> None:

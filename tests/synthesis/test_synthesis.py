@@ -79,7 +79,8 @@ def test_files_are_in_the_form_of_the_telescopes_writer(ideal: SynthesisResult) 
 
 def test_every_integration_has_its_own_meridian(ideal: SynthesisResult) -> None:
     """Phase centres are at the sidereal time and the strip's apparent declination."""
-    uvd = read_uvdata(read_raw_header(ideal.groups[0].files[0]), 1)
+    header = read_raw_header(ideal.groups[0].files[0])
+    uvd = read_uvdata(header, header, 1)
     offset = np.angle(np.exp(1j * (uvd.phase_center_app_ra - uvd.lst_array)))
     assert np.degrees(np.abs(offset)).max() * 3600 < 1.0
     declination = np.degrees(uvd.phase_center_app_dec)
@@ -126,7 +127,8 @@ def test_same_seed_gives_the_same_data_and_another_does_not(tmp_path: Path) -> N
 def test_visibilities_agree_with_the_stages_formula(ideal: SynthesisResult) -> None:
     """Delays on the Earth and (u, v, w) on the sky are two ways to one answer."""
     sources = read_catalogue(ideal.catalog)
-    uvd = read_uvdata(read_raw_header(ideal.groups[0].files[5]), 1)
+    header = read_raw_header(ideal.groups[0].files[5])
+    uvd = read_uvdata(header, header, 1)
     frequencies, uvw, data = uvd.freq_array, uvd.uvw_array, uvd.data_array[:, :, 0]
     times, first, integration = np.unique(uvd.time_array, return_index=True, return_inverse=True)
     catalogue = uvd.phase_center_catalog

@@ -87,6 +87,11 @@ class RawHeader:
         return float(np.median(self.integration_s))
 
     @property
+    def width_hz(self) -> float:
+        """Width of a channel, positive."""
+        return float(np.abs(self.channel_width_hz).mean())
+
+    @property
     def name_late_s(self) -> float:
         """Seconds from the beginning of the data to the time in the name: two clocks."""
         start = (self.times_jd.min() - JD_OF_1970) * 86400.0 - self.length_s / 2.0

@@ -51,7 +51,7 @@ class RawGroup:
     @property
     def channel_width_hz(self) -> float:
         """Width of a channel, positive."""
-        return float(np.abs(self.reference.channel_width_hz).mean())
+        return self.reference.width_hz
 
     @property
     def integration_s(self) -> float:
@@ -234,10 +234,8 @@ _PARTS = (
     ),
     _Part(
         "Header/freq_array",
-        lambda h: np.array([len(h.frequencies_hz), np.abs(h.channel_width_hz).mean()]),
-        lambda h, _: (
-            f"has {len(h.frequencies_hz)} channels of {np.abs(h.channel_width_hz[0]):g} Hz"
-        ),
+        lambda h: np.array([len(h.frequencies_hz), h.width_hz]),
+        lambda h, _: f"has {len(h.frequencies_hz)} channels of {h.width_hz:g} Hz",
         _SAME_WIDTH_HZ,
     ),
     _Part(
@@ -251,14 +249,13 @@ _PARTS = (
 def _check_band(subbands: Mapping[int, RawHeader]) -> None:
     """Each sub-band must lie where its number says, or channels would repeat or be missing."""
     tops = {
-        index: h.frequencies_hz.max()
-        + index * len(h.frequencies_hz) * np.abs(h.channel_width_hz).mean()
+        index: h.frequencies_hz.max() + index * len(h.frequencies_hz) * h.width_hz
         for index, h in subbands.items()
     }
     common = float(np.median(list(tops.values())))
     for index, top in tops.items():
         header = subbands[index]
-        if abs(top - common) > 0.1 * np.abs(header.channel_width_hz).mean():
+        if abs(top - common) > 0.1 * header.width_hz:
             raise CorruptInputError(
                 f"{header.path}: Header/freq_array has its highest channel at "
                 f"{header.frequencies_hz.max() / 1e6:.3f} MHz, where sub-band {index:02d} of this "

@@ -23,16 +23,19 @@ DISH_DIAMETER_M = 4.65
 """docs/telescope.md#array"""
 
 
-def read_uvdata(header: RawHeader, factor: int) -> Any:
+def read_uvdata(header: RawHeader, reference: RawHeader, factor: int) -> Any:
     """XX and YY without autocorrelations, channels ascending and averaged by `factor`.
 
-    Rows are in order of time, then of baseline, by the antennas' order in the header.
+    Rows are in order of time, then of baseline, by the antennas' numbers. Times, place, positions
+    and the grid of channels are those of `reference`, another sub-band of the group: pyuvdata
+    joins only what is equal to the bit.
     """
     from pyuvdata import UVData
 
-    location = _location(header)
-    number, middles = header.integrations()
-    _check_earth_orientation(header, middles)
+    location = _location(reference)
+    number, _middles = header.integrations()
+    _number, middles = reference.integrations()
+    _check_earth_orientation(reference, middles)
     used = np.union1d(header.first, header.second)
     first, second, swapped = _rows_of_antennas(header, used)
     cross = np.flatnonzero(first != second)
@@ -46,20 +49,19 @@ def read_uvdata(header: RawHeader, factor: int) -> Any:
         if factor > 1
         else (data[:, ascending], flags[:, ascending], samples[:, ascending])
     )
-    frequencies = header.frequencies_hz[ascending].reshape(-1, factor).mean(axis=1)
-    declination = math.degrees(header.declination_rad)
+    declination = math.degrees(reference.declination_rad)
     ra, dec = meridian_icrs(middles, declination, location)
     return UVData.new(
-        freq_array=frequencies,
-        channel_width=float(np.abs(header.channel_width_hz).mean()) * factor,
+        freq_array=_frequencies(reference, header.index).reshape(-1, factor).mean(axis=1),
+        channel_width=reference.width_hz * factor,
         polarization_array=list(HANDS),
         times=middles[number[order]],
-        integration_time=header.length_s,
+        integration_time=reference.length_s,
         antpairs=np.stack([first[order], second[order]], axis=1),
         do_blt_outer=False,
         blts_are_rectangular=True,
         time_axis_faster_than_bls=False,
-        telescope=_telescope(header, used, location),
+        telescope=_telescope(reference, used, location),
         update_telescope_from_known=False,
         phase_center_catalog={
             n: {
@@ -105,6 +107,13 @@ def _sidereal_time(jd: Floats, location: Any) -> Floats:
     from pyuvdata.utils import get_lst_for_time
 
     return np.asarray(get_lst_for_time(jd, telescope_loc=location))
+
+
+def _frequencies(reference: RawHeader, index: int) -> Floats:
+    """Ascending channels of a sub-band, on the grid of another one."""
+    n_channels, width = len(reference.frequencies_hz), reference.width_hz
+    middle = reference.frequencies_hz.mean() + (reference.index - index) * n_channels * width
+    return np.asarray(middle + width * (np.arange(n_channels) - (n_channels - 1) / 2.0))
 
 
 def _check_earth_orientation(header: RawHeader, middles: Floats) -> None:

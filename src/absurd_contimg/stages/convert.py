@@ -106,7 +106,9 @@ def _read_and_join(group: RawGroup, settings: ConversionConfig) -> Any:
     """One averaged UVData with ascending channels; missing sub-bands are flagged zeros."""
     limits = settings.averaging_max, group.channel_width_hz, settings.averaged_width_max_hz
     factor = divisor_up_to(group.n_channels, *limits)
-    by_index = {i: read_uvdata(header, factor) for i, header in group.subbands.items()}
+    by_index = {
+        i: read_uvdata(header, group.reference, factor) for i, header in group.subbands.items()
+    }
     template = next(iter(by_index.values()))
     first = next(iter(group.subbands))
     for index in group.missing:
