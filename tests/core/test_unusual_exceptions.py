@@ -7,14 +7,16 @@ import errno
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Never
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from absurd_contimg.backends.memory import jsonb
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase, jsonb
+from absurd_contimg.core import failures
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.jsonb_sanitizer import sanitized
@@ -57,6 +59,49 @@ def circle() -> Exception:
     return first
 
 
+def nested_groups(depth: int) -> Exception:
+    error: Exception = ValueError("c")
+    for _ in range(depth):
+        error = ExceptionGroup("a", [error])
+    return error
+
+
+class Hostile(Exception):
+    """An error all of whose own methods and attributes fail."""
+
+    def __str__(self) -> str:
+        raise SystemExit(7)
+
+    __repr__ = __str__
+
+    @property
+    def evidence(self) -> Any:
+        raise KeyError("a bug")
+
+    failure_details = evidence
+
+
+class HostileMapping(dict[Any, Any]):
+    """A result that is no mapping once it is read."""
+
+    def items(self) -> Any:
+        raise ValueError("a bug")
+
+    __iter__ = keys = values = items
+
+
+class BadDetails(Exception):
+    """Its details have a name that no database takes, and a number that nothing prints."""
+
+    failure_details = MappingProxyType({"a\0b": 1, 5: 10**5000, "m": HostileMapping(a=1)})
+
+
+def with_note(text: str) -> Exception:
+    error = ValueError("x")
+    error.add_note(text)
+    return error
+
+
 def raises(make: Callable[[], BaseException]) -> Callable[[Any, TaskContext], Any]:
     async def handler(params: Any, ctx: TaskContext) -> None:
         raise make()
@@ -77,6 +122,17 @@ ODD: dict[str, tuple[Callable[[], BaseException], str]] = {
     ),
     "text that cannot be had": (Speechless, "unrecognised"),
     "errno that is no number": (lambda: OSError("x", "y"), "unrecognised"),
+    "errno of 5001 digits": (lambda: OSError(10**5000, "x"), "unrecognised"),
+    "errno true": (lambda: OSError(True, "x"), "unrecognised"),
+    "file name that is a hostile object": (
+        lambda: FileNotFoundError(errno.ENOENT, "gone", Hostile()),
+        "path-missing",
+    ),
+    "nothing but errors": (Hostile, "unrecognised"),
+    "details that are refused": (BadDetails, "unrecognised"),
+    "1500 groups in groups": (lambda: nested_groups(1500), "wrong-value"),
+    "class name with NUL": (lambda: type("A\0\udc80", (ValueError,), {})("x"), "wrong-value"),
+    "note of 10 MB": (lambda: with_note("x" * 10_000_000), "wrong-value"),
     "errno that is a list": (lambda: OSError(["x"], "y"), "unrecognised"),
     "details that are no JSON": (Loose, "unrecognised"),
     "text of 30 MB": (lambda: ValueError("x" * 30_000_000), "wrong-value"),
@@ -103,6 +159,123 @@ async def test_unusual_exception_is_recorded_like_any_other(backend: Backend, na
     reasons: list[Any] = [run.failure_reason for run in history.runs]
     assert {reason["rule"] for reason in reasons} == {rule}
     assert all(len(str(reason)) < 200_000 for reason in reasons)
+
+
+CYCLE: list[Any] = []
+CYCLE.append(CYCLE)
+DEEP: Any = []
+for _ in range(900):
+    DEEP = [DEEP]
+RESULTS: dict[str, Callable[[], Any]] = {
+    "no JSON": object,
+    "bytes": lambda: b"x",
+    "NaN": lambda: {"a": float("nan")},
+    "infinity": lambda: [float("-inf")],
+    "cyclic": lambda: CYCLE,
+    "900 levels": lambda: DEEP,
+    "5001 digits": lambda: 10**5000,
+    "1000 digits": lambda: 10**999,
+    "NUL": lambda: "a\0b",
+    "surrogate": lambda: {"\ud800": 1},
+    "key that is a tuple": lambda: {(1, 2): 3},
+    "mapping that fails": lambda: HostileMapping(a=1),
+    "set": lambda: {1},
+    "70 MB": lambda: "x" * 70 * 2**20,
+}
+
+
+@pytest.mark.parametrize("where", ["result", "step", "tracked step", "event", "child"])
+async def test_value_that_is_no_json_fails_its_task_at_once(backend: Backend, where: str) -> None:
+    """By a rule, in one attempt; the next task finds the worker well."""
+    for name, make in RESULTS.items():
+        if "MB" in name and where != "step":
+            continue
+        history = await story(backend, giving(where, make))
+        assert history.task.state == "failed", name
+        (run,) = history.runs
+        assert isinstance(run.failure_reason, dict)
+        assert run.failure_reason["rule"] == "wrong-value", (name, run.failure_reason)
+
+
+def giving(where: str, make: Callable[[], Any]) -> Any:
+    """A handler that gives a value to the database in this way."""
+
+    async def value(_start: int = 0) -> Any:
+        return make()
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        match where:
+            case "step":
+                await ctx.step("image", value)
+            case "tracked step":
+                await ctx.tracked_step("image", value)
+            case "event":
+                await ctx.emit_event("e", make())
+            case "child":
+                await ctx.spawn("child", make())
+        return make()
+
+    return handler
+
+
+async def test_failure_whose_record_is_refused_is_recorded_in_a_reduced_form(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the sanitizer lets pass: the kind stays, the task ends."""
+    monkeypatch.setattr(failures, "sanitized", lambda value, _depth=0: value)
+
+    class Refused(ValueError):
+        failure_details = MappingProxyType({"a": 1})
+
+        def __str__(self) -> str:
+            return "a\0b"
+
+    history = await story(backend, raises(Refused))
+    (run,) = history.runs
+    assert isinstance(run.failure_reason, dict)
+    assert run.failure_reason["rule"] == "wrong-value"
+    assert "Refused, whose record was refused" in run.failure_reason["message"]
+
+
+class Text(str):
+    """A text with a bug."""
+
+    def __len__(self) -> int:
+        raise ValueError("a bug")
+
+
+anything = st.recursive(
+    st.none() | st.integers() | st.floats() | st.text(st.characters()) | st.binary()
+    | st.builds(Hostile) | st.builds(Text, st.text())
+    | st.sampled_from([name for name in RESULTS if "MB" not in name]).map(lambda n: RESULTS[n]()),
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner)
+    | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=5,
+)  # fmt: skip
+exceptions = st.builds(
+    lambda kind, arguments: kind(*arguments),
+    st.sampled_from([ValueError, OSError, RuntimeError, ConnectionResetError, BadDetails]),
+    st.lists(anything, max_size=3),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(exceptions | st.builds(lambda e: ExceptionGroup("g", [e]), exceptions), st.booleans())
+def test_every_failure_is_recorded_and_every_task_ends(error: Exception, caused: bool) -> None:
+    async def run() -> History:
+        backend = MemoryBackend(MemoryDatabase())
+        await backend.create_queue(QUEUE)
+
+        async def handler(params: Any, ctx: TaskContext) -> None:
+            if caused:
+                raise RuntimeError from error
+            raise error
+
+        return await story(backend, handler)
+
+    history = asyncio.run(run())
+    assert history.task.state == "failed"
+    assert all(run.failure_reason for run in history.runs)
 
 
 async def test_suspend_in_a_task_group_is_no_failure(backend: Backend) -> None:

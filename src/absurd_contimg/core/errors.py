@@ -46,8 +46,19 @@ class BackendError(Exception):
         self.sqlstate = sqlstate
 
 
+REFUSED_VALUE_CLASSES = ("22", "54")
+"""Classes of SQLSTATEs: data exceptions, and limits of the program."""
+
+
 class InvalidRetryStrategy(BackendError, ValueError):
     """The retry strategy given to ``spawn_task`` is not one that Absurd accepts (AB003)."""
+
+
+class ValueRefused(BackendError, ValueError):
+    """A value that the database cannot hold (classes 22 and 54): NaN, NUL, too long.
+
+    The same value is refused again, so a failure with it is permanent.
+    """
 
 
 class QueueNotFound(BackendError, LookupError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from absurd_contimg.core.records import Json
 
 _TRACEBACK_CHARACTERS_MAX = 8000
 """The end of a traceback is kept: it names the error."""
+_ERRNO_MAX = 2**31
 _LINKS_MAX = 40
 """Of a longer chain, the outermost and the innermost half of these are kept."""
 
@@ -40,8 +41,9 @@ class ExceptionEvidence:
         names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
         if not isinstance(error, OSError):
             return cls(names, text_of(error), implicit_links=implicit_links)
-        code = error.errno if isinstance(error.errno, int) else None  # it takes anything
-        return cls(names, text_of(error), code, implicit_links, _path_of(error))
+        code = error.errno  # it takes anything
+        known = type(code) is int and abs(code) < _ERRNO_MAX
+        return cls(names, text_of(error), code if known else None, implicit_links, _path_of(error))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,15 +67,14 @@ class Evidence:
         """The evidence of an exception; an error that has its own, as `evidence`, keeps it."""
         chain = list(_linked_chain(error))
         for link, _ in chain:
-            known = getattr(link, "evidence", None)
+            known = attribute(link, "evidence")
             if isinstance(known, Evidence):
                 return known
         if len(chain) > _LINKS_MAX:
             chain = chain[: _LINKS_MAX // 2] + chain[-_LINKS_MAX // 2 :]
-        lines = "".join(traceback.format_exception(error))
         return cls(
             tuple(ExceptionEvidence.of(link, contexts) for link, contexts in chain),
-            traceback=lines[-_TRACEBACK_CHARACTERS_MAX:],
+            traceback=_traceback_of(error)[-_TRACEBACK_CHARACTERS_MAX:],
         )
 
     def to_json(self) -> dict[str, Json]:
@@ -98,15 +99,42 @@ class Evidence:
 
 def _path_of(error: OSError) -> str | None:
     named = error.filename if error.errno == errno.ENOENT else error.filename2 or error.filename
-    return os.fsdecode(named) if isinstance(named, str | bytes | os.PathLike) else None
+    return os.fsdecode(named) if isinstance(named, str | bytes) else None
 
 
 def text_of(error: BaseException) -> str:
     """The error's text, shortened where it is long; a note of ours where ``str()`` fails."""
+    return _text(lambda: shortened(str(error)), "str() of it")
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Python prints no groups within hundreds of groups."""
+    return _text(lambda: "".join(traceback.format_exception(error)), "printing its traceback")
+
+
+def _text(make: Callable[[], str], action: str) -> str:
     try:
-        return shortened(str(error))
-    except Exception as second:  # noqa: BLE001 - a bug in somebody's __str__
-        return f"<no text: str() of it raises {type(second).__name__}>"
+        return make()
+    except (Exception, SystemExit) as second:  # noqa: BLE001 - a bug in somebody's class
+        return f"<no text: {action} raises {type(second).__name__}>"
+
+
+def attribute(error: BaseException, name: str) -> object:
+    """What an exception brings with it under this name; None if it has or gives nothing."""
+    try:
+        return getattr(error, name, None)
+    except Exception:  # noqa: BLE001 - a bug in somebody's property
+        return None
+
+
+class UnrecordableError(RuntimeError):
+    """Stands for an error that could not be recorded: its classes, and no more of it."""
+
+    def __init__(self, error: BaseException, refusal: BaseException) -> None:
+        name, cause = type(error).__qualname__, f"{type(refusal).__name__}: {text_of(refusal)}"
+        super().__init__(f"{name}, whose record was refused ({cause})")
+        names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
+        self.evidence = Evidence((ExceptionEvidence(names, str(self)),))
 
 
 def _linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:

@@ -9,31 +9,48 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from itertools import islice
 
 from absurd_contimg.core.records import Json
 
 _CHARACTERS_MAX = 20_000
 _ITEMS_MAX = 1000
 _DEPTH_MAX = 20
+_BITS_MAX = 900
+"""Some 270 digits; Python prints no more than 4,300, and `core.row_values` reads fewer."""
 _NAME_BYTES_MAX = 2000
 """With our prefixes it must fit into a row of an index, 2,704 bytes."""
 _REFUSED = re.compile("[\0\ud800-\udfff]")
 
 
 def sanitized(value: object, depth: int = 0) -> Json:
-    """The value if jsonb takes it, else the nearest one that it takes; of bounded size."""
+    """The value if jsonb takes it, else the nearest one that it takes; of bounded size.
+
+    Raises nothing, whatever the value's own methods raise.
+    """
+    try:
+        return _sanitized(value, depth)
+    except Exception as error:  # noqa: BLE001 - a bug in somebody's class
+        return f"<{_sanitized_text(type(value).__name__)}: {type(error).__name__}>"
+
+
+def _sanitized(value: object, depth: int) -> Json:  # noqa: PLR0911 - one return a kind of value
     match value:
-        case None | bool() | int():
+        case None | bool():
             return value
-        case float() if math.isfinite(value):
+        case int() if type(value) is int and value.bit_length() <= _BITS_MAX:
+            return value
+        case int():
+            return f"<a number of {int.bit_length(value)} bits>"
+        case float() if type(value) is float and math.isfinite(value):
             return value
         case str():
-            return _sanitized_text(value)
+            return _sanitized_text(str.__str__(value))
         case Mapping() if depth < _DEPTH_MAX:
-            items = list(value.items())[:_ITEMS_MAX]
+            items = list(islice(value.items(), _ITEMS_MAX))
             return {_sanitized_text(str(key)): sanitized(item, depth + 1) for key, item in items}
         case list() | tuple() if depth < _DEPTH_MAX:
-            return [sanitized(item, depth + 1) for item in value[:_ITEMS_MAX]]
+            return [sanitized(item, depth + 1) for item in islice(value, _ITEMS_MAX)]
         case _:
             return _sanitized_text(repr(value))
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
+
+from absurd_contimg.core.errors import ValueRefused
 
 JSON_BYTES_MAX = 64 * 2**20
 """Longer JSON is neither read nor saved."""
@@ -56,18 +58,39 @@ def read_json(text: str | bytes | bytearray | memoryview) -> Any:
     try:
         value = scan(text, 0)[0]
     except RecursionError:
-        return Unreadable(f"it has more than {JSON_DEPTH_MAX} levels")
+        return Unreadable(_TOO_DEEP)
     except ValueError as error:
         return Unreadable(str(error))
-    if text.count("[") + text.count("{") > JSON_DEPTH_MAX and depth_of(value) > JSON_DEPTH_MAX:
-        return Unreadable(f"it has more than {JSON_DEPTH_MAX} levels")
-    return value
+    return Unreadable(_TOO_DEEP) if _is_too_deep(text, value) else value
+
+
+def require_readable_text(text: str, value: object) -> None:
+    """Refuse to store JSON, given as text and as value, that `read_json` would not read."""
+    if len(text) <= JSON_DEPTH_MAX:
+        return
+    problem = ""
+    if len(text) > JSON_BYTES_MAX:
+        problem = oversized(len(text)).unreadable
+    elif _LONG_NUMBER.search(text) and isinstance(answer := read_json(text), Unreadable):
+        problem = answer.unreadable
+    elif _is_too_deep(text, value):
+        problem = _TOO_DEEP
+    if problem:
+        raise ValueRefused(f"this JSON cannot be stored: {problem}. Store less, or a file's name.")
 
 
 def oversized(size_bytes: int) -> Unreadable:
     """For JSON that is too long."""
     limit = JSON_BYTES_MAX / 2**20
     return Unreadable(f"it has {size_bytes / 2**20:.0f} MB, at most {limit:.0f} MB are read")
+
+
+_TOO_DEEP = f"it has more than {JSON_DEPTH_MAX} levels"
+
+
+def _is_too_deep(text: str, value: object) -> bool:
+    marks = text.count("[") + text.count("{")
+    return marks > JSON_DEPTH_MAX and depth_of(value) > JSON_DEPTH_MAX
 
 
 def depth_of(value: object) -> int:
@@ -80,7 +103,7 @@ def depth_of(value: object) -> int:
 
 def _members(level: list[object]) -> Iterator[list[object]]:
     for value in level:
-        if isinstance(value, dict):
+        if isinstance(value, Mapping):
             yield list(value.values())
         elif isinstance(value, list | tuple):
             yield list(value)

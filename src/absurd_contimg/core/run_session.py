@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import TypeVar, cast
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended, ValueRefused
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import Checkpoint, ClaimedTask, Json, State
 from absurd_contimg.core.refusals import Refusal, meaning_of
@@ -74,7 +74,11 @@ class RunSession:
                 unanswered = sent_at if unanswered is None else unanswered
                 raise
 
-        await self.lease.retry_until_deadline(write)
+        try:
+            await self.lease.retry_until_deadline(write)
+        except ValueRefused as error:
+            text = f"the result of {checkpoint_name!r} cannot be saved: {error}"
+            raise ValueRefused(text, error.sqlstate) from error
         self.checkpoints[checkpoint_name] = state
 
     async def has_checkpoint(self, checkpoint_name: str) -> bool:

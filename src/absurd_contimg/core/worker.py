@@ -24,8 +24,9 @@ from absurd_contimg.core.errors import (
     ControlFlow,
     LeaseLost,
     RunReleased,
+    ValueRefused,
 )
-from absurd_contimg.core.evidence import text_of
+from absurd_contimg.core.evidence import UnrecordableError, text_of
 from absurd_contimg.core.failure_handling import FailureHandler, OnFailure
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
@@ -351,7 +352,13 @@ class Worker:
             self.on_failure,
         )
         try:
-            decision = await failure_handler.handle(claimed, ctx, error)
+            try:
+                decision = await failure_handler.handle(claimed, ctx, error)
+            except Exception as second:
+                if isinstance(second, BackendError) and not isinstance(second, ValueRefused):
+                    raise
+                reduced = UnrecordableError(error, second)
+                decision = await failure_handler.handle(claimed, ctx, reduced)
         except (BackendError, ControlFlow) as refusal:
             # The lease expires, and another worker takes up the run; or the task is cancelled.
             self._lost.add(claimed, ctx, refusal)

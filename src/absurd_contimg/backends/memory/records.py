@@ -14,13 +14,15 @@ from absurd_contimg.backends.memory.schema import columns_of
 from absurd_contimg.backends.memory.values import times
 from absurd_contimg.backends.memory.values.text import uuid_in
 from absurd_contimg.core.errors import (
+    REFUSED_VALUE_CLASSES,
     BackendError,
     InvalidRetryStrategy,
     QueueNotFound,
     RunAlreadyFailed,
     TaskCancelled,
+    ValueRefused,
 )
-from absurd_contimg.core.row_values import read_json
+from absurd_contimg.core.row_values import read_json, require_readable_text
 
 
 def translated(error: EngineError) -> BaseException:
@@ -30,15 +32,18 @@ def translated(error: EngineError) -> BaseException:
     if error.sqlstate == "AB002":
         return RunAlreadyFailed(error.message)
     kinds = {"AB003": InvalidRetryStrategy, "42P01": QueueNotFound}
-    return kinds.get(error.sqlstate, BackendError)(error.message, error.sqlstate)
+    other = ValueRefused if error.sqlstate.startswith(REFUSED_VALUE_CLASSES) else BackendError
+    return kinds.get(error.sqlstate, other)(error.message, error.sqlstate)
 
 
 def dumped(value: object) -> str:
-    """A Python value as jsonb; `BackendError` for what jsonb does not take."""
+    """A Python value as jsonb; `ValueRefused` for what jsonb does not take, or no reader would."""
     try:
-        return jsonb.dumps(value)
+        text = jsonb.dumps(value)
     except EngineError as error:
         raise translated(error) from None
+    require_readable_text(text, value)
+    return text
 
 
 def uuid_int(value: UUID | str) -> int:

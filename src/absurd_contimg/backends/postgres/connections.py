@@ -31,6 +31,7 @@ from absurd_contimg.backends.postgres.sessions import (
     transaction_settings,
 )
 from absurd_contimg.core.errors import (
+    REFUSED_VALUE_CLASSES,
     BackendError,
     BackendUnavailable,
     InvalidRetryStrategy,
@@ -38,6 +39,7 @@ from absurd_contimg.core.errors import (
     RunAlreadyFailed,
     SchemaMissing,
     TaskCancelled,
+    ValueRefused,
 )
 
 _T = TypeVar("_T")
@@ -269,5 +271,9 @@ def _translate(error: psycopg.Error) -> NoReturn:
             raise unavailable(error) from error
         case str() if state.startswith(_UNREACHABLE_CLASSES):
             raise unavailable(error) from error
+        case None if isinstance(error, psycopg.DataError):  # psycopg itself: NUL in a text
+            raise ValueRefused(message) from error
+        case str() if state.startswith(REFUSED_VALUE_CLASSES):
+            raise ValueRefused(message, state) from error
         case _:
             raise BackendError(message, state) from error
