@@ -11,6 +11,7 @@ import psycopg
 
 from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 
 JSON_VALUES = {
     "whole number of 5000 digits": '{"n": 1' + "0" * 5000 + "}",
@@ -42,7 +43,7 @@ JSON_COLUMNS = (
     *(("t", column) for column in ("params", "headers", "completed_payload")),
     *(("r", column) for column in ("event_payload", "result", "failure_reason")),
 )
-CHECKPOINTS = ("image", "$start:image", "$start:", "$parked:image", "$timeout:x", "$stepsChanged")
+CHECKPOINTS = ("image", "$timeout:x", *(prefix + "image" for prefix in JOURNAL_PREFIXES), "$start:")
 TIME_COLUMNS = (
     *(("t", column) for column in ("enqueue_at", "first_started_at", "cancelled_at")),
     *(("r", column) for column in ("available_at", "claim_expires_at", "started_at", "failed_at")),

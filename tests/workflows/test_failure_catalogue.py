@@ -30,6 +30,7 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import ImagingConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import UNRECOGNISED
+from absurd_contimg.core.row_values import read_json, require_readable
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import (
@@ -386,6 +387,7 @@ def plain(function: Callable[[Path], object]) -> Callable[[Ground], Evidence]:
 
 PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "poison": lambda g: of_task(g, *[("die",)] * 3, ("die",)),
+    "unreadable-value": plain(lambda _: require_readable(read_json("9" * 5000), "params")),
     "steps-changed": lambda g: of_task(g, ("load", "die"), ("fetch", "save")),
     "unrecognised": lambda g: of_stage(g, "raise", stage=Make),
     # The stages' own words.

@@ -329,11 +329,14 @@ class TaskContext:
     async def _ask(self, name: str) -> str:
         """The checkpoint of the next step or wait of this name, which is asked for now."""
         require_name("step", name)
-        count = self._calls_by_step.get(name, 0) + 1
-        self._calls_by_step[name] = count
-        checkpoint_name = name if count == 1 else f"{name}#{count}"
+        checkpoint_name = self._next_name(name)
         await self._compare(self._step_order.asked(checkpoint_name))
         return checkpoint_name
+
+    def _next_name(self, name: str) -> str:
+        count = self._calls_by_step.get(name, 0) + 1
+        self._calls_by_step[name] = count
+        return name if count == 1 else f"{name}#{count}"
 
 
 def _saved_time(checkpoint_name: str, saved: str) -> datetime:

@@ -15,7 +15,7 @@ from absurd_contimg.core.step_journal import LOST_PREFIX
 LEASE_EXPIRED = "$ClaimTimeout"
 """The name of the reason that Absurd gives a run whose worker did not extend its lease."""
 
-_TEXTS = ("name", "message", "kind", "rule", "action", "settled", "step", "stage", "worker")
+_TEXTS = ("name", "message", "kind", "rule", "action", "step", "stage", "worker")
 
 
 @dataclass(frozen=True, slots=True)
