@@ -2,25 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 import os
-import shutil
+import re
+import signal
 import stat
-from collections.abc import Iterator
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres
-from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
+from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend, server_process
+from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
+from absurd_contimg.backends.postgres.sessions import Session
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
 
 _NOBODY = 65534
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of a server that all tests of this module use, stop and kill."""
+    folder = tmp_path_factory.mktemp("site") / "pg"
+    yield folder
+    EmbeddedPostgres(folder, durable=False).stop("immediate")
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[EmbeddedPostgres]:
-    with EmbeddedPostgres(tmp_path / "pg", durable=False) as started:
-        yield started
+def server(site: Path) -> Iterator[EmbeddedPostgres]:
+    started = EmbeddedPostgres(site, durable=False).start()
+    yield started
+    started.release()
 
 
 def mode(path: Path) -> int:
@@ -86,7 +107,7 @@ def test_variables_of_another_database_do_not_count(
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PGUSER", "somebody")
     with EmbeddedPostgres(tmp_path / "pg", durable=False) as server:
-        psycopg.connect(server.url("postgres")).close()
+        Session.connect(server.url("postgres")).close()
 
 
 @pytest.mark.parametrize("name", ["a b", "a$b", "a(b[c", "a;b", "é"])
@@ -99,4 +120,184 @@ def test_folders_with_unusual_names_work(tmp_path: Path, name: str) -> None:
 def test_folders_that_postgres_cannot_take_are_refused_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(EmbeddedPostgresError, match="PIPELINE_STATE_DIR"):
         EmbeddedPostgres(tmp_path / name).start()
-    shutil.rmtree(tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def kill(server: EmbeddedPostgres) -> int:
+    """Kill the postmaster; its number, once no process of the server lives."""
+    number = int((server.folder / "data" / "postmaster.pid").read_text().split()[0])
+    os.kill(number, signal.SIGKILL)
+    wait_until(lambda: not server.is_running())
+    return number
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    give_up = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+def put_number(server: EmbeddedPostgres, number: int) -> None:
+    """Let the file of the ended server name another process."""
+    path = server.folder / "data" / "postmaster.pid"
+    path.write_text(f"{number}\n{path.read_text().partition(chr(10))[2]}")
+
+
+def test_a_stranger_with_the_servers_number_is_left_alone(server: EmbeddedPostgres) -> None:
+    """Neither signalled by a stop nor taken for the server by a start."""
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute("set synchronous_commit = on")
+        connection.execute("create table kept (x int)")
+    kill(server)
+    stranger = subprocess.Popen(["sleep", "60"], cwd=server.folder)
+    try:
+        put_number(server, stranger.pid)
+        assert not server.is_running()
+        began = time.monotonic()
+        server.stop()
+        assert time.monotonic() - began < 1
+        server.start()
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
+    with psycopg.connect(server.url("postgres")) as connection:
+        assert connection.execute("select count(*) from kept").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("content", ["", "x", "0\n", "-1\n", "99999999\n", "1\n/nowhere\n"])
+def test_an_unreadable_process_file_names_nobody(server: EmbeddedPostgres, content: str) -> None:
+    server.stop()
+    (server.folder / "data" / "postmaster.pid").write_text(content)
+    assert not server.is_running()
+    server.stop()
+
+
+def test_a_start_waits_for_the_last_process_of_a_killed_server(server: EmbeddedPostgres) -> None:
+    """A process that still holds the server's lock might write into the cluster."""
+    kill(server)
+    lock = os.open(server.folder / "server.lock", os.O_RDWR)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    threading.Timer(0.5, os.close, [lock]).start()
+    began = time.monotonic()
+    server.start()
+    assert time.monotonic() - began >= 0.4
+
+
+def test_a_server_of_another_host_is_not_started_twice(
+    server: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process cannot be seen here, but it holds the lock in the shared folder."""
+    monkeypatch.setattr(server_process, "_LAST_PROCESS_SECONDS", 0.2)
+    monkeypatch.setattr(server_process.ServerProcess, "lives", lambda _self: False)
+    with pytest.raises(EmbeddedPostgresError, match="another host"):
+        EmbeddedPostgres(server.folder, durable=False).start()
+
+
+async def test_a_killed_server_is_started_again_by_its_workers(server: EmbeddedPostgres) -> None:
+    """Work goes on, and a worker that is to run until the queue is empty does."""
+    url = server.create_database("work")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("alter database work set synchronous_commit = on")  # as in production
+    install_schema(url)
+
+    async def handler(params: Any, ctx: Any) -> str:
+        async def step() -> str:
+            await asyncio.to_thread(kill, server)
+            return "done"
+
+        return str(await ctx.step("s", step))
+
+    registry = TaskRegistry()
+    registry.add("task", handler)
+    async with PostgresBackend(url, recover=server.restart_if_killed) as backend:
+        await backend.create_queue("q")
+        spawned = await backend.spawn_task("q", "task", {})
+        workers = [
+            Worker(backend, registry, WorkerSettings("q", f"w{number}")) for number in range(2)
+        ]
+        await asyncio.gather(*(worker.run(until_idle=True) for worker in workers))
+        result = await backend.get_task_result("q", spawned.task_id)
+    assert result is not None
+    assert (result.state, result.result) == ("completed", "done")
+
+
+async def test_a_server_that_was_stopped_stays_stopped(server: EmbeddedPostgres) -> None:
+    server.stop()
+    server.restart_if_killed()
+    assert not server.is_running()
+
+
+def test_only_an_unused_server_is_stopped(server: EmbeddedPostgres) -> None:
+    """However the start of another and the end of this one interleave."""
+    other = EmbeddedPostgres(server.folder, durable=False).start()
+    server.stop_if_unused()
+    assert server.is_running()
+    other.stop_if_unused()
+    assert not server.is_running()
+
+
+def test_starts_and_ends_of_many_users_at_once(tmp_path: Path) -> None:
+    """Four on a fresh folder, each stopping what it thinks nobody uses: none is cut off."""
+    program = (
+        "import sys, pathlib, psycopg\n"
+        "from absurd_contimg.backends.postgres import EmbeddedPostgres\n"
+        "for _ in range(3):\n"
+        "    server = EmbeddedPostgres(pathlib.Path(sys.argv[1]), durable=False).start()\n"
+        "    url = server.create_database('shared')\n"
+        "    with psycopg.connect(url) as connection:\n"
+        "        connection.execute('select pg_sleep(0.05)')\n"
+        "    server.stop_if_unused()\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "pg")]
+    users = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)]
+    errors = [user.communicate()[1] for user in users]
+    EmbeddedPostgres(tmp_path / "pg").stop()
+    assert [user.returncode for user in users] == [0] * 4, errors
+
+
+def test_a_full_disk_is_named(small_disk: Path) -> None:
+    with pytest.raises(EmbeddedPostgresError, match="No space left"):
+        EmbeddedPostgres(small_disk / "pg", durable=False).start()
+
+
+def as_nobody(action: Callable[[], object]) -> str:
+    """What a process of another user raises; only root can become another user in earnest."""
+    reader, writer = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(_NOBODY)
+                os.setuid(_NOBODY)
+            else:
+                os.geteuid = lambda: _NOBODY
+            action()
+        except BaseException as error:  # noqa: BLE001 - the parent looks at it
+            os.write(writer, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as pipe:
+        text = pipe.read()
+    os.waitpid(process, 0)
+    return text
+
+
+@pytest.mark.parametrize("action", ["start", "stop", "is_running"])
+def test_files_of_another_user_are_named(tmp_path: Path, action: str) -> None:
+    """Root has used the site; an ordinary user comes after."""
+    folder = tmp_path / "pg"
+    with EmbeddedPostgres(folder, durable=False):
+        pass
+    for path in (tmp_path, *tmp_path.parents):
+        path.chmod(path.stat().st_mode | 0o755)
+    folder.chmod(0o777)
+    text = as_nobody(getattr(EmbeddedPostgres(folder, durable=False), action))
+    if action == "is_running":
+        assert text == ""
+    else:
+        assert re.match(rf"EmbeddedPostgresError: {folder}/\w+ belongs to the user \w+", text)
+        assert "sudo chown -R nobody" in text

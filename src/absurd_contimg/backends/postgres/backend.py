@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, LiteralString, Self, TypeVar
 from uuid import UUID
@@ -41,12 +41,14 @@ _Row = TypeVar("_Row")
 class PostgresBackend(Backend):
     """Absurd in a real Postgres. Use as an async context manager, or `open` and `close`.
 
-    Up to `pool_max_size` connections, as many as are needed at a time. Raises what
-    `absurd_contimg.core.errors` lists.
+    Up to `pool_max_size` connections, as many as are needed at a time. `recover` is called in a
+    thread when the server cannot be reached. Raises what `absurd_contimg.core.errors` lists.
     """
 
-    def __init__(self, url: str, *, pool_max_size: int = 10) -> None:
-        self._database = Connections(url, pool_max_size)
+    def __init__(
+        self, url: str, *, pool_max_size: int = 10, recover: Callable[[], None] | None = None
+    ) -> None:
+        self._database = Connections(url, pool_max_size, recover)
 
     async def open(self) -> Self:
         """Connect; raise `BackendUnavailable`, or `SchemaMissing` if there is no such schema."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import cache
 from typing import Any, LiteralString, NoReturn, TypeVar
@@ -99,8 +99,9 @@ async def _cancel(request: PGcancelConn) -> None:
 class Connections:
     """A pool of connections whose errors are those of `core.errors`."""
 
-    def __init__(self, url: str, max_size: int) -> None:
+    def __init__(self, url: str, max_size: int, recover: Callable[[], None] | None = None) -> None:
         self._url = url
+        self._recover = recover
         self._idle: list[_Connection] = []
         """The one that was used last is taken first."""
         self._slots = asyncio.Semaphore(max_size)
@@ -156,6 +157,8 @@ class Connections:
             try:
                 return await self._connect()
             except BackendUnavailable:
+                if self._recover is not None:
+                    await asyncio.to_thread(self._recover)
                 if clock() + _CONNECT_PAUSE_SECONDS >= give_up:
                     raise
                 await asyncio.sleep(_CONNECT_PAUSE_SECONDS)

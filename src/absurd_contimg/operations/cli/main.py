@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import files, inspect, manage, simulate, synthesize  # noqa: F401 - register their commands
@@ -22,7 +21,7 @@ def main() -> None:
     """The entry point of the ``contimg`` program."""
     try:
         app()
-    except (UserError, BackendError, EmbeddedPostgresError) as error:
+    except (UserError, BackendError) as error:
         error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
         error_console.print(str(error), markup=False)
         sys.exit(1)

@@ -22,7 +22,6 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
-from absurd_contimg.backends.postgres.embedded import EmbeddedPostgresError
 from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
@@ -224,7 +223,7 @@ def _database(settings: Settings) -> list[Finding]:
     server = EmbeddedPostgres(folder)
     try:
         running = server.is_running()
-    except (EmbeddedPostgresError, OSError) as error:
+    except (BackendError, OSError) as error:
         return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
     if running:
         return [*findings, _reachable(server.url())]

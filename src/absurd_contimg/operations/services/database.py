@@ -11,13 +11,14 @@ from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.settings import Settings
 
+_DATABASE = "dsa110_absurd"
+
 
 def database_url(settings: Settings) -> str:
     """The database's URL; starts the embedded server if there is no other database."""
     if settings.database_url is not None:
         return settings.database_url
-    server = EmbeddedPostgres(settings.embedded_folder).start()
-    return server.create_database("dsa110_absurd")
+    return EmbeddedPostgres(settings.embedded_folder).start().create_database(_DATABASE)
 
 
 @asynccontextmanager
@@ -27,9 +28,9 @@ async def open_backend(
     """A connected backend; raises `BackendUnavailable` or `SchemaMissing`, which say what to do.
 
     The embedded server belongs to this installation, so its schema and queue are created if they
-    are missing; with `create` False, raises `MissingInputError` if the server does not exist. If
-    this call has started the server, it stops it at the end, unless another process uses it or
-    `leave_running` is set.
+    are missing; with `create` False, raises `MissingInputError` if the server does not exist, and
+    makes no queue. If this call has started the server, it stops it at the end, unless another
+    process uses it or `leave_running` is set. A server that is killed meanwhile is started again.
     """
     if settings.database_url is not None:
         async with PostgresBackend(settings.database_url) as backend:
@@ -43,18 +44,22 @@ async def open_backend(
         )
     was_running = await asyncio.to_thread(server.is_running)
     try:
-        url = await asyncio.to_thread(database_url, settings)
-        await initialise(url, settings.queue_name)
-        async with PostgresBackend(url) as backend:
+        await asyncio.to_thread(server.start)
+        url = await asyncio.to_thread(server.create_database, _DATABASE)
+        await initialise(url, settings.queue_name if create else None)
+        async with PostgresBackend(url, recover=server.restart_if_killed) as backend:
             yield backend
     finally:
         if not was_running and not leave_running:
             await asyncio.to_thread(server.stop_if_unused)
+        server.release()
 
 
-async def initialise(url: str, queue_name: str) -> str:
+async def initialise(url: str, queue_name: str | None) -> str:
     """Install or migrate the schema and create the queue; returns a sentence that says so."""
     message = await asyncio.to_thread(install_schema, url)
+    if queue_name is None:
+        return message
     async with PostgresBackend(url) as backend:
         await backend.create_queue(queue_name)
     return f"{message} Queue {queue_name!r} exists."

@@ -1,0 +1,101 @@
+"""Which process the private server is, and the lock that all its processes hold.
+
+The file with the number of the process may outlive it and then name a stranger. So the process
+itself is looked at; and because another host, or a container, does not see it, the processes of a
+server hold one lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
+
+SETTLE_SECONDS = 60.0
+"""How long a server may take to start or stop."""
+_LAST_PROCESS_SECONDS = 15.0
+"""How long the processes of a killed server may take to end."""
+_POLL_SECONDS = 0.05
+
+
+class ServerProcess:
+    """The postmaster of the cluster in `data`, whose processes hold the lock on a file."""
+
+    def __init__(self, data: Path, lock: Path) -> None:
+        self._data = data
+        self._file = data / "postmaster.pid"
+        self._lock = lock
+
+    def lives(self) -> bool:
+        """Whether this machine runs the server, be it starting or stopping."""
+        try:
+            process = Path("/proc") / self._lines()[0]
+            program = os.readlink(process / "exe").removesuffix(" (deleted)")
+            is_ours = os.path.samefile(process / "cwd", self._data)
+        except OSError:  # it is not there, or belongs to somebody else
+            return False
+        return is_ours and Path(program).name == "postgres"
+
+    def was_killed(self) -> bool:
+        """Whether the server has ended without being stopped: then it leaves its file."""
+        return self._file.exists() and not self.lives()
+
+    def is_ready(self) -> bool:
+        """Whether the server runs, after it has started or stopped if it is about to."""
+        give_up = time.monotonic() + SETTLE_SECONDS
+        while self.lives():
+            if "ready" in self._lines()[1:]:
+                return True
+            if time.monotonic() > give_up:
+                raise EmbeddedPostgresError(f"The server in {self._data} does not end its start.")
+            time.sleep(_POLL_SECONDS)
+        return False
+
+    @contextmanager
+    def locked(self) -> Iterator[int]:
+        """The descriptor of the lock that a new server is to hold; no other server runs then."""
+        lock = os.open(self._lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            give_up = time.monotonic() + _LAST_PROCESS_SECONDS
+            while not _try_lock(lock):
+                if time.monotonic() > give_up:
+                    raise EmbeddedPostgresError(
+                        f"The server of {self._data} runs on another host or in another "
+                        "container, or processes of a killed one go on. Use it there, or end "
+                        f"them (fuser {self._lock}), or set ABSURD_DATABASE_URL to a server that "
+                        "all hosts reach."
+                    )
+                time.sleep(_POLL_SECONDS)
+            yield lock
+        finally:
+            os.close(lock)
+
+    def forget_stranger(self) -> None:
+        """Remove the file of a killed server if another process has its number now.
+
+        Postgres would refuse to start. If there is none, it makes checks of its own with the file.
+        """
+        if Path("/proc", self._lines()[0]).exists():
+            self._file.unlink()
+
+    def _lines(self) -> list[str]:
+        """What the postmaster wrote: its number, ..., its state."""
+        try:
+            text = self._file.read_text(errors="replace")
+        except FileNotFoundError:
+            text = ""
+        lines = [line.strip() for line in text.splitlines()]
+        return lines if lines and lines[0].isdecimal() else ["0"]
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

