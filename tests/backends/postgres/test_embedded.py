@@ -172,6 +172,8 @@ def test_an_unreadable_process_file_names_nobody(server: EmbeddedPostgres, conte
     (server.folder / "data" / "postmaster.pid").write_text(content)
     assert not server.is_running()
     server.stop()
+    server.start()
+    assert server.is_running()
 
 
 def test_a_start_waits_for_the_last_process_of_a_killed_server(server: EmbeddedPostgres) -> None:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 from psycopg import sql
 
-from absurd_contimg.backends.postgres.server_process import SETTLE_SECONDS, ServerProcess
+from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess
 from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,
     ProgramFailed,
@@ -140,7 +140,7 @@ class EmbeddedPostgres:
             options.append("-c unix_socket_permissions=0700")
             if not self._durable:
                 options += [f"-c {setting}" for setting in _FAST_AND_UNSAFE]
-            arguments = ("-D", _DATA, "-l", _LOG, "-t", f"{SETTLE_SECONDS:.0f}")
+            arguments = ("-D", _DATA, "-l", _LOG, "-t", f"{CHANGE_SECONDS:.0f}")
             self._run(
                 "pg_ctl", *arguments, "-o", " ".join(options), "-w", "start", inherited=[lock]
             )

@@ -16,11 +16,13 @@ from pathlib import Path
 
 from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
 
-SETTLE_SECONDS = 60.0
+CHANGE_SECONDS = 60.0
 """How long a server may take to start or stop."""
 _LAST_PROCESS_SECONDS = 15.0
 """How long the processes of a killed server may take to end."""
 _POLL_SECONDS = 0.05
+_NOBODY = "0"
+"""The number of no process."""
 
 
 class ServerProcess:
@@ -47,7 +49,7 @@ class ServerProcess:
 
     def is_ready(self) -> bool:
         """Whether the server runs, after it has started or stopped if it is about to."""
-        give_up = time.monotonic() + SETTLE_SECONDS
+        give_up = time.monotonic() + CHANGE_SECONDS
         while self.lives():
             if "ready" in self._lines()[1:]:
                 return True
@@ -76,12 +78,13 @@ class ServerProcess:
             os.close(lock)
 
     def forget_stranger(self) -> None:
-        """Remove the file of a killed server if another process has its number now.
+        """Remove the file of a killed server if it names another process, or is unreadable.
 
-        Postgres would refuse to start. If there is none, it makes checks of its own with the file.
+        Postgres would refuse to start. Any other it compares with processes and memory itself.
         """
-        if Path("/proc", self._lines()[0]).exists():
-            self._file.unlink()
+        number = self._lines()[0]
+        if number == _NOBODY or Path("/proc", number).exists():
+            self._file.unlink(missing_ok=True)
 
     def _lines(self) -> list[str]:
         """What the postmaster wrote: its number, ..., its state."""
@@ -90,7 +93,7 @@ class ServerProcess:
         except FileNotFoundError:
             text = ""
         lines = [line.strip() for line in text.splitlines()]
-        return lines if lines and lines[0].isdecimal() else ["0"]
+        return lines if lines and lines[0].isdecimal() else [_NOBODY]
 
 
 def _try_lock(descriptor: int) -> bool:
