@@ -10,6 +10,7 @@ import pytest
 
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.procedures import runs
+from absurd_contimg.core import lost_leases
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.example_workflows import everything_spec, pipeline_spec
@@ -123,6 +124,27 @@ def one_step(params: Any, ctx: TaskContext) -> Any:
 def spec_of(handler: Any) -> ExplorationSpec:
     workers = HandlerWorkers({"default": {"task": handler}})
     return ExplorationSpec(workers, [Job("default", "task", {})])
+
+
+@pytest.mark.parametrize("schedule", ["pause@48,pause@24,pause@24,pause@24", "outage@48"])
+def test_lost_leases_of_living_workers_are_no_deaths(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as would be poison, in the same step; without the notes it is."""
+    spec = pipeline_spec()
+    assert replay(spec, parse_schedule(schedule)).violations == ()
+
+    async def nothing(*_arguments: Any) -> None: ...
+
+    monkeypatch.setattr(lost_leases, "_save", nothing)
+    (violation, *_) = replay(spec, parse_schedule(schedule)).violations
+    assert violation.invariant == "same_end_as_baseline"
+
+
+def test_pipeline_ends_well_after_outages_at_each_crash_point() -> None:
+    """A part of the crash points; all of them: ``contimg explore --faults outage``."""
+    exploration = explore(pipeline_spec(), faults=[FaultKind.OUTAGE], part=(0, 10)).check()
+    assert exploration.futures == exploration.injected > 10
 
 
 def test_every_effect_has_two_crash_points() -> None:

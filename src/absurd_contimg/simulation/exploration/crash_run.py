@@ -18,7 +18,13 @@ from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSp
 from absurd_contimg.simulation.exploration.injector import FaultInjector
 from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
 from absurd_contimg.simulation.model.effect_gateway import COMMITTED, Effect, EffectPhase
-from absurd_contimg.simulation.model.faults import KILLS, FaultKind, FaultSchedule, only_of
+from absurd_contimg.simulation.model.faults import (
+    KILLS,
+    SAME_PROCESS,
+    FaultKind,
+    FaultSchedule,
+    only_of,
+)
 from absurd_contimg.simulation.model.world import State, World
 from absurd_contimg.simulation.runtime.kernel import Deadlock, Livelock
 from absurd_contimg.simulation.runtime.loop import SimLoop
@@ -201,7 +207,7 @@ class CrashRun:
         if kind is FaultKind.TERM:
             process.at_death("successor", partial(self._terminated, process))
         self.injector.inject(kind, process, self._host, point.effect, self.crash_point)
-        if kind is not FaultKind.CANCEL:
+        if kind not in SAME_PROCESS:
             self._current = None
             if kind is not FaultKind.TERM:
                 self._start_successor(kind)

@@ -17,6 +17,11 @@ from absurd_contimg.simulation.model.world import World
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
 
 _PARTITION_LEASES = 3.0
+_OUTAGES = 3
+"""As many as deaths of a worker would end a step as poison."""
+_OUTAGE_LEASES = 1.2
+_BETWEEN_OUTAGES_SECONDS = 20.0
+"""Enough to start the step again, and too little to end it."""
 
 
 class FaultInjector:
@@ -61,6 +66,8 @@ class FaultInjector:
                 cut_off.add(host)
                 seconds = _PARTITION_LEASES * self._spec.lease_seconds
                 self._world.call_later(seconds, partial(cut_off.discard, host))
+            case FaultKind.OUTAGE:
+                self._be_away(_OUTAGES)
             case FaultKind.PAUSE | FaultKind.PAUSE_LATE:
                 process.pause()
                 self.paused.append(process)
@@ -69,6 +76,15 @@ class FaultInjector:
                     self.resume_at = 1 + 7 * crash_point % 40
             case _:
                 process.kill()
+
+    def _be_away(self, times: int) -> None:
+        """Let the database be away so often, with some time between."""
+        server, later = self._world.server, self._world.call_later
+        server.down = True
+        seconds = _OUTAGE_LEASES * self._spec.lease_seconds
+        later(seconds, partial(setattr, server, "down", False))
+        if times > 1:
+            later(seconds + _BETWEEN_OUTAGES_SECONDS, partial(self._be_away, times - 1))
 
     def resume(self) -> str | None:
         """Resume the process that was paused last; its name, None if there is none.

@@ -39,7 +39,7 @@ class FaultKind(StrEnum):
     REBOOT = "reboot"
     """Every worker of a host is killed."""
     OUTAGE = "outage"
-    """The database is away."""
+    """The database is away; at a crash point three times, each time for longer than the lease."""
     STOP = "stop"
     """All workers are down."""
     FILL = "fill"
@@ -55,7 +55,9 @@ GRACEFUL = (FaultKind.TERM, FaultKind.CANCEL, *NETWORK)
 _LEASE_LOSSES = (FaultKind.PAUSE, FaultKind.PAUSE_LATE, FaultKind.PARTITION)
 ALL_FAULTS = (*KILLS, FaultKind.TERM, *_LEASE_LOSSES, *NETWORK)
 """After each of these every task must end as in the baseline; after `CANCEL` it need not."""
-CRASH_POINT_KINDS = (*ALL_FAULTS, FaultKind.CANCEL)
+SAME_PROCESS = (FaultKind.CANCEL, FaultKind.OUTAGE)
+"""The process works on, and no other one is started."""
+CRASH_POINT_KINDS = (*ALL_FAULTS, *SAME_PROCESS)
 TIMED_KINDS = tuple(
     map(FaultKind, ["kill", "pause", "term", "reboot", "partition", "outage", "stop", "fill"])
 )
