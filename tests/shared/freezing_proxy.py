@@ -57,6 +57,10 @@ class FreezingProxy:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Accept no more connections, and let the threads end."""
         self._closed.set()
         self._thawed.set()
         self._listener.close()

@@ -9,6 +9,7 @@ procedure of Absurd.
 from __future__ import annotations
 
 import asyncio
+import math
 import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -181,6 +182,8 @@ class Connections:
             self._idle.append(connection)
         else:
             connection.abandon()
+            for other in self._idle:  # what was wrong with this one may be wrong with them
+                other.used_at = -math.inf
 
     def snapshot(self) -> AbstractAsyncContextManager[AsyncSession]:
         """A connection in a read-only transaction that sees one moment."""

@@ -1,0 +1,1 @@
+"""Random freezes of the connections between workers and Postgres."""
