@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -86,3 +87,81 @@ def test_a_flipped_byte_in_a_product_is_found(tmp_path: Path) -> None:
     assert "image.fits has other content" in result.output
     assert "2 products verified, 1 differ" in result.output
     assert CliRunner().invoke(app, [*arguments, str(healthy)]).exit_code == 0
+
+
+def test_a_folder_stands_for_its_sub_bands_and_the_group_is_checked(tmp_path: Path) -> None:
+    """Each file alone is fine; together they are too few."""
+    for subband in (0, 1):
+        write_file(tmp_path, subband)
+    assert CliRunner().invoke(app, ["inspect", str(tmp_path)]).exit_code == 0
+    result = CliRunner().invoke(app, ["inspect", "--group", "--json", str(tmp_path)])
+    assert result.exit_code == 1
+    assert [report["state"] for report in json.loads(result.output)] == [
+        "accepted",
+        "accepted",
+        "refused",
+    ]
+
+
+def test_what_no_file_can_be_is_named(tmp_path: Path) -> None:
+    names = [f"2025-01-14T23:46:00_sb{subband:02d}.hdf5" for subband in range(3)]
+    (tmp_path / names[0]).mkdir()
+    os.mkfifo(tmp_path / names[1])
+    (tmp_path / names[2]).symlink_to("nowhere")
+    hostile = tmp_path / "x\x1b[31m[/]\udcff.hdf5"
+    result = CliRunner().invoke(app, ["inspect", str(tmp_path), str(hostile)])
+    assert result.exit_code == 1
+    assert result.output.count("is no regular file") == 2
+    assert "a link to nowhere" in result.output
+    assert "\x1b" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda folder: (folder / "image.fits").unlink(), "image.fits is missing"),
+        (lambda folder: (folder / "more").write_text(""), "more does not belong to it"),
+        (lambda folder: (folder / "more").symlink_to("/"), "is a link or a special file"),
+        (lambda folder: (folder / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda folder: (folder / "manifest.json").write_text("[]"), "not a manifest"),
+        (lambda folder: folder.rename(folder.with_name("else")), "Move it back"),
+    ],
+)
+def test_a_damaged_product_is_named_however_it_is_looked_for(
+    tmp_path: Path, damage: Callable[[Path], object], named: str
+) -> None:
+    folder = product(tmp_path, "a-0123456789")
+    link = tmp_path / "link"
+    link.symlink_to(folder.parent)
+    damage(folder)
+    for arguments in ([], [str(folder.parent)], [str(link)]):
+        result = CliRunner().invoke(app, ["--output-dir", str(tmp_path), "verify", *arguments])
+        assert result.exit_code == 1
+        assert named in result.output.replace("\n", "")
+
+
+def test_a_file_of_a_product_stands_for_it_and_no_product_is_told(tmp_path: Path) -> None:
+    folder = product(tmp_path, "a")
+    result = CliRunner().invoke(app, ["verify", "--json", str(folder / "image.fits")])
+    assert json.loads(result.output) == {"verified": 1, "differ": {}}
+    for nothing in (tmp_path / "nowhere", tmp_path.parent / "empty"):
+        result = CliRunner().invoke(app, ["verify", str(nothing)])
+        assert result.exit_code == 1
+        assert "is no product" in result.output
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = product(tmp_path, "a")
+    scan = os.scandir
+
+    def refuse(path: str) -> object:
+        if path == str(folder):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    result = CliRunner().invoke(app, ["--output-dir", str(tmp_path), "verify"])
+    assert result.exit_code == 1
+    assert f"{folder} cannot be read (Permission denied)" in result.output

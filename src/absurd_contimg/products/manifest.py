@@ -134,7 +134,7 @@ def read_manifest(folder: Path, files: FileSystem = LOCAL) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         return Manifest.from_json(files.read_json(path))
-    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:
         raise BrokenProductError(
             f"{folder} is no product: {path} is missing or unreadable ({error}).",
             "Move it away and have it made again.",

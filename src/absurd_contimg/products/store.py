@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from absurd_contimg.errors import BrokenProductError, SettingError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, read_manifest
+
+_PRODUCT_NAME = re.compile(r".+-[0-9a-f]{10}")
+"""A name, and the beginning of the product's key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +119,21 @@ def enclosing_product(path: Path, output_dir: Path, files: FileSystem = LOCAL) -
     return None
 
 
-def product_folders(output_dir: Path) -> Iterator[Path]:
-    """Every folder with a manifest below an output folder, in the order of their paths."""
-    for folder, subfolders, files in os.walk(output_dir):
+def product_folders(
+    output_dir: Path,
+    *,
+    like_products: bool = False,
+    on_error: Callable[[OSError], None] | None = None,
+) -> Iterator[Path]:
+    """Every folder with a manifest below an output folder, in the order of their paths.
+
+    With `like_products`, folders too that have the name of a product and no manifest. Folders that
+    cannot be read are left out, after a call of `on_error`.
+    """
+    for folder, subfolders, files in os.walk(output_dir, onerror=on_error):
         subfolders.sort()
-        if MANIFEST_NAME in files:
+        is_alike = like_products and _PRODUCT_NAME.fullmatch(Path(folder).name) is not None
+        if MANIFEST_NAME in files or is_alike:
             subfolders.clear()  # what is inside belongs to the product
             yield Path(folder)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from absurd_contimg.errors import InputError
 
+NAMES_HELP = "Names are YYYY-MM-DDTHH:MM:SS_sbNN.hdf5 (or .uvh5), in UTC"
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
 _NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)_sb(\d\d)\.(?:hdf5|uvh5)")
 
@@ -37,7 +38,7 @@ def parse_subband_name(path: Path) -> SubbandName:
     except ValueError as error:
         raise InputError(
             f"{path} is not named like a sub-band file ({error}).",
-            "Names are YYYY-MM-DDTHH:MM:SS_sbNN.hdf5 (or .uvh5), in UTC.",
+            f"{NAMES_HELP}.",
         ) from error
     return SubbandName(int(timestamp.timestamp()), int(match[2]), path)
 

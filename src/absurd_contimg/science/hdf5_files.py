@@ -36,8 +36,15 @@ def opened(path: Path) -> Iterator[Any]:
     import h5py
 
     if not path.is_file():
+        problem = (
+            "is no regular file"
+            if path.exists()
+            else f"is a link to {os.readlink(path)}, which does not exist"
+            if path.is_symlink()
+            else "does not exist"
+        )
         raise MissingInputError(
-            f"the input file {path} does not exist.",
+            f"the input file {path} {problem}.",
             "Restore it, or spawn the group again without it.",
         )
     try:

@@ -40,6 +40,12 @@ console = Console(highlight=False)
 """``console.out`` prints text as it is: unwrapped, without markup."""
 error_console = Console(stderr=True, highlight=False)
 
+
+def printable(text: str) -> str:
+    """Text from a file or of a name, with escapes for what a terminal would obey."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TaskName = Annotated[str, typer.Argument(help="A task: its id, the end of its id, or its group.")]
 GroupName = Annotated[str, typer.Argument(help="The group, as contimg status shows it.")]

@@ -7,52 +7,88 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
-from absurd_contimg.config import SiteConfig
-from absurd_contimg.errors import MissingInputError, UserError
-from absurd_contimg.operations.cli.app import AsJson, app, console, print_json, state
+from absurd_contimg.config import PipelineConfig, SiteConfig
+from absurd_contimg.errors import MissingInputError, UnfinishedInputError, UserError
+from absurd_contimg.operations.cli.app import AsJson, app, console, print_json, printable, state
+from absurd_contimg.products.subband_files import NAMES_HELP, is_subband_name
 
 if TYPE_CHECKING:
     from absurd_contimg.science.raw_file import RawHeader
 
 
+class _Report(TypedDict):
+    file: str
+    state: str
+    """``accepted``, ``refused`` or ``arriving``."""
+    traits: dict[str, str]
+    refused_for: list[str]
+
+
 @app.command("inspect")
 def inspect_files(
-    files: Annotated[list[Path], typer.Argument(help="Raw sub-band files (UVH5).")],
+    files: Annotated[
+        list[Path], typer.Argument(help="Raw sub-band files (UVH5), or folders of them.")
+    ],
     data: Annotated[
         bool, typer.Option("--data", help="Read the visibilities too: how many are missing.")
+    ] = False,
+    group: Annotated[
+        bool, typer.Option("--group", help="Check too that the files are one observation.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what raw files are, and why the pipeline would refuse them.
 
-    Exit code 1 if it would refuse one.
+    Exit code 1 if it would refuse one, or wait for it.
     """
-    site = state.settings().pipeline.site
-    reports = [(path, *_inspect(path, site, data)) for path in files]
+    settings = state.settings().pipeline
+    paths = [path for file in files for path in _subband_files(file)]
+    reports = [_inspect(path, settings.site, data) for path in paths]
+    if group and not any(report["refused_for"] for report in reports):
+        reason = _reason_of_group(paths, settings)
+        reports += [_report("the files together", {}, [reason])] if reason else []
     if as_json:
-        keys = ("file", "traits", "refused_for")
-        print_json([dict(zip(keys, report, strict=True)) for report in reports])
+        print_json(reports)
     else:
-        for path, traits, reasons in reports:
-            console.out(path, style="bold")
-            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
-            for name, value in traits.items():
-                table.add_row(f"  {name}", value)
-            console.print(table)
-            for reason in reasons:
-                console.out(f"  refused: {reason}")
-            if not reasons:
-                console.out("  accepted")
-    if any(reasons for _, _, reasons in reports):
+        for report in reports:
+            _print_report(report)
+    if any(report["refused_for"] for report in reports):
         raise typer.Exit(1)
 
 
-def _inspect(path: Path, site: SiteConfig, data: bool) -> tuple[dict[str, str], list[str]]:
+def _subband_files(path: Path) -> list[Path]:
+    """The sub-band files of a folder, or the path itself."""
+    if not path.is_dir() or is_subband_name(path.name):
+        return [path]
+    files = sorted(each for each in path.iterdir() if is_subband_name(each.name))
+    if not files:
+        raise MissingInputError(f"There is no sub-band file in {path}.", f"{NAMES_HELP}.")
+    return files
+
+
+def _print_report(report: _Report) -> None:
+    console.out(printable(report["file"]), style="bold")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    rows = [*report["traits"].items(), *((report["state"], each) for each in report["refused_for"])]
+    for name, value in rows if report["refused_for"] else [*rows, ("accepted", "")]:
+        table.add_row(f"  {name}", Text(printable(value), overflow="fold"))
+    console.print(table)
+
+
+def _report(
+    file: str, traits: dict[str, str], reasons: list[str], arriving: bool = False
+) -> _Report:
+    verdict = "arriving" if arriving else "refused" if reasons else "accepted"
+    return {"file": file, "state": verdict, "traits": traits, "refused_for": reasons}
+
+
+def _inspect(path: Path, site: SiteConfig, data: bool) -> _Report:
     """The traits of one file, and the reasons for which it is refused."""
     from absurd_contimg.science.raw_checks import deviations
     from absurd_contimg.science.raw_file import read_raw_header, read_visibilities
@@ -61,14 +97,25 @@ def _inspect(path: Path, site: SiteConfig, data: bool) -> tuple[dict[str, str], 
         header = read_raw_header(path)
         wrong = [f"{each.key} {each.problem}. {each.remedy}" for each in deviations(header, site)]
         if wrong:
-            return {"sub-band": f"{header.index:02d}"}, wrong
+            return _report(str(path), {"sub-band": f"{header.index:02d}"}, wrong)
         traits = _traits(header)
         if data:
             _values, flags, _samples = read_visibilities(header, (-5, -6))
             traits["missing or flagged"] = f"{flags.mean():.2%} of XX and YY"
     except (UserError, OSError) as error:
-        return {}, [str(error)]
-    return traits, []
+        return _report(str(path), {}, [str(error)], isinstance(error, UnfinishedInputError))
+    return _report(str(path), traits, [])
+
+
+def _reason_of_group(paths: list[Path], settings: PipelineConfig) -> str:
+    """Why files that are accepted one by one are refused as a group; empty if they are not."""
+    from absurd_contimg.science.raw_group import read_raw_group
+
+    try:
+        read_raw_group(paths, settings.conversion, settings.site)
+    except UserError as error:
+        return str(error)
+    return ""
 
 
 def _traits(header: RawHeader) -> dict[str, str]:
@@ -106,31 +153,61 @@ def _traits(header: RawHeader) -> dict[str, str]:
 @app.command("verify")
 def verify_products(
     products: Annotated[
-        list[Path] | None, typer.Argument(help="Product folders. Default: all of the output.")
+        list[Path] | None,
+        typer.Argument(help="Products, or folders of them. Default: the output folder."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare the bytes of committed products with the digests in their manifests.
 
-    Reads every byte. Exit code 1 if one differs.
+    Reads every byte. Exit code 1 if one differs, cannot be read or has lost its manifest.
     """
-    from absurd_contimg.products.store import load_committed, product_folders, verify
-
     output_dir = state.settings().pipeline.paths.output_dir
+    wrong: dict[str, str] = {}
+    n_products = 0
     if not products and not output_dir.is_dir():
         raise MissingInputError(f"There is no folder {output_dir}.", "Check --output-dir.")
-    folders = products or list(product_folders(output_dir))
-    wrong: dict[str, str] = {}
-    for folder in folders:
-        try:
-            verify(folder, load_committed(folder.absolute()), deep=True)
-        except UserError as error:
-            wrong[str(folder)] = str(error)
+    for path in products or [output_dir]:
+        folders = _products_at(path, wrong)
+        if products and not folders and not wrong:
+            wrong[str(path)] = f"{path} is no product, holds none, or is not there."
+        n_products += len(folders)
+        for folder in folders:
+            _verify(folder, wrong)
     if as_json:
-        print_json({"verified": len(folders), "differ": wrong})
+        print_json({"verified": n_products, "differ": wrong})
     else:
         for text in wrong.values():
-            console.out(text)
-        console.out(f"{len(folders)} products verified, {len(wrong)} differ.")
+            console.out(printable(text))
+        console.out(f"{n_products} products verified, {len(wrong)} differ.")
     if wrong:
         raise typer.Exit(1)
+
+
+def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:
+    """The products below a path, or the one that it lies in; links are followed.
+
+    Folders that cannot be read go into `wrong`, by their path.
+    """
+    from absurd_contimg.products.manifest import MANIFEST_NAME
+    from absurd_contimg.products.store import product_folders
+
+    def on_error(error: OSError) -> None:
+        if isinstance(error, PermissionError) and Path(error.filename).name != "lost+found":
+            wrong[error.filename] = f"{error.filename} cannot be read ({error.strerror})."
+
+    path = path.resolve()
+    below = list(product_folders(path, like_products=True, on_error=on_error))
+    around = [folder for folder in path.parents if (folder / MANIFEST_NAME).is_file()]
+    return below or around[:1]
+
+
+def _verify(folder: Path, wrong: dict[str, str]) -> None:
+    from absurd_contimg.products.store import load_committed, verify
+
+    try:
+        verify(folder, load_committed(folder), deep=True)
+    except UserError as error:
+        wrong[str(folder)] = str(error)
+    except OSError as error:
+        wrong[str(folder)] = f"{folder} cannot be read ({error})."
