@@ -54,7 +54,11 @@ async def _forgetful_sleep(self: Any, step_name: str, wake_at: Any, now: Any) ->
 
 
 async def _sleep_as_done(self: Any, step_name: str, wake_at: Any, now: Any) -> None:
-    await self._session.save(self._next_name(step_name), wake_at.isoformat())
+    await self._session.save(await self._ask(step_name), wake_at.isoformat())
+
+
+async def _asked_under_its_own_name(_self: Any, name: str) -> str:
+    return name
 
 
 _load = TaskContext.load
@@ -242,7 +246,7 @@ MUTANTS: dict[str, Mutant] = {
     "sleep starts again at each wake-up": _replaced(TaskContext, "_sleep_until", _forgetful_sleep),
     "sleep does not sleep": _replaced(TaskContext, "_sleep_until", _sleep_as_done),
     "repeated step names share a checkpoint": _replaced(
-        TaskContext, "_next_name", lambda _self, name: name
+        TaskContext, "_ask", _asked_under_its_own_name
     ),
     "checkpoints are not read on resume": _replaced(TaskContext, "load", _without_checkpoints),
     "every start has the number 1": _replaced(StepRecord, "started", _always_the_first),
