@@ -43,7 +43,7 @@ def completion_is_taken_for_granted(patch: Patch) -> None:
 
 
 def own_runs_are_orphans(patch: Patch) -> None:
-    original = Worker._recover_orphans
+    original = Worker._release_orphans
 
     async def recover(self: Any) -> None:
         runs, self._runs = self._runs, {}
@@ -54,7 +54,7 @@ def own_runs_are_orphans(patch: Patch) -> None:
             for run in runs:
                 run.add_done_callback(lambda item: self._runs.pop(item, None))
 
-    patch.setattr(Worker, "_recover_orphans", recover)
+    patch.setattr(Worker, "_release_orphans", recover)
 
 
 def claims_more_than_is_free(patch: Patch) -> None:

@@ -137,7 +137,7 @@ async def _keeper_gives_up_silently(self: Any) -> None:
         await asyncio.Event().wait()
 
 
-async def _retries_for_ever(self: Any, call: Any) -> Any:
+async def _retries_for_ever(self: Any, call: Any, *, until_lost: bool) -> Any:
     while True:
         try:
             return await call()
@@ -260,9 +260,7 @@ MUTANTS: dict[str, Mutant] = {
     "lease is never extended": _replaced(Lease, "heartbeat_loop", _keeper_sleeps),
     "lease is extended too late": _replaced(Lease, "heartbeat_loop", _keeper_is_late),
     "lost lease is not reported": _replaced(Lease, "heartbeat_loop", _keeper_gives_up_silently),
-    "no self-fencing without a database": _replaced(
-        Lease, "retry_until_deadline", _retries_for_ever
-    ),
+    "no self-fencing without a database": _replaced(Lease, "_repeat", _retries_for_ever),
     "an unanswered call is not repeated": _replaced(Lease, "retry_until_deadline", _never_retries),
     "work goes on without its lease": _replaced(worker_module, "while_leased", _work_goes_on),
     "permanent failure is retried": _replaced(
