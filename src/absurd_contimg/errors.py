@@ -7,6 +7,8 @@ CASA also fails in silence for reasons that pass (memory, a lock, a killed proce
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class UserError(Exception):
     """An operator or user has to know: `problem` says what is wrong, `remedy` what to do."""
@@ -66,6 +68,20 @@ class NoCalibratorError(DataQualityError):
 
 class NoCalibrationError(DataQualityError):
     """No calibration is valid at the time of this group."""
+
+
+class StorageAwayError(OSError):
+    """The folder that holds products is not there: a disk is not mounted, or it was moved.
+
+    Nothing that should be in it counts as absent.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"The folder {folder} is not there.")
+        self.filename = str(folder)
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class OutputError(UserError):

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from absurd_contimg.config import CalibrationConfig, PathsConfig, PipelineConfig
+from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import NoCalibrationError
+from absurd_contimg.errors import NoCalibrationError, StorageAwayError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.products.manifest import InputEntry, Manifest
@@ -19,9 +21,17 @@ from absurd_contimg.products.outputs import (
     to_json,
 )
 from absurd_contimg.registry import Registry
+from absurd_contimg.stages import select_calibration
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 MJD = 61065.9
+
+
+@pytest.fixture(autouse=True)
+def short_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second look is without a pause, except where a test says what happens in it."""
+    monkeypatch.setattr(select_calibration, "SECOND_LOOK_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -111,6 +121,31 @@ def test_set_without_its_tables_is_retired_and_the_next_is_selected(
     (add_set(registry, tmp_path, "gone", 3.0) / "x_BP" / "table.dat").unlink()
     assert select(registry, tmp_path).set_name == "whole"
     assert [s.set_name for s in registry.caltable_sets_valid_at(MJD, 16.0)] == ["whole"]
+
+
+def test_set_that_is_back_after_a_moment_is_selected(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder is renamed while another group selects; it is not believed to be gone."""
+    folder = add_set(registry, tmp_path, "renamed", 1.0)
+    folder.rename(tmp_path / "for a moment")
+    sleep = lambda _seconds: (tmp_path / "for a moment").rename(folder)  # noqa: E731
+    monkeypatch.setattr(select_calibration.time, "sleep", sleep)
+    assert select(registry, tmp_path).set_name == "renamed"
+
+
+def test_sets_on_a_disk_that_is_away_are_not_retired(registry: Registry, tmp_path: Path) -> None:
+    """The step waits, as for any resource, and says for which folder."""
+    disk = tmp_path / "disk"
+    add_set(registry, disk, "away", 1.0)
+    disk.rename(tmp_path / "elsewhere")
+    with pytest.raises(StorageAwayError) as caught:
+        select(registry, tmp_path)
+    verdict = CLASSIFIER.classify(Evidence.of(caught.value))
+    assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "storage-away")
+    assert verdict.path == str(disk)
+    (tmp_path / "elsewhere").rename(disk)
+    assert select(registry, tmp_path).set_name == "away"
 
 
 def test_no_calibration_says_what_to_do(registry: Registry, tmp_path: Path) -> None:

@@ -39,12 +39,16 @@ from absurd_contimg.execution.executor import (
     StageRequest,
     no_environment,
 )
+from absurd_contimg.execution.runner import StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import Workspace
-from absurd_contimg.products.outputs import to_json
+from absurd_contimg.products.outputs import FlaggedMeasurementSet, FlagOutputs, to_json
+from absurd_contimg.registry import Registry
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
 from absurd_contimg.stages.convert import ConvertStage
+from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 from absurd_contimg.synthesis import SynthesisResult
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -197,6 +201,24 @@ def of_stray_file(ground: Ground) -> Evidence:
     stray.parent.mkdir(parents=True)
     stray.write_bytes(b"data")
     return of_stage(ground, "make", stage=Make, root=root, source=stray)
+
+
+def of_folder_that_is_away(ground: Ground) -> Evidence:
+    """The output folder is renamed while the product of an earlier stage is needed."""
+    stage, root = SelectCalibrationStage(Registry(ground.folder() / "r.sqlite3")), ground.folder()
+    config = PipelineConfig(paths=PathsConfig.below(root))
+    prepare_folders(config.paths)
+    flagged = FlaggedMeasurementSet(
+        *(root / "flagged.ms", root / "centres.json", 100, 48, 244e3, 20),
+        *(61065.899, 61065.901, 61065.9, 10.0, 16.2, 16.1),
+    )
+    context = PipelineContext(config, {"group_id": "G"}, to_json(FlagOutputs(flagged)))
+    config.paths.output_dir.rename(root / "elsewhere")
+    with ScratchOwner(config.paths.scratch_dir, "w") as scratch:
+        runner = StageRunner(config, IsolatedStageExecutor(no_environment), None, scratch)
+        with pytest.raises(OSError) as caught:  # noqa: PT011 - which one it is decides the test
+            asyncio.run(runner.run(stage, context, attempt="1"))
+    return Evidence.of(caught.value)
 
 
 def of_stage_on_full_disk(ground: Ground, do: str, stage: type = Fail) -> Evidence:
@@ -397,6 +419,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "bad-output": lambda g: of_stage(g, "spoil", stage=Make),
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
     "broken-product": of_stray_file,
+    "storage-away": of_folder_that_is_away,
     "over-flagged": lambda g: of_casa(g, "over_flagged"),
     "solutions-refused": lambda g: of_casa(g, "refused"),
     "silent-disk-full": lambda g: of_casa(g, "full_disk_in_silence"),

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar, TypeVarTuple, Unpack
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.errors import LeaseLost
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import MissingInputError, SettingError, StorageAwayError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import reserve
 from absurd_contimg.execution.executor import StageExecutor, StageReport, StageRequest
@@ -100,6 +100,12 @@ class StageRunner:
         try:
             await self.in_thread(self.files.make_folder, request.scratch)
             return await self._run_in(request, stage, fence)
+        except Exception:
+            # Whatever failed: without the products of the earlier stages nothing can go well.
+            output_dir = self.config.paths.output_dir
+            if context.outputs and not self.files.is_folder(output_dir):
+                raise StorageAwayError(output_dir) from None
+            raise
         finally:
             await self.in_thread(self.files.remove_tree, request.scratch)
 

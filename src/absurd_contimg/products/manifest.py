@@ -97,7 +97,7 @@ class Manifest:
         """The same with its paths below another output folder, for products that were moved."""
         if self.output_dir == output_dir:
             return self
-        outputs = _relocated(self.outputs, self.output_dir, output_dir)
+        outputs = relocated(self.outputs, self.output_dir, output_dir)
         assert isinstance(outputs, Mapping)
         return replace(self, output_dir=output_dir, outputs=outputs)
 
@@ -141,11 +141,12 @@ def read_manifest(folder: Path, files: FileSystem = LOCAL) -> Manifest:
         ) from error
 
 
-def _relocated(value: Json, old: str, new: str) -> Json:
+def relocated(value: Json, old: str, new: str) -> Json:
+    """The value with all paths at or below the folder `old` moved to the folder `new`."""
     if isinstance(value, str):
         return new + value[len(old) :] if value == old or value.startswith(old + "/") else value
     if isinstance(value, Mapping):
-        return {name: _relocated(part, old, new) for name, part in value.items()}
+        return {name: relocated(part, old, new) for name, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_relocated(part, old, new) for part in value]
+        return [relocated(part, old, new) for part in value]
     return value

@@ -107,6 +107,14 @@ def verify(
         )
 
 
+def is_whole(folder: Path, key: str) -> bool:
+    """Whether the product of that key is in its place, with every byte."""
+    try:
+        return find_committed(folder, key, deep=True) is not None
+    except (BrokenProductError, OSError):
+        return False
+
+
 def enclosing_product(path: Path, output_dir: Path, files: FileSystem = LOCAL) -> Path | None:
     """The product below the output folder that a path lies in, if there is one."""
     if not path.is_relative_to(output_dir):

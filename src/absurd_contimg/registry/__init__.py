@@ -2,6 +2,14 @@
 
 from absurd_contimg.registry.calibrations import CaltableSet
 from absurd_contimg.registry.models import GroupStatus
-from absurd_contimg.registry.registry import Group, RebuildReport, Registry
+from absurd_contimg.registry.registry import ABSENT, CheckReport, Group, RebuildReport, Registry
 
-__all__ = ["CaltableSet", "Group", "GroupStatus", "RebuildReport", "Registry"]
+__all__ = [
+    "ABSENT",
+    "CaltableSet",
+    "CheckReport",
+    "Group",
+    "GroupStatus",
+    "RebuildReport",
+    "Registry",
+]

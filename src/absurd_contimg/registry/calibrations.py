@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
 
 from absurd_contimg.products.outputs import Caltable
-from absurd_contimg.registry.models import CaltableRow, CaltableSetRow
+from absurd_contimg.registry.models import CaltableSetRow
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +27,10 @@ class CaltableSet:
     tables: tuple[Caltable, ...]
 
     @classmethod
-    def of_rows(cls, row: CaltableSetRow, tables: Sequence[CaltableRow]) -> CaltableSet:
-        """From the registry's rows; tables come in order."""
+    def of_row(cls, row: CaltableSetRow, tables: Sequence[Caltable]) -> CaltableSet:
+        """From the registry's row and its tables in order."""
         columns = {name: getattr(row, name) for name in cls.__slots__ if name != "tables"}
-        applied = (Caltable(Path(t.path), t.type, t.apply_order, t.interp) for t in tables)
-        return cls(**columns, tables=tuple(applied))
+        return cls(**columns, tables=tuple(tables))
 
     def is_valid_at(self, mid_mjd: float) -> bool:
         """Whether a time (MJD) lies in the window, its ends included."""

@@ -16,8 +16,9 @@ from sqlalchemy import delete, func, inspect, select, update
 from sqlalchemy.orm import Session
 
 from absurd_contimg.errors import BrokenProductError, MissingInputError
-from absurd_contimg.products.manifest import Manifest
-from absurd_contimg.products.store import load_committed, product_folders, verify
+from absurd_contimg.products.manifest import Manifest, relocated
+from absurd_contimg.products.outputs import Caltable
+from absurd_contimg.products.store import is_whole, load_committed, product_folders, verify
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database
@@ -55,14 +56,44 @@ class RebuildReport:
     broken: tuple[tuple[Path, str], ...]
 
 
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """How the registry and the products on disk differ."""
+
+    products: int
+    """In the registry."""
+    broken: tuple[tuple[Path, str], ...]
+    """Products in the registry that are missing or damaged, and how."""
+    unknown: tuple[Path, ...]
+    """Products on disk that the registry does not know."""
+    reinstated: tuple[str, ...]
+    """Sets of caltables that were retired as absent, and are in use again."""
+
+
+ABSENT = "missing on disk"
+"""How the reason of a retirement begins that ends when the set is there again."""
+_HERE = "."
+"""Stands for the output folder in a path."""
+_PATH_COLUMNS = {"path", "folder", "source_ms", "outputs", "details"}
+
+
 class Registry:
     """The registry behind a URL or a path to an SQLite file; tables are made if missing."""
 
     def __init__(
-        self, url: str | Path, *, declination_tolerance_deg: float = 5.0, reach_hours: float = 12.0
+        self,
+        url: str | Path,
+        *,
+        output_dir: Path | None = None,
+        declination_tolerance_deg: float = 5.0,
+        reach_hours: float = 12.0,
     ) -> None:
-        """The two limits decide which calibrations may serve a group (`CalibrationConfig`)."""
+        """The two limits decide which calibrations may serve a group (`CalibrationConfig`).
+
+        Paths below `output_dir` are kept relative to it, so that it may move.
+        """
         self._database = Database(url)
+        self._output_dir = None if output_dir is None else str(output_dir)
         self._declination_tolerance_deg = declination_tolerance_deg
         self._reach_hours = reach_hours
 
@@ -73,7 +104,7 @@ class Registry:
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
         with self._database.writing() as session:
-            _enter(session, folder, manifest)
+            self._enter(session, folder, manifest)
 
     def rebuild(self, output_dir: Path) -> RebuildReport:
         """Replace what manifests hold, in one step; groups, status and retirements stay."""
@@ -91,12 +122,12 @@ class Registry:
             retired = {
                 row.product_key: row.retired_reason
                 for row in session.scalars(select(CaltableSetRow))
-                if row.status == "retired"
+                if row.status == "retired" and not str(row.retired_reason).startswith(ABSENT)
             }
             for table in DERIVED_TABLES:
                 session.execute(delete(table))
             for folder, manifest in products:
-                _enter(session, folder, manifest)
+                self._enter(session, folder, manifest)
             for key, reason in retired.items():
                 _retire(session, key, reason)
         return RebuildReport(len(products), tuple(broken))
@@ -108,20 +139,29 @@ class Registry:
             query = query.where(inspect(table).columns["group_id"] == group_id)
         with self._database.reading() as session:
             keys = inspect(table).columns.keys()
-            return [{key: getattr(row, key) for key in keys} for row in session.scalars(query)]
+            return [
+                {key: self._resolved(getattr(row, key)) for key in keys}
+                for row in session.scalars(query)
+            ]
 
     def caltable_sets_valid_at(self, mid_mjd: float, declination_deg: float) -> list[CaltableSet]:
         """Active sets for data of that time and declination strip, best first (`rank_sets`).
 
         Sets of another strip would make fluxes wrong by an order of magnitude.
         """
+        self.reinstate()
         with self._database.reading() as session:
             query = select(CaltableSetRow).where(CaltableSetRow.status == "active")
             tables = select(CaltableRow).order_by(CaltableRow.apply_order, CaltableRow.path)
             sets = [
-                CaltableSet.of_rows(
+                CaltableSet.of_row(
                     row,
-                    session.scalars(tables.where(CaltableRow.product_key == row.product_key)).all(),
+                    [
+                        Caltable(Path(self._resolved(t.path)), t.type, t.apply_order, t.interp)
+                        for t in session.scalars(
+                            tables.where(CaltableRow.product_key == row.product_key)
+                        )
+                    ],
                 )
                 for row in session.scalars(query)
             ]
@@ -140,6 +180,47 @@ class Registry:
         """Take a set out of use; it stays known, with the reason."""
         with self._database.writing() as session:
             _retire(session, product_key, reason)
+
+    def reinstate(self) -> list[str]:
+        """Take sets into use again that were retired as absent and are whole, by their digests.
+
+        Returns their names.
+        """
+        query = (
+            select(CaltableSetRow, Product.folder)
+            .join(Product, Product.key == CaltableSetRow.product_key)
+            .where(CaltableSetRow.retired_reason.startswith(ABSENT))
+        )
+        with self._database.reading() as session:
+            retired = [
+                (row.product_key, row.set_name, path) for row, path in session.execute(query)
+            ]
+        whole = [
+            (key, name) for key, name, path in retired if is_whole(Path(self._resolved(path)), key)
+        ]
+        if whole:
+            with self._database.writing() as session:
+                session.execute(
+                    update(CaltableSetRow)
+                    .where(CaltableSetRow.product_key.in_([key for key, _ in whole]))
+                    .where(CaltableSetRow.retired_reason.startswith(ABSENT))
+                    .values(status="active", retired_reason=None)
+                )
+        return [name for _, name in whole]
+
+    def check(self, output_dir: Path) -> CheckReport:
+        """Compare the registry with the products on disk; changes nothing but `reinstate`."""
+        reinstated = self.reinstate()
+        broken: list[tuple[Path, str]] = []
+        known: set[Path] = set()
+        for row in self.rows(Product):
+            known.add(folder := Path(row["folder"]))
+            try:
+                verify(folder, load_committed(folder))
+            except (BrokenProductError, OSError) as error:
+                broken.append((folder, str(error)))
+        unknown = [folder for folder in product_folders(output_dir) if folder not in known]
+        return CheckReport(len(known), tuple(broken), tuple(unknown), tuple(reinstated))
 
     def register_files(
         self, paths: Iterable[Path], tolerance_seconds: int = TOLERANCE_SECONDS
@@ -194,17 +275,26 @@ class Registry:
         with self._database.reading() as session:
             return [_group(session, row) for row in session.scalars(query)]
 
+    def _enter(self, session: Session, folder: Path, manifest: Manifest) -> None:
+        group = _ensure_group(session, manifest.group_id)
+        if (progress := progress_of(manifest)) is not None:
+            _advance(group, progress)
+        earlier = session.get(CaltableSetRow, manifest.key)
+        for table in (CaltableRow, MeasurementSetRow):  # their keys are paths, which may have moved
+            session.execute(delete(table).where(table.product_key == manifest.key))
+        for row in derived_rows(folder, manifest):
+            if isinstance(row, CaltableSetRow) and earlier is not None:  # a retired one stays so
+                row.status, row.retired_reason = earlier.status, earlier.retired_reason
+            if manifest.output_dir == self._output_dir:
+                for name in _PATH_COLUMNS.intersection(inspect(type(row)).columns.keys()):
+                    value = getattr(row, name)
+                    setattr(row, name, relocated(value, self._output_dir, _HERE))
+            session.merge(row)
+            session.flush()
 
-def _enter(session: Session, folder: Path, manifest: Manifest) -> None:
-    group = _ensure_group(session, manifest.group_id)
-    if (progress := progress_of(manifest)) is not None:
-        _advance(group, progress)
-    earlier = session.get(CaltableSetRow, manifest.key)
-    for row in derived_rows(folder, manifest):
-        if isinstance(row, CaltableSetRow) and earlier is not None:  # a retired set stays retired
-            row.status, row.retired_reason = earlier.status, earlier.retired_reason
-        session.merge(row)
-        session.flush()
+    def _resolved(self, value: Any) -> Any:
+        """A column's value with the paths as they are now; older absolute ones stay."""
+        return value if self._output_dir is None else relocated(value, _HERE, self._output_dir)
 
 
 _PROGRESS = (

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
+from pathlib import Path
 
 from typing_extensions import override
 
-from absurd_contimg.errors import NoCalibrationError
+from absurd_contimg.errors import NoCalibrationError, StorageAwayError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.outputs import (
@@ -16,7 +18,10 @@ from absurd_contimg.products.outputs import (
     SelectedCalibration,
     names,
 )
-from absurd_contimg.registry import CaltableSet, Registry
+from absurd_contimg.registry import ABSENT, CaltableSet, Registry
+
+SECOND_LOOK_SECONDS = 3.0
+"""A folder that is being replaced is back by then."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,20 +42,31 @@ class SelectCalibrationStage(PipelineStage[SelectCalibrationOutputs]):
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> SelectCalibrationOutputs:
-        """The best set on disk, or `NoCalibrationError`; sets that lost tables are retired."""
+        """The best set on disk, or `NoCalibrationError`; sets that lost tables are retired.
+
+        An absence is believed when a second look after a pause confirms it, and only where the
+        folder that holds such sets is there; else raises `StorageAwayError`.
+        """
         ms = context.outputs_of(FlagOutputs).flagged_ms
         settings = context.config.calibration
         candidates = self._registry.caltable_sets_valid_at(ms.mid_mjd, ms.declination_deg)
         # A calibrator's own group is served best by its own solutions, and then its result does
         # not depend on the groups that were processed before it.
         candidates.sort(key=lambda candidate: candidate.group_id != context.group_id)
+        away: Path | None = None
         for candidate in candidates:
-            missing = [t.path for t in candidate.tables if not (t.path / "table.dat").is_file()]
-            if not missing:
+            missing = _missing_after_second_look(candidate)
+            if missing is None:
                 selected = _selected(candidate, ms.mid_mjd, settings.warn_hours)
                 return SelectCalibrationOutputs(selected)
-            self._registry.retire_set(candidate.product_key, f"missing on disk: {missing[0]}")
-            _log.warning("set %s retired: %s is missing", candidate.set_name, missing[0])
+            holder = missing.parent.parent
+            if not holder.is_dir():
+                away = holder
+                continue
+            self._registry.retire_set(candidate.product_key, f"{ABSENT}: {missing}")
+            _log.warning("set %s retired: %s is missing", candidate.set_name, missing)
+        if away is not None:
+            raise StorageAwayError(away)
         raise NoCalibrationError(
             f"No calibration serves group {context.group_id} at MJD {ms.mid_mjd:.4f}, "
             f"declination {ms.declination_deg:.1f} deg: no active set within "
@@ -58,6 +74,19 @@ class SelectCalibrationStage(PipelineStage[SelectCalibrationOutputs]):
             "(calibration.reach_hours, calibration.declination_tolerance_deg).",
             "Process a group in which a calibrator transits, then run this one again.",
         )
+
+
+def _missing_after_second_look(candidate: CaltableSet) -> Path | None:
+    """A table of the set that is not there, and still not after a pause."""
+    if _missing(candidate) is None:
+        return None
+    time.sleep(SECOND_LOOK_SECONDS)  # in the stage's thread; the lease is extended meanwhile
+    return _missing(candidate)
+
+
+def _missing(candidate: CaltableSet) -> Path | None:
+    paths = (table.path for table in candidate.tables)
+    return next((path for path in paths if not (path / "table.dat").is_file()), None)
 
 
 def _selected(chosen: CaltableSet, mid_mjd: float, warn_hours: float) -> SelectedCalibration:

@@ -160,6 +160,13 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "Restore owner, mode and content of the named file, then: contimg retry TASK. Or: "
         f"{_RESPAWN}",
     ),
+    _own_error(
+        "storage-away",
+        errors.StorageAwayError,
+        "Mount the disk of the named folder; waiting work then goes on. If products have moved: "
+        "contimg registry rebuild.",
+        kind=FailureKind.RESOURCE,
+    ),
     _own_error("bad-setting", errors.SettingError, _CORRECT_SETTING),
     _DISK_FULL.in_log(
         "silent-disk-full",

@@ -153,21 +153,23 @@ class PipelineWorkflow:
         if not await asyncio.to_thread(registry.calibration_exists, group_id):
             timeout = context.config.execution.calibration_wait_seconds
             with suppress(EventTimeout):
-                await ctx.await_event(_available(group_id), timeout=timeout)
+                await ctx.await_event(calibration_event(group_id), timeout=timeout)
 
     async def _announce_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
         """Wake the groups that wait for these solutions; no step: a repeated emit is harmless."""
         caltables = context.outputs_of(CalibrateSolveOutputs).caltables
         if not isinstance(caltables, SolvedCaltables):
             return
-        for group_id in await asyncio.to_thread(self._waiting_groups_with_calibration):
-            await ctx.emit_event(_available(group_id), {"set_name": caltables.set_name})
-
-    def _waiting_groups_with_calibration(self) -> list[str]:
-        waiting = self.registry.groups(GroupStatus.WAITING_FOR_CALIBRATION)
-        group_ids = [group.group_id for group in waiting]
-        return [each for each in group_ids if self.registry.calibration_exists(each)]
+        for group_id in await asyncio.to_thread(served_groups, self.registry):
+            await ctx.emit_event(calibration_event(group_id), {"set_name": caltables.set_name})
 
 
-def _available(group_id: str) -> str:
+def served_groups(registry: GroupRegistry) -> list[str]:
+    """The groups that wait for a calibration although there is one."""
+    waiting = registry.groups(GroupStatus.WAITING_FOR_CALIBRATION)
+    return [group.group_id for group in waiting if registry.calibration_exists(group.group_id)]
+
+
+def calibration_event(group_id: str) -> str:
+    """The event that a group waits for."""
     return f"calibration.available:{group_id}"

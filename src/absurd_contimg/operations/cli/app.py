@@ -35,6 +35,8 @@ database_app = typer.Typer(no_args_is_help=True, help="The database of the tasks
 app.add_typer(database_app, name="db")
 quarantine_app = typer.Typer(no_args_is_help=True, help="Groups with unusable data.")
 app.add_typer(quarantine_app, name="quarantine")
+registry_app = typer.Typer(no_args_is_help=True, help="What is known of the products on disk.")
+app.add_typer(registry_app, name="registry")
 
 console = Console(highlight=False)
 """``console.out`` prints text as it is: unwrapped, without markup."""

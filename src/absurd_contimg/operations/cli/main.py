@@ -6,7 +6,14 @@ import sys
 
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
-from absurd_contimg.operations.cli import files, inspect, manage, simulate, synthesize  # noqa: F401 - register their commands
+from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
+    files,
+    inspect,
+    manage,
+    registry,
+    simulate,
+    synthesize,
+)
 from absurd_contimg.operations.cli.app import app, error_console
 
 _EXTRAS = {

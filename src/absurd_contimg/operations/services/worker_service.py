@@ -90,6 +90,7 @@ async def serve(settings: Settings, until_idle: bool = False) -> None:
         calibration = settings.pipeline.calibration
         registry = Registry(
             settings.registry_url,
+            output_dir=settings.pipeline.paths.output_dir,
             declination_tolerance_deg=calibration.declination_tolerance_deg,
             reach_hours=calibration.reach_hours,
         )

@@ -1,0 +1,111 @@
+"""``contimg registry``: compare the registry with the products on disk, and rebuild it."""
+
+# SQLAlchemy takes a second to import: it is imported where it is used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    console,
+    print_json,
+    registry_app,
+    state,
+    with_backend,
+)
+from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.registry import Registry
+
+
+@registry_app.command()
+def check(as_json: AsJson = False) -> None:
+    """Compare the registry with the products on disk.
+
+    Calibrations that were retired because they were missing, and are whole again, are used again;
+    groups that wait for one go on. Exit code 1 if products are missing, damaged or not registered.
+    """
+    with _registry(state.settings()) as (registry, output_dir):
+        report = registry.check(output_dir)
+        woken = _wake_groups(state.settings(), registry)
+    if as_json:
+        print_json({"report": report, "groups_that_go_on": woken})
+    else:
+        _show("is missing or damaged", [text for _, text in report.broken])
+        _show("is not in the registry: contimg registry rebuild", map(str, report.unknown))
+        _show("is in use again", report.reinstated)
+        _show("has a calibration and goes on", woken)
+        wrong = f"{len(report.broken)} missing or damaged, {len(report.unknown)} not registered"
+        console.out(f"{report.products} products in the registry, {wrong}.")
+    if report.broken or report.unknown:
+        raise typer.Exit(1)
+
+
+@registry_app.command()
+def rebuild(as_json: AsJson = False) -> None:
+    """Enter all products on disk anew, from their manifests.
+
+    Groups, their status and files stay, if there is a registry. Exit code 1 if a product is
+    broken.
+    """
+    with _registry(state.settings()) as (registry, output_dir):
+        report = registry.rebuild(output_dir)
+        woken = _wake_groups(state.settings(), registry)
+    if as_json:
+        print_json({"report": report, "groups_that_go_on": woken})
+    else:
+        _show("is broken and was left out", [text for _, text in report.broken])
+        _show("has a calibration and goes on", woken)
+        console.out(f"{report.entered} products entered, {len(report.broken)} broken.")
+    if report.broken:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _registry(settings: Settings) -> Iterator[tuple[Registry, Path]]:
+    """The registry and the output folder; `MissingInputError` if the latter is not there."""
+    from absurd_contimg.registry import Registry
+
+    output_dir, calibration = settings.pipeline.paths.output_dir, settings.pipeline.calibration
+    if not output_dir.is_dir():
+        raise MissingInputError(f"There is no folder {output_dir}.", "Check --output-dir.")
+    registry = Registry(
+        settings.registry_url,
+        output_dir=output_dir,
+        declination_tolerance_deg=calibration.declination_tolerance_deg,
+        reach_hours=calibration.reach_hours,
+    )
+    try:
+        yield registry, output_dir
+    finally:
+        registry.close()
+
+
+def _wake_groups(settings: Settings, registry: Registry) -> list[str]:
+    """Let the tasks go on whose groups wait for a calibration that there is."""
+    from absurd_contimg.workflows.group import calibration_event, served_groups
+
+    groups = served_groups(registry)
+
+    async def emit(backend: Backend) -> None:
+        for group_id in groups:
+            await backend.emit_event(settings.queue_name, calibration_event(group_id), {})
+
+    if groups:
+        with_backend(settings, emit, create=False)
+    return groups
+
+
+def _show(fact: str, things: Iterable[str]) -> None:
+    for thing in things:
+        console.out(f"{thing} {fact}")

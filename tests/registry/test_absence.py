@@ -1,0 +1,128 @@
+"""Products that are away for a moment, that have moved, and a registry that is gone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.products.store import load_committed
+from absurd_contimg.registry import ABSENT, GroupStatus, Registry
+from absurd_contimg.registry.models import CaltableRow, Product
+
+from .test_registry import GROUPS, TABLES, commit_all
+
+MJD, DECLINATION = 61065.9, 16.0
+
+
+@pytest.fixture
+def output_dir(tmp_path: Path) -> Path:
+    """Products of every sort, on disk only."""
+    commit_all(tmp_path / "products")
+    return tmp_path / "products"
+
+
+def enter_all(registry: Registry, output_dir: Path) -> None:
+    for folder in sorted(path.parent for path in output_dir.glob("*/*/manifest.json")):
+        registry.register(folder, load_committed(folder))
+
+
+def open_registry(tmp_path: Path, output_dir: Path | None) -> Registry:
+    return Registry(tmp_path / "registry.sqlite3", output_dir=output_dir)
+
+
+def test_output_folder_may_move_with_its_registry(tmp_path: Path, output_dir: Path) -> None:
+    """The rows hold paths relative to it, so that sets and products are found again."""
+    registry = open_registry(tmp_path, output_dir)
+    enter_all(registry, output_dir)
+    before = [registry.rows(table) for table in TABLES]
+    moved = output_dir.rename(tmp_path / "elsewhere")
+    registry = open_registry(tmp_path, moved)
+    (calibration,) = registry.caltable_sets_valid_at(MJD, DECLINATION)
+    assert all(table.path.is_relative_to(moved) for table in calibration.tables)
+    assert registry.check(moved).broken == ()
+    after = str([registry.rows(table) for table in TABLES])
+    assert after == str(before).replace(str(output_dir), str(moved))
+
+
+def test_absolute_paths_of_earlier_versions_are_read_and_replaced(
+    tmp_path: Path, output_dir: Path
+) -> None:
+    """Entering a product again replaces its rows; none is there twice."""
+    enter_all(open_registry(tmp_path, None), output_dir)
+    registry = open_registry(tmp_path, output_dir)
+    assert registry.check(output_dir).broken == ()
+    enter_all(registry, output_dir)
+    assert len(registry.rows(CaltableRow)) == 2
+    moved = output_dir.rename(tmp_path / "elsewhere")
+    assert open_registry(tmp_path, moved).check(moved).unknown == ()
+
+
+def test_set_retired_by_the_machine_is_reinstated_once_it_is_whole(
+    tmp_path: Path, output_dir: Path
+) -> None:
+    """By every byte, and not if an operator has retired it."""
+    registry = open_registry(tmp_path, output_dir)
+    enter_all(registry, output_dir)
+    (calibration,) = registry.caltable_sets_valid_at(MJD, DECLINATION)
+    folder = Path(next(r["folder"] for r in registry.rows(Product) if "solve" in r["stage"]))
+    content = (folder / "file").read_text()
+    (folder / "file").write_text("?" * len(content))
+    registry.retire_set(calibration.product_key, f"{ABSENT}: x")
+    assert registry.caltable_sets_valid_at(MJD, DECLINATION) == []
+    (folder / "file").write_text(content)
+    assert registry.caltable_sets_valid_at(MJD, DECLINATION) == [calibration]
+    registry.retire_set(calibration.product_key, "wrong model")
+    assert registry.caltable_sets_valid_at(MJD, DECLINATION) == []
+
+
+def test_rebuild_ends_a_retirement_for_absence(tmp_path: Path, output_dir: Path) -> None:
+    registry = open_registry(tmp_path, output_dir)
+    enter_all(registry, output_dir)
+    (calibration,) = registry.caltable_sets_valid_at(MJD, DECLINATION)
+    registry.retire_set(calibration.product_key, f"{ABSENT}: x")
+    registry.rebuild(output_dir)
+    assert registry.caltable_sets_valid_at(MJD, DECLINATION) == [calibration]
+
+
+def contimg(tmp_path: Path, output_dir: Path, *arguments: str) -> Any:
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    options = ["--output-dir", str(output_dir), "--state-dir", str(tmp_path / "state")]
+    return CliRunner().invoke(app, [*options, "registry", *arguments], env=clean)
+
+
+def test_commands_compare_and_rebuild(tmp_path: Path, output_dir: Path) -> None:
+    """A registry that was deleted is made anew from the manifests."""
+    lost = contimg(tmp_path, output_dir, "check")
+    assert lost.exit_code == 1
+    assert "0 products in the registry, 0 missing or damaged, 14 not registered" in lost.output
+    assert "14 products entered" in contimg(tmp_path, output_dir, "rebuild").output
+    assert contimg(tmp_path, output_dir, "check").exit_code == 0
+    (output_dir / "image" / f"image-{GROUPS[0]}-x" / "file").unlink()
+    damaged = contimg(tmp_path, output_dir, "check", "--json")
+    assert damaged.exit_code == 1
+    assert "file is missing" in damaged.output
+    (tmp_path / "state" / "registry.sqlite3").unlink()
+    assert "13 products entered, 1 broken" in contimg(tmp_path, output_dir, "rebuild").output
+
+
+def test_check_lets_groups_go_on_whose_calibration_is_back(
+    tmp_path: Path, output_dir: Path, database_url: str
+) -> None:
+    """They do not wait a day beside valid tables."""
+    registry = Registry(tmp_path / "state" / "registry.sqlite3", output_dir=output_dir)
+    enter_all(registry, output_dir)
+    (calibration,) = registry.caltable_sets_valid_at(MJD, DECLINATION)
+    registry.retire_set(calibration.product_key, f"{ABSENT}: x")
+    registry.set_group_status(GROUPS[1], GroupStatus.WAITING_FOR_CALIBRATION)
+    environment = {"ABSURD_DATABASE_URL": database_url}
+    options = ["--output-dir", str(output_dir), "--state-dir", str(tmp_path / "state")]
+    assert CliRunner().invoke(app, [*options, "db", "init"], env=environment).exit_code == 0
+    checked = CliRunner().invoke(app, [*options, "registry", "check"], env=environment)
+    assert checked.exit_code == 0, checked.output
+    assert f"{calibration.set_name} is in use again" in checked.output
+    assert f"{GROUPS[1]} has a calibration and goes on" in checked.output
