@@ -22,9 +22,6 @@ from absurd_contimg.simulation.exploration.explorer import (
 from absurd_contimg.simulation.model.faults import ALL_FAULTS, FaultKind, parse_kind, parse_schedule
 from absurd_contimg.simulation.model.worker_factory import SETTINGS, AnyHandler, HandlerWorkers
 
-QUEUE = "default"
-TASK = "task"
-
 only_schedule: str | None = None
 """Set by ``pytest --absurd-faults``: the only future that `explore_crashes` runs."""
 
@@ -33,8 +30,8 @@ def handler_spec(
     handler: AnyHandler,
     params: Json,
     *,
-    task_name: str = TASK,
-    queue: str = QUEUE,
+    task_name: str = "task",
+    queue: str = "default",
     options: SpawnOptions | None = None,
     others: Mapping[str, Mapping[str, AnyHandler]] | None = None,
     lease_seconds: int = 60,

@@ -19,7 +19,7 @@ from absurd_contimg.simulation.campaign.scenario import Scenario
 from absurd_contimg.simulation.campaign.telescope import SUB_BANDS_MIN, draw_observations
 from absurd_contimg.simulation.model.disk import ROOT, Disk
 from absurd_contimg.simulation.model.faults import FaultKind, TimedFault
-from absurd_contimg.simulation.model.hosts import DiskChannel, Host
+from absurd_contimg.simulation.model.hosts import DiskChannel, Host, Queue
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
 from absurd_contimg.simulation.model.stage_model import (
     DEFAULT_COSTS,
@@ -36,8 +36,6 @@ from absurd_contimg.simulation.model.worker_factory import (
 from absurd_contimg.simulation.model.world import EPOCH, State, World, without_logs_and_gc
 from absurd_contimg.simulation.runtime.kernel import HostClock
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly
-from absurd_contimg.stages.convert import ConvertStage
-from absurd_contimg.stages.image import ImageStage
 from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
 QUEUE = SETTINGS.queue_name
@@ -92,7 +90,7 @@ class Campaign:
         database = MemoryDatabase(seed, clock=lambda: EPOCH)
         disk = Disk(scenario.disk.capacity_bytes)
         self.world = World(State(database, disk, registry), observer=trace)
-        self.trace.watch(database)
+        self.trace.database = database
         self.world.server.latency_seconds = scenario.faults.latency_seconds
         if scenario.faults.lost_reply_probability:
             self.world.server.lose_reply = self._loses_reply
@@ -100,8 +98,10 @@ class Campaign:
         terms, env = scenario.workers, self.world.kernel.env
         bandwidth = scenario.disk.bandwidth_bytes_per_second
         channel = None if bandwidth is None else DiskChannel(env, bandwidth)
-        parts = (terms.cores_per_host, terms.memory_bytes_per_host, channel)
-        self._hosts = [Host(env, f"host-{number}", *parts) for number in range(terms.hosts)]
+        cores, memory = terms.cores_per_host, terms.memory_bytes_per_host
+        self._hosts = [
+            Host(f"host-{n}", Queue(env, cores), memory, channel) for n in range(terms.hosts)
+        ]
         self._model = self._stage_model(costs or DEFAULT_COSTS)
         self._processes: dict[int, SimLoop] = {}
         self._stopped_until = 0.0
@@ -120,9 +120,9 @@ class Campaign:
         planned: dict[tuple[str, str], tuple[str | None, ...]] = {}
         for each in self.observations:
             if not each.convertible:
-                planned[each.group_id, ConvertStage.name] = ("bad-input",) * _STARTS_PLANNED
+                planned[each.group_id, "convert"] = ("bad-input",) * _STARTS_PLANNED
             if each.number in faults.poison_groups:
-                planned[each.group_id, ImageStage.name] = (ENDS_WORKER,) * _STARTS_PLANNED
+                planned[each.group_id, "image"] = (ENDS_WORKER,) * _STARTS_PLANNED
         spread = self.scenario.duration_spread
         return StageModel(self.seed, scaled, spread, faults.stage_failures, planned)
 

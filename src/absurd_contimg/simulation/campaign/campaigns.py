@@ -60,11 +60,10 @@ def run_campaign(
 ) -> CampaignReport:
     """Simulate a scenario (a file, or the name of one shipped) once for each seed.
 
-    With a console it shows progress, the table, and how to replay each violation; with an output
-    folder it writes ``report.json`` and, with the plots extra, ``report.html``. `fit_from` are
-    histories of a real database from which the durations of stages are taken. A replay names the
-    `variant` of a sweep, and `faults` in place of those drawn from the seed; with `trace` it
-    prints all events. Raises `ScenarioError`, and `ValueError` where nothing can be fitted.
+    Shows progress, the table, and how to replay each violation; `output` gets ``report.json`` and,
+    with the plots extra, ``report.html``. The durations of stages are taken from `fit_from`, if
+    given. A replay names the `variant` of a sweep, and `faults` instead of those of the seed.
+    Raises `ScenarioError`, and `ValueError` where nothing can be fitted.
     """
     scenario = load_scenario(scenario_path)
     if output is not None:

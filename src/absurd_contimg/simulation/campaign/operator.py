@@ -1,7 +1,4 @@
-"""The operator of the simulated world: frees space, archives, retries failed tasks, restarts.
-
-Each duty is a coroutine of a process that never dies; a scenario says which there are.
-"""
+"""The operator of the simulated world: frees space, archives, retries failed tasks, restarts."""
 
 from __future__ import annotations
 

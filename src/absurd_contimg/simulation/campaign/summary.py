@@ -52,9 +52,7 @@ class RunSummary:
     waiting: tuple[str, ...]
     """What each unfinished task waits for at the end, until when, and the advice."""
     injected: Mapping[str, int]
-    """Faults by kind."""
     effective: Mapping[str, int]
-    """Of these, the ones that hit work under way."""
     violations: tuple[str, ...]
     digest: str
 

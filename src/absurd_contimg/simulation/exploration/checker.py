@@ -48,12 +48,10 @@ class InvariantChecker:
         """The first violation that was seen before the end."""
 
     def watch_publication(self, process: SimLoop, effect: Effect, phase: EffectPhase) -> None:
-        """Note a publication by a process without a lease.
+        """Note a publication by a process without a lease; called for all but needless calls.
 
-        To be called with every effect of the processes in `fences`, and with all that concern
-        stages and files. One thing cannot be prevented: a process that is paused, or whose task
-        is cancelled, after its fence let it pass and before the rename. It may still rename; that
-        the product is whole and overwrites none is the business of other invariants.
+        One thing cannot be prevented: a process that is paused, or whose task is cancelled, between
+        its fence and the rename may still rename. Other invariants say that the product is whole.
         """
         fence = self.fences.get(process)
         if fence is _Fence.ANSWERED:

@@ -239,12 +239,11 @@ class CrashRun:
     # -- running --------------------------------------------------------------------------
 
     def beginning(self) -> Hashable | None:
-        """Run until the next process starts; what decides everything from there on.
+        """Run until the next process starts after a kill; what decides everything from there on.
 
-        To be called after a kill, before `run`. The new process has swept the scratch folders of
-        the dead one, has its workers, and none of their code has run: two runs with the same
-        beginning are the same from here. None where that is not sure: all tasks have ended, or
-        another process may be in the middle of its work.
+        The new process has swept the scratch folders of the dead one, and no code of its workers
+        has run: two runs with the same beginning are the same from here. None where that is not
+        sure: all tasks have ended, or another process may be in the middle of its work.
         """
         if self._all_ended():
             return None

@@ -121,10 +121,9 @@ def explore(
 ) -> Exploration:
     """Run every future of `spec` with one fault, or with one and a second during its recovery.
 
-    With `part` (number from 0, count) only this part of the first faults is injected. With
-    `check_operations` the invariants are checked after every operation of every future: several
-    times slower, for small worlds. Stops after `findings_max` findings. Raises `AssertionError`
-    if the baseline run itself violates an invariant: then nothing can be compared with it.
+    With `part` (number from 0, count) only this part of the first faults is injected; with
+    `check_operations` invariants are checked after every operation, several times slower. Stops
+    after `findings_max` findings. Raises `AssertionError` if the baseline run itself violates one.
     """
     started = time.process_time()
     kinds = tuple(faults), tuple(second_faults)
@@ -144,9 +143,8 @@ def explore_on_cores(
 ) -> Exploration:
     """The same as `explore`, in `jobs` processes; `make_spec` is a function of a module.
 
-    The sum does not depend on the number of jobs. The first `after` parts are left out: an earlier
-    exploration has run them. `on_progress` gets the number of finished parts, of all parts, and
-    the sum of what they explored.
+    The first `after` parts are left out: an earlier exploration has run them. `on_progress` gets
+    the number of finished parts, of all parts, and the sum, which depends on no number of jobs.
     """
     total = Exploration()
     # Enough that no process waits long for the slowest, and that progress is seen.
@@ -207,45 +205,40 @@ class _Explorer:
         if self._base.violations:
             finding = Finding((), self._base.violations, tuple(base.trace))
             raise AssertionError(f"the baseline run is wrong already: {finding}")
-        result = self._result
-        result.crash_points = tuple(base.crash_points)
-        result.distinct_states = len(base.snapshots)
+        self._result.crash_points = tuple(base.crash_points)
+        self._result.distinct_states = len(base.snapshots)
+        self._explore_from(base, _Future(()), kinds, seconds, part)
+        return self._result
+
+    def _explore_from(
+        self,
+        recorded: CrashRun,
+        origin: _Future,
+        kinds: Kinds,
+        then: Kinds = (),
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
+        """Run every future with one more fault than a recorded run, `then` with another one."""
         beginnings: set[Hashable] = set()
         distinct = 0
-        for future in _futures(base, _Future(()), kinds):
+        for future in _futures(recorded, origin, kinds):
+            if len(self._result.findings) >= self._findings_max:
+                return
             in_part = distinct % part[1] == part[0]
             if future.snapshot is None and not in_part:
                 distinct += 1
                 continue
-            run = self._start(future, beginnings, keep_crash_points=bool(seconds))
+            run = self._start(future, beginnings, keep_crash_points=bool(then))
             if run is None:
-                result.duplicates += part[0] == 0  # each part meets them all
+                self._result.duplicates += part[0] == 0  # each part meets them all
                 continue
             distinct += 1
             if not in_part:
                 run.world.close()
                 continue
             self._run(future.schedule, run)
-            if seconds and not run.injector.pending:
-                self._explore_recovery(future, run, seconds)
-            if self._is_full:
-                break
-        return result
-
-    @property
-    def _is_full(self) -> bool:
-        return len(self._result.findings) >= self._findings_max
-
-    def _explore_recovery(self, first: _Future, run: CrashRun, kinds: Kinds) -> None:
-        beginnings: set[Hashable] = set()
-        for future in _futures(run, first, kinds):
-            if self._is_full:
-                break
-            second = self._start(future, beginnings)
-            if second is None:
-                self._result.duplicates += 1
-            else:
-                self._run(future.schedule, second)
+            if then and not run.injector.pending:
+                self._explore_from(run, future, then)
 
     def _start(
         self, future: _Future, beginnings: set[Hashable], keep_crash_points: bool = False

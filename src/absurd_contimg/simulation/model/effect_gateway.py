@@ -3,8 +3,7 @@
 Whatever a simulated process does that outlives it goes through its `EffectGateway`: calls of the
 database, operations on files, starts and ends of stages, entries in the registry. Each is one
 effect with two phases in which a fault can be injected: before it, and after it was committed but
-before the process has the reply. ("After" an effect is "before" the next one: between two effects
-a process touches nothing.)
+before the process has the reply.
 """
 
 from __future__ import annotations
@@ -76,26 +75,20 @@ class DatabaseServer:
         )
 
 
+@dataclass(slots=True, eq=False)
 class EffectGateway:
     """The gateway of one process."""
 
-    def __init__(
-        self,
-        process: SimLoop,
-        server: DatabaseServer,
-        observer: Observer | None = None,
-        host: str = "host",
-    ) -> None:
-        self.process = process
-        self.server = server
-        self.host = host
-        self._observe = observer
+    process: SimLoop
+    server: DatabaseServer
+    observe: Observer | None = None
+    host: str = "host"
 
     async def perform(
         self, effect: Effect, act: Callable[..., Awaitable[_T]], *args: Any, **options: Any
     ) -> _T:
         """Let an effect happen, or let the process die, pause or fail in one of its phases."""
-        process, observe = self.process, self._observe
+        process, observe = self.process, self.observe
         process.check_alive()
         if observe is None:
             return await act(*args, **options)
@@ -116,7 +109,7 @@ class EffectGateway:
 
     def perform_now(self, effect: Effect, act: Callable[..., _T], *args: Any) -> _T:
         """The same for an effect that takes no time and is called without waiting."""
-        process, observe = self.process, self._observe
+        process, observe = self.process, self.observe
         process.check_alive()
         if observe is None:
             return act(*args)
@@ -182,7 +175,7 @@ def _proxy_call(name: str) -> Callable[..., Awaitable[Any]]:
     async def call(self: BackendProxy, *args: Any, **options: Any) -> Any:
         gateway = self.gateway
         method = getattr(self.inner, name)
-        if gateway._observe is None and gateway.server.quiet:
+        if gateway.observe is None and gateway.server.quiet:
             gateway.process.check_alive()
             return await method(*args, **options)
         return await gateway.perform(effect, gateway.call, method, name, *args, **options)

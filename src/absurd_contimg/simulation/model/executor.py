@@ -1,16 +1,15 @@
 """`SimulatedExecutor`: stages as durations and failures, in place of processes with CASA.
 
-The simulation replaces this part of `StageRunner`, the file system and the thread. What a stage's
-process does around the stage (digest the inputs, look for the product, write the manifest) is
-production's code; the stage itself is a time in which space is written and at whose end, or
-before, it fails as the failure table says.
+What a stage's process does around the stage (digest the inputs, look for the product, write the
+manifest) is production's code; the stage itself is a time in which space is written and at whose
+end, or before, it fails as the failure table says. `StageWatch` observes how much of it was of use.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from typing_extensions import override
@@ -47,7 +46,7 @@ from absurd_contimg.simulation.model.stage_model import (
     Draw,
     StageModel,
 )
-from absurd_contimg.simulation.model.stage_watch import ObservedStage, StageWatch
+from absurd_contimg.simulation.runtime.loop import SimLoop
 
 _EPOCH_TEXT = "2026-01-01T00:00:00.000+00:00"
 _SOFTWARE: Mapping[str, str] = {"simulation": "1"}
@@ -102,6 +101,72 @@ def simulated(stage: PipelineStage) -> type[SimulatedStage]:
     names = ("name", "version", "requires", "provides", "runs_after", "isolated", "product_folder")
     contract = {name: getattr(stage, name) for name in names}
     return type(f"Simulated{type(stage).__name__}", (SimulatedStage,), contract)
+
+
+@dataclass(slots=True)
+class StageWatch:
+    """The stages that run now in a world, and what was observed of earlier ones."""
+
+    running: dict[tuple[str, str], list[ObservedStage]] = field(default_factory=dict)
+    """By group and stage."""
+    overlaps: list[str] = field(default_factory=list)
+    """Where two processes worked on one stage of one group at a time."""
+    seconds_used: float = 0.0
+    seconds_lost: float = 0.0
+    """Of stage time that ended without a product."""
+
+
+@dataclass(eq=False)
+class ObservedStage:
+    """One run of a stage by one process, as a context manager; set `useful` when it is done."""
+
+    _watch: StageWatch
+    _process: SimLoop
+    _stage: tuple[str, str]
+    """Group and stage."""
+    _request: StageRequest
+    useful: bool = False
+
+    def __enter__(self) -> ObservedStage:
+        self._started_at = self._process.kernel.now
+        self._watch.running.setdefault(self._stage, []).append(self)
+        self._leave_now = self._process.release_at_death(self._leave)
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._leave_now()
+        del self._leave_now  # a reference cycle, which would keep the world in memory
+
+    def _leave(self) -> None:
+        running = self._watch.running[self._stage]
+        running.remove(self)
+        for other in running:
+            self._compare(other)
+        seconds = self._process.kernel.now - self._started_at
+        self._watch.seconds_used += seconds
+        if not self.useful:
+            self._watch.seconds_lost += seconds
+
+    def _compare(self, other: ObservedStage) -> None:
+        """Note the time in which both worked."""
+        both, (group, stage) = (self, other), self._stage
+        begin = max(max(each._started_at, each._process.resumed_at) for each in both)
+        end = min(each._work_ended() for each in both)
+        if end > begin:
+            self._watch.overlaps.append(
+                f"{stage} of {group} ran on {self._process.name} and on {other._process.name} "
+                f"from {begin:.3f} s to {end:.3f} s"
+            )
+
+    def _work_ended(self) -> float:
+        """The stage of a paused worker runs on until the watchdog ends it with the lease."""
+        process = self._process
+        if process.held is None or process.dead:
+            return process.kernel.now
+        ends_at = process.paused_at
+        if self._request.may_live_until is not None:
+            ends_at = max(ends_at, process.world_time(self._request.may_live_until()))
+        return min(process.kernel.now, ends_at)
 
 
 @dataclass

@@ -1,8 +1,7 @@
 """Faults and their text, which reports print and a user can type again.
 
-One vocabulary for both ways to inject a fault: at a numbered crash point of a workflow
-(`InjectedFault`), or at a time of a campaign (`TimedFault`). How a fault is injected is the
-business of the crash explorer's injector and of the campaign.
+They come at a numbered crash point of a workflow (`InjectedFault`), or at a time of a campaign
+(`TimedFault`).
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class SimulatedFiles(FileSystem):
                 f"{path}/{name}"
                 for path in paths
                 for name in self._disk.folders.get(path, ())
-                if _matches(name, part)
+                if fnmatch.fnmatchcase(name, part)
             ]
         return [Path(path) for path in sorted(paths)]
 
@@ -161,11 +161,3 @@ class SimulatedFiles(FileSystem):
 @lru_cache(maxsize=4096)
 def _digest(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
-
-
-def _matches(name: str, pattern: str) -> bool:
-    if "*" not in pattern:
-        return name == pattern
-    if pattern == "*":
-        return not name.startswith(".")
-    return fnmatch.fnmatchcase(name, pattern)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import cast
 
 import simpy
@@ -57,21 +58,14 @@ class DiskChannel(Queue):
             release()
 
 
+@dataclass(slots=True, eq=False)
 class Host:
     """One computer; without a channel no stage waits for the disk."""
 
-    def __init__(
-        self,
-        env: simpy.Environment,
-        name: str,
-        cores: int,
-        memory_bytes: int,
-        channel: DiskChannel | None = None,
-    ) -> None:
-        self.name = name
-        self.free_memory_bytes = memory_bytes
-        self.channel = channel
-        self.cores = Queue(env, cores)
+    name: str
+    cores: Queue
+    free_memory_bytes: int
+    channel: DiskChannel | None = None
 
     def take_memory(self, size_bytes: int) -> Callable[[], None] | None:
         """Take memory; the returned function releases it. None when there is not enough."""

@@ -22,14 +22,6 @@ from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import History
 from absurd_contimg.execution.executor import StageFailed, StageRequest, StageTimeout
 from absurd_contimg.history.metrics import measure
-from absurd_contimg.stages.calibrate_apply import CalibrateApplyStage
-from absurd_contimg.stages.calibrate_solve import CalibrateSolveStage
-from absurd_contimg.stages.catalog_setup import CatalogSetupStage
-from absurd_contimg.stages.convert import ConvertStage
-from absurd_contimg.stages.flag import FlagStage
-from absurd_contimg.stages.image import ImageStage
-from absurd_contimg.stages.select_calibration import SelectCalibrationStage
-from absurd_contimg.stages.validate import ValidateStage
 
 GIB = 1024**3
 
@@ -44,14 +36,14 @@ class StageCost:
 
 
 DEFAULT_COSTS: Mapping[str, StageCost] = {
-    CatalogSetupStage.name: StageCost(5.0, 1_000_000, GIB),
-    ConvertStage.name: StageCost(250.0, 2_200_000_000, 4 * GIB),  # asv: 243 and 264 s
-    FlagStage.name: StageCost(27.0, 2_200_000_000, 2 * GIB),  # asv: reset 9 s and zeros 18 s
-    CalibrateSolveStage.name: StageCost(41.0, 20_000_000, 6 * GIB),  # asv: 31 s and gains 10.5 s
-    SelectCalibrationStage.name: StageCost(0.1),
-    CalibrateApplyStage.name: StageCost(4.2, 2_200_000_000, 4 * GIB),  # asv
-    ImageStage.name: StageCost(180.0, 100_000_000, 6 * GIB),  # guide: 2 to 5 min
-    ValidateStage.name: StageCost(30.0, 1_000_000, 2 * GIB),  # guide: photometry about 30 s
+    "catalog_setup": StageCost(5.0, 1_000_000, GIB),
+    "convert": StageCost(250.0, 2_200_000_000, 4 * GIB),  # asv: 243 and 264 s
+    "flag": StageCost(27.0, 2_200_000_000, 2 * GIB),  # asv: reset 9 s and zeros 18 s
+    "calibrate_solve": StageCost(41.0, 20_000_000, 6 * GIB),  # asv: 31 s and gains 10.5 s
+    "select_calibration": StageCost(0.1),
+    "calibrate_apply": StageCost(4.2, 2_200_000_000, 4 * GIB),  # asv
+    "image": StageCost(180.0, 100_000_000, 6 * GIB),  # guide: 2 to 5 min
+    "validate": StageCost(30.0, 1_000_000, 2 * GIB),  # guide: photometry about 30 s
 }
 """By stage. The sum, 537 s, is within the guide's 8 to 12 minutes a group."""
 

@@ -20,18 +20,14 @@ _ID = re.compile(r"[0-9a-f]{8}\b")
 class Trace:
     """An `Observer` that only listens, and takes notes from others.
 
-    Reads are left out, and so is a claim that is followed by the next claim of the same process:
-    it found nothing.
+    Reads are left out, and so is a claim that finds nothing: the process claims again.
     """
 
     def __init__(self) -> None:
         self._lines: list[tuple[str, str] | None] = []
-        self._database: MemoryDatabase | None = None
+        self.database: MemoryDatabase | None = None
+        """The arguments of calls are taken from its timeline."""
         self._claims: dict[SimLoop, int] = {}
-
-    def watch(self, database: MemoryDatabase) -> None:
-        """Take the arguments of calls from this database's timeline, however long it grows."""
-        self._database = database
 
     def note(self, seconds: float, text: str, process: str = "") -> None:
         """Add a line."""
@@ -51,8 +47,8 @@ class Trace:
 
     def _text(self, effect: Effect) -> str:
         """An effect by its name, a call of the database with its arguments and its answer."""
-        if effect.kind == "call" and self._database is not None and self._database.noted:
-            last = Operation(*self._database.noted[-1])
+        if effect.kind == "call" and self.database is not None and self.database.noted:
+            last = Operation(*self.database.noted[-1])
             if last.procedure == effect.name:
                 return str(last).split("  ", 2)[2] + _outcome_noted_by(last)
         return f"{effect.kind} {effect.name}"

@@ -29,8 +29,8 @@ from absurd_contimg.simulation.model.effect_gateway import (
     EffectGateway,
     Observer,
 )
+from absurd_contimg.simulation.model.executor import StageWatch
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
-from absurd_contimg.simulation.model.stage_watch import StageWatch
 from absurd_contimg.simulation.runtime.kernel import RIGHT_CLOCK, HostClock, Kernel
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly, new_process
 

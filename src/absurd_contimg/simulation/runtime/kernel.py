@@ -115,10 +115,9 @@ class Kernel:
         self._stopped = False
 
     def run(self, until: float | None = None, callbacks_max: int | None = None) -> None:
-        """Run until `stop` is called or, if given, until that time in seconds.
+        """Run until `stop` is called or, if given, until that time; else `Deadlock` or `Livelock`.
 
-        Raises `Deadlock` when neither will ever come, and `Livelock` after `callbacks_max`
-        callbacks.
+        `callbacks_max` decides what counts as a livelock.
         """
         self._stopped = False
         if until is not None:

@@ -1,10 +1,9 @@
 """The event loop of one simulated process, and how such a process is paused and dies.
 
-An operating-system process has an event loop of its own, and so has a simulated one: its
-callbacks can be held (a paused process) or dropped (a dead one) without touching others. A dead
-process has no effect any more: its loop takes no callback and tells no time, and its gateway to
-the world (`SimLoop.check_alive`) raises `ProcessDied` in the code that is left. That code is
-ended, task by task, in the order in which the tasks were made.
+The callbacks of a process can be held (a paused one) or dropped (a dead one) without touching
+others. A dead process has no effect any more: its loop takes no callback and tells no time, and
+`SimLoop.check_alive` raises `ProcessDied` in the code that is left. That code is ended, task by
+task, in the order in which the tasks were made.
 """
 
 from __future__ import annotations
@@ -331,11 +330,10 @@ for _name in vars(asyncio.AbstractEventLoop).keys() - vars(SimLoop).keys():
 def pause_call(process: SimLoop) -> None:
     """Pause a process in the middle of a call that does not wait, until it is resumed.
 
-    The runner of stages publishes in a thread, and SIGSTOP may come between its last check of the
-    clock and the rename. There are no threads here: the call lasts until the process is resumed or
-    killed, and the world goes on inside of it. Of two calls that are paused so, the later one has
-    to go on first, so the earlier process may resume a little late. Raises `ProcessDied` when the
-    process is dead or the world has ended.
+    SIGSTOP may come between the last check of the clock and the rename of a product. The world goes
+    on inside of the call. Of two calls that are paused so, the later one has to go on first, so
+    the earlier process may resume a little late. Raises `ProcessDied` when the process is dead or
+    the world has ended.
     """
     process.check_alive()
     if process.held is None:
