@@ -234,11 +234,12 @@ class _Explorer:
                 continue
             distinct += 1
             if not in_part:
-                run.world.close()
+                run.world.discard()
                 continue
             self._run(future.schedule, run)
             if then and not run.injector.pending:
                 self._explore_from(run, future, then)
+            run.world.discard()
 
     def _start(
         self, future: _Future, beginnings: set[Hashable], keep_crash_points: bool = False
@@ -259,7 +260,7 @@ class _Explorer:
         beginning = None if schedule[injected:] else run.beginning()
         if beginning is not None:
             if beginning in beginnings:
-                run.world.close()
+                run.world.discard()
                 return None
             beginnings.add(beginning)
         return run

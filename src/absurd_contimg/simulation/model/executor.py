@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from typing_extensions import override
@@ -52,9 +53,17 @@ _EPOCH_TEXT = "2026-01-01T00:00:00.000+00:00"
 _SOFTWARE: Mapping[str, str] = {"simulation": "1"}
 _SOLVED = SolvedCaltables("", (), "calibrator", "antenna", 0.0, 0.0, 0.0, 0.0)
 _UNSOLVED = UnsolvedCaltables("no calibrator transits during this group")
-_VALIDATED = ValidateOutputs(
-    Validation(Path("report.json"), "clean", (), 0, 0, *(None,) * 8)  # nothing was measured
+_VALIDATED = to_json(
+    ValidateOutputs(
+        Validation(Path("report.json"), "clean", (), 0, 0, *(None,) * 8)  # nothing was measured
+    )
 )
+
+
+@lru_cache(maxsize=4096)
+def _calibration(group: str, solves: bool) -> dict[str, Json]:
+    solved = replace(_SOLVED, set_name=f"set {group}")
+    return to_json(CalibrateSolveOutputs(solved if solves else _UNSOLVED))
 
 
 class SimulatedStage(PipelineStage):
@@ -89,10 +98,9 @@ class SimulatedStage(PipelineStage):
         """What the stage returns when its work is done."""
         group, path = context.group_id, None if committed is None else str(committed)
         if names(CalibrateSolveOutputs) == self.provides:
-            solved = replace(_SOLVED, set_name=f"set {group}")
-            return to_json(CalibrateSolveOutputs(solved if self._solves(group) else _UNSOLVED))
+            return _calibration(group, self._solves(group))
         if names(ValidateOutputs) == self.provides:
-            return to_json(_VALIDATED)
+            return _VALIDATED
         return {name: {"path": path} for name in sorted(self.provides)}
 
 

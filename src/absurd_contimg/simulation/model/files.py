@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.products.filesystem import FileSystem
 from absurd_contimg.simulation.model.disk import INPUT, Disk
 from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
+from absurd_contimg.simulation.model.simulated_config import path_of
 
 JSON_BYTES = 2000
 """The size of a manifest or a note on the simulated disk."""
@@ -75,13 +76,14 @@ class SimulatedFiles(FileSystem):
         """As the port says, for patterns of names without ``**``."""
         paths = [str(folder)]
         for part in pattern.split("/"):
-            paths = [
-                f"{path}/{name}"
-                for path in paths
-                for name in self._disk.folders.get(path, ())
-                if fnmatch.fnmatchcase(name, part)
-            ]
-        return [Path(path) for path in sorted(paths)]
+            paths = [f"{path}/{name}" for path in paths for name in self._names(path, part)]
+        return [path_of(path) for path in sorted(paths)]
+
+    def _names(self, folder: str, pattern: str) -> Iterable[str]:
+        names = self._disk.folders.get(folder, {})
+        if "*" not in pattern:
+            return (pattern,) if pattern in names else ()
+        return names if pattern == "*" else fnmatch.filter(names, pattern)
 
     @override
     def tree_size(self, folder: Path) -> int:

@@ -195,6 +195,11 @@ class World:
         now = self.clock()
         self.state.database.clock = lambda: now
 
+    def discard(self) -> None:
+        """Break the reference cycle of the emulator's session: nobody will read the world again."""
+        self.close()
+        vars(self.direct_backend._session).clear()
+
 
 _GATEWAYS: dict[SimLoop, tuple[EffectGateway, Ledger]] = {}
 """Of all living processes, for handlers that know only their event loop."""

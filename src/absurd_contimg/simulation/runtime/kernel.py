@@ -208,4 +208,6 @@ class Kernel:
         finally:
             asyncio._set_running_loop(before)
         self.ready.clear()
-        self.env._queue.clear()
+        now = self.env._now
+        vars(self.env).clear()  # its bound methods are reference cycles
+        self.env._now = now
