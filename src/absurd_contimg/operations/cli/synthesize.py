@@ -25,9 +25,18 @@ def synth(
     fault: Annotated[
         list[str] | None, typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable.")
     ] = None,
+    speed: Annotated[
+        float | None,
+        typer.Option(
+            help="Write as the correlator does, this many times faster: files grow, then are "
+            "renamed. Default: at once.",
+            min=0.1,
+        ),
+    ] = None,
 ) -> None:
     """Write synthetic UVH5 observations of a known sky."""
     from absurd_contimg.synthesis import SynthesisConfig, synthesize  # noqa: PLC0415 - casa extra
+    from absurd_contimg.synthesis.replay import Pace, synthesize_at_pace  # noqa: PLC0415 - casa extra
 
     if preset not in _PRESETS:
         raise SettingError(f"There is no preset {preset!r}.", f"Choose from {', '.join(_PRESETS)}.")
@@ -44,7 +53,10 @@ def synth(
             f"The options of the observations are not valid: {wrong}.",
             f"Options are {', '.join(SynthesisConfig.model_fields)}.",
         ) from error
-    result = synthesize(folder, config)
+    if speed is None:
+        result = synthesize(folder, config)
+    else:
+        result = synthesize_at_pace(folder, config, Pace(speed))
     table = Table("group", "files", "calibrator", box=None)
     for group in result.groups:
         table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
