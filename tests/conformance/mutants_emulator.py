@@ -27,7 +27,7 @@ class Mutant(NamedTuple):
 
 MUTANTS = (
     # claims
-    Mutant("claim takes runs before they are due", R, "runs.due.pop(runs.rows, now)", "runs.due.pop(runs.rows, now + 40 * SECOND_US)"),
+    Mutant("claim takes runs before they are due", R, "runs.due.pop(tx, runs.rows, now)", "runs.due.pop(tx, runs.rows, now + 40 * SECOND_US)"),
     Mutant("claim forgets cancellation rules", R, "        cancel_task(tx, queue_name, task_id)\n", "        pass\n"),
     Mutant("claim forgets the sweep", R, "    sweep_expired_leases(tx, queue_name, now, limit)\n", ""),
     Mutant("claim keeps the old lease", R, "            claim_expires_at=until,\n", ""),
@@ -44,7 +44,7 @@ MUTANTS = (
     Mutant("null claim timeout means none", R, "30 if claim_timeout is None else claim_timeout, 0", "0 if claim_timeout is None else claim_timeout, 0"),
     Mutant("claim timeout 0 is a lease of 0 s", R, "if timeout > 0 else None", "if timeout >= 0 else None"),
     Mutant("claim takes runs of ended tasks", R, "task is None or task.state not in LIVE or not", "task is None or not"),
-    Mutant("claim waits for locked rows", R, "if not (runs.may_lock(tx, run.run_id) and tasks.may_lock(tx, run.task_id)):", "if False:"),
+    Mutant("claim waits for locked rows", R, "return runs.try_lock(tx, run.run_id) and tasks.try_lock(tx, run.task_id)", "runs.lock(tx, run.run_id)\n    tasks.lock(tx, run.task_id)\n    return True"),
     Mutant("claim clears the wake event in its answer", R, "                run.wake_event,\n                run.event_payload,", "                None,\n                run.event_payload,"),
     # the sweep
     Mutant("sweep takes every expired lease", R, "while len(expired) < limit and (run := runs.leases", "while (run := runs.leases"),
@@ -98,8 +98,8 @@ MUTANTS = (
     Mutant("retry by hand counts from the attempts made", S, "base = task.attempts if task.max_attempts is None else task.max_attempts", "base = task.attempts"),
     Mutant("retry in place keeps cancelled_at", S, "        last_attempt_run=run_id,\n        cancelled_at=None,", "        last_attempt_run=run_id,"),
     # checkpoints
-    Mutant("an earlier attempt overwrites a later checkpoint", C, "if existing is None or run.attempt >= existing:", "if True:"),
-    Mutant("an equal attempt may not overwrite", C, "run.attempt >= existing", "run.attempt > existing"),
+    Mutant("an earlier attempt overwrites a later checkpoint", C, "if owner is None or run.attempt >= owner.attempt:", "if True:"),
+    Mutant("an equal attempt may not overwrite", C, "run.attempt >= owner.attempt", "run.attempt > owner.attempt"),
     Mutant("checkpoint of a cancelled task is taken", "procedures.checks", "state = run.state if task is None else task.state", "state = run.state"),
     Mutant("checkpoint of a failed run is taken", C, "    refuse_ended_run(run, queue_name, task)\n", "    refuse_ended_run(run._replace(state='running'), queue_name, task)\n"),
     Mutant("checkpoint does not extend the lease", C, "extend_claim_by > 0:", "extend_claim_by > 10**10:"),
@@ -108,7 +108,7 @@ MUTANTS = (
     Mutant("pending checkpoints are never shown", C, 'include_pending or row.status == "committed"', 'row.status == "committed"'),
     Mutant("pending checkpoints are in the list", C, 'if row.status == "committed" and (owner', "if (owner"),
     Mutant("checkpoints of another task may be read", C, "if task_id is not None and run.task_id != task_id:", "if False:"),
-    Mutant("a checkpoint whose owner is gone is kept", C, "return None if owner is None else owner.attempt", "return 10**9 if owner is None else owner.attempt"),
+    Mutant("a checkpoint whose owner is gone is kept", C, "if owner is None or run.attempt >= owner.attempt:", "if existing is None or (owner is not None and run.attempt >= owner.attempt):"),
     Mutant("checkpoints without owner are not in the list", C, "(owner is None or owner.attempt <= run.attempt)", "(owner is not None and owner.attempt <= run.attempt)"),
     # events
     Mutant("await leaves no placeholder", E, "events.put(tx, EventRow(event_name, None, _EPOCH))", "pass"),
@@ -177,7 +177,7 @@ MUTANTS = (
     Mutant("keys are ordered by bytes alone", "jsonb", "return len(key) if key.isascii() else len(key.encode()), key", "return 0, key"),
     Mutant("large floats keep their exponent", "jsonb", 'shown = format(Decimal((0, digits, exponent)), "f")', "shown = text.lstrip('-')"),
     Mutant("numbers lose their scale", "jsonb", 'shown = format(Decimal((0, digits, exponent)), "f")', 'shown = format(Decimal((0, digits, exponent)).normalize(), "f")'),
-    Mutant("null characters are taken", "jsonb", 'if "\\0" in value or not value.isascii():', "if not value.isascii():"),
+    Mutant("null characters are taken", "jsonb", 'if not value.isascii() or "\\0" in value:', "if not value.isascii():"),
 )  # fmt: skip
 
 EQUIVALENT: dict[str, str] = {

@@ -60,96 +60,96 @@ class MemoryBackend(Backend):
         self._session = Session(db)
 
     async def _run(
-        self, procedure: Callable[[Transaction, *Ts], T], *arguments: *Ts, noted: bool = True
+        self,
+        procedure: Callable[[Transaction, *Ts], T],
+        arguments: tuple[*Ts],
+        *,
+        noted: bool = True,
     ) -> T:
         """Run one procedure as a transaction of its own, and note it in the timeline."""
-        session, name = self._session, procedure.__name__ if noted else ""
+        session = self._session
         try:
             while True:
                 try:
-                    with self.db.mutex:
-                        answer = session.attempt(procedure, *arguments)
+                    answer = session.attempt(procedure, arguments)
                     break
                 except WouldBlock as blocked:
                     await session.wait_async(blocked.holder)
         except EngineError as error:
-            self._note(name, arguments, f"{error.sqlstate} {error.message}", None)
+            if noted:
+                outcome = f"{error.sqlstate} {error.message}"
+                session.note(procedure.__name__, arguments, outcome)
             raise translated(error) from None
-        self._note(name, arguments, "ok", answer)
+        if noted:
+            session.note(procedure.__name__, arguments, "ok", answer)
         return answer
 
-    def _note(self, name: str, arguments: tuple[object, ...], outcome: str, answer: object) -> None:
-        if name:
-            session = self._session
-            call = (session.clock, session.session_id, name, arguments, outcome, answer)
-            self.db.noted.append(call)
-
-    def _read(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> Awaitable[T]:
+    def _read(self, work: Callable[[Transaction, *Ts], T], arguments: tuple[*Ts]) -> Awaitable[T]:
         """Run what changes nothing, which is not noted."""
-        return self._run(work, *arguments, noted=False)
+        return self._run(work, arguments, noted=False)
 
     async def create_queue(
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
-        await self._run(queues.create_queue, queue_name, storage_mode)
+        await self._run(queues.create_queue, (queue_name, storage_mode))
 
     async def drop_queue(self, queue_name: str) -> None:
-        await self._run(queues.drop_queue, queue_name)
+        await self._run(queues.drop_queue, (queue_name,))
 
     async def list_queues(self) -> list[str]:
-        return [row.queue_name for row in await self._read(queues.list_queues)]
+        return [row.queue_name for row in await self._read(queues.list_queues, ())]
 
     async def get_queue_policy(self, queue_name: str) -> QueuePolicy | None:
-        rows = await self._read(queues.get_queue_policy, queue_name)
+        rows = await self._read(queues.get_queue_policy, (queue_name,))
         return QueuePolicy(*python_values(rows[0])) if rows else None
 
     async def set_queue_policy(self, queue_name: str, policy: Mapping[str, Json]) -> None:
-        await self._run(queues.set_queue_policy, queue_name, dumped(policy))
+        await self._run(queues.set_queue_policy, (queue_name, dumped(policy)))
 
     async def spawn_task(
         self, queue_name: str, task_name: str, params: Json, options: SpawnOptions | None = None
     ) -> SpawnedTask:
         chosen = jsonb.EMPTY if options is None else dumped(options.to_json())
-        row = await self._run(tasks.spawn_task, queue_name, task_name, dumped(params), chosen)
+        row = await self._run(tasks.spawn_task, (queue_name, task_name, dumped(params), chosen))
         return SpawnedTask._make(python_values(row))
 
     async def claim_task(
         self, queue_name: str, worker_id: str, claim_timeout: int = 30, qty: int = 1
     ) -> list[ClaimedTask]:
-        rows = await self._run(runs.claim_task, queue_name, worker_id, claim_timeout, qty)
+        rows = await self._run(runs.claim_task, (queue_name, worker_id, claim_timeout, qty))
         return [ClaimedTask._make(python_values(row)) for row in rows]
 
     async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
-        await self._run(runs.complete_run, queue_name, uuid_int(run_id), dumped(state))
+        await self._run(runs.complete_run, (queue_name, uuid_int(run_id), dumped(state)))
 
     async def schedule_run(self, queue_name: str, run_id: UUID, wake_at: datetime) -> None:
-        await self._run(runs.schedule_run, queue_name, uuid_int(run_id), time_us(wake_at))
+        await self._run(runs.schedule_run, (queue_name, uuid_int(run_id), time_us(wake_at)))
 
     async def fail_run(
         self, queue_name: str, run_id: UUID, reason: Json, retry_at: datetime | None = None
     ) -> None:
         at = None if retry_at is None else time_us(retry_at)
-        await self._run(runs.fail_run, queue_name, uuid_int(run_id), dumped(reason), at)
+        await self._run(runs.fail_run, (queue_name, uuid_int(run_id), dumped(reason), at))
 
     async def fail_run_permanently(self, queue_name: str, run_id: UUID, reason: Json) -> None:
-        await self._run(fail_run_permanently, queue_name, uuid_int(run_id), dumped(reason))
+        await self._run(fail_run_permanently, (queue_name, uuid_int(run_id), dumped(reason)))
 
     async def retry_task(
         self, queue_name: str, task_id: UUID, options: Mapping[str, Json] | None = None
     ) -> SpawnedTask:
         chosen = jsonb.EMPTY if options is None else dumped(options)
-        row = await self._run(tasks.retry_task, queue_name, uuid_int(task_id), chosen)
+        row = await self._run(tasks.retry_task, (queue_name, uuid_int(task_id), chosen))
         return SpawnedTask._make(python_values(row))
 
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
-        await self._run(tasks.cancel_task, queue_name, uuid_int(task_id))
+        await self._run(tasks.cancel_task, (queue_name, uuid_int(task_id)))
 
     async def get_task_result(self, queue_name: str, task_id: UUID) -> TaskResult | None:
-        rows = await self._read(tasks.get_task_result, queue_name, uuid_int(task_id))
+        rows = await self._read(tasks.get_task_result, (queue_name, uuid_int(task_id)))
         return TaskResult(*python_values(rows[0])) if rows else None
 
     async def extend_claim(self, queue_name: str, run_id: UUID, extend_by: int) -> None:
-        await self._run(runs.extend_claim, queue_name, uuid_int(run_id), extend_by)
+        await self._run(runs.extend_claim, (queue_name, uuid_int(run_id), extend_by))
 
     async def set_task_checkpoint_state(
         self,
@@ -162,20 +162,20 @@ class MemoryBackend(Backend):
     ) -> None:
         task, text, run = uuid_int(task_id), dumped(state), uuid_int(owner_run)
         arguments = (queue_name, task, step_name, text, run, extend_claim_by)
-        await self._run(events.set_task_checkpoint_state, *arguments)
+        await self._run(events.set_task_checkpoint_state, arguments)
 
     async def get_task_checkpoint_state(
         self, queue_name: str, task_id: UUID, step_name: str, include_pending: bool = False
     ) -> Checkpoint | None:
         key, read = uuid_int(task_id), events.get_task_checkpoint_state
-        rows = await self._read(read, queue_name, key, step_name, include_pending)
+        rows = await self._read(read, (queue_name, key, step_name, include_pending))
         return Checkpoint(*python_values(rows[0])) if rows else None
 
     async def get_task_checkpoint_states(
         self, queue_name: str, task_id: UUID, run_id: UUID
     ) -> list[Checkpoint]:
         task, run = uuid_int(task_id), uuid_int(run_id)
-        rows = await self._read(events.get_task_checkpoint_states, queue_name, task, run)
+        rows = await self._read(events.get_task_checkpoint_states, (queue_name, task, run))
         return [Checkpoint(*python_values(row)) for row in rows]
 
     async def await_event(
@@ -189,27 +189,27 @@ class MemoryBackend(Backend):
     ) -> AwaitedEvent:
         task, run = uuid_int(task_id), uuid_int(run_id)
         row = await self._run(
-            events.await_event, queue_name, task, run, step_name, event_name, timeout
+            events.await_event, (queue_name, task, run, step_name, event_name, timeout)
         )
         return AwaitedEvent(*python_values(row))
 
     async def emit_event(self, queue_name: str, event_name: str, payload: Json = None) -> None:
-        await self._run(events.emit_event, queue_name, event_name, dumped(payload))
+        await self._run(events.emit_event, (queue_name, event_name, dumped(payload)))
 
     async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
-        return await self._run(cleanup.cleanup_tasks, queue_name, ttl_seconds, limit)
+        return await self._run(cleanup.cleanup_tasks, (queue_name, ttl_seconds, limit))
 
     async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
-        return await self._run(cleanup.cleanup_events, queue_name, ttl_seconds, limit)
+        return await self._run(cleanup.cleanup_events, (queue_name, ttl_seconds, limit))
 
     async def current_time(self) -> datetime:
-        return times.to_datetime(await self._read(checks.current_time))
+        return times.to_datetime(await self._read(checks.current_time, ()))
 
     async def schema_version(self) -> str:
-        return await self._read(checks.get_schema_version)
+        return await self._read(checks.get_schema_version, ())
 
     async def queue_stats(self, queue_name: str) -> QueueStats:
-        return await self._read(_queue_stats, queue_name)
+        return await self._read(_queue_stats, (queue_name,))
 
     async def list_tasks(
         self,
@@ -219,7 +219,7 @@ class MemoryBackend(Backend):
         task_name: str | None = None,
         limit: int = 100,
     ) -> list[Task]:
-        rows = await self._read(_task_rows, queue_name, states, task_name, limit)
+        rows = await self._read(_task_rows, (queue_name, states, task_name, limit))
         return [Task(*python_values(row)) for row in rows]
 
     async def list_runs(
@@ -230,12 +230,12 @@ class MemoryBackend(Backend):
         claimed_by: str | None = None,
         limit: int = 1000,
     ) -> list[Run]:
-        rows = await self._read(_run_rows, queue_name, states, claimed_by, limit)
+        rows = await self._read(_run_rows, (queue_name, states, claimed_by, limit))
         return [Run(*python_values(row)) for row in rows]
 
     async def histories(self, queue_name: str, task_ids: Sequence[UUID]) -> list[History]:
         keys = [uuid_int(task_id) for task_id in task_ids]
-        return await self._read(_histories, queue_name, keys)
+        return await self._read(_histories, (queue_name, keys))
 
 
 def fail_run_permanently(tx: Transaction, queue_name: str, run_id: int, reason: str) -> None:

@@ -39,7 +39,7 @@ def replace(tx: Transaction, table: AnyTable, old: Any, values: list[Any]) -> Ro
 
 def _check_idempotency_key(table: AnyTable, row: Row) -> None:
     if table.unique_key:
-        owners = table.keys_by["idempotency_key"].get(row[-1], ())
+        owners = table.keys_with("idempotency_key", row[-1])
         if owners not in ((), (row[0],)):
             raise _duplicate(table, row, "idempotency_key_key", ("idempotency_key",))
 

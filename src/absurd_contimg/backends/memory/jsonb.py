@@ -33,20 +33,32 @@ class _Number(str):
     __slots__ = ()
 
 
-def dumps(value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
+def dumps(value: Any) -> str:
     """The canonical text of a Python value, as if sent by psycopg's ``Jsonb``.
 
     Raises 22P02 or 22P05 for what jsonb rejects, TypeError for what JSON does not have.
     """
+    try:
+        return _text(value)
+    except EngineError:
+        json_reader.check(json.dumps(value))  # the first problem of the text
+        raise
+
+
+def _text(value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
     kind = type(value)
     if kind is str:
         return _string(value)
     if kind is dict:
-        return _object(value)
+        layout = _layout(tuple(value)) if len(value) <= _LAYOUT_MEMBERS_MAX else None
+        if layout is None:
+            return _object(value)
+        text, names = layout
+        return text % tuple([_text(value[name]) for name in names])
     if kind is list or kind is tuple:
         if _INTEGER.issuperset(map(type, value)):  # channels, subbands: the usual list
             return str(value) if kind is list else str(list(value))
-        return "[" + ", ".join([dumps(item) for item in value]) + "]"
+        return "[" + ", ".join([_text(item) for item in value]) + "]"
     if kind is int:
         return str(value)
     if value is None:
@@ -71,7 +83,7 @@ def _uncommon(value: object) -> str:
     if isinstance(value, Mapping):
         return _object(value)
     if isinstance(value, list | tuple):
-        return dumps(list(value))
+        return _text(list(value))
     raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
 
 
@@ -82,7 +94,7 @@ _REFUSED_CHARACTER = re.compile(
 
 
 def _string(value: str) -> str:
-    if "\0" in value or not value.isascii():
+    if not value.isascii() or "\0" in value:
         match = _REFUSED_CHARACTER.search(value)
         if match is not None and match[0] == "\0":
             raise json_reader.null_character()
@@ -100,11 +112,29 @@ def _named(key: str) -> tuple[int, str, str]:
     return len(key) if key.isascii() else len(key.encode()), key, _string(key)
 
 
+@lru_cache(maxsize=1024)
+def _layout(names: tuple[object, ...]) -> tuple[str, list[str]] | None:
+    """The format of an object with these members, and their order in it.
+
+    Programs write objects of the same few shapes, whose order then need not be found again. None
+    where a name needs a closer look.
+    """
+    texts = [name for name in names if type(name) is str and name.isprintable()]
+    if len(texts) < len(names):
+        return None
+    ordered = sorted(map(_named, texts))
+    shown = ", ".join([text.replace("%", "%%") + ": %s" for _, _, text in ordered])
+    return "{" + shown + "}", [name for _, name, _ in ordered]
+
+
+_LAYOUT_MEMBERS_MAX = 32
+
+
 def _object(value: Mapping[Any, object]) -> str:
     members: dict[tuple[int, str, str], str] = {}
     for key, item in value.items():
         named = _named(key if type(key) is str else _key(key))
-        members[named] = dumps(item)
+        members[named] = _text(item)
     shown = [f"{text}: {item}" for (_, _, text), item in sorted(members.items())]
     return "{" + ", ".join(shown) + "}"
 
@@ -144,7 +174,7 @@ def _number(text: str) -> str:
 def parse(text: str) -> str:
     """The canonical text of a JSON text; 22P02 if Postgres would not take it."""
     try:
-        return dumps(_decode(text))
+        return _text(_decode(text))
     except RecursionError:
         raise EngineError(
             "54001",

@@ -63,7 +63,6 @@ def time_us(value: datetime) -> int:
     return times.INFINITY if value.year == 9999 else times.from_datetime(value)
 
 
-@lru_cache(maxsize=1024)
 def uuid(value: int) -> UUID:
     """A UUID of its number, made as unpickling makes one: a third of the time of ``UUID(int=)``."""
     new = _new(UUID)
@@ -96,13 +95,17 @@ _LOADERS: dict[str, Callable[[Any], Any]] = {
 
 
 @lru_cache
-def _loaders(row: Any) -> list[Callable[[Any], Any] | None]:
-    return [_LOADERS.get(column.type_name) for column in columns_of(row)]
+def _loaders(row: Any) -> list[tuple[int, Callable[[Any], Any]]]:
+    """The columns whose values are others in core's records, and what makes these."""
+    kinds = [column.type_name for column in columns_of(row)]
+    return [(place, _LOADERS[kind]) for place, kind in enumerate(kinds) if kind in _LOADERS]
 
 
 def python_values(row: tuple[Any, ...]) -> list[Any]:
     """The values of a row of a table or a procedure, as core's records have them."""
-    return [
-        value if load is None or value is None else load(value)
-        for load, value in zip(_loaders(type(row)), row, strict=True)
-    ]
+    values = list(row)
+    for place, load in _loaders(type(row)):
+        value = values[place]
+        if value is not None:
+            values[place] = load(value)
+    return values

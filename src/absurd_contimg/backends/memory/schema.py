@@ -184,7 +184,6 @@ class TableSchema:
         primary_key: str,
         *,
         partition_key: str = "",
-        lookups: str = "",
         **indexes: str,
     ) -> None:
         self.row = row
@@ -192,8 +191,6 @@ class TableSchema:
         self.primary_key = tuple(primary_key.split())
         self.partition_key = partition_key
         """The column by which the table of a partitioned queue is partitioned; "" if it is not."""
-        self.lookups = tuple(lookups.split())
-        """Columns by which procedures look for rows, beside the primary key."""
         self.indexes = indexes
         """Postgres' indexes by the end of their names; the emulator keeps its own."""
 
@@ -235,31 +232,26 @@ TABLES: dict[str, TableSchema] = {
         TaskRow,
         "task_id",
         partition_key="task_id",
-        lookups="idempotency_key",
         _ci="(task_id) where cancellation is not null",
     ),
     "r": TableSchema(
         RunRow,
         "run_id",
         partition_key="run_id",
-        lookups="task_id",
         _sai="(state, available_at)",
         _ti="(task_id)",
         _cei="(claim_expires_at) where state = 'running' and claim_expires_at is not null",
     ),
-    "c": TableSchema(
-        CheckpointRow, "task_id checkpoint_name", partition_key="task_id", lookups="task_id"
-    ),
+    "c": TableSchema(CheckpointRow, "task_id checkpoint_name", partition_key="task_id"),
     "e": TableSchema(EventRow, "event_name", _eai="(emitted_at)"),
     "w": TableSchema(
         WaitRow,
         "run_id step_name",
         partition_key="run_id",
-        lookups="event_name task_id run_id",
         _eni="(event_name)",
         _ti="(task_id)",
     ),
-    "i": TableSchema(KeyRow, "idempotency_key", lookups="task_id", _ti="(task_id)"),
+    "i": TableSchema(KeyRow, "idempotency_key", _ti="(task_id)"),
     "queues": TableSchema(QueueRow, "queue_name"),
 }
 """By the letter before the queue's name; ``queues`` for the table of queues."""

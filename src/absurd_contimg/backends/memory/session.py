@@ -125,31 +125,25 @@ class Session(SessionState):
         self.fail()
         raise EngineError("3B001", f'savepoint "{name}" does not exist')
 
-    def attempt(self, work: Callable[[Transaction, *Ts], T], *arguments: *Ts) -> T:
+    def attempt(self, work: Callable[[Transaction, *Ts], T], arguments: tuple[*Ts]) -> T:
         """Run one statement: it takes effect as a whole, or raises and has no effect.
 
-        Raises `WouldBlock` where it would have to wait. The caller holds the mutex.
+        Raises `WouldBlock` where it would have to wait.
         """
-        tx = self.transaction
-        if tx is None:
-            tx = self._statement
-            tx.begin_statement()
-        elif self.failed:
+        if self.failed:
             raise in_failed_transaction()
-        if not self._waited:  # a procedure asks for the time once, before it has to wait
-            self.clock = self.db.now()
-        self._reads_used = 0
-        position, settings, local = len(tx.undo), self.settings, self.local
+        tx, settings, local = self.transaction or self._statement, self.settings, self.local
+        position = len(tx.undo) if tx.explicit else 0
+        self.db.mutex.acquire()  # half the time of `with`
         try:
+            if not tx.explicit:
+                tx.begin_statement()
+            if not self._waited:  # a procedure asks for the time once, before it has to wait
+                self.clock = self.db.now()
             answer = work(tx, *arguments)
-            if self.local and not tx.explicit:
-                self.local = {}  # the transaction was this statement
-            if self._waited or self._reads:
-                self._forget_reads()
-            return answer
         except BaseException as error:
             if isinstance(error, WouldBlock):
-                self._waited = True
+                self._waited, self._reads_used = True, 0
             else:
                 self._forget_reads()
             tx.rollback_to(position)
@@ -157,9 +151,16 @@ class Session(SessionState):
             if tx.explicit and not isinstance(error, WouldBlock):
                 self.fail()
             raise
+        finally:
+            self.db.mutex.release()
+        if self.local and not tx.explicit:
+            self.local = {}  # the transaction was this statement
+        if self._waited or self._reads:
+            self._forget_reads()
+        return answer
 
     def _forget_reads(self) -> None:
-        self._reads, self._waited = [], False
+        self._reads, self._reads_used, self._waited = [], 0, False
 
     def wait(self, holder: Transaction) -> None:
         """Block this thread until a transaction ends; 55P03 or 57014 after the session's timeout.

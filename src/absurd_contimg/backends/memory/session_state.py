@@ -5,15 +5,16 @@ It knows nothing of transactions: those are in `session`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from datetime import UTC, tzinfo
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.settings import DEFAULTS, check_name, checked, session_zone
 from absurd_contimg.backends.memory.store import Store
 from absurd_contimg.backends.memory.values.times import timestamptz_in
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 FAKE_NOW = "absurd.fake_now"
 
@@ -35,7 +36,7 @@ class SessionState:
         self.transaction_began: int | None = None
         """The clock at ``begin``, None outside of a transaction."""
         self._fake: tuple[str, tzinfo, int] | None = None
-        self._reads: list[tuple[Hashable, Any]] = []
+        self._reads: list[tuple[object, Any]] = []
         """What the statement read before it had to wait, in order."""
         self._reads_used = 0
 
@@ -95,21 +96,28 @@ class SessionState:
         """``now()``: when the transaction began."""
         return self.clock if self.transaction_began is None else self.transaction_began
 
+    def note(
+        self, procedure: str, arguments: tuple[object, ...], outcome: str, answer: object = None
+    ) -> None:
+        """Note a call of a procedure in the timeline."""
+        call = (self.clock, self.session_id, procedure, arguments, outcome, answer)
+        self.db.noted.append(call)
+
     def next_uuid(self) -> int:
         """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
         return self.db.uuids.next(self.clock)
 
-    def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
+    def read_once(self, read: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """What `read` returns, or returned when this statement read it before it had to wait.
 
         A procedure of Postgres goes on after waiting with what it has read; ours begins again.
         """
-        place = self._reads_used
+        key, place = (read, arguments), self._reads_used
         self._reads_used += 1
         if place < len(self._reads) and self._reads[place][0] == key:
             known: T = self._reads[place][1]
             return known
         del self._reads[place:]
-        value = read()
+        value = read(*arguments)
         self._reads.append((key, value))
         return value

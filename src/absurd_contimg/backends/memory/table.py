@@ -39,7 +39,7 @@ class Partition(NamedTuple):
 
 
 class Table(Generic[R]):
-    """Rows by primary key, with an index on each lookup column. A subclass may keep more."""
+    """Rows by primary key; a column by which rows are looked up has an index from then on."""
 
     due_queues: ClassVar[tuple[str, ...]] = ()
     """The attributes of a subclass that are a `DueQueue`."""
@@ -54,12 +54,11 @@ class Table(Generic[R]):
         self.rows: dict[Hashable, R] = {}
         self.row_locks: dict[Hashable, dict[Transaction, RowLock]] = {}
         self.uncommitted: dict[Hashable, tuple[Transaction, R | None]] = {}
-        self.keys_by: dict[str, dict[Hashable, _Keys]] = {name: {} for name in schema.lookups}
-        """By lookup column and value, the keys of the rows; copies share these tuples."""
+        self._indexes: dict[str, dict[Hashable, _Keys]] = {}
+        """By column and value, the keys of the rows; copies share these tuples."""
         self._places = {column.name: place for place, column in enumerate(schema.columns)}
         self.key_of: Callable[[R], Hashable] = itemgetter(*map(schema.position, schema.primary_key))
         """A row's primary key: a value, or a tuple of several."""
-        self._lookups = tuple((name, schema.position(name)) for name in schema.lookups)
 
     def get(self, tx: Transaction, key: Hashable) -> R | None:
         """The row as `tx` sees it: its own changes, of others what is committed."""
@@ -68,6 +67,10 @@ class Table(Generic[R]):
             if mark is not None and mark[0] is not tx:
                 return mark[1]
         return self.rows.get(key)
+
+    def get_once(self, tx: Transaction, key: Hashable) -> R | None:
+        """`get`; after a wait, what it returned before."""
+        return self.rows.get(key) if tx.alone else tx.read_once(self.get, tx, key)
 
     def scan(self, tx: Transaction | None) -> Iterator[R]:
         """All rows that `tx` sees, in order of their insertion; None sees what is committed."""
@@ -82,13 +85,23 @@ class Table(Generic[R]):
                 yield before
 
     def where(self, tx: Transaction, column: str, value: Hashable) -> list[R]:
-        """The rows that `tx` sees with this value in a lookup column."""
+        """The rows that `tx` sees with this value in a column."""
         if not self.rows and not self.uncommitted:
             return []
         if self.uncommitted:
             position = self.schema.position(column)
             return [row for row in self.scan(tx) if row[position] == value]
-        return [self.rows[key] for key in self.keys_by[column].get(value, ())]
+        return [self.rows[key] for key in self.keys_with(column, value)]
+
+    def keys_with(self, column: str, value: Hashable) -> _Keys:
+        """The keys of the rows with this value in a column, whoever sees them."""
+        index = self._indexes.get(column)
+        if index is None:
+            index, place = self._indexes.setdefault(column, {}), self._places[column]
+            for key, row in self.rows.items():
+                if row[place] is not None:
+                    index[row[place]] = (*index.get(row[place], ()), key)
+        return index.get(value, ())
 
     def get_for_update(
         self, tx: Transaction, key: Hashable, mode: RowLock = RowLock.UPDATE
@@ -106,9 +119,14 @@ class Table(Generic[R]):
         if self.row_locks or tx.explicit:
             tx.lock_row(self, key, mode)
 
-    def may_lock(self, tx: Transaction, key: Hashable, mode: RowLock = RowLock.UPDATE) -> bool:
-        """What ``skip locked`` asks."""
-        return not self.row_locks or tx.row_holder(self, key, mode) is None
+    def try_lock(self, tx: Transaction, key: Hashable, mode: RowLock = RowLock.UPDATE) -> bool:
+        """``skip locked``: take a row lock if no other transaction's is in the way; whether so."""
+        if tx.alone:
+            return True
+        if tx.row_holder(self, key, mode) is not None:
+            return False
+        self.lock(tx, key, mode)
+        return True
 
     def await_change(self, tx: Transaction, key: Hashable) -> None:
         """`WouldBlock` while another transaction has changed the row and not ended.
@@ -174,18 +192,19 @@ class Table(Generic[R]):
 
     def reindex(self, old: R | None, new: R | None) -> None:
         """Bring the indexes from `old` to `new`; either may be missing."""
-        for name, position in self._lookups:
-            if old is not None and new is not None and old[position] == new[position]:
+        for column, keys in self._indexes.items():
+            place = self._places[column]
+            before = None if old is None else old[place]
+            after = None if new is None else new[place]
+            if before == after:
                 continue
-            keys = self.keys_by[name]
-            if old is not None and (value := old[position]) is not None:
-                group, key = keys[value], self.key_of(old)
-                place = group.index(key)
-                keys[value] = group[:place] + group[place + 1 :]
-                if len(group) == 1:
-                    del keys[value]
-            if new is not None and (value := new[position]) is not None:
-                keys[value] = (*keys.get(value, ()), self.key_of(new))
+            if old is not None and before is not None:
+                key = self.key_of(old)
+                keys[before] = tuple([other for other in keys[before] if other != key])
+                if not keys[before]:
+                    del keys[before]
+            if new is not None and after is not None:
+                keys[after] = (*keys.get(after, ()), self.key_of(new))
 
     def partition_of(self, value: int | None) -> Partition | None:
         """The partition for this value of the partition key; None where there is none."""
@@ -217,7 +236,7 @@ class Table(Generic[R]):
         twin = self.__class__.__new__(self.__class__)
         twin.__dict__.update(self.__dict__)
         twin.rows = self.rows.copy()
-        twin.keys_by = {name: keys.copy() for name, keys in self.keys_by.items()}
+        twin._indexes = {column: keys.copy() for column, keys in self._indexes.items()}
         for name in self.due_queues:
             twin.__dict__[name] = self.__dict__[name].copy()
         twin.row_locks, twin.uncommitted = {}, {}

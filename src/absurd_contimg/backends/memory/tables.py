@@ -20,6 +20,7 @@ from absurd_contimg.backends.memory.schema import (
     WaitRow,
 )
 from absurd_contimg.backends.memory.table import Table
+from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.text import integer_in
 from absurd_contimg.backends.memory.values.times import NEG_INFINITY, SECOND_US, is_finite
 from absurd_contimg.core.records import LIVE_STATES
@@ -38,9 +39,6 @@ class DueQueue(Generic[R]):
         self._line: deque[tuple[int, int]] = deque()
         self._heap: list[tuple[int, int]] = []
 
-    def __bool__(self) -> bool:
-        return bool(self._line or self._heap)
-
     def push(self, rows: Mapping[Hashable, R], row: R) -> None:
         """Add a row of these rows, if it has a moment."""
         moment = self._moment_of(row)
@@ -56,8 +54,11 @@ class DueQueue(Generic[R]):
             self._line = deque(sorted((at, key) for at, key in moments if at is not None))
             self._heap = []
 
-    def pop(self, rows: Mapping[Hashable, R], until: int) -> R | None:
-        """Take the row with the smallest moment, if that is not after `until`."""
+    def pop(self, tx: Transaction, rows: Mapping[Hashable, R], until: int) -> R | None:
+        """Take the row with the smallest moment, if that is not after `until`.
+
+        It is back when the transaction is undone. A row may come several times at once.
+        """
         line, heap = self._line, self._heap
         while line or heap:
             in_line = line and not (heap and heap[0] < line[0])
@@ -66,15 +67,15 @@ class DueQueue(Generic[R]):
             moment, key = line.popleft() if in_line else heappop(heap)
             row = rows.get(key)
             if row is not None and self._moment_of(row) == moment:
+                tx.undo.append((self, key, row))
                 return row
         return None
 
-    def pop_all(self, rows: Mapping[Hashable, R], until: int) -> list[R]:
-        """Take every row whose moment is not after `until`, each once."""
-        taken: dict[int, R] = {}
-        while (row := self.pop(rows, until)) is not None:
-            taken[row[0]] = row
-        return list(taken.values())
+    def restore_row(self, key: Hashable, row: R) -> None:
+        """Put back a row that was taken."""
+        moment = self._moment_of(row)
+        if moment is not None:
+            heappush(self._heap, (moment, row[0]))
 
     def copy(self) -> Self:
         """An independent queue of the same entries."""
@@ -106,7 +107,8 @@ class Tasks(Table[TaskRow]):
 
     def reindex(self, old: TaskRow | None, new: TaskRow | None) -> None:
         """Also keep the moments."""
-        Table.reindex(self, old, new)
+        if self._indexes:
+            Table.reindex(self, old, new)
         if new is not None and new.cancellation is not None:
             self.ruled.push(self.rows, new)
 
@@ -150,13 +152,14 @@ class Runs(Table[RunRow]):
 
     def reindex(self, old: RunRow | None, new: RunRow | None) -> None:
         """Also keep the moments."""
-        Table.reindex(self, old, new)
+        if self._indexes:
+            Table.reindex(self, old, new)
         if new is None:
             return
         if new.state == "running":
             if old is None or lease_end(old) != new.claim_expires_at:
                 self.leases.push(self.rows, new)
-        elif old is None or claimable_from(old) != new.available_at:
+        elif new.state in CLAIMABLE and (old is None or claimable_from(old) != new.available_at):
             self.due.push(self.rows, new)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.store import Store
@@ -66,17 +66,22 @@ TABLE_CONFLICTS: dict[TableLock, frozenset[TableLock]] = {
 
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 _NO_TABLES: dict[str, dict[str | None, Any]] = {letter: {} for letter in "trcewi"}
 
 
-class LockedTable(Protocol):
-    """A table as a transaction sees it: who holds its rows, and how to undo a change."""
-
-    row_locks: dict[Hashable, dict[Transaction, RowLock]]
-    uncommitted: dict[Hashable, tuple[Transaction, Any]]
+class Undoable(Protocol):
+    """What keeps rows: how to undo a change."""
 
     def restore_row(self, key: Hashable, row: Any) -> None:
         """Put back what the undo log kept."""
+
+
+class LockedTable(Undoable, Protocol):
+    """A table as a transaction sees it: who holds its rows."""
+
+    row_locks: dict[Hashable, dict[Transaction, RowLock]]
+    uncommitted: dict[Hashable, tuple[Transaction, Any]]
 
 
 class WouldBlock(Exception):
@@ -100,7 +105,7 @@ class Transaction:
         """Whether no session is in a transaction: there are no locks to take or to wait for."""
         self.tables = _NO_TABLES
         """By letter and queue, the tables that need no lock."""
-        self.undo: list[Callable[[], object] | tuple[LockedTable, Hashable, Any]] = []
+        self.undo: list[Callable[[], object] | tuple[Undoable, Hashable, Any]] = []
         """Rows to put back, and locks and marks to release, which the end does too."""
         self.finished = False
         self.waiting_for: Transaction | None = None
@@ -112,9 +117,11 @@ class Transaction:
         self.tables = relations.of_queues if self.alone else _NO_TABLES
         self.undo = []
 
-    def read_once(self, key: Hashable, read: Callable[[], T]) -> T:
+    def read_once(self, read: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """What `read` returns; after a wait, what it returned before (`SessionState.read_once`)."""
-        return read() if self.alone else self.session.read_once(key, read)
+        if self.alone:
+            return read(*arguments)
+        return self.session.read_once(read, *arguments)
 
     def lock_row(self, table: LockedTable, key: Hashable, mode: RowLock) -> None:
         """Take the lock until the transaction ends; `WouldBlock` if another is in the way."""

@@ -7,42 +7,54 @@ Because ids ascend, ties that Absurd breaks by id are broken by age.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from random import Random
+
 _STEP_NS = 245  # 1 ms / 4096, rounded up: what the 12 bits can tell apart
 _MAX_MS = (1 << 48) - 1
-_WORD = (1 << 64) - 1
 _VERSION = 7 << 12
 """In the upper 64 bits."""
 _VARIANT = 2 << 62
+_CHUNK_LENGTH = 256
+
+
+@lru_cache(maxsize=64)
+def _random_words(seed: int, chunk: int) -> tuple[int, ...]:
+    """So many of the stream's random words; forks of a database share them."""
+    source = Random(f"{seed} {chunk}")
+    return tuple([_VARIANT | source.getrandbits(62) for _ in range(_CHUNK_LENGTH)])
 
 
 class UuidSource:
     """A stream of ascending UUIDv7 as 128-bit integers."""
 
-    __slots__ = ("_last_ns", "_state")
+    __slots__ = ("_drawn", "_last_ns", "_seed", "_words")
 
     def __init__(self, seed: int) -> None:
-        self._state = seed & _WORD
+        self._seed = seed
+        self._drawn = 0
         self._last_ns = 0
+        self._words: tuple[int, ...] = ()
 
     def next(self, now_us: int) -> int:
         """The next one, for a clock that shows `now_us`."""
         now_ns = self._last_ns = max(now_us * 1000, self._last_ns + _STEP_NS)
-        ms, rest = divmod(now_ns, 1_000_000)
-        high = min(ms, _MAX_MS) << 16 | _VERSION | rest * 4096 // 1_000_000
-        # 64 random bits by splitmix64, whose whole state is one number
-        self._state = word = self._state + 0x9E3779B97F4A7C15 & _WORD
-        word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _WORD
-        word = (word ^ word >> 27) * 0x94D049BB133111EB & _WORD
-        return high << 64 | _VARIANT | (word ^ word >> 31) >> 2
+        fraction = now_ns % 1_000_000 * 4096 // 1_000_000
+        chunk, place = divmod(self._drawn, _CHUNK_LENGTH)
+        if not place:
+            self._words = _random_words(self._seed, chunk)
+        self._drawn += 1
+        high = min(now_ns // 1_000_000, _MAX_MS) << 16 | _VERSION | fraction
+        return high << 64 | self._words[place]
 
-    def position(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int, int]:
         """What decides the values to come."""
-        return self._state, self._last_ns
+        return self._seed, self._drawn, self._last_ns
 
     def copy(self) -> UuidSource:
         """A stream that goes on with the same values."""
-        twin = UuidSource(self._state)
-        twin._last_ns = self._last_ns
+        twin = UuidSource(self._seed)
+        twin._drawn, twin._last_ns, twin._words = self._drawn, self._last_ns, self._words
         return twin
 
 

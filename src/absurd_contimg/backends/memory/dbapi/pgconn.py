@@ -145,8 +145,7 @@ class MemoryPGconn:
         assert statement.run is not None
         while True:
             try:
-                with session.db.mutex:
-                    return session.attempt(statement.run, values)
+                return session.attempt(statement.run, (values,))
             except WouldBlock as blocked:
                 self.blocked_by = blocked.holder
             yield Wait.R

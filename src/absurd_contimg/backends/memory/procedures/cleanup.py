@@ -16,7 +16,7 @@ from absurd_contimg.backends.memory.procedures.checks import (
 )
 from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import Int4, TaskRow, Text
-from absurd_contimg.backends.memory.tables import LIVE, Runs
+from absurd_contimg.backends.memory.tables import LIVE, Events, Runs, Tasks
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.times import SECOND_US, add_us
 
@@ -37,26 +37,34 @@ def cleanup_tasks(
     partitioned = is_partitioned(tx, queue_name)
     tasks = catalog.tasks(tx, queue_name)
     runs = catalog.runs(tx, queue_name)
-    of_tasks: list[AnyTable] = [
+    of_tasks: tuple[AnyTable, ...] = (
         catalog.waits(tx, queue_name),
         catalog.checkpoints(tx, queue_name),
         runs,
-    ]
+    )
     if partitioned:
-        of_tasks.append(catalog.keys(tx, queue_name))
-
-    def to_delete() -> list[tuple[AnyTable, Hashable]]:
-        ended = ((_terminal_at(tx, runs, task), task.task_id) for task in tasks.scan(tx))
-        old = [(at, task_id) for at, task_id in ended if at is not None and at < cutoff]
-        chosen: list[tuple[AnyTable, Hashable]] = []
-        for _, task_id in _earliest(old, limit):
-            for table in of_tasks:
-                chosen += [(table, table.key_of(r)) for r in table.where(tx, "task_id", task_id)]
-            chosen.append((tasks, task_id))
-        return chosen
-
-    rows = tx.read_once(("old tasks", queue_name), to_delete)
+        of_tasks = (*of_tasks, catalog.keys(tx, queue_name))
+    rows = tx.read_once(_old_tasks, tx, tasks, runs, of_tasks, cutoff, limit)
     return sum(table.delete(tx, key) and table is tasks for table, key in rows)
+
+
+def _old_tasks(
+    tx: Transaction,
+    tasks: Tasks,
+    runs: Runs,
+    of_tasks: tuple[AnyTable, ...],
+    cutoff: int,
+    limit: int | None,
+) -> list[tuple[AnyTable, Hashable]]:
+    """The keys of tasks that ended before `cutoff`, each after those of its rows elsewhere."""
+    ended = ((_terminal_at(tx, runs, task), task.task_id) for task in tasks.scan(tx))
+    old = [(at, task_id) for at, task_id in ended if at is not None and at < cutoff]
+    keys: list[tuple[AnyTable, Hashable]] = []
+    for _, task_id in _earliest(old, limit):
+        for table in of_tasks:
+            keys += [(table, table.key_of(row)) for row in table.where(tx, "task_id", task_id)]
+        keys.append((tasks, task_id))
+    return keys
 
 
 def _terminal_at(tx: Transaction, runs: Runs, task: TaskRow) -> int | None:
@@ -93,13 +101,15 @@ def cleanup_events(
 ) -> Int4:
     cutoff = _cutoff(tx, ttl_seconds)
     events = catalog.events(tx, queue_name)
-
-    def to_delete() -> list[tuple[int, str]]:
-        rows = (row for row in events.scan(tx) if row.emitted_at < cutoff)
-        return _earliest([(row.emitted_at, row.event_name) for row in rows], limit)
-
-    old = tx.read_once(("old events", queue_name), to_delete)
+    old = tx.read_once(_old_events, tx, events, cutoff, limit)
     return sum(events.delete(tx, name) for _, name in old)
+
+
+def _old_events(
+    tx: Transaction, events: Events, cutoff: int, limit: int | None
+) -> list[tuple[int, str]]:
+    rows = (row for row in events.scan(tx) if row.emitted_at < cutoff)
+    return _earliest([(row.emitted_at, row.event_name) for row in rows], limit)
 
 
 @procedure("097a8cc0432ab36f")

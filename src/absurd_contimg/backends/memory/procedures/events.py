@@ -21,7 +21,6 @@ from absurd_contimg.backends.memory.schema import (
     Int4,
     Jsonb,
     RunRow,
-    TaskRow,
     Text,
     Timestamptz,
     Uuid,
@@ -56,11 +55,8 @@ def set_task_checkpoint_state(
     runs = catalog.runs(tx, queue_name, READ)
     tasks = catalog.tasks(tx, queue_name, READ)
 
-    def run_and_task() -> tuple[RunRow | None, TaskRow | None]:
-        run = runs.get(tx, owner_run)
-        return run, None if run is None else tasks.get(tx, run.task_id)
-
-    run, task = tx.read_once(("owner", queue_name, owner_run), run_and_task)
+    run = runs.get_once(tx, owner_run)
+    task = None if run is None else tasks.get_once(tx, run.task_id)
     if run is None or task is None:
         raise_exception(f'Run "{shown_id(owner_run)}" not found for checkpoint')
     refuse_ended_run(run, queue_name, task)
@@ -73,14 +69,9 @@ def set_task_checkpoint_state(
             runs.update(tx, leased, claim_expires_at=expires)
 
     checkpoints = catalog.checkpoints(tx, queue_name, READ)
-
-    def existing_attempt() -> int | None:
-        existing = checkpoints.get(tx, (task_id, step_name))
-        owner = None if existing is None else runs.get(tx, existing.owner_run_id)
-        return None if owner is None else owner.attempt
-
-    existing = tx.read_once(("existing", queue_name, task_id, step_name), existing_attempt)
-    if existing is None or run.attempt >= existing:
+    existing = checkpoints.get_once(tx, (task_id, step_name))
+    owner = None if existing is None else runs.get_once(tx, existing.owner_run_id)
+    if owner is None or run.attempt >= owner.attempt:
         write_checkpoint(tx, queue_name, task_id, step_name, state, run.run_id, now)
 
 
@@ -160,8 +151,8 @@ def await_event(
             raise_exception("timeout must be non-negative")
         timeout_at = add_us(now, timeout * SECOND_US)
 
-    checkpoints, key = catalog.checkpoints(tx, queue_name, READ), (task_id, step_name)
-    checkpoint = tx.read_once(("checkpoint", queue_name, key), lambda: checkpoints.get(tx, key))
+    checkpoints = catalog.checkpoints(tx, queue_name, READ)
+    checkpoint = checkpoints.get_once(tx, (task_id, step_name))
     if checkpoint is not None and checkpoint.state is not None:
         return Awaited(False, checkpoint.state)
 

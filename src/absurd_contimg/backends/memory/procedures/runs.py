@@ -66,7 +66,7 @@ def claim_task(
     limit = max(1 if qty is None else qty, 1)
     until = add_us(now, timeout * SECOND_US) if timeout > 0 else None
 
-    for task_id in late_tasks(tx, queue_name, now):
+    for task_id in tx.read_once(late_tasks, tx, queue_name, now):
         cancel_task(tx, queue_name, task_id)
     sweep_expired_leases(tx, queue_name, now, limit)
 
@@ -116,32 +116,31 @@ def claim_task(
 def late_tasks(tx: Transaction, queue_name: str | None, now: int) -> list[int]:
     """The live tasks that a cancellation rule ends at `now`, by id."""
     tasks = catalog.tasks(tx, queue_name, READ)
+    candidates: set[TaskRow] = set()
+    while (task := tasks.ruled.pop(tx, tasks.rows, now)) is not None:
+        candidates.add(task)
+    for task in candidates:
+        tasks.ruled.push(tasks.rows, task)
     if tasks.uncommitted:
-        candidates = [row for row in tasks.scan(tx) if row.cancellation and row.state in LIVE]
-    elif tasks.ruled:
-        candidates = tasks.ruled.pop_all(tasks.rows, now)
-        for row in candidates:
-            tasks.ruled.push(tasks.rows, row)
-    else:
+        candidates = {row for row in tasks.scan(tx) if row.cancellation and row.state in LIVE}
+    if not candidates:
         return []
-    candidates.sort()
-    late = [row.task_id for row in candidates if rule_applies(row, now)]
-    return tx.read_once(("late", queue_name), lambda: late)
+    return [task.task_id for task in sorted(candidates) if rule_applies(task, now)]
 
 
 def sweep_expired_leases(tx: Transaction, queue_name: str | None, now: int, limit: int) -> None:
     """Fail up to `limit` runs whose lease has ended, the longest ended first."""
     runs = catalog.runs(tx, queue_name, LOCK_ROWS)
-    passed: dict[int, RunRow] = {}
-    expired: list[RunRow] = []
-    while len(expired) < limit and (run := runs.leases.pop(runs.rows, now)) is not None:
-        if run.run_id not in passed and runs.may_lock(tx, run.run_id):
-            runs.lock(tx, run.run_id)
-            expired.append(run)
-        passed[run.run_id] = run
-    for run in passed.values():
+    expired: dict[int, RunRow] = {}
+    passed: list[RunRow] = []
+    while len(expired) < limit and (run := runs.leases.pop(tx, runs.rows, now)) is not None:
+        if runs.try_lock(tx, run.run_id):
+            expired[run.run_id] = run
+        else:
+            passed.append(run)
+    for run in passed:
         runs.leases.push(runs.rows, run)
-    for run in expired:
+    for run in expired.values():
         assert run.claim_expires_at is not None
         expired_at = timestamptz_out(run.claim_expires_at, tx.session.zone, iso=True)
         reason = jsonb.build_without_nulls(
@@ -159,16 +158,14 @@ def due_runs(
 ) -> list[tuple[RunRow, TaskRow]]:
     """Up to `limit` due runs of live tasks in order, both locked; locked ones are skipped."""
     due: dict[int, tuple[RunRow, TaskRow]] = {}
-    passed: dict[int, RunRow] = {}
-    while len(due) < limit and (run := runs.due.pop(runs.rows, now)) is not None:
-        if run.run_id in due or run.run_id in passed:
-            continue
+    passed: list[RunRow] = []
+    while len(due) < limit and (run := runs.due.pop(tx, runs.rows, now)) is not None:
         task = tasks.rows.get(run.task_id)
         if task is None or task.state not in LIVE or not _lock_both(tx, runs, tasks, run):
-            passed[run.run_id] = run
+            passed.append(run)
         else:
             due[run.run_id] = run, task
-    for run in passed.values():
+    for run in passed:
         runs.due.push(runs.rows, run)
     return list(due.values())
 
@@ -177,11 +174,7 @@ def _lock_both(tx: Transaction, runs: Runs, tasks: Tasks, run: RunRow) -> bool:
     """``for update skip locked`` of a run joined with its task: whether both are locked now."""
     if tx.alone:
         return True
-    if not (runs.may_lock(tx, run.run_id) and tasks.may_lock(tx, run.task_id)):
-        return False
-    runs.lock(tx, run.run_id)
-    tasks.lock(tx, run.task_id)
-    return True
+    return runs.try_lock(tx, run.run_id) and tasks.try_lock(tx, run.task_id)
 
 
 @procedure("a347e84bec785a57")

@@ -176,7 +176,7 @@ def _task_with_key(tx: Transaction, tasks: Tasks, key: str) -> TaskRow | None:
         owned = inserted_or_deleted and inserted_or_deleted.idempotency_key
         if holder is not tx and owned == key:
             raise WouldBlock(holder)
-    for task_id in tasks.keys_by["idempotency_key"].get(key, ()):
+    for task_id in tasks.keys_with("idempotency_key", key):
         tasks.await_change(tx, task_id)
         return tasks.get(tx, task_id)
     return None

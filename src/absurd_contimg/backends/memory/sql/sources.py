@@ -15,7 +15,7 @@ from absurd_contimg.backends.memory.sql import calls
 from absurd_contimg.backends.memory.sql.dialect import name_of
 from absurd_contimg.backends.memory.sql.expressions import Compiler, Subquery
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Node, Place, Scope, Source
-from absurd_contimg.backends.memory.transaction import RowLock, TableLock, WouldBlock
+from absurd_contimg.backends.memory.transaction import RowLock, TableLock
 from absurd_contimg.backends.memory.values import types
 from absurd_contimg.backends.memory.values.types import ColumnInfo, Row
 
@@ -299,15 +299,11 @@ def _lock_rows(env: Env, scope: Scope, clause: exp.Lock) -> bool:
             continue
         table = catalog.relation(env.tx, source.relation, TableLock.ROW_SHARE).table
         key = table.key_of(row)
-        if wait is False and not table.may_lock(env.tx, key, mode):
-            return False
-        try:
+        if wait is None:
             table.lock(env.tx, key, mode)
-        except WouldBlock:
-            if wait is not True:
-                raise
+        elif not table.try_lock(env.tx, key, mode):
+            if wait is False:
+                return False
             name = table.relation_of(row[table.partition_column])
-            raise EngineError(
-                "55P03", f'could not obtain lock on row in relation "{name}"'
-            ) from None
+            raise EngineError("55P03", f'could not obtain lock on row in relation "{name}"')
     return True

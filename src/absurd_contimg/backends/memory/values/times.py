@@ -90,9 +90,7 @@ def to_datetime(time: int) -> datetime:
 
 def add_us(time: int, us: int) -> int:
     """``time + interval`` for an interval of microseconds only."""
-    if not is_finite(time):
-        return time
-    return check_range(time + us)
+    return check_range(time + us) if NEG_INFINITY < time < INFINITY else time
 
 
 def seconds_us(seconds: float) -> int:
