@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any
+from weakref import WeakSet
 
 import psycopg
 import pytest
@@ -20,18 +21,18 @@ def shared_url(new_database: Callable[[], str]) -> str:
 @pytest.fixture(params=["memory", "postgres"])
 def connect(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Opens connections to one database with an empty queue."""
-    opened: list[Any] = []
+    opened = WeakSet[Any]()
     url = request.getfixturevalue("shared_url") if request.param == "postgres" else ""
     db = MemoryDatabase(seed=5)
 
     def make(**options: Any) -> Any:
         connection = psycopg.connect(url, **options) if url else db.connect(**options)
-        opened.append(connection)
+        opened.add(connection)
         return connection
 
     with make(autocommit=True) as setup:
         setup.execute("select absurd.drop_queue('q')")
         setup.execute("select absurd.create_queue('q')")
     yield make
-    for connection in opened:
+    for connection in list(opened):
         connection.close()

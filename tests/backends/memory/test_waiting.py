@@ -6,12 +6,16 @@ in an open transaction, another calls a procedure that needs them, then the firs
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 import pytest
+
+from absurd_contimg.backends.memory import MemoryDatabase
 
 Connect = Callable[[], Any]
 
@@ -127,3 +131,41 @@ def test_what_was_read_before_waiting_holds(
     thread.join()
     assert result == answer
     assert {query: holder.execute(query).fetchall() for query in left} == left
+
+
+@pytest.mark.parametrize("ending", ["forgotten", "in a cycle", "closed"])
+def test_a_connection_that_is_gone_holds_no_locks(connect: Connect, ending: str) -> None:
+    """What it did without a commit is undone, and a session that waits for it goes on."""
+    holder, waiter = connect(), connect()
+    waiter.execute("set statement_timeout = '20s'")
+    holder.execute(f"select absurd.cancel_task('q', {TASK})")
+    if ending == "closed":
+        holder.close()
+    elif ending == "in a cycle":
+        holder.cycle = holder
+    del holder
+    gc.collect()
+    waiter.execute(f"select absurd.complete_run('q', {RUN})")
+    assert waiter.execute(TASKS).fetchall() == [("first", "completed"), ("second", "pending")]
+
+
+def test_a_connection_is_forgotten_while_a_statement_runs() -> None:
+    """It is rolled back when the statement of the same thread ends, not in the midst of it."""
+    db = MemoryDatabase()
+    with db.connect(autocommit=True) as other:
+        other.execute("select absurd.create_queue('q')")
+        holder: Any = db.connect()
+        holder.execute("select absurd.spawn_task('q', 'first', '{}')")
+        seen: list[int] = []
+
+        def clock() -> datetime:
+            nonlocal holder
+            holder = None
+            seen.append(len(db.tables()["t_q"]) + len(db.table_locks))
+            return datetime(2030, 1, 1, tzinfo=UTC)
+
+        db.clock = clock
+        other.execute("select absurd.spawn_task('q', 'second', '{}')")
+        assert seen[0] > 0
+        assert not db.table_locks
+        assert other.execute(TASKS).fetchall() == [("second", "pending")]

@@ -82,7 +82,7 @@ class MemoryDatabase(Store):
             twin.noted = self.noted.copy()
         twin.mutex = threading.RLock()
         twin.ended = threading.Condition(twin.mutex)
-        twin.table_locks, twin._waiters = {}, []
+        twin.table_locks, twin._waiters, twin.abandoned = {}, [], []
         return twin
 
     def contents(self) -> tuple[object, ...]:

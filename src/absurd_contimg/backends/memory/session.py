@@ -67,6 +67,14 @@ class Session(SessionState):
             self.settings = self._at_begin
         self._end()
 
+    def abandon(self) -> None:
+        """Roll back as the connection is forgotten, perhaps in the midst of another's statement."""
+        with self.db.mutex:
+            if self.db.is_running:
+                self.db.abandoned.append(self)
+            else:
+                self.rollback()
+
     def _end(self) -> None:
         self.local = {}
         self.failed = False
@@ -136,6 +144,7 @@ class Session(SessionState):
         position = len(tx.undo) if tx.explicit else 0
         self.db.mutex.acquire()  # half the time of `with`
         try:
+            self.db.is_running = True
             if not tx.explicit:
                 tx.begin_statement()
             if not self._waited:  # a procedure asks for the time once, before it has to wait
@@ -152,6 +161,9 @@ class Session(SessionState):
                 self.fail()
             raise
         finally:
+            self.db.is_running = False
+            while self.db.abandoned:
+                self.db.abandoned.pop().rollback()
             self.db.mutex.release()
         if self.local and not tx.explicit:
             self.local = {}  # the transaction was this statement

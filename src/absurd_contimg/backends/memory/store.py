@@ -76,6 +76,10 @@ class Store:
         self.mutex = threading.RLock()
         self.ended = threading.Condition(self.mutex)
         """Notified when a transaction ends."""
+        self.is_running = False
+        """Whether a statement runs."""
+        self.abandoned: list[Any] = []
+        """The sessions whose connections were forgotten meanwhile, in its own thread."""
         self.releases = 0
         """How many transactions have ended."""
         self.table_locks: dict[str, dict[Any, set[int]]] = {}

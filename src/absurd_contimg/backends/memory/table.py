@@ -94,7 +94,7 @@ class Table(Generic[R]):
         return [self.rows[key] for key in self.keys_with(column, value)]
 
     def keys_with(self, column: str, value: Hashable) -> _Keys:
-        """The keys of the rows with this value in a column, whoever sees them."""
+        """The keys of the rows with this value in a column, uncommitted ones too."""
         index = self._indexes.get(column)
         if index is None:
             index, place = self._indexes.setdefault(column, {}), self._places[column]

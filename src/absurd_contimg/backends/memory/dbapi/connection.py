@@ -116,7 +116,9 @@ class _EngineConnection(BaseConnection[Any]):
         self.server_cursor_factory: Any = _refuse_server_cursor
 
     def __del__(self, *_: Any) -> None:
-        """There is no socket, of which psycopg warns when it is left open."""
+        """A forgotten connection is rolled back, as a server does when its client is gone."""
+        if hasattr(self, "pgconn"):
+            self.session.abandon()
 
     @property
     def session(self) -> Session:
