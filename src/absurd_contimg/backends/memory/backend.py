@@ -60,28 +60,25 @@ class MemoryBackend(Backend):
         self._session = Session(db)
 
     async def _run(
-        self,
-        procedure: Callable[[Transaction, *Ts], T],
-        arguments: tuple[*Ts],
-        *,
-        noted: bool = True,
+        self, work: Callable[[Transaction, *Ts], T], arguments: tuple[*Ts], *, noted: bool = True
     ) -> T:
         """Run one procedure as a transaction of its own, and note it in the timeline."""
         session = self._session
         try:
             while True:
                 try:
-                    answer = session.attempt(procedure, arguments)
+                    answer = session.attempt(work, arguments)
                     break
                 except WouldBlock as blocked:
                     await session.wait_async(blocked.holder)
         except EngineError as error:
             if noted:
-                outcome = f"{error.sqlstate} {error.message}"
-                session.note(procedure.__name__, arguments, outcome)
+                call = (session.clock, session.session_id, work.__name__, arguments)
+                self.db.noted.append((*call, f"{error.sqlstate} {error.message}", None))
             raise translated(error) from None
         if noted:
-            session.note(procedure.__name__, arguments, "ok", answer)
+            ended = (session.clock, session.session_id, work.__name__, arguments, "ok", answer)
+            self.db.noted.append(ended)
         return answer
 
     def _read(self, work: Callable[[Transaction, *Ts], T], arguments: tuple[*Ts]) -> Awaitable[T]:

@@ -179,12 +179,7 @@ class TableSchema:
     """A kind of table: its row, keys and indexes."""
 
     def __init__(
-        self,
-        row: Any,
-        primary_key: str,
-        *,
-        partition_key: str = "",
-        **indexes: str,
+        self, row: Any, primary_key: str, *, partition_key: str = "", **indexes: str
     ) -> None:
         self.row = row
         self.columns = columns_of(row)
@@ -229,10 +224,7 @@ def not_null_violation(name: str, relation: str) -> EngineError:
 
 TABLES: dict[str, TableSchema] = {
     "t": TableSchema(
-        TaskRow,
-        "task_id",
-        partition_key="task_id",
-        _ci="(task_id) where cancellation is not null",
+        TaskRow, "task_id", partition_key="task_id", _ci="(task_id) where cancellation is not null"
     ),
     "r": TableSchema(
         RunRow,
@@ -245,11 +237,7 @@ TABLES: dict[str, TableSchema] = {
     "c": TableSchema(CheckpointRow, "task_id checkpoint_name", partition_key="task_id"),
     "e": TableSchema(EventRow, "event_name", _eai="(emitted_at)"),
     "w": TableSchema(
-        WaitRow,
-        "run_id step_name",
-        partition_key="run_id",
-        _eni="(event_name)",
-        _ti="(task_id)",
+        WaitRow, "run_id step_name", partition_key="run_id", _eni="(event_name)", _ti="(task_id)"
     ),
     "i": TableSchema(KeyRow, "idempotency_key", _ti="(task_id)"),
     "queues": TableSchema(QueueRow, "queue_name"),

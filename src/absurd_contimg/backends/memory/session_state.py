@@ -96,13 +96,6 @@ class SessionState:
         """``now()``: when the transaction began."""
         return self.clock if self.transaction_began is None else self.transaction_began
 
-    def note(
-        self, procedure: str, arguments: tuple[object, ...], outcome: str, answer: object = None
-    ) -> None:
-        """Note a call of a procedure in the timeline."""
-        call = (self.clock, self.session_id, procedure, arguments, outcome, answer)
-        self.db.noted.append(call)
-
     def next_uuid(self) -> int:
         """``absurd.portable_uuidv7()``, which on Postgres 18 is the server's own."""
         return self.db.uuids.next(self.clock)

@@ -51,6 +51,7 @@ class Table(Generic[R]):
         self.unique_key = False
         """Whether an idempotency key may belong to one row only."""
         self.partition_column = schema.position(schema.partition_key or schema.primary_key[0])
+        self._row: Any = schema.row
         self.rows: dict[Hashable, R] = {}
         self.row_locks: dict[Hashable, dict[Transaction, RowLock]] = {}
         self.uncommitted: dict[Hashable, tuple[Transaction, R | None]] = {}
@@ -155,7 +156,7 @@ class Table(Generic[R]):
         values, places = list(row), self._places
         for name, value in changes.items():
             values[places[name]] = value
-        return self.put(tx, tuple.__new__(self.schema.row, values))
+        return self.put(tx, tuple.__new__(self._row, values))
 
     def delete(self, tx: Transaction, key: Hashable) -> bool:
         """Delete the row if there is one; whether there was."""

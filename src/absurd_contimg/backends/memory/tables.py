@@ -42,9 +42,12 @@ class DueQueue(Generic[R]):
     def push(self, rows: Mapping[Hashable, R], row: R) -> None:
         """Add a row of these rows, if it has a moment."""
         moment = self._moment_of(row)
-        if moment is None:
-            return
-        line, entry = self._line, (moment, row[0])
+        if moment is not None:
+            self.push_moment(rows, moment, row[0])
+
+    def push_moment(self, rows: Mapping[Hashable, R], moment: int, key: int) -> None:
+        """Add a row whose moment is known."""
+        line, entry = self._line, (moment, key)
         if not line or entry >= line[-1]:
             line.append(entry)
         else:
@@ -157,10 +160,11 @@ class Runs(Table[RunRow]):
         if new is None:
             return
         if new.state == "running":
-            if old is None or lease_end(old) != new.claim_expires_at:
-                self.leases.push(self.rows, new)
+            expires = new.claim_expires_at
+            if expires is not None and (old is None or lease_end(old) != expires):
+                self.leases.push_moment(self.rows, expires, new.run_id)
         elif new.state in CLAIMABLE and (old is None or claimable_from(old) != new.available_at):
-            self.due.push(self.rows, new)
+            self.due.push_moment(self.rows, new.available_at, new.run_id)
 
 
 def claimable_from(run: RunRow) -> int | None:

@@ -70,14 +70,7 @@ Ts = TypeVarTuple("Ts")
 _NO_TABLES: dict[str, dict[str | None, Any]] = {letter: {} for letter in "trcewi"}
 
 
-class Undoable(Protocol):
-    """What keeps rows: how to undo a change."""
-
-    def restore_row(self, key: Hashable, row: Any) -> None:
-        """Put back what the undo log kept."""
-
-
-class LockedTable(Undoable, Protocol):
+class LockedTable(Protocol):
     """A table as a transaction sees it: who holds its rows."""
 
     row_locks: dict[Hashable, dict[Transaction, RowLock]]
@@ -105,7 +98,7 @@ class Transaction:
         """Whether no session is in a transaction: there are no locks to take or to wait for."""
         self.tables = _NO_TABLES
         """By letter and queue, the tables that need no lock."""
-        self.undo: list[Callable[[], object] | tuple[Undoable, Hashable, Any]] = []
+        self.undo: list[Callable[[], object] | tuple[Any, Hashable, Any]] = []
         """Rows to put back, and locks and marks to release, which the end does too."""
         self.finished = False
         self.waiting_for: Transaction | None = None

@@ -20,7 +20,7 @@ _CHUNK_LENGTH = 256
 
 @lru_cache(maxsize=64)
 def _random_words(seed: int, chunk: int) -> tuple[int, ...]:
-    """So many of the stream's random words; forks of a database share them."""
+    """So many of the stream's lower halves; forks of a database share them."""
     source = Random(f"{seed} {chunk}")
     return tuple([_VARIANT | source.getrandbits(62) for _ in range(_CHUNK_LENGTH)])
 
@@ -28,33 +28,34 @@ def _random_words(seed: int, chunk: int) -> tuple[int, ...]:
 class UuidSource:
     """A stream of ascending UUIDv7 as 128-bit integers."""
 
-    __slots__ = ("_drawn", "_last_ns", "_seed", "_words")
+    __slots__ = ("_chunk", "_last_ns", "_seed", "_words")
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
-        self._drawn = 0
-        self._last_ns = 0
-        self._words: tuple[int, ...] = ()
+        self._chunk = self._last_ns = 0
+        self._words: list[int] = []
+        """What is left of the last chunk."""
 
     def next(self, now_us: int) -> int:
         """The next one, for a clock that shows `now_us`."""
-        now_ns = self._last_ns = max(now_us * 1000, self._last_ns + _STEP_NS)
+        words, now_ns, least_ns = self._words, now_us * 1000, self._last_ns + _STEP_NS
+        if not words:
+            words += _random_words(self._seed, self._chunk)
+            self._chunk += 1
+        now_ns = self._last_ns = now_ns if now_ns > least_ns else least_ns
         fraction = now_ns % 1_000_000 * 4096 // 1_000_000
-        chunk, place = divmod(self._drawn, _CHUNK_LENGTH)
-        if not place:
-            self._words = _random_words(self._seed, chunk)
-        self._drawn += 1
-        high = min(now_ns // 1_000_000, _MAX_MS) << 16 | _VERSION | fraction
-        return high << 64 | self._words[place]
+        ms = now_ns // 1_000_000
+        high = (ms if ms < _MAX_MS else _MAX_MS) << 16 | _VERSION | fraction
+        return high << 64 | words.pop()
 
-    def position(self) -> tuple[int, int, int]:
+    def position(self) -> tuple[int, int, int, int]:
         """What decides the values to come."""
-        return self._seed, self._drawn, self._last_ns
+        return self._seed, self._chunk, len(self._words), self._last_ns
 
     def copy(self) -> UuidSource:
         """A stream that goes on with the same values."""
         twin = UuidSource(self._seed)
-        twin._drawn, twin._last_ns, twin._words = self._drawn, self._last_ns, self._words
+        twin._chunk, twin._last_ns, twin._words = self._chunk, self._last_ns, self._words.copy()
         return twin
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import Any
-from uuid import UUID
 
 import psycopg
 from psycopg import errors, pq
@@ -14,6 +13,7 @@ from psycopg.abc import Buffer, PyFormat
 from psycopg.adapt import AdaptersMap
 
 from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.records import uuid
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.values.times import EPOCH
 from absurd_contimg.backends.memory.values.types import ArrayType, Result, SqlType
@@ -128,7 +128,7 @@ class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type] 
         if kind.name in _UNCHANGED:
             return None
         if kind.name == "uuid":
-            return lambda value: UUID(int=value)
+            return uuid
         if isinstance(kind, ArrayType):
             item = self._load(kind.element) or (lambda value: value)
             return lambda values: [None if value is None else item(value) for value in values]

@@ -21,6 +21,7 @@ from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.times import SECOND_US, add_us
 
 T = TypeVar("T")
+_Tables = tuple[AnyTable, ...]
 
 
 class Cleaned(NamedTuple):
@@ -37,11 +38,7 @@ def cleanup_tasks(
     partitioned = is_partitioned(tx, queue_name)
     tasks = catalog.tasks(tx, queue_name)
     runs = catalog.runs(tx, queue_name)
-    of_tasks: tuple[AnyTable, ...] = (
-        catalog.waits(tx, queue_name),
-        catalog.checkpoints(tx, queue_name),
-        runs,
-    )
+    of_tasks: _Tables = catalog.waits(tx, queue_name), catalog.checkpoints(tx, queue_name), runs
     if partitioned:
         of_tasks = (*of_tasks, catalog.keys(tx, queue_name))
     rows = tx.read_once(_old_tasks, tx, tasks, runs, of_tasks, cutoff, limit)
@@ -49,12 +46,7 @@ def cleanup_tasks(
 
 
 def _old_tasks(
-    tx: Transaction,
-    tasks: Tasks,
-    runs: Runs,
-    of_tasks: tuple[AnyTable, ...],
-    cutoff: int,
-    limit: int | None,
+    tx: Transaction, tasks: Tasks, runs: Runs, of_tasks: _Tables, cutoff: int, limit: int | None
 ) -> list[tuple[AnyTable, Hashable]]:
     """The keys of tasks that ended before `cutoff`, each after those of its rows elsewhere."""
     ended = ((_terminal_at(tx, runs, task), task.task_id) for task in tasks.scan(tx))

@@ -96,20 +96,10 @@ def claim_task(
         for wait in waits.where(tx, "run_id", run.run_id):
             if wait.timeout_at is not None and wait.timeout_at <= now:
                 waits.delete(tx, (wait.run_id, wait.step_name))
-        claims.append(
-            Claim(
-                run.run_id,
-                task.task_id,
-                run.attempt,
-                task.task_name,
-                task.params,
-                task.retry_strategy,
-                task.max_attempts,
-                task.headers,
-                run.wake_event,
-                run.event_payload,
-            )
-        )
+        claims.append(Claim(
+            run.run_id, task.task_id, run.attempt, task.task_name, task.params,
+            task.retry_strategy, task.max_attempts, task.headers, run.wake_event, run.event_payload,
+        ))  # fmt: skip
     return claims
 
 
@@ -123,8 +113,6 @@ def late_tasks(tx: Transaction, queue_name: str | None, now: int) -> list[int]:
         tasks.ruled.push(tasks.rows, task)
     if tasks.uncommitted:
         candidates = {row for row in tasks.scan(tx) if row.cancellation and row.state in LIVE}
-    if not candidates:
-        return []
     return [task.task_id for task in sorted(candidates) if rule_applies(task, now)]
 
 
@@ -161,20 +149,15 @@ def due_runs(
     passed: list[RunRow] = []
     while len(due) < limit and (run := runs.due.pop(tx, runs.rows, now)) is not None:
         task = tasks.rows.get(run.task_id)
-        if task is None or task.state not in LIVE or not _lock_both(tx, runs, tasks, run):
+        if task is None or task.state not in LIVE:
             passed.append(run)
-        else:
+        elif runs.try_lock(tx, run.run_id) and tasks.try_lock(tx, run.task_id):
             due[run.run_id] = run, task
+        else:
+            passed.append(run)
     for run in passed:
         runs.due.push(runs.rows, run)
     return list(due.values())
-
-
-def _lock_both(tx: Transaction, runs: Runs, tasks: Tasks, run: RunRow) -> bool:
-    """``for update skip locked`` of a run joined with its task: whether both are locked now."""
-    if tx.alone:
-        return True
-    return runs.try_lock(tx, run.run_id) and tasks.try_lock(tx, run.task_id)
 
 
 @procedure("a347e84bec785a57")
@@ -190,14 +173,12 @@ def complete_run(
         refuse_run(run_id, "is not currently running", queue_name)
     runs = catalog.runs(tx, queue_name)
     runs.update(tx, run, state="completed", completed_at=now, result=state)
-    update_task(
-        tx,
-        queue_name,
-        run.task_id,
-        state="completed",
-        completed_payload=state,
-        last_attempt_run=run.run_id,
-    )
+    tasks = catalog.tasks(tx, queue_name)
+    task = tasks.get(tx, run.task_id)
+    if task is not None:
+        tasks.update(
+            tx, task, state="completed", completed_payload=state, last_attempt_run=run.run_id
+        )
     catalog.waits(tx, queue_name).delete_where(tx, "run_id", run.run_id)
 
 

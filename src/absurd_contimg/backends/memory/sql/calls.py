@@ -93,14 +93,15 @@ def _call(procedure: Procedure, values: list[Evaluate]) -> Call:
         arguments, session = tuple([value(env) for value in values]), env.session
         if procedure.strict and None in arguments:
             return [(None,)]
+        call = (session.clock, session.session_id, name, arguments)
         try:
             answer = run(env.tx, *arguments)
         except EngineError as error:  # a call that has to wait is noted when it has been answered
             if is_noted:
-                session.note(name, arguments, f"{error.sqlstate} {error.message}")
+                session.db.noted.append((*call, f"{error.sqlstate} {error.message}", None))
             raise
         if is_noted:
-            session.note(name, arguments, "ok", answer)
+            session.db.noted.append((*call, "ok", answer))
         if is_single:
             return [("" if procedure.returns == "void" else answer,)]
         return answer if many else [answer]

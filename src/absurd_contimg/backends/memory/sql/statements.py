@@ -7,8 +7,7 @@ sqlglot. Compiled statements are kept by text and types; they serve every databa
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -61,27 +60,27 @@ def split(text: str) -> tuple[str, ...]:
 @lru_cache(maxsize=STATEMENTS_KEPT_MAX)
 def compiled(text: str, params: tuple[SqlType, ...]) -> Statement:
     """The statement, ready to run with parameters of these types; 0A000 if it is not supported."""
-    with _quoted(text):
+    try:
         control = control_of(text)
         command = run_of(text)
         if control is not None:
             return Statement(text, control=control)
         made = _query(text, params) if command is None else lambda tx, _: command(tx)
+    except Unsupported as error:
+        raise _quoting(error, text) from None
 
     def run(tx: Transaction, values: Sequence[Any]) -> Result:
-        with _quoted(text):
+        try:
             return made(tx, values)
+        except Unsupported as error:
+            raise _quoting(error, text) from None
 
     return Statement(text, run=run)
 
 
-@contextmanager
-def _quoted(text: str) -> Iterator[None]:
-    """Quote the statement, with its placeholders again, where something is not supported."""
-    try:
-        yield
-    except Unsupported as error:
-        raise Unsupported(error.what, PARAMETER.sub("%s", text.strip())) from None
+def _quoting(error: Unsupported, text: str) -> Unsupported:
+    """The same with the statement, its placeholders again as they were."""
+    return Unsupported(error.what, PARAMETER.sub("%s", text.strip()))
 
 
 def _query(text: str, params: tuple[SqlType, ...]) -> Run:
