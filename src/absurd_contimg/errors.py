@@ -70,18 +70,30 @@ class NoCalibrationError(DataQualityError):
     """No calibration is valid at the time of this group."""
 
 
-class StorageAwayError(OSError):
+class AwayError(UserError):
+    """Something that all work needs cannot be used now; `failed_path` says which file or folder."""
+
+    def __init__(self, failed_path: str, problem: str, remedy: str = "") -> None:
+        super().__init__(problem, remedy)
+        self.failed_path = failed_path
+
+
+class StorageAwayError(AwayError):
     """The folder that holds products is not there: a disk is not mounted, or it was moved.
 
     Nothing that should be in it counts as absent.
     """
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"The folder {folder} is not there.")
-        self.filename = str(folder)
+        super().__init__(str(folder), f"The folder {folder} is not there.", "Mount its disk.")
 
-    def __str__(self) -> str:
-        return str(self.args[0])
+
+class RegistryAwayError(AwayError):
+    """The registry does not answer: locked, read-only, its disk full, its server away."""
+
+
+class RegistryDamagedError(AwayError):
+    """The registry's file or tables are gone or damaged."""
 
 
 class OutputError(UserError):

@@ -96,7 +96,7 @@ def contimg(tmp_path: Path, output_dir: Path, *arguments: str) -> Any:
 
 
 def test_commands_compare_and_rebuild(tmp_path: Path, output_dir: Path) -> None:
-    """A registry that was deleted is made anew from the manifests."""
+    """A registry that was deleted is made again from the manifests."""
     lost = contimg(tmp_path, output_dir, "check")
     assert lost.exit_code == 1
     assert "0 products in the registry, 0 missing or damaged, 14 not registered" in lost.output

@@ -44,6 +44,7 @@ from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.products.outputs import FlaggedMeasurementSet, FlagOutputs, to_json
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry import database as registry_database
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
@@ -219,6 +220,16 @@ def of_folder_that_is_away(ground: Ground) -> Evidence:
         with pytest.raises(OSError) as caught:  # noqa: PT011 - which one it is decides the test
             asyncio.run(runner.run(stage, context, attempt="1"))
     return Evidence.of(caught.value)
+
+
+def of_registry(ground: Ground, trouble: Callable[[Path], object]) -> Evidence:
+    """Something happens to the file of a registry that is in use."""
+    path = ground.folder() / "registry.sqlite3"
+    registry = Registry(path)
+    trouble(path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry_database, "_PATIENCE_SECONDS", 0.0)
+        return of_exception(lambda _: registry.groups(), ground)
 
 
 def of_stage_on_full_disk(ground: Ground, do: str, stage: type = Fail) -> Evidence:
@@ -420,6 +431,10 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
     "broken-product": of_stray_file,
     "storage-away": of_folder_that_is_away,
+    "registry-damaged": lambda g: of_registry(g, Path.unlink),
+    "registry-away": lambda g: of_registry(
+        g, lambda path: (path.rename(path.with_name("r")), path.mkdir())
+    ),
     "over-flagged": lambda g: of_casa(g, "over_flagged"),
     "solutions-refused": lambda g: of_casa(g, "refused"),
     "silent-disk-full": lambda g: of_casa(g, "full_disk_in_silence"),

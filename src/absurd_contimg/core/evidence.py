@@ -33,14 +33,17 @@ class ExceptionEvidence:
     """How many links on the way to it are contexts that Python notes by itself ("during handling
     of the above") instead of stated causes: the more, the weaker the evidence."""
     path: str | None = None
-    """The file or folder that an `OSError` names; of two, the one that was to be written."""
+    """The file or folder that an `OSError` names (of two, the one that was to be written), or the
+    `failed_path` of another error."""
 
     @classmethod
     def of(cls, error: BaseException, implicit_links: int = 0) -> ExceptionEvidence:
         """The evidence that an exception object gives."""
         names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
         if not isinstance(error, OSError):
-            return cls(names, text_of(error), implicit_links=implicit_links)
+            path = attribute(error, "failed_path")
+            known_path = path if isinstance(path, str) else None
+            return cls(names, text_of(error), implicit_links=implicit_links, path=known_path)
         code = error.errno  # it takes anything
         known = type(code) is int and abs(code) < _ERRNO_MAX
         return cls(names, text_of(error), code if known else None, implicit_links, _path_of(error))

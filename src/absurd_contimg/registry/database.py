@@ -6,21 +6,25 @@ callers need no retries. Each transaction opens its own connection: any thread m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import Engine, NullPool, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import RegistryAwayError, RegistryDamagedError, SettingError
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
 
-_BUSY_SECONDS = 30.0
-"""A writer waits this long for another (the operations guide's busy_timeout)."""
+_BUSY_SECONDS = 10.0
+"""A writer waits this long for another; less than the operations guide's busy_timeout (30 s), so
+that a worker can stop; waiting work comes again."""
 
 _POSTGRES_SCHEMA = "contimg"
 _POSTGRES_LOCK = 0x636F6E74
@@ -29,17 +33,46 @@ _POSTGRES_LOCK = 0x636F6E74
 _READ_ONLY = "registry_read_only"
 
 
+_DAMAGED = re.compile(r"not a database|malformed|no such (table|column)|does not exist")
+_REBUILD = "Move away what is left of it, restart the workers, then: contimg registry rebuild"
+
+_PAUSE_SECONDS = 1.0
+_PATIENCE_SECONDS = 8.0
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def patient(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Repeat a whole transaction for some seconds while the registry is away."""
+
+    @wraps(method)
+    def call(*arguments: _P.args, **options: _P.kwargs) -> _T:
+        give_up = time.monotonic() + _PATIENCE_SECONDS
+        while True:
+            try:
+                return method(*arguments, **options)
+            except RegistryAwayError:
+                if time.monotonic() + _PAUSE_SECONDS >= give_up:
+                    raise
+                time.sleep(_PAUSE_SECONDS)
+
+    return call
+
+
 class Database:
     """The registry's tables behind a URL or a path to an SQLite file."""
 
     def __init__(self, url: str | Path) -> None:
         self._engine = _engine(url)
-        self._install()
+        with self._naming_trouble():
+            self._install()
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
         """A transaction that no other writer overlaps; committed at the end."""
-        with Session(self._engine) as session, session.begin():
+        self._require_file()
+        with self._naming_trouble(), Session(self._engine) as session, session.begin():
             if self._is_postgres:
                 session.execute(text(f"select pg_advisory_xact_lock({_POSTGRES_LOCK})"))
             yield session
@@ -47,8 +80,38 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Session]:
         """A transaction that sees one state and changes nothing."""
-        with Session(self._engine.execution_options(**{_READ_ONLY: True})) as session:
+        self._require_file()
+        options = self._engine.execution_options(**{_READ_ONLY: True})
+        with self._naming_trouble(), Session(options) as session:
             yield session
+
+    def _require_file(self) -> None:
+        """SQLite would make a new file, without a table, where one was deleted."""
+        if not self._is_postgres and not Path(self._place).exists():
+            raise RegistryDamagedError(
+                self._place, f"The registry {self._place} is gone.", _REBUILD
+            )
+
+    @contextmanager
+    def _naming_trouble(self) -> Iterator[None]:
+        """Raise `AwayError` for what is not the fault of the statement."""
+        try:
+            yield
+        except (IntegrityError, DataError):
+            raise
+        except DBAPIError as error:
+            text = f"The registry {self._place} cannot be used: {error.orig}."
+            if _DAMAGED.search(str(error.orig)):
+                raise RegistryDamagedError(self._place, text, _REBUILD) from error
+            raise RegistryAwayError(
+                self._place, text, "Look at its disk, its lock or its server."
+            ) from error
+
+    @property
+    def _place(self) -> str:
+        """The file, or the server and database."""
+        url = self._engine.url
+        return f"{url.host or ''}/{url.database}" if self._is_postgres else str(url.database)
 
     def close(self) -> None:
         """Close what is open."""

@@ -21,7 +21,7 @@ from absurd_contimg.products.outputs import Caltable
 from absurd_contimg.products.store import is_whole, load_committed, product_folders, verify
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
-from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.database import Database, patient
 from absurd_contimg.registry.derived import derived_rows, progress_of
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name
 from absurd_contimg.registry.models import (
@@ -101,6 +101,7 @@ class Registry:
         """Close what is open."""
         self._database.close()
 
+    @patient
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
         with self._database.writing() as session:
@@ -132,6 +133,11 @@ class Registry:
                 _retire(session, key, reason)
         return RebuildReport(len(products), tuple(broken))
 
+    def is_empty(self) -> bool:
+        """Whether no product is known."""
+        with self._database.reading() as session:
+            return session.scalar(select(Product.key).limit(1)) is None
+
     def rows(self, table: type[Base], group_id: str | None = None) -> list[dict[str, Any]]:
         """The rows of a table (of one group), by primary key, with all columns."""
         query = select(table).order_by(*inspect(table).primary_key)
@@ -144,6 +150,7 @@ class Registry:
                 for row in session.scalars(query)
             ]
 
+    @patient
     def caltable_sets_valid_at(self, mid_mjd: float, declination_deg: float) -> list[CaltableSet]:
         """Active sets for data of that time and declination strip, best first (`rank_sets`).
 
@@ -176,6 +183,7 @@ class Registry:
             for row in self.rows(MeasurementSetRow, group_id)
         )
 
+    @patient
     def retire_set(self, product_key: str, reason: str) -> None:
         """Take a set out of use; it stays known, with the reason."""
         with self._database.writing() as session:
@@ -249,6 +257,7 @@ class Registry:
                 file.path: session.get_one(SubbandFile, str(file.path)).group_id for file in files
             }
 
+    @patient
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:
@@ -267,6 +276,7 @@ class Registry:
                 )
             return _group(session, row)
 
+    @patient
     def groups(self, status: GroupStatus | None = None) -> list[Group]:
         """All groups, or those of one status, in the order of their names."""
         query = select(ObservationGroup).order_by(ObservationGroup.group_id)

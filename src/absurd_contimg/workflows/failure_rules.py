@@ -167,6 +167,20 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "contimg registry rebuild.",
         kind=FailureKind.RESOURCE,
     ),
+    _own_error(
+        "registry-away",
+        errors.RegistryAwayError,
+        "Free the disk of the named registry, end what locks it, or start its server; waiting work "
+        "then goes on.",
+        kind=FailureKind.RESOURCE,
+    ),
+    _own_error(
+        "registry-damaged",
+        errors.RegistryDamagedError,
+        "Move away what is left of the named registry, restart the workers, then: contimg registry "
+        "rebuild. Waiting work then goes on.",
+        kind=FailureKind.RESOURCE,
+    ),
     _own_error("bad-setting", errors.SettingError, _CORRECT_SETTING),
     _DISK_FULL.in_log(
         "silent-disk-full",

@@ -53,7 +53,7 @@ def check(as_json: AsJson = False) -> None:
 
 @registry_app.command()
 def rebuild(as_json: AsJson = False) -> None:
-    """Enter all products on disk anew, from their manifests.
+    """Replace what the registry knows of products by the manifests on disk.
 
     Groups, their status and files stay, if there is a registry. Exit code 1 if a product is
     broken.

@@ -95,6 +95,9 @@ async def serve(settings: Settings, until_idle: bool = False) -> None:
             reach_hours=calibration.reach_hours,
         )
         guard = make_guard(settings)
+        if registry.is_empty():  # a new site, or a registry that was lost
+            report = registry.rebuild(settings.pipeline.paths.output_dir)
+            _log.info("%d products entered into the new registry", report.entered)
         try:
             async with open_backend(settings, leave_running=True) as backend:
                 worker = make_worker(backend, settings, registry, scratch, guard)

@@ -1,0 +1,168 @@
+"""What goes wrong with the registry makes work wait, by a rule, with path and advice."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from small_disk import mounted
+
+from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.core.failures import FailureKind
+from absurd_contimg.errors import AwayError
+from absurd_contimg.registry import GroupStatus, Registry, database
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work waits after the first refusal, and for no lock."""
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(database, "_BUSY_SECONDS", 0.2)
+
+
+def write(registry: Registry) -> None:
+    registry.set_group_status("G", GroupStatus.DISCOVERED, "x" * 100_000)
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+def truncate_to_nothing(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, 5000)
+
+
+def overwrite(path: Path) -> None:
+    path.write_bytes(b"no database at all" * 5000)
+
+
+def drop_a_table(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("drop table observation_groups")
+
+
+def move_the_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    action.__name__: action
+    for action in (delete, truncate_to_nothing, truncate, overwrite, drop_a_table, move_the_folder)
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_registry_makes_work_wait(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "state" / "registry.sqlite3"
+    registry = Registry(path)
+    write(registry)
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    DAMAGE[damage](path)
+    assert rule_of(registry, path) == "registry-damaged"
+
+
+def rule_of(registry: Registry, path: Path) -> str:
+    """The rule by which writing fails; it makes the work wait, and names the file."""
+    with pytest.raises(AwayError) as caught:
+        write(registry)
+    verdict = CLASSIFIER.classify(Evidence.of(caught.value))
+    assert verdict.kind is FailureKind.RESOURCE
+    assert verdict.path == str(path)
+    assert verdict.advice
+    return verdict.rule_id
+
+
+def test_locked_registry_makes_work_wait(tmp_path: Path) -> None:
+    """Another process holds it, as a backup does."""
+    path = tmp_path / "registry.sqlite3"
+    registry = Registry(path)
+    code = (
+        "import sqlite3, sys\n"
+        "connection = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "connection.execute('begin exclusive')\n"
+        "print('locked', flush=True)\n"
+        "sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    assert rule_of(registry, path) == "registry-away"
+    process.communicate("")
+    write(registry)
+
+
+def fill(path: Path) -> None:
+    """Write to the last byte."""
+    with path.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+
+
+def test_full_disk_makes_work_wait(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk") as disk:
+        path = disk / "registry.sqlite3"
+        registry = Registry(path)
+        fill(disk / "filler")
+        assert rule_of(registry, path) == "registry-away"
+        (disk / "filler").unlink()
+        write(registry)
+
+
+def test_read_only_registry_makes_work_wait(tmp_path: Path) -> None:
+    """A file system that was remounted read-only after an error."""
+    with mounted(tmp_path / "disk") as disk:
+        path = disk / "registry.sqlite3"
+        registry = Registry(path)
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert rule_of(registry, path) == "registry-away"
+        subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+        write(registry)
+
+
+def test_server_that_is_away_makes_work_wait(tmp_path: Path) -> None:
+    """The registry in Postgres; it goes on when the server is back."""
+    server = EmbeddedPostgres(tmp_path / "pg", durable=False)
+    with server:
+        url = server.create_database("registry")
+        registry = Registry(url)
+        write(registry)
+        server.stop()
+        with pytest.raises(AwayError) as caught:
+            write(registry)
+        verdict = CLASSIFIER.classify(Evidence.of(caught.value))
+        assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, "registry-away")
+        server.start()
+        write(registry)
+
+
+def test_short_trouble_is_waited_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within the patience nothing is noticed of it."""
+    monkeypatch.setattr(database, "_PATIENCE_SECONDS", 5.0)
+    registry = Registry(tmp_path / "registry.sqlite3")
+    blocker = sqlite3.connect(
+        tmp_path / "registry.sqlite3", isolation_level=None, check_same_thread=False
+    )
+    blocker.execute("begin exclusive")
+    monkeypatch.setattr(database.time, "sleep", lambda _seconds: blocker.execute("rollback"))
+    started = time.monotonic()
+    write(registry)
+    assert time.monotonic() - started < 3
