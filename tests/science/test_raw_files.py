@@ -639,6 +639,50 @@ def test_a_group_agrees_within_tolerances_and_not_to_the_bit(tmp_path: Path) -> 
     assert group.reference.antenna_positions_m.shape == (N_ANTENNAS, 3)
 
 
+def test_a_chunk_that_is_larger_than_its_bytes_is_refused(tmp_path: Path) -> None:
+    """Chunks are read as a whole, even if the dataset ends within the first one."""
+
+    def swell(file: h5py.File) -> None:
+        values = file["Data/nsamples"][()]
+        del file["Data/nsamples"]
+        file["Data"].create_dataset(
+            "nsamples",
+            data=values,
+            maxshape=(None, 1, 4, 2),
+            chunks=(3_000_000, 1, 4, 2),
+            compression="gzip",
+        )
+
+    with pytest.raises(CorruptInputError, match="nsamples claims 96000000 bytes"):
+        read_raw_header(changed(tmp_path, swell))
+
+
+def test_a_sparse_file_is_refused(tmp_path: Path) -> None:
+    """Its holes count as bytes for HDF5, but not on the disk."""
+
+    def swell(file: h5py.File) -> None:
+        shape = (45, 1, 400_000, 2)
+        for name in ("visdata", "flags", "nsamples"):
+            dtype = file[f"Data/{name}"].dtype
+            del file[f"Data/{name}"]
+            created = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            created.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            created.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+            space = h5py.h5s.create_simple(shape)
+            h5py.h5d.create(
+                file["Data"].id,
+                name.encode(),
+                h5py.h5t.py_create(dtype, logical=True),
+                space,
+                created,
+            )
+        replace("freq_array", lambda _: np.linspace(1.49e9, 1.48e9, 400_000)[None])(file)
+        replace("Nfreqs", lambda _: 400_000)(file)
+
+    with pytest.raises(CorruptInputError, match="of which the file holds"):
+        read_raw_header(changed(tmp_path, swell))
+
+
 def test_a_file_that_is_larger_than_its_bytes_is_refused(tmp_path: Path) -> None:
     """1.5 MB of compressed zeros must not take gigabytes of memory."""
 

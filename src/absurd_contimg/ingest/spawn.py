@@ -105,13 +105,14 @@ def find_catalog(settings: Settings) -> Path:
 def _groups(settings: Settings, registry: Registry) -> list[Group]:
     folder = settings.pipeline.paths.input_dir
     try:
-        files = [path for path in sorted(folder.iterdir()) if _is_subband(path)]
+        paths = sorted(folder.iterdir())
     except OSError as error:
         raise MissingInputError(
             f"The input folder {folder} cannot be read: {error.strerror}.",
             "Set --input-dir or PIPELINE_INPUT_DIR.",
         ) from error
-    if not files:
+    files = [path for path in paths if _is_subband(path)]
+    if not files and not any(path.name.endswith("_incomplete.hdf5") for path in paths):
         raise MissingInputError(
             f"There is no sub-band file in {folder}.",
             "Their names are like 2025-01-02T03:04:05_sb00.hdf5; contimg synth makes test data.",
