@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -106,3 +107,88 @@ def test_settings_of_the_guide_are_read(tmp_path: Path) -> None:
         assert make_policy(kept).resource_waits_max > 0
     with pytest.raises(SettingError, match="wait or fail"):
         load_settings(folders, environment={"CONTIMG_ON_SHORTAGE": "stop"})
+
+
+def idle_worker(backend: MemoryBackend, guard: DiskGuard) -> Worker:
+    tasks = TaskRegistry()
+
+    async def handler(params: object, ctx: object) -> str:
+        return "done"
+
+    tasks.add("task", handler)
+    options = WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001)
+    return Worker(backend, tasks, options, ready_to_claim=guard.ready_to_claim)
+
+
+async def test_disk_that_is_full_to_the_last_byte_does_not_end_the_worker(
+    small_disk: Path,
+) -> None:
+    """The note has no room on it; it is written once there is."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    await backend.spawn_task(QUEUE, "task", None)
+    guard = DiskGuard("worker-1", [small_disk], small_disk, Watermarks(0.003, 0.002))
+    (small_disk / "workers").mkdir()
+    with (small_disk / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while True:
+            filler.write(bytes(512))
+    await idle_worker(backend, guard).run(until_idle=True)
+    assert (await backend.queue_stats(QUEUE)).tasks_by_state == {"pending": 1}
+    assert worker_notes(small_disk) == []
+    os.truncate(small_disk / "filler", 6_500_000)
+    assert not await guard.ready_to_claim()
+    (note,) = worker_notes(small_disk)
+    assert "nearly full" in str(note["reason"])
+    (small_disk / "filler").unlink()
+    await idle_worker(backend, guard).run(until_idle=True)
+    assert (await backend.queue_stats(QUEUE)).tasks_by_state == {"completed": 1}
+
+
+async def test_folder_that_is_removed_stops_claims_until_it_is_back(tmp_path: Path) -> None:
+    """The scratch folder, say; the note names it."""
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    await backend.spawn_task(QUEUE, "task", None)
+    scratch = tmp_path / "scratch"
+    guard = DiskGuard("worker-1", [tmp_path, scratch], tmp_path, Watermarks(0.0, 0.0))
+    await idle_worker(backend, guard).run(until_idle=True)
+    assert (await backend.queue_stats(QUEUE)).tasks_by_state == {"pending": 1}
+    (note,) = worker_notes(tmp_path)
+    assert f"{scratch} cannot be used" in str(note["reason"])
+    scratch.mkdir()
+    await idle_worker(backend, guard).run(until_idle=True)
+    assert (await backend.queue_stats(QUEUE)).tasks_by_state == {"completed": 1}
+
+
+async def test_room_that_cannot_be_made_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make_room() -> None:
+        raise PermissionError(1, "Operation not permitted", "/scratch/x")
+
+    guard = DiskGuard("w", [tmp_path], tmp_path, Watermarks(1e9, 0.0), make_room)
+    assert await guard.ready_to_claim()
+    assert "cannot make room" in caplog.text
+
+
+NO_NOTES = {
+    "empty": b"",
+    "cut": b'{"worker": "w", "rea',
+    "no JSON": b"\xff\xfe\0",
+    "list": b"[]",
+    "without a reason": b'{"worker": "w", "claims": true, "since": "x"}',
+    "reason of numbers": b'{"worker": "w", "claims": true, "since": "x", "reason": [1]}',
+    "5000 levels": b"[" * 5000,
+    "5000 digits": b"9" * 5000,
+}
+
+
+@pytest.mark.parametrize("content", NO_NOTES)
+def test_damaged_note_is_shown_as_unknown(tmp_path: Path, content: str) -> None:
+    """Beside the notes of other workers, and with the name of its file."""
+    (tmp_path / "workers").mkdir()
+    path = tmp_path / "workers" / "w.json"
+    path.write_bytes(NO_NOTES[content])
+    (note,) = worker_notes(tmp_path)
+    assert (note["worker"], note["claims"]) == ("w", None)
+    assert str(path) in str(note["reason"])
