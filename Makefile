@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 demo: setup
-	$(BIN)/contimg demo demo
+	$(BIN)/contimg demo --force demo
 
 check: setup
 	$(BIN)/ruff check .

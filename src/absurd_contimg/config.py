@@ -38,6 +38,11 @@ class PathsConfig(_Section):
     scratch_dir: Path
     state_dir: Path
 
+    @property
+    def readable(self) -> tuple[Path, ...]:
+        """Where the paths in a stage's outputs may lead."""
+        return self.output_dir, self.scratch_dir, self.input_dir
+
     @classmethod
     def below(cls, root: Path) -> Self:
         """All four folders inside one, for the demo and the tests."""

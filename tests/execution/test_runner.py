@@ -11,6 +11,7 @@ import pytest
 from toy_stages import Ask, Liar, Make, Refine
 
 from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
+from absurd_contimg.core.owned_folders import MARK_NAME
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
@@ -53,7 +54,7 @@ class Here:
         return list(product_folders(self.paths.output_dir))
 
     def scratch_is_empty(self) -> bool:
-        return not list(self.owner.folder.iterdir())
+        return [path.name for path in self.owner.folder.iterdir()] == [MARK_NAME]
 
     async def until_running(self, attempt: str = "1") -> None:
         """Waits until the stage's process says that it is in the middle of its work."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from absurd_contimg.core.owned_folders import MARK_NAME, Mark, take_folder
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.scratch import (
     Janitor,
@@ -23,6 +23,8 @@ from absurd_contimg.execution.scratch import (
     safe_name,
 )
 from absurd_contimg.products.filesystem import LOCAL
+
+MARK = Mark("test", "here")
 
 _OWNER = """
 import sys
@@ -79,7 +81,7 @@ def test_a_name_belongs_to_one_living_process(tmp_path: Path, other: subprocess.
         ScratchOwner(tmp_path, "other").acquire(patience_seconds=0.0)
     kill(other)
     with ScratchOwner(tmp_path, "other") as owner:
-        assert list(owner.folder.iterdir()) == []
+        assert [path.name for path in owner.folder.iterdir()] == [MARK_NAME]
 
 
 def test_release_leaves_nothing(tmp_path: Path) -> None:
@@ -171,27 +173,29 @@ def test_lock_on_a_file_that_was_just_swept_is_worth_nothing(
 def test_read_only_folders_are_removed(tmp_path: Path) -> None:
     """Copies keep the modes of what they were copied from."""
     folder = tmp_path / "copy"
+    take_folder(folder, MARK)
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").touch()
     (folder / "inner").chmod(0o500)
-    LOCAL.remove_tree(folder)
+    LOCAL.remove_tree(folder, MARK)
     assert not folder.exists()
 
 
 def test_removal_outlasts_a_dying_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that is just being killed may finish one more file."""
     folder = tmp_path / "busy"
-    folder.mkdir()
-    real, calls = shutil.rmtree, []
+    take_folder(folder, MARK)
+    real, calls = os.rmdir, []
 
     def first_fails(path: Path) -> None:
         calls.append(path)
         if len(calls) == 1:
-            raise OSError(39, "Directory not empty")
+            (folder / "last").touch()
         real(path)
 
-    monkeypatch.setattr("shutil.rmtree", first_fails)
-    LOCAL.remove_tree(folder)
+    monkeypatch.setattr("os.rmdir", first_fails)
+    LOCAL.remove_tree(folder, MARK)
+    assert len(calls) == 2
     assert not folder.exists()
 
 
@@ -208,5 +212,5 @@ def test_an_attempt_that_has_gone_leaves_nothing_of_its_run(tmp_path: Path) -> N
         for run in ("one", "two"):
             folder = owner.new_path(run, "stage", "1")
             folder.mkdir(parents=True)
-            LOCAL.remove_tree(folder)
-        assert list(owner.folder.iterdir()) == []
+            owner.remove_path(folder)
+        assert [path.name for path in owner.folder.iterdir()] == [MARK_NAME]

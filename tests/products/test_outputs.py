@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -73,3 +74,58 @@ def test_calibrated_set_has_no_keys_of_flagging() -> None:
 def test_error_names_every_field_that_does_not_fit() -> None:
     with pytest.raises(ValueError, match=r"measurement_set\.n_rows.*measurement_set\.mid_mjd"):
         from_json(ConvertOutputs, {"measurement_set": {**MS, "n_rows": "x", "mid_mjd": None}})
+
+
+RECORDS = [
+    kind
+    for kind in vars(outputs).values()
+    if getattr(kind, "__module__", "") == outputs.__name__ and is_dataclass(kind)
+]
+
+
+def _example(kind: Any, path: str) -> Any:
+    """JSON that fits an annotation, with this path wherever it wants one."""
+    if is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return {field.name: _example(hints[field.name], path) for field in fields(kind)}
+    if get_origin(kind) is Annotated or get_origin(kind) in (Union, UnionType):
+        return _example(get_args(kind)[0], path)
+    if get_origin(kind) is tuple:
+        return [_example(get_args(kind)[0], path)]
+    if get_origin(kind) is Literal:
+        return get_args(kind)[0]
+    return {Path: path, str: "x", int: 1, float: 1.0, bool: True}[kind]
+
+
+def _path_fields(data: Any, path: str, name: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if data == path:
+        return [name]
+    parts: Any = enumerate(data) if isinstance(data, list) else ()
+    parts = data.items() if isinstance(data, dict) else parts
+    return [each for key, part in parts for each in _path_fields(part, path, (*name, key))]
+
+
+@pytest.mark.parametrize("kind", RECORDS, ids=lambda kind: kind.__name__)
+def test_every_path_of_outputs_is_confined(kind: type, tmp_path: Path) -> None:
+    """A role that may write checkpoints names a key file of the worker: in any field, refused."""
+    key, output = tmp_path / "key", tmp_path / "output"
+    key.write_text("private")
+    output.mkdir()
+    (output / "link").symlink_to(key)
+    (output / "folder").symlink_to(tmp_path)
+    inside = str(output / "ms" / "a.ms")
+    paths = _path_fields(_example(kind, inside), inside)
+    assert from_json(kind, _example(kind, inside), [output])
+    hostile_paths = (
+        *(key, output / ".." / "key", output / "link", output / "folder" / "key"),
+        *("key", "/proc/self/environ", f"{output}2/key", "a\0b"),
+    )
+    for field in paths:
+        for hostile in hostile_paths:
+            data = _example(kind, inside)
+            target = data
+            for part in field[:-1]:
+                target = target[part]
+            target[field[-1]] = str(hostile)
+            with pytest.raises(ValueError, match=r"lies in none of"):
+                from_json(kind, data, [output])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from absurd_contimg.core.owned_folders import Mark
 from absurd_contimg.execution import product_builder
 from absurd_contimg.execution import runner as runner_module
 from absurd_contimg.execution.runner import StageRunner
@@ -76,7 +77,7 @@ def renames_first(patch: Patch) -> None:
 
 def overwrites(patch: Patch) -> None:
     def force(product: Path, committed: Path, files: Any) -> Published:
-        files.remove_tree(committed)
+        files.remove_tree(committed, Mark("scratch", ""))
         return publish(product, committed, files)
 
     patch.setattr(runner_module, "publish", force)
@@ -136,7 +137,7 @@ def leaves_in_scratch(patch: Patch) -> None:
 def sweeps_the_living(patch: Patch) -> None:
     async def run(self: Any, *args: Any, **options: Any) -> Any:
         for folder in self.files.matching(self.config.paths.scratch_dir, "*"):
-            self.files.remove_tree(folder)
+            self.files.remove_tree(folder, Mark("scratch", ""))
         return await _run(self, *args, **options)
 
     patch.setattr(StageRunner, "run", run)
@@ -168,7 +169,7 @@ def scratch_is_kept(patch: Patch) -> None:
         def __init__(self, files: Any) -> None:
             self.files = files
 
-        def remove_tree(self, _folder: Any) -> None:
+        def remove_tree(self, _folder: Any, _mark: Any) -> None:
             return None
 
         def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self, TypeVar
@@ -52,8 +52,12 @@ class PipelineContext:
         return _read(GroupInputs, self.inputs, "Correct the parameters and spawn the group again.")
 
     def outputs_of(self, kind: type[_T]) -> _T:
-        """An earlier stage's outputs by their type, or `InputError`."""
-        return _read(kind, self.outputs, "Run the stages before this one again.")
+        """An earlier stage's outputs by their type, or `InputError`.
+
+        No path in them may lead out of the folders of the pipeline.
+        """
+        folders = self.config.paths.readable
+        return _read(kind, self.outputs, "Run the stages before this one again.", folders)
 
     def with_outputs(self, outputs: Mapping[str, Json]) -> Self:
         """A copy that also holds the given outputs."""
@@ -81,8 +85,10 @@ class PipelineContext:
         return cls(config, *sections)
 
 
-def _read(kind: type[_T], data: Mapping[str, Json], remedy: str) -> _T:
+def _read(
+    kind: type[_T], data: Mapping[str, Json], remedy: str, folders: Sequence[Path] | None = None
+) -> _T:
     try:
-        return from_json(kind, data)
+        return from_json(kind, data, folders)
     except ValueError as error:
         raise InputError(f"{error}.", remedy) from error

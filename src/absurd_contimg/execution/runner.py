@@ -107,7 +107,7 @@ class StageRunner:
                 raise StorageAwayError(output_dir) from None
             raise
         finally:
-            await self.in_thread(self.files.remove_tree, request.scratch)
+            await self.in_thread(self.scratch.remove_path, request.scratch)
 
     async def _run_in(
         self, request: StageRequest, stage: PipelineStage, fence: Fence | None
@@ -197,9 +197,21 @@ def check_requirements(stage: PipelineStage, context: PipelineContext) -> None:
 
 
 def prepare_folders(paths: PathsConfig) -> None:
-    """Create the folders and check them: writable, and scratch on the output's file system."""
-    for name in ("output_dir", "scratch_dir", "state_dir"):
+    """Create the folders and check them: writable, and scratch on the output's file system.
+
+    No other folder may lie in scratch.
+    """
+    scratch = paths.scratch_dir.resolve()
+    for name in ("input_dir", "output_dir", "state_dir"):
         folder: Path = getattr(paths, name)
+        if folder.resolve().is_relative_to(scratch):
+            raise SettingError(
+                f"{name} {folder} is scratch_dir {paths.scratch_dir} or lies in it, and what is in "
+                "scratch is removed.",
+                "Set scratch_dir to a folder of its own.",
+            )
+    for name in ("output_dir", "scratch_dir", "state_dir"):
+        folder = getattr(paths, name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

@@ -1,21 +1,31 @@
 """Scratch: the folders of running attempts, and the removal of those of dead owners.
 
 A worker holds a lock (``flock``) as long as it lives: ``<scratch>/.owners/<owner>.lock`` for the
-folder ``<scratch>/<owner>``. Nothing without a lock file is removed.
+folder ``<scratch>/<owner>``. Only folders with the mark of their owner are removed
+(`core.owned_folders`): a lock file alone says nothing.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import logging
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from absurd_contimg.core.owned_folders import ForeignFolderError, Mark
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
+_log = logging.getLogger(__name__)
+
 _OWNERS = ".owners"
+KIND = "scratch"
+"""Of the marks in scratch."""
 
 
 class ScratchInUseError(UserError):
@@ -30,11 +40,15 @@ class ScratchOwner:
         self.folder = scratch_dir / self.name
         self._scratch_dir = scratch_dir
         self._files = files
+        self._mark = Mark(KIND, self.name)
         self._lock: int | None = None
         self._numbers = itertools.count()
 
     def acquire(self, patience_seconds: float = 10.0) -> Self:
-        """Take the lock, which a janitor may hold briefly; `ScratchInUseError` after a wait."""
+        """Take the lock, which a janitor may hold briefly; `ScratchInUseError` after a wait.
+
+        Raises `ForeignFolderError` if files of somebody else are in the folder.
+        """
         give_up = time.monotonic() + patience_seconds
         files, path = self._files, _lock_path(self._scratch_dir, self.name)
         files.ensure_folder(path.parent)
@@ -47,15 +61,20 @@ class ScratchOwner:
                 )
             time.sleep(0.02)
             lock = files.try_lock(path)
+        try:
+            _remove_left_over(self.folder, self._mark, files)
+            files.take_folder(self.folder, self._mark, _is_left_over)
+        except ForeignFolderError:
+            files.unlock(lock)
+            raise
         self._lock = lock
-        files.remove_tree(self.folder)
-        files.ensure_folder(self.folder)
         return self
 
     def release(self) -> None:
         """Remove the folder and free the lock."""
         if self._lock is not None:
-            _remove_owner(self._scratch_dir, self.name, self._files)
+            self._files.remove_tree(self.folder, self._mark)
+            self._files.remove(_lock_path(self._scratch_dir, self.name))
             self._files.unlock(self._lock)
             self._lock = None
 
@@ -72,6 +91,10 @@ class ScratchOwner:
         # Only this process writes here, and `acquire` has emptied it: a count is unique.
         number = next(self._numbers)
         return self.folder / safe_name(f"{run}-{stage}-{attempt}-{number}")
+
+    def remove_path(self, path: Path) -> None:
+        """Remove the folder of an attempt."""
+        self._files.remove_tree(path, self._mark)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,19 +114,24 @@ class Janitor:
         self._files = files
 
     def sweep(self) -> list[RemovedFolder]:
-        """Remove the folders of all dead owners; which, and how large they were."""
+        """Remove the folders of all dead owners; which, and how large they were.
+
+        A folder without the mark of its owner stays, and a warning names it.
+        """
         removed = []
         files = self._files
-        for path in files.matching(self._scratch_dir / _OWNERS, "*.lock"):
+        for owner, path in _lock_files(self._scratch_dir, files):
             lock = files.try_lock(path, create=False)
             if lock is None:
                 continue  # its owner is alive, or another janitor removes it
+            folder = self._scratch_dir / owner
             try:
-                owner = path.name.removesuffix(".lock")
-                folder = self._scratch_dir / owner
-                size = files.tree_size(folder)
-                existed = files.exists(folder)
-                _remove_owner(self._scratch_dir, owner, files)
+                size, existed = files.tree_size(folder), files.exists(folder)
+                _remove_left_over(folder, Mark(KIND, owner), files)
+                files.remove(path)
+            except ForeignFolderError as error:
+                _log.warning("%s", error)
+                continue
             finally:
                 files.unlock(lock)
             if existed:
@@ -114,27 +142,64 @@ class Janitor:
 def living_owners(scratch_dir: Path, files: FileSystem = LOCAL) -> list[str]:
     """The names of the running processes that own a part of this scratch folder."""
     living = []
-    for path in files.matching(scratch_dir / _OWNERS, "*.lock"):
+    for owner, path in _lock_files(scratch_dir, files):
         lock = files.try_lock(path, create=False)
         if lock is not None:
             files.unlock(lock)
         elif files.exists(path):
-            living.append(path.name.removesuffix(".lock"))
+            living.append(owner)
     return sorted(living)
 
 
 def safe_name(name: str) -> str:
     """The name itself, if it can be one component of a path; else `SettingError`."""
-    if not name or name.startswith(".") or "/" in name or "\0" in name or len(name) > 200:
+    if not _is_safe(name):
         raise SettingError(f"{name!r} cannot be part of a path in scratch.")
     return name
+
+
+def _is_safe(name: str) -> bool:
+    try:
+        length = len(os.fsencode(name))
+    except UnicodeEncodeError:
+        return False
+    return 0 < length <= 200 and name[0] != "." and not {"/", "\0"} & set(name)
 
 
 def _lock_path(scratch_dir: Path, owner: str) -> Path:
     return scratch_dir / _OWNERS / f"{owner}.lock"
 
 
-def _remove_owner(scratch_dir: Path, owner: str, files: FileSystem) -> None:
-    """Remove an owner's folder, then its lock file; the caller holds the lock."""
-    files.remove_tree(scratch_dir / owner)
-    files.remove(_lock_path(scratch_dir, owner))
+def _lock_files(scratch_dir: Path, files: FileSystem) -> Iterator[tuple[str, Path]]:
+    """The owners and their lock files; names that are no owner's are left out."""
+    for path in files.matching(scratch_dir / _OWNERS, "*.lock"):
+        owner = path.name.removesuffix(".lock")
+        if _is_safe(owner):
+            yield owner, path
+
+
+def _remove_left_over(folder: Path, mark: Mark, files: FileSystem) -> None:
+    """Remove what a dead owner has left; the caller holds the lock."""
+    if files.exists(folder):
+        files.take_folder(folder, mark, _is_left_over)
+        files.remove_tree(folder, mark)
+
+
+def _is_left_over(folder: Path) -> bool:
+    """Whether all in a folder are attempts' folders of versions up to 0.1, which set no marks.
+
+    They are empty or hold the request of a stage, with their own path.
+    """
+    for entry in folder.iterdir():
+        if entry.is_symlink() or not entry.is_dir():
+            return False
+        try:
+            request = json.loads((entry / "request.json").read_bytes())
+            if Path(request["scratch"]) != entry:
+                return False
+        except FileNotFoundError:
+            if any(entry.iterdir()):
+                return False
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+    return True

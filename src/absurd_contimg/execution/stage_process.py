@@ -15,7 +15,6 @@ import json
 import os
 import resource
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -29,6 +28,7 @@ from typing import Any
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.evidence import Evidence, text_of
+from absurd_contimg.core.owned_folders import ForeignFolderError, read_mark, remove_tree
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import OutputError, UnfinishedInputError
 from absurd_contimg.execution.context import PipelineContext
@@ -76,8 +76,10 @@ def _report(path: Path, result: Mapping[str, Json]) -> None:
             raise
         if result["succeeded"]:
             os._exit(EXIT_DISK_FULL)
-        for name in ("product", "temporary", "tmp"):
-            shutil.rmtree(path.with_name(name), ignore_errors=True)
+        if (mark := read_mark(path.parents[1])) is not None:
+            for name in ("product", "temporary", "tmp"):
+                with suppress(OSError, ForeignFolderError):
+                    remove_tree(path.with_name(name), mark)
         try:
             LOCAL.write_json(path, result)
         except OSError:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing
@@ -21,7 +20,16 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.config import PathsConfig
+from absurd_contimg.core.owned_folders import (
+    MARK_NAME,
+    ForeignFolderError,
+    Mark,
+    read_mark,
+    remove_tree,
+    take_folder,
+)
 from absurd_contimg.core.records import History
+from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.logs import tail
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.invariants.check import audit
@@ -30,6 +38,7 @@ from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.operations.report import Section, write_report
 from absurd_contimg.operations.services import open_backend
 from absurd_contimg.operations.terminal import history_table, watch
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     SolvedCaltables,
@@ -54,21 +63,31 @@ _RESTART_SECONDS = 2.0
 """Shorter than the 5 s of the guide's units, so that the demo is short."""
 
 _STOP_SECONDS = 20.0
+_MARK = Mark("demo", "contimg demo")
 _VARIABLES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
 
 
-async def run_demo(folder: Path, console: Console) -> bool:
-    """Run the demo in a folder, which it empties first; True if all checks pass."""
+async def run_demo(folder: Path, console: Console, *, force: bool = False) -> bool:
+    """Run the demo in a folder; True if all checks pass.
+
+    With `force`, what an earlier demo has left there is removed first. Raises
+    `ForeignFolderError` if there are files of anybody else, and `SettingError` without `force`.
+    """
     paths = PathsConfig.below(folder)
     # No environment variable and no server of this machine changes the demo. Each of the two
     # workers has one core.
     settings = load_settings(paths.model_dump(), ["execution.threads=1"], environment={})
     server = EmbeddedPostgres(settings.embedded_folder)
+    folders = list(paths.model_dump().values())
+    _check_folders(folder, folders, force)
     if settings.embedded_folder.exists():
         server.stop("immediate")
-    for path in paths.model_dump().values():
-        shutil.rmtree(path, ignore_errors=True)
-    paths.state_dir.mkdir(parents=True)
+    for path in folders:
+        if path.exists():
+            console.out(f"Removes {path}, {LOCAL.tree_size(path) / 1e6:.0f} MB of an earlier demo")
+            remove_tree(path, _MARK)
+    for path in folders:
+        take_folder(path, _MARK)
     console.rule("Synthetic observations")
     config = SynthesisConfig.demo()
     observations = await asyncio.to_thread(synthesize, paths.input_dir, config)
@@ -87,11 +106,30 @@ async def run_demo(folder: Path, console: Console) -> bool:
     sections = [*_compare(histories, observations), _durability(histories, workers)]
     for section in sections:
         _show(section, console)
-    for path in write_report(folder / "report.html", histories, sections):
+    report = write_report(folder / "report.html", histories, sections, paths.readable)
+    for path in report:
         console.out(f"Wrote {path}")
     ok = all(section.ok for section in sections)
     console.print("[green]All checks passed.[/]" if ok else "[red]The demo failed.[/]")
     return ok
+
+
+def _check_folders(folder: Path, folders: Sequence[Path], force: bool) -> None:
+    """Refuse folders that hold anything but an earlier demo, or that unless it may be removed."""
+    present = [path for path in folders if os.path.lexists(path)]
+    for path in present:
+        if read_mark(path) != _MARK:
+            raise ForeignFolderError(
+                f"{path} is there, and no demo has made it (it has no {MARK_NAME} of one).",
+                "Give the demo a folder of its own. What a demo of version 0.1 left, remove "
+                "yourself.",
+            )
+    if present and not force:
+        names = ", ".join(path.name for path in present)
+        raise SettingError(
+            f"{folder} holds an earlier demo: {names}.",
+            "Give another folder, or --force to remove these folders first.",
+        )
 
 
 async def _process(settings: Settings, workers: _Workers, console: Console) -> list[History]:

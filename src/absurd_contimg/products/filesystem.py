@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from absurd_contimg.core.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
 from absurd_contimg.core.records import Json
 from absurd_contimg.products.files import tracked_files
-
-_REMOVAL_PAUSES_SECONDS = (0.0, 0.02, 0.1, 0.5)
 
 
 class FileSystem(Protocol):
@@ -58,8 +58,11 @@ class FileSystem(Protocol):
     def remove(self, file: Path) -> None:
         """Remove a file; it may be absent."""
 
-    def remove_tree(self, folder: Path) -> None:
-        """Remove a folder and everything in it; it may be absent, or still be written to."""
+    def take_folder(self, folder: Path, mark: Mark, is_left_over: Callable[[Path], bool]) -> None:
+        """As `core.owned_folders.take_folder`."""
+
+    def remove_tree(self, folder: Path, mark: Mark) -> None:
+        """As `core.owned_folders.remove_tree`; the folder may still be written to."""
 
     def flush(self, path: Path) -> None:
         """Write a file's data, or a folder's list of names, from the cache to the disk."""
@@ -71,13 +74,16 @@ class FileSystem(Protocol):
         """As `Path.glob`, sorted."""
 
     def tree_size(self, folder: Path) -> int:
-        """The bytes of a file or of all files below a folder; 0 when it is not there."""
+        """The bytes of a file or of all files below a folder but marks; 0 when it is not there."""
 
     def free_bytes(self, folder: Path) -> int:
         """The bytes that are free on its file system."""
 
     def try_lock(self, path: Path, *, create: bool = True) -> int | None:
-        """Lock the file of that name until this process ends; None if another one holds it."""
+        """Lock the file of that name until this process ends.
+
+        None if another one holds it, or if it is no lock file: a link, or a file with content.
+        """
 
     def unlock(self, lock: int) -> None:
         """Give back what `try_lock` returned."""
@@ -132,21 +138,11 @@ class _LocalFileSystem:
     def remove(self, file: Path) -> None:
         file.unlink(missing_ok=True)
 
-    def remove_tree(self, folder: Path) -> None:
-        # A killed process can still create one last file while its folder is removed.
-        for pause_seconds in (*_REMOVAL_PAUSES_SECONDS, None):
-            if not folder.exists():
-                return
-            try:
-                shutil.rmtree(folder)
-            except OSError:
-                if pause_seconds is None:
-                    raise
-                # A stage may have copied read-only folders into its scratch.
-                for parent, _, _ in os.walk(folder):
-                    with suppress(FileNotFoundError):  # another process removes the same folder
-                        Path(parent).chmod(0o700)
-                time.sleep(pause_seconds)
+    def take_folder(self, folder: Path, mark: Mark, is_left_over: Callable[[Path], bool]) -> None:
+        take_folder(folder, mark, is_left_over)
+
+    def remove_tree(self, folder: Path, mark: Mark) -> None:
+        remove_tree(folder, mark)
 
     def flush(self, path: Path) -> None:
         descriptor = os.open(path, os.O_RDONLY)
@@ -167,7 +163,7 @@ class _LocalFileSystem:
     def tree_size(self, folder: Path) -> int:
         total = folder.stat().st_size if folder.is_file() else 0
         for parent, _, files in os.walk(folder):
-            for name in files:
+            for name in set(files) - {MARK_NAME}:
                 with suppress(FileNotFoundError):  # removed since it was listed
                     total += Path(parent, name).lstat().st_size
         return total
@@ -180,9 +176,16 @@ class _LocalFileSystem:
         # removed between opening and locking it; then it guards nothing, so the name is looked up
         # again under the lock.
         while True:
+            flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (os.O_CREAT if create else 0)
             try:
-                descriptor = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0), 0o644)
-            except FileNotFoundError:
+                descriptor = os.open(path, flags, 0o644)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                    return None
+                raise
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode) or status.st_size:
+                os.close(descriptor)
                 return None
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -5,8 +5,9 @@ A field is a key of the JSON: one that changes its name lists the old one as an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -267,8 +268,12 @@ def to_json(outputs: object) -> dict[str, Json]:
     return data
 
 
-def from_json(kind: type[_T], data: Mapping[str, Any]) -> _T:
-    """The record of these keys, or `ValueError` that names what is missing or does not fit."""
+def from_json(kind: type[_T], data: Mapping[str, Any], folders: Sequence[Path] | None = None) -> _T:
+    """The record of these keys, or `ValueError` that names what is missing or does not fit.
+
+    With `folders`, every path must lie in one of them when its links are followed: whoever may
+    write checkpoints could otherwise have any file of the worker's user read and copied.
+    """
     try:
         record: _T = _adapter(kind).validate_python(data)
     except ValidationError as error:
@@ -276,4 +281,30 @@ def from_json(kind: type[_T], data: Mapping[str, Any]) -> _T:
             f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" for problem in error.errors()
         )
         raise ValueError(f"{kind.__name__} cannot be read: {problems}") from error
+    if folders is not None:
+        for name, path in _paths(record, kind.__name__):
+            if not is_within(path, folders):
+                allowed = ", ".join(map(str, folders))
+                raise ValueError(f"{name} cannot be used: {path} lies in none of {allowed}")
     return record
+
+
+def is_within(path: Path, folders: Sequence[Path]) -> bool:
+    """Whether a path lies in one of the folders, its symbolic links and ``..`` followed."""
+    try:
+        real = Path(os.path.realpath(path))
+    except ValueError:  # a NUL
+        return False
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+
+
+def _paths(value: object, name: str) -> Iterator[tuple[str, Path]]:
+    """All paths in a record, with the names of their fields."""
+    if isinstance(value, Path):
+        yield name, value
+    elif isinstance(value, tuple):
+        for number, part in enumerate(value):
+            yield from _paths(part, f"{name}.{number}")
+    elif is_dataclass(value):
+        for field in fields(value):
+            yield from _paths(getattr(value, field.name), f"{name}.{field.name}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.errors import SettingError
 from absurd_contimg.products.subband_files import format_group_id
 from absurd_contimg.science.catalogue import write_catalogue
 from absurd_contimg.science.earth_orientation import use_bundled_tables
@@ -49,14 +50,24 @@ class SynthesisResult:
 
 
 def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
-    """Write all groups, ``catalog.csv`` and ``truth.npz`` into a folder, which is created."""
+    """Write all groups, ``catalog.csv`` and ``truth.npz`` into a folder, which is created.
+
+    Raises `SettingError` if a catalogue or observations of anybody else are in the folder.
+    """
     use_bundled_tables()
+    catalog, truth = output_dir / "catalog.csv", output_dir / "truth.npz"
+    if not truth.exists() and (catalog.exists() or any(output_dir.glob("*_sb[0-9][0-9].hdf5"))):
+        raise SettingError(
+            f"{output_dir} holds a catalogue or observations that are not synthetic: there is no "
+            f"{truth.name}.",
+            "Give another folder.",
+        )
     output_dir.mkdir(parents=True, exist_ok=True)
     sky = make_sky(config)
-    catalog = output_dir / "catalog.csv"
-    write_catalogue(catalog, sky)
     stations = array.active_stations(config.n_antennas)
     instrument = Instrument.random(config, stations)
+    write_truth(truth, instrument, channel_frequencies(config).ravel())
+    write_catalogue(catalog, sky)
     groups = []
     for index in range(config.n_groups):
         times = group_times_jd(config, index)
@@ -73,8 +84,6 @@ def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
         start = config.start + timedelta(seconds=config.group_offset_s(index))
         calibrator = config.calibrator_group and index == 0
         groups.append(SynthesizedGroup(format_group_id(start), tuple(paths), calibrator))
-    truth = output_dir / "truth.npz"
-    write_truth(truth, instrument, channel_frequencies(config).ravel())
     return SynthesisResult(output_dir, catalog, truth, tuple(groups))
 
 

@@ -16,7 +16,6 @@ import fcntl
 import os
 import pwd
 import secrets
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +32,7 @@ from absurd_contimg.backends.postgres.server_programs import (
     run_program,
 )
 from absurd_contimg.backends.postgres.sessions import Session
+from absurd_contimg.core.owned_folders import Mark, remove_tree, take_folder
 
 _SUPERUSER = "postgres"
 _DATA, _LOG = "data", "server.log"
@@ -43,6 +43,8 @@ _SOCKET_FOLDER_BYTES_MAX = 92
 """A Unix socket's path may have 107 bytes, and ``/.s.PGSQL.5432`` takes 14 of them."""
 _ACCESS = "local all all scram-sha-256\n"
 """All of ``pg_hba.conf``: Unix socket, password."""
+
+_SET_UP = Mark("database set-up", "embedded server")
 
 _FAST_AND_UNSAFE = ("fsync=off", "synchronous_commit=off", "full_page_writes=off")
 """For tests only: a crash of the machine (not of the server) may lose or damage the database."""
@@ -242,18 +244,25 @@ class EmbeddedPostgres:
         self.stop("immediate" if not self._durable else "fast")
 
     def _initialise(self) -> None:
-        shutil.rmtree(self._data, ignore_errors=True)  # what an interrupted set-up left
-        building = self._folder / "data.new"
-        shutil.rmtree(building, ignore_errors=True)
+        if self._data.exists():
+            raise EmbeddedPostgresError(
+                f"{self._data} is there but holds no cluster (no PG_VERSION). Move it away, or "
+                "restore it."
+            )
+        building = self._folder / "set-up"
+        remove_tree(building, _SET_UP)  # what an interrupted set-up left
+        take_folder(building, _SET_UP)
+        cluster = building / _DATA
         self._run(
             "initdb",
-            *("-D", str(building), "-U", _SUPERUSER, "--auth=scram-sha-256", "-E", "UTF8"),
+            *("-D", str(cluster), "-U", _SUPERUSER, "--auth=scram-sha-256", "-E", "UTF8"),
             *("--no-locale", "--no-instructions", "--pwfile=/dev/stdin"),
             *(() if self._durable else ("--no-sync",)),
             text=self._write_password() + "\n",
         )
-        (building / "pg_hba.conf").write_text(_ACCESS)
-        building.rename(self._data)
+        (cluster / "pg_hba.conf").write_text(_ACCESS)
+        cluster.rename(self._data)
+        remove_tree(building, _SET_UP)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

@@ -177,6 +177,7 @@ def write_report_to(settings: Settings, histories: list[History], path: Path | N
     """Write the report, by default into the output folder, and print its path."""
     from absurd_contimg.operations.report import write_report  # noqa: PLC0415 - slow
 
-    target = path or settings.pipeline.paths.output_dir / "report.html"
-    for file in write_report(target, histories):
+    paths = settings.pipeline.paths
+    target = path or paths.output_dir / "report.html"
+    for file in write_report(target, histories, folders=paths.readable):
         console.out(f"Wrote {file}")

@@ -190,6 +190,9 @@ def cancel(task: TaskName) -> None:
 @app.command()
 def demo(
     folder: Annotated[Path, typer.Argument(help="Folder for all files.")] = Path("demo"),
+    force: Annotated[
+        bool, typer.Option("--force", help="Remove an earlier demo in that folder first.")
+    ] = False,
 ) -> None:
     """Run the pipeline on synthetic data with two workers, and kill one during a stage.
 
@@ -197,7 +200,7 @@ def demo(
     """
     from absurd_contimg.operations.demo import run_demo
 
-    if not asyncio.run(run_demo(folder.absolute(), console)):
+    if not asyncio.run(run_demo(folder.absolute(), console, force=force)):
         raise typer.Exit(1)
 
 

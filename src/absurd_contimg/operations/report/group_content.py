@@ -24,6 +24,7 @@ from absurd_contimg.products.outputs import (
     ValidateOutputs,
     Validation,
     from_json,
+    is_within,
 )
 
 _T = TypeVar("_T")
@@ -53,8 +54,16 @@ class GroupContent:
     """The quick-look, base64; empty without an image."""
 
 
-def group_content(history: History, workers: Sequence[str], picture_folder: Path) -> GroupContent:
-    """One task's content, its quick-look in `picture_folder`; `SettingError` without plots."""
+def group_content(
+    history: History,
+    workers: Sequence[str],
+    picture_folder: Path,
+    folders: Sequence[Path] | None = None,
+) -> GroupContent:
+    """One task's content, its quick-look in `picture_folder`; `SettingError` without plots.
+
+    With `folders`, outputs whose paths lead out of them are a problem.
+    """
     states = history.checkpoint_states
     steps = {
         name: state
@@ -74,11 +83,11 @@ def group_content(history: History, workers: Sequence[str], picture_folder: Path
         spans=spans(history),
         timeline=stage_timeline(history, workers),
         steps=steps,
-        software=_software(list(steps.values())),
+        software=_software(list(steps.values()), folders),
     )
-    if images := _read_outputs(ImageOutputs, "image", outputs, group.problems):
+    if images := _read_outputs(ImageOutputs, "image", outputs, group.problems, folders):
         group.image = images.image
-    if checks := _read_outputs(ValidateOutputs, "validation", outputs, group.problems):
+    if checks := _read_outputs(ValidateOutputs, "validation", outputs, group.problems, folders):
         group.validation = checks.validation
         _read_sources(group, checks.validation.report)
     if group.image is not None:
@@ -87,11 +96,15 @@ def group_content(history: History, workers: Sequence[str], picture_folder: Path
 
 
 def _read_outputs(
-    kind: type[_T], key: str, outputs: Mapping[str, Any], problems: list[str]
+    kind: type[_T],
+    key: str,
+    outputs: Mapping[str, Any],
+    problems: list[str],
+    folders: Sequence[Path] | None,
 ) -> _T | None:
     """The typed outputs; None if the key is absent, or (a problem) if they cannot be read."""
     try:
-        return from_json(kind, outputs) if outputs.get(key) else None
+        return from_json(kind, outputs, folders) if outputs.get(key) else None
     except ValueError as error:
         problems.append(f"{error}.")
         return None
@@ -106,10 +119,15 @@ def _read_sources(group: GroupContent, path: Path) -> None:
         group.problems.append(f"The validation table {path} cannot be read: {error}.")
 
 
-def _software(states: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+def _software(
+    states: Sequence[Mapping[str, Any]], folders: Sequence[Path] | None
+) -> Mapping[str, str]:
     for state in reversed(states):
         try:
-            manifest = json.loads(Path(state["product"], "manifest.json").read_bytes())
+            path = Path(state["product"], "manifest.json")
+            if folders is not None and not is_within(path, folders):
+                continue
+            manifest = json.loads(path.read_bytes())
             return _mapping(manifest["software"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # none, missing or damaged; the table of products says so

@@ -18,6 +18,7 @@ from absurd_contimg.operations.report.group_content import GroupContent, group_c
 from absurd_contimg.operations.report.timeline import overview, worker_names
 
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?\s*(%|Jy|mJy|s|deg|arcsec)?")
+_TITLE = "Absurd continuum imaging: report"
 
 Cell = str | int | float | bool | None
 
@@ -34,16 +35,24 @@ class Section:
 
 
 def write_report(
-    target: Path, histories: Sequence[History], extra: Sequence[Section] = ()
+    target: Path,
+    histories: Sequence[History],
+    extra: Sequence[Section] = (),
+    folders: Sequence[Path] | None = None,
 ) -> list[Path]:
-    """Write report and pictures; their paths, the HTML first. `SettingError` without plots."""
+    """Write report and pictures; their paths, the HTML first. `SettingError` without plots.
+
+    Only files in `folders` are read, and only an earlier report is overwritten.
+    """
     template = _template()
+    if target.exists() and _TITLE.encode() not in target.read_bytes()[:2000]:
+        raise SettingError(f"{target} is there and is no report.", "Give another name.")
     target.parent.mkdir(parents=True, exist_ok=True)
     workers = worker_names(histories)
     folder = target.with_name(f"{target.stem}_images")
-    groups = [group_content(history, workers, folder) for history in histories]
+    groups = [group_content(history, workers, folder, folders) for history in histories]
     text = template.render(
-        title="Absurd continuum imaging: report",
+        title=_TITLE,
         summary=_summary(groups, workers),
         groups=groups,
         workers=workers,

@@ -16,6 +16,7 @@ from typing import Any
 
 from typing_extensions import override
 
+from absurd_contimg.core.owned_folders import Mark
 from absurd_contimg.core.records import Json
 from absurd_contimg.products.filesystem import FileSystem
 from absurd_contimg.simulation.model.disk import INPUT, Disk
@@ -122,7 +123,11 @@ class SimulatedFiles(FileSystem):
             self._change(_REMOVE, self._disk.remove, str(file))
 
     @override
-    def remove_tree(self, folder: Path) -> None:
+    def take_folder(self, folder: Path, mark: Mark, is_left_over: Callable[[Path], bool]) -> None:
+        self.ensure_folder(folder)
+
+    @override
+    def remove_tree(self, folder: Path, mark: Mark) -> None:
         if str(folder) in self._disk.folders:
             self._change(_REMOVE, self._disk.remove, str(folder))
 
