@@ -35,6 +35,7 @@ from absurd_contimg.products.outputs import (
     names,
     to_json,
 )
+from absurd_contimg.simulation.model.disk import OUTPUT
 from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway
 from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.hosts import Host
@@ -55,7 +56,7 @@ _SOLVED = SolvedCaltables("", (), "calibrator", "antenna", 0.0, 0.0, 0.0, 0.0)
 _UNSOLVED = UnsolvedCaltables("no calibrator transits during this group")
 _VALIDATED = to_json(
     ValidateOutputs(
-        Validation(Path("report.json"), "clean", (), 0, 0, *(None,) * 8)  # nothing was measured
+        Validation(Path(OUTPUT, "report.json"), "clean", (), 0, 0, *(None,) * 8)  # not measured
     )
 )
 
