@@ -8,6 +8,7 @@ and ran for months without settings that its operators had made.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 import socket
 import tomllib
@@ -165,13 +166,47 @@ def load_settings(
     registry = flat.pop("registry_url", None) or str(paths.state_dir / "registry.sqlite3")
     flat.setdefault("worker_id", f"{socket.gethostname()}:1")
     catalog = flat.pop("catalog", None)
-    return Settings(
+    _check_numbers(flat)
+    settings = Settings(
         pipeline=config,
         catalog=None if catalog is None else Path(catalog).absolute(),
         database_url=flat.pop("database_url", None),
         registry_url=registry if "://" in registry else f"sqlite:///{Path(registry).absolute()}",
         **flat,
     )
+    _check_queue_name(settings.queue_name)
+    return settings
+
+
+_LEAST: Mapping[str, float] = {
+    "concurrency": 1,
+    "claim_timeout_seconds": 1,
+    "transient_attempts": 1,
+    "poll_interval_seconds": 0.001,
+    "grace_seconds": 0,
+    "disk_warn_gb": 0,
+    "disk_critical_gb": 0,
+}
+"""The least value of a setting of the worker."""
+
+_QUEUE_BYTES_MAX = 57
+"""Absurd makes names of tables from it."""
+
+
+def _check_numbers(values: Mapping[str, Any]) -> None:
+    for name, least in _LEAST.items():
+        value = values.get(name, least)
+        if not least <= value < math.inf:
+            raise SettingError(f"{name} is {value}.", f"It must be a number of at least {least:g}.")
+
+
+def _check_queue_name(name: str) -> None:
+    length = len(name.encode(errors="surrogateescape"))
+    if not name.strip() or length > _QUEUE_BYTES_MAX or not name.isprintable():
+        raise SettingError(
+            f"The queue's name {name!r} has {length} bytes, is empty or cannot be printed.",
+            f"Set ABSURD_QUEUE_NAME or --queue to a name of 1 to {_QUEUE_BYTES_MAX} bytes.",
+        )
 
 
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:

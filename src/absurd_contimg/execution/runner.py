@@ -7,6 +7,7 @@ is there, after a later one the next attempt adopts and registers the product.
 from __future__ import annotations
 
 import asyncio
+import os
 import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -196,34 +197,50 @@ def check_requirements(stage: PipelineStage, context: PipelineContext) -> None:
         )
 
 
-def prepare_folders(paths: PathsConfig) -> None:
-    """Create the folders and check them: writable, and scratch on the output's file system.
+_WRITTEN = ("output_dir", "scratch_dir", "state_dir")
 
-    No other folder may lie in scratch.
+
+def check_folders(paths: PathsConfig) -> None:
+    """Raise `SettingError` for folders that cannot be made or written to; makes nothing.
+
+    No other folder may lie in scratch, and it must be on the output's file system.
     """
-    scratch = paths.scratch_dir.resolve()
-    for name in ("input_dir", "output_dir", "state_dir"):
+    scratch, devices = paths.scratch_dir.resolve(), {}
+    for name in ("input_dir", *_WRITTEN):
         folder: Path = getattr(paths, name)
-        if folder.resolve().is_relative_to(scratch):
+        if name != "scratch_dir" and folder.resolve().is_relative_to(scratch):
             raise SettingError(
                 f"{name} {folder} is scratch_dir {paths.scratch_dir} or lies in it, and what is in "
                 "scratch is removed.",
                 "Set scratch_dir to a folder of its own.",
             )
-    for name in ("output_dir", "scratch_dir", "state_dir"):
-        folder = getattr(paths, name)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
-                pass
-        except OSError as error:
-            raise SettingError(
-                f"{name} {folder} cannot be written to: {error.strerror}.",
-                f"Make it writable for this user, or set {name} to another folder.",
-            ) from error
-    if paths.scratch_dir.stat().st_dev != paths.output_dir.stat().st_dev:
+        parent = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if name in _WRITTEN and not (parent.is_dir() and os.access(parent, os.W_OK | os.X_OK)):
+            raise _unusable_folder(name, folder, f"{parent} is no folder that this user may change")
+        devices[name] = parent.stat().st_dev
+    if devices["scratch_dir"] != devices["output_dir"]:
         raise SettingError(
             f"scratch_dir {paths.scratch_dir} and output_dir {paths.output_dir} are on "
             "different file systems, so products cannot be renamed into place.",
             "Put scratch_dir on the file system of output_dir.",
         )
+
+
+def prepare_folders(paths: PathsConfig) -> None:
+    """Create the folders, after `check_folders`, and try to write into each."""
+    check_folders(paths)
+    for name in _WRITTEN:
+        folder: Path = getattr(paths, name)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            raise _unusable_folder(name, folder, str(error.strerror)) from error
+
+
+def _unusable_folder(name: str, folder: Path, reason: str) -> SettingError:
+    return SettingError(
+        f"{name} {folder} cannot be written to: {reason}.",
+        f"Make it writable for this user, or set {name} to another folder.",
+    )

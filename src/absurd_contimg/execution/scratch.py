@@ -57,7 +57,7 @@ class ScratchOwner:
             if time.monotonic() >= give_up:
                 raise ScratchInUseError(
                     f"Scratch folder {self.folder} belongs to a process that is still running.",
-                    "Give each worker a name of its own.",
+                    "Give each worker a name of its own: --worker-id or ABSURD_WORKER_ID.",
                 )
             time.sleep(0.02)
             lock = files.try_lock(path)

@@ -102,7 +102,18 @@ def find_catalog(settings: Settings) -> Path:
     return path
 
 
+def check_inputs(settings: Settings) -> None:
+    """Raise `MissingInputError` where `spawn_groups` would, before a database is made."""
+    _subband_files(settings)
+    find_catalog(settings)
+
+
 def _groups(settings: Settings, registry: Registry) -> list[Group]:
+    group_ids = set(registry.register_files(_subband_files(settings)).values())
+    return [registry.group(group_id) for group_id in sorted(group_ids)]
+
+
+def _subband_files(settings: Settings) -> list[Path]:
     folder = settings.pipeline.paths.input_dir
     try:
         paths = sorted(folder.iterdir())
@@ -117,8 +128,7 @@ def _groups(settings: Settings, registry: Registry) -> list[Group]:
             f"There is no sub-band file in {folder}.",
             "Their names are like 2025-01-02T03:04:05_sb00.hdf5; contimg synth makes test data.",
         )
-    group_ids = set(registry.register_files(files).values())
-    return [registry.group(group_id) for group_id in sorted(group_ids)]
+    return files
 
 
 def _is_subband(path: Path) -> bool:

@@ -36,7 +36,7 @@ from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.timeline import group_of, step_starts
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.operations.report import Section, write_report
-from absurd_contimg.operations.services import open_backend
+from absurd_contimg.operations.services import given_worker_id, open_backend
 from absurd_contimg.operations.terminal import history_table, watch
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.outputs import (
@@ -191,7 +191,7 @@ class _Workers:
             for start in step_starts(history):
                 if start.step == _KILL_STAGE and start.outcome == "running":
                     self.killed = f"{start.worker} in {start.step} of {group_of(history)}"
-                    self._kill_task = asyncio.create_task(self._kill(start.worker))
+                    self._kill_task = asyncio.create_task(self._kill(given_worker_id(start.worker)))
                     return
 
     async def _kill(self, name: str) -> None:

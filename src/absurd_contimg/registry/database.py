@@ -129,6 +129,7 @@ class Database:
                 Base.metadata.create_all(connection)
         else:
             path = Path(self._engine.url.database or "")
+            path.absolute().parent.mkdir(parents=True, exist_ok=True)
             # Switching to WAL never waits for other processes, so a lock of our own does.
             with LOCAL.locked(path.with_name(path.name + ".lock")):
                 with self._engine.connect() as connection:
@@ -147,6 +148,12 @@ class Database:
                 )
 
 
+def exists(url: str) -> bool:
+    """Whether a registry may be there: a file can be looked for. Raises as `Database` does."""
+    parsed = _engine(url).url
+    return not parsed.drivername.startswith("sqlite") or Path(parsed.database or "").exists()
+
+
 def _engine(url: str | Path) -> Engine:
     full_url = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
     try:
@@ -157,7 +164,6 @@ def _engine(url: str | Path) -> Engine:
         if parsed.drivername.startswith("sqlite"):
             if not parsed.database or parsed.database == ":memory:":
                 raise SettingError(f"Registry {url} is no file.", "Give the path of a file.")
-            Path(parsed.database).absolute().parent.mkdir(parents=True, exist_ok=True)
             options["connect_args"] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:

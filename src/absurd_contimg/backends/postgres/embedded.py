@@ -293,7 +293,7 @@ class EmbeddedPostgres:
         except PermissionError:
             paths = [self._folder]
         if paths:
-            owner, name = _user_name(min(paths).lstat().st_uid), _user_name(user)
+            owner, name = user_name(min(paths).lstat().st_uid), user_name(user)
             raise EmbeddedPostgresError(
                 f"{min(paths)} belongs to the user {owner}, and this process runs as {name}. Run "
                 f"as {owner}, or give the embedded server to {name}: "
@@ -313,7 +313,8 @@ class EmbeddedPostgres:
             ) from error
 
 
-def _user_name(number: int) -> str:
+def user_name(number: int) -> str:
+    """The name of a user of this machine, or the number if there is none."""
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
+from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
@@ -32,6 +34,9 @@ def main() -> None:
         error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
         error_console.print(str(error), markup=False)
         sys.exit(1)
+    except PermissionError as error:
+        error_console.out(f"contimg: PermissionError: {_explain(error)}")
+        sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -41,3 +46,15 @@ def main() -> None:
             f"Run: pip install 'absurd-contimg[{extra}]'"
         )
         sys.exit(1)
+
+
+def _explain(error: PermissionError) -> str:
+    """Which file, and whose: usually root has run a command here before."""
+    path = str(error.filename)
+    while not os.path.exists(path) and path != os.path.dirname(path):
+        path = os.path.dirname(path)
+    owner, user = user_name(os.stat(path).st_uid), user_name(os.geteuid())
+    return (
+        f"{error.filename}: {error.strerror}. {path} belongs to the user {owner}, and this process "
+        f"runs as {user}. Run as {owner}, or: sudo chown -R {user} {path}"
+    )

@@ -18,7 +18,7 @@ from rich.table import Table
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History, SpawnedTask
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import GroupName, TaskName, app, console, state
@@ -45,9 +45,12 @@ def spawn(
     anew: Annotated[bool, typer.Option("--anew", hidden=True)] = False,
 ) -> None:
     """Spawn a task for each observation group in the input folder."""
+    from absurd_contimg.operations.services import check_spawn
+
     if anew:
         context.fail("No such option: --anew (Did you mean --respawn?)")
     settings = state.settings()
+    check_spawn(settings)
     _show_spawned(
         shared.with_backend(
             settings, lambda backend: _spawn(backend, settings, calibrator, now, respawn)
@@ -71,10 +74,12 @@ def run(
 
     Exit code 1 if a task has not completed.
     """
-    from absurd_contimg.operations.services import serve
+    from absurd_contimg.operations.services import check_spawn, check_worker, serve
     from absurd_contimg.operations.terminal import history_table, watch
 
     settings = state.settings(concurrency=concurrency)
+    check_spawn(settings)
+    check_worker(settings)
 
     async def work(backend: Backend) -> list[History]:
         spawned = await _spawn(backend, settings, calibrator, now)
@@ -122,13 +127,19 @@ def worker(
     ] = None,
     until_idle: Annotated[bool, typer.Option(help="End as soon as the queue is empty.")] = False,
 ) -> None:
-    """Run a worker on the queue until SIGTERM."""
+    """Run a worker on the queue until SIGTERM.
+
+    Exit code 1 with --until-idle if tasks are left that wait.
+    """
     from absurd_contimg.operations.services import serve
 
     settings = state.settings(
         worker_id=worker_id, concurrency=concurrency, claim_timeout_seconds=claim_timeout
     )
-    asyncio.run(serve(settings, until_idle))
+    unfinished = asyncio.run(serve(settings, until_idle))
+    if until_idle and unfinished:
+        console.out(f"{unfinished} tasks are left, and none can be claimed now: contimg status")
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -164,7 +175,7 @@ def retry(
             failed = to_be_retried(await read_histories(backend, settings.queue_name), rule)
         return [await retry_failed(backend, history) for history in failed]
 
-    retried = shared.with_backend(settings, retry_tasks)
+    retried = shared.with_backend(settings, retry_tasks, create=False)
     for item in retried:
         _show_retried(item)
     if not retried:
@@ -184,7 +195,7 @@ def cancel(task: TaskName) -> None:
         await backend.cancel_task(settings.queue_name, task_id)
         return f"Task {task_id} is cancelled."
 
-    console.print(shared.with_backend(settings, stop))
+    console.print(shared.with_backend(settings, stop, create=False))
 
 
 @app.command()
@@ -208,9 +219,13 @@ def demo(
 def quarantine_list() -> None:
     """List the groups with unusable data, and the reasons."""
     from absurd_contimg.registry import GroupStatus, Registry
+    from absurd_contimg.registry.database import exists
 
+    url = state.settings().registry_url
+    if not exists(url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
     table = Table("group", "reason", box=None)
-    with closing(Registry(state.settings().registry_url)) as registry:
+    with closing(Registry(url)) as registry:
         for group in registry.groups(GroupStatus.QUARANTINED):
             table.add_row(group.group_id, escape(group.reason or ""))
     console.print(table)
@@ -229,7 +244,7 @@ def quarantine_release(group: GroupName) -> None:
         with closing(Registry(settings.registry_url)) as registry:
             return await release(backend, registry, group, history)
 
-    _show_retried(shared.with_backend(settings, release_group))
+    _show_retried(shared.with_backend(settings, release_group, create=False))
 
 
 @shared.database_app.command("init")

@@ -2,11 +2,16 @@
 
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
 from absurd_contimg.operations.services.disk_guard import worker_notes
+from absurd_contimg.operations.services.preconditions import check_spawn, check_worker
 from absurd_contimg.operations.services.quarantine import release, retry_failed, to_be_retried
+from absurd_contimg.operations.services.worker_identity import given_worker_id
 from absurd_contimg.operations.services.worker_service import make_policy, serve
 
 __all__ = [
+    "check_spawn",
+    "check_worker",
     "database_url",
+    "given_worker_id",
     "initialise",
     "make_policy",
     "open_backend",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,8 @@ from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
 from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
+from absurd_contimg.operations.services.preconditions import check_worker
+from absurd_contimg.operations.services.worker_identity import unique_worker_id
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_stages
@@ -38,7 +41,7 @@ def make_worker(
         backend,
         WorkerSettings(
             queue_name=settings.queue_name,
-            worker_id=settings.worker_id,
+            worker_id=unique_worker_id(settings.worker_id, settings.pipeline.paths.scratch_dir),
             concurrency=settings.concurrency,
             claim_timeout_seconds=settings.claim_timeout_seconds,
             poll_interval_seconds=settings.poll_interval_seconds,
@@ -78,34 +81,42 @@ def sweep_scratch(scratch_dir: Path) -> None:
         _log.info("removed files of a dead process from scratch: %s", swept)
 
 
-async def serve(settings: Settings, until_idle: bool = False) -> None:
-    """Run a worker until SIGTERM or SIGINT (or, with `until_idle`, until there is no work).
+async def serve(settings: Settings, until_idle: bool = False) -> int:
+    """Run a worker until SIGTERM or SIGINT (or, with `until_idle`, until nothing can be claimed).
 
-    Raises `ScratchInUseError` if a running process has its name, by which it finds its runs.
+    Returns how many tasks wait. Makes nothing before the settings and the database are known to
+    do. Raises `ScratchInUseError` if a running process has its name, by which it finds its runs.
     """
-    prepare_folders(settings.pipeline.paths)
-    scratch_dir = settings.pipeline.paths.scratch_dir
-    with ScratchOwner(scratch_dir, settings.worker_id) as scratch:
-        sweep_scratch(scratch_dir)
-        calibration = settings.pipeline.calibration
-        registry = Registry(
-            settings.registry_url,
-            output_dir=settings.pipeline.paths.output_dir,
-            declination_tolerance_deg=calibration.declination_tolerance_deg,
-            reach_hours=calibration.reach_hours,
-        )
-        guard = make_guard(settings)
-        if registry.is_empty():  # a new site, or a registry that was lost
-            report = registry.rebuild(settings.pipeline.paths.output_dir)
-            _log.info("%d products entered into the new registry", report.entered)
-        try:
-            async with open_backend(settings, leave_running=True) as backend:
-                worker = make_worker(backend, settings, registry, scratch, guard)
-                loop = asyncio.get_running_loop()
-                for number in (signal.SIGTERM, signal.SIGINT):
-                    loop.add_signal_handler(number, worker.stop)
-                _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
-                await worker.run(until_idle)
-        finally:
-            guard.close()
-            registry.close()
+    check_worker(settings)
+    async with open_backend(settings, leave_running=True) as backend:
+        prepare_folders(settings.pipeline.paths)
+        scratch_dir = settings.pipeline.paths.scratch_dir
+        with (
+            ScratchOwner(scratch_dir, settings.worker_id) as scratch,
+            closing(_open_registry(settings)) as registry,
+            closing(make_guard(settings)) as guard,
+        ):
+            sweep_scratch(scratch_dir)
+            if registry.is_empty():  # a new site, or a registry that was lost
+                report = registry.rebuild(settings.pipeline.paths.output_dir)
+                _log.info("%d products entered into the new registry", report.entered)
+            worker = make_worker(backend, settings, registry, scratch, guard)
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, worker.stop)
+            _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
+            await worker.run(until_idle)
+        stats = await backend.queue_stats(settings.queue_name) if until_idle else None
+    if stats is None:
+        return 0
+    return sum(stats.tasks_by_state.get(state, 0) for state in ("pending", "sleeping"))
+
+
+def _open_registry(settings: Settings) -> Registry:
+    calibration = settings.pipeline.calibration
+    return Registry(
+        settings.registry_url,
+        output_dir=settings.pipeline.paths.output_dir,
+        declination_tolerance_deg=calibration.declination_tolerance_deg,
+        reach_hours=calibration.reach_hours,
+    )

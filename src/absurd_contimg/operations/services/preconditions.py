@@ -1,0 +1,25 @@
+"""What a command needs, looked at before it makes a folder, a cluster or a registry."""
+
+from __future__ import annotations
+
+from absurd_contimg.execution.runner import check_folders
+from absurd_contimg.execution.scratch import safe_name
+from absurd_contimg.ingest.spawn import check_inputs
+from absurd_contimg.registry.database import exists as check_registry_url
+from absurd_contimg.science.imagers import check_imager
+from absurd_contimg.settings import Settings
+
+
+def check_worker(settings: Settings) -> None:
+    """Raise `SettingError` for settings with which no worker can work."""
+    safe_name(settings.worker_id)
+    check_imager(settings.pipeline.imaging)
+    check_registry_url(settings.registry_url)
+    check_folders(settings.pipeline.paths)
+
+
+def check_spawn(settings: Settings) -> None:
+    """Raise `SettingError` or `MissingInputError` where no task can be spawned."""
+    check_inputs(settings)
+    check_registry_url(settings.registry_url)
+    check_folders(settings.pipeline.paths)

@@ -1,0 +1,36 @@
+"""The name under which a worker claims runs: unique to the place whose locks guard it.
+
+A restarted worker releases what its predecessor of the same name has left. A lock in scratch keeps
+two processes from one name, but knows nothing of another host or output folder with the same
+database. So the name in the database has a part of its own for each scratch folder.
+"""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from absurd_contimg.products.filesystem import LOCAL
+
+_SEPARATOR = "@"
+
+
+def unique_worker_id(worker_id: str, scratch_dir: Path) -> str:
+    """The worker's id with that of its scratch folder, which outlives the worker.
+
+    A copy of the folder is another place: the id is kept beside the number of its own file.
+    """
+    path = scratch_dir / ".place"
+    with LOCAL.locked(path):
+        number = path.stat().st_ino
+        recorded, _, place = path.read_text(errors="replace").strip().partition(" ")
+        if recorded != str(number) or not place:
+            place = secrets.token_hex(4)
+            path.write_text(f"{number} {place}\n")
+            LOCAL.flush(path)
+    return f"{worker_id}{_SEPARATOR}{place}"
+
+
+def given_worker_id(name: str) -> str:
+    """The id that `unique_worker_id` was given."""
+    return name.rpartition(_SEPARATOR)[0]
