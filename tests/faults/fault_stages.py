@@ -123,6 +123,8 @@ def inject_planned_fault(control: Path, stage: str) -> None:
     note(control, f"{stage} fault")
     if what == "segfault":
         ctypes.string_at(0)
+    elif what == "hang":
+        time.sleep(3600)
     elif what == "memory":
         _ = bytearray(1 << 40)
     elif what == "import":

@@ -172,6 +172,31 @@ def test_worker_paused_past_its_lease_resumes(
     )
 
 
+@pytest.mark.parametrize("dies", [False, True], ids=["three pauses", "three deaths"])
+def test_pauses_are_no_deaths(new_site: Callable, dies: bool) -> None:
+    """A worker that is stopped past its lease in the same stage, and one that is killed there."""
+    site = new_site()
+    site.spawn()
+    worker = site.worker()
+    for start in range(3):
+        site.plan("solve", "hang")
+        site.until(lambda starts=start + 1: site.stage_log.count("solve fault") == starts)
+        pid = site.pid_at("solve")
+        worker.send_signal(signal.SIGKILL if dies else signal.SIGSTOP)
+        site.until(lambda pid=pid: not is_running(pid))
+        if dies:
+            worker.wait()
+            worker = site.worker()
+        else:
+            worker.send_signal(signal.SIGCONT)
+    history = site.until_ended()
+    outcomes = [start.outcome for start in step_starts(history) if start.step == "solve"]
+    if dies:
+        assert (history.task.state, outcomes) == ("failed", ["poison"] * 3)
+    else:
+        assert (history.task.state, outcomes) == ("completed", ["lost"] * 3 + ["done"])
+
+
 def test_sigterm(number: int, new_site: Callable, check_recovery: Callable) -> None:
     """The run is released at once, and costs no attempt."""
     site, point = new_site(), FaultPoint("sigterm", number)

@@ -145,7 +145,7 @@ async def _retries_for_ever(self: Any, call: Any, *, until_lost: bool) -> Any:
             await asyncio.sleep(1.0)
 
 
-async def _never_retries(self: Any, call: Any) -> Any:
+async def _never_retries(self: Any, call: Any, *, until_lost: bool) -> Any:
     return await call()
 
 
@@ -261,7 +261,7 @@ MUTANTS: dict[str, Mutant] = {
     "lease is extended too late": _replaced(Lease, "heartbeat_loop", _keeper_is_late),
     "lost lease is not reported": _replaced(Lease, "heartbeat_loop", _keeper_gives_up_silently),
     "no self-fencing without a database": _replaced(Lease, "_repeat", _retries_for_ever),
-    "an unanswered call is not repeated": _replaced(Lease, "retry_until_deadline", _never_retries),
+    "an unanswered call is not repeated": _replaced(Lease, "_repeat", _never_retries),
     "work goes on without its lease": _replaced(worker_module, "while_leased", _work_goes_on),
     "permanent failure is retried": _replaced(
         FailureHandler, "_decide", _decided(permanent="retry")
