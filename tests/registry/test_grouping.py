@@ -61,10 +61,16 @@ def test_names_are_read(suffix: str) -> None:
     assert (group_name(name.timestamp_seconds), name.subband) == ("2026-01-25T22:26:05", 3)
 
 
+def test_the_name_of_a_leap_second_is_the_second_after() -> None:
+    name = parse_subband_name(Path("2016-12-31T23:59:60_sb03.hdf5"))
+    assert group_name(name.timestamp_seconds) == "2017-01-01T00:00:00"
+
+
 @pytest.mark.parametrize(
     "name",
     ["2026-01-25T22:26:05_sb3.hdf5", "2026-13-25T22:26:05_sb03.hdf5", "x_sb03.hdf5",
-     "2026-01-25T22:26:05_sb03.hdf5.part"],
+     "2026-01-25T22:26:05_sb03.hdf5.part", "2026-01-25T22:26:05_sb\u0660\u0663.hdf5",
+     "0001-01-01T00:00:00_sb03.hdf5", "2026-01-25T22:26:60_sb03.hdf5"],
 )  # fmt: skip
 def test_other_names_are_refused(name: str) -> None:
     """The error shows the name that was expected."""

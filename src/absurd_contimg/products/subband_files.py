@@ -11,7 +11,8 @@ from absurd_contimg.errors import InputError
 
 NAMES_HELP = "Names are YYYY-MM-DDTHH:MM:SS_sbNN.hdf5 (or .uvh5), in UTC"
 _TIME_FORMAT = "%Y-%m-%dT%H:%M:%S"
-_NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)_sb(\d\d)\.(?:hdf5|uvh5)")
+_NAME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)_sb(\d\d)\.(?:hdf5|uvh5)", re.ASCII)
+_LEAP_SECOND = "23:59:60"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,13 +35,18 @@ def parse_subband_name(path: Path) -> SubbandName:
     try:
         if match is None:
             raise ValueError("the pattern does not match")
-        timestamp = datetime.strptime(match[1], _TIME_FORMAT).replace(tzinfo=UTC)
+        is_leap_second = match[1].endswith(_LEAP_SECOND)
+        stamp = match[1].replace(_LEAP_SECOND, "23:59:59")
+        timestamp = datetime.strptime(stamp, _TIME_FORMAT).replace(tzinfo=UTC)
+        seconds = int(timestamp.timestamp()) + is_leap_second
+        if seconds < 0:
+            raise ValueError("the time is before 1970")
     except ValueError as error:
         raise InputError(
             f"{path} is not named like a sub-band file ({error}).",
             f"{NAMES_HELP}.",
         ) from error
-    return SubbandName(int(timestamp.timestamp()), int(match[2]), path)
+    return SubbandName(seconds, int(match[2]), path)
 
 
 def format_subband_name(timestamp: datetime, subband: int) -> str:
