@@ -88,9 +88,9 @@ def lease_has_no_margin(patch: Patch) -> None:
 def cancelled_task_works_on(patch: Patch) -> None:
     original = Lease.extend
 
-    async def extend(self: Any) -> None:
+    async def extend(self: Any, seconds: int = 0) -> None:
         try:
-            await original(self)
+            await original(self, seconds)
         except TaskCancelled:
             self._ends_at += self.seconds
 
@@ -148,11 +148,11 @@ def claims_before_it_is_due(patch: Patch) -> None:
 
 
 def no_answer_is_no_reason_to_ask_again(patch: Patch) -> None:
-    async def extend(self: Any) -> None:
+    async def extend(self: Any, seconds: int = 0) -> None:
         sent_at = asyncio.get_running_loop().time()
         with suppress(BackendUnavailable):
             await self._backend.extend_claim(self._queue_name, self._run_id, self.seconds)
-        self.renewed(sent_at)
+        self.renewed(sent_at, self.seconds)
 
     patch.setattr(Lease, "extend", extend)
 

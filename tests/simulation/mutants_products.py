@@ -188,7 +188,7 @@ def nothing_is_reserved(patch: Patch) -> None:
 
 
 def adopts_without_a_look(patch: Patch) -> None:
-    def find(folder: Path, key: str, files: Any) -> Any:
+    def find(folder: Path, key: str, *, deep: bool = False, files: Any) -> Any:
         return read_manifest(folder, files) if files.exists(folder) else None
 
     patch.setattr(product_builder, "find_committed", find)

@@ -81,11 +81,11 @@ def failed_is_left_to_absurd(patch: Patch) -> None:
     """For good, but by the procedure that makes the next run."""
     original = FailureHandler._carry_out
 
-    async def carry_out(self: Any, claimed: Any, decision: Any, reason: Any) -> None:
+    async def carry_out(self: Any, claimed: Any, decision: Any, reason: Any, until: Any) -> None:
         if decision.action == "failed":
             await self.backend.fail_run(self.queue_name, claimed.run_id, reason, None)
         else:
-            await original(self, claimed, decision, reason)
+            await original(self, claimed, decision, reason, until)
 
     patch.setattr(FailureHandler, "_carry_out", carry_out)
 

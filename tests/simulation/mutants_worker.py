@@ -149,7 +149,7 @@ async def _never_retries(self: Any, call: Any, *, until_lost: bool) -> Any:
     return await call()
 
 
-async def _work_goes_on(lease: Any, work: Any) -> Any:
+async def work_goes_on(lease: Any, work: Any) -> Any:
     keeper = asyncio.create_task(lease.heartbeat_loop())
     try:
         return await work
@@ -262,7 +262,7 @@ MUTANTS: dict[str, Mutant] = {
     "lost lease is not reported": _replaced(Lease, "heartbeat_loop", _keeper_gives_up_silently),
     "no self-fencing without a database": _replaced(Lease, "_repeat", _retries_for_ever),
     "an unanswered call is not repeated": _replaced(Lease, "_repeat", _never_retries),
-    "work goes on without its lease": _replaced(worker_module, "while_leased", _work_goes_on),
+    "work goes on without its lease": _replaced(worker_module, "while_leased", work_goes_on),
     "permanent failure is retried": _replaced(
         FailureHandler, "_decide", _decided(permanent="retry")
     ),

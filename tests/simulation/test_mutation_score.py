@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
@@ -211,6 +214,27 @@ def test_mutant_is_found(
     except AssertionError as baseline_is_wrong:
         symptom = str(baseline_is_wrong)
     assert symptom is not None, f"not found: {mutant}"
+
+
+class CallChecker:
+    """Stands for `pytest.MonkeyPatch`: replaces nothing, but compares the signatures."""
+
+    def setattr(self, owner: Any, name: Any, new: Any = None) -> None:
+        if isinstance(owner, str):
+            original, new = pkgutil.resolve_name(owner), name
+        else:
+            original = getattr(owner, name)
+        if callable(original) and not isinstance(original, type):
+            given = inspect.signature(original).parameters.values()
+            by_name = [each.name for each in given if each.kind is each.KEYWORD_ONLY]
+            by_place = [each for each in given if each.kind is each.POSITIONAL_OR_KEYWORD]
+            inspect.signature(new).bind(*by_place, **dict.fromkeys(by_name))
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_mutant_takes_the_calls_of_what_it_replaces(mutant: str) -> None:
+    """Else it raises a TypeError wherever it is called, and is found for that."""
+    MUTANTS[mutant](cast(pytest.MonkeyPatch, CallChecker()))
 
 
 def test_all_mutants_are_there() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,6 +17,8 @@ from absurd_contimg.simulation.campaign.campaign import Campaign
 from absurd_contimg.simulation.campaign.campaigns import run_campaign
 from absurd_contimg.simulation.campaign.scenario import ScenarioError, load_scenario
 from absurd_contimg.simulation.model.trace import Trace
+
+from .mutants_worker import work_goes_on
 
 _SCENARIO = """
 name = "sleeping workers"
@@ -28,25 +30,13 @@ partitions_per_day = 20
 "workers.count" = [1, 2]
 """
 
-_BUG = """
-import asyncio
-
-async def works_on_without_its_lease(lease, work):
-    keeper = asyncio.create_task(lease.heartbeat_loop())
-    try:
-        return await work
-    finally:
-        keeper.cancel()
-        await asyncio.wait({keeper})
-        if not keeper.cancelled():
-            keeper.exception()
-"""
+_BUG = f"import asyncio\nfrom typing import Any\n\n{inspect.getsource(work_goes_on)}"
 
 _A_FRESH_SHELL = f"""{_BUG}
 import sys
 from absurd_contimg.core import worker
 from absurd_contimg.operations.cli.main import main
-worker.while_leased = works_on_without_its_lease
+worker.while_leased = work_goes_on
 sys.argv = sys.argv[1:]
 main()
 """
@@ -55,9 +45,7 @@ main()
 
 @pytest.fixture
 def bug(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: dict[str, Any] = {}
-    exec(_BUG, made)
-    monkeypatch.setattr(worker, "while_leased", made["works_on_without_its_lease"])
+    monkeypatch.setattr(worker, "while_leased", work_goes_on)
 
 
 def test_printed_command_shows_the_same_violation_and_what_happened(
