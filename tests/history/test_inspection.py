@@ -12,6 +12,7 @@ from psycopg import AsyncConnection
 from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import CALLS, READS, Backend
+from absurd_contimg.core.errors import BackendError
 
 QUEUE = "dsa110-pipeline"
 
@@ -72,3 +73,35 @@ def test_names_of_calls_come_from_the_protocols() -> None:
     assert public | {"history"} == CALLS
     assert {"histories", "list_tasks", "get_task_result"} <= READS
     assert "claim_task" not in READS
+
+
+async def test_tasks_are_found_by_the_end_of_their_id_and_by_their_params(backend: Backend) -> None:
+    tasks = [
+        (await backend.spawn_task(QUEUE, "task", {"group_id": name, "n": [1]})).task_id
+        for name in ("a", "b", "a%")
+    ]
+    (by_id,) = await backend.list_tasks(QUEUE, id_suffix=str(tasks[1])[-12:])
+    assert by_id.task_id == tasks[1]
+    (by_group,) = await backend.list_tasks(QUEUE, params={"group_id": "a"})
+    assert by_group.task_id == tasks[0]
+    assert await backend.list_tasks(QUEUE, id_suffix="%") == []
+    assert len(await backend.list_tasks(QUEUE, params={"n": [1]}, id_suffix="")) == 3
+
+
+async def test_many_tasks_are_retried_together_or_none(backend: Backend) -> None:
+    """Each with its own options."""
+    failed = []
+    for number in range(3):
+        task = await backend.spawn_task(QUEUE, "task", {"n": number})
+        (claimed,) = await backend.claim_task(QUEUE, "w", 60)
+        await backend.fail_run_permanently(QUEUE, claimed.run_id, {"name": "E"})
+        failed.append(task.task_id)
+    with pytest.raises(BackendError):
+        await backend.retry_tasks(QUEUE, {failed[0]: {}, failed[1]: {"max_attempts": "x"}})
+    assert len(await backend.list_tasks(QUEUE, states=["failed"])) == 3
+    options = {task_id: {"max_attempts": 5 + place} for place, task_id in enumerate(failed)}
+    retried = await backend.retry_tasks(QUEUE, options)
+    assert [task.task_id for task in retried] == failed
+    tasks = {task.task_id: task for task in await backend.list_tasks(QUEUE, states=["pending"])}
+    assert [tasks[task_id].max_attempts for task_id in failed] == [5, 6, 7]
+    assert await backend.retry_tasks(QUEUE, {}) == []

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from typer.testing import CliRunner
 
@@ -240,3 +241,38 @@ def test_earlier_name_of_respawn_is_refused_with_the_new_one() -> None:
     assert "No such option: --anew" in refused.output
     assert "--respawn" in refused.output
     assert "--anew" not in CliRunner().invoke(app, ["spawn", "--help"]).output
+
+
+def test_old_task_is_found_among_many(contimg: Contimg, database_url: str) -> None:
+    """By its group and by the end of its id, wherever it stands in the list."""
+
+    async def spawn(backend: PostgresBackend) -> str:
+        first = await backend.spawn_task(QUEUE, "pipeline", {"group_id": "old"})
+        return str(first.task_id)
+
+    task_id = on_queue(database_url, spawn)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            "select count(*) from generate_series(1, 10050) as n, lateral absurd.spawn_task("
+            f"'{QUEUE}', 'pipeline', jsonb_build_object('group_id', 'g' || n))"
+        )
+    for name in ("old", task_id[-12:], task_id):
+        assert contimg("history", name).exit_code == 0
+    assert contimg("cancel", "old").exit_code == 0
+    assert contimg("history", "\udc80%_").exit_code == 1
+    assert "No task" in str(contimg("history", "ol_").exception)
+
+
+def test_all_failed_tasks_are_retried_in_one_statement(contimg: Contimg, database_url: str) -> None:
+    async def spawn(backend: PostgresBackend) -> None:
+        for number in range(5):
+            await spawn_failed(backend, f"g{number}", "bad-input")
+
+    on_queue(database_url, spawn)
+    result = contimg("retry", "--all-failed")
+    assert result.output.count("will run again, attempt 2") == 5
+
+    async def states(backend: PostgresBackend) -> list[str]:
+        return [task.state for task in await backend.list_tasks(QUEUE)]
+
+    assert on_queue(database_url, states) == ["pending"] * 5

@@ -55,9 +55,14 @@ class Inspection(Protocol):
         *,
         states: Sequence[State] | None = None,
         task_name: str | None = None,
+        id_suffix: str | None = None,
+        params: Mapping[str, Json] | None = None,
         limit: int = 100,
     ) -> list[Task]:
-        """The newest `limit` tasks (by id, newest first) in any of the given states."""
+        """The newest `limit` tasks (by id, newest first) in any of the given states.
+
+        `id_suffix` is the end of their id as text; `params` are members that theirs have.
+        """
 
     async def list_runs(
         self,
@@ -143,6 +148,11 @@ class Backend(Inspection, Protocol):
         self, queue_name: str, task_id: UUID, options: Mapping[str, Json] | None = None
     ) -> SpawnedTask:
         """Run a failed task again, in place or (``spawn_new``) as a new task."""
+
+    async def retry_tasks(
+        self, queue_name: str, options: Mapping[UUID, Mapping[str, Json]]
+    ) -> list[SpawnedTask]:
+        """`retry_task` for each of these tasks, in one statement: all or none."""
 
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
         """Cancel the task; its running run learns of it at its next checkpoint or heartbeat."""

@@ -138,6 +138,13 @@ class MemoryBackend(Backend):
         row = await self._run(tasks.retry_task, (queue_name, uuid_int(task_id), chosen))
         return SpawnedTask._make(python_values(row))
 
+    async def retry_tasks(
+        self, queue_name: str, options: Mapping[UUID, Mapping[str, Json]]
+    ) -> list[SpawnedTask]:
+        wanted = [(uuid_int(task_id), dumped(each)) for task_id, each in options.items()]
+        rows = await self._run(_retry_tasks, (queue_name, wanted))
+        return [SpawnedTask._make(python_values(row)) for row in rows]
+
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:
         await self._run(tasks.cancel_task, (queue_name, uuid_int(task_id)))
 
@@ -214,9 +221,13 @@ class MemoryBackend(Backend):
         *,
         states: Sequence[State] | None = None,
         task_name: str | None = None,
+        id_suffix: str | None = None,
+        params: Mapping[str, Json] | None = None,
         limit: int = 100,
     ) -> list[Task]:
-        rows = await self._read(_task_rows, (queue_name, states, task_name, limit))
+        members = None if params is None else dumped(params)
+        filters = (queue_name, states, task_name, id_suffix, members, limit)
+        rows = await self._read(_task_rows, filters)
         return [Task(*python_values(row)) for row in rows]
 
     async def list_runs(
@@ -235,6 +246,13 @@ class MemoryBackend(Backend):
         return await self._read(_histories, (queue_name, keys))
 
 
+def _retry_tasks(
+    tx: Transaction, queue_name: str, wanted: Sequence[tuple[int, str]]
+) -> list[tasks.Spawned]:
+    """The same as one `retry_task` for each, in one transaction."""
+    return [tasks.retry_task(tx, queue_name, task_id, options) for task_id, options in wanted]
+
+
 def fail_run_permanently(tx: Transaction, queue_name: str, run_id: int, reason: str) -> None:
     """Leave the task no attempt after this run, then fail the run."""
     run = catalog.runs(tx, queue_name).get_for_update(tx, run_id)
@@ -247,13 +265,22 @@ def fail_run_permanently(tx: Transaction, queue_name: str, run_id: int, reason: 
 
 
 def _task_rows(
-    tx: Transaction, queue: str, states: Collection[str] | None, name: str | None, limit: int
+    tx: Transaction,
+    queue: str,
+    states: Collection[str] | None,
+    name: str | None,
+    id_suffix: str | None,
+    members: str | None,
+    limit: int,
 ) -> list[TaskRow]:
-    """The newest tasks in these states and of this name; None stands for any."""
+    """The newest tasks in these states, of this name and so on; None stands for any."""
     rows = [
         row
         for row in catalog.tasks(tx, queue).scan(tx)
-        if (states is None or row.state in states) and name in (None, row.task_name)
+        if (states is None or row.state in states)
+        and name in (None, row.task_name)
+        and (id_suffix is None or str(UUID(int=row.task_id)).endswith(id_suffix))
+        and (members is None or jsonb.contains(row.params, members))
     ]
     return sorted(rows, reverse=True)[:limit]
 

@@ -132,10 +132,21 @@ class PostgresBackend(Backend):
         *,
         states: Sequence[State] | None = None,
         task_name: str | None = None,
+        id_suffix: str | None = None,
+        params: Mapping[str, Json] | None = None,
         limit: int = 100,
     ) -> list[Task]:
-        filters = (queue_name, states, task_name, limit)
-        return await self._filtered(Task, "t", "task_name", "task_id desc", *filters)
+        query = sql.SQL(
+            "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
+            " and (%s::text is null or task_name = %s)"
+            " and (%s::text is null or right(task_id::text, length(%s)) = %s)"
+            " and (%s::jsonb is null or params @> %s) order by task_id desc limit %s"
+        ).format(_columns(Task), _table("t", queue_name))
+        wanted = None if states is None else list(states)
+        members = None if params is None else Jsonb(dict(params))
+        ids = (id_suffix, id_suffix, id_suffix)
+        arguments = (wanted, wanted, task_name, task_name, *ids, members, members, limit)
+        return await self._database.rows(Task, query, *arguments)
 
     @override
     async def list_runs(
@@ -146,27 +157,13 @@ class PostgresBackend(Backend):
         claimed_by: str | None = None,
         limit: int = 1000,
     ) -> list[Run]:
-        filters = (queue_name, states, claimed_by, limit)
-        return await self._filtered(Run, "r", "claimed_by", "run_id", *filters)
-
-    async def _filtered(
-        self,
-        record: type[_Row],
-        kind: str,
-        column: str,
-        order: LiteralString,
-        queue_name: str,
-        states: Sequence[State] | None,
-        value: str | None,
-        limit: int,
-    ) -> list[_Row]:
-        """Rows of a table of the queue, by state and by another column, each None for any."""
         query = sql.SQL(
             "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
-            " and (%s::text is null or {} = %s) order by {} limit %s"
-        ).format(_columns(record), _table(kind, queue_name), sql.Identifier(column), sql.SQL(order))
+            " and (%s::text is null or claimed_by = %s) order by run_id limit %s"
+        ).format(_columns(Run), _table("r", queue_name))
         wanted = None if states is None else list(states)
-        return await self._database.rows(record, query, wanted, wanted, value, value, limit)
+        arguments = (wanted, wanted, claimed_by, claimed_by, limit)
+        return await self._database.rows(Run, query, *arguments)
 
     @override
     async def histories(self, queue_name: str, task_ids: Sequence[UUID]) -> list[History]:
@@ -292,6 +289,17 @@ class PostgresBackend(Backend):
     ) -> SpawnedTask:
         arguments = (queue_name, task_id, Jsonb(dict(options or {})))
         return await self._database.row_of(SpawnedTask, "retry_task", *arguments)
+
+    @override
+    async def retry_tasks(
+        self, queue_name: str, options: Mapping[UUID, Mapping[str, Json]]
+    ) -> list[SpawnedTask]:
+        query = sql.SQL(
+            "select {} from unnest(%s::uuid[], %s::jsonb[]) as wanted (id, options),"
+            " lateral absurd.retry_task(%s, wanted.id, wanted.options) as retried"
+        ).format(_columns(SpawnedTask))
+        values = [Jsonb(dict(each)) for each in options.values()]
+        return await self._database.rows(SpawnedTask, query, list(options), values, queue_name)
 
     @override
     async def cancel_task(self, queue_name: str, task_id: UUID) -> None:

@@ -54,6 +54,13 @@ class _WideTimestamptzLoader(TimestamptzLoader):
     @override
     def load(self, data: bytes | bytearray | memoryview) -> datetime:
         try:
+            time = datetime.fromisoformat(str(bytes(data), "ascii"))  # ten times as fast
+        except ValueError:
+            return self._load_unusual(data)
+        return time if time.tzinfo is UTC else time.astimezone(UTC)
+
+    def _load_unusual(self, data: bytes | bytearray | memoryview) -> datetime:
+        try:
             return super().load(data).astimezone(UTC)
         except psycopg.DataError:
             is_past = bytes(data).endswith((b"BC", b"-infinity"))

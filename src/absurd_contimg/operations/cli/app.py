@@ -143,13 +143,10 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
     try:
         ids = [UUID(name)]
     except ValueError:
-        tasks = await backend.list_tasks(queue, limit=10_000)
-        ids = [
-            task.task_id
-            for task in tasks
-            if str(task.task_id).endswith(name)
-            or (isinstance(task.params, dict) and task.params.get("group_id") == name)
-        ]
+        name = name.encode(errors="replace").decode()  # no database has half a surrogate pair
+        by_id = await backend.list_tasks(queue, id_suffix=name)
+        of_group = await backend.list_tasks(queue, params={"group_id": name})
+        ids = list(dict.fromkeys(task.task_id for task in (*by_id, *of_group)))
     candidates = await backend.histories(queue, ids)
     if len(candidates) == 1 or {group_of(history) for history in candidates} == {name}:
         return candidates[0]

@@ -19,7 +19,6 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History, SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.history.summary import read_histories
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import GroupName, TaskName, app, console, state
 from absurd_contimg.settings import Settings
@@ -157,7 +156,7 @@ def retry(
 ) -> None:
     """Run a failed task again, from its last checkpoint, with its full number of attempts."""
     from absurd_contimg.operations.cli.failure_table import RULES
-    from absurd_contimg.operations.services import retry_failed, to_be_retried
+    from absurd_contimg.operations.services import retry_all_failed, retry_failed
 
     settings = state.settings()
     if (task is None) != all_failed or (rule is not None and not all_failed):
@@ -169,11 +168,9 @@ def retry(
         raise SettingError(f"There is no rule {rule!r}.", hint)
 
     async def retry_tasks(backend: Backend) -> list[SpawnedTask]:
-        if task is not None:
-            failed = [await shared.find_task(backend, settings, task)]
-        else:
-            failed = to_be_retried(await read_histories(backend, settings.queue_name), rule)
-        return [await retry_failed(backend, history) for history in failed]
+        if task is None:
+            return await retry_all_failed(backend, settings.queue_name, rule)
+        return [await retry_failed(backend, await shared.find_task(backend, settings, task))]
 
     retried = shared.with_backend(settings, retry_tasks, create=False)
     for item in retried:

@@ -3,7 +3,12 @@
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
 from absurd_contimg.operations.services.disk_guard import worker_notes
 from absurd_contimg.operations.services.preconditions import check_spawn, check_worker
-from absurd_contimg.operations.services.quarantine import release, retry_failed, to_be_retried
+from absurd_contimg.operations.services.quarantine import (
+    release,
+    retry_all_failed,
+    retry_failed,
+    to_be_retried,
+)
 from absurd_contimg.operations.services.worker_identity import given_worker_id
 from absurd_contimg.operations.services.worker_service import make_policy, serve
 
@@ -16,6 +21,7 @@ __all__ = [
     "make_policy",
     "open_backend",
     "release",
+    "retry_all_failed",
     "retry_failed",
     "serve",
     "to_be_retried",

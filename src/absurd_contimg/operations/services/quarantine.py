@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Sequence
+from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import History, SpawnedTask
+from absurd_contimg.core.records import History, Run, SpawnedTask
 from absurd_contimg.core.retries import retry_options
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import summarize
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
+
+_ROWS_MAX = 10_000_000
 
 
 async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
@@ -23,6 +27,22 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
             "Only a failed task can be retried.",
         )
     return await backend.retry_task(history.queue_name, task.task_id, retry_options(task))
+
+
+async def retry_all_failed(
+    backend: Backend, queue_name: str, rule: str | None = None
+) -> list[SpawnedTask]:
+    """Retry the tasks of `to_be_retried`, with a few statements however many they are."""
+    tasks = await backend.list_tasks(queue_name, limit=_ROWS_MAX)
+    runs: dict[UUID, list[Run]] = defaultdict(list)
+    for run in await backend.list_runs(queue_name, states=["failed"], limit=_ROWS_MAX):
+        runs[run.task_id].append(run)
+    histories = [History(queue_name, task, tuple(runs[task.task_id])) for task in tasks]
+    selected = to_be_retried(histories, rule)
+    if not selected:
+        return []
+    options = {history.task.task_id: retry_options(history.task) for history in selected}
+    return await backend.retry_tasks(queue_name, options)
 
 
 def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list[History]:
