@@ -23,6 +23,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError, MissingInputError, OutputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.product_builder import input_entries, product_location
+from absurd_contimg.products import store
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, file_entries, write_manifest
 from absurd_contimg.products.store import (
     committed_products,
@@ -153,6 +154,23 @@ def test_loser_of_a_race_adopts_the_winner(tmp_path: Path) -> None:
     assert published.adopted
     assert (committed / "whole").read_text() == "first"
     assert second.exists()
+
+
+@pytest.mark.parametrize("limit_bytes", [10**9, 0])
+def test_flipped_byte_is_not_adopted_where_reading_is_cheap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit_bytes: int
+) -> None:
+    """A disk's error in an image; large products are for ``contimg verify``."""
+    monkeypatch.setattr(store, "_QUICKLY_READ_BYTES", limit_bytes)
+    product, committed = make(tmp_path, text="first")
+    key = publish(product, committed).manifest.key
+    (committed / "whole").chmod(0o644)
+    (committed / "whole").write_text("firsT")
+    if limit_bytes:
+        with pytest.raises(BrokenProductError, match="whole has other content"):
+            find_committed(committed, key)
+    else:
+        assert find_committed(committed, key) is not None
 
 
 @pytest.mark.parametrize("there", ["no manifest", "bad manifest", "a file", "lost file", "other"])
