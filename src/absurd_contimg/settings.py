@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.core.secrets import remember, remember_environment
 from absurd_contimg.errors import SettingError
 
 _PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
@@ -151,6 +152,7 @@ def load_settings(
     pipeline settings in the form ``imaging.niter=500``.
     """
     environment = os.environ if environment is None else environment
+    remember_environment(environment)
     flat: dict[str, Any] = dict(_DEFAULT_PATHS) | _from_environment(environment)
     flat |= {name: value for name, value in (overrides or {}).items() if value is not None}
     pipeline = _read_file(flat.pop("config_file", None))
@@ -161,6 +163,8 @@ def load_settings(
         if not separator:
             raise SettingError(f"{assignment!r} is no setting.", "Write it as section.name=value.")
         _assign(pipeline, name.strip().split("."), _parse_value(value.strip()))
+    for name in ("database_url", "registry_url"):
+        remember(flat.get(name) or "")
     paths = _paths(flat)
     config = _validated(pipeline, paths)
     registry = flat.pop("registry_url", None) or str(paths.state_dir / "registry.sqlite3")

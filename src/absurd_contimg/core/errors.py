@@ -7,6 +7,8 @@ derive from `BaseException`, like `asyncio.CancelledError`: ``except Exception``
 
 from __future__ import annotations
 
+from absurd_contimg.core.secrets import mask
+
 
 class ControlFlow(BaseException):
     """Ends a handler early without a failure. Let it pass: the worker handles it."""
@@ -42,7 +44,7 @@ class BackendError(Exception):
     """
 
     def __init__(self, message: str, sqlstate: str | None = None) -> None:
-        super().__init__(message)
+        super().__init__(mask(message))
         self.sqlstate = sqlstate
 
 

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.secrets import mask
 
 _TRACEBACK_CHARACTERS_MAX = 8000
 """The end of a traceback is kept: it names the error."""
@@ -117,7 +118,7 @@ def _traceback_of(error: BaseException) -> str:
 
 def _text(make: Callable[[], str], action: str) -> str:
     try:
-        return make()
+        return mask(make())
     except (Exception, SystemExit) as second:  # noqa: BLE001 - a bug in somebody's class
         return f"<no text: {action} raises {type(second).__name__}>"
 

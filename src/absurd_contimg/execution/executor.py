@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.secrets import without_secrets
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
@@ -171,7 +172,7 @@ class IsolatedStageExecutor:
         one_thread = ONE_THREAD in fallbacks_of(request.context)
         threads = "1" if one_thread else str(config.execution.threads)
         return {
-            **os.environ,
+            **without_secrets(os.environ),
             "OMP_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
             "TMPDIR": str(temporary),

@@ -52,11 +52,15 @@ class LeaseWatchdog:
 
     def _write(self, line: str) -> None:
         if self._process is None:
+            # The script itself imports nothing of this package.
+            from absurd_contimg.core.secrets import without_secrets  # noqa: PLC0415
+
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__],
                 stdin=subprocess.PIPE,
                 bufsize=0,
                 cwd="/",
+                env=without_secrets(os.environ),
                 start_new_session=True,
             )
         assert self._process.stdin is not None

@@ -271,7 +271,7 @@ def to_json(outputs: object) -> dict[str, Json]:
 def from_json(kind: type[_T], data: Mapping[str, Any], folders: Sequence[Path] | None = None) -> _T:
     """The record of these keys, or `ValueError` that names what is missing or does not fit.
 
-    With `folders`, every path must lie in one of them when its links are followed: whoever may
+    With `folders`, every path must lie in one of them when its links are followed: a role that may
     write checkpoints could otherwise have any file of the worker's user read and copied.
     """
     try:

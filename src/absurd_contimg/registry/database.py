@@ -18,6 +18,7 @@ from sqlalchemy import Engine, NullPool, create_engine, event, make_url, select,
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
+from absurd_contimg.core.secrets import mask
 from absurd_contimg.errors import RegistryAwayError, RegistryDamagedError, SettingError
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
@@ -163,12 +164,14 @@ def _engine(url: str | Path) -> Engine:
         options: dict[str, Any] = {"poolclass": NullPool}
         if parsed.drivername.startswith("sqlite"):
             if not parsed.database or parsed.database == ":memory:":
-                raise SettingError(f"Registry {url} is no file.", "Give the path of a file.")
+                raise SettingError(
+                    f"Registry {mask(str(url))} is no file.", "Give the path of a file."
+                )
             options["connect_args"] = {"timeout": _BUSY_SECONDS, "check_same_thread": False}
         engine = create_engine(parsed, **options)
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise SettingError(
-            f"Registry URL {url!r} is not understood ({error}).",
+            mask(f"Registry URL {str(url)!r} is not understood ({error})."),
             "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.",
         ) from error
     if engine.dialect.name == "sqlite":

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absurd_contimg.core.errors import BackendUnavailable
+from absurd_contimg.core.secrets import without_secrets
 
 
 class EmbeddedPostgresError(BackendUnavailable):
@@ -34,7 +35,6 @@ def run_program(
     The program, and a server that it starts, hold the `inherited` descriptors.
     """
     command = [*_unprivileged(), str(_binaries() / program), *arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     # Files, not pipes: the server inherits them and would hold a pipe open for ever.
     with (
         tempfile.TemporaryFile("w+", dir=folder) as output,
@@ -48,7 +48,7 @@ def run_program(
             stderr=subprocess.STDOUT,
             stdin=given,
             cwd=folder,
-            env={**environment, "LC_ALL": "C", "TZ": "UTC"},
+            env={**without_secrets(os.environ), "LC_ALL": "C", "TZ": "UTC"},
             check=False,
             start_new_session=True,  # Ctrl-C at a terminal is not for the server
             pass_fds=inherited,

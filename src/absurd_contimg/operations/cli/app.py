@@ -11,8 +11,6 @@ from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
 import typer
-from pydantic_core import to_jsonable_python
-from rich.console import Console
 from rich.logging import RichHandler
 
 from absurd_contimg.core.backend import Backend
@@ -21,6 +19,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import group_of
+from absurd_contimg.operations.console import SafeFormatter, console, error_console, jsonable
 from absurd_contimg.settings import VARIABLES, Settings, load_settings
 
 _T = TypeVar("_T")
@@ -37,16 +36,6 @@ quarantine_app = typer.Typer(no_args_is_help=True, help="Groups with unusable da
 app.add_typer(quarantine_app, name="quarantine")
 registry_app = typer.Typer(no_args_is_help=True, help="What is known of the products on disk.")
 app.add_typer(registry_app, name="registry")
-
-console = Console(highlight=False)
-"""``console.out`` prints text as it is: unwrapped, without markup."""
-error_console = Console(stderr=True, highlight=False)
-
-
-def printable(text: str) -> str:
-    """Text from a file or of a name, with escapes for what a terminal would obey."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
-
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TaskName = Annotated[str, typer.Argument(help="A task: its id, the end of its id, or its group.")]
@@ -105,14 +94,13 @@ def _before(
     }
     state.assignments = assign or []
     interactive = error_console.is_terminal
-    rich_handler = RichHandler(console=error_console, show_path=False)
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(message)s" if interactive else "%(asctime)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S" if interactive else "%Y-%m-%dT%H:%M:%S",
-        # In a file, each event is one line with its date, for grep.
-        handlers=[rich_handler if interactive else logging.StreamHandler()],
-    )
+    handler: logging.Handler = logging.StreamHandler()
+    if interactive:
+        handler = RichHandler(console=error_console, show_path=False)
+    # In a file, each event is one line with its date, for grep.
+    text = "%(message)s" if interactive else "%(asctime)s %(levelname)s %(message)s"
+    handler.setFormatter(SafeFormatter(text, "%H:%M:%S" if interactive else "%Y-%m-%dT%H:%M:%S"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
 
 
 def with_backend(
@@ -167,7 +155,7 @@ def newest_histories(settings: Settings, limit: int = 100_000) -> list[History]:
 
 def print_json(value: object) -> None:
     """Print dataclasses, times and ids as JSON on standard output."""
-    print(json.dumps(to_jsonable_python(value), indent=1))
+    print(json.dumps(jsonable(value), indent=1))
 
 
 def write_report_to(settings: Settings, histories: list[History], path: Path | None) -> None:

@@ -15,7 +15,8 @@ from rich.text import Text
 
 from absurd_contimg.config import PipelineConfig, SiteConfig
 from absurd_contimg.errors import MissingInputError, UnfinishedInputError, UserError
-from absurd_contimg.operations.cli.app import AsJson, app, console, print_json, printable, state
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.console import console, printable
 from absurd_contimg.products.subband_files import NAMES_HELP, is_subband_name
 
 if TYPE_CHECKING:

@@ -24,7 +24,8 @@ from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.summary import TaskSummary, read_histories, summarize
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
-from absurd_contimg.operations.cli.app import AsJson, GroupName, TaskName, app, console, state
+from absurd_contimg.operations.cli.app import AsJson, GroupName, TaskName, app, state
+from absurd_contimg.operations.console import console
 from absurd_contimg.settings import VARIABLES, known_settings
 
 

@@ -16,7 +16,8 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     simulate,
     synthesize,
 )
-from absurd_contimg.operations.cli.app import app, error_console
+from absurd_contimg.operations.cli.app import app
+from absurd_contimg.operations.console import error_console, guard_streams
 
 _EXTRAS = {
     **dict.fromkeys(("scipy", "astropy", "pyuvdata", "h5py", "casacore"), "casa"),
@@ -28,11 +29,12 @@ _EXTRAS = {
 
 def main() -> None:
     """The entry point of the ``contimg`` program."""
+    guard_streams()
     try:
         app()
     except (UserError, BackendError) as error:
         error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
-        error_console.print(str(error), markup=False)
+        error_console.print(str(error), markup=False, emoji=False)
         sys.exit(1)
     except PermissionError as error:
         error_console.out(f"contimg: PermissionError: {_explain(error)}")

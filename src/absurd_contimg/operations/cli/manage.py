@@ -18,9 +18,11 @@ from rich.table import Table
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History, SpawnedTask
+from absurd_contimg.core.secrets import without_password
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
-from absurd_contimg.operations.cli.app import GroupName, TaskName, app, console, state
+from absurd_contimg.operations.cli.app import GroupName, TaskName, app, state
+from absurd_contimg.operations.console import console
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -252,7 +254,7 @@ def db_init() -> None:
     settings = state.settings()
     url = database_url(settings)
     console.print(asyncio.run(initialise(url, settings.queue_name)))
-    console.print(f"Database {url}")
+    console.out(f"Database {without_password(url)}")
 
 
 @shared.database_app.command("stop")
@@ -263,10 +265,13 @@ def db_stop() -> None:
 
 @shared.database_app.command("url")
 def db_url() -> None:
-    """Print the database's URL, for psql and absurdctl; starts the embedded server."""
+    """Print the database's URL, for psql and absurdctl; starts the embedded server.
+
+    Without a password: libpq takes it from PGPASSWORD or a passfile.
+    """
     from absurd_contimg.operations.services import database_url
 
-    console.out(database_url(state.settings()))
+    print(without_password(database_url(state.settings())))
 
 
 async def _spawn(

@@ -14,14 +14,8 @@ import typer
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import MissingInputError
-from absurd_contimg.operations.cli.app import (
-    AsJson,
-    console,
-    print_json,
-    registry_app,
-    state,
-    with_backend,
-)
+from absurd_contimg.operations.cli.app import AsJson, print_json, registry_app, state, with_backend
+from absurd_contimg.operations.console import console
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from typing import Annotated
 import typer
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.cli.app import app, console, newest_histories, state
+from absurd_contimg.operations.cli.app import app, newest_histories, state
+from absurd_contimg.operations.console import console
 
 
 @app.command()

@@ -10,7 +10,8 @@ from pydantic import ValidationError
 from rich.table import Table
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.cli.app import app, console
+from absurd_contimg.operations.cli.app import app
+from absurd_contimg.operations.console import console
 
 _PRESETS = ("tiny", "demo", "full")
 

@@ -14,6 +14,7 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from absurd_contimg.core.secrets import without_secrets
 from absurd_contimg.errors import UserError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.logs import severe_messages
@@ -79,7 +80,7 @@ def stage_software(folders: Sequence[Path]) -> list[Finding]:
 def _import_software(folder: Path) -> list[Finding]:
     """CASA and pyuvdata each contain a casacore, so each has its own process."""
     log = folder / "casa.log"
-    environment = {**os.environ, **casa_environment(folder, log)}
+    environment = {**without_secrets(os.environ), **casa_environment(folder, log)}
     environment["CONTIMG_MEASURES"] = str(folder / "measures")
     with ThreadPoolExecutor(2) as pool:
         programs = (_CASA_PROBE, _PYUVDATA_PROBE)

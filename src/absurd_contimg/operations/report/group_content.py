@@ -14,6 +14,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.history.summary import TaskSummary, summarize
+from absurd_contimg.operations.console import one_line
 from absurd_contimg.operations.report.quicklook import write_quicklook
 from absurd_contimg.operations.report.timeline import Span, Timeline, spans, stage_timeline
 from absurd_contimg.products.outputs import (
@@ -141,7 +142,7 @@ def _draw_picture(group: GroupContent, image: ContinuumImage, folder: Path) -> N
         write_quicklook(
             image.path,
             path,
-            title=group.name,
+            title=one_line(group.name, 80).replace("$", r"\$"),
             sources=group.sources,
             beam_path=image.beam_path if image.beam_path.is_file() else None,
             rms_jy=image.rms_jy,

@@ -14,6 +14,7 @@ from typing import Any
 
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.console import printable_lines
 from absurd_contimg.operations.report.group_content import GroupContent, group_content
 from absurd_contimg.operations.report.timeline import overview, worker_names
 
@@ -76,6 +77,7 @@ def _template() -> Any:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("absurd_contimg.operations.report", "."),
         autoescape=True,
+        finalize=_shown,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -83,6 +85,11 @@ def _template() -> Any:
     environment.filters.update(number=_number, moment=_moment)
     environment.tests.update(numeric=_is_numeric, existing=os.path.exists)
     return environment.get_template("report.html.jinja")
+
+
+def _shown(value: object) -> object:
+    """Text from outside without control characters and passwords; markup of the page as it is."""
+    return printable_lines(value) if type(value) is str else value
 
 
 def _is_numeric(value: object) -> bool:

@@ -1,0 +1,161 @@
+"""No command shows, logs or writes a database's password, whatever is wrong with the database."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import typer
+
+import absurd_contimg.operations.cli.main as program
+from absurd_contimg.core import secrets
+from absurd_contimg.core.errors import BackendUnavailable
+from absurd_contimg.core.evidence import Evidence
+from absurd_contimg.operations import demo, doctor, report, services  # noqa: F401 - before forks
+from absurd_contimg.operations.cli.app import app
+from absurd_contimg.registry import Registry  # noqa: F401 - before forks
+from absurd_contimg.synthesis import synthesize  # noqa: F401 - before forks
+
+PASSWORD = "s3cr3t-Passw0rd"
+SECONDS_MAX = 6.0
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that the parser knows."""
+    if not hasattr(group, "commands"):
+        yield path, group
+        return
+    for name, command in group.commands.items():
+        yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+_DEAD = "127.0.0.1:1/x"
+URLS = {
+    "dead server": f"postgresql://u:{PASSWORD}@{_DEAD}",
+    "second @": f"postgresql://u:{PASSWORD}@x@{_DEAD}",
+    "fragment": f"postgresql://u:{PASSWORD}#x@{_DEAD}",
+    "driver": f"postgresql+psycopg://u:{PASSWORD}@{_DEAD}",
+    "port": f"postgresql://u:{PASSWORD}@127.0.0.1:badport/x",
+    "parameter": f"postgresql://u@{_DEAD}?password={PASSWORD}&x=y",
+    "no scheme": f"u:{PASSWORD}@{_DEAD}",
+    "key and value": f"host=127.0.0.1 port=1 user=u password='{PASSWORD}' dbname=x",
+    "unknown key": f"host=127.0.0.1 pasword={PASSWORD} password={PASSWORD}",
+}
+
+
+def run(path: tuple[str, ...], environment: Mapping[str, str], site: Path) -> str:
+    """What a command prints, in a fork of this process; it is killed after some seconds."""
+    required = [each for each in COMMANDS[path].params if each.required]
+    arguments = [*path, *("x" for each in required if each.param_type_name == "argument")]
+    output = site / "output"
+    child = os.fork()
+    if child == 0:
+        descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(descriptor, 1)
+        os.dup2(descriptor, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w") for number in (1, 2))
+        os.chdir(site)
+        os.environ.update(environment)
+        sys.argv = ["contimg", *arguments]
+        code = 1
+        try:
+            program.main()
+        except SystemExit:
+            code = 0
+        except BaseException:  # noqa: BLE001 - as the interpreter would
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    give_up = time.monotonic() + SECONDS_MAX
+    while os.waitpid(child, os.WNOHANG) == (0, 0):
+        if time.monotonic() > give_up:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            break
+        time.sleep(0.02)
+    return output.read_text(errors="replace")
+
+
+def leaks(site: Path) -> list[str]:
+    """The files below a folder that hold the password."""
+    files = (path for path in site.rglob("*") if path.is_file())
+    return [str(path) for path in files if PASSWORD.encode() in path.read_bytes()]
+
+
+QUICK = [path for path in COMMANDS if path[0] not in ("demo", "synth", "simulate", "explore")]
+
+
+@pytest.mark.parametrize("path", QUICK, ids=" ".join)
+def test_no_command_shows_a_password(
+    path: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a dead server, in turn with one malformed URL for the tasks and one for the registry."""
+    monkeypatch.setattr("absurd_contimg.operations.doctor.doctor.stage_software", lambda _: [])
+    names = list(URLS)
+    number = QUICK.index(path)
+    for wrong in ("dead server", names[1 + number % (len(names) - 1)]):
+        site = tmp_path / wrong
+        site.mkdir()
+        environment = {
+            "ABSURD_DATABASE_URL": URLS[wrong],
+            "PIPELINE_PRODUCTS_DB": URLS[wrong],
+            "PGPASSWORD": PASSWORD,
+            "PIPELINE_INPUT_DIR": str(site / "in"),
+            "PIPELINE_OUTPUT_DIR": str(site / "out"),
+        }
+        text = run(path, environment, site)
+        assert text or path[0] == "db"
+        assert leaks(site) == [], text
+
+
+@pytest.mark.parametrize("name", URLS)
+def test_each_form_is_masked(name: str) -> None:
+    """By its form alone where it is well formed; everywhere when it is known."""
+    secrets.remember(URLS[name])
+    for text in (URLS[name], f"invalid port: {PASSWORD!r}", json.dumps(URLS[name])):
+        assert PASSWORD not in secrets.mask(text) or name == "no scheme"
+    assert PASSWORD not in secrets.without_password(URLS[name]) or name == "no scheme"
+
+
+@pytest.mark.parametrize("password", ["p@ss/w:rd%", 'a"b\\c<d>e', "ünï cödé", "x'y z12"])
+def test_forms_of_unusual_passwords(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As URLs, JSON, HTML and Python write them; in errors and evidence too."""
+    monkeypatch.setattr(secrets, "_known", set())
+    secrets.remember(f"postgresql://u:{quote(password, safe='')}@host/x")
+    written: list[Callable[[str], str]] = [str, repr, json.dumps, lambda text: quote(text, safe="")]
+    for write in written:
+        assert write(password).strip("'\"") not in secrets.mask(f"no host {write(password)}!")
+    assert password not in str(BackendUnavailable(f"no {password}"))
+    evidence = Evidence.of(ValueError(f"no {password}"))
+    assert password not in json.dumps(evidence.to_json(), ensure_ascii=False)
+
+
+def test_passfiles_are_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The password of the private server is in a file that its URL names."""
+    monkeypatch.setattr(secrets, "_known", set())
+    passfile = tmp_path / "pg pass"
+    passfile.write_text(f"# comment\n*:*:*:postgres:{PASSWORD}\n")
+    secrets.remember(f"postgresql://postgres@/x?passfile={quote(str(passfile), safe='')}")
+    assert secrets.mask(f"wrong {PASSWORD}.") == "wrong ***."
+
+
+def test_stages_get_no_secret() -> None:
+    """Their environment has no database and no password, and what they need."""
+    environment = {
+        "PATH": "/bin", "HOME": "/root", "OMP_NUM_THREADS": "1", "LD_LIBRARY_PATH": "/lib",
+        "ABSURD_DATABASE_URL": URLS["dead server"], "PGPASSWORD": "x", "PGHOST": "h",
+        "AWS_SECRET_ACCESS_KEY": "x", "GITHUB_TOKEN": "x", "OTHER": URLS["driver"],
+    }  # fmt: skip
+    kept = secrets.without_secrets(environment)
+    assert kept.keys() == {"PATH", "HOME", "OMP_NUM_THREADS", "LD_LIBRARY_PATH"}
