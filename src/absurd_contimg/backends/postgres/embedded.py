@@ -23,8 +23,10 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
+import psycopg
 from psycopg import sql
 
+from absurd_contimg.backends.postgres.schema import unavailable
 from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess
 from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,
@@ -32,6 +34,7 @@ from absurd_contimg.backends.postgres.server_programs import (
     run_program,
 )
 from absurd_contimg.backends.postgres.sessions import Session
+from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.owned_folders import Mark, remove_tree, take_folder
 
 _SUPERUSER = "postgres"
@@ -268,15 +271,18 @@ class EmbeddedPostgres:
     def _locked(self) -> Iterator[None]:
         """Only one process at a time sets up, starts or stops this server.
 
-        Errors of the file system come out as `EmbeddedPostgresError`.
+        Errors of the file system come out as `EmbeddedPostgresError`, those of connections as
+        `BackendUnavailable`.
         """
         try:
             with (self._folder / "lock").open("a") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._check_owner()
                 yield
-        except EmbeddedPostgresError:
+        except BackendUnavailable:
             raise
+        except psycopg.OperationalError as error:
+            raise unavailable(error) from error
         except OSError as error:
             if isinstance(error, PermissionError):
                 self._check_owner()
