@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import main
@@ -121,3 +123,18 @@ def test_file_of_another_user_is_named(
     shown = "".join(capsys.readouterr().err.split())
     assert f"{path}belongstotheuser" in shown
     assert "sudochown-R" in shown
+
+
+def test_worker_until_idle_tells_that_tasks_wait(
+    contimg: Callable[..., str], database_url: str
+) -> None:
+    """Here for a worker that knows the task."""
+
+    async def spawn() -> None:
+        async with PostgresBackend(database_url) as backend:
+            await backend.create_queue("q")
+            await backend.spawn_task("q", "no-such-task", {})
+
+    asyncio.run(spawn())
+    shown = contimg(f"--queue q --database-url {database_url} worker --until-idle")
+    assert "1 tasks are left" in shown

@@ -23,7 +23,7 @@ from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
 _log = logging.getLogger(__name__)
 
-_OWNERS = ".owners"
+OWNERS = ".owners"
 KIND = "scratch"
 """Of the marks in scratch."""
 
@@ -167,12 +167,12 @@ def _is_safe(name: str) -> bool:
 
 
 def _lock_path(scratch_dir: Path, owner: str) -> Path:
-    return scratch_dir / _OWNERS / f"{owner}.lock"
+    return scratch_dir / OWNERS / f"{owner}.lock"
 
 
 def _lock_files(scratch_dir: Path, files: FileSystem) -> Iterator[tuple[str, Path]]:
     """The owners and their lock files; names that are no owner's are left out."""
-    for path in files.matching(scratch_dir / _OWNERS, "*.lock"):
+    for path in files.matching(scratch_dir / OWNERS, "*.lock"):
         owner = path.name.removesuffix(".lock")
         if _is_safe(owner):
             yield owner, path

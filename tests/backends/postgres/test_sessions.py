@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ import absurd_contimg
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.backends.postgres.sessions import SESSION_SETTINGS, Session
-from absurd_contimg.core.errors import BackendUnavailable, UnsuitableDatabase
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, UnsuitableDatabase
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
@@ -319,3 +320,46 @@ def test_session_has_every_setting(
     expected = {name: value for name, value, _ in SESSION_SETTINGS if name != "absurd.fake_now"}
     assert {name: shown[name][0] for name in expected} == expected
     assert sum(value != before for value, before in (shown[name] for name in expected)) >= 15
+
+
+@pytest.mark.parametrize("name", ["UPPER", "two words", 'say "x"@:/', "it's 100%", "ä☃", "u" * 63])
+async def test_name_of_a_user(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, name: str
+) -> None:
+    role = sql.Identifier(name)
+    administrator.execute(sql.SQL("create role {} superuser login password '%@:/'").format(role))
+    try:
+        user, database = quote(name, safe=""), administrator.info.dbname
+        socket = quote(str(postgres_server.folder / "socket"), safe="")
+        url = f"postgresql://{user}:%25%40%3A%2F@/{database}?host={socket}"
+        assert await scenario(url, f"user {name[:20]}") == UNTOUCHED
+    finally:
+        administrator.execute(sql.SQL("drop owned by {0}; drop role {0}").format(role))
+
+
+async def test_user_without_rights_is_told(
+    postgres_server: EmbeddedPostgres, administrator: psycopg.Connection, queue: str
+) -> None:
+    """Also where the administrator lets the user be another."""
+    administrator.execute("create role reader")
+    try:
+        change(administrator, "role = 'reader'")
+        url = url_of(postgres_server, administrator)
+        with pytest.raises(BackendError, match="user lacks a right: permission denied"):
+            await PostgresBackend(url).open()
+        with pytest.raises(BackendError, match="user lacks a right: permission denied"):
+            install_schema(url)
+    finally:
+        administrator.execute("drop role reader")
+
+
+def test_socket_folder_that_is_too_long_is_told() -> None:
+    folder = quote(f"/tmp/{'x' * 108}", safe="")
+    with pytest.raises(BackendUnavailable, match="too long"):
+        install_schema(f"postgresql://user@/database?host={folder}")
+
+
+@pytest.mark.parametrize("url", ["postgresql://[x", "no url", "postgresql:///x?nosuch=1"])
+def test_malformed_url_is_told(url: str) -> None:
+    with pytest.raises(BackendUnavailable, match="ABSURD_DATABASE_URL"):
+        install_schema(url)

@@ -14,7 +14,7 @@ import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import cache
-from typing import Any, LiteralString, NoReturn, TypeVar
+from typing import Any, LiteralString, TypeVar
 
 import psycopg
 from psycopg import capabilities, generators, sql, waiting
@@ -25,23 +25,13 @@ from psycopg.rows import class_row
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import selected
-from absurd_contimg.backends.postgres.schema import unavailable
+from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
 from absurd_contimg.backends.postgres.sessions import (
     READ_WRITE,
     AsyncSession,
     transaction_settings,
 )
-from absurd_contimg.core.errors import (
-    REFUSED_VALUE_CLASSES,
-    BackendError,
-    BackendUnavailable,
-    InvalidRetryStrategy,
-    QueueNotFound,
-    RunAlreadyFailed,
-    SchemaMissing,
-    TaskCancelled,
-    ValueRefused,
-)
+from absurd_contimg.core.errors import BackendUnavailable
 
 _T = TypeVar("_T")
 _Row = TypeVar("_Row")
@@ -143,7 +133,7 @@ class Connections:
                 f"The database did not answer within {_CALL_SECONDS:g} s."
             ) from error
         except psycopg.Error as error:
-            _translate(error)
+            raise_translated(error)
 
     async def _take(self) -> _Connection:
         clock = asyncio.get_running_loop().time
@@ -249,37 +239,3 @@ async def _is_alive(connection: _Connection, now: float) -> bool:
     except (TimeoutError, psycopg.Error):
         return False
     return True
-
-
-_UNREACHABLE_CLASSES = ("08", "57P")
-"""Connection exceptions, and the server shutting down or starting up."""
-
-
-def _translate(error: psycopg.Error) -> NoReturn:
-    state = error.sqlstate
-    message = error.diag.message_primary or str(error).strip()
-    match state:
-        case "AB001":
-            raise TaskCancelled(message) from error
-        case "AB002":
-            raise RunAlreadyFailed(message) from error
-        case "AB003":
-            raise InvalidRetryStrategy(message, state) from error
-        case "3F000" | "42883":
-            raise SchemaMissing(
-                f"The database holds no Absurd schema ({message}). Run: contimg db init", state
-            ) from error
-        case "42P01":
-            raise QueueNotFound(
-                f"The queue does not exist ({message}). Run: contimg db init", state
-            ) from error
-        case None if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            raise unavailable(error) from error
-        case str() if state.startswith(_UNREACHABLE_CLASSES):
-            raise unavailable(error) from error
-        case None if isinstance(error, psycopg.DataError):  # psycopg itself: NUL in a text
-            raise ValueRefused(message) from error
-        case str() if state.startswith(REFUSED_VALUE_CLASSES):
-            raise ValueRefused(message, state) from error
-        case _:
-            raise BackendError(message, state) from error

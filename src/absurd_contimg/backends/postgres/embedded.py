@@ -26,7 +26,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
-from absurd_contimg.backends.postgres.schema import unavailable
+from absurd_contimg.backends.postgres.database_errors import unavailable
 from absurd_contimg.backends.postgres.server_process import CHANGE_SECONDS, ServerProcess
 from absurd_contimg.backends.postgres.server_programs import (
     EmbeddedPostgresError,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import LiteralString
 
 import absurdctl
 import psycopg
 
+from absurd_contimg.backends.postgres.database_errors import raise_translated, unavailable
 from absurd_contimg.backends.postgres.sessions import (
     Session,
-    environment_variables,
     transaction_settings,
 )
-from absurd_contimg.core.errors import BackendUnavailable, SchemaMissing
+from absurd_contimg.core.errors import SchemaMissing
 
 SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
 """The version that ``absurdctl`` carries and this package uses."""
@@ -28,7 +30,7 @@ def install_schema(url: str) -> str:
     `BackendUnavailable` if the database cannot be reached, and `SchemaMissing` if the database
     holds a newer schema than the installed ``absurdctl``.
     """
-    with _connect(url) as connection:
+    with _transaction(url) as connection:
         connection.execute(LOCK_SCHEMA)
         version = _recorded_version(connection)
         if version is None:
@@ -51,7 +53,7 @@ def install_schema(url: str) -> str:
 
 def check_schema(url: str) -> None:
     """Raise `SchemaMissing` unless the database holds the schema version that we use."""
-    with _connect(url) as connection:
+    with _transaction(url) as connection:
         require_version(_recorded_version(connection))
 
 
@@ -76,28 +78,17 @@ def _recorded_version(connection: Session) -> str | None:
     return str(version)
 
 
-def _connect(url: str) -> Session:
+@contextmanager
+def _transaction(url: str) -> Iterator[Session]:
     try:
-        session = Session.connect(url)
-        if session.pooled:
-            for statement in transaction_settings(session.info):
-                session.execute(statement)
-        return session
-    except (psycopg.OperationalError, psycopg.ProgrammingError) as error:
-        raise unavailable(error) from error
-
-
-def unavailable(error: psycopg.Error) -> BackendUnavailable:
-    """The error to raise when the database cannot be reached, with what to look at."""
-    variables = environment_variables()
-    remedy = (
-        f"Unset {', '.join(variables)} unless meant for this database (they count where its URL "
-        "says nothing), and check"
-        if variables
-        else "Check"
-    )
-    return BackendUnavailable(
-        f"The database cannot be reached: {str(error).strip()} "
-        f"{remedy} ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
-        sqlstate=error.sqlstate,
-    )
+        with Session.connect(url) as session:
+            if session.pooled:
+                for statement in transaction_settings(session.info):
+                    session.execute(statement)
+            yield session
+    except psycopg.ProgrammingError as error:
+        if error.sqlstate is not None:
+            raise_translated(error)
+        raise unavailable(error) from error  # the URL is malformed
+    except psycopg.Error as error:
+        raise_translated(error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from absurd_contimg.execution.scratch import OWNERS
 from absurd_contimg.products.filesystem import LOCAL
 
 _SEPARATOR = "@"
@@ -20,7 +21,7 @@ def unique_worker_id(worker_id: str, scratch_dir: Path) -> str:
 
     A copy of the folder is another place: the id is kept beside the number of its own file.
     """
-    path = scratch_dir / ".place"
+    path = scratch_dir / OWNERS / "place"
     with LOCAL.locked(path):
         number = path.stat().st_ino
         recorded, _, place = path.read_text(errors="replace").strip().partition(" ")

@@ -1,0 +1,76 @@
+"""The errors of Postgres and psycopg as those of `core.errors`, which say what to do."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import psycopg
+
+from absurd_contimg.backends.postgres.sessions import environment_variables
+from absurd_contimg.core.errors import (
+    REFUSED_VALUE_CLASSES,
+    BackendError,
+    BackendUnavailable,
+    InvalidRetryStrategy,
+    QueueNotFound,
+    RunAlreadyFailed,
+    SchemaMissing,
+    TaskCancelled,
+    ValueRefused,
+)
+
+_UNREACHABLE_CLASSES = ("08", "57P")
+"""Connection exceptions, and the server shutting down or starting up."""
+
+
+def raise_translated(error: psycopg.Error) -> NoReturn:
+    """Raise what `core.errors` has for an error of psycopg."""
+    state = error.sqlstate
+    message = error.diag.message_primary or str(error).strip()
+    match state:
+        case "AB001":
+            raise TaskCancelled(message) from error
+        case "AB002":
+            raise RunAlreadyFailed(message) from error
+        case "AB003":
+            raise InvalidRetryStrategy(message, state) from error
+        case "3F000" | "42883":
+            raise SchemaMissing(
+                f"The database holds no Absurd schema ({message}). Run: contimg db init", state
+            ) from error
+        case "42P01":
+            raise QueueNotFound(
+                f"The queue does not exist ({message}). Run: contimg db init", state
+            ) from error
+        case "42501":
+            raise BackendError(
+                f"The database's user lacks a right: {message}. Grant it, or name another user in "
+                "ABSURD_DATABASE_URL.",
+                state,
+            ) from error
+        case None if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            raise unavailable(error) from error
+        case str() if state.startswith(_UNREACHABLE_CLASSES):
+            raise unavailable(error) from error
+        case None if isinstance(error, psycopg.DataError):  # psycopg itself: NUL in a text
+            raise ValueRefused(message) from error
+        case str() if state.startswith(REFUSED_VALUE_CLASSES):
+            raise ValueRefused(message, state) from error
+        case _:
+            raise BackendError(message, state) from error
+
+
+def unavailable(error: psycopg.Error) -> BackendUnavailable:
+    """The error to raise when the database cannot be reached, with what to look at."""
+    variables = environment_variables()
+    remedy = (
+        f"Unset {', '.join(variables)} unless meant for this database (they count where its URL "
+        "says nothing), and check"
+        if variables
+        else "Check"
+    )
+    return BackendUnavailable(
+        f"The database cannot be reached: {str(error).strip()} "
+        f"{remedy} ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
+        sqlstate=error.sqlstate,
+    )
