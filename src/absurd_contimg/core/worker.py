@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.call_bounds import CallBounds
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import (
     BackendError,
-    BackendUnavailable,
     ControlFlow,
     LeaseLost,
     RunReleased,
@@ -45,11 +44,6 @@ _UNREACHABLE_PAUSE_SECONDS = 1.0
 _REFUSED_PAUSE_LIMIT_SECONDS = 30.0
 _RELEASE_SECONDS = 5.0
 """How long a stopping worker tries to release a run while the database is away."""
-_STOP_SECONDS = 2.0
-"""How long a stopping worker waits for the answer to a claim."""
-_CLAIM_SECONDS = 20.0
-"""How long a worker waits for the answer to a claim, at most a third of its lease; doubled while
-none is answered, up to half of the lease: with a deep backlog, Absurd needs seconds."""
 _UNKNOWN_TASK_SECONDS = 15.0
 """How long a task without a handler here is left for other workers (absurd-sdk: 15 to 30 s)."""
 
@@ -99,46 +93,22 @@ class Worker:
     """Called for the log when the queue refuses a claim: what is wrong with it, printable."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
-    _claims_unanswered: int = field(default=0, init=False)
-    """In a row."""
-    _orphans_until: float = field(default=-math.inf, init=False)
-    """Until then an unanswered claim may still be carried out, for nobody."""
+    left_behind: bool = field(default=False, init=False)
+    """A handler did not end when it was cancelled, and goes on after `run`."""
     _lost: LostLeases = field(init=False)
-    _bound: asyncio.Timeout | None = field(default=None, init=False)
-    """Of the wait for the database that goes on, shortened by `stop`."""
-    _loop: asyncio.AbstractEventLoop | None = field(default=None, init=False)
+    _bounded: CallBounds = field(init=False)
+    _claim_sent_at: float = field(default=0.0, init=False)
     _claims_refused: int = field(default=0, init=False)
     """In a row, by a database that answers."""
 
     def __post_init__(self) -> None:
         self._lost = LostLeases(self.settings.worker_id)
+        self._bounded = CallBounds(self.settings.claim_timeout_seconds)
 
     def stop(self) -> None:
         """Claim no more; let runs go on for the grace period, then release them."""
         self._stopping.set()
-        if self._loop is not None:
-            self._loop.call_soon(self._shorten_wait)
-
-    def _shorten_wait(self) -> None:
-        if self._bound is not None:
-            soon = asyncio.get_running_loop().time() + _STOP_SECONDS
-            self._bound.reschedule(min(self._bound.when() or soon, soon))
-
-    @asynccontextmanager
-    async def _bounded(self, calls: int = 1) -> AsyncIterator[None]:
-        """Raise `BackendUnavailable` if so many calls take too long, or soon after `stop`."""
-        lease = self.settings.claim_timeout_seconds
-        patience = min(_CLAIM_SECONDS, lease / 3) * 2 ** min(self._claims_unanswered, 16)
-        seconds = calls * min(patience, lease / 2)
-        if self._stopping.is_set():
-            seconds = min(seconds, _STOP_SECONDS)
-        try:
-            async with asyncio.timeout(seconds) as self._bound:
-                yield
-        except TimeoutError as error:
-            raise BackendUnavailable("The database did not answer in time.") from error
-        finally:
-            self._bound = None
+        self._bounded.stop()
 
     async def run(self, until_idle: bool = False) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
@@ -147,19 +117,19 @@ class Worker:
         with `until_idle` the refusal is raised once they have ended. Returns when every run is
         completed, failed or released; if cancelled, releases them at once.
         """
-        loop = self._loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
         try:
             await self._recover_orphans()
             while not self._stopping.is_set():
-                sent_at = loop.time()
+                self._claim_sent_at = loop.time()
                 claimed = await self._claim(until_idle)
                 for task in claimed:
                     run = asyncio.create_task(
-                        self._execute(task, sent_at), name=f"run {task.run_id}"
+                        self._execute(task, self._claim_sent_at), name=f"run {task.run_id}"
                     )
                     self._runs[run] = task.run_id
                     run.add_done_callback(self._runs.pop)
-                if until_idle and not claimed and not self._runs and not self._claims_unanswered:
+                if until_idle and not claimed and not self._runs and not self._bounded.unanswered:
                     return
                 await self._pause(idle=not claimed)
             await self._drain(self.settings.grace_seconds)
@@ -177,12 +147,13 @@ class Worker:
             except BackendError as error:
                 if meaning_of(error) is not Refusal.PASSING:
                     raise
-                self._note_unanswered(error)
+                _log.warning("cannot claim: %s", error)
+                self._bounded.note(error)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_UNREACHABLE_PAUSE_SECONDS):
                         await self._stopping.wait()
             else:
-                self._claims_unanswered = 0
+                self._bounded.unanswered = 0
                 return
 
     async def _release_orphans(self) -> None:
@@ -216,29 +187,24 @@ class Worker:
                 await self._lost.note(self.backend, settings.queue_name)
                 if free <= 0 or not await self._may_claim():
                     return []
-            if self._orphans_until > asyncio.get_running_loop().time():
+            if self._bounded.may_have_claimed():
                 await self._release_orphans()
+            self._claim_sent_at = asyncio.get_running_loop().time()
             async with self._bounded():
                 claimed = await self.backend.claim_task(
                     settings.queue_name, settings.worker_id, settings.claim_timeout_seconds, free
                 )
         except BackendError as error:
             if meaning_of(error) is Refusal.PASSING:
-                self._note_unanswered(error)
+                _log.warning("cannot claim: %s", error)
+                self._bounded.note(error)
                 return []
             await self._note_refusal(error)
             if until_idle and not self._runs:
                 raise
             return []
-        self._claims_refused = self._claims_unanswered = 0
+        self._claims_refused = self._bounded.unanswered = 0
         return claimed
-
-    def _note_unanswered(self, error: BackendError) -> None:
-        _log.warning("cannot claim: %s", error)
-        self._claims_unanswered += 1
-        if isinstance(error, BackendUnavailable):
-            now = asyncio.get_running_loop().time()
-            self._orphans_until = now + self.settings.claim_timeout_seconds
 
     async def _note_refusal(self, error: BackendError) -> None:
         """Log what blocks the queue; the growing pause between claims keeps this log short."""
@@ -316,6 +282,8 @@ class Worker:
             await self._handle_failure(claimed, ctx, error)
         except Exception as error:  # noqa: BLE001 - the boundary: every failure is handled here
             await self._handle_failure(claimed, ctx, error)
+        finally:
+            self.left_behind |= lease.abandoned
 
     def _context(self, claimed: ClaimedTask, claimed_at: float) -> TaskContext:
         settings, queue = self.settings, self.settings.queue_name

@@ -12,7 +12,7 @@ import pytest
 from freezing_proxy import FreezingProxy
 from psycopg.conninfo import conninfo_to_dict
 
-from absurd_contimg.backends.postgres import PostgresBackend, connections
+from absurd_contimg.backends.postgres import PostgresBackend, connections, sessions
 from absurd_contimg.backends.postgres.sessions import WAIT_BOUNDS, connection_parameters
 
 QUEUE = "q"
@@ -67,6 +67,16 @@ async def test_call_in_time_although_nothing_is_forwarded(
         proxy.thaw()
         monkeypatch.undo()
         await backend.current_time()
+
+
+async def test_connecting_can_be_cancelled_at_any_moment(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while the settings of the new session are sent."""
+    monkeypatch.setattr(sessions, "_set_directly", lambda _info: "select pg_catalog.pg_sleep(60)")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.5):
+            await PostgresBackend(database_url).open()
 
 
 async def test_server_gives_up_what_nobody_waits_for(database_url: str) -> None:

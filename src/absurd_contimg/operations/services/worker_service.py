@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from contextlib import closing
 from dataclasses import replace
@@ -106,6 +107,11 @@ async def serve(settings: Settings, until_idle: bool = False) -> int:
                 loop.add_signal_handler(number, worker.stop)
             _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
             await worker.run(until_idle)
+        if worker.left_behind:
+            # Python would wait for it: a thread in a file system that is gone, say.
+            _log.error("a stage's work does not end: this process ends without waiting for it")
+            logging.shutdown()
+            os._exit(1)
         stats = await backend.queue_stats(settings.queue_name) if until_idle else None
     if stats is None:
         return 0
