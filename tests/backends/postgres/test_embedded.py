@@ -110,13 +110,16 @@ def test_variables_of_another_database_do_not_count(
         Session.connect(server.url("postgres")).close()
 
 
-@pytest.mark.parametrize("name", ["a b", "a$b", "a(b[c", "a;b", "é"])
+@pytest.mark.parametrize("name", ["~a b", "$a`b`&|!", "a(b[c]{*?}", "-a;b<c>#%41", "é☃ = @:"])
 def test_folders_with_unusual_names_work(tmp_path: Path, name: str) -> None:
     with EmbeddedPostgres(tmp_path / name, durable=False) as server:
         psycopg.connect(server.url("postgres")).close()
 
 
-@pytest.mark.parametrize("name", ["x" * 100, "a'b", 'a"b', "a,b", "a\\b"])
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 100, "a'b", 'a"b', "a,b", "a\\b", "a\nb", "a\tb", "a\x1bb", os.fsdecode(b"a\xffb")],
+)
 def test_folders_that_postgres_cannot_take_are_refused_by_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(EmbeddedPostgresError, match="PIPELINE_STATE_DIR"):
         EmbeddedPostgres(tmp_path / name).start()
@@ -223,6 +226,21 @@ async def test_a_killed_server_is_started_again_by_its_workers(server: EmbeddedP
         result = await backend.get_task_result("q", spawned.task_id)
     assert result is not None
     assert (result.state, result.result) == ("completed", "done")
+
+
+@pytest.mark.parametrize("damage", ["socket removed", "password removed", "password readable"])
+def test_a_server_whose_files_were_touched_is_reached_again(
+    server: EmbeddedPostgres, damage: str
+) -> None:
+    """By those who clean /tmp, say; at the next start of any command."""
+    if damage == "socket removed":
+        (server.folder / "socket" / ".s.PGSQL.5432").unlink()
+    elif damage == "password removed":
+        (server.folder / "pgpass").unlink()
+    else:
+        (server.folder / "pgpass").chmod(0o644)
+    server.start()
+    Session.connect(server.url("postgres")).close()
 
 
 async def test_a_server_that_was_stopped_stays_stopped(server: EmbeddedPostgres) -> None:

@@ -66,6 +66,7 @@ class EmbeddedPostgres:
         self._data = self._folder / _DATA
         self._log = self._folder / _LOG
         self._sockets = self._folder / "socket"
+        self._socket = self._sockets / f".s.PGSQL.{_PORT}"
         self._password_file = self._folder / "pgpass"
         self._process = ServerProcess(self._data, self._folder / "server.lock")
         self._durable = durable
@@ -111,8 +112,11 @@ class EmbeddedPostgres:
                 "to another folder, or ABSURD_DATABASE_URL to a server of your own."
             ) from error
         with self._locked():
-            if not self._process.is_ready() or not self._has_access_of_ours():
+            if not (
+                self._process.is_ready() and self._has_access_of_ours() and self._socket.exists()
+            ):
                 self._start()
+            self._password_file.chmod(0o600)  # libpq passes over a file that others may read
             if self._use is None:
                 self._use = os.open(self._folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
                 fcntl.flock(self._use, fcntl.LOCK_SH)
@@ -130,15 +134,15 @@ class EmbeddedPostgres:
             self._use = None
 
     def _start(self) -> None:
-        self._stop("fast")  # one that trusts every local user, or has lost its password's file
+        self._stop("fast")  # one that trusts every local user, or whose files somebody removed
         with self._process.locked() as lock:
             if not self.exists():
                 self._initialise()
             elif not self._has_access_of_ours():
                 self._take_password()
             self._process.forget_stranger()
-            for name in (f".s.PGSQL.{_PORT}", f".s.PGSQL.{_PORT}.lock"):
-                (self._sockets / name).unlink(missing_ok=True)
+            for path in (self._socket, self._socket.with_name(f"{self._socket.name}.lock")):
+                path.unlink(missing_ok=True)
             self._sockets.mkdir(mode=0o700, exist_ok=True)
             self._sockets.chmod(0o700)
             options = ["-h ''", f"-k '{self._sockets}'", f"-p {_PORT}", "-c max_connections=200"]
@@ -153,7 +157,7 @@ class EmbeddedPostgres:
     def _check_folder(self) -> None:
         """Refuse a folder whose socket or options Postgres cannot take."""
         length = len(os.fsencode(self._sockets))
-        odd = sorted(set("'\"\\,\n") & set(str(self._folder)))
+        odd = [sign for sign in str(self._folder) if sign in "'\"\\," or not sign.isprintable()]
         if length > _SOCKET_FOLDER_BYTES_MAX:
             problem = f"has {length} bytes; a Unix socket allows {_SOCKET_FOLDER_BYTES_MAX}"
         elif odd:

@@ -54,7 +54,9 @@ class ServerProcess:
             if "ready" in self._lines()[1:]:
                 return True
             if time.monotonic() > give_up:
-                raise EmbeddedPostgresError(f"The server in {self._data} does not end its start.")
+                raise EmbeddedPostgresError(
+                    f"The server in {self._data} neither starts nor stops. See its server.log."
+                )
             time.sleep(_POLL_SECONDS)
         return False
 
