@@ -18,7 +18,8 @@ from absurd_contimg.science.hdf5_files import is_finished
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
-sys.path.append(str(Path(__file__).parents[1] / "shared"))
+sys.path += [str(Path(__file__).parents[1] / "shared"), str(Path(__file__).parent)]
+from damaged_bytes import search
 from raw_files import write_file
 
 _WRITER = """
@@ -79,6 +80,11 @@ def test_a_file_that_is_something_else_is_refused_at_once(tmp_path: Path) -> Non
     path.write_bytes(b"")
     with pytest.raises(UnfinishedInputError):
         read_raw_header(path)
+
+
+def test_random_bytes_are_read_over_or_refused_by_name(tmp_path: Path) -> None:
+    outcomes = search(tmp_path, 60, seed=4)
+    assert outcomes.keys() == {"read", "refused"}
 
 
 def test_a_copy_that_stopped_long_ago_is_damaged(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ DATA_OF_ANOTHER_TYPE = (
     *(("flags", dtype) for dtype in ("f4", "S3")),
     *(("nsamples", dtype) for dtype in ("c8", "S3")),
 )
+OVERLAPPING = np.dtype({"names": ["r", "i"], "formats": ["<f8", "<f4"], "offsets": [0, 4]})
 ANTENNAS_OF_ROWS = ("ant_1_array", "ant_2_array")
 
 REFUSED: dict[str, tuple[Change, str]] = {
@@ -377,6 +378,10 @@ REFUSED: dict[str, tuple[Change, str]] = {
     ),
     "a virtual value": (virtual_latitude, "in another file"),
     "an unknown filter": (unknown_filter, "filter 32008"),
+    "visibilities with fields that overlap": (
+        replace("Data/visdata", lambda x: np.zeros(x.shape, OVERLAPPING)),
+        "complex numbers",
+    ),
     "no name": (replace("antenna_names", lambda x: np.array([b"", *x[1:]])), "no name"),
     "a name of no text": (
         replace("antenna_names", lambda x: np.array([b"\xff", *x[1:]])),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -154,11 +155,16 @@ def _products(dataset: Any, header: RawHeader, take: list[int]) -> Any:
 
 
 def _complex_parts(dtype: np.dtype[Any]) -> tuple[str, str]:
-    """The fields of a compound that are the parts of a complex number; ("", "") if none are."""
-    parts = (pair for pair in _COMPLEX_PARTS if set(pair) == set(dtype.names or ()))
-    real, imaginary = next(parts, ("", ""))
-    if real and all(dtype[part].kind in "fiu" for part in (real, imaginary)):
-        return real, imaginary
+    """The fields of a compound that are the parts of a complex number; ("", "") if none are.
+
+    HDF5 corrupts its memory over a damaged type whose fields overlap.
+    """
+    fields: Mapping[str, Any] = dtype.fields or {}
+    for real, imaginary in _COMPLEX_PARTS:
+        if fields.keys() == {real, imaginary}:
+            (type_, start), (other, end) = fields[real][:2], fields[imaginary][:2]
+            is_sound = type_ == other and abs(start - end) >= type_.itemsize
+            return (real, imaginary) if is_sound and type_.kind in "fiu" else ("", "")
     return "", ""
 
 
