@@ -97,6 +97,17 @@ async def test_young_group_with_missing_subbands_is_not_spawned(
     assert at_once.task is not None
 
 
+async def test_files_of_a_clock_far_ahead_do_not_make_a_group_wait_till_then(
+    settings: Settings, backend: MemoryBackend
+) -> None:
+    paths = sorted(settings.pipeline.paths.input_dir.glob("*.hdf5"))
+    paths[7].unlink()
+    for path in paths[:7] + paths[8:]:
+        os.utime(path, (4_000_000_000, 4_000_000_000))
+    (spawned,) = await spawn_groups(backend, settings, Registry(settings.registry_url))
+    assert spawned.task is not None
+
+
 async def test_failed_group_can_be_respawned_without_its_bad_file(
     settings: Settings, backend: MemoryBackend
 ) -> None:

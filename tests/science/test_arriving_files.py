@@ -87,10 +87,12 @@ def test_random_bytes_are_read_over_or_refused_by_name(tmp_path: Path) -> None:
     assert outcomes.keys() == {"read", "refused"}
 
 
-def test_a_copy_that_stopped_long_ago_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize("modified", [0, 4_000_000_000])
+def test_a_copy_that_stopped_long_ago_is_damaged(tmp_path: Path, modified: int) -> None:
+    """Or that carries the time of a clock that is far ahead: it would be waited for till then."""
     path = write_file(tmp_path)
     path.write_bytes(path.read_bytes()[:9000])
-    os.utime(path, (0, 0))
+    os.utime(path, (modified, modified))
     with pytest.raises(CorruptInputError, match="truncated") as caught:
         read_raw_header(path)
     assert kind_of(caught.value) is FailureKind.PERMANENT

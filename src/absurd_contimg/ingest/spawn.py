@@ -152,4 +152,4 @@ def _arriving(files: list[Path]) -> list[Path]:
 
 def _is_young(files: list[Path]) -> bool:
     first = min((path.stat().st_mtime for path in files), default=0.0)
-    return time.time() - first < GROUP_WAIT_SECONDS
+    return abs(time.time() - first) < GROUP_WAIT_SECONDS  # a wrong clock may be ahead

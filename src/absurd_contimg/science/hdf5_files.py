@@ -92,7 +92,8 @@ def _may_grow(path: Path) -> bool:
         status = path.stat()
     except FileNotFoundError:
         return True  # it is being replaced
-    return time.time() - status.st_mtime < _QUIET_SECONDS or _has_writer(status)
+    is_recent = abs(time.time() - status.st_mtime) < _QUIET_SECONDS  # of another clock, perhaps
+    return is_recent or _has_writer(status)
 
 
 def _has_writer(status: os.stat_result) -> bool:
