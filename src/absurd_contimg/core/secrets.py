@@ -22,9 +22,12 @@ _LENGTH_OF_NO_WORD = 8
 """A shorter one is masked as a whole word only."""
 _PASSFILE_BYTES_MAX = 100_000
 
-_URL = re.compile(r"([A-Za-z][\w+.-]*://[^\s:/@'\"]*:)[^\s'\"]*(?=@)")
+# Bounded, so that the time grows with the length of a text and not with its square.
+_URL = re.compile(r"((?<![\w+.-])[A-Za-z][\w+.-]{0,40}://[^\s:/@'\"]{0,200}:)[^\s'\"]{0,500}(?=@)")
 _PARAMETER = re.compile(
-    r"(\w*password\w*\s*=\s*)('(?:[^'\\]|\\.)*'|(?:[^\s&'\"\\]|\\.)+)", re.IGNORECASE
+    r"(\b\w{0,40}password\w{0,40}\s{0,9}=\s{0,9})"
+    r"('(?:[^'\\]|\\.)*'|(?:[^\s&'\"\\]|\\.)+)",
+    re.IGNORECASE,
 )
 _PASSFILE = re.compile(r"passfile\s*=\s*('(?:[^'\\]|\\.)*'|[^\s&'\"]+)", re.IGNORECASE)
 _SECRET_NAME = re.compile("PASS|SECRET|TOKEN|CREDENTIAL|API_?KEY|PRIVATE", re.IGNORECASE)

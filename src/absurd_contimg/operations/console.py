@@ -9,6 +9,8 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import PurePath
 from typing import Any, TextIO, cast
 
 from pydantic_core import to_jsonable_python
@@ -46,16 +48,15 @@ def cell(text: object) -> str:
 
 def jsonable(value: Any) -> Any:
     """JSON of records, times and ids, without passwords and without lone surrogates."""
-    value = to_jsonable_python(value, inf_nan_mode="constants", fallback=str)
-    return _clean(value)
-
-
-def _clean(value: Any) -> Any:
-    if isinstance(value, str):
-        return mask(value).encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, str | PurePath):
+        return mask(str(value)).encode("utf-8", "backslashreplace").decode()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: jsonable(getattr(value, each.name)) for each in fields(value)}
     if isinstance(value, Mapping):
-        return {_clean(name): _clean(part) for name, part in value.items()}
-    return [_clean(part) for part in value] if isinstance(value, list) else value
+        return {jsonable(name): jsonable(part) for name, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [jsonable(part) for part in value]
+    return to_jsonable_python(value)
 
 
 class SafeConsole(Console):
@@ -104,6 +105,6 @@ def guard_streams() -> None:
         setattr(sys, name, cast(TextIO, _MaskedStream(stream)))
 
 
-console = SafeConsole(highlight=False)
+console = SafeConsole(highlight=False, emoji=False)
 """``console.out`` prints text without markup, unwrapped."""
-error_console = SafeConsole(stderr=True, highlight=False)
+error_console = SafeConsole(stderr=True, highlight=False, emoji=False)

@@ -35,6 +35,7 @@ from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.timeline import group_of, step_starts
 from absurd_contimg.ingest.spawn import spawn_groups
+from absurd_contimg.operations.console import cell
 from absurd_contimg.operations.report import Section, write_report
 from absurd_contimg.operations.services import given_worker_id, open_backend
 from absurd_contimg.operations.terminal import history_table, watch
@@ -91,9 +92,9 @@ async def run_demo(folder: Path, console: Console, *, force: bool = False) -> bo
     console.rule("Synthetic observations")
     config = SynthesisConfig.demo()
     observations = await asyncio.to_thread(synthesize, paths.input_dir, config)
-    console.print(
-        f"{len(observations.groups)} groups of 16 sub-band files in {observations.output_dir}, "
-        "the first with a calibrator."
+    console.out(
+        f"{len(observations.groups)} groups of 16 sub-band files in {observations.output_dir}, the "
+        "first with a calibrator."
     )
     workers = _Workers(paths)
     try:
@@ -295,11 +296,11 @@ def _durability(histories: Sequence[History], workers: _Workers) -> Section:
 
 
 def _show(section: Section, console: Console) -> None:
-    title = f"{section.title}  {'[green]ok[/]' if section.ok else '[red]failed[/]'}"
+    title = f"{cell(section.title)}  {'[green]ok[/]' if section.ok else '[red]failed[/]'}"
     table = Table(*section.columns, title=title, title_justify="left", box=None)
     for row in section.rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*map(cell, row))
     console.print(table)
     for paragraph in section.paragraphs:
-        console.print(paragraph)
+        console.out(paragraph)
     console.print()

@@ -19,6 +19,7 @@ from absurd_contimg.core.records import TERMINAL_STATES, History
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import StepStart, step_order
+from absurd_contimg.operations.console import cell, one_line
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
 _REFRESH_SECONDS = 0.5
@@ -42,15 +43,15 @@ def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableTy
     for summary in summaries:
         table.add_row(
             str(summary.task_id)[-12:],
-            summary.group or "?",
+            cell(summary.group or "?"),
             _coloured_state(summary),
             str(summary.attempts),
-            escape(_activity(summary)),
-            escape(_worker_and_lease(summary, now)),
+            cell(_activity(summary)),
+            cell(_worker_and_lease(summary, now)),
         )
     reasons = (summary.waiting or _final_failure(summary) for summary in summaries)
     advice = {reason.rule: reason.advice for reason in reasons if reason and reason.advice}
-    lines = [f"[bold]{rule}[/]: {escape(text)}" for rule, text in advice.items()]
+    lines = [f"[bold]{cell(rule)}[/]: {escape(text)}" for rule, text in advice.items()]
     return Group(table, *lines)
 
 
@@ -124,7 +125,7 @@ def history_table(history: History) -> Table:
     verdict = str(result.get("verdict", "")) if isinstance(result, Mapping) else ""
     notes = "".join(f", {note}" for note in (verdict, _remark(summary)) if note)
     table = Table(
-        title=f"{summary.group or '?'}: {_coloured_state(summary)}{notes}",
+        title=f"{cell(summary.group or '?')}: {_coloured_state(summary)}{cell(notes)}",
         title_justify="left",
         caption=_caption(summary),
         caption_justify="left",
@@ -135,10 +136,10 @@ def history_table(history: History) -> Table:
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for previous, start in zip((None, *summary.starts), summary.starts, strict=False):
         table.add_row(
-            start.step,
+            cell(start.step),
             str(start.start),
             str(start.attempt),
-            start.worker,
+            cell(start.worker),
             f"{start.started_at:%H:%M:%S}",
             "" if start.seconds is None else f"{start.seconds:.1f}",
             _outcome(start, previous),
@@ -150,13 +151,13 @@ def _caption(summary: TaskSummary) -> str | None:
     """Why the task waits or has failed, and what to do."""
     waiting, failure = summary.waiting, _final_failure(summary)
     if waiting is not None:
-        lines = [f"[yellow]Waits for {escape(str(waiting))}.[/]"]
+        lines = [f"[yellow]Waits for {cell(waiting)}.[/]"]
         lines += [escape(text) for text in (waiting.message, waiting.advice) if text]
         return "\n".join(lines)
     if failure is None:
         return None
     heading = ", ".join(filter(None, (failure.kind or failure.name, failure.rule, failure.path)))
-    return f"[red]{escape(heading)}[/]: {escape(failure.message)}\n{escape(failure.advice or '')}"
+    return f"[red]{cell(heading)}[/]: {escape(failure.message)}\n{escape(failure.advice or '')}"
 
 
 def _outcome(start: StepStart, previous: StepStart | None) -> str:
@@ -166,11 +167,11 @@ def _outcome(start: StepStart, previous: StepStart | None) -> str:
     if start.adopted:
         note += " [dim](product existed)[/]"
     if start.fallbacks:
-        note += f" [cyan](with {', '.join(start.fallbacks)})[/]"
+        note += f" [cyan](with {cell(', '.join(start.fallbacks))})[/]"
     if start.outcome in ("died", "poison"):
         return f"[red]its worker died[/]{note}"
     colour = "green" if start.outcome == "done" else "yellow"
-    return f"[{colour}]{escape(start.ending)}[/]{note}"
+    return f"[{colour}]{cell(start.ending)}[/]{note}"
 
 
 async def watch(
@@ -214,7 +215,7 @@ def progress_table(histories: Sequence[History], now: datetime) -> RenderableTyp
     order = tuple(dict.fromkeys((*planned, *step_order(histories))))
     for summary in map(summarize, histories):
         cells = (_coloured_state(summary), _marks(summary, order), _now(summary, now))
-        table.add_row(summary.group or "?", *cells)
+        table.add_row(cell(summary.group or "?"), *cells)
     return table
 
 
@@ -231,14 +232,17 @@ def _marks(summary: TaskSummary, order: Sequence[str]) -> str:
 def _now(summary: TaskSummary, now: datetime) -> str:
     if summary.state == "failed":
         failure = summary.last_failure
-        return "" if failure is None else f"[red]{failure.kind or ''}[/] {failure.message[:90]}"
+        if failure is None:
+            return ""
+        return f"[red]{cell(failure.kind or '')}[/] {escape(one_line(failure.message, 90))}"
     if summary.waiting is not None:
-        return f"[yellow]waits for {escape(str(summary.waiting))}[/]"
+        return f"[yellow]waits for {cell(summary.waiting)}[/]"
     if summary.state != "running" or not summary.starts:
         return ""
     last = summary.starts[-1]
     if last.outcome != "running":
-        return "[dim]between stages[/]" if last.outcome == "done" else f"{last.step}: {last.ending}"
+        between = last.outcome == "done"
+        return "[dim]between stages[/]" if between else cell(f"{last.step}: {last.ending}")
     seconds = (now - last.started_at).total_seconds()
     again = f", start {last.start}" if last.start > 1 else ""
-    return f"{last.step} on {last.worker} for {seconds:.0f} s{again}"
+    return cell(f"{last.step} on {last.worker} for {seconds:.0f} s{again}")

@@ -25,7 +25,7 @@ from absurd_contimg.history.summary import TaskSummary, read_histories, summariz
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, GroupName, TaskName, app, state
-from absurd_contimg.operations.console import console
+from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import VARIABLES, known_settings
 
 
@@ -58,18 +58,18 @@ def status(
         )
         return
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
-    console.print(f"[bold]{stats.queue_name}[/]: {counts or 'no tasks'}")
+    console.print(f"[bold]{cell(stats.queue_name)}[/]: {counts or 'no tasks'}")
     if stats.oldest_claimable_seconds is not None:
         seconds = f"{stats.oldest_claimable_seconds:.0f} s"
         console.print(f"{stats.claimable} waiting for a worker, the first for {seconds}")
     if stats.expired_leases:
         console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
-    console.print(f"Workers alive on this host: {', '.join(alive) or 'none'}")
+    console.print(f"Workers alive on this host: {', '.join(map(cell, alive)) or 'none'}")
     for note in notes:
         if note["reason"]:
             place = "" if note["alive_here"] else ", not alive on this host"
             heading = f"worker {note['worker']}{place}, since {note['since']}"
-            console.print(f"[yellow]{heading}:[/] ", end="")
+            console.print(f"[yellow]{cell(heading)}:[/] ", end="")
             console.out(note["reason"])
     console.print(tasks_table(summaries, now))
 

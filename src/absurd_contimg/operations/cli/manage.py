@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
@@ -22,7 +21,7 @@ from absurd_contimg.core.secrets import without_password
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import GroupName, TaskName, app, state
-from absurd_contimg.operations.console import console
+from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -226,7 +225,7 @@ def quarantine_list() -> None:
     table = Table("group", "reason", box=None)
     with closing(Registry(url)) as registry:
         for group in registry.groups(GroupStatus.QUARANTINED):
-            table.add_row(group.group_id, escape(group.reason or ""))
+            table.add_row(cell(group.group_id), cell(group.reason or ""))
     console.print(table)
 
 
@@ -253,7 +252,7 @@ def db_init() -> None:
 
     settings = state.settings()
     url = database_url(settings)
-    console.print(asyncio.run(initialise(url, settings.queue_name)))
+    console.out(asyncio.run(initialise(url, settings.queue_name)))
     console.out(f"Database {without_password(url)}")
 
 
@@ -300,7 +299,7 @@ def _show_spawned(spawned: list[Spawned]) -> None:
         task_id, note = "", f"waits for {item.waits_for}"
         if item.task is not None:
             task_id, note = str(item.task.task_id), "spawned" if item.task.created else "existed"
-        table.add_row(item.group.group_id, str(len(item.group.files)), task_id, note)
+        table.add_row(cell(item.group.group_id), str(len(item.group.files)), task_id, cell(note))
     console.print(table)
 
 

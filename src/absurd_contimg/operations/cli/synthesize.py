@@ -62,7 +62,7 @@ def synth(
     for group in result.groups:
         table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
     console.print(table)
-    console.print(f"Catalogue {result.catalog}\nTruth     {result.truth}")
+    console.out(f"Catalogue {result.catalog}\nTruth     {result.truth}")
 
 
 def _split(option: str) -> tuple[str, str]:
