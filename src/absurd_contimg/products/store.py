@@ -134,6 +134,20 @@ def enclosing_product(path: Path, output_dir: Path, files: FileSystem = LOCAL) -
     return None
 
 
+def earlier_output_dir(product: str, output_dir: Path, files: FileSystem = LOCAL) -> str | None:
+    """The output folder in which a product was made that lies below another one now.
+
+    None if it is where it was, or in neither.
+    """
+    if product.startswith(f"{output_dir}/"):
+        return None
+    parts = Path(product).parts
+    for number in range(1, len(parts)):
+        if files.is_file(output_dir.joinpath(*parts[number:], MANIFEST_NAME)):
+            return str(Path(*parts[:number]))
+    return None
+
+
 def product_folders(
     output_dir: Path,
     *,

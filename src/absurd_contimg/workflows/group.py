@@ -22,6 +22,7 @@ from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.fallback import with_fallbacks
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.products.manifest import relocated
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     SelectCalibrationOutputs,
@@ -30,6 +31,7 @@ from absurd_contimg.products.outputs import (
     from_json,
     names,
 )
+from absurd_contimg.products.store import earlier_output_dir
 from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
 
@@ -83,11 +85,17 @@ class PipelineWorkflow:
         """Run the group's stages; the task's result has the verdict and the outputs."""
         inputs = parse_params(params).model_dump(mode="json")
         context = PipelineContext(self.runner.config, inputs, metadata={"task_id": ctx.task_id})
+        made_in: str | None = None
         for stage in self.stages:
             if names(SelectCalibrationOutputs) <= stage.provides:
                 await self._wait_for_calibration(context, ctx)
             saved = await ctx.tracked_step(stage.name, self._step(stage, context, ctx))
-            context = context.with_outputs(cast(Mapping[str, Json], saved["outputs"]))
+            made_in = self._earlier_output_dir(saved) or made_in
+            outputs = cast(Mapping[str, Json], saved["outputs"])
+            if made_in is not None:  # the output folder has moved since the checkpoint was written
+                output_dir = str(self.runner.config.paths.output_dir)
+                outputs = cast(Mapping[str, Json], relocated(outputs, made_in, output_dir))
+            context = context.with_outputs(outputs)
             if names(CalibrateSolveOutputs) <= stage.provides:
                 await self._announce_calibration(context, ctx)
         verdict = "unchecked"
@@ -101,6 +109,12 @@ class PipelineWorkflow:
             "outputs": dict(context.outputs),
             "config_ref": context.config.reference(),
         }
+
+    def _earlier_output_dir(self, saved: Mapping[str, Json]) -> str | None:
+        product = saved.get("product")
+        if not isinstance(product, str):
+            return None
+        return earlier_output_dir(product, self.runner.config.paths.output_dir, self.runner.files)
 
     async def note_failure(
         self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
