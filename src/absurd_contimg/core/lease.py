@@ -78,7 +78,9 @@ class Lease:
         then only the full length is certain.
         """
         sent_at = asyncio.get_running_loop().time()
-        length = max(self.seconds, seconds, math.ceil(self._ends_at - sent_at))
+        length, left = self.seconds, self._ends_at - sent_at
+        if left > length or seconds > length:
+            length = math.ceil(max(left, seconds))
         self._extensions += 1
         number, overlaps = self._extensions, self._unanswered > 0
         self._unanswered += 1  # and stays so without an answer: it may be carried out later

@@ -56,22 +56,21 @@ class RunSession:
 
     async def save(self, checkpoint_name: str, state: Json) -> None:
         """Write a checkpoint; this extends the lease."""
-        clock = asyncio.get_running_loop().time
+        began = asyncio.get_running_loop().time()
         claimed = self.claimed
         written = (self.queue_name, claimed.task_id, checkpoint_name, state, claimed.run_id)
         set_state = self.backend.set_task_checkpoint_state
-        unanswered: float | None = None
+        unanswered = False
 
         async def write() -> None:
             nonlocal unanswered
-            if unanswered is not None and await self._is_saved(checkpoint_name, state):
-                self.lease.renewed(unanswered)
+            if unanswered and await self._is_saved(checkpoint_name, state):
+                self.lease.renewed(began)
                 return
-            sent_at = clock()
             try:
                 await self.lease.extending(lambda length: set_state(*written, length))
             except (BackendUnavailable, asyncio.CancelledError):
-                unanswered = sent_at if unanswered is None else unanswered
+                unanswered = True
                 raise
 
         try:
