@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.services.worker_service import enter_products
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import ABSENT, GroupStatus, Registry
 from absurd_contimg.registry.models import CaltableRow, Product
@@ -87,6 +88,18 @@ def test_rebuild_ends_a_retirement_for_absence(tmp_path: Path, output_dir: Path)
     registry.retire_set(calibration.product_key, f"{ABSENT}: x")
     registry.rebuild(output_dir)
     assert registry.caltable_sets_valid_at(MJD, DECLINATION) == [calibration]
+
+
+def test_worker_enters_the_products_into_an_empty_registry(
+    tmp_path: Path, output_dir: Path
+) -> None:
+    """Whatever is broken is left out."""
+    (output_dir / "image" / f"image-{GROUPS[0]}-x" / "manifest.json").write_text("{}")
+    registry = open_registry(tmp_path, output_dir)
+    assert registry.is_empty()
+    enter_products(registry, output_dir)
+    assert len(registry.rows(Product)) == 13
+    assert not registry.is_empty()
 
 
 def contimg(tmp_path: Path, output_dir: Path, *arguments: str) -> Any:
