@@ -13,9 +13,10 @@ from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.worker_service import enter_products
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import ABSENT, GroupStatus, Registry
+from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import CaltableRow, Product
 
-from .test_registry import GROUPS, TABLES, commit_all
+from .test_registry import GROUPS, TABLES, commit, commit_all
 
 MJD, DECLINATION = 61065.9, 16.0
 
@@ -88,6 +89,23 @@ def test_rebuild_ends_a_retirement_for_absence(tmp_path: Path, output_dir: Path)
     registry.retire_set(calibration.product_key, f"{ABSENT}: x")
     registry.rebuild(output_dir)
     assert registry.caltable_sets_valid_at(MJD, DECLINATION) == [calibration]
+
+
+def test_rebuild_keeps_what_is_published_meanwhile(
+    tmp_path: Path, output_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker enters a product between the look at the disk and the transaction."""
+    registry = open_registry(tmp_path, output_dir)
+    writing = Database.writing
+
+    def published_before(database: Database) -> Any:
+        monkeypatch.setattr(Database, "writing", writing)
+        registry.register(*commit(output_dir, "image", GROUPS[0], {"image": {}}, "late"))
+        return writing(database)
+
+    monkeypatch.setattr(Database, "writing", published_before)
+    assert registry.rebuild(output_dir).entered == 15
+    assert registry.check(output_dir).unknown == ()
 
 
 def test_worker_enters_the_products_into_an_empty_registry(

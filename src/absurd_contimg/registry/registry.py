@@ -108,18 +108,16 @@ class Registry:
             self._enter(session, folder, manifest)
 
     def rebuild(self, output_dir: Path) -> RebuildReport:
-        """Replace what manifests hold, in one step; groups, status and retirements stay."""
-        products: list[tuple[Path, Manifest]] = []
-        broken: list[tuple[Path, str]] = []
-        for folder in product_folders(output_dir):
-            try:
-                manifest = load_committed(folder)
-                verify(folder, manifest)
-            except BrokenProductError as error:
-                broken.append((folder, str(error)))
-            else:
-                products.append((folder, manifest))
+        """Replace what manifests hold, in one step; groups, status and retirements stay.
+
+        A set that was retired as absent, and is whole, is in use again. Workers may go on: what
+        they have published meanwhile is entered too.
+        """
+        products: dict[Path, Manifest] = {}
+        broken: dict[Path, str] = {}
+        _read_products(output_dir, products, broken)
         with self._database.writing() as session:
+            _read_products(output_dir, products, broken)  # few: no writer goes on now
             retired = {
                 row.product_key: row.retired_reason
                 for row in session.scalars(select(CaltableSetRow))
@@ -127,11 +125,11 @@ class Registry:
             }
             for table in DERIVED_TABLES:
                 session.execute(delete(table))
-            for folder, manifest in products:
+            for folder, manifest in products.items():
                 self._enter(session, folder, manifest)
             for key, reason in retired.items():
                 _retire(session, key, reason)
-        return RebuildReport(len(products), tuple(broken))
+        return RebuildReport(len(products), tuple(broken.items()))
 
     def is_empty(self) -> bool:
         """Whether no product is known."""
@@ -305,6 +303,22 @@ class Registry:
     def _resolved(self, value: Any) -> Any:
         """A column's value with the paths as they are now; older absolute ones stay."""
         return value if self._output_dir is None else relocated(value, _HERE, self._output_dir)
+
+
+def _read_products(
+    output_dir: Path, products: dict[Path, Manifest], broken: dict[Path, str]
+) -> None:
+    """Add what is on disk and not yet known."""
+    for folder in product_folders(output_dir):
+        if folder in products or folder in broken:
+            continue
+        try:
+            manifest = load_committed(folder)
+            verify(folder, manifest)
+        except BrokenProductError as error:
+            broken[folder] = str(error)
+        else:
+            products[folder] = manifest
 
 
 _PROGRESS = (
