@@ -14,8 +14,7 @@ from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.connections import Connections
-from absurd_contimg.backends.postgres.schema import LOCK_SCHEMA, require_version
-from absurd_contimg.backends.postgres.sessions import READ_WRITE
+from absurd_contimg.backends.postgres.schema import require_version
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
@@ -224,12 +223,7 @@ class PostgresBackend(Backend):
     async def create_queue(
         self, queue_name: str, storage_mode: StorageMode = "unpartitioned"
     ) -> None:
-        async with self._database.connection(READ_WRITE) as connection:
-            # Two at once would both see no table, and one fail when it makes the second.
-            await connection.execute(LOCK_SCHEMA)
-            await connection.execute(
-                "select absurd.create_queue(%s, %s)", (queue_name, storage_mode)
-            )
+        await self._database.call("create_queue", queue_name, storage_mode)
 
     @override
     async def drop_queue(self, queue_name: str) -> None:

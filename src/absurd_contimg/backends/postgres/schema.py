@@ -19,8 +19,8 @@ from absurd_contimg.core.errors import SchemaMissing
 SCHEMA_VERSION: str = absurdctl.ABSURD_SCHEMA_TARGET_VERSION
 """The version that ``absurdctl`` carries and this package uses."""
 
-LOCK_SCHEMA: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
-"""One transaction at a time installs or makes a queue; any number of our own ("ABSU")."""
+_LOCK: LiteralString = f"select pg_advisory_xact_lock({0x41425355})"
+"""One transaction at a time installs; any number of our own ("ABSU")."""
 
 
 def install_schema(url: str) -> str:
@@ -31,7 +31,7 @@ def install_schema(url: str) -> str:
     holds a newer schema than the installed ``absurdctl``.
     """
     with _transaction(url) as connection:
-        connection.execute(LOCK_SCHEMA)
+        connection.execute(_LOCK)
         version = _recorded_version(connection)
         if version is None:
             connection.execute(absurdctl.BUNDLED_SCHEMA_SQL.encode())

@@ -179,7 +179,7 @@ def _set_config(info: psycopg.ConnectionInfo, is_local: LiteralString) -> str:
 
 def _check_encoding(info: psycopg.ConnectionInfo) -> None:
     encoding = info.parameter_status("server_encoding")
-    if encoding not in _ENCODINGS:
+    if encoding not in (*_ENCODINGS, None):  # some poolers do not tell
         raise UnsuitableDatabase(
             f"The database {info.dbname!r} has the encoding {encoding}, which cannot hold every "
             "text. Create one with: createdb --encoding=UTF8 --template=template0 NAME"
