@@ -142,7 +142,7 @@ def test_lost_leases_of_living_workers_are_no_deaths(
 
 
 def test_pipeline_ends_well_after_outages_at_each_crash_point() -> None:
-    """A part of the crash points; all of them: ``contimg explore --faults outage``."""
+    """A part of the crash points; all of them: ``contimg explore --first outage``."""
     exploration = ends_well(explore(pipeline_spec(), faults=[FaultKind.OUTAGE], part=(0, 10)))
     assert exploration.futures == exploration.injected > 10
 
