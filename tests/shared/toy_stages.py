@@ -18,10 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.core.owned_folders import Mark, take_folder
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import CorruptInputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageRequest
+from absurd_contimg.execution.scratch import KIND
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 
 TOYS_FOLDER = str(Path(__file__).parent)
@@ -122,7 +124,8 @@ def request_for(tmp_path: Path, do: str = "work", *, deadline: float = 60.0) -> 
     source = tmp_path / "source"
     source.write_bytes(b"data")
     number = len(list(tmp_path.glob("scratch*")))
-    scratch = tmp_path / f"scratch{number}"
+    scratch = tmp_path / f"scratch{number}" / "attempt"
+    take_folder(scratch.parent, Mark(KIND, "test"))
     scratch.mkdir()
     context = PipelineContext(config, {"group_id": "G", "source": str(source), "do": do})
     return StageRequest(
@@ -178,6 +181,22 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
         say(workspace, os.getpid())
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+    elif how.endswith("daemon"):
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                say(workspace, os.getpid())
+                late = str(workspace.product / "late")
+                script = 'while :; do echo x >> "$0"; sleep 0.02; done'
+                environment = {} if how.startswith("bare") else dict(os.environ)
+                os.execve("/bin/sh", ["sh", "-c", script, late], environment)
+            os._exit(0)
+        while not (workspace.product / "late").exists():
+            time.sleep(0.01)
+        if "hang" in how:
+            time.sleep(600)
+        if "crash" in how:
+            os.abort()
     elif how == "stop":
         say(workspace, os.getpid())
         os.kill(os.getpid(), signal.SIGSTOP)

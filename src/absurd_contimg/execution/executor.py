@@ -27,9 +27,9 @@ from absurd_contimg.core.secrets import without_secrets
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
-from absurd_contimg.execution.lease_watchdog import LeaseWatchdog
+from absurd_contimg.execution.lease_watchdog import MARK, LeaseWatchdog
 from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
-from absurd_contimg.execution.processes import completed, end_group, uninterrupted
+from absurd_contimg.execution.processes import completed, end_stage, uninterrupted
 from absurd_contimg.execution.stage_process import REQUEST_NAME, RESULT_NAME
 
 _log = logging.getLogger(__name__)
@@ -176,6 +176,7 @@ class IsolatedStageExecutor:
             "OMP_NUM_THREADS": threads,
             "OPENBLAS_NUM_THREADS": threads,
             "TMPDIR": str(temporary),
+            MARK: str(request.scratch),
             **self.environment(request.scratch, request.casa_log),
         }
 
@@ -200,7 +201,7 @@ class IsolatedStageExecutor:
             try:
                 in_time = await self._wait(process, request, write_end)
             finally:
-                await completed(end_group(process))
+                await completed(end_stage(process, os.fsencode(f"{MARK}={request.scratch}")))
                 _WATCHDOG.forget(process.pid)
         finally:
             # Closing the write end kills the stage process and its children, so it comes last.

@@ -17,6 +17,9 @@ import time
 from contextlib import suppress
 
 _POLL_SECONDS = 0.5
+_KILL_SECONDS = 1.0
+MARK = "STAGE_SCRATCH_OF_CONTIMG"
+"""The variable of a stage's environment that names its scratch: all that it starts inherits it."""
 
 
 class LeaseWatchdog:
@@ -40,13 +43,20 @@ class LeaseWatchdog:
             assert self._process.stdin is not None
             with suppress(BrokenPipeError):
                 self._process.stdin.close()
-            self._process.wait()
+            try:
+                self._process.wait(_POLL_SECONDS)
+            except subprocess.TimeoutExpired:  # it is stopped
+                self._process.kill()
+                self._process.wait()
             self._process = None
 
     def _send(self, line: str) -> None:
         try:
             self._write(line)
-        except BrokenPipeError:  # it was killed; the executor soon repeats every group
+        except (BrokenPipeError, BlockingIOError):
+            # It was killed, or is stopped and reads nothing; the executor soon repeats every group.
+            if self._process is not None:
+                self._process.kill()
             self.close()
             self._write(line)
 
@@ -63,13 +73,70 @@ class LeaseWatchdog:
                 env=without_secrets(os.environ),
                 start_new_session=True,
             )
+            assert self._process.stdin is not None
+            os.set_blocking(self._process.stdin.fileno(), False)
         assert self._process.stdin is not None
-        self._process.stdin.write(line.encode())
+        os.write(self._process.stdin.fileno(), line.encode())  # a line is written whole, or not
+
+
+def mark_of(process: int) -> bytes:
+    """The mark in a process's environment; empty if it has none."""
+    try:
+        with open(f"/proc/{process}/environ", "rb") as file:
+            variables = file.read().split(b"\0")
+    except OSError:
+        return b""
+    return next((each for each in variables if each.startswith(MARK.encode() + b"=")), b"")
+
+
+def living_members(group: int, mark: bytes = b"") -> list[int]:
+    """What belongs to the stage whose process leads a group, without zombies.
+
+    Its group and session, all that descends from it (it adopts orphans as long as it lives), and
+    what has the mark in its environment.
+    """
+    parents: dict[int, int] = {}
+    members = set()
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat", "rb") as file:
+                state, parent, *groups = file.read().rpartition(b")")[2].split()[:4]
+        except OSError:
+            continue  # it has ended since it was listed
+        if state in b"ZX" or int(name) == os.getpid():
+            continue
+        parents[int(name)] = int(parent)
+        if group in map(int, groups) or int(name) == group or (mark and mark_of(int(name)) == mark):
+            members.add(int(name))
+    children = members | {group}
+    while children:
+        children = {pid for pid, parent in parents.items() if parent in children} - members
+        members |= children
+    return sorted(members)
+
+
+def kill_members(group: int, mark: bytes = b"") -> list[int]:
+    """Kill them, the leader last: until then its orphans stay known. Returns who was alive."""
+    living = living_members(group, mark)
+    for process in [pid for pid in living if pid != group] or living:
+        with suppress(ProcessLookupError, PermissionError):
+            # A stopped leader starts nothing more.
+            if group in living and process != group:
+                os.kill(group, signal.SIGSTOP)
+            os.kill(process, signal.SIGKILL)
+    return living
+
+
+def _kill_stage(group: int, mark: bytes) -> None:
+    give_up = time.monotonic() + _KILL_SECONDS
+    while kill_members(group, mark) and time.monotonic() < give_up:
+        time.sleep(0.01)
 
 
 def main() -> None:
     """Read lines ``group until`` (``-``: forget it) to their end; kill the groups that are due."""
     deadlines: dict[int, float] = {}
+    marks: dict[int, bytes] = {}
     rest = b""
     while True:
         next_poll = time.monotonic() + _POLL_SECONDS
@@ -77,19 +144,22 @@ def main() -> None:
         if select.select([0], [], [], wait)[0]:
             data = os.read(0, 1 << 16)
             if not data:
+                for leader in deadlines:
+                    _kill_stage(leader, marks[leader])
                 return
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
                 group, until = line.split()
                 if until == b"-":
                     deadlines.pop(int(group), None)
+                    marks.pop(int(group), None)
                 else:
+                    marks[int(group)] = marks.get(int(group)) or mark_of(int(group))
                     deadlines[int(group)] = float(until)
         now = time.monotonic()
         for due in [group for group, until in deadlines.items() if until <= now]:
             del deadlines[due]
-            with suppress(ProcessLookupError):
-                os.killpg(due, signal.SIGKILL)
+            _kill_stage(due, marks.pop(due))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ the kernel kill the process group (``PR_SET_PDEATHSIG`` would leave a WSClean).
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import faulthandler
 import fcntl
@@ -18,6 +19,7 @@ import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
@@ -33,6 +35,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.errors import OutputError, UnfinishedInputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import full_disks
+from absurd_contimg.execution.lease_watchdog import living_members
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.products.files import FileState, file_state, file_states
@@ -43,12 +46,15 @@ from absurd_contimg.products.store import enclosing_product
 
 REQUEST_NAME = "request.json"
 RESULT_NAME = "result.json"
+_PR_SET_CHILD_SUBREAPER = 36
+_CHILDREN_SECONDS = 10.0
 EXIT_DISK_FULL = 92
 """The exit code of a process that could not write its result because the disk is full."""
 
 
 def main(arguments: list[str]) -> None:
     """Run the request; `os._exit` at the end, for CASA's destructors write and abort."""
+    _adopt_orphans()
     await_begin(int(arguments[1]))
     die_with_parent(int(arguments[1]))
     faulthandler.enable()
@@ -163,6 +169,7 @@ def run_request(request: Mapping[str, Any]) -> dict[str, Json]:
     workspace.product.mkdir()
     workspace.temporary.mkdir()
     outputs = run_stage(stage, context, workspace)
+    _end_children()
     _check_unchanged(stage, context, states)
     if planned is None:
         return {"outputs": outputs, "committed": None, "adopted": False}
@@ -185,6 +192,23 @@ def _input_states(
         elif path.is_file():
             states[None][path] = file_state(path)
     return states
+
+
+def _adopt_orphans() -> None:
+    """Make this process the parent of what its children leave, in whatever session."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def _end_children() -> None:
+    """Kill all that the stage has started and not ended: it could write into the product."""
+    give_up = time.monotonic() + _CHILDREN_SECONDS
+    while children := living_members(os.getpid()):
+        if time.monotonic() > give_up:
+            raise OutputError(f"The stage's processes {children} cannot be ended.")
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def _check_unchanged(

@@ -1,0 +1,118 @@
+"""Nothing that a stage has started outlives it, in any session, with any environment."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from toy_stages import TOYS_FOLDER, request_for
+
+from absurd_contimg.execution.executor import (
+    IsolatedStageExecutor,
+    StageFailed,
+    StageReport,
+    StageRequest,
+    no_environment,
+)
+from absurd_contimg.execution.lease_watchdog import LeaseWatchdog
+from absurd_contimg.products.store import load_committed, publish, verify
+
+
+def execute(request: StageRequest) -> StageReport:
+    return asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
+
+
+def daemon_of(request: StageRequest) -> int:
+    return int(request.casa_log.with_suffix(".pids").read_text())
+
+
+def lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+@pytest.mark.parametrize("how", ["leave a daemon", "bare daemon"])
+def test_daemon_ends_before_the_product_is_complete(tmp_path: Path, how: str) -> None:
+    """It writes into the product all the time; what is committed is what the manifest says."""
+    request = request_for(tmp_path, how)
+    report = execute(request)
+    assert not lives(daemon_of(request))
+    assert report.product is not None
+    assert report.committed is not None
+    publish(report.product, report.committed)
+    time.sleep(0.1)
+    verify(report.committed, load_committed(report.committed), deep=True)
+
+
+@pytest.mark.parametrize("how", ["hang with a daemon", "bare hang daemon", "crash with a daemon"])
+def test_daemon_ends_with_a_stage_that_fails(tmp_path: Path, how: str) -> None:
+    """At the deadline, and when the stage's process dies by itself (then by its environment)."""
+    request = request_for(tmp_path, how, deadline=8.0)
+    with pytest.raises(StageFailed):
+        execute(request)
+    assert not lives(daemon_of(request))
+
+
+_WORKER = """
+import asyncio, sys, time
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from toy_stages import request_for
+until = time.monotonic() + float(sys.argv[3])
+request = request_for(Path(sys.argv[1]), "hang with a daemon")
+request = replace(request, may_live_until=lambda: until)
+asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
+"""
+
+
+@pytest.mark.parametrize(("number", "lease"), [(signal.SIGSTOP, "2"), (signal.SIGKILL, "60")])
+def test_daemon_ends_with_the_lease_or_the_worker(
+    tmp_path: Path, number: signal.Signals, lease: str
+) -> None:
+    """The worker is stopped until its lease is over, or killed: the watchdog ends all."""
+    command = [sys.executable, "-c", _WORKER, str(tmp_path), TOYS_FOLDER, lease]
+    worker = subprocess.Popen(command)
+    pids = tmp_path / "logs" / "0.casa.pids"
+    try:
+        give_up = time.monotonic() + 20
+        while not pids.exists():
+            assert time.monotonic() < give_up
+            time.sleep(0.02)
+        daemon = int(pids.read_text())
+        assert lives(daemon)
+        worker.send_signal(number)
+        while lives(daemon):
+            assert time.monotonic() < give_up, "the daemon outlives its stage"
+            time.sleep(0.02)
+    finally:
+        worker.kill()
+        worker.wait()
+
+
+def test_stopped_watchdog_blocks_nobody(tmp_path: Path) -> None:
+    """Its pipe fills; then it is replaced by one that does its work."""
+    watchdog = LeaseWatchdog()
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    try:
+        watchdog.watch(sleeper.pid, time.monotonic() + 60)
+        assert watchdog._process is not None
+        os.kill(watchdog._process.pid, signal.SIGSTOP)
+        began = time.monotonic()
+        for _ in range(6000):
+            watchdog.watch(sleeper.pid, time.monotonic() + 60)
+        assert time.monotonic() - began < 10
+        watchdog.watch(sleeper.pid, time.monotonic() + 0.2)
+        assert sleeper.wait(10) == -9
+    finally:
+        sleeper.kill()
+        watchdog.close()
