@@ -108,13 +108,13 @@ class MemoryBackend(Backend):
     ) -> SpawnedTask:
         chosen = jsonb.EMPTY if options is None else dumped(options.to_json())
         row = await self._run(tasks.spawn_task, (queue_name, task_name, dumped(params), chosen))
-        return SpawnedTask._make(python_values(row))
+        return tuple.__new__(SpawnedTask, python_values(row))
 
     async def claim_task(
         self, queue_name: str, worker_id: str, claim_timeout: int = 30, qty: int = 1
     ) -> list[ClaimedTask]:
         rows = await self._run(runs.claim_task, (queue_name, worker_id, claim_timeout, qty))
-        return [ClaimedTask._make(python_values(row)) for row in rows]
+        return [tuple.__new__(ClaimedTask, python_values(row)) for row in rows]
 
     async def complete_run(self, queue_name: str, run_id: UUID, state: Json = None) -> None:
         await self._run(runs.complete_run, (queue_name, uuid_int(run_id), dumped(state)))
@@ -136,7 +136,7 @@ class MemoryBackend(Backend):
     ) -> SpawnedTask:
         chosen = jsonb.EMPTY if options is None else dumped(options)
         row = await self._run(tasks.retry_task, (queue_name, uuid_int(task_id), chosen))
-        return SpawnedTask._make(python_values(row))
+        return tuple.__new__(SpawnedTask, python_values(row))
 
     async def retry_tasks(
         self, queue_name: str, options: Mapping[UUID, Mapping[str, Json]]

@@ -95,17 +95,17 @@ _LOADERS: dict[str, Callable[[Any], Any]] = {
 
 
 @lru_cache
-def _loaders(row: Any) -> list[tuple[int, Callable[[Any], Any]]]:
-    """The columns whose values are others in core's records, and what makes these."""
-    kinds = [column.type_name for column in columns_of(row)]
-    return [(place, _LOADERS[kind]) for place, kind in enumerate(kinds) if kind in _LOADERS]
+def _loader(row: Any) -> Callable[[Any], list[Any]]:
+    """What loads rows of a kind, made from text: half the time of looking at each column again."""
+    values = []
+    for place, known in enumerate(columns_of(row)):
+        value, kind = f"row[{place}]", known.type_name
+        loaded = f"{kind}({value})" if kind in _LOADERS else value
+        values.append(f"None if {value} is None else {loaded}" if known.nullable else loaded)
+    load: Callable[[Any], list[Any]] = eval(f"lambda row: [{', '.join(values)}]", {**_LOADERS})
+    return load
 
 
 def python_values(row: tuple[Any, ...]) -> list[Any]:
     """The values of a row of a table or a procedure, as core's records have them."""
-    values = list(row)
-    for place, load in _loaders(type(row)):
-        value = values[place]
-        if value is not None:
-            values[place] = load(value)
-    return values
+    return _loader(type(row))(row)

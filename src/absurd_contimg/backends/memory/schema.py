@@ -8,12 +8,14 @@ undo log, snapshots and forks share them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
-from typing import Annotated, Any, Final, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, Final, NamedTuple, TypeVar, get_args, get_type_hints
 
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.values.times import Interval
 
+R = TypeVar("R", bound=tuple[Any, ...])
 STATES = ("pending", "running", "sleeping", "completed", "failed", "cancelled")
 NOW: Final = object()
 """The default ``absurd.current_time()``."""
@@ -131,6 +133,18 @@ class KeyRow(NamedTuple):
 
     idempotency_key: Text
     task_id: Uuid
+
+
+def replacement(row: type[R], columns: str) -> Callable[..., R]:
+    """What gives a row with new values, by name, for all of these columns.
+
+    Like the constructor of a named tuple it is made from text: a third of the time of `_replace`.
+    """
+    names, known = columns.split(), list(get_type_hints(row))
+    values = [name if name in names else f"row[{place}]" for place, name in enumerate(known)]
+    code = f"lambda row, *, {', '.join(names)}: new(made, ({', '.join(values)}))"
+    change: Callable[..., R] = eval(code, {"new": tuple.__new__, "made": row})
+    return change
 
 
 class Column(NamedTuple):

@@ -140,15 +140,16 @@ class Session(SessionState):
         """
         if self.failed:
             raise in_failed_transaction()
-        tx, settings, local = self.transaction or self._statement, self.settings, self.local
+        db, settings, local = self.db, self.settings, self.local
+        tx = self.transaction or self._statement
         position = len(tx.undo) if tx.explicit else 0
-        self.db.mutex.acquire()  # half the time of `with`
+        db.mutex.acquire()  # half the time of `with`
         try:
-            self.db.is_running = True
+            db.is_running = True
             if not tx.explicit:
                 tx.begin_statement()
             if not self._waited:  # a procedure asks for the time once, before it has to wait
-                self.clock = self.db.now()
+                self.clock = db.now()
             answer = work(tx, *arguments)
         except BaseException as error:
             if isinstance(error, WouldBlock):
@@ -161,10 +162,10 @@ class Session(SessionState):
                 self.fail()
             raise
         finally:
-            self.db.is_running = False
-            while self.db.abandoned:
-                self.db.abandoned.pop().rollback()
-            self.db.mutex.release()
+            db.is_running = False
+            while db.abandoned:
+                db.abandoned.pop().rollback()
+            db.mutex.release()
         if self.local and not tx.explicit:
             self.local = {}  # the transaction was this statement
         if self._waited or self._reads:

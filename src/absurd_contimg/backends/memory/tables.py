@@ -65,14 +65,23 @@ class DueQueue(Generic[R]):
         line, heap = self._line, self._heap
         while line or heap:
             in_line = line and not (heap and heap[0] < line[0])
-            if (line if in_line else heap)[0][0] > until:
+            moment, key = line[0] if in_line else heap[0]
+            if moment > until:
                 return None
-            moment, key = line.popleft() if in_line else heappop(heap)
+            if in_line:
+                line.popleft()
+            else:
+                heappop(heap)
             row = rows.get(key)
             if row is not None and self._moment_of(row) == moment:
                 tx.undo.append((self, key, row))
                 return row
         return None
+
+    def is_due(self, until: int) -> bool:
+        """Whether there may be a row to take."""
+        line, heap = self._line, self._heap
+        return bool((line and line[0][0] <= until) or (heap and heap[0][0] <= until))
 
     def restore_row(self, key: Hashable, row: R) -> None:
         """Put back a row that was taken."""
@@ -161,7 +170,9 @@ class Runs(Table[RunRow]):
             return
         if new.state == "running":
             expires = new.claim_expires_at
-            if expires is not None and (old is None or lease_end(old) != expires):
+            if expires is not None and not (
+                old is not None and old.claim_expires_at == expires and old.state == "running"
+            ):
                 self.leases.push_moment(self.rows, expires, new.run_id)
         elif new.state in CLAIMABLE and (old is None or claimable_from(old) != new.available_at):
             self.due.push_moment(self.rows, new.available_at, new.run_id)

@@ -27,6 +27,7 @@ from absurd_contimg.backends.memory.schema import (
     Timestamptz,
     Uuid,
     not_null_violation,
+    replacement,
 )
 from absurd_contimg.backends.memory.tables import LIVE, NO_LEASE, Runs, Tasks, rule_seconds
 from absurd_contimg.backends.memory.transaction import LOCK_ROWS, READ, Transaction
@@ -66,8 +67,7 @@ def claim_task(
     limit = max(1 if qty is None else qty, 1)
     until = add_us(now, timeout * SECOND_US) if timeout > 0 else None
 
-    for task_id in tx.read_once(late_tasks, tx, queue_name, now):
-        cancel_task(tx, queue_name, task_id)
+    cancel_late_tasks(tx, queue_name, now)
     sweep_expired_leases(tx, queue_name, now, limit)
 
     runs = catalog.runs(tx, queue_name)
@@ -75,8 +75,7 @@ def claim_task(
     waits = catalog.waits(tx, queue_name)
     claims: list[Claim] = []
     for candidate, task in due_runs(tx, runs, tasks, now, limit):
-        run = runs.update(
-            tx,
+        run = _claimed_run(
             candidate,
             state="running",
             claimed_by=worker,
@@ -84,28 +83,40 @@ def claim_task(
             started_at=now,
             available_at=now,
         )
+        runs.put(tx, run)
         if tasks.rows[task.task_id] is task:  # an update changes a row once, by its first run
-            tasks.update(
-                tx,
+            changed = _claimed_task(
                 task,
                 state="running",
                 attempts=max(task.attempts, run.attempt),
                 first_started_at=now if task.first_started_at is None else task.first_started_at,
                 last_attempt_run=run.run_id,
             )
+            tasks.put(tx, changed)
         for wait in waits.where(tx, "run_id", run.run_id):
             if wait.timeout_at is not None and wait.timeout_at <= now:
                 waits.delete(tx, (wait.run_id, wait.step_name))
-        claims.append(Claim(
+        claims.append(tuple.__new__(Claim, (
             run.run_id, task.task_id, run.attempt, task.task_name, task.params,
             task.retry_strategy, task.max_attempts, task.headers, run.wake_event, run.event_payload,
-        ))  # fmt: skip
+        )))  # fmt: skip
     return claims
 
 
-def late_tasks(tx: Transaction, queue_name: str | None, now: int) -> list[int]:
-    """The live tasks that a cancellation rule ends at `now`, by id."""
+_claimed_run = replacement(RunRow, "state claimed_by claim_expires_at started_at available_at")
+_claimed_task = replacement(TaskRow, "state attempts first_started_at last_attempt_run")
+
+
+def cancel_late_tasks(tx: Transaction, queue_name: str | None, now: int) -> None:
+    """Cancel the live tasks that a cancellation rule ends at `now`, by id."""
     tasks = catalog.tasks(tx, queue_name, READ)
+    if tx.alone and not tasks.ruled.is_due(now):
+        return
+    for task_id in tx.read_once(_late_tasks, tx, tasks, now):
+        cancel_task(tx, queue_name, task_id)
+
+
+def _late_tasks(tx: Transaction, tasks: Tasks, now: int) -> list[int]:
     candidates: set[TaskRow] = set()
     while (task := tasks.ruled.pop(tx, tasks.rows, now)) is not None:
         candidates.add(task)
@@ -119,6 +130,8 @@ def late_tasks(tx: Transaction, queue_name: str | None, now: int) -> list[int]:
 def sweep_expired_leases(tx: Transaction, queue_name: str | None, now: int, limit: int) -> None:
     """Fail up to `limit` runs whose lease has ended, the longest ended first."""
     runs = catalog.runs(tx, queue_name, LOCK_ROWS)
+    if tx.alone and not runs.leases.is_due(now):
+        return
     expired: dict[int, RunRow] = {}
     passed: list[RunRow] = []
     while len(expired) < limit and (run := runs.leases.pop(tx, runs.rows, now)) is not None:
@@ -151,7 +164,7 @@ def due_runs(
         task = tasks.rows.get(run.task_id)
         if task is None or task.state not in LIVE:
             passed.append(run)
-        elif runs.try_lock(tx, run.run_id) and tasks.try_lock(tx, run.task_id):
+        elif tx.alone or (runs.try_lock(tx, run.run_id) and tasks.try_lock(tx, run.task_id)):
             due[run.run_id] = run, task
         else:
             passed.append(run)
@@ -172,14 +185,19 @@ def complete_run(
         refuse_ended_run(run, queue_name)
         refuse_run(run_id, "is not currently running", queue_name)
     runs = catalog.runs(tx, queue_name)
-    runs.update(tx, run, state="completed", completed_at=now, result=state)
+    runs.put(tx, _completed_run(run, state="completed", completed_at=now, result=state))
     tasks = catalog.tasks(tx, queue_name)
     task = tasks.get(tx, run.task_id)
     if task is not None:
-        tasks.update(
-            tx, task, state="completed", completed_payload=state, last_attempt_run=run.run_id
+        changed = _completed_task(
+            task, state="completed", completed_payload=state, last_attempt_run=run.run_id
         )
+        tasks.put(tx, changed)
     catalog.waits(tx, queue_name).delete_where(tx, "run_id", run.run_id)
+
+
+_completed_run = replacement(RunRow, "state completed_at result")
+_completed_task = replacement(TaskRow, "state completed_payload last_attempt_run")
 
 
 @procedure("a004484882a7f8ba")
