@@ -71,7 +71,7 @@ MUTANTS = (
     Mutant("fail leaves attempts", R, "attempts=max(task.attempts, recorded_attempt)", "attempts=task.attempts"),
     Mutant("fail keeps the wake event", R, 'state="failed", wake_event=None, failed_at', 'state="failed", failed_at'),
     Mutant("fail forgets its waits", R, '            cancelled_at=cancelled_at if task.cancelled_at is None else task.cancelled_at,\n        )\n    catalog.waits(tx, queue_name).delete_where(tx, "run_id", run.run_id)', "            cancelled_at=cancelled_at if task.cancelled_at is None else task.cancelled_at,\n        )"),
-    Mutant("AB001 and AB002 are confused", "procedures.checks", 'if state == "cancelled":\n        raise task_cancelled()', 'if state == "cancelled":\n        raise run_already_failed(uuid_out(run.run_id), str(queue_name))'),
+    Mutant("AB001 and AB002 are confused", "procedures.checks", 'if state == "cancelled":\n        raise task_cancelled()', 'if state == "cancelled":\n        raise EngineError("AB002", "failed")'),
     Mutant("fail overwrites cancelled_at", R, "cancelled_at=cancelled_at if task.cancelled_at is None else task.cancelled_at", "cancelled_at=cancelled_at"),
     # leases
     Mutant("extend adds to the old lease", R, "expires = add_us(now, extend_by", "expires = add_us(run.claim_expires_at, extend_by"),

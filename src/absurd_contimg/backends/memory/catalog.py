@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
-from absurd_contimg.backends.memory.errors import null_identifier, undefined_table
+from absurd_contimg.backends.memory.errors import EngineError, undefined_table
 from absurd_contimg.backends.memory.schema import TABLES, QueueRow, TableSchema, Text
 from absurd_contimg.backends.memory.table import Partition, Table
 from absurd_contimg.backends.memory.tables import (
@@ -132,7 +132,7 @@ def _table_of(letter: str) -> _TableOf[Any]:
         if unlocked is not None:
             return unlocked
         if queue is None:
-            raise null_identifier()
+            raise EngineError("22004", "null values cannot be formatted as an SQL identifier")
         return relation(tx, f"{letter}_{queue}", mode).table
 
     return table

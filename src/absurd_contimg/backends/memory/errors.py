@@ -48,11 +48,6 @@ def task_cancelled() -> EngineError:
     return EngineError("AB001", "Task has been cancelled")
 
 
-def run_already_failed(run: str, queue: str) -> EngineError:
-    """AB002."""
-    return EngineError("AB002", f'Run "{run}" has already failed in queue "{queue}"')
-
-
 def invalid_strategy(message: str) -> EngineError:
     """AB003."""
     return EngineError("AB003", message)
@@ -66,11 +61,6 @@ def undefined_table(name: str) -> EngineError:
 def invalid_text(type_name: str, text: str) -> EngineError:
     """22P02, the text form of a value is not one of its type."""
     return EngineError("22P02", f'invalid input syntax for type {type_name}: "{text}"')
-
-
-def null_identifier() -> EngineError:
-    """22004, what ``format('%I', null)`` raises: the queue name was null."""
-    return EngineError("22004", "null values cannot be formatted as an SQL identifier")
 
 
 def timestamp_out_of_range() -> EngineError:

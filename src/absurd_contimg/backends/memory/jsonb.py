@@ -15,8 +15,7 @@ from functools import lru_cache
 from json.encoder import encode_basestring
 from typing import Any, Final, NoReturn
 
-from absurd_contimg.backends.memory import json_reader
-from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 
 NULL: Final = "null"
 EMPTY: Final = "{}"
@@ -41,8 +40,23 @@ def dumps(value: Any) -> str:
     try:
         return _text(value)
     except EngineError:
-        json_reader.check(json.dumps(value))  # the first problem of the text
+        _check_tokens(json.dumps(value))
         raise
+
+
+_STRING_OR_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|-?Infinity')
+
+
+def _check_tokens(text: str) -> None:
+    """Raise for what jsonb refuses in a text that Python takes: what comes first in the text."""
+    for token in _STRING_OR_CONSTANT.findall(text):
+        if token[0] != '"':
+            raise _refusal(f'Token "{token}" is invalid.')
+        _string(json.loads(token))
+
+
+def _refusal(detail: str) -> EngineError:
+    return EngineError("22P02", "invalid input syntax for type json", detail=detail)
 
 
 def _text(value: Any) -> str:  # noqa: PLR0911 - one return a kind of value
@@ -97,9 +111,12 @@ def _string(value: str) -> str:
     if not value.isascii() or "\0" in value:
         match = _REFUSED_CHARACTER.search(value)
         if match is not None and match[0] == "\0":
-            raise json_reader.null_character()
+            detail = "\\u0000 cannot be converted to text."
+            raise EngineError("22P05", "unsupported Unicode escape sequence", detail=detail)
+        if match is not None and match[1] is not None:
+            raise _refusal("Unicode high surrogate must not follow a high surrogate.")
         if match is not None:
-            raise json_reader.lone_surrogate(high_after_high=match[1] is not None)
+            raise _refusal("Unicode low surrogate must follow a high surrogate.")
     return encode_basestring(value)
 
 
@@ -148,21 +165,17 @@ def _key(key: object) -> str:
     raise TypeError(f"keys must be str, int, float, bool or None, not {type(key).__name__}")
 
 
-_NOT_IN_JSON = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
-"""Floats by their ``repr`` that psycopg would send all the same."""
-
-
 def _constant(text: str) -> NoReturn:
     """Python's decoder knows ``NaN`` and the like, JSON does not."""
-    raise ValueError(text)
+    raise Unsupported(f"the JSON {text}")
 
 
 def _number(text: str) -> str:
     """A JSON number as ``numeric`` prints it: scale kept, exponent and minus zero gone."""
     if text.lstrip("-").isdigit() and len(text) <= _WHOLE_DIGITS_MAX:
         return "0" if text == "-0" else text
-    if text in _NOT_IN_JSON:
-        raise json_reader.refusal(f'Token "{_NOT_IN_JSON[text]}" is invalid.')
+    if text.endswith(("nan", "inf")):
+        raise _refusal("a number without end")  # `_check_tokens` names it
     sign, digits, exponent = Decimal(text).as_tuple()
     assert isinstance(exponent, int)
     if (any(digits) and len(digits) + exponent > _WHOLE_DIGITS_MAX) or -exponent > 16_383:
@@ -182,8 +195,10 @@ def parse(text: str) -> str:
             hint='Increase the configuration parameter "max_stack_depth" (currently 2048kB), '
             "after ensuring the platform's stack depth limit is adequate.",
         ) from None
+    except Unsupported:
+        raise
     except EngineError:
-        json_reader.check(text)  # the first problem of the text
+        _check_tokens(text)
         raise
 
 
@@ -198,10 +213,16 @@ _DECODER_OF_LONG_INTEGERS = json.JSONDecoder(parse_float=_shown, parse_int=_show
 def _decode(text: str) -> Any:
     """The value, with numbers as `_Number`; integers as int, but very long ones."""
     try:
-        return _DECODER.decode(text)
-    except ValueError:  # Python's int() takes some 4,000 digits
-        json_reader.check(text)
-        return _DECODER_OF_LONG_INTEGERS.decode(text)
+        try:
+            return _DECODER.decode(text)
+        except json.JSONDecodeError:
+            raise
+        except ValueError:  # Python's int() takes some 4,000 digits
+            return _DECODER_OF_LONG_INTEGERS.decode(text)
+    except json.JSONDecodeError as error:
+        if error.pos < len(text) or "\\" in text:
+            raise Unsupported(f"JSON with this error: {error}") from None
+        raise _refusal("The input string ended unexpectedly.") from None
 
 
 def loads(text: str) -> Any:

@@ -8,7 +8,6 @@ from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.errors import (
     EngineError,
     raise_exception,
-    run_already_failed,
     shown,
     task_cancelled,
 )
@@ -78,7 +77,8 @@ def refuse_ended_run(run: RunRow, queue_name: str | None, task: TaskRow | None =
     if state == "cancelled":
         raise task_cancelled()
     if run.state == "failed":
-        raise run_already_failed(uuid_out(run.run_id), str(queue_name))
+        named = uuid_out(run.run_id)
+        raise EngineError("AB002", f'Run "{named}" has already failed in queue "{queue_name}"')
 
 
 def checked_integer(value: int) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal
 from functools import partial, reduce
+from operator import truediv
 from typing import Any, NamedTuple
 
 from sqlglot import exp
@@ -14,7 +15,7 @@ from absurd_contimg.backends.memory.sql.casts import as_text, unmatched
 from absurd_contimg.backends.memory.sql.dialect import name_of
 from absurd_contimg.backends.memory.sql.operators import check_ordered, sort_key
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node, Scope
-from absurd_contimg.backends.memory.values import floats, intervals, numerics, types
+from absurd_contimg.backends.memory.values import intervals, numerics, types
 from absurd_contimg.backends.memory.values.types import FLOAT8, INT8, INTERVAL, NUMERIC, SqlType
 
 NAMES = frozenset({"avg", "count", "max", "min", "sum"})
@@ -89,8 +90,8 @@ _SUMS: dict[SqlType, tuple[SqlType, Combine]] = {
     types.INT2: (INT8, sum),
     types.INT4: (INT8, sum),
     INT8: (NUMERIC, lambda known: Decimal(sum(known))),
-    NUMERIC: (NUMERIC, partial(reduce, numerics.add)),
-    FLOAT8: (FLOAT8, partial(reduce, floats.add)),
+    NUMERIC: (NUMERIC, partial(reduce, numerics.NUMERIC_WORK["+"])),
+    FLOAT8: (FLOAT8, partial(reduce, numerics.FLOAT_WORK["+"])),
     INTERVAL: (INTERVAL, partial(reduce, intervals.add)),
 }
 
@@ -113,7 +114,7 @@ def _average(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
         if not known:
             return None
         if kind is INTERVAL:
-            return intervals.divide(total(known), len(known))
+            return intervals.scaled(total(known), len(known), truediv)
         if kind is FLOAT8:
             return total(known) / len(known)
         return numerics.divide(Decimal(total(known)), Decimal(len(known)))

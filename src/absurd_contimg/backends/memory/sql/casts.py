@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from decimal import ROUND_HALF_UP, Decimal
+from decimal import Decimal
 from typing import Any
 
 from absurd_contimg.backends.memory import jsonb
@@ -56,12 +56,9 @@ def _number(raw: Any, target: SqlType) -> Any:
     if target is types.FLOAT8:
         return double_in(numerics.numeric_out(raw)) if isinstance(raw, Decimal) else float(raw)
     if target is NUMERIC:
-        is_float = isinstance(raw, float)
-        return Decimal(format(Decimal(f"{raw:.15g}"), "f")) if is_float else Decimal(raw)
+        return numerics.numeric_in(f"{raw:.15g}" if isinstance(raw, float) else str(raw))
     if isinstance(raw, Decimal):  # a numeric's half is rounded away from zero, a float's to even
-        if not raw.is_finite():
-            raise Unsupported(f"{raw} as {target.shown}")
-        raw = int(numerics.rounded(raw, 0, ROUND_HALF_UP))
+        raw = int(numerics.rounded(raw, 0))
     elif isinstance(raw, float):
         raw = round(raw) if math.isfinite(raw) else 1 << 64
     return checked_number(int(raw), target)

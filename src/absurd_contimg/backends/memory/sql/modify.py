@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlglot import exp
 
-from absurd_contimg.backends.memory import catalog, constraints, schema
+from absurd_contimg.backends.memory import catalog, schema
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.sql.casts import converted, is_implicit
 from absurd_contimg.backends.memory.sql.dialect import name_of, part
@@ -16,6 +16,7 @@ from absurd_contimg.backends.memory.sql.queries import compile_outputs, compile_
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Node, Query, Scope
 from absurd_contimg.backends.memory.sql.sources import FromClause, letter_of, table_source
 from absurd_contimg.backends.memory.transaction import TableLock, Transaction
+from absurd_contimg.backends.memory.values.text import uuid_out
 from absurd_contimg.backends.memory.values.types import NUMBERS, TEXT, ColumnInfo, Row
 
 
@@ -122,7 +123,7 @@ def _insert(target: _Target, node: exp.Insert) -> Query:
         returned: list[Row] = []
         for values in rows:
             row = [value(env) for value in values]
-            made = constraints.insert(env.tx, table, row)
+            made = _insert_row(env.tx, table, row)
             returned.append(project(env.with_rows([made])))
         return returned
 
@@ -172,11 +173,68 @@ def _update(target: _Target, node: exp.Update) -> Query:
         returned: list[Row] = []
         for here, values in planned:
             old = here.rows[0]
-            made = constraints.replace(env.tx, table, old, values)
+            made = _replace_row(env.tx, table, old, values)
             returned.append(project(here.with_rows([made, *here.rows[1:]])))
         return returned
 
     return Query(columns, run)
+
+
+# -- constraints --------------------------------------------------------------------------------
+
+
+def _insert_row(tx: Transaction, table: catalog.AnyTable, values: list[Any]) -> Row:
+    """Insert a row; 23502, 23514 or 23505 for one that breaks a constraint."""
+    row = _checked(table, values)
+    key = table.key_of(row)
+    table.await_change(tx, key)  # another's uncommitted row of the same key
+    if key in table.rows:
+        raise _duplicate(table, row, "pkey", table.schema.primary_key)
+    _check_idempotency_key(table, row)
+    table.put(tx, row)
+    return row
+
+
+def _replace_row(tx: Transaction, table: catalog.AnyTable, old: Any, values: list[Any]) -> Row:
+    """Put a row of the same key in place of another, with the same errors."""
+    row, key = _checked(table, values), table.key_of(old)
+    table.lock(tx, key)
+    if table.key_of(row) != key:
+        raise Unsupported("changes of a primary key")
+    _check_idempotency_key(table, row)
+    table.put(tx, row)
+    return row
+
+
+def _check_idempotency_key(table: catalog.AnyTable, row: Row) -> None:
+    if table.unique_key:
+        owners = table.keys_with("idempotency_key", row[-1])
+        if owners not in ((), (row[0],)):
+            raise _duplicate(table, row, "idempotency_key_key", ("idempotency_key",))
+
+
+def _duplicate(
+    table: catalog.AnyTable, row: Row, suffix: str, columns: tuple[str, ...]
+) -> EngineError:
+    shown = ", ".join(
+        uuid_out(value) if column.type_name == "uuid" else str(value)
+        for column, value in zip(table.schema.columns, row, strict=True)
+        if column.name in columns
+    )
+    relation = table.relation_of(row[table.partition_column])
+    return EngineError(
+        "23505",
+        f'duplicate key value violates unique constraint "{relation}_{suffix}"',
+        detail=f"Key ({', '.join(columns)})=({shown}) already exists.",
+        table=relation,
+        constraint=f"{relation}_{suffix}",
+    )
+
+
+def _checked(table: catalog.AnyTable, values: list[Any]) -> Row:
+    row: Row = table.schema.row(*values)
+    table.schema.check_row(table.relation_of(row[table.partition_column]), row, table.name)
+    return row
 
 
 _CHANGES: dict[type, Callable[[_Target, Any], Query]] = {

@@ -12,7 +12,7 @@ from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.sql import casts
 from absurd_contimg.backends.memory.sql.casts import checked_number, converted, undefined_operator
 from absurd_contimg.backends.memory.sql.scope import Env, Expr
-from absurd_contimg.backends.memory.values import floats, intervals, numerics, times, types
+from absurd_contimg.backends.memory.values import intervals, numerics, times, types
 from absurd_contimg.backends.memory.values.text import like_pattern
 from absurd_contimg.backends.memory.values.types import INTERVAL, TIMESTAMPTZ, UNKNOWN, SqlType
 
@@ -111,13 +111,6 @@ def _guessed(symbol: str, expr: Expr, beside: SqlType) -> Expr:
     return converted(expr, kind) if expr.kind is UNKNOWN and fits else expr
 
 
-_FLOAT_WORK = {
-    "+": floats.add, "-": floats.subtract, "*": floats.multiply, "/": floats.divide,
-}  # fmt: skip
-_NUMERIC_WORK = {
-    "+": numerics.add, "-": numerics.subtract, "*": numerics.multiply, "/": numerics.divide,
-    "%": numerics.remainder,
-}  # fmt: skip
 _INTEGER_WORK: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,
     "-": operator.sub,
@@ -136,7 +129,8 @@ def _quotient(a: int, b: int) -> tuple[int, int]:
 def _of_numbers(symbol: str, left: Expr, right: Expr) -> Expr | None:
     left, right, kind = casts.unified(left, right, symbol)
     if kind is types.FLOAT8 or kind is types.NUMERIC:
-        work: Any = (_FLOAT_WORK if kind is types.FLOAT8 else _NUMERIC_WORK).get(symbol)
+        known: Any = numerics.FLOAT_WORK if kind is types.FLOAT8 else numerics.NUMERIC_WORK
+        work = known.get(symbol)
         return None if work is None else strict(kind, left, right, lambda a, b, _: work(a, b))
     whole = _INTEGER_WORK[symbol]
     return strict(kind, left, right, lambda a, b, _: checked_number(whole(a, b), kind))
@@ -156,11 +150,12 @@ def _of_times(symbol: str, left: Expr, right: Expr) -> Expr | None:
             left_kind, left, span, lambda a, b, env: times.add_interval(a, b, env.session.zone)
         )
     if left_kind is INTERVAL and right_kind is INTERVAL and symbol in "+-":
-        combine = intervals.add if symbol == "+" else intervals.subtract
-        return strict(INTERVAL, left, right, lambda a, b, _: combine(a, b))
+        span = negated(right) if symbol == "-" else right
+        return strict(INTERVAL, left, span, lambda a, b, _: intervals.add(a, b))
     if left_kind is INTERVAL and right_kind in types.NUMBERS and symbol in "*/":
-        scale = intervals.multiply if symbol == "*" else intervals.divide
-        return strict(INTERVAL, left, converted(right, types.FLOAT8), lambda a, b, _: scale(a, b))
+        work = operator.mul if symbol == "*" else operator.truediv
+        number = converted(right, types.FLOAT8)
+        return strict(INTERVAL, left, number, lambda a, b, _: intervals.scaled(a, b, work))
     return None
 
 
@@ -177,7 +172,7 @@ def negated(expr: Expr) -> Expr:
         if kind is INTERVAL:
             return intervals.negate(raw)
         if kind is types.NUMERIC:
-            return numerics.subtract(Decimal(0), raw)
+            return numerics.NUMERIC_WORK["-"](Decimal(0), raw)
         return checked_number(-raw, kind) if kind in types.INTEGERS else -raw
 
     return Expr(kind, value)

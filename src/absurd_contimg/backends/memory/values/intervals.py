@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from functools import reduce
+from collections.abc import Callable
+from operator import truediv
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.values.times import (
@@ -23,25 +24,25 @@ _DAY_SECONDS = 86_400
 _MONTH_DAYS = 30
 _INT32 = 2**31
 _INT64 = 2**63
-_MICROSECONDS = {
-    unit: size
-    for units, size in (
-        ("us usec usecs microsecond microseconds", 1),
-        ("ms msec msecs millisecond milliseconds", 1000),
-        ("s sec secs second seconds", SECOND_US),
-        ("m min mins minute minutes", 60 * SECOND_US),
-        ("h hr hrs hour hours", 3600 * SECOND_US),
+_UNITS = {
+    word: (field, size)
+    for words, field, size in (
+        ("us usec usecs microsecond microseconds", "us", 1),
+        ("ms msec msecs millisecond milliseconds", "us", 1000),
+        ("s sec secs second seconds", "us", SECOND_US),
+        ("m min mins minute minutes", "us", 60 * SECOND_US),
+        ("h hr hrs hour hours", "us", 3600 * SECOND_US),
+        ("d day days", "days", 1),
+        ("w week weeks", "days", 7),
+        ("mon mons month months", "months", 1),
+        ("y yr yrs year years", "months", 12),
     )
-    for unit in units.split()
+    for word in words.split()
 }
-_CLOCK_UNITS = tuple(set(_MICROSECONDS.values()))
-_DAYS = {**dict.fromkeys(("d", "day", "days"), 1), **dict.fromkeys(("w", "week", "weeks"), 7)}
-_MONTHS = {
-    **dict.fromkeys(("mon", "mons", "month", "months"), 1),
-    **dict.fromkeys(("y", "yr", "yrs", "year", "years"), 12),
-}
+"""The field of an interval that a unit counts in, and how much it is."""
+_CLOCK_UNITS = {unit for unit in _UNITS.values() if unit[0] == "us"}
 _ENDS = {"infinity": INFINITE, "+infinity": INFINITE, "-infinity": NEG_INFINITE}
-_CLOCK = r"([+-]?)(\d+):(\d\d)(?::(\d\d(?:\.\d{1,6})?))?"
+_CLOCK = r"([+-]?)(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d{1,6})?))?"
 _PART = re.compile(rf"\s*,?\s*(?:{_CLOCK}|([+-]?\d+(?:\.\d+)?)\s*([a-z]*))", re.ASCII)
 
 
@@ -51,70 +52,51 @@ def _out_of_range() -> EngineError:
 
 def interval_in(text: str) -> Interval:
     """``interval`` input; 22007 for what is none, 0A000 for a form that is not read here."""
-    word = text.strip().lower().removeprefix("@")
+    word = text.strip().lower()
     if word in _ENDS:
         return _ENDS[word]
-    ago = word.endswith(" ago")
-    body, position = word.removesuffix(" ago"), 0
-    parts: list[tuple[tuple[object, ...], Interval]] = []
-    while position < len(body):
-        match = _PART.match(body, position)
-        if match is None:
-            raise _refused(text, is_form=_has_numbers(text))
-        parts.append(_part(match, text))
-        position = match.end()
-    given = [unit for units, _ in parts for unit in units]
-    if not parts or len(set(given)) < len(given):
-        raise _refused(text, is_form=_has_numbers(text))
-    span = reduce(add, [part for _, part in parts])
-    return negate(span) if ago else span
-
-
-def _field(text: str, months: int = 0, days: int = 0, us: int = 0) -> Interval:
-    """A part of an interval; 22015 if it is too large."""
+    if not re.search(r"\d|^p", word):
+        raise _invalid(text)
+    other_form = Unsupported(f"this form of an interval ({text})")
+    position, span, units = 0, Interval(), set[tuple[str, int]]()
     try:
-        return checked(months, days, us)
-    except EngineError:
-        message = f'interval field value out of range: "{text}"'
-        raise EngineError("22015", message) from None
+        while position < len(word):
+            match = _PART.match(word, position)
+            if match is None:
+                raise other_form
+            given, part = _part(match, text)
+            if given & units:
+                raise other_form
+            position, span, units = match.end(), add(span, part), units | given
+    except EngineError as error:
+        raise other_form if error.sqlstate == "22008" else error from None
+    return span
 
 
-def _has_numbers(text: str) -> bool:
-    return any(character.isdigit() for character in text) or text.strip().startswith("P")
-
-
-def _refused(text: str, *, is_form: bool) -> EngineError:
-    """The error for what is no interval, or for a form of one that is not read here."""
-    if is_form:
-        return Unsupported(f"this form of an interval ({text})")
+def _invalid(text: str) -> EngineError:
     return EngineError("22007", f'invalid input syntax for type interval: "{text}"')
 
 
-def _part(match: re.Match[str], text: str) -> tuple[tuple[object, ...], Interval]:
+def _part(match: re.Match[str], text: str) -> tuple[set[tuple[str, int]], Interval]:
     """A number with its unit, or a time of day: the units that it gives, and how long it is."""
     sign, hours, minutes, seconds, number, unit = match.groups()
     if number is None:
-        us = _whole_us(float(seconds or 0), SECOND_US)
-        if int(minutes) > 59 or us > 60 * SECOND_US:
-            raise Unsupported(f"such a time of day in an interval ({text})")
+        us = round(float(seconds or 0) * SECOND_US)
         us += (int(hours) * 60 + int(minutes)) * 60 * SECOND_US
-        return _CLOCK_UNITS, _field(text, us=-us if sign == "-" else us)
-    unit = unit or "s"
+        return _CLOCK_UNITS, checked(0, 0, -us if sign == "-" else us)
+    if unit and unit not in _UNITS and unit[0] not in "acdmu":  # Postgres has more of these
+        raise _invalid(text)
+    field, size = _UNITS.get(unit or "s") or ("", 0)
     value = float(number) if "." in number else int(number)
-    if unit in _MICROSECONDS:
-        with_less = unit[0] == "s" and "." in number
-        units = (SECOND_US, 1000, 1) if with_less else (_MICROSECONDS[unit],)
-        return units, _field(text, us=_whole_us(value, _MICROSECONDS[unit]))
-    if unit in _DAYS:
-        days = value * _DAYS[unit]
-        whole = math.trunc(days)
-        return (f"{_DAYS[unit]} days",), _field(text, 0, whole, _whole_us(days - whole, DAY_US))
-    if unit in _MONTHS:
-        months = value * _MONTHS[unit]
-        if not isinstance(months, int) or abs(months) >= _INT32:
-            raise Unsupported(f"such a number of months or years ({text})")
-        return (f"{_MONTHS[unit]} months",), Interval(months)
-    raise _refused(text, is_form=unit.rstrip("s") in _OTHER_UNITS)
+    if not size or (field == "months" and "." in number):
+        raise Unsupported(f"this unit of an interval ({text})")
+    whole = math.trunc(value * size)
+    if field == "days":
+        rest = _whole_us(value * size - whole, DAY_US)
+        return {(field, size)}, checked(0, whole, rest)
+    if field == "months":
+        return {(field, size)}, checked(whole, 0, 0)
+    return _CLOCK_UNITS if "." in number else {(field, size)}, checked(0, 0, _whole_us(value, size))
 
 
 def _whole_us(value: float, size: int) -> int:
@@ -123,13 +105,6 @@ def _whole_us(value: float, size: int) -> int:
     exact = (value - whole) * size
     rest = exact - math.trunc(exact)
     return whole * size + math.trunc(exact) + (1 if rest > 0.5 else -1 if rest < -0.5 else 0)
-
-
-_OTHER_UNITS = frozenset({
-    "c", "cent", "century", "centurie", "dec", "decade", "mil", "millennia", "millennium",
-    "microsecon", "millisecon", "usecond", "msecond",
-})  # fmt: skip
-"""Units that Postgres reads, without the s of the plural, and the emulator does not."""
 
 
 def interval_out(span: Interval) -> str:
@@ -182,31 +157,16 @@ def add(left: Interval, right: Interval) -> Interval:
     return checked(left.months + right.months, left.days + right.days, left.us + right.us)
 
 
-def subtract(left: Interval, right: Interval) -> Interval:
-    """``interval - interval``, both finite."""
-    if left.is_infinite or right.is_infinite:
-        raise Unsupported("subtraction with infinite intervals")
-    return checked(left.months - right.months, left.days - right.days, left.us - right.us)
+def scaled(span: Interval, number: float, work: Callable[[float, float], float]) -> Interval:
+    """``interval * number`` or ``interval / number``, both finite; 22012 for a division by zero.
 
-
-def multiply(span: Interval, factor: float) -> Interval:
-    """``interval * number``, both finite."""
-    if span.is_infinite or not math.isfinite(factor):
-        raise Unsupported("multiplication with infinity")
-    return _from_parts(span.months * factor, span.days * factor, span.us * factor)
-
-
-def divide(span: Interval, by: float) -> Interval:
-    """``interval / number``, both finite; 22012 for zero."""
-    if by == 0:
+    A fraction of a field goes over into the next smaller one.
+    """
+    if span.is_infinite or not math.isfinite(number):
+        raise Unsupported("intervals times or by infinity")
+    if work is truediv and number == 0:
         raise EngineError("22012", "division by zero")
-    if span.is_infinite or not math.isfinite(by):
-        raise Unsupported("division with infinity")
-    return _from_parts(span.months / by, span.days / by, span.us / by)
-
-
-def _from_parts(months: float, days: float, us: float) -> Interval:
-    """The interval of exact fields; a fraction goes over into the next smaller one."""
+    months, days, us = (work(field, number) for field in span)
     whole_months, whole_days = _whole(months), _whole(days)
     more_days = _microsecond((months - whole_months) * _MONTH_DAYS)
     seconds = _microsecond((days - whole_days + more_days - math.trunc(more_days)) * _DAY_SECONDS)

@@ -1,7 +1,13 @@
-"""``numeric`` as Postgres has it (``numeric.c``): exact but for division, without a minus zero."""
+"""``numeric`` and ``double precision``: text forms, and arithmetic as Postgres does it.
+
+``numeric`` is exact but for division, without a minus zero (``numeric.c``). What neither infinity
+nor NaN is needed for is refused where it would give one.
+"""
 
 from __future__ import annotations
 
+import math
+import operator
 import re
 from collections.abc import Callable
 from decimal import MAX_EMAX, MIN_EMIN, ROUND_HALF_UP, Context, Decimal
@@ -14,21 +20,14 @@ _EXACT = Context(
     prec=4 * _DIGITS_MAX, rounding=ROUND_HALF_UP, Emin=MIN_EMIN, Emax=MAX_EMAX, traps=[]
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
-_SPECIAL = {
-    "nan": Decimal("NaN"),
-    **dict.fromkeys(("inf", "+inf", "infinity", "+infinity"), Decimal("Infinity")),
-    **dict.fromkeys(("-inf", "-infinity"), Decimal("-Infinity")),
-}
+_OTHER_FORM = re.compile(r"[+-]?(0[xob]|nan|inf)|.*\d_\d", re.IGNORECASE)
 
 
 def numeric_in(text: str) -> Decimal:
     """``numeric`` input; 22P02 for what is none. Digits are kept as written."""
     word = text.strip()
-    special = _SPECIAL.get(word.lower())
-    if special is not None:
-        return special
     if not _NUMBER.fullmatch(word):
-        if re.match(r"[+-]?0[xob]|.*\d_\d", word, re.IGNORECASE):
+        if _OTHER_FORM.match(word):
             raise Unsupported(f"this form of a number ({text})")
         raise invalid_text("numeric", text)
     value = _check_size(Decimal(word))
@@ -37,54 +36,38 @@ def numeric_in(text: str) -> Decimal:
 
 def numeric_out(value: Decimal) -> str:
     """``numeric`` output: without an exponent."""
-    if not value.is_finite():
-        return "NaN" if value.is_nan() else "Infinity" if value > 0 else "-Infinity"
     text = format(value, "f")
     return text[1:] if text.startswith("-") and not value else text
 
 
 def _check_size(value: Decimal) -> Decimal:
-    if value.is_finite() and (
-        (value and value.adjusted() > _DIGITS_MAX) or scale(value) > _DIGITS_MAX
-    ):
+    if (value and value.adjusted() > _DIGITS_MAX) or _scale(value) > _DIGITS_MAX:
         raise Unsupported(f"numbers of more than {_DIGITS_MAX} digits")
     return value
 
 
-def scale(value: Decimal) -> int:
-    """How many digits a finite number has after its point."""
+def _scale(value: Decimal) -> int:
+    """How many digits a number has after its point."""
     return max(0, -int(value.as_tuple().exponent))
 
 
-def _sized(work: Callable[[Decimal, Decimal], Decimal]) -> Callable[[Decimal, Decimal], Decimal]:
-    return lambda a, b: _check_size(work(a, b))
-
-
-add = _sized(_EXACT.add)
-subtract = _sized(_EXACT.subtract)
-multiply = _sized(_EXACT.multiply)
-
-
-def _check_divisor(a: Decimal, b: Decimal) -> None:
-    if not (a.is_finite() and b.is_finite()):
-        raise Unsupported("division with infinity or NaN")
-    if b == 0:
+def _check_divisor(divisor: Decimal | float) -> None:
+    if divisor == 0:
         raise EngineError("22012", "division by zero")
 
 
 def divide(a: Decimal, b: Decimal) -> Decimal:
     """``numeric / numeric``, to as many digits as Postgres gives; 22012 for zero."""
-    _check_divisor(a, b)
+    _check_divisor(b)
     digits = _division_scale(a, b)
-    context = Context(
-        prec=max(a.adjusted() - b.adjusted(), 0) + digits + 20, Emin=MIN_EMIN, Emax=MAX_EMAX
-    )
+    precision = max(a.adjusted() - b.adjusted(), 0) + digits + 20
+    context = Context(prec=precision, Emin=MIN_EMIN, Emax=MAX_EMAX)
     return _check_size(rounded(context.divide(a, b), digits))
 
 
-def remainder(a: Decimal, b: Decimal) -> Decimal:
-    """``numeric % numeric``, with the sign of the first; 22012 for zero."""
-    _check_divisor(a, b)
+def _remainder(a: Decimal, b: Decimal) -> Decimal:
+    """With the sign of the first."""
+    _check_divisor(b)
     return _EXACT.remainder(a, b)
 
 
@@ -100,9 +83,54 @@ def _division_scale(a: Decimal, b: Decimal) -> int:
     weight_a, first_a = weight_and_first(a)
     weight_b, first_b = weight_and_first(b)
     quotient_weight = weight_a - weight_b - (1 if first_a <= first_b else 0)
-    return min(max(16 - quotient_weight * 4, scale(a), scale(b), 0), 1000)
+    return min(max(16 - quotient_weight * 4, _scale(a), _scale(b), 0), 1000)
 
 
-def rounded(value: Decimal, digits: int, mode: str = ROUND_HALF_UP) -> Decimal:
-    """The number with so many digits after its point."""
-    return value.quantize(Decimal((0, (1,), -digits)), mode, _EXACT) if value.is_finite() else value
+def rounded(value: Decimal, digits: int) -> Decimal:
+    """The number with so many digits after its point; a half goes away from zero."""
+    return value.quantize(Decimal((0, (1,), -digits)), ROUND_HALF_UP, _EXACT)
+
+
+NUMERIC_WORK: dict[str, Callable[[Decimal, Decimal], Decimal]] = {
+    "+": lambda a, b: _check_size(_EXACT.add(a, b)),
+    "-": lambda a, b: _check_size(_EXACT.subtract(a, b)),
+    "*": lambda a, b: _check_size(_EXACT.multiply(a, b)),
+    "/": divide,
+    "%": _remainder,
+}
+"""What the operators of ``numeric`` do."""
+
+
+# -- double precision ---------------------------------------------------------------------------
+
+
+def double_out(value: float) -> str:
+    """``double precision`` output: the shortest form that reads back the same."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    text = repr(value).removesuffix(".0")
+    if "e" not in text and ("." in text or len(text.lstrip("-")) <= 15):
+        return text
+    mantissa, _, exponent = f"{Decimal(text).normalize():e}".partition("e")
+    return f"{mantissa}e{exponent[0]}{exponent[1:].zfill(2)}"
+
+
+def _of_floats(symbol: str, work: Callable[[float, float], float]) -> Callable[..., float]:
+    def checked(a: float, b: float) -> float:
+        if symbol == "/" and math.isfinite(a):
+            _check_divisor(b)
+        value = work(a, b or math.nan) if symbol == "/" else work(a, b)
+        if not math.isfinite(value) or (value == 0 and symbol in "*/" and a and b):
+            raise Unsupported("results that double precision does not hold")
+        return value
+
+    return checked
+
+
+FLOAT_WORK = {
+    symbol: _of_floats(symbol, work)
+    for symbol, work in {
+        "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv,
+    }.items()
+}  # fmt: skip
+"""What the operators of ``double precision`` do; a result out of range is refused."""

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.session_state import SessionState
-from absurd_contimg.backends.memory.values import floats, intervals, numerics, text, times
+from absurd_contimg.backends.memory.values import intervals, numerics, text, times
 
 Value = Any
 Read = Callable[[str], Value]
@@ -45,7 +45,7 @@ _TYPES = (
     _plain("int4", 23, "integer", text.integer_in, str, 4),
     _plain("int8", 20, "bigint", lambda raw: text.integer_in(raw, "bigint"), str, 8),
     _plain("numeric", 1700, "numeric", numerics.numeric_in, numerics.numeric_out),
-    _plain("float8", 701, "double precision", text.double_in, floats.double_out, 8),
+    _plain("float8", 701, "double precision", text.double_in, numerics.double_out, 8),
     _plain("bool", 16, "boolean", text.boolean_in, lambda raw: "t" if raw else "f", 1),
     _plain("uuid", 2950, "uuid", text.uuid_in, text.uuid_out, 16),
     SqlType(
