@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 R, S, C, E, Q, P, K, L = (
     "procedures.runs", "procedures.tasks", "procedures.events", "procedures.events",
-    "procedures.queues", "procedures.partitions", "procedures.tasks", "procedures.cleanup",
+    "procedures.queues", "procedures.partitions", "procedures.tasks", "procedures.queues",
 )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ MUTANTS = (
     Mutant("clean-up takes what ends at the cutoff", L, "at < cutoff]", "at <= cutoff]"),
     Mutant("clean-up forgets runs", L, "catalog.checkpoints(tx, queue_name), runs", "catalog.checkpoints(tx, queue_name)"),
     Mutant("clean-up forgets checkpoints", L, "catalog.checkpoints(tx, queue_name), runs", "runs"),
-    Mutant("clean-up forgets keys", L, "    if partitioned:\n", "    if False:\n"),
+    Mutant("clean-up forgets keys", L, "    if partitioned:\n        of_tasks", "    if False:\n        of_tasks"),
     Mutant("clean-up takes live tasks", L, "    if task.state in LIVE:\n        return None\n", ""),
     Mutant("clean-up spares cancelled tasks", L, '    if task.state == "cancelled":\n        return task.cancelled_at\n', '    if task.state == "cancelled":\n        return None\n'),
     Mutant("clean-up ignores its limit", L, "return nsmallest(limit, items, key=lambda item: item[0])", "return items"),

@@ -158,14 +158,19 @@ def test_zones(sides: tuple[Any, Any]) -> None:
 
 def test_jsonb(sides: tuple[Any, Any]) -> None:
     """``numeric``'s limits bind jsonb's numbers, however they are written."""
-    assert not differences(sides, "select %s::text::jsonb::text", JSON, may_refuse=True)
+    query = "select %s::text::jsonb::text"
+    for text in JSON:
+        real, emulated = (answer(connection, query, text)[:2] for connection in sides)
+        assert emulated == real, text
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(JSON_PARTS), max_size=7).map("".join))
 def test_what_is_wrong_with_json(sides: tuple[Any, Any], text: str) -> None:
-    """It is refused where it is not just that the text ends too early."""
-    assert not differences(sides, "select %s::text::jsonb::text", (text,), may_refuse=True)
+    """The error is Postgres', its detail in words of Python; or it is refused."""
+    query = "select %s::text::jsonb::text"
+    real, emulated = (answer(connection, query, text) for connection in sides)
+    assert emulated[0] == "0A000" or emulated[:2] == real[:2]
 
 
 JSON_VALUES = st.recursive(

@@ -16,7 +16,7 @@ from uuid import UUID
 from absurd_contimg.backends.memory import catalog, jsonb
 from absurd_contimg.backends.memory.database import MemoryDatabase
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.procedures import checks, cleanup, events, queues, runs, tasks
+from absurd_contimg.backends.memory.procedures import checks, events, queues, runs, tasks
 from absurd_contimg.backends.memory.records import (
     dumped,
     python_values,
@@ -201,10 +201,10 @@ class MemoryBackend(Backend):
         await self._run(events.emit_event, (queue_name, event_name, dumped(payload)))
 
     async def cleanup_tasks(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
-        return await self._run(cleanup.cleanup_tasks, (queue_name, ttl_seconds, limit))
+        return await self._run(queues.cleanup_tasks, (queue_name, ttl_seconds, limit))
 
     async def cleanup_events(self, queue_name: str, ttl_seconds: int, limit: int = 1000) -> int:
-        return await self._run(cleanup.cleanup_events, (queue_name, ttl_seconds, limit))
+        return await self._run(queues.cleanup_events, (queue_name, ttl_seconds, limit))
 
     async def current_time(self) -> datetime:
         return times.to_datetime(await self._read(checks.current_time, ()))

@@ -52,7 +52,7 @@ def _check_tokens(text: str) -> None:
     for token in _STRING_OR_CONSTANT.findall(text):
         if token[0] != '"':
             raise _refusal(f'Token "{token}" is invalid.')
-        _string(json.loads(token))
+        _string(json.loads(token, strict=False))
 
 
 def _refusal(detail: str) -> EngineError:
@@ -167,7 +167,7 @@ def _key(key: object) -> str:
 
 def _constant(text: str) -> NoReturn:
     """Python's decoder knows ``NaN`` and the like, JSON does not."""
-    raise Unsupported(f"the JSON {text}")
+    raise _refusal(f'Token "{text}" is invalid.')
 
 
 def _number(text: str) -> str:
@@ -195,10 +195,9 @@ def parse(text: str) -> str:
             hint='Increase the configuration parameter "max_stack_depth" (currently 2048kB), '
             "after ensuring the platform's stack depth limit is adequate.",
         ) from None
-    except Unsupported:
-        raise
-    except EngineError:
-        _check_tokens(text)
+    except EngineError as error:
+        if not isinstance(error, Unsupported):
+            _check_tokens(text)
         raise
 
 
@@ -220,9 +219,11 @@ def _decode(text: str) -> Any:
         except ValueError:  # Python's int() takes some 4,000 digits
             return _DECODER_OF_LONG_INTEGERS.decode(text)
     except json.JSONDecodeError as error:
-        if error.pos < len(text) or "\\" in text:
-            raise Unsupported(f"JSON with this error: {error}") from None
-        raise _refusal("The input string ended unexpectedly.") from None
+        if "\\" in text:  # an escape before the error may be another one
+            raise Unsupported(f"this JSON ({error})") from None
+        is_cut = error.pos == len(text)
+        detail = "The input string ended unexpectedly." if is_cut else f"{error}."
+        raise _refusal(detail) from None
 
 
 def loads(text: str) -> Any:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn, TypeVar
 from weakref import ReferenceType
 
@@ -11,13 +12,108 @@ import psycopg
 from psycopg import pq
 from psycopg._connection_base import BaseConnection
 from psycopg._cursor_base import BaseCursor
-from psycopg.abc import Params, PQGen, Query
+from psycopg.abc import Buffer, Params, PQGen, PyFormat, Query
+from psycopg.adapt import AdaptersMap
 from psycopg.rows import tuple_row
 
-from absurd_contimg.backends.memory.dbapi.pgconn import MemoryPGconn
-from absurd_contimg.backends.memory.dbapi.results import Transformer, not_supported, psycopg_error
+from absurd_contimg.backends.memory.dbapi.pgconn import (
+    MemoryPGconn,
+    not_supported,
+    psycopg_error,
+)
 from absurd_contimg.backends.memory.errors import EngineError
+from absurd_contimg.backends.memory.records import uuid
 from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.values.times import EPOCH
+from absurd_contimg.backends.memory.values.types import ArrayType, SqlType
+
+Load = Callable[[Any], Any]
+_UNCHANGED = frozenset({"int2", "int4", "int8", "text", "bool", "float8"})
+"""The types whose values are the same in the engine and in Python."""
+
+
+class Transformer(psycopg.adapt.Transformer):  # type: ignore[misc, valid-type]  # C or Python
+    """psycopg's, which adapts parameters; rows are loaded from the engine's values.
+
+    A loader that the user has registered, and psycopg's own of a less frequent type, load the
+    value's text, as they do from a server.
+    """
+
+    pgconn: Any
+
+    @classmethod
+    def of(cls, adapters: AdaptersMap, pgconn: Any) -> Transformer:
+        """The transformer of a cursor. Its context is no connection: psycopg's needs libpq's."""
+        transformer = cls(adapters)
+        transformer.pgconn = pgconn
+        return transformer
+
+    def dump_sequence(
+        self, params: Sequence[Any], formats: Sequence[PyFormat]
+    ) -> Sequence[Buffer | None]:
+        if PyFormat.BINARY in formats:
+            raise not_supported("binary parameters (%b)")
+        try:
+            texts: Sequence[Buffer | None] = super().dump_sequence(
+                params, [PyFormat.TEXT] * len(params)
+            )
+            return texts
+        except psycopg.ProgrammingError:
+            for value, form in zip(params, formats, strict=True):  # the error names the format
+                if value is not None:
+                    self.get_dumper(value, form)
+            raise
+
+    def set_pgresult(self, result: Any, **_: Any) -> None:
+        self.result = result
+        self.loads: list[Load | None] | None = None
+
+    def load_rows(self, row0: int, row1: int, make_row: Any) -> list[Any]:
+        loads = self.loads
+        if loads is None:  # most results are never fetched
+            loads = self.loads = [self._load(column.kind) for column in self.result.columns]
+        return [
+            make_row(
+                [
+                    value if load is None or value is None else load(value)
+                    for value, load in zip(row, loads, strict=True)
+                ]
+            )
+            for row in self.result.rows[row0:row1]
+        ]
+
+    def load_row(self, row: int, make_row: Any) -> Any:
+        """One row; None after the last one, as psycopg 3.2 asks."""
+        rows = self.load_rows(row, row + 1, make_row)
+        return rows[0] if rows else None
+
+    def _load(self, kind: SqlType) -> Load | None:
+        """What makes Python's value of the engine's; None where they are the same."""
+        loader, session = self.get_loader(kind.oid, pq.Format.TEXT), self.pgconn.session
+
+        def from_text(value: Any) -> Any:
+            return loader.load(kind.show(value, session).encode())
+
+        if not type(loader).__module__.startswith("psycopg"):
+            return from_text
+        if kind.name in _UNCHANGED:
+            return None
+        if kind.name == "uuid":
+            return uuid
+        if isinstance(kind, ArrayType):
+            item = self._load(kind.element) or (lambda value: value)
+            return lambda values: [None if value is None else item(value) for value in values]
+        if kind.name != "timestamptz":
+            return from_text
+        zone = psycopg.ConnectionInfo(self.pgconn).timezone
+
+        def timestamptz(value: int) -> Any:
+            try:
+                return (EPOCH + timedelta(microseconds=value)).astimezone(zone)
+            except OverflowError:
+                return from_text(value)  # raises psycopg's error
+
+        return timestamptz
 
 
 class EngineCursor(BaseCursor[Any, Any]):

@@ -10,15 +10,19 @@ from types import SimpleNamespace
 from typing import NoReturn
 
 import psycopg
-from psycopg import pq
+from psycopg import errors, pq
 from psycopg.abc import Buffer, PQGen
 from psycopg.waiting import Wait
 
-from absurd_contimg.backends.memory.commands import check_outside_block, is_command
-from absurd_contimg.backends.memory.dbapi.results import MemoryResult, not_supported, psycopg_error
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session import Session, in_failed_transaction
-from absurd_contimg.backends.memory.sql.statements import Statement, compiled, split
+from absurd_contimg.backends.memory.sql.statements import (
+    Statement,
+    check_outside_block,
+    compiled,
+    is_command,
+    split,
+)
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values.types import BY_OID, UNKNOWN, Result, SqlType
 
@@ -172,3 +176,77 @@ def _types(oids: tuple[int, ...]) -> tuple[SqlType, ...]:
         if oid and oid not in BY_OID:
             raise not_supported(f"parameters of the type with oid {oid}")
     return tuple(BY_OID[oid] if oid else UNKNOWN for oid in oids)
+
+
+# -- results and errors -------------------------------------------------------------------------
+
+
+class MemoryResult:
+    """`psycopg.pq.PGresult` over a statement's result; None is that of a text without statement."""
+
+    def __init__(self, result: Result | None, session: Session) -> None:
+        self.session = session
+        self.columns = () if result is None or result.columns is None else result.columns
+        self.rows = [] if result is None else result.rows
+        self.status = pq.ExecStatus.EMPTY_QUERY
+        if result is not None:
+            given = result.columns is not None
+            self.status = pq.ExecStatus.TUPLES_OK if given else pq.ExecStatus.COMMAND_OK
+        self.nfields, self.ntuples = len(self.columns), len(self.rows)
+        self.command_status = b"" if result is None else result.tag.encode()
+        self.command_tuples = None if result is None or result.count < 0 else result.count
+
+    def fname(self, index: int) -> bytes:
+        return str(self.columns[index].name).encode()
+
+    def ftype(self, index: int) -> int:
+        return self.columns[index].kind.oid
+
+    def fmod(self, index: int) -> int:
+        return -1
+
+    def fsize(self, index: int) -> int:
+        return self.columns[index].kind.size
+
+    def fformat(self, index: int) -> int:
+        return pq.Format.TEXT
+
+    def get_value(self, row: int, column: int) -> bytes | None:
+        value = self.rows[row][column]
+        kind = self.columns[column].kind
+        return None if value is None else kind.show(value, self.session).encode()
+
+
+def psycopg_error(error: EngineError) -> psycopg.Error:
+    """The exception that psycopg raises for what Postgres reports."""
+    given = {
+        pq.DiagnosticField.SEVERITY: "ERROR",
+        pq.DiagnosticField.SEVERITY_NONLOCALIZED: "ERROR",
+        pq.DiagnosticField.SQLSTATE: error.sqlstate,
+        pq.DiagnosticField.MESSAGE_PRIMARY: error.message,
+        pq.DiagnosticField.MESSAGE_DETAIL: error.detail,
+        pq.DiagnosticField.MESSAGE_HINT: error.hint,
+        pq.DiagnosticField.SCHEMA_NAME: None if error.table is None else "absurd",
+        pq.DiagnosticField.TABLE_NAME: error.table,
+        pq.DiagnosticField.COLUMN_NAME: error.column,
+        pq.DiagnosticField.CONSTRAINT_NAME: error.constraint,
+    }
+    info: dict[int, bytes | None] = dict.fromkeys(pq.DiagnosticField)
+    info |= {field: text.encode() for field, text in given.items() if text is not None}
+    text = error.message
+    if error.detail is not None:
+        text += f"\nDETAIL:  {error.detail}"
+    if error.hint is not None:
+        text += f"\nHINT:  {error.hint}"
+    try:
+        kind = errors.lookup(error.sqlstate)
+    except KeyError:
+        kind = errors.get_base_exception(error.sqlstate)
+    return kind(text, info=info)
+
+
+def not_supported(what: str) -> psycopg.NotSupportedError:
+    """The refusal of something that psycopg has and the emulator lacks."""
+    return psycopg.NotSupportedError(
+        f"the in-memory Absurd does not support {what}; run with --absurd-backend postgres"
+    )

@@ -5,6 +5,6 @@ first and then the SQL function's arguments; an answer is a named tuple of the S
 columns, or a list of them. Importing the package declares them all (see `signatures`).
 """
 
-from absurd_contimg.backends.memory.procedures import cleanup, events, queues, runs, tasks
+from absurd_contimg.backends.memory.procedures import events, queues, runs, tasks
 
-__all__ = ["cleanup", "events", "queues", "runs", "tasks"]
+__all__ = ["events", "queues", "runs", "tasks"]

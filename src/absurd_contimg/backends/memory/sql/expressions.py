@@ -11,10 +11,10 @@ from typing import Any
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.sql import aggregates, calls, casts, functions, operators
-from absurd_contimg.backends.memory.sql.aggregates import Aggregate
+from absurd_contimg.backends.memory.sql import calls, casts, functions, operators
 from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, type_name
+from absurd_contimg.backends.memory.sql.functions import AGGREGATES, Aggregate
 from absurd_contimg.backends.memory.sql.operators import comparison, sort_key
 from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node, Query, Scope
 from absurd_contimg.backends.memory.values import types
@@ -29,7 +29,7 @@ _OPERATORS: dict[type, str] = {
 }  # fmt: skip
 
 
-FUNCTIONS = functions.NAMES | aggregates.NAMES
+FUNCTIONS = functions.NAMES | AGGREGATES
 """What is written as a function and compiled here."""
 
 
@@ -317,7 +317,7 @@ def _scalar_query(compiler: Compiler, node: exp.Subquery) -> Expr:
 
 def _call(compiler: Compiler, node: exp.Anonymous) -> Expr:
     name = str(node.this).lower()
-    if name in aggregates.NAMES:
+    if name in AGGREGATES:
         return _aggregate(compiler, node)
     return functions.call(name, *calls.arguments(node, compiler.compile))
 
@@ -340,7 +340,7 @@ def _aggregate(compiler: Compiler, node: Node) -> Expr:
     inner = Compiler(scope, compiler.subquery, clause="nested")
     if isinstance(node, exp.Filter):
         condition, call = inner.condition(node.expression.this, "FILTER"), node.this
-    made = aggregates.compile_aggregate(call, scope, inner.compile, condition)
+    made = functions.compile_aggregate(call, scope, inner.compile, condition)
     scope.grouping = grouping
     index = len(compiler.aggregates)
     compiler.aggregates.append(made)

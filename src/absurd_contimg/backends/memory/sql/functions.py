@@ -1,4 +1,4 @@
-"""Postgres' own functions: which there are, which arguments they take, and what they do."""
+"""Postgres' own functions and aggregates: which arguments they take, and what they do."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ import operator
 import string
 from collections.abc import Callable
 from decimal import Decimal
+from functools import partial, reduce
 from typing import Any, NamedTuple
+
+from sqlglot import exp
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.sql import casts
 from absurd_contimg.backends.memory.sql.casts import common_type, converted, is_implicit
+from absurd_contimg.backends.memory.sql.dialect import name_of
 from absurd_contimg.backends.memory.sql.operators import check_ordered, comparison, sort_key
-from absurd_contimg.backends.memory.sql.scope import Env, Expr
-from absurd_contimg.backends.memory.values import times, types
+from absurd_contimg.backends.memory.sql.scope import Env, Evaluate, Expr, Node, Scope
+from absurd_contimg.backends.memory.values import intervals, numerics, times, types
 from absurd_contimg.backends.memory.values.numerics import rounded
 from absurd_contimg.backends.memory.values.times import Interval, timestamptz_out
 from absurd_contimg.backends.memory.values.types import JSONB, NUMERIC, TEXT, TIMESTAMPTZ, SqlType
@@ -262,3 +266,109 @@ _SPECIAL: dict[str, Callable[[list[Expr], str], Expr]] = {
     "set_config": _set_config,
 }
 NAMES = frozenset({*_FORMS, *_SPECIAL})
+
+
+# -- aggregates ---------------------------------------------------------------------------------
+
+AGGREGATES = frozenset({"avg", "count", "max", "min", "sum"})
+Combine = Callable[[list[Any]], Any]
+"""What makes the result of a group's values, of which none is null."""
+
+
+class Aggregate(NamedTuple):
+    """A compiled aggregate: its value for the rows of a group."""
+
+    kind: SqlType
+    value: Callable[[list[Env]], Any]
+
+
+def compile_aggregate(
+    node: Node, scope: Scope, compile_argument: Callable[[Node], Expr], condition: Evaluate | None
+) -> Aggregate:
+    """A call of an aggregate, of the rows where the condition of its ``filter`` holds."""
+    name, items = str(node.this).lower(), list(node.expressions)
+    distinct = bool(items) and isinstance(items[0], exp.Distinct)
+    if distinct:
+        items = list(items[0].expressions)
+    if name not in AGGREGATES or len(items) != 1:
+        raise Unsupported(f"the aggregate {name} with these arguments")
+    item, expr = items[0], Expr(types.BOOL, lambda _: True)  # count(*) counts any row
+    if isinstance(item, exp.Column) and isinstance(item.this, exp.Star):
+        index = scope.places_of(name_of(item.args["table"]))[0][0]
+        expr = Expr(types.BOOL, lambda env: env.rows[index])  # an outer join's row may be null
+    elif not isinstance(item, exp.Star):
+        return _aggregate(name, compile_argument(item), condition, distinct=distinct)
+    if name != "count" or distinct:
+        raise Unsupported(f"{name} of whole rows")
+    return _aggregate(name, expr, condition)
+
+
+def _aggregate(
+    name: str, expr: Expr, condition: Evaluate | None, *, distinct: bool = False
+) -> Aggregate:
+    """An aggregate of one argument; 42883 for one of a type that it does not take."""
+    expr = casts.as_text(expr) if name in ("max", "min") else expr
+    make = {"count": _count, "sum": _sum, "avg": _average}.get(name, _extreme_of)
+    kind, combine = make(name, expr.kind)
+    if distinct:
+        expr = casts.as_text(expr)
+        check_ordered(expr.kind, "DISTINCT")
+    argument, inner = expr.kind, expr.value
+
+    def value(envs: list[Env]) -> Any:
+        if condition is not None:
+            envs = [env for env in envs if condition(env) is True]
+        known = [raw for env in envs if (raw := inner(env)) is not None]
+        if distinct:
+            known = list({sort_key(argument, raw): raw for raw in known}.values())
+        return combine(known)
+
+    return Aggregate(kind, value)
+
+
+def _count(_: str, __: SqlType) -> tuple[SqlType, Combine]:
+    return types.INT8, len
+
+
+def _extreme_of(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
+    if kind in (types.BOOL, types.JSONB, types.UUID):
+        raise casts.unmatched("function", f"{name}({kind.shown})")
+    check_ordered(kind, name)
+    choose: Callable[..., Any] = max if name == "max" else min
+    return kind, lambda known: choose(known, key=lambda raw: sort_key(kind, raw), default=None)
+
+
+_SUMS: dict[SqlType, tuple[SqlType, Combine]] = {
+    types.INT2: (types.INT8, sum),
+    types.INT4: (types.INT8, sum),
+    types.INT8: (NUMERIC, lambda known: Decimal(sum(known))),
+    NUMERIC: (NUMERIC, partial(reduce, numerics.NUMERIC_WORK["+"])),
+    types.FLOAT8: (types.FLOAT8, partial(reduce, numerics.FLOAT_WORK["+"])),
+    types.INTERVAL: (types.INTERVAL, partial(reduce, intervals.add)),
+}
+
+
+def _summable(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
+    if kind not in _SUMS:
+        raise casts.unmatched("function", f"{name}({kind.shown})", unique=kind is not types.UNKNOWN)
+    return _SUMS[kind]
+
+
+def _sum(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
+    result, total = _summable(name, kind)
+    return result, lambda known: total(known) if known else None
+
+
+def _average(name: str, kind: SqlType) -> tuple[SqlType, Combine]:
+    _, total = _summable(name, kind)
+
+    def mean(known: list[Any]) -> Any:
+        if not known:
+            return None
+        if kind is types.INTERVAL:
+            return intervals.scaled(total(known), len(known), operator.truediv)
+        if kind is types.FLOAT8:
+            return total(known) / len(known)
+        return numerics.divide(Decimal(total(known)), Decimal(len(known)))
+
+    return NUMERIC if kind in types.INTEGERS else kind, mean

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 from sqlglot import exp
 
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.sql.aggregates import NAMES, Aggregate
 from absurd_contimg.backends.memory.sql.casts import as_text, common_type, converted
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, name_of, part
 from absurd_contimg.backends.memory.sql.expressions import Compiler, unwrapped
+from absurd_contimg.backends.memory.sql.functions import AGGREGATES, Aggregate
 from absurd_contimg.backends.memory.sql.operators import check_ordered, row_key, sort_key
 from absurd_contimg.backends.memory.sql.scope import Env, Expr, Grouping, Node, Query, Scope
 from absurd_contimg.backends.memory.sql.sources import FromClause, Pairs, renamed, row_locks
@@ -171,7 +171,7 @@ def _is_grouped(node: exp.Select) -> bool:
     """Whether a query has groups: by its clauses, or for an aggregate outside of subqueries."""
     parts = [*node.expressions, node.args.get("order")]
     return bool(node.args.get("group") or node.args.get("having")) or any(
-        isinstance(inner, exp.Anonymous) and str(inner.this).lower() in NAMES
+        isinstance(inner, exp.Anonymous) and str(inner.this).lower() in AGGREGATES
         for item in parts
         if item is not None
         for inner in item.walk(prune=lambda each: isinstance(each, exp.Select))

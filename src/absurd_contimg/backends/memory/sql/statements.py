@@ -7,31 +7,26 @@ sqlglot. Compiled statements are kept by text and types; they serve every databa
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from absurd_contimg.backends.memory.commands import (
-    control_of,
-    first_word,
-    run_of,
-    semicolons,
-    without_comments,
-)
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported
-from absurd_contimg.backends.memory.session import Session
+from absurd_contimg.backends.memory.procedures.partitions import detach_partition
+from absurd_contimg.backends.memory.session import Session, in_failed_transaction
 from absurd_contimg.backends.memory.sql.dialect import PARAMETER, EmulatedPostgres, check
 from absurd_contimg.backends.memory.sql.expressions import FUNCTIONS
 from absurd_contimg.backends.memory.sql.modify import compile_change
 from absurd_contimg.backends.memory.sql.queries import compile_query
 from absurd_contimg.backends.memory.sql.scope import Env, Node, Plan, Scope
 from absurd_contimg.backends.memory.transaction import Transaction
-from absurd_contimg.backends.memory.values.types import Result, SqlType
+from absurd_contimg.backends.memory.values.types import TEXT, ColumnInfo, Result, SqlType
 
 logging.getLogger("sqlglot").addHandler(logging.NullHandler())
 STATEMENTS_KEPT_MAX = 512
@@ -128,3 +123,191 @@ def _parsed(text: str) -> Node:
     if not isinstance(node, exp.Query | exp.Values | exp.Insert | exp.Update | exp.Delete):
         raise Unsupported(first_word(text).upper())
     return node
+
+
+# -- transaction control and settings -----------------------------------------------------------
+
+T = TypeVar("T")
+Match = re.Match[str]
+Control = Callable[[Session], Result]
+Command = Callable[[Transaction], Result]
+_QUOTED_OR_COMMENT = re.compile(
+    r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|(--[^\n]*|/\*.*?\*/)""", re.DOTALL
+)
+_NAME = r'("(?:[^"]|"")+"|[A-Za-z_][A-Za-z0-9_$]*)'
+_SETTING = r'((?:"[^"]+"|[A-Za-z_][\w$]*)(?:\.(?:"[^"]+"|[A-Za-z_][\w$]*))*)'
+_TABLE = rf"(?:absurd\.)?{_NAME}"
+_LEVEL = r"(?:\s+isolation\s+level\s+read\s+(?:un)?committed)?"
+_WORK = r"(?:\s+(?:work|transaction))?(?:\s+and\s+no\s+chain)?"
+_ROLLBACK_TO = rf"rollback{_WORK}\s+to\s+(?:savepoint\s+)?{_NAME}"
+
+
+def without_comments(text: str) -> str:
+    """The text with blanks for comments."""
+    return _QUOTED_OR_COMMENT.sub(lambda match: " " if match[2] else match[0], text).strip()
+
+
+def semicolons(text: str) -> list[int]:
+    """Where the statements of a text end; not in quotes and comments."""
+    matches = re.finditer(rf"{_QUOTED_OR_COMMENT.pattern}|;", text, re.DOTALL)
+    return [match.start() for match in matches if match[0] == ";"]
+
+
+def first_word(text: str) -> str:
+    """The word that tells what a statement is."""
+    return re.split(r"[\s;(]", without_comments(text), maxsplit=1)[0].lower()
+
+
+def is_command(text: str) -> bool:
+    """Whether it is for the session and no query: transaction control and settings."""
+    return first_word(text) in _CONTROL_WORDS | _RUN_WORDS
+
+
+def check_outside_block(text: str) -> None:
+    """25P01 for what wants a transaction block, where several statements only share one."""
+    name = {"release": "RELEASE SAVEPOINT", "savepoint": "SAVEPOINT"}.get(first_word(text))
+    if _match(_ROLLBACK_TO, without_comments(text)) is not None:
+        name = "ROLLBACK TO SAVEPOINT"
+    if name is not None:
+        raise EngineError("25P01", f"{name} can only be used in transaction blocks")
+
+
+def control_of(text: str) -> Control | None:
+    """What a statement of transaction control does; None for any other statement."""
+    return _made(text, _CONTROLS) if first_word(text) in _CONTROL_WORDS else None
+
+
+def run_of(text: str) -> Command | None:
+    """What a statement about settings or partitions does; None for any other statement."""
+    return _made(text, _RUNS) if first_word(text) in _RUN_WORDS else None
+
+
+def _made(text: str, forms: tuple[tuple[str, Callable[[Match], T]], ...]) -> T:
+    for pattern, make in forms:
+        match = _match(pattern, without_comments(text))
+        if match is not None:
+            return make(match)
+    raise Unsupported(f"this form of {first_word(text).upper()}")
+
+
+def _match(pattern: str, text: str) -> Match | None:
+    return re.fullmatch(pattern, text, re.IGNORECASE | re.DOTALL)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
+
+
+def _begin(match: Match) -> Control:
+    def control(session: Session) -> Result:
+        if session.failed:
+            raise in_failed_transaction()
+        session.begin()
+        return Result("START TRANSACTION" if match[0][:1] in "sS" else "BEGIN")
+
+    return control
+
+
+def _commit(_: Match) -> Control:
+    return lambda session: Result("COMMIT" if session.commit() else "ROLLBACK")
+
+
+def _rollback(match: Match) -> Control:
+    def control(session: Session) -> Result:
+        if match.re.groups:
+            session.rollback_to_savepoint(_unquoted(match[1]))
+        else:
+            session.rollback()
+        return Result("ROLLBACK")
+
+    return control
+
+
+def _savepoint(match: Match) -> Control:
+    tag, name = match[1].upper(), _unquoted(match[2])
+
+    def control(session: Session) -> Result:
+        if session.failed:
+            raise in_failed_transaction()
+        (session.savepoint if tag == "SAVEPOINT" else session.release_savepoint)(name)
+        return Result(tag)
+
+    return control
+
+
+def _set(match: Match) -> Command:
+    scope, zone, setting, raw = match.groups()
+    name = "TimeZone" if zone else setting.replace('"', "")
+    parts = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|[^,\s]+", raw)
+    value: str | None = ", ".join(
+        part[1:-1].replace("''", "'") if part[:1] in "'\"" else part.lower() for part in parts
+    )
+    if raw.lower() in ("default", "local"):
+        value = None
+
+    def run(tx: Transaction) -> Result:
+        tx.session.set(name, value, local=(scope or "").lower() == "local")
+        return Result("SET")
+
+    return run
+
+
+def _reset(match: Match) -> Command:
+    name = "timezone" if match[1] else match[2].replace('"', "")
+
+    def run(tx: Transaction) -> Result:
+        if name.lower() == "all":
+            tx.session.reset_all()
+        else:
+            tx.session.set(name, None)
+        return Result("RESET")
+
+    return run
+
+
+def _show(match: Match) -> Command:
+    name = "timezone" if match[1] else match[2].lower()
+    shown = {"timezone": "TimeZone", "datestyle": "DateStyle", "intervalstyle": "IntervalStyle"}
+
+    def run(tx: Transaction) -> Result:
+        value = tx.session.setting(name)
+        if value is None:
+            raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
+        return Result("SHOW", (ColumnInfo(shown.get(name, name), TEXT),), [(value,)], 1)
+
+    return run
+
+
+def _detach(match: Match) -> Command:
+    """``alter table ... detach partition``, which absurdctl sends for old partitions."""
+
+    def run(tx: Transaction) -> Result:
+        detach_partition(tx, _unquoted(match[1]), _unquoted(match[2]))
+        return Result("ALTER TABLE")
+
+    return run
+
+
+_CONTROLS: tuple[tuple[str, Callable[[Match], Control]], ...] = (
+    (rf"(?:begin(?:\s+(?:work|transaction))?|start\s+transaction){_LEVEL}", _begin),
+    (rf"(?:commit|end){_WORK}", _commit),
+    (rf"(?:rollback|abort){_WORK}", _rollback),
+    (_ROLLBACK_TO, _rollback),
+    (rf"(savepoint|release)\s+(?:savepoint\s+)?{_NAME}", _savepoint),
+)
+_RUNS: tuple[tuple[str, Callable[[Match], Command]], ...] = (
+    (
+        rf"set\s+(?:session\s+characteristics\s+as\s+)?transaction{_LEVEL}",
+        lambda _: lambda _: Result("SET"),
+    ),
+    (rf"set\s+(?:(session|local)\s+)?(?:(time\s+zone)\s+|{_SETTING}\s*(?:=|\sto\s)\s*)(.+)", _set),
+    (rf"reset\s+(?:(time\s+zone)|{_SETTING})", _reset),
+    (rf"show\s+(?:(time\s+zone)|{_SETTING})", _show),
+    (
+        rf"alter\s+table\s+(?:only\s+)?{_TABLE}\s+detach\s+partition\s+{_TABLE}"
+        r"(?:\s+(?:concurrently|finalize))?",
+        _detach,
+    ),
+)
+_CONTROL_WORDS = {"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"}
+_RUN_WORDS = {"set", "reset", "show", "alter"}

@@ -9,17 +9,23 @@ from functools import lru_cache
 from absurd_contimg.backends.memory.errors import EngineError, Unsupported, invalid_text
 
 _SPACE = " \t\n\v\f\r"
-_INT_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
+_INTEGER = re.compile(
+    r"[+-]?(?:(0x(?:_?[0-9a-f])+|0o(?:_?[0-7])+|0b(?:_?[01])+)|\d(?:_?\d)*)",
+    re.ASCII | re.IGNORECASE,
+)
+INT_BITS = {"smallint": 16, "integer": 32, "bigint": 64}
 
 
 def integer_in(text: str, type_name: str = "integer") -> int:
     """An integer type's input: 22P02 if it is none, 22003 if it does not fit."""
     word = text.strip(_SPACE)
-    if not re.fullmatch(r"[+-]?[0-9]{1,80}", word):
-        if re.match(r"[+-]?\d\w", word):  # a base or an underscore, or an overflow comes first
+    match = _INTEGER.fullmatch(word)
+    if match is None or len(word) > 80:
+        if re.match(r"[+-]?\d\w{4}", word):  # Postgres may see an overflow before what is wrong
             raise Unsupported(f"this form of an integer ({text})")
         raise invalid_text(type_name, text)
-    limit, value = 1 << (_INT_BITS[type_name] - 1), int(word)
+    limit = 1 << (INT_BITS[type_name] - 1)
+    value = int(word, 0 if match[1] else 10)
     if not -limit <= value < limit:
         raise EngineError("22003", f'value "{text}" is out of range for type {type_name}')
     return value
@@ -31,12 +37,18 @@ def double_in(text: str) -> float:
     bare = word.lower().removeprefix("-" if word[:1] == "-" else "+")
     if bare in ("nan", "inf", "infinity"):
         return float(word)
-    if bare.startswith("0x"):
-        raise Unsupported(f"this form of a number ({text})")
-    if not re.fullmatch(r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", bare, re.ASCII):
+    try:
+        value = float.fromhex(word) if bare.startswith("0x") else float(word)
+    except OverflowError:
+        value = math.inf
+    except ValueError:
+        raise invalid_text("double precision", text) from None
+    if not word.isascii() or "_" in word:
         raise invalid_text("double precision", text)
-    value = float(word)
-    if math.isinf(value) or (value == 0 and re.search("[1-9]", bare.split("e")[0])):
+    significand = re.split("[eEpP]", bare)[0]
+    if math.isinf(value) or (
+        value == 0 and any(digit in "123456789abcdef" for digit in significand.removeprefix("0x"))
+    ):
         raise EngineError("22003", f'"{word}" is out of range for type double precision')
     return value
 
