@@ -107,11 +107,23 @@ def emulator_facts() -> Facts:
         key = table.primary_key
         columns = [_column(known, key == (known.name,)) for known in table.columns]
         facts.update(_table(letter, columns + [f"primary key ({', '.join(key)})"] * (len(key) > 1)))
-        for suffix, what in table.indexes.items():
-            facts[f"table {letter} index {suffix}"] = what
+        for suffix, columns_and_condition in INDEXES.get(letter, {}).items():
+            facts[f"table {letter} index {suffix}"] = columns_and_condition
     return facts
 
 
+INDEXES = {
+    "t": {"_ci": "(task_id) where cancellation is not null"},
+    "r": {
+        "_sai": "(state, available_at)",
+        "_ti": "(task_id)",
+        "_cei": "(claim_expires_at) where state = 'running' and claim_expires_at is not null",
+    },
+    "e": {"_eai": "(emitted_at)"},
+    "w": {"_eni": "(event_name)", "_ti": "(task_id)"},
+    "i": {"_ti": "(task_id)"},
+}
+"""Postgres' indexes by table and by the end of their names; the emulator keeps its own."""
 _CREATE_SCHEMA = "create schema if not exists absurd"
 
 

@@ -25,7 +25,6 @@ READ: dict[str, tuple[str, ...]] = {
     "float8": ("0", "-1.5", "1e300", "1e-300", "nan", "-Infinity", "1e400", "x", ""),
     "bool": ("t", "true", "yes", "on", "1", "f", "no", "off", "0", "x", "o", ""),
     "uuid": ("00000000-0000-0000-0000-000000000001", "{00000000000000000000000000000001}", "x", ""),
-    "text[]": ("{}", "{a,b}", '{"a b",NULL,"null"}', "x"),
     "interval": (
         "1 day", "3 days", "-1 day", "2 hours 30 minutes", "1 week", "1 month", "1 mon 1 day", "1 year 2 months", "90 s", "0",
         "1.5 days", "1.5 hours", "0.25 s", "1 day 02:03:04.5", "-01:30:00", "1 day, 0:00:05", "-1 day, 23:59:59",

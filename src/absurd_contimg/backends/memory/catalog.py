@@ -110,16 +110,6 @@ def relation(tx: Transaction, name: str, mode: TableLock = READ) -> Relation:
     return known
 
 
-def is_index(tx: Transaction, name: str) -> bool:
-    """Whether a table has an index of this name; names that Postgres has cut are not known."""
-    for known in relations(tx).scan(tx):
-        ends = ["_pkey", *known.table.schema.indexes]
-        ends += ["_idempotency_key_key"] * known.table.unique_key
-        if known.partition is None and name in [f"{known.name}{end}" for end in ends]:
-            return True
-    return False
-
-
 class _TableOf(Protocol[T_co]):
     """The table of a queue, locked in `mode`; 42P01 if there is none, 22004 for a null name."""
 

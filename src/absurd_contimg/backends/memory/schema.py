@@ -1,4 +1,4 @@
-"""Absurd's tables: columns, SQL types, defaults, checks, keys and indexes.
+"""Absurd's tables: columns, SQL types, defaults, checks and keys.
 
 The one declaration from which rows, catalogue, refusals and the drift report derive. A row is a
 named tuple whose annotations are the SQL types: a UUID is a 128-bit integer, a time an integer of
@@ -190,18 +190,14 @@ def _is_sql(annotation: Any) -> bool:
 
 
 class TableSchema:
-    """A kind of table: its row, keys and indexes."""
+    """A kind of table: its row and keys."""
 
-    def __init__(
-        self, row: Any, primary_key: str, *, partition_key: str = "", **indexes: str
-    ) -> None:
+    def __init__(self, row: Any, primary_key: str, partition_key: str = "") -> None:
         self.row = row
         self.columns = columns_of(row)
         self.primary_key = tuple(primary_key.split())
         self.partition_key = partition_key
         """The column by which the table of a partitioned queue is partitioned; "" if it is not."""
-        self.indexes = indexes
-        """Postgres' indexes by the end of their names; the emulator keeps its own."""
 
     def position(self, name: str) -> int:
         """Where the column stands."""
@@ -237,23 +233,12 @@ def not_null_violation(name: str, relation: str) -> EngineError:
 
 
 TABLES: dict[str, TableSchema] = {
-    "t": TableSchema(
-        TaskRow, "task_id", partition_key="task_id", _ci="(task_id) where cancellation is not null"
-    ),
-    "r": TableSchema(
-        RunRow,
-        "run_id",
-        partition_key="run_id",
-        _sai="(state, available_at)",
-        _ti="(task_id)",
-        _cei="(claim_expires_at) where state = 'running' and claim_expires_at is not null",
-    ),
-    "c": TableSchema(CheckpointRow, "task_id checkpoint_name", partition_key="task_id"),
-    "e": TableSchema(EventRow, "event_name", _eai="(emitted_at)"),
-    "w": TableSchema(
-        WaitRow, "run_id step_name", partition_key="run_id", _eni="(event_name)", _ti="(task_id)"
-    ),
-    "i": TableSchema(KeyRow, "idempotency_key", _ti="(task_id)"),
+    "t": TableSchema(TaskRow, "task_id", "task_id"),
+    "r": TableSchema(RunRow, "run_id", "run_id"),
+    "c": TableSchema(CheckpointRow, "task_id checkpoint_name", "task_id"),
+    "e": TableSchema(EventRow, "event_name"),
+    "w": TableSchema(WaitRow, "run_id step_name", "run_id"),
+    "i": TableSchema(KeyRow, "idempotency_key"),
     "queues": TableSchema(QueueRow, "queue_name"),
 }
 """By the letter before the queue's name; ``queues`` for the table of queues."""

@@ -36,23 +36,15 @@ class Operation(NamedTuple):
     def __str__(self) -> str:
         shown = ", ".join(_brief(argument) for argument in self.arguments)
         moment = times.to_datetime(self.time).isoformat(timespec="milliseconds")
-        outcome = self.outcome if self.answer in (None, "") else _answered(self.answer)
+        outcome = self.outcome if self.answer in (None, "") else _brief(self.answer)
         return f"{moment}  s{self.session_id}  {self.procedure}({shown}) -> {outcome}"
 
 
-def _answered(answer: object, rows_max: int = 3) -> str:
-    """What a procedure gave back: a value, a row, or its first rows."""
-    if isinstance(answer, tuple):
-        return f"({', '.join(_brief(item, 30) for item in answer)})"
-    if not isinstance(answer, list):
-        return _brief(answer)
-    rows = [_answered(row) for row in answer[:rows_max]]
-    if len(answer) > rows_max:
-        rows.append(f"and {len(answer) - rows_max} more")
-    return "; ".join(rows) or "no rows"
-
-
 def _brief(value: object, length_max: int = 60) -> str:
+    """An argument, an answer or a row of one."""
+    if isinstance(value, tuple | list):
+        shown = [_brief(item, 30) for item in value[:12]] or ["no rows"]
+        return f"({', '.join(shown)})" if isinstance(value, tuple) else "; ".join(shown)
     if isinstance(value, int) and value.bit_length() > 64:
         return f"{value:032x}"[-8:]
     if isinstance(value, int) and value > _RECENT_US:

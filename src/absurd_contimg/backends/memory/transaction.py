@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from enum import IntEnum
-from typing import Any, Protocol, TypeVar, TypeVarTuple
+from typing import Any, TypeVar, TypeVarTuple
 
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.store import Store
@@ -70,13 +70,6 @@ Ts = TypeVarTuple("Ts")
 _NO_TABLES: dict[str, dict[str | None, Any]] = {letter: {} for letter in "trcewi"}
 
 
-class LockedTable(Protocol):
-    """A table as a transaction sees it: who holds its rows."""
-
-    row_locks: dict[Hashable, dict[Transaction, RowLock]]
-    uncommitted: dict[Hashable, tuple[Transaction, Any]]
-
-
 class WouldBlock(Exception):
     """The statement needs what `holder` has; undo it, wait for `holder` to end, run it again."""
 
@@ -116,7 +109,7 @@ class Transaction:
             return read(*arguments)
         return self.session.read_once(read, *arguments)
 
-    def lock_row(self, table: LockedTable, key: Hashable, mode: RowLock) -> None:
+    def lock_row(self, table: Any, key: Hashable, mode: RowLock) -> None:
         """Take the lock until the transaction ends; `WouldBlock` if another is in the way."""
         holder = self.row_holder(table, key, mode)
         if holder is not None:
@@ -129,15 +122,16 @@ class Transaction:
             holders[self] = mode
             self.undo.append(lambda: self._release_row(table, key, before))
 
-    def row_holder(self, table: LockedTable, key: Hashable, mode: RowLock) -> Transaction | None:
+    def row_holder(self, table: Any, key: Hashable, mode: RowLock) -> Transaction | None:
         """Another transaction that holds a conflicting lock on the row."""
         conflicts = ROW_CONFLICTS[mode]
-        for holder, held in table.row_locks.get(key, {}).items():
+        holders: dict[Transaction, RowLock] = table.row_locks.get(key, {})
+        for holder, held in holders.items():
             if holder is not self and held in conflicts:
                 return holder
         return None
 
-    def _release_row(self, table: LockedTable, key: Hashable, before: RowLock | None) -> None:
+    def _release_row(self, table: Any, key: Hashable, before: RowLock | None) -> None:
         holders = table.row_locks[key]
         del holders[self]
         if before is not None:
@@ -145,7 +139,7 @@ class Transaction:
         if not holders:
             del table.row_locks[key]
 
-    def mark(self, table: LockedTable, key: Hashable, before: Any) -> None:
+    def mark(self, table: Any, key: Hashable, before: Any) -> None:
         """Let others go on reading `before` (None: no row) until the transaction ends."""
         if key not in table.uncommitted:
             table.uncommitted[key] = (self, before)

@@ -10,7 +10,12 @@ from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory import catalog
 from absurd_contimg.backends.memory.catalog import PARTITIONED, AnyTable, Relation, new_table
-from absurd_contimg.backends.memory.errors import EngineError, raise_exception, undefined_table
+from absurd_contimg.backends.memory.errors import (
+    EngineError,
+    Unsupported,
+    raise_exception,
+    undefined_table,
+)
 from absurd_contimg.backends.memory.procedures.checks import require_queue
 from absurd_contimg.backends.memory.procedures.signatures import procedure
 from absurd_contimg.backends.memory.schema import Bool, QueueRow, Text, Timestamptz, Uuid
@@ -29,6 +34,7 @@ from absurd_contimg.backends.memory.values.times import (
 
 UUIDV7_MS_MAX = 281_474_976_710_655
 _WEEK = Interval(days=7)
+_INDEX_NAMES_END = ("_pkey", "_key", "_ci", "_sai", "_ti", "_cei", "_eai", "_eni")
 
 
 @procedure("efb384cc90ff9a5e")
@@ -201,10 +207,8 @@ def drop_detached_partition(
     if not name:
         raise_exception("partition table must be provided")
     relation = catalog.find(tx, name)
-    if relation is None and catalog.is_index(tx, name):
-        raise EngineError(
-            "42809", f'"{name}" is not a table', hint="Use DROP INDEX to remove an index."
-        )
+    if relation is None and name.endswith(_INDEX_NAMES_END):
+        raise Unsupported(f"indexes, which {name} may be")
     if relation is None or relation.partition is not None:
         return False
     drop_table(tx, relation)

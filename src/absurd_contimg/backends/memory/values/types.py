@@ -81,22 +81,10 @@ def _array_type(element: SqlType, oid: int) -> ArrayType:
     def read(raw: str, session: SessionState) -> list[Value]:
         return [None if item is None else element.read(item, session) for item in _items(raw)]
 
-    def show(values: list[Value], session: SessionState) -> str:
-        shown = [
-            "NULL" if value is None else _quoted(element.show(value, session), '{},"\\', '\\"')
-            for value in values
-        ]
-        return "{" + ",".join(shown) + "}"
+    def show(_: list[Value], __: SessionState) -> str:
+        raise Unsupported("arrays as text")
 
     return ArrayType(f"_{element.name}", oid, f"{element.shown}[]", read, show, -1, element)
-
-
-def _quoted(shown: str, marks: str, quote: str) -> str:
-    """An item of an array or a field of a record, in quotes where it needs them."""
-    if shown and not any(mark in shown for mark in f"{marks} \t\n\r\v\f"):
-        return f'"{shown}"' if shown.lower() == "null" and quote == '\\"' else shown
-    escaped = shown.replace("\\", "\\\\").replace('"', quote)
-    return f'"{escaped}"'
 
 
 _ARRAY_ITEM = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^"\\{},\s]+))\s*(,|\Z)', re.DOTALL)
@@ -142,12 +130,20 @@ class RecordType(SqlType):
     kinds: tuple[SqlType, ...] = ()
 
 
+def _field(shown: str) -> str:
+    """A field of a record, in quotes where it needs them."""
+    if shown and not re.search(r'[(),"\\\s]', shown):
+        return shown
+    escaped = shown.replace("\\", "\\\\").replace('"', '""')
+    return f'"{escaped}"'
+
+
 def record_type(kinds: Sequence[SqlType]) -> RecordType:
     """The type of rows with columns of these types."""
 
     def show(value: Value, session: SessionState) -> str:
         shown = [
-            "" if item is None else _quoted(kind.show(item, session), '(),"\\', '""')
+            "" if item is None else _field(kind.show(item, session))
             for item, kind in zip(value, kinds, strict=True)
         ]
         return "(" + ",".join(shown) + ")"
