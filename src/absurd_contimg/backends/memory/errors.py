@@ -63,11 +63,6 @@ def invalid_text(type_name: str, text: str) -> EngineError:
     return EngineError("22P02", f'invalid input syntax for type {type_name}: "{text}"')
 
 
-def timestamp_out_of_range() -> EngineError:
-    """22008 of timestamp arithmetic."""
-    return EngineError("22008", "timestamp out of range")
-
-
 class Unsupported(EngineError):
     """0A000: the emulator does not support what a statement needs; says what to do instead."""
 

@@ -77,11 +77,8 @@ def partition_week_tag(tx: Transaction, ts: Timestamptz) -> Text:
     """``absurd.partition_week_tag``: last digit of the ISO year and the ISO week."""
     if not is_finite(ts):
         raise EngineError("0A000", "cannot convert infinity to integer")
-    year, week = iso_week(week_bucket_utc(tx, ts) // DAY_US)
-    if year <= 0:  # Postgres has no year 0
-        year -= 1
-    last_digit = abs(year) % 10 * (1 if year > 0 else -1)
-    return f"{last_digit}{week:02}"
+    year, week = iso_week(week_bucket_utc(tx, ts))
+    return f"{year % 10}{week:02}"
 
 
 @procedure("9f04cb004f69c816")

@@ -230,11 +230,6 @@ def _epoch(_: SessionState, raw: Any) -> Decimal:
     return Decimal(raw.epoch_us() if isinstance(raw, Interval) else raw).scaleb(-6)
 
 
-def _date_trunc(session: SessionState, unit: str, time: int) -> int:
-    local = time + times.utc_offset_us(time, session.zone)
-    return times.from_local(times.truncated(local, unit), session.zone)
-
-
 _FORMS: dict[str, tuple[Form, ...]] = {
     "length": (Form((TEXT,), types.INT4, lambda _, raw: len(raw)),),
     "lower": (Form((TEXT,), TEXT, lambda _, raw: raw.translate(_LOWER)),),
@@ -249,7 +244,13 @@ _FORMS: dict[str, tuple[Form, ...]] = {
     "jsonb_typeof": (Form((JSONB,), TEXT, lambda _, raw: jsonb.kind(raw)),),
     "jsonb_array_length": (Form((JSONB,), types.INT4, _array_length),),
     "current_setting": (Form((TEXT, types.BOOL), TEXT, _current_setting, 1),),
-    "date_trunc": (Form((TEXT, TIMESTAMPTZ), TIMESTAMPTZ, _date_trunc),),
+    "date_trunc": (
+        Form(
+            (TEXT, TIMESTAMPTZ),
+            TIMESTAMPTZ,
+            lambda session, unit, time: times.date_trunc(time, unit, session.zone),
+        ),
+    ),
     "make_interval": (
         Form((types.FLOAT8,), types.INTERVAL, lambda _, raw: Interval(us=times.seconds_us(raw))),
     ),

@@ -1,18 +1,20 @@
-"""Times and intervals as Postgres keeps them: integers, with infinity, in any year.
+"""Times and intervals as Postgres keeps them: integers, with infinity.
 
 A ``timestamptz`` is a number of microseconds since 1970-01-01 UTC; `INFINITY` and `NEG_INFINITY`
 stand outside its range. An ``interval`` keeps months, days and microseconds apart, because only
-the calendar and the session's time zone can add them to a time. Nothing here reads a clock.
+the calendar and the session's time zone can add them to a time. The calendar is Python's: outside
+of the years 1 to 9999 times are computed and compared, not shown. Nothing here reads a clock.
 """
 
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from datetime import UTC, datetime, timedelta, tzinfo
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from absurd_contimg.backends.memory.errors import EngineError, Unsupported, timestamp_out_of_range
+from absurd_contimg.backends.memory.errors import EngineError, Unsupported
 
 INFINITY = 2**70  # beyond every date too
 NEG_INFINITY = -INFINITY
@@ -21,8 +23,6 @@ _FIRST = datetime(1, 1, 1, tzinfo=UTC)
 _LAST = datetime(9999, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 SECOND_US = 1_000_000
 DAY_US = 86_400 * SECOND_US
-WEEK_US = 7 * DAY_US
-_CYCLE_US = 146_097 * DAY_US  # 400 years, whole weeks
 MIN_TIME = -210_866_803_200_000_000  # 4714-11-24 BC 00:00:00 UTC, Postgres' first moment
 END_TIME = 9_224_318_016_000_000_000  # 294277-01-01 UTC, just after its last
 _MICROSECOND = timedelta(microseconds=1)
@@ -71,7 +71,11 @@ def check_range(time: int) -> int:
     """`time` if Postgres can hold it; 22008 if not."""
     if MIN_TIME <= time < END_TIME or time in (INFINITY, NEG_INFINITY):
         return time
-    raise timestamp_out_of_range()
+    raise _out_of_range("timestamp")
+
+
+def _out_of_range(what: str) -> EngineError:
+    return EngineError("22008", f"{what} out of range")
 
 
 def from_datetime(value: datetime) -> int:
@@ -97,7 +101,7 @@ def seconds_us(seconds: float) -> int:
     """``seconds * interval '1 second'`` in microseconds, rounded half to even as rint does."""
     us = seconds * SECOND_US
     if not -_INTERVAL_LIMIT < us < _INTERVAL_LIMIT:
-        raise EngineError("22008", "interval out of range")
+        raise _out_of_range("interval")
     return round(us)
 
 
@@ -105,11 +109,11 @@ def subtract(left: int, right: int) -> Interval:
     """``timestamptz - timestamptz``: days of 24 hours and the rest; infinite times count."""
     if is_finite(left) and is_finite(right):
         if not -_INTERVAL_LIMIT <= left - right < _INTERVAL_LIMIT:
-            raise EngineError("22008", "interval out of range")
+            raise _out_of_range("interval")
         days, us = quotient(left - right, DAY_US)
         return Interval(0, days, us)
     if left == right:
-        raise EngineError("22008", "interval out of range")
+        raise _out_of_range("interval")
     return INFINITE if left == INFINITY or right == NEG_INFINITY else NEG_INFINITE
 
 
@@ -124,113 +128,65 @@ def add_interval(time: int, span: Interval, zone: tzinfo) -> int:
     if span.is_infinite:
         if is_finite(time) or (time > 0) == (span == INFINITE):
             return INFINITY if span == INFINITE else NEG_INFINITY
-        raise timestamp_out_of_range()
+        raise _out_of_range("timestamp")
     if not is_finite(time):
         return time
     if span.months or span.days:
-        local = time + utc_offset_us(time, zone)
-        day, of_day = divmod(local, DAY_US)
-        if span.months:
-            year, month, dom = civil_from_days(day)
-            index = year * 12 + month - 1 + span.months
-            year, month = index // 12, index % 12 + 1
-            day = days_from_civil(year, month, min(dom, days_in_month(year, month)))
-        time = from_local((day + span.days) * DAY_US + of_day, zone)
+        local = _local(time, zone)
+        year, month = divmod(local.year * 12 + local.month - 1 + span.months, 12)
+        try:
+            day = min(local.day, monthrange(year, month + 1)[1])
+            moved = local.replace(year=year, month=month + 1, day=day) + timedelta(span.days)
+        except (ValueError, OverflowError):
+            raise _no_calendar() from None
+        time = _from_local(moved, zone)
     return check_range(time + span.us)
 
 
-# -- the calendar, for every year that Postgres has -------------------------------------------
+# -- calendar and time zones --------------------------------------------------------------------
 
 
-def days_from_civil(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01 in the proleptic Gregorian calendar (Hinnant's algorithm)."""
-    year -= month <= 2
-    era, of_era = divmod(year, 400)
-    day_of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146_097 + of_era * 365 + of_era // 4 - of_era // 100 + day_of_year - 719_468
+def _no_calendar() -> Unsupported:
+    return Unsupported("calendars outside of the years 1 to 9999")
 
 
-def civil_from_days(days: int) -> tuple[int, int, int]:
-    """Astronomical year, month and day of a number of days since 1970-01-01."""
-    era, of_era = divmod(days + 719_468, 146_097)
-    year = (of_era - of_era // 1460 + of_era // 36_524 - of_era // 146_096) // 365
-    day_of_year = of_era - (365 * year + year // 4 - year // 100)
-    month_index = (5 * day_of_year + 2) // 153
-    day = day_of_year - (153 * month_index + 2) // 5 + 1
-    month = month_index + (3 if month_index < 10 else -9)
-    return year + era * 400 + (month <= 2), month, day
+def _local(time: int, zone: tzinfo) -> datetime:
+    """What clocks in `zone` show at a finite time."""
+    try:
+        return (EPOCH + timedelta(microseconds=time)).astimezone(zone)
+    except OverflowError:
+        raise _no_calendar() from None
 
 
-def days_in_month(year: int, month: int) -> int:
-    """28 to 31."""
-    following = (year + 1, 1) if month == 12 else (year, month + 1)
-    return days_from_civil(*following, 1) - days_from_civil(year, month, 1)
-
-
-def iso_week(days: int) -> tuple[int, int]:
-    """ISO year and week of a number of days since 1970-01-01, a Thursday."""
-    thursday = days - (days + 3) % 7 + 3
-    year = civil_from_days(thursday)[0]
-    return year, (thursday - days_from_civil(year, 1, 1)) // 7 + 1
-
-
-_SIZES = {"second": SECOND_US, "minute": 60 * SECOND_US, "hour": 3600 * SECOND_US, "day": DAY_US}
-
-
-def truncated(local: int, unit: str) -> int:
-    """A local time at the start of its unit; 0A000 for units that are not computed here."""
-    if not is_finite(local):
-        raise Unsupported("date_trunc of infinity")
-    if unit in _SIZES:
-        return local - local % _SIZES[unit]
-    day = local // DAY_US
-    year, month, _ = civil_from_days(day)
-    if unit == "week":
-        return (day - (day + 3) % 7) * DAY_US
-    if unit in ("month", "year"):
-        return days_from_civil(year, month if unit == "month" else 1, 1) * DAY_US
-    raise Unsupported(f"date_trunc to {unit}")
-
-
-# -- time zones ---------------------------------------------------------------------------------
-
-
-def utc_offset_us(time: int, zone: tzinfo) -> int:
-    """How far local time in `zone` is ahead of UTC at `time`.
-
-    After Python's years that of the same day 400 years, or a multiple of them, earlier: the
-    calendar repeats. Before them that of the earliest year.
-    """
-    if zone is UTC:
-        return 0
-    if time > _LAST_US:
-        time -= -(-(time - _LAST_US) // _CYCLE_US) * _CYCLE_US
-    moment = EPOCH + timedelta(microseconds=max(time, _FIRST_US))
-    offset = moment.astimezone(zone).utcoffset()
-    return 0 if offset is None else offset // _MICROSECOND
-
-
-def from_local(local: int, zone: tzinfo) -> int:
-    """The time at which clocks in `zone` show `local` (microseconds as if it were UTC).
+def _from_local(local: datetime, zone: tzinfo) -> int:
+    """The time at which clocks in `zone` show `local`.
 
     In a gap the clock before the change counts, in an overlap standard time, as in Postgres.
     """
-    if zone is UTC:
-        return local
-    before = utc_offset_us(local - DAY_US, zone)
-    after = utc_offset_us(local + DAY_US, zone)
-    if before == after:
-        return local - before
-    candidates = [
-        local - offset
-        for offset in (before, after)
-        if utc_offset_us(local - offset, zone) == offset
-    ]
-    return max(candidates) if candidates else local - before
+    folds = [local.replace(tzinfo=zone, fold=fold).utcoffset() or timedelta() for fold in (0, 1)]
+    return (local.replace(tzinfo=UTC) - EPOCH - min(folds)) // _MICROSECOND
 
 
-_FIRST_US = from_datetime(datetime(2, 1, 1, tzinfo=UTC))
-_LAST_US = from_datetime(datetime(9998, 12, 31, tzinfo=UTC))
+def iso_week(time: int) -> tuple[int, int]:
+    """ISO year and week of a finite time in UTC."""
+    year, week, _ = _local(time, UTC).isocalendar()
+    return year, week
+
+
+_UNITS = ("microsecond", "second", "minute", "hour", "day", "month", "year")
+_FIRST_OF_UNITS = {"microsecond": 0, "second": 0, "minute": 0, "hour": 0, "day": 1, "month": 1}
+
+
+def date_trunc(time: int, unit: str, zone: tzinfo) -> int:
+    """A time at the start of its unit; 0A000 for units that are not computed here."""
+    if not is_finite(time) or (unit != "week" and unit not in _UNITS[1:]):
+        raise Unsupported(f"date_trunc to {unit} of this time")
+    local = _local(time, zone)
+    if unit == "week":
+        local, unit = local - timedelta(local.weekday()), "day"
+    smaller: dict[str, Any] = {name: _FIRST_OF_UNITS[name] for name in _UNITS[: _UNITS.index(unit)]}
+    return _from_local(local.replace(**smaller), zone)
+
 
 # -- text forms ---------------------------------------------------------------------------------
 
@@ -272,18 +228,21 @@ def _iso(match: re.Match[str], text: str, zone: tzinfo) -> int:
     offset_hours, offset_minutes, offset_seconds = (int(part or 0) for part in match.groups()[9:])
     of_day = ((hour * 60 + minute) * 60 + second) * SECOND_US + us
     is_month, is_day = 1 <= month <= 12, 1 <= day <= 31
-    if not (year and is_month and is_day and day <= days_in_month(year, month)) or not (
+    if not (year and is_month and is_day and day <= monthrange(year, month)[1]) or not (
         hour <= 24 and minute < 60 and second <= 60 and of_day <= DAY_US
     ):
         hint = None if not year or (is_month and is_day) else _HINT
         raise EngineError("22008", f'date/time field value out of range: "{text}"', hint=hint)
     if offset_hours > _OFFSET_HOURS_MAX or offset_minutes > 59 or offset_seconds > 59:
         raise EngineError("22009", f'time zone displacement out of range: "{text}"')
-    local = days_from_civil(year, month, day) * DAY_US + of_day
+    try:
+        local = datetime(year, month, day, tzinfo=UTC) + timedelta(microseconds=of_day)
+    except OverflowError:
+        raise _no_calendar() from None
     if utc is None and sign is None:
-        return from_local(local, zone)
+        return _from_local(local, zone)
     offset = ((offset_hours * 60 + offset_minutes) * 60 + offset_seconds) * SECOND_US
-    return local + offset if sign == "-" else local - offset
+    return _from_local(local, UTC) + (offset if sign == "-" else -offset)
 
 
 _HINT = 'Perhaps you need a different "DateStyle" setting.'
@@ -296,20 +255,15 @@ def timestamptz_out(time: int, zone: tzinfo, *, iso: bool = False) -> str:
         return "infinity"
     if time == NEG_INFINITY:
         return "-infinity"
-    offset = 0 if zone is UTC else utc_offset_us(time, zone)
-    day, of_day = divmod(time + offset, DAY_US)
-    year, month, dom = civil_from_days(day)
-    seconds, us = divmod(of_day, SECOND_US)
-    era = ""
-    if year <= 0:
-        year, era = 1 - year, " BC"
-    shown_clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"
-    shown_us = f".{us:06}".rstrip("0") if us else ""
+    local = _local(time, zone)
+    offset = (local.utcoffset() or timedelta()) // timedelta(seconds=1)
+    shown_us = f".{local.microsecond:06}".rstrip("0") if local.microsecond else ""
+    clock = local.replace(tzinfo=None).isoformat("T" if iso else " ", "seconds")
     sign = "-" if offset < 0 else "+"
-    minutes, rest = divmod(abs(offset) // SECOND_US, 60)
+    minutes, rest = divmod(abs(offset), 60)
     shown = f"{sign}{minutes // 60:02}"
     if minutes % 60 or rest or iso:
         shown += f":{minutes % 60:02}"
     if rest:
         shown += f":{rest:02}"
-    return f"{year:04}-{month:02}-{dom:02}{'T' if iso else ' '}{shown_clock}{shown_us}{shown}{era}"
+    return f"{clock}{shown_us}{shown}"
