@@ -8,18 +8,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
+from absurd_contimg.backends.memory import schema
 from absurd_contimg.backends.memory.errors import EngineError, undefined_table
 from absurd_contimg.backends.memory.schema import TABLES, QueueRow, TableSchema, Text
 from absurd_contimg.backends.memory.table import Partition, Table
-from absurd_contimg.backends.memory.tables import (
-    Checkpoints,
-    Events,
-    Keys,
-    Queues,
-    Runs,
-    Tasks,
-    Waits,
-)
+from absurd_contimg.backends.memory.tables import Runs, Tasks
 from absurd_contimg.backends.memory.transaction import READ, WRITE, TableLock, Transaction
 
 AnyTable = Table[Any]
@@ -130,13 +123,13 @@ def _table_of(letter: str) -> _TableOf[Any]:
 
 tasks: _TableOf[Tasks] = _table_of("t")
 runs: _TableOf[Runs] = _table_of("r")
-checkpoints: _TableOf[Checkpoints] = _table_of("c")
-events: _TableOf[Events] = _table_of("e")
-waits: _TableOf[Waits] = _table_of("w")
-keys: _TableOf[Keys] = _table_of("i")
+checkpoints: _TableOf[Table[schema.CheckpointRow]] = _table_of("c")
+events: _TableOf[Table[schema.EventRow]] = _table_of("e")
+waits: _TableOf[Table[schema.WaitRow]] = _table_of("w")
+keys: _TableOf[Table[schema.KeyRow]] = _table_of("i")
 
 
-def queues(tx: Transaction, mode: TableLock = READ) -> Queues:
+def queues(tx: Transaction, mode: TableLock = READ) -> Table[QueueRow]:
     """``absurd.queues``."""
     return relation(tx, "queues", mode).table
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import psycopg
 
@@ -55,19 +56,12 @@ class MemoryDatabase(Store):
         def connect_async(_conninfo: str = "", **given: Any) -> Any:
             return self.connect_async(**options(given))
 
-        replaced: list[tuple[Any, Any]] = [
-            (psycopg.Connection, staticmethod(connect)),
-            (psycopg.AsyncConnection, staticmethod(connect_async)),
-            (psycopg, connect),
-        ]
-        originals = [(owner, owner.__dict__["connect"]) for owner, _ in replaced]
-        for owner, function in replaced:
-            owner.connect = function
-        try:
+        with (
+            patch.object(psycopg.Connection, "connect", connect),
+            patch.object(psycopg.AsyncConnection, "connect", connect_async),
+            patch.object(psycopg, "connect", connect),
+        ):
             yield
-        finally:
-            for owner, function in originals:
-                owner.connect = function
 
     def fork(self) -> MemoryDatabase:
         """An independent copy of everything committed, with the same future ids.

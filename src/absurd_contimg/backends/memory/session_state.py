@@ -66,10 +66,6 @@ class SessionState:
         if shown is not None:
             self.settings[key] = shown
 
-    def reset_all(self) -> None:
-        """``reset all``."""
-        self.settings, self.local = {}, {}
-
     @property
     def zone(self) -> tzinfo:
         """The session's time zone."""

@@ -9,16 +9,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from absurd_contimg.backends.memory import jsonb
 from absurd_contimg.backends.memory.errors import EngineError
-from absurd_contimg.backends.memory.schema import (
-    TABLES,
-    CheckpointRow,
-    EventRow,
-    KeyRow,
-    QueueRow,
-    RunRow,
-    TaskRow,
-    WaitRow,
-)
+from absurd_contimg.backends.memory.schema import TABLES, RunRow, TaskRow
 from absurd_contimg.backends.memory.table import Table
 from absurd_contimg.backends.memory.transaction import Transaction
 from absurd_contimg.backends.memory.values.text import integer_in
@@ -95,12 +86,6 @@ class DueQueue(Generic[R]):
         twin._line, twin._heap = self._line.copy(), self._heap.copy()
         return twin
 
-
-Queues = Table[QueueRow]
-Checkpoints = Table[CheckpointRow]
-Events = Table[EventRow]
-Waits = Table[WaitRow]
-Keys = Table[KeyRow]
 
 LIVE = frozenset(LIVE_STATES)
 CLAIMABLE = frozenset({"pending", "sleeping"})

@@ -38,7 +38,7 @@ from absurd_contimg.backends.memory.schema import (
     TaskRow,
     Text,
 )
-from absurd_contimg.backends.memory.tables import LIVE, Events, Runs, Tasks
+from absurd_contimg.backends.memory.tables import LIVE, Runs, Tasks
 from absurd_contimg.backends.memory.transaction import WRITE, TableLock, Transaction
 from absurd_contimg.backends.memory.values.intervals import interval_in
 from absurd_contimg.backends.memory.values.text import integer_in
@@ -313,7 +313,7 @@ def cleanup_events(
 
 
 def _old_events(
-    tx: Transaction, events: Events, cutoff: int, limit: int | None
+    tx: Transaction, events: AnyTable, cutoff: int, limit: int | None
 ) -> list[tuple[int, str]]:
     rows = (row for row in events.scan(tx) if row.emitted_at < cutoff)
     return _earliest([(row.emitted_at, row.event_name) for row in rows], limit)

@@ -56,11 +56,15 @@ def split(text: str) -> tuple[str, ...]:
 def compiled(text: str, params: tuple[SqlType, ...]) -> Statement:
     """The statement, ready to run with parameters of these types; 0A000 if it is not supported."""
     try:
-        control = control_of(text)
-        command = run_of(text)
-        if control is not None:
-            return Statement(text, control=control)
-        made = _query(text, params) if command is None else lambda tx, _: command(tx)
+        if first_word(text) in _CONTROL_WORDS:
+            control, form = _matched(text, _CONTROLS)
+            return Statement(text, control=lambda session: control(session, form))
+        made: Run
+        if first_word(text) in _SETTING_WORDS:
+            command, match = _matched(text, _COMMANDS)
+            made = lambda tx, _: command(tx, match)  # noqa: E731 - of two kinds of work
+        else:
+            made = _query(text, params)
     except Unsupported as error:
         raise _quoting(error, text) from None
 
@@ -129,8 +133,8 @@ def _parsed(text: str) -> Node:
 
 T = TypeVar("T")
 Match = re.Match[str]
-Control = Callable[[Session], Result]
-Command = Callable[[Transaction], Result]
+Forms = tuple[tuple[str, Callable[[T, Match], Result]], ...]
+"""Patterns of whole statements, each with what it does to a session or a transaction."""
 _QUOTED_OR_COMMENT = re.compile(
     r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$(\w*)\$.*?\$\1\$|(--[^\n]*|/\*.*?\*/)""", re.DOTALL
 )
@@ -160,7 +164,7 @@ def first_word(text: str) -> str:
 
 def is_command(text: str) -> bool:
     """Whether it is for the session and no query: transaction control and settings."""
-    return first_word(text) in _CONTROL_WORDS | _RUN_WORDS
+    return first_word(text) in _CONTROL_WORDS | _SETTING_WORDS
 
 
 def check_outside_block(text: str) -> None:
@@ -172,21 +176,11 @@ def check_outside_block(text: str) -> None:
         raise EngineError("25P01", f"{name} can only be used in transaction blocks")
 
 
-def control_of(text: str) -> Control | None:
-    """What a statement of transaction control does; None for any other statement."""
-    return _made(text, _CONTROLS) if first_word(text) in _CONTROL_WORDS else None
-
-
-def run_of(text: str) -> Command | None:
-    """What a statement about settings or partitions does; None for any other statement."""
-    return _made(text, _RUNS) if first_word(text) in _RUN_WORDS else None
-
-
-def _made(text: str, forms: tuple[tuple[str, Callable[[Match], T]], ...]) -> T:
-    for pattern, make in forms:
+def _matched(text: str, forms: Forms[T]) -> tuple[Callable[[T, Match], Result], Match]:
+    for pattern, work in forms:
         match = _match(pattern, without_comments(text))
         if match is not None:
-            return make(match)
+            return work, match
     raise Unsupported(f"this form of {first_word(text).upper()}")
 
 
@@ -198,107 +192,78 @@ def _unquoted(name: str) -> str:
     return name[1:-1].replace('""', '"') if name.startswith('"') else name.lower()
 
 
-def _begin(match: Match) -> Control:
-    def control(session: Session) -> Result:
-        if session.failed:
-            raise in_failed_transaction()
-        session.begin()
-        return Result("START TRANSACTION" if match[0][:1] in "sS" else "BEGIN")
-
-    return control
+def _begin(session: Session, match: Match) -> Result:
+    if session.failed:
+        raise in_failed_transaction()
+    session.begin()
+    return Result("START TRANSACTION" if match[0][:1] in "sS" else "BEGIN")
 
 
-def _commit(_: Match) -> Control:
-    return lambda session: Result("COMMIT" if session.commit() else "ROLLBACK")
+def _commit(session: Session, _: Match) -> Result:
+    return Result("COMMIT" if session.commit() else "ROLLBACK")
 
 
-def _rollback(match: Match) -> Control:
-    def control(session: Session) -> Result:
-        if match.re.groups:
-            session.rollback_to_savepoint(_unquoted(match[1]))
-        else:
-            session.rollback()
-        return Result("ROLLBACK")
-
-    return control
+def _rollback(session: Session, match: Match) -> Result:
+    if match.re.groups:
+        session.rollback_to_savepoint(_unquoted(match[1]))
+    else:
+        session.rollback()
+    return Result("ROLLBACK")
 
 
-def _savepoint(match: Match) -> Control:
+def _savepoint(session: Session, match: Match) -> Result:
+    if session.failed:
+        raise in_failed_transaction()
     tag, name = match[1].upper(), _unquoted(match[2])
-
-    def control(session: Session) -> Result:
-        if session.failed:
-            raise in_failed_transaction()
-        (session.savepoint if tag == "SAVEPOINT" else session.release_savepoint)(name)
-        return Result(tag)
-
-    return control
+    (session.savepoint if tag == "SAVEPOINT" else session.release_savepoint)(name)
+    return Result(tag)
 
 
-def _set(match: Match) -> Command:
+def _set(tx: Transaction, match: Match) -> Result:
     scope, zone, setting, raw = match.groups()
-    name = "TimeZone" if zone else setting.replace('"', "")
     parts = re.findall(r"'(?:[^']|'')*'|\"[^\"]*\"|[^,\s]+", raw)
-    value: str | None = ", ".join(
-        part[1:-1].replace("''", "'") if part[:1] in "'\"" else part.lower() for part in parts
-    )
-    if raw.lower() in ("default", "local"):
-        value = None
-
-    def run(tx: Transaction) -> Result:
-        tx.session.set(name, value, local=(scope or "").lower() == "local")
-        return Result("SET")
-
-    return run
+    shown = [part[1:-1].replace("''", "'") if part[:1] in "'\"" else part.lower() for part in parts]
+    value = None if raw.lower() in ("default", "local") else ", ".join(shown)
+    name = "TimeZone" if zone else setting.replace('"', "")
+    tx.session.set(name, value, local=(scope or "").lower() == "local")
+    return Result("SET")
 
 
-def _reset(match: Match) -> Command:
+def _reset(tx: Transaction, match: Match) -> Result:
     name = "timezone" if match[1] else match[2].replace('"', "")
-
-    def run(tx: Transaction) -> Result:
-        if name.lower() == "all":
-            tx.session.reset_all()
-        else:
-            tx.session.set(name, None)
-        return Result("RESET")
-
-    return run
+    if name.lower() == "all":
+        tx.session.settings, tx.session.local = {}, {}
+    else:
+        tx.session.set(name, None)
+    return Result("RESET")
 
 
-def _show(match: Match) -> Command:
+def _show(tx: Transaction, match: Match) -> Result:
     name = "timezone" if match[1] else match[2].lower()
     shown = {"timezone": "TimeZone", "datestyle": "DateStyle", "intervalstyle": "IntervalStyle"}
-
-    def run(tx: Transaction) -> Result:
-        value = tx.session.setting(name)
-        if value is None:
-            raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
-        return Result("SHOW", (ColumnInfo(shown.get(name, name), TEXT),), [(value,)], 1)
-
-    return run
+    value = tx.session.setting(name)
+    if value is None:
+        raise EngineError("42704", f'unrecognized configuration parameter "{name}"')
+    return Result("SHOW", (ColumnInfo(shown.get(name, name), TEXT),), [(value,)], 1)
 
 
-def _detach(match: Match) -> Command:
+def _detach(tx: Transaction, match: Match) -> Result:
     """``alter table ... detach partition``, which absurdctl sends for old partitions."""
-
-    def run(tx: Transaction) -> Result:
-        detach_partition(tx, _unquoted(match[1]), _unquoted(match[2]))
-        return Result("ALTER TABLE")
-
-    return run
+    detach_partition(tx, _unquoted(match[1]), _unquoted(match[2]))
+    return Result("ALTER TABLE")
 
 
-_CONTROLS: tuple[tuple[str, Callable[[Match], Control]], ...] = (
+_CONTROLS: Forms[Session] = (
     (rf"(?:begin(?:\s+(?:work|transaction))?|start\s+transaction){_LEVEL}", _begin),
     (rf"(?:commit|end){_WORK}", _commit),
     (rf"(?:rollback|abort){_WORK}", _rollback),
     (_ROLLBACK_TO, _rollback),
     (rf"(savepoint|release)\s+(?:savepoint\s+)?{_NAME}", _savepoint),
 )
-_RUNS: tuple[tuple[str, Callable[[Match], Command]], ...] = (
+_COMMANDS: Forms[Transaction] = (
     (
         rf"set\s+(?:session\s+characteristics\s+as\s+)?transaction{_LEVEL}",
-        lambda _: lambda _: Result("SET"),
+        lambda _, __: Result("SET"),
     ),
     (rf"set\s+(?:(session|local)\s+)?(?:(time\s+zone)\s+|{_SETTING}\s*(?:=|\sto\s)\s*)(.+)", _set),
     (rf"reset\s+(?:(time\s+zone)|{_SETTING})", _reset),
@@ -310,4 +275,4 @@ _RUNS: tuple[tuple[str, Callable[[Match], Command]], ...] = (
     ),
 )
 _CONTROL_WORDS = {"begin", "start", "commit", "end", "rollback", "abort", "savepoint", "release"}
-_RUN_WORDS = {"set", "reset", "show", "alter"}
+_SETTING_WORDS = {"set", "reset", "show", "alter"}

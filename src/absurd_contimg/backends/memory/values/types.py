@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from absurd_contimg.backends.memory import jsonb
-from absurd_contimg.backends.memory.errors import EngineError, Unsupported
+from absurd_contimg.backends.memory.errors import Unsupported
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.values import intervals, numerics, text, times
 
@@ -87,30 +87,23 @@ def _array_type(element: SqlType, oid: int) -> ArrayType:
     return ArrayType(f"_{element.name}", oid, f"{element.shown}[]", read, show, -1, element)
 
 
-_ARRAY_ITEM = re.compile(r'\s*(?:"((?:[^"\\]|\\.)*)"|([^"\\{},\s]+))\s*(,|\Z)', re.DOTALL)
+_ITEM = r'\s*(?:"(?:[^"\\]|\\.)*"|[^"\\{},\s]+)\s*'
+_ARRAY = re.compile(rf"\s*{{(?:{_ITEM}(?:,{_ITEM})*)?\s*}}\s*", re.DOTALL)
 
 
 def _items(raw: str) -> list[str | None]:
     """The items of an array's text; what is not of the plain form is refused."""
-    body = raw.strip()
-    if not (body.startswith("{") and body.endswith("}")):
-        detail = 'Array value must start with "{" or dimension information.'
-        problem = f'malformed array literal: "{raw}"'
-        raise EngineError("22P02", problem, detail=None if body.startswith("{") else detail)
-    body = body[1:-1]
-    items: list[str | None] = []
-    position, more = 0, bool(body.strip())
-    while more:
-        match = _ARRAY_ITEM.match(body, position)
-        if match is None:
-            raise Unsupported(f"this form of an array ({raw})")
-        quoted, plain = match[1], match[2]
-        if plain is None:
-            items.append(re.sub(r"\\(.)", r"\1", quoted, flags=re.DOTALL))
-        else:
-            items.append(None if plain.lower() == "null" else plain)
-        position, more = match.end(), match[3] == ","
-    return items
+    if not _ARRAY.fullmatch(raw):
+        raise Unsupported(f"this form of an array ({raw})")
+    items = [item.strip() for item in re.findall(_ITEM, raw.strip()[1:-1], re.DOTALL)]
+    return [
+        re.sub(r"\\(.)", r"\1", item[1:-1], flags=re.DOTALL)
+        if item[0] == '"'
+        else None
+        if item.lower() == "null"
+        else item
+        for item in items
+    ]
 
 
 ARRAYS: dict[SqlType, ArrayType] = {
