@@ -226,14 +226,6 @@ def _decode(text: str) -> Any:
         raise _refusal(detail) from None
 
 
-def loads(text: str) -> Any:
-    """A fresh Python value of a canonical text, as psycopg loads it."""
-    return _scan(text, 0)[0]
-
-
-_scan = json.JSONDecoder().scan_once  # type: ignore[attr-defined]  # json.loads less what it looks for around the value
-
-
 @lru_cache(maxsize=1024)
 def tree(text: str) -> Any:
     """The parsed value, shared and never handed out."""

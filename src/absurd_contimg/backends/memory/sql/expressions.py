@@ -210,7 +210,8 @@ def _binary(compiler: Compiler, node: exp.Binary) -> Expr:
         return _any(compiler, node)
     negate = bool(node.args.get("negate"))
     symbol = f"!{symbol}" if negate else symbol
-    made = operators.binary(symbol, compiler.compile(node.left), compiler.compile(right))
+    left = compiler.compile(node.left)
+    made = operators.BINARY[symbol](symbol, left, compiler.compile(right))
     return _inverted(made.value) if negate else made
 
 

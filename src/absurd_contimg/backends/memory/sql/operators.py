@@ -23,11 +23,6 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }  # fmt: skip
 
 
-def binary(symbol: str, left: Expr, right: Expr) -> Expr:
-    """The operator of this symbol between two expressions."""
-    return _BUILDERS[symbol](symbol, left, right)
-
-
 def strict(kind: SqlType, left: Expr, right: Expr, work: Work) -> Expr:
     """What two values give; null if one of them is. Both are computed all the same."""
     first, second = left.value, right.value
@@ -230,10 +225,11 @@ _JSON_WORK: dict[str, tuple[tuple[SqlType, ...], SqlType, Callable[[Any, Any], A
     "?": ((types.TEXT,), types.BOOL, jsonb.has_key),
     "@>": ((types.JSONB,), types.BOOL, jsonb.contains),
 }
-_BUILDERS: dict[str, Callable[[str, Expr, Expr], Expr]] = {
+BINARY: dict[str, Callable[[str, Expr, Expr], Expr]] = {
     **dict.fromkeys(_COMPARE, comparison),
     **dict.fromkeys(("+", "-", "*", "/", "%"), _arithmetic),
     **dict.fromkeys(_JSON_WORK, _json_operator),
     **dict.fromkeys(("~~", "~~*", "!~~", "!~~*"), like),
     "||": _concatenated,
 }
+"""What compiles the operator of each symbol between two expressions."""
