@@ -266,7 +266,7 @@ def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
     """What a query groups by; a primary key allows all columns of its table."""
     clause = node.args.get("group")
     items = [] if clause is None else clause.expressions
-    grouping = Grouping([_key(item.unnest(), node, scope) for item in items])
+    grouping = Grouping([_key(_bare(item), node, scope) for item in items])
     for key in grouping.keys:
         if isinstance(key, exp.Column):
             table = name_of(key.args["table"]) if key.table else None
@@ -281,6 +281,10 @@ def _grouping_of(node: exp.Select, scope: Scope) -> Grouping:
     return grouping
 
 
+def _bare(node: Node) -> Node:
+    return _bare(node.this) if isinstance(node, exp.Paren) else node
+
+
 def _key(item: Node, node: exp.Select, scope: Scope) -> Node:
     """What an item groups by: an expression, or an output by its number or name."""
     outputs = node.expressions
@@ -290,14 +294,14 @@ def _key(item: Node, node: exp.Select, scope: Scope) -> Node:
             raise Unsupported("GROUP BY a number beside *")
         if not 1 <= number <= len(outputs):
             raise EngineError("42P10", f"GROUP BY position {number} is not in select list")
-        return outputs[number - 1].unalias().unnest()
+        return _bare(outputs[number - 1].unalias())
     if isinstance(item, exp.Literal | exp.Boolean | exp.Null | exp.Tuple):
         raise Unsupported("constants and lists in GROUP BY")
     if isinstance(item, exp.Column) and not item.table:
         name = name_of(item.this)
         for output in outputs if scope.place_of(None, name) is None else []:
             if isinstance(output, exp.Alias) and name_of(output.args["alias"]) == name:
-                return output.this.unnest()
+                return _bare(output.this)
     return item
 
 

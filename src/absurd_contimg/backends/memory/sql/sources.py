@@ -219,8 +219,11 @@ def _is_hashed(left: types.SqlType, right: types.SqlType) -> bool:
 
 def _conjuncts(node: Node) -> Iterator[Node]:
     """The conditions that a condition joins with ``and``."""
-    node = node.unnest()
-    return node.flatten() if isinstance(node, exp.And) else iter((node,))
+    if isinstance(node, exp.And | exp.Paren):
+        for inner in (node.left, node.right) if isinstance(node, exp.And) else (node.this,):
+            yield from _conjuncts(inner)
+    else:
+        yield node
 
 
 def _step(

@@ -96,7 +96,8 @@ def _part(match: re.Match[str], text: str) -> tuple[set[tuple[str, int]], Interv
         return {(field, size)}, checked(0, whole, rest)
     if field == "months":
         return {(field, size)}, checked(whole, 0, 0)
-    return _CLOCK_UNITS if "." in number else {(field, size)}, checked(0, 0, _whole_us(value, size))
+    units = {unit for unit in _CLOCK_UNITS if unit[1] <= size}  # a fraction gives smaller ones
+    return units if "." in number else {(field, size)}, checked(0, 0, _whole_us(value, size))
 
 
 def _whole_us(value: float, size: int) -> int:
