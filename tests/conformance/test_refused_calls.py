@@ -37,7 +37,7 @@ def test_the_partition_of_a_locked_row_is_named(queues: Sides) -> None:
 
 
 INDEXES = (
-    "queues_pkey", "t_q_pkey", "r_q_sai", "t_q_idempotency_key_key", "w_q_eni", "t_q_none", "i_q_pkey",
+    "queues_pkey", "t_q_pkey", "r_q_sai", "t_q_idempotency_key_key", "w_q_eni", "i_q_pkey",
     "i_pq_pkey", "i_pq_ti", "t_pq_pkey", "t_pq_ci", "r_pq_d_pkey",
 )  # fmt: skip
 
