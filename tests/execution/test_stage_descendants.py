@@ -116,3 +116,31 @@ def test_stopped_watchdog_blocks_nobody(tmp_path: Path) -> None:
     finally:
         sleeper.kill()
         watchdog.close()
+
+
+def test_flood_of_output_is_bounded_all_the_time(tmp_path: Path) -> None:
+    """Beginning and end are kept, with the number of bytes in between; the loop is not blocked."""
+    request = request_for(tmp_path, "flood")
+    bytes_max, sizes, gaps = 200_000, [0], [0.0]
+
+    async def watch() -> None:
+        last = time.monotonic()
+        while True:
+            await asyncio.sleep(0.02)
+            now = time.monotonic()
+            gaps.append(now - last)
+            last = now
+            sizes.append(request.output_log.stat().st_size if request.output_log.exists() else 0)
+
+    async def run() -> None:
+        watching = asyncio.create_task(watch())
+        await IsolatedStageExecutor(no_environment, log_bytes_max=bytes_max).execute(request)
+        watching.cancel()
+
+    asyncio.run(run())
+    text = request.output_log.read_text()
+    assert text.startswith("first line\n")
+    assert text.endswith("last line\n")
+    assert "bytes cut out" in text
+    assert max(*sizes, len(text)) < bytes_max + 100
+    assert max(gaps) < 2.0

@@ -181,6 +181,12 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
         say(workspace, os.getpid())
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         time.sleep(600)
+    elif how == "flood":
+        print("first line", flush=True)
+        block, give_up = b"x" * 100 + b"\n", time.monotonic() + 1.5
+        while time.monotonic() < give_up:
+            os.write(1, block * 600)
+        print("last line", flush=True)
     elif how.endswith("daemon"):
         if os.fork() == 0:
             os.setsid()

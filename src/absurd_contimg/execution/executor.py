@@ -29,12 +29,13 @@ from absurd_contimg.execution.disk_reservation import full_disks
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
 from absurd_contimg.execution.lease_watchdog import MARK, LeaseWatchdog
 from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
+from absurd_contimg.execution.output_log import OutputLog
 from absurd_contimg.execution.processes import completed, end_stage, uninterrupted
 from absurd_contimg.execution.stage_process import REQUEST_NAME, RESULT_NAME
 
 _log = logging.getLogger(__name__)
 
-_TRIM_SECONDS = 20.0
+_TRIM_SECONDS = 2.0
 _LEASE_SECONDS = 0.5
 """How often the watchdog gets the time until which a stage may live."""
 _WATCHDOG = LeaseWatchdog()
@@ -185,19 +186,19 @@ class IsolatedStageExecutor:
     ) -> tuple[int, bool]:
         """The exit code (negative: the signal) and whether it ended before its deadline."""
         read_end, write_end = os.pipe()
+        log = OutputLog(request.output_log, self.log_bytes_max)
         try:
-            with request.output_log.open("ab") as output:
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-P", "-m", "absurd_contimg.execution.stage_process"),
-                    *(str(request.scratch / REQUEST_NAME), str(read_end)),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    cwd=request.scratch,
-                    env=environment,
-                    start_new_session=True,
-                    pass_fds=(read_end,),
-                )
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "absurd_contimg.execution.stage_process"),
+                *(str(request.scratch / REQUEST_NAME), str(read_end)),
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=log.write_end,
+                stderr=log.write_end,
+                cwd=request.scratch,
+                env=environment,
+                start_new_session=True,
+                pass_fds=(read_end,),
+            )
             try:
                 in_time = await self._wait(process, request, write_end)
             finally:
@@ -207,6 +208,7 @@ class IsolatedStageExecutor:
             # Closing the write end kills the stage process and its children, so it comes last.
             os.close(write_end)
             os.close(read_end)
+            await uninterrupted(log.close)
         assert process.returncode is not None
         return process.returncode, in_time
 
@@ -232,7 +234,7 @@ class IsolatedStageExecutor:
                     await process.wait()
                 return True
             if clock() - trimmed_at >= _TRIM_SECONDS:
-                await asyncio.to_thread(trim_log, request.output_log, self.log_bytes_max)
+                await asyncio.to_thread(trim_log, request.casa_log, self.log_bytes_max)
                 trimmed_at = clock()
         return False
 
@@ -240,8 +242,7 @@ class IsolatedStageExecutor:
         self, request: StageRequest, exit_code: int, in_time: bool, seconds: float
     ) -> StageReport:
         """Read the result, or raise what logs and exit code say of the failure."""
-        for log in (request.casa_log, request.output_log):
-            trim_log(log, self.log_bytes_max)
+        trim_log(request.casa_log, self.log_bytes_max)
         result: dict[str, Any] | None = None
         with contextlib.suppress(FileNotFoundError):  # the process died before it could report
             result = json.loads((request.scratch / RESULT_NAME).read_bytes())

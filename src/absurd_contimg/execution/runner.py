@@ -197,6 +197,8 @@ def check_requirements(stage: PipelineStage, context: PipelineContext) -> None:
         )
 
 
+_CASA_SYNTAX = frozenset("$'()[]")
+"""casacore expands ``$``; tasks take the others for expressions or patterns."""
 _WRITTEN = ("output_dir", "scratch_dir", "state_dir")
 
 
@@ -227,7 +229,18 @@ def check_folders(paths: PathsConfig) -> None:
 
 
 def prepare_folders(paths: PathsConfig) -> None:
-    """Create the folders, after `check_folders`, and try to write into each."""
+    """Create the folders, after `check_folders`, and try to write into each.
+
+    Raises `SettingError` also for a character that CASA cannot have in a path.
+    """
+    for name in ("input_dir", *_WRITTEN):
+        text = str(getattr(paths, name))
+        odd = [char for char in text if char in _CASA_SYNTAX or not char.isprintable()]
+        if odd:
+            raise SettingError(
+                f"{name} {text!r} holds {odd[0]!r}, which CASA and manifests cannot have in paths.",
+                f"Set {name} to another folder.",
+            )
     check_folders(paths)
     for name in _WRITTEN:
         folder: Path = getattr(paths, name)

@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import Engine, NullPool, create_engine, event, make_url, select, text
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
@@ -158,7 +158,10 @@ def exists(url: str) -> bool:
 def _engine(url: str | Path) -> Engine:
     full_url = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
     try:
-        parsed = make_url(full_url)
+        # The path of a file is taken as it is: it may hold ``?`` and ``%``.
+        scheme, _, path = full_url.partition(":///")
+        is_file = scheme == "sqlite"
+        parsed = URL.create(scheme, database=path) if is_file else make_url(full_url)
         if parsed.drivername in {"postgres", "postgresql"}:
             parsed = parsed.set(drivername="postgresql+psycopg")
         options: dict[str, Any] = {"poolclass": NullPool}
