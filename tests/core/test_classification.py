@@ -23,7 +23,6 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageFailed, StageRequest
 from absurd_contimg.execution.executor import _failure as executor_failure
-from absurd_contimg.execution.executor import _read_result as read_result
 from absurd_contimg.execution.stage_process import _failure as child_failure
 from absurd_contimg.operations.cli.failure_table import RULES, failure_table
 from absurd_contimg.products.filesystem import LOCAL
@@ -79,7 +78,7 @@ def from_the_child(error: Exception) -> StageFailed:
             output_log=Path(folder) / "output.log",
             deadline_seconds=1.0,
         )
-        return executor_failure(request, 1, True, read_result(report))
+        return executor_failure(request, 1, True, json.loads(report.read_bytes()))
 
 
 wrappings = st.lists(
