@@ -143,9 +143,9 @@ def locked() -> None:
 
 def flagged_context() -> PipelineContext:
     described = asdict(CONTEXT.outputs_of(ConvertOutputs).measurement_set)
-    ms = ROOT / "flagged.ms"
+    ms = CONTEXT.config.paths.output_dir / "flagged.ms"
     if not ms.is_dir():
-        with open_table(copy("flagged"), writable=True) as main:
+        with open_table(shutil.copytree(MS, ms), writable=True) as main:
             main.putcol("FLAG", np.ones_like(main.getcol("FLAG")))
     flagged = FlaggedMeasurementSet(**{**described, "path": ms})
     return CONTEXT.with_outputs(to_json(FlagOutputs(flagged)))
