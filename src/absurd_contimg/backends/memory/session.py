@@ -16,7 +16,7 @@ from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.session_state import SessionState
 from absurd_contimg.backends.memory.settings import duration_seconds
 from absurd_contimg.backends.memory.store import Store
-from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
+from absurd_contimg.backends.memory.transaction import NO_TABLES, Transaction, WouldBlock
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -146,8 +146,11 @@ class Session(SessionState):
         db.mutex.acquire()  # half the time of `with`
         try:
             db.is_running = True
-            if not tx.explicit:
-                tx.begin_statement()
+            if not tx.explicit:  # the transaction of one statement, for which nobody ever waits
+                relations = db.relations
+                tx.alone = not (db.table_locks or relations.uncommitted)
+                tx.tables = relations.of_queues if tx.alone else NO_TABLES
+                tx.undo = []
             if not self._waited:  # a procedure asks for the time once, before it has to wait
                 self.clock = db.now()
             answer = work(tx, *arguments)

@@ -174,8 +174,9 @@ class Table(Generic[R]):
 
     def delete_where(self, tx: Transaction, column: str, value: Hashable) -> None:
         """Delete the rows that `where` finds."""
-        for row in self.where(tx, column, value):
-            self.delete(tx, self.key_of(row))
+        if self.rows or self.uncommitted:
+            for row in self.where(tx, column, value):
+                self.delete(tx, self.key_of(row))
 
     def _take(self, tx: Transaction, key: Hashable, old: R | None, mode: RowLock) -> None:
         tx.lock_row(self, key, mode)

@@ -67,7 +67,7 @@ TABLE_CONFLICTS: dict[TableLock, frozenset[TableLock]] = {
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-_NO_TABLES: dict[str, dict[str | None, Any]] = {letter: {} for letter in "trcewi"}
+NO_TABLES: dict[str, dict[str | None, Any]] = {letter: {} for letter in "trcewi"}
 
 
 class WouldBlock(Exception):
@@ -89,19 +89,12 @@ class Transaction:
         self.explicit = explicit
         self.alone = False
         """Whether no session is in a transaction: there are no locks to take or to wait for."""
-        self.tables = _NO_TABLES
+        self.tables = NO_TABLES
         """By letter and queue, the tables that need no lock."""
         self.undo: list[Callable[[], object] | tuple[Any, Hashable, Any]] = []
         """Rows to put back, and locks and marks to release, which the end does too."""
         self.finished = False
         self.waiting_for: Transaction | None = None
-
-    def begin_statement(self) -> None:
-        """Be the transaction of one statement, which nobody else ever sees or waits for."""
-        relations = self.db.relations
-        self.alone = not (self.db.table_locks or relations.uncommitted)
-        self.tables = relations.of_queues if self.alone else _NO_TABLES
-        self.undo = []
 
     def read_once(self, read: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """What `read` returns; after a wait, what it returned before (`SessionState.read_once`)."""
