@@ -28,8 +28,8 @@ class Mutant(NamedTuple):
 MUTANTS = (
     # claims
     Mutant("claim takes runs before they are due", R, "runs.due.pop(tx, runs.rows, now)", "runs.due.pop(tx, runs.rows, now + 40 * SECOND_US)"),
-    Mutant("claim forgets cancellation rules", R, "        cancel_task(tx, queue_name, task_id)\n", "        pass\n"),
-    Mutant("claim forgets the sweep", R, "    sweep_expired_leases(tx, queue_name, now, limit)\n", ""),
+    Mutant("claim forgets cancellation rules", R, "            cancel_task(tx, queue_name, task_id)\n", "            pass\n"),
+    Mutant("claim forgets the sweep", R, "        sweep_expired_leases(tx, queue_name, now, limit)\n", "        pass\n"),
     Mutant("claim keeps the old lease", R, "claim_expires_at=until", "claim_expires_at=candidate.claim_expires_at"),
     Mutant("claim without worker id is anonymous", R, 'worker_id or "worker"', "worker_id"),
     Mutant("claim does not set started_at", R, "            started_at=now,\n", "            started_at=candidate.started_at,\n"),

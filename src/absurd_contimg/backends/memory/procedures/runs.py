@@ -67,8 +67,13 @@ def claim_task(
     limit = max(1 if qty is None else qty, 1)
     until = add_us(now, timeout * SECOND_US) if timeout > 0 else None
 
-    cancel_late_tasks(tx, queue_name, now)
-    sweep_expired_leases(tx, queue_name, now, limit)
+    tasks = catalog.tasks(tx, queue_name, READ)
+    if not tx.alone or tasks.ruled.is_due(now):
+        for task_id in tx.read_once(late_tasks, tx, tasks, now):
+            cancel_task(tx, queue_name, task_id)
+    runs = catalog.runs(tx, queue_name, LOCK_ROWS)
+    if not tx.alone or runs.leases.is_due(now):
+        sweep_expired_leases(tx, queue_name, now, limit)
 
     runs = catalog.runs(tx, queue_name)
     tasks = catalog.tasks(tx, queue_name)
@@ -107,16 +112,8 @@ _claimed_run = replacement(RunRow, "state claimed_by claim_expires_at started_at
 _claimed_task = replacement(TaskRow, "state attempts first_started_at last_attempt_run")
 
 
-def cancel_late_tasks(tx: Transaction, queue_name: str | None, now: int) -> None:
-    """Cancel the live tasks that a cancellation rule ends at `now`, by id."""
-    tasks = catalog.tasks(tx, queue_name, READ)
-    if tx.alone and not tasks.ruled.is_due(now):
-        return
-    for task_id in tx.read_once(_late_tasks, tx, tasks, now):
-        cancel_task(tx, queue_name, task_id)
-
-
-def _late_tasks(tx: Transaction, tasks: Tasks, now: int) -> list[int]:
+def late_tasks(tx: Transaction, tasks: Tasks, now: int) -> list[int]:
+    """The live tasks that a cancellation rule ends at `now`, by id."""
     candidates: set[TaskRow] = set()
     while (task := tasks.ruled.pop(tx, tasks.rows, now)) is not None:
         candidates.add(task)
@@ -130,8 +127,6 @@ def _late_tasks(tx: Transaction, tasks: Tasks, now: int) -> list[int]:
 def sweep_expired_leases(tx: Transaction, queue_name: str | None, now: int, limit: int) -> None:
     """Fail up to `limit` runs whose lease has ended, the longest ended first."""
     runs = catalog.runs(tx, queue_name, LOCK_ROWS)
-    if tx.alone and not runs.leases.is_due(now):
-        return
     expired: dict[int, RunRow] = {}
     passed: list[RunRow] = []
     while len(expired) < limit and (run := runs.leases.pop(tx, runs.rows, now)) is not None:
