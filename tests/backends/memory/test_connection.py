@@ -17,7 +17,6 @@ from psycopg import rows, sql
 from psycopg.types.json import Jsonb, set_json_loads
 
 from absurd_contimg.backends.memory import MemoryDatabase
-from absurd_contimg.backends.postgres import PostgresBackend
 
 Connect = Callable[..., Any]
 
@@ -366,15 +365,3 @@ def test_an_unsupported_statement_is_quoted() -> None:
         with pytest.raises(psycopg.NotSupportedError) as caught:
             connection.execute(text)
         assert text.split()[0].lower() in str(caught.value).lower()
-
-
-async def test_our_postgres_backend_runs_on_the_emulator() -> None:
-    """Its pool and its statements, which quote the names of procedures, need no server."""
-    with MemoryDatabase().patch_connect():
-        async with PostgresBackend("postgresql://localhost/absurd") as backend:
-            await backend.create_queue("q")
-            spawned = await backend.spawn_task("q", "image", {"a": [1.5, None]})
-            (claimed,) = await backend.claim_task("q", "w")
-            assert (claimed.task_id, claimed.params) == (spawned.task_id, {"a": [1.5, None]})
-            await backend.complete_run("q", claimed.run_id, {"done": True})
-            assert await backend.list_queues() == ["q"]
