@@ -1,13 +1,16 @@
-"""How long a worker waits for the database outside of its runs, whose calls their leases bound."""
+"""How long a worker waits for the database: bounds of calls."""
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Generator
+from types import coroutine
+from typing import Any, TypeVar
 
 from absurd_contimg.core.errors import BackendError, BackendUnavailable
+
+_T = TypeVar("_T")
 
 _CALL_SECONDS = 20.0
 """Of one call, at most a third of the lease; doubled while none is answered, up to half of the
@@ -17,7 +20,7 @@ _STOP_SECONDS = 2.0
 
 
 class CallBounds:
-    """Bounds the calls of one worker, one wait at a time."""
+    """Bounds the calls of one worker, one wait at a time; those of its runs, their leases bound."""
 
     def __init__(self, lease_seconds: int) -> None:
         self._lease_seconds = lease_seconds
@@ -28,16 +31,15 @@ class CallBounds:
         self.unanswered = 0
         """How many waits in a row had no answer."""
 
-    @asynccontextmanager
-    async def __call__(self, calls: int = 1) -> AsyncIterator[None]:
+    async def __call__(self, call: Callable[[], Awaitable[_T]], calls: int = 1) -> _T:
         """Raise `BackendUnavailable` if so many calls take too long, or soon after `stop`."""
         self._loop = asyncio.get_running_loop()
         patience = min(_CALL_SECONDS, self._lease_seconds / 3) * 2 ** min(self.unanswered, 16)
         seconds = calls * min(patience, self._lease_seconds / 2)
         try:
             seconds = min(seconds, _STOP_SECONDS) if self._stopping else seconds
-            async with asyncio.timeout(seconds) as self._timeout:
-                yield
+            self._timeout = asyncio.timeout(seconds)
+            return await wait_under(self._timeout, call)
         except TimeoutError as error:
             raise BackendUnavailable("The database did not answer in time.") from error
         finally:
@@ -63,3 +65,34 @@ class CallBounds:
     def may_have_claimed(self) -> bool:
         """Whether a claim may still be carried out, for nobody, that was not answered."""
         return self._unheard_until > asyncio.get_running_loop().time()
+
+
+async def wait_under(timeout: asyncio.Timeout, call: Callable[[], Awaitable[_T]]) -> _T:
+    """The result of a call, or `TimeoutError`, as by `async with timeout`.
+
+    The timer is made when the call begins to wait: many are answered at once.
+    """
+    work = call().__await__()
+    try:
+        waits_for = next(work)
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+    async with timeout:
+        return await _continue(work, waits_for)
+
+
+@coroutine
+def _continue(work: Generator[Any, Any, _T], waits_for: Any) -> Generator[Any, Any, _T]:
+    """Hand on what the work waits for, and what it is sent or thrown, until it has ended."""
+    while True:
+        try:
+            try:
+                answer = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - the work's own, cancellation included
+                waits_for = work.throw(error)
+            else:
+                waits_for = work.send(answer)
+        except StopIteration as end:
+            result: _T = end.value
+            return result

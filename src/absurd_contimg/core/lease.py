@@ -15,6 +15,7 @@ from typing import TypeVar
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.call_bounds import wait_under
 from absurd_contimg.core.errors import (
     BackendError,
     BackendUnavailable,
@@ -120,10 +121,9 @@ class Lease:
         refused_since: float | None = None
         problem: Exception | None = None
         while (now := clock()) < self.deadline:
-            attempt_ends = min(self.deadline, now + self.attempt_seconds)
+            attempt = asyncio.timeout_at(min(self.deadline, now + self.attempt_seconds))
             try:
-                async with asyncio.timeout_at(attempt_ends) as attempt:
-                    return await call()
+                return await wait_under(attempt, call)
             except TimeoutError as error:
                 if not attempt.expired():
                     raise

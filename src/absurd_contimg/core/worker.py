@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
@@ -118,8 +119,9 @@ class Worker:
         completed, failed or released; if cancelled, releases them at once.
         """
         loop = asyncio.get_running_loop()
+        stop = asyncio.create_task(self._stopping.wait())
         try:
-            await self._recover_orphans()
+            await self._recover_orphans(stop)
             while not self._stopping.is_set():
                 self._claim_sent_at = loop.time()
                 claimed = await self._claim(until_idle)
@@ -131,15 +133,15 @@ class Worker:
                     run.add_done_callback(self._runs.pop)
                 if until_idle and not claimed and not self._runs and not self._bounded.unanswered:
                     return
-                await self._pause(idle=not claimed)
+                await self._pause(stop, idle=not claimed)
             await self._drain(self.settings.grace_seconds)
         finally:
+            stop.cancel()
             await self._drain(0.0)
             with suppress(BackendError):  # then the next start takes this one for a death
-                async with self._bounded():
-                    await self._lost.note(self.backend, self.settings.queue_name)
+                await self._bounded(self._note_losses)
 
-    async def _recover_orphans(self) -> None:
+    async def _recover_orphans(self, stop: asyncio.Task[bool]) -> None:
         """Release the runs that a dead process of our id has left, when the database answers."""
         while not self._stopping.is_set():
             try:
@@ -149,9 +151,7 @@ class Worker:
                     raise
                 _log.warning("cannot claim: %s", error)
                 self._bounded.note(error)
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(_UNREACHABLE_PAUSE_SECONDS):
-                        await self._stopping.wait()
+                await asyncio.wait({stop}, timeout=_UNREACHABLE_PAUSE_SECONDS)
             else:
                 self._bounded.unanswered = 0
                 return
@@ -162,15 +162,15 @@ class Worker:
         Only the owner of the id may do so: the caller guards it by an operating-system lock.
         """
         settings = self.settings
-        async with self._bounded():
-            orphans = await self.backend.list_runs(
+        orphans = await self._bounded(
+            lambda: self.backend.list_runs(
                 settings.queue_name, states=["running"], claimed_by=settings.worker_id
             )
+        )
         ours = set(self._runs.values())
         for orphan in (run for run in orphans if run.run_id not in ours):
             try:
-                async with self._bounded(calls=2):
-                    await self._give_back(orphan.run_id)
+                await self._bounded(partial(self._give_back, orphan.run_id), calls=2)
             except BackendError as error:
                 if meaning_of(error) is Refusal.PASSING:
                     raise
@@ -183,17 +183,19 @@ class Worker:
         settings = self.settings
         free = settings.concurrency - len(self._runs)
         try:
-            async with self._bounded(calls=2):
-                await self._lost.note(self.backend, settings.queue_name)
-                if free <= 0 or not await self._may_claim():
-                    return []
+            if self._lost:
+                await self._bounded(self._note_losses, calls=2)
+            ready = self.ready_to_claim
+            if free <= 0 or (ready is not None and not await self._bounded(ready, calls=2)):
+                return []
             if self._bounded.may_have_claimed():
                 await self._release_orphans()
             self._claim_sent_at = asyncio.get_running_loop().time()
-            async with self._bounded():
-                claimed = await self.backend.claim_task(
+            claimed = await self._bounded(
+                lambda: self.backend.claim_task(
                     settings.queue_name, settings.worker_id, settings.claim_timeout_seconds, free
                 )
+            )
         except BackendError as error:
             if meaning_of(error) is Refusal.PASSING:
                 _log.warning("cannot claim: %s", error)
@@ -214,29 +216,24 @@ class Worker:
         if self.explain_refusal is None:
             return
         try:
-            async with self._bounded():
-                problems = await self.explain_refusal(self.backend, queue)
+            problems = await self._bounded(partial(self.explain_refusal, self.backend, queue))
             for problem in problems:
                 _log.error("queue %s: %s", queue, problem)
         except BackendError as second:
             _log.error("queue %s cannot be inspected either: %s", queue, second)
 
-    async def _may_claim(self) -> bool:
-        return self.ready_to_claim is None or await self.ready_to_claim()
+    async def _note_losses(self) -> None:
+        await self._lost.note(self.backend, self.settings.queue_name)
 
-    async def _pause(self, idle: bool) -> None:
+    async def _pause(self, stop: asyncio.Task[bool], idle: bool) -> None:
         """Wait for a free slot, the next poll, or `stop`."""
         full = len(self._runs) >= self.settings.concurrency
         if not idle and not full:
             return
         timeout = None if full and not self._lost else self._poll_seconds()
-        stop = asyncio.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait(
-                {stop, *self._runs}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            stop.cancel()
+        await asyncio.wait(
+            {stop, *self._runs}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
 
     def _poll_seconds(self) -> float:
         """Until the next claim: doubled by every refusal, so that a blocked queue costs little."""

@@ -129,19 +129,19 @@ def _input_entry(path: Path, output_dir: Path, files: FileSystem) -> InputEntry:
         raise MissingInputError(
             f"Input {path} does not exist.", "Restore it, or run the stage that makes it."
         )
-    product = enclosing_product(path, output_dir, files)
-    if product is not None:
+    if path.is_relative_to(output_dir):
+        product = enclosing_product(path, output_dir, files)
+        if product is None:
+            raise BrokenProductError(
+                f"Input {path} lies in the output folder, but in no committed product: there is no "
+                f"{MANIFEST_NAME}.",
+                "Move it away and have it made again; files of your own belong elsewhere.",
+            )
         manifest = read_manifest(product, files)
         # The key stands for bytes that are not digested again, so the files must be unchanged.
         verify(product, manifest, files=files)
         inside = path.relative_to(product).as_posix()
         return InputEntry(str(path), "product", f"{manifest.key}/{inside}")
-    if path.is_relative_to(output_dir):
-        raise BrokenProductError(
-            f"Input {path} lies in the output folder, but in no committed product: there is no "
-            f"{MANIFEST_NAME}.",
-            "Move it away and have it made again; files of your own belong elsewhere.",
-        )
     if files.is_folder(path):
         digest = hashlib.blake2b(digest_size=20)
         for name in files.sizes(path):

@@ -163,7 +163,7 @@ def _is_safe(name: str) -> bool:
         length = len(os.fsencode(name))
     except UnicodeEncodeError:
         return False
-    return 0 < length <= 200 and name[0] != "." and not {"/", "\0"} & set(name)
+    return 0 < length <= 200 and name[0] != "." and "/" not in name and "\0" not in name
 
 
 def _lock_path(scratch_dir: Path, owner: str) -> Path:

@@ -49,7 +49,7 @@ class KeptPath(PosixPath):
         """As in `pathlib.PurePath`, for one other path, by their texts."""
         (folder,) = other
         below, above = str(self), str(folder)
-        return below == above or below.startswith(f"{above}/")
+        return below.startswith(above) and (below == above or below[len(above)] == "/")
 
     def relative_to(self, *other: object) -> Path:  # type: ignore[override]  # newer versions: more
         """As in `pathlib.PurePath`, for one other path, by their texts."""
