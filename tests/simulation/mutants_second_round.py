@@ -49,14 +49,17 @@ def released_for_much_later(patch: Patch) -> None:
 
 
 def the_guard_is_not_asked(patch: Patch) -> None:
-    async def may_claim(self: Any) -> bool:
-        return True
+    claim = Worker._claim
 
-    patch.setattr(Worker, "_may_claim", may_claim)
+    async def claim_unasked(self: Any, until_idle: bool) -> Any:
+        self.ready_to_claim = None
+        return await claim(self, until_idle)
+
+    patch.setattr(Worker, "_claim", claim_unasked)
 
 
 def orphans_wait_for_their_lease(patch: Patch) -> None:
-    async def recover(self: Any) -> None:
+    async def recover(self: Any, _stop: Any) -> None:
         return None
 
     patch.setattr(Worker, "_recover_orphans", recover)

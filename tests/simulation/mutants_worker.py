@@ -92,7 +92,7 @@ async def _everybodys_orphans(self: Any) -> None:
         await self.backend.schedule_run(settings.queue_name, orphan.run_id, now)
 
 
-async def _orphans_are_failed(self: Any) -> None:
+async def _orphans_are_failed(self: Any, _stop: Any) -> None:
     settings = self.settings
     for orphan in await self.backend.list_runs(
         settings.queue_name, states=["running"], claimed_by=settings.worker_id
