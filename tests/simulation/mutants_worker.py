@@ -85,7 +85,7 @@ async def _no_poison(self: Any, step: str) -> int:
     return await _begin(self, step)
 
 
-async def _everybodys_orphans(self: Any) -> None:
+async def _everybodys_orphans(self: Any, _stop: Any) -> None:
     settings = self.settings
     for orphan in await self.backend.list_runs(settings.queue_name, states=["running"]):
         now = await self.backend.current_time()
