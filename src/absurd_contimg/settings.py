@@ -20,7 +20,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
-from absurd_contimg.core.secrets import remember, remember_environment
+from absurd_contimg.core.secrets import (
+    is_plain_path,
+    remember_database,
+    remember_environment,
+    remember_registry,
+)
 from absurd_contimg.errors import SettingError
 
 _PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
@@ -163,8 +168,8 @@ def load_settings(
         if not separator:
             raise SettingError(f"{assignment!r} is no setting.", "Write it as section.name=value.")
         _assign(pipeline, name.strip().split("."), _parse_value(value.strip()))
-    for name in ("database_url", "registry_url"):
-        remember(flat.get(name) or "")
+    remember_database(flat.get("database_url") or "")
+    _check_registry(flat.get("registry_url") or "")
     paths = _paths(flat)
     config = _validated(pipeline, paths)
     registry = flat.pop("registry_url", None) or str(paths.state_dir / "registry.sqlite3")
@@ -202,6 +207,17 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
         value = values.get(name, least)
         if not least <= value < math.inf:
             raise SettingError(f"{name} is {value}.", f"It must be a number of at least {least:g}.")
+
+
+def _check_registry(text: str) -> None:
+    """Refuse a misspelt URL: it would be made as a file whose name holds a password."""
+    remember_registry(text)
+    if text and "://" not in text and not is_plain_path(text):
+        raise SettingError(
+            "PIPELINE_PRODUCTS_DB is neither a plain path nor a known URL (its text may hold a "
+            "password and is not shown).",
+            "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.",
+        )
 
 
 def _check_queue_name(name: str) -> None:

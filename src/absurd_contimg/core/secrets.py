@@ -10,7 +10,7 @@ import html
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 from urllib.parse import quote, unquote, unquote_plus
@@ -23,9 +23,26 @@ _LENGTH_OF_NO_WORD = 8
 _PASSFILE_BYTES_MAX = 100_000
 
 # Bounded, so that the time grows with the length of a text and not with its square.
-_URL = re.compile(r"((?<![\w+.-])[A-Za-z][\w+.-]{0,40}://[^\s:/@'\"]{0,200}:)[^\s'\"]{0,500}(?=@)")
+_URL = re.compile(
+    r"((?<![\w+.-])[A-Za-z][\w+.-]{0,40}:/{1,9}[^\s:/@'\"]{0,200}:)[^\s'\"]{0,500}(?=@)"
+)
+_NO_SCHEME = re.compile(
+    r"((?<![\w/.%+-])[\w.%+-]{1,200}:)[^\s:/@'\"]{4,500}(?=@[\w.\[\]-]{1,200}(?::\d{1,5}\b|/))"
+)
+_SCHEME = re.compile(r"(?:[A-Za-z][\w+.-]*:)*/+|(?:jdbc:)?postgres(?:ql)?(?:\+\w+)?:")
+_DATABASE_URL = re.compile(r"(?:sqlite|postgres(?:ql)?)(?:\+\w+)?://")
+
+
+def _encoded(word: str) -> str:
+    """A regular expression for a word of which any character may be percent-encoded."""
+    return "".join(f"(?:{c}|%{ord(c):02x}|%{ord(c.upper()):02x})" for c in word)
+
+
+_SECRET_KEYS = "|".join(
+    map(_encoded, ("password", "secret", "scram_client_key", "scram_server_key"))
+)
 _PARAMETER = re.compile(
-    r"(\b\w{0,40}password\w{0,40}\s{0,9}=\s{0,9})"
+    rf"(\b[\w%]{{0,40}}(?:{_SECRET_KEYS})\w{{0,40}}\s{{0,9}}(?:=|%3d)\s{{0,9}})"
     r"('(?:[^'\\]|\\.)*'|(?:[^\s&'\"\\]|\\.)+)",
     re.IGNORECASE,
 )
@@ -38,16 +55,46 @@ _known: set[str] = set()
 
 def remember(connection: str) -> None:
     """Learn the passwords in a URL or ``key=value`` text, malformed or not, and its passfile."""
-    _, separator, rest = connection.partition("://")
-    user, colon, password = rest.rpartition("@")[0].partition(":")
-    if separator and colon and password != user:
-        pieces = re.split(r"[#/?@:%\s]", password)
-        _learn(password, unquote(password), unquote_plus(password), *pieces)
-    for _, value in _PARAMETER.findall(connection):
-        plain = re.sub(r"\\(.)", r"\1", value.strip("'"))
-        _learn(value.strip("'"), plain, unquote(plain))
+    _learn(*_passwords(connection))
     for value in _PASSFILE.findall(connection):
         _learn_passfile(unquote(value.strip("'")))
+
+
+def remember_database(connection: str) -> None:
+    """`remember`; also the whole of a text that is neither a URL nor ``key=value``."""
+    remember(connection)
+    if not (_DATABASE_URL.match(connection) or re.match(r"\s*\w+\s*=", connection)):
+        pieces = [each for each in connection.split() if len(each) >= _LENGTH_OF_NO_WORD]
+        _learn(connection, *pieces)
+
+
+def remember_registry(text: str) -> None:
+    """`remember_database`, unless the text is the path of a file."""
+    (remember if is_plain_path(text) else remember_database)(text)
+
+
+def has_password(connection: str) -> bool:
+    """Whether there is a password in a URL or ``key=value`` text."""
+    return next(_passwords(connection), None) is not None
+
+
+def is_plain_path(text: str) -> bool:
+    """Whether the text can only be meant as a file's path, not as a database, misspelt or not."""
+    return not re.match(r"[A-Za-z][\w+.-]*:|.*@|.*" + _PARAMETER.pattern, text, re.I | re.S)
+
+
+def _passwords(connection: str) -> Iterator[str]:
+    """The passwords, in the forms and pieces in which errors may quote them."""
+    scheme = _SCHEME.match(connection)
+    rest = connection[scheme.end() :] if scheme else connection
+    user, colon, password = rest.rpartition("@")[0].partition(":")
+    if colon and password != user and not connection.startswith("sqlite:"):
+        yield from (password, unquote(password), unquote_plus(password))
+        yield from re.split(r"[#/?@:%\s]", password)
+    for text in dict.fromkeys((connection, unquote(connection))):
+        for _, value in _PARAMETER.findall(text):
+            plain = re.sub(r"\\(.)", r"\1", value.strip("'"))
+            yield from (value.strip("'"), plain, unquote(plain))
 
 
 def remember_environment(environment: Mapping[str, str]) -> None:
@@ -55,8 +102,8 @@ def remember_environment(environment: Mapping[str, str]) -> None:
     _learn(environment.get("PGPASSWORD", ""))
     if passfile := environment.get("PGPASSFILE"):
         _learn_passfile(passfile)
-    for name in ("ABSURD_DATABASE_URL", "PIPELINE_PRODUCTS_DB"):
-        remember(environment.get(name, ""))
+    remember_database(environment.get("ABSURD_DATABASE_URL", ""))
+    remember_registry(environment.get("PIPELINE_PRODUCTS_DB", ""))
 
 
 def mask(text: str) -> str:
@@ -68,12 +115,14 @@ def mask(text: str) -> str:
             text = text.replace(secret, _MASK)
         else:
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", _MASK, text)
-    return _PARAMETER.sub(rf"\1{_MASK}", _URL.sub(rf"\1{_MASK}", text))
+    for form in (_URL, _NO_SCHEME, _PARAMETER):
+        text = form.sub(rf"\1{_MASK}", text)
+    return text
 
 
 def without_password(connection: str) -> str:
     """A URL or ``key=value`` text that can still be used by those who have the password."""
-    text = re.sub(r"^([A-Za-z][\w+.-]*://[^\s:/@]*):.*(?=@)", r"\1", connection)
+    text = re.sub(r"^((?:[A-Za-z][\w+.-]*:/+)?[^\s:/@=]*):.*(?=@)", r"\1", connection)
     return mask(_PARAMETER.sub("", text).rstrip("?& "))
 
 
@@ -83,7 +132,7 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
         name: value
         for name, value in environment.items()
         if not (name.startswith(_OWN_NAMES) or _SECRET_NAME.search(name) or value in _known)
-        and not (_URL.search(value) or _PARAMETER.search(value))
+        and not any(form.search(value) for form in (_URL, _NO_SCHEME, _PARAMETER))
     }
 
 

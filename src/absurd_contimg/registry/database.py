@@ -18,7 +18,7 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url, se
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from absurd_contimg.core.secrets import mask
+from absurd_contimg.core.secrets import is_plain_path, mask
 from absurd_contimg.errors import RegistryAwayError, RegistryDamagedError, SettingError
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
@@ -30,6 +30,8 @@ that a worker can stop; waiting work comes again."""
 _POSTGRES_SCHEMA = "contimg"
 _POSTGRES_LOCK = 0x636F6E74
 """Key of the advisory lock that serialises writers ("cont")."""
+
+_FORMS_OF_SETTING = "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE."
 
 _READ_ONLY = "registry_read_only"
 
@@ -156,6 +158,10 @@ def exists(url: str) -> bool:
 
 
 def _engine(url: str | Path) -> Engine:
+    if isinstance(url, str) and "://" not in url and not is_plain_path(url):
+        raise SettingError(
+            "The registry's setting is neither a plain path nor a known URL.", _FORMS_OF_SETTING
+        )
     full_url = f"sqlite:///{url}" if isinstance(url, Path) or "://" not in url else url
     try:
         # The path of a file is taken as it is: it may hold ``?`` and ``%``.
@@ -175,7 +181,7 @@ def _engine(url: str | Path) -> Engine:
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError) as error:
         raise SettingError(
             mask(f"Registry URL {str(url)!r} is not understood ({error})."),
-            "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE.",
+            _FORMS_OF_SETTING,
         ) from error
     if engine.dialect.name == "sqlite":
         _begin_immediately(engine)

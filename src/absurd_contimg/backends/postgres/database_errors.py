@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
 
 import psycopg
@@ -69,8 +70,13 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
         if variables
         else "Check"
     )
+    text = str(error).strip()
+    if isinstance(error, psycopg.ProgrammingError) and error.sqlstate is None:
+        text = re.sub(
+            r'"[^\n]*"', '"***"', text
+        )  # the setting is malformed: any part may be secret
     return BackendUnavailable(
-        f"The database cannot be reached: {str(error).strip()} "
+        f"The database cannot be reached: {text} "
         f"{remedy} ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
         sqlstate=error.sqlstate,
     )

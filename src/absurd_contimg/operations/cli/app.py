@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.records import History
+from absurd_contimg.core.secrets import has_password
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import group_of
@@ -56,10 +57,10 @@ class Options:
 state = Options()
 
 
-def _option(variable: str, *names: str, file_okay: bool = True) -> Any:
+def _option(variable: str, *names: str, file_okay: bool = True, note: str = "") -> Any:
     """An option instead of an environment variable, with the meaning of that variable."""
     meaning = VARIABLES[variable].help
-    text = f"{meaning[0].upper()}{meaning[1:]} ({variable})."
+    text = f"{meaning[0].upper()}{meaning[1:]} ({variable}).{note}"
     return typer.Option(*names, help=text, file_okay=file_okay)
 
 
@@ -69,7 +70,10 @@ def _before(
     output_dir: Annotated[Path | None, _option("PIPELINE_OUTPUT_DIR", file_okay=False)] = None,
     scratch_dir: Annotated[Path | None, _option("PIPELINE_SCRATCH_DIR", file_okay=False)] = None,
     state_dir: Annotated[Path | None, _option("PIPELINE_STATE_DIR", file_okay=False)] = None,
-    database_url: Annotated[str | None, _option("ABSURD_DATABASE_URL")] = None,
+    database_url: Annotated[
+        str | None,
+        _option("ABSURD_DATABASE_URL", note=" With a password, set the variable instead."),
+    ] = None,
     queue_name: Annotated[str | None, _option("ABSURD_QUEUE_NAME", "--queue")] = None,
     catalog: Annotated[Path | None, _option("PIPELINE_CATALOG")] = None,
     config_file: Annotated[Path | None, _option("PIPELINE_CONFIG", "--config")] = None,
@@ -101,6 +105,11 @@ def _before(
     text = "%(message)s" if interactive else "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(SafeFormatter(text, "%H:%M:%S" if interactive else "%Y-%m-%dT%H:%M:%S"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.INFO, handlers=[handler])
+    if has_password(database_url or ""):
+        error_console.print(
+            "The password in --database-url can be seen by every user of this machine (ps). "
+            "Set ABSURD_DATABASE_URL instead, or name a passfile."
+        )
 
 
 def with_backend(
