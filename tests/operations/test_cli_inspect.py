@@ -19,6 +19,8 @@ from absurd_contimg.core.records import History, Run, Task
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.logs import log_folder, log_paths
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, living_owners
+from absurd_contimg.history.invariants.check import Violation
+from absurd_contimg.operations.cli import inspect
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import to_be_retried
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
@@ -139,6 +141,26 @@ def test_status_and_history_count_the_missing_subbands(
     on_queue(database_url, prepare)
     assert "2 sub-bands missing" in contimg("status").stdout
     assert "completed, clean, 2 sub-bands missing" in contimg("history", "G1").stdout
+
+
+def test_task_that_was_due_since_ever_is_shown(contimg: Contimg, database_url: str) -> None:
+    async def prepare(backend: PostgresBackend) -> None:
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+
+    on_queue(database_url, prepare)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f"update absurd.\"r_{QUEUE}\" set available_at = '-infinity'")
+    assert "the first since ever" in contimg("status").stdout
+    shown = contimg("status", "--json").stdout
+    assert json.loads(shown)["queue"]["oldest_claimable_seconds"] == "inf"
+
+
+def test_violation_is_one_line(contimg: Contimg, monkeypatch: pytest.MonkeyPatch) -> None:
+    violation = Violation("monotonic", "step 'a\n0 tasks audited, 0 violations.' [/] twice")
+    monkeypatch.setattr(inspect, "check_histories", lambda *_: [violation])
+    lines = contimg("audit").stdout.splitlines()
+    assert len(lines) == 2
+    assert lines[0].endswith("0 violations.' [/] twice")
 
 
 def test_misspelt_queue_is_refused_with_the_existing_ones(contimg: Contimg) -> None:

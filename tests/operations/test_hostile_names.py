@@ -108,6 +108,17 @@ def test_every_view_shows_hostile_names_harmlessly(name: str, tmp_path: Path) ->
     assert [char for char in content if not char.isprintable() and char not in "\n\t"] == []
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\x0b", "\x85", "\u2028"], ids=ascii)
+def test_line_ends_forge_no_line_of_a_table(end: str) -> None:
+    """In names, failure messages and advice."""
+    history = history_of(f"a{end}FORGED")
+    summary = summarize(history)
+    for view in (tasks_table([summary], NOW), history_table(history)):
+        lines = render(view, width=2000).splitlines()
+        assert any("FORGED" in line for line in lines)
+        assert not [line for line in lines if line.strip().startswith("FORGED")]
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.text(st.characters(), max_size=60))
 def test_any_text_is_harmless(text: str) -> None:

@@ -7,8 +7,11 @@ hold escape sequences, markup, line ends, bytes that are no UTF-8, or a password
 from __future__ import annotations
 
 import logging
+import math
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import PurePath
 from typing import Any, TextIO, cast
@@ -21,8 +24,10 @@ from rich.text import Text
 from typing_extensions import override
 
 from absurd_contimg.core.secrets import mask
+from absurd_contimg.errors import UserError
 
 _LENGTH_MAX = 300
+_MESSAGE_LENGTH_MAX = 4000
 
 
 def printable(text: str) -> str:
@@ -46,8 +51,15 @@ def cell(text: object) -> str:
     return escape(one_line(text))
 
 
+def message_line(text: object) -> str:
+    """A message or an advice as markup on one line: a line end in it forges no other line."""
+    return escape(one_line(text, _MESSAGE_LENGTH_MAX))
+
+
 def jsonable(value: Any) -> Any:
     """JSON of records, times and ids, without passwords and without lone surrogates."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no such number
     if isinstance(value, str | PurePath):
         return mask(str(value)).encode("utf-8", "backslashreplace").decode()
     if is_dataclass(value) and not isinstance(value, type):
@@ -76,22 +88,50 @@ class SafeFormatter(logging.Formatter):
 
     @override
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return one_line(super().formatMessage(record), 4000)
+        return one_line(super().formatMessage(record), _MESSAGE_LENGTH_MAX)
 
     @override
     def format(self, record: logging.LogRecord) -> str:
         return printable_lines(super().format(record))
 
 
-class _MaskedStream:
-    """A standard stream for what is printed past the consoles: usage errors, tracebacks."""
+class StreamError(UserError):
+    """Standard output cannot be written: its disk is full, say."""
 
-    def __init__(self, stream: TextIO) -> None:
+
+class _MaskedStream:
+    """A standard stream for what is printed past the consoles: usage errors, tracebacks.
+
+    Of standard error that cannot be written nobody can be told: the process goes on without it.
+    """
+
+    def __init__(self, stream: TextIO, name: str) -> None:
         self._stream = stream
+        self._name = name
 
     def write(self, text: str) -> int:
-        self._stream.write(mask(text))
+        with self._failures():
+            self._stream.write(mask(text))
         return len(text)
+
+    def flush(self) -> None:
+        with self._failures():
+            self._stream.flush()
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if self._name == "stderr":
+                return
+            discard_output()
+            raise StreamError(
+                f"Standard output cannot be written: {error.strerror}.",
+                "Free the disk, or write to another file. What the command has done counts.",
+            ) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -99,10 +139,28 @@ class _MaskedStream:
 
 def guard_streams() -> None:
     """Mask passwords in all that this process prints, and print whatever is no UTF-8 as escapes."""
+    _open_closed_streams()
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, cast(TextIO, _MaskedStream(stream)))
+        setattr(sys, name, cast(TextIO, _MaskedStream(stream, name)))
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null where a standard stream is closed, before another file takes its number."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def discard_output() -> None:
+    """Let standard output end in /dev/null, where the rest of its buffer may go."""
+    descriptor = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(descriptor, 1)
+    os.close(descriptor)
 
 
 console = SafeConsole(highlight=False, emoji=False)

@@ -19,7 +19,7 @@ from absurd_contimg.core.records import TERMINAL_STATES, History
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import StepStart, step_order
-from absurd_contimg.operations.console import cell, one_line
+from absurd_contimg.operations.console import cell, message_line, one_line
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
 _REFRESH_SECONDS = 0.5
@@ -51,7 +51,7 @@ def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableTy
         )
     reasons = (summary.waiting or _final_failure(summary) for summary in summaries)
     advice = {reason.rule: reason.advice for reason in reasons if reason and reason.advice}
-    lines = [f"[bold]{cell(rule)}[/]: {escape(text)}" for rule, text in advice.items()]
+    lines = [f"[bold]{cell(rule)}[/]: {message_line(text)}" for rule, text in advice.items()]
     return Group(table, *lines)
 
 
@@ -152,12 +152,13 @@ def _caption(summary: TaskSummary) -> str | None:
     waiting, failure = summary.waiting, _final_failure(summary)
     if waiting is not None:
         lines = [f"[yellow]Waits for {cell(waiting)}.[/]"]
-        lines += [escape(text) for text in (waiting.message, waiting.advice) if text]
+        lines += [message_line(text) for text in (waiting.message, waiting.advice) if text]
         return "\n".join(lines)
     if failure is None:
         return None
     heading = ", ".join(filter(None, (failure.kind or failure.name, failure.rule, failure.path)))
-    return f"[red]{cell(heading)}[/]: {escape(failure.message)}\n{escape(failure.advice or '')}"
+    advice = message_line(failure.advice or "")
+    return f"[red]{cell(heading)}[/]: {message_line(failure.message)}\n{advice}"
 
 
 def _outcome(start: StepStart, previous: StepStart | None) -> str:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,7 @@ from absurd_contimg.history.summary import TaskSummary, read_histories, summariz
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, GroupName, TaskName, app, state
-from absurd_contimg.operations.console import cell, console
+from absurd_contimg.operations.console import cell, console, message_line, one_line
 from absurd_contimg.settings import VARIABLES, known_settings
 
 
@@ -60,8 +61,9 @@ def status(
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
     console.print(f"[bold]{cell(stats.queue_name)}[/]: {counts or 'no tasks'}")
     if stats.oldest_claimable_seconds is not None:
-        seconds = f"{stats.oldest_claimable_seconds:.0f} s"
-        console.print(f"{stats.claimable} waiting for a worker, the first for {seconds}")
+        seconds = stats.oldest_claimable_seconds
+        duration = f"for {seconds:.0f} s" if math.isfinite(seconds) else "since ever"
+        console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
     if stats.expired_leases:
         console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
     console.print(f"Workers alive on this host: {', '.join(map(cell, alive)) or 'none'}")
@@ -70,7 +72,7 @@ def status(
             place = "" if note["alive_here"] else ", not alive on this host"
             heading = f"worker {note['worker']}{place}, since {note['since']}"
             console.print(f"[yellow]{cell(heading)}:[/] ", end="")
-            console.out(note["reason"])
+            console.print(message_line(note["reason"]), soft_wrap=True)
     console.print(tasks_table(summaries, now))
 
 
@@ -156,7 +158,7 @@ def settings() -> None:
     for variable, meaning in VARIABLES.items():
         value = getattr(current, meaning.setting, getattr(paths, meaning.setting, None))
         current_value = "" if value in ("", None) else f" = {value}"
-        console.out(f"{variable}{current_value}: {meaning.help}")
+        console.out(one_line(f"{variable}{current_value}: {meaning.help}", 4000))
     console.print()
     values = current.pipeline.model_dump()
     for name, default in known_settings().items():
@@ -198,7 +200,7 @@ def audit() -> None:
     histories = shared.newest_histories(settings)
     violations = check_histories(histories, make_policy(settings))
     for violation in violations:
-        console.out(violation, style="red")
+        console.print(f"[red]{message_line(violation)}[/]", soft_wrap=True)
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")
     if violations:
         raise typer.Exit(1)

@@ -17,7 +17,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     synthesize,
 )
 from absurd_contimg.operations.cli.app import app
-from absurd_contimg.operations.console import error_console, guard_streams
+from absurd_contimg.operations.console import discard_output, error_console, guard_streams
 
 _EXTRAS = {
     **dict.fromkeys(("scipy", "astropy", "pyuvdata", "h5py", "casacore"), "casa"),
@@ -31,10 +31,21 @@ def main() -> None:
     """The entry point of the ``contimg`` program."""
     guard_streams()
     try:
-        app()
+        _run()
     except (UserError, BackendError) as error:
         error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
         error_console.print(str(error), markup=False, emoji=False)
+        sys.exit(1)
+    except BrokenPipeError:  # nobody reads on
+        discard_output()
+        sys.exit(1)
+    except FileNotFoundError as error:
+        if os.path.isabs(error.filename or "") or _has_current_folder():
+            raise
+        error_console.out(
+            "contimg: the current folder was removed, and a path is relative to it. Change to "
+            "another folder, or give absolute paths."
+        )
         sys.exit(1)
     except PermissionError as error:
         error_console.out(f"contimg: PermissionError: {_explain(error)}")
@@ -48,6 +59,22 @@ def main() -> None:
             f"Run: pip install 'absurd-contimg[{extra}]'"
         )
         sys.exit(1)
+
+
+def _run() -> None:
+    try:
+        app()
+    except SystemExit:
+        sys.stdout.flush()
+        raise
+
+
+def _has_current_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _explain(error: PermissionError) -> str:
