@@ -215,6 +215,28 @@ def test_wrong_use_of_retry_is_explained(arguments: tuple[str, ...], message: st
     assert message in str(refused.exception)
 
 
+@pytest.mark.parametrize(("attempts", "retried"), [(2**31 - 2, 2), (2**31 - 1, 1)])
+def test_one_task_out_of_attempts_keeps_no_other_from_its_retry(
+    contimg: Contimg, database_url: str, attempts: int, retried: int
+) -> None:
+    async def prepare(backend: PostgresBackend) -> None:
+        await spawn_failed(backend, "G1", "bad-input")
+        await spawn_failed(backend, "G2", "bad-input")
+
+    on_queue(database_url, prepare)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(
+            f'update absurd."t_{QUEUE}" set attempts = {attempts}, max_attempts = {attempts}'
+            " where params ->> 'group_id' = 'G1'"
+        )
+    result = contimg("retry", "--all-failed")
+    assert result.output.count("will run again") == retried
+    assert result.exit_code == 2 - retried
+    assert result.output.count("the most that can be counted") == 2 - retried
+    if retried == 1:
+        assert "the most that can be counted" in str(contimg("retry", "G1").exception)
+
+
 def test_group_whose_newest_task_completed_is_not_retried() -> None:
     """Its first task failed; the respawned one has not."""
     histories = [

@@ -1,4 +1,4 @@
-"""SIGTERM ends the process of a worker, whatever its work does."""
+"""SIGTERM and a closed terminal end the process of a worker, whatever its work does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from absurd_contimg.backends.postgres import PostgresBackend
 
@@ -39,9 +41,20 @@ main()
 """
 
 
+@pytest.mark.parametrize(
+    ("signals", "nohup"),
+    [
+        ([signal.SIGTERM], False),
+        ([signal.SIGHUP], False),
+        ([signal.SIGHUP, signal.SIGTERM], True),
+    ],
+    ids=["term", "terminal closed", "terminal closed under nohup"],
+)
 def test_work_in_a_thread_that_does_not_end_is_not_waited_for(
-    database_url: str, tmp_path: Path
+    database_url: str, tmp_path: Path, signals: list[signal.Signals], nohup: bool
 ) -> None:
+    """Under nohup, only the second signal stops the worker."""
+
     async def spawn() -> None:
         async with PostgresBackend(database_url) as backend:
             await backend.create_queue("q")
@@ -51,7 +64,7 @@ def test_work_in_a_thread_that_does_not_end_is_not_waited_for(
     folders = ["--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")]
     command = [*folders, "--database-url", database_url, "--queue", "q", "worker"]
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, *command],
+        [*(["nohup"] if nohup else []), sys.executable, "-c", SCRIPT, *command],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -59,8 +72,12 @@ def test_work_in_a_thread_that_does_not_end_is_not_waited_for(
     with process:
         assert process.stdout is not None
         assert process.stdout.readline() == "begun\n"
-        process.send_signal(signal.SIGTERM)
         try:
+            for number in signals[:-1]:
+                process.send_signal(number)
+                with pytest.raises(subprocess.TimeoutExpired):
+                    process.wait(timeout=1)
+            process.send_signal(signals[-1])
             _, log = process.communicate(timeout=30)
         finally:
             process.kill()

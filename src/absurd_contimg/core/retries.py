@@ -43,10 +43,13 @@ class RetryPolicy:
         return min(delay, self.backoff_limit_seconds)
 
 
+ATTEMPTS_MAX = 2**31 - 1
+"""The most attempts that Absurd's columns can count."""
+
 _ATTEMPTS_GRANTED = 1000
 """Absurd's own limit for a retried task; the worker's budgets, by step and kind, are tighter."""
 
 
 def retry_options(task: Task) -> dict[str, Json]:
     """The options of Absurd's ``retry_task`` that give a failed task full budgets again."""
-    return {"max_attempts": task.attempts + _ATTEMPTS_GRANTED}
+    return {"max_attempts": min(task.attempts + _ATTEMPTS_GRANTED, ATTEMPTS_MAX)}

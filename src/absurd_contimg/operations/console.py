@@ -6,9 +6,11 @@ hold escape sequences, markup, line ends, bytes that are no UTF-8, or a password
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import os
+import stat
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -127,7 +129,10 @@ class _MaskedStream:
         except OSError as error:
             if self._name == "stderr":
                 return
+            hung_up = error.errno == errno.EIO and stat.S_ISCHR(os.fstat(1).st_mode)
             discard_output()
+            if hung_up:  # the terminal was closed: the process stops by its signal
+                return
             raise StreamError(
                 f"Standard output cannot be written: {error.strerror}.",
                 "Free the disk, or write to another file. What the command has done counts.",

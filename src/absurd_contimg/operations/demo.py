@@ -37,7 +37,7 @@ from absurd_contimg.history.timeline import group_of, step_starts
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.operations.console import cell
 from absurd_contimg.operations.report import Section, write_report
-from absurd_contimg.operations.services import given_worker_id, open_backend
+from absurd_contimg.operations.services import given_worker_id, open_backend, stop_signals
 from absurd_contimg.operations.terminal import history_table, watch
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.outputs import (
@@ -73,7 +73,12 @@ async def run_demo(folder: Path, console: Console, *, force: bool = False) -> bo
 
     With `force`, what an earlier demo has left there is removed first. Raises
     `ForeignFolderError` if there are files of anybody else, and `SettingError` without `force`.
+    A signal that stops a worker cancels the demo, which stops its workers and its server.
     """
+    demo = asyncio.current_task()
+    assert demo is not None
+    for number in stop_signals():
+        asyncio.get_running_loop().add_signal_handler(number, demo.cancel)
     paths = PathsConfig.below(folder)
     # No environment variable and no server of this machine changes the demo. Each of the two
     # workers has one core.

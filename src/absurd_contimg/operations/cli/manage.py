@@ -21,7 +21,7 @@ from absurd_contimg.core.secrets import without_password
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import GroupName, TaskName, app, state
-from absurd_contimg.operations.console import cell, console
+from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -168,14 +168,19 @@ def retry(
         hint = f"Did you mean {similar[0]}?" if similar else "contimg failures lists them."
         raise SettingError(f"There is no rule {rule!r}.", hint)
 
-    async def retry_tasks(backend: Backend) -> list[SpawnedTask]:
+    async def retry_tasks(backend: Backend) -> tuple[list[SpawnedTask], list[str]]:
         if task is None:
             return await retry_all_failed(backend, settings.queue_name, rule)
-        return [await retry_failed(backend, await shared.find_task(backend, settings, task))]
+        history = await shared.find_task(backend, settings, task)
+        return [await retry_failed(backend, history)], []
 
-    retried = shared.with_backend(settings, retry_tasks, create=False)
+    retried, refusals = shared.with_backend(settings, retry_tasks, create=False)
     for item in retried:
         _show_retried(item)
+    for refusal in refusals:
+        error_console.print(f"[red]contimg:[/] {message_line(refusal)}", soft_wrap=True)
+    if refusals:
+        raise typer.Exit(1)
     if not retried:
         console.print("No failed task outside quarantine. See: contimg quarantine list")
 
@@ -209,7 +214,12 @@ def demo(
     """
     from absurd_contimg.operations.demo import run_demo
 
-    if not asyncio.run(run_demo(folder.absolute(), console, force=force)):
+    try:
+        ok = asyncio.run(run_demo(folder.absolute(), console, force=force))
+    except asyncio.CancelledError:
+        console.print("Stopped. contimg demo --force begins again.")
+        raise typer.Exit(130) from None
+    if not ok:
         raise typer.Exit(1)
 
 

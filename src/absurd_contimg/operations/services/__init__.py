@@ -10,7 +10,7 @@ from absurd_contimg.operations.services.quarantine import (
     to_be_retried,
 )
 from absurd_contimg.operations.services.worker_identity import given_worker_id
-from absurd_contimg.operations.services.worker_service import make_policy, serve
+from absurd_contimg.operations.services.worker_service import make_policy, serve, stop_signals
 
 __all__ = [
     "check_spawn",
@@ -24,6 +24,7 @@ __all__ = [
     "retry_all_failed",
     "retry_failed",
     "serve",
+    "stop_signals",
     "to_be_retried",
     "worker_notes",
 ]

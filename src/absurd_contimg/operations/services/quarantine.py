@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendError, BackendUnavailable
 from absurd_contimg.core.records import History, Run, SpawnedTask
-from absurd_contimg.core.retries import retry_options
+from absurd_contimg.core.retries import ATTEMPTS_MAX, retry_options
 from absurd_contimg.errors import SettingError
 from absurd_contimg.history.summary import summarize
 from absurd_contimg.registry import GroupStatus, Registry
@@ -26,13 +27,21 @@ async def retry_failed(backend: Backend, history: History) -> SpawnedTask:
             f"Task {task.task_id} is {task.state}, not failed.",
             "Only a failed task can be retried.",
         )
+    if task.attempts >= ATTEMPTS_MAX:
+        raise SettingError(
+            f"Task {task.task_id} has had {task.attempts} attempts, the most that can be counted.",
+            "Give its group a new task: contimg spawn --respawn",
+        )
     return await backend.retry_task(history.queue_name, task.task_id, retry_options(task))
 
 
 async def retry_all_failed(
     backend: Backend, queue_name: str, rule: str | None = None
-) -> list[SpawnedTask]:
-    """Retry the tasks of `to_be_retried`, with a few statements however many they are."""
+) -> tuple[list[SpawnedTask], list[str]]:
+    """Retry the tasks of `to_be_retried`; also why some of them cannot be retried.
+
+    With a few statements however many they are, unless the database refuses one of them.
+    """
     tasks = await backend.list_tasks(queue_name, limit=_ROWS_MAX)
     runs: dict[UUID, list[Run]] = defaultdict(list)
     for run in await backend.list_runs(queue_name, states=["failed"], limit=_ROWS_MAX):
@@ -40,9 +49,30 @@ async def retry_all_failed(
     histories = [History(queue_name, task, tuple(runs[task.task_id])) for task in tasks]
     selected = to_be_retried(histories, rule)
     if not selected:
-        return []
+        return [], []
     options = {history.task.task_id: retry_options(history.task) for history in selected}
-    return await backend.retry_tasks(queue_name, options)
+    try:
+        return await backend.retry_tasks(queue_name, options), []
+    except BackendUnavailable:
+        raise
+    except BackendError:
+        return await _retry_each(backend, selected)
+
+
+async def _retry_each(
+    backend: Backend, histories: Sequence[History]
+) -> tuple[list[SpawnedTask], list[str]]:
+    retried, refusals = [], []
+    for history in histories:
+        try:
+            retried.append(await retry_failed(backend, history))
+        except BackendUnavailable:
+            raise
+        except SettingError as error:
+            refusals.append(str(error))
+        except BackendError as error:
+            refusals.append(f"Task {history.task.task_id} cannot be retried: {error}")
+    return retried, refusals
 
 
 def to_be_retried(histories: Sequence[History], rule: str | None = None) -> list[History]:

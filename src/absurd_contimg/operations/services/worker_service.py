@@ -84,8 +84,14 @@ def sweep_scratch(scratch_dir: Path) -> None:
         _log.info("removed files of a dead process from scratch: %s", swept)
 
 
+def stop_signals() -> list[signal.Signals]:
+    """The signals that stop a worker; a closed terminal stops none that nohup has started."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGTERM, signal.SIGINT, *hangup]
+
+
 async def serve(settings: Settings, until_idle: bool = False) -> int:
-    """Run a worker until SIGTERM or SIGINT (or, with `until_idle`, until nothing can be claimed).
+    """Run a worker until a signal stops it (or, with `until_idle`, until nothing can be claimed).
 
     Returns how many tasks wait. Makes nothing before the settings and the database are known to
     do. Raises `ScratchInUseError` if a running process has its name, by which it finds its runs.
@@ -104,7 +110,7 @@ async def serve(settings: Settings, until_idle: bool = False) -> int:
                 enter_products(registry, settings.pipeline.paths.output_dir)
             worker = make_worker(backend, settings, registry, scratch, guard)
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in stop_signals():
                 loop.add_signal_handler(number, worker.stop)
             _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
             await worker.run(until_idle)
