@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from typer.testing import CliRunner
@@ -118,6 +120,29 @@ def test_worker_enters_the_products_into_an_empty_registry(
     enter_products(registry, output_dir)
     assert len(registry.rows(Product)) == 13
     assert not registry.is_empty()
+
+
+def test_worker_enters_all_products_or_none(
+    tmp_path: Path,
+    output_dir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A worker that ends while it enters them leaves the registry empty for the next one."""
+    registry = open_registry(tmp_path, output_dir)
+    with monkeypatch.context() as patched:
+        progress = mock.Mock(side_effect=[None, OSError("the worker ends")])
+        patched.setattr("absurd_contimg.registry.registry.progress_of", progress)
+        with pytest.raises(OSError, match="the worker ends"):
+            enter_products(registry, output_dir)
+    assert registry.is_empty()
+    broken = output_dir / "image" / f"image-{GROUPS[0]}-x" / "manifest.json"
+    content = json.loads(broken.read_text())
+    broken.write_text(json.dumps({**content, "outputs": {"flagged_ms": {"path": "/etc/passwd"}}}))
+    enter_products(registry, output_dir)
+    assert len(registry.rows(Product)) == 13
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert str(broken.parent) in record.getMessage()
 
 
 def contimg(tmp_path: Path, output_dir: Path, *arguments: str) -> Any:

@@ -18,6 +18,9 @@ from absurd_contimg.core.owned_folders import MARK_NAME, Mark, remove_tree, take
 from absurd_contimg.core.records import Json
 from absurd_contimg.products.files import tracked_files
 
+_JSON_BYTES_MAX = 100_000_000
+"""A manifest has some 200 bytes for each file."""
+
 
 class FileSystem(Protocol):
     """One file system. Errors are `OSError` with the errno that Linux gives."""
@@ -41,7 +44,7 @@ class FileSystem(Protocol):
         """blake2b-160 of a file's bytes, in hex."""
 
     def read_json(self, path: Path) -> Any:
-        """What `write_json` wrote; raises `ValueError` when it is not JSON."""
+        """What `write_json` wrote; raises `ValueError` when it is no JSON or no regular file."""
 
     def write_json(self, path: Path, value: Json) -> None:
         """Write JSON so that the file is there with all its content or not at all."""
@@ -116,7 +119,14 @@ class _LocalFileSystem:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
     def read_json(self, path: Path) -> Any:
-        return json.loads(path.read_bytes())
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise ValueError(f"{path} is no regular file")
+            text = file.read(_JSON_BYTES_MAX + 1)
+        if len(text) > _JSON_BYTES_MAX:
+            raise ValueError(f"{path} has more than {_JSON_BYTES_MAX} bytes")
+        return json.loads(text)
 
     def write_json(self, path: Path, value: Json) -> None:
         partial = path.with_name(path.name + ".partial")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import platform
 from collections.abc import Mapping
@@ -10,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.row_values import JSON_DEPTH_MAX, depth_of
 from absurd_contimg.errors import BrokenProductError, OutputError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_SCHEMA = 1
+_NO_FILE = {
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG,
+}  # fmt: skip
+"""Nothing readable is there; other errors of a file system may go away."""
 
 _SOFTWARE = (
     "absurd-contimg", "casatools", "casatasks", "casadata", "pyuvdata", "python-casacore",
@@ -83,22 +89,29 @@ class Manifest:
         """What `to_json` wrote, in earlier versions with ``escalations``, or `ValueError`."""
         if not isinstance(data, Mapping) or data.get("schema") != MANIFEST_SCHEMA:
             raise ValueError(f"not a manifest of schema {MANIFEST_SCHEMA}")
+        if depth_of(data) > JSON_DEPTH_MAX:
+            raise ValueError(f"it has more than {JSON_DEPTH_MAX} levels")
         values = {name: value for name, value in data.items() if name != "schema"}
         try:
             values["files"] = tuple(FileEntry(**entry) for entry in values["files"])
             values["inputs"] = tuple(InputEntry(**entry) for entry in values["inputs"])
             earlier_key = values.pop("escalations", ())
             values["fallbacks"] = tuple(values.get("fallbacks", earlier_key))
-            return cls(**values)
+            manifest = cls(**values)
         except (KeyError, TypeError) as error:
             raise ValueError(f"manifest fields do not fit: {error}") from error
+        _check_types(manifest)
+        entries: tuple[FileEntry | InputEntry, ...] = (*manifest.files, *manifest.inputs)
+        for entry in entries:
+            _check_types(entry)
+        return manifest
 
     def moved_to(self, output_dir: str) -> Manifest:
         """The same with its paths below another output folder, for products that were moved."""
         if self.output_dir == output_dir:
             return self
         outputs = relocated(self.outputs, self.output_dir, output_dir)
-        assert isinstance(outputs, Mapping)
+        assert isinstance(outputs, Mapping)  # as `from_json` has checked
         return replace(self, output_dir=output_dir, outputs=outputs)
 
 
@@ -134,11 +147,32 @@ def read_manifest(folder: Path, files: FileSystem = LOCAL) -> Manifest:
     path = folder / MANIFEST_NAME
     try:
         return Manifest.from_json(files.read_json(path))
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_FILE:
+            raise
         raise BrokenProductError(
             f"{folder} is no product: {path} is missing or unreadable ({error}).",
             "Move it away and have it made again.",
         ) from error
+
+
+def _check_types(record: Manifest | FileEntry | InputEntry) -> None:
+    """Raise `ValueError` for a field of another type, or a text that no database can hold."""
+    for field in fields(record):
+        name, kind, value = field.name, str(field.type), getattr(record, field.name)
+        is_fitting = (
+            isinstance(value, str) and "\0" not in value
+            if kind == "str"
+            else isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            if kind == "int"
+            else isinstance(value, Mapping)
+            if kind.startswith("Mapping")
+            else isinstance(value, tuple)
+        )
+        if not is_fitting:
+            raise ValueError(f"{name} is {str(value)[:60]!r}, which is no {kind}")
+        if isinstance(value, str) and isinstance(record, Manifest):
+            value.encode()  # `UnicodeEncodeError` is a `ValueError`
 
 
 def relocated(value: Json, old: str, new: str) -> Json:

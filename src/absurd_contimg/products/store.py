@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from absurd_contimg.errors import BrokenProductError, SettingError
+from absurd_contimg.errors import BrokenProductError, SettingError, UserError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, read_manifest
 
@@ -156,15 +156,46 @@ def product_folders(
 ) -> Iterator[Path]:
     """Every folder with a manifest below an output folder, in the order of their paths.
 
+    A product may be a link to a folder; a link with the name of a product counts as one, so that
+    it is missed while its target is away. Those of a folder come first. Other links are left out.
     With `like_products`, folders too that have the name of a product and no manifest. Folders that
     cannot be read are left out, after a call of `on_error`.
     """
     for folder, subfolders, files in os.walk(output_dir, onerror=on_error):
+        for name in sorted((*subfolders, *files)):
+            path = Path(folder, name)
+            is_named = _PRODUCT_NAME.fullmatch(name) or os.path.lexists(path / MANIFEST_NAME)
+            if path.is_symlink() and is_named and MANIFEST_NAME not in (*files, *subfolders):
+                yield path
         subfolders.sort()
         is_alike = like_products and _PRODUCT_NAME.fullmatch(Path(folder).name) is not None
-        if MANIFEST_NAME in files or is_alike:
+        if MANIFEST_NAME in (*files, *subfolders) or is_alike:
             subfolders.clear()  # what is inside belongs to the product
             yield Path(folder)
+
+
+def read_products(
+    output_dir: Path, products: dict[Path, Manifest], broken: dict[Path, str]
+) -> None:
+    """Add what is on disk and not yet known; `broken` gets what cannot be read, and why."""
+
+    def on_error(error: OSError) -> None:
+        folder = Path(error.filename)
+        if folder.name != "lost+found" and not isinstance(error, FileNotFoundError):
+            broken[folder] = f"{folder} cannot be read ({error.strerror})."
+
+    for folder in product_folders(output_dir, on_error=on_error):
+        if folder in products or folder in broken:
+            continue
+        try:
+            manifest = load_committed(folder)
+            verify(folder, manifest)
+        except UserError as error:
+            broken[folder] = str(error)
+        except OSError as error:
+            broken[folder] = f"{folder} cannot be read ({error})."
+        else:
+            products[folder] = manifest
 
 
 def committed_products(output_dir: Path) -> Iterator[tuple[Path, Manifest]]:

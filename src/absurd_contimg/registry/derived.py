@@ -56,7 +56,7 @@ def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
     product = Product(**columns, folder=str(folder), size_bytes=size_bytes)
     try:
         return [product, *_typed_rows(folder, manifest)]
-    except ValueError as error:
+    except (ValueError, LookupError) as error:
         raise BrokenProductError(
             f"The manifest in {folder} lacks what the registry needs of a product of "
             f"{manifest.stage!r}: {error}.",

@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, func, inspect, select, update
+from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
-from absurd_contimg.errors import BrokenProductError, MissingInputError
+from absurd_contimg.errors import BrokenProductError, MissingInputError, UserError
 from absurd_contimg.products.manifest import Manifest, relocated
 from absurd_contimg.products.outputs import Caltable
-from absurd_contimg.products.store import is_whole, load_committed, product_folders, verify
+from absurd_contimg.products.store import (
+    is_whole,
+    load_committed,
+    product_folders,
+    read_products,
+    verify,
+)
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database, patient
@@ -115,9 +122,9 @@ class Registry:
         """
         products: dict[Path, Manifest] = {}
         broken: dict[Path, str] = {}
-        _read_products(output_dir, products, broken)
+        read_products(output_dir, products, broken)
         with self._database.writing() as session:
-            _read_products(output_dir, products, broken)  # few: no writer goes on now
+            read_products(output_dir, products, broken)  # few: no writer goes on now
             retired = {
                 row.product_key: row.retired_reason
                 for row in session.scalars(select(CaltableSetRow))
@@ -126,10 +133,13 @@ class Registry:
             for table in DERIVED_TABLES:
                 session.execute(delete(table))
             for folder, manifest in products.items():
-                self._enter(session, folder, manifest)
+                try:
+                    self._enter(session, folder, manifest)
+                except BrokenProductError as error:
+                    broken[folder] = str(error)
             for key, reason in retired.items():
                 _retire(session, key, reason)
-        return RebuildReport(len(products), tuple(broken.items()))
+        return RebuildReport(len(products.keys() - broken.keys()), tuple(broken.items()))
 
     def is_empty(self) -> bool:
         """Whether no product is known."""
@@ -223,7 +233,7 @@ class Registry:
             known.add(folder := Path(row["folder"]))
             try:
                 verify(folder, load_committed(folder))
-            except (BrokenProductError, OSError) as error:
+            except (UserError, OSError) as error:
                 broken.append((folder, str(error)))
         unknown = [folder for folder in product_folders(output_dir) if folder not in known]
         return CheckReport(len(known), tuple(broken), tuple(unknown), tuple(reinstated))
@@ -284,6 +294,18 @@ class Registry:
             return [_group(session, row) for row in session.scalars(query)]
 
     def _enter(self, session: Session, folder: Path, manifest: Manifest) -> None:
+        """Enter all of a product, or nothing and raise `BrokenProductError`."""
+        try:
+            with session.begin_nested():
+                self._enter_rows(session, folder, manifest)
+        except (IntegrityError, DataError, ValueError, OverflowError) as error:
+            cause = error.orig if isinstance(error, IntegrityError | DataError) else error
+            raise BrokenProductError(
+                f"{folder} has a manifest with values that the registry cannot hold ({cause}).",
+                "Move it away and have it made again.",
+            ) from error
+
+    def _enter_rows(self, session: Session, folder: Path, manifest: Manifest) -> None:
         group = _ensure_group(session, manifest.group_id)
         if (progress := progress_of(manifest)) is not None:
             _advance(group, progress)
@@ -303,22 +325,6 @@ class Registry:
     def _resolved(self, value: Any) -> Any:
         """A column's value with the paths as they are now; older absolute ones stay."""
         return value if self._output_dir is None else relocated(value, _HERE, self._output_dir)
-
-
-def _read_products(
-    output_dir: Path, products: dict[Path, Manifest], broken: dict[Path, str]
-) -> None:
-    """Add what is on disk and not yet known."""
-    for folder in product_folders(output_dir):
-        if folder in products or folder in broken:
-            continue
-        try:
-            manifest = load_committed(folder)
-            verify(folder, manifest)
-        except BrokenProductError as error:
-            broken[folder] = str(error)
-        else:
-            products[folder] = manifest
 
 
 _PROGRESS = (

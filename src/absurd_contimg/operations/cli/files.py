@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
@@ -197,7 +198,10 @@ def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:
         if isinstance(error, PermissionError) and Path(error.filename).name != "lost+found":
             wrong[error.filename] = f"{error.filename} cannot be read ({error.strerror})."
 
-    path = path.resolve()
+    # A product that is a link keeps its name: its manifest has it.
+    path = path.parent.resolve() / path.name if path.is_symlink() else path.resolve()
+    if path.is_symlink() and os.path.lexists(path / MANIFEST_NAME):
+        return [path]
     below = list(product_folders(path, like_products=True, on_error=on_error))
     around = [folder for folder in path.parents if (folder / MANIFEST_NAME).is_file()]
     return below or around[:1]

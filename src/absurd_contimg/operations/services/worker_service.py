@@ -14,7 +14,6 @@ from pathlib import Path
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
@@ -23,7 +22,6 @@ from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
 from absurd_contimg.operations.services.preconditions import check_worker
 from absurd_contimg.operations.services.worker_identity import unique_worker_id
-from absurd_contimg.products.store import load_committed, product_folders
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_stages
@@ -136,14 +134,9 @@ def _open_registry(settings: Settings) -> Registry:
 
 
 def enter_products(registry: Registry, output_dir: Path) -> None:
-    """Enter what is on disk; other workers may do the same, and enter new products, meanwhile."""
-    number = 0
-    for folder in product_folders(output_dir):
-        try:
-            registry.register(folder, load_committed(folder))
-        except BrokenProductError as error:
-            _log.warning("not entered into the registry: %s", error)
-        else:
-            number += 1
-    if number:
-        _log.info("%d products entered into the empty registry", number)
+    """Enter what is on disk in one step; other workers may do the same meanwhile."""
+    report = registry.rebuild(output_dir)
+    for _, reason in report.broken:
+        _log.error("not entered into the registry: %s", reason)
+    if report.entered:
+        _log.info("%d products entered into the empty registry", report.entered)
