@@ -138,3 +138,21 @@ async def test_wrong_input_folder_is_named_before_the_catalogue(
     registry = Registry(settings.registry_url)
     with pytest.raises(MissingInputError, match=r"The input folder .*nowhere cannot be read"):
         await spawn_groups(backend, elsewhere, registry)
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero", "/nowhere", "folder"])
+async def test_group_of_files_that_cannot_be_read_waits_for_them(
+    settings: Settings, backend: MemoryBackend, target: str | None
+) -> None:
+    """A link to itself, to a device, to nothing; a disk that is away for a moment looks like it."""
+    link = settings.pipeline.paths.input_dir / "2025-01-17T00:00:00_sb00.hdf5"
+    if target == "folder":
+        link.mkdir()
+    else:
+        link.symlink_to(target or link.name)
+    registry = Registry(settings.registry_url)
+    for _ in range(2):
+        whole, waiting = await spawn_groups(backend, settings, registry)
+        assert whole.task is not None
+        assert waiting.task is None
+        assert "none of its files can be read" in waiting.waits_for

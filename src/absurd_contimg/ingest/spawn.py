@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
 import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -54,12 +57,17 @@ async def spawn_groups(
     expected = settings.pipeline.conversion.expected_subbands
     results = []
     for group in groups:
-        present = [path for path in group.files if path.exists()]
-        if len(present) < expected and not incomplete_now and _is_young(present):
+        changed = await asyncio.to_thread(_times_of_change, group.files)
+        present = list(changed)
+        if not present:
+            reason = "none of its files can be read: links without a file, or a disk that is away"
+            results.append(Spawned(group, None, reason))
+            continue
+        if len(present) < expected and not incomplete_now and _is_young(changed):
             reason = f"{expected - len(present)} more sub-bands (--now does not wait)"
             results.append(Spawned(group, None, reason))
             continue
-        arriving = await asyncio.to_thread(_arriving, present)
+        arriving = await asyncio.to_thread(_arriving, changed)
         if arriving:
             names = ", ".join(path.name for path in arriving[:3])
             results.append(Spawned(group, None, f"{len(arriving)} files still arriving: {names}"))
@@ -143,13 +151,25 @@ def _is_subband(path: Path) -> bool:
     return True
 
 
-def _arriving(files: list[Path]) -> list[Path]:
+def _times_of_change(paths: Iterable[Path]) -> dict[Path, float]:
+    """The regular files and when they changed; what cannot be looked at is not there yet."""
+    changed = {}
+    for path in paths:
+        with suppress(OSError):
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                changed[path] = status.st_mtime
+    return changed
+
+
+def _arriving(changed: Mapping[Path, float]) -> list[Path]:
     """Files that are still being written or copied; only files of the last hour are opened."""
     now = time.time()
-    young = [path for path in files if now - path.stat().st_mtime < _ARRIVAL_SECONDS_MAX]
+    young = [path for path, at in changed.items() if now - at < _ARRIVAL_SECONDS_MAX]
     return [path for path in young if not is_finished(path)]
 
 
-def _is_young(files: list[Path]) -> bool:
-    first = min((path.stat().st_mtime for path in files), default=0.0)
-    return abs(time.time() - first) < GROUP_WAIT_SECONDS  # a wrong clock may be ahead
+def _is_young(changed: Mapping[Path, float]) -> bool:
+    return (
+        abs(time.time() - min(changed.values())) < GROUP_WAIT_SECONDS
+    )  # a wrong clock may be ahead
