@@ -197,6 +197,8 @@ _LEAST: Mapping[str, float] = {
     "disk_critical_gb": 0,
 }
 """The least value of a setting of the worker."""
+_GREATEST: Mapping[str, float] = {"concurrency": 1000, "claim_timeout_seconds": 86_400}
+"""Where more is a mistake: a thousand groups at once, or a lease of more than a day."""
 
 _QUEUE_BYTES_MAX = 57
 """Absurd makes names of tables from it."""
@@ -207,6 +209,8 @@ def _check_numbers(values: Mapping[str, Any]) -> None:
         value = values.get(name, least)
         if not least <= value < math.inf:
             raise SettingError(f"{name} is {value}.", f"It must be a number of at least {least:g}.")
+        if value > (greatest := _GREATEST.get(name, math.inf)):
+            raise SettingError(f"{name} is {value}.", f"It must be at most {greatest:g}.")
 
 
 def _check_registry(text: str) -> None:

@@ -501,3 +501,9 @@ def test_every_history_can_be_drawn(
         assert len(drawn.bars) == len(bars)
         assert target.read_text().count('class="bar ') == 2 * len(bars)
         assert all(bar.x + bar.width <= drawn.width for bar in drawn.bars)
+
+
+@pytest.mark.parametrize("target", ["/dev/full", "/dev/zero", "/tmp"])
+def test_target_that_is_no_regular_file_is_refused(target: str) -> None:
+    with pytest.raises(SettingError, match="is no report"):
+        write_report(Path(target), [])

@@ -82,3 +82,12 @@ def test_every_variable_fills_a_setting_that_exists() -> None:
     for variable in VARIABLES.values():
         if variable.setting.startswith("pipeline."):
             assert variable.setting.removeprefix("pipeline.") in names
+
+
+@pytest.mark.parametrize(
+    ("name", "greatest"), [("claim_timeout_seconds", 86_400), ("concurrency", 1000)]
+)
+def test_numbers_that_are_too_large_are_refused(name: str, greatest: int) -> None:
+    assert getattr(load_settings({name: greatest}, environment={}), name) == greatest
+    with pytest.raises(SettingError, match=f"{name} is .* at most"):
+        load_settings({name: greatest + 1}, environment={})

@@ -49,11 +49,19 @@ class SynthesisResult:
     groups: tuple[SynthesizedGroup, ...]
 
 
+def require_folder(path: Path) -> None:
+    """Raise `SettingError` where a file is in the way of a folder."""
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise SettingError(f"{part} is no folder.", "Give another folder.")
+
+
 def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
     """Write all groups, ``catalog.csv`` and ``truth.npz`` into a folder, which is created.
 
     Raises `SettingError` if a catalogue or observations of anybody else are in the folder.
     """
+    require_folder(output_dir)
     use_bundled_tables()
     catalog, truth = output_dir / "catalog.csv", output_dir / "truth.npz"
     if not truth.exists() and (catalog.exists() or any(output_dir.glob("*_sb[0-9][0-9].hdf5"))):

@@ -46,7 +46,7 @@ def write_report(
     Only files in `folders` are read, and only an earlier report is overwritten.
     """
     template = _template()
-    if target.exists() and _TITLE.encode() not in target.read_bytes()[:2000]:
+    if target.exists() and not _is_report(target):
         raise SettingError(f"{target} is there and is no report.", "Give another name.")
     target.parent.mkdir(parents=True, exist_ok=True)
     workers = worker_names(histories)
@@ -64,6 +64,13 @@ def write_report(
     partial.write_text(text, encoding="utf-8")
     partial.replace(target)
     return [target, *(group.picture_path for group in groups if group.picture_path is not None)]
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _TITLE.encode() in file.read(2000)
 
 
 def _template() -> Any:
