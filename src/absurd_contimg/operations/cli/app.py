@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import IO, Annotated, Any, TypeVar, cast
 from uuid import UUID
 
 import typer
@@ -20,7 +21,14 @@ from absurd_contimg.core.secrets import has_password
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import group_of
-from absurd_contimg.operations.console import SafeFormatter, console, error_console, jsonable
+from absurd_contimg.operations.console import (
+    SafeConsole,
+    SafeFormatter,
+    console,
+    error_console,
+    jsonable,
+)
+from absurd_contimg.operations.log_stream import QueuedStream
 from absurd_contimg.settings import VARIABLES, Settings, load_settings
 
 _T = TypeVar("_T")
@@ -66,6 +74,7 @@ def _option(variable: str, *names: str, file_okay: bool = True, note: str = "") 
 
 @app.callback()
 def _before(
+    context: typer.Context,
     input_dir: Annotated[Path | None, _option("PIPELINE_INPUT_DIR", file_okay=False)] = None,
     output_dir: Annotated[Path | None, _option("PIPELINE_OUTPUT_DIR", file_okay=False)] = None,
     scratch_dir: Annotated[Path | None, _option("PIPELINE_SCRATCH_DIR", file_okay=False)] = None,
@@ -98,9 +107,13 @@ def _before(
     }
     state.assignments = assign or []
     interactive = error_console.is_terminal
-    handler: logging.Handler = logging.StreamHandler()
+    stream, log_console = None, error_console
+    if context.invoked_subcommand in ("worker", "run") and not logging.root.handlers:
+        stream = QueuedStream(sys.stderr.fileno())
+        log_console = SafeConsole(file=cast(IO[str], stream), highlight=False, emoji=False)
+    handler: logging.Handler = logging.StreamHandler(stream)
     if interactive:
-        handler = RichHandler(console=error_console, show_path=False)
+        handler = RichHandler(console=log_console, show_path=False)
     # In a file, each event is one line with its date, for grep.
     text = "%(message)s" if interactive else "%(asctime)s %(levelname)s %(message)s"
     handler.setFormatter(SafeFormatter(text, "%H:%M:%S" if interactive else "%Y-%m-%dT%H:%M:%S"))
