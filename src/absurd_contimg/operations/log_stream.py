@@ -1,4 +1,4 @@
-"""A stream for log messages on which no caller waits for whoever reads standard error.
+"""A stream for log messages that never waits for the reader of standard error.
 
 A terminal that is paused or a log collector that stopped would otherwise stop a worker in the
 middle of a write, together with its event loop.
