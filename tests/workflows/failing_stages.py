@@ -86,6 +86,42 @@ def write_too_much(_source: Path, workspace: Workspace) -> None:
         (workspace.product / "big").write_bytes(bytes(1 << 20))
 
 
+def casa_writes_too_much(source: Path, workspace: Workspace) -> None:
+    """CASA ends the process, or gives another error than that of the kernel."""
+    from casatasks import split  # noqa: PLC0415
+
+    split(vis=str(source), outputvis=str(workspace.product / "x.ms"), datacolumn="data")
+
+
+def table_written_too_large(_source: Path, workspace: Workspace) -> None:
+    """casacore raises an error without an errno."""
+    from casacore.tables import makescacoldesc, maketabdesc, table  # noqa: PLC0415
+
+    columns = maketabdesc([makescacoldesc("TIME", 1.0)])
+    rows = table(str(workspace.product / "table"), columns, nrow=1 << 16, ack=False)
+    rows.putcol("TIME", [1.0] * (1 << 16))
+    rows.close()
+
+
+def abort_at_limit(_source: Path, workspace: Workspace) -> None:
+    """With the message of CASA's ``split``, whose destructor aborts."""
+    try:
+        (workspace.product / "big").write_bytes(bytes(1 << 20))
+    except OSError:
+        message = b"what():  FiledesIO::write - write error in /x/table.f19: No such file\n"
+        os.write(2, message)
+        os.abort()
+
+
+def new_ms_without_descriptors(_source: Path, workspace: Workspace) -> None:
+    """A destructor of casacore aborts, as in pyuvdata's ``write_ms``."""
+    from casacore.tables import default_ms  # noqa: PLC0415
+
+    number = len(os.listdir("/proc/self/fd")) + 4
+    with limited(resource.RLIMIT_NOFILE, number):
+        default_ms(str(workspace.product / "x.ms"))
+
+
 def import_without_memory(_source: Path, _workspace: Workspace) -> None:
     with no_more_memory():
         import sqlite3  # noqa: F401, PLC0415
@@ -163,6 +199,7 @@ FAILURES = {
         *(kill, succeed_on_full_disk, write_too_much, allocate, open_without_descriptors),
         *(import_without_memory, import_without_descriptors, import_nothing, import_casa),
         *(table_damaged, table_without_descriptors, table_locked, table_made),
-        *(casa_on_full_disk, casa_without_memory),
+        *(casa_on_full_disk, casa_without_memory, casa_writes_too_much),
+        *(table_written_too_large, abort_at_limit, new_ms_without_descriptors),
     )
 }

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import os
+import resource
 import shutil
 import socket
 import sqlite3
@@ -29,7 +30,7 @@ import pytest
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import ImagingConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.evidence import Evidence
-from absurd_contimg.core.failures import UNRECOGNISED
+from absurd_contimg.core.failures import UNRECOGNISED, FailureKind
 from absurd_contimg.core.row_values import read_json, require_readable
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.context import PipelineContext
@@ -54,7 +55,7 @@ from absurd_contimg.synthesis import SynthesisResult
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 sys.path.append(str(Path(__file__).parent))
-from failing_stages import Fail, fill_disk
+from failing_stages import Fail, fill_disk, limited
 from small_disk import mounted
 from toy_stages import Make
 
@@ -444,6 +445,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "crashed": lambda g: of_stage(g, "segfault", stage=Make),
     "result-disk-full": lambda g: of_stage_on_full_disk(g, "succeed_on_full_disk"),
     "abort-disk-full": lambda g: of_aborting_casa(g, "casa_on_full_disk"),
+    "abort-descriptors": lambda g: of_stage(g, "new_ms_without_descriptors"),
     "abort-memory": lambda g: of_aborting_casa(g, "casa_without_memory"),
     "file-too-large": lambda g: of_stage(g, "write_too_much"),
     # CASA in its log and in its errors; casacore, which has no log, in its errors alone.
@@ -496,6 +498,18 @@ def test_every_rule_is_produced_or_says_why_not() -> None:
     excused = {rule.id for rule in CLASSIFIER.rules if rule.not_produced is not None}
     rules = {rule.id for rule in (*CLASSIFIER.rules, UNRECOGNISED)}
     assert rules - excused == set(PRODUCED)
+
+
+@pytest.mark.parametrize(
+    "do", ["casa_writes_too_much", "table_written_too_large", "abort_at_limit"]
+)
+def test_limit_on_file_sizes_is_no_full_disk(ground: Ground, do: str) -> None:
+    """casacore names another error, or ends the process, with space on the disk."""
+    source = ground.ms if do.startswith("casa") else None
+    with limited(resource.RLIMIT_FSIZE, 300 << 10):
+        evidence = of_stage(ground, do, source=source, environment=casa_environment)
+    verdict = CLASSIFIER.classify(evidence)
+    assert (verdict.rule_id, verdict.kind) == ("file-too-large", FailureKind.PERMANENT), evidence
 
 
 @pytest.mark.parametrize("rule_id", PRODUCED)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,15 @@ def full_disks(*folders: Path) -> list[FullDisk]:
     """The full ones, asked after a failure because CASA aborts there or reports another error."""
     disks = [FullDisk(folder, LOCAL.free_bytes(folder)) for folder in dict.fromkeys(folders)]
     return [disk for disk in disks if disk.free_bytes < _FULL_BYTES]
+
+
+def files_at_size_limit(folder: Path) -> list[Path]:
+    """Files that RLIMIT_FSIZE has cut off: the kernel writes up to it, and casacore hides why."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit == resource.RLIM_INFINITY:
+        return []
+    files = [Path(parent, name) for parent, _, names in os.walk(folder) for name in names]
+    return [file for file in files if file.is_file() and os.path.getsize(file) == limit]
 
 
 def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:

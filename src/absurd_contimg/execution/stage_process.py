@@ -34,7 +34,7 @@ from absurd_contimg.core.owned_folders import ForeignFolderError, read_mark, rem
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import OutputError, UnfinishedInputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.disk_reservation import full_disks
+from absurd_contimg.execution.disk_reservation import files_at_size_limit, full_disks
 from absurd_contimg.execution.lease_watchdog import living_members
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
@@ -124,7 +124,7 @@ def set_limits(limits: Mapping[str, Any]) -> None:
 def run_stage(
     stage: PipelineStage, context: PipelineContext, workspace: Workspace
 ) -> dict[str, Json]:
-    """Execute, check, clean up; on a full disk raise ENOSPC, for CASA reports other errors."""
+    """Execute, check, clean up; raise ENOSPC or EFBIG where CASA reports another error."""
     try:
         outputs = stage.execute(context, workspace)
         provided = to_json(outputs)
@@ -137,6 +137,7 @@ def run_stage(
         stage.validate_outputs(context, workspace, outputs)
     except Exception as error:
         full = full_disks(workspace.product, workspace.casa_log.parent)
+        cut_off = files_at_size_limit(workspace.product.parent)
         try:
             stage.cleanup(context, workspace)
         except Exception as second:  # noqa: BLE001 - it must not hide the first error
@@ -145,6 +146,9 @@ def run_stage(
             disks = "; ".join(map(str, full))
             text = f"{disks}. The stage said {type(error).__name__}: {error}"
             raise OSError(errno.ENOSPC, text, str(full[0].folder)) from error
+        if cut_off:
+            text = f"RLIMIT_FSIZE is reached. The stage said {type(error).__name__}: {error}"
+            raise OSError(errno.EFBIG, text, str(cut_off[0])) from error
         raise
     return provided
 

@@ -233,11 +233,27 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     ),
 )
 
+_ABORTS = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV})
+
 _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
+    FailureRule(
+        "file-too-large",
+        FailureKind.PERMANENT,
+        "Raise the limit on file sizes (LimitFSIZE, ulimit -f) of the worker.",
+        "observed, Python 3.11: it ignores SIGXFSZ, so that RLIMIT_FSIZE is an errno; casacore "
+        "aborts with a write error that names another cause",
+        errnos=frozenset({errno.EFBIG}),
+        signals=frozenset({*_ABORTS, signal.SIGXFSZ}),
+        log=re.compile("RLIMIT_FSIZE is reached|File too large"),
+        text=re.compile("File too large"),
+    ),
     _DISK_FULL.in_log(
         "abort-disk-full",
         f"{_CASA}: tclean and applycal abort, gaincal without a message",
-        signals=frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGSEGV}),
+        signals=_ABORTS,
+    ),
+    _DESCRIPTORS.in_log(
+        "abort-descriptors", "observed, python-casacore 3.8.1: new tables abort", signals=_ABORTS
     ),
     _MEMORY.in_log("abort-memory", f"{_CASA}: tclean aborts", signals=frozenset({signal.SIGABRT})),
     FailureRule(
@@ -265,13 +281,6 @@ _ENDS_OF_PROCESSES: tuple[FailureRule, ...] = (
             {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL}
         ),
         exit_codes=frozenset({134, 135, 136, 139}),
-    ),
-    FailureRule(
-        "file-too-large",
-        FailureKind.PERMANENT,
-        "Raise the limit on file sizes (LimitFSIZE, ulimit -f) of the worker.",
-        "observed, Python 3.11: it ignores SIGXFSZ, so that RLIMIT_FSIZE is an errno",
-        errnos=frozenset({errno.EFBIG}),
     ),
 )
 
