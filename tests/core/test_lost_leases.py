@@ -16,10 +16,11 @@ from absurd_contimg.core import lease as lease_module
 from absurd_contimg.core import step_journal
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.errors import BackendUnavailable, LeaseLost
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, LeaseLost
 from absurd_contimg.core.records import History
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.history.failures import failed_runs
+from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.timeline import step_starts
 
 from .worker_helpers import QUEUE, make_worker, run_until_ended, spawn_and_run
@@ -123,6 +124,89 @@ async def test_lost_lease_is_noted_when_another_worker_has_taken_over(backend: B
     await asyncio.gather(working, back)
     assert history.task.completed_payload == "fits"
     assert [start.outcome for start in step_starts(history)] == ["lost", "done"]
+
+
+@pytest.mark.parametrize("hides", [False, True], ids=["one row deleted", "rows hidden for 3 s"])
+async def test_lost_run_rows_cost_only_their_own_tasks(
+    database_url: str, caplog: pytest.LogCaptureFixture, hides: bool
+) -> None:
+    """The other steps of the worker go on; the audit names the task that has no run."""
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        async def image(start: int) -> int:
+            await asyncio.sleep(4)
+            return start
+
+        return await ctx.tracked_step("image", image)
+
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue(QUEUE)
+        tasks = [(await backend.spawn_task(QUEUE, "task", {})).task_id for _ in range(3)]
+        worker = make_worker(backend, handler, claim_timeout_seconds=3, concurrency=3)
+        working = asyncio.create_task(worker.run())
+        await asyncio.sleep(1)
+        runs = f'absurd."r_{QUEUE}"'
+        with psycopg.connect(database_url, autocommit=True) as connection:
+            if hides:
+                connection.execute(f"alter table {runs} rename to hidden".encode())
+                connection.execute(
+                    f"create view {runs} as select * from absurd.hidden where false".encode()
+                )
+                await asyncio.sleep(3)
+                connection.execute(f"drop view {runs}".encode())
+                connection.execute(f'alter table absurd.hidden rename to "r_{QUEUE}"'.encode())
+            else:
+                delete = f"delete from {runs} where task_id = %s".encode()
+                connection.execute(delete, (tasks[0],))
+        lost = [] if hides else tasks[:1]
+        kept = [task for task in tasks if task not in lost]
+        async with asyncio.timeout(30):
+            while True:
+                histories = await backend.histories(QUEUE, kept)
+                if all(history.task.state == "completed" for history in histories):
+                    break
+                assert not working.done(), working.result()
+                await asyncio.sleep(0.1)
+        worker.stop()
+        await working
+        every = await backend.histories(QUEUE, tasks)
+    if lost:
+        assert {len(history.runs) for history in histories} == {1}
+    for task in tasks if hides else lost:
+        assert f"task {task} has no run any more" in caplog.text
+    assert {v.task_id for v in audit(every) if "has no run" in v.text} == set(lost)
+
+
+class NoteRefused(Silent):
+    """Every writing of a note raises this."""
+
+    problem: BaseException = ValueError()
+
+    def __getattr__(self, name: str) -> Any:
+        method = super().__getattr__(name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            if name == "set_task_checkpoint_state" and str(args[2]).startswith("$lost:"):
+                raise self.problem
+            return await method(*args, **kwargs)
+
+        return call
+
+
+@pytest.mark.parametrize(
+    "problem", [KeyError("x"), BackendError("no", "P0001"), BackendError("no", "22P02")]
+)
+async def test_note_that_fails_holds_up_no_claim(backend: Backend, problem: Exception) -> None:
+    database = NoteRefused(backend)
+    database.problem = problem
+
+    async def handler(params: Any, ctx: TaskContext) -> int:
+        if ctx.attempt == 1:
+            raise LeaseLost("for the test")
+        return ctx.attempt
+
+    history = await spawn_and_run(database, handler, claim_timeout_seconds=1)  # type: ignore[arg-type]
+    assert history.task.completed_payload == 2
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,6 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from absurdctl import BUNDLED_SCHEMA_SQL
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
@@ -28,7 +30,8 @@ PASSING = (
     *("08006", "25006", "25P03", "26000", "28000", "3F000", "40001", "40P01", "42501", "42883"),
     *("53100", "53200", "53300", "55P03", "55000", "57014", "57P01", "57P05", "58030", "XX000"),
 )
-REFUSED = ("22P02", "23514", "54000", "0A000", "42P01")
+FOREIGN = ("23514", "23505", "42P01", "42703", "42804", "P0001")
+REFUSED = ("22P02", "54000", "0A000")
 
 TRIGGER = """
 create sequence public."tries_{name}";
@@ -110,8 +113,8 @@ async def test_result_survives_each_class_that_may_pass(database_url: str) -> No
         return state, history.task.state, len(history.runs), ran
 
     async with PostgresBackend(database_url) as backend:
-        outcomes = await asyncio.gather(*map(run, PASSING))
-    assert outcomes == [(state, "completed", 1, [1, 1]) for state in PASSING]
+        outcomes = await asyncio.gather(*map(run, (*PASSING, *FOREIGN)))
+    assert outcomes == [(state, "completed", 1, [1, 1]) for state in (*PASSING, *FOREIGN)]
 
 
 async def test_lease_survives_every_refusal_of_its_extension(database_url: str) -> None:
@@ -126,7 +129,7 @@ async def test_lease_survives_every_refusal_of_its_extension(database_url: str) 
         history = await run_one(backend, state, counted(ran, lease / 3 + 1), lease)
         return state, history.task.state, len(history.runs), ran
 
-    states = ("25006", "40P01", "57014", "55P03", *REFUSED)
+    states = ("25006", "40P01", "57014", "55P03", *FOREIGN, *REFUSED)
     async with PostgresBackend(database_url) as backend:
         outcomes = await asyncio.gather(*map(run, states))
     assert outcomes == [(state, "completed", 1, [1, 1]) for state in states]
@@ -152,8 +155,82 @@ def test_table_of_meanings() -> None:
 
     assert {meaning(state) for state in PASSING} == {Refusal.PASSING}
     assert {meaning(state) for state in (*REFUSED, None, "99999")} == {Refusal.INVALID}
-    assert {meaning(s) for s in ("AB001", "AB002", "P0001")} == {Refusal.NOT_OURS}
+    assert {meaning(state) for state in FOREIGN} == {Refusal.FOREIGN}
+    assert {meaning(state) for state in ("AB001", "AB002")} == {Refusal.NOT_OURS}
     assert meaning_of(BackendUnavailable("away")) is Refusal.PASSING
+
+
+def test_sentences_of_absurd_are_told_from_those_of_triggers() -> None:
+    """Every P0001 of Absurd's own SQL; those about a run, and no others, end its lease."""
+    texts = re.findall(r"raise exception\s+'((?:[^']|'')*)'([^;]*);", BUNDLED_SCHEMA_SQL)
+    plain = {text for text, rest in texts if "errcode" not in rest}
+    assert len(plain) > 40
+    for text in plain:
+        expected = Refusal.NOT_OURS if text.startswith('Run "%"') else Refusal.INVALID
+        for value in ("<NULL>", "7", "a\nb"):
+            error = BackendError(text.replace("%", value), "P0001")
+            assert meaning_of(error) is expected, text
+    for text in (
+        "audit: no partition",
+        'Run "7" is not audited',
+        'x Run "7" not found in queue "q"',
+    ):
+        assert meaning_of(BackendError(text, "P0001")) is Refusal.FOREIGN
+
+
+async def test_heartbeat_that_is_refused_for_ever_fails_the_task(
+    database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By a trigger that lets everything else through: the step is not run again for ever."""
+
+    async def tracked(params: Any, ctx: TaskContext) -> Any:
+        async def work(_start: int) -> None:
+            await asyncio.sleep(20)
+
+        await ctx.tracked_step("s", work)
+
+    async def run(queue: str, handler: Any) -> History:
+        await backend.create_queue(queue)
+        extended = "new.state = 'running' and old.state = 'running' and old.event_payload is null"
+        heartbeats = f"{extended} and new.claim_expires_at > old.claim_expires_at + interval '1 s'"
+        refuse(database_url, queue, "P0001", "update", "r", 10**6, heartbeats)
+        return await run_one(backend, queue, handler, lease=4)
+
+    async with PostgresBackend(database_url) as backend:
+        histories = await asyncio.gather(run("plain", counted([], 20)), run("tracked", tracked))
+    for history in histories:
+        assert (history.task.state, len(history.runs)) == ("failed", 2)
+        reasons = [run.failure_reason for run in history.runs]
+        assert all("refused for the test" in str(reason) for reason in reasons)
+    assert "refused for the test; repeated under the lease" in caplog.text
+
+
+class LoadRefused(PostgresBackend):
+    """The reading of checkpoints is refused so often."""
+
+    state = ""
+    times = 0
+
+    async def get_task_checkpoint_states(self, *args: Any, **kwargs: Any) -> Any:
+        self.times -= 1
+        if self.times >= 0:
+            raise BackendError("refused for the test", self.state)
+        return await super().get_task_checkpoint_states(*args, **kwargs)
+
+
+@pytest.mark.parametrize("state", FOREIGN[::2])
+async def test_refusal_before_the_handler_starts_blames_no_task(
+    database_url: str, state: str
+) -> None:
+    """Not even one that lasts for longer than a lease."""
+    ran: list[int] = []
+    async with LoadRefused(database_url) as backend:
+        backend.state, backend.times = state, 7
+        await backend.create_queue("q")
+        history = await run_one(backend, "q", counted(ran), lease=1)
+    assert (history.task.state, ran) == ("completed", [history.task.attempts] * 2)
+    assert len(history.runs) > 1
+    assert "kind" not in str([run.failure_reason for run in history.runs]), "leases ran out"
 
 
 @contextmanager

@@ -31,6 +31,8 @@ class LeaseLost(ControlFlow):
 
     stalled = False
     """The worker stood still: its event loop was blocked, or its process stopped."""
+    refusal: BackendError | None = None
+    """What a database that answers has refused until the deadline, by a rule that may stay."""
 
 
 class RunReleased(BaseException):

@@ -28,7 +28,7 @@ from absurd_contimg.core.failures import (
 )
 from absurd_contimg.core.jsonb_sanitizer import sanitized, shortened
 from absurd_contimg.core.records import ClaimedTask, Json
-from absurd_contimg.core.refusals import Refusal, meaning_of
+from absurd_contimg.core.refusals import meaning_of
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import run_state
 from absurd_contimg.core.step_journal import StepOutcome
@@ -85,7 +85,8 @@ class FailureHandler:
         earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
         decision = _with_fallback(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
         until = await lease.retry_until_deadline(lambda: self._after(decision.delay_seconds))
-        await ctx.journal.end(_outcome(error, evidence, decision, until), decision.fallback)
+        if lease.has_work:  # else the database refuses what extends the claim
+            await ctx.journal.end(_outcome(error, evidence, decision, until), decision.fallback)
         details: dict[str, Json] = {
             "step": ctx.current_step,
             "attempt": claimed.attempt,
@@ -203,7 +204,7 @@ class FailureHandler:
         self, claimed: ClaimedTask, decision: RetryDecision, error: BaseException
     ) -> bool:
         """Whether an earlier, unanswered try of the same call is why this one was refused."""
-        if isinstance(error, BackendError) and meaning_of(error) is Refusal.PASSING:
+        if isinstance(error, BackendError) and meaning_of(error).may_pass:
             return False  # try again
         state = await run_state(self.backend, self.queue_name, claimed)
         return state == ("sleeping" if decision.action in _KEEPING_THE_ATTEMPT else "failed")

@@ -55,13 +55,16 @@ class Lease:
         self._ends_at = claimed_at + seconds
         self._extensions = 0
         self._unanswered = 0
+        self.has_work = True
+        """False once nothing works on the run any more: the margin is for noting its end."""
         self.abandoned = False
         """The handler did not end when it was cancelled: nothing of it counts any more."""
 
     @property
     def deadline(self) -> float:
         """The event loop's time by which all work on the run must have stopped."""
-        return -math.inf if self.abandoned else self._ends_at - self.seconds * _MARGIN_SHARE
+        margin = self.seconds * _MARGIN_SHARE if self.has_work else 0.0
+        return -math.inf if self.abandoned else self._ends_at - margin
 
     async def __call__(self) -> None:
         """The same as `extend`: a lease is the fence that the runner of a stage calls."""
@@ -137,12 +140,14 @@ class Lease:
                     # "not currently running": swept and claimed again, released, or completed
                     raise LeaseLost(f"run {self._run_id}: the claim is gone: {error}") from error
                 is_patient = refused_since is None or now - refused_since < _REFUSALS_SECONDS
-                if not until_lost and not (meaning is Refusal.PASSING and is_patient):
+                if not until_lost and not (meaning.may_pass and is_patient):
                     raise
                 problem = error
                 await asyncio.sleep(min(_RETRY_SECONDS, max(self.deadline - clock(), 0.0)))
         lost = LeaseLost(self._reason(problem))
         lost.stalled = problem is None and not self.abandoned
+        if isinstance(problem, BackendError) and meaning_of(problem) is not Refusal.PASSING:
+            lost.refusal = problem
         raise lost from problem
 
     def _reason(self, problem: Exception | None) -> str:

@@ -15,9 +15,15 @@ from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.errors import BackendError, LeaseLost, RunAlreadyFailed, TaskCancelled
+from absurd_contimg.core.errors import (
+    BackendError,
+    BackendUnavailable,
+    LeaseLost,
+    RunAlreadyFailed,
+    TaskCancelled,
+)
 from absurd_contimg.core.records import TERMINAL_STATES, ClaimedTask, Json
-from absurd_contimg.core.refusals import Refusal, meaning_of
+from absurd_contimg.core.refusals import meaning_of
 from absurd_contimg.core.step_journal import LOST_PREFIX, STALLED, StepOutcome
 
 _TRIES = 5
@@ -61,15 +67,25 @@ class LostLeases:
         self._notes.append(_Note(claimed.task_id, name, {**outcome.to_json(), **run}))
 
     async def note(self, backend: Backend, queue_name: str) -> None:
-        """Write down all of them; raises `BackendError` where that may succeed later."""
-        while self._notes:
+        """Write down all of them; raises `BackendUnavailable` without an answer, nothing else.
+
+        A note that is refused for a reason that may pass is kept, and holds up nothing.
+        """
+        for _ in range(len(self._notes)):
+            note, is_kept = self._notes[0], False
             try:
-                await _save(self._notes[0], backend, queue_name)
+                await _save(note, backend, queue_name)
+            except BackendUnavailable:
+                raise
             except BackendError as error:
-                if meaning_of(error) is Refusal.PASSING:
-                    raise
-                _log.warning("a lost lease cannot be noted: %s", error)
-            self._notes.popleft()
+                _log.warning("a lost lease of task %s cannot be noted: %s", note.task_id, error)
+                is_kept = meaning_of(error).may_pass
+            except Exception:  # noqa: BLE001 - the boundary: a note ends no worker
+                _log.exception("a lost lease of task %s cannot be noted", note.task_id)
+            if is_kept:
+                self._notes.rotate(-1)
+            else:
+                self._notes.popleft()
 
 
 async def _save(note: _Note, backend: Backend, queue_name: str) -> None:
@@ -77,6 +93,9 @@ async def _save(note: _Note, backend: Backend, queue_name: str) -> None:
     for _ in range(_TRIES):
         history = await backend.history(queue_name, note.task_id)
         if history is None or history.task.state in TERMINAL_STATES:
+            return
+        if not history.runs:
+            _log.error("task %s has no run any more: somebody has deleted it", note.task_id)
             return
         try:
             await backend.set_task_checkpoint_state(

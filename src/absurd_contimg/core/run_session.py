@@ -13,7 +13,13 @@ from datetime import datetime
 from typing import TypeVar, cast
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.errors import BackendError, BackendUnavailable, RunSuspended, ValueRefused
+from absurd_contimg.core.errors import (
+    BackendError,
+    BackendUnavailable,
+    LeaseLost,
+    RunSuspended,
+    ValueRefused,
+)
 from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import Checkpoint, ClaimedTask, Json, State
 from absurd_contimg.core.refusals import Refusal, meaning_of
@@ -36,12 +42,23 @@ class RunSession:
         """The state of every checkpoint that the run may see, by name."""
 
     async def load(self) -> list[Checkpoint]:
-        """Read all checkpoints, once at the start of the run."""
-        saved = await self.lease.retry_until_deadline(
-            lambda: self.backend.get_task_checkpoint_states(
-                self.queue_name, self.claimed.task_id, self.claimed.run_id
+        """Read all checkpoints, once at the start of the run.
+
+        Whatever a database refuses here blames no task: then the run is lost, and tried again.
+        """
+        try:
+            saved = await self.lease.retry_until_deadline(
+                lambda: self.backend.get_task_checkpoint_states(
+                    self.queue_name, self.claimed.task_id, self.claimed.run_id
+                )
             )
-        )
+        except LeaseLost as lost:
+            lost.refusal = None
+            raise
+        except BackendError as error:
+            if not meaning_of(error).may_pass:
+                raise
+            raise LeaseLost(f"run {self.claimed.run_id}: {error}") from error
         self.checkpoints = {checkpoint.checkpoint_name: checkpoint.state for checkpoint in saved}
         return saved
 

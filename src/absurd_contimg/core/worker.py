@@ -174,8 +174,8 @@ class Worker:
             except BackendError as error:
                 if meaning_of(error) is Refusal.PASSING:
                     raise
-                # swept by another worker in the meantime
-                _log.info("orphan run %s is gone: %s", orphan.run_id, error)
+                # swept by another worker in the meantime; else its lease expires
+                _log.info("orphan run %s was not released: %s", orphan.run_id, error)
             else:
                 _log.warning("released orphan run %s", orphan.run_id)
 
@@ -268,6 +268,9 @@ class Worker:
         except ControlFlow as reason:
             self._lost.add(claimed, ctx, reason)
             _log.info("run %s ended early: %s %s", claimed.run_id, type(reason).__name__, reason)
+            if isinstance(reason, LeaseLost) and reason.refusal is not None:
+                lease.has_work = False
+                await self._handle_failure(claimed, ctx, reason.refusal)
         except RunReleased:
             await self._release_run(claimed, ctx)
         except asyncio.CancelledError:

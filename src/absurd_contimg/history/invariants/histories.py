@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 
 from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, History, Run
@@ -129,7 +129,7 @@ def retries_stay_in_their_budget(history: History, policy: RetryPolicy) -> Itera
     if history.task.max_attempts is not None and history.task.state != "failed":
         return
     counts: Counter[tuple[str, str]] = Counter()
-    for run, follower in zip(history.runs, (*history.runs[1:], None), strict=True):
+    for run, follower in zip_longest(history.runs, history.runs[1:]):
         kind = _kind(run)
         if kind not in (FailureKind.TRANSIENT, FailureKind.UNKNOWN):
             continue
