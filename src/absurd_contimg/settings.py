@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.core.regular_files import SETTINGS_BYTES_MAX, read_regular
 from absurd_contimg.core.secrets import (
     is_plain_path,
     remember_database,
@@ -257,13 +258,13 @@ def _read_file(path: str | Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(read_regular(path, SETTINGS_BYTES_MAX).decode())
     except OSError as error:
         raise SettingError(
             f"The settings file {path} cannot be read: {error.strerror}.",
             "Correct PIPELINE_CONFIG or --config.",
         ) from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SettingError(
             f"The settings file {path} is no valid TOML: {error}.", "Correct the named line."
         ) from error

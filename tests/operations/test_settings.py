@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from absurd_contimg.errors import SettingError
+from absurd_contimg.errors import CorruptInputError, SettingError
+from absurd_contimg.products.filesystem import LOCAL
+from absurd_contimg.science.beam import BeamCentres
+from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.settings import VARIABLES, known_settings, load_settings
+from absurd_contimg.simulation.campaign.scenario import ScenarioError, load_scenario
 
 
 def test_variables_of_the_operations_guide_are_read() -> None:
@@ -91,3 +96,36 @@ def test_numbers_that_are_too_large_are_refused(name: str, greatest: int) -> Non
     assert getattr(load_settings({name: greatest}, environment={}), name) == greatest
     with pytest.raises(SettingError, match=f"{name} is .* at most"):
         load_settings({name: greatest + 1}, environment={})
+
+
+REFUSED = r"no regular file|more than|Is a directory"
+
+
+def test_only_a_regular_file_of_bounded_size_is_read(tmp_path: Path) -> None:
+    """By every reader of a file that somebody names or puts into a folder."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "large").touch()
+    os.truncate(tmp_path / "large", 2 * 10**9)
+    for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path, tmp_path / "large"):
+        with pytest.raises(SettingError, match=REFUSED):
+            load_settings({"config_file": path}, environment={})
+        with pytest.raises(ScenarioError, match=REFUSED):
+            load_scenario(path)
+        with pytest.raises(CorruptInputError, match=REFUSED):
+            read_catalogue(path)
+        with pytest.raises(CorruptInputError, match=REFUSED):
+            BeamCentres.read(path)
+        with pytest.raises((OSError, ValueError), match=REFUSED):
+            LOCAL.read_json(path)
+
+
+@pytest.mark.parametrize("content", [b"\xff", b"a = " + b"[" * 5000, b"a\x00"])
+def test_file_that_is_no_text_is_refused_by_name(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(SettingError, match=str(path)):
+        load_settings({"config_file": path}, environment={})
+    with pytest.raises(ScenarioError, match=str(path)):
+        load_scenario(path)
+    with pytest.raises(CorruptInputError, match=str(path)):
+        read_catalogue(path)

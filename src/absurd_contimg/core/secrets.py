@@ -12,8 +12,9 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from urllib.parse import quote, unquote, unquote_plus
+
+from absurd_contimg.core.regular_files import JSON_BYTES_MAX, open_regular
 
 _MASK = "***"
 _LENGTH_MIN = 4
@@ -147,8 +148,8 @@ def _learn(*passwords: str) -> None:
 
 def _learn_passfile(path: str) -> None:
     try:
-        with Path(path).open(encoding="utf-8", errors="replace") as file:
-            lines = file.read(_PASSFILE_BYTES_MAX).splitlines()
+        with open_regular(path, JSON_BYTES_MAX) as file:
+            lines = file.read(_PASSFILE_BYTES_MAX).decode(errors="replace").splitlines()
     except (OSError, ValueError):
         return  # libpq says so
     for line in lines:

@@ -23,6 +23,7 @@ from typing import Any, Protocol
 
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
+from absurd_contimg.core.regular_files import read_regular
 from absurd_contimg.core.secrets import without_secrets
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import files_at_size_limit, full_disks
@@ -245,7 +246,7 @@ class IsolatedStageExecutor:
         trim_log(request.casa_log, self.log_bytes_max)
         result: dict[str, Any] | None = None
         with contextlib.suppress(FileNotFoundError):  # the process died before it could report
-            result = json.loads((request.scratch / RESULT_NAME).read_bytes())
+            result = json.loads(read_regular(request.scratch / RESULT_NAME))
         if result is None or not result["succeeded"]:
             raise _failure(request, exit_code, in_time, result)
         committed = result["committed"]

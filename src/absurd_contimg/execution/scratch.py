@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from absurd_contimg.core.owned_folders import ForeignFolderError, Mark
+from absurd_contimg.core.regular_files import read_regular
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
@@ -194,7 +195,7 @@ def _is_left_over(folder: Path) -> bool:
         if entry.is_symlink() or not entry.is_dir():
             return False
         try:
-            request = json.loads((entry / "request.json").read_bytes())
+            request = json.loads(read_regular(entry / "request.json"))
             if Path(request["scratch"]) != entry:
                 return False
         except FileNotFoundError:

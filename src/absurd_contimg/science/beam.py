@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.core.regular_files import read_regular
 from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.science.catalogue import (
     REFERENCE_FREQUENCY_HZ,
@@ -71,7 +72,7 @@ class BeamCentres:
     def read(cls, path: Path) -> BeamCentres:
         """Read what `write` wrote; raises `CorruptInputError` if it is anything else."""
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
+            data = json.loads(read_regular(path))
             columns = [tuple(float(v) for v in data[k]) for k in ("mjd", "ra_deg", "dec_deg")]
             if not columns[0] or len({len(c) for c in columns}) != 1:
                 raise ValueError("columns of unequal length or none at all")

@@ -6,14 +6,18 @@ import csv
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from absurd_contimg.core.regular_files import UnsuitableFileError, open_regular
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 
 COLUMNS = ("name", "ra_deg", "dec_deg", "flux_jy", "spectral_index", "calibrator")
+_BYTES_MAX = 1_000_000_000
 REFERENCE_FREQUENCY_HZ = 1.405e9
 """Middle of the science band, 1311.25 to 1498.75 MHz; catalogue fluxes belong to it."""
 
@@ -46,19 +50,28 @@ def write_catalogue(path: Path, sources: Iterable[SkySource]) -> None:
 
 def read_catalogue(path: Path) -> list[SkySource]:
     """Read a catalogue; raises `MissingInputError`, or `CorruptInputError` with the line number."""
-    if not path.is_file():
+    if not path.exists():
         raise MissingInputError(
             f"the sky catalogue {path} does not exist.", "Give the path of a catalogue CSV."
         )
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        missing = set(COLUMNS) - set(reader.fieldnames or ())
-        if missing:
-            raise CorruptInputError(
-                f"the sky catalogue {path} lacks the columns {', '.join(sorted(missing))}.",
-                f"Its first line must name: {','.join(COLUMNS)}.",
-            )
-        return [_source(path, reader.line_num, row) for row in reader]
+    try:
+        with TextIOWrapper(open_regular(path, _BYTES_MAX), "utf-8", newline="") as file:
+            return _read_sources(path, file)
+    except (UnsuitableFileError, IsADirectoryError, UnicodeDecodeError, csv.Error) as error:
+        raise CorruptInputError(
+            f"the sky catalogue {path} cannot be read ({error}).", "Give a catalogue CSV."
+        ) from error
+
+
+def _read_sources(path: Path, file: TextIO) -> list[SkySource]:
+    reader = csv.DictReader(file)
+    missing = set(COLUMNS) - set(reader.fieldnames or ())
+    if missing:
+        raise CorruptInputError(
+            f"the sky catalogue {path} lacks the columns {', '.join(sorted(missing))}.",
+            f"Its first line must name: {','.join(COLUMNS)}.",
+        )
+    return [_source(path, reader.line_num, row) for row in reader]
 
 
 def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from absurd_contimg.core.records import History
+from absurd_contimg.core.regular_files import read_regular
 from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.history.summary import TaskSummary, summarize
@@ -113,7 +114,7 @@ def _read_outputs(
 
 def _read_sources(group: GroupContent, path: Path) -> None:
     try:
-        group.sources = from_json(SourceTable, json.loads(path.read_bytes())).sources
+        group.sources = from_json(SourceTable, json.loads(read_regular(path))).sources
     except FileNotFoundError:
         group.problems.append(f"The validation table {path} is no longer there.")
     except (OSError, ValueError) as error:
@@ -128,7 +129,7 @@ def _software(
             path = Path(state["product"], "manifest.json")
             if folders is not None and not is_within(path, folders):
                 continue
-            manifest = json.loads(path.read_bytes())
+            manifest = json.loads(read_regular(path))
             return _mapping(manifest["software"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # none, missing or damaged; the table of products says so

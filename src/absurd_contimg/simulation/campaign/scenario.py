@@ -14,6 +14,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from absurd_contimg.core.regular_files import SETTINGS_BYTES_MAX, read_regular
 from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import FAILURES, GIB
 
@@ -142,7 +143,7 @@ def load_scenario(path: str | Path) -> Scenario:
     Raises `ScenarioError` that names the file and the field.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        text = read_regular(path, SETTINGS_BYTES_MAX).decode()
     except FileNotFoundError:
         shipped = files(__package__) / "scenarios" / f"{path}.toml"
         if not shipped.is_file():
@@ -153,7 +154,7 @@ def load_scenario(path: str | Path) -> Scenario:
         raise ScenarioError(f"Scenario {path} cannot be read: {error}") from error
     try:
         return Scenario.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ScenarioError(f"Scenario {path}: {error}") from error
     except ValidationError as error:
         mistakes = "; ".join(map(_explained, error.errors()))
