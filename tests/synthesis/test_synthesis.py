@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+from absurd_contimg.errors import SettingError
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue, separation_rad, source_vectors
 from absurd_contimg.science.raw_checks import HANDS
@@ -227,3 +228,9 @@ def test_inconsistent_settings_are_refused() -> None:
         SynthesisConfig.tiny(faults=[{"kind": "nan", "group": 5, "subband": 0}])
     with pytest.raises(ValueError, match="nothing to observe"):
         SynthesisConfig.tiny(calibrator_group=False, science_groups=0)
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "/dev/full/below"])
+def test_target_that_is_no_folder_is_refused(target: str) -> None:
+    with pytest.raises(SettingError, match="is no folder"):
+        synthesize(Path(target), SynthesisConfig.tiny())
