@@ -22,11 +22,11 @@ from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.errors import RunReleased, RunSuspended
 from absurd_contimg.core.failures import StepsChanged
-from absurd_contimg.core.jsonb_sanitizer import require_name
+from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
 from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions
 from absurd_contimg.core.row_values import UnreadableValueError, require_readable
 from absurd_contimg.core.run_session import RunSession
-from absurd_contimg.core.step_journal import StepJournal
+from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, StepJournal
 from absurd_contimg.core.step_order_check import StepOrderCheck
 
 _log = logging.getLogger(__name__)
@@ -38,6 +38,10 @@ STEPS_CHANGED = "$stepsChanged"
 TIMEOUT_PREFIX = "$timeout:"
 """The checkpoint of this prefix and a wait's own name says that the wait has timed out. The wait's
 own name stays free, so that absurd-sdk, which knows no such outcome, takes it for no payload."""
+
+SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX = "$spawn:", "$awaitEvent:", "$awaitTaskResult:"
+"""The checkpoints of child tasks and of waits without a name of their own."""
+_OWN_PREFIXES = (*JOURNAL_PREFIXES, TIMEOUT_PREFIX, SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX)
 
 _TIMEOUT_MAX_SECONDS = 2**31 - 1
 """Absurd's parameter is an integer of four bytes."""
@@ -77,6 +81,7 @@ class TaskContext:
         self._stopping = stopping
         self._strict_steps = strict_steps
         self._calls_by_step: dict[str, int] = {}
+        self._taken_names: set[str] = set()
         self._timed_out_event = claimed.wake_event if claimed.event_payload is None else None
         """The event whose wait has ended without it just before this claim."""
 
@@ -93,6 +98,10 @@ class TaskContext:
 
     async def begin_step(self, name: str) -> StepHandle:
         """Take the next checkpoint of this name; `done` tells whether it is saved already."""
+        require_step_name(name)
+        return await self._begin(name)
+
+    async def _begin(self, name: str) -> StepHandle:
         checkpoint_name = await self._ask(name)
         done = checkpoint_name in self._session.checkpoints
         if not done:
@@ -122,7 +131,7 @@ class TaskContext:
         death before the checkpoint makes no second child. `queue` defaults to this task's own,
         where `await_task_result` refuses to wait.
         """
-        handle = await self.begin_step(f"$spawn:{task_name}")
+        handle = await self._begin(f"{SPAWN_PREFIX}{task_name}")
         if handle.done:
             return cast(str, handle.state)
         chosen = options or SpawnOptions()
@@ -159,20 +168,25 @@ class TaskContext:
     async def sleep_for(self, step_name: str, duration: float) -> None:
         """Suspend for `duration` seconds, counted from the first time this is reached."""
         now = await self._session.now()
-        await self._sleep_until(step_name, now + timedelta(seconds=duration), now)
+        try:
+            wake_at = now + timedelta(seconds=duration)
+        except (TypeError, ValueError, OverflowError):
+            raise _no_time(step_name, duration, "a number of seconds") from None
+        await self._sleep_until(step_name, wake_at, now)
 
     async def sleep_until(self, step_name: str, wake_at: datetime | int | float) -> None:
         """Suspend until a time, given as an aware datetime or in seconds of the Unix epoch."""
         if isinstance(wake_at, int | float):
-            wake_at = datetime.fromtimestamp(wake_at, UTC)
+            try:
+                wake_at = datetime.fromtimestamp(wake_at, UTC)
+            except (ValueError, OverflowError, OSError):
+                raise _no_time(step_name, wake_at, _TIME_FORMS) from None
         await self._sleep_until(step_name, wake_at, await self._session.now())
 
     async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
         if not isinstance(wake_at, datetime) or wake_at.utcoffset() is None:
-            raise ValueError(
-                f"sleep {step_name!r}: {wake_at!r} is no time with a time zone. "
-                "Give an aware datetime or seconds of the Unix epoch."
-            )
+            raise _no_time(step_name, wake_at, _TIME_FORMS)
+        require_step_name(step_name)
         checkpoint_name = await self._ask(step_name)
         saved = self._session.saved(checkpoint_name)
         if isinstance(saved, str):
@@ -204,7 +218,9 @@ class TaskContext:
                 f"event {event_name!r}: timeout {timeout!r} is no whole number of seconds "
                 f"from 0 to {_TIMEOUT_MAX_SECONDS}. Give one, or None to wait without end."
             )
-        checkpoint_name = await self._ask(step_name or f"$awaitEvent:{event_name}")
+        if step_name:
+            require_step_name(step_name)
+        checkpoint_name = await self._ask(step_name or f"{EVENT_PREFIX}{event_name}")
         checkpoints = self._session.checkpoints
         if checkpoint_name in checkpoints:
             return self._session.saved(checkpoint_name)
@@ -258,7 +274,9 @@ class TaskContext:
                 f"task {task_id} is on this task's own queue {queue!r}: waiting for it there can "
                 "block every worker. Spawn it on another queue and pass queue_name."
             )
-        handle = await self.begin_step(step_name or f"$awaitTaskResult:{task_id}")
+        if step_name:
+            require_step_name(step_name)
+        handle = await self._begin(step_name or f"{RESULT_PREFIX}{task_id}")
         saved = cast(dict[str, Any], handle.state)
         if not handle.done:
             saved = await self._poll_result(handle.checkpoint_name, queue, task_id, timeout)
@@ -336,7 +354,35 @@ class TaskContext:
     def _next_name(self, name: str) -> str:
         count = self._calls_by_step.get(name, 0) + 1
         self._calls_by_step[name] = count
-        return name if count == 1 else f"{name}#{count}"
+        checkpoint_name = name if count == 1 else f"{name}#{count}"
+        if checkpoint_name in self._taken_names:
+            raise ValueError(
+                f"step name {shortened(ascii(name), 200)}, used for the {count}. time, stands for "
+                f"the checkpoint {shortened(ascii(checkpoint_name), 200)}, which another step of "
+                "this task has: a repeated step appends # and its number. Use another name."
+            )
+        self._taken_names.add(checkpoint_name)
+        return checkpoint_name
+
+
+def require_step_name(name: str) -> None:
+    """Refuse a name that would be taken for a checkpoint of the worker's or a wait's own."""
+    require_name("step", name)
+    if name == STEPS_CHANGED or name.startswith(_OWN_PREFIXES):
+        raise ValueError(
+            f"step name {shortened(ascii(name), 200)} is the name of a checkpoint that the worker "
+            "keeps for itself. Use a name that does not begin with $."
+        )
+
+
+_TIME_FORMS = "an aware datetime or seconds of the Unix epoch"
+
+
+def _no_time(step_name: str, given: object, wanted: str) -> ValueError:
+    return ValueError(
+        f"sleep {step_name!r}: {given!r} is no time with a time zone before the year 10000. "
+        f"Give {wanted}."
+    )
 
 
 def _saved_time(checkpoint_name: str, saved: str) -> datetime:
