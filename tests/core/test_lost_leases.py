@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -264,6 +265,41 @@ async def test_step_that_always_blocks_is_not_started_for_ever(
     history = await spawn_and_run(backend, handler, claim_timeout_seconds=1)
     assert (history.task.state, failed_runs(history)[-1].rule) == ("failed", "poison")
     assert "stood still" in failed_runs(history)[-1].message
+
+
+async def test_step_that_always_loses_its_lease_is_not_started_for_ever(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An operator's retry counts from 0."""
+    monkeypatch.setattr(step_journal, "_LOSSES_MAX", 2)
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        async def image(start: int) -> None:
+            raise LeaseLost("it was not extended in time")
+
+        return await ctx.tracked_step("image", image)
+
+    history = await spawn_and_run(backend, handler, claim_timeout_seconds=1)
+    assert (history.task.state, failed_runs(history)[-1].rule) == ("failed", "poison")
+    assert "the last 2 times it lost its lease" in failed_runs(history)[-1].message
+    assert [start.outcome for start in step_starts(history)] == ["poison"] * 2
+
+
+async def test_call_that_is_cut_for_its_length_gets_longer() -> None:
+    """Up to the end of the lease: with one bound it would be cut again and again."""
+    backend = MemoryBackend(MemoryDatabase())
+    lease = lease_module.Lease(backend, QUEUE, UUID(int=1), 1, asyncio.get_running_loop().time())
+    lease.attempt_seconds = 0.05
+    tries = 0
+
+    async def write() -> str:
+        nonlocal tries
+        tries += 1
+        await asyncio.sleep(0.15)
+        return "written"
+
+    assert await lease.retry_until_deadline(write) == "written"
+    assert tries == 3
 
 
 async def test_heartbeat_moves_the_workers_own_fence(backend: Backend) -> None:

@@ -33,7 +33,8 @@ _EXTENSIONS_PER_LEASE = 3
 _MARGIN_SHARE = 1 / 6
 """The share of the lease between the deadline and its end: time to stop the handler."""
 _ATTEMPT_SHARE = 1 / 3
-"""The share of the lease that one call may take: then the next one tries a new connection."""
+"""The share of the lease that a call may take at first, before a new connection is tried; each
+repetition may take twice as long, up to the whole rest of the lease."""
 _RETRY_SECONDS = 0.25
 _REFUSALS_SECONDS = 600.0
 """How long a call is repeated that a database refuses while it extends the claim."""
@@ -123,14 +124,16 @@ class Lease:
         clock = asyncio.get_running_loop().time
         refused_since: float | None = None
         problem: Exception | None = None
+        bound = self.attempt_seconds
         while (now := clock()) < self.deadline:
-            attempt = asyncio.timeout_at(min(self.deadline, now + self.attempt_seconds))
+            attempt = asyncio.timeout_at(min(self.deadline, now + bound))
             try:
                 return await wait_under(attempt, call)
             except TimeoutError as error:
                 if not attempt.expired():
                     raise
                 problem = error
+                bound *= 2  # what is cut for its size would be cut again
             except BackendError as error:
                 if refused_since is None and not isinstance(error, BackendUnavailable):
                     _log.warning("run %s: %s; repeated under the lease", self._run_id, error)

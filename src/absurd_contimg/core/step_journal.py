@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, cast
 
 from absurd_contimg.core.failures import PoisonStep
@@ -32,6 +33,9 @@ _STARTS_KEPT = 20
 _STALLS_MAX = 10
 """How often a step may stop its worker's event loop for longer than the lease: pauses of the
 process count too, because nobody can tell them apart."""
+_LOSSES_MAX = 20
+"""How often in a row a step may lose its lease. Outages of the database count too: so many during
+one step, without a start that ended otherwise, are more likely the step's own doing."""
 STALLED = "stalled"
 """The rule of the outcome ``lost`` of a worker that stood still."""
 
@@ -198,6 +202,12 @@ class StepRecord:
         return sum(s.outcome is not None and s.outcome.rule == STALLED for s in self.starts)
 
     @property
+    def lost(self) -> int:
+        """How many of its last starts lost their lease, one after the other."""
+        outcomes = (start.outcome for start in reversed(self.starts))
+        return sum(1 for _ in takewhile(lambda o: o is not None and o.action == "lost", outcomes))
+
+    @property
     def fallbacks(self) -> tuple[str, ...]:
         """What the next start has to do differently, in the order in which it was asked for.
 
@@ -233,7 +243,7 @@ class StepRecord:
         poison = StepOutcome("poison")
         starts = tuple(
             replace(start, outcome=poison)
-            if start.outcome is None or start.outcome.rule == STALLED
+            if start.outcome is None or start.outcome.action == "lost"
             else start
             for start in self.starts
         )
@@ -268,12 +278,14 @@ class StepJournal:
         Raises `PoisonStep` when earlier starts ended too many workers without an outcome.
         """
         record = StepRecord.read(step, self._session.checkpoints)
-        if record.silent >= self._poison_limit or record.stalled >= _STALLS_MAX:
+        is_poison = record.silent >= self._poison_limit or record.stalled >= _STALLS_MAX
+        if is_poison or record.lost >= _LOSSES_MAX:
             await self._save(record.ended_as_poison())
             raise PoisonStep(
                 f"Step {step!r} was started {len(record.starts)} times; {record.silent} times its "
                 f"worker ended without a word, {record.stalled} times it stood still for longer "
-                "than its lease: the step is not started again."
+                f"than its lease, the last {record.lost} times it lost its lease: the step is not "
+                "started again."
             )
         now = await self._session.now()
         claimed = self._session.claimed
