@@ -96,6 +96,41 @@ class BadDetails(Exception):
     failure_details = MappingProxyType({"a\0b": 1, 5: 10**5000, "m": HostileMapping(a=1)})
 
 
+class Own(BaseException):
+    """A user's exception that no ``except Exception`` catches."""
+
+
+ENDS = (Own, SystemExit, KeyboardInterrupt, GeneratorExit, asyncio.CancelledError)
+METHODS = (
+    "__str__", "__repr__", "evidence", "failure_details", "failed_path", "items", "errno",
+    "filename", "__cause__", "__context__", "exceptions", "__class__", "details' __repr__",
+)  # fmt: skip
+
+
+def hostile(method: str, end: type[BaseException]) -> BaseException:
+    """An error one of whose methods or attributes raises what would end the process."""
+
+    def fail(*_: object) -> Never:
+        raise end
+
+    base: type[BaseException] = RuntimeError
+    if method in ("errno", "filename"):
+        base = OSError
+    elif method in ("__str__", "__repr__"):
+        base = Own
+    if method == "exceptions":
+        kind: Any = type("Group", (ExceptionGroup,), {"exceptions": property(fail)})
+        return kind("g", [ValueError()])  # type: ignore[no-any-return]
+    members: dict[str, Any] = {method: property(fail)}
+    if method in ("__str__", "__repr__"):
+        members = {"__str__": fail, "__repr__": fail}
+    elif method == "items":
+        members = {"failure_details": type("Details", (dict,), {"items": fail})(a=1)}
+    elif method == "details' __repr__":
+        members = {"failure_details": {"a": type("Detail", (), {"__repr__": fail})()}}
+    return type("Error", (base,), members)()
+
+
 def with_note(text: str) -> Exception:
     error = ValueError("x")
     error.add_note(text)
@@ -161,6 +196,47 @@ async def test_unusual_exception_is_recorded_like_any_other(backend: Backend, na
     assert all(len(str(reason)) < 200_000 for reason in reasons)
 
 
+@pytest.mark.parametrize("method", METHODS)
+async def test_error_whose_methods_would_end_the_process(backend: Backend, method: str) -> None:
+    for end in (Own, SystemExit, asyncio.CancelledError):
+        history = await story(backend, raises(lambda end=end: hostile(method, end)))
+        assert history.task.state == "failed", (method, end)
+        assert all(run.failure_reason for run in history.runs)
+
+
+@pytest.mark.parametrize("where", ["result", "step", "tracked step", "event", "child"])
+async def test_value_whose_methods_would_end_the_process(backend: Backend, where: str) -> None:
+    for end in (Own, SystemExit, asyncio.CancelledError):
+
+        def fail(*_: object, end: type[BaseException] = end) -> Never:
+            raise end
+
+        kind = type("Result", (dict,), {"items": fail, "__iter__": fail, "values": fail})
+        history = await story(backend, giving(where, lambda kind=kind: kind(a=1)))  # type: ignore[misc]
+        assert history.task.state == "failed", (where, end)
+        (run,) = history.runs
+        assert isinstance(run.failure_reason, dict)
+        assert run.failure_reason["rule"] == "wrong-value"
+
+
+@pytest.mark.parametrize("end", ENDS[:-1])
+async def test_handler_that_raises_what_would_end_the_process(
+    backend: Backend, end: type[BaseException]
+) -> None:
+    """In plain code and in a tracked step."""
+
+    async def fail(_start: int) -> Never:
+        raise end
+
+    async def tracked(params: Any, ctx: TaskContext) -> None:
+        await ctx.tracked_step("image", fail)
+
+    for handler in (raises(end), tracked):
+        history = await story(backend, handler)
+        assert history.task.state == "failed"
+        assert all(run.failure_reason for run in history.runs)
+
+
 CYCLE: list[Any] = []
 CYCLE.append(CYCLE)
 DEEP: Any = []
@@ -180,7 +256,7 @@ RESULTS: dict[str, Callable[[], Any]] = {
     "key that is a tuple": lambda: {(1, 2): 3},
     "mapping that fails": lambda: HostileMapping(a=1),
     "set": lambda: {1},
-    "70 MB": lambda: "x" * 70 * 2**20,
+    "17 MB": lambda: "x" * 17 * 2**20,
 }
 
 

@@ -10,8 +10,9 @@ import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Self, cast
 
+from absurd_contimg.core.foreign_objects import ask, attribute, class_names
 from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.secrets import mask
@@ -40,14 +41,14 @@ class ExceptionEvidence:
     @classmethod
     def of(cls, error: BaseException, implicit_links: int = 0) -> ExceptionEvidence:
         """The evidence that an exception object gives."""
-        names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
-        if not isinstance(error, OSError):
-            path = attribute(error, "failed_path")
-            known_path = path if isinstance(path, str) else None
-            return cls(names, text_of(error), implicit_links=implicit_links, path=known_path)
-        code = error.errno  # it takes anything
+        names = class_names(error)
+        if not issubclass(type(error), OSError):
+            path = attribute(error, "failed_path", str)
+            return cls(names, text_of(error), implicit_links=implicit_links, path=path)
+        code = attribute(error, "errno", int)  # it takes anything
         known = type(code) is int and abs(code) < _ERRNO_MAX
-        return cls(names, text_of(error), code if known else None, implicit_links, _path_of(error))
+        path = ask(lambda: _path_of(cast(OSError, error)), lambda _: None)
+        return cls(names, text_of(error), code if known else None, implicit_links, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ class Evidence:
         """The evidence of an exception; an error that has its own, as `evidence`, keeps it."""
         chain = list(_linked_chain(error))
         for link, _ in chain:
-            known = attribute(link, "evidence")
-            if isinstance(known, Evidence):
+            known = attribute(link, "evidence", cls)
+            if known is not None:
                 return known
         if len(chain) > _LINKS_MAX:
             chain = chain[: _LINKS_MAX // 2] + chain[-_LINKS_MAX // 2 :]
@@ -108,7 +109,7 @@ def _path_of(error: OSError) -> str | None:
 
 def text_of(error: BaseException) -> str:
     """The error's text, shortened where it is long; a note of ours where ``str()`` fails."""
-    return _text(lambda: shortened(str(error)), "str() of it")
+    return _text(lambda: shortened(str.__str__(str(error))), "str() of it")
 
 
 def _traceback_of(error: BaseException) -> str:
@@ -117,18 +118,9 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _text(make: Callable[[], str], action: str) -> str:
-    try:
-        return mask(make())
-    except (Exception, SystemExit) as second:  # noqa: BLE001 - a bug in somebody's class
-        return f"<no text: {action} raises {type(second).__name__}>"
-
-
-def attribute(error: BaseException, name: str) -> object:
-    """What an exception brings with it under this name; None if it has or gives nothing."""
-    try:
-        return getattr(error, name, None)
-    except Exception:  # noqa: BLE001 - a bug in somebody's property
-        return None
+    return ask(
+        lambda: mask(make()), lambda second: f"<no text: {action} raises {type(second).__name__}>"
+    )
 
 
 class UnrecordableError(RuntimeError):
@@ -137,8 +129,7 @@ class UnrecordableError(RuntimeError):
     def __init__(self, error: BaseException, refusal: BaseException) -> None:
         name, cause = type(error).__qualname__, f"{type(refusal).__name__}: {text_of(refusal)}"
         super().__init__(f"{name}, whose record was refused ({cause})")
-        names = tuple(f"{t.__module__}.{t.__qualname__}" for t in type(error).__mro__[:-1])
-        self.evidence = Evidence((ExceptionEvidence(names, str(self)),))
+        self.evidence = Evidence((ExceptionEvidence(class_names(error), str(self)),))
 
 
 def _linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:
@@ -154,9 +145,12 @@ def _linked_chain(error: BaseException) -> Iterator[tuple[BaseException, int]]:
             continue
         seen.add(id(link))
         yield link, contexts
-        if isinstance(link, BaseExceptionGroup):
-            queue.extend((member, contexts) for member in link.exceptions)
-        if link.__cause__ is not None:
-            queue.append((link.__cause__, contexts))
-        elif link.__context__ is not None and not link.__suppress_context__:
-            queue.append((link.__context__, contexts + 1))
+        if issubclass(type(link), BaseExceptionGroup):
+            members = attribute(link, "exceptions", tuple) or ()
+            queue.extend((each, contexts) for each in members if isinstance(each, BaseException))
+        cause = attribute(link, "__cause__", BaseException)
+        context = attribute(link, "__context__", BaseException)
+        if cause is not None:
+            queue.append((cause, contexts))
+        elif context is not None and not attribute(link, "__suppress_context__", bool):
+            queue.append((context, contexts + 1))

@@ -17,7 +17,7 @@ from datetime import datetime, timedelta
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError, RunAlreadyFailed
-from absurd_contimg.core.evidence import Evidence, attribute, text_of
+from absurd_contimg.core.evidence import Evidence, text_of
 from absurd_contimg.core.failures import (
     Classifier,
     FailureKind,
@@ -26,6 +26,7 @@ from absurd_contimg.core.failures import (
     action_of,
     failure_reason,
 )
+from absurd_contimg.core.foreign_objects import attribute
 from absurd_contimg.core.jsonb_sanitizer import sanitized, shortened
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.refusals import meaning_of
@@ -259,5 +260,5 @@ def _since_last_verdict(earlier: _Reasons) -> _Reasons:
 
 def _details_of(error: BaseException) -> Mapping[str, Json]:
     """What an error adds to the failure reason: stage, host, where its logs lie."""
-    details = sanitized(attribute(error, "failure_details"))
+    details = sanitized(attribute(error, "failure_details", Mapping))
     return details if isinstance(details, Mapping) else {}

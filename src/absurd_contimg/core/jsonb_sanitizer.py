@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from itertools import islice
 
+from absurd_contimg.core.foreign_objects import ask
 from absurd_contimg.core.records import Json
 
 _CHARACTERS_MAX = 20_000
@@ -28,10 +29,10 @@ def sanitized(value: object, depth: int = 0) -> Json:
 
     Raises nothing, whatever the value's own methods raise.
     """
-    try:
-        return _sanitized(value, depth)
-    except Exception as error:  # noqa: BLE001 - a bug in somebody's class
-        return f"<{_sanitized_text(type(value).__name__)}: {type(error).__name__}>"
+    return ask(
+        lambda: _sanitized(value, depth),
+        lambda error: f"<{_sanitized_text(type(value).__name__)}: {type(error).__name__}>",
+    )
 
 
 def _sanitized(value: object, depth: int) -> Json:  # noqa: PLR0911 - one return a kind of value

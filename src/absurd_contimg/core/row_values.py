@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from absurd_contimg.core.errors import ValueRefused
+from absurd_contimg.core.foreign_objects import ask
+
+_T = TypeVar("_T")
 
 JSON_BYTES_MAX = 64 * 2**20
-"""Longer JSON is neither read nor saved."""
+"""Longer JSON is not read."""
+JSON_STORED_BYTES_MAX = 16 * 2**20
+"""Longer JSON is not stored: writing it could take longer than a short lease. Earlier versions
+stored all that is read."""
 JSON_DEPTH_MAX = 200
 """Python's own limits (1,000 calls; pydantic 255) count what surrounds the value too."""
 _DIGITS_MAX = 300
@@ -64,13 +70,33 @@ def read_json(text: str | bytes | bytearray | memoryview) -> Any:
     return Unreadable(_TOO_DEEP) if _is_too_deep(text, value) else value
 
 
-def require_readable_text(text: str, value: object) -> None:
-    """Refuse to store JSON, given as text and as value, that `read_json` would not read."""
+def json_text(value: _T, encode: Callable[[_T], str]) -> str:
+    """The JSON of a value; refuses what is too long, or what `read_json` would not read.
+
+    Values whose own methods raise what would end the process raise `TypeError`.
+    """
+
+    def encoded() -> str:
+        text = encode(value)
+        _require_readable_text(text, value)
+        return text
+
+    return ask(encoded, _refuse_value)
+
+
+def _refuse_value(error: BaseException) -> NoReturn:
+    if isinstance(error, Exception):
+        raise error
+    raise TypeError(f"a value is no JSON: its methods raise {type(error).__name__}") from error
+
+
+def _require_readable_text(text: str, value: object) -> None:
     if len(text) <= JSON_DEPTH_MAX:
         return
     problem = ""
-    if len(text) > JSON_BYTES_MAX:
-        problem = oversized(len(text)).unreadable
+    if len(text) > JSON_STORED_BYTES_MAX:
+        size, limit = len(text) / 2**20, JSON_STORED_BYTES_MAX // 2**20
+        problem = f"it has {size:.1f} MB, at most {limit} MB are stored"
     elif _LONG_NUMBER.search(text) and isinstance(answer := read_json(text), Unreadable):
         problem = answer.unreadable
     elif _is_too_deep(text, value):

@@ -10,6 +10,7 @@ import absurd_sdk
 
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import ControlFlow, RunReleased
+from absurd_contimg.core.foreign_objects import ask
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.row_values import UnreadableValueError, require_readable
 
@@ -46,6 +47,11 @@ class TaskRegistry:
 class HandlerEndedProcess(RuntimeError):
     """A handler raised what would end the process, such as the SystemExit of a script it called."""
 
+    @classmethod
+    def by(cls, error: BaseException) -> HandlerEndedProcess:
+        """Of the exception that was raised, which says what it is if it can."""
+        return cls(f"the handler raised {ask(lambda: repr(error), lambda _: type(error).__name__)}")
+
 
 def require_task(claimed: ClaimedTask) -> None:
     """Raise `UnreadableValueError` for what another client stored and no handler can be given."""
@@ -62,18 +68,19 @@ async def call(handler: Handler, claimed: ClaimedTask, ctx: TaskContext) -> Json
     """Call the handler, with the context where absurd-sdk's `get_current_context` finds it.
 
     Raises control flow (also out of the group in which a `TaskGroup` raises it) or an `Exception`
-    and nothing else, so that no handler ends its worker.
+    and nothing else, so that no handler ends its worker. A KeyboardInterrupt is the handler's own
+    too: Ctrl-C reaches a worker through its signal handlers.
     """
     absurd_sdk._current_task_context.set(cast(Any, ctx))
     try:
         return cast(Json, await handler(claimed.params, ctx))
-    except (Exception, ControlFlow, RunReleased, asyncio.CancelledError, KeyboardInterrupt):
+    except (Exception, ControlFlow, RunReleased, asyncio.CancelledError):
         raise
     except BaseExceptionGroup as group:
         first: BaseException | None = group.subgroup((ControlFlow, RunReleased))
         while isinstance(first, BaseExceptionGroup):
             first = first.exceptions[0]
         # Control flow counts more than the failures beside it.
-        raise first or HandlerEndedProcess(f"the handler raised {group!r}") from group
+        raise first or HandlerEndedProcess.by(group) from group
     except BaseException as error:
-        raise HandlerEndedProcess(f"the handler raised {error!r}") from error
+        raise HandlerEndedProcess.by(error) from error

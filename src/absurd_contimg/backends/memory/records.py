@@ -22,7 +22,7 @@ from absurd_contimg.core.errors import (
     TaskCancelled,
     ValueRefused,
 )
-from absurd_contimg.core.row_values import read_json, require_readable_text
+from absurd_contimg.core.row_values import json_text, read_json
 
 
 def translated(error: EngineError) -> BaseException:
@@ -39,11 +39,9 @@ def translated(error: EngineError) -> BaseException:
 def dumped(value: object) -> str:
     """A Python value as jsonb; `ValueRefused` for what jsonb does not take, or no reader would."""
     try:
-        text = jsonb.dumps(value)
+        return json_text(value, jsonb.dumps)
     except EngineError as error:
         raise translated(error) from None
-    require_readable_text(text, value)
-    return text
 
 
 def uuid_int(value: UUID | str) -> int:

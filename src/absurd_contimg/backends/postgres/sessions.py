@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import register_loaders
 from absurd_contimg.core.errors import UnsuitableDatabase
-from absurd_contimg.core.row_values import require_readable_text
+from absurd_contimg.core.row_values import json_text
 
 WAIT_BOUNDS = {
     "connect_timeout": 10,
@@ -74,8 +74,7 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 def _dump_json(value: object) -> bytes:
     """JSON without ``\\u``, which a database of encoding SQL_ASCII refuses."""
-    text = _encode(value)
-    require_readable_text(text, value)
+    text = json_text(value, _encode)
     try:
         return text.encode()
     except UnicodeEncodeError:  # a lone surrogate: Postgres says so, and its error is translated
