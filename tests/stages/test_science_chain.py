@@ -175,7 +175,7 @@ def test_wrong_image_fails_its_gate(chain: Chain, tmp_path: Path) -> None:
         ("shifted", lambda data: np.roll(data, 1, axis=-1), "position"),
         ("empty", lambda data: data[..., ::-1, ::-1], "completeness"),
     ):
-        path = tmp_path / f"{name}.fits"
+        path = chain.science.config.paths.output_dir / f"{name}.fits"
         fits.writeto(path, change(fits.getdata(image["path"])), fits.getheader(image["path"]))
         context = chain.science.with_outputs({"image": {**image, "path": str(path)}})
         folders = Workspace(tmp_path / name, tmp_path, tmp_path / "log", tmp_path / "final")
@@ -188,7 +188,8 @@ def test_wrong_image_fails_its_gate(chain: Chain, tmp_path: Path) -> None:
 
 def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Path) -> None:
     """In another place and at another time: runs can be compared by their pixels."""
-    config = PipelineConfig.tiny(PathsConfig.below(tmp_path))
+    paths = PathsConfig.below(tmp_path).model_copy(update={"input_dir": chain.root})
+    config = PipelineConfig.tiny(paths)
     prepare_folders(config.paths)
     context = PipelineContext(config, chain.science.inputs, chain.science.outputs)
 
@@ -207,7 +208,7 @@ def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Pa
 def test_wsclean_gives_the_same_fluxes_or_is_reported_missing(chain: Chain, tmp_path: Path) -> None:
     """The other imager; no package of PyPI contains it."""
     imaging = {**chain.science.config.imaging.model_dump(), "imager": "wsclean"}
-    paths = PathsConfig.below(tmp_path)
+    paths = PathsConfig.below(tmp_path).model_copy(update={"input_dir": chain.root})
     config = PipelineConfig.model_validate(
         {**chain.science.config.model_dump(), "imaging": imaging, "paths": paths.model_dump()}
     )
@@ -243,9 +244,11 @@ def test_nothing_is_written_outside_the_given_folders(chain: Chain) -> None:
 
 def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> None:
     """All in one CASA process, on damaged copies; see `casa_conditions.py` for each case."""
+    config = chain.science.config.model_dump(mode="json")
+    config["paths"]["input_dir"] = str(tmp_path)  # of the damaged copies
     request = {
         "root": str(tmp_path),
-        "config": chain.science.config.model_dump(mode="json"),
+        "config": config,
         "calibrator": chain.calibrator.to_json(),
         "science": chain.science.to_json(),
     }

@@ -72,7 +72,8 @@ def select(
     calibration: CalibrationConfig = CalibrationConfig(),  # noqa: B008 - it is frozen
 ) -> SelectedCalibration:
     flagged = FlaggedMeasurementSet(
-        *(root / "flagged.ms", root / "beam_centres.json", 100, 48, 244e3, 20),
+        *(root / "products/flagged.ms", root / "products/beam_centres.json"),
+        *(100, 48, 244e3, 20),
         *(MJD - 0.001, MJD + 0.001, MJD, 10.0, 16.2, 16.1),
     )
     context = PipelineContext(
