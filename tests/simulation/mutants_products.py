@@ -13,6 +13,7 @@ from absurd_contimg.core.owned_folders import Mark
 from absurd_contimg.execution import product_builder
 from absurd_contimg.execution import runner as runner_module
 from absurd_contimg.execution.runner import StageRunner
+from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.products.manifest import read_manifest, write_manifest
 from absurd_contimg.products.store import Published, publish
 
@@ -165,22 +166,7 @@ def key_without_inputs(patch: Patch) -> None:
 
 
 def scratch_is_kept(patch: Patch) -> None:
-    class Kept:
-        def __init__(self, files: Any) -> None:
-            self.files = files
-
-        def remove_tree(self, _folder: Any, _mark: Any) -> None:
-            return None
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.files, name)
-
-    async def run(self: Any, *args: Any, **options: Any) -> Any:
-        if not isinstance(self.files, Kept):
-            self.files = Kept(self.files)
-        return await _run(self, *args, **options)
-
-    patch.setattr(StageRunner, "run", run)
+    patch.setattr(ScratchOwner, "remove_path", lambda _self, _path: None)
 
 
 def nothing_is_reserved(patch: Patch) -> None:
