@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +75,11 @@ async def run_one(
     try:
         async with asyncio.timeout(60):
             while True:
-                history = await backend.history(queue, task.task_id)
-                assert history is not None
-                if history.task.state in ("completed", "failed"):
-                    return history
+                with suppress(BackendUnavailable):  # the sessions of this reader are ended too
+                    history = await backend.history(queue, task.task_id)
+                    assert history is not None
+                    if history.task.state in ("completed", "failed"):
+                        return history
                 assert not working.done(), working.result()
                 await asyncio.sleep(0.1)
     finally:
