@@ -199,9 +199,9 @@ def _products_at(path: Path, wrong: dict[str, str]) -> list[Path]:
             wrong[error.filename] = f"{error.filename} cannot be read ({error.strerror})."
 
     # A product that is a link keeps its name: its manifest has it.
-    path = path.parent.resolve() / path.name if path.is_symlink() else path.resolve()
     if path.is_symlink() and os.path.lexists(path / MANIFEST_NAME):
-        return [path]
+        return [path.parent.resolve() / path.name]
+    path = path.resolve()
     below = list(product_folders(path, like_products=True, on_error=on_error))
     around = [folder for folder in path.parents if (folder / MANIFEST_NAME).is_file()]
     return below or around[:1]
