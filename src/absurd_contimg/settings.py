@@ -20,14 +20,14 @@ from typing import Any
 from pydantic import ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
-from absurd_contimg.core.regular_files import SETTINGS_BYTES_MAX, read_regular
-from absurd_contimg.core.secrets import (
+from absurd_contimg.errors import SettingError
+from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
+from absurd_contimg.secrets import (
     is_plain_path,
     remember_database,
     remember_environment,
     remember_registry,
 )
-from absurd_contimg.errors import SettingError
 
 _PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
 

@@ -22,9 +22,9 @@ from psycopg import sql
 from real_site import QUEUE
 
 from absurd_contimg.products.manifest import MANIFEST_NAME
-from absurd_contimg.products.store import committed_products
 
 sys.path += [str(Path(__file__).parents[1] / name) for name in ("shared", "faults")]
+from committed_products import committed_products
 from proxy import LossyProxy
 from small_disk import mounted
 

@@ -14,10 +14,11 @@ from astropy.io import fits
 from campaign_faults import FAULTS
 from campaign_run import Run
 from casacore.tables import table
+from committed_products import committed_products
 
 from absurd_contimg.core.records import History
 from absurd_contimg.history.timeline import StepStart, step_starts
-from absurd_contimg.products.store import committed_products, verify
+from absurd_contimg.products.store import verify
 
 _CASACORE = threading.Lock()
 """casacore's tables are not safe for threads."""

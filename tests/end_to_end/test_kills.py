@@ -9,10 +9,11 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from committed_products import committed_products
 
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.timeline import step_starts
-from absurd_contimg.products.store import committed_products, verify
+from absurd_contimg.products.store import verify
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

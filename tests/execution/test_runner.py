@@ -11,7 +11,6 @@ import pytest
 from toy_stages import Ask, Liar, Make, Refine
 
 from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
-from absurd_contimg.core.owned_folders import MARK_NAME
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
@@ -24,6 +23,7 @@ from absurd_contimg.execution.executor import (
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.owned_folders import MARK_NAME
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.store import find_committed, product_folders
 from absurd_contimg.registry import Registry

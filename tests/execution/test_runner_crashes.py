@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from committed_products import committed_products
 from toy_stages import TOYS_FOLDER, Make, Refine
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
@@ -37,7 +38,7 @@ from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner
 from absurd_contimg.execution.stage_process import RESULT_NAME, run_request
 from absurd_contimg.products.filesystem import LOCAL
-from absurd_contimg.products.store import committed_products, verify
+from absurd_contimg.products.store import verify
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.models import DERIVED_TABLES, ObservationGroup
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator

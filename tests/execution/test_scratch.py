@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from absurd_contimg.core.owned_folders import MARK_NAME, Mark, take_folder
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.scratch import (
     Janitor,
@@ -22,6 +21,7 @@ from absurd_contimg.execution.scratch import (
     ScratchOwner,
     safe_name,
 )
+from absurd_contimg.owned_folders import MARK_NAME, Mark, take_folder
 from absurd_contimg.products.filesystem import LOCAL
 
 MARK = Mark("test", "here")

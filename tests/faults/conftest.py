@@ -18,12 +18,13 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from committed_products import committed_products
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.core.records import History
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.products.manifest import MANIFEST_NAME
-from absurd_contimg.products.store import committed_products, verify
+from absurd_contimg.products.store import verify
 
 sys.path.append(str(Path(__file__).parent))
 from fault_stages import MAGIC, SECONDS, STAGES, parameters

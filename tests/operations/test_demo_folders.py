@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from absurd_contimg.config import PathsConfig
-from absurd_contimg.core.owned_folders import ForeignFolderError, read_mark
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.runner import prepare_folders
 from absurd_contimg.operations import demo
 from absurd_contimg.operations.report import write_report
+from absurd_contimg.owned_folders import ForeignFolderError, read_mark
 from absurd_contimg.synthesis import SynthesisConfig, synthesize
 
 

@@ -16,7 +16,7 @@ import pytest
 import typer
 
 import absurd_contimg.operations.cli.main as program
-from absurd_contimg.core import secrets
+from absurd_contimg import secrets
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.operations import demo, doctor, report, services  # noqa: F401 - before forks

@@ -14,6 +14,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from committed_products import committed_products
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from toy_stages import Make, Refine
@@ -26,7 +27,6 @@ from absurd_contimg.execution.product_builder import input_entries, product_loca
 from absurd_contimg.products import store
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, file_entries, write_manifest
 from absurd_contimg.products.store import (
-    committed_products,
     find_committed,
     load_committed,
     publish,

@@ -18,13 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
-from absurd_contimg.core.owned_folders import Mark, take_folder
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import CorruptInputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageRequest
 from absurd_contimg.execution.scratch import KIND
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.owned_folders import Mark, take_folder
 
 TOYS_FOLDER = str(Path(__file__).parent)
 """For the module path of processes that tests start."""

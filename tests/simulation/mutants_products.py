@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from absurd_contimg.core.owned_folders import Mark
 from absurd_contimg.execution import product_builder
 from absurd_contimg.execution import runner as runner_module
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.owned_folders import Mark
 from absurd_contimg.products.manifest import read_manifest, write_manifest
 from absurd_contimg.products.store import Published, publish
 

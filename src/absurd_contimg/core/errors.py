@@ -7,7 +7,7 @@ derive from `BaseException`, like `asyncio.CancelledError`: ``except Exception``
 
 from __future__ import annotations
 
-from absurd_contimg.core.secrets import mask
+from absurd_contimg.secrets import mask
 
 
 class ControlFlow(BaseException):

@@ -15,7 +15,7 @@ from typing import Any, Self, cast
 from absurd_contimg.core.foreign_objects import ask, attribute, class_names
 from absurd_contimg.core.jsonb_sanitizer import shortened
 from absurd_contimg.core.records import Json
-from absurd_contimg.core.secrets import mask
+from absurd_contimg.secrets import mask
 
 _TRACEBACK_CHARACTERS_MAX = 8000
 """The end of a traceback is kept: it names the error."""

@@ -23,8 +23,6 @@ from typing import Any, Protocol
 
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
-from absurd_contimg.core.regular_files import read_regular
-from absurd_contimg.core.secrets import without_secrets
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import files_at_size_limit, full_disks
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
@@ -33,6 +31,8 @@ from absurd_contimg.execution.logs import death_messages, last_line, severe_mess
 from absurd_contimg.execution.output_log import OutputLog
 from absurd_contimg.execution.processes import completed, end_stage, uninterrupted
 from absurd_contimg.execution.stage_process import REQUEST_NAME, RESULT_NAME
+from absurd_contimg.regular_files import read_regular
+from absurd_contimg.secrets import without_secrets
 
 _log = logging.getLogger(__name__)
 

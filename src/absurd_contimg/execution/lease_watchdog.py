@@ -63,7 +63,7 @@ class LeaseWatchdog:
     def _write(self, line: str) -> None:
         if self._process is None:
             # The script itself imports nothing of this package.
-            from absurd_contimg.core.secrets import without_secrets  # noqa: PLC0415
+            from absurd_contimg.secrets import without_secrets  # noqa: PLC0415
 
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", __file__],

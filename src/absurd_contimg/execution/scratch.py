@@ -2,7 +2,7 @@
 
 A worker holds a lock (``flock``) as long as it lives: ``<scratch>/.owners/<owner>.lock`` for the
 folder ``<scratch>/<owner>``. Only folders with the mark of their owner are removed
-(`core.owned_folders`): a lock file alone says nothing.
+(`owned_folders`): a lock file alone says nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from absurd_contimg.core.owned_folders import ForeignFolderError, Mark
-from absurd_contimg.core.regular_files import read_regular
 from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.owned_folders import ForeignFolderError, Mark
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.regular_files import read_regular
 
 _log = logging.getLogger(__name__)
 

@@ -30,7 +30,6 @@ from typing import Any
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.evidence import Evidence, text_of
-from absurd_contimg.core.owned_folders import ForeignFolderError, read_mark, remove_tree
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import OutputError, UnfinishedInputError
 from absurd_contimg.execution.context import PipelineContext
@@ -38,6 +37,7 @@ from absurd_contimg.execution.disk_reservation import files_at_size_limit, full_
 from absurd_contimg.execution.lease_watchdog import living_members
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.owned_folders import ForeignFolderError, read_mark, remove_tree
 from absurd_contimg.products.files import FileState, file_state, file_states
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import software_versions

@@ -25,8 +25,8 @@ from rich.markup import escape
 from rich.text import Text
 from typing_extensions import override
 
-from absurd_contimg.core.secrets import mask
 from absurd_contimg.errors import UserError
+from absurd_contimg.secrets import mask
 
 _LENGTH_MAX = 300
 _MESSAGE_LENGTH_MAX = 4000

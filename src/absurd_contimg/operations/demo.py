@@ -20,14 +20,6 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.config import PathsConfig
-from absurd_contimg.core.owned_folders import (
-    MARK_NAME,
-    ForeignFolderError,
-    Mark,
-    read_mark,
-    remove_tree,
-    take_folder,
-)
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.logs import tail
@@ -39,6 +31,14 @@ from absurd_contimg.operations.console import cell
 from absurd_contimg.operations.report import Section, write_report
 from absurd_contimg.operations.services import given_worker_id, open_backend, stop_signals
 from absurd_contimg.operations.terminal import history_table, watch
+from absurd_contimg.owned_folders import (
+    MARK_NAME,
+    ForeignFolderError,
+    Mark,
+    read_mark,
+    remove_tree,
+    take_folder,
+)
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,

@@ -15,7 +15,7 @@ import time
 
 from typing_extensions import override
 
-from absurd_contimg.core.secrets import mask
+from absurd_contimg.secrets import mask
 
 _MESSAGES_MAX = 1000
 _END_SECONDS = 1.0

@@ -14,12 +14,10 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
-from absurd_contimg.core.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
 from absurd_contimg.core.records import Json
+from absurd_contimg.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
 from absurd_contimg.products.files import tracked_files
-
-_JSON_BYTES_MAX = 100_000_000
-"""A manifest has some 200 bytes for each file."""
+from absurd_contimg.regular_files import UnsuitableFileError, read_regular
 
 
 class FileSystem(Protocol):
@@ -62,10 +60,10 @@ class FileSystem(Protocol):
         """Remove a file; it may be absent."""
 
     def take_folder(self, folder: Path, mark: Mark, is_left_over: Callable[[Path], bool]) -> None:
-        """As `core.owned_folders.take_folder`."""
+        """As `owned_folders.take_folder`."""
 
     def remove_tree(self, folder: Path, mark: Mark) -> None:
-        """As `core.owned_folders.remove_tree`; the folder may still be written to."""
+        """As `owned_folders.remove_tree`; the folder may still be written to."""
 
     def flush(self, path: Path) -> None:
         """Write a file's data, or a folder's list of names, from the cache to the disk."""
@@ -119,14 +117,10 @@ class _LocalFileSystem:
             return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
 
     def read_json(self, path: Path) -> Any:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise ValueError(f"{path} is no regular file")
-            text = file.read(_JSON_BYTES_MAX + 1)
-        if len(text) > _JSON_BYTES_MAX:
-            raise ValueError(f"{path} has more than {_JSON_BYTES_MAX} bytes")
-        return json.loads(text)
+        try:
+            return json.loads(read_regular(path))
+        except UnsuitableFileError as error:
+            raise ValueError(str(error)) from error
 
     def write_json(self, path: Path, value: Json) -> None:
         partial = path.with_name(path.name + ".partial")

@@ -198,12 +198,6 @@ def read_products(
             products[folder] = manifest
 
 
-def committed_products(output_dir: Path) -> Iterator[tuple[Path, Manifest]]:
-    """Every product below an output folder; a broken manifest raises `BrokenProductError`."""
-    for folder in product_folders(output_dir):
-        yield folder, load_committed(folder)
-
-
 def _in_place(manifest: Manifest, folder: Path) -> Manifest:
     """A manifest with its paths as they are now that its product lies in `folder`."""
     text, location = str(folder), f"/{manifest.location}"

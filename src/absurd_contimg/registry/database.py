@@ -18,10 +18,10 @@ from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url, se
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from absurd_contimg.core.secrets import is_plain_path, mask
 from absurd_contimg.errors import RegistryAwayError, RegistryDamagedError, SettingError
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
+from absurd_contimg.secrets import is_plain_path, mask
 
 _BUSY_SECONDS = 10.0
 """A writer waits this long for another; less than the operations guide's busy_timeout (30 s), so

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.core.regular_files import read_regular
 from absurd_contimg.errors import CorruptInputError
+from absurd_contimg.regular_files import read_regular
 from absurd_contimg.science.catalogue import (
     REFERENCE_FREQUENCY_HZ,
     SkySource,

@@ -13,8 +13,8 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from absurd_contimg.core.regular_files import UnsuitableFileError, open_regular
 from absurd_contimg.errors import CorruptInputError, MissingInputError
+from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
 COLUMNS = ("name", "ra_deg", "dec_deg", "flux_jy", "spectral_index", "calibrator")
 _BYTES_MAX = 1_000_000_000

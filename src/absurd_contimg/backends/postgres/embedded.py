@@ -35,7 +35,7 @@ from absurd_contimg.backends.postgres.server_programs import (
 )
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.core.owned_folders import Mark, remove_tree, take_folder
+from absurd_contimg.owned_folders import Mark, remove_tree, take_folder
 
 _SUPERUSER = "postgres"
 _DATA, _LOG = "data", "server.log"

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absurd_contimg.core.errors import BackendUnavailable
-from absurd_contimg.core.secrets import without_secrets
+from absurd_contimg.secrets import without_secrets
 
 
 class EmbeddedPostgresError(BackendUnavailable):

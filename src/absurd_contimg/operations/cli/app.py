@@ -17,7 +17,6 @@ from rich.logging import RichHandler
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.records import History
-from absurd_contimg.core.secrets import has_password
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import group_of
@@ -29,6 +28,7 @@ from absurd_contimg.operations.console import (
     jsonable,
 )
 from absurd_contimg.operations.log_stream import QueuedStream
+from absurd_contimg.secrets import has_password
 from absurd_contimg.settings import VARIABLES, Settings, load_settings
 
 _T = TypeVar("_T")

@@ -17,11 +17,11 @@ from rich.table import Table
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History, SpawnedTask
-from absurd_contimg.core.secrets import without_password
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import GroupName, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, error_console, message_line
+from absurd_contimg.secrets import without_password
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
-from absurd_contimg.core.secrets import without_secrets
 from absurd_contimg.errors import UserError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.logs import severe_messages
+from absurd_contimg.secrets import without_secrets
 
 PROBE_SECONDS = 60.0
 """CASA imports in 2 to 4 s from a warm disk, and in far longer from a cold one."""

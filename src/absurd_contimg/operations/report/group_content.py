@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from absurd_contimg.core.records import History
-from absurd_contimg.core.regular_files import read_regular
 from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.history.summary import TaskSummary, summarize
@@ -28,6 +27,7 @@ from absurd_contimg.products.outputs import (
     from_json,
     is_within,
 )
+from absurd_contimg.regular_files import read_regular
 
 _T = TypeVar("_T")
 

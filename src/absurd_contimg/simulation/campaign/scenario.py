@@ -14,7 +14,7 @@ from typing import cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from absurd_contimg.core.regular_files import SETTINGS_BYTES_MAX, read_regular
+from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
 from absurd_contimg.simulation.model.faults import parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import FAILURES, GIB
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from typing_extensions import override
 
-from absurd_contimg.core.owned_folders import Mark
 from absurd_contimg.core.records import Json
+from absurd_contimg.owned_folders import Mark
 from absurd_contimg.products.filesystem import FileSystem
 from absurd_contimg.simulation.model.disk import INPUT, Disk
 from absurd_contimg.simulation.model.effect_gateway import Effect, EffectGateway

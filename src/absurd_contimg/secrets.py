@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from urllib.parse import quote, unquote, unquote_plus
 
-from absurd_contimg.core.regular_files import JSON_BYTES_MAX, open_regular
+from absurd_contimg.regular_files import JSON_BYTES_MAX, open_regular
 
 _MASK = "***"
 _LENGTH_MIN = 4
