@@ -20,11 +20,13 @@ from absurd_contimg.simulation.campaign.faults import TimedFault, shrink
 from absurd_contimg.simulation.campaign.scenario import (
     Scenario,
     ScenarioError,
+    Telescope,
+    Workers,
     load_scenario,
     shipped_scenarios,
 )
 from absurd_contimg.simulation.campaign.summary import backlog_gone_after, summarize_run
-from absurd_contimg.simulation.model.faults import parse_timed_faults
+from absurd_contimg.simulation.model.faults import FaultKind, parse_timed_faults
 from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS
 from absurd_contimg.simulation.model.trace import Trace
 
@@ -41,6 +43,25 @@ def test_full_disk_parks_work_until_the_operator_frees_space() -> None:
     assert [str(violation) for violation in run.violations] == []
     assert any("operator" in line for line in run.trace)
     assert summarize_run(run, "").completed == len(run.histories)
+
+
+@pytest.mark.parametrize(("killed_at", "paused_for"), [(6551.0, 96.0), (6560.0, 200.0)])
+def test_a_worker_killed_while_paused_worked_until_its_pause(
+    killed_at: float, paused_for: float
+) -> None:
+    """It counted as at work until its death, beside the worker that had taken over."""
+    scenario = Scenario(
+        name="drawn",
+        days=0.078125,
+        workers=Workers(count=3, hosts=1, lease_seconds=120),
+        telescope=Telescope(calibrator_every=1),
+    )
+    faults = [
+        TimedFault(6455.0, FaultKind.PAUSE, 0, paused_for),
+        TimedFault(killed_at, FaultKind.KILL, 0, 0.0),
+    ]
+    run = Campaign(scenario, seed=1, faults=faults).run()
+    assert [str(violation) for violation in run.violations] == []
 
 
 def test_report_says_what_a_task_waits_for_until_when_and_what_to_do() -> None:

@@ -168,9 +168,12 @@ class ObservedStage:
             )
 
     def _work_ended(self) -> float:
-        """The stage of a paused worker runs on until the watchdog ends it with the lease."""
+        """The stage of a paused worker runs on until the watchdog ends it with the lease.
+
+        So does that of one that is killed before it resumes.
+        """
         process = self._process
-        if process.held is None or process.dead:
+        if process.paused_at <= process.resumed_at:
             return process.kernel.now
         ends_at = process.paused_at
         if self._request.may_live_until is not None:
