@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test check setup clean
+.PHONY: demo test search check setup clean
 
 setup: $(VENV)/.installed
 
@@ -29,6 +29,10 @@ check: setup
 
 test: check
 	$(BIN)/pytest -n 2 --dist loadfile
+
+# The same tests with new random examples each time.
+search: check
+	HYPOTHESIS_PROFILE=search $(BIN)/pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) demo build dist

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from small_disk import mounted
 
@@ -18,6 +19,12 @@ from absurd_contimg.core.backend import Backend
 
 if TYPE_CHECKING:
     from absurd_contimg.synthesis import SynthesisResult
+
+# `make test` draws the same examples each time, so that it is red or green for all; `make search`
+# draws new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True)
+hypothesis.settings.register_profile("search", print_blob=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 _TEMPLATE = "absurd_template"
 QUEUE = "dsa110-pipeline"
