@@ -253,6 +253,40 @@ class ValidationConfig(_Section):
     """Peak over noise (guide: 5)."""
 
 
+class StreamingConfig(_Section):
+    """From files that arrive to groups and windows (`docs/streaming.md`)."""
+
+    poll_seconds: float = Field(60.0, gt=0)
+    """Between two looks into the incoming folder (guide: 60 s)."""
+    arrival: Literal["stable", "rename", "done"] = "stable"
+    """How a file shows that it is whole: it has not changed between two looks, it has its final
+    name only when it is whole, or a file of its name with ``.done`` lies beside it."""
+    stable_seconds: float = Field(10.0, ge=0)
+    """With ``stable`` a file must be the same in two looks so far apart, and so old."""
+    group_wait_seconds: float = Field(300.0, gt=0)
+    """A group waits so long for missing sub-bands after its first file (design: 5 min)."""
+    arriving_wait_seconds: float = Field(300.0, ge=0)
+    """And so much longer while files of it are still arriving: a fixed wait is too short."""
+    next_group_grace_seconds: float = Field(120.0, ge=0)
+    """An incomplete group ends so long after the first file of the next one (jitter: 60 s)."""
+    watch_seconds: float = Field(3600.0, ge=0)
+    """Files are watched for changes so long after their group is closed."""
+    window_size: int = Field(10, ge=2)
+    """Groups of a window (guide: MS_PER_GROUP 10)."""
+    window_stride: int = Field(8, ge=1)
+    """New groups of each further window: 2 are shared (guide: MS_OVERLAP 2)."""
+    window_min: int = Field(5, ge=1)
+    """A window that cannot be completed needs so many (guide: min_images 5)."""
+    gap_minutes: float = Field(6.0, gt=0)
+    """Groups of a window are less than this apart (guide: 6 min)."""
+    declination_tolerance_deg: float = Field(0.1, gt=0)
+    """Members are so near to the mean declination of their window (guide: 0.1 deg)."""
+    confirm_groups: int = Field(3, ge=1)
+    """So many consecutive groups confirm a new pointing; fewer are a slew (guide: 3)."""
+    night_end_seconds: float = Field(1800.0, gt=0)
+    """The last window ends when no group has come for so long; longer than the gap."""
+
+
 class PipelineConfig(_Section):
     """All settings of a pipeline."""
 
@@ -267,6 +301,7 @@ class PipelineConfig(_Section):
     apply: ApplyConfig = ApplyConfig()
     imaging: ImagingConfig = ImagingConfig()
     validation: ValidationConfig = ValidationConfig()
+    streaming: StreamingConfig = StreamingConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -275,6 +310,8 @@ class PipelineConfig(_Section):
                 f"conversion.subbands_min {self.conversion.subbands_min} exceeds "
                 f"conversion.expected_subbands {self.conversion.expected_subbands}"
             )
+        if self.streaming.window_stride >= self.streaming.window_size:
+            raise ValueError("streaming.window_stride must be less than streaming.window_size")
         return self
 
     @classmethod
