@@ -9,7 +9,7 @@ from absurd_contimg.config import ImagingConfig
 from absurd_contimg.errors import SettingError
 from absurd_contimg.science.catalogue import SkySource
 from absurd_contimg.science.imagers import bright_residuals, check_imager, clean_regions
-from absurd_contimg.stages.image import robust_rms
+from absurd_contimg.science.noise import robust_rms
 
 
 def test_noise_is_measured_between_sources() -> None:

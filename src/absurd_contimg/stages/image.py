@@ -27,6 +27,7 @@ from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue, unit_vectors
 from absurd_contimg.science.imagers import check_imager, clean_regions, run_imager
 from absurd_contimg.science.measurement_set import channel_frequencies, check_table, working_copy
+from absurd_contimg.science.noise import robust_rms
 from absurd_contimg.science.response import effective_frequency, peak_response
 
 _UNWANTED_KEYS = (
@@ -134,14 +135,6 @@ class ImageStage(PipelineStage[ImageOutputs]):
                 f"the image of group {context.group_id} is empty: its noise is {image.rms_jy}.",
                 _MAYBE_FLAGGED,
             )
-
-
-def robust_rms(values: NDArray[Any]) -> float:
-    """Noise in the presence of sources: 1.4826 times the median absolute deviation."""
-    finite = values[np.isfinite(values)]
-    if finite.size == 0:
-        return 0.0
-    return float(1.4826 * np.median(np.abs(finite - np.median(finite))))
 
 
 def aberration_scale(ra_deg: float, dec_deg: float, mjd: float) -> float:

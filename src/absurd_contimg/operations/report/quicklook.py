@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.plotting import plotting_libraries
 from absurd_contimg.products.outputs import SourceCheck
-from absurd_contimg.stages.image import read_whole, robust_rms
+from absurd_contimg.science.noise import robust_rms
+from absurd_contimg.stages.image import read_whole
 
 BYTES_MAX = 300_000
 """A larger picture is encoded with fewer grey levels: a report holds one for each group."""
