@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -310,3 +310,17 @@ def test_waits_end_as_in_a_plain_model(
         asyncio.run(run())
 
     check()
+
+
+async def test_a_handler_that_swallows_its_suspension_fails_by_name(backend: Backend) -> None:
+    """It went on while its run slept; what it did then was done again when the run woke."""
+
+    async def handler(_params: Any, ctx: TaskContext) -> str:
+        with suppress(BaseException):
+            await ctx.sleep_for("pause", 3600)
+        return "done"
+
+    history = await spawn_and_run(backend, handler)
+    assert history.task.state == "failed"
+    reason = history.runs[-1].failure_reason
+    assert reason["rule"] == "suspension-swallowed"  # type: ignore[index,call-overload]

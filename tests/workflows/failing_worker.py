@@ -1,6 +1,7 @@
 """Run by `test_failure_catalogue.py`: a worker whose process dies in a step, or whose steps change.
 
-Arguments: the database's URL, the queue, and the steps of the task; ``die`` ends the process.
+Arguments: the database's URL, the queue, and the steps of the task; ``die`` ends the process,
+``doze`` catches what suspends the run.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from contextlib import suppress
 from typing import Any
 
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -24,6 +26,10 @@ async def handler(_params: Any, ctx: TaskContext) -> str:
         os._exit(9)
 
     for step in sys.argv[3:]:
+        if step == "doze":
+            with suppress(BaseException):
+                await ctx.sleep_for("doze", 3600)
+            continue
         await ctx.tracked_step(step, die if step == "die" else work)
     return "done"
 

@@ -423,6 +423,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "poison": lambda g: of_task(g, *[("die",)] * 3, ("die",)),
     "unreadable-value": plain(lambda _: require_readable(read_json("9" * 5000), "params")),
     "steps-changed": lambda g: of_task(g, ("load", "die"), ("fetch", "save")),
+    "suspension-swallowed": lambda g: of_task(g, ("doze",)),
     "unrecognised": lambda g: of_stage(g, "raise", stage=Make),
     # The stages' own words.
     "bad-input": lambda g: of_stage(g, "nothing there", stage=Make),

@@ -20,8 +20,8 @@ from uuid import UUID
 from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
 
-from absurd_contimg.core.errors import RunReleased, RunSuspended
-from absurd_contimg.core.failures import StepsChanged
+from absurd_contimg.core.errors import RunReleased
+from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
 from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
 from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions
 from absurd_contimg.core.row_values import UnreadableValueError, require_readable
@@ -198,7 +198,7 @@ class TaskContext:
             await self._session.suspending(
                 lambda: backend.schedule_run(self.queue_name, self.run_id, wake_at)
             )
-            raise RunSuspended(f"until {wake_at.isoformat()}")
+            self._session.suspend(f"until {wake_at.isoformat()}")
 
     async def await_event(
         self, event_name: str, step_name: str | None = None, timeout: int | None = None
@@ -247,7 +247,7 @@ class TaskContext:
                 lambda: session.backend.await_event(*wait, event_name, timeout)
             )
             if answer.should_suspend:
-                raise RunSuspended(f"until event {event_name}")
+                session.suspend(f"until event {event_name}")
             if answer.payload is not None or await session.has_checkpoint(checkpoint_name):
                 break
         return answer.payload
@@ -330,8 +330,19 @@ class TaskContext:
         await self.fence.extend(0 if seconds is None else seconds)
 
     async def handler_ended(self) -> None:
-        """Compare the steps with those of earlier attempts once the handler has returned."""
+        """Once the handler has returned: compare the steps with those of earlier attempts.
+
+        Raises `SuspensionSwallowed` if it has returned although its run sleeps or waits.
+        """
+        self._require_awake()
         await self._compare(self._step_order.ended())
+
+    def _require_awake(self) -> None:
+        if self._session.suspended is not None:
+            raise SuspensionSwallowed(
+                f"The handler of task {self.task_id} went on although its run is suspended "
+                f"{self._session.suspended}: it caught what ends it until then."
+            )
 
     async def _compare(self, difference: str | None) -> None:
         """Report a difference between the steps of this attempt and of earlier ones."""
@@ -347,6 +358,7 @@ class TaskContext:
     async def _ask(self, name: str) -> str:
         """The checkpoint of the next step or wait of this name, which is asked for now."""
         require_name("step", name)
+        self._require_awake()
         checkpoint_name = self._next_name(name)
         await self._compare(self._step_order.asked(checkpoint_name))
         return checkpoint_name

@@ -219,6 +219,10 @@ class StepsChanged(RuntimeError):
     """The steps of a task differ from those of its earlier attempts: renamed or reordered."""
 
 
+class SuspensionSwallowed(RuntimeError):
+    """A handler went on after its run was put to sleep: it caught what ends it until then."""
+
+
 POISON_RULE = FailureRule(
     "poison",
     FailureKind.PERMANENT,

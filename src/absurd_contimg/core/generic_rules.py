@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import re
 
-from absurd_contimg.core.failures import FailureKind, FailureRule, StepsChanged
+from absurd_contimg.core.failures import FailureKind, FailureRule, StepsChanged, SuspensionSwallowed
 from absurd_contimg.core.row_values import UnreadableValueError
 
 _PYTHON = "Python's own exceptions"
@@ -99,6 +99,17 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         "Run the version of the handler that began the task, or spawn the task again.",
         "compared with the task's checkpoints",
         exceptions=frozenset({f"{StepsChanged.__module__}.{StepsChanged.__qualname__}"}),
+        decisive=True,
+    ),
+    FailureRule(
+        "suspension-swallowed",
+        FailureKind.PERMANENT,
+        "Let the handler pass on what sleeps and waits raise: except Exception, not except "
+        "BaseException and not a bare except. Then spawn the task again.",
+        "raised when a handler goes on after a sleep or a wait has suspended it",
+        exceptions=frozenset(
+            {f"{SuspensionSwallowed.__module__}.{SuspensionSwallowed.__qualname__}"}
+        ),
         decisive=True,
     ),
     FailureRule(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import TypeVar, cast
+from typing import NoReturn, TypeVar, cast
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import (
@@ -40,6 +40,8 @@ class RunSession:
         self.lease = lease
         self.checkpoints: dict[str, Json] = {}
         """The state of every checkpoint that the run may see, by name."""
+        self.suspended: str | None = None
+        """Until when, once the run sleeps or waits: the handler must end here."""
 
     async def load(self) -> list[Checkpoint]:
         """Read all checkpoints, once at the start of the run.
@@ -113,6 +115,11 @@ class RunSession:
         written = (self.claimed.run_id, state)
         return saved is not None and (saved.owner_run_id, saved.state) == written
 
+    def suspend(self, reason: str) -> NoReturn:
+        """End the handler, whose run sleeps or waits now."""
+        self.suspended = reason
+        raise RunSuspended(reason)
+
     async def suspending(self, call: Callable[[], Awaitable[_T]]) -> _T:
         """Make a call that may put the run to sleep.
 
@@ -131,7 +138,7 @@ class RunSession:
                 run = (self.backend, self.queue_name, self.claimed)
                 is_repeated = unanswered and meaning_of(error) is Refusal.NOT_OURS
                 if is_repeated and await run_state(*run) == "sleeping":
-                    raise RunSuspended("by a call whose reply was lost") from None
+                    self.suspend("by a call whose reply was lost")
                 raise
 
         return await self.lease.retry_until_deadline(attempt)
