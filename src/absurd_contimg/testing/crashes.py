@@ -76,8 +76,8 @@ def explore_crashes(
     """
     __tracebackhide__ = True  # pytest shows the failure, not this function
     kinds = tuple(map(parse_kind, faults))
-    tested = handler_spec(handler, params, **spec)  # type: ignore[arg-type]
-    _check_baseline(tested, ends, repeats)
+    tested = handler_spec(handler, params, repeats=repeats, **spec)  # type: ignore[arg-type]
+    _check_baseline(tested, ends)
     if only_schedule is not None:
         _replay(tested, only_schedule)
     exploration = explore(tested, faults=kinds, second_faults=kinds if pairs else ())
@@ -93,7 +93,7 @@ def explore_crashes(
     return exploration
 
 
-def _check_baseline(spec: ExplorationSpec, ends: State, repeats: Collection[str]) -> None:
+def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     """Raise `AssertionError` if the baseline run is nothing to compare with."""
     __tracebackhide__ = True
     outcome, histories = baseline(spec)
@@ -115,7 +115,7 @@ def _check_baseline(spec: ExplorationSpec, ends: State, repeats: Collection[str]
             "world, or is random. For what the outside knows, call `happened`.\n" + differences
         )
     for text, count in Counter(outcome.ledger).items():
-        if count > 1 and not any(text.startswith(f"{name} ") for name in repeats):
+        if count > 1 and not any(text.startswith(f"{name} ") for name in spec.repeats):
             raise AssertionError(
                 f"without any fault this happens {count} times outside: {text}. Code outside of "
                 "a step runs again whenever the task wakes or is retried. Put it into a step; if "

@@ -269,4 +269,4 @@ class CrashRun:
         observed = self.world.observation()
         violations = self.checker.check_end(observed, standstill)
         self.world.close()
-        return outcome_of(observed, self.world.state, violations)
+        return outcome_of(observed, self.world.state, violations, self.spec.repeats)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -54,6 +54,8 @@ class ExplorationSpec:
     reply_seconds: float = 0.0
     """How long the database's replies take to the host of the first worker."""
     worker_id: str = "worker"
+    repeats: Collection[str] = ()
+    """The effects outside that may happen again outside of a step."""
     prepare: Callable[[], State] | None = None
 
     def initial_state(self) -> State:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
-from absurd_contimg.core.records import History, Json, Run
+from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.invariants.world import WorldObservation
@@ -24,7 +25,7 @@ from absurd_contimg.simulation.model.world import State
 VOLATILE = frozenset({"adopted", "seconds", "logs"})
 """Fields of a stage's checkpoint that say how it was made, not what."""
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = re.compile(r"[0-9a-f]{8}(?:-?[0-9a-f]{4}){3}-?[0-9a-f]{12}")
 _PROVENANCE = ("attempt", "host", "created_at")
 """Fields of a manifest that say who made the product, and when."""
 
@@ -39,6 +40,8 @@ class Outcome:
     violations: tuple[Violation, ...]
     run_ends: tuple[tuple[str, ...], ...] = ()
     """How each run of each task ended. Equally good outcomes differ in it."""
+    unprotected: tuple[str, ...] = ()
+    """The effects that happened outside of a step, and must not be repeated."""
 
     def differences(self, baseline: Outcome) -> list[str]:
         """How it differs from the baseline, one line each."""
@@ -55,6 +58,8 @@ class Outcome:
         effects, baseline_effects = set(self.ledger), set(baseline.ledger)
         lines += _lines("external effect is missing: ", baseline_effects - effects)
         lines += _lines("external effect is new: ", effects - baseline_effects)
+        repeated = (Counter(self.unprotected) - Counter(baseline.unprotected)).keys() & effects
+        lines += _lines("external effect outside of a step is repeated: ", repeated)
         return lines
 
 
@@ -63,17 +68,25 @@ def _lines(prefix: str, texts: Iterable[str]) -> list[str]:
 
 
 def outcome_of(
-    observed: WorldObservation, state: State, violations: tuple[Violation, ...]
+    observed: WorldObservation,
+    state: State,
+    violations: tuple[Violation, ...],
+    may_repeat: Collection[str] = (),
 ) -> Outcome:
-    """The essence of what a world has left."""
+    """The essence of what a world has left; effects named in `may_repeat` may be repeated."""
     products: tuple[Json, ...] = tuple(
         (path, _without_provenance(state.disk.manifest(path)), sorted(state.disk.below(path)))
         for path in sorted(state.disk.product_paths())
     )
-    ledger = tuple(f"{name} {json.dumps(steady(value))}" for name, value in state.ledger)
-    tasks = tuple(map(_essence, observed.histories))
+    values = _SavedValues(observed.histories)
+    ledger = tuple(f"{each.name} {json.dumps(values.steady(each.value))}" for each in state.ledger)
+    outside = zip(ledger, state.ledger, strict=True)
+    unprotected = tuple(
+        text for text, each in outside if not each.in_step and each.name not in may_repeat
+    )
+    tasks = tuple(_essence(history, values) for history in observed.histories)
     run_ends = tuple(tuple(map(_end, history.runs)) for history in observed.histories)
-    return Outcome(tasks, products, ledger, violations, run_ends)
+    return Outcome(tasks, products, ledger, violations, run_ends, unprotected)
 
 
 def _end(run: Run) -> str:
@@ -85,36 +98,88 @@ def _without_provenance(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]
     return {name: value for name, value in (manifest or {}).items() if name not in _PROVENANCE}
 
 
-def _essence(history: History) -> Json:
+def _essence(history: History, values: _SavedValues) -> Json:
     task = history.task
     saved = {
-        steady(checkpoint.checkpoint_name): steady(checkpoint.state)
+        values.steady(checkpoint.checkpoint_name): values.steady(checkpoint.state)
+        for checkpoint in _own_checkpoints(history)
+    }
+    return [
+        task.task_name,
+        task.idempotency_key,
+        task.state,
+        values.steady(task.completed_payload),
+        saved,
+    ]
+
+
+def _own_checkpoints(history: History) -> list[Checkpoint]:
+    return [
+        checkpoint
         for checkpoint in history.checkpoints
         if not checkpoint.checkpoint_name.startswith(JOURNAL_PREFIXES)
-    }
-    result = steady(task.completed_payload)
-    return [task.task_name, task.idempotency_key, task.state, result, saved]
+    ]
 
 
-def steady(value: Json) -> Any:
-    """A JSON value without what is volatile: times, durations, ids."""
+class _SavedValues:
+    """The ids, times and fractions that differ between equally good runs, by identity.
+
+    Those are the engine's ids, and what a step has made and saved: every later attempt gets that
+    from its checkpoint. What a handler has made anywhere else is left as it is, so that two runs
+    differ in it.
+    """
+
+    def __init__(self, histories: Iterable[History]) -> None:
+        self._names: dict[object, str] = {}
+        """What stands for a value; of an id its hex digits count."""
+        saved: list[Checkpoint] = []
+        for number, history in enumerate(histories, 1):
+            self._names[history.task.task_id.hex] = f"(id of task {number})"
+            for run in history.runs:
+                self._names[run.run_id.hex] = f"(id of run {run.attempt} of task {number})"
+            saved += sorted(_own_checkpoints(history), key=attrgetter("checkpoint_name"))
+        for checkpoint in saved:
+            for number, value in enumerate(_volatile_values(checkpoint.state), 1):
+                text = f"(value {number} of {checkpoint.checkpoint_name})"
+                self._names.setdefault(value, text)
+
+    def steady(self, value: Json) -> Any:
+        """A JSON value with names for these values, without durations."""
+        match value:
+            case str():
+                return self._names.get(value) or _UUID.sub(self._name, value)
+            case float():
+                return self._names.get(value, value)
+            case dict():
+                return {k: self.steady(item) for k, item in value.items() if k not in VOLATILE}
+            case list() | tuple():
+                return [self.steady(item) for item in value]
+            case Mapping():
+                return self.steady(dict(value))
+        return value
+
+    def _name(self, match: re.Match[str]) -> str:
+        return self._names.get(match[0].replace("-", ""), match[0])
+
+
+def _volatile_values(value: Json) -> Iterator[object]:
+    """The ids, times and fractions in a JSON value."""
     match value:
+        case str() if _is_time(value):
+            yield value
         case str():
-            return _steady_text(value)
-        case dict():
-            return {key: steady(item) for key, item in value.items() if key not in VOLATILE}
-        case list() | tuple():
-            return [steady(item) for item in value]
+            yield from (text.replace("-", "") for text in _UUID.findall(value))
+        case float() if not value.is_integer():
+            yield value
         case Mapping():
-            return steady(dict(value))
-    return value
+            for item in value.values():
+                yield from _volatile_values(item)
+        case list() | tuple():
+            for item in value:
+                yield from _volatile_values(item)
 
 
 @lru_cache(maxsize=4096)
-def _steady_text(text: str) -> str:
-    return "(a time)" if _is_time(text) else _UUID.sub("(an id)", text)
-
-
 def _is_time(text: str) -> bool:
     if len(text) < 20 or text[4] != "-":
         return False

@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import cast
+from typing import NamedTuple, cast
+
+import absurd_sdk
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
@@ -38,8 +40,16 @@ EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 """The time of the virtual clock at 0 s."""
 
 
-Ledger = list[tuple[str, Json]]
-"""Effects outside of database and disk, in order: an e-mail sent, a card charged."""
+class ExternalEffect(NamedTuple):
+    """An effect outside of database and disk: an e-mail sent, a card charged."""
+
+    name: str
+    value: Json
+    in_step: bool
+
+
+Ledger = list[ExternalEffect]
+"""All external effects, in order."""
 
 
 @dataclass(slots=True)
@@ -221,8 +231,10 @@ async def outside(name: str, value: Json = None) -> None:
         return
     gateway, ledger = current
 
+    in_step = getattr(absurd_sdk.get_current_context(), "current_step", None) is not None
+
     async def note() -> None:
-        ledger.append((name, value))
+        ledger.append(ExternalEffect(name, value, in_step))
 
     await gateway.perform(Effect("own", name, True), note)
 
@@ -233,7 +245,9 @@ def happened(name: str, value: Json = None) -> int:
     For replacements of an outside that recognises repeated requests. 0 outside a simulated process.
     """
     current = _of_this_process()
-    return 0 if current is None else current[1].count((name, value))
+    if current is None:
+        return 0
+    return sum((each.name, each.value) == (name, value) for each in current[1])
 
 
 @contextmanager
