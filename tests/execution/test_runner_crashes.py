@@ -40,7 +40,8 @@ from absurd_contimg.execution.stage_process import RESULT_NAME, run_request
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.store import verify
 from absurd_contimg.registry import Registry
-from absurd_contimg.registry.models import DERIVED_TABLES, ObservationGroup
+from absurd_contimg.registry.derived import DERIVED_TABLES
+from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator
 
 State = dict[str, Any]

@@ -11,16 +11,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError, MissingInputError, SettingError
 from absurd_contimg.products.manifest import InputEntry, Manifest, file_entries, write_manifest
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import GroupStatus, Registry
-from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.derived import DERIVED_TABLES
 from absurd_contimg.registry.models import (
-    DERIVED_TABLES,
     ImageRow,
     MeasurementSetRow,
     ObservationGroup,
@@ -252,7 +250,7 @@ def test_manifest_that_says_too_little_is_refused(registry: Registry, tmp_path: 
 
 def test_processes_share_a_registry(tmp_path: Path, registry: Registry) -> None:
     """Four processes enter the same files and products at once; nothing is lost or doubled."""
-    url = registry._database._engine.url.render_as_string(hide_password=False)
+    url = registry.database._engine.url.render_as_string(hide_password=False)
     workers = [
         subprocess.Popen([sys.executable, "-c", _WORKER, url, str(number)]) for number in range(4)
     ]
@@ -292,13 +290,3 @@ def test_wrong_url_is_a_setting_error(url: str) -> None:
     """The error shows the URL and what one looks like."""
     with pytest.raises(SettingError, match="egistry"):
         Registry(url)
-
-
-def test_other_schema_is_refused(tmp_path: Path) -> None:
-    """A registry of another version is not touched; the error says how to get a new one."""
-    path = tmp_path / "registry.sqlite3"
-    Registry(path)
-    with Database(path).writing() as session:
-        session.execute(text("update registry_schema set version = 99"))
-    with pytest.raises(SettingError, match="99"):
-        Registry(path)

@@ -7,6 +7,7 @@ callers need no retries. Each transaction opens its own connection: any thread m
 from __future__ import annotations
 
 import re
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,25 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url, select, text
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    NullPool,
+    create_engine,
+    event,
+    insert,
+    inspect,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from absurd_contimg.errors import RegistryAwayError, RegistryDamagedError, SettingError
+from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError, SettingError
 from absurd_contimg.products.filesystem import LOCAL
-from absurd_contimg.registry.models import SCHEMA_VERSION, Base, SchemaVersion
+from absurd_contimg.products.manifest import relocated
+from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.secrets import is_plain_path, mask
 
 _BUSY_SECONDS = 10.0
@@ -32,6 +45,18 @@ _POSTGRES_LOCK = 0x636F6E74
 """Key of the advisory lock that serialises writers ("cont")."""
 
 _FORMS_OF_SETTING = "Use a file's path, sqlite:///PATH or postgresql://USER@HOST/DATABASE."
+
+_HERE = "."
+"""Stands for the output folder in a path."""
+
+HEAD = "0002"
+"""The version of the tables that this package works with: the last one of `migrations`."""
+
+_ALEMBIC_TABLE = (
+    "create table alembic_version (version_num varchar(32) not null, "
+    "constraint alembic_version_pkc primary key (version_num))"
+)
+"""As Alembic makes it."""
 
 _READ_ONLY = "registry_read_only"
 
@@ -66,10 +91,15 @@ def patient(method: Callable[_P, _T]) -> Callable[_P, _T]:
 class Database:
     """The registry's tables behind a URL or a path to an SQLite file."""
 
-    def __init__(self, url: str | Path) -> None:
+    def __init__(self, url: str | Path, *, output_dir: Path | None = None) -> None:
+        """Paths below `output_dir` are kept relative to it, so that it may move."""
         self._engine = _engine(url)
-        with self._naming_trouble():
-            self._install()
+        self.output_dir = None if output_dir is None else str(output_dir)
+        try:
+            with self._naming_trouble():
+                self._install()
+        except (OSError, sqlite3.Error) as error:
+            raise self._named(error) from error
 
     @contextmanager
     def writing(self) -> Iterator[Session]:
@@ -88,6 +118,14 @@ class Database:
         with self._naming_trouble(), Session(options) as session:
             yield session
 
+    def stored(self, value: Any) -> Any:
+        """A column's value with the paths below the output folder relative to it."""
+        return value if self.output_dir is None else relocated(value, self.output_dir, _HERE)
+
+    def resolved(self, value: Any) -> Any:
+        """A column's value with the paths as they are now; absolute ones stay."""
+        return value if self.output_dir is None else relocated(value, _HERE, self.output_dir)
+
     def _require_file(self) -> None:
         """SQLite would make a new file, without a table, where one was deleted."""
         if not self._is_postgres and not Path(self._place).exists():
@@ -103,12 +141,13 @@ class Database:
         except (IntegrityError, DataError):
             raise
         except DBAPIError as error:
-            text = f"The registry {self._place} cannot be used: {error.orig}."
-            if _DAMAGED.search(str(error.orig)):
-                raise RegistryDamagedError(self._place, text, _REBUILD) from error
-            raise RegistryAwayError(
-                self._place, text, "Look at its disk, its lock or its server."
-            ) from error
+            raise self._named(error.orig) from error
+
+    def _named(self, error: BaseException | None) -> AwayError:
+        text = f"The registry {self._place} cannot be used: {error}."
+        if _DAMAGED.search(str(error)):
+            return RegistryDamagedError(self._place, text, _REBUILD)
+        return RegistryAwayError(self._place, text, "Look at its disk, its lock or its server.")
 
     @property
     def _place(self) -> str:
@@ -129,26 +168,73 @@ class Database:
             with self._engine.begin() as connection:
                 connection.execute(text(f"select pg_advisory_xact_lock({_POSTGRES_LOCK})"))
                 connection.execute(text(f"create schema if not exists {_POSTGRES_SCHEMA}"))
-                Base.metadata.create_all(connection)
+                # Alembic's own statements know no translation of schemas.
+                connection.execute(text(f"set local search_path to {_POSTGRES_SCHEMA}"))
+                self._bring_up_to_date(connection)
         else:
             path = Path(self._engine.url.database or "")
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
             # Switching to WAL never waits for other processes, so a lock of our own does.
-            with LOCAL.locked(path.with_name(path.name + ".lock")):
-                with self._engine.connect() as connection:
-                    driver: Any = connection.connection.driver_connection
-                    driver.execute("pragma journal_mode = wal").fetchall()
-                with self._engine.begin() as connection:
-                    Base.metadata.create_all(connection)
-        with self.writing() as session:
-            version = session.scalar(select(SchemaVersion.version))
-            if version is None:
-                session.add(SchemaVersion(version=SCHEMA_VERSION))
-            elif version != SCHEMA_VERSION:
-                raise SettingError(
-                    f"Registry {self._engine.url!r} has schema {version}, not {SCHEMA_VERSION}.",
-                    "Move it away; a new one can be rebuilt from the manifests on disk.",
-                )
+            with (
+                LOCAL.locked(path.with_name(path.name + ".lock")),
+                self._engine.connect() as connection,
+            ):
+                driver: Any = connection.connection.driver_connection
+                driver.execute("pragma journal_mode = wal").fetchall()
+                # A table that others refer to is replaced; the keys are checked at the end.
+                driver.execute("pragma foreign_keys = off")
+                with connection.begin():
+                    self._bring_up_to_date(connection)
+
+    def _bring_up_to_date(self, connection: Connection) -> None:
+        """Make or migrate the tables, in one transaction: a kill in the middle changes nothing."""
+        connection.execution_options(schema_translate_map=None)
+        tables = inspect(connection).get_table_names()
+        if "alembic_version" in tables:
+            revision = connection.scalar(text("select version_num from alembic_version"))
+            if revision != HEAD:
+                self._migrate(connection, revision)
+        elif "registry_schema" in tables:
+            version = connection.scalar(text("select max(version) from registry_schema"))
+            if version not in {None, 1}:
+                raise self._unknown_version(version)
+            self._migrate(connection, None)
+        else:
+            self._create(connection)
+
+    def _create(self, connection: Connection) -> None:
+        """Make a new registry: many times as fast as its history."""
+        from absurd_contimg.registry.tables import METADATA  # noqa: PLC0415 - they import this
+
+        METADATA.create_all(connection)
+        connection.execute(insert(SchemaVersion).values(version=LAST_SCHEMA_VERSION))
+        connection.execute(text(_ALEMBIC_TABLE))
+        connection.execute(text(f"insert into alembic_version values ('{HEAD}')"))
+
+    def _migrate(self, connection: Connection, revision: str | None) -> None:
+        """Migrate what Alembic knows the revision of, or else tables of the first version."""
+        from absurd_contimg.registry.migrations import (  # noqa: PLC0415 - rarely needed, slow
+            FIRST,
+            known_revisions,
+            migrate,
+        )
+
+        if revision not in {None, *known_revisions()}:
+            raise self._unknown_version(revision)
+        migrate(connection, stamp=FIRST if revision is None else None)
+        if not self._is_postgres and connection.execute(text("pragma foreign_key_check")).first():
+            raise RegistryDamagedError(
+                self._place,
+                f"The registry {self._place} has rows without the rows that they refer to.",
+                _REBUILD,
+            )
+
+    def _unknown_version(self, version: object) -> SettingError:
+        return SettingError(
+            f"Registry {self._place} has tables of version {version}, and this package knows "
+            f"versions up to {HEAD}.",
+            "Use the version of the package that made it, or a newer one.",
+        )
 
 
 def exists(url: str) -> bool:

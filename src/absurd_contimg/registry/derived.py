@@ -31,6 +31,14 @@ from absurd_contimg.registry.models import (
     Product,
     ValidationRow,
 )
+from absurd_contimg.registry.mosaics import MosaicRow
+from absurd_contimg.registry.photometry import PhotometryRow
+
+DERIVED_TABLES: tuple[type[Base], ...] = (
+    CaltableRow, CaltableSetRow, MeasurementSetRow, ImageRow, ValidationRow,
+    MosaicRow, PhotometryRow, Product,
+)  # fmt: skip
+"""The tables that a rebuild replaces, children before parents."""
 
 _PROGRESS: Mapping[type[Any], GroupStatus] = {
     ConvertOutputs: GroupStatus.CONVERTED,

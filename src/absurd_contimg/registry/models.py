@@ -1,17 +1,24 @@
-"""The registry's tables: products, which can be rebuilt from manifests, and groups.
+"""The registry's tables of groups, their files, products and calibrations.
 
-Times are MJD (UTC, days) or Unix seconds; angles are degrees, ICRS or apparent.
+Windows, mosaics, photometry, publications, batches, slots and schedules have a module each. A
+change here or there is a migration (`migrations/versions/`). Times are MJD (UTC, days) or Unix
+seconds; angles are degrees, ICRS or apparent.
 """
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Any
+from dataclasses import asdict
+from enum import Enum, StrEnum
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, MetaData
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-SCHEMA_VERSION = 1
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+LAST_SCHEMA_VERSION = 2
+"""From this version on Alembic's own table counts; software of version 1 refuses it."""
 
 
 class GroupStatus(StrEnum):
@@ -30,15 +37,54 @@ class GroupStatus(StrEnum):
     WAITING_FOR_CALIBRATION = "waiting_for_calibration"
 
 
+class IngestState(StrEnum):
+    """Whether more files may join a group."""
+
+    COLLECTING = "collecting"
+    CLOSED = "closed"
+    REJECTED = "rejected"
+    """Closed with too few sub-bands; `closed_reason` says so."""
+
+
+class FileState(StrEnum):
+    """The state of a sub-band file."""
+
+    ARRIVING = "arriving"
+    """Its size or time still changes, or it is too young."""
+    WHOLE = "whole"
+    REFUSED = "refused"
+    """It cannot be read, or another file of the group has its sub-band."""
+    LATE = "late"
+    """It came after its group was closed."""
+    CHANGED = "changed"
+    """It changed after it was accepted."""
+    GONE = "gone"
+    """It is no longer on disk."""
+
+
 class Base(DeclarativeBase):
     """Of all tables."""
 
     metadata = MetaData()
-    type_annotation_map = {dict[str, Any]: JSON}  # noqa: RUF012 - SQLAlchemy's own idiom
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own idiom
+        float: Double,  # of 2.0 too: from 2.1 on it is the default
+        dict[str, Any]: JSON,
+        list[dict[str, Any]]: JSON,
+    }
+
+
+def row_values(record: DataclassInstance) -> dict[str, Any]:
+    """The fields of a record as values of columns: those of enumerations as text."""
+    return asdict(
+        record,
+        dict_factory=lambda pairs: {
+            name: value.value if isinstance(value, Enum) else value for name, value in pairs
+        },
+    )
 
 
 class SchemaVersion(Base):
-    """One row: the version of these tables."""
+    """One row: 1, or 2 where Alembic counts the versions."""
 
     __tablename__ = "registry_schema"
     version: Mapped[int] = mapped_column(primary_key=True)
@@ -51,6 +97,19 @@ class ObservationGroup(Base):
     group_id: Mapped[str] = mapped_column(primary_key=True)
     status: Mapped[str]
     reason: Mapped[str | None]
+    mid_mjd: Mapped[float | None] = mapped_column(index=True)
+    """From a file's header, as the declination; None for groups of earlier versions."""
+    declination_deg: Mapped[float | None]
+    """Apparent declination of the strip."""
+    ingest_state: Mapped[str] = mapped_column(
+        default=IngestState.CLOSED.value, server_default=IngestState.CLOSED.value, index=True
+    )
+    closed_reason: Mapped[str | None]
+    n_subbands: Mapped[int | None]
+    """Accepted at closing."""
+    closed_at: Mapped[str | None]
+    files_version: Mapped[int] = mapped_column(default=1, server_default="1")
+    """Counts up when a closed group is opened again for changed or late files."""
 
 
 class SubbandFile(Base):
@@ -62,6 +121,15 @@ class SubbandFile(Base):
     subband: Mapped[int]
     timestamp_seconds: Mapped[int] = mapped_column(BigInteger, index=True)
     """Unix time of the timestamp in its name."""
+    size: Mapped[int | None] = mapped_column(BigInteger)
+    """Bytes; None, as the time, for files of earlier versions."""
+    mtime_ns: Mapped[int | None] = mapped_column(BigInteger)
+    state: Mapped[str] = mapped_column(
+        default=FileState.WHOLE.value, server_default=FileState.WHOLE.value, index=True
+    )
+    reason: Mapped[str | None]
+    first_seen: Mapped[str | None]
+    """ISO 8601, UTC."""
 
 
 class Product(Base):
@@ -71,13 +139,15 @@ class Product(Base):
     key: Mapped[str] = mapped_column(primary_key=True)
     stage: Mapped[str]
     stage_version: Mapped[int]
-    group_id: Mapped[str] = mapped_column(ForeignKey(ObservationGroup.group_id), index=True)
+    group_id: Mapped[str] = mapped_column(index=True)
+    """A group, or for mosaics and their photometry a window."""
     folder: Mapped[str]
     outputs: Mapped[dict[str, Any]]
     created_at: Mapped[str]
     attempt: Mapped[str]
     host: Mapped[str]
     size_bytes: Mapped[int] = mapped_column(BigInteger)
+    __table_args__ = (Index("ix_products_stage_group_id", "stage", "group_id"),)
 
 
 class MeasurementSetRow(Base):
@@ -150,9 +220,3 @@ class ValidationRow(Base):
     product_key: Mapped[str] = mapped_column(ForeignKey(Product.key), primary_key=True)
     group_id: Mapped[str] = mapped_column(ForeignKey(ObservationGroup.group_id), index=True)
     details: Mapped[dict[str, Any]]
-
-
-DERIVED_TABLES: tuple[type[Base], ...] = (
-    CaltableRow, CaltableSetRow, MeasurementSetRow, ImageRow, ValidationRow, Product,
-)  # fmt: skip
-"""The tables that a rebuild replaces, children before parents."""

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from absurd_contimg.errors import BrokenProductError, MissingInputError, UserError
-from absurd_contimg.products.manifest import Manifest, relocated
+from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import Caltable
 from absurd_contimg.products.store import (
     is_whole,
@@ -29,10 +29,9 @@ from absurd_contimg.products.store import (
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database, patient
-from absurd_contimg.registry.derived import derived_rows, progress_of
+from absurd_contimg.registry.derived import DERIVED_TABLES, derived_rows, progress_of
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name
 from absurd_contimg.registry.models import (
-    DERIVED_TABLES,
     Base,
     CaltableRow,
     CaltableSetRow,
@@ -79,8 +78,6 @@ class CheckReport:
 
 ABSENT = "missing on disk"
 """How the reason of a retirement begins that ends when the set is there again."""
-_HERE = "."
-"""Stands for the output folder in a path."""
 _PATH_COLUMNS = {"path", "folder", "source_ms", "outputs", "details"}
 
 
@@ -99,19 +96,19 @@ class Registry:
 
         Paths below `output_dir` are kept relative to it, so that it may move.
         """
-        self._database = Database(url)
-        self._output_dir = None if output_dir is None else str(output_dir)
+        self.database = Database(url, output_dir=output_dir)
+        """For the functions of the registry's other subjects: windows, batches and so on."""
         self._declination_tolerance_deg = declination_tolerance_deg
         self._reach_hours = reach_hours
 
     def close(self) -> None:
         """Close what is open."""
-        self._database.close()
+        self.database.close()
 
     @patient
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             self._enter(session, folder, manifest)
 
     def rebuild(self, output_dir: Path) -> RebuildReport:
@@ -123,7 +120,7 @@ class Registry:
         products: dict[Path, Manifest] = {}
         broken: dict[Path, str] = {}
         read_products(output_dir, products, broken)
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             read_products(output_dir, products, broken)  # few: no writer goes on now
             retired = {
                 row.product_key: row.retired_reason
@@ -143,7 +140,7 @@ class Registry:
 
     def is_empty(self) -> bool:
         """Whether no product is known."""
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return session.scalar(select(Product.key).limit(1)) is None
 
     def rows(self, table: type[Base], group_id: str | None = None) -> list[dict[str, Any]]:
@@ -151,10 +148,10 @@ class Registry:
         query = select(table).order_by(*inspect(table).primary_key)
         if group_id is not None:
             query = query.where(inspect(table).columns["group_id"] == group_id)
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             keys = inspect(table).columns.keys()
             return [
-                {key: self._resolved(getattr(row, key)) for key in keys}
+                {key: self.database.resolved(getattr(row, key)) for key in keys}
                 for row in session.scalars(query)
             ]
 
@@ -165,14 +162,16 @@ class Registry:
         Sets of another strip would make fluxes wrong by an order of magnitude.
         """
         self.reinstate()
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             query = select(CaltableSetRow).where(CaltableSetRow.status == "active")
             tables = select(CaltableRow).order_by(CaltableRow.apply_order, CaltableRow.path)
             sets = [
                 CaltableSet.of_row(
                     row,
                     [
-                        Caltable(Path(self._resolved(t.path)), t.type, t.apply_order, t.interp)
+                        Caltable(
+                            Path(self.database.resolved(t.path)), t.type, t.apply_order, t.interp
+                        )
                         for t in session.scalars(
                             tables.where(CaltableRow.product_key == row.product_key)
                         )
@@ -194,7 +193,7 @@ class Registry:
     @patient
     def retire_set(self, product_key: str, reason: str) -> None:
         """Take a set out of use; it stays known, with the reason."""
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             _retire(session, product_key, reason)
 
     def reinstate(self) -> list[str]:
@@ -207,15 +206,17 @@ class Registry:
             .join(Product, Product.key == CaltableSetRow.product_key)
             .where(CaltableSetRow.retired_reason.startswith(ABSENT))
         )
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             retired = [
                 (row.product_key, row.set_name, path) for row, path in session.execute(query)
             ]
         whole = [
-            (key, name) for key, name, path in retired if is_whole(Path(self._resolved(path)), key)
+            (key, name)
+            for key, name, path in retired
+            if is_whole(Path(self.database.resolved(path)), key)
         ]
         if whole:
-            with self._database.writing() as session:
+            with self.database.writing() as session:
                 session.execute(
                     update(CaltableSetRow)
                     .where(CaltableSetRow.product_key.in_([key for key, _ in whole]))
@@ -248,7 +249,7 @@ class Registry:
         another name.
         """
         files = sorted(parse_subband_name(path) for path in paths)
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             for file in files:
                 if session.get(SubbandFile, str(file.path)) is None:
                     time = file.timestamp_seconds
@@ -270,13 +271,13 @@ class Registry:
         self, group_id: str, status: GroupStatus, reason: str | None = None
     ) -> None:
         """Set the status of a group, with the reason if it did not end well."""
-        with self._database.writing() as session:
+        with self.database.writing() as session:
             row = _ensure_group(session, group_id)
             row.status, row.reason = status.value, reason
 
     def group(self, group_id: str) -> Group:
         """One group; raises `MissingInputError` if it is not known."""
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             row = session.get(ObservationGroup, group_id)
             if row is None:
                 raise MissingInputError(
@@ -290,7 +291,7 @@ class Registry:
         query = select(ObservationGroup).order_by(ObservationGroup.group_id)
         if status is not None:
             query = query.where(ObservationGroup.status == status.value)
-        with self._database.reading() as session:
+        with self.database.reading() as session:
             return [_group(session, row) for row in session.scalars(query)]
 
     def _enter(self, session: Session, folder: Path, manifest: Manifest) -> None:
@@ -315,16 +316,12 @@ class Registry:
         for row in derived_rows(folder, manifest):
             if isinstance(row, CaltableSetRow) and earlier is not None:  # a retired one stays so
                 row.status, row.retired_reason = earlier.status, earlier.retired_reason
-            if manifest.output_dir == self._output_dir:
+            if manifest.output_dir == self.database.output_dir:
                 for name in _PATH_COLUMNS.intersection(inspect(type(row)).columns.keys()):
                     value = getattr(row, name)
-                    setattr(row, name, relocated(value, self._output_dir, _HERE))
+                    setattr(row, name, self.database.stored(value))
             session.merge(row)
             session.flush()
-
-    def _resolved(self, value: Any) -> Any:
-        """A column's value with the paths as they are now; older absolute ones stay."""
-        return value if self._output_dir is None else relocated(value, _HERE, self._output_dir)
 
 
 _PROGRESS = (

@@ -1,0 +1,85 @@
+"""Photometry: rows that are derived from the tables of photometry products."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import ForeignKey, Index, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.models import Base, ImageRow, Product
+from absurd_contimg.registry.mosaics import MosaicRow
+
+PHOTOMETRY_STAGE = "photometry"
+"""The name of the stage whose products hold the measurements."""
+
+
+class PhotometryRow(Base):
+    """The flux density of a source in one image or mosaic."""
+
+    __tablename__ = "photometry"
+    product_key: Mapped[str] = mapped_column(ForeignKey(Product.key), primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True)
+    group_id: Mapped[str] = mapped_column(index=True)
+    """The group of the image, or the window of the mosaic."""
+    mjd: Mapped[float]
+    ra_deg: Mapped[float]
+    dec_deg: Mapped[float]
+    flux_jy: Mapped[float]
+    error_jy: Mapped[float]
+    catalogue_jy: Mapped[float | None]
+    flags: Mapped[str]
+    """Names of flags, separated by blanks; empty for a good measurement."""
+    __table_args__ = (Index("ix_photometry_source_mjd", "source", "mjd"),)
+
+
+@dataclass(frozen=True, slots=True)
+class FluxMeasurement:
+    """The flux density of a source in one image or mosaic; errors are 1 sigma."""
+
+    product_key: str
+    source: str
+    group_id: str
+    mjd: float
+    ra_deg: float
+    dec_deg: float
+    flux_jy: float
+    error_jy: float
+    catalogue_jy: float | None
+    flags: str
+
+
+def list_measurements(
+    database: Database, *, source: str | None = None, group_id: str | None = None
+) -> list[FluxMeasurement]:
+    """The measurements of a source, or of a group or window, in the order of time."""
+    query = select(PhotometryRow).order_by(
+        PhotometryRow.mjd, PhotometryRow.source, PhotometryRow.product_key
+    )
+    if source is not None:
+        query = query.where(PhotometryRow.source == source)
+    if group_id is not None:
+        query = query.where(PhotometryRow.group_id == group_id)
+    with database.reading() as session:
+        return [_measurement(row) for row in session.scalars(query)]
+
+
+def list_sources(database: Database) -> list[str]:
+    """The names of all sources with a measurement."""
+    with database.reading() as session:
+        query = select(PhotometryRow.source).distinct().order_by(PhotometryRow.source)
+        return list(session.scalars(query))
+
+
+def groups_without_photometry(database: Database) -> list[str]:
+    """The groups with an image and the windows with a mosaic that have no photometry product."""
+    measured = select(Product.group_id).where(Product.stage == PHOTOMETRY_STAGE)
+    imaged = select(ImageRow.group_id).where(ImageRow.group_id.not_in(measured))
+    mosaicked = select(MosaicRow.window_id).where(MosaicRow.window_id.not_in(measured))
+    with database.reading() as session:
+        return sorted(session.scalars(imaged.union(mosaicked)))
+
+
+def _measurement(row: PhotometryRow) -> FluxMeasurement:
+    return FluxMeasurement(**{name: getattr(row, name) for name in FluxMeasurement.__slots__})

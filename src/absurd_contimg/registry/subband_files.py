@@ -1,0 +1,100 @@
+"""Sub-band files: the HDF5 index, one row a file that was ever seen in the incoming folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import select, update
+
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.models import FileState, SubbandFile
+
+
+@dataclass(frozen=True, slots=True)
+class IndexedFile:
+    """A sub-band file as the registry knows it; what was not looked at is None."""
+
+    path: Path
+    group_id: str
+    subband: int
+    timestamp_seconds: int
+    """Unix time of the timestamp in its name."""
+    size: int | None
+    mtime_ns: int | None
+    state: FileState
+    reason: str | None
+    first_seen: str | None
+
+
+def known_paths(database: Database, states: Iterable[FileState] = tuple(FileState)) -> set[str]:
+    """The paths of all files in some of the states."""
+    query = select(SubbandFile.path).where(SubbandFile.state.in_([state.value for state in states]))
+    with database.reading() as session:
+        return set(session.scalars(query))
+
+
+def list_files(
+    database: Database,
+    *,
+    start_seconds: int | None = None,
+    end_seconds: int | None = None,
+    group_id: str | None = None,
+    states: Sequence[FileState] | None = None,
+) -> list[IndexedFile]:
+    """The files of a span of time (Unix seconds, ends included), by time, sub-band and path."""
+    query = select(*(getattr(SubbandFile, name) for name in IndexedFile.__slots__))
+    if start_seconds is not None:
+        query = query.where(SubbandFile.timestamp_seconds >= start_seconds)
+    if end_seconds is not None:
+        query = query.where(SubbandFile.timestamp_seconds <= end_seconds)
+    if group_id is not None:
+        query = query.where(SubbandFile.group_id == group_id)
+    if states is not None:
+        query = query.where(SubbandFile.state.in_([state.value for state in states]))
+    query = query.order_by(SubbandFile.timestamp_seconds, SubbandFile.subband, SubbandFile.path)
+    with database.reading() as session:
+        return [
+            IndexedFile(
+                Path(row.path),
+                row.group_id,
+                row.subband,
+                row.timestamp_seconds,
+                row.size,
+                row.mtime_ns,
+                FileState(row.state),
+                row.reason,
+                row.first_seen,
+            )
+            for row in session.execute(query)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class FileObservation:
+    """What a look at a registered file gave."""
+
+    path: Path
+    size: int | None
+    mtime_ns: int | None
+    state: FileState
+    reason: str | None = None
+
+
+def note_observations(database: Database, observations: Sequence[FileObservation]) -> None:
+    """Keep what looks at registered files gave, in one transaction."""
+    if not observations:
+        return
+    rows = [
+        {
+            "path": str(observation.path),
+            "size": observation.size,
+            "mtime_ns": observation.mtime_ns,
+            "state": observation.state.value,
+            "reason": observation.reason,
+        }
+        for observation in observations
+    ]
+    with database.writing() as session:
+        session.execute(update(SubbandFile), rows)

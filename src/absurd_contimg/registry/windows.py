@@ -1,0 +1,145 @@
+"""Windows: runs of neighbouring groups that one mosaic is made of.
+
+Which groups form a window is decided in `ingest`; here windows are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Mapped, mapped_column
+
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.models import Base, row_values
+
+
+class WindowState(StrEnum):
+    """The state of a window."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    """All members have ended or cannot come any more."""
+    SUPERSEDED = "superseded"
+    """Another window has taken its place."""
+
+
+class WindowRow(Base):
+    """A window; `members` has the fields of `WindowMember`."""
+
+    __tablename__ = "windows"
+    window_id: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str] = mapped_column(index=True)
+    start_mjd: Mapped[float] = mapped_column(index=True)
+    end_mjd: Mapped[float]
+    declination_deg: Mapped[float]
+    members: Mapped[list[dict[str, Any]]]
+    settings: Mapped[dict[str, Any]]
+    closed_reason: Mapped[str | None]
+    superseded_by: Mapped[str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowMember:
+    """A group of a window, and why it is not used if it is not."""
+
+    group_id: str
+    mid_mjd: float
+    used: bool = True
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Neighbouring groups of one declination, in the order of time."""
+
+    window_id: str
+    state: WindowState
+    start_mjd: float
+    end_mjd: float
+    declination_deg: float
+    members: tuple[WindowMember, ...]
+    settings: dict[str, Any]
+    closed_reason: str | None = None
+    superseded_by: str | None = None
+
+
+def enter_window(database: Database, window: Window) -> bool:
+    """Enter a window; False, and no change, if it is known."""
+    with database.writing() as session:
+        if session.get(WindowRow, window.window_id) is not None:
+            return False
+        session.add(WindowRow(**row_values(window)))
+        return True
+
+
+def list_windows(
+    database: Database,
+    state: WindowState | None = None,
+    start_mjd: float | None = None,
+    end_mjd: float | None = None,
+) -> list[Window]:
+    """The windows of a state that touch a span of time, in the order of time."""
+    query = select(WindowRow).order_by(WindowRow.start_mjd, WindowRow.window_id)
+    if state is not None:
+        query = query.where(WindowRow.state == state.value)
+    if start_mjd is not None:
+        query = query.where(WindowRow.end_mjd >= start_mjd)
+    if end_mjd is not None:
+        query = query.where(WindowRow.start_mjd <= end_mjd)
+    with database.reading() as session:
+        return [_window(row) for row in session.scalars(query)]
+
+
+def get_window(database: Database, window_id: str) -> Window:
+    """One window; raises `MissingInputError` if it is not known."""
+    with database.reading() as session:
+        row = session.get(WindowRow, window_id)
+        if row is None:
+            raise MissingInputError(
+                f"Window {window_id} is not in the registry.", "Check its name: contimg windows."
+            )
+        return _window(row)
+
+
+def close_window(
+    database: Database, window_id: str, members: Sequence[WindowMember], reason: str
+) -> bool:
+    """Close an open window with what became of its members; False if it is not open."""
+    with database.writing() as session:
+        query = update(WindowRow).where(
+            WindowRow.window_id == window_id, WindowRow.state == WindowState.OPEN.value
+        )
+        values = {"members": _json(members), "closed_reason": reason}
+        result = session.execute(
+            query.values(state=WindowState.CLOSED.value, **values).returning(WindowRow.window_id)
+        )
+        return result.first() is not None
+
+
+def supersede_window(database: Database, window_id: str, superseded_by: str) -> bool:
+    """Put another window in its place; False if it is not known or has been superseded."""
+    with database.writing() as session:
+        result = session.execute(
+            update(WindowRow)
+            .where(WindowRow.window_id == window_id)
+            .where(WindowRow.state != WindowState.SUPERSEDED.value)
+            .values(state=WindowState.SUPERSEDED.value, superseded_by=superseded_by)
+            .returning(WindowRow.window_id)
+        )
+        return result.first() is not None
+
+
+def _json(members: Sequence[WindowMember]) -> list[dict[str, Any]]:
+    return [row_values(member) for member in members]
+
+
+def _window(row: WindowRow) -> Window:
+    columns = {name: getattr(row, name) for name in Window.__slots__}
+    columns["state"] = WindowState(row.state)
+    columns["members"] = tuple(WindowMember(**member) for member in row.members)
+    return Window(**columns)

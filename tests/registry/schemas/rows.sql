@@ -1,0 +1,13 @@
+INSERT INTO registry_schema (version) VALUES (1);
+INSERT INTO observation_groups VALUES ('2026-01-25T22:26:05', 'imaged', NULL);
+INSERT INTO observation_groups VALUES ('2026-01-25T22:31:14', 'quarantined', 'all data are flagged');
+INSERT INTO subband_files VALUES ('/in/2026-01-25T22:26:05_sb00.hdf5', '2026-01-25T22:26:05', 0, 1769379965);
+INSERT INTO subband_files VALUES ('/in/2026-01-25T22:31:14_sb01.hdf5', '2026-01-25T22:31:14', 1, 1769380274);
+INSERT INTO products VALUES ('k1', 'convert', 1, '2026-01-25T22:26:05', './ms/k1', '{"measurement_set": {}}', '2026-01-26T00:00:00+00:00', '1', 'host', 5000000000);
+INSERT INTO products VALUES ('k2', 'calibrate_solve', 2, '2026-01-25T22:26:05', './caltables/k2', '{"caltables": {}}', '2026-01-26T00:00:01+00:00', '1', 'host', 10);
+INSERT INTO products VALUES ('k3', 'image', 1, '2026-01-25T22:26:05', './images/k3', '{"image": {}}', '2026-01-26T00:00:02+00:00', '1', 'host', 10);
+INSERT INTO measurement_sets VALUES ('./ms/k1/x.ms', 'k1', '2026-01-25T22:26:05', 'raw', 61065.9, 61065.901, 61065.902, 10.0, 16.1, 16.0, 3000000000, 48, 0.25);
+INSERT INTO caltable_sets VALUES ('k2', 'set', '2026-01-25T22:26:05', './ms/k1/x.ms', '3C286', 'DSA103', 16.0, 61065.901, 61065.8, 61066.0, 'retired', 'bad gains', '2026-01-26T00:00:01+00:00', '{"snr": 5.5}');
+INSERT INTO caltables VALUES ('./caltables/k2/x_bpcal', 'k2', 'BP', 30, 'nearest');
+INSERT INTO images VALUES ('k3', '2026-01-25T22:26:05', './images/k3', '{"rms": 0.01}');
+INSERT INTO validations VALUES ('k3', '2026-01-25T22:26:05', '{"passed": true}');
