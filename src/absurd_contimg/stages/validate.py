@@ -77,7 +77,7 @@ class ValidateStage(PipelineStage[ValidateOutputs]):
         validation = summarise(checks, image, settings, report, gently_flagged=gentle)
         figures = to_json(validation)
         del figures["report"]  # that is this file
-        rows = [{key: _rounded(value, key) for key, value in asdict(c).items()} for c in checks]
+        rows = [{key: rounded(value, key) for key, value in asdict(c).items()} for c in checks]
         figures["sources"] = rows
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         return ValidateOutputs(validation)
@@ -193,18 +193,18 @@ def summarise(
         failed_gates=failed,
         n_expected=len(compared),
         n_matched=len(matched),
-        completeness=_rounded(completeness),
-        rms_jy=_rounded(image.described.rms_jy),
-        dynamic_range=_rounded(dynamic_range),
-        flux_ratio_median=_rounded(flux_median),
-        flux_ratio_scatter=_rounded(float(ratios.std())),
-        flux_error_max=_rounded(float(np.abs(ratios - 1).max())),
-        position_error_median_arcsec=_rounded(position_median),
-        position_error_max_arcsec=_rounded(float(errors.max())),
+        completeness=rounded(completeness),
+        rms_jy=rounded(image.described.rms_jy),
+        dynamic_range=rounded(dynamic_range),
+        flux_ratio_median=rounded(flux_median),
+        flux_ratio_scatter=rounded(float(ratios.std())),
+        flux_error_max=rounded(float(np.abs(ratios - 1).max())),
+        position_error_median_arcsec=rounded(position_median),
+        position_error_max_arcsec=rounded(float(errors.max())),
     )
 
 
-def _rounded(value: Any, name: str = "") -> Any:
+def rounded(value: Any, name: str = "") -> Any:
     """A float to six figures, except positions; None, which JSON can hold, for not-a-number."""
     if not isinstance(value, float) or name.endswith("_deg"):
         return value

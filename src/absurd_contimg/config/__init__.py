@@ -15,18 +15,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from absurd_contimg.config.mosaic import MosaicConfig
+from absurd_contimg.config.section import Section
 from absurd_contimg.core.records import Json
 
 
-class _Section(BaseModel):
-    """A section of settings: immutable, and an unknown name is an error."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class PathsConfig(_Section):
+class PathsConfig(Section):
     """The folders that the pipeline uses. It writes nowhere else.
 
     Scratch must lie on the file system of the output folder, because a product is renamed from
@@ -55,7 +51,7 @@ class PathsConfig(_Section):
         )
 
 
-class ExecutionConfig(_Section):
+class ExecutionConfig(Section):
     """How stages run."""
 
     deadline_seconds: float = Field(3600.0, gt=0)
@@ -66,7 +62,7 @@ class ExecutionConfig(_Section):
     """How long a group waits for another group's calibration: a calibrator transits once a day."""
 
 
-class SiteConfig(_Section):
+class SiteConfig(Section):
     """The position of the array, with which a file's header is compared."""
 
     latitude_deg: float = Field(37.2314, ge=-90, le=90)
@@ -78,7 +74,7 @@ class SiteConfig(_Section):
     altitude_tolerance_m: float = Field(200.0, gt=0)
 
 
-class BeamConfig(_Section):
+class BeamConfig(Section):
     """The primary beam: an Airy pattern that points along the meridian."""
 
     dish_diameter_m: float = Field(4.65, gt=0)
@@ -89,14 +85,14 @@ class BeamConfig(_Section):
     """The mean beam of an image is averaged over this many frequencies."""
 
 
-class CatalogConfig(_Section):
+class CatalogConfig(Section):
     """The part of the sky catalogue that belongs to a declination strip."""
 
     strip_half_width_deg: float = Field(6.0, gt=0)
     """Sources within this of the strip's declination are kept (guide: 6 deg)."""
 
 
-class ConversionConfig(_Section):
+class ConversionConfig(Section):
     """From UVH5 sub-bands to one Measurement Set."""
 
     expected_subbands: int = Field(16, ge=1)
@@ -110,7 +106,7 @@ class ConversionConfig(_Section):
     """A longer baseline means wrong antenna positions (guide: 3210 m)."""
 
 
-class FlaggingConfig(_Section):
+class FlaggingConfig(Section):
     """Flags before calibration."""
 
     tfcrop: bool = True
@@ -124,7 +120,7 @@ class FlaggingConfig(_Section):
     """Data with more flagged than this are refused."""
 
 
-class CalibrationConfig(_Section):
+class CalibrationConfig(Section):
     """Choice of calibrator, model, solutions and their limits."""
 
     calibrator_flux_min_jy: float = Field(0.3, gt=0)
@@ -180,7 +176,7 @@ class CalibrationConfig(_Section):
         return self.model_dump(mode="json", exclude=chosen_by)
 
 
-class ApplyConfig(_Section):
+class ApplyConfig(Section):
     """Applying solutions, and averaging once more for imaging."""
 
     averaging_max: int = Field(4, ge=1)
@@ -191,7 +187,7 @@ class ApplyConfig(_Section):
     """With more flagged after the solutions are applied, they do not fit the data."""
 
 
-class ImagingConfig(_Section):
+class ImagingConfig(Section):
     """Imaging and cleaning, as if spectra were flat.
 
     Beside a calibrator of 10 Jy with index -0.7 this adds a third to the noise, and a source 8
@@ -232,7 +228,7 @@ class ImagingConfig(_Section):
     grids: 1e-4 each at most, which is 0.4 arcsec at 1 deg."""
 
 
-class ValidationConfig(_Section):
+class ValidationConfig(Section):
     """Quality gates of an image. A failed gate means degraded, not an error."""
 
     snr_min: float = Field(10.0, gt=0)
@@ -253,7 +249,7 @@ class ValidationConfig(_Section):
     """Peak over noise (guide: 5)."""
 
 
-class StreamingConfig(_Section):
+class StreamingConfig(Section):
     """From files that arrive to groups and windows (`docs/streaming.md`)."""
 
     poll_seconds: float = Field(60.0, gt=0)
@@ -287,7 +283,7 @@ class StreamingConfig(_Section):
     """The last window ends when no group has come for so long; longer than the gap."""
 
 
-class PipelineConfig(_Section):
+class PipelineConfig(Section):
     """All settings of a pipeline."""
 
     paths: PathsConfig
@@ -302,6 +298,7 @@ class PipelineConfig(_Section):
     imaging: ImagingConfig = ImagingConfig()
     validation: ValidationConfig = ValidationConfig()
     streaming: StreamingConfig = StreamingConfig()
+    mosaic: MosaicConfig = MosaicConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
