@@ -88,6 +88,28 @@ class StorageAwayError(AwayError):
         super().__init__(str(folder), f"The folder {folder} is not there.", "Mount its disk.")
 
 
+class DestinationAwayError(AwayError):
+    """The folder for publications is not there, full, read-only or does not answer."""
+
+    def __init__(self, folder: Path, reason: str) -> None:
+        super().__init__(
+            str(folder),
+            f"Nothing can be published to {folder}: {reason}.",
+            "Mount or make it, free its disk, or make it writable for this user.",
+        )
+
+
+class PublicationBusyError(AwayError):
+    """Another process publishes the same product now."""
+
+    def __init__(self, lock_file: Path) -> None:
+        super().__init__(
+            str(lock_file),
+            f"Another process holds {lock_file}: it publishes the same product.",
+            "Wait for it. If the file has content, it is no lock of ours: move it away.",
+        )
+
+
 class RegistryAwayError(AwayError):
     """The registry does not answer: locked, read-only, its disk full, its server away."""
 

@@ -95,6 +95,9 @@ VARIABLES: Mapping[str, _Variable] = {
     "PIPELINE_INPUT_DIR": _Variable("input_dir", "where sub-band files arrive"),
     "PIPELINE_OUTPUT_DIR": _Variable("output_dir", "where products go"),
     "PIPELINE_SCRATCH_DIR": _Variable("scratch_dir", "working files, on the output's file system"),
+    "PIPELINE_PUBLISH_DIR": _Variable(
+        "publish_dir", "where mosaics are published; default: published, in the output folder"
+    ),
     "PIPELINE_STATE_DIR": _Variable("state_dir", "logs, registry, embedded server"),
     "PIPELINE_PRODUCTS_DB": _Variable("registry_url", "registry: a SQLite file or a URL"),
     "PIPELINE_CONFIG": _Variable("config_file", "TOML file with pipeline settings"),
@@ -288,12 +291,14 @@ def _parse_value(text: str) -> object:
 
 def _paths(flat: dict[str, Any]) -> PathsConfig:
     output_dir = Path(flat.pop("output_dir")).absolute()
-    given = {name: flat.pop(name, None) for name in ("scratch_dir", "state_dir")}
+    names = ("scratch_dir", "state_dir", "publish_dir")
+    given = {name: flat.pop(name, None) for name in names}
     return PathsConfig(
         input_dir=Path(flat.pop("input_dir")).absolute(),
         output_dir=output_dir,
         scratch_dir=Path(given["scratch_dir"] or output_dir / "scratch").absolute(),
         state_dir=Path(given["state_dir"] or output_dir / "state").absolute(),
+        publish_dir=None if not given["publish_dir"] else Path(given["publish_dir"]).absolute(),
     )
 
 
@@ -301,8 +306,8 @@ def _validated(pipeline: dict[str, Any], paths: PathsConfig) -> PipelineConfig:
     if "paths" in pipeline:
         raise SettingError(
             "The settings file has a section paths.",
-            "Give the folders as PIPELINE_INPUT_DIR, PIPELINE_OUTPUT_DIR, PIPELINE_SCRATCH_DIR "
-            "and PIPELINE_STATE_DIR, or as options.",
+            "Give the folders as PIPELINE_INPUT_DIR, PIPELINE_OUTPUT_DIR, PIPELINE_SCRATCH_DIR, "
+            "PIPELINE_STATE_DIR and PIPELINE_PUBLISH_DIR, or as options.",
         )
     try:
         return PipelineConfig.model_validate({**pipeline, "paths": paths})

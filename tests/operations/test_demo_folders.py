@@ -52,7 +52,7 @@ def test_demo_removes_an_earlier_demo_when_forced(
 ) -> None:
     """It is refused without --force; with it, every folder is named before it goes."""
     _demo(tmp_path, monkeypatch)
-    folders = list(PathsConfig.below(tmp_path).model_dump().values())
+    folders = list(PathsConfig.below(tmp_path).model_dump(exclude_none=True).values())
     (folders[1] / "images").mkdir()
     with pytest.raises(SettingError, match="--force"):
         asyncio.run(demo.run_demo(tmp_path, Console(quiet=True)))

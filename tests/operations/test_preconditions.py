@@ -46,6 +46,8 @@ BAD_VALUES = (
     ({"PIPELINE_SCRATCH_DIR": "/dev/shm/contimg-scratch"}, "different file systems"),
     ({"PIPELINE_STATE_DIR": "incoming/catalog.csv/state"}, "state_dir"),
     ({"PIPELINE_OUTPUT_DIR": "incoming/catalog.csv"}, "output_dir"),
+    ({"PIPELINE_PUBLISH_DIR": "out/scratch/published"}, "publish_dir"),
+    ({"PIPELINE_PUBLISH_DIR": "incoming"}, "publish_dir"),
 )
 
 

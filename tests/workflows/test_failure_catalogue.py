@@ -43,7 +43,9 @@ from absurd_contimg.execution.executor import (
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.outputs import FlaggedMeasurementSet, FlagOutputs, to_json
+from absurd_contimg.products.publication import publish_copy
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry import database as registry_database
 from absurd_contimg.science.imagers import check_imager
@@ -57,6 +59,7 @@ from absurd_contimg.workflows.failure_rules import CLASSIFIER
 sys.path.append(str(Path(__file__).parent))
 from failing_stages import Fail, fill_disk, limited
 from small_disk import mounted
+from toy_products import toy_product
 from toy_stages import Make
 
 HERE = Path(__file__).parent
@@ -415,6 +418,25 @@ def read_arriving(ground: Ground, folder: Path) -> None:
     read_raw_header(arriving)
 
 
+def publish_on_full_disk(folder: Path) -> None:
+    source = toy_product(folder / "products")
+    with mounted(folder / "disk", 1) as disk:
+        fill_disk(disk)
+        publish_copy(source, disk)
+
+
+def publish_beside_another_process(folder: Path) -> None:
+    source = toy_product(folder / "products")
+    parent = folder / "out" / "mosaics"
+    parent.mkdir(parents=True)
+    lock = LOCAL.try_lock(parent / f".publishing-{source.name}.lock")
+    assert lock is not None
+    try:
+        publish_copy(source, folder / "out")
+    finally:
+        LOCAL.unlock(lock)
+
+
 def plain(function: Callable[[Path], object]) -> Callable[[Ground], Evidence]:
     return partial(of_exception, function)
 
@@ -433,6 +455,8 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "data-quality": lambda g: of_casa(g, "unknown_calibrator"),
     "broken-product": of_stray_file,
     "storage-away": of_folder_that_is_away,
+    "destination-away": plain(publish_on_full_disk),
+    "publication-busy": plain(publish_beside_another_process),
     "registry-damaged": lambda g: of_registry(g, Path.unlink),
     "registry-away": lambda g: of_registry(
         g, lambda path: (path.rename(path.with_name("r")), path.mkdir())

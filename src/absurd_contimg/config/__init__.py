@@ -18,6 +18,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from absurd_contimg.config.mosaic import MosaicConfig
+from absurd_contimg.config.publication import PUBLISHED, PublicationConfig
 from absurd_contimg.config.section import Section
 from absurd_contimg.core.records import Json
 
@@ -33,6 +34,13 @@ class PathsConfig(Section):
     output_dir: Path
     scratch_dir: Path
     state_dir: Path
+    publish_dir: Path | None = None
+    """None: `PUBLISHED` in the output folder. It may lie on another file system."""
+
+    @property
+    def published(self) -> Path:
+        """The folder for publications."""
+        return self.publish_dir or self.output_dir / PUBLISHED
 
     @property
     def readable(self) -> tuple[Path, ...]:
@@ -41,7 +49,7 @@ class PathsConfig(Section):
 
     @classmethod
     def below(cls, root: Path) -> Self:
-        """All four folders inside one, for the demo and the tests."""
+        """All folders inside one, for the demo and the tests."""
         root = root.absolute()
         return cls(
             input_dir=root / "incoming",
@@ -299,6 +307,7 @@ class PipelineConfig(Section):
     validation: ValidationConfig = ValidationConfig()
     streaming: StreamingConfig = StreamingConfig()
     mosaic: MosaicConfig = MosaicConfig()
+    publication: PublicationConfig = PublicationConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -331,5 +340,6 @@ class PipelineConfig(Section):
 
     def reference(self) -> dict[str, Json]:
         """The folders and the digest: what a checkpoint has instead of the configuration."""
-        paths: dict[str, Json] = {k: str(v) for k, v in self.paths.model_dump().items()}
+        folders = self.paths.model_dump(exclude_none=True)
+        paths: dict[str, Json] = {name: str(folder) for name, folder in folders.items()}
         return {"digest": self.digest(), "paths": paths}

@@ -242,6 +242,8 @@ def prepare_folders(paths: PathsConfig) -> None:
                 f"Set {name} to another folder.",
             )
     check_folders(paths)
+    if paths.publish_dir is None:  # another one may be a mount point, whose disk is away
+        paths.published.mkdir(parents=True, exist_ok=True)
     for name in _WRITTEN:
         folder: Path = getattr(paths, name)
         try:

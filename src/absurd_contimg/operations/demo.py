@@ -84,7 +84,7 @@ async def run_demo(folder: Path, console: Console, *, force: bool = False) -> bo
     # workers has one core.
     settings = load_settings(paths.model_dump(), ["execution.threads=1"], environment={})
     server = EmbeddedPostgres(settings.embedded_folder)
-    folders = list(paths.model_dump().values())
+    folders = list(paths.model_dump(exclude_none=True).values())
     _check_folders(folder, folders, force)
     if settings.embedded_folder.exists():
         server.stop("immediate")
@@ -169,7 +169,7 @@ class _Workers:
         self._log(name).parent.mkdir(parents=True, exist_ok=True)
         folders = [
             argument
-            for option, path in self.paths.model_dump().items()
+            for option, path in self.paths.model_dump(exclude_none=True).items()
             for argument in (f"--{option.replace('_', '-')}", path)
         ]
         with self._log(name).open("ab") as output:

@@ -19,6 +19,8 @@ from absurd_contimg.owned_folders import MARK_NAME, Mark, remove_tree, take_fold
 from absurd_contimg.products.files import tracked_files
 from absurd_contimg.regular_files import UnsuitableFileError, read_regular
 
+_COPIED_AT_ONCE_BYTES = 1_048_576
+
 
 class FileSystem(Protocol):
     """One file system. Errors are `OSError` with the errno that Linux gives."""
@@ -46,6 +48,12 @@ class FileSystem(Protocol):
 
     def write_json(self, path: Path, value: Json) -> None:
         """Write JSON so that the file is there with all its content or not at all."""
+
+    def copy_file(self, source: Path, target: Path) -> None:
+        """Copy a file's bytes and flush them; raises `FileExistsError` for a target that is there.
+
+        A copy that fails or is interrupted leaves a part of it.
+        """
 
     def make_folder(self, folder: Path) -> None:
         """Make a folder and its parents; raises `FileExistsError` when it is there."""
@@ -129,6 +137,12 @@ class _LocalFileSystem:
             file.flush()
             os.fsync(file.fileno())
         os.rename(partial, path)
+
+    def copy_file(self, source: Path, target: Path) -> None:
+        with source.open("rb") as reader, target.open("xb") as writer:
+            shutil.copyfileobj(reader, writer, _COPIED_AT_ONCE_BYTES)
+            writer.flush()
+            os.fsync(writer.fileno())
 
     def make_folder(self, folder: Path) -> None:
         folder.mkdir(parents=True)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from absurd_contimg.config.publication import PUBLISHED
 from absurd_contimg.errors import BrokenProductError, SettingError, UserError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -159,9 +160,12 @@ def product_folders(
     A product may be a link to a folder; a link with the name of a product counts as one, so that
     it is missed while its target is away. Those of a folder come first. Other links are left out.
     With `like_products`, folders too that have the name of a product and no manifest. Folders that
-    cannot be read are left out, after a call of `on_error`.
+    cannot be read are left out, after a call of `on_error`, and so is `PUBLISHED`: what lies there
+    are copies of products.
     """
     for folder, subfolders, files in os.walk(output_dir, onerror=on_error):
+        if Path(folder) == output_dir and PUBLISHED in subfolders:
+            subfolders.remove(PUBLISHED)
         for name in sorted((*subfolders, *files)):
             path = Path(folder, name)
             is_named = _PRODUCT_NAME.fullmatch(name) or os.path.lexists(path / MANIFEST_NAME)

@@ -168,6 +168,20 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         kind=FailureKind.RESOURCE,
     ),
     _own_error(
+        "destination-away",
+        errors.DestinationAwayError,
+        "Mount or make the named folder, free its disk, or make it writable for this user; waiting "
+        "work then goes on.",
+        "the folder of publications: full, read-only or away",
+        kind=FailureKind.RESOURCE,
+    ),
+    _own_error(
+        "publication-busy",
+        errors.PublicationBusyError,
+        "Nothing: another process publishes the same product; it is looked at again.",
+        kind=FailureKind.RESOURCE,
+    ),
+    _own_error(
         "registry-away",
         errors.RegistryAwayError,
         "Free the disk of the named registry, end what locks it, or start its server; waiting work "

@@ -79,6 +79,7 @@ def _before(
     output_dir: Annotated[Path | None, _option("PIPELINE_OUTPUT_DIR", file_okay=False)] = None,
     scratch_dir: Annotated[Path | None, _option("PIPELINE_SCRATCH_DIR", file_okay=False)] = None,
     state_dir: Annotated[Path | None, _option("PIPELINE_STATE_DIR", file_okay=False)] = None,
+    publish_dir: Annotated[Path | None, _option("PIPELINE_PUBLISH_DIR", file_okay=False)] = None,
     database_url: Annotated[
         str | None,
         _option("ABSURD_DATABASE_URL", note=" With a password, set the variable instead."),
@@ -100,6 +101,7 @@ def _before(
         "output_dir": output_dir,
         "scratch_dir": scratch_dir,
         "state_dir": state_dir,
+        "publish_dir": publish_dir,
         "database_url": database_url,
         "queue_name": queue_name,
         "catalog": catalog,

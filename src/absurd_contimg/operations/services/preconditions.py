@@ -5,6 +5,7 @@ from __future__ import annotations
 from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import safe_name
 from absurd_contimg.ingest.spawn import check_inputs
+from absurd_contimg.products.publication import check_publish_dir
 from absurd_contimg.registry.database import exists as check_registry_url
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.settings import Settings
@@ -16,6 +17,7 @@ def check_worker(settings: Settings) -> None:
     check_imager(settings.pipeline.imaging)
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
+    check_publish_dir(settings.pipeline.paths)
 
 
 def check_spawn(settings: Settings) -> None:
@@ -23,3 +25,4 @@ def check_spawn(settings: Settings) -> None:
     check_inputs(settings)
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
+    check_publish_dir(settings.pipeline.paths)

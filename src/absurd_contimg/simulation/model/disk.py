@@ -139,6 +139,12 @@ class Disk:
         self.files[path] = File(size, content)
         self.folders[folder][name] = None
 
+    def copy(self, file: File, to: str) -> None:
+        """Write a file with another one's size and content; EEXIST when it is there."""
+        if to in self.files:
+            raise _error(errno.EEXIST, to)
+        self.write(to, file.size, file.content)
+
     def rename(self, path: str, to: str) -> None:
         """Move a folder; ENOTEMPTY when the target is anything but an empty folder."""
         if path not in self.folders:

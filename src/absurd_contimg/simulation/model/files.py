@@ -29,6 +29,7 @@ JSON_BYTES = 2000
 _MAKE = Effect("file", "make", True)
 _WRITE = Effect("file", "write", True)
 _WRITE_JSON = Effect("file", "write manifest", True)
+_COPY = Effect("file", "copy", True)
 _RENAME = Effect("file", "rename", True)
 _REMOVE = Effect("file", "remove", True)
 
@@ -103,6 +104,11 @@ class SimulatedFiles(FileSystem):
     @override
     def write_json(self, path: Path, value: Json) -> None:
         self._change(_WRITE_JSON, self._disk.write, str(path), JSON_BYTES, value)
+
+    @override
+    def copy_file(self, source: Path, target: Path) -> None:
+        file = self._disk.file(str(source))
+        self._change(_COPY, self._disk.copy, file, str(target))
 
     @override
     def make_folder(self, folder: Path) -> None:

@@ -1,0 +1,207 @@
+"""Publication: a copy of a committed product in the folder that others read.
+
+The copy is made in a marked folder beside its destination, compared with the manifest's digests and
+renamed into place, so that a reader finds all of it or nothing. What a dead process has left is
+removed by the next attempt. It is a copy and no link: a program that opens a published file to
+change it must not change the committed product.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from absurd_contimg.config import PathsConfig
+from absurd_contimg.config.publication import PUBLISHED
+from absurd_contimg.errors import (
+    BrokenProductError,
+    DestinationAwayError,
+    OutputError,
+    PublicationBusyError,
+    SettingError,
+)
+from absurd_contimg.owned_folders import ForeignFolderError, Mark
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest
+from absurd_contimg.products.store import find_committed, load_committed, verify
+
+KIND = "publication"
+"""Of the marks in folders where copies are made."""
+
+_PREFIX = ".publishing-"
+_AWAY = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO),
+        *(errno.ESTALE, errno.ENODEV, errno.ENXIO, errno.ENOTCONN, errno.EHOSTDOWN),
+        *(errno.ETIMEDOUT, errno.EHOSTUNREACH, errno.ENETUNREACH),
+    }
+)
+"""The destination is full, read-only or away; all of it may pass, or an operator can change it."""
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedCopy:
+    """A published product. `adopted`: it was there already."""
+
+    folder: Path
+    manifest: Manifest
+    adopted: bool
+
+
+def destination_of(manifest: Manifest, publish_dir: Path) -> Path:
+    """Where a product is published: at its own location, in the other folder."""
+    return publish_dir / manifest.location
+
+
+def publish_copy(source: Path, publish_dir: Path, files: FileSystem = LOCAL) -> PublishedCopy:
+    """Copy a committed product to its destination, or adopt the whole copy that is there.
+
+    May be repeated after a death at any moment. Nothing is ever overwritten:
+    `BrokenProductError` when something else is in the place, or when the source is damaged.
+    `DestinationAwayError` when the folder is not there, full or read-only, `PublicationBusyError`
+    while another process publishes the same product.
+    """
+    manifest = load_committed(source, files)
+    if not files.is_folder(publish_dir):
+        raise DestinationAwayError(publish_dir, "it is not there")
+    destination = destination_of(manifest, publish_dir)
+    with _naming_destination(destination):
+        files.ensure_folder(destination.parent)
+        with _lock(destination, files):
+            # Only the holder of the lock makes, renames or removes the folder of the copy.
+            folder, mark = _copy_folder(destination)
+            _remove_left_over(folder, mark, files)
+            existing = find_committed(destination, manifest.key, deep=True, files=files)
+            if existing is not None:
+                return PublishedCopy(destination, existing, adopted=True)
+            verify(source, manifest, files=files)
+            files.take_folder(folder, mark, _never)
+            try:
+                _copy(source, folder / "product", manifest, files)
+                _rename(folder / "product", destination, manifest, files)
+            finally:
+                files.remove_tree(folder, mark)
+    return PublishedCopy(destination, load_committed(destination, files), adopted=False)
+
+
+def remove_leftovers(publish_dir: Path, files: FileSystem = LOCAL) -> list[Path]:
+    """Remove what dead processes have left of unfinished copies; which folders.
+
+    A folder without our mark stays, and so does that of a process that still copies.
+    """
+    removed = []
+    for lock_file in files.matching(publish_dir, f"*/{_PREFIX}*.lock"):
+        lock = files.try_lock(lock_file, create=False)
+        if lock is None:
+            continue
+        folder = lock_file.with_suffix("")
+        try:
+            if files.exists(folder):
+                _remove_left_over(folder, _mark(folder), files)
+                removed.append(folder)
+            files.remove(lock_file)
+        except ForeignFolderError:
+            continue
+        finally:
+            files.unlock(lock)
+    return removed
+
+
+def check_publish_dir(paths: PathsConfig) -> None:
+    """Raise `SettingError` where nothing can be published; makes nothing.
+
+    But for its default place it may lie in no other folder: scratch is emptied, what arrives is
+    raw data, and what lies elsewhere in the output folder is taken for products.
+    """
+    place = paths.published.resolve()
+    others = ("input_dir", "output_dir", "scratch_dir")
+    for name in () if place == paths.output_dir.resolve() / PUBLISHED else others:
+        folder: Path = getattr(paths, name)
+        if place.is_relative_to(folder.resolve()):
+            raise SettingError(
+                f"publish_dir {paths.published} is {name} {folder} or lies in it.",
+                f"Use {paths.output_dir / PUBLISHED}, or a folder outside of the others.",
+            )
+    parent = next(path for path in (place, *place.parents) if os.path.lexists(path))
+    if not parent.is_dir():
+        raise SettingError(
+            f"publish_dir {paths.published} cannot be made: {parent} is no folder.",
+            "Set PIPELINE_PUBLISH_DIR or --publish-dir to another folder.",
+        )
+
+
+def _copy(source: Path, target: Path, manifest: Manifest, files: FileSystem) -> None:
+    """Copy all files, the manifest last, and compare their digests."""
+    files.make_folder(target)
+    for name in (*(entry.path for entry in manifest.files), MANIFEST_NAME):
+        files.ensure_folder((target / name).parent)
+        files.copy_file(source / name, target / name)
+    try:
+        verify(target, manifest, deep=True, files=files)
+    except BrokenProductError as error:
+        verify(source, manifest, deep=True, files=files)  # names the source if it is damaged
+        raise OutputError(f"The copy differs from its source {source}: {error}") from error
+    files.flush_tree(target)
+
+
+def _rename(copy: Path, destination: Path, manifest: Manifest, files: FileSystem) -> None:
+    try:
+        files.rename(copy, destination)
+    except OSError as error:
+        if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+            raise
+        raise BrokenProductError(
+            f"{destination} is taken by something else.", "Move it away, then publish again."
+        ) from error
+    for folder in destination.parents[: manifest.location.count("/") + 1]:
+        files.flush(folder)
+
+
+@contextmanager
+def _lock(destination: Path, files: FileSystem) -> Iterator[None]:
+    """Hold the lock on one destination; `PublicationBusyError` if another process has it."""
+    folder, _ = _copy_folder(destination)
+    path = folder.with_name(folder.name + ".lock")
+    lock = files.try_lock(path)
+    if lock is None:
+        raise PublicationBusyError(path)
+    try:
+        yield
+    finally:
+        try:
+            files.remove(path)
+        finally:
+            files.unlock(lock)
+
+
+def _copy_folder(destination: Path) -> tuple[Path, Mark]:
+    folder = destination.with_name(_PREFIX + destination.name)
+    return folder, _mark(folder)
+
+
+def _mark(folder: Path) -> Mark:
+    return Mark(KIND, folder.name.removeprefix(_PREFIX))
+
+
+def _remove_left_over(folder: Path, mark: Mark, files: FileSystem) -> None:
+    if files.exists(folder):
+        files.take_folder(folder, mark, _never)
+        files.remove_tree(folder, mark)
+
+
+def _never(_folder: Path) -> bool:
+    return False
+
+
+@contextmanager
+def _naming_destination(destination: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _AWAY:
+            raise
+        raise DestinationAwayError(destination.parent, str(error.strerror)) from None
