@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -39,6 +39,9 @@ from absurd_contimg.secrets import is_plain_path, mask
 _BUSY_SECONDS = 10.0
 """A writer waits this long for another; less than the operations guide's busy_timeout (30 s), so
 that a worker can stop; waiting work comes again."""
+
+_PARAMETERS_MAX = 500
+"""Some builds of SQLite take no more than 999 in a statement."""
 
 _POSTGRES_SCHEMA = "contimg"
 _POSTGRES_LOCK = 0x636F6E74
@@ -86,6 +89,12 @@ def patient(method: Callable[_P, _T]) -> Callable[_P, _T]:
                 time.sleep(_PAUSE_SECONDS)
 
     return call
+
+
+def chunks(values: Sequence[_T]) -> Iterator[Sequence[_T]]:
+    """Parts of a list that are short enough for the parameters of a statement."""
+    for first in range(0, len(values), _PARAMETERS_MAX):
+        yield values[first : first + _PARAMETERS_MAX]
 
 
 class Database:

@@ -7,12 +7,12 @@ processes may use one registry at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, func, inspect, select, update
+from sqlalchemy import delete, insert, inspect, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
@@ -28,9 +28,10 @@ from absurd_contimg.products.store import (
 )
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
-from absurd_contimg.registry.database import Database, patient
+from absurd_contimg.registry.database import Database, chunks, patient
 from absurd_contimg.registry.derived import DERIVED_TABLES, derived_rows, progress_of
-from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name
+from absurd_contimg.registry.group_assignment import assign_groups
+from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
 from absurd_contimg.registry.models import (
     Base,
     CaltableRow,
@@ -41,6 +42,7 @@ from absurd_contimg.registry.models import (
     Product,
     SubbandFile,
 )
+from absurd_contimg.registry.subband_files import files_in_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,23 +250,26 @@ class Registry:
         group without products takes the name of an earlier file. Raises `InputError` for
         another name.
         """
-        files = sorted(parse_subband_name(path) for path in paths)
+        names = {str(path): parse_subband_name(path) for path in paths}
         with self.database.writing() as session:
-            for file in files:
-                if session.get(SubbandFile, str(file.path)) is None:
-                    time = file.timestamp_seconds
-                    session.add(
-                        SubbandFile(
-                            path=str(file.path),
-                            group_id=_join_or_begin(session, time, tolerance_seconds),
-                            subband=file.subband,
-                            timestamp_seconds=time,
-                        )
-                    )
-                    session.flush()
-            return {
-                file.path: session.get_one(SubbandFile, str(file.path)).group_id for file in files
-            }
+            known = files_in_groups(session, list(names))
+            new = {path: name for path, name in names.items() if path not in known}
+            times = {name.timestamp_seconds for name in new.values()}
+            groups = assign_groups(session, times, tolerance_seconds)
+            rows = [
+                {
+                    "path": path,
+                    "group_id": groups[name.timestamp_seconds],
+                    "subband": name.subband,
+                    "timestamp_seconds": name.timestamp_seconds,
+                }
+                for path, name in new.items()
+            ]
+            if rows:
+                session.execute(insert(SubbandFile), rows)
+            # Read again: groups may have been renamed.
+            joined = files_in_groups(session, list(names))
+            return {name.path: joined[path] for path, name in sorted(names.items())}
 
     @patient
     def set_group_status(
@@ -283,7 +288,7 @@ class Registry:
                 raise MissingInputError(
                     f"Group {group_id} is not in the registry.", "Check its name: contimg status."
                 )
-            return _group(session, row)
+            return _groups(session, [row])[0]
 
     @patient
     def groups(self, status: GroupStatus | None = None) -> list[Group]:
@@ -292,7 +297,7 @@ class Registry:
         if status is not None:
             query = query.where(ObservationGroup.status == status.value)
         with self.database.reading() as session:
-            return [_group(session, row) for row in session.scalars(query)]
+            return _groups(session, session.scalars(query).all())
 
     def _enter(self, session: Session, folder: Path, manifest: Manifest) -> None:
         """Enter all of a product, or nothing and raise `BrokenProductError`."""
@@ -355,40 +360,18 @@ def _ensure_group(session: Session, group_id: str) -> ObservationGroup:
     return row
 
 
-def _join_or_begin(session: Session, time: int, tolerance_seconds: int) -> str:
-    """The group for a file of that time: the nearest one, perhaps renamed, or a new one."""
-    earliest, latest = time - tolerance_seconds, time + tolerance_seconds
-    near = session.execute(
-        select(SubbandFile.timestamp_seconds, SubbandFile.group_id).where(
-            SubbandFile.timestamp_seconds.between(earliest, latest)
+def _groups(session: Session, rows: Sequence[ObservationGroup]) -> list[Group]:
+    """The groups with their files."""
+    files: dict[str, list[Path]] = {row.group_id: [] for row in rows}
+    for part in chunks(list(files)):
+        query = (
+            select(SubbandFile.group_id, SubbandFile.path)
+            .where(SubbandFile.group_id.in_(part))
+            .order_by(SubbandFile.subband, SubbandFile.path)
         )
-    )
-    # Of two files as near, the earlier group's counts: so the order does not matter.
-    distances = [(abs(neighbour - time), group_id) for neighbour, group_id in near]
-    name = group_name(time)
-    group_id = min(distances)[1] if distances else name
-    if name >= group_id or not _may_be_renamed(session, group_id):
-        return _ensure_group(session, group_id).group_id
-    _ensure_group(session, name)
-    session.execute(
-        update(SubbandFile).where(SubbandFile.group_id == group_id).values(group_id=name)
-    )
-    session.execute(delete(ObservationGroup).where(ObservationGroup.group_id == group_id))
-    return name
-
-
-def _may_be_renamed(session: Session, group_id: str) -> bool:
-    """Whether no work has begun and no product exists under the name."""
-    row = session.get_one(ObservationGroup, group_id)
-    products = session.scalar(select(func.count()).where(Product.group_id == group_id))
-    return row.status == GroupStatus.DISCOVERED and not products
-
-
-def _group(session: Session, row: ObservationGroup) -> Group:
-    query = (
-        select(SubbandFile.path)
-        .where(SubbandFile.group_id == row.group_id)
-        .order_by(SubbandFile.subband, SubbandFile.path)
-    )
-    files = tuple(Path(path) for path in session.scalars(query))
-    return Group(row.group_id, GroupStatus(row.status), row.reason, files)
+        for group_id, path in session.execute(query):
+            files[group_id].append(Path(path))
+    return [
+        Group(row.group_id, GroupStatus(row.status), row.reason, tuple(files[row.group_id]))
+        for row in rows
+    ]

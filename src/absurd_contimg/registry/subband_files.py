@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
-from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.database import Database, chunks
 from absurd_contimg.registry.models import FileState, SubbandFile
 
 
@@ -33,6 +34,15 @@ def known_paths(database: Database, states: Iterable[FileState] = tuple(FileStat
     query = select(SubbandFile.path).where(SubbandFile.state.in_([state.value for state in states]))
     with database.reading() as session:
         return set(session.scalars(query))
+
+
+def files_in_groups(session: Session, paths: Sequence[str]) -> dict[str, str]:
+    """The groups of those files that are known, by path."""
+    groups: dict[str, str] = {}
+    for part in chunks(paths):
+        query = select(SubbandFile.path, SubbandFile.group_id).where(SubbandFile.path.in_(part))
+        groups.update(session.execute(query).tuples())
+    return groups
 
 
 def list_files(
