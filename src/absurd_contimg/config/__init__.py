@@ -18,6 +18,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from absurd_contimg.config.mosaic import MosaicConfig
+from absurd_contimg.config.photometry import PhotometryConfig
 from absurd_contimg.config.publication import PUBLISHED, PublicationConfig
 from absurd_contimg.config.section import Section
 from absurd_contimg.core.records import Json
@@ -308,6 +309,7 @@ class PipelineConfig(Section):
     streaming: StreamingConfig = StreamingConfig()
     mosaic: MosaicConfig = MosaicConfig()
     publication: PublicationConfig = PublicationConfig()
+    photometry: PhotometryConfig = PhotometryConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -209,6 +209,23 @@ class SourceTable:
     sources: tuple[SourceCheck, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Photometry:
+    """The fluxes of catalogue sources in an image or mosaic; None: there was nothing to measure."""
+
+    table: Path
+    """ECSV file of `products.photometry_table`, a row for each source in the image."""
+    mid_mjd: float
+    n_sources: int
+    n_measured: int
+    n_blended: int
+    """Fitted together with neighbours."""
+    error_median_jy: float | None
+    flux_ratio_median: float | None
+    """Measured over catalogue flux of bright sources without neighbours."""
+    flux_ratio_n: int
+
+
 # The outputs of each stage: a field is a name in the pipeline context.
 
 
@@ -250,6 +267,11 @@ class ImageOutputs:
 @dataclass(frozen=True, slots=True)
 class ValidateOutputs:
     validation: Validation
+
+
+@dataclass(frozen=True, slots=True)
+class PhotometryOutputs:
+    photometry: Photometry
 
 
 def names(*kinds: type[Any]) -> frozenset[str]:

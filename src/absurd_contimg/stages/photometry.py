@@ -1,0 +1,236 @@
+"""Stage ``photometry``: the fluxes of all catalogue sources in an image or a mosaic."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import override
+
+from absurd_contimg.config.photometry import PhotometryConfig
+from absurd_contimg.errors import (
+    CorruptInputError,
+    DataQualityError,
+    MissingInputError,
+    OutputError,
+)
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
+from absurd_contimg.products.mosaic_outputs import MosaicImage, MosaicOutputs
+from absurd_contimg.products.outputs import (
+    ContinuumImage,
+    ImageOutputs,
+    Photometry,
+    PhotometryOutputs,
+    names,
+)
+from absurd_contimg.products.photometry_table import SourceFlux, read_photometry, write_photometry
+from absurd_contimg.science.catalogue import SkySource, read_catalogue
+from absurd_contimg.science.noise_map import NoiseMap
+from absurd_contimg.science.photometry import (
+    BLENDED,
+    Flux,
+    PhotometryImage,
+    RestoringBeam,
+    measure_fluxes,
+)
+from absurd_contimg.stages.image import read_whole
+
+_CORRELATION_BEAMS = 2.0
+"""The noise's correlation is measured up to this many major axes."""
+_TABLE_BYTES = 16_000_000
+"""Space for the table: 160 bytes for each source of a dense catalogue."""
+
+
+class PhotometryStage(PipelineStage[PhotometryOutputs]):
+    """Measures the sources of the sky catalogue, the input ``catalog_path``.
+
+    The context has the outputs of an image stage or of a mosaic stage; a mosaic comes first.
+    """
+
+    name = "photometry"
+    provides = names(PhotometryOutputs)
+    requires = frozenset({"catalog_path"})
+    runs_after = names(ImageOutputs, MosaicOutputs)
+    product_folder = "photometry"
+
+    @override
+    def parameters(self, context: PipelineContext) -> Parameters:
+        return context.config.photometry.model_dump(mode="json")
+
+    @override
+    def input_paths(self, context: PipelineContext) -> list[Path]:
+        target = _Target.of(context)
+        return [target.pixels, target.plane, _catalogue(context)]
+
+    @override
+    def expected_bytes(self, context: PipelineContext) -> int:
+        return _TABLE_BYTES
+
+    @override
+    def validate(self, context: PipelineContext) -> None:
+        for path in self.input_paths(context):
+            if not path.is_file():
+                raise MissingInputError(f"the file {path} does not exist.", "Make it again.")
+
+    @override
+    def execute(self, context: PipelineContext, workspace: Workspace) -> PhotometryOutputs:
+        settings, target = context.config.photometry, _Target.of(context)
+        image, frequency_hz = target.read(settings)
+        if not np.isfinite(image.noise.local).any():
+            raise DataQualityError(
+                f"{target.pixels} has no noise: it is blank or constant.", "Image again."
+            )
+        sources = read_catalogue(_catalogue(context))
+        fluxes = measure_fluxes(image, sources, settings.joint_fit_beams, settings.response_min)
+        rows = [
+            _row(sources[index], flux, target.mid_mjd, frequency_hz)
+            for index, flux in fluxes.items()
+        ]
+        _check_names(rows, _catalogue(context))
+        path = workspace.product / f"{context.group_id}-photometry.ecsv"
+        write_photometry(path, rows)
+        return PhotometryOutputs(
+            summarise(rows, settings, workspace.final_path(path), target.mid_mjd)
+        )
+
+    @override
+    def validate_outputs(
+        self, context: PipelineContext, workspace: Workspace, outputs: PhotometryOutputs
+    ) -> None:
+        rows = read_photometry(workspace.product / outputs.photometry.table.name)
+        if len(rows) != outputs.photometry.n_sources:
+            raise OutputError(
+                f"{outputs.photometry.table.name} has {len(rows)} rows instead of "
+                f"{outputs.photometry.n_sources}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """An image to measure in, by its files."""
+
+    pixels: Path
+    plane: Path
+    """The response of an image; the weights of a mosaic, whose response is 1."""
+    is_mosaic: bool
+    beam: RestoringBeam
+    mid_mjd: float
+
+    @classmethod
+    def of(cls, context: PipelineContext) -> _Target:
+        """The mosaic or else the image of the context; `MissingInputError` without either."""
+        described: ContinuumImage | MosaicImage
+        if names(MosaicOutputs) <= context.outputs.keys():
+            described = context.outputs_of(MosaicOutputs).mosaic
+            plane = described.weight_path
+        elif names(ImageOutputs) <= context.outputs.keys():
+            described = context.outputs_of(ImageOutputs).image
+            plane = described.beam_path
+        else:
+            raise MissingInputError(
+                f"There is no image of {context.group_id} to measure in.", "Make its image first."
+            )
+        beam = RestoringBeam(
+            described.bmaj_arcsec / 3600.0, described.bmin_arcsec / 3600.0, described.bpa_deg
+        )
+        is_mosaic = isinstance(described, MosaicImage)
+        return cls(described.path, plane, is_mosaic, beam, described.mid_mjd)
+
+    def read(self, settings: PhotometryConfig) -> tuple[PhotometryImage, float | None]:
+        """The image, and the frequency of its fluxes in Hz if its header tells."""
+        from astropy.wcs import WCS
+
+        header, pixels = _read_plane(self.pixels)
+        _, plane = _read_plane(self.plane)
+        wcs = WCS(header).celestial
+        beam_px = self.beam.major_deg / float(np.min(np.abs(wcs.wcs.cdelt)))
+        box, reach = settings.noise_box_beams * beam_px, _CORRELATION_BEAMS * beam_px
+        frequency = header.get("FREQ-EFF")
+        frequency_hz = None if frequency is None else float(frequency)
+        if self.is_mosaic:
+            expected = np.where(plane > 0, 1.0 / np.sqrt(np.where(plane > 0, plane, 1.0)), np.nan)
+            noise = NoiseMap.measure(pixels, box, reach, expected)
+            image = PhotometryImage(pixels, noise, None, wcs, self.beam, beam_follows_north=True)
+        else:
+            noise = NoiseMap.measure(pixels, box, reach)
+            image = PhotometryImage(pixels, noise, plane, wcs, self.beam)
+        return image, frequency_hz
+
+
+def _catalogue(context: PipelineContext) -> Path:
+    return Path(str(context.inputs["catalog_path"]))
+
+
+def _read_plane(path: Path) -> tuple[Any, NDArray[np.float64]]:
+    header, data = read_whole(path, CorruptInputError)
+    return header, data.astype(float).reshape(data.shape[-2:])
+
+
+def _check_names(rows: Sequence[SourceFlux], catalogue: Path) -> None:
+    """A light curve is asked for by the source's name."""
+    name, count = Counter(row.source for row in rows).most_common(1)[0] if rows else ("", 0)
+    if count > 1:
+        raise CorruptInputError(
+            f"the sky catalogue {catalogue} has {count} sources named {name!r} in this image.",
+            "Give each source a name of its own.",
+        )
+
+
+def _row(source: SkySource, flux: Flux, mjd: float, frequency_hz: float | None) -> SourceFlux:
+    """The row of a source, with its flux at the catalogue's frequency.
+
+    Missing sub-bands move the frequency of an image, which would look like a variable source.
+    """
+    colour = 1.0
+    if frequency_hz is not None:
+        colour = source.flux_jy / float(source.flux_at(np.array(frequency_hz)))
+    values = (
+        None if value is None or not math.isfinite(value) else value * colour
+        for value in (flux.flux_jy, flux.error_jy, flux.noise_jy)
+    )
+    flux_jy, error_jy, noise_jy = values
+    return SourceFlux(
+        source=source.name,
+        ra_deg=source.ra_deg % 360.0,
+        dec_deg=source.dec_deg,
+        mjd=mjd,
+        flux_jy=flux_jy,
+        error_jy=error_jy,
+        catalogue_jy=source.flux_jy,
+        noise_jy=noise_jy,
+        response=flux.response,
+        n_neighbours=flux.n_neighbours,
+        flags=flux.flags,
+    )
+
+
+def summarise(
+    rows: Sequence[SourceFlux], settings: PhotometryConfig, table: Path, mid_mjd: float
+) -> Photometry:
+    """The figures of a table."""
+    errors = [row.error_jy for row in rows if row.error_jy is not None]
+    ratios = [
+        row.flux_jy / row.catalogue_jy
+        for row in rows
+        if row.flux_jy is not None
+        and row.error_jy is not None
+        and not row.flags
+        and row.flux_jy >= settings.ratio_snr_min * row.error_jy
+    ]
+    return Photometry(
+        table=table,
+        mid_mjd=mid_mjd,
+        n_sources=len(rows),
+        n_measured=len(errors),
+        n_blended=sum(BLENDED in row.flags for row in rows),
+        error_median_jy=float(np.median(errors)) if errors else None,
+        flux_ratio_median=float(np.median(ratios)) if ratios else None,
+        flux_ratio_n=len(ratios),
+    )
