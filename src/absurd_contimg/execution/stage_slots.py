@@ -1,0 +1,111 @@
+"""Limits by resource: a stage takes a slot of its resource before it starts, on any host.
+
+A stage that waits keeps its run and its lease, and its place in the order of arrival. A slot ends
+when its stage does; that of a dead worker ends when its lease would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Protocol, TypeVar, TypeVarTuple, Unpack
+
+from absurd_contimg.errors import RegistryAwayError
+
+_log = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
+_Ts = TypeVarTuple("_Ts")
+
+_POLL_SECONDS = 5.0
+_RENEWALS_PER_SLOT = 3
+"""As often as a lease is extended in its length."""
+_WITHOUT_LEASE_SECONDS = 60.0
+"""The length of a slot where no lease is, as in the orchestrator without a database."""
+
+
+class SlotStore(Protocol):
+    """The part of the registry that hands out slots; called in a thread."""
+
+    def take(self, resource: str, holder: str, limit: int, seconds: float) -> Sequence[str]:
+        """Take a slot that ends after `seconds`; if there is none, who holds them.
+
+        A holder without a slot waits from its first call on, as long as it calls again within
+        `seconds`. With a slot, a call only moves the slot's end.
+        """
+
+    def release(self, resource: str, holder: str) -> None:
+        """End the slot or the wait of a holder; none is no error."""
+
+
+class InThread(Protocol):
+    """Calls a blocking function in a thread."""
+
+    async def __call__(self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts) -> _T:
+        """The function's answer; a cancellation waits for the end of the function."""
+
+
+@dataclass(frozen=True, slots=True)
+class StageSlots:
+    """The limits of this installation; all its workers should have the same ones."""
+
+    store: SlotStore
+    limits: Mapping[str, int]
+    """By resource; one that is not named has no limit."""
+    poll_seconds: float = _POLL_SECONDS
+
+    @asynccontextmanager
+    async def held(
+        self,
+        resource: str,
+        holder: str,
+        fence: Callable[[], Awaitable[None]] | None,
+        in_thread: InThread,
+    ) -> AsyncIterator[None]:
+        """Wait for a slot and hold it; `holder` is unique and says who works on what."""
+        limit = self.limits.get(resource)
+        if limit is None:
+            yield
+            return
+        seconds = float(getattr(fence, "seconds", _WITHOUT_LEASE_SECONDS))
+        try:
+            await self._wait(resource, holder, limit, seconds, in_thread)
+            renewal = asyncio.create_task(self._renew(resource, holder, limit, seconds, in_thread))
+            try:
+                yield
+            finally:
+                renewal.cancel()
+                await asyncio.wait({renewal})
+        finally:
+            with suppress(RegistryAwayError):  # then it ends by itself
+                await in_thread(self.store.release, resource, holder)
+
+    async def _wait(
+        self, resource: str, holder: str, limit: int, seconds: float, in_thread: InThread
+    ) -> None:
+        holders: Sequence[str] = ()
+        while others := await in_thread(self.store.take, resource, holder, limit, seconds):
+            if others != holders:
+                _log.info(
+                    "%s waits for one of %d slots of %s, taken by %s",
+                    *(holder, limit, resource, "; ".join(others)),
+                )
+            holders = others
+            await asyncio.sleep(min(self.poll_seconds, seconds / _RENEWALS_PER_SLOT))
+
+    async def _renew(
+        self, resource: str, holder: str, limit: int, seconds: float, in_thread: InThread
+    ) -> None:
+        """Move the slot's end, as the lease is extended.
+
+        While the registry is away nobody else can take the slot, so the stage goes on.
+        """
+        while True:
+            await asyncio.sleep(seconds / _RENEWALS_PER_SLOT)
+            try:
+                await in_thread(self.store.take, resource, holder, limit, seconds)
+            except RegistryAwayError as error:
+                _log.warning("the slot of %s could not be renewed: %s", holder, error)

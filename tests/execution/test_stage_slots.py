@@ -1,0 +1,168 @@
+"""Limits by resource: never more slots than the limit, and none for a dead holder."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from absurd_contimg.execution.processes import uninterrupted
+from absurd_contimg.execution.stage_slots import StageSlots
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.resource_slots import ResourceSlots
+
+FORK = multiprocessing.get_context("fork")
+"""Without the second that a new interpreter needs to import the registry."""
+
+
+class Fence:
+    """Stands for a lease of this length."""
+
+    def __init__(self, seconds: float = 60.0) -> None:
+        self.seconds = seconds
+
+    async def __call__(self) -> None:
+        """Extend nothing."""
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty registry."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    return str(request.getfixturevalue("database_url"))
+
+
+def stage_slots(url: str, limit: int = 1) -> StageSlots:
+    return StageSlots(ResourceSlots(Database(url)), {"imaging": limit}, poll_seconds=0.02)
+
+
+async def hold_for_ever(url: str, holder: str, seconds: float) -> None:
+    async with stage_slots(url).held("imaging", holder, Fence(seconds), uninterrupted):
+        await asyncio.Event().wait()
+
+
+def hold_in_process(url: str, holder: str, seconds: float) -> None:
+    asyncio.run(hold_for_ever(url, holder, seconds))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_slot_of_a_killed_holder_and_place_of_a_killed_waiter_end_with_the_lease(
+    url: str,
+) -> None:
+    """SIGKILL for both; the slot is held until then, and no earlier is it given away."""
+    store = ResourceSlots(Database(url))
+    holder = FORK.Process(target=hold_in_process, args=(url, "killed", 1.5))
+    waiter = FORK.Process(target=hold_in_process, args=(url, "killed waiter", 1.5))
+    holder.start()
+    wait_for(lambda: [slot.taken for slot in store.slots()] == [True])
+    waiter.start()
+    wait_for(lambda: [slot.taken for slot in store.slots()] == [True, False])
+    time.sleep(2.0)  # longer than the slot: it is renewed
+    assert [slot.holder for slot in store.slots()] == ["killed", "killed waiter"]
+    holder.kill()
+    waiter.kill()
+    killed_at = time.monotonic()
+    holder.join()
+    waiter.join()
+    assert store.take("imaging", "next", 1, 60.0) == ["killed"]
+    wait_for(lambda: not store.take("imaging", "next", 1, 60.0))
+    assert 0.5 < time.monotonic() - killed_at < 3.0
+    assert [slot.holder for slot in store.slots()] == ["next"]
+
+
+async def test_no_more_stages_run_than_the_limit_and_they_run_in_order_of_arrival(
+    url: str,
+) -> None:
+    slots, running, order = stage_slots(url, 2), 0, []
+
+    async def work(number: int) -> None:
+        nonlocal running
+        await asyncio.sleep(number / 20)
+        async with slots.held("imaging", f"stage {number}", Fence(), uninterrupted):
+            running += 1
+            assert running <= 2
+            order.append(number)
+            await asyncio.sleep(0.15)
+            running -= 1
+
+    await asyncio.gather(*map(work, range(5)))
+    assert order == sorted(order)
+    assert ResourceSlots(Database(url)).slots() == []
+
+
+async def test_cancelled_and_failed_stages_release_their_slots(url: str) -> None:
+    store = ResourceSlots(Database(url))
+    holding = asyncio.create_task(hold_for_ever(url, "holder", 60.0))
+    while not store.slots():
+        await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(hold_for_ever(url, "waiter", 60.0))
+    while len(store.slots()) < 2:
+        await asyncio.sleep(0.01)
+    for task in (waiting, holding):
+        task.cancel()
+        await asyncio.wait({task})
+    assert store.slots() == []
+    with pytest.raises(ValueError, match="bad data"):
+        async with stage_slots(url).held("imaging", "failing", Fence(), uninterrupted):
+            raise ValueError("bad data")
+    assert store.slots() == []
+
+
+async def test_resource_without_a_limit_asks_nobody() -> None:
+    class Store:
+        def take(self, *_: object) -> Sequence[str]:
+            raise AssertionError("asked")
+
+        def release(self, *_: object) -> None:
+            raise AssertionError("asked")
+
+    async with StageSlots(Store(), {}).held("imaging", "stage", None, uninterrupted):
+        pass
+
+
+def test_slots_follow_a_model_of_a_line(tmp_path: Path) -> None:
+    """Any order of calls: at most `limit` hold, and the first of the line gets a free slot."""
+    database = Database(tmp_path / "registry.sqlite3")
+
+    @settings(max_examples=20, deadline=None)
+    @given(
+        st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=12),
+        st.integers(1, 2),
+        st.uuids().map(str),
+    )
+    def check(calls: list[tuple[bool, int]], limit: int, resource: str) -> None:
+        store = ResourceSlots(database)
+        taken: list[str] = []
+        line: list[str] = []
+        for takes, number in calls:
+            holder = f"holder {number}"
+            if not takes:
+                store.release(resource, holder)
+                taken, line = ([h for h in names if h != holder] for names in (taken, line))
+                continue
+            if holder not in (*taken, *line):
+                line.append(holder)
+            if holder in line and len(taken) + line.index(holder) < limit:
+                line.remove(holder)
+                taken.append(holder)
+            answer = store.take(resource, holder, limit, 60.0)
+            assert bool(answer) == (holder in line)
+            assert len(taken) <= limit
+            shown = [slot for slot in store.slots() if slot.resource == resource]
+            assert {slot.holder for slot in shown if slot.taken} == set(taken)
+            assert [slot.holder for slot in shown if not slot.taken] == line
+
+    check()
