@@ -8,9 +8,9 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import ForeignKey, Index, func, insert, select, update
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from absurd_contimg.errors import MissingInputError
+from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import Base, row_values
 
@@ -20,8 +20,10 @@ class BatchState(StrEnum):
 
     ACTIVE = "active"
     PAUSED = "paused"
+    """Nothing more of it is spawned."""
     CANCELLED = "cancelled"
     COMPLETED = "completed"
+    """All its items have ended, well or not."""
 
 
 class ItemState(StrEnum):
@@ -29,6 +31,7 @@ class ItemState(StrEnum):
 
     WAITING = "waiting"
     SPAWNED = "spawned"
+    """Its task is, or is about to be, in the queue and has not ended."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -85,108 +88,164 @@ class BatchItem:
     params: dict[str, Any]
 
 
-def create_batch(
-    database: Database, batch: Batch, items: Sequence[tuple[str, Mapping[str, Any]]]
-) -> bool:
-    """Enter a batch and its items (name, parameters) as waiting; False if the id is known."""
-    with database.writing() as session:
-        if session.get(BatchRow, batch.batch_id) is not None:
-            return False
-        session.add(BatchRow(**row_values(batch)))
-        session.flush()
-        rows = [
-            row_values(
-                BatchItem(batch.batch_id, position, name, ItemState.WAITING, None, dict(params))
+_MAY_BECOME: Mapping[BatchState, frozenset[BatchState]] = {
+    BatchState.ACTIVE: frozenset({BatchState.PAUSED}),
+    BatchState.PAUSED: frozenset({BatchState.ACTIVE}),
+    BatchState.CANCELLED: frozenset({BatchState.ACTIVE, BatchState.PAUSED}),
+}
+"""From which states an operator may change a batch to a state."""
+
+
+class Batches:
+    """The batches in the registry."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def create(self, batch: Batch, items: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+        """Enter a batch and its items (name, parameters) in order; False if the id is known."""
+        with self._database.writing() as session:
+            if session.get(BatchRow, batch.batch_id) is not None:
+                return False
+            session.add(BatchRow(**row_values(batch)))
+            session.flush()
+            rows = [
+                row_values(
+                    BatchItem(batch.batch_id, place, name, ItemState.WAITING, None, dict(params))
+                )
+                for place, (name, params) in enumerate(items)
+            ]
+            if rows:
+                session.execute(insert(BatchItemRow), rows)
+            return True
+
+    def batches(self, state: BatchState | None = None) -> list[Batch]:
+        """All batches, or those of a state, in the order of their making."""
+        query = select(BatchRow).order_by(BatchRow.created_at, BatchRow.batch_id)
+        if state is not None:
+            query = query.where(BatchRow.state == state.value)
+        with self._database.reading() as session:
+            return [_batch(row) for row in session.scalars(query)]
+
+    def unfinished(self) -> list[Batch]:
+        """The batches that are active or paused, or cancelled with items that have not ended."""
+        not_ended = select(BatchItemRow.batch_id).where(
+            BatchItemRow.batch_id == BatchRow.batch_id,
+            BatchItemRow.state == ItemState.SPAWNED.value,
+        )
+        query = select(BatchRow).where(
+            BatchRow.state.in_([BatchState.ACTIVE.value, BatchState.PAUSED.value])
+            | ((BatchRow.state == BatchState.CANCELLED.value) & not_ended.exists())
+        )
+        with self._database.reading() as session:
+            rows = session.scalars(query.order_by(BatchRow.created_at, BatchRow.batch_id))
+            return [_batch(row) for row in rows]
+
+    def batch(self, batch_id: str) -> Batch:
+        """One batch; raises `MissingInputError` if it is not known."""
+        with self._database.reading() as session:
+            return _batch(_get(session, batch_id))
+
+    def items(
+        self, batch_id: str, state: ItemState | None = None, limit: int | None = None
+    ) -> list[BatchItem]:
+        """The items of a batch, or those in a state, in order; at most `limit`."""
+        query = select(BatchItemRow).where(BatchItemRow.batch_id == batch_id)
+        if state is not None:
+            query = query.where(BatchItemRow.state == state.value)
+        with self._database.reading() as session:
+            rows = session.scalars(query.order_by(BatchItemRow.position).limit(limit))
+            return [_item(row) for row in rows]
+
+    def counts(self, batch_id: str) -> dict[ItemState, int]:
+        """The number of items of a batch in each state."""
+        with self._database.reading() as session:
+            return _counts(session, batch_id)
+
+    def open_names(self) -> dict[str, str]:
+        """The names of all items that have not ended in batches that go on, and their batch."""
+        not_ended = [ItemState.WAITING.value, ItemState.SPAWNED.value]
+        query = select(BatchItemRow.name, BatchItemRow.batch_id).join(BatchRow)
+        query = query.where(
+            BatchItemRow.state.in_(not_ended), BatchRow.state != BatchState.CANCELLED.value
+        )
+        with self._database.reading() as session:
+            return {row.name: row.batch_id for row in session.execute(query)}
+
+    def begin_items(self, batch_id: str, count: int) -> list[BatchItem]:
+        """Turn the next waiting items into spawned ones, unless the batch is not active."""
+        with self._database.writing() as session:
+            if _get(session, batch_id).state != BatchState.ACTIVE.value:
+                return []
+            query = (
+                select(BatchItemRow)
+                .where(BatchItemRow.batch_id == batch_id)
+                .where(BatchItemRow.state == ItemState.WAITING.value)
+                .order_by(BatchItemRow.position)
+                .limit(count)
             )
-            for position, (name, params) in enumerate(items)
-        ]
-        if rows:
-            session.execute(insert(BatchItemRow), rows)
-        return True
+            rows = session.scalars(query).all()
+            for row in rows:
+                row.state = ItemState.SPAWNED.value
+            return [_item(row) for row in rows]
+
+    def note_tasks(self, batch_id: str, task_ids: Mapping[int, str]) -> None:
+        """Note the tasks of items by position."""
+        with self._database.writing() as session:
+            for position, task_id in task_ids.items():
+                session.get_one(BatchItemRow, (batch_id, position)).task_id = task_id
+
+    def end_items(self, batch_id: str, states: Mapping[int, ItemState]) -> None:
+        """Note how items ended; completes an active batch whose items have all ended."""
+        with self._database.writing() as session:
+            for position, state in states.items():
+                session.get_one(BatchItemRow, (batch_id, position)).state = state.value
+            session.flush()
+            row, counts = _get(session, batch_id), _counts(session, batch_id)
+            open_items = counts[ItemState.WAITING] + counts[ItemState.SPAWNED]
+            if row.state == BatchState.ACTIVE.value and not open_items:
+                row.state = BatchState.COMPLETED.value
+
+    def change(self, batch_id: str, state: BatchState, reason: str | None = None) -> Batch:
+        """Pause, resume or cancel a batch; what was waiting of a cancelled one is cancelled.
+
+        Raises `SettingError` if it is in another state than that needs.
+        """
+        with self._database.writing() as session:
+            row = _get(session, batch_id)
+            if row.state not in _MAY_BECOME[state]:
+                because = f": {row.reason}" if row.reason else ""
+                raise SettingError(
+                    f"Batch {batch_id} is {row.state}{because}.", "contimg batch status shows all."
+                )
+            row.state, row.reason = state.value, reason
+            if state is BatchState.CANCELLED:
+                session.execute(
+                    update(BatchItemRow)
+                    .where(BatchItemRow.batch_id == batch_id)
+                    .where(BatchItemRow.state == ItemState.WAITING.value)
+                    .values(state=ItemState.CANCELLED.value)
+                )
+            return _batch(row)
 
 
-def list_batches(database: Database, state: BatchState | None = None) -> list[Batch]:
-    """All batches, or those of a state, in the order of their making."""
-    query = select(BatchRow).order_by(BatchRow.created_at, BatchRow.batch_id)
-    if state is not None:
-        query = query.where(BatchRow.state == state.value)
-    with database.reading() as session:
-        return [_batch(row) for row in session.scalars(query)]
+def _get(session: Session, batch_id: str) -> BatchRow:
+    row = session.get(BatchRow, batch_id)
+    if row is None:
+        raise MissingInputError(
+            f"Batch {batch_id} is not in the registry.", "contimg batch status lists them."
+        )
+    return row
 
 
-def get_batch(database: Database, batch_id: str) -> Batch:
-    """One batch; raises `MissingInputError` if it is not known."""
-    with database.reading() as session:
-        row = session.get(BatchRow, batch_id)
-        if row is None:
-            raise MissingInputError(
-                f"Batch {batch_id} is not in the registry.", "Check its name: contimg batch status."
-            )
-        return _batch(row)
-
-
-def list_items(
-    database: Database,
-    batch_id: str,
-    state: ItemState | None = None,
-    limit: int | None = None,
-) -> list[BatchItem]:
-    """The items of a batch, or those of a state, in order; at most `limit`."""
-    query = select(BatchItemRow).where(BatchItemRow.batch_id == batch_id)
-    if state is not None:
-        query = query.where(BatchItemRow.state == state.value)
-    query = query.order_by(BatchItemRow.position).limit(limit)
-    with database.reading() as session:
-        return [_item(row) for row in session.scalars(query)]
-
-
-def count_items(database: Database, batch_id: str) -> dict[ItemState, int]:
-    """The number of items of a batch in each state."""
+def _counts(session: Session, batch_id: str) -> dict[ItemState, int]:
     query = (
         select(BatchItemRow.state, func.count())
         .where(BatchItemRow.batch_id == batch_id)
         .group_by(BatchItemRow.state)
     )
-    with database.reading() as session:
-        counts = {ItemState(state): number for state, number in session.execute(query)}
+    counts = {ItemState(state): number for state, number in session.execute(query)}
     return {state: counts.get(state, 0) for state in ItemState}
-
-
-def set_batch_state(
-    database: Database, batch_id: str, state: BatchState, reason: str | None = None
-) -> bool:
-    """Change the state of a batch; False if it is not known, cancelled or completed."""
-    with database.writing() as session:
-        ended = (BatchState.CANCELLED.value, BatchState.COMPLETED.value)
-        result = session.execute(
-            update(BatchRow)
-            .where(BatchRow.batch_id == batch_id, BatchRow.state.not_in(ended))
-            .values(state=state.value, reason=reason)
-            .returning(BatchRow.batch_id)
-        )
-        if result.first() is None:
-            return False
-        if state is BatchState.CANCELLED:
-            session.execute(
-                update(BatchItemRow)
-                .where(BatchItemRow.batch_id == batch_id)
-                .where(BatchItemRow.state == ItemState.WAITING.value)
-                .values(state=ItemState.CANCELLED.value)
-            )
-        return True
-
-
-def set_item_state(
-    database: Database, batch_id: str, position: int, state: ItemState, task_id: str | None = None
-) -> None:
-    """Change the state of an item; a task's id, once known, stays."""
-    values = {"state": state.value} | ({} if task_id is None else {"task_id": task_id})
-    with database.writing() as session:
-        session.execute(
-            update(BatchItemRow)
-            .where(BatchItemRow.batch_id == batch_id, BatchItemRow.position == position)
-            .values(values)
-        )
 
 
 def _batch(row: BatchRow) -> Batch:

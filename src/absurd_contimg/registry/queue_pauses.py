@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
@@ -23,34 +23,53 @@ class QueuePauseRow(Base):
 
 @dataclass(frozen=True, slots=True)
 class QueuePause:
-    """Why, since when (ISO 8601) and by whom a queue is paused."""
+    """Why, since when (ISO 8601, UTC) and by whom a queue is paused."""
 
     queue: str
     reason: str
     since: str
     by: str
 
-
-def pause_queue(database: Database, pause: QueuePause) -> bool:
-    """Pause a queue; False, and no change, if it is paused."""
-    with database.writing() as session:
-        if session.get(QueuePauseRow, pause.queue) is not None:
-            return False
-        session.add(QueuePauseRow(**row_values(pause)))
-        return True
+    def __str__(self) -> str:
+        return f"queue {self.queue} is paused by {self.by} since {self.since}: {self.reason}"
 
 
-def resume_queue(database: Database, queue: str) -> bool:
-    """End the pause of a queue; False if there is none."""
-    with database.writing() as session:
-        result = session.execute(
-            delete(QueuePauseRow).where(QueuePauseRow.queue == queue).returning(QueuePauseRow.queue)
-        )
-        return result.first() is not None
+class QueuePauses:
+    """The pauses in the registry; of two operators at once, one changes it."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def pause(self, pause: QueuePause) -> QueuePause:
+        """Pause a queue; the pause that holds afterwards, an earlier one if there is one."""
+        with self._database.writing() as session:
+            row = session.get(QueuePauseRow, pause.queue)
+            if row is not None:
+                return _pause(row)
+            session.add(QueuePauseRow(**row_values(pause)))
+            return pause
+
+    def resume(self, queue: str) -> QueuePause | None:
+        """End the pause of a queue; the one that has ended, None if there is none."""
+        with self._database.writing() as session:
+            row = session.get(QueuePauseRow, queue)
+            if row is None:
+                return None
+            session.delete(row)
+            return _pause(row)
+
+    def of_queue(self, queue: str) -> QueuePause | None:
+        """The pause of a queue, None if it is not paused."""
+        with self._database.reading() as session:
+            row = session.get(QueuePauseRow, queue)
+            return None if row is None else _pause(row)
+
+    def pauses(self) -> list[QueuePause]:
+        """The pauses of all queues."""
+        with self._database.reading() as session:
+            rows = session.scalars(select(QueuePauseRow).order_by(QueuePauseRow.queue))
+            return [_pause(row) for row in rows]
 
 
-def list_queue_pauses(database: Database) -> list[QueuePause]:
-    """The pauses of all queues."""
-    with database.reading() as session:
-        rows = session.scalars(select(QueuePauseRow).order_by(QueuePauseRow.queue))
-        return [QueuePause(row.queue, row.reason, row.since, row.by) for row in rows]
+def _pause(row: QueuePauseRow) -> QueuePause:
+    return QueuePause(row.queue, row.reason, row.since, row.by)

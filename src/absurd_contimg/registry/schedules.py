@@ -1,4 +1,4 @@
-"""Schedules: what is to be spawned at which civil or sidereal times."""
+"""Schedules: what is to be started at which civil or sidereal times."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import BigInteger, delete, select, update
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
@@ -21,11 +21,13 @@ class ScheduleKind(StrEnum):
 
 
 class CatchUp(StrEnum):
-    """Which slots are run that passed while nothing looked."""
+    """Which slots are run that passed while nothing looked, or while the last run went on."""
 
     ALL = "all"
+    """Each of them, one after another."""
     LATEST = "latest"
     SKIP = "skip"
+    """None: the next slot is the next that is seen in time."""
 
 
 class ScheduleRow(Base):
@@ -37,65 +39,77 @@ class ScheduleRow(Base):
     spec: Mapped[str]
     action: Mapped[dict[str, Any]]
     catch_up: Mapped[str]
-    last_slot: Mapped[str | None]
+    last_slot: Mapped[int | None] = mapped_column(BigInteger)
+    last_run: Mapped[str | None]
+    outcome: Mapped[str | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule: `action` at the slots of `spec`, of which `last_slot` was the last run."""
+    """A schedule: `action` at the slots of `spec`."""
 
     name: str
     kind: ScheduleKind
     spec: str
     action: dict[str, Any]
     catch_up: CatchUp
-    last_slot: str | None = None
+    last_slot: int | None = None
+    """The number of the last slot that was dealt with: the next one is due after it."""
+    last_run: str | None = None
+    """What that slot started."""
+    outcome: str | None = None
+    """Of that slot, for operators."""
 
 
-def enter_schedule(database: Database, schedule: Schedule) -> None:
-    """Enter a schedule, or change the one of that name; its last slot stays."""
-    with database.writing() as session:
-        row = session.get(ScheduleRow, schedule.name)
-        if row is None:
+class Schedules:
+    """The schedules in the registry."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, schedule: Schedule) -> bool:
+        """Enter a schedule; False, and no change, if there is one of that name."""
+        with self._database.writing() as session:
+            if session.get(ScheduleRow, schedule.name) is not None:
+                return False
             session.add(ScheduleRow(**row_values(schedule)))
-        else:
-            row.kind, row.spec = schedule.kind.value, schedule.spec
-            row.action, row.catch_up = schedule.action, schedule.catch_up.value
+            return True
 
-
-def remove_schedule(database: Database, name: str) -> bool:
-    """Remove a schedule; False if there is none of that name."""
-    with database.writing() as session:
-        result = session.execute(
-            delete(ScheduleRow).where(ScheduleRow.name == name).returning(ScheduleRow.name)
-        )
-        return result.first() is not None
-
-
-def list_schedules(database: Database) -> list[Schedule]:
-    """All schedules by name."""
-    with database.reading() as session:
-        return [
-            Schedule(
-                row.name,
-                ScheduleKind(row.kind),
-                row.spec,
-                row.action,
-                CatchUp(row.catch_up),
-                row.last_slot,
+    def remove(self, name: str) -> bool:
+        """Remove a schedule; False if there is none of that name."""
+        with self._database.writing() as session:
+            result = session.execute(
+                delete(ScheduleRow).where(ScheduleRow.name == name).returning(ScheduleRow.name)
             )
-            for row in session.scalars(select(ScheduleRow).order_by(ScheduleRow.name))
-        ]
+            return result.first() is not None
 
+    def schedules(self) -> list[Schedule]:
+        """All schedules by name."""
+        with self._database.reading() as session:
+            return [
+                Schedule(
+                    name=row.name,
+                    kind=ScheduleKind(row.kind),
+                    spec=row.spec,
+                    action=row.action,
+                    catch_up=CatchUp(row.catch_up),
+                    last_slot=row.last_slot,
+                    last_run=row.last_run,
+                    outcome=row.outcome,
+                )
+                for row in session.scalars(select(ScheduleRow).order_by(ScheduleRow.name))
+            ]
 
-def advance_schedule(database: Database, name: str, earlier: str | None, slot: str) -> bool:
-    """Note that a slot was run after the slot `earlier`; False if another process did."""
-    with database.writing() as session:
-        result = session.execute(
-            update(ScheduleRow)
-            .where(ScheduleRow.name == name)
-            .where(ScheduleRow.last_slot.is_not_distinct_from(earlier))
-            .values(last_slot=slot)
-            .returning(ScheduleRow.name)
-        )
-        return result.first() is not None
+    def advance(
+        self, schedule: Schedule, last_slot: int | None, last_run: str | None, outcome: str
+    ) -> bool:
+        """Note the last slot, what it started and its outcome; False if it was changed since."""
+        with self._database.writing() as session:
+            result = session.execute(
+                update(ScheduleRow)
+                .where(ScheduleRow.name == schedule.name, ScheduleRow.spec == schedule.spec)
+                .where(ScheduleRow.last_slot.is_not_distinct_from(schedule.last_slot))
+                .values(last_slot=last_slot, last_run=last_run, outcome=outcome)
+                .returning(ScheduleRow.name)
+            )
+            return result.first() is not None

@@ -139,6 +139,8 @@ def _create_batch_tables() -> None:
         "resource_slots",
         sa.Column("resource", sa.String(), primary_key=True),
         sa.Column("holder", sa.String(), primary_key=True),
+        sa.Column("taken", sa.Boolean(), nullable=False),
+        sa.Column("since", sa.Double(), nullable=False),
         sa.Column("expires_at", sa.Double(), nullable=False),
     )
     op.create_table(
@@ -155,7 +157,9 @@ def _create_batch_tables() -> None:
         sa.Column("spec", sa.String(), nullable=False),
         sa.Column("action", sa.JSON(), nullable=False),
         sa.Column("catch_up", sa.String(), nullable=False),
-        sa.Column("last_slot", sa.String()),
+        sa.Column("last_slot", sa.BigInteger()),
+        sa.Column("last_run", sa.String()),
+        sa.Column("outcome", sa.String()),
     )
 
 
