@@ -41,7 +41,7 @@ def files_in_groups(session: Session, paths: Sequence[str]) -> dict[str, str]:
     groups: dict[str, str] = {}
     for part in chunks(paths):
         query = select(SubbandFile.path, SubbandFile.group_id).where(SubbandFile.path.in_(part))
-        groups.update(session.execute(query).tuples())
+        groups.update(session.execute(query).tuples().all())
     return groups
 
 
