@@ -87,11 +87,17 @@ class _TimeIndex:
 
 
 def _begin(session: Session, names: list[str]) -> None:
-    """Enter the groups that are not known; one without files may have a product."""
+    """Enter the groups that are not known; one that has had no file, but a product, collects."""
     known: set[str] = set()
     for part in chunks(names):
         query = select(ObservationGroup.group_id).where(ObservationGroup.group_id.in_(part))
         known.update(session.scalars(query))
+    for part in chunks(sorted(known)):
+        session.execute(
+            update(ObservationGroup)
+            .where(ObservationGroup.group_id.in_(part), ObservationGroup.closed_at.is_(None))
+            .values(ingest_state=IngestState.COLLECTING.value)
+        )
     rows = [
         {
             "group_id": name,
@@ -108,6 +114,8 @@ def _begin(session: Session, names: list[str]) -> None:
 def _may_be_renamed(session: Session, group_id: str) -> bool:
     """Whether it is not closed, no work has begun and no product exists under the name."""
     row = session.get_one(ObservationGroup, group_id)
+    if row.files_version > 1:  # it was closed under its name
+        return False
     products = session.scalar(select(func.count()).where(Product.group_id == group_id))
     return row.status == GroupStatus.DISCOVERED and row.closed_at is None and not products
 

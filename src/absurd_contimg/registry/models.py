@@ -110,6 +110,9 @@ class ObservationGroup(Base):
     closed_at: Mapped[str | None]
     files_version: Mapped[int] = mapped_column(default=1, server_default="1")
     """Counts up when a closed group is opened again for changed or late files."""
+    task_id: Mapped[str | None]
+    """The pipeline task of these files, noted after it was spawned."""
+    photometry_task_id: Mapped[str | None]
 
 
 class SubbandFile(Base):
@@ -130,6 +133,8 @@ class SubbandFile(Base):
     reason: Mapped[str | None]
     first_seen: Mapped[str | None]
     """ISO 8601, UTC."""
+    unchanged_since: Mapped[str | None]
+    """The first look that gave this size and time."""
 
 
 class Product(Base):

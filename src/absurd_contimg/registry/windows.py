@@ -41,6 +41,7 @@ class WindowRow(Base):
     settings: Mapped[dict[str, Any]]
     closed_reason: Mapped[str | None]
     superseded_by: Mapped[str | None]
+    task_id: Mapped[str | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,8 @@ class Window:
     settings: dict[str, Any]
     closed_reason: str | None = None
     superseded_by: str | None = None
+    task_id: str | None = None
+    """Its mosaic task, noted after it was spawned."""
 
 
 def enter_window(database: Database, window: Window) -> bool:

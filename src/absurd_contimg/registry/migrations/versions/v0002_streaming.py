@@ -39,6 +39,8 @@ def _extend_groups_and_files() -> None:
         "observation_groups",
         sa.Column("files_version", sa.Integer(), nullable=False, server_default="1"),
     )
+    op.add_column("observation_groups", sa.Column("task_id", sa.String()))
+    op.add_column("observation_groups", sa.Column("photometry_task_id", sa.String()))
     op.create_index("ix_observation_groups_mid_mjd", "observation_groups", ["mid_mjd"])
     op.create_index("ix_observation_groups_ingest_state", "observation_groups", ["ingest_state"])
     op.add_column("subband_files", sa.Column("size", sa.BigInteger()))
@@ -49,6 +51,7 @@ def _extend_groups_and_files() -> None:
     )
     op.add_column("subband_files", sa.Column("reason", sa.String()))
     op.add_column("subband_files", sa.Column("first_seen", sa.String()))
+    op.add_column("subband_files", sa.Column("unchanged_since", sa.String()))
     op.create_index("ix_subband_files_state", "subband_files", ["state"])
 
 
@@ -98,6 +101,7 @@ def _create_streaming_tables() -> None:
         sa.Column("settings", sa.JSON(), nullable=False),
         sa.Column("closed_reason", sa.String()),
         sa.Column("superseded_by", sa.String()),
+        sa.Column("task_id", sa.String()),
     )
     op.create_table(
         "publications",
