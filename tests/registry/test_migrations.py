@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -247,3 +248,29 @@ def test_read_only_registry_is_away(tmp_path: Path) -> None:
         with pytest.raises(RegistryAwayError, match=r"registry\.sqlite3"):
             Registry(path)
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+
+
+def test_wheel_holds_the_scripts(tmp_path: Path) -> None:
+    """Alembic loads them by path, so nothing imports them."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
+    build_first_version(path := tmp_path / "registry.sqlite3")
+    code = (
+        "import sys; import absurd_contimg.registry as registry; registry.Registry(sys.argv[1]); "
+        "print(registry.__file__)"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.stdout.startswith(str(tmp_path))
+    assert differences(f"sqlite:///{path}") == []
