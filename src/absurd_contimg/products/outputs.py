@@ -215,6 +215,7 @@ class Photometry:
 
     table: Path
     """ECSV file of `products.photometry_table`, a row for each source in the image."""
+    measured_in: Literal["image", "mosaic"]
     mid_mjd: float
     n_sources: int
     n_measured: int

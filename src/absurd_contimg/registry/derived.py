@@ -7,8 +7,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
-from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.errors import BrokenProductError, CorruptInputError, MissingInputError
 from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.mosaic_outputs import MosaicOutputs
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     CalibrateSolveOutputs,
@@ -16,11 +17,14 @@ from absurd_contimg.products.outputs import (
     FlagOutputs,
     ImageOutputs,
     MeasurementSet,
+    Photometry,
+    PhotometryOutputs,
     SolvedCaltables,
     ValidateOutputs,
     from_json,
     names,
 )
+from absurd_contimg.products.photometry_table import read_photometry
 from absurd_contimg.registry.models import (
     Base,
     CaltableRow,
@@ -57,6 +61,14 @@ def progress_of(manifest: Manifest) -> GroupStatus | None:
     return next((status for kind, status in _PROGRESS.items() if _has(manifest, kind)), None)
 
 
+def belongs_to_window(manifest: Manifest) -> bool:
+    """Whether a product is of a window of groups, whose id it has in place of a group's."""
+    if _has(manifest, PhotometryOutputs):
+        photometry = cast(Mapping[str, Any], manifest.outputs["photometry"])
+        return photometry.get("measured_in") == "mosaic"
+    return _has(manifest, MosaicOutputs)
+
+
 def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
     """The rows, parents before children; `BrokenProductError` when outputs lack something."""
     columns = {**_columns(Product, manifest), "outputs": dict(manifest.outputs)}
@@ -64,6 +76,9 @@ def derived_rows(folder: Path, manifest: Manifest) -> list[Base]:
     product = Product(**columns, folder=str(folder), size_bytes=size_bytes)
     try:
         return [product, *_typed_rows(folder, manifest)]
+    except (CorruptInputError, MissingInputError) as error:  # of a table in it
+        text = f"The product {folder} is broken: {error.problem}"
+        raise BrokenProductError(text, error.remedy) from error
     except (ValueError, LookupError) as error:
         raise BrokenProductError(
             f"The manifest in {folder} lacks what the registry needs of a product of "
@@ -84,9 +99,22 @@ def _typed_rows(folder: Path, manifest: Manifest) -> list[Base]:
         caltables = from_json(CalibrateSolveOutputs, manifest.outputs).caltables
         return _caltables(manifest, caltables) if isinstance(caltables, SolvedCaltables) else []
     details = dict(manifest.outputs)
+    if _has(manifest, PhotometryOutputs):
+        return _fluxes(folder, ids, from_json(PhotometryOutputs, manifest.outputs).photometry)
     if _has(manifest, ImageOutputs):
         return [ImageRow(**ids, folder=str(folder), details=details)]
     return [ValidationRow(**ids, details=details)] if _has(manifest, ValidateOutputs) else []
+
+
+def _fluxes(folder: Path, ids: Mapping[str, str], photometry: Photometry) -> list[Base]:
+    """A row for each source that could be measured."""
+    return [
+        PhotometryRow(
+            **{**_columns(PhotometryRow, row), **ids, "flags": " ".join(row.flags)},
+        )
+        for row in read_photometry(folder / photometry.table.name)
+        if row.flux_jy is not None and row.error_jy is not None
+    ]
 
 
 def _has(manifest: Manifest, kind: type[Any]) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sqlalchemy import ForeignKey, Index, select
 from sqlalchemy.orm import Mapped, mapped_column
 
-from absurd_contimg.registry.database import Database
+from absurd_contimg.core.records import Json
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.registry.database import Database, patient
 from absurd_contimg.registry.models import Base, ImageRow, Product
 from absurd_contimg.registry.mosaics import MosaicRow
 
@@ -79,6 +82,30 @@ def groups_without_photometry(database: Database) -> list[str]:
     mosaicked = select(MosaicRow.window_id).where(MosaicRow.window_id.not_in(measured))
     with database.reading() as session:
         return sorted(session.scalars(imaged.union(mosaicked)))
+
+
+@patient
+def image_outputs(database: Database, group_id: str) -> Mapping[str, Json]:
+    """The outputs of the newest image of a group, or of the newest mosaic of a window.
+
+    Raises `MissingInputError` without any.
+    """
+    with database.reading() as session:
+        for table, column in ((ImageRow, ImageRow.group_id), (MosaicRow, MosaicRow.window_id)):
+            query = (
+                select(table.details)
+                .join(Product, Product.key == table.product_key)
+                .where(column == group_id)
+                .order_by(Product.created_at.desc(), Product.key)
+                .limit(1)
+            )
+            if (details := session.scalar(query)) is not None:
+                outputs: Mapping[str, Json] = database.resolved(details)
+                return outputs
+    raise MissingInputError(
+        f"There is no image of a group {group_id} and no mosaic of a window of that name.",
+        "Process the group, or make the mosaic: contimg mosaic make",
+    )
 
 
 def _measurement(row: PhotometryRow) -> FluxMeasurement:

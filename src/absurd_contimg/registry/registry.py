@@ -7,7 +7,7 @@ processes may use one registry at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from sqlalchemy import delete, insert, inspect, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
+from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError, MissingInputError, UserError
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import Caltable
@@ -29,7 +30,12 @@ from absurd_contimg.products.store import (
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database, chunks, patient
-from absurd_contimg.registry.derived import DERIVED_TABLES, derived_rows, progress_of
+from absurd_contimg.registry.derived import (
+    DERIVED_TABLES,
+    belongs_to_window,
+    derived_rows,
+    progress_of,
+)
 from absurd_contimg.registry.group_assignment import assign_groups
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
 from absurd_contimg.registry.models import (
@@ -42,6 +48,7 @@ from absurd_contimg.registry.models import (
     Product,
     SubbandFile,
 )
+from absurd_contimg.registry.photometry import PhotometryRow, image_outputs
 from absurd_contimg.registry.subband_files import files_in_groups
 
 
@@ -185,6 +192,10 @@ class Registry:
             sets, mid_mjd, declination_deg, self._declination_tolerance_deg, self._reach_hours
         )
 
+    def image_outputs(self, group_id: str) -> Mapping[str, Json]:
+        """The outputs of the newest image of a group, or of the newest mosaic of a window."""
+        return image_outputs(self.database, group_id)
+
     def calibration_exists(self, group_id: str) -> bool:
         """Whether an active set may serve the group; False while it has no Measurement Set."""
         return any(
@@ -312,11 +323,13 @@ class Registry:
             ) from error
 
     def _enter_rows(self, session: Session, folder: Path, manifest: Manifest) -> None:
-        group = _ensure_group(session, manifest.group_id)
-        if (progress := progress_of(manifest)) is not None:
-            _advance(group, progress)
+        if not belongs_to_window(manifest):
+            group = _ensure_group(session, manifest.group_id)
+            if (progress := progress_of(manifest)) is not None:
+                _advance(group, progress)
         earlier = session.get(CaltableSetRow, manifest.key)
-        for table in (CaltableRow, MeasurementSetRow):  # their keys are paths, which may have moved
+        # The keys of the first two are paths, which may have moved; of the third there are many.
+        for table in (CaltableRow, MeasurementSetRow, PhotometryRow):
             session.execute(delete(table).where(table.product_key == manifest.key))
         for row in derived_rows(folder, manifest):
             if isinstance(row, CaltableSetRow) and earlier is not None:  # a retired one stays so
@@ -325,6 +338,9 @@ class Registry:
                 for name in _PATH_COLUMNS.intersection(inspect(type(row)).columns.keys()):
                     value = getattr(row, name)
                     setattr(row, name, self.database.stored(value))
+            if isinstance(row, PhotometryRow):
+                session.add(row)
+                continue
             session.merge(row)
             session.flush()
 

@@ -66,7 +66,7 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        target = _Target.of(context)
+        target = Target.of(context)
         return [target.pixels, target.plane, _catalogue(context)]
 
     @override
@@ -81,7 +81,7 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
 
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> PhotometryOutputs:
-        settings, target = context.config.photometry, _Target.of(context)
+        settings, target = context.config.photometry, Target.of(context)
         image, frequency_hz = target.read(settings)
         if not np.isfinite(image.noise.local).any():
             raise DataQualityError(
@@ -96,9 +96,7 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
         _check_names(rows, _catalogue(context))
         path = workspace.product / f"{context.group_id}-photometry.ecsv"
         write_photometry(path, rows)
-        return PhotometryOutputs(
-            summarise(rows, settings, workspace.final_path(path), target.mid_mjd)
-        )
+        return PhotometryOutputs(summarise(rows, settings, workspace.final_path(path), target))
 
     @override
     def validate_outputs(
@@ -113,7 +111,7 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
 
 
 @dataclass(frozen=True, slots=True)
-class _Target:
+class Target:
     """An image to measure in, by its files."""
 
     pixels: Path
@@ -124,7 +122,7 @@ class _Target:
     mid_mjd: float
 
     @classmethod
-    def of(cls, context: PipelineContext) -> _Target:
+    def of(cls, context: PipelineContext) -> Target:
         """The mosaic or else the image of the context; `MissingInputError` without either."""
         described: ContinuumImage | MosaicImage
         if names(MosaicOutputs) <= context.outputs.keys():
@@ -212,7 +210,7 @@ def _row(source: SkySource, flux: Flux, mjd: float, frequency_hz: float | None) 
 
 
 def summarise(
-    rows: Sequence[SourceFlux], settings: PhotometryConfig, table: Path, mid_mjd: float
+    rows: Sequence[SourceFlux], settings: PhotometryConfig, table: Path, target: Target
 ) -> Photometry:
     """The figures of a table."""
     errors = [row.error_jy for row in rows if row.error_jy is not None]
@@ -226,7 +224,8 @@ def summarise(
     ]
     return Photometry(
         table=table,
-        mid_mjd=mid_mjd,
+        measured_in="mosaic" if target.is_mosaic else "image",
+        mid_mjd=target.mid_mjd,
         n_sources=len(rows),
         n_measured=len(errors),
         n_blended=sum(BLENDED in row.flags for row in rows),

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.mosaic_outputs import MosaicOutputs
+from absurd_contimg.products.outputs import ImageOutputs, names
 from absurd_contimg.registry import Group, GroupStatus
 
 
@@ -24,6 +27,7 @@ class SimulatedRegistry:
         self._waiting: dict[str, None] = {}
         self.products: dict[str, Mapping[str, Json]] = {}
         self.calibrations: dict[str, None] = {}
+        self._images: dict[str, Mapping[str, Json]] = {}
 
     def fork(self) -> SimulatedRegistry:
         """An independent copy."""
@@ -32,6 +36,7 @@ class SimulatedRegistry:
         twin._waiting = dict(self._waiting)
         twin.products = dict(self.products)
         twin.calibrations = dict(self.calibrations)
+        twin._images = dict(self._images)
         return twin
 
     def contents(self) -> tuple[object, ...]:
@@ -46,6 +51,8 @@ class SimulatedRegistry:
         caltables = outputs.get("caltables")
         if isinstance(caltables, Mapping) and caltables["solved"]:
             self.calibrations[place] = None
+        if outputs.keys() in (names(ImageOutputs), names(MosaicOutputs)):
+            self._images[manifest.group_id] = outputs
 
     def set_group_status(
         self, group_id: str, status: GroupStatus, reason: str | None = None
@@ -66,6 +73,12 @@ class SimulatedRegistry:
             for _, group in sorted(self._groups.items())
             if status is None or group.status is status
         ]
+
+    def image_outputs(self, group_id: str) -> Mapping[str, Json]:
+        """The outputs of the image of a group, or of the mosaic of a window."""
+        if group_id not in self._images:
+            raise MissingInputError(f"There is no image of {group_id}.")
+        return self._images[group_id]
 
     def calibration_exists(self, group_id: str) -> bool:
         """Whether a set is solved: it serves every group of the simulated strip."""
