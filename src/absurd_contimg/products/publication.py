@@ -111,6 +111,17 @@ def remove_leftovers(publish_dir: Path, files: FileSystem = LOCAL) -> list[Path]
     return removed
 
 
+def is_publishing(destination: Path, files: FileSystem = LOCAL) -> bool:
+    """Whether a process makes this copy now."""
+    if not files.is_folder(destination.parent):
+        return False
+    try:
+        with _lock(destination, files):
+            return False
+    except PublicationBusyError:
+        return True
+
+
 def check_publish_dir(paths: PathsConfig) -> None:
     """Raise `SettingError` where nothing can be published; makes nothing.
 

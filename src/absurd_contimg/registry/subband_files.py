@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,11 +29,11 @@ class IndexedFile:
     first_seen: str | None
 
 
-def known_paths(database: Database, states: Iterable[FileState] = tuple(FileState)) -> set[str]:
-    """The paths of all files in some of the states."""
-    query = select(SubbandFile.path).where(SubbandFile.state.in_([state.value for state in states]))
+def known_paths(database: Database) -> set[str]:
+    """The paths of all files, whatever their state."""
     with database.reading() as session:
-        return set(session.scalars(query))
+        # A row of the ORM would cost more than the rest of a poll.
+        return set(session.connection().execute(select(SubbandFile.path)).scalars())
 
 
 def files_in_groups(session: Session, paths: Sequence[str]) -> dict[str, str]:
@@ -41,7 +41,8 @@ def files_in_groups(session: Session, paths: Sequence[str]) -> dict[str, str]:
     groups: dict[str, str] = {}
     for part in chunks(paths):
         query = select(SubbandFile.path, SubbandFile.group_id).where(SubbandFile.path.in_(part))
-        groups.update(session.execute(query).tuples().all())
+        for path, group_id in session.execute(query):
+            groups[path] = group_id
     return groups
 
 

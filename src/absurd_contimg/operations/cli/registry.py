@@ -24,24 +24,44 @@ if TYPE_CHECKING:
 
 @registry_app.command()
 def check(as_json: AsJson = False) -> None:
-    """Compare the registry with the products on disk.
+    """Compare the registry with the disk: products, mosaics, published copies, incoming files.
 
     Calibrations that were retired because they were missing, and are whole again, are used again;
-    groups that wait for one go on. Exit code 1 if products are missing, damaged or not registered.
+    groups that wait for one go on. Raw files that are gone are marked so. Exit code 1 if products
+    are missing, damaged or not registered, or if publications or windows are wrong.
     """
-    with _registry(state.settings()) as (registry, output_dir):
+    from absurd_contimg.registry.consistency import (
+        publication_problems,
+        refresh_file_index,
+        window_problems,
+    )
+
+    settings = state.settings()
+    with _registry(settings) as (registry, output_dir):
         report = registry.check(output_dir)
-        woken = _wake_groups(state.settings(), registry)
+        woken = _wake_groups(settings, registry)
+        files = refresh_file_index(registry.database)
+        publications = publication_problems(registry.database, settings.pipeline.paths.published)
+        windows = window_problems(registry.database)
     if as_json:
-        print_json({"report": report, "groups_that_go_on": woken})
+        shown = {"report": report, "groups_that_go_on": woken, "files": files}
+        print_json({**shown, "publications": publications, "windows": windows})
     else:
         _show("is missing or damaged", [text for _, text in report.broken])
         _show("is not in the registry: contimg registry rebuild", map(str, report.unknown))
         _show("is in use again", report.reinstated)
         _show("has a calibration and goes on", woken)
+        for problem in (*publications, *windows):
+            console.out(problem)
+        _show("cannot be read: nothing is known of its files", map(str, files.absent_folders))
+        if files.gone or files.returned:
+            console.out(
+                f"Raw files: {len(files.gone)} gone since the last look, "
+                f"{len(files.returned)} there again, of {files.files}."
+            )
         wrong = f"{len(report.broken)} missing or damaged, {len(report.unknown)} not registered"
         console.out(f"{report.products} products in the registry, {wrong}.")
-    if report.broken or report.unknown:
+    if report.broken or report.unknown or publications or windows:
         raise typer.Exit(1)
 
 
@@ -49,17 +69,27 @@ def check(as_json: AsJson = False) -> None:
 def rebuild(as_json: AsJson = False) -> None:
     """Replace what the registry knows of products by the manifests on disk.
 
-    Groups, their status and files stay, if there is a registry. Exit code 1 if a product is
-    broken.
+    Published copies without a row are entered. Groups, their status and files, windows and batches
+    stay, if there is a registry. Exit code 1 if a product is broken.
     """
-    with _registry(state.settings()) as (registry, output_dir):
+    from absurd_contimg.registry.consistency import enter_publications
+
+    settings = state.settings()
+    with _registry(settings) as (registry, output_dir):
         report = registry.rebuild(output_dir)
-        woken = _wake_groups(state.settings(), registry)
+        published = enter_publications(
+            registry.database, settings.pipeline.paths.published, output_dir
+        )
+        woken = _wake_groups(settings, registry)
     if as_json:
-        print_json({"report": report, "groups_that_go_on": woken})
+        print_json(
+            {"report": report, "groups_that_go_on": woken, "publications_entered": published}
+        )
     else:
         _show("is broken and was left out", [text for _, text in report.broken])
         _show("has a calibration and goes on", woken)
+        if published:
+            console.out(f"{published} published copies entered.")
         console.out(f"{report.entered} products entered, {len(report.broken)} broken.")
     if report.broken:
         raise typer.Exit(1)
