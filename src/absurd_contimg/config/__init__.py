@@ -17,6 +17,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from absurd_contimg.config.limits import LimitsConfig
 from absurd_contimg.config.mosaic import MosaicConfig
 from absurd_contimg.config.photometry import PhotometryConfig
 from absurd_contimg.config.publication import PUBLISHED, PublicationConfig
@@ -306,6 +307,7 @@ class PipelineConfig(Section):
     apply: ApplyConfig = ApplyConfig()
     imaging: ImagingConfig = ImagingConfig()
     validation: ValidationConfig = ValidationConfig()
+    limits: LimitsConfig = LimitsConfig()
     streaming: StreamingConfig = StreamingConfig()
     mosaic: MosaicConfig = MosaicConfig()
     publication: PublicationConfig = PublicationConfig()

@@ -5,17 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Protocol, TypeVar, TypeVarTuple, Unpack
 
 from absurd_contimg.execution.lease_watchdog import kill_members
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 _log = logging.getLogger(__name__)
 
 _POLL_SECONDS = 0.01
 _UNKILLABLE_SECONDS = 60.0
+
+
+class InThread(Protocol):
+    """Calls a blocking function in a thread."""
+
+    async def __call__(self, function: Callable[[Unpack[Ts]], T], /, *arguments: *Ts) -> T:
+        """The function's answer; a cancellation waits for the end of the function."""
 
 
 async def end_stage(process: asyncio.subprocess.Process, mark: bytes) -> None:

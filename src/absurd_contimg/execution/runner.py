@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack
+from typing import Protocol, TypeVar, TypeVarTuple
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.errors import LeaseLost
@@ -23,10 +23,11 @@ from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.disk_reservation import reserve
 from absurd_contimg.execution.executor import StageExecutor, StageReport, StageRequest
 from absurd_contimg.execution.logs import log_folder, log_paths
-from absurd_contimg.execution.processes import uninterrupted
+from absurd_contimg.execution.processes import InThread, uninterrupted
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.execution.stage_process import run_stage
+from absurd_contimg.execution.stage_slots import NO_LIMITS, StageSlots
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.store import Published, load_committed, publish
@@ -40,13 +41,6 @@ Fence = Callable[[], Awaitable[None]]
 One that knows the end of the lease, such as ``ctx.fence``, has a `deadline`: the event loop's time
 by which all work must have stopped.
 """
-
-
-class InThread(Protocol):
-    """Calls a blocking function in a thread."""
-
-    async def __call__(self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts) -> _T:
-        """The function's answer; a cancellation waits for the end of the function."""
 
 
 class ProductRegistry(Protocol):
@@ -81,6 +75,8 @@ class StageRunner:
     scratch: ScratchOwner
     files: FileSystem = LOCAL
     in_thread: InThread = uninterrupted
+    slots: StageSlots = NO_LIMITS
+    """The limits by resource."""
 
     async def run(
         self,
@@ -115,8 +111,10 @@ class StageRunner:
     ) -> StageResult:
         clock = asyncio.get_running_loop().time
         if stage.isolated:
-            await self.in_thread(self._reserve, stage, request)
-            report = await self.executor.execute(request)
+            holder = self._holder(request)
+            async with self.slots.held(stage.resource, holder, fence, self.in_thread):
+                await self.in_thread(self._reserve, stage, request)
+                report = await self.executor.execute(request)
         else:
             started = clock()
             outputs = await self.in_thread(self._validate_and_run, stage, request)
@@ -133,6 +131,11 @@ class StageRunner:
             casa_log=request.casa_log,
             output_log=request.output_log,
         )
+
+    def _holder(self, request: StageRequest) -> str:
+        """Who works on what, for operators; the attempt makes it unique."""
+        group_id = request.context.group_id
+        return f"{request.stage_name} of {group_id} on {self.scratch.name} ({request.attempt})"
 
     def _validate_and_run(self, stage: PipelineStage, request: StageRequest) -> dict[str, Json]:
         """Run a stage that only asks the registry in this process; its product is dropped."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -21,6 +22,17 @@ from absurd_contimg.products.filesystem import LOCAL
 OutputsT = TypeVar("OutputsT", default=Any)
 """A record of `products.outputs`, or a mapping of JSON values."""
 Parameters = Mapping[str, Json]
+
+
+class Resource(StrEnum):
+    """What a stage needs most of: where it competes with others."""
+
+    IO = "io"
+    """The disks: raw files, conversion, checks of finished products."""
+    CALIBRATION = "calibration"
+    """Passes over a Measurement Set in place."""
+    IMAGING = "imaging"
+    """Cores and memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +62,8 @@ class PipelineStage(ABC, Generic[OutputsT]):
     """The names in what `execute` returns, no more and no fewer."""
     runs_after: ClassVar[frozenset[str]] = frozenset()
     """Outputs that it does not need, but whose providers must run before it."""
+    resource: ClassVar[Resource] = Resource.IO
+    """Decides the queue of the stage where each stage is a task (`workflows.stage_tasks`)."""
     isolated: ClassVar[bool] = True
     """False: it only asks the registry, and runs in the worker's own process."""
     product_folder: ClassVar[str | None]

@@ -10,15 +10,13 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Protocol, TypeVar, TypeVarTuple, Unpack
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from absurd_contimg.errors import RegistryAwayError
+from absurd_contimg.execution.processes import InThread
 
 _log = logging.getLogger(__name__)
-
-_T = TypeVar("_T")
-_Ts = TypeVarTuple("_Ts")
 
 _POLL_SECONDS = 5.0
 _RENEWALS_PER_SLOT = 3
@@ -41,19 +39,13 @@ class SlotStore(Protocol):
         """End the slot or the wait of a holder; none is no error."""
 
 
-class InThread(Protocol):
-    """Calls a blocking function in a thread."""
-
-    async def __call__(self, function: Callable[[Unpack[_Ts]], _T], /, *arguments: *_Ts) -> _T:
-        """The function's answer; a cancellation waits for the end of the function."""
-
-
 @dataclass(frozen=True, slots=True)
 class StageSlots:
     """The limits of this installation; all its workers should have the same ones."""
 
-    store: SlotStore
-    limits: Mapping[str, int]
+    store: SlotStore | None
+    """None: there are no limits."""
+    limits: Mapping[str, int] = field(default_factory=dict)
     """By resource; one that is not named has no limit."""
     poll_seconds: float = _POLL_SECONDS
 
@@ -66,14 +58,24 @@ class StageSlots:
         in_thread: InThread,
     ) -> AsyncIterator[None]:
         """Wait for a slot and hold it; `holder` is unique and says who works on what."""
-        limit = self.limits.get(resource)
-        if limit is None:
+        limit, store = self.limits.get(resource), self.store
+        if store is None or limit is None:
             yield
             return
         seconds = float(getattr(fence, "seconds", _WITHOUT_LEASE_SECONDS))
+
+        async def take() -> Sequence[str]:
+            return await in_thread(store.take, resource, holder, limit, seconds)
+
+        pause_seconds = seconds / _RENEWALS_PER_SLOT
         try:
-            await self._wait(resource, holder, limit, seconds, in_thread)
-            renewal = asyncio.create_task(self._renew(resource, holder, limit, seconds, in_thread))
+            others: Sequence[str] = ()
+            while holders := await take():
+                if holders != others:
+                    _log.info("%s waits for a slot of %s: %s", holder, resource, "; ".join(holders))
+                others = holders
+                await asyncio.sleep(min(self.poll_seconds, pause_seconds))
+            renewal = asyncio.create_task(_renew(take, holder, pause_seconds))
             try:
                 yield
             finally:
@@ -81,31 +83,22 @@ class StageSlots:
                 await asyncio.wait({renewal})
         finally:
             with suppress(RegistryAwayError):  # then it ends by itself
-                await in_thread(self.store.release, resource, holder)
+                await in_thread(store.release, resource, holder)
 
-    async def _wait(
-        self, resource: str, holder: str, limit: int, seconds: float, in_thread: InThread
-    ) -> None:
-        holders: Sequence[str] = ()
-        while others := await in_thread(self.store.take, resource, holder, limit, seconds):
-            if others != holders:
-                _log.info(
-                    "%s waits for one of %d slots of %s, taken by %s",
-                    *(holder, limit, resource, "; ".join(others)),
-                )
-            holders = others
-            await asyncio.sleep(min(self.poll_seconds, seconds / _RENEWALS_PER_SLOT))
 
-    async def _renew(
-        self, resource: str, holder: str, limit: int, seconds: float, in_thread: InThread
-    ) -> None:
-        """Move the slot's end, as the lease is extended.
+NO_LIMITS = StageSlots(None)
 
-        While the registry is away nobody else can take the slot, so the stage goes on.
-        """
-        while True:
-            await asyncio.sleep(seconds / _RENEWALS_PER_SLOT)
-            try:
-                await in_thread(self.store.take, resource, holder, limit, seconds)
-            except RegistryAwayError as error:
-                _log.warning("the slot of %s could not be renewed: %s", holder, error)
+
+async def _renew(
+    take: Callable[[], Awaitable[Sequence[str]]], holder: str, pause_seconds: float
+) -> None:
+    """Move the slot's end, as the lease is extended.
+
+    While the registry is away nobody else can take the slot, so the stage goes on.
+    """
+    while True:
+        await asyncio.sleep(pause_seconds)
+        try:
+            await take()
+        except RegistryAwayError as error:
+            _log.warning("the slot of %s could not be renewed: %s", holder, error)

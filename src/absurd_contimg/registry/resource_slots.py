@@ -43,6 +43,10 @@ class ResourceSlot:
     seconds: float
     """Since it was taken, or since the wait began."""
 
+    def __str__(self) -> str:
+        action = "has a slot" if self.taken else "waits for a slot"
+        return f"{self.holder} {action} for {self.seconds:.0f} s"
+
 
 class ResourceSlots:
     """The slots in the registry."""

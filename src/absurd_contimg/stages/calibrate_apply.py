@@ -15,7 +15,7 @@ from typing_extensions import override
 from absurd_contimg.config import ApplyConfig
 from absurd_contimg.errors import DataQualityError, InputError, OutputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     Caltable,
@@ -38,6 +38,7 @@ class CalibrateApplyStage(PipelineStage[CalibrateApplyOutputs]):
     """Applies the selected set's tables in their order."""
 
     name = "calibrate_apply"
+    resource = Resource.CALIBRATION
     requires = names(FlagOutputs, SelectCalibrationOutputs)
     provides = names(CalibrateApplyOutputs)
     product_folder = "calibrated/ms"

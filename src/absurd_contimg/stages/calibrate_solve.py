@@ -17,7 +17,7 @@ from absurd_contimg.config import CalibrationConfig
 from absurd_contimg.errors import DataQualityError, OutputError, SolutionsRefusedError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import OTHER_CALIBRATION, fallbacks_of
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     Caltable,
@@ -58,6 +58,7 @@ class CalibrateSolveStage(PipelineStage[CalibrateSolveOutputs]):
     """Without a calibrator in transit, its product only states the reason."""
 
     name = "calibrate_solve"
+    resource = Resource.CALIBRATION
     requires = names(FlagOutputs, CatalogSetupOutputs)
     provides = names(CalibrateSolveOutputs)
     product_folder = "calibration"

@@ -13,7 +13,7 @@ from absurd_contimg.config import FlaggingConfig
 from absurd_contimg.errors import DataQualityError, OutputError, OverFlaggedError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, fallbacks_of
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
 from absurd_contimg.products.outputs import (
     ConvertOutputs,
     FlaggedMeasurementSet,
@@ -30,6 +30,7 @@ class FlagStage(PipelineStage[FlagOutputs]):
     """Copies the Measurement Set into its own product and flags the copy."""
 
     name = "flag"
+    resource = Resource.CALIBRATION
     requires = names(ConvertOutputs)
     provides = names(FlagOutputs)
     product_folder = "flagged/ms"

@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from absurd_contimg.errors import DataQualityError, OutputError, UserError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateApplyOutputs,
     CatalogSetupOutputs,
@@ -43,6 +43,7 @@ class ImageStage(PipelineStage[ImageOutputs]):
     """Images the calibrated data and writes three FITS files."""
 
     name = "image"
+    resource = Resource.IMAGING
     requires = names(CalibrateApplyOutputs, CatalogSetupOutputs)
     provides = names(ImageOutputs)
     product_folder = "images"

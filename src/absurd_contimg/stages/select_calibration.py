@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from absurd_contimg.errors import NoCalibrationError, StorageAwayError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.stage import PipelineStage, Workspace
+from absurd_contimg.execution.stage import PipelineStage, Resource, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     FlagOutputs,
@@ -30,6 +30,7 @@ class SelectCalibrationStage(PipelineStage[SelectCalibrationOutputs]):
     """Prefers the group's own set, then the order of `Registry.caltable_sets_valid_at`."""
 
     name = "select_calibration"
+    resource = Resource.CALIBRATION
     requires = names(FlagOutputs)
     runs_after = names(CalibrateSolveOutputs)
     """The registry must hold what the solve stage made before this stage asks it."""

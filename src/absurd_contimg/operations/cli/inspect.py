@@ -36,7 +36,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show the queue, the workers of this host, and the newest tasks."""
-    from absurd_contimg.operations.services import worker_notes
+    from absurd_contimg.operations.services import read_hindrances, worker_notes
     from absurd_contimg.operations.terminal import task_summary, tasks_table
 
     settings = state.settings()
@@ -52,10 +52,19 @@ def status(
     notes = [
         {**note, "alive_here": note["worker"] in alive} for note in worker_notes(paths.state_dir)
     ]
+    hindrances = read_hindrances(settings)
     if as_json:
         tasks = [task_summary(summary, now) for summary in summaries]
         shared.print_json(
-            {"queue": stats, "workers_here": alive, "disk_notes": notes, "tasks": tasks}
+            {
+                "queue": stats,
+                "workers_here": alive,
+                "disk_notes": notes,
+                "pauses": hindrances.pauses,
+                "slots": hindrances.slots,
+                "registry_problem": hindrances.problem,
+                "tasks": tasks,
+            }
         )
         return
     counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
@@ -66,7 +75,15 @@ def status(
         console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
     if stats.expired_leases:
         console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
+    for pause in hindrances.pauses:
+        console.print(f"[yellow]Nothing is claimed:[/] {message_line(str(pause))}")
+    if hindrances.problem is not None:
+        console.print(f"[yellow]Nothing is claimed:[/] {message_line(hindrances.problem)}")
     console.print(f"Workers alive on this host: {', '.join(map(cell, alive)) or 'none'}")
+    limits = settings.pipeline.limits.by_resource
+    for slot in hindrances.slots:
+        shown = f"limit {limits[slot.resource]}" if slot.resource in limits else "no limit here"
+        console.print(message_line(f"{slot.resource}, {shown}: {slot}"))
     for note in notes:
         if note["reason"]:
             place = "" if note["alive_here"] else ", not alive on this host"

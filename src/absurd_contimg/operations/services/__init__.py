@@ -9,6 +9,7 @@ from absurd_contimg.operations.services.quarantine import (
     retry_failed,
     to_be_retried,
 )
+from absurd_contimg.operations.services.registry_tables import open_tables, read_hindrances
 from absurd_contimg.operations.services.worker_identity import given_worker_id
 from absurd_contimg.operations.services.worker_service import make_policy, serve, stop_signals
 
@@ -20,6 +21,8 @@ __all__ = [
     "initialise",
     "make_policy",
     "open_backend",
+    "open_tables",
+    "read_hindrances",
     "release",
     "retry_all_failed",
     "retry_failed",

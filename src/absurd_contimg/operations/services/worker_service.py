@@ -18,11 +18,15 @@ from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
+from absurd_contimg.execution.stage_slots import StageSlots
 from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
 from absurd_contimg.operations.services.preconditions import check_worker
+from absurd_contimg.operations.services.queue_gate import QueueGate
 from absurd_contimg.operations.services.worker_identity import unique_worker_id
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.queue_pauses import QueuePauses
+from absurd_contimg.registry.resource_slots import ResourceSlots
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_stages
 
@@ -38,6 +42,12 @@ def make_worker(
 ) -> Worker:
     """A worker with these settings on this machine."""
     executor = IsolatedStageExecutor(casa_environment)
+    slots = StageSlots(ResourceSlots(registry.database), settings.pipeline.limits.by_resource)
+    gate = QueueGate(QueuePauses(registry.database), settings.queue_name)
+
+    async def ready_to_claim() -> bool:
+        return await gate.ready_to_claim() and await guard.ready_to_claim()
+
     return make_pipeline_worker(
         backend,
         WorkerSettings(
@@ -50,9 +60,9 @@ def make_worker(
         ),
         make_policy(settings),
         pipeline_stages(registry),
-        StageRunner(settings.pipeline, executor, registry, scratch),
+        StageRunner(settings.pipeline, executor, registry, scratch, slots=slots),
         registry,
-        guard.ready_to_claim,
+        ready_to_claim,
     )
 
 

@@ -1,0 +1,120 @@
+"""``contimg queue``: pause, resume and list the queues."""
+
+# SQLAlchemy takes a second to import: it is imported where it is used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import os
+import socket
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.backends.postgres.embedded import user_name
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import QueueStats
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.settings import Settings
+
+queue_app = typer.Typer(no_args_is_help=True, help="Pause and resume queues.")
+app.add_typer(queue_app, name="queue")
+
+_QueueName = Annotated[
+    str | None, typer.Argument(help="The queue. Default: the queue of the settings.")
+]
+
+
+@queue_app.command()
+def pause(
+    queue: _QueueName = None,
+    reason: Annotated[str, typer.Option(help="Why; other operators see it.")] = "",
+) -> None:
+    """Let workers claim nothing more from a queue; what is running goes on.
+
+    It stays paused, also over restarts, until contimg queue resume.
+    """
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
+
+    if not reason.strip():
+        raise SettingError("A pause needs a reason.", "Say why: --reason TEXT")
+    settings = state.settings()
+    name = _existing_queue(settings, queue)
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    wanted = QueuePause(name, reason.strip(), since, operator())
+    with open_tables(settings) as database:
+        pause = QueuePauses(database).pause(wanted)
+    if pause != wanted:
+        raise SettingError(f"Nothing to do: {pause}.", f"To go on: contimg queue resume {name}")
+    console.print(f"Queue {cell(name)} is paused: contimg queue resume {cell(name)}")
+
+
+@queue_app.command()
+def resume(queue: _QueueName = None) -> None:
+    """Let workers claim from a queue again."""
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.database import exists
+    from absurd_contimg.registry.queue_pauses import QueuePauses
+
+    settings = state.settings()
+    name = _existing_queue(settings, queue)
+    ended = None
+    if exists(settings.registry_url):
+        with open_tables(settings) as database:
+            ended = QueuePauses(database).resume(name)
+    if ended is None:
+        raise SettingError(f"Queue {name} is not paused.", "contimg queue list shows the queues.")
+    console.print(message_line(f"Resumed: {ended}."))
+
+
+@queue_app.command("list")
+def list_queues(as_json: AsJson = False) -> None:
+    """List the queues: their tasks by state, and by whom and why they are paused."""
+    from absurd_contimg.operations.services import read_hindrances
+
+    settings = state.settings()
+    stats = with_backend(settings, _read_stats, create=False)
+    hindrances = read_hindrances(settings)
+    if hindrances.problem is not None:
+        console.print(message_line(hindrances.problem))
+    pauses = {pause.queue: pause for pause in hindrances.pauses}
+    if as_json:
+        print_json([{"queue": each, "pause": pauses.get(each.queue_name)} for each in stats])
+        return
+    table = Table("queue", "pending", "running", "sleeping", "paused", box=None)
+    for each in stats:
+        pause = pauses.get(each.queue_name)
+        counts = (each.tasks_by_state.get(name, 0) for name in ("pending", "running", "sleeping"))
+        note = "" if pause is None else f"{pause.reason} ({pause.by}, since {pause.since})"
+        table.add_row(cell(each.queue_name), *map(str, counts), cell(note))
+    console.print(table)
+
+
+def operator() -> str:
+    """Who runs this command, for other operators."""
+    return f"{user_name(os.geteuid())}@{socket.gethostname()}"
+
+
+def _existing_queue(settings: Settings, queue: str | None) -> str:
+    """The queue's name, or `MissingInputError` if there is none of that name."""
+    name = queue or settings.queue_name
+
+    async def read(backend: Backend) -> list[str]:
+        return await backend.list_queues()
+
+    known = with_backend(settings, read, create=False)
+    if name not in known:
+        raise MissingInputError(
+            f"There is no queue {name!r}; there are: {', '.join(known) or 'none'}.",
+            "Correct its name: contimg queue list.",
+        )
+    return name
+
+
+async def _read_stats(backend: Backend) -> list[QueueStats]:
+    return [await backend.queue_stats(queue) for queue in await backend.list_queues()]

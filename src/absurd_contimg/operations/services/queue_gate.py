@@ -1,0 +1,39 @@
+"""The gate before claims: a worker claims nothing from a queue that an operator has paused."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass, field
+
+from absurd_contimg.errors import AwayError
+from absurd_contimg.registry.queue_pauses import QueuePauses
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class QueueGate:
+    """Asks the registry whether a queue is paused; what is running goes on."""
+
+    pauses: QueuePauses
+    queue: str
+    _noted: str = field(default="", init=False)
+
+    async def ready_to_claim(self) -> bool:
+        """For `Worker.ready_to_claim`; logs each change.
+
+        False also while the registry is away: nothing that is claimed then could be worked on.
+        """
+        try:
+            pause = await asyncio.to_thread(self.pauses.of_queue, self.queue)
+            reason = "" if pause is None else f"{pause}"
+        except AwayError as error:
+            reason = str(error)
+        if reason != self._noted:
+            self._noted = reason
+            if reason:
+                _log.warning("nothing is claimed: %s", reason)
+            else:
+                _log.info("queue %s is claimed from again", self.queue)
+        return not reason

@@ -1,0 +1,161 @@
+"""Pauses of queues and limits by resource: who holds work up is seen, and restarts keep it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.services.queue_gate import QueueGate
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
+from absurd_contimg.registry.resource_slots import ResourceSlots
+
+QUEUE = "dsa110-pipeline"
+
+
+@pytest.fixture
+def contimg(tmp_path: Path, database_url: str) -> Callable[..., Any]:
+    """Run a command on 80 columns, in a folder and on a database of its own."""
+    folders = ("--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products"))
+
+    def run(*arguments: str) -> Any:
+        clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+        options = [*folders, "--database-url", database_url, *arguments]
+        return CliRunner().invoke(app, options, env={**clean, "COLUMNS": "80"})
+
+    assert run("db", "init").exit_code == 0
+    return run
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def pauses(request: pytest.FixtureRequest, tmp_path: Path) -> QueuePauses:
+    """The pauses of an empty registry."""
+    if request.param == "sqlite":
+        return QueuePauses(Database(tmp_path / "registry.sqlite3"))
+    return QueuePauses(Database(request.getfixturevalue("database_url")))
+
+
+def test_operator_pauses_and_resumes_a_queue_and_sees_who_has_paused_it(
+    contimg: Callable[..., Any], tmp_path: Path
+) -> None:
+    registry = tmp_path / "products" / "state" / "registry.sqlite3"
+    unknown = contimg("queue", "pause", "dsa110-pipelin", "--reason", "typo")
+    assert "There is no queue 'dsa110-pipelin'; there are: dsa110-pipeline" in str(
+        unknown.exception
+    )
+    assert "A pause needs a reason" in str(contimg("queue", "pause").exception)
+    assert "not paused" in str(contimg("queue", "resume").exception)
+    assert not registry.exists()
+
+    assert contimg("queue", "pause", "--reason", "disk is [red]full").exit_code == 0
+    again = str(contimg("queue", "pause", "--reason", "other").exception)
+    assert "paused by" in again
+    assert "disk is [red]full" in again
+    status = contimg("status").stdout
+    assert "Nothing is claimed: queue dsa110-pipeline is paused by" in status
+    assert "disk is [red]full" in status
+    (pause,) = json.loads(contimg("status", "--json").stdout)["pauses"]
+    assert (pause["queue"], pause["reason"]) == (QUEUE, "disk is [red]full")
+    listed = contimg("queue", "list").stdout
+    assert "disk is [red]full" in " ".join(listed.split())
+    assert max(map(len, listed.splitlines())) <= 80
+    paused = {
+        each["queue"]["queue_name"]: each["pause"]
+        for each in json.loads(contimg("queue", "list", "--json").stdout)
+    }
+    assert paused[QUEUE]["since"] == pause["since"]
+
+    assert "disk is [red]full" in contimg("queue", "resume").stdout
+    assert json.loads(contimg("status", "--json").stdout)["pauses"] == []
+
+
+def test_of_two_operators_at_once_both_see_the_same_pause(pauses: QueuePauses) -> None:
+    wanted = [QueuePause(QUEUE, f"reason {n}", f"2026-01-0{n}", f"user {n}") for n in range(1, 5)]
+    with ThreadPoolExecutor() as pool:
+        held = list(pool.map(pauses.pause, wanted))
+        assert len({pause.by for pause in held}) == 1
+        ended = list(pool.map(pauses.resume, [QUEUE] * 4))
+    assert ended.count(None) == 3
+    assert pauses.pauses() == []
+
+
+async def test_paused_queue_is_not_claimed_from_while_running_work_goes_on(
+    tmp_path: Path,
+) -> None:
+    """Also not by a worker that is started later: the pause is in the registry."""
+    backend, path = MemoryBackend(MemoryDatabase()), tmp_path / "registry.sqlite3"
+    await backend.create_queue(QUEUE)
+    pauses, go_on = QueuePauses(Database(path)), asyncio.Event()
+
+    async def wait(_params: Any, _ctx: TaskContext) -> None:
+        await go_on.wait()
+
+    def new_worker(name: str) -> Worker:
+        tasks = TaskRegistry()
+        tasks.add("task", wait)
+        gate = QueueGate(QueuePauses(Database(path)), QUEUE)
+        settings = WorkerSettings(QUEUE, name, concurrency=5, poll_interval_seconds=0.01)
+        return Worker(backend, tasks, settings, ready_to_claim=gate.ready_to_claim)
+
+    async def states() -> list[str]:
+        return sorted(task.state for task in await backend.list_tasks(QUEUE))
+
+    await backend.spawn_task(QUEUE, "task", {})
+    first = new_worker("first")
+    working = asyncio.create_task(first.run())
+    while await states() != ["running"]:
+        await asyncio.sleep(0.01)
+    pauses.pause(QueuePause(QUEUE, "disk", "2026-01-01", "operator"))
+    await asyncio.sleep(0.1)  # the claim that was under way
+    await backend.spawn_task(QUEUE, "task", {})
+    go_on.set()
+    await new_worker("second").run(until_idle=True)
+    while await states() != ["completed", "pending"]:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    assert await states() == ["completed", "pending"]
+    pauses.resume(QUEUE)
+    while await states() != ["completed", "completed"]:
+        await asyncio.sleep(0.01)
+    first.stop()
+    await working
+
+
+async def test_nothing_is_claimed_while_the_registry_is_away(tmp_path: Path) -> None:
+    gate = QueueGate(QueuePauses(Database(tmp_path / "registry.sqlite3")), QUEUE)
+    assert await gate.ready_to_claim()
+    (tmp_path / "registry.sqlite3").rename(tmp_path / "away")
+    assert not await gate.ready_to_claim()
+    (tmp_path / "away").rename(tmp_path / "registry.sqlite3")
+    assert await gate.ready_to_claim()
+
+
+def test_status_says_who_holds_the_slots_of_a_limit_and_who_waits(
+    contimg: Callable[..., Any], tmp_path: Path
+) -> None:
+    state = tmp_path / "products" / "state"
+    state.mkdir(parents=True)
+    slots = ResourceSlots(Database(state / "registry.sqlite3"))
+    slots.take("imaging", "image of G1 on a:1 (t-1)", 1, 60.0)
+    slots.take("imaging", "image of G2 on b:1 (t-1)", 1, 60.0)
+    status = contimg("--set", "limits.imaging=1", "status").stdout
+    lines = [line for line in status.splitlines() if line.startswith("imaging")]
+    assert lines[0].startswith("imaging, limit 1: image of G1 on a:1 (t-1) has a slot for ")
+    assert lines[1].startswith("imaging, limit 1: image of G2 on b:1 (t-1) waits for a slot for ")
+    assert [slot["taken"] for slot in json.loads(contimg("status", "--json").stdout)["slots"]] == [
+        True,
+        False,
+    ]
