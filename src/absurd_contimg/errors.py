@@ -99,6 +99,10 @@ class DestinationAwayError(AwayError):
         )
 
 
+class PublicationFailedError(UserError):
+    """A product is not published: its quality does not allow it, or all attempts failed."""
+
+
 class PublicationBusyError(AwayError):
     """Another process publishes the same product now."""
 

@@ -16,12 +16,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from committed_products import committed_products
+from forked_crashes import fork
 from toy_stages import TOYS_FOLDER, Make, Refine
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
@@ -93,41 +93,6 @@ def prepare(root: Path) -> Path:
     root.mkdir(exist_ok=True)
     (root / "source").write_bytes(b"data")
     return root
-
-
-_CHANGES = ("os.rename", "os.mkdir", "os.remove", "os.rmdir", "sqlite3.connect")
-
-
-def fork(root: Path, act: Callable[[], None], kill_at: int | None = None) -> tuple[int, list[str]]:
-    """Run in a fork, kill it before its n-th effect; the wait status and the effects seen."""
-    read_end, write_end = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        count = 0
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            nonlocal count
-            writes = event == "open" and isinstance(arguments[2], int) and arguments[2] & os.O_CREAT
-            if event not in _CHANGES and not writes:
-                return
-            if not str(arguments[0]).startswith(str(root)):
-                return
-            if count == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            count += 1
-            os.write(write_end, f"{event} {arguments[0]}\n".encode())
-
-        code = 1
-        try:
-            sys.addaudithook(hook)
-            act()
-            code = 0
-        finally:
-            os._exit(code)
-    os.close(write_end)
-    with os.fdopen(read_end) as effects:
-        seen = effects.read().splitlines()
-    return os.waitpid(pid, 0)[1], seen
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,7 @@ import pytest
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import ImagingConfig, PathsConfig, PipelineConfig
+from absurd_contimg.config.publication import PublicationConfig
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import UNRECOGNISED, FailureKind
 from absurd_contimg.core.row_values import read_json, require_readable
@@ -48,6 +49,7 @@ from absurd_contimg.products.outputs import FlaggedMeasurementSet, FlagOutputs, 
 from absurd_contimg.products.publication import publish_copy
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry import database as registry_database
+from absurd_contimg.registry.publications import Publications
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
@@ -55,6 +57,7 @@ from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 from absurd_contimg.synthesis import SynthesisResult
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.workflows.publication import Publisher
 
 sys.path.append(str(Path(__file__).parent))
 from failing_stages import Fail, fill_disk, limited
@@ -425,6 +428,17 @@ def publish_on_full_disk(folder: Path) -> None:
         publish_copy(source, disk)
 
 
+def publish_what_cannot_be_copied(folder: Path) -> None:
+    outputs = {"mosaic": {"verdict": "accepted"}}  # its name leaves no room for a temporary one
+    source = toy_product(folder / "products", f"mosaics/{'w' * 240}", outputs=outputs)
+    paths = PathsConfig.below(folder)
+    paths.published.mkdir()
+    config = PipelineConfig(paths=paths, publication=PublicationConfig(attempts_max=1))
+    with contextlib.closing(Registry(folder / "registry.sqlite3")) as registry:
+        publisher = Publisher(config, Publications(registry.database))
+        publisher.publish_now(source, lambda: None)
+
+
 def publish_beside_another_process(folder: Path) -> None:
     source = toy_product(folder / "products")
     parent = folder / "out" / "mosaics"
@@ -457,6 +471,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "storage-away": of_folder_that_is_away,
     "destination-away": plain(publish_on_full_disk),
     "publication-busy": plain(publish_beside_another_process),
+    "publication-failed": plain(publish_what_cannot_be_copied),
     "registry-damaged": lambda g: of_registry(g, Path.unlink),
     "registry-away": lambda g: of_registry(
         g, lambda path: (path.rename(path.with_name("r")), path.mkdir())

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,13 +57,24 @@ def destination_of(manifest: Manifest, publish_dir: Path) -> Path:
     return publish_dir / manifest.location
 
 
-def publish_copy(source: Path, publish_dir: Path, files: FileSystem = LOCAL) -> PublishedCopy:
+def is_published(manifest: Manifest, publish_dir: Path, files: FileSystem = LOCAL) -> bool:
+    """Whether the whole copy is in its place; `BrokenProductError` if something else is."""
+    destination = destination_of(manifest, publish_dir)
+    return find_committed(destination, manifest.key, deep=True, files=files) is not None
+
+
+def publish_copy(
+    source: Path,
+    publish_dir: Path,
+    files: FileSystem = LOCAL,
+    check_lease: Callable[[], None] = lambda: None,
+) -> PublishedCopy:
     """Copy a committed product to its destination, or adopt the whole copy that is there.
 
-    May be repeated after a death at any moment. Nothing is ever overwritten:
-    `BrokenProductError` when something else is in the place, or when the source is damaged.
-    `DestinationAwayError` when the folder is not there, full or read-only, `PublicationBusyError`
-    while another process publishes the same product.
+    `check_lease` is called before the rename; what it raises prevents that. May be repeated after
+    a death at any moment. Nothing is ever overwritten: `BrokenProductError` when something else is
+    in the place, or when the source is damaged. `DestinationAwayError` when the folder is not
+    there, full or read-only, `PublicationBusyError` while another process publishes the product.
     """
     manifest = load_committed(source, files)
     if not files.is_folder(publish_dir):
@@ -82,6 +93,7 @@ def publish_copy(source: Path, publish_dir: Path, files: FileSystem = LOCAL) -> 
             files.take_folder(folder, mark, _never)
             try:
                 _copy(source, folder / "product", manifest, files)
+                check_lease()
                 _rename(folder / "product", destination, manifest, files)
             finally:
                 files.remove_tree(folder, mark)

@@ -176,6 +176,11 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         kind=FailureKind.RESOURCE,
     ),
     _own_error(
+        "publication-failed",
+        errors.PublicationFailedError,
+        "Remove the cause that contimg publish list shows, then: contimg publish retry KEY",
+    ),
+    _own_error(
         "publication-busy",
         errors.PublicationBusyError,
         "Nothing: another process publishes the same product; it is looked at again.",

@@ -1,0 +1,225 @@
+"""Publication of a product: as a task of its own, and as a step of the task that made it.
+
+The copy on disk decides, not the row in the registry: a death at any moment leaves a row that the
+next attempt finishes or repeats. A task that waits for the event of a mosaic is woken once, and one
+that comes later finds the event: Absurd keeps the first payload of a name.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol, cast
+
+from absurd_contimg.config import PipelineConfig
+from absurd_contimg.config.publication import PublicationConfig
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.errors import LeaseLost
+from absurd_contimg.core.failure_handling import RetryDecision
+from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
+from absurd_contimg.errors import (
+    AwayError,
+    InputError,
+    OutputError,
+    PublicationFailedError,
+    SettingError,
+)
+from absurd_contimg.execution.processes import InThread, uninterrupted
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.outputs import is_within
+from absurd_contimg.products.publication import destination_of, is_published, publish_copy
+from absurd_contimg.products.store import load_committed
+from absurd_contimg.registry.publications import Publication, PublicationState
+
+TASK_NAME = "publication"
+"""The task that publishes one product."""
+
+VERSION = 1
+"""Raise it when the names, the order or the results of the steps change."""
+STEP_NAME = "publication"
+
+_ACCEPTED = frozenset({"accepted", "clean"})
+"""The verdicts of a mosaic's checks and of an image's validation."""
+
+
+def spawn_options(product_key: str) -> SpawnOptions:
+    """One task for each product."""
+    return SpawnOptions(idempotency_key=f"{TASK_NAME}:{product_key}")
+
+
+def published_event(window_id: str) -> str:
+    """The event of the first publication of a window's mosaic."""
+    return f"mosaic.published:{window_id}"
+
+
+class PublicationRegistry(Protocol):
+    """The part of the registry that publication uses; called in a thread."""
+
+    def begin(self, product_key: str, kind: str, source: Path, destination: Path) -> Publication:
+        """Enter a publication as staging; a known one keeps its state."""
+
+    def start_attempt(self, product_key: str) -> Publication:
+        """Note that a copy begins."""
+
+    def finish(self, product_key: str, published_at: str) -> Publication:
+        """Note that the copy is complete."""
+
+    def postpone(
+        self, product_key: str, reason: str, attempts_max: int | None = None
+    ) -> Publication:
+        """Back to staging; with `attempts_max` this counts, and the last one fails."""
+
+    def fail(self, product_key: str, reason: str) -> Publication:
+        """Note why there is no copy, for good."""
+
+    def product_folder(self, product_key: str) -> Path:
+        """Where a product lies."""
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Publisher:
+    """Publishes products of one output folder."""
+
+    config: PipelineConfig
+    registry: PublicationRegistry
+    files: FileSystem = LOCAL
+    in_thread: InThread = uninterrupted
+    now: Callable[[], str] = _now
+    """The time for the registry, ISO 8601."""
+
+    async def publish(self, ctx: TaskContext, product: Path) -> dict[str, Json]:
+        """One tracked step, then the event; the step's result.
+
+        ``published`` is False, with a ``reason``, for a product whose quality does not allow it.
+        Raises what `publish_copy` raises, and `PublicationFailedError` after too many attempts.
+        """
+        result = await ctx.tracked_step(STEP_NAME, lambda _start: self._attempt(ctx, product))
+        window_id = result["window_id"]
+        if result["published"] and window_id is not None:
+            names = ("product_key", "destination")
+            payload: dict[str, Json] = {name: result[name] for name in names}
+            await ctx.emit_event(published_event(str(window_id)), payload)
+        return result
+
+    async def _attempt(self, ctx: TaskContext, product: Path) -> dict[str, Json]:
+        if not is_within(product, [self.config.paths.output_dir]):
+            raise InputError(
+                f"{product} is in no folder of products, so it is not published.",
+                "Run the task that makes it again.",
+            )
+        await ctx.fence()
+        clock = asyncio.get_running_loop().time
+
+        def check_lease() -> None:
+            if clock() >= ctx.fence.deadline:
+                raise LeaseLost("the lease ran out before the copy could be renamed")
+
+        return await self.in_thread(self.publish_now, product, check_lease)
+
+    def publish_now(self, product: Path, check_lease: Callable[[], None]) -> dict[str, Json]:
+        """Publish in this thread; may be repeated after a death at any moment."""
+        manifest = load_committed(product, self.files)
+        key, publish_dir = manifest.key, self.config.paths.published
+        destination = destination_of(manifest, publish_dir)
+        row = self.registry.begin(key, manifest.stage, product, destination)
+        result: dict[str, Json] = {
+            "product_key": key,
+            "window_id": manifest.group_id if manifest.stage == "mosaic" else None,
+            "published": False,
+            "destination": str(destination),
+            "reason": reason_against(manifest, self.config.publication),
+        }
+        if result["reason"] is not None:
+            self.registry.fail(key, str(result["reason"]))
+            return result
+        with self._noting_failure(key):
+            if row.state is PublicationState.PUBLISHED and is_published(
+                manifest, publish_dir, self.files
+            ):
+                return {**result, "published": True}
+            self.registry.start_attempt(key)
+            publish_copy(product, publish_dir, self.files, check_lease)
+        self.registry.finish(key, self.now())
+        return {**result, "published": True}
+
+    @contextmanager
+    def _noting_failure(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except AwayError as error:  # it is waited for, which costs no attempt
+            self.registry.postpone(key, error.problem)
+            raise
+        except (InputError, SettingError) as error:  # the same happens again
+            self.registry.fail(key, str(error))
+            raise
+        except (OutputError, OSError) as error:
+            row = self.registry.postpone(key, str(error), self.config.publication.attempts_max)
+            if row.state is not PublicationState.FAILED:
+                raise
+            raise PublicationFailedError(
+                f"Product {key} could not be published in {row.attempts} attempts: {error}"
+            ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class PublicationWorkflow:
+    """The handler of publication tasks."""
+
+    publisher: Publisher
+
+    async def note_failure(
+        self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
+    ) -> None:
+        """For `Worker.on_failure`: a publication whose task failed waits for an operator."""
+        key = _product_key(claimed.params)
+        if key is not None:
+            publisher = self.publisher
+            await publisher.in_thread(publisher.registry.fail, key, str(reason.get("message")))
+
+    async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
+        """Publish the product with the key of the parameters."""
+        key = _product_key(params)
+        if key is None:
+            raise SettingError(
+                f"The parameters of this {TASK_NAME} task have no product_key.",
+                "Spawn it with: contimg publish retry KEY",
+            )
+        publisher = self.publisher
+        product = await publisher.in_thread(publisher.registry.product_folder, key)
+        result = await publisher.publish(ctx, product)
+        if not result["published"]:
+            raise PublicationFailedError(f"Product {key} is not published: {result['reason']}")
+        return result
+
+
+def _product_key(params: object) -> str | None:
+    key = params.get("product_key") if isinstance(params, Mapping) else None
+    return key if isinstance(key, str) else None
+
+
+def reason_against(manifest: Manifest, settings: PublicationConfig) -> str | None:
+    """Why the quality of a product does not allow to publish it; None if it does."""
+    verdict = quality_verdict(manifest)
+    if verdict is None:
+        return "its quality was not measured."
+    if verdict in _ACCEPTED or (verdict == "degraded" and settings.degraded):
+        return None
+    hint = " (publication.degraded is false)" if verdict == "degraded" else ""
+    return f"its checks found it {verdict}{hint}."
+
+
+def quality_verdict(manifest: Manifest) -> str | None:
+    """What the product's own checks found; None if it has none."""
+    for outputs in manifest.outputs.values():
+        if isinstance(outputs, Mapping) and isinstance(outputs.get("verdict"), str):
+            return cast(str, outputs["verdict"])
+    return None
