@@ -10,6 +10,7 @@ from typing import Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field
 
 from absurd_contimg.config import PipelineConfig
+from absurd_contimg.config.mosaic import MosaicTier
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import InputError
 from absurd_contimg.products.outputs import from_json
@@ -32,9 +33,25 @@ class GroupInputs(BaseModel):
     """``auto``, ``none``, or the name of the calibrator that must be in the field."""
 
 
+class MosaicInputs(BaseModel):
+    """The parameters of a mosaic task: the groups, whose images the registry knows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window_id: str = Field(min_length=1)
+    """The window, or another name of the set of groups."""
+    tier: MosaicTier = "quicklook"
+    members: tuple[str, ...] = Field(min_length=1)
+    """The ids of the groups, those in `left_out` not among them."""
+    left_out: dict[str, str] = Field(default_factory=dict)
+    """Groups of the window that are not used, and why: they are listed with the mosaic."""
+    catalog_path: Path
+    """The sky catalogue (CSV) for the checks."""
+
+
 @dataclass(frozen=True, slots=True)
 class PipelineContext:
-    """One group's state between two stages, as JSON; metadata are task and fallbacks."""
+    """One group's or window's state between two stages, as JSON; metadata are task, fallbacks."""
 
     config: PipelineConfig
     inputs: Mapping[str, Json]
@@ -43,13 +60,18 @@ class PipelineContext:
 
     @property
     def group_id(self) -> str:
-        """The observation group."""
-        return str(self.inputs["group_id"])
+        """The observation group, or the window of a mosaic."""
+        return str(self.inputs["group_id" if "group_id" in self.inputs else "window_id"])
 
     @property
     def group_inputs(self) -> GroupInputs:
         """The inputs of a group's stages; raises `InputError` if they are something else."""
         return _read(GroupInputs, self.inputs, "Correct the parameters and spawn the group again.")
+
+    @property
+    def mosaic_inputs(self) -> MosaicInputs:
+        """The inputs of a mosaic's stages; raises `InputError` if they are something else."""
+        return _read(MosaicInputs, self.inputs, "Make the mosaic again: contimg mosaic make")
 
     def outputs_of(self, kind: type[_T]) -> _T:
         """An earlier stage's outputs by their type, or `InputError`.

@@ -101,6 +101,10 @@ def _typed_rows(folder: Path, manifest: Manifest) -> list[Base]:
     details = dict(manifest.outputs)
     if _has(manifest, PhotometryOutputs):
         return _fluxes(folder, ids, from_json(PhotometryOutputs, manifest.outputs).photometry)
+    if _has(manifest, MosaicOutputs):
+        mosaic = from_json(MosaicOutputs, manifest.outputs).mosaic
+        columns = {**_columns(MosaicRow, mosaic), "product_key": manifest.key}
+        return [MosaicRow(**columns, folder=str(folder), details=details)]
     if _has(manifest, ImageOutputs):
         return [ImageRow(**ids, folder=str(folder), details=details)]
     return [ValidationRow(**ids, details=details)] if _has(manifest, ValidateOutputs) else []

@@ -1,17 +1,27 @@
-"""Mosaics: rows that are derived from the manifests of mosaic products."""
+"""Mosaics: rows that are derived from the manifests of mosaic products, and images for them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import ForeignKey, select
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.models import Base, Product
+from absurd_contimg.products.mosaic_outputs import MissingMember, MosaicMember, MosaicMembers
+from absurd_contimg.products.outputs import ImageOutputs, ValidateOutputs, from_json
+from absurd_contimg.registry.database import Database, patient
+from absurd_contimg.registry.models import (
+    Base,
+    GroupStatus,
+    ImageRow,
+    ObservationGroup,
+    Product,
+    ValidationRow,
+)
 
 
 class MosaicTier(StrEnum):
@@ -70,3 +80,46 @@ def _mosaic(database: Database, row: MosaicRow) -> Mosaic:
         row.mid_mjd,
         database.resolved(row.details),
     )
+
+
+@patient
+def mosaic_members(database: Database, group_ids: Sequence[str]) -> MosaicMembers:
+    """The newest image of each group in the order of time, and the groups without one.
+
+    The image of a group that failed or is in quarantine is not used.
+    """
+    tiles, missing = [], []
+    with database.reading() as session:
+        for group_id in dict.fromkeys(group_ids):
+            group = session.get(ObservationGroup, group_id)
+            image = _newest(session, ImageRow, group_id)
+            reason = _reason_against(group) or ("" if image else "it has no image yet")
+            if reason or image is None:
+                missing.append(MissingMember(group_id, reason))
+                continue
+            described = from_json(ImageOutputs, database.resolved(image.details)).image
+            validation = _newest(session, ValidationRow, group_id)
+            gates: tuple[str, ...] = ()
+            if validation is not None:
+                outputs = database.resolved(validation.details)
+                gates = from_json(ValidateOutputs, outputs).validation.failed_gates
+            tiles.append(MosaicMember(group_id, described, gates))
+    ordered = sorted(tiles, key=lambda tile: (tile.image.mid_mjd, tile.group_id))
+    return MosaicMembers(tuple(ordered), tuple(missing))
+
+
+def _reason_against(group: ObservationGroup | None) -> str:
+    if group is None:
+        return "it is not in the registry"
+    if group.status in (GroupStatus.FAILED, GroupStatus.QUARANTINED):
+        return f"it is {group.status}: {group.reason or 'no reason given'}"
+    return ""
+
+
+_Row = TypeVar("_Row", ImageRow, ValidationRow)
+
+
+def _newest(session: Session, table: type[_Row], group_id: str) -> _Row | None:
+    query = select(table).join(Product, Product.key == table.product_key)
+    newest = query.where(table.group_id == group_id).order_by(Product.created_at.desc())
+    return session.scalars(newest.limit(1)).first()

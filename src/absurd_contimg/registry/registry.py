@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError, MissingInputError, UserError
 from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.mosaic_outputs import MosaicMembers
 from absurd_contimg.products.outputs import Caltable
 from absurd_contimg.products.store import (
     is_whole,
@@ -48,6 +49,7 @@ from absurd_contimg.registry.models import (
     Product,
     SubbandFile,
 )
+from absurd_contimg.registry.mosaics import mosaic_members
 from absurd_contimg.registry.photometry import PhotometryRow, image_outputs
 from absurd_contimg.registry.subband_files import files_in_groups
 
@@ -195,6 +197,10 @@ class Registry:
     def image_outputs(self, group_id: str) -> Mapping[str, Json]:
         """The outputs of the newest image of a group, or of the newest mosaic of a window."""
         return image_outputs(self.database, group_id)
+
+    def mosaic_members(self, group_ids: Sequence[str]) -> MosaicMembers:
+        """The newest image of each group, and the groups without one, with the reason."""
+        return mosaic_members(self.database, group_ids)
 
     def calibration_exists(self, group_id: str) -> bool:
         """Whether an active set may serve the group; False while it has no Measurement Set."""

@@ -18,9 +18,10 @@ from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.photometry import PhotometryStage
-from absurd_contimg.workflows import photometry
+from absurd_contimg.workflows import mosaic, photometry
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.group import TASK_NAME, GroupRegistry, PipelineWorkflow
+from absurd_contimg.workflows.mosaic import MemberRegistry, MosaicWorkflow
 from absurd_contimg.workflows.orchestrator import resolve_order, standard_imaging_stages
 from absurd_contimg.workflows.photometry import MeasuredImageRegistry, PhotometryWorkflow
 
@@ -30,7 +31,7 @@ def pipeline_stages(registry: Registry) -> tuple[PipelineStage, ...]:
     return resolve_order(standard_imaging_stages(registry), GroupInputs.model_fields)
 
 
-class WorkerRegistry(GroupRegistry, MeasuredImageRegistry, Protocol):
+class WorkerRegistry(GroupRegistry, MeasuredImageRegistry, MemberRegistry, Protocol):
     """The part of the registry that the workflows of a worker use."""
 
 
@@ -48,6 +49,7 @@ def make_pipeline_worker(
     tasks = TaskRegistry()
     tasks.add(TASK_NAME, workflow)
     tasks.add(photometry.TASK_NAME, PhotometryWorkflow(PhotometryStage(), runner, registry))
+    tasks.add(mosaic.TASK_NAME, MosaicWorkflow(mosaic.mosaic_stages(), runner, registry))
     return Worker(
         backend,
         tasks,

@@ -1,0 +1,151 @@
+"""The mosaic of a window as one task: which images, the mosaic, and what is made of it.
+
+The images are chosen once, in a checkpoint: a later attempt, or one after a group was processed
+again, makes the same mosaic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.failure_handling import RetryDecision
+from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
+from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.context import MosaicInputs, PipelineContext
+from absurd_contimg.execution.fallback import with_fallbacks
+from absurd_contimg.execution.runner import StageRunner
+from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.products.manifest import relocated
+from absurd_contimg.products.mosaic_outputs import MissingMember, MosaicMembers
+from absurd_contimg.products.outputs import from_json, to_json
+from absurd_contimg.products.store import earlier_output_dir
+from absurd_contimg.stages.mosaic import MosaicStage
+
+_log = logging.getLogger(__name__)
+
+TASK_NAME = "mosaic"
+VERSION = 1
+"""Raise it when the names, the order or the results of the steps change."""
+MEMBERS_STEP = "members"
+
+
+def spawn_options(inputs: MosaicInputs) -> SpawnOptions:
+    """One task for each window; other tiers have names of their own."""
+    tier = "" if inputs.tier == "quicklook" else f"{inputs.tier}:"
+    return SpawnOptions(idempotency_key=f"{TASK_NAME}:{tier}{inputs.window_id}")
+
+
+def mosaic_stages() -> tuple[PipelineStage, ...]:
+    """The stages of a mosaic task, in their order."""
+    return (MosaicStage(),)
+
+
+def parse_params(params: object) -> MosaicInputs:
+    """The parameters of a task; raises `SettingError` that names the problems."""
+    try:
+        return from_json(MosaicInputs, cast(Mapping[str, Json], params))
+    except ValueError as error:
+        raise SettingError(
+            f"The parameters of this {TASK_NAME} task are not valid: {error}.",
+            "Make the mosaic again: contimg mosaic make",
+        ) from error
+
+
+class MemberRegistry(Protocol):
+    """The part of the registry that the workflow uses; called in a thread."""
+
+    def mosaic_members(self, group_ids: Sequence[str]) -> MosaicMembers:
+        """The newest image of each group, and the groups without one, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class MosaicWorkflow:
+    """The handler of mosaic tasks."""
+
+    stages: Sequence[PipelineStage]
+    """In order of their dependencies."""
+    runner: StageRunner
+    registry: MemberRegistry
+
+    async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
+        """Choose the images and run the stages; the result has the verdict and the outputs."""
+        inputs = parse_params(params)
+        config = self.runner.config
+
+        async def choose() -> dict[str, Json]:
+            return await asyncio.to_thread(self._choose, inputs)
+
+        members = await ctx.step(MEMBERS_STEP, choose)
+        context = PipelineContext(
+            config,
+            inputs.model_dump(mode="json"),
+            self._in_place(members, _first_image(members)),
+            {"task_id": ctx.task_id},
+        )
+        for stage in self.stages:
+            saved = await ctx.tracked_step(stage.name, self._step(stage, context, ctx))
+            outputs = cast(Mapping[str, Json], saved["outputs"])
+            context = context.with_outputs(self._in_place(outputs, saved["product"]))
+        result: dict[str, Json] = {
+            "window_id": inputs.window_id,
+            "tier": inputs.tier,
+            "outputs": {name: context.outputs[name] for name in context.outputs.keys() - members},
+            "config_ref": config.reference(),
+        }
+        mosaic = context.outputs["mosaic"]
+        if isinstance(mosaic, Mapping) and "verdict" in mosaic:
+            result["verdict"] = mosaic["verdict"]
+        return result
+
+    async def note_failure(
+        self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
+    ) -> None:
+        """A mosaic's failure is no group's: its own task has it."""
+
+    def _step(
+        self, stage: PipelineStage, context: PipelineContext, ctx: TaskContext
+    ) -> Callable[[int], Awaitable[dict[str, Json]]]:
+        async def run(start: int) -> dict[str, Json]:
+            result = await self.runner.run(
+                stage,
+                with_fallbacks(context, ctx.fallbacks),
+                attempt=f"{ctx.task_id[-12:]}-{start}",
+                fence=ctx.fence,
+            )
+            outcome = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
+            _log.info("window %s: %s %s", context.group_id, stage.name, outcome)
+            return {
+                "outputs": dict(result.outputs),
+                "adopted": result.adopted,
+                "seconds": round(result.seconds, 3),
+                "product": None if result.product is None else str(result.product),
+                "logs": [str(result.casa_log), str(result.output_log)],
+            }
+
+        return run
+
+    def _choose(self, inputs: MosaicInputs) -> dict[str, Json]:
+        members = self.registry.mosaic_members(inputs.members)
+        left_out = [MissingMember(*item) for item in inputs.left_out.items()]
+        return to_json(MosaicMembers(members.tiles, (*members.missing, *left_out)))
+
+    def _in_place(self, outputs: Mapping[str, Json], product: Json) -> Mapping[str, Json]:
+        """The outputs with their paths as they are now, if the output folder has moved."""
+        output_dir = self.runner.config.paths.output_dir
+        if not isinstance(product, str):
+            return outputs
+        made_in = earlier_output_dir(product, output_dir, self.runner.files)
+        if made_in is None:
+            return outputs
+        return cast(Mapping[str, Json], relocated(outputs, made_in, str(output_dir)))
+
+
+def _first_image(members: Mapping[str, Json]) -> Json:
+    """The folder of a product in the members' outputs, to see whether it has moved."""
+    tiles = from_json(MosaicMembers, members).tiles
+    return str(tiles[0].image.path.parent) if tiles else None

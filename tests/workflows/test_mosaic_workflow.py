@@ -1,0 +1,162 @@
+"""The mosaic task: its images are chosen once, and its product is registered for its window."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_products import FIRST_MJD, commit_image, commit_tiles
+from synthetic_tiles import make_tile, strip
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import History
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.worker import WorkerSettings
+from absurd_contimg.errors import OutputError, SettingError
+from absurd_contimg.execution.context import MosaicInputs, PipelineContext
+from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from absurd_contimg.execution.runner import StageResult, StageRunner, prepare_folders
+from absurd_contimg.execution.scratch import ScratchOwner
+from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.registry import Registry
+from absurd_contimg.registry.models import ObservationGroup
+from absurd_contimg.registry.mosaics import list_mosaics
+from absurd_contimg.science.catalogue import SkySource, write_catalogue
+from absurd_contimg.workflows.assembly import make_pipeline_worker
+from absurd_contimg.workflows.mosaic import TASK_NAME, parse_params, spawn_options
+
+QUEUE = "dsa110-pipeline"
+PLANS = strip(0.0, 16.0, 2, size_px=128, cell_arcsec=45.0)
+SOURCES = [SkySource("A", 0.05, 16.1, 1.0), SkySource("B", 359.8, 15.8, 2.0)]
+
+
+@dataclass
+class Site:
+    """Two groups with images, and the parameters of their mosaic."""
+
+    root: Path
+    config: PipelineConfig = field(init=False)
+    registry: Registry = field(init=False)
+    inputs: MosaicInputs = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.config = PipelineConfig(paths=PathsConfig.below(self.root))
+        paths = self.config.paths
+        paths.input_dir.mkdir(parents=True)
+        prepare_folders(paths)
+        write_catalogue(paths.input_dir / "catalog.csv", SOURCES)
+        self.registry = Registry(paths.state_dir / "registry.sqlite3", output_dir=paths.output_dir)
+        groups = commit_tiles(paths.output_dir, self.registry, PLANS, SOURCES)
+        self.inputs = MosaicInputs(
+            window_id="window-1",
+            members=tuple(groups),
+            left_out={"2025-01-15T10:55:00": "it failed"},
+            catalog_path=paths.input_dir / "catalog.csv",
+        )
+
+    async def work(self, backend: Backend, runner: Any) -> History:
+        """Spawn the task, or find it, and let a worker do what can be done."""
+        params = self.inputs.model_dump(mode="json")
+        task = await backend.spawn_task(QUEUE, TASK_NAME, params, spawn_options(self.inputs))
+        settings = WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.001)
+        policy = RetryPolicy(backoff_first_seconds=0.0)
+        worker = make_pipeline_worker(backend, settings, policy, [], runner, self.registry)
+        await worker.run(until_idle=True)
+        history = await backend.history(QUEUE, task.task_id)
+        assert history is not None
+        return history
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    with closing(made.registry):
+        yield made
+
+
+async def test_a_window_becomes_a_registered_product_on_postgres(
+    site: Site, database_url: str
+) -> None:
+    """Through a worker and a stage process; the same window again is the same task."""
+    with ScratchOwner(site.config.paths.scratch_dir, "mosaic") as owner:
+        runner = StageRunner(
+            site.config, IsolatedStageExecutor(no_environment), site.registry, owner
+        )
+        async with PostgresBackend(database_url) as backend:
+            await backend.create_queue(QUEUE)
+            history = await site.work(backend, runner)
+            again = await site.work(backend, runner)
+    assert history.task.state == "completed", history.runs[-1].failure_reason
+    assert again.task.task_id == history.task.task_id
+    assert len(again.runs) == 1
+    (mosaic,) = list_mosaics(site.registry.database, window_id="window-1")
+    assert history.task.completed_payload["verdict"] == mosaic.details["mosaic"]["verdict"]  # type: ignore[index,call-overload]
+    assert site.config.paths.output_dir in Path(mosaic.details["mosaic"]["path"]).parents
+    assert mosaic.tier == "quicklook"
+    groups = {row["group_id"] for row in site.registry.rows(ObservationGroup)}
+    assert groups == set(site.inputs.members)  # a window is no group
+
+
+@dataclass
+class RecordingRunner:
+    """Notes the members that a stage gets, and fails as often as asked."""
+
+    config: PipelineConfig
+    failures: int
+    change: Any
+    seen: list[Any] = field(default_factory=list)
+    files: FileSystem = LOCAL
+
+    async def run(self, stage: PipelineStage, context: PipelineContext, **_: Any) -> StageResult:
+        self.seen.append((context.outputs["tiles"], context.outputs["missing"]))
+        if len(self.seen) <= self.failures:
+            self.change()
+            raise OutputError("the disk was away.")
+        log = Path("none")
+        mosaic = {"verdict": "accepted"}
+        return StageResult(stage.name, {"mosaic": mosaic}, False, 0.0, None, log, log)
+
+
+async def test_a_later_attempt_makes_the_mosaic_of_the_same_images(site: Site) -> None:
+    """A group is imaged again between two attempts."""
+
+    def image_again() -> None:
+        plan, group = PLANS[0], site.inputs.members[0]
+        tile = make_tile(plan, SOURCES, 0.004, np.random.default_rng(9))
+        output_dir, later = site.config.paths.output_dir, "2026-01-02T00:00:00+00:00"
+        commit_image(output_dir, site.registry, group, plan, tile, FIRST_MJD, later)
+
+    runner = RecordingRunner(site.config, 1, image_again)
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    history = await site.work(backend, runner)
+    assert history.task.state == "completed"
+    assert len(runner.seen) == 2
+    assert runner.seen[0] == runner.seen[1]
+    tiles, missing = runner.seen[0]
+    assert [tile["group_id"] for tile in tiles] == list(site.inputs.members)
+    assert missing == [{"group_id": "2025-01-15T10:55:00", "reason": "it failed"}]
+    newest = site.registry.mosaic_members(site.inputs.members).tiles[0]
+    assert str(newest.image.path) != tiles[0]["image"]["path"]
+
+
+def test_other_tiers_have_tasks_of_their_own(site: Site) -> None:
+    deep = site.inputs.model_copy(update={"tier": "deep"})
+    assert spawn_options(site.inputs).idempotency_key == "mosaic:window-1"
+    assert spawn_options(deep).idempotency_key == "mosaic:deep:window-1"
+
+
+@pytest.mark.parametrize("change", [{"members": []}, {"tier": "best"}, {"window": "x"}])
+def test_parameters_that_are_no_mosaic_are_named(site: Site, change: dict[str, Any]) -> None:
+    params = {**site.inputs.model_dump(mode="json"), **change}
+    with pytest.raises(SettingError, match=next(iter(change))):
+        parse_params(params)
