@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import STEPS_CHANGED, TaskContext
+from absurd_contimg.core.errors import RunReleased
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import RetryHook
 from absurd_contimg.core.records import History
@@ -174,14 +175,45 @@ async def test_users_hook_decides_before_the_table(
     assert seen[0].exceptions[0].message == "never seen"
 
 
-async def test_broken_hook_leaves_the_decision_to_the_table(backend: Backend) -> None:
+def raising(error: BaseException) -> RetryHook:
     def hook(evidence: Evidence) -> bool:
-        raise LookupError("a bug in the hook")
+        raise error
 
-    broken: RetryHook = hook
-    history = await story(backend, fail_strangely, retry_hook=broken)
-    assert len(history.runs) == 2
-    assert history.task.state == "failed"
+    return hook
+
+
+async def async_hook(evidence: Evidence) -> bool:
+    return True
+
+
+BROKEN_HOOKS: dict[str, Any] = {
+    "bug": raising(LookupError("a bug in the hook")),
+    "exit": raising(SystemExit(1)),
+    "interrupt": raising(KeyboardInterrupt()),
+    "cancellation": raising(asyncio.CancelledError()),
+    "coroutine": async_hook,
+    "text": lambda evidence: "soon",
+    "never": lambda evidence: float("inf"),
+    "no number": lambda evidence: float("nan"),
+    "beyond a timedelta": lambda evidence: 1e308,
+    "beyond the calendar": lambda evidence: timedelta.max,
+}
+
+
+async def test_broken_hook_leaves_the_decision_to_the_table(backend: Backend) -> None:
+    for name, hook in BROKEN_HOOKS.items():
+        history = await story(backend, fail_strangely, retry_hook=hook)
+        assert [run.state for run in history.runs] == ["failed", "failed"], name
+
+
+async def test_listener_that_raises_anything_changes_nothing(backend: Backend) -> None:
+    for error in (SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError(), RunReleased()):
+
+        async def listen(*_: Any, error: BaseException = error) -> None:
+            raise error
+
+        history = await story(backend, fail_strangely, on_failure=listen)
+        assert [run.state for run in history.runs] == ["failed", "failed"], error
 
 
 async def fail_strangely(params: Any, ctx: TaskContext) -> None:

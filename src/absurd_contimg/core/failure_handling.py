@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.blocking_tasks import cancel_with_reason
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.errors import BackendError, RunAlreadyFailed
-from absurd_contimg.core.evidence import Evidence, text_of
+from absurd_contimg.core.errors import BackendError, RunAlreadyFailed, ValueRefused
+from absurd_contimg.core.evidence import Evidence, UnrecordableError, text_of
 from absurd_contimg.core.failures import (
     Classifier,
     FailureKind,
@@ -26,8 +28,9 @@ from absurd_contimg.core.failures import (
     action_of,
     failure_reason,
 )
-from absurd_contimg.core.foreign_objects import attribute
+from absurd_contimg.core.foreign_objects import ask, attribute
 from absurd_contimg.core.jsonb_sanitizer import sanitized, shortened
+from absurd_contimg.core.lease import Lease
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.refusals import meaning_of
 from absurd_contimg.core.retries import RetryPolicy
@@ -38,6 +41,13 @@ _log = logging.getLogger(__name__)
 
 _MESSAGE_CHARACTERS_MAX = 500
 """Of a failure's message in the step journal; the failure reason has all of it."""
+
+_HOOK_SECONDS_MAX = 366 * 86_400.0
+_HOOK_ANSWERS = (
+    "a retry hook is no async function, and returns None, a bool, or a time of a year at most in "
+    "seconds or as a timedelta"
+)
+"""What a retry hook may return."""
 
 _KEEPING_THE_ATTEMPT = ("waiting", "released")
 """Actions after which the run sleeps and goes on; after others it fails."""
@@ -79,6 +89,31 @@ class FailureHandler:
     ) -> RetryDecision:
         """Fail or retry the run, or let it wait, after its handler raised `error`.
 
+        What cannot be recorded of the error is left out; a task whose stored row keeps Absurd from
+        failing it is cancelled.
+        """
+        try:
+            return await self._handle(claimed, ctx, error)
+        except Exception as second:
+            if isinstance(second, BackendError) and not isinstance(second, ValueRefused):
+                raise
+            reduced = UnrecordableError(error, second)
+        try:
+            return await self._handle(claimed, ctx, reduced)
+        except ValueRefused as refusal:
+            problem = f"Its run {claimed.attempt} cannot be failed: {refusal}."
+            call = partial(
+                cancel_with_reason, self.backend, self.queue_name, claimed.task_id, problem
+            )
+            await ctx.fence.retry_until_deadline(call)
+            _log.error("task %s was cancelled: %s", claimed.task_id, problem)
+            return RetryDecision(self._judge(Evidence.of(refusal)), "cancelled")
+
+    async def _handle(
+        self, claimed: ClaimedTask, ctx: TaskContext, error: Exception
+    ) -> RetryDecision:
+        """Decide and carry it out.
+
         Calls are repeated under the lease; one whose reply was lost is recognised by what it left.
         """
         lease, evidence = ctx.fence, Evidence.of(error)
@@ -97,33 +132,42 @@ class FailureHandler:
             **_details_of(error),
         }
         reason = failure_reason(error, evidence, decision.verdict, details)
-        if decision.action == "failed" and self.on_failure is not None:
-            try:
-                left = lease.deadline - asyncio.get_running_loop().time()
-                async with asyncio.timeout(left / 2):
-                    await self.on_failure(claimed, decision, reason)
-            except Exception:  # noqa: BLE001 - a listener's error: the task fails all the same
-                _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
+        if decision.action == "failed":
+            await self._tell_listener(claimed, lease, decision, reason)
         await lease.retry_until_deadline(lambda: self._carry_out(claimed, decision, reason, until))
         return decision
+
+    async def _tell_listener(
+        self,
+        claimed: ClaimedTask,
+        lease: Lease,
+        decision: RetryDecision,
+        reason: Mapping[str, Json],
+    ) -> None:
+        if self.on_failure is None:
+            return
+        try:
+            left = lease.deadline - asyncio.get_running_loop().time()
+            async with asyncio.timeout(left / 2):
+                await self.on_failure(claimed, decision, reason)
+        except BaseException as error:
+            run = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and run is not None and run.cancelling():
+                raise
+            _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
 
     def _judge(self, evidence: Evidence) -> Verdict:
         """The verdict of the user's hook if it has one, else of the table."""
         verdict = self.classifier.classify(evidence)
         if self.hook is None:
             return verdict
-        try:
-            answer = self.hook(evidence)
-        except Exception:  # noqa: BLE001 - whatever a user's hook raises
-            _log.exception("the retry hook failed; the failure table decides")
-            return verdict
+        hook = self.hook
+        answer = ask(lambda: _decided(hook(evidence)), _hook_failed)
         if answer is None:
             return verdict
         if answer is False:
             return replace(verdict, kind=FailureKind.PERMANENT, rule_id="hook", matched="no")
-        if isinstance(answer, timedelta):
-            answer = answer.total_seconds()
-        delay = None if answer is True else max(float(answer), 0.0)
+        delay = None if answer is True else answer
         matched = "yes" if delay is None else f"after {delay:g} s"
         return Verdict(FailureKind.TRANSIENT, "hook", verdict.advice, matched, verdict.path, delay)
 
@@ -209,6 +253,25 @@ class FailureHandler:
             return False  # try again
         state = await run_state(self.backend, self.queue_name, claimed)
         return state == ("sleeping" if decision.action in _KEEPING_THE_ATTEMPT else "failed")
+
+
+def _decided(answer: object) -> bool | float | None:
+    """The answer of a retry hook, a delay in seconds; `TypeError` or `ValueError` if it is none."""
+    if answer is None or isinstance(answer, bool):
+        return answer
+    if isinstance(answer, timedelta):
+        answer = answer.total_seconds()
+    if not isinstance(answer, int | float):
+        if isinstance(answer, Coroutine):
+            answer.close()
+        raise TypeError(f"it gave a {type(answer).__name__}: {_HOOK_ANSWERS}")
+    if not answer <= _HOOK_SECONDS_MAX:
+        raise ValueError(f"it gave {answer:g}: {_HOOK_ANSWERS}")
+    return max(float(answer), 0.0)
+
+
+def _hook_failed(error: BaseException) -> None:
+    _log.error("the retry hook failed, the failure table decides: %s", text_of(error))
 
 
 def _with_fallback(

@@ -17,6 +17,7 @@ from functools import partial
 from uuid import UUID
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.blocking_tasks import end_blocking_tasks
 from absurd_contimg.core.call_bounds import CallBounds
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import (
@@ -26,7 +27,7 @@ from absurd_contimg.core.errors import (
     RunReleased,
     ValueRefused,
 )
-from absurd_contimg.core.evidence import UnrecordableError, text_of
+from absurd_contimg.core.evidence import text_of
 from absurd_contimg.core.failure_handling import FailureHandler, OnFailure
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
@@ -201,12 +202,26 @@ class Worker:
                 _log.warning("cannot claim: %s", error)
                 self._bounded.note(error)
                 return []
+            if isinstance(error, ValueRefused) and await self._end_blocking_tasks():
+                return await self._claim(until_idle)
             await self._note_refusal(error)
             if until_idle and not self._runs:
                 raise
             return []
         self._claims_refused = self._bounded.unanswered = 0
         return claimed
+
+    async def _end_blocking_tasks(self) -> bool:
+        """Cancel the tasks whose stored rows make every claim fail; whether there were any."""
+        queue = self.settings.queue_name
+        try:
+            ended = await self._bounded(lambda: end_blocking_tasks(self.backend, queue), calls=4)
+        except BackendError as error:
+            _log.error("queue %s: what blocks it could not be ended: %s", queue, error)
+            return False
+        for sentence in ended:
+            _log.error("queue %s: %s", queue, sentence)
+        return bool(ended)
 
     async def _note_refusal(self, error: BackendError) -> None:
         """Log what blocks the queue; the growing pause between claims keeps this log short."""
@@ -320,13 +335,7 @@ class Worker:
             self.on_failure,
         )
         try:
-            try:
-                decision = await failure_handler.handle(claimed, ctx, error)
-            except Exception as second:
-                if isinstance(second, BackendError) and not isinstance(second, ValueRefused):
-                    raise
-                reduced = UnrecordableError(error, second)
-                decision = await failure_handler.handle(claimed, ctx, reduced)
+            decision = await failure_handler.handle(claimed, ctx, error)
         except (BackendError, ControlFlow) as refusal:
             # The lease expires, and another worker takes up the run; or the task is cancelled.
             self._lost.add(claimed, ctx, refusal)

@@ -12,10 +12,10 @@ from typing import cast
 from uuid import UUID
 
 from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.blocking_tasks import is_bigint, malformed
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, Run, Task
 
 _LOOKED_AT_MAX = 100_000
-_BIGINT_MAX = 2**63
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +57,6 @@ async def find_problems(inspection: Inspection, queue_name: str) -> list[QueuePr
     return sorted(problems, key=lambda problem: not problem.blocks_the_queue)
 
 
-def malformed(task: Task) -> str | None:
-    """Why Absurd cannot read the task's cancellation rules; None if it can."""
-    rules = task.cancellation
-    if task.state in TERMINAL_STATES or not isinstance(rules, Mapping):
-        return None
-    for name in ("max_delay", "max_duration"):
-        value = rules.get(name)
-        if value is not None and not _is_bigint(value):
-            return f"Its cancellation rule {name} is {value!r}, not a whole number of seconds."
-    return None
-
-
-def _is_bigint(value: object) -> bool:
-    """Whether ``(cancellation->>name)::bigint`` takes it: an integer, or text that is one."""
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return False
-    try:
-        number = int(value.strip(), 10) if isinstance(value, str) else value
-    except ValueError:
-        return False
-    return -_BIGINT_MAX <= number < _BIGINT_MAX
-
-
 def stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
     """Why a task can never go on by itself: neither claimable, leased, nor with a deadline."""
     if task.state in TERMINAL_STATES:
@@ -99,4 +76,4 @@ def _has_deadline(task: Task) -> bool:
     """Whether Absurd cancels it at some time, however long it waits."""
     rules = task.cancellation if isinstance(task.cancellation, Mapping) else {}
     limit = cast(Mapping[str, object], rules).get("max_duration")
-    return limit is not None and _is_bigint(limit)
+    return limit is not None and is_bigint(limit)

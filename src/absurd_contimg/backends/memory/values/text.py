@@ -20,12 +20,14 @@ def integer_in(text: str, type_name: str = "integer") -> int:
     """An integer type's input: 22P02 if it is none, 22003 if it does not fit."""
     word = text.strip(_SPACE)
     match = _INTEGER.fullmatch(word)
-    if match is None or len(word) > 80:
+    if match is None:
         if re.match(r"[+-]?\d\w{4}", word):  # Postgres may see an overflow before what is wrong
             raise Unsupported(f"this form of an integer ({text})")
         raise invalid_text(type_name, text)
     limit = 1 << (INT_BITS[type_name] - 1)
-    value = int(word, 0 if match[1] else 10)
+    value = limit  # Python converts no more than 4,300 digits
+    if len(word) <= 80 or len(word.lstrip("+-0xXoObB_")) <= 80:
+        value = int(word, 0 if match[1] else 10)
     if not -limit <= value < limit:
         raise EngineError("22003", f'value "{text}" is out of range for type {type_name}')
     return value
