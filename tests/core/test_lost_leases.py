@@ -254,7 +254,7 @@ async def test_blocked_event_loop_of_a_plain_step_is_said_in_the_history(backend
 async def test_step_that_always_blocks_is_not_started_for_ever(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_journal, "_STALLS_MAX", 2)
+    monkeypatch.setattr(step_journal, "STALLS_MAX", 2)
 
     async def handler(params: Any, ctx: TaskContext) -> Any:
         async def image(start: int) -> None:
@@ -271,7 +271,7 @@ async def test_step_that_always_loses_its_lease_is_not_started_for_ever(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An operator's retry counts from 0."""
-    monkeypatch.setattr(step_journal, "_LOSSES_MAX", 2)
+    monkeypatch.setattr(step_journal, "LOSSES_MAX", 2)
 
     async def handler(params: Any, ctx: TaskContext) -> Any:
         async def image(start: int) -> None:

@@ -23,17 +23,19 @@ START_PREFIX = "$start:"
 LOST_PREFIX = "$lost:"
 """A lease that a living worker lost is noted beside the step's record, which by then belongs to a
 later run."""
+DEATH_PREFIX = "$deaths:"
+"""Ends of the worker in plain handler code, by the number of the attempt: `core.worker_deaths`."""
 _OLD_WAITS_PREFIX = "$parked:"
 """Earlier versions counted the waits for resources in a checkpoint of this prefix."""
-JOURNAL_PREFIXES = (START_PREFIX, LOST_PREFIX, _OLD_WAITS_PREFIX)
+JOURNAL_PREFIXES = (START_PREFIX, LOST_PREFIX, DEATH_PREFIX, _OLD_WAITS_PREFIX)
 """Checkpoints whose names begin so belong to the journal."""
 
 _STARTS_KEPT = 20
 """Older starts of a step are dropped from its record, so that it stays small."""
-_STALLS_MAX = 10
+STALLS_MAX = 10
 """How often a step may stop its worker's event loop for longer than the lease: pauses of the
 process count too, because nobody can tell them apart."""
-_LOSSES_MAX = 20
+LOSSES_MAX = 20
 """How often in a row a step may lose its lease. Outages of the database count too: so many during
 one step, without a start that ended otherwise, are more likely the step's own doing."""
 STALLED = "stalled"
@@ -278,8 +280,8 @@ class StepJournal:
         Raises `PoisonStep` when earlier starts ended too many workers without an outcome.
         """
         record = StepRecord.read(step, self._session.checkpoints)
-        is_poison = record.silent >= self._poison_limit or record.stalled >= _STALLS_MAX
-        if is_poison or record.lost >= _LOSSES_MAX:
+        is_poison = record.silent >= self._poison_limit or record.stalled >= STALLS_MAX
+        if is_poison or record.lost >= LOSSES_MAX:
             await self._save(record.ended_as_poison())
             raise PoisonStep(
                 f"Step {step!r} was started {len(record.starts)} times; {record.silent} times its "

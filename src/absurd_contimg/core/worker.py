@@ -39,6 +39,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
 from absurd_contimg.core.tasks import TaskRegistry, call, require_task
+from absurd_contimg.core.worker_deaths import note_death, require_survivors
 
 _log = logging.getLogger(__name__)
 
@@ -100,6 +101,8 @@ class Worker:
     _lost: LostLeases = field(init=False)
     _bounded: CallBounds = field(init=False)
     _claim_sent_at: float = field(default=0.0, init=False)
+    _has_recovered: bool = field(default=False, init=False)
+    """Later orphans are of claims whose reply was lost, not of a process that died."""
     _claims_refused: int = field(default=0, init=False)
     """In a row, by a database that answers."""
 
@@ -155,6 +158,7 @@ class Worker:
                 await asyncio.wait({stop}, timeout=_UNREACHABLE_PAUSE_SECONDS)
             else:
                 self._bounded.unanswered = 0
+                self._has_recovered = True
                 return
 
     async def _release_orphans(self) -> None:
@@ -171,6 +175,9 @@ class Worker:
         ours = set(self._runs.values())
         for orphan in (run for run in orphans if run.run_id not in ours):
             try:
+                if not self._has_recovered:
+                    death = partial(note_death, self.backend, settings.queue_name, orphan)
+                    await self._bounded(death, calls=2)
                 await self._bounded(partial(self._give_back, orphan.run_id), calls=2)
             except BackendError as error:
                 if meaning_of(error) is Refusal.PASSING:
@@ -271,11 +278,12 @@ class Worker:
         if handler is None:
             await self._leave_to_others(claimed)
             return
-        ctx = self._context(claimed, claimed_at)
-        lease = ctx.fence
+        session = self._session(claimed, claimed_at)
+        ctx, lease = self._context(session), session.lease
         try:
             require_task(claimed)
             await ctx.load()
+            await require_survivors(session, self.policy.poison_limit)
             work = asyncio.create_task(call(handler, claimed, ctx), name=claimed.task_name)
             result = await while_leased(lease, work)
             await ctx.handler_ended()
@@ -300,11 +308,13 @@ class Worker:
         finally:
             self.left_behind |= lease.abandoned
 
-    def _context(self, claimed: ClaimedTask, claimed_at: float) -> TaskContext:
-        settings, queue = self.settings, self.settings.queue_name
-        seconds = settings.claim_timeout_seconds
-        lease = Lease(self.backend, queue, claimed.run_id, seconds, claimed_at)
-        session = RunSession(self.backend, queue, claimed, lease)
+    def _session(self, claimed: ClaimedTask, claimed_at: float) -> RunSession:
+        settings, seconds = self.settings, self.settings.claim_timeout_seconds
+        lease = Lease(self.backend, settings.queue_name, claimed.run_id, seconds, claimed_at)
+        return RunSession(self.backend, settings.queue_name, claimed, lease)
+
+    def _context(self, session: RunSession) -> TaskContext:
+        settings = self.settings
         journal = StepJournal(session, settings.worker_id, self.policy.poison_limit)
         return TaskContext(
             session, journal, self._stopping.is_set, strict_steps=settings.strict_steps
