@@ -178,11 +178,10 @@ def load_settings(
     config = _validated(pipeline, paths)
     registry = flat.pop("registry_url", None) or str(paths.state_dir / "registry.sqlite3")
     flat.setdefault("worker_id", f"{socket.gethostname()}:1")
-    catalog = flat.pop("catalog", None)
     _check_numbers(flat)
     settings = Settings(
         pipeline=config,
-        catalog=None if catalog is None else Path(catalog).absolute(),
+        catalog=paths.catalog,
         database_url=flat.pop("database_url", None),
         registry_url=registry if "://" in registry else f"sqlite:///{Path(registry).absolute()}",
         **flat,
@@ -293,12 +292,14 @@ def _paths(flat: dict[str, Any]) -> PathsConfig:
     output_dir = Path(flat.pop("output_dir")).absolute()
     names = ("scratch_dir", "state_dir", "publish_dir")
     given = {name: flat.pop(name, None) for name in names}
+    catalog = flat.pop("catalog", None)
     return PathsConfig(
         input_dir=Path(flat.pop("input_dir")).absolute(),
         output_dir=output_dir,
         scratch_dir=Path(given["scratch_dir"] or output_dir / "scratch").absolute(),
         state_dir=Path(given["state_dir"] or output_dir / "state").absolute(),
         publish_dir=None if not given["publish_dir"] else Path(given["publish_dir"]).absolute(),
+        catalog=None if catalog is None else Path(catalog).absolute(),
     )
 
 

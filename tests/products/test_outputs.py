@@ -20,6 +20,7 @@ from absurd_contimg.products.outputs import (
     FlagOutputs,
     UnsolvedCaltables,
     from_json,
+    is_within,
     names,
     to_json,
 )
@@ -129,3 +130,22 @@ def test_every_path_of_outputs_is_confined(kind: type, tmp_path: Path) -> None:
             target[field[-1]] = str(hostile)
             with pytest.raises(ValueError, match=r"lies in none of"):
                 from_json(kind, data, [output])
+
+
+def test_product_that_was_moved_with_a_link_stays_in_its_folder(tmp_path: Path) -> None:
+    """What lies outside of the product does not, whatever links there are."""
+    output, disk = tmp_path / "output", tmp_path / "disk"
+    product = disk / "images" / "a"
+    product.mkdir(parents=True)
+    output.mkdir()
+    (product / "manifest.json").write_text("{}")
+    (disk / "key").write_text("private")
+    (product / "link").symlink_to(disk / "key")
+    (output / "a").symlink_to(product)
+    (output / "images").symlink_to(disk / "images")
+    for name in ("a", "images/a"):
+        assert is_within(output / name / "image.fits", [output])
+        assert not is_within(output / name / "link", [output])
+        assert not is_within(output / name / ".." / "key", [output])
+    assert not is_within(output / "images" / "other", [output])
+    assert not is_within(product / "image.fits", [output])

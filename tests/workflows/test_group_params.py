@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import GroupInputs
@@ -18,10 +19,17 @@ PARAMS: dict[str, Json] = {
     "calibrator": "auto",
 }
 
+PATHS = PathsConfig(
+    input_dir=Path("/in"),
+    output_dir=Path("/out"),
+    scratch_dir=Path("/out/scratch"),
+    state_dir=Path("/out/state"),
+)
+
 
 def test_parameters_keep_their_json_form() -> None:
     """Tasks that earlier versions spawned are read, and new ones look the same."""
-    inputs = parse_params(PARAMS)
+    inputs = parse_params(PARAMS, PATHS)
     assert inputs.input_files == (Path("/in/2026-01-01T00:00:00_sb00.hdf5"),)
     assert inputs.model_dump(mode="json") == PARAMS
     assert GroupInputs.model_validate(PARAMS) == inputs
@@ -33,4 +41,32 @@ def test_parameters_keep_their_json_form() -> None:
 )
 def test_wrong_parameter_is_named(change: dict[str, Json], problem: str) -> None:
     with pytest.raises(SettingError, match=problem):
-        parse_params({**PARAMS, **change})
+        parse_params({**PARAMS, **change}, PATHS)
+
+
+HOSTILE = ("/etc/shadow", "/in/../etc/shadow", "/input/a.hdf5", "a.hdf5", "/proc/self/environ")
+
+
+@pytest.mark.parametrize("path", [*HOSTILE, "/out/images/a.fits", "/in2/a"])
+def test_no_other_files_than_inputs_are_named(path: str) -> None:
+    """Whoever may spawn must not have any file of the worker's user read and quoted."""
+    with pytest.raises(SettingError, match="PIPELINE_INPUT_DIR"):
+        parse_params({**PARAMS, "input_files": [path]}, PATHS)
+    with pytest.raises(SettingError, match="PIPELINE_CATALOG"):
+        parse_params({**PARAMS, "catalog_path": path}, PATHS)
+
+
+def test_links_and_the_configured_catalogue_are_inputs(tmp_path: Path) -> None:
+    """Sub-bands on other disks are linked; both spellings of a linked input folder are right."""
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk" / "a.hdf5").write_text("x")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.hdf5").symlink_to(tmp_path / "disk" / "a.hdf5")
+    (tmp_path / "in2").symlink_to("in")
+    catalog = tmp_path / "elsewhere.csv"
+    for name, other in (("in", "in2"), ("in2", "in")):
+        given = {"input_dir": tmp_path / name, "catalog": catalog}
+        paths = PATHS.model_copy(update=given)
+        for file in (tmp_path / name / "a.hdf5", tmp_path / other / "b.hdf5"):
+            params = {**PARAMS, "input_files": [str(file)], "catalog_path": str(catalog)}
+            assert parse_params(params, paths).input_files == (file,)

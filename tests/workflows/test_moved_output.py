@@ -28,8 +28,12 @@ async def outputs_of(root: Path, saved: dict[str, Any]) -> Any:
     runner = SimpleNamespace(config=PipelineConfig(paths=PathsConfig.below(root)), files=LOCAL)
     registry = SimpleNamespace(set_group_status=lambda *_: None)
     workflow = PipelineWorkflow(cast(Any, stages), cast(Any, runner), cast(Any, registry))
-    params: dict[str, Any] = {"group_id": "2025-01-14T00:00:00", "input_files": ["/in/a.hdf5"]}
-    params["catalog_path"] = "/in/sky.csv"
+    incoming = PathsConfig.below(root).input_dir
+    params = {
+        "group_id": "2025-01-14T00:00:00",
+        "input_files": [f"{incoming}/a.hdf5"],
+        "catalog_path": f"{incoming}/sky.csv",
+    }
     return (await workflow(params, cast(Any, SavedSteps(saved))))["outputs"]
 
 

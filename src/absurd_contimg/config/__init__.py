@@ -26,7 +26,7 @@ from absurd_contimg.core.records import Json
 
 
 class PathsConfig(Section):
-    """The folders that the pipeline uses. It writes nowhere else.
+    """The folders that the pipeline uses, and its catalogue. It writes nowhere else.
 
     Scratch must lie on the file system of the output folder, because a product is renamed from
     one to the other.
@@ -38,6 +38,9 @@ class PathsConfig(Section):
     state_dir: Path
     publish_dir: Path | None = None
     """None: `PUBLISHED` in the output folder. It may lie on another file system."""
+    catalog: Path | None = None
+    """The sky catalogue, where it is not in the input folder: the only other file that the
+    parameters of a task may name."""
 
     @property
     def published(self) -> Path:
@@ -344,6 +347,6 @@ class PipelineConfig(Section):
 
     def reference(self) -> dict[str, Json]:
         """The folders and the digest: what a checkpoint has instead of the configuration."""
-        folders = self.paths.model_dump(exclude_none=True)
+        folders = self.paths.model_dump(exclude={"catalog"}, exclude_none=True)
         paths: dict[str, Json] = {name: str(folder) for name, folder in folders.items()}
         return {"digest": self.digest(), "paths": paths}

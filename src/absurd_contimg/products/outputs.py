@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import AliasChoices, Field, TypeAdapter, ValidationError
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.products.manifest import MANIFEST_NAME
 
 _T = TypeVar("_T")
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
@@ -313,12 +314,33 @@ def from_json(kind: type[_T], data: Mapping[str, Any], folders: Sequence[Path] |
 
 
 def is_within(path: Path, folders: Sequence[Path]) -> bool:
-    """Whether a path lies in one of the folders, its symbolic links and ``..`` followed."""
+    """Whether a path lies in one of the folders, its symbolic links and ``..`` followed.
+
+    A product that was moved elsewhere, with a link in its place, still lies in its folder; what a
+    link in a product leads to does not.
+    """
     try:
         real = Path(os.path.realpath(path))
     except ValueError:  # a NUL
         return False
-    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders)
+    return any(real.is_relative_to(os.path.realpath(folder)) for folder in folders) or any(
+        is_named_within(path, folder) and _is_in_moved_product(path, real, folder)
+        for folder in folders
+    )
+
+
+def is_named_within(path: Path, folder: Path) -> bool:
+    """Whether a path lies in the folder by its name, wherever its links lead to."""
+    return ".." not in path.parts and path.is_relative_to(folder)
+
+
+def _is_in_moved_product(path: Path, real: Path, folder: Path) -> bool:
+    for parent in (path, *path.parents):
+        if parent == folder:
+            break
+        if (parent / MANIFEST_NAME).is_file():
+            return real.is_relative_to(os.path.realpath(parent))
+    return False
 
 
 def _paths(value: object, name: str) -> Iterator[tuple[str, Path]]:

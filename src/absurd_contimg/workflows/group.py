@@ -10,10 +10,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
 from absurd_sdk import TimeoutError as EventTimeout
 
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
@@ -29,6 +31,8 @@ from absurd_contimg.products.outputs import (
     SolvedCaltables,
     ValidateOutputs,
     from_json,
+    is_named_within,
+    is_within,
     names,
 )
 from absurd_contimg.products.store import earlier_output_dir
@@ -46,15 +50,37 @@ def spawn_options(group_id: str) -> SpawnOptions:
     return SpawnOptions(idempotency_key=f"{TASK_NAME}:{group_id}")
 
 
-def parse_params(params: object) -> GroupInputs:
-    """The parameters of a task; raises `SettingError` that names the problems."""
+def parse_params(params: object, paths: PathsConfig) -> GroupInputs:
+    """The parameters of a task; raises `SettingError` that names the problems.
+
+    Whoever may spawn a task must not have any file of the worker's user read: the files lie in the
+    input folder, or are links there, and the catalogue may also be the one that the worker has set.
+    """
     try:
-        return from_json(GroupInputs, cast(Mapping[str, Json], params))
+        inputs = from_json(GroupInputs, cast(Mapping[str, Json], params))
     except ValueError as error:
         raise SettingError(
             f"The parameters of this {TASK_NAME} task are not valid: {error}.",
             "Spawn it again with: contimg spawn --respawn",
         ) from error
+    for path in inputs.input_files:
+        if not _is_input(path, paths):
+            raise SettingError(
+                f"input_files: {path} lies not in the input folder {paths.input_dir}.",
+                "Put the file or a link to it there, or set PIPELINE_INPUT_DIR of the worker.",
+            )
+    catalog = inputs.catalog_path
+    if catalog != paths.catalog and not _is_input(catalog, paths):
+        raise SettingError(
+            f"catalog_path: {catalog} is neither the catalogue of this worker nor in the input "
+            f"folder {paths.input_dir}.",
+            "Set PIPELINE_CATALOG of the worker to it, or spawn the group with another catalogue.",
+        )
+    return inputs
+
+
+def _is_input(path: Path, paths: PathsConfig) -> bool:
+    return is_named_within(path, paths.input_dir) or is_within(path, [paths.input_dir])
 
 
 class GroupRegistry(Protocol):
@@ -83,7 +109,7 @@ class PipelineWorkflow:
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
         """Run the group's stages; the task's result has the verdict and the outputs."""
-        inputs = parse_params(params).model_dump(mode="json")
+        inputs = parse_params(params, self.runner.config.paths).model_dump(mode="json")
         context = PipelineContext(self.runner.config, inputs, metadata={"task_id": ctx.task_id})
         made_in: str | None = None
         for stage in self.stages:
