@@ -16,8 +16,9 @@ from absurdctl import BUNDLED_SCHEMA_SQL
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.core import lease as lease_module
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.errors import BackendError, BackendUnavailable
+from absurd_contimg.core.errors import BackendError, BackendUnavailable, QueueNotFound
 from absurd_contimg.core.records import History
 from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.core.tasks import TaskRegistry
@@ -204,6 +205,57 @@ async def test_heartbeat_that_is_refused_for_ever_fails_the_task(
         reasons = [run.failure_reason for run in history.runs]
         assert all("refused for the test" in str(reason) for reason in reasons)
     assert "refused for the test; repeated under the lease" in caplog.text
+
+
+async def test_checkpoint_that_is_refused_for_ever_fails_the_task_by_its_name(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of one step, or of all, the journal included; each attempt repeats it for a bounded time."""
+    monkeypatch.setitem(lease_module._REFUSALS_SECONDS, Refusal.FOREIGN, 0.5)
+
+    async def run(queue: str, refused: str) -> None:
+        await backend.create_queue(queue)
+        refuse(database_url, queue, "P0001", "insert or update", "c", 10**6, refused)
+        ran: list[int] = []
+        history = await run_one(backend, queue, counted(ran), lease=60)
+        reason: Any = history.runs[-1].failure_reason
+        assert (history.task.state, ran) == ("failed", [1, 2])
+        assert (reason["rule"], reason["kind"]) == ("checkpoint-refused", "unknown")
+        assert "checkpoint 's'" in reason["message"]
+        assert "refused for the test" in reason["message"]
+
+    async with PostgresBackend(database_url) as backend:
+        await asyncio.gather(run("one", "new.checkpoint_name = 's'"), run("all", "true"))
+
+
+async def test_table_that_a_trigger_misses_is_no_queue(database_url: str) -> None:
+    """Absurd's own missing table is told with what to do, a stranger's with its name alone."""
+    async with PostgresBackend(database_url) as backend:
+        with pytest.raises(QueueNotFound, match="contimg db init"):
+            await backend.claim_task("none", "w")
+        await backend.create_queue("q")
+        with psycopg.connect(database_url, autocommit=True) as stranger:
+            stranger.execute(
+                "create function note() returns trigger language plpgsql as $$ begin"
+                " if tg_table_name = 't_q' then insert into audit_log values (1);"
+                " else perform no_such_function(); end if; return new; end $$;"
+                " create trigger note before insert on absurd.t_q"
+                " for each row execute function note();"
+                " create trigger note before insert on absurd.e_q"
+                " for each row execute function note()"
+            )
+        for call, name in (
+            (backend.spawn_task("q", "t", {}), "audit_log"),
+            (backend.emit_event("q", "e"), "no_such_function"),
+        ):
+            with pytest.raises(BackendError, match=name) as refusal:
+                await call
+            assert "contimg db init" not in str(refusal.value)
+            assert type(refusal.value) is BackendError
+
+
+def test_patience_is_shorter_where_a_refusal_may_stay() -> None:
+    assert lease_module._REFUSALS_SECONDS == {Refusal.PASSING: 600.0, Refusal.FOREIGN: 60.0}
 
 
 class LoadRefused(PostgresBackend):

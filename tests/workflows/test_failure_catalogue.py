@@ -30,9 +30,12 @@ import pytest
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import ImagingConfig, PathsConfig, PipelineConfig
 from absurd_contimg.config.publication import PublicationConfig
+from absurd_contimg.core import lease as lease_module
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import UNRECOGNISED, FailureKind
+from absurd_contimg.core.refusals import Refusal
 from absurd_contimg.core.row_values import read_json, require_readable
+from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import (
@@ -391,6 +394,24 @@ def ask_for_missing_table(folder: Path) -> None:
     sqlite3.connect(folder / "registry.sqlite3").execute("select * from calibrations")
 
 
+def save_against_a_constraint(url: str, _folder: Path) -> None:
+    async def save() -> None:
+        async with PostgresBackend(url) as backend:
+            await backend.create_queue(QUEUE)
+            await backend.spawn_task(QUEUE, "task", None)
+            (claimed,) = await backend.claim_task(QUEUE, "w", 60)
+            with psycopg.connect(url) as stranger:
+                table = psycopg.sql.Identifier("absurd", f"c_{QUEUE}")
+                stranger.execute(psycopg.sql.SQL("alter table {} add check (false)").format(table))
+            now = asyncio.get_running_loop().time()
+            lease = lease_module.Lease(backend, QUEUE, claimed.run_id, 60, now)
+            await RunSession(backend, QUEUE, claimed, lease).save("image", 1)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(lease_module._REFUSALS_SECONDS, Refusal.FOREIGN, 0.3)
+        asyncio.run(save())
+
+
 def lose_connection(url: str, _folder: Path) -> None:
     with psycopg.connect(url) as victim, psycopg.connect(url) as killer:
         killer.execute("select pg_terminate_backend(%s, 5000)", [victim.info.backend_pid])
@@ -525,6 +546,9 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "database-locked": plain(write_beside_a_writer),
     "database-schema": plain(ask_for_missing_table),
     "database-away": lambda g: of_exception(partial(lose_connection, g.new_database()), g),
+    "checkpoint-refused": lambda g: of_exception(
+        partial(save_against_a_constraint, g.new_database()), g
+    ),
     "timeout": plain(wait_in_vain),
     "import-memory": lambda g: of_stage(g, "import_without_memory"),
     "import-descriptors": lambda g: of_stage(g, "import_without_descriptors"),

@@ -65,6 +65,10 @@ class ValueRefused(BackendError, ValueError):
     """
 
 
+class CheckpointRefused(BackendError):
+    """A checkpoint was refused for as long as that is repeated, and not by Absurd's own rules."""
+
+
 class QueueNotFound(BackendError, LookupError):
     """The queue has no tables (42P01): create it with ``contimg db init`` or `create_queue`."""
 

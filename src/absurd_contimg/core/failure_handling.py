@@ -18,7 +18,12 @@ from functools import partial
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.blocking_tasks import cancel_with_reason
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.errors import BackendError, RunAlreadyFailed, ValueRefused
+from absurd_contimg.core.errors import (
+    BackendError,
+    CheckpointRefused,
+    RunAlreadyFailed,
+    ValueRefused,
+)
 from absurd_contimg.core.evidence import Evidence, UnrecordableError, text_of
 from absurd_contimg.core.failures import (
     Classifier,
@@ -122,7 +127,10 @@ class FailureHandler:
         decision = _with_fallback(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
         until = await lease.retry_until_deadline(lambda: self._after(decision.delay_seconds))
         if lease.has_work:  # else the database refuses what extends the claim
-            await ctx.journal.end(_outcome(error, evidence, decision, until), decision.fallback)
+            try:
+                await ctx.journal.end(_outcome(error, evidence, decision, until), decision.fallback)
+            except CheckpointRefused as refusal:
+                _log.error("run %s: its failure is not in the journal: %s", claimed.run_id, refusal)
         details: dict[str, Json] = {
             "step": ctx.current_step,
             "attempt": claimed.attempt,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import re
 
+from absurd_contimg.core.errors import CheckpointRefused
 from absurd_contimg.core.failures import FailureKind, FailureRule, StepsChanged, SuspensionSwallowed
 from absurd_contimg.core.row_values import UnreadableValueError
 
@@ -82,7 +83,7 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
     FailureRule(
         "database-schema",
         FailureKind.PERMANENT,
-        "Migrate the database (contimg db init), or remove one of another version.",
+        "The statement names what its database lacks: correct it, or migrate that database.",
         "observed, sqlite3 3.40; docs/telescope.md, row 2",
         text=re.compile(r"no such (column|table)|(column|relation) \S+ does not exist"),
     ),
@@ -120,6 +121,15 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         exceptions=frozenset(
             {f"{UnreadableValueError.__module__}.{UnreadableValueError.__qualname__}"}
         ),
+        decisive=True,
+    ),
+    FailureRule(
+        "checkpoint-refused",
+        FailureKind.UNKNOWN,
+        "The message names a trigger, constraint or change that is not Absurd's: remove it, then: "
+        "contimg retry TASK",
+        "observed, Postgres 18: a trigger on a table of checkpoints",
+        exceptions=frozenset({f"{CheckpointRefused.__module__}.{CheckpointRefused.__qualname__}"}),
         decisive=True,
     ),
     FailureRule(

@@ -36,8 +36,10 @@ _ATTEMPT_SHARE = 1 / 3
 """The share of the lease that a call may take at first, before a new connection is tried; each
 repetition may take twice as long, up to the whole rest of the lease."""
 _RETRY_SECONDS = 0.25
-_REFUSALS_SECONDS = 600.0
-"""How long a call is repeated that a database refuses while it extends the claim."""
+_REFUSALS_SECONDS = {Refusal.PASSING: 600.0, Refusal.FOREIGN: 60.0}
+"""How long a call is repeated that a database refuses while it extends the claim: a failover or a
+full disk takes minutes; a rule that is not Absurd's goes with the change that brought it, or stays.
+"""
 _END_SECONDS = 30.0
 """How long a handler may take to end once it is cancelled."""
 
@@ -142,8 +144,9 @@ class Lease:
                 if until_lost and meaning is Refusal.NOT_OURS:
                     # "not currently running": swept and claimed again, released, or completed
                     raise LeaseLost(f"run {self._run_id}: the claim is gone: {error}") from error
-                is_patient = refused_since is None or now - refused_since < _REFUSALS_SECONDS
-                if not until_lost and not (meaning.may_pass and is_patient):
+                refused = 0.0 if refused_since is None else now - refused_since
+                is_patient = meaning.may_pass and refused < _REFUSALS_SECONDS[meaning]
+                if not until_lost and not is_patient:
                     raise
                 problem = error
                 await asyncio.sleep(min(_RETRY_SECONDS, max(self.deadline - clock(), 0.0)))

@@ -16,6 +16,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import (
     BackendError,
     BackendUnavailable,
+    CheckpointRefused,
     LeaseLost,
     RunSuspended,
     ValueRefused,
@@ -97,6 +98,11 @@ class RunSession:
         except ValueRefused as error:
             text = f"the result of {checkpoint_name!r} cannot be saved: {error}"
             raise ValueRefused(text, error.sqlstate) from error
+        except BackendError as error:
+            if not meaning_of(error).may_pass:
+                raise
+            text = f"checkpoint {checkpoint_name!r} is still refused by the database: {error}"
+            raise CheckpointRefused(text, error.sqlstate) from error
         self.checkpoints[checkpoint_name] = state
 
     async def has_checkpoint(self, checkpoint_name: str) -> bool:

@@ -23,6 +23,10 @@ from absurd_contimg.core.errors import (
 _UNREACHABLE_CLASSES = ("08", "57P")
 """Connection exceptions, and the server shutting down or starting up."""
 
+_SCHEMA = "absurd"
+"""In the message, in whatever language, if Absurd's own table or procedure is missing: a trigger of
+somebody else's may miss its own."""
+
 
 def raise_translated(error: psycopg.Error) -> NoReturn:
     """Raise what `core.errors` has for an error of psycopg."""
@@ -35,11 +39,11 @@ def raise_translated(error: psycopg.Error) -> NoReturn:
             raise RunAlreadyFailed(message) from error
         case "AB003":
             raise InvalidRetryStrategy(message, state) from error
-        case "3F000" | "42883":
+        case "3F000" | "42883" if _SCHEMA in message:
             raise SchemaMissing(
                 f"The database holds no Absurd schema ({message}). Run: contimg db init", state
             ) from error
-        case "42P01":
+        case "42P01" if _SCHEMA in message:
             raise QueueNotFound(
                 f"The queue does not exist ({message}). Run: contimg db init", state
             ) from error
