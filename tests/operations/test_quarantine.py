@@ -76,7 +76,9 @@ class Site:
 
     async def open(self) -> None:
         await self.backend.create_queue(QUEUE)
-        params: Json = {"group_id": GROUP, "input_files": ["a"], "catalog_path": "c"}
+        incoming = self.runner.config.paths.input_dir
+        files: Json = [f"{incoming}/a"]
+        params: Json = {"group_id": GROUP, "input_files": files, "catalog_path": f"{incoming}/c"}
         self.task = await self.backend.spawn_task(QUEUE, TASK_NAME, params)
 
     async def work(self) -> History:

@@ -49,7 +49,7 @@ HOSTILE = ("/etc/shadow", "/in/../etc/shadow", "/input/a.hdf5", "a.hdf5", "/proc
 
 @pytest.mark.parametrize("path", [*HOSTILE, "/out/images/a.fits", "/in2/a"])
 def test_no_other_files_than_inputs_are_named(path: str) -> None:
-    """Whoever may spawn must not have any file of the worker's user read and quoted."""
+    """A spawner must not have any file of the worker's user read and quoted."""
     with pytest.raises(SettingError, match="PIPELINE_INPUT_DIR"):
         parse_params({**PARAMS, "input_files": [path]}, PATHS)
     with pytest.raises(SettingError, match="PIPELINE_CATALOG"):

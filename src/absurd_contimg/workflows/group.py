@@ -53,7 +53,7 @@ def spawn_options(group_id: str) -> SpawnOptions:
 def parse_params(params: object, paths: PathsConfig) -> GroupInputs:
     """The parameters of a task; raises `SettingError` that names the problems.
 
-    Whoever may spawn a task must not have any file of the worker's user read: the files lie in the
+    A spawner must not have any other file of the worker's user read: the files lie in the
     input folder, or are links there, and the catalogue may also be the one that the worker has set.
     """
     try:
