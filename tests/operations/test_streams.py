@@ -1,9 +1,10 @@
-"""A command whose standard streams are closed or full, or whose current folder is gone."""
+"""A command whose standard streams are closed or full, whose folder is gone, or that is stopped."""
 
 from __future__ import annotations
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +12,21 @@ from pathlib import Path
 import pytest
 
 CONTIMG = f"{shlex.quote(sys.executable)} -m absurd_contimg.operations"
+ENTRY = "import sys; from absurd_contimg.operations.program import main; sys.exit(main())"
+
+
+def environment() -> dict[str, str]:
+    """Without variables of the pipeline."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPEL"))}
 
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run it with bash in a folder, without variables of the pipeline."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPEL"))}
+    """Run it with bash in a folder."""
     return subprocess.run(
         ["bash", "-c", command],
         check=False,
         cwd=folder,
-        env=environment,
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
@@ -28,9 +34,13 @@ def shell(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    "closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"], ids=lambda text: text
+    ("closed", "command", "code"),
+    [
+        ("<&- >&- 2>&-", "settings", 0),
+        (">&-", "logs nothing", 1),
+        ("2>&-", "logs nothing", 1),
+    ],
 )
-@pytest.mark.parametrize(("command", "code"), [("settings", 0), ("logs nothing", 1)])
 def test_closed_streams_change_no_exit_code(
     closed: str, command: str, code: int, tmp_path: Path
 ) -> None:
@@ -38,8 +48,9 @@ def test_closed_streams_change_no_exit_code(
     assert (result.returncode, "Traceback" in result.stderr) == (code, False), result.stderr
 
 
-@pytest.mark.parametrize("command", ["settings", "failures --json", "--help", "failures"])
+@pytest.mark.parametrize("command", ["--help", "failures --json", "settings"])
 def test_full_disk_under_standard_output_is_one_sentence(command: str, tmp_path: Path) -> None:
+    """Typer's help, JSON, a table."""
     result = shell(f"{CONTIMG} --output-dir out {command} > /dev/full", tmp_path)
     assert result.returncode == 1
     assert "Standard output cannot be written: No space left on device." in result.stderr
@@ -48,17 +59,15 @@ def test_full_disk_under_standard_output_is_one_sentence(command: str, tmp_path:
 
 
 def test_standard_error_on_a_full_disk_changes_no_exit_code(tmp_path: Path) -> None:
-    assert shell(f"{CONTIMG} --output-dir out settings 2> /dev/full", tmp_path).returncode == 0
     assert shell(f"{CONTIMG} --output-dir out logs no 2> /dev/full", tmp_path).returncode == 1
 
 
-@pytest.mark.parametrize("command", ["settings", "failures --json"])
-def test_pipe_that_nobody_reads_is_no_message(command: str, tmp_path: Path) -> None:
-    result = shell(f"{CONTIMG} --output-dir out {command} | true", tmp_path)
+def test_pipe_that_nobody_reads_is_no_message(tmp_path: Path) -> None:
+    result = shell(f"{CONTIMG} --output-dir out failures --json | true", tmp_path)
     assert result.stderr == ""
 
 
-@pytest.mark.parametrize("command", ["--state-dir state settings", "synth x", "demo x"])
+@pytest.mark.parametrize("command", ["--state-dir state settings", "demo x"])
 def test_current_folder_that_was_removed_is_one_sentence(command: str, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     result = shell(f"cd gone && rmdir ../gone && {CONTIMG} {command}", tmp_path)
@@ -72,3 +81,27 @@ def test_absolute_paths_need_no_current_folder(tmp_path: Path) -> None:
     command = f"cd gone && rmdir ../gone && {CONTIMG} --output-dir {tmp_path} settings"
     result = shell(command, tmp_path)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("entry", [["-m", "absurd_contimg.operations"], ["-c", ENTRY]])
+def test_interrupt_while_commands_are_imported_is_one_line(
+    entry: list[str], tmp_path: Path
+) -> None:
+    """As a module, and as the installed script begins; Python reports what it has imported."""
+    with subprocess.Popen(
+        [sys.executable, "-X", "importtime", *entry, "settings"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        for line in process.stderr:
+            if "pydantic" in line:
+                process.send_signal(signal.SIGINT)
+                break
+        rest = [line for line in process.stderr if "import time:" not in line]
+        assert process.stdout.read() == ""
+    assert (process.returncode, rest) == (130, ["contimg: interrupted\n"])

@@ -1,5 +1,5 @@
 """``python -m absurd_contimg.operations``: the command line without the installed script."""
 
-from absurd_contimg.operations.cli.main import main
+from absurd_contimg.operations.program import main
 
 main()
