@@ -10,7 +10,8 @@ import html
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
+from functools import cache
 from itertools import chain
 from urllib.parse import quote, unquote, unquote_plus
 
@@ -109,7 +110,7 @@ def remember_environment(environment: Mapping[str, str]) -> None:
 
 def mask(text: str) -> str:
     """The text with ``***`` in the place of each password."""
-    for secret in sorted(_known, key=len, reverse=True):
+    for secret in sorted(_secrets(), key=len, reverse=True):
         if secret not in text:
             continue
         if len(secret) >= _LENGTH_OF_NO_WORD:
@@ -129,10 +130,11 @@ def without_password(connection: str) -> str:
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """The environment for a process that needs no database: no setting of one, no password."""
+    known = _secrets()
     return {
         name: value
         for name, value in environment.items()
-        if not (name.startswith(_OWN_NAMES) or _SECRET_NAME.search(name) or value in _known)
+        if not (name.startswith(_OWN_NAMES) or _SECRET_NAME.search(name) or value in known)
         and not any(form.search(value) for form in (_URL, _NO_SCHEME, _PARAMETER))
     }
 
@@ -158,4 +160,12 @@ def _learn_passfile(path: str) -> None:
             _learn(fields[4], re.sub(r"\\(.)", r"\1", fields[4]))
 
 
-remember_environment(os.environ)
+def _secrets() -> Set[str]:
+    """All that is known; what the environment has is learnt when this is first asked."""
+    _learn_environment()
+    return _known
+
+
+@cache
+def _learn_environment() -> None:
+    remember_environment(os.environ)

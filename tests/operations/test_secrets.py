@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -232,3 +233,18 @@ def test_stages_get_no_secret() -> None:
     }  # fmt: skip
     kept = secrets.without_secrets(environment)
     assert kept.keys() == {"PATH", "HOME", "OMP_NUM_THREADS", "LD_LIBRARY_PATH"}
+
+
+def test_environment_is_read_when_text_is_first_masked(tmp_path: Path) -> None:
+    """An import opens no file of somebody else's choice; a pipe there would never end."""
+    script = (
+        "import os; from absurd_contimg import secrets; import absurd_contimg.core.worker;"
+        "assert not secrets._known;"
+        f"os.environ['PGPASSWORD'] = {PASSWORD!r}; print(secrets.mask('a {PASSWORD} b'))"
+    )
+    (tmp_path / "pass").write_text("*:*:*:*:of the passfile\n")
+    environment = {**os.environ, "PGPASSFILE": str(tmp_path / "pass")}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "a *** b\n"
