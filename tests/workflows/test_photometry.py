@@ -88,11 +88,20 @@ async def test_rows_of_the_newest_image_are_in_the_registry(sky: SkyField, tmp_p
 async def test_a_group_without_an_image_fails_by_name(sky: SkyField, tmp_path: Path) -> None:
     """Once: a retry would find none either."""
     registry = Registry(tmp_path / "registry.sqlite3")
-    params: dict[str, Json] = {"group_id": GROUP, "catalog_path": "/in/catalog.csv"}
+    catalog = tmp_path / "incoming/catalog.csv"
+    params: dict[str, Json] = {"group_id": GROUP, "catalog_path": str(catalog)}
     history = await _run(sky, registry, params)
     assert history.task.state == "failed"
     assert len(history.runs) == 1
     assert f"no image of a group {GROUP}" in str(history.runs[0].failure_reason)
+    registry.close()
+
+
+async def test_catalogue_elsewhere_is_refused_by_name(sky: SkyField, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry.sqlite3")
+    history = await _run(sky, registry, {"group_id": GROUP, "catalog_path": "/etc/shadow"})
+    assert history.task.state == "failed"
+    assert "PIPELINE_CATALOG" in str(history.runs[0].failure_reason)
     registry.close()
 
 

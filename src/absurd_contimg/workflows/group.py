@@ -10,7 +10,6 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol, cast
 
 from absurd_sdk import TimeoutError as EventTimeout
@@ -31,13 +30,12 @@ from absurd_contimg.products.outputs import (
     SolvedCaltables,
     ValidateOutputs,
     from_json,
-    is_named_within,
-    is_within,
     names,
 )
 from absurd_contimg.products.store import earlier_output_dir
 from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
+from absurd_contimg.workflows.task_paths import require_catalogue, require_inputs
 
 _log = logging.getLogger(__name__)
 
@@ -51,11 +49,7 @@ def spawn_options(group_id: str) -> SpawnOptions:
 
 
 def parse_params(params: object, paths: PathsConfig) -> GroupInputs:
-    """The parameters of a task; raises `SettingError` that names the problems.
-
-    A spawner must not have any other file of the worker's user read: the files lie in the
-    input folder, or are links there, and the catalogue may also be the one that the worker has set.
-    """
+    """The parameters of a task; raises `SettingError` that names the problems."""
     try:
         inputs = from_json(GroupInputs, cast(Mapping[str, Json], params))
     except ValueError as error:
@@ -63,24 +57,9 @@ def parse_params(params: object, paths: PathsConfig) -> GroupInputs:
             f"The parameters of this {TASK_NAME} task are not valid: {error}.",
             "Spawn it again with: contimg spawn --respawn",
         ) from error
-    for path in inputs.input_files:
-        if not _is_input(path, paths):
-            raise SettingError(
-                f"input_files: {path} lies not in the input folder {paths.input_dir}.",
-                "Put the file or a link to it there, or set PIPELINE_INPUT_DIR of the worker.",
-            )
-    catalog = inputs.catalog_path
-    if catalog != paths.catalog and not _is_input(catalog, paths):
-        raise SettingError(
-            f"catalog_path: {catalog} is neither the catalogue of this worker nor in the input "
-            f"folder {paths.input_dir}.",
-            "Set PIPELINE_CATALOG of the worker to it, or spawn the group with another catalogue.",
-        )
+    require_inputs(inputs.input_files, paths)
+    require_catalogue(inputs.catalog_path, paths)
     return inputs
-
-
-def _is_input(path: Path, paths: PathsConfig) -> bool:
-    return is_named_within(path, paths.input_dir) or is_within(path, [paths.input_dir])
 
 
 class GroupRegistry(Protocol):

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import Json, SpawnOptions
 from absurd_contimg.errors import SettingError
@@ -19,6 +20,7 @@ from absurd_contimg.execution.fallback import with_fallbacks
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.outputs import from_json
+from absurd_contimg.workflows.task_paths import require_catalogue
 
 _log = logging.getLogger(__name__)
 
@@ -44,15 +46,17 @@ def spawn_options(group_id: str) -> SpawnOptions:
     return SpawnOptions(idempotency_key=f"{TASK_NAME}:{group_id}")
 
 
-def parse_params(params: object) -> PhotometryInputs:
+def parse_params(params: object, paths: PathsConfig) -> PhotometryInputs:
     """The parameters of a task; raises `SettingError` that names the problems."""
     try:
-        return from_json(PhotometryInputs, cast(Mapping[str, Json], params))
+        inputs = from_json(PhotometryInputs, cast(Mapping[str, Json], params))
     except ValueError as error:
         raise SettingError(
             f"The parameters of this {TASK_NAME} task are not valid: {error}.",
             "Measure it again: contimg photometry GROUP",
         ) from error
+    require_catalogue(inputs.catalog_path, paths)
+    return inputs
 
 
 class MeasuredImageRegistry(Protocol):
@@ -75,7 +79,7 @@ class PhotometryWorkflow:
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
         """Measure; the task's result has the figures of the table."""
-        inputs = parse_params(params)
+        inputs = parse_params(params, self.runner.config.paths)
 
         async def run(start: int) -> dict[str, Json]:
             outputs = await asyncio.to_thread(self.registry.image_outputs, inputs.group_id)
