@@ -29,11 +29,11 @@ from absurd_contimg.science.photometry import (
     INSEPARABLE,
     Flux,
     PhotometryImage,
-    RestoringBeam,
     measure_fluxes,
 )
+from absurd_contimg.science.restoring_beams import RestoringBeam
 
-BEAM = RestoringBeam(BEAM_ARCSEC[0] / 3600, BEAM_ARCSEC[1] / 3600, BEAM_ANGLE_DEG)
+BEAM = RestoringBeam(*BEAM_ARCSEC, BEAM_ANGLE_DEG)
 BEAM_PX = BEAM_ARCSEC[0] / CELL_ARCSEC
 RMS = 4e-3
 JOINT_BEAMS = 2.5

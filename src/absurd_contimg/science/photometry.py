@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from absurd_contimg.errors import InputError
 from absurd_contimg.science.catalogue import SkySource
 from absurd_contimg.science.noise_map import NoiseMap
+from absurd_contimg.science.restoring_beams import RestoringBeam
 
 _STAMP_BEAMS = 2.0
 """Half the side of a stamp in major axes; the kernel is 1.5e-5 there."""
@@ -36,28 +37,6 @@ BLENDED = "blended"
 """Flag: fitted together with neighbours."""
 INSEPARABLE = "inseparable"
 """Flag: too near to a neighbour for two fluxes; none is given."""
-
-
-@dataclass(frozen=True, slots=True)
-class RestoringBeam:
-    """An elliptical Gaussian: widths at half maximum, position angle from north through east."""
-
-    major_deg: float
-    minor_deg: float
-    angle_deg: float
-
-    def shape_in_pixels(self, pixels_per_degree: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Matrices Q (..., 2, 2) with kernel exp(-p Q p) at a distance p (x, y) in pixels.
-
-        `pixels_per_degree` (..., 2, 2) has a column (x, y) for a degree to the east, and to the
-        north.
-        """
-        angle = math.radians(self.angle_deg)
-        along = np.array([math.sin(angle), math.cos(angle)]) / self.major_deg
-        across = np.array([math.cos(angle), -math.sin(angle)]) / self.minor_deg
-        sky = 4.0 * math.log(2.0) * (np.outer(along, along) + np.outer(across, across))
-        degrees_per_pixel = np.linalg.inv(pixels_per_degree)
-        return np.asarray(np.swapaxes(degrees_per_pixel, -1, -2) @ sky @ degrees_per_pixel)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,9 +61,9 @@ class PhotometryImage:
     def kernel_shapes(self, sources: Sequence[SkySource]) -> NDArray[np.float64]:
         """The beam at each source in pixels, shape (n, 2, 2)."""
         if self.beam_follows_north:
-            return self.beam.shape_in_pixels(self._pixels_per_degree(*_degrees(sources)))
+            return _shape_in_pixels(self.beam, self._pixels_per_degree(*_degrees(sources)))
         ra, dec = (np.array([value]) for value in self.wcs.wcs.crval)
-        shape = self.beam.shape_in_pixels(self._pixels_per_degree(ra, dec))
+        shape = _shape_in_pixels(self.beam, self._pixels_per_degree(ra, dec))
         return np.broadcast_to(shape, (len(sources), 2, 2))
 
     def _pixels_per_degree(
@@ -301,6 +280,18 @@ def _overlap(
         )
     (first_rows, second_rows), (first_columns, second_columns) = slices
     return float(np.sum(first[first_rows, first_columns] * second[second_rows, second_columns]))
+
+
+def _shape_in_pixels(
+    beam: RestoringBeam, pixels_per_degree: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Matrices Q (..., 2, 2): the kernel is exp(-p Q p) at a distance p (x, y) in pixels.
+
+    `pixels_per_degree` (..., 2, 2) has a column (x, y) for a degree to the east, and to the north.
+    """
+    sky = np.linalg.inv(beam.covariance / 3600.0**2) / 2.0
+    degrees_per_pixel = np.linalg.inv(pixels_per_degree)
+    return np.asarray(np.swapaxes(degrees_per_pixel, -1, -2) @ sky @ degrees_per_pixel)
 
 
 def _degrees(sources: Sequence[SkySource]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -37,9 +37,9 @@ from absurd_contimg.science.photometry import (
     BLENDED,
     Flux,
     PhotometryImage,
-    RestoringBeam,
     measure_fluxes,
 )
+from absurd_contimg.science.restoring_beams import RestoringBeam
 from absurd_contimg.stages.image import read_whole
 
 _CORRELATION_BEAMS = 2.0
@@ -135,9 +135,7 @@ class Target:
             raise MissingInputError(
                 f"There is no image of {context.group_id} to measure in.", "Make its image first."
             )
-        beam = RestoringBeam(
-            described.bmaj_arcsec / 3600.0, described.bmin_arcsec / 3600.0, described.bpa_deg
-        )
+        beam = RestoringBeam(described.bmaj_arcsec, described.bmin_arcsec, described.bpa_deg)
         is_mosaic = isinstance(described, MosaicImage)
         return cls(described.path, plane, is_mosaic, beam, described.mid_mjd)
 
@@ -148,7 +146,7 @@ class Target:
         header, pixels = _read_plane(self.pixels)
         _, plane = _read_plane(self.plane)
         wcs = WCS(header).celestial
-        beam_px = self.beam.major_deg / float(np.min(np.abs(wcs.wcs.cdelt)))
+        beam_px = self.beam.major_arcsec / 3600.0 / float(np.min(np.abs(wcs.wcs.cdelt)))
         box, reach = settings.noise_box_beams * beam_px, _CORRELATION_BEAMS * beam_px
         frequency = header.get("FREQ-EFF")
         frequency_hz = None if frequency is None else float(frequency)
