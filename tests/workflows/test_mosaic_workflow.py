@@ -30,6 +30,7 @@ from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.mosaics import list_mosaics
+from absurd_contimg.registry.photometry import PhotometryRow
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.workflows.assembly import make_pipeline_worker
 from absurd_contimg.workflows.mosaic import TASK_NAME, parse_params, spawn_options
@@ -102,6 +103,9 @@ async def test_a_window_becomes_a_registered_product_on_postgres(
     assert history.task.completed_payload["verdict"] == mosaic.details["mosaic"]["verdict"]  # type: ignore[index,call-overload]
     assert site.config.paths.output_dir in Path(mosaic.details["mosaic"]["path"]).parents
     assert mosaic.tier == "quicklook"
+    fluxes = site.registry.rows(PhotometryRow)
+    assert {row["source"] for row in fluxes} == {"A", "B"}
+    assert fluxes[0]["flux_jy"] == pytest.approx(1.0, rel=0.05)
     groups = {row["group_id"] for row in site.registry.rows(ObservationGroup)}
     assert groups == set(site.inputs.members)  # a window is no group
 
@@ -122,8 +126,8 @@ class RecordingRunner:
             self.change()
             raise OutputError("the disk was away.")
         log = Path("none")
-        mosaic = {"verdict": "accepted"}
-        return StageResult(stage.name, {"mosaic": mosaic}, False, 0.0, None, log, log)
+        outputs = {name: {"verdict": "accepted"} for name in stage.provides}
+        return StageResult(stage.name, outputs, False, 0.0, None, log, log)
 
 
 async def test_a_later_attempt_makes_the_mosaic_of_the_same_images(site: Site) -> None:
@@ -140,8 +144,7 @@ async def test_a_later_attempt_makes_the_mosaic_of_the_same_images(site: Site) -
     await backend.create_queue(QUEUE)
     history = await site.work(backend, runner)
     assert history.task.state == "completed"
-    assert len(runner.seen) == 2
-    assert runner.seen[0] == runner.seen[1]
+    assert runner.seen == 3 * runner.seen[:1]  # the mosaic twice, then the photometry
     tiles, missing = runner.seen[0]
     assert [tile["group_id"] for tile in tiles] == list(site.inputs.members)
     assert missing == [{"group_id": "2025-01-15T10:55:00", "reason": "it failed"}]
@@ -155,8 +158,10 @@ def test_other_tiers_have_tasks_of_their_own(site: Site) -> None:
     assert spawn_options(deep).idempotency_key == "mosaic:deep:window-1"
 
 
-@pytest.mark.parametrize("change", [{"members": []}, {"tier": "best"}, {"window": "x"}])
+@pytest.mark.parametrize(
+    "change", [{"members": []}, {"tier": "best"}, {"window": "x"}, {"catalog_path": "/etc/passwd"}]
+)
 def test_parameters_that_are_no_mosaic_are_named(site: Site, change: dict[str, Any]) -> None:
     params = {**site.inputs.model_dump(mode="json"), **change}
     with pytest.raises(SettingError, match=next(iter(change))):
-        parse_params(params)
+        parse_params(params, site.config.paths)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
@@ -25,6 +26,8 @@ from absurd_contimg.products.mosaic_outputs import MissingMember, MosaicMembers
 from absurd_contimg.products.outputs import from_json, to_json
 from absurd_contimg.products.store import earlier_output_dir
 from absurd_contimg.stages.mosaic import MosaicStage
+from absurd_contimg.stages.photometry import PhotometryStage
+from absurd_contimg.workflows.task_paths import require_catalogue
 
 _log = logging.getLogger(__name__)
 
@@ -42,18 +45,20 @@ def spawn_options(inputs: MosaicInputs) -> SpawnOptions:
 
 def mosaic_stages() -> tuple[PipelineStage, ...]:
     """The stages of a mosaic task, in their order."""
-    return (MosaicStage(),)
+    return (MosaicStage(), PhotometryStage())
 
 
-def parse_params(params: object) -> MosaicInputs:
+def parse_params(params: object, paths: PathsConfig) -> MosaicInputs:
     """The parameters of a task; raises `SettingError` that names the problems."""
     try:
-        return from_json(MosaicInputs, cast(Mapping[str, Json], params))
+        inputs = from_json(MosaicInputs, cast(Mapping[str, Json], params))
     except ValueError as error:
         raise SettingError(
             f"The parameters of this {TASK_NAME} task are not valid: {error}.",
             "Make the mosaic again: contimg mosaic make",
         ) from error
+    require_catalogue(inputs.catalog_path, paths)
+    return inputs
 
 
 class MemberRegistry(Protocol):
@@ -74,8 +79,8 @@ class MosaicWorkflow:
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
         """Choose the images and run the stages; the result has the verdict and the outputs."""
-        inputs = parse_params(params)
         config = self.runner.config
+        inputs = parse_params(params, config.paths)
 
         async def choose() -> dict[str, Json]:
             return await asyncio.to_thread(self._choose, inputs)
