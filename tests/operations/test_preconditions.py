@@ -26,6 +26,7 @@ READING = (
     "settings",
     "quarantine list",
     "registry check",
+    "registry files 2026-01-25T22:00:00",
 )
 ACTING = ("retry x", "cancel x", "quarantine release x", "retry --all-failed")
 MAKING = ("worker", "run", "spawn")

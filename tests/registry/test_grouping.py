@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from absurd_contimg.errors import InputError
 from absurd_contimg.products.subband_files import SubbandName, parse_subband_name
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS, group_name
+from absurd_contimg.registry.models import ObservationGroup
 
 START = 1_769_380_000
 
@@ -76,3 +78,22 @@ def test_other_names_are_refused(name: str) -> None:
     """The error shows the name that was expected."""
     with pytest.raises(InputError, match="YYYY-MM-DD"):
         parse_subband_name(Path(name))
+
+
+def test_renamed_group_keeps_what_is_known_of_it(registry: Registry) -> None:
+    """And a closed group keeps its name: its files are fixed."""
+    paths = [named(START + second, second).path for second in (20, 10, 0)]
+    registry.register_files(paths[:1])
+    _set_group(registry, mid_mjd=61065.9, declination_deg=16.0)
+    registry.register_files(paths[:2])
+    (row,) = registry.rows(ObservationGroup)
+    assert row["group_id"] == group_name(START + 10)
+    assert (row["mid_mjd"], row["declination_deg"]) == (61065.9, 16.0)
+    assert row["ingest_state"] == "collecting"
+    _set_group(registry, closed_at="2026-01-25T23:00:00+00:00", ingest_state="closed")
+    assert set(registry.register_files(paths).values()) == {group_name(START + 10)}
+
+
+def _set_group(registry: Registry, **values: object) -> None:
+    with registry.database.writing() as session:
+        session.execute(update(ObservationGroup).values(**values))

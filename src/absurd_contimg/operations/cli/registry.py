@@ -1,4 +1,4 @@
-"""``contimg registry``: compare the registry with the products on disk, and rebuild it."""
+"""``contimg registry``: compare the registry with the disk, rebuild it, and list raw files."""
 
 # SQLAlchemy takes a second to import: it is imported where it is used.
 # ruff: noqa: PLC0415
@@ -7,19 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, print_json, registry_app, state, with_backend
-from absurd_contimg.operations.console import console
+from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
     from absurd_contimg.registry import Registry
+
+
+def _time(text: str) -> Any:
+    return typer.Argument(formats=["%Y-%m-%dT%H:%M:%S"], help=f"{text}, UTC.", show_default=False)
 
 
 @registry_app.command()
@@ -93,6 +99,46 @@ def rebuild(as_json: AsJson = False) -> None:
         console.out(f"{report.entered} products entered, {len(report.broken)} broken.")
     if report.broken:
         raise typer.Exit(1)
+
+
+@registry_app.command()
+def files(
+    start: Annotated[datetime, _time("First")],
+    end: Annotated[datetime | None, _time("Last; without it all later ones")] = None,
+    in_state: Annotated[
+        str | None, typer.Option("--in-state", help="Only files in this state, as: late.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the raw files whose names have a time in a span (UTC, ends included)."""
+    from absurd_contimg.registry.database import exists
+    from absurd_contimg.registry.models import FileState
+    from absurd_contimg.registry.subband_files import list_files
+
+    states = [state.value for state in FileState]
+    if in_state is not None and in_state not in states:
+        raise typer.BadParameter(f"{in_state!r} is none of {', '.join(states)}.")
+    settings = state.settings()
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with _registry(settings) as (registry, _):
+        listed = list_files(
+            registry.database,
+            start_seconds=_unix_seconds(start),
+            end_seconds=None if end is None else _unix_seconds(end),
+            states=None if in_state is None else [FileState(in_state)],
+        )
+    if as_json:
+        print_json(listed)
+        return
+    table = Table("file", "group", "state", "reason", box=None, pad_edge=False)
+    for file in listed:
+        table.add_row(*map(cell, (file.path.name, file.group_id, file.state, file.reason or "")))
+    console.print(table)
+
+
+def _unix_seconds(time: datetime) -> int:
+    return int(time.replace(tzinfo=UTC).timestamp())
 
 
 @contextmanager
