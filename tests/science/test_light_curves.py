@@ -31,8 +31,8 @@ from absurd_contimg.science.restoring_beams import RestoringBeam
 from absurd_contimg.science.variability import Variability, measure_variability
 
 SETTINGS = Normalisation(1.0, 5, 10.0, 0.02, 4.3, 0.26)
-SHAPE = (900, 900)
-N_EPOCHS = 8
+SHAPE = (700, 700)
+N_EPOCHS = 6
 RMS = 4e-3
 
 
@@ -98,7 +98,7 @@ def points() -> list[FluxPoint]:
 
 
 def test_variable_and_transient_are_found_and_no_constant_source(points: list[FluxPoint]) -> None:
-    """At |Vs| >= 4.3 and |m| > 0.26, of 202 sources in 8 images."""
+    """At |Vs| >= 4.3 and |m| > 0.26, of 202 sources in 6 images."""
     curves = make_light_curves(points, SETTINGS)
     assert len(curves) == 202
     flagged = {name for name, curve in curves.items() if _statistics(curve).variable}

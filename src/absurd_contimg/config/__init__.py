@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 
 from absurd_contimg.config.limits import LimitsConfig
 from absurd_contimg.config.mosaic import MosaicConfig
-from absurd_contimg.config.photometry import PhotometryConfig
+from absurd_contimg.config.photometry import PhotometryConfig, VariabilityConfig
 from absurd_contimg.config.publication import PUBLISHED, PublicationConfig
 from absurd_contimg.config.section import Section
 from absurd_contimg.core.records import Json
@@ -315,6 +315,7 @@ class PipelineConfig(Section):
     mosaic: MosaicConfig = MosaicConfig()
     publication: PublicationConfig = PublicationConfig()
     photometry: PhotometryConfig = PhotometryConfig()
+    variability: VariabilityConfig = VariabilityConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

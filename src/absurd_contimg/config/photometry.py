@@ -19,3 +19,26 @@ class PhotometryConfig(Section):
     """The local noise is measured in boxes of this many major axes: to 4 % each (measured)."""
     ratio_snr_min: float = Field(20.0, gt=0)
     """Sources above this signal-to-noise make the median ratio to the catalogue."""
+
+
+class VariabilityConfig(Section):
+    """Light curves: their normalisation, and the gates of variables and new sources."""
+
+    vs_min: float = Field(4.3, gt=0)
+    """Two epochs differ when |Vs| reaches this (VAST, Mooley et al. 2016: 4.3)."""
+    m_min: float = Field(0.26, ge=0, lt=2)
+    """And when |m| exceeds this (the same: 0.26, a change by 30 %)."""
+    neighbour_radius_deg: float = Field(1.0, gt=0, le=5)
+    """The flux scale at a source is that of its neighbours within this distance."""
+    neighbours_min: int = Field(5, ge=1)
+    """With fewer stable neighbours a flux is not normalised."""
+    neighbour_snr_min: float = Field(10.0, gt=0)
+    relative_error: float = Field(0.02, ge=0)
+    """Added to all errors: fluxes in single images scatter by 2 % (measured), for the beam and
+    cleaning."""
+    new_sigma_min: float = Field(5.0, gt=0)
+    """A source is new if an earlier image would have shown it with this many sigma."""
+    before_sigma_max: float = Field(3.0, gt=0)
+    """And if its position has less than this in all of them."""
+    earlier_images_max: int = Field(50, ge=1)
+    """At most this many earlier images are searched for a new source, the latest first."""

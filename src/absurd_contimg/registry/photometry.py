@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from sqlalchemy import ForeignKey, Index, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError
-from absurd_contimg.registry.database import Database, patient
+from absurd_contimg.registry.database import Database, chunks, patient
 from absurd_contimg.registry.models import Base, ImageRow, Product
 from absurd_contimg.registry.mosaics import MosaicRow
 
@@ -68,11 +69,42 @@ def list_measurements(
         return [_measurement(row) for row in session.scalars(query)]
 
 
-def list_sources(database: Database) -> list[str]:
-    """The names of all sources with a measurement."""
+def newest_measurements(
+    database: Database,
+    measured_in: Literal["image", "mosaic"],
+    declinations_deg: tuple[float, float] = (-90.0, 90.0),
+) -> list[FluxMeasurement]:
+    """The measurements in images or in mosaics, in the order of time.
+
+    Of a group or window that was measured several times the newest product counts.
+    """
+    low, high = declinations_deg
+    measurements = []
     with database.reading() as session:
-        query = select(PhotometryRow.source).distinct().order_by(PhotometryRow.source)
-        return list(session.scalars(query))
+        products = session.execute(
+            select(Product.key, Product.group_id, Product.outputs)
+            .where(Product.stage == PHOTOMETRY_STAGE)
+            .order_by(Product.created_at, Product.key)
+        )
+        newest = {
+            group_id: key
+            for key, group_id, outputs in products
+            if outputs["photometry"]["measured_in"] == measured_in
+        }
+        for keys in chunks(list(newest.values())):
+            query = select(PhotometryRow).where(
+                PhotometryRow.product_key.in_(keys), PhotometryRow.dec_deg.between(low, high)
+            )
+            measurements += [_measurement(row) for row in session.scalars(query)]
+    return sorted(measurements, key=lambda m: (m.mjd, m.group_id, m.source))
+
+
+def source_positions(database: Database) -> dict[str, tuple[float, float]]:
+    """Right ascension and declination in degrees of all sources with a measurement, by name."""
+    columns = PhotometryRow.source, PhotometryRow.ra_deg, PhotometryRow.dec_deg
+    query = select(*columns).distinct().order_by(*columns)
+    with database.reading() as session:
+        return {source: (ra, dec) for source, ra, dec in session.execute(query)}
 
 
 def groups_without_photometry(database: Database) -> list[str]:

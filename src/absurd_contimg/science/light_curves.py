@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.science.catalogue import unit_vectors
-from absurd_contimg.science.variability import measure_variability
+from absurd_contimg.science.variability import Variability, measure_variability
 
 _ROUNDS = 4
 """Scales and mean fluxes depend on each other; the fourth changes nothing above 1e-3."""
@@ -52,6 +52,18 @@ class LightCurvePoint:
     measured_jy: float
     """Before the division."""
     measured_error_jy: float
+
+
+@dataclass(frozen=True, slots=True)
+class LightCurve:
+    """The fluxes of one source in the order of time, and their statistics."""
+
+    source: str
+    ra_deg: float
+    dec_deg: float
+    catalogue_jy: float | None
+    points: tuple[LightCurvePoint, ...]
+    variability: Variability
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,285 @@
+"""``contimg photometry``, ``lightcurve`` and ``variability``: what was measured of sources."""
+
+# SQLAlchemy, NumPy and matplotlib take time to import: imported where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import TERMINAL_STATES, SpawnedTask
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.console import cell, console
+from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.products.photometry_table import SourceFlux
+    from absurd_contimg.registry import Registry
+    from absurd_contimg.science.light_curves import LightCurve
+
+_Mosaics = Annotated[bool, typer.Option("--mosaics", help="Of mosaics instead of single images.")]
+
+
+@app.command()
+def photometry(
+    name: Annotated[
+        str, typer.Argument(metavar="GROUP|WINDOW", help="A group, or the window of a mosaic.")
+    ],
+    make: Annotated[
+        bool, typer.Option("--make", help="Spawn a task that measures in the newest image.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Number of sources, the brightest first.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """Show the fluxes of catalogue sources in the image of a group or in a mosaic.
+
+    Measured at the positions of the catalogue and corrected for the primary beam.
+    """
+    settings = state.settings()
+    with _registry(settings) as registry:
+        table = _newest_table(registry, name)
+    if make:
+        task = _spawn(settings, name)
+        if as_json:
+            print_json({"task_id": task.task_id, "created": task.created})
+        else:
+            console.out(f"Task {task.task_id} measures {name}; it needs a worker: contimg status")
+        return
+    if table is None:
+        raise MissingInputError(
+            f"{name} has an image, but nothing has been measured in it yet.",
+            f"Spawn the task that does: contimg photometry {name} --make",
+        )
+    from absurd_contimg.products.photometry_table import read_photometry
+
+    rows = sorted(read_photometry(table), key=lambda row: -(row.flux_jy or float("-inf")))
+    if as_json:
+        print_json([asdict(row) for row in rows])
+        return
+    console.print(_flux_table(rows[:limit]))
+    measured = sum(row.flux_jy is not None for row in rows)
+    hidden = f", {len(rows) - limit} more with --limit" if len(rows) > limit else ""
+    console.out(f"{measured} of {len(rows)} sources measured{hidden}.")
+    console.out(str(table))
+
+
+@app.command()
+def lightcurve(
+    source: Annotated[
+        str,
+        typer.Argument(help="A source by its name in the catalogue, or a position RA,DEC."),
+    ],
+    mosaics: _Mosaics = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the light curve as a PNG file too.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the fluxes of a source over time, and whether it varies.
+
+    Each image is normalised by the stable sources around the source. A position is in degrees
+    (10.684,41.269) or sexagesimal (00:42:44.2,+41:16:09), to 60 arcsec; before a negative one
+    write --.
+    """
+    from absurd_contimg.operations.report.light_curve import (
+        statistics_line,
+        utc_of,
+        write_light_curve,
+    )
+    from absurd_contimg.operations.services.light_curves import find_source, light_curve
+
+    settings = state.settings()
+    with _registry(settings) as registry:
+        target = find_source(registry.database, source)
+        curve = light_curve(
+            registry.database,
+            settings.pipeline.variability,
+            target,
+            "mosaic" if mosaics else "image",
+        )
+    if output is not None:
+        if not output.parent.is_dir():
+            raise MissingInputError(f"There is no folder {output.parent}.", "Check --output.")
+        write_light_curve(curve, output)
+    if as_json:
+        print_json(asdict(curve))
+        return
+    table = Table("time (UTC)", "window" if mosaics else "group", box=None, pad_edge=False)
+    for heading in ("mJy", "error", "scale", "n"):
+        table.add_column(heading, justify="right")
+    for point in curve.points:
+        table.add_row(
+            f"{utc_of(point.mjd):%Y-%m-%d %H:%M:%S}",
+            cell(point.epoch),
+            _milli(point.flux_jy),
+            _milli(point.error_jy),
+            f"{point.scale:.3f}",
+            str(point.n_neighbours),
+        )
+    console.out(f"{curve.source} at {curve.ra_deg:.5f} {curve.dec_deg:+.5f} deg", style="bold")
+    console.print(table)
+    console.out(statistics_line(curve))
+    if output is not None:
+        console.out(f"Wrote {output}")
+
+
+@app.command()
+def variability(
+    mosaics: _Mosaics = False,
+    every: Annotated[bool, typer.Option("--all", help="Constant sources too.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Number of sources.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """List the sources that vary: two epochs with |Vs| >= 4.3 and |m| > 0.26.
+
+    Those that differ most come first. contimg settings shows the gates.
+    """
+    from absurd_contimg.operations.services.light_curves import light_curves
+    from absurd_contimg.registry.photometry import newest_measurements
+
+    settings = state.settings()
+    with _registry(settings) as registry:
+        measured = newest_measurements(registry.database, "mosaic" if mosaics else "image")
+    curves = light_curves(measured, settings.pipeline.variability)
+    compared = [curve for curve in curves if curve.variability.pair is not None]
+    chosen = [curve for curve in compared if every or curve.variability.variable]
+    if as_json:
+        statistics = [
+            {"source": curve.source, "ra_deg": curve.ra_deg, "dec_deg": curve.dec_deg}
+            | asdict(curve.variability)
+            for curve in chosen
+        ]
+        print_json({"n_compared": len(compared), "sources": statistics})
+        return
+    if chosen:
+        console.print(_variability_table(chosen[:limit]))
+    variable = sum(curve.variability.variable for curve in compared)
+    hidden = f"; {len(chosen) - limit} more with --limit" if len(chosen) > limit else ""
+    console.out(f"{variable} of {len(compared)} sources with two epochs or more vary{hidden}.")
+
+
+def _flux_table(rows: list[SourceFlux]) -> Table:
+    table = Table("source", box=None, pad_edge=False)
+    for heading in ("RA deg", "Dec deg", "mJy", "error", "S/N", "ratio"):
+        table.add_column(heading, justify="right")
+    table.add_column("flags")
+    for row in rows:
+        ratio = signal = ""
+        if row.flux_jy is not None and row.error_jy:
+            ratio, signal = f"{row.flux_jy / row.catalogue_jy:.3f}", _signal(row)
+        table.add_row(
+            cell(row.source),
+            f"{row.ra_deg:.4f}",
+            f"{row.dec_deg:+.4f}",
+            _milli(row.flux_jy),
+            _milli(row.error_jy),
+            signal,
+            ratio,
+            cell(" ".join(row.flags)),
+        )
+    return table
+
+
+def _signal(row: SourceFlux) -> str:
+    return f"{row.flux_jy / row.error_jy:.1f}" if row.flux_jy and row.error_jy else ""
+
+
+def _variability_table(curves: list[LightCurve]) -> Table:
+    table = Table("source", box=None, pad_edge=False)
+    for heading in ("epochs", "mJy", "V", "eta", "Vs", "m"):
+        table.add_column(heading, justify="right")
+    for curve in curves:
+        statistics = curve.variability
+        if statistics.pair is None:
+            continue
+        table.add_row(
+            cell(curve.source),
+            str(statistics.n_epochs),
+            _milli(statistics.mean_jy),
+            f"{statistics.modulation:.3f}",
+            f"{statistics.eta:.2f}",
+            f"{statistics.pair.vs:+.1f}",
+            f"{statistics.pair.m:+.2f}",
+        )
+    return table
+
+
+def _milli(jy: float | None) -> str:
+    return "" if jy is None else f"{1e3 * jy:.2f}"
+
+
+@contextmanager
+def _registry(settings: Settings) -> Iterator[Registry]:
+    """The registry, or `MissingInputError` if there is none yet."""
+    from absurd_contimg.registry import Registry
+    from absurd_contimg.registry.database import exists
+
+    if not exists(settings.registry_url):
+        raise MissingInputError(
+            "There is no registry yet, so nothing has been measured.",
+            "Check --state-dir or PIPELINE_PRODUCTS_DB.",
+        )
+    registry = Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
+    try:
+        yield registry
+    finally:
+        registry.close()
+
+
+def _newest_table(registry: Registry, name: str) -> Path | None:
+    """The newest table of a group or window; None if it has only an image.
+
+    Raises `MissingInputError` that names similar groups and windows.
+    """
+    from absurd_contimg.products.outputs import PhotometryOutputs, from_json
+    from absurd_contimg.registry.models import Product
+    from absurd_contimg.registry.mosaics import list_mosaics
+    from absurd_contimg.registry.photometry import PHOTOMETRY_STAGE
+
+    products = [row for row in registry.rows(Product, name) if row["stage"] == PHOTOMETRY_STAGE]
+    if products:
+        newest = max(products, key=lambda row: str(row["created_at"]))
+        return from_json(PhotometryOutputs, newest["outputs"]).photometry.table
+    groups = [group.group_id for group in registry.groups()]
+    windows = [mosaic.window_id for mosaic in list_mosaics(registry.database)]
+    if name not in groups and name not in windows:
+        similar = get_close_matches(name, [*groups, *windows], 3)
+        known = f" Similar: {', '.join(similar)}." if similar else ""
+        raise MissingInputError(
+            f"There is no group and no window {name!r} with products.{known}",
+            "contimg status lists the groups.",
+        )
+    registry.image_outputs(name)  # or it says that there is no image
+    return None
+
+
+def _spawn(settings: Settings, name: str) -> SpawnedTask:
+    """A new task, unless one is waiting or running."""
+    from absurd_contimg.ingest.spawn import find_catalog
+    from absurd_contimg.workflows.photometry import TASK_NAME, PhotometryInputs, spawn_options
+
+    inputs = PhotometryInputs(group_id=name, catalog_path=find_catalog(settings))
+    params = inputs.model_dump(mode="json")
+
+    async def spawn(backend: Backend) -> SpawnedTask:
+        options, number = spawn_options(name), 1
+        first_key = options.idempotency_key
+        while True:
+            task = await backend.spawn_task(settings.queue_name, TASK_NAME, params, options)
+            result = await backend.get_task_result(settings.queue_name, task.task_id)
+            if result is None or result.state not in TERMINAL_STATES:
+                return task
+            number += 1
+            options = replace(options, idempotency_key=f"{first_key}#{number}")
+
+    return with_backend(settings, spawn)
