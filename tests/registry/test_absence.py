@@ -18,7 +18,7 @@ from absurd_contimg.registry import ABSENT, GroupStatus, Registry
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import CaltableRow, Product
 
-from .test_registry import GROUPS, TABLES, commit, commit_all
+from .test_registry import GROUPS, N_PRODUCTS, TABLES, commit, commit_all
 
 MJD, DECLINATION = 61065.9, 16.0
 
@@ -106,7 +106,7 @@ def test_rebuild_keeps_what_is_published_meanwhile(
         return writing(database)
 
     monkeypatch.setattr(Database, "writing", published_before)
-    assert registry.rebuild(output_dir).entered == 15
+    assert registry.rebuild(output_dir).entered == N_PRODUCTS + 1
     assert registry.check(output_dir).unknown == ()
 
 
@@ -118,7 +118,7 @@ def test_worker_enters_the_products_into_an_empty_registry(
     registry = open_registry(tmp_path, output_dir)
     assert registry.is_empty()
     enter_products(registry, output_dir)
-    assert len(registry.rows(Product)) == 13
+    assert len(registry.rows(Product)) == N_PRODUCTS - 1
     assert not registry.is_empty()
 
 
@@ -132,7 +132,7 @@ def test_worker_enters_all_products_or_none(
     registry = open_registry(tmp_path, output_dir)
     with monkeypatch.context() as patched:
         progress = mock.Mock(side_effect=[None, OSError("the worker ends")])
-        patched.setattr("absurd_contimg.registry.registry.progress_of", progress)
+        patched.setattr("absurd_contimg.registry.product_entry.progress_of", progress)
         with pytest.raises(OSError, match="the worker ends"):
             enter_products(registry, output_dir)
     assert registry.is_empty()
@@ -140,7 +140,7 @@ def test_worker_enters_all_products_or_none(
     content = json.loads(broken.read_text())
     broken.write_text(json.dumps({**content, "outputs": {"flagged_ms": {"path": "/etc/passwd"}}}))
     enter_products(registry, output_dir)
-    assert len(registry.rows(Product)) == 13
+    assert len(registry.rows(Product)) == N_PRODUCTS - 1
     (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert str(broken.parent) in record.getMessage()
 
@@ -155,15 +155,21 @@ def test_commands_compare_and_rebuild(tmp_path: Path, output_dir: Path) -> None:
     """A registry that was deleted is made again from the manifests."""
     lost = contimg(tmp_path, output_dir, "check")
     assert lost.exit_code == 1
-    assert "0 products in the registry, 0 missing or damaged, 14 not registered" in lost.output
-    assert "14 products entered" in contimg(tmp_path, output_dir, "rebuild").output
+    assert (
+        f"0 products in the registry, 0 missing or damaged, {N_PRODUCTS} not registered"
+        in lost.output
+    )
+    assert f"{N_PRODUCTS} products entered" in contimg(tmp_path, output_dir, "rebuild").output
     assert contimg(tmp_path, output_dir, "check").exit_code == 0
     (output_dir / "image" / f"image-{GROUPS[0]}-x" / "file").unlink()
     damaged = contimg(tmp_path, output_dir, "check", "--json")
     assert damaged.exit_code == 1
     assert "file is missing" in damaged.output
     (tmp_path / "state" / "registry.sqlite3").unlink()
-    assert "13 products entered, 1 broken" in contimg(tmp_path, output_dir, "rebuild").output
+    assert (
+        f"{N_PRODUCTS - 1} products entered, 1 broken"
+        in contimg(tmp_path, output_dir, "rebuild").output
+    )
 
 
 def test_check_lets_groups_go_on_whose_calibration_is_back(

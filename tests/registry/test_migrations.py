@@ -126,6 +126,8 @@ def test_rows_survive_a_migration(old_url: str) -> None:
     assert len(imaged.files) == 1
     groups = registry.rows(ObservationGroup)
     assert [(row["ingest_state"], row["files_version"]) for row in groups] == [("closed", 1)] * 2
+    assert [row["mid_mjd"] for row in groups] == [61065.901, None]
+    assert [row["declination_deg"] for row in groups] == [16.0, None]
     assert {row["state"] for row in registry.rows(SubbandFile)} == {"whole"}
     assert [(row["key"], row["size_bytes"]) for row in registry.rows(Product)] == [
         ("k1", 5_000_000_000), ("k2", 10), ("k3", 10),

@@ -6,6 +6,7 @@ import itertools
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from hypothesis import strategies as st
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError, MissingInputError, SettingError
 from absurd_contimg.products.manifest import InputEntry, Manifest, file_entries, write_manifest
+from absurd_contimg.products.mosaic_outputs import MosaicImage
+from absurd_contimg.products.photometry_table import SourceFlux, write_photometry
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.derived import DERIVED_TABLES
@@ -26,9 +29,14 @@ from absurd_contimg.registry.models import (
     SubbandFile,
     ValidationRow,
 )
+from absurd_contimg.registry.mosaics import MosaicTier, list_mosaics
+from absurd_contimg.registry.photometry import list_measurements
 
 TABLES = (ObservationGroup, SubbandFile, *DERIVED_TABLES)
 GROUPS = ("2026-01-25T22:26:05", "2026-01-25T22:31:14")
+WINDOW = "2026-01-25T22:26:05_w2"
+N_PRODUCTS = 18
+_MOSAIC_FILES = ("", "weight_", "tiles_", "checks_")
 
 
 def measurement_set(name: str, path: str, mjd: float) -> dict[str, Json]:
@@ -54,14 +62,44 @@ def caltables(folder: Path, mjd: float, *, declination: float = 16.0) -> dict[st
     return {"caltables": described}
 
 
+def mosaic(output_dir: Path, mjd: float) -> dict[str, Json]:
+    described: dict[str, Json] = {field.name: 1 for field in fields(MosaicImage)}
+    described |= {f"{name}path": f"{output_dir}/{name}x" for name in _MOSAIC_FILES}
+    described |= {"window_id": WINDOW, "tier": "quicklook", "verdict": "accepted"}
+    return {"mosaic": {**described, "failed_gates": [], "mid_mjd": mjd}}
+
+
+def photometry(output_dir: Path, mjd: float, measured_in: str) -> dict[str, Json]:
+    described: dict[str, Json] = {
+        "table": f"{output_dir}/table.ecsv", "measured_in": measured_in, "mid_mjd": mjd,
+        "n_sources": 3, "n_measured": 2, "n_blended": 0, "error_median_jy": 0.1,
+        "flux_ratio_median": None, "flux_ratio_n": 0,
+    }  # fmt: skip
+    return {"photometry": described}
+
+
+def fluxes(mjd: float) -> list[SourceFlux]:
+    """Two sources that were measured and one that was not."""
+    return [
+        SourceFlux(f"S{number}", 10.0, 16.0, mjd, flux, flux, 1.0, 0.1, 0.9, 0, ("edge", "blended"))
+        for number, flux in enumerate((1.0, 0.5, None))
+    ]
+
+
 def commit(
-    output_dir: Path, stage: str, group_id: str, outputs: dict[str, Json], name: str = "x"
+    output_dir: Path,
+    stage: str,
+    group_id: str,
+    outputs: dict[str, Json],
+    name: str = "x",
+    table: Sequence[SourceFlux] = (),
 ) -> tuple[Path, Manifest]:
     """A committed product on disk, as a stage would leave it."""
     key = f"{stage}-{group_id}-{name}"
     folder = output_dir / stage / key
     folder.mkdir(parents=True)
     (folder / "file").write_text(key)
+    write_photometry(folder / "table.ecsv", table)
     manifest = Manifest(
         *(stage, 1, key, f"{stage}/{key}", str(output_dir), group_id, {}),
         *((InputEntry("/in/flagged.ms", "product", "k"),), outputs, file_entries(folder)),
@@ -72,7 +110,7 @@ def commit(
 
 
 def commit_all(output_dir: Path) -> list[tuple[Path, Manifest]]:
-    """Every sort of product, for two groups."""
+    """Every sort of product, for two groups and a window of them."""
     made = []
     for number, group_id in enumerate(GROUPS):
         mjd = 61065.9 + number * 0.0036
@@ -89,6 +127,12 @@ def commit_all(output_dir: Path) -> list[tuple[Path, Manifest]]:
             ("validate", {"validation": {"passed": True}}),
         ):
             made.append(commit(output_dir, stage, group_id, outputs))
+        measured = photometry(output_dir, mjd, "image")
+        made.append(commit(output_dir, "photometry", group_id, measured, table=fluxes(mjd)))
+    made.append(commit(output_dir, "mosaic", WINDOW, mosaic(output_dir, 61065.902)))
+    measured = photometry(output_dir, 61065.902, "mosaic")
+    made.append(commit(output_dir, "photometry", WINDOW, measured, table=fluxes(61065.902)))
+    assert len(made) == N_PRODUCTS
     return made
 
 
@@ -99,13 +143,37 @@ def test_every_product_is_found_again(registry: Registry, tmp_path: Path) -> Non
     """Typed tables hold the outputs of the stages."""
     for folder, manifest in commit_all(tmp_path / "products"):
         registry.register(folder, manifest)
-    assert len(registry.rows(Product)) == 14
+    assert len(registry.rows(Product)) == N_PRODUCTS
     assert [row["kind"] for row in registry.rows(MeasurementSetRow, GROUPS[0])] == [
         *("flagged", "calibrated", "raw"),
     ]
     assert registry.rows(ImageRow, GROUPS[0])[0]["details"]["image"]["noise_jy"] == 0.001
     assert registry.rows(ValidationRow, GROUPS[1])[0]["details"] == {"validation": {"passed": True}}
     assert [group.status for group in registry.groups()] == [GroupStatus.IMAGED] * 2
+    (described,) = list_mosaics(registry.database, MosaicTier.QUICKLOOK, WINDOW)
+    assert described.details["mosaic"]["tier"] == "quicklook"
+    assert [item.flux_jy for item in list_measurements(registry.database, group_id=WINDOW)] == [
+        *(1.0, 0.5),
+    ]
+    epochs = list_measurements(registry.database, source="S1")
+    assert [item.group_id for item in epochs] == [GROUPS[0], WINDOW, GROUPS[1]]
+    assert {item.flags for item in epochs} == {"edge blended"}
+
+
+def test_group_is_described_by_its_measurement_set(registry: Registry, tmp_path: Path) -> None:
+    """Where ingestion has not read when and where it was observed."""
+    for number, group_id in enumerate(GROUPS):
+        outputs = measurement_set("measurement_set", f"/{number}.ms", 61065.9)
+        folder, manifest = commit(tmp_path, "convert", group_id, outputs)
+        if number:
+            registry.set_group_status(group_id, GroupStatus.DISCOVERED)
+            with registry.database.writing() as session:
+                session.get_one(ObservationGroup, group_id).mid_mjd = 61000.0
+        registry.register(folder, manifest)
+    rows = registry.rows(ObservationGroup)
+    assert [(row["mid_mjd"], row["declination_deg"]) for row in rows] == [
+        *((61065.9, 16.0), (61000.0, None)),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +198,7 @@ def test_order_and_repetition_do_not_matter_and_a_rebuild_is_equal(
     rebuilt = Registry(folder / "rebuilt.sqlite3")
     output_dir = Path(all_products[0][1].output_dir)
     report = rebuilt.rebuild(output_dir)
-    assert (report.entered, report.broken) == (14, ())
+    assert (report.entered, report.broken) == (N_PRODUCTS, ())
     assert [rebuilt.rows(table) for table in TABLES] == [entered.rows(table) for table in TABLES]
 
 
@@ -149,7 +217,7 @@ def test_rebuild_in_place_drops_what_is_gone_and_keeps_what_no_manifest_holds(
     damaged = next(folder for folder, manifest in products if manifest.stage == "validate")
     (damaged / "file").unlink()
     report = registry.rebuild(tmp_path / "products")
-    assert report.entered == 12
+    assert report.entered == N_PRODUCTS - 2
     assert [path for path, _ in report.broken] == [damaged]
     assert registry.group(GROUPS[0]).status is GroupStatus.DEGRADED
     assert registry.group(GROUPS[0]).reason == "noise too high"

@@ -98,7 +98,7 @@ class ObservationGroup(Base):
     status: Mapped[str]
     reason: Mapped[str | None]
     mid_mjd: Mapped[float | None] = mapped_column(index=True)
-    """From a file's header, as the declination; None for groups of earlier versions."""
+    """From a file's header or else the Measurement Set, as the declination; None: not known yet."""
     declination_deg: Mapped[float | None]
     """Apparent declination of the strip."""
     ingest_state: Mapped[str] = mapped_column(

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import delete, insert, inspect, select, update
-from sqlalchemy.exc import DataError, IntegrityError
-from sqlalchemy.orm import Session
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import BrokenProductError, MissingInputError, UserError
@@ -30,15 +28,11 @@ from absurd_contimg.products.store import (
 )
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
-from absurd_contimg.registry.database import Database, chunks, patient
-from absurd_contimg.registry.derived import (
-    DERIVED_TABLES,
-    belongs_to_window,
-    derived_rows,
-    progress_of,
-)
+from absurd_contimg.registry.database import Database, patient
+from absurd_contimg.registry.derived import DERIVED_TABLES
 from absurd_contimg.registry.group_assignment import assign_groups
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
+from absurd_contimg.registry.groups import Group, with_files
 from absurd_contimg.registry.models import (
     Base,
     CaltableRow,
@@ -50,19 +44,9 @@ from absurd_contimg.registry.models import (
     SubbandFile,
 )
 from absurd_contimg.registry.mosaics import mosaic_members
-from absurd_contimg.registry.photometry import PhotometryRow, image_outputs
+from absurd_contimg.registry.photometry import image_outputs
+from absurd_contimg.registry.product_entry import ensure_group, enter_product, retire
 from absurd_contimg.registry.subband_files import files_in_groups
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """One observation group: its status, and the reason if it did not end well."""
-
-    group_id: str
-    status: GroupStatus
-    reason: str | None
-    files: tuple[Path, ...]
-    """In the order of their sub-bands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +73,6 @@ class CheckReport:
 
 ABSENT = "missing on disk"
 """How the reason of a retirement begins that ends when the set is there again."""
-_PATH_COLUMNS = {"path", "folder", "source_ms", "outputs", "details"}
 
 
 class Registry:
@@ -120,7 +103,7 @@ class Registry:
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
         with self.database.writing() as session:
-            self._enter(session, folder, manifest)
+            enter_product(session, self.database, folder, manifest)
 
     def rebuild(self, output_dir: Path) -> RebuildReport:
         """Replace what manifests hold, in one step; groups, status and retirements stay.
@@ -142,11 +125,11 @@ class Registry:
                 session.execute(delete(table))
             for folder, manifest in products.items():
                 try:
-                    self._enter(session, folder, manifest)
+                    enter_product(session, self.database, folder, manifest)
                 except BrokenProductError as error:
                     broken[folder] = str(error)
             for key, reason in retired.items():
-                _retire(session, key, reason)
+                retire(session, key, reason)
         return RebuildReport(len(products.keys() - broken.keys()), tuple(broken.items()))
 
     def is_empty(self) -> bool:
@@ -213,7 +196,7 @@ class Registry:
     def retire_set(self, product_key: str, reason: str) -> None:
         """Take a set out of use; it stays known, with the reason."""
         with self.database.writing() as session:
-            _retire(session, product_key, reason)
+            retire(session, product_key, reason)
 
     def reinstate(self) -> list[str]:
         """Take sets into use again that were retired as absent and are whole, by their digests.
@@ -294,7 +277,7 @@ class Registry:
     ) -> None:
         """Set the status of a group, with the reason if it did not end well."""
         with self.database.writing() as session:
-            row = _ensure_group(session, group_id)
+            row = ensure_group(session, group_id)
             row.status, row.reason = status.value, reason
 
     def group(self, group_id: str) -> Group:
@@ -305,7 +288,7 @@ class Registry:
                 raise MissingInputError(
                     f"Group {group_id} is not in the registry.", "Check its name: contimg status."
                 )
-            return _groups(session, [row])[0]
+            return with_files(session, [row])[0]
 
     @patient
     def groups(self, status: GroupStatus | None = None) -> list[Group]:
@@ -314,86 +297,4 @@ class Registry:
         if status is not None:
             query = query.where(ObservationGroup.status == status.value)
         with self.database.reading() as session:
-            return _groups(session, session.scalars(query).all())
-
-    def _enter(self, session: Session, folder: Path, manifest: Manifest) -> None:
-        """Enter all of a product, or nothing and raise `BrokenProductError`."""
-        try:
-            with session.begin_nested():
-                self._enter_rows(session, folder, manifest)
-        except (IntegrityError, DataError, ValueError, OverflowError) as error:
-            cause = error.orig if isinstance(error, IntegrityError | DataError) else error
-            raise BrokenProductError(
-                f"{folder} has a manifest with values that the registry cannot hold ({cause}).",
-                "Move it away and have it made again.",
-            ) from error
-
-    def _enter_rows(self, session: Session, folder: Path, manifest: Manifest) -> None:
-        if not belongs_to_window(manifest):
-            group = _ensure_group(session, manifest.group_id)
-            if (progress := progress_of(manifest)) is not None:
-                _advance(group, progress)
-        earlier = session.get(CaltableSetRow, manifest.key)
-        # The keys of the first two are paths, which may have moved; of the third there are many.
-        for table in (CaltableRow, MeasurementSetRow, PhotometryRow):
-            session.execute(delete(table).where(table.product_key == manifest.key))
-        for row in derived_rows(folder, manifest):
-            if isinstance(row, CaltableSetRow) and earlier is not None:  # a retired one stays so
-                row.status, row.retired_reason = earlier.status, earlier.retired_reason
-            if manifest.output_dir == self.database.output_dir:
-                for name in _PATH_COLUMNS.intersection(inspect(type(row)).columns.keys()):
-                    value = getattr(row, name)
-                    setattr(row, name, self.database.stored(value))
-            if isinstance(row, PhotometryRow):
-                session.add(row)
-                continue
-            session.merge(row)
-            session.flush()
-
-
-_PROGRESS = (
-    GroupStatus.DISCOVERED, GroupStatus.CONVERTED, GroupStatus.CALIBRATED, GroupStatus.IMAGED,
-)  # fmt: skip
-
-
-def _advance(group: ObservationGroup, status: GroupStatus) -> None:
-    """Products move a group forwards and never back; the status of an ended group stays."""
-    current = GroupStatus(group.status)
-    if current is GroupStatus.WAITING_FOR_CALIBRATION:
-        current = GroupStatus.CONVERTED  # the status before the wait; calibrated data end it
-    if current in _PROGRESS and _PROGRESS.index(status) > _PROGRESS.index(current):
-        group.status = status.value
-
-
-def _retire(session: Session, key: str, reason: str | None) -> None:
-    session.execute(
-        update(CaltableSetRow)
-        .where(CaltableSetRow.product_key == key)
-        .values(status="retired", retired_reason=reason)
-    )
-
-
-def _ensure_group(session: Session, group_id: str) -> ObservationGroup:
-    row = session.get(ObservationGroup, group_id)
-    if row is None:
-        row = ObservationGroup(group_id=group_id, status=GroupStatus.DISCOVERED.value, reason=None)
-        session.add(row)
-        session.flush()
-    return row
-
-
-def _groups(session: Session, rows: Sequence[ObservationGroup]) -> list[Group]:
-    """The groups with their files."""
-    files: dict[str, list[Path]] = {row.group_id: [] for row in rows}
-    for part in chunks(list(files)):
-        query = (
-            select(SubbandFile.group_id, SubbandFile.path)
-            .where(SubbandFile.group_id.in_(part))
-            .order_by(SubbandFile.subband, SubbandFile.path)
-        )
-        for group_id, path in session.execute(query):
-            files[group_id].append(Path(path))
-    return [
-        Group(row.group_id, GroupStatus(row.status), row.reason, tuple(files[row.group_id]))
-        for row in rows
-    ]
+            return with_files(session, session.scalars(query).all())

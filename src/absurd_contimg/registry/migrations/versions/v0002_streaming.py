@@ -41,6 +41,12 @@ def _extend_groups_and_files() -> None:
     )
     op.add_column("observation_groups", sa.Column("task_id", sa.String()))
     op.add_column("observation_groups", sa.Column("photometry_task_id", sa.String()))
+    for column in ("mid_mjd", "declination_deg"):
+        op.execute(
+            f"update observation_groups set {column} = (select max({column}) from "
+            "measurement_sets where kind = 'raw' and "
+            "measurement_sets.group_id = observation_groups.group_id)"
+        )
     op.create_index("ix_observation_groups_mid_mjd", "observation_groups", ["mid_mjd"])
     op.create_index("ix_observation_groups_ingest_state", "observation_groups", ["ingest_state"])
     op.add_column("subband_files", sa.Column("size", sa.BigInteger()))
