@@ -15,8 +15,10 @@ from synthetic_tiles import FREQUENCY_HZ, TilePlan, make_tile
 from absurd_contimg.core.records import Json
 from absurd_contimg.products.manifest import Manifest, file_entries, write_manifest
 from absurd_contimg.products.outputs import (
+    CalibrateApplyOutputs,
     ContinuumImage,
     ImageOutputs,
+    MeasurementSet,
     ValidateOutputs,
     Validation,
     to_json,
@@ -49,7 +51,9 @@ def commit_tiles(
         scaled = [replace(source, flux_jy=source.flux_jy * scale) for source in sources]
         group = f"2025-01-15T10:{5 * number:02d}:00"
         tile = make_tile(plan, scaled, noise_jy, rng)
-        commit_image(output_dir, registry, group, plan, tile, FIRST_MJD + number * STEP_DAYS)
+        mid_mjd = FIRST_MJD + number * STEP_DAYS
+        commit_image(output_dir, registry, group, plan, tile, mid_mjd)
+        commit_measurement_set(output_dir, registry, group, mid_mjd, round(plan.dec_deg, 3))
         groups.append(group)
     return groups
 
@@ -100,6 +104,34 @@ def commit_image(
     _commit(product, output_dir, location, "image", group, key, outputs, created_at)
     registry.register(committed, load_committed(committed))
     return image
+
+
+def commit_measurement_set(
+    output_dir: Path, registry: Registry, group: str, mid_mjd: float, declination_deg: float
+) -> None:
+    """Commit and register a calibrated Measurement Set, of which only the description is there."""
+    key = hashlib.blake2b(f"ms {group}".encode(), digest_size=20).hexdigest()
+    location = f"calibrated/{group}-{key[:10]}"
+    product, committed = output_dir / "scratch" / key, output_dir / location
+    product.mkdir(parents=True)
+    (product / "table").write_text("")
+    ms = MeasurementSet(
+        path=committed / "table",
+        beam_centres=committed / "table",
+        n_rows=1,
+        n_channels=1,
+        channel_width_hz=1e6,
+        n_antennas=28,
+        start_mjd=mid_mjd - STEP_DAYS / 2,
+        end_mjd=mid_mjd + STEP_DAYS / 2,
+        mid_mjd=mid_mjd,
+        ra_deg=0.0,
+        dec_deg=declination_deg,
+        declination_deg=declination_deg,
+    )
+    outputs = to_json(CalibrateApplyOutputs(ms))
+    _commit(product, output_dir, location, "calibrate_apply", group, key, outputs)
+    registry.register(committed, load_committed(committed))
 
 
 def commit_validation(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from image_products import FIRST_MJD, commit_image, commit_tiles
 from synthetic_tiles import make_tile, strip
+from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -26,17 +29,20 @@ from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environm
 from absurd_contimg.execution.runner import StageResult, StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.mosaics import list_mosaics
 from absurd_contimg.registry.photometry import PhotometryRow
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
+from absurd_contimg.science.restoring_beams import RestoringBeam
 from absurd_contimg.workflows.assembly import make_pipeline_worker
 from absurd_contimg.workflows.mosaic import TASK_NAME, parse_params, spawn_options
 
 QUEUE = "dsa110-pipeline"
-PLANS = strip(0.0, 16.0, 2, size_px=128, cell_arcsec=45.0)
+BEAM = RestoringBeam(180.0, 150.0, 20.0)
+PLANS = strip(0.0, 16.0, 2, size_px=128, cell_arcsec=45.0, beam=BEAM)
 SOURCES = [SkySource("A", 0.05, 16.1, 1.0), SkySource("B", 359.8, 15.8, 2.0)]
 
 
@@ -63,6 +69,21 @@ class Site:
             left_out={"2025-01-15T10:55:00": "it failed"},
             catalog_path=paths.input_dir / "catalog.csv",
         )
+
+    def command(self, *arguments: str) -> str:
+        """What a command of contimg prints on 80 columns."""
+        paths = self.config.paths
+        folders = {
+            "--input-dir": paths.input_dir,
+            "--output-dir": paths.output_dir,
+            "--scratch-dir": paths.scratch_dir,
+            "--state-dir": paths.state_dir,
+        }
+        options = [part for option, path in folders.items() for part in (option, str(path))]
+        clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+        result = CliRunner().invoke(app, [*options, *arguments], env={**clean, "COLUMNS": "80"})
+        assert result.exit_code == 0, result.output + repr(result.exception)
+        return result.stdout
 
     async def work(self, backend: Backend, runner: Any) -> History:
         """Spawn the task, or find it, and let a worker do what can be done."""
@@ -106,6 +127,16 @@ async def test_a_window_becomes_a_registered_product_on_postgres(
     fluxes = site.registry.rows(PhotometryRow)
     assert {row["source"] for row in fluxes} == {"A", "B"}
     assert fluxes[0]["flux_jy"] == pytest.approx(1.0, rel=0.05)
+    picture = site.root / "mosaic.png"
+    text = site.command("mosaic", "show", "window-1", "--png", str(picture))
+    for part in ("accepted", "2025-01-15T10:55:00", "it failed", "catalogue "):
+        assert part in text
+    assert all(len(line) <= 80 for line in text.splitlines() if "/" not in line)
+    assert picture.stat().st_size > 5_000
+    figures = json.loads(site.command("mosaic", "show", "window-1", "--json"))
+    assert figures["product_key"] == mosaic.product_key
+    assert [tile["group_id"] for tile in figures["tiles"]["used"]] == list(site.inputs.members)
+    assert "window-1" in site.command("mosaic", "show")
     groups = {row["group_id"] for row in site.registry.rows(ObservationGroup)}
     assert groups == set(site.inputs.members)  # a window is no group
 

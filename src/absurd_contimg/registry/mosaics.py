@@ -18,6 +18,7 @@ from absurd_contimg.registry.models import (
     Base,
     GroupStatus,
     ImageRow,
+    MeasurementSetRow,
     ObservationGroup,
     Product,
     ValidationRow,
@@ -80,6 +81,30 @@ def _mosaic(database: Database, row: MosaicRow) -> Mosaic:
         row.mid_mjd,
         database.resolved(row.details),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImagedGroup:
+    """A group with an image: when and in which strip it was observed."""
+
+    group_id: str
+    mid_mjd: float
+    declination_deg: float
+    """Apparent."""
+
+
+def imaged_groups(database: Database, start_mjd: float, end_mjd: float) -> list[ImagedGroup]:
+    """The groups with an image whose middle lies in a span of time, in the order of time."""
+    times = MeasurementSetRow.mid_mjd
+    query = (
+        select(MeasurementSetRow.group_id, times, MeasurementSetRow.declination_deg)
+        .where(times >= start_mjd, times < end_mjd)
+        .where(MeasurementSetRow.group_id.in_(select(ImageRow.group_id)))
+        .order_by(times, MeasurementSetRow.group_id)
+    )
+    with database.reading() as session:
+        groups = {row.group_id: ImagedGroup(*row) for row in session.execute(query)}
+    return list(groups.values())
 
 
 @patient

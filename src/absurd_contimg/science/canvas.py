@@ -51,6 +51,18 @@ class Footprint:
     cell_deg: float
 
     @classmethod
+    def planned(cls, ra_deg: float, dec_deg: float, size_px: int, cell_arcsec: float) -> Footprint:
+        """Of a square image around a position, as the image stage makes it."""
+        from astropy.wcs import WCS
+
+        wcs = WCS(naxis=2)
+        wcs.wcs.ctype = ["RA---SIN", "DEC--SIN"]
+        wcs.wcs.cdelt = [-cell_arcsec / 3600.0, cell_arcsec / 3600.0]
+        wcs.wcs.crval = [ra_deg, dec_deg]
+        wcs.wcs.crpix = [size_px // 2 + 1.0, size_px // 2 + 1.0]
+        return cls.of(wcs, (size_px, size_px))
+
+    @classmethod
     def of(cls, wcs: Any, shape: tuple[int, int]) -> Footprint:
         """Of an image with celestial coordinates."""
         x, y = border_pixels(shape)

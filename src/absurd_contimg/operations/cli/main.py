@@ -12,6 +12,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     files,
     inspect,
     manage,
+    mosaic,
     photometry,
     queues,
     registry,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import safe_name
-from absurd_contimg.ingest.spawn import check_inputs
+from absurd_contimg.ingest.spawn import check_inputs, find_catalog
 from absurd_contimg.products.publication import check_publish_dir
 from absurd_contimg.registry.database import exists as check_registry_url
 from absurd_contimg.science.imagers import check_imager
@@ -26,3 +26,10 @@ def check_spawn(settings: Settings) -> None:
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
     check_publish_dir(settings.pipeline.paths)
+
+
+def check_mosaic(settings: Settings) -> None:
+    """Raise `SettingError` or `MissingInputError` where no mosaic can be made."""
+    find_catalog(settings)
+    check_registry_url(settings.registry_url)
+    check_folders(settings.pipeline.paths)
