@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.ingest.reprocessing import plan_reprocessing
+from absurd_contimg.ingest.selection import Selection, read_groups, select_groups
 from absurd_contimg.products.outputs import (
     SourceCheck,
     SourceTable,
@@ -36,9 +39,11 @@ from absurd_contimg.products.outputs import (
     from_json,
 )
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.models import CaltableSetRow, MeasurementSetRow
 from absurd_contimg.stages.image import ImageStage
 from absurd_contimg.stages.validate import ValidateStage
 from absurd_contimg.synthesis import SynthesisResult, compare_gains, compare_sources
+from absurd_contimg.workflows.assembly import pipeline_stages
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator, standard_imaging_stages
 
 pytestmark = pytest.mark.timeout(200)
@@ -300,3 +305,48 @@ def test_silent_failures_of_casa_are_errors(chain: Chain, tmp_path: Path) -> Non
     # Committed products are as they were: every task worked on a copy.
     flagged = Path(output(chain.calibrator, "flagged_ms")["path"])
     assert not any("MODEL" in p.name for p in flagged.rglob("*"))
+
+
+def test_plan_of_a_reprocessing_says_which_products_stay(
+    chain: Chain, tiny: SynthesisResult
+) -> None:
+    """By the manifests of real products: settings, files and calibration decide."""
+    registry = Registry(chain.root / "registry.sqlite3")
+    registry.register_files([path for group in tiny.groups for path in group.files])
+    config, ids = chain.science.config, [group.group_id for group in tiny.groups]
+
+    def runs(new: PipelineConfig = config, **selection: Any) -> dict[str, tuple[str, ...]]:
+        stages = pipeline_stages(registry)
+        versions = {stage.name: stage.version for stage in stages}
+        groups = select_groups(read_groups(registry), Selection(**selection), versions)
+        plan = plan_reprocessing(registry, new, stages, groups, tiny.catalog, {}, [])
+        return {each.group.group_id: each.runs for each in plan.groups}
+
+    assert runs() == dict.fromkeys(ids, ())
+    imaging = config.imaging.model_copy(update={"niter": 7})
+    of_image = ("image", "validate")
+    changed = config.model_copy(update={"imaging": imaging})
+    assert runs(changed) == dict.fromkeys(ids, of_image)
+    calibration = config.calibration.model_copy(update={"minsnr": 4.0})
+    solves = ("calibrate_solve", "calibrate_apply", *of_image)
+    changed = config.model_copy(update={"calibration": calibration})
+    assert runs(changed)[chain.calibrator.group_id] == solves
+
+    assert set(runs(verdict="clean")) == set(ids)
+    assert runs(verdict="none") == {}
+    (solved,) = registry.rows(CaltableSetRow)
+    assert set(runs(caltables=solved["set_name"])) == set(ids)
+    assert set(runs(caltables=solved["product_key"])) == set(ids)
+    assert runs(caltables="another") == {}
+    assert set(runs(pipeline_version=version("absurd-contimg"))) == set(ids)
+    first, second = (row["mid_mjd"] for row in registry.rows(MeasurementSetRow)[::3])
+    assert set(runs(since_mjd=max(first, second) - 1e-6)) == {ids[1]}
+
+    registry.retire_set(solved["product_key"], "bad night")
+    applies = ("calibrate_apply", *of_image)
+    assert runs() == dict.fromkeys(ids, applies)
+    late = tiny.groups[1].files[0].with_name(f"{ids[1]}_sb99.hdf5")
+    late.touch()
+    registry.register_files([late])
+    assert runs()[ids[1]] == ("catalog_setup", "convert", "flag", "calibrate_solve", *applies)
+    late.unlink()

@@ -1,0 +1,263 @@
+"""The plan of a reprocessing: what will run, what depends on it and how long it takes.
+
+Nothing is spawned and nothing is changed. What a stage would adopt is told from the manifests on
+disk by what its product key is made of, except for the contents of raw files, which are not read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from absurd_contimg.config import PipelineConfig
+from absurd_contimg.core.records import History
+from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.execution.context import GroupInputs, PipelineContext
+from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.history.metrics import measure
+from absurd_contimg.ingest.selection import GroupFacts
+from absurd_contimg.products.manifest import Manifest
+from absurd_contimg.products.outputs import CalibrateSolveOutputs, SelectCalibrationOutputs, names
+from absurd_contimg.products.subband_files import is_subband_name
+from absurd_contimg.registry import CaltableSet, Registry
+from absurd_contimg.registry.calibrations import rank_sets
+from absurd_contimg.registry.models import CaltableSetRow
+from absurd_contimg.registry.mosaics import MosaicTier, list_mosaics
+from absurd_contimg.registry.publications import list_publications
+from absurd_contimg.registry.windows import WindowState, list_windows
+
+
+@dataclass(frozen=True, slots=True)
+class GroupPlan:
+    """What reprocessing one group would do."""
+
+    group: GroupFacts
+    runs: tuple[str, ...]
+    """The stages whose products are made, in their order."""
+    adopted: tuple[str, ...]
+    """The stages whose products are there and stay."""
+    left_out: str | None = None
+    """Why it is not part of the batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dependents:
+    """What was made from the groups that change; reprocessing leaves it as it is."""
+
+    windows: tuple[str, ...]
+    mosaics: tuple[str, ...]
+    """Product keys."""
+    publications: tuple[str, ...]
+    """Product keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReprocessingPlan:
+    """The plan for all groups of a selection."""
+
+    groups: tuple[GroupPlan, ...]
+    dependents: Dependents
+    stage_runs: Mapping[str, int]
+    """How often each stage runs."""
+    seconds: float
+    """The work of one worker, by the median durations of the stages in the histories."""
+    unknown_stages: tuple[str, ...]
+    """Stages that run and whose duration no history knows: they are not in `seconds`."""
+
+    @property
+    def included(self) -> list[GroupPlan]:
+        """The groups that become items of a batch."""
+        return [plan for plan in self.groups if plan.left_out is None]
+
+
+def plan_reprocessing(
+    registry: Registry,
+    config: PipelineConfig,
+    stages: Sequence[PipelineStage],
+    groups: Sequence[GroupFacts],
+    catalog: Path,
+    open_names: Mapping[str, str],
+    histories: Iterable[History],
+) -> ReprocessingPlan:
+    """The plan; `open_names` are the groups of batches that go on, and their batch."""
+    sets = [
+        CaltableSet(**{key: row[key] for key in _SET_COLUMNS}, tables=())
+        for row in registry.rows(CaltableSetRow)
+        if row["status"] == "active"
+    ]
+    plans = []
+    for group in groups:
+        inputs = group_inputs(group, catalog)
+        reason = _reason_against(group, open_names)
+        if inputs is None or reason is not None:
+            plans.append(GroupPlan(group, (), (), reason or "it has no files"))
+            continue
+        best = _best_set(group, sets, config)
+        runs, adopted = predict_stages(stages, config, inputs, group, best)
+        reason = None if runs else "all its products are up to date"
+        plans.append(GroupPlan(group, runs, adopted, reason))
+    changing = [plan.group for plan in plans if plan.left_out is None]
+    stage_runs = Counter(name for plan in plans for name in plan.runs)
+    medians = {
+        step: median(seconds)
+        for step, seconds in measure(histories).step_seconds.items()
+        if seconds
+    }
+    return ReprocessingPlan(
+        groups=tuple(plans),
+        dependents=find_dependents(registry, changing),
+        stage_runs={
+            stage.name: stage_runs[stage.name] for stage in stages if stage_runs[stage.name]
+        },
+        seconds=sum(medians.get(name, 0.0) * count for name, count in stage_runs.items()),
+        unknown_stages=tuple(name for name in stage_runs if name not in medians),
+    )
+
+
+def group_inputs(group: GroupFacts, catalog: Path) -> GroupInputs | None:
+    """The parameters of the group's task, None if it has no files."""
+    if not group.files:
+        return None
+    return GroupInputs(group_id=group.group_id, input_files=group.files, catalog_path=catalog)
+
+
+def predict_stages(
+    stages: Sequence[PipelineStage],
+    config: PipelineConfig,
+    inputs: GroupInputs,
+    group: GroupFacts,
+    best_set: str | None,
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The stages that would make a product, and those that would adopt one, in their order.
+
+    `best_set` is the product key of the caltables that would be selected now.
+    """
+    context = PipelineContext(config, inputs.model_dump(mode="json"))
+    available = {*context.inputs}
+    keys = set() if best_set is None else {best_set}
+    runs, adopted = [], []
+    for stage in stages:
+        if stage.product_folder is None:
+            if stage.provides == names(SelectCalibrationOutputs):
+                keys -= set() if "calibrate_solve" not in runs else _own_sets(group)
+                available |= stage.provides
+            continue
+        manifest = None
+        if stage.requires <= available:
+            manifest = _adoptable(stage, context, group, keys)
+        if manifest is None:
+            runs.append(stage.name)
+        else:
+            adopted.append(stage.name)
+            context = context.with_outputs(manifest.outputs)
+            available |= stage.provides
+            if stage.provides != names(CalibrateSolveOutputs):  # only what is selected is applied
+                keys.add(manifest.key)
+    return tuple(runs), tuple(adopted)
+
+
+def _adoptable(
+    stage: PipelineStage, context: PipelineContext, group: GroupFacts, keys: set[str]
+) -> Manifest | None:
+    """The manifest of a product that the stage would find under its key."""
+    raw_names = {path.name for path in context.group_inputs.input_files}
+    for product in group.products.get(stage.name, ()):
+        if product.stage_version != stage.version:
+            continue
+        try:
+            manifest = product.manifest()
+        except BrokenProductError:
+            continue
+        sources = {e.digest.partition("/")[0] for e in manifest.inputs if e.kind == "product"}
+        raw = {Path(e.path).name for e in manifest.inputs if is_subband_name(Path(e.path).name)}
+        if (
+            sources <= keys
+            and raw in (set(), raw_names)
+            and manifest.parameters == stage.parameters(context)
+        ):
+            return manifest.moved_to(str(context.config.paths.output_dir))
+    return None
+
+
+def _own_sets(group: GroupFacts) -> set[str]:
+    return {product.key for product in group.products.get("calibrate_solve", ())}
+
+
+def _best_set(group: GroupFacts, sets: Sequence[CaltableSet], config: PipelineConfig) -> str | None:
+    """The set that the group's selection would take now: its own before others."""
+    if group.mid_mjd is None or group.declination_deg is None:
+        return None
+    settings = config.calibration
+    ranked = rank_sets(
+        sets,
+        *(group.mid_mjd, group.declination_deg),
+        *(settings.declination_tolerance_deg, settings.reach_hours),
+    )
+    ranked.sort(key=lambda candidate: candidate.group_id != group.group_id)
+    return ranked[0].product_key if ranked else None
+
+
+def _reason_against(group: GroupFacts, open_names: Mapping[str, str]) -> str | None:
+    batch_id = open_names.get(group.group_id)
+    if batch_id is not None:
+        return f"batch {batch_id} has not done it yet"
+    missing = [path for path in group.files if not path.is_file()]
+    if missing:
+        return f"{len(missing)} of its files are not there, the first is {missing[0]}"
+    return None
+
+
+def find_dependents(registry: Registry, groups: Sequence[GroupFacts]) -> Dependents:
+    """Windows that use one of the groups, their mosaics, and what is published of them.
+
+    A mosaic of another tier counts if a group lies in its span of time.
+    """
+    changing = {group.group_id for group in groups}
+    times = [group.mid_mjd for group in groups if group.mid_mjd is not None]
+    windows = tuple(
+        window.window_id
+        for window in list_windows(registry.database)
+        if window.state is not WindowState.SUPERSEDED
+        and any(member.used and member.group_id in changing for member in window.members)
+    )
+    mosaics = tuple(
+        mosaic.product_key
+        for mosaic in list_mosaics(registry.database)
+        if mosaic.window_id in windows
+        or (mosaic.tier is not MosaicTier.QUICKLOOK and _spans(mosaic.details, times))
+    )
+    publications = tuple(
+        publication.product_key
+        for publication in list_publications(registry.database)
+        if publication.product_key in mosaics
+    )
+    return Dependents(windows, mosaics, publications)
+
+
+def _spans(details: Mapping[str, Any], times: Sequence[float]) -> bool:
+    mosaic = details.get("mosaic")
+    if not isinstance(mosaic, Mapping):
+        return False
+    start, end = mosaic.get("start_mjd"), mosaic.get("end_mjd")
+    if not isinstance(start, float) or not isinstance(end, float):
+        return False
+    return any(start <= time <= end for time in times)
+
+
+def batch_items(
+    plan: ReprocessingPlan, catalog: Path, newest_first: bool
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Name and parameters of each task of the plan, in the order in which they are to run."""
+    items: list[tuple[str, Mapping[str, Any]]] = []
+    for included in plan.included:
+        inputs = group_inputs(included.group, catalog)
+        if inputs is not None:
+            items.append((inputs.group_id, inputs.model_dump(mode="json")))
+    return items[::-1] if newest_first else items
+
+
+_SET_COLUMNS = tuple(field.name for field in fields(CaltableSet) if field.name != "tables")
