@@ -11,7 +11,8 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Any, Protocol
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -45,6 +46,13 @@ class FeedRules(BaseModel):
     """Tasks of the batch that have not ended: those that wait for a calibration count too."""
 
 
+class NewBatches(Protocol):
+    """The part of the registry that enters batches."""
+
+    def create(self, batch: Batch, items: Sequence[tuple[str, Mapping[str, Any]]]) -> bool:
+        """Enter a batch and its items (name, parameters) in order; False if the id is known."""
+
+
 class BatchStore(Protocol):
     """The part of the registry that the feeder uses; called in a thread."""
 
@@ -72,6 +80,22 @@ class Fed:
     spawned: int
     ended: int
     cancelled: int
+
+
+def create_batch(
+    store: NewBatches,
+    batch_id: str,
+    kind: str,
+    queue: str,
+    rules: FeedRules,
+    items: Sequence[tuple[str, Mapping[str, Any]]],
+    created_at: datetime,
+    about: Mapping[str, Any] | None = None,
+) -> bool:
+    """Enter an active batch; False if there is one of that id. `about` says what it is for."""
+    parameters = {**rules.model_dump(), "about": dict(about or {})}
+    text = created_at.isoformat(timespec="seconds")
+    return store.create(Batch(batch_id, kind, BatchState.ACTIVE, queue, parameters, text), items)
 
 
 def item_key(batch_id: str, position: int) -> str:

@@ -27,7 +27,7 @@ from absurd_contimg.registry import CaltableSet, Registry
 from absurd_contimg.registry.calibrations import rank_sets
 from absurd_contimg.registry.models import CaltableSetRow
 from absurd_contimg.registry.mosaics import MosaicTier, list_mosaics
-from absurd_contimg.registry.publications import list_publications
+from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.windows import WindowState, list_windows
 
 
@@ -232,7 +232,7 @@ def find_dependents(registry: Registry, groups: Sequence[GroupFacts]) -> Depende
     )
     publications = tuple(
         publication.product_key
-        for publication in list_publications(registry.database)
+        for publication in Publications(registry.database).all()
         if publication.product_key in mosaics
     )
     return Dependents(windows, mosaics, publications)

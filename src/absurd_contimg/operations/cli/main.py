@@ -9,6 +9,7 @@ from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
+    batches,
     files,
     inspect,
     manage,
@@ -16,6 +17,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     photometry,
     queues,
     registry,
+    schedules,
     simulate,
     synthesize,
 )

@@ -110,7 +110,7 @@ async def serve(settings: Settings, until_idle: bool = False) -> int:
         scratch_dir = settings.pipeline.paths.scratch_dir
         with (
             ScratchOwner(scratch_dir, settings.worker_id) as scratch,
-            closing(_open_registry(settings)) as registry,
+            closing(open_registry(settings)) as registry,
             closing(make_guard(settings)) as guard,
         ):
             sweep_scratch(scratch_dir)
@@ -133,7 +133,8 @@ async def serve(settings: Settings, until_idle: bool = False) -> int:
     return sum(stats.tasks_by_state.get(state, 0) for state in ("pending", "sleeping"))
 
 
-def _open_registry(settings: Settings) -> Registry:
+def open_registry(settings: Settings) -> Registry:
+    """The registry with the limits of the settings."""
     calibration = settings.pipeline.calibration
     return Registry(
         settings.registry_url,

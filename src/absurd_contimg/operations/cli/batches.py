@@ -1,0 +1,434 @@
+"""``contimg batch`` and ``contimg reprocess``: many tasks beside the live ones."""
+
+# SQLAlchemy and the stages take a second to import: they are imported where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import History
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.ingest.reprocessing import GroupPlan, ReprocessingPlan
+    from absurd_contimg.ingest.selection import Selection
+    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.registry import Registry
+
+batch_app = typer.Typer(no_args_is_help=True, help="Many tasks, spawned a few at a time.")
+app.add_typer(batch_app, name="batch")
+reprocess_app = typer.Typer(no_args_is_help=True, help="Process groups again.")
+app.add_typer(reprocess_app, name="reprocess")
+
+_SHOWN_MAX = 20
+
+
+class BatchKind(StrEnum):
+    """What the items of a batch are."""
+
+    PIPELINE = "pipeline"
+    """Groups."""
+    MOSAIC = "mosaic"
+    """Windows."""
+
+
+_BatchId = Annotated[str, typer.Argument(help="The batch, as contimg batch status shows it.")]
+_Ahead = Annotated[
+    int, typer.Option(min=1, help="Tasks that wait for a worker in the queue, of all batches.")
+]
+_Cap = Annotated[int, typer.Option(min=1, help="Tasks of the batch that have not ended.")]
+_Newest = Annotated[
+    bool, typer.Option("--newest-first/--oldest-first", help="Order of the groups in time.")
+]
+_Reason = Annotated[str, typer.Option(help="Why; other operators see it.")]
+_Since = Annotated[str | None, typer.Option(help="From this time on: ISO 8601 (UTC) or MJD.")]
+_Until = Annotated[str | None, typer.Option(help="Before this time: ISO 8601 (UTC) or MJD.")]
+_Declination = Annotated[float | None, typer.Option(help="Declination of the strip in degrees.")]
+_Tolerance = Annotated[float, typer.Option(help="How far from it, in degrees.")]
+_Caltables = Annotated[
+    str | None, typer.Option(help="Name or product key of the set that was applied.")
+]
+_Verdict = Annotated[
+    str | None, typer.Option(help="Of the newest image: clean, degraded, or none without one.")
+]
+_Status = Annotated[str | None, typer.Option(help="Status of the group, as failed or degraded.")]
+_Outdated = Annotated[
+    bool, typer.Option("--outdated", help="With products of another version of their stage.")
+]
+_Version = Annotated[
+    str | None, typer.Option(help="With products of this version of absurd-contimg.")
+]
+
+
+@reprocess_app.command()
+def plan(
+    since: _Since = None,
+    until: _Until = None,
+    declination: _Declination = None,
+    tolerance: _Tolerance = 0.5,
+    caltables: _Caltables = None,
+    verdict: _Verdict = None,
+    status: _Status = None,
+    outdated: _Outdated = False,
+    pipeline_version: _Version = None,
+    workers: Annotated[int, typer.Option(min=1, help="For the estimate of the time.")] = 1,
+    as_json: AsJson = False,
+) -> None:
+    """Show what reprocessing would run, what depends on it and how long it takes.
+
+    Nothing is spawned. The settings of this command decide, which must be those of the workers.
+    """
+    selection = _selection(
+        since, until, declination, tolerance, caltables, verdict, status, outdated, pipeline_version
+    )
+    settings = state.settings()
+    histories = _histories(settings)
+    with _registry(settings) as registry:
+        made = _plan(registry, settings, selection, histories)
+    if as_json:
+        print_json(_plan_json(made, workers))
+    else:
+        _show_plan(made, workers)
+
+
+@reprocess_app.command()
+def start(
+    since: _Since = None,
+    until: _Until = None,
+    declination: _Declination = None,
+    tolerance: _Tolerance = 0.5,
+    caltables: _Caltables = None,
+    verdict: _Verdict = None,
+    status: _Status = None,
+    outdated: _Outdated = False,
+    pipeline_version: _Version = None,
+    ahead: _Ahead = 20,
+    cap: _Cap = 200,
+    newest_first: _Newest = True,
+    as_json: AsJson = False,
+) -> None:
+    """Make a batch of what contimg reprocess plan shows; the daemon spawns its tasks.
+
+    They run on the queue NAME-reprocessing: contimg worker --queue NAME-reprocessing.
+    """
+    from absurd_contimg.ingest.reprocessing import batch_items
+    from absurd_contimg.ingest.spawn import find_catalog
+
+    selection = _selection(
+        since, until, declination, tolerance, caltables, verdict, status, outdated, pipeline_version
+    )
+    settings = state.settings()
+    with _registry(settings) as registry:
+        made = _plan(registry, settings, selection, [])
+        items = batch_items(made, find_catalog(settings), newest_first)
+        if not items:
+            raise MissingInputError(
+                f"Of {len(made.groups)} groups none needs to be processed again.",
+                "contimg reprocess plan shows why.",
+            )
+        about = {"selection": selection.model_dump(mode="json", exclude_defaults=True)}
+        created = _create(settings, registry, "reprocess", items, ahead, cap, about)
+    _show_created(created, as_json)
+
+
+@batch_app.command()
+def create(
+    kind: Annotated[BatchKind, typer.Argument(help="pipeline for groups, mosaic for windows.")],
+    names: Annotated[list[str], typer.Argument(help="Groups or windows, in their order.")],
+    ahead: _Ahead = 20,
+    cap: _Cap = 200,
+    as_json: AsJson = False,
+) -> None:
+    """Make a batch of named groups or windows; the daemon spawns its tasks."""
+    from absurd_contimg.operations.services.batch_service import named_items
+
+    settings = state.settings()
+    with _registry(settings) as registry:
+        items = named_items(registry, settings, kind.value, names)
+        created = _create(settings, registry, kind.value, items, ahead, cap, {})
+    _show_created(created, as_json)
+
+
+@batch_app.command("status")
+def batch_status(
+    batch: Annotated[str | None, typer.Argument(help="One batch. Default: all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show batches and how many of their items are in each state."""
+    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.registry.batches import Batches, ItemState
+
+    with _registry(state.settings()) as registry:
+        batches = Batches(registry.database)
+        chosen = batches.batches() if batch is None else [batches.batch(batch)]
+        summaries = [BatchSummary(each, batches.counts(each.batch_id)) for each in chosen]
+        items = [] if batch is None else batches.items(batch)
+    if as_json:
+        print_json(summaries if batch is None else {"summary": summaries[0], "items": items})
+        return
+    for summary in summaries:
+        _show(summary)
+    if batch is None and not summaries:
+        console.print("There is no batch. contimg reprocess plan shows what one could do.")
+    failed = [item for item in items if item.state is ItemState.FAILED]
+    for item in failed[:_SHOWN_MAX]:
+        console.print(message_line(f"  failed: {item.name}, task {item.task_id}"))
+    if failed[_SHOWN_MAX:]:
+        console.print(f"  and {len(failed) - _SHOWN_MAX} more: --json shows all")
+
+
+@batch_app.command("pause")
+def pause_batch(batch: _BatchId, reason: _Reason = "") -> None:
+    """Spawn nothing more of a batch until it is resumed; tasks in the queue go on."""
+    from absurd_contimg.registry.batches import BatchState
+
+    _change(batch, BatchState.PAUSED, _required(reason))
+
+
+@batch_app.command("resume")
+def resume_batch(batch: _BatchId) -> None:
+    """Go on with a paused batch."""
+    from absurd_contimg.registry.batches import BatchState
+
+    _change(batch, BatchState.ACTIVE, None)
+
+
+@batch_app.command("cancel")
+def cancel_batch_command(batch: _BatchId, reason: _Reason = "", as_json: AsJson = False) -> None:
+    """Cancel a batch with all its tasks, the running ones too; committed products stay."""
+    from absurd_contimg.operations.services.batch_service import cancel_batch
+    from absurd_contimg.registry.batches import Batches
+
+    settings = state.settings()
+    with _registry(settings) as registry:
+        batches = Batches(registry.database)
+        batches.batch(batch)
+
+        async def cancel(backend: Backend) -> BatchSummary:
+            return await cancel_batch(batches, backend, batch, reason or "by an operator")
+
+        summary = with_backend(settings, cancel, create=False)
+    if as_json:
+        print_json(summary)
+    else:
+        _show(summary)
+
+
+def _change(batch_id: str, new_state: Any, reason: str | None) -> None:
+    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.registry.batches import Batches
+
+    with _registry(state.settings()) as registry:
+        batches = Batches(registry.database)
+        changed = batches.change(batch_id, new_state, reason)
+        _show(BatchSummary(changed, batches.counts(batch_id)))
+
+
+def _create(
+    settings: Settings,
+    registry: Registry,
+    kind: str,
+    items: Sequence[tuple[str, Mapping[str, Any]]],
+    ahead: int,
+    cap: int,
+    about: Mapping[str, Any],
+) -> BatchSummary:
+    """Enter the batch, after the database has shown that it answers and has the queue."""
+    from absurd_contimg.ingest.batches import FeedRules, create_batch, reprocessing_queue
+    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.registry.batches import Batches
+    from absurd_contimg.workflows import group, mosaic
+
+    now = datetime.now(UTC)
+    batch_id = f"{kind}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    queue = reprocessing_queue(settings.queue_name)
+    task = mosaic.TASK_NAME if kind == BatchKind.MOSAIC else group.TASK_NAME
+
+    async def create_queue(backend: Backend) -> None:
+        await backend.create_queue(queue)
+
+    with_backend(settings, create_queue, create=False)
+    batches = Batches(registry.database)
+    rules = FeedRules(task=task, ahead=ahead, cap=cap)
+    create_batch(batches, batch_id, kind, queue, rules, items, now, about)
+    return BatchSummary(batches.batch(batch_id), batches.counts(batch_id))
+
+
+def _plan(
+    registry: Registry, settings: Settings, selection: Selection, histories: list[History]
+) -> ReprocessingPlan:
+    from absurd_contimg.operations.services.batch_service import plan_selection
+
+    return plan_selection(registry, settings, selection, histories)
+
+
+def _histories(settings: Settings) -> list[History]:
+    """Of recent tasks; none where there is no database, for a plan needs none."""
+    from absurd_contimg.core.errors import BackendUnavailable
+    from absurd_contimg.ingest.batches import reprocessing_queue
+    from absurd_contimg.operations.services.batch_service import recent_histories
+
+    queues = (settings.queue_name, reprocessing_queue(settings.queue_name))
+
+    async def read(backend: Backend) -> list[History]:
+        return await recent_histories(backend, queues)
+
+    try:
+        return with_backend(settings, read, create=False)
+    except (BackendUnavailable, MissingInputError) as error:
+        console.print(message_line(f"Without durations: {error}"))
+        return []
+
+
+def _selection(
+    since: str | None,
+    until: str | None,
+    declination: float | None,
+    tolerance: float,
+    caltables: str | None,
+    verdict: str | None,
+    status: str | None,
+    outdated: bool,
+    pipeline_version: str | None,
+) -> Selection:
+    from pydantic import ValidationError
+
+    from absurd_contimg.ingest.selection import Selection
+
+    try:
+        return Selection.model_validate(
+            {
+                "since_mjd": parse_mjd(since, "--since"),
+                "until_mjd": parse_mjd(until, "--until"),
+                "declination_deg": declination,
+                "declination_tolerance_deg": tolerance,
+                "caltables": caltables,
+                "verdict": verdict,
+                "status": status,
+                "outdated": outdated,
+                "pipeline_version": pipeline_version,
+            }
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(map(str, problem["loc"]))
+        raise SettingError(f"{name} = {problem['input']!r}: {problem['msg']}.") from error
+
+
+def parse_mjd(text: str | None, option: str) -> float | None:
+    """An MJD from a number or a time in ISO 8601."""
+    from absurd_contimg.ingest.selection import mjd_of
+
+    if text is None:
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return mjd_of(datetime.fromisoformat(text))
+    except ValueError as error:
+        raise SettingError(
+            f"{option} {text!r} is no time.", "Write it as 2026-11-29T03:00 (UTC) or as an MJD."
+        ) from error
+
+
+def _required(reason: str) -> str:
+    if not reason.strip():
+        raise SettingError("A pause needs a reason.", "Say why: --reason TEXT")
+    return reason.strip()
+
+
+@contextmanager
+def _registry(settings: Settings) -> Iterator[Registry]:
+    from absurd_contimg.operations.services.worker_service import open_registry
+    from absurd_contimg.registry.database import exists
+
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with closing(open_registry(settings)) as registry:
+        yield registry
+
+
+def _show_created(summary: BatchSummary, as_json: bool) -> None:
+    if as_json:
+        print_json(summary)
+        return
+    _show(summary)
+    queue = cell(summary.batch.queue)
+    console.print(f"The daemon spawns them. Workers: contimg worker --queue {queue}")
+
+
+def _show(summary: BatchSummary) -> None:
+    batch = summary.batch
+    counts = ", ".join(f"{count} {name}" for name, count in summary.items.items() if count)
+    reason = f" ({batch.reason})" if batch.reason else ""
+    console.print(message_line(f"{batch.batch_id}: {batch.state}{reason}"))
+    console.print(message_line(f"  {counts or 'no items'}; on {batch.queue}"))
+
+
+def _plan_json(made: ReprocessingPlan, workers: int) -> dict[str, Any]:
+    return {
+        "groups": [_group_json(each) for each in made.groups],
+        "stage_runs": made.stage_runs,
+        "dependents": made.dependents,
+        "work_seconds": made.seconds,
+        "seconds": made.seconds / workers,
+        "stages_without_durations": made.unknown_stages,
+    }
+
+
+def _group_json(each: GroupPlan) -> dict[str, Any]:
+    return {
+        "group": each.group.group_id,
+        "status": each.group.status,
+        "verdict": each.group.verdict,
+        "declination_deg": each.group.declination_deg,
+        "caltables": each.group.caltables[0] if each.group.caltables else None,
+        "runs": each.runs,
+        "adopted": each.adopted,
+        "left_out": each.left_out,
+    }
+
+
+def _show_plan(made: ReprocessingPlan, workers: int) -> None:
+    included = made.included
+    table = Table("group", "verdict", "runs", box=None)
+    for each in included[:_SHOWN_MAX]:
+        first = f"{each.runs[0]} and {len(each.runs) - 1} more" if each.runs[1:] else each.runs[0]
+        table.add_row(cell(each.group.group_id), cell(each.group.verdict or ""), cell(first))
+    if included:
+        console.print(table)
+    if included[_SHOWN_MAX:]:
+        console.print(f"and {len(included) - _SHOWN_MAX} more groups: --json shows all")
+    left_out: dict[str, int] = {}
+    for each in made.groups:
+        if each.left_out is not None:
+            left_out[each.left_out] = left_out.get(each.left_out, 0) + 1
+    for reason, count in left_out.items():
+        console.print(message_line(f"{count} groups are left out: {reason}"))
+    runs = ", ".join(f"{count} {name}" for name, count in made.stage_runs.items())
+    console.print(message_line(f"{len(included)} groups: {runs or 'nothing to run'}"))
+    depends = made.dependents
+    console.print(
+        f"Made from them, and not changed: {len(depends.windows)} windows, "
+        f"{len(depends.mosaics)} mosaics, {len(depends.publications)} publications"
+    )
+    for window in depends.windows[:_SHOWN_MAX]:
+        console.print(message_line(f"  window {window}"))
+    hours = made.seconds / workers / 3600.0
+    unknown = f", without {', '.join(made.unknown_stages)}" if made.unknown_stages else ""
+    console.print(message_line(f"About {hours:.1f} h with {workers} workers{unknown}"))

@@ -1,0 +1,195 @@
+"""``contimg schedule``: what the daemon starts at civil or sidereal times."""
+
+# SQLAlchemy and the stages take a second to import: they are imported where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.registry.schedules import Schedule
+
+schedule_app = typer.Typer(no_args_is_help=True, help="What is started at which times.")
+app.add_typer(schedule_app, name="schedule")
+
+_NAME_LENGTH_MAX = 60
+_SIDEREAL_PER_CIVIL = 366.2422 / 365.2422
+
+
+class ActionKind(StrEnum):
+    """What a schedule starts."""
+
+    TASK = "task"
+    MOSAIC = "mosaic"
+    REPROCESS = "reprocess"
+
+
+class CatchUpChoice(StrEnum):
+    """Which slots are run that passed while no daemon ran, or the last run went on."""
+
+    ALL = "all"
+    LATEST = "latest"
+    SKIP = "skip"
+
+
+@schedule_app.command()
+def add(
+    name: Annotated[str, typer.Argument(help="A name of your own.")],
+    action: Annotated[
+        ActionKind,
+        typer.Argument(
+            help="task (any), mosaic (of each strip, of the last hours) or reprocess (a batch)."
+        ),
+    ],
+    at: Annotated[
+        str | None, typer.Option(help="Civil: HH:MM in UTC, or the five fields of cron in quotes.")
+    ] = None,
+    lst: Annotated[str | None, typer.Option(help="Local sidereal time at the site: HH:MM.")] = None,
+    transit: Annotated[
+        str | None, typer.Option(help="The transit of a source of the catalogue.")
+    ] = None,
+    after_minutes: Annotated[float, typer.Option(help="With --transit: so much later.")] = 0.0,
+    fields: Annotated[
+        str,
+        typer.Option(
+            "--with",
+            help='JSON: task {"task": NAME, "params": {}, "queue": NAME}, mosaic {"tier": '
+            '"nightly", "hours": 24}, reprocess {"selection": {"verdict": "degraded"}, '
+            '"hours": 24, "ahead": 20, "cap": 200}.',
+        ),
+    ] = "{}",
+    catch_up: Annotated[
+        CatchUpChoice, typer.Option(help="What becomes of slots that were missed.")
+    ] = CatchUpChoice.LATEST,
+) -> None:
+    """Start something at each slot; the first is the next one from now on.
+
+    A slot is started once, and none while what the last one has started goes on.
+    """
+    from absurd_contimg.ingest.schedule_actions import parse_action
+    from absurd_contimg.ingest.schedule_times import parse_times
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.schedules import CatchUp, Schedule, ScheduleKind, Schedules
+
+    if len(name) > _NAME_LENGTH_MAX or not name.strip() or not name.isprintable():
+        raise SettingError(
+            f"The name {name!r} is empty, too long or cannot be printed.",
+            f"Use at most {_NAME_LENGTH_MAX} characters.",
+        )
+    settings = state.settings()
+    given = {"--at": at, "--lst": lst, "--transit": transit}
+    if sum(value is not None for value in given.values()) != 1:
+        raise SettingError(f"A schedule needs one of {', '.join(given)}.", "Give exactly one.")
+    kind = ScheduleKind.CIVIL if at is not None else ScheduleKind.SIDEREAL
+    spec = at or lst or _transit_spec(settings, str(transit), after_minutes)
+    action_fields = {**_json_object(fields), "kind": action.value}
+    parse_action(action_fields)
+    times = parse_times(kind.value, spec, settings.pipeline.site.longitude_deg)
+    latest = times.latest(datetime.now(UTC))
+    schedule = Schedule(
+        *(name, kind, spec, action_fields, CatchUp(catch_up.value)),
+        last_slot=None if latest is None else latest.number,
+    )
+    with open_tables(settings) as database:
+        if not Schedules(database).add(schedule):
+            raise SettingError(
+                f"There is a schedule {name!r}.", f"Remove it first: contimg schedule remove {name}"
+            )
+    console.print(message_line(f"Schedule {name}: next at {_next_time(schedule, settings)}"))
+
+
+@schedule_app.command()
+def remove(name: Annotated[str, typer.Argument(help="The schedule.")]) -> None:
+    """Remove a schedule; what it has started goes on."""
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.database import exists
+    from absurd_contimg.registry.schedules import Schedules
+
+    settings = state.settings()
+    removed = False
+    if exists(settings.registry_url):
+        with open_tables(settings) as database:
+            removed = Schedules(database).remove(name)
+    if not removed:
+        raise MissingInputError(f"There is no schedule {name!r}.", "contimg schedule list")
+    console.print(message_line(f"Schedule {name} is removed."))
+
+
+@schedule_app.command("list")
+def list_schedules(as_json: AsJson = False) -> None:
+    """List the schedules: their next slots, and what became of the last ones."""
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.database import exists
+    from absurd_contimg.registry.schedules import Schedules
+
+    settings = state.settings()
+    schedules: list[Schedule] = []
+    if exists(settings.registry_url):
+        with open_tables(settings) as database:
+            schedules = Schedules(database).schedules()
+    if as_json:
+        print_json([{**asdict(s), "next_slot": _next_time(s, settings)} for s in schedules])
+        return
+    table = Table("schedule", "time", "next (UTC)", "starts", "last slot", box=None)
+    for schedule in schedules:
+        table.add_row(
+            cell(schedule.name),
+            cell(f"{schedule.spec}{' LST' if schedule.kind == 'sidereal' else ''}"),
+            cell(_next_time(schedule, settings)),
+            cell(schedule.action.get("kind", "?")),
+            cell(schedule.outcome or ""),
+        )
+    console.print(table)
+
+
+def _next_time(schedule: Schedule, settings: Settings) -> str:
+    """When the next slot is due; one that is past is started at the daemon's next poll."""
+    from absurd_contimg.ingest.schedule_times import parse_times
+
+    longitude_deg = settings.pipeline.site.longitude_deg
+    times = parse_times(schedule.kind.value, schedule.spec, longitude_deg)
+    latest = times.latest(datetime.now(UTC))
+    if latest is None:
+        return "never"
+    following = times.following(latest.number)
+    return "never" if following is None else f"{following.at:%Y-%m-%d %H:%M}"
+
+
+def _transit_spec(settings: Settings, source: str, after_minutes: float) -> str:
+    """The sidereal time of a transit, with the name of the source behind it."""
+    from absurd_contimg.ingest.schedule_times import format_lst, transit_seconds
+    from absurd_contimg.ingest.spawn import find_catalog
+    from absurd_contimg.science.catalogue import read_catalogue
+
+    path = find_catalog(settings)
+    sources = {each.name: each for each in read_catalogue(path)}
+    if source not in sources:
+        raise MissingInputError(f"There is no source {source!r} in {path}.", "Correct its name.")
+    place = sources[source]
+    now = datetime.now(UTC)
+    seconds = transit_seconds(place.ra_deg, place.dec_deg, now)
+    later = timedelta(minutes=after_minutes).total_seconds() * _SIDEREAL_PER_CIVIL
+    return f"{format_lst((seconds + later) % 86_400)} {source}"
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise SettingError(f"--with is no JSON ({error}).", "Write an object: {...}") from error
+    if not isinstance(value, dict):
+        raise SettingError("--with is no JSON object.", "Write an object: {...}")
+    return value

@@ -1,0 +1,140 @@
+"""Batches, reprocessing and schedules of an installation, for commands and for the daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import QueueNotFound
+from absurd_contimg.core.records import History
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.execution.context import MosaicInputs
+from absurd_contimg.history.summary import read_histories
+from absurd_contimg.ingest.batches import feed
+from absurd_contimg.ingest.reprocessing import (
+    ReprocessingPlan,
+    group_inputs,
+    plan_reprocessing,
+)
+from absurd_contimg.ingest.schedule_actions import ActionStarter
+from absurd_contimg.ingest.schedules import run_due_schedules
+from absurd_contimg.ingest.selection import Selection, read_groups, select_groups
+from absurd_contimg.ingest.spawn import find_catalog
+from absurd_contimg.registry import Registry
+from absurd_contimg.registry.batches import Batch, Batches, BatchState, ItemState
+from absurd_contimg.registry.schedules import Schedules
+from absurd_contimg.registry.windows import list_windows
+from absurd_contimg.settings import Settings
+from absurd_contimg.workflows.assembly import pipeline_stages
+
+_HISTORIES = 300
+"""The newest tasks, from which durations are taken."""
+
+Step = Callable[[], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSummary:
+    """A batch and the number of its items in each state."""
+
+    batch: Batch
+    items: Mapping[ItemState, int]
+
+
+def batch_steps(
+    backend: Backend, settings: Settings, registry: Registry
+) -> Sequence[tuple[str, Step]]:
+    """What the daemon does for batches and schedules at the end of each poll."""
+    starter = ActionStarter(
+        backend,
+        registry,
+        settings.pipeline,
+        pipeline_stages(registry),
+        settings.queue_name,
+        partial(find_catalog, settings),
+    )
+    longitude_deg = settings.pipeline.site.longitude_deg
+
+    async def run_schedules() -> None:
+        now = datetime.now(UTC)
+        await run_due_schedules(Schedules(registry.database), starter, now, longitude_deg)
+
+    async def feed_batches() -> None:
+        await feed(Batches(registry.database), backend)
+
+    return ("schedules", run_schedules), ("batches", feed_batches)
+
+
+async def recent_histories(backend: Backend, queues: Sequence[str]) -> list[History]:
+    """The newest tasks of these queues, as far as they exist, for durations."""
+    histories: list[History] = []
+    for queue in queues:
+        try:
+            histories += await read_histories(backend, queue, limit=_HISTORIES)
+        except QueueNotFound:
+            continue
+    return histories
+
+
+def plan_selection(
+    registry: Registry, settings: Settings, selection: Selection, histories: Sequence[History]
+) -> ReprocessingPlan:
+    """The plan of a reprocessing with the settings of this installation."""
+    stages = pipeline_stages(registry)
+    versions = {stage.name: stage.version for stage in stages}
+    return plan_reprocessing(
+        registry,
+        settings.pipeline,
+        stages,
+        select_groups(read_groups(registry), selection, versions),
+        find_catalog(settings),
+        Batches(registry.database).open_names(),
+        histories,
+    )
+
+
+def named_items(
+    registry: Registry, settings: Settings, kind: str, names: Sequence[str]
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Items for groups (kind ``pipeline``) or windows (``mosaic``), or `MissingInputError`."""
+    catalog = find_catalog(settings)
+    parameters: dict[str, Mapping[str, Any]] = {}
+    if kind == "pipeline":
+        for group in read_groups(registry):
+            inputs = group_inputs(group, catalog) if group.group_id in names else None
+            if inputs is not None:
+                parameters[group.group_id] = inputs.model_dump(mode="json")
+    else:
+        for window in list_windows(registry.database):
+            members = tuple(member.group_id for member in window.members if member.used)
+            if window.window_id in names and members:
+                left_out = {m.group_id: m.reason or "" for m in window.members if not m.used}
+                parameters[window.window_id] = MosaicInputs(
+                    window_id=window.window_id,
+                    members=members,
+                    left_out=left_out,
+                    catalog_path=catalog,
+                ).model_dump(mode="json")
+    unknown = [name for name in names if name not in parameters]
+    if unknown:
+        thing = "group with files" if kind == "pipeline" else "window with members"
+        raise MissingInputError(
+            f"There is no {thing} called {unknown[0]!r} in the registry"
+            + (f", nor are {len(unknown) - 1} others." if unknown[1:] else "."),
+            "Check its name: contimg groups, contimg windows.",
+        )
+    return [(name, parameters[name]) for name in dict.fromkeys(names)]
+
+
+async def cancel_batch(
+    batches: Batches, backend: Backend, batch_id: str, reason: str
+) -> BatchSummary:
+    """Cancel a batch with its tasks, the running ones too; again for one that is cancelled."""
+    if batches.batch(batch_id).state is not BatchState.CANCELLED:
+        batches.change(batch_id, BatchState.CANCELLED, reason)
+    await feed(batches, backend, [batch_id])
+    return BatchSummary(batches.batch(batch_id), batches.counts(batch_id))

@@ -1,0 +1,168 @@
+"""`contimg reprocess`, `batch` and `schedule` as an operator uses them, on 80 columns."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.ingest.batches import feed
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.registry import Registry
+from absurd_contimg.registry.batches import Batches
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState, enter_window
+
+QUEUE = "dsa110-pipeline-reprocessing"
+GROUPS = [f"2026-03-{day:02d}T00:00:00" for day in range(1, 6)]
+
+Contimg = Callable[..., Any]
+
+
+@pytest.fixture
+def registry_path(tmp_path: Path) -> Path:
+    """A registry of five groups of two files, without products, and a window."""
+    path = tmp_path / "products" / "state" / "registry.sqlite3"
+    path.parent.mkdir(parents=True)
+    (tmp_path / "catalog.csv").write_text("name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\n")
+    with (tmp_path / "catalog.csv").open("a") as catalog:
+        catalog.write("3C286,202.7845,30.5092,15.0,0.0,1\n")
+    files = [tmp_path / f"{group}_sb{band:02d}.hdf5" for group in GROUPS for band in range(2)]
+    for file in files:
+        file.touch()
+    registry = Registry(path)
+    registry.register_files(files)
+    members = tuple(WindowMember(group, 61100.0) for group in GROUPS[:2])
+    state = WindowState.CLOSED
+    enter_window(registry.database, Window("w1", state, 61100.0, 61101.0, 16.0, members, {}))
+    return path
+
+
+@pytest.fixture
+def contimg(tmp_path: Path, database_url: str, registry_path: Path) -> Contimg:
+    """Run a command; its output, or with `refused` its error."""
+    folders = ("--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products"))
+
+    def run(*arguments: str, refused: bool = False) -> str:
+        clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+        options = [*folders, "--database-url", database_url, *arguments]
+        done = CliRunner().invoke(app, options, env={**clean, "COLUMNS": "80"})
+        assert (done.exit_code != 0) == refused, (done.output, done.exception)
+        if refused:
+            return str(done.exception)
+        if "--json" not in arguments and "db" not in arguments:
+            assert max(map(len, done.stdout.splitlines()), default=0) <= 80
+        return done.stdout
+
+    run("db", "init")
+    return run
+
+
+def feed_once(registry_path: Path, url: str, claim: int = 0) -> None:
+    """What the daemon does at a poll; then a worker begins some tasks."""
+
+    async def call() -> None:
+        async with PostgresBackend(url) as backend:
+            await feed(Batches(Database(registry_path)), backend)
+            await backend.claim_task(QUEUE, "worker", 60, claim)
+
+    asyncio.run(call())
+
+
+def test_plan_shows_what_runs_and_what_depends_on_it_and_spawns_nothing(
+    contimg: Contimg, database_url: str
+) -> None:
+    text = " ".join(contimg("reprocess", "plan", "--until", "2026-03-03").split())
+    assert "2 groups: 2 catalog_setup, 2 convert" in text
+    assert "1 windows, 0 mosaics, 0 publications window w1" in text
+    assert "without catalog_setup" in text
+    made = json.loads(contimg("reprocess", "plan", "--since", "2026-03-03T00:00", "--json"))
+    assert [each["group"] for each in made["groups"]] == GROUPS[2:]
+    assert made["stage_runs"]["image"] == 3
+    assert made["dependents"]["windows"] == []
+    assert json.loads(contimg("batch", "status", "--json")) == []
+    assert QUEUE not in contimg("queue", "list")
+    assert "is no time" in contimg("reprocess", "plan", "--since", "soon", refused=True)
+    assert "verdict = 'fine'" in contimg("reprocess", "plan", "--verdict", "fine", refused=True)
+
+
+def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
+    contimg: Contimg, registry_path: Path, database_url: str
+) -> None:
+    made = json.loads(contimg("reprocess", "start", "--ahead", "2", "--json"))
+    batch = made["batch"]["batch_id"]
+    assert made["items"]["waiting"] == 5
+    again = contimg("reprocess", "start", refused=True)
+    assert "Of 5 groups none needs to be processed again" in again
+    assert f"batch {batch} has not done it" in " ".join(contimg("reprocess", "plan").split())
+    feed_once(registry_path, database_url, claim=1)
+    shown = json.loads(contimg("batch", "status", batch, "--json"))
+    assert shown["summary"]["items"]["spawned"] == 2
+    assert [item["name"] for item in shown["items"]] == GROUPS[::-1]
+
+    assert "needs a reason" in contimg("batch", "pause", batch, refused=True)
+    assert "paused (disk)" in contimg("batch", "pause", batch, "--reason", "disk")
+    assert "is paused: disk" in contimg("batch", "pause", batch, "--reason", "x", refused=True)
+    feed_once(registry_path, database_url)
+    assert "2 spawned" in contimg("batch", "status")
+    assert "active" in contimg("batch", "resume", batch)
+    cancelled = contimg("batch", "cancel", batch, "--reason", "wrong settings")
+    assert "cancelled (wrong settings)" in cancelled
+    assert "5 cancelled" in cancelled
+    assert "5 cancelled" in contimg("batch", "cancel", batch)  # again: a death in between
+    assert "is not in the registry" in contimg("batch", "cancel", "other", refused=True)
+    queues = json.loads(contimg("queue", "list", "--json"))
+    counts = {each["queue"]["queue_name"]: each["queue"]["tasks_by_state"] for each in queues}
+    assert counts[QUEUE] == {"cancelled": 2}
+
+
+def test_batch_of_named_groups_and_windows(contimg: Contimg, registry_path: Path) -> None:
+    groups = json.loads(contimg("batch", "create", "pipeline", *GROUPS[:2], "--json"))
+    assert groups["batch"]["parameters"]["task"] == "pipeline"
+    windows = json.loads(contimg("batch", "create", "mosaic", "w1", "--json"))
+    (item,) = Batches(Database(registry_path)).items(windows["batch"]["batch_id"])
+    assert item.params["members"] == GROUPS[:2]
+    refused = contimg("batch", "create", "mosaic", "w1", "w2", "w3", refused=True)
+    assert "There is no window with members called 'w2'" in refused
+    assert "nor are 1 others" in refused
+    assert "2 waiting" in contimg("batch", "status")
+
+
+def test_schedules_are_added_listed_and_removed(contimg: Contimg) -> None:
+    contimg("schedule", "add", "nightly", "mosaic", "--at", "16:00")
+    contimg("schedule", "add", "after cal", "reprocess", "--transit", "3C286", "--with",
+            '{"hours": 24, "selection": {"verdict": "degraded"}}', "--catch-up", "all")  # fmt: skip
+    contimg("schedule", "add", "check", "task", "--lst", "05:30", "--with", '{"task": "check"}')
+    listed = {each["name"]: each for each in json.loads(contimg("schedule", "list", "--json"))}
+    assert listed["after cal"]["spec"].endswith(" 3C286")
+    assert listed["after cal"]["spec"].startswith("13:32:")
+    assert listed["nightly"]["next_slot"].endswith("16:00")
+    assert listed["after cal"]["action"]["selection"] == {"verdict": "degraded"}
+    assert "nightly" in contimg("schedule", "list")
+    assert "There is a schedule" in contimg(
+        "schedule", "add", "nightly", "mosaic", "--at", "17:00", refused=True
+    )
+    assert "exactly one" in contimg("schedule", "add", "x", "mosaic", refused=True)
+    assert "no source 'Sun'" in contimg(
+        "schedule", "add", "x", "mosaic", "--transit", "Sun", refused=True
+    )
+    assert "task: Field required" in contimg(
+        "schedule", "add", "x", "task", "--at", "17:00", refused=True
+    )
+    contimg("schedule", "remove", "nightly")
+    assert "no schedule 'nightly'" in contimg("schedule", "remove", "nightly", refused=True)
+
+
+def test_nothing_is_made_without_a_registry(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app, ["--output-dir", str(tmp_path / "none"), "reprocess", "plan"], env={"COLUMNS": "80"}
+    )
+    assert done.exit_code == 1
+    assert not (tmp_path / "none").exists()
