@@ -25,7 +25,7 @@ from absurd_contimg.settings import Settings
 if TYPE_CHECKING:
     from absurd_contimg.ingest.reprocessing import GroupPlan, ReprocessingPlan
     from absurd_contimg.ingest.selection import Selection
-    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.operations.services import BatchSummary
     from absurd_contimg.registry import Registry
 
 batch_app = typer.Typer(no_args_is_help=True, help="Many tasks, spawned a few at a time.")
@@ -153,7 +153,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a batch of named groups or windows; the daemon spawns its tasks."""
-    from absurd_contimg.operations.services.batch_service import named_items
+    from absurd_contimg.operations.services import named_items
 
     settings = state.settings()
     with _registry(settings) as registry:
@@ -168,7 +168,7 @@ def batch_status(
     as_json: AsJson = False,
 ) -> None:
     """Show batches and how many of their items are in each state."""
-    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.operations.services import BatchSummary
     from absurd_contimg.registry.batches import Batches, ItemState
 
     with _registry(state.settings()) as registry:
@@ -209,7 +209,7 @@ def resume_batch(batch: _BatchId) -> None:
 @batch_app.command("cancel")
 def cancel_batch_command(batch: _BatchId, reason: _Reason = "", as_json: AsJson = False) -> None:
     """Cancel a batch with all its tasks, the running ones too; committed products stay."""
-    from absurd_contimg.operations.services.batch_service import cancel_batch
+    from absurd_contimg.operations.services import cancel_batch
     from absurd_contimg.registry.batches import Batches
 
     settings = state.settings()
@@ -228,7 +228,7 @@ def cancel_batch_command(batch: _BatchId, reason: _Reason = "", as_json: AsJson 
 
 
 def _change(batch_id: str, new_state: Any, reason: str | None) -> None:
-    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.operations.services import BatchSummary
     from absurd_contimg.registry.batches import Batches
 
     with _registry(state.settings()) as registry:
@@ -248,7 +248,7 @@ def _create(
 ) -> BatchSummary:
     """Enter the batch, after the database has shown that it answers and has the queue."""
     from absurd_contimg.ingest.batches import FeedRules, create_batch, reprocessing_queue
-    from absurd_contimg.operations.services.batch_service import BatchSummary
+    from absurd_contimg.operations.services import BatchSummary
     from absurd_contimg.registry.batches import Batches
     from absurd_contimg.workflows import group, mosaic
 
@@ -270,7 +270,7 @@ def _create(
 def _plan(
     registry: Registry, settings: Settings, selection: Selection, histories: list[History]
 ) -> ReprocessingPlan:
-    from absurd_contimg.operations.services.batch_service import plan_selection
+    from absurd_contimg.operations.services import plan_selection
 
     return plan_selection(registry, settings, selection, histories)
 
@@ -279,7 +279,7 @@ def _histories(settings: Settings) -> list[History]:
     """Of recent tasks; none where there is no database, for a plan needs none."""
     from absurd_contimg.core.errors import BackendUnavailable
     from absurd_contimg.ingest.batches import reprocessing_queue
-    from absurd_contimg.operations.services.batch_service import recent_histories
+    from absurd_contimg.operations.services import recent_histories
 
     queues = (settings.queue_name, reprocessing_queue(settings.queue_name))
 
@@ -354,7 +354,7 @@ def _required(reason: str) -> str:
 
 @contextmanager
 def _registry(settings: Settings) -> Iterator[Registry]:
-    from absurd_contimg.operations.services.worker_service import open_registry
+    from absurd_contimg.operations.services import open_registry
     from absurd_contimg.registry.database import exists
 
     if not exists(settings.registry_url):

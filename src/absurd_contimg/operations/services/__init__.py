@@ -1,5 +1,13 @@
 """What an installation runs: its database, its workers, their disk guard, quarantine."""
 
+from absurd_contimg.operations.services.batch_service import (
+    BatchSummary,
+    batch_steps,
+    cancel_batch,
+    named_items,
+    plan_selection,
+    recent_histories,
+)
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
 from absurd_contimg.operations.services.disk_guard import worker_notes
 from absurd_contimg.operations.services.preconditions import check_spawn, check_worker
@@ -11,18 +19,30 @@ from absurd_contimg.operations.services.quarantine import (
 )
 from absurd_contimg.operations.services.registry_tables import open_tables, read_hindrances
 from absurd_contimg.operations.services.worker_identity import given_worker_id
-from absurd_contimg.operations.services.worker_service import make_policy, serve, stop_signals
+from absurd_contimg.operations.services.worker_service import (
+    make_policy,
+    open_registry,
+    serve,
+    stop_signals,
+)
 
 __all__ = [
+    "BatchSummary",
+    "batch_steps",
+    "cancel_batch",
     "check_spawn",
     "check_worker",
     "database_url",
     "given_worker_id",
     "initialise",
     "make_policy",
+    "named_items",
     "open_backend",
+    "open_registry",
     "open_tables",
+    "plan_selection",
     "read_hindrances",
+    "recent_histories",
     "release",
     "retry_all_failed",
     "retry_failed",
