@@ -70,6 +70,22 @@ class NoCalibrationError(DataQualityError):
     """No calibration is valid at the time of this group."""
 
 
+class StageTaskCancelledError(UserError):
+    """The task of one stage of a group was cancelled, so the group cannot go on."""
+
+
+class StageTaskLostError(UserError):
+    """The tasks of one stage of a group vanished from their queue."""
+
+
+class WorkflowVersionError(UserError):
+    """A task belongs to a version of its workflow that this release does not have any more."""
+
+
+class NewerWorkflowError(WorkflowVersionError):
+    """A task belongs to a version of its workflow that a later release has."""
+
+
 class AwayError(UserError):
     """Something that all work needs cannot be used now; `failed_path` says which file or folder."""
 

@@ -22,11 +22,13 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg
 import pytest
 
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config import ImagingConfig, PathsConfig, PipelineConfig
 from absurd_contimg.config.publication import PublicationConfig
@@ -47,6 +49,7 @@ from absurd_contimg.execution.executor import (
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import Workspace
+from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.outputs import FlaggedMeasurementSet, FlagOutputs, to_json
 from absurd_contimg.products.publication import publish_copy
@@ -59,11 +62,14 @@ from absurd_contimg.stages.catalog_setup import CatalogSetupStage
 from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 from absurd_contimg.synthesis import SynthesisResult
+from absurd_contimg.workflows import stage_tasks
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.publication import Publisher
+from absurd_contimg.workflows.versions import VersionedWorkflow
 
 sys.path.append(str(Path(__file__).parent))
 from failing_stages import Fail, fill_disk, limited
+from group_stages import Site
 from small_disk import mounted
 from toy_products import toy_product
 from toy_stages import Make
@@ -240,6 +246,53 @@ def of_registry(ground: Ground, trouble: Callable[[Path], object]) -> Evidence:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(registry_database, "_PATIENCE_SECONDS", 0.0)
         return of_exception(lambda _: registry.groups(), ground)
+
+
+def of_group_without_calibration(ground: Ground) -> Evidence:
+    """No set in the registry serves it."""
+    stage, root = SelectCalibrationStage(Registry(ground.folder() / "r.sqlite3")), ground.folder()
+    config = PipelineConfig(paths=PathsConfig.below(root))
+    flagged = FlaggedMeasurementSet(
+        *(root / "products" / "flagged.ms", root / "products" / "centres.json", 100, 48, 244e3, 20),
+        *(61065.899, 61065.901, 61065.9, 10.0, 16.2, 16.1),
+    )
+    context = PipelineContext(config, {"group_id": "G"}, to_json(FlagOutputs(flagged)))
+    workspace = Workspace(root, root, root / "casa.log", root)
+    return of_exception(lambda _: stage.execute(context, workspace), ground)
+
+
+def of_version(ground: Ground, version: int) -> Evidence:
+    """A task was spawned for a version of its workflow that the worker does not have."""
+    workflow = VersionedWorkflow("pipeline", {2: cast(Any, None)})
+    ctx = cast(Any, SimpleNamespace(headers={"workflow_version": version}))
+    return of_exception(lambda _: asyncio.run(workflow({}, ctx)), ground)
+
+
+def of_stage_task(ground: Ground, *, removed: bool) -> Evidence:
+    """A stage task is cancelled, and its row removed; the evidence in its group's history."""
+
+    async def fail() -> Evidence:
+        site = Site(ground.folder(), MemoryBackend(MemoryDatabase()))
+        await site.make_queues()
+        params = site.params("2026-01-01T00:00:00")
+        spawned = await site.backend.spawn_task(QUEUE, COORDINATOR, params)
+        await site.work([QUEUE])
+        queue = f"{QUEUE}-io"
+        (child,) = await site.backend.list_tasks(queue)
+        await site.backend.cancel_task(queue, child.task_id)
+        if removed:
+            await site.backend.cleanup_tasks(queue, 0)
+        await site.work_until_ended(spawned.task_id, [QUEUE])
+        history = await site.backend.history(QUEUE, spawned.task_id)
+        assert history is not None
+        reason: Any = history.runs[-1].failure_reason
+        site.close()
+        return Evidence.from_json(reason["evidence"])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stage_tasks, "_FIRST_LOOK_SECONDS", 1)
+        patch.setattr(stage_tasks, "_LOST_MAX", 1)
+        return asyncio.run(fail())
 
 
 def of_stage_on_full_disk(ground: Ground, do: str, stage: type = Fail) -> Evidence:
@@ -497,6 +550,11 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "registry-away": lambda g: of_registry(
         g, lambda path: (path.rename(path.with_name("r")), path.mkdir())
     ),
+    "no-calibration": of_group_without_calibration,
+    "stage-cancelled": lambda g: of_stage_task(g, removed=False),
+    "stage-lost": lambda g: of_stage_task(g, removed=True),
+    "workflow-version": lambda g: of_version(g, 1),
+    "workflow-newer": lambda g: of_version(g, 3),
     "over-flagged": lambda g: of_casa(g, "over_flagged"),
     "solutions-refused": lambda g: of_casa(g, "refused"),
     "silent-disk-full": lambda g: of_casa(g, "full_disk_in_silence"),

@@ -73,6 +73,9 @@ class ExecutionConfig(Section):
     """OMP_NUM_THREADS of a stage process."""
     calibration_wait_seconds: int = Field(86_400, ge=0)
     """How long a group waits for another group's calibration: a calibrator transits once a day."""
+    calibration_wait_policy: Literal["stop", "degraded"] = "stop"
+    """After that time: ``stop`` fails the group, ``degraded`` takes the nearest set of its strip,
+    however old, and ends degraded. A silent fall-back only makes work later (desispec #1500)."""
 
 
 class SiteConfig(Section):

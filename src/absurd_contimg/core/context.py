@@ -4,7 +4,7 @@ It is that of absurd-sdk's asynchronous context, with its types, checkpoint name
 that a handler runs on our worker and on the SDK's unchanged. Behind it three things differ: all
 checkpoints are read once at the start, waiting is computed from the database's clock, and
 ``except Exception`` cannot swallow control flow. `TaskContext.spawn` (the SDK spawns through its
-application object) and `TaskContext.tracked_step` are ours.
+application object), `TaskContext.tracked_step` and `TaskContext.task_result` are ours.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, TypeVar, cast
 from uuid import UUID
 
@@ -23,7 +24,7 @@ from absurd_sdk import TimeoutError as EventTimeout
 from absurd_contimg.core.errors import RunReleased
 from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
 from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
-from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions
+from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions, TaskResult
 from absurd_contimg.core.row_values import UnreadableValueError, require_readable
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, StepJournal
@@ -292,11 +293,8 @@ class TaskContext:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + max(timeout, 0.0)
         delay = _POLL_FIRST_SECONDS
-        backend, child = self._session.backend, UUID(task_id)
         while True:
-            outcome = await self.fence.retry_until_deadline(
-                lambda: backend.get_task_result(queue, child)
-            )
+            outcome = await self.task_result(task_id, queue)
             if outcome is None:
                 raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
             if outcome.state in TERMINAL_STATES:
@@ -315,12 +313,18 @@ class TaskContext:
             await asyncio.sleep(delay)
             delay = min(delay * 2, _POLL_LIMIT_SECONDS)
 
-    async def emit_event(self, event_name: str, payload: Json = None) -> None:
-        """Emit an event on this task's queue; the first payload of a name stays."""
+    async def task_result(self, task_id: str, queue_name: str) -> TaskResult | None:
+        """The state and outcome of a task now, None if there is none; leaves no checkpoint."""
+        ask = partial(self._session.backend.get_task_result, queue_name, UUID(task_id))
+        return await self.fence.retry_until_deadline(ask)
+
+    async def emit_event(
+        self, event_name: str, payload: Json = None, queue_name: str | None = None
+    ) -> None:
+        """Emit an event, by default on this task's queue; the first payload of a name stays."""
         require_name("event", event_name)
-        await self.fence.retry_until_deadline(
-            lambda: self._session.backend.emit_event(self.queue_name, event_name, payload)
-        )
+        queue, emit = queue_name or self.queue_name, self._session.backend.emit_event
+        await self.fence.retry_until_deadline(partial(emit, queue, event_name, payload))
 
     async def heartbeat(self, seconds: int | None = None) -> None:
         """Extend the lease to end `seconds` from now or later, as the worker does by itself.

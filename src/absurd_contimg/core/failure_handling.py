@@ -26,6 +26,7 @@ from absurd_contimg.core.errors import (
 )
 from absurd_contimg.core.evidence import Evidence, UnrecordableError, text_of
 from absurd_contimg.core.failures import (
+    ChildTaskFailed,
     Classifier,
     FailureKind,
     RetryHook,
@@ -122,9 +123,12 @@ class FailureHandler:
         Calls are repeated under the lease; one whose reply was lost is recognised by what it left.
         """
         lease, evidence = ctx.fence, Evidence.of(error)
-        verdict = self._judge(evidence)
+        verdict = error.verdict if isinstance(error, ChildTaskFailed) else self._judge(evidence)
         earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
-        decision = _with_fallback(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
+        if isinstance(error, ChildTaskFailed):  # the child had its budgets
+            decision = RetryDecision(verdict, "failed")
+        else:
+            decision = _with_fallback(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
         until = await lease.retry_until_deadline(lambda: self._after(decision.delay_seconds))
         if lease.has_work:  # else the database refuses what extends the claim
             try:

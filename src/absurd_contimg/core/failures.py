@@ -223,6 +223,33 @@ class SuspensionSwallowed(RuntimeError):
     """A handler went on after its run was put to sleep: it caught what ends it until then."""
 
 
+class ChildTaskFailed(RuntimeError):
+    """A task on which another one depends has failed for good; its verdict holds for both."""
+
+    def __init__(self, text: str, verdict: Verdict, details: Mapping[str, Json]) -> None:
+        super().__init__(text)
+        self.verdict = verdict
+        self.failure_details = details
+        """What the failure reason adds: the child's stage, host and logs."""
+
+    @classmethod
+    def of_reason(cls, text: str, reason: Mapping[str, Json]) -> ChildTaskFailed:
+        """From the failure reason of the child, whoever has written it."""
+        known = {name: reason[name] for name in _CHILD_DETAILS if reason.get(name) is not None}
+        texts = {name: str(reason.get(name) or "") for name in ("rule", "advice", "matched")}
+        kind, path = str(reason.get("kind")), reason.get("path")
+        verdict = Verdict(
+            FailureKind(kind) if kind in set(FailureKind) else FailureKind.UNKNOWN,
+            texts["rule"] or UNRECOGNISED.id,
+            texts["advice"] or UNRECOGNISED.advice,
+            texts["matched"] or "the child's failure reason",
+            path if isinstance(path, str) else None,
+        )
+        return cls(f"{text}: {reason.get('message')}", verdict, known)
+
+
+_CHILD_DETAILS = ("stage", "start", "host", "logs", "evidence", "child")
+
 POISON_RULE = FailureRule(
     "poison",
     FailureKind.PERMANENT,

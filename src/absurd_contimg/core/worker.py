@@ -98,6 +98,8 @@ class Worker:
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
     left_behind: bool = field(default=False, init=False)
     """A handler did not end when it was cancelled, and goes on after `run`."""
+    runs_begun: int = field(default=0, init=False)
+    """How many runs it has claimed so far."""
     _lost: LostLeases = field(init=False)
     _bounded: CallBounds = field(init=False)
     _claim_sent_at: float = field(default=0.0, init=False)
@@ -129,6 +131,7 @@ class Worker:
             while not self._stopping.is_set():
                 self._claim_sent_at = loop.time()
                 claimed = await self._claim(until_idle)
+                self.runs_begun += len(claimed)
                 for task in claimed:
                     run = asyncio.create_task(
                         self._execute(task, self._claim_sent_at), name=f"run {task.run_id}"

@@ -10,6 +10,7 @@ from absurd_contimg.execution.context import PipelineContext
 ONE_THREAD = "one-thread"
 OTHER_CALIBRATION = "other-calibration"
 GENTLER_FLAGS = "gentler-flags"
+DISTANT_CALIBRATION = "distant-calibration"
 
 FALLBACKS: Mapping[str, str] = {
     ONE_THREAD: "The stage's process has one thread. Each thread of tclean costs 40 MB and more of "
@@ -18,6 +19,9 @@ FALLBACKS: Mapping[str, str] = {
     "for the nearest valid calibration of another group and uses it.",
     GENTLER_FLAGS: "Outliers in time and frequency are flagged from twice the usual cut-off on. "
     "The group ends degraded, however good its image.",
+    DISTANT_CALIBRATION: "No calibration came until the deadline, and the settings allow it: the "
+    "nearest one of the strip is used, however old. The group ends degraded, however good its "
+    "image.",
 }
 """The meaning of each, for operators."""
 

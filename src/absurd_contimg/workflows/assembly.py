@@ -5,10 +5,12 @@ The simulation passes its own runner and registry. Callers own what they pass.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.failure_handling import RetryDecision
+from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
@@ -16,14 +18,16 @@ from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.queue_health import find_problems
+from absurd_contimg.history.stage_tasks import COORDINATOR, STAGE_PREFIX
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.photometry import PhotometryStage
-from absurd_contimg.workflows import mosaic, photometry
+from absurd_contimg.workflows import group, hybrid, mosaic, photometry, stage_tasks
+from absurd_contimg.workflows.calibration_wait import GroupRegistry
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
-from absurd_contimg.workflows.group import TASK_NAME, GroupRegistry, PipelineWorkflow
 from absurd_contimg.workflows.mosaic import MemberRegistry, MosaicWorkflow
 from absurd_contimg.workflows.orchestrator import resolve_order, standard_imaging_stages
 from absurd_contimg.workflows.photometry import MeasuredImageRegistry, PhotometryWorkflow
+from absurd_contimg.workflows.versions import VersionedWorkflow, Workflow
 
 
 def pipeline_stages(registry: Registry) -> tuple[PipelineStage, ...]:
@@ -33,6 +37,33 @@ def pipeline_stages(registry: Registry) -> tuple[PipelineStage, ...]:
 
 class WorkerRegistry(GroupRegistry, MeasuredImageRegistry, MemberRegistry, Protocol):
     """The part of the registry that the workflows of a worker use."""
+
+
+def make_workflows(
+    backend: Backend,
+    stages: Sequence[PipelineStage],
+    runner: StageRunner,
+    registry: WorkerRegistry,
+) -> dict[str, VersionedWorkflow]:
+    """The workflows of a worker by task name, each with the versions that it can finish."""
+    pipeline = group.PipelineWorkflow(stages, runner, registry)
+    coordinator = stage_tasks.StageCoordinator(stages, runner, registry)
+    sequence = hybrid.HybridWorkflow(stages, runner, registry)
+    workflows: dict[str, dict[int, Workflow]] = {
+        group.TASK_NAME: {group.VERSION: pipeline},
+        COORDINATOR: {stage_tasks.VERSION: coordinator},
+        hybrid.TASK_NAME: {hybrid.VERSION: sequence},
+        photometry.TASK_NAME: {
+            photometry.VERSION: PhotometryWorkflow(PhotometryStage(), runner, registry)
+        },
+        mosaic.TASK_NAME: {
+            mosaic.VERSION: MosaicWorkflow(mosaic.mosaic_stages(), runner, registry)
+        },
+    }
+    for stage in stages:
+        task = stage_tasks.StageTask(stage, runner, backend)
+        workflows[f"{STAGE_PREFIX}{stage.name}"] = {stage_tasks.VERSION: task}
+    return {name: VersionedWorkflow(name, versions) for name, versions in workflows.items()}
 
 
 def make_pipeline_worker(
@@ -45,11 +76,16 @@ def make_pipeline_worker(
     ready_to_claim: Callable[[], Awaitable[bool]] | None = None,
 ) -> Worker:
     """A worker with ordered stages; it claims nothing while `ready_to_claim` answers False."""
-    workflow = PipelineWorkflow(stages, runner, registry)
+    workflows = make_workflows(backend, stages, runner, registry)
     tasks = TaskRegistry()
-    tasks.add(TASK_NAME, workflow)
-    tasks.add(photometry.TASK_NAME, PhotometryWorkflow(PhotometryStage(), runner, registry))
-    tasks.add(mosaic.TASK_NAME, MosaicWorkflow(mosaic.mosaic_stages(), runner, registry))
+    for name, workflow in workflows.items():
+        tasks.add(name, workflow)
+
+    async def note_failure(
+        claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
+    ) -> None:
+        await workflows[claimed.task_name].note_failure(claimed, decision, reason)
+
     return Worker(
         backend,
         tasks,
@@ -57,6 +93,6 @@ def make_pipeline_worker(
         CLASSIFIER,
         policy,
         ready_to_claim,
-        on_failure=workflow.note_failure,
+        on_failure=note_failure,
         explain_refusal=find_problems,
     )

@@ -238,6 +238,34 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "other files: contimg spawn --respawn.",
     ),
     _own_error(
+        "no-calibration",
+        errors.NoCalibrationError,
+        "Process a group of its strip in which a calibrator transits, then: contimg retry GROUP. "
+        "To go on with an older one: --set execution.calibration_wait_policy=degraded.",
+    ),
+    _own_error(
+        "stage-cancelled",
+        errors.StageTaskCancelledError,
+        "Nothing, if it was meant. To go on with the group: contimg retry GROUP",
+    ),
+    _own_error(
+        "stage-lost",
+        errors.StageTaskLostError,
+        "Find what removes tasks from the named queue, then: contimg retry GROUP",
+    ),
+    _own_error(
+        "workflow-version",
+        errors.WorkflowVersionError,
+        "Retry it with a worker of the release that spawned it, or: contimg spawn --respawn, which "
+        "takes the finished products as they are.",
+    ),
+    _own_error(
+        "workflow-newer",
+        errors.NewerWorkflowError,
+        "Update this worker, or start one of the newer release; the task then goes on.",
+        kind=FailureKind.RESOURCE,
+    ),
+    _own_error(
         "bad-output",
         errors.OutputError,
         "contimg logs GROUP: CASA ended without an error, but without a good product.",

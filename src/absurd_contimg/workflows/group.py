@@ -1,6 +1,7 @@
 """The pipeline of one observation group as one task, a tracked step for each stage.
 
-A checkpoint holds outputs and paths; a later run rebuilds its context from them.
+A checkpoint holds outputs and paths; a later run rebuilds its context from them. What the other
+workflows of a group share with this one is here too.
 """
 
 from __future__ import annotations
@@ -8,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol, cast
-
-from absurd_sdk import TimeoutError as EventTimeout
+from typing import cast
 
 from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.context import TaskContext
@@ -20,61 +18,61 @@ from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import GroupInputs, PipelineContext
-from absurd_contimg.execution.fallback import with_fallbacks
-from absurd_contimg.execution.runner import StageRunner
+from absurd_contimg.execution.fallback import fallbacks_of, with_fallbacks
+from absurd_contimg.execution.runner import StageResult, StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.manifest import relocated
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
     SelectCalibrationOutputs,
-    SolvedCaltables,
     ValidateOutputs,
     from_json,
     names,
 )
 from absurd_contimg.products.store import earlier_output_dir
-from absurd_contimg.registry import Group, GroupStatus
+from absurd_contimg.registry import GroupStatus
+from absurd_contimg.workflows.calibration_wait import (
+    GroupRegistry,
+    announce_calibration,
+    wait_for_calibration,
+)
 from absurd_contimg.workflows.failure_rules import QUARANTINE_RULES
 from absurd_contimg.workflows.task_paths import require_catalogue, require_inputs
+from absurd_contimg.workflows.versions import version_headers
 
 _log = logging.getLogger(__name__)
 
 TASK_NAME = "pipeline"
 """The task of one observation group."""
+VERSION = 1
+"""Raise it when the names, the order or the results of the steps change."""
+
+StageRun = Callable[[PipelineStage, PipelineContext], Awaitable[Mapping[str, Json]]]
+"""Runs a stage of a group; returns what `saved_result` makes of its result."""
 
 
 def spawn_options(group_id: str) -> SpawnOptions:
     """One task for each group; attempts are counted by the worker, not limited by Absurd."""
-    return SpawnOptions(idempotency_key=f"{TASK_NAME}:{group_id}")
+    return group_task_options(TASK_NAME, group_id, VERSION)
 
 
-def parse_params(params: object, paths: PathsConfig) -> GroupInputs:
+def group_task_options(task_name: str, group_id: str, version: int) -> SpawnOptions:
+    """The options of a task that is the only one of its name for its group."""
+    return SpawnOptions(headers=version_headers(version), idempotency_key=f"{task_name}:{group_id}")
+
+
+def parse_params(params: object, paths: PathsConfig, task_name: str = TASK_NAME) -> GroupInputs:
     """The parameters of a task; raises `SettingError` that names the problems."""
     try:
         inputs = from_json(GroupInputs, cast(Mapping[str, Json], params))
     except ValueError as error:
         raise SettingError(
-            f"The parameters of this {TASK_NAME} task are not valid: {error}.",
+            f"The parameters of this {task_name} task are not valid: {error}.",
             "Spawn it again with: contimg spawn --respawn",
         ) from error
     require_inputs(inputs.input_files, paths)
     require_catalogue(inputs.catalog_path, paths)
     return inputs
-
-
-class GroupRegistry(Protocol):
-    """The part of the registry that the workflow uses; called in a thread."""
-
-    def set_group_status(
-        self, group_id: str, status: GroupStatus, reason: str | None = None
-    ) -> None:
-        """Set the status of a group, with the reason if it did not end well."""
-
-    def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
-        """All groups, or those of one status."""
-
-    def calibration_exists(self, group_id: str) -> bool:
-        """Whether a set of caltables may serve the group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,107 +86,126 @@ class PipelineWorkflow:
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
         """Run the group's stages; the task's result has the verdict and the outputs."""
-        inputs = parse_params(params, self.runner.config.paths).model_dump(mode="json")
-        context = PipelineContext(self.runner.config, inputs, metadata={"task_id": ctx.task_id})
-        made_in: str | None = None
-        for stage in self.stages:
-            if names(SelectCalibrationOutputs) <= stage.provides:
-                await self._wait_for_calibration(context, ctx)
-            saved = await ctx.tracked_step(stage.name, self._step(stage, context, ctx))
-            made_in = self._earlier_output_dir(saved) or made_in
-            outputs = cast(Mapping[str, Json], saved["outputs"])
-            if made_in is not None:  # the output folder has moved since the checkpoint was written
-                output_dir = str(self.runner.config.paths.output_dir)
-                outputs = cast(Mapping[str, Json], relocated(outputs, made_in, output_dir))
-            context = context.with_outputs(outputs)
-            if names(CalibrateSolveOutputs) <= stage.provides:
-                await self._announce_calibration(context, ctx)
-        verdict = "unchecked"
-        if names(ValidateOutputs) <= context.outputs.keys():
-            verdict = context.outputs_of(ValidateOutputs).validation.verdict
-        status = GroupStatus.DEGRADED if verdict == "degraded" else GroupStatus.DONE
-        await asyncio.to_thread(self.registry.set_group_status, context.group_id, status)
-        return {
-            "group_id": context.group_id,
-            "verdict": verdict,
-            "outputs": dict(context.outputs),
-            "config_ref": context.config.reference(),
-        }
+        context = group_context(params, self.runner, ctx)
 
-    def _earlier_output_dir(self, saved: Mapping[str, Json]) -> str | None:
-        product = saved.get("product")
-        if not isinstance(product, str):
-            return None
-        return earlier_output_dir(product, self.runner.config.paths.output_dir, self.runner.files)
+        async def run_stage(stage: PipelineStage, context: PipelineContext) -> Mapping[str, Json]:
+            return await tracked_stage(self.runner, stage, context, ctx)
+
+        context = await run_stages(self.stages, self.runner, self.registry, context, ctx, run_stage)
+        return await end_group(self.registry, context)
 
     async def note_failure(
         self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
-        """For `Worker.on_failure`: quarantine a group with poor data, else note its failure."""
-        params = claimed.params
-        if claimed.task_name != TASK_NAME or not isinstance(params, Mapping):
-            return
-        poor_data = decision.verdict.rule_id in QUARANTINE_RULES
-        status = GroupStatus.QUARANTINED if poor_data else GroupStatus.FAILED
-        group_id, message = str(params.get("group_id")), str(reason.get("message"))
-        await asyncio.to_thread(self.registry.set_group_status, group_id, status, message)
-
-    def _step(
-        self, stage: PipelineStage, context: PipelineContext, ctx: TaskContext
-    ) -> Callable[[int], Awaitable[dict[str, Json]]]:
-        async def run(start: int) -> dict[str, Json]:
-            group_id = context.group_id
-            fallbacks = f" with {', '.join(ctx.fallbacks)}" if ctx.fallbacks else ""
-            _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, fallbacks)
-            result = await self.runner.run(
-                stage,
-                with_fallbacks(context, ctx.fallbacks),
-                attempt=f"{ctx.task_id[-12:]}-{start}",
-                fence=ctx.fence,
-            )
-            outcome = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
-            _log.info("group %s: %s %s", group_id, stage.name, outcome)
-            return {
-                "outputs": dict(result.outputs),
-                "adopted": result.adopted,
-                "seconds": round(result.seconds, 3),
-                "product": None if result.product is None else str(result.product),
-                "logs": [str(result.casa_log), str(result.output_log)],
-            }
-
-        return run
-
-    async def _wait_for_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
-        """Suspend until a calibration may serve this group, or the wait is over.
-
-        None is missed: the group gets its waiting status before the second query, and a
-        group that solves registers its tables before it reads which groups wait.
-        """
-        group_id, registry = context.group_id, self.registry
-        if await asyncio.to_thread(registry.calibration_exists, group_id):
-            return
-        waiting = GroupStatus.WAITING_FOR_CALIBRATION
-        await asyncio.to_thread(registry.set_group_status, group_id, waiting)
-        if not await asyncio.to_thread(registry.calibration_exists, group_id):
-            timeout = context.config.execution.calibration_wait_seconds
-            with suppress(EventTimeout):
-                await ctx.await_event(calibration_event(group_id), timeout=timeout)
-
-    async def _announce_calibration(self, context: PipelineContext, ctx: TaskContext) -> None:
-        """Wake the groups that wait for these solutions; no step: a repeated emit is harmless."""
-        caltables = context.outputs_of(CalibrateSolveOutputs).caltables
-        if not isinstance(caltables, SolvedCaltables):
-            return
-        for group_id in await asyncio.to_thread(served_groups, self.registry):
-            await ctx.emit_event(calibration_event(group_id), {"set_name": caltables.set_name})
+        """Quarantine a group with poor data, else note its failure."""
+        await note_group_failure(self.registry, claimed, decision, reason)
 
 
-def served_groups(registry: GroupRegistry) -> list[str]:
-    """The groups that wait for a calibration although there is one."""
-    waiting = registry.groups(GroupStatus.WAITING_FOR_CALIBRATION)
-    return [group.group_id for group in waiting if registry.calibration_exists(group.group_id)]
+def group_context(
+    params: object, runner: StageRunner, ctx: TaskContext, task_name: str = TASK_NAME
+) -> PipelineContext:
+    """The context before the first stage; raises `SettingError` for wrong parameters."""
+    inputs = parse_params(params, runner.config.paths, task_name).model_dump(mode="json")
+    return PipelineContext(runner.config, inputs, metadata={"task_id": ctx.task_id})
 
 
-def calibration_event(group_id: str) -> str:
-    """The event that a group waits for."""
-    return f"calibration.available:{group_id}"
+async def run_stages(
+    stages: Sequence[PipelineStage],
+    runner: StageRunner,
+    registry: GroupRegistry,
+    context: PipelineContext,
+    ctx: TaskContext,
+    run_stage: StageRun,
+) -> PipelineContext:
+    """Run the stages in their order; waits for a calibration and tells others of its own."""
+    made_in: str | None = None
+    for stage in stages:
+        start = context
+        if names(SelectCalibrationOutputs) <= stage.provides:
+            start = await wait_for_calibration(registry, context, ctx)
+        saved = await run_stage(stage, start)
+        made_in = _earlier_output_dir(saved, runner) or made_in
+        outputs = cast(Mapping[str, Json], saved["outputs"])
+        if made_in is not None:  # the output folder has moved since the checkpoint was written
+            output_dir = str(runner.config.paths.output_dir)
+            outputs = cast(Mapping[str, Json], relocated(outputs, made_in, output_dir))
+        context = context.with_outputs(outputs)
+        if names(CalibrateSolveOutputs) <= stage.provides:
+            await announce_calibration(registry, context, ctx)
+    return context
+
+
+def _earlier_output_dir(saved: Mapping[str, Json], runner: StageRunner) -> str | None:
+    product = saved.get("product")
+    if not isinstance(product, str):
+        return None
+    return earlier_output_dir(product, runner.config.paths.output_dir, runner.files)
+
+
+async def end_group(registry: GroupRegistry, context: PipelineContext) -> dict[str, Json]:
+    """Set the status of a group whose stages are done; returns the result of its task."""
+    verdict = "unchecked"
+    if names(ValidateOutputs) <= context.outputs.keys():
+        verdict = context.outputs_of(ValidateOutputs).validation.verdict
+    status = GroupStatus.DEGRADED if verdict == "degraded" else GroupStatus.DONE
+    await asyncio.to_thread(registry.set_group_status, context.group_id, status)
+    return {
+        "group_id": context.group_id,
+        "verdict": verdict,
+        "outputs": dict(context.outputs),
+        "config_ref": context.config.reference(),
+    }
+
+
+async def note_group_failure(
+    registry: GroupRegistry,
+    claimed: ClaimedTask,
+    decision: RetryDecision,
+    reason: Mapping[str, Json],
+) -> None:
+    """Set the status of the group whose task is about to fail."""
+    params = claimed.params
+    if not isinstance(params, Mapping):
+        return
+    poor_data = decision.verdict.rule_id in QUARANTINE_RULES
+    status = GroupStatus.QUARANTINED if poor_data else GroupStatus.FAILED
+    group_id, message = str(params.get("group_id")), str(reason.get("message"))
+    await asyncio.to_thread(registry.set_group_status, group_id, status, message)
+
+
+async def tracked_stage(
+    runner: StageRunner, stage: PipelineStage, context: PipelineContext, ctx: TaskContext
+) -> Mapping[str, Json]:
+    """Run a stage as a tracked step of its name."""
+
+    async def run(start: int) -> dict[str, Json]:
+        group_id, fallbacks = context.group_id, (*fallbacks_of(context), *ctx.fallbacks)
+        differently = f" with {', '.join(fallbacks)}" if fallbacks else ""
+        _log.info("group %s: %s begins, start %d%s", group_id, stage.name, start, differently)
+        result = await runner.run(
+            stage,
+            with_fallbacks(context, fallbacks),
+            attempt=attempt_name(ctx, start),
+            fence=ctx.fence,
+        )
+        outcome = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
+        _log.info("group %s: %s %s", group_id, stage.name, outcome)
+        return saved_result(result)
+
+    return await ctx.tracked_step(stage.name, run)
+
+
+def attempt_name(ctx: TaskContext, start: int) -> str:
+    """The name of one start of a stage in logs, scratch and manifests."""
+    return f"{ctx.task_id[-12:]}-{start}"
+
+
+def saved_result(result: StageResult) -> dict[str, Json]:
+    """The checkpoint of a stage."""
+    return {
+        "outputs": dict(result.outputs),
+        "adopted": result.adopted,
+        "seconds": round(result.seconds, 3),
+        "product": None if result.product is None else str(result.product),
+        "logs": [str(result.casa_log), str(result.output_log)],
+    }

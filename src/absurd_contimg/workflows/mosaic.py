@@ -28,6 +28,7 @@ from absurd_contimg.products.store import earlier_output_dir
 from absurd_contimg.stages.mosaic import MosaicStage
 from absurd_contimg.stages.photometry import PhotometryStage
 from absurd_contimg.workflows.task_paths import require_catalogue
+from absurd_contimg.workflows.versions import version_headers
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +41,9 @@ MEMBERS_STEP = "members"
 def spawn_options(inputs: MosaicInputs) -> SpawnOptions:
     """One task for each window; other tiers have names of their own."""
     tier = "" if inputs.tier == "quicklook" else f"{inputs.tier}:"
-    return SpawnOptions(idempotency_key=f"{TASK_NAME}:{tier}{inputs.window_id}")
+    return SpawnOptions(
+        headers=version_headers(VERSION), idempotency_key=f"{TASK_NAME}:{tier}{inputs.window_id}"
+    )
 
 
 def mosaic_stages() -> tuple[PipelineStage, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.runner import StageResult, StageRunner
+from absurd_contimg.execution.runner import Fence, StageResult, StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.calibrate_apply import CalibrateApplyStage
@@ -46,11 +46,13 @@ class PipelineOrchestrator:
     stages: Sequence[PipelineStage]
     runner: StageRunner
 
-    async def run(self, context: PipelineContext, *, attempt: str = "1") -> OrchestratorResult:
+    async def run(
+        self, context: PipelineContext, *, attempt: str = "1", fence: Fence | None = None
+    ) -> OrchestratorResult:
         """Run all stages; raises the first failure, or `StageOrderError` before any stage runs."""
         results = []
         for stage in resolve_order(self.stages, {*context.inputs, *context.outputs}):
-            result = await self.runner.run(stage, context, attempt=attempt)
+            result = await self.runner.run(stage, context, attempt=attempt, fence=fence)
             context = context.with_outputs(result.outputs)
             results.append(result)
         return OrchestratorResult(context, tuple(results))

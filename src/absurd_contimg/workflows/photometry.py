@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.context import TaskContext
-from absurd_contimg.core.records import Json, SpawnOptions
+from absurd_contimg.core.failure_handling import RetryDecision
+from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import with_fallbacks
@@ -21,6 +22,7 @@ from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.outputs import from_json
 from absurd_contimg.workflows.task_paths import require_catalogue
+from absurd_contimg.workflows.versions import version_headers
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ class PhotometryInputs(BaseModel):
 
 def spawn_options(group_id: str) -> SpawnOptions:
     """One task for each group or window."""
-    return SpawnOptions(idempotency_key=f"{TASK_NAME}:{group_id}")
+    return SpawnOptions(headers=version_headers(VERSION), idempotency_key=f"{TASK_NAME}:{group_id}")
 
 
 def parse_params(params: object, paths: PathsConfig) -> PhotometryInputs:
@@ -111,3 +113,8 @@ class PhotometryWorkflow:
             "outputs": saved["outputs"],
             "config_ref": self.runner.config.reference(),
         }
+
+    async def note_failure(
+        self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
+    ) -> None:
+        """A failed measurement is no failure of its group: its own task has it."""

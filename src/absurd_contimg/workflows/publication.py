@@ -35,6 +35,7 @@ from absurd_contimg.products.outputs import is_within
 from absurd_contimg.products.publication import destination_of, is_published, publish_copy
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry.publications import Publication, PublicationState
+from absurd_contimg.workflows.versions import version_headers
 
 TASK_NAME = "publication"
 """The task that publishes one product."""
@@ -49,7 +50,9 @@ _ACCEPTED = frozenset({"accepted", "clean"})
 
 def spawn_options(product_key: str) -> SpawnOptions:
     """One task for each product."""
-    return SpawnOptions(idempotency_key=f"{TASK_NAME}:{product_key}")
+    return SpawnOptions(
+        headers=version_headers(VERSION), idempotency_key=f"{TASK_NAME}:{product_key}"
+    )
 
 
 def published_event(window_id: str) -> str:

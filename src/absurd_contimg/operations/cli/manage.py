@@ -115,7 +115,7 @@ def worker(
         ),
     ] = None,
     concurrency: Annotated[
-        int | None, typer.Option(min=1, help="Groups at the same time. Default: 1.")
+        int | None, typer.Option(min=1, help="Tasks at the same time on each queue. Default: 1.")
     ] = None,
     claim_timeout: Annotated[
         int | None,
@@ -125,9 +125,15 @@ def worker(
             "Default: 60.",
         ),
     ] = None,
-    until_idle: Annotated[bool, typer.Option(help="End as soon as the queue is empty.")] = False,
+    queue: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Serve this queue; repeatable. Default: the main queue and those of its stages."
+        ),
+    ] = None,
+    until_idle: Annotated[bool, typer.Option(help="End as soon as the queues are empty.")] = False,
 ) -> None:
-    """Run a worker on the queue until SIGTERM.
+    """Run a worker on its queues until SIGTERM.
 
     Exit code 1 with --until-idle if tasks are left that wait.
     """
@@ -136,7 +142,7 @@ def worker(
     settings = state.settings(
         worker_id=worker_id, concurrency=concurrency, claim_timeout_seconds=claim_timeout
     )
-    unfinished = asyncio.run(serve(settings, until_idle))
+    unfinished = asyncio.run(serve(settings, until_idle, queue))
     if until_idle and unfinished:
         console.out(f"{unfinished} tasks are left, and none can be claimed now: contimg status")
         raise typer.Exit(1)

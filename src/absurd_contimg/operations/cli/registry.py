@@ -163,7 +163,7 @@ def _registry(settings: Settings) -> Iterator[tuple[Registry, Path]]:
 
 def _wake_groups(settings: Settings, registry: Registry) -> list[str]:
     """Let the tasks go on whose groups wait for a calibration that there is."""
-    from absurd_contimg.workflows.group import calibration_event, served_groups
+    from absurd_contimg.workflows.calibration_wait import calibration_event, served_groups
 
     groups = served_groups(registry)
 

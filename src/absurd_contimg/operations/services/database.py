@@ -10,6 +10,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.settings import Settings
+from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _DATABASE = "dsa110_absurd"
 
@@ -56,10 +57,11 @@ async def open_backend(
 
 
 async def initialise(url: str, queue_name: str | None) -> str:
-    """Install or migrate the schema and create the queue; returns a sentence that says so."""
+    """Install or migrate the schema, create the queue and those of its stages; says so."""
     message = await asyncio.to_thread(install_schema, url)
     if queue_name is None:
         return message
     async with PostgresBackend(url) as backend:
-        await backend.create_queue(queue_name)
+        for queue in (queue_name, *stage_queues(queue_name).values()):
+            await backend.create_queue(queue)
     return f"{message} Queue {queue_name!r} exists."

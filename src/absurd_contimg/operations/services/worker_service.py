@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import partial
@@ -14,6 +15,7 @@ from pathlib import Path
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
@@ -29,6 +31,7 @@ from absurd_contimg.registry.queue_pauses import QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlots
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_stages
+from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _log = logging.getLogger(__name__)
 
@@ -98,14 +101,19 @@ def stop_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *hangup]
 
 
-async def serve(settings: Settings, until_idle: bool = False) -> int:
+async def serve(
+    settings: Settings, until_idle: bool = False, queues: Sequence[str] | None = None
+) -> int:
     """Run a worker until a signal stops it (or, with `until_idle`, until nothing can be claimed).
 
-    Returns how many tasks wait. Makes nothing before the settings and the database are known to
-    do. Raises `ScratchInUseError` if a running process has its name, by which it finds its runs.
+    It serves `queues`, by default the queue of the settings and those of its stages, with the
+    concurrency of the settings on each. Returns how many tasks wait. Makes nothing before the
+    settings and the database are known to do. Raises `ScratchInUseError` if a running process has
+    its name, by which it finds its runs, and `MissingInputError` for a queue that is not there.
     """
     check_worker(settings)
     async with open_backend(settings, leave_running=True) as backend:
+        served = await _served_queues(backend, settings.queue_name, queues)
         prepare_folders(settings.pipeline.paths)
         scratch_dir = settings.pipeline.paths.scratch_dir
         with (
@@ -116,21 +124,67 @@ async def serve(settings: Settings, until_idle: bool = False) -> int:
             sweep_scratch(scratch_dir)
             if registry.is_empty():  # a new site, or a registry that was lost
                 enter_products(registry, settings.pipeline.paths.output_dir)
-            worker = make_worker(backend, settings, registry, scratch, guard)
+            workers = [
+                make_worker(backend, replace(settings, queue_name=queue), registry, scratch, guard)
+                for queue in served
+            ]
             loop = asyncio.get_running_loop()
             for number in stop_signals():
-                loop.add_signal_handler(number, worker.stop)
-            _log.info("worker %s on queue %s", settings.worker_id, settings.queue_name)
-            await worker.run(until_idle)
-        if worker.left_behind:
+                loop.add_signal_handler(number, stop_workers, workers)
+            _log.info("worker %s on queue %s", settings.worker_id, ", ".join(served))
+            await run_workers(workers, until_idle)
+        if any(worker.left_behind for worker in workers):
             # Python would wait for it: a thread in a file system that is gone, say.
             _log.error("a stage's work does not end: this process ends without waiting for it")
             logging.shutdown()
             os._exit(1)
-        stats = await backend.queue_stats(settings.queue_name) if until_idle else None
-    if stats is None:
-        return 0
-    return sum(stats.tasks_by_state.get(state, 0) for state in ("pending", "sleeping"))
+        if not until_idle:
+            return 0
+        stats = [await backend.queue_stats(queue) for queue in served]
+    waiting = ("pending", "sleeping")
+    return sum(each.tasks_by_state.get(state, 0) for each in stats for state in waiting)
+
+
+def stop_workers(workers: Sequence[Worker]) -> None:
+    """Let all of them stop in their grace period."""
+    for worker in workers:
+        worker.stop()
+
+
+async def run_workers(workers: Sequence[Worker], until_idle: bool = False) -> None:
+    """Run workers of several queues until all are stopped or, with `until_idle`, all are idle.
+
+    Tasks of one queue wake those of another, so a queue is idle when all are. When one worker
+    fails, the others are stopped, and its error is raised.
+    """
+    begun = -1
+    while begun < (begun := sum(worker.runs_begun for worker in workers)):
+        runs = [asyncio.create_task(worker.run(until_idle)) for worker in workers]
+        try:
+            await asyncio.gather(*runs)
+        except Exception:
+            stop_workers(workers)
+            raise
+        finally:
+            await asyncio.wait(runs)
+        if not until_idle:
+            return
+
+
+async def _served_queues(
+    backend: Backend, queue_name: str, queues: Sequence[str] | None
+) -> list[str]:
+    """The queues to serve: those given, or the main one and those of its stages that exist."""
+    known = await backend.list_queues()
+    if queues:
+        for queue in queues:
+            if queue not in known:
+                raise MissingInputError(
+                    f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
+                    "Correct --queue, or create it: contimg db init",
+                )
+        return list(dict.fromkeys(queues))
+    return [queue_name, *(queue for queue in stage_queues(queue_name).values() if queue in known)]
 
 
 def open_registry(settings: Settings) -> Registry:
