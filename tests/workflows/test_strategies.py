@@ -71,16 +71,16 @@ async def stage_task(site: Site, queue: str) -> History:
 
 def manifests(root: Path) -> dict[str, Any]:
     """All manifests and files by path, without what differs between two runs of the same."""
-    found: dict[str, Any] = {}
+    products: dict[str, Any] = {}
     for path in sorted(root.rglob("*")):
         if path.name == "manifest.json":
             manifest = json.loads(path.read_text())
             for name in ("attempt", "host", "created_at"):
                 del manifest[name]
-            found[str(path.relative_to(root))] = manifest
+            products[str(path.relative_to(root))] = manifest
         elif path.is_file():
-            found[str(path.relative_to(root))] = path.read_bytes()
-    return found
+            products[str(path.relative_to(root))] = path.read_bytes()
+    return products
 
 
 async def test_all_strategies_make_the_same_products(site: Site) -> None:

@@ -25,10 +25,11 @@ from absurd_contimg.core.errors import RunReleased
 from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
 from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
 from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions, TaskResult
-from absurd_contimg.core.row_values import UnreadableValueError, require_readable
+from absurd_contimg.core.row_values import require_readable
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, StepJournal
 from absurd_contimg.core.step_order_check import StepOrderCheck
+from absurd_contimg.core.wake_times import TIME_FORMS, no_time_error, saved_time
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -172,7 +173,7 @@ class TaskContext:
         try:
             wake_at = now + timedelta(seconds=duration)
         except (TypeError, ValueError, OverflowError):
-            raise _no_time(step_name, duration, "a number of seconds") from None
+            raise no_time_error(step_name, duration, "a number of seconds") from None
         await self._sleep_until(step_name, wake_at, now)
 
     async def sleep_until(self, step_name: str, wake_at: datetime | int | float) -> None:
@@ -181,17 +182,17 @@ class TaskContext:
             try:
                 wake_at = datetime.fromtimestamp(wake_at, UTC)
             except (ValueError, OverflowError, OSError):
-                raise _no_time(step_name, wake_at, _TIME_FORMS) from None
+                raise no_time_error(step_name, wake_at, TIME_FORMS) from None
         await self._sleep_until(step_name, wake_at, await self._session.now())
 
     async def _sleep_until(self, step_name: str, wake_at: datetime, now: datetime) -> None:
         if not isinstance(wake_at, datetime) or wake_at.utcoffset() is None:
-            raise _no_time(step_name, wake_at, _TIME_FORMS)
+            raise no_time_error(step_name, wake_at, TIME_FORMS)
         require_step_name(step_name)
         checkpoint_name = await self._ask(step_name)
         saved = self._session.saved(checkpoint_name)
         if isinstance(saved, str):
-            wake_at = _saved_time(checkpoint_name, saved)
+            wake_at = saved_time(checkpoint_name, saved)
         else:
             await self._session.save(checkpoint_name, wake_at.isoformat())
         if wake_at > now:
@@ -389,21 +390,3 @@ def require_step_name(name: str) -> None:
             f"step name {shortened(ascii(name), 200)} is the name of a checkpoint that the worker "
             "keeps for itself. Use a name that does not begin with $."
         )
-
-
-_TIME_FORMS = "an aware datetime or seconds of the Unix epoch"
-
-
-def _no_time(step_name: str, given: object, wanted: str) -> ValueError:
-    return ValueError(
-        f"sleep {step_name!r}: {given!r} is no time with a time zone before the year 10000. "
-        f"Give {wanted}."
-    )
-
-
-def _saved_time(checkpoint_name: str, saved: str) -> datetime:
-    """The end of a sleep as a checkpoint has it; another SDK may have written it."""
-    try:
-        return datetime.fromisoformat(saved).astimezone(UTC)
-    except (ValueError, OverflowError) as error:
-        raise UnreadableValueError(f"checkpoint {checkpoint_name!r} has no time: {error}") from None

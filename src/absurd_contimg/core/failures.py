@@ -234,7 +234,7 @@ class ChildTaskFailed(RuntimeError):
 
     @classmethod
     def of_reason(cls, text: str, reason: Mapping[str, Json]) -> ChildTaskFailed:
-        """From the failure reason of the child, whoever has written it."""
+        """From the failure reason of the child, also one that another client has written."""
         known = {name: reason[name] for name in _CHILD_DETAILS if reason.get(name) is not None}
         texts = {name: str(reason.get(name) or "") for name in ("rule", "advice", "matched")}
         kind, path = str(reason.get("kind")), reason.get("path")

@@ -32,19 +32,16 @@ def stage_task_ids(history: History) -> dict[str, UUID]:
 
 async def with_stage_tasks(inspection: Inspection, histories: Sequence[History]) -> list[History]:
     """The same histories, coordinators joined with their stage tasks."""
-    wanted: dict[str, list[UUID]] = {}
-    for history in histories:
-        if history.task.task_name == COORDINATOR:
-            ids = stage_task_ids(history).values()
-            wanted.setdefault(history.queue_name, []).extend(ids)
-    if not wanted:
+    coordinators = [h for h in histories if h.task.task_name == COORDINATOR]
+    if not coordinators:
         return list(histories)
+    ids = [task_id for history in coordinators for task_id in stage_task_ids(history).values()]
+    prefixes = tuple({f"{history.queue_name}-" for history in coordinators})
     stage_tasks: dict[UUID, History] = {}
     for queue in await inspection.list_queues():
-        main = next((name for name in wanted if queue.startswith(f"{name}-")), None)
-        if main is not None:
-            found = await inspection.histories(queue, wanted[main])
-            stage_tasks |= {history.task.task_id: history for history in found}
+        if queue.startswith(prefixes):
+            answer = await inspection.histories(queue, ids)
+            stage_tasks |= {history.task.task_id: history for history in answer}
     return [joined(history, stage_tasks) for history in histories]
 
 

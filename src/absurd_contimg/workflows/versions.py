@@ -30,7 +30,7 @@ class Workflow(Protocol):
     async def note_failure(
         self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
-        """Tell whoever has to know, before a task fails for good."""
+        """Enter the failure elsewhere too, before a task fails for good."""
 
 
 def version_headers(version: int) -> dict[str, Json]:
