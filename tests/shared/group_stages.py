@@ -155,7 +155,7 @@ class Site:
     def params(self, group_id: str) -> dict[str, Json]:
         source = self.config.paths.input_dir / f"{group_id}_sb00.hdf5"
         source.write_text(group_id)
-        return {"group_id": group_id, "input_files": [str(source)], "catalog_path": "/sky.csv"}
+        return {"group_id": group_id, "input_files": [str(source)], "catalog_path": str(source)}
 
     def worker(self, queue: str, concurrency: int = 2, poison_limit: int = 3) -> Worker:
         settings = WorkerSettings(

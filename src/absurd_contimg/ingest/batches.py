@@ -21,6 +21,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import ValueRefused
 from absurd_contimg.core.records import LIVE_STATES, SpawnOptions, Task
 from absurd_contimg.registry.batches import Batch, BatchItem, BatchState, ItemState
+from absurd_contimg.workflows.task_versions import headers_of
 
 _log = logging.getLogger(__name__)
 
@@ -187,7 +188,10 @@ class _QueueFeeder:
         task_ids: dict[int, str] = {}
         refused: dict[int, ItemState] = {}
         for item in begun:
-            options = SpawnOptions(idempotency_key=item_key(item.batch_id, item.position))
+            options = SpawnOptions(
+                headers=headers_of(rules.task),
+                idempotency_key=item_key(item.batch_id, item.position),
+            )
             try:
                 task = await self._backend.spawn_task(self._queue, rules.task, item.params, options)
             except ValueRefused as error:

@@ -41,9 +41,8 @@ MEMBERS_STEP = "members"
 def spawn_options(inputs: MosaicInputs) -> SpawnOptions:
     """One task for each window; other tiers have names of their own."""
     tier = "" if inputs.tier == "quicklook" else f"{inputs.tier}:"
-    return SpawnOptions(
-        headers=version_headers(VERSION), idempotency_key=f"{TASK_NAME}:{tier}{inputs.window_id}"
-    )
+    key = f"{TASK_NAME}:{tier}{inputs.window_id}"
+    return SpawnOptions(headers=version_headers(VERSION), idempotency_key=key)
 
 
 def mosaic_stages() -> tuple[PipelineStage, ...]:

@@ -50,9 +50,8 @@ _ACCEPTED = frozenset({"accepted", "clean"})
 
 def spawn_options(product_key: str) -> SpawnOptions:
     """One task for each product."""
-    return SpawnOptions(
-        headers=version_headers(VERSION), idempotency_key=f"{TASK_NAME}:{product_key}"
-    )
+    key = f"{TASK_NAME}:{product_key}"
+    return SpawnOptions(headers=version_headers(VERSION), idempotency_key=key)
 
 
 def published_event(window_id: str) -> str:
