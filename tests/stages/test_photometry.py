@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sky_products import RMS, SHAPE, SkyField
+from sky_products import FREQUENCY_HZ, RMS, SHAPE, SkyField
 
 from absurd_contimg.errors import CorruptInputError, DataQualityError, MissingInputError
 from absurd_contimg.execution.context import PipelineContext
@@ -70,6 +70,20 @@ def test_outputs_sum_up_the_table(sky: SkyField, workspace: Workspace) -> None:
     assert figures.n_blended == sum("blended" in row.flags for row in rows)
     assert figures.flux_ratio_n > 10
     assert figures.flux_ratio_median == pytest.approx(1.1, rel=0.01)
+
+
+def test_a_source_that_is_not_in_the_catalogue_has_a_row(
+    sky: SkyField, measure: Callable[[PipelineContext], list[SourceFlux]]
+) -> None:
+    """By its position, without a catalogue flux, after the sources of the catalogue."""
+    hidden, *catalogue = sorted(sky.sources, key=lambda s: abs(s.ra_deg - 180) - 180)
+    *others, row = measure(sky.context(sky.pixels(), catalogue))
+    assert not any("uncatalogued" in other.flags for other in others)
+    assert (row.flags, row.catalogue_jy) == (("uncatalogued",), None)
+    assert row.flux_jy == pytest.approx(float(hidden.flux_at(np.array(FREQUENCY_HZ))), rel=0.03)
+    assert row.ra_deg == pytest.approx(hidden.ra_deg, abs=1e-3)
+    assert row.dec_deg == pytest.approx(hidden.dec_deg, abs=1e-3)
+    assert row.source.startswith("J")
 
 
 def test_an_image_without_noise_is_refused(sky: SkyField, workspace: Workspace) -> None:

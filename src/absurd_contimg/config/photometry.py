@@ -19,6 +19,11 @@ class PhotometryConfig(Section):
     """The local noise is measured in boxes of this many major axes: to 4 % each (measured)."""
     ratio_snr_min: float = Field(20.0, gt=0)
     """Sources above this signal-to-noise make the median ratio to the catalogue."""
+    uncatalogued_sigma_min: float = Field(6.0, ge=4)
+    """A peak of the residual image above this many times the noise is measured as a source that is
+    not in the catalogue. An image has 3e4 beams: noise alone gives 3e-5 of them."""
+    uncatalogued_max: int = Field(200, ge=0)
+    """At most this many in an image."""
 
 
 class VariabilityConfig(Section):

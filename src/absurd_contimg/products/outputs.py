@@ -226,6 +226,8 @@ class Photometry:
     flux_ratio_median: float | None
     """Measured over catalogue flux of bright sources without neighbours."""
     flux_ratio_n: int
+    n_uncatalogued: int = 0
+    """Sources that stand out and are not in the catalogue."""
 
 
 # The outputs of each stage: a field is a name in the pipeline context.

@@ -15,12 +15,14 @@ from pathlib import Path
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
+UNCATALOGUED = "uncatalogued"
+"""Flag: the source is not in the catalogue; its position is the peak's."""
 _BYTES_MAX = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class SourceFlux:
-    """A catalogue source in one image; None where it could not be measured.
+    """A source in one image; None where it could not be measured.
 
     Fluxes are true ones (corrected for the primary beam) at the catalogue's frequency; errors are
     1 sigma.
@@ -34,7 +36,8 @@ class SourceFlux:
     """Middle of the observation, UTC."""
     flux_jy: float | None
     error_jy: float | None
-    catalogue_jy: float
+    catalogue_jy: float | None
+    """None for a source that is not in the catalogue."""
     noise_jy: float | None
     """Local noise of a pixel, corrected for the primary beam too."""
     response: float
@@ -42,7 +45,7 @@ class SourceFlux:
     n_neighbours: int
     """Catalogue sources that were fitted together with it."""
     flags: tuple[str, ...] = ()
-    """Names of `science.photometry`: none for a good measurement."""
+    """`UNCATALOGUED` and those of `science.photometry`: none for a good measurement."""
 
 
 _UNITS = {
@@ -97,8 +100,8 @@ def read_photometry(path: Path) -> list[SourceFlux]:
 def _source_flux(row: list[str]) -> SourceFlux:
     source, *numbers, neighbours, flags = row
     ra, dec, mjd, flux, error, catalogue, noise, response = (_number(text) for text in numbers)
-    if ra is None or dec is None or mjd is None or catalogue is None or response is None:
-        raise ValueError("a position, time, catalogue flux or response is missing")
+    if ra is None or dec is None or mjd is None or response is None:
+        raise ValueError("a position, time or response is missing")
     measured = flux, error, catalogue, noise, response
     return SourceFlux(source, ra, dec, mjd, *measured, int(neighbours), tuple(flags.split()))
 

@@ -10,7 +10,7 @@ Arrays are indexed ``[y, x]``; positions are (x, y) from 0, x to the right.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -120,11 +120,31 @@ def measure_fluxes(
         for index, shape in zip(indices, shapes, strict=True)
         if (stamp := _Stamp.cut(image, int(index), positions[index], shape)) is not None
     ]
-    major_px = 2.0 * math.sqrt(math.log(2.0) / float(np.linalg.eigvalsh(shapes[0]).min()))
+    major_px = _major_px(shapes[0])
     fluxes: dict[int, Flux] = {}
     for stamps_together in _blends(stamps, joint_fit_beams * major_px):
         fluxes.update(_fit(stamps_together, image.noise.correlation))
     return {k: fluxes[k] for k in sorted(fluxes) if fluxes[k].response >= response_min}
+
+
+def subtract_sources(
+    image: PhotometryImage, sources: Sequence[SkySource], fluxes: Mapping[int, Flux]
+) -> NDArray[np.float64]:
+    """The pixels without the measured sources, which `fluxes` has by their index."""
+    measured = {index: flux for index, flux in fluxes.items() if flux.flux_jy is not None}
+    chosen = [sources[index] for index in measured]
+    residual = image.pixels.copy()
+    if not chosen:
+        return residual
+    height, width = residual.shape
+    places = zip(image.positions(chosen), image.kernel_shapes(chosen), strict=True)
+    for flux, (position, shape) in zip(measured.values(), places, strict=True):
+        rows, columns, kernel = _kernel(position, shape)
+        inside_y, inside_x = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
+        apparent = (flux.flux_jy or 0.0) * flux.response
+        box = np.ix_(rows[inside_y], columns[inside_x])
+        residual[box] -= apparent * kernel[np.ix_(inside_y, inside_x)]
+    return residual
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -151,18 +171,8 @@ class _Stamp:
         shape: NDArray[np.float64],
     ) -> _Stamp | None:
         """The stamp of a source, cut off at the image's edge; None without a good pixel."""
-        major_px = 2.0 * math.sqrt(math.log(2.0) / float(np.linalg.eigvalsh(shape).min()))
-        half = math.ceil(_STAMP_BEAMS * major_px)
+        rows, columns, whole = _kernel(position, shape)
         column, row = (round(float(value)) for value in position)
-        rows = np.arange(row - half, row + half + 1)
-        columns = np.arange(column - half, column + half + 1)
-        offset_y, offset_x = np.meshgrid(rows - position[1], columns - position[0], indexing="ij")
-        exponent = (
-            shape[0, 0] * offset_x**2
-            + 2.0 * shape[0, 1] * offset_x * offset_y
-            + shape[1, 1] * offset_y**2
-        )
-        whole = np.exp(-exponent)
         height, width = image.pixels.shape
         inside_y, inside_x = (rows >= 0) & (rows < height), (columns >= 0) & (columns < width)
         box = np.ix_(rows[inside_y], columns[inside_x])
@@ -245,6 +255,24 @@ def _fit(stamps: Sequence[_Stamp], correlation: NDArray[np.float64]) -> dict[int
             measured = float(solution[place]), float(errors[place])
             fluxes[stamp.index] = _flux(stamp, neighbours, tuple(flags), *measured)
     return fluxes
+
+
+def _major_px(shape: NDArray[np.float64]) -> float:
+    """The full width of the kernel along its major axis, in pixels."""
+    return 2.0 * math.sqrt(math.log(2.0) / float(np.linalg.eigvalsh(shape).min()))
+
+
+def _kernel(
+    position: NDArray[np.float64], shape: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Rows, columns and values of the kernel around a position; they may leave the image."""
+    half = math.ceil(_STAMP_BEAMS * _major_px(shape))
+    column, row = (round(float(value)) for value in position)
+    rows = np.arange(row - half, row + half + 1)
+    columns = np.arange(column - half, column + half + 1)
+    y, x = np.meshgrid(rows - position[1], columns - position[0], indexing="ij")
+    exponent = shape[0, 0] * x**2 + 2.0 * shape[0, 1] * x * y + shape[1, 1] * y**2
+    return rows, columns, np.exp(-exponent)
 
 
 def _flux(

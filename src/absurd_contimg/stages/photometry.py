@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,12 @@ from absurd_contimg.products.outputs import (
     PhotometryOutputs,
     names,
 )
-from absurd_contimg.products.photometry_table import SourceFlux, read_photometry, write_photometry
+from absurd_contimg.products.photometry_table import (
+    UNCATALOGUED,
+    SourceFlux,
+    read_photometry,
+    write_photometry,
+)
 from absurd_contimg.science.catalogue import SkySource, read_catalogue
 from absurd_contimg.science.noise_map import NoiseMap
 from absurd_contimg.science.photometry import (
@@ -40,6 +45,7 @@ from absurd_contimg.science.photometry import (
     measure_fluxes,
 )
 from absurd_contimg.science.restoring_beams import RestoringBeam
+from absurd_contimg.science.uncatalogued import find_uncatalogued
 from absurd_contimg.stages.image import read_whole
 
 _CORRELATION_BEAMS = 2.0
@@ -87,10 +93,24 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
             raise DataQualityError(
                 f"{target.pixels} has no noise: it is blank or constant.", "Image again."
             )
-        sources = read_catalogue(_catalogue(context))
-        fluxes = measure_fluxes(image, sources, settings.joint_fit_beams, settings.response_min)
+        catalogue = read_catalogue(_catalogue(context))
+        response_min = settings.response_min
+        fluxes = measure_fluxes(image, catalogue, settings.joint_fit_beams, response_min)
+        others = find_uncatalogued(
+            image,
+            catalogue,
+            fluxes,
+            settings.uncatalogued_sigma_min,
+            response_min,
+            settings.uncatalogued_max,
+        )
+        if others:
+            sources = [*catalogue, *others]
+            fluxes = measure_fluxes(image, sources, settings.joint_fit_beams, response_min)
         rows = [
-            _row(sources[index], flux, target.mid_mjd, frequency_hz)
+            _row(catalogue[index], flux, target.mid_mjd, frequency_hz)
+            if index < len(catalogue)
+            else _uncatalogued_row(sources[index], flux, target.mid_mjd)
             for index, flux in fluxes.items()
         ]
         _check_names(rows, _catalogue(context))
@@ -207,6 +227,12 @@ def _row(source: SkySource, flux: Flux, mjd: float, frequency_hz: float | None) 
     )
 
 
+def _uncatalogued_row(source: SkySource, flux: Flux, mjd: float) -> SourceFlux:
+    """The row of a source without a catalogue flux; its spectrum is taken as flat."""
+    flags = (UNCATALOGUED, *flux.flags)
+    return replace(_row(source, flux, mjd, None), catalogue_jy=None, flags=flags)
+
+
 def summarise(
     rows: Sequence[SourceFlux], settings: PhotometryConfig, table: Path, target: Target
 ) -> Photometry:
@@ -215,7 +241,8 @@ def summarise(
     ratios = [
         row.flux_jy / row.catalogue_jy
         for row in rows
-        if row.flux_jy is not None
+        if row.catalogue_jy is not None
+        and row.flux_jy is not None
         and row.error_jy is not None
         and not row.flags
         and row.flux_jy >= settings.ratio_snr_min * row.error_jy
@@ -226,6 +253,7 @@ def summarise(
         mid_mjd=target.mid_mjd,
         n_sources=len(rows),
         n_measured=len(errors),
+        n_uncatalogued=sum(UNCATALOGUED in row.flags for row in rows),
         n_blended=sum(BLENDED in row.flags for row in rows),
         error_median_jy=float(np.median(errors)) if errors else None,
         flux_ratio_median=float(np.median(ratios)) if ratios else None,

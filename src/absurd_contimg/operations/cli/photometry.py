@@ -174,16 +174,16 @@ def _flux_table(rows: list[SourceFlux]) -> Table:
         table.add_column(heading, justify="right")
     table.add_column("flags")
     for row in rows:
-        ratio = signal = ""
-        if row.flux_jy is not None and row.error_jy:
-            ratio, signal = f"{row.flux_jy / row.catalogue_jy:.3f}", _signal(row)
+        ratio = ""
+        if row.flux_jy is not None and row.catalogue_jy:
+            ratio = f"{row.flux_jy / row.catalogue_jy:.3f}"
         table.add_row(
             cell(row.source),
             f"{row.ra_deg:.4f}",
             f"{row.dec_deg:+.4f}",
             _milli(row.flux_jy),
             _milli(row.error_jy),
-            signal,
+            _signal(row),
             ratio,
             cell(" ".join(row.flags)),
         )
