@@ -67,6 +67,19 @@ def test_the_third_failed_copy_is_the_last(publications: Publications) -> None:
     )
 
 
+def test_a_published_one_is_not_taken_back(publications: Publications) -> None:
+    """A worker that was stopped for an hour goes on when another one has published."""
+    publications.start_attempt("key")
+    publications.finish("key", "2026-01-01T00:00:00+00:00")
+    for late in (
+        lambda: publications.start_attempt("key"),
+        lambda: publications.postpone("key", "late", 1),
+        lambda: publications.fail("key", "late"),
+    ):
+        assert late().state is PublicationState.PUBLISHED
+    assert publications.start_attempt("key", is_lost=True).state is PublicationState.PUBLISHING
+
+
 def test_only_a_known_publication_changes(publications: Publications) -> None:
     """A mistaken key makes no row."""
     for change in (

@@ -503,14 +503,14 @@ def publish_on_full_disk(folder: Path) -> None:
 
 
 def publish_what_cannot_be_copied(folder: Path) -> None:
-    outputs = {"mosaic": {"verdict": "accepted"}}  # its name leaves no room for a temporary one
+    outputs = {"checks": {"verdict": "accepted"}}  # its name leaves no room for a temporary one
     source = toy_product(folder / "products", f"mosaics/{'w' * 240}", outputs=outputs)
     paths = PathsConfig.below(folder)
     paths.published.mkdir()
     config = PipelineConfig(paths=paths, publication=PublicationConfig(attempts_max=1))
     with contextlib.closing(Registry(folder / "registry.sqlite3")) as registry:
         publisher = Publisher(config, Publications(registry.database))
-        publisher.publish_now(source, lambda: None)
+        publisher.publish_now(source)
 
 
 def publish_beside_another_process(folder: Path) -> None:

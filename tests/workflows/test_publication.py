@@ -39,7 +39,7 @@ from absurd_contimg.workflows.publication import (
 )
 
 QUEUE = "dsa110-pipeline"
-ACCEPTED = {"mosaic": {"verdict": "accepted"}}
+ACCEPTED = {"checks": {"verdict": "accepted"}}
 NOW = "2026-01-01T00:00:00+00:00"
 
 
@@ -64,7 +64,7 @@ class Site:
 
     def publish(self) -> Mapping[str, Any]:
         """As the step does, without a task."""
-        return self.publisher.publish_now(self.product, lambda: None)
+        return self.publisher.publish_now(self.product)
 
     def state(self) -> dict[str, Any]:
         """Everything that must be the same however often it was killed; checks the copy."""
@@ -147,12 +147,12 @@ def test_a_publication_that_was_lost_is_made_again(tmp_path: Path) -> None:
     ("outputs", "degraded", "published", "reason"),
     [
         (ACCEPTED, False, True, None),
-        ({"validation": {"verdict": "clean"}}, False, True, None),
-        ({"mosaic": {"verdict": "degraded"}}, False, False, "degraded"),
-        ({"mosaic": {"verdict": "degraded"}}, True, True, None),
-        ({"mosaic": {"path": "mosaic.fits"}}, True, False, "not measured"),
-        ({"mosaic": {"verdict": None}}, True, False, "not measured"),
-        ({"mosaic": {"verdict": "rejected"}}, True, False, "rejected"),
+        ({"checks": {"verdict": "clean"}}, False, True, None),
+        ({"checks": {"verdict": "degraded"}}, False, False, "degraded"),
+        ({"checks": {"verdict": "degraded"}}, True, True, None),
+        ({"checks": {"path": "mosaic.fits"}}, True, False, "not measured"),
+        ({"checks": {"verdict": None}}, True, False, "not measured"),
+        ({"checks": {"verdict": "rejected"}}, True, False, "rejected"),
     ],
 )
 def test_nothing_is_published_without_measured_quality(
@@ -300,7 +300,7 @@ async def test_a_publication_that_kills_its_workers_is_shown_as_failed(
 
 async def test_what_cannot_be_published_fails_by_name(backend: Backend, tmp_path: Path) -> None:
     """A degraded mosaic, an unknown key, no key."""
-    site = Site(tmp_path, {"mosaic": {"verdict": "degraded"}})
+    site = Site(tmp_path, {"checks": {"verdict": "degraded"}})
     async with working(backend, site):
         tasks = [
             await backend.spawn_task(QUEUE, TASK_NAME, params)

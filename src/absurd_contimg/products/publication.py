@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,47 +57,95 @@ def destination_of(manifest: Manifest, publish_dir: Path) -> Path:
     return publish_dir / manifest.location
 
 
-def is_published(manifest: Manifest, publish_dir: Path, files: FileSystem = LOCAL) -> bool:
-    """Whether the whole copy is in its place; `BrokenProductError` if something else is."""
-    destination = destination_of(manifest, publish_dir)
-    return find_committed(destination, manifest.key, deep=True, files=files) is not None
+class StagedCopy:
+    """A copy of a committed product on its way to its destination.
+
+    May be repeated after a death at any moment. Nothing is ever overwritten: `BrokenProductError`
+    when something else is in the place, or when the source is damaged. `DestinationAwayError` when
+    the folder is not there, full or read-only, `PublicationBusyError` while another process
+    publishes the same product.
+    """
+
+    def __init__(self, source: Path, publish_dir: Path, files: FileSystem = LOCAL) -> None:
+        """Does nothing yet; reads the manifest of the source."""
+        self._source, self._publish_dir, self._files = source, publish_dir, files
+        self.manifest = load_committed(source, files)
+        self.destination = destination_of(self.manifest, publish_dir)
+        self._folder, self._mark = _copy_folder(self.destination)
+        self._lock_file = _lock_file(self._folder)
+        self._lock: int | None = None
+        self.is_adopted = False
+        """The whole copy was in its place already."""
+
+    def is_in_place(self) -> bool:
+        """Whether the whole copy is at its destination."""
+        try:
+            return self._find() is not None
+        except BrokenProductError:
+            return False
+
+    def _find(self) -> Manifest | None:
+        key, files = self.manifest.key, self._files
+        return find_committed(self.destination, key, deep=True, files=files)
+
+    def prepare(self) -> None:
+        """Lock the destination and make the copy beside it, unless it is there already."""
+        files, manifest = self._files, self.manifest
+        if not files.is_folder(self._publish_dir):
+            raise DestinationAwayError(self._publish_dir, "it is not there")
+        with self._naming_destination():
+            files.ensure_folder(self.destination.parent)
+            self._lock = files.try_lock(self._lock_file)
+            if self._lock is None:
+                raise PublicationBusyError(self._lock_file)
+            # Only the holder of the lock makes, renames or removes the folder of the copy.
+            _remove_left_over(self._folder, self._mark, files)
+            if self._find() is not None:
+                self.is_adopted = True
+                return
+            verify(self._source, manifest, files=files)
+            files.take_folder(self._folder, self._mark, _never)
+            _copy(self._source, self._folder / "product", manifest, files)
+
+    def commit(self) -> None:
+        """Rename the copy into its place."""
+        if not self.is_adopted:
+            with self._naming_destination():
+                _rename(self._folder / "product", self.destination, self.manifest, self._files)
+
+    def close(self) -> None:
+        """Remove what is left and free the destination; may be called twice."""
+        if self._lock is None:
+            return
+        lock, self._lock = self._lock, None
+        with self._naming_destination():
+            try:
+                if not self.is_adopted:
+                    _remove_left_over(self._folder, self._mark, self._files)
+                self._files.remove(self._lock_file)
+            finally:
+                self._files.unlock(lock)
+
+    @contextmanager
+    def _naming_destination(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _AWAY:
+                raise
+            raise DestinationAwayError(self.destination.parent, str(error.strerror)) from None
 
 
-def publish_copy(
-    source: Path,
-    publish_dir: Path,
-    files: FileSystem = LOCAL,
-    check_lease: Callable[[], None] = lambda: None,
-) -> PublishedCopy:
+def publish_copy(source: Path, publish_dir: Path, files: FileSystem = LOCAL) -> PublishedCopy:
     """Copy a committed product to its destination, or adopt the whole copy that is there.
 
-    `check_lease` is called before the rename; what it raises prevents that. May be repeated after
-    a death at any moment. Nothing is ever overwritten: `BrokenProductError` when something else is
-    in the place, or when the source is damaged. `DestinationAwayError` when the folder is not
-    there, full or read-only, `PublicationBusyError` while another process publishes the product.
+    Raises what `StagedCopy` raises.
     """
-    manifest = load_committed(source, files)
-    if not files.is_folder(publish_dir):
-        raise DestinationAwayError(publish_dir, "it is not there")
-    destination = destination_of(manifest, publish_dir)
-    with _naming_destination(destination):
-        files.ensure_folder(destination.parent)
-        with _lock(destination, files):
-            # Only the holder of the lock makes, renames or removes the folder of the copy.
-            folder, mark = _copy_folder(destination)
-            _remove_left_over(folder, mark, files)
-            existing = find_committed(destination, manifest.key, deep=True, files=files)
-            if existing is not None:
-                return PublishedCopy(destination, existing, adopted=True)
-            verify(source, manifest, files=files)
-            files.take_folder(folder, mark, _never)
-            try:
-                _copy(source, folder / "product", manifest, files)
-                check_lease()
-                _rename(folder / "product", destination, manifest, files)
-            finally:
-                files.remove_tree(folder, mark)
-    return PublishedCopy(destination, load_committed(destination, files), adopted=False)
+    with closing(StagedCopy(source, publish_dir, files)) as copy:
+        copy.prepare()
+        copy.commit()
+    manifest = load_committed(copy.destination, files)
+    return PublishedCopy(copy.destination, manifest, copy.is_adopted)
 
 
 def remove_leftovers(publish_dir: Path, files: FileSystem = LOCAL) -> list[Path]:
@@ -125,13 +173,12 @@ def remove_leftovers(publish_dir: Path, files: FileSystem = LOCAL) -> list[Path]
 
 def is_publishing(destination: Path, files: FileSystem = LOCAL) -> bool:
     """Whether a process makes this copy now."""
-    if not files.is_folder(destination.parent):
-        return False
-    try:
-        with _lock(destination, files):
-            return False
-    except PublicationBusyError:
-        return True
+    lock_file = _lock_file(_copy_folder(destination)[0])
+    lock = files.try_lock(lock_file, create=False)
+    if lock is None:
+        return files.exists(lock_file)
+    files.unlock(lock)
+    return False
 
 
 def check_publish_dir(paths: PathsConfig) -> None:
@@ -184,26 +231,13 @@ def _rename(copy: Path, destination: Path, manifest: Manifest, files: FileSystem
         files.flush(folder)
 
 
-@contextmanager
-def _lock(destination: Path, files: FileSystem) -> Iterator[None]:
-    """Hold the lock on one destination; `PublicationBusyError` if another process has it."""
-    folder, _ = _copy_folder(destination)
-    path = folder.with_name(folder.name + ".lock")
-    lock = files.try_lock(path)
-    if lock is None:
-        raise PublicationBusyError(path)
-    try:
-        yield
-    finally:
-        try:
-            files.remove(path)
-        finally:
-            files.unlock(lock)
-
-
 def _copy_folder(destination: Path) -> tuple[Path, Mark]:
     folder = destination.with_name(_PREFIX + destination.name)
     return folder, _mark(folder)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".lock")
 
 
 def _mark(folder: Path) -> Mark:
@@ -218,13 +252,3 @@ def _remove_left_over(folder: Path, mark: Mark, files: FileSystem) -> None:
 
 def _never(_folder: Path) -> bool:
     return False
-
-
-@contextmanager
-def _naming_destination(destination: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _AWAY:
-            raise
-        raise DestinationAwayError(destination.parent, str(error.strerror)) from None

@@ -81,13 +81,17 @@ class Publications:
             return _publication(self.database, row)
 
     @patient
-    def start_attempt(self, product_key: str) -> Publication:
-        """Note that a copy begins; after a failure for good the attempts count from 0 again."""
+    def start_attempt(self, product_key: str, is_lost: bool = False) -> Publication:
+        """Note that a copy begins; after a failure for good the attempts count from 0 again.
+
+        A published one stays so, because a faster process has made it, unless its copy `is_lost`.
+        """
         with self.database.writing() as session:
             row = _row(session, product_key)
             if row.state == PublicationState.FAILED:
                 row.attempts = 0
-            row.state, row.reason = PublicationState.PUBLISHING.value, None
+            if is_lost or row.state != PublicationState.PUBLISHED:
+                row.state, row.reason = PublicationState.PUBLISHING.value, None
             return _publication(self.database, row)
 
     @patient
@@ -103,12 +107,14 @@ class Publications:
     def postpone(
         self, product_key: str, reason: str, attempts_max: int | None = None
     ) -> Publication:
-        """Back to staging with the reason.
+        """Back to staging with the reason, unless a faster process has published it.
 
         With `attempts_max` this was a failed copy, and the last of so many fails for good.
         """
         with self.database.writing() as session:
             row = _row(session, product_key)
+            if row.state == PublicationState.PUBLISHED:
+                return _publication(self.database, row)
             row.state, row.reason = PublicationState.STAGING.value, reason
             if attempts_max is not None:
                 row.attempts += 1
@@ -118,10 +124,11 @@ class Publications:
 
     @patient
     def fail(self, product_key: str, reason: str) -> Publication:
-        """Note why there is no copy, for good."""
+        """Note why there is no copy, for good, unless a faster process has published it."""
         with self.database.writing() as session:
             row = _row(session, product_key)
-            row.state, row.reason = PublicationState.FAILED.value, reason
+            if row.state != PublicationState.PUBLISHED:
+                row.state, row.reason = PublicationState.FAILED.value, reason
             return _publication(self.database, row)
 
     def find(self, product_key: str) -> Publication | None:

@@ -46,6 +46,7 @@ from absurd_contimg.registry.models import (
 from absurd_contimg.registry.mosaics import mosaic_members
 from absurd_contimg.registry.photometry import image_outputs
 from absurd_contimg.registry.product_entry import ensure_group, enter_product, retire
+from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.subband_files import files_in_groups
 
 
@@ -92,6 +93,7 @@ class Registry:
         """
         self.database = Database(url, output_dir=output_dir)
         """For the functions of the registry's other subjects: windows, batches and so on."""
+        self.publications = Publications(self.database)
         self._declination_tolerance_deg = declination_tolerance_deg
         self._reach_hours = reach_hours
 

@@ -21,12 +21,17 @@ from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.history.stage_tasks import COORDINATOR, STAGE_PREFIX
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.photometry import PhotometryStage
-from absurd_contimg.workflows import group, hybrid, mosaic, photometry, stage_tasks
+from absurd_contimg.workflows import group, hybrid, mosaic, photometry, publication, stage_tasks
 from absurd_contimg.workflows.calibration_wait import GroupRegistry
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.mosaic import MemberRegistry, MosaicWorkflow
 from absurd_contimg.workflows.orchestrator import resolve_order, standard_imaging_stages
 from absurd_contimg.workflows.photometry import MeasuredImageRegistry, PhotometryWorkflow
+from absurd_contimg.workflows.publication import (
+    PublicationRegistry,
+    PublicationWorkflow,
+    Publisher,
+)
 from absurd_contimg.workflows.versions import VersionedWorkflow, Workflow
 
 
@@ -37,6 +42,10 @@ def pipeline_stages(registry: Registry) -> tuple[PipelineStage, ...]:
 
 class WorkerRegistry(GroupRegistry, MeasuredImageRegistry, MemberRegistry, Protocol):
     """The part of the registry that the workflows of a worker use."""
+
+    @property
+    def publications(self) -> PublicationRegistry:
+        """The part that knows publications."""
 
 
 def make_workflows(
@@ -49,6 +58,7 @@ def make_workflows(
     pipeline = group.PipelineWorkflow(stages, runner, registry)
     coordinator = stage_tasks.StageCoordinator(stages, runner, registry)
     sequence = hybrid.HybridWorkflow(stages, runner, registry)
+    publisher = Publisher(runner.config, registry.publications, runner.files, runner.in_thread)
     workflows: dict[str, dict[int, Workflow]] = {
         group.TASK_NAME: {group.VERSION: pipeline},
         COORDINATOR: {stage_tasks.VERSION: coordinator},
@@ -59,6 +69,7 @@ def make_workflows(
         mosaic.TASK_NAME: {
             mosaic.VERSION: MosaicWorkflow(mosaic.mosaic_stages(), runner, registry)
         },
+        publication.TASK_NAME: {publication.VERSION: PublicationWorkflow(publisher)},
     }
     for stage in stages:
         task = stage_tasks.StageTask(stage, runner, backend)

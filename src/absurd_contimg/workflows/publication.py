@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +32,7 @@ from absurd_contimg.execution.processes import InThread, uninterrupted
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import is_within
-from absurd_contimg.products.publication import destination_of, is_published, publish_copy
-from absurd_contimg.products.store import load_committed
+from absurd_contimg.products.publication import StagedCopy
 from absurd_contimg.registry.publications import Publication, PublicationState
 from absurd_contimg.workflows.versions import version_headers
 
@@ -65,8 +64,8 @@ class PublicationRegistry(Protocol):
     def begin(self, product_key: str, kind: str, source: Path, destination: Path) -> Publication:
         """Enter a publication as staging; a known one keeps its state."""
 
-    def start_attempt(self, product_key: str) -> Publication:
-        """Note that a copy begins."""
+    def start_attempt(self, product_key: str, is_lost: bool = False) -> Publication:
+        """Note that a copy begins, or with `is_lost` that a published one is made again."""
 
     def finish(self, product_key: str, published_at: str) -> Publication:
         """Note that the copy is complete."""
@@ -74,10 +73,10 @@ class PublicationRegistry(Protocol):
     def postpone(
         self, product_key: str, reason: str, attempts_max: int | None = None
     ) -> Publication:
-        """Back to staging; with `attempts_max` this counts, and the last one fails."""
+        """Back to staging unless published; with `attempts_max` this counts, the last one fails."""
 
     def fail(self, product_key: str, reason: str) -> Publication:
-        """Note why there is no copy, for good."""
+        """Note why there is no copy, for good, unless it is published."""
 
     def product_folder(self, product_key: str) -> Path:
         """Where a product lies."""
@@ -102,7 +101,7 @@ class Publisher:
         """One tracked step, then the event; the step's result.
 
         ``published`` is False, with a ``reason``, for a product whose quality does not allow it.
-        Raises what `publish_copy` raises, and `PublicationFailedError` after too many attempts.
+        Raises what `StagedCopy` raises, and `PublicationFailedError` after too many attempts.
         """
         result = await ctx.tracked_step(STEP_NAME, lambda _start: self._attempt(ctx, product))
         window_id = result["window_id"]
@@ -118,40 +117,64 @@ class Publisher:
                 f"{product} is in no folder of products, so it is not published.",
                 "Run the task that makes it again.",
             )
-        await ctx.fence()
+        result, copy = await self.in_thread(self._begin, product)
+        if copy is None:
+            return result
         clock = asyncio.get_running_loop().time
-
-        def check_lease() -> None:
+        try:
+            await self.in_thread(self._prepare, copy)
+            await ctx.fence()
             if clock() >= ctx.fence.deadline:
                 raise LeaseLost("the lease ran out before the copy could be renamed")
+            await self.in_thread(self._commit, copy)
+        finally:
+            await self.in_thread(copy.close)
+        await self.in_thread(self._finish, copy)
+        return {**result, "published": True}
 
-        return await self.in_thread(self.publish_now, product, check_lease)
+    def publish_now(self, product: Path) -> dict[str, Json]:
+        """Publish in this thread, without a task."""
+        result, copy = self._begin(product)
+        if copy is None:
+            return result
+        with closing(copy):
+            self._prepare(copy)
+            self._commit(copy)
+        self._finish(copy)
+        return {**result, "published": True}
 
-    def publish_now(self, product: Path, check_lease: Callable[[], None]) -> dict[str, Json]:
-        """Publish in this thread; may be repeated after a death at any moment."""
-        manifest = load_committed(product, self.files)
-        key, publish_dir = manifest.key, self.config.paths.published
-        destination = destination_of(manifest, publish_dir)
-        row = self.registry.begin(key, manifest.stage, product, destination)
+    def _begin(self, product: Path) -> tuple[dict[str, Json], StagedCopy | None]:
+        """The result, final if there is no copy to make."""
+        copy = StagedCopy(product, self.config.paths.published, self.files)
+        manifest, key = copy.manifest, copy.manifest.key
+        row = self.registry.begin(key, manifest.stage, product, copy.destination)
         result: dict[str, Json] = {
             "product_key": key,
             "window_id": manifest.group_id if manifest.stage == "mosaic" else None,
             "published": False,
-            "destination": str(destination),
+            "destination": str(copy.destination),
             "reason": reason_against(manifest, self.config.publication),
         }
         if result["reason"] is not None:
             self.registry.fail(key, str(result["reason"]))
-            return result
-        with self._noting_failure(key):
-            if row.state is PublicationState.PUBLISHED and is_published(
-                manifest, publish_dir, self.files
-            ):
-                return {**result, "published": True}
-            self.registry.start_attempt(key)
-            publish_copy(product, publish_dir, self.files, check_lease)
-        self.registry.finish(key, self.now())
-        return {**result, "published": True}
+            return result, None
+        is_lost = row.state is PublicationState.PUBLISHED
+        if is_lost and copy.is_in_place():
+            return {**result, "published": True}, None
+        self.registry.start_attempt(key, is_lost)
+        return result, copy
+
+    def _prepare(self, copy: StagedCopy) -> None:
+        with self._noting_failure(copy.manifest.key):
+            copy.prepare()
+
+    def _commit(self, copy: StagedCopy) -> None:
+        with self._noting_failure(copy.manifest.key):
+            copy.commit()
+
+    def _finish(self, copy: StagedCopy) -> None:
+        """Last of all: nobody looks for the leftovers of a published product."""
+        self.registry.finish(copy.manifest.key, self.now())
 
     @contextmanager
     def _noting_failure(self, key: str) -> Iterator[None]:

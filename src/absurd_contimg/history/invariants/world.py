@@ -46,7 +46,7 @@ class WorldObservation:
     histories: Sequence[History]
     disk: ProductDisk
     registered: Mapping[str, Any]
-    """The registered products by path."""
+    """The registered products and the published copies, by path."""
     must_have_ended: bool = True
     overlaps: Sequence[str] = ()
     """Where a stage ran twice at a time."""

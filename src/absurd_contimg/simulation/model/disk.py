@@ -125,6 +125,11 @@ class Disk:
         self._enter(path)
         self.folders[path] = {}
 
+    def ensure_folder(self, path: str) -> None:
+        """Make a folder unless another process has made it."""
+        if path not in self.folders:
+            self.make_folder(path)
+
     def write(self, path: str, size: int, content: Any = None) -> None:
         """Write or overwrite a file; ENOSPC when the disk is full."""
         folder, _, name = path.rpartition("/")

@@ -20,7 +20,7 @@ from absurd_contimg.simulation.runtime.loop import SimLoop, pause_call
 
 _T = TypeVar("_T")
 
-_REGISTRY_READS = frozenset({"groups", "calibration_exists"})
+_REGISTRY_READS = frozenset({"groups", "calibration_exists", "product_folder"})
 
 
 class EffectPhase(StrEnum):
@@ -190,8 +190,13 @@ for _name in sorted(CALLS):
 class RegistryProxy:
     """The registry as a process reaches it: every call is an effect that takes no time."""
 
-    def __init__(self, gateway: EffectGateway, registry: object) -> None:
+    def __init__(self, gateway: EffectGateway, registry: Any) -> None:
         self._gateway, self._registry = gateway, registry
+
+    @property
+    def publications(self) -> RegistryProxy:
+        """The part that knows publications, in the same way."""
+        return RegistryProxy(self._gateway, self._registry.publications)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method, changes = getattr(self._registry, name), name not in _REGISTRY_READS

@@ -117,7 +117,7 @@ class SimulatedFiles(FileSystem):
     @override
     def ensure_folder(self, folder: Path) -> None:
         if str(folder) not in self._disk.folders:
-            self.make_folder(folder)
+            self._change(_MAKE, self._disk.ensure_folder, str(folder))
 
     @override
     def rename(self, source: Path, target: Path) -> None:

@@ -15,6 +15,8 @@ from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.mosaic_outputs import MosaicOutputs
 from absurd_contimg.products.outputs import ImageOutputs, names
 from absurd_contimg.registry import Group, GroupStatus
+from absurd_contimg.registry.publications import PublicationState
+from absurd_contimg.simulation.model.simulated_publications import SimulatedPublications
 
 
 class SimulatedRegistry:
@@ -28,6 +30,8 @@ class SimulatedRegistry:
         self.products: dict[str, Mapping[str, Json]] = {}
         self.calibrations: dict[str, None] = {}
         self._images: dict[str, Mapping[str, Json]] = {}
+        self._folders: dict[str, Path] = {}
+        self.publications = SimulatedPublications(self._folders.__getitem__)
 
     def fork(self) -> SimulatedRegistry:
         """An independent copy."""
@@ -37,17 +41,30 @@ class SimulatedRegistry:
         twin.products = dict(self.products)
         twin.calibrations = dict(self.calibrations)
         twin._images = dict(self._images)
+        twin._folders = dict(self._folders)
+        twin.publications = self.publications.fork(twin._folders.__getitem__)
         return twin
 
     def contents(self) -> tuple[object, ...]:
         """Everything that it knows."""
         known = (self._groups, self._waiting, self.products, self.calibrations)
-        return tuple(map(repr, known))
+        return (*map(repr, known), self.publications.contents())
+
+    def registered(self) -> Mapping[str, object]:
+        """The products and the published copies that it knows, by path."""
+        copies = self.publications.all()
+        published = {
+            str(copy.destination): copy
+            for copy in copies
+            if copy.state is PublicationState.PUBLISHED
+        }
+        return {**self.products, **published}
 
     def register(self, folder: Path, manifest: Manifest) -> None:
         """Enter a committed product; the same one again changes nothing."""
         place, outputs = str(folder), manifest.outputs
         self.products[place] = outputs
+        self._folders[manifest.key] = folder
         caltables = outputs.get("caltables")
         if isinstance(caltables, Mapping) and caltables["solved"]:
             self.calibrations[place] = None

@@ -190,7 +190,7 @@ class World:
         return WorldObservation(
             self.histories(),
             self.state.disk,
-            self.state.registry.products,
+            self.state.registry.registered(),
             must_have_ended,
             overlaps=tuple(self.watch.overlaps),
             errors=tuple(errors),
