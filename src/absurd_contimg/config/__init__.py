@@ -277,8 +277,11 @@ class StreamingConfig(Section):
     """With ``stable`` a file must be the same in two looks so far apart, and so old."""
     group_wait_seconds: float = Field(300.0, gt=0)
     """A group waits so long for missing sub-bands after its first file (design: 5 min)."""
-    arriving_wait_seconds: float = Field(300.0, ge=0)
-    """And so much longer while files of it are still arriving: a fixed wait is too short."""
+    arriving_wait_seconds: float = Field(180.0, ge=0)
+    """And so long after the last change of a file of it that is still arriving: a fixed wait is
+    too short. Longer than the 120 s after which a file that cannot be opened counts as damaged."""
+    arriving_wait_max_seconds: float = Field(1800.0, ge=0)
+    """But so long at most after that file was seen first."""
     next_group_grace_seconds: float = Field(120.0, ge=0)
     """An incomplete group ends so long after the first file of the next one (jitter: 60 s)."""
     watch_seconds: float = Field(3600.0, ge=0)

@@ -18,7 +18,11 @@ from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
+from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.ingestion_records import Closure
+from absurd_contimg.registry.models import IngestState
 from absurd_contimg.science.hdf5_files import is_finished
+from absurd_contimg.science.raw_pointing import first_pointing
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
@@ -78,8 +82,28 @@ async def spawn_groups(
             catalog_path=catalog,
             calibrator=calibrator,
         )
-        results.append(Spawned(group, await _spawn(backend, settings.queue_name, inputs, respawn)))
+        task = await _spawn(backend, settings.queue_name, inputs, respawn)
+        await asyncio.to_thread(_close, registry, inputs, str(task.task_id))
+        results.append(Spawned(group, task))
     return results
+
+
+def _close(registry: Registry, inputs: GroupInputs, task_id: str) -> None:
+    """Fix the files of a group that has a task now, so that a daemon gives it no others."""
+    pointing = first_pointing(inputs.input_files)
+    tables = IngestionTables(registry.database)
+    closure = Closure(
+        group_id=inputs.group_id,
+        state=IngestState.CLOSED,
+        reason=f"{len(inputs.input_files)} sub-bands, by command",
+        accepted=inputs.input_files,
+        others=(),
+        mid_mjd=None if pointing is None else pointing.mid_mjd,
+        declination_deg=None if pointing is None else pointing.declination_deg,
+        closed_at=time.time(),
+    )
+    if tables.close_group(closure):
+        tables.note_task(inputs.group_id, 1, task_id)
 
 
 async def _spawn(

@@ -1,4 +1,4 @@
-"""Windows of consecutive groups, each of which becomes a mosaic: a pure function.
+"""Windows of consecutive groups, each of which becomes a mosaic: pure functions.
 
 The windows depend on all observations and the rules alone, not on the order in which groups arrived
 or ended, nor on what was formed before. A window that was closed and is no longer formed, because a
@@ -9,21 +9,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from operator import attrgetter
 from statistics import fmean
 
+from absurd_contimg.registry.models import IngestState
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState
+
 _MINUTES_A_DAY = 1440.0
-
-
-class IngestState(StrEnum):
-    """How far the files of a group are."""
-
-    COLLECTING = "collecting"
-    CLOSED = "closed"
-    """Accepted: its files are fixed, and it is processed."""
-    REJECTED = "rejected"
 
 
 class Outcome(StrEnum):
@@ -33,15 +27,6 @@ class Outcome(StrEnum):
     USABLE = "usable"
     UNUSABLE = "unusable"
     """Failed, quarantined or cancelled."""
-
-
-class WindowState(StrEnum):
-    """The states of a window."""
-
-    OPEN = "open"
-    """Members may come, or are being processed."""
-    CLOSED = "closed"
-    SUPERSEDED = "superseded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,56 +55,6 @@ class Observation:
     outcome: Outcome = Outcome.PENDING
     reason: str = ""
     """Why it is unusable, or what is to be said of it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Member:
-    """A group in a window; one that is not used is named with the reason."""
-
-    group_id: str
-    mid_mjd: float
-    used: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Consecutive groups of one pointing. The same members have the same id."""
-
-    window_id: str
-    members: tuple[Member, ...]
-    declination_deg: float
-    """Mean of the members."""
-    state: WindowState = WindowState.OPEN
-    closed_reason: str = ""
-    """Why no further member can come; empty while one can."""
-    superseded_by: str | None = None
-
-    @property
-    def start_mjd(self) -> float:
-        """Middle of the first member."""
-        return self.members[0].mid_mjd
-
-    @property
-    def end_mjd(self) -> float:
-        """Middle of the last member."""
-        return self.members[-1].mid_mjd
-
-    @property
-    def used(self) -> tuple[Member, ...]:
-        """The members that go into the mosaic."""
-        return tuple(member for member in self.members if member.used)
-
-    @property
-    def waits_for(self) -> str:
-        """What an open window waits for."""
-        if self.state is not WindowState.OPEN:
-            return ""
-        pending = sum(member.reason == _PENDING for member in self.members)
-        parts = [] if self.closed_reason else ["more groups"]
-        if pending:
-            parts.append(f"{pending} groups to be processed")
-        return " and ".join(parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,21 +190,42 @@ def _windows_of(
 def _window(members: Sequence[Observation], rules: WindowRules, closed_reason: str) -> Window:
     window = Window(
         window_id=window_id([observation.group_id for observation in members]),
-        members=tuple(map(_member, members)),
+        state=WindowState.OPEN,
+        start_mjd=members[0].mid_mjd,
+        end_mjd=members[-1].mid_mjd,
         declination_deg=fmean(map(_declination, members)),
-        closed_reason=closed_reason,
+        members=tuple(map(_member, members)),
+        settings=asdict(rules),
+        closed_reason=closed_reason or None,
     )
     ended = all(observation.outcome is not Outcome.PENDING for observation in members)
     if not closed_reason or not ended:
         return window
-    if not is_enough(window, rules):
-        closed_reason += f"; no mosaic: {len(window.used)} of {len(members)} groups can be used"
+    if not is_enough(window):
+        used = len(used_members(window))
+        closed_reason += f"; no mosaic: {used} of {len(members)} groups can be used"
     return replace(window, state=WindowState.CLOSED, closed_reason=closed_reason)
 
 
-def is_enough(window: Window, rules: WindowRules) -> bool:
-    """Whether enough members can be used for a mosaic."""
-    return len(window.used) >= rules.members_min
+def used_members(window: Window) -> list[str]:
+    """The groups that go into the mosaic."""
+    return [member.group_id for member in window.members if member.used]
+
+
+def is_enough(window: Window) -> bool:
+    """Whether enough members can be used for a mosaic, by the rules that formed the window."""
+    return len(used_members(window)) >= int(window.settings["members_min"])
+
+
+def waits_for(window: Window) -> str:
+    """What an open window waits for."""
+    if window.state is not WindowState.OPEN:
+        return ""
+    pending = sum(member.reason == _PENDING for member in window.members)
+    parts = [] if window.closed_reason else ["more groups"]
+    if pending:
+        parts.append(f"{pending} groups to be processed")
+    return " and ".join(parts)
 
 
 def window_id(group_ids: Sequence[str]) -> str:
@@ -278,13 +234,13 @@ def window_id(group_ids: Sequence[str]) -> str:
     return f"W{group_ids[0]}-{digest}"
 
 
-def _member(observation: Observation) -> Member:
+def _member(observation: Observation) -> WindowMember:
     pending = observation.outcome is Outcome.PENDING
-    return Member(
+    return WindowMember(
         group_id=observation.group_id,
         mid_mjd=observation.mid_mjd,
         used=observation.outcome is Outcome.USABLE,
-        reason=_PENDING if pending else observation.reason,
+        reason=_PENDING if pending else observation.reason or None,
     )
 
 
@@ -318,7 +274,7 @@ def reconcile(stored: Iterable[Window], formed: Windows) -> list[Window]:
                 )
         elif window.state is WindowState.SUPERSEDED:
             changes.append(replace(window, state=WindowState.CLOSED, superseded_by=None))
-        elif window.state is WindowState.OPEN and now != window:
+        elif window.state is WindowState.OPEN and now != replace(window, task_id=None):
             changes.append(now)
     return changes + [window for key, window in current.items() if key not in known]
 

@@ -49,6 +49,11 @@ def parse_subband_name(path: Path) -> SubbandName:
     return SubbandName(seconds, int(match[2]), path)
 
 
+def parse_group_id(group_id: str) -> int:
+    """The Unix time in a group's id; raises `InputError` for any other text."""
+    return parse_subband_name(Path(f"{group_id}_sb00.hdf5")).timestamp_seconds
+
+
 def format_subband_name(timestamp: datetime, subband: int) -> str:
     """The file name of a sub-band."""
     return f"{format_group_id(timestamp)}_sb{subband:02d}.hdf5"

@@ -6,7 +6,7 @@ Which groups form a window is decided in `ingest`; here windows are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -146,3 +146,34 @@ def _window(row: WindowRow) -> Window:
     columns["state"] = WindowState(row.state)
     columns["members"] = tuple(WindowMember(**member) for member in row.members)
     return Window(**columns)
+
+
+def store_windows(database: Database, changes: Sequence[Window]) -> None:
+    """Enter and change windows in one transaction; an open one without members goes away.
+
+    What is recorded of a closed window stays: only its state and its successor change.
+    """
+    if not changes:
+        return
+    with database.writing() as session:
+        for window in changes:
+            row = session.get(WindowRow, window.window_id)
+            if row is None and window.members:
+                session.add(WindowRow(**row_values(window)))
+            elif row is None:
+                continue
+            elif row.state == WindowState.OPEN and not window.members:
+                session.delete(row)
+            elif row.state == WindowState.OPEN:
+                for name, value in row_values(replace(window, task_id=row.task_id)).items():
+                    setattr(row, name, value)
+            elif window.state is not WindowState.OPEN:
+                row.state, row.superseded_by = window.state.value, window.superseded_by
+
+
+def note_window_task(database: Database, window_id: str, task_id: str) -> None:
+    """Note the mosaic task of a window."""
+    with database.writing() as session:
+        session.execute(
+            update(WindowRow).where(WindowRow.window_id == window_id).values(task_id=task_id)
+        )

@@ -118,7 +118,7 @@ def read_raw_header(path: Path) -> RawHeader:
     """The header of a sub-band file; raises as `opened`, or for a key that cannot be read."""
     index = parse_subband_name(path).subband
     with opened(path) as file:
-        return _Reader(path, file).header(index)
+        return HeaderReader(path, file).header(index)
 
 
 def read_visibilities(header: RawHeader, polarizations: tuple[int, ...]) -> tuple[Any, Any, Any]:
@@ -168,13 +168,14 @@ def _complex_parts(dtype: np.dtype[Any]) -> tuple[str, str]:
     return "", ""
 
 
-class _Reader:
+class HeaderReader:
     """Reads the keys of one open file; every error names the file and the key."""
 
     def __init__(self, path: Path, file: Any) -> None:
         self._path, self._file = path, file
 
     def header(self, index: int) -> RawHeader:
+        """All of it."""
         self._group("Header")
         numbers = self._integers("antenna_numbers")
         frequencies = self._numbers("freq_array").ravel()
