@@ -13,7 +13,7 @@ from uuid import UUID
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State
 from absurd_contimg.history.failures import FailedRun, failed_runs
-from absurd_contimg.history.timeline import StepStart, step_starts
+from absurd_contimg.history.timeline import StepStart, group_in, step_starts
 from absurd_contimg.history.wait_reason import WaitReason, find_wait_reason
 
 
@@ -24,7 +24,7 @@ class TaskSummary:
     task_id: UUID
     task_name: str
     group: str | None
-    """The observation group, for tasks that are about one."""
+    """The observation group or the window, for tasks that are about one."""
     state: State
     attempts: int
     enqueued_at: datetime
@@ -53,12 +53,11 @@ class TaskSummary:
 def summarize(history: History) -> TaskSummary:
     """The summary of one history."""
     task = history.task
-    group = task.params.get("group_id") if isinstance(task.params, Mapping) else None
     holder = next((run for run in history.runs if run.state == "running"), None)
     return TaskSummary(
         task_id=task.task_id,
         task_name=task.task_name,
-        group=None if group is None else str(group),
+        group=group_in(task.params),
         state=task.state,
         attempts=task.attempts,
         enqueued_at=task.enqueue_at,

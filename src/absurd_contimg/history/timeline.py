@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
-from absurd_contimg.core.records import Checkpoint, History, Run
+from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import START_PREFIX, StartRecord, StepOutcome, StepRecord
 
 
@@ -125,6 +125,13 @@ def step_order(histories: Iterable[History]) -> tuple[str, ...]:
 
 
 def group_of(history: History) -> str:
-    """The observation group that a pipeline task is about."""
-    params = history.task.params
-    return str(params.get("group_id", "?")) if isinstance(params, Mapping) else "?"
+    """The observation group that a task is about, or the window of a mosaic."""
+    return group_in(history.task.params) or "?"
+
+
+def group_in(params: Json) -> str | None:
+    """The observation group or the window in the parameters of a task."""
+    if not isinstance(params, Mapping):
+        return None
+    group = params.get("group_id", params.get("window_id"))
+    return None if group is None else str(group)

@@ -27,7 +27,7 @@ from absurd_contimg.errors import (
     OutputError,
 )
 from absurd_contimg.execution.context import MosaicInputs, PipelineContext
-from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
+from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
 from absurd_contimg.products.mosaic_outputs import (
     MissingMember,
     MosaicImage,
@@ -67,6 +67,7 @@ class MosaicStage(PipelineStage[MosaicOutputs]):
     requires = frozenset(MosaicInputs.model_fields) | names(MosaicMembers)
     provides = names(MosaicOutputs)
     product_folder = "mosaics"
+    resource = Resource.IMAGING
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:

@@ -7,8 +7,7 @@ again, makes the same mosaic.
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -18,7 +17,6 @@ from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions
 from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.context import MosaicInputs, PipelineContext
-from absurd_contimg.execution.fallback import with_fallbacks
 from absurd_contimg.execution.runner import StageRunner
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.products.manifest import relocated
@@ -27,10 +25,9 @@ from absurd_contimg.products.outputs import from_json, to_json
 from absurd_contimg.products.store import earlier_output_dir
 from absurd_contimg.stages.mosaic import MosaicStage
 from absurd_contimg.stages.photometry import PhotometryStage
+from absurd_contimg.workflows.group import tracked_stage
 from absurd_contimg.workflows.task_paths import require_catalogue
 from absurd_contimg.workflows.versions import version_headers
-
-_log = logging.getLogger(__name__)
 
 TASK_NAME = "mosaic"
 VERSION = 1
@@ -95,7 +92,7 @@ class MosaicWorkflow:
             {"task_id": ctx.task_id},
         )
         for stage in self.stages:
-            saved = await ctx.tracked_step(stage.name, self._step(stage, context, ctx))
+            saved = await tracked_stage(self.runner, stage, context, ctx)
             outputs = cast(Mapping[str, Json], saved["outputs"])
             context = context.with_outputs(self._in_place(outputs, saved["product"]))
         result: dict[str, Json] = {
@@ -113,28 +110,6 @@ class MosaicWorkflow:
         self, claimed: ClaimedTask, decision: RetryDecision, reason: Mapping[str, Json]
     ) -> None:
         """A mosaic's failure is no group's: its own task has it."""
-
-    def _step(
-        self, stage: PipelineStage, context: PipelineContext, ctx: TaskContext
-    ) -> Callable[[int], Awaitable[dict[str, Json]]]:
-        async def run(start: int) -> dict[str, Json]:
-            result = await self.runner.run(
-                stage,
-                with_fallbacks(context, ctx.fallbacks),
-                attempt=f"{ctx.task_id[-12:]}-{start}",
-                fence=ctx.fence,
-            )
-            outcome = "was already there" if result.adopted else f"done in {result.seconds:.1f} s"
-            _log.info("window %s: %s %s", context.group_id, stage.name, outcome)
-            return {
-                "outputs": dict(result.outputs),
-                "adopted": result.adopted,
-                "seconds": round(result.seconds, 3),
-                "product": None if result.product is None else str(result.product),
-                "logs": [str(result.casa_log), str(result.output_log)],
-            }
-
-        return run
 
     def _choose(self, inputs: MosaicInputs) -> dict[str, Json]:
         members = self.registry.mosaic_members(inputs.members)

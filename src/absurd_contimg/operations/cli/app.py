@@ -150,7 +150,7 @@ def with_backend(
 
 
 async def find_task(backend: Backend, settings: Settings, name: str) -> History:
-    """A task by its id, by the end of its id, or by its group (its newest task)."""
+    """A task by its id, by the end of its id, or by its group or window (its newest task)."""
     queue = settings.queue_name
     try:
         ids = [UUID(name)]
@@ -158,7 +158,8 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
         name = name.encode(errors="replace").decode()  # no database has half a surrogate pair
         by_id = await backend.list_tasks(queue, id_suffix=name)
         of_group = await backend.list_tasks(queue, params={"group_id": name})
-        ids = list(dict.fromkeys(task.task_id for task in (*by_id, *of_group)))
+        of_window = await backend.list_tasks(queue, params={"window_id": name})
+        ids = list(dict.fromkeys(task.task_id for task in (*by_id, *of_group, *of_window)))
     candidates = await backend.histories(queue, ids)
     if len(candidates) == 1 or {group_of(history) for history in candidates} == {name}:
         return candidates[0]
