@@ -13,12 +13,14 @@ from pathlib import Path
 
 import pytest
 from small_disk import mounted
+from sqlalchemy import update
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.errors import AwayError
 from absurd_contimg.registry import GroupStatus, Registry, database
+from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 
@@ -108,6 +110,18 @@ def test_locked_registry_makes_work_wait(tmp_path: Path) -> None:
     assert rule_of(registry, path) == "registry-away"
     process.communicate("")
     write(registry)
+
+
+def test_registry_is_opened_and_read_while_another_process_writes(registry: Registry) -> None:
+    """A rebuild may take a minute; commands that look need not wait for it."""
+    write(registry)
+    url = registry.database._engine.url.render_as_string(hide_password=False)
+    with registry.database.writing() as session:
+        session.execute(update(ObservationGroup).values(reason="changing"))
+        started = time.monotonic()
+        (group,) = Registry(url).groups()
+        assert group.reason == "x" * 100_000
+        assert time.monotonic() - started < 5
 
 
 def fill(path: Path) -> None:

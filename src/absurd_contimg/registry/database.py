@@ -17,14 +17,20 @@ from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
     URL,
+    Column,
     Connection,
     Engine,
+    MetaData,
     NullPool,
+    PrimaryKeyConstraint,
+    String,
+    Table,
     create_engine,
     event,
     insert,
     inspect,
     make_url,
+    select,
     text,
 )
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError
@@ -55,9 +61,11 @@ _HERE = "."
 HEAD = "0002"
 """The version of the tables that this package works with: the last one of `migrations`."""
 
-_ALEMBIC_TABLE = (
-    "create table alembic_version (version_num varchar(32) not null, "
-    "constraint alembic_version_pkc primary key (version_num))"
+_ALEMBIC_TABLE = Table(
+    "alembic_version",
+    MetaData(),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),
 )
 """As Alembic makes it."""
 
@@ -172,7 +180,20 @@ class Database:
     def _is_postgres(self) -> bool:
         return self._engine.dialect.name == "postgresql"
 
+    def _is_current(self) -> bool:
+        """Whether the tables are there in the newest version; waits for no writer."""
+        if not self._is_postgres and not Path(self._place).exists():
+            return False  # to look would make the file
+        options = self._engine.execution_options(**{_READ_ONLY: True})
+        with options.connect() as connection:
+            schema = _POSTGRES_SCHEMA if self._is_postgres else None
+            if not inspect(connection).has_table(_ALEMBIC_TABLE.name, schema=schema):
+                return False
+            return connection.scalar(select(_ALEMBIC_TABLE)) == HEAD
+
     def _install(self) -> None:
+        if self._is_current():
+            return
         if self._is_postgres:
             with self._engine.begin() as connection:
                 connection.execute(text(f"select pg_advisory_xact_lock({_POSTGRES_LOCK})"))
@@ -199,8 +220,8 @@ class Database:
         """Make or migrate the tables, in one transaction: a kill in the middle changes nothing."""
         connection.execution_options(schema_translate_map=None)
         tables = inspect(connection).get_table_names()
-        if "alembic_version" in tables:
-            revision = connection.scalar(text("select version_num from alembic_version"))
+        if _ALEMBIC_TABLE.name in tables:
+            revision = connection.scalar(select(_ALEMBIC_TABLE))
             if revision != HEAD:
                 self._migrate(connection, revision)
         elif "registry_schema" in tables:
@@ -217,8 +238,8 @@ class Database:
 
         METADATA.create_all(connection)
         connection.execute(insert(SchemaVersion).values(version=LAST_SCHEMA_VERSION))
-        connection.execute(text(_ALEMBIC_TABLE))
-        connection.execute(text(f"insert into alembic_version values ('{HEAD}')"))
+        _ALEMBIC_TABLE.create(connection)
+        connection.execute(insert(_ALEMBIC_TABLE).values(version_num=HEAD))
 
     def _migrate(self, connection: Connection, revision: str | None) -> None:
         """Migrate what Alembic knows the revision of, or else tables of the first version."""
