@@ -265,6 +265,8 @@ class StepJournal:
         self._worker_id = worker_id
         self._poison_limit = poison_limit
         self._tracked_step: str | None = None
+        self._start: StartRecord | None = None
+        """Of the tracked step, once it is saved."""
         self.fallbacks: tuple[str, ...] = ()
         """What this start of the tracked step has to do differently than its first one."""
 
@@ -292,15 +294,17 @@ class StepJournal:
         now = await self._session.now()
         claimed = self._session.claimed
         self.fallbacks = record.fallbacks
-        self._tracked_step = step
+        self._tracked_step, self._start = step, None
         record = record.started(claimed.attempt, str(claimed.run_id), self._worker_id, now)
         await self._save(record)
-        return record.starts[-1].number
+        self._start = record.starts[-1]
+        return self._start.number
 
     def start_under_way(self) -> tuple[str, StartRecord] | None:
         """The tracked step that runs, and its start; None outside of tracked steps."""
-        starts = self._record().starts
-        return None if self._tracked_step is None else (self._tracked_step, starts[-1])
+        if self._tracked_step is None or self._start is None:
+            return None
+        return self._tracked_step, self._start
 
     def completed(self) -> None:
         """The tracked step has its checkpoint: work is outside of tracked steps again."""
