@@ -126,7 +126,7 @@ def spec_of(handler: Any) -> ExplorationSpec:
     return ExplorationSpec(workers, [Job("default", "task", {})])
 
 
-@pytest.mark.parametrize("schedule", ["pause@48,pause@24,pause@24,pause@24", "outage@48"])
+@pytest.mark.parametrize("schedule", ["pause@43,pause@24,pause@24,pause@24", "outage@48"])
 def test_lost_leases_of_living_workers_are_no_deaths(
     schedule: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +139,14 @@ def test_lost_leases_of_living_workers_are_no_deaths(
     monkeypatch.setattr(lost_leases, "_save", nothing)
     (violation, *_) = replay(spec, parse_schedule(schedule)).violations
     assert violation.invariant == "same_end_as_baseline"
+
+
+def test_a_lease_may_be_lost_before_the_first_start_is_saved() -> None:
+    """The note of the loss looked for a start that was not there, and ended the worker."""
+    point = names(explore(pipeline_spec(), faults=())).index(
+        "call set_task_checkpoint_state, before"
+    )
+    assert replay(pipeline_spec(), parse_schedule(f"outage@{point + 1}")).violations == ()
 
 
 def test_pipeline_ends_well_after_outages_at_each_crash_point() -> None:

@@ -117,6 +117,28 @@ def pays_outside_of_a_step(key: str = "") -> Any:
     return pay
 
 
+def sleeping(seconds: float) -> Any:
+    async def sleep(_params: Any, ctx: TaskContext) -> str:
+        await ctx.sleep_for("pause", seconds)
+        return await ctx.step("end", lambda: asyncio.sleep(0, "ok"))
+
+    return sleep
+
+
+def test_a_sleep_of_30_days_costs_what_a_sleep_of_a_minute_costs() -> None:
+    """Every idle poll was a crash point, and each future went through all of them."""
+    minute, month = (explore_crashes(sleeping(seconds), {}) for seconds in (60, 30 * 86_400))
+    assert month.crash_points == minute.crash_points
+    assert month.futures == minute.futures > 50
+
+
+def test_a_sleep_past_the_horizon_is_said() -> None:
+    with pytest.raises(
+        AssertionError, match=r"after 2 days .*sleeping \(a sleep of its own, until 2026-01-04"
+    ):
+        explore_crashes(sleeping(3 * 86_400), {}, horizon_seconds=2 * 86_400)
+
+
 def test_effect_that_each_wake_up_repeats_is_found() -> None:
     with pytest.raises(AssertionError, match=r"happens 2 times outside: charge .*`repeats`"):
         explore_crashes(pays_outside_of_a_step(), {"card": "4711"})

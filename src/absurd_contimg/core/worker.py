@@ -90,6 +90,9 @@ class Worker:
     policy: RetryPolicy = field(default_factory=RetryPolicy)
     ready_to_claim: Callable[[], Awaitable[bool]] | None = None
     """Called before each claim; False leaves the queue to others (with a full disk, say)."""
+    polls_ahead: Callable[[float], int] | None = None
+    """Called with the poll interval when nothing was claimed: after how many intervals the next
+    claim can find something, at least 1. None: always the next one."""
     retry_hook: RetryHook | None = None
     on_failure: OnFailure | None = None
     explain_refusal: Callable[[Backend, str], Awaitable[Sequence[object]]] | None = None
@@ -256,6 +259,8 @@ class Worker:
         if not idle and not full:
             return
         timeout = None if full and not self._lost else self._poll_seconds()
+        if timeout is not None and self.polls_ahead is not None and not self._lost:
+            timeout *= self.polls_ahead(timeout)
         await asyncio.wait(
             {stop, *self._runs}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
         )

@@ -39,6 +39,9 @@ class WaitReason:
             if str(self.event).startswith("calibration.available:"):
                 return f"a calibration of its strip within 12 h{until}"
             return f"event {self.event}{until}"
+        if self.cause == "time":
+            until = "" if self.until is None else f", until {self.until:%Y-%m-%d %H:%M:%S} UTC"
+            return f"a sleep of its own{until}"
         since = "" if self.until is None else f", from {self.until:%Y-%m-%d %H:%M:%S} UTC on"
         return f"a worker{since}"
 

@@ -97,9 +97,16 @@ def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     """Raise `AssertionError` if the baseline run is nothing to compare with."""
     __tracebackhide__ = True
     outcome, histories = baseline(spec)
+    state = histories[0].task.state
+    if state in ("pending", "sleeping"):
+        wait = summarize(histories[0]).waiting
+        raise AssertionError(
+            f"the task has not ended after {spec.horizon_seconds / 86_400:g} days of virtual time: "
+            f"it is {state}{'' if wait is None else f' ({wait})'}. If it may take longer: "
+            "explore_crashes(..., horizon_seconds=...)"
+        )
     if outcome.violations:
         return  # the exploration reports them, with the trace
-    state = histories[0].task.state
     if state != ends:
         failure = summarize(histories[0]).last_failure
         raise AssertionError(

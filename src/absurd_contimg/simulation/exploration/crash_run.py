@@ -87,7 +87,11 @@ class CrashRun:
         start = 0.0 if snapshot is None else snapshot.time
         state = spec.initial_state() if snapshot is None else snapshot.state.fork()
         self.world = World(
-            state, start=start, shuffle_seed=spec.shuffle_seed, observer=self._observe
+            state,
+            start=start,
+            shuffle_seed=spec.shuffle_seed,
+            observer=self._observe,
+            may_skip_polls=self._may_skip_polls,
         )
         self.injector = FaultInjector(self.world, spec, schedule)
         self.checker = InvariantChecker(self.world, spec.policy)
@@ -146,6 +150,10 @@ class CrashRun:
     def _terminated(self, process: SimLoop) -> None:
         self.checker.process_terminated(process)
         self._start_successor(FaultKind.TERM)
+
+    def _may_skip_polls(self) -> bool:
+        """A paused process may have to be resumed at a poll."""
+        return self.injector.resume_at is None
 
     def _resume_paused(self) -> None:
         name = self.injector.resume()

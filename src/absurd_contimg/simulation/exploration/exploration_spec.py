@@ -47,8 +47,8 @@ class ExplorationSpec:
     external_inputs: Sequence[ExternalInput] = ()
     seed: int = 0
     shuffle_seed: int | None = None
-    horizon_seconds: float = 7 * 86_400.0
-    """Virtual time by which every task must have ended."""
+    horizon_seconds: float = 400 * 86_400.0
+    """Virtual time by which every task must have ended; while all sleep it costs nothing."""
     linger_seconds: float = 0.0
     """How long the world goes on after the last task has ended."""
     reply_seconds: float = 0.0
@@ -82,4 +82,5 @@ class ExplorationSpec:
             return asyncio.ensure_future(act(world.direct_backend), loop=process)
 
         for each in inputs:
+            world.expect(each.at_seconds)
             process.call_at(each.at_seconds, start, each.act)

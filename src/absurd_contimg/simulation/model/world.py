@@ -12,7 +12,10 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import MAXYEAR, UTC, datetime, timedelta
+from functools import partial
+from heapq import heappop, heappush
+from math import ceil, inf
 from typing import NamedTuple, cast
 
 import absurd_sdk
@@ -77,6 +80,19 @@ class State:
         )
 
 
+_ROUNDING = 1e-6
+"""Of a poll: the database counts microseconds, the clock does not."""
+_POLLS_MAX = 10**7
+"""With any interval longer than the horizon of an exploration."""
+
+
+def _seconds(moment: datetime) -> float:
+    """Virtual time; infinity for Postgres' own, which stands for a wait without a timeout."""
+    if moment.year == MAXYEAR:
+        return inf
+    return (moment - EPOCH).total_seconds()
+
+
 class World:
     """State, clock and processes."""
 
@@ -87,7 +103,9 @@ class World:
         start: float = 0.0,
         shuffle_seed: int | None = None,
         observer: Observer | None = None,
+        may_skip_polls: Callable[[], bool] | None = None,
     ) -> None:
+        """Workers leave out the claims that cannot find anything while `may_skip_polls`."""
         self.state = state
         self.kernel = Kernel(start, shuffle_seed)
         self.server = DatabaseServer()
@@ -96,6 +114,9 @@ class World:
         self.processes: list[SimLoop] = []
         self.workers: dict[SimLoop, Sequence[Worker]] = {}
         self._worker_tasks: dict[SimLoop, list[asyncio.Task[None]]] = {}
+        self._may_skip_polls = may_skip_polls
+        self._appointments: list[float] = []
+        """When something will happen that no worker does; a heap, which may hold past times."""
         self._now = (-1.0, EPOCH)
         self.direct_backend = MemoryBackend(state.database)
         """The database behind no gateway."""
@@ -132,6 +153,9 @@ class World:
         """Let workers work in a process."""
         process = gateway.process
         self.workers[process] = workers
+        if self._may_skip_polls is not None:
+            for worker in workers:
+                worker.polls_ahead = partial(self._polls_ahead, self._may_skip_polls)
         self._worker_tasks[process] = [
             process.create_task(worker.run(), name=worker.settings.worker_id) for worker in workers
         ]
@@ -153,7 +177,48 @@ class World:
         def happen(_event: object) -> None:
             act()
 
+        self.expect(self.kernel.now + seconds)
         self.kernel.env.timeout(seconds).callbacks.append(happen)
+
+    def expect(self, at_seconds: float) -> None:
+        """Say that something will happen then which workers have to see."""
+        heappush(self._appointments, at_seconds)
+
+    def _polls_ahead(self, may_skip: Callable[[], bool], poll_seconds: float) -> int:
+        """After how many polls a worker can see something new, when nobody works."""
+        if not may_skip() or not self.server.quiet or not all(map(self._is_idle, self.processes)):
+            return 1
+        changes_at = self._next_change()
+        now = self.kernel.now
+        if changes_at is None:
+            return _POLLS_MAX
+        polls = (changes_at - now) / poll_seconds - _ROUNDING
+        return max(1, min(_POLLS_MAX, ceil(polls)))
+
+    def _is_idle(self, process: SimLoop) -> bool:
+        """Whether a process is dead or paused, or its workers wait, each with its own two tasks."""
+        if process.dead or process.held is not None:
+            return True
+        return len(process.tasks()) == 2 * len(self.workers.get(process, ()))
+
+    def _next_change(self) -> float | None:
+        """When a claim may next find something, in seconds; None: never."""
+        now = self.kernel.now
+        while self._appointments and self._appointments[0] < now:
+            heappop(self._appointments)
+        times = self._appointments[:1]
+        backend = self.direct_backend
+        for queue in instantly(backend.list_queues()):
+            for task in instantly(backend.list_tasks(queue, limit=10**9)):
+                if task.state not in TERMINAL_STATES and task.cancellation is not None:
+                    return now
+            for run in instantly(backend.list_runs(queue, states=["pending", "sleeping"])):
+                times.append(_seconds(run.available_at))
+            for run in instantly(backend.list_runs(queue, states=["running"])):
+                times.append(
+                    now if run.claim_expires_at is None else _seconds(run.claim_expires_at)
+                )
+        return min((each for each in times if each != inf), default=None)
 
     def holds_lease(self, process: SimLoop) -> bool:
         """Whether one of the process's workers has a claim that has not expired."""
