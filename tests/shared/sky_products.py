@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import copytree
@@ -85,19 +86,37 @@ class SkyField:
         }
         return PipelineContext(self.config, inputs, to_json(ImageOutputs(image)))
 
-    def commit_image(self, group_id: str, number: int = 1) -> Published:
-        """The image as a committed product; another number is a newer one of the group."""
-        self.context(self.pixels(), self.sources)
-        key = f"{number:010x}" + "0" * 30
+    def commit_image(
+        self,
+        group_id: str,
+        number: int = 1,
+        mid_mjd: float = 60123.25,
+        unseen: Sequence[str] = (),
+    ) -> Published:
+        """The image as a committed product; another number is a newer one of the group.
+
+        Sources that are `unseen` are not in it.
+        """
+        catalogue = self.sources
+        self.sources = [s for s in catalogue if s.name not in unseen]
+        pixels = self.pixels()
+        self.sources = catalogue
+        self.context(pixels, self.sources)
+        key = product_key(group_id, number)
         output_dir = self.config.paths.output_dir
-        image = described_image(output_dir / f"images/{group_id}-{key[:10]}")
+        image = described_image(output_dir / f"images/{group_id}-{key[:10]}", mid_mjd)
         scratch = self.root / "made" / key
         copytree(self.root / "products/work", scratch)
         outputs = to_json(ImageOutputs(image))
         return commit(scratch, output_dir, "image", group_id, key, outputs, number)
 
 
-def described_image(folder: Path) -> ContinuumImage:
+def product_key(group_id: str, number: int) -> str:
+    """A key like that of a real product: the same for the same things."""
+    return hashlib.blake2b(f"{group_id} {number}".encode(), digest_size=20).hexdigest()
+
+
+def described_image(folder: Path, mid_mjd: float = 60123.25) -> ContinuumImage:
     """The outputs for the files of an image in a folder."""
     return ContinuumImage(
         path=folder / "image.fits",
@@ -115,7 +134,7 @@ def described_image(folder: Path) -> ContinuumImage:
         cell_arcsec=CELL_ARCSEC,
         ra_deg=0.0,
         dec_deg=16.0,
-        mid_mjd=60123.25,
+        mid_mjd=mid_mjd,
     )
 
 
@@ -128,7 +147,7 @@ def commit_photometry(
     number: int = 1,
 ) -> Published:
     """A table as a committed product; another number is a newer one of the group."""
-    key = f"{number:x}{sum(group_id.encode()) + len(group_id):x}".ljust(40, "0")
+    key = product_key(group_id, number)
     scratch = output_dir.parent / "made" / f"{group_id}-{key}"
     scratch.mkdir(parents=True)
     write_photometry(scratch / "table.ecsv", rows)

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pytest
+from image_products import commit_tiles
 from sky_products import FREQUENCY_HZ, RMS, SHAPE, SkyField
+from synthetic_tiles import random_sources as tile_sources
+from synthetic_tiles import strip
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.core.records import Json
 from absurd_contimg.errors import CorruptInputError, DataQualityError, MissingInputError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.execution.stage_process import run_stage
+from absurd_contimg.products.outputs import to_json
 from absurd_contimg.products.photometry_table import SourceFlux, read_photometry
-from absurd_contimg.science.catalogue import SkySource
+from absurd_contimg.registry import Registry
+from absurd_contimg.science.catalogue import SkySource, write_catalogue
+from absurd_contimg.stages.mosaic import MosaicStage
 from absurd_contimg.stages.photometry import PhotometryStage
 
 
@@ -109,3 +118,47 @@ def test_what_is_missing_is_named(sky: SkyField) -> None:
     (sky.root / "incoming/catalog.csv").unlink()
     with pytest.raises(MissingInputError, match=r"catalog\.csv does not exist"):
         PhotometryStage().validate(context)
+
+
+@pytest.mark.parametrize("dec_deg", [16.0, 54.0])
+def test_a_mosaic_is_measured_with_its_weights_and_its_own_north(
+    tmp_path: Path, dec_deg: float
+) -> None:
+    """Across tile edges and RA 0 h; where a single tile covers a source its error is larger."""
+    config = PipelineConfig(paths=PathsConfig.below(tmp_path))
+    paths = config.paths
+    paths.input_dir.mkdir()
+    plans = strip(0.0, dec_deg, 3, size_px=416, cell_arcsec=15.0)
+    catalogue = tile_sources(plans, 60, 0.03, np.random.default_rng(2))
+    write_catalogue(paths.input_dir / "catalog.csv", catalogue)
+    with closing(Registry(tmp_path / "registry.sqlite3", output_dir=paths.output_dir)) as registry:
+        groups = commit_tiles(paths.output_dir, registry, plans, catalogue, noise_jy=0.003)
+        members = registry.mosaic_members(groups)
+    inputs: dict[str, Json] = {
+        "window_id": "window-1",
+        "tier": "quicklook",
+        "members": list(groups),
+        "left_out": {},
+        "catalog_path": str(paths.input_dir / "catalog.csv"),
+    }
+    context = PipelineContext(config, inputs, to_json(members))
+    folder = paths.output_dir / "mosaics/window-1"
+    folder.mkdir(parents=True)
+    workspace = Workspace(folder, tmp_path, tmp_path / "log", folder)
+    mosaic = MosaicStage().execute(context, workspace)
+    figures = PhotometryStage().execute(context.with_outputs(to_json(mosaic)), workspace)
+    assert figures.photometry.measured_in == "mosaic"
+    assert figures.photometry.n_uncatalogued == 0
+    rows = read_photometry(figures.photometry.table)
+    assert len(rows) > 50
+    pulls = []
+    for row in rows:
+        assert row.flux_jy is not None
+        assert row.error_jy is not None
+        assert row.catalogue_jy is not None
+        assert row.response == 1.0
+        pulls.append((row.flux_jy - row.catalogue_jy) / row.error_jy)
+    assert abs(np.mean(pulls)) < 0.3
+    assert np.std(pulls) == pytest.approx(1.0, abs=0.2)
+    errors = [row.error_jy for row in rows if row.error_jy is not None]
+    assert max(errors) > 1.5 * min(errors)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from sky_products import SkyField
+from sky_products import SkyField, product_key
 
 from absurd_contimg.backends.memory.backend import MemoryBackend
 from absurd_contimg.backends.memory.database import MemoryDatabase
@@ -79,7 +79,7 @@ async def test_rows_of_the_newest_image_are_in_the_registry(sky: SkyField, tmp_p
         assert row.flux_jy == pytest.approx(fluxes[row.source], rel=0.01, abs=5 * row.error_jy)
         assert row.catalogue_jy == fluxes[row.source]
     folder = next(row["folder"] for row in registry.rows(Product) if row["stage"] == TASK_NAME)
-    assert f"{GROUP}-{2:010x}" in read_manifest(Path(folder)).inputs[0].path  # of two images
+    assert product_key(GROUP, 2)[:10] in read_manifest(Path(folder)).inputs[0].path  # of two images
     registry.rebuild(sky.config.paths.output_dir)
     assert list_measurements(registry.database, group_id=GROUP) == rows
     registry.close()

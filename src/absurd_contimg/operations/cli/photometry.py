@@ -137,13 +137,21 @@ def lightcurve(
 def variability(
     mosaics: _Mosaics = False,
     every: Annotated[bool, typer.Option("--all", help="Constant sources too.")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Sources outside the catalogue instead, new ones first.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="Number of sources.")] = 30,
     as_json: AsJson = False,
 ) -> None:
     """List the sources that vary: two epochs with |Vs| >= 4.3 and |m| > 0.26.
 
-    Those that differ most come first. contimg settings shows the gates.
+    Those that differ most come first. contimg settings shows the gates. With --new the positions
+    of sources outside the catalogue are measured in the images before: one is new if such an image
+    would have shown it and does not.
     """
+    if new:
+        _show_new_sources(limit, as_json)
+        return
     from absurd_contimg.operations.services.light_curves import light_curves
     from absurd_contimg.registry.photometry import newest_measurements
 
@@ -166,6 +174,38 @@ def variability(
     variable = sum(curve.variability.variable for curve in compared)
     hidden = f"; {len(chosen) - limit} more with --limit" if len(chosen) > limit else ""
     console.out(f"{variable} of {len(compared)} sources with two epochs or more vary{hidden}.")
+
+
+def _show_new_sources(limit: int, as_json: bool) -> None:
+    from absurd_contimg.operations.services.new_sources import find_new_sources
+
+    settings = state.settings()
+    with _registry(settings) as registry:
+        detections = find_new_sources(registry, settings.pipeline)
+    if as_json:
+        print_json([asdict(detection) for detection in detections])
+        return
+    table = Table("source", "first in", box=None, pad_edge=False)
+    for heading in ("mJy", "error", "expected", "before", "images"):
+        table.add_column(heading, justify="right")
+    table.add_column("")
+    for detection in detections[:limit]:
+        appearance = detection.appearance
+        table.add_row(
+            cell(detection.source),
+            cell(detection.group_id),
+            _milli(detection.flux_jy),
+            _milli(detection.error_jy),
+            f"{appearance.sigma_expected:.1f}",
+            f"{appearance.sigma_before:.1f}",
+            str(appearance.n_images),
+            "new" if appearance.new else "",
+        )
+    if detections:
+        console.print(table)
+        console.out("expected: sigma in the best earlier image; before: the most in any of them")
+    count = sum(detection.appearance.new for detection in detections)
+    console.out(f"{count} of {len(detections)} sources outside the catalogue are new.")
 
 
 def _flux_table(rows: list[SourceFlux]) -> Table:
