@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.forked_children import close_lock, withhold_lock
 from absurd_contimg.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
 from absurd_contimg.products.files import tracked_files
 from absurd_contimg.regular_files import UnsuitableFileError, read_regular
@@ -212,11 +213,12 @@ class _LocalFileSystem:
                 return None
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(descriptor), os.stat(path)):
+                    withhold_lock(descriptor)
                     return descriptor
             os.close(descriptor)
 
     def unlock(self, lock: int) -> None:
-        os.close(lock)
+        close_lock(lock)
 
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:

@@ -35,6 +35,7 @@ from absurd_contimg.backends.postgres.server_programs import (
 )
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.core.errors import BackendUnavailable
+from absurd_contimg.forked_children import close_lock, withhold_lock
 from absurd_contimg.owned_folders import Mark, remove_tree, take_folder
 
 _SUPERUSER = "postgres"
@@ -119,6 +120,7 @@ class EmbeddedPostgres:
             self._password_file.chmod(0o600)  # libpq passes over a file that others may read
             if self._use is None:
                 self._use = os.open(self._folder / "users.lock", os.O_RDWR | os.O_CREAT, 0o600)
+                withhold_lock(self._use)
                 fcntl.flock(self._use, fcntl.LOCK_SH)
         return self
 
@@ -130,7 +132,7 @@ class EmbeddedPostgres:
     def release(self) -> None:
         """This process no longer needs the server."""
         if self._use is not None:
-            os.close(self._use)
+            close_lock(self._use)
             self._use = None
 
     def _start(self) -> None:

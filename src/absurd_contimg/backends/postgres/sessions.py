@@ -12,16 +12,19 @@ import json
 import os
 from functools import cache
 from typing import Any, LiteralString, Self
+from weakref import WeakSet
 
 import psycopg
 from psycopg import adapt, pq
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import ConnStatus
 from psycopg.types.json import set_json_dumps
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import register_loaders
 from absurd_contimg.core.errors import UnsuitableDatabase
 from absurd_contimg.core.row_values import json_text
+from absurd_contimg.forked_children import detach
 
 WAIT_BOUNDS = {
     "connect_timeout": 10,
@@ -86,6 +89,19 @@ register_loaders(_ADAPTERS)
 set_json_dumps(_dump_json, _ADAPTERS)
 
 
+_sessions: WeakSet[Session | AsyncSession] = WeakSet()
+
+
+def _detach_sessions() -> None:
+    """A forked child keeps no connection of its parent, and ends none."""
+    open_ones = (each.pgconn for each in _sessions)
+    detach([pgconn.socket for pgconn in open_ones if pgconn.status == ConnStatus.OK])
+    _sessions.clear()
+
+
+os.register_at_fork(after_in_child=_detach_sessions)
+
+
 class Session(psycopg.Connection[Any]):
     """A connection with the settings of this package; see `AsyncSession`."""
 
@@ -95,6 +111,7 @@ class Session(psycopg.Connection[Any]):
     @override
     def connect(cls, conninfo: str = "", *, autocommit: bool = False, **options: Any) -> Self:
         session = super().connect(**connection_parameters(conninfo, options))
+        _sessions.add(session)
         try:
             _check_encoding(session.info)
             session.pooled = not session.execute(_set_directly(session.info)).fetchall()
@@ -120,6 +137,7 @@ class AsyncSession(psycopg.AsyncConnection[Any]):
     @override
     async def connect(cls, conninfo: str = "", *, autocommit: bool = False, **options: Any) -> Self:
         session = await super().connect(**connection_parameters(conninfo, options))
+        _sessions.add(session)
         try:
             _check_encoding(session.info)
             cursor = await session.execute(_set_directly(session.info))
