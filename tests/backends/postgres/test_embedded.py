@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import re
+import select
 import signal
 import stat
 import subprocess
@@ -127,10 +128,16 @@ def test_folders_that_postgres_cannot_take_are_refused_by_name(tmp_path: Path, n
 
 
 def kill(server: EmbeddedPostgres) -> int:
-    """Kill the postmaster; its number, once no process of the server lives."""
+    """Kill the postmaster; its number, once that process has ended.
+
+    Not once no server runs: a worker may have started another one by then.
+    """
     number = int((server.folder / "data" / "postmaster.pid").read_text().split()[0])
-    os.kill(number, signal.SIGKILL)
-    wait_until(lambda: not server.is_running())
+    process = os.pidfd_open(number)
+    signal.pidfd_send_signal(process, signal.SIGKILL)
+    ended, _, _ = select.select([process], [], [], 10)
+    os.close(process)
+    assert ended
     return number
 
 
