@@ -15,6 +15,7 @@ import pytest
 from absurd_sdk import AsyncAbsurd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from unreadable_rows import connected
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -93,6 +94,29 @@ def test_waits_end_well_after_every_single_fault() -> None:
     exploration = explore(ExplorationSpec(workers, [Job("default", "task", {})]))
     assert list(map(str, exploration.findings)) == []
     assert exploration.futures == exploration.injected > 100
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before the wait", "during the wait"])
+async def test_event_without_a_payload_has_the_payload_null(
+    backend: Backend, request: pytest.FixtureRequest, before: bool
+) -> None:
+    """Emitted by the procedure, in SQL too; a row with SQL's NULL is Absurd's mark for none yet."""
+    url = "" if isinstance(backend, MemoryBackend) else request.getfixturevalue("database_url")
+
+    async def wait(params: Any, ctx: Any) -> Any:
+        return [await outcome(ctx, "emitted", 60), await outcome(ctx, "only stored", 0)]
+
+    task = await backend.spawn_task(QUEUE, "task", {})
+    with connected(backend, url) as client:
+        insert = f'insert into absurd."e_{QUEUE}" (event_name, payload) values'
+        client.execute(f"{insert} ('only stored', null)")
+        worker = make_worker(backend, wait)
+        if not before:
+            await worker.run(until_idle=True)
+            assert [each.state for each in await backend.list_tasks(QUEUE)] == ["sleeping"]
+        client.execute(f"select absurd.emit_event('{QUEUE}', 'emitted', null)")
+    history = await run_until_ended(backend, worker, task.task_id)
+    assert history.task.completed_payload == [["event", None], ["timeout"]]
 
 
 async def test_result_that_came_too_late_stays_a_timeout(backend: Backend) -> None:
