@@ -200,8 +200,16 @@ _LEAST: Mapping[str, float] = {
     "disk_critical_gb": 0,
 }
 """The least value of a setting of the worker."""
-_GREATEST: Mapping[str, float] = {"concurrency": 1000, "claim_timeout_seconds": 86_400}
-"""Where more is a mistake: a thousand groups at once, or a lease of more than a day."""
+_GREATEST: Mapping[str, float] = {
+    "concurrency": 1000,
+    "claim_timeout_seconds": 86_400,
+    "transient_attempts": 1000,
+    "poll_interval_seconds": 3600,
+    "grace_seconds": 86_400,
+    "disk_warn_gb": 1e9,
+    "disk_critical_gb": 1e9,
+}
+"""More is a mistake: a thousand groups at once, a lease of more than a day, an exabyte."""
 
 _QUEUE_BYTES_MAX = 57
 """Absurd makes names of tables from it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import os
 from pathlib import Path
 
@@ -96,6 +98,40 @@ def test_numbers_that_are_too_large_are_refused(name: str, greatest: int) -> Non
     assert getattr(load_settings({name: greatest}, environment={}), name) == greatest
     with pytest.raises(SettingError, match=f"{name} is .* at most"):
         load_settings({name: greatest + 1}, environment={})
+
+
+ABSURD_NUMBERS = (
+    "-1",
+    "nan",
+    "inf",
+    "-inf",
+    "1e308",
+    "9" * 400,
+    "9" * 5000,
+    "0x10",
+    "1_0",
+    "٣",
+    "",
+)
+
+
+def test_absurd_numbers_in_the_environment_are_refused_or_bounded() -> None:
+    """Each variable that is a number, the worker's and the pipeline's."""
+    numeric = [name for name, variable in VARIABLES.items() if variable.parse in (int, float)]
+    assert len(numeric) >= 8
+    refusals: dict[tuple[str, str], str] = {}
+    for name, text in itertools.product(numeric, ABSURD_NUMBERS):
+        try:
+            settings = load_settings(environment={name: text})
+        except SettingError as error:
+            refusals[name, text] = str(error)
+            continue
+        value = getattr(settings, VARIABLES[name].setting, 0) or 0
+        assert 0 <= value <= 1e9, (name, text)
+        json.dumps(settings.pipeline.model_dump(mode="json"), allow_nan=False)
+    assert len(refusals) > 6 * len(numeric)
+    for (name, _), message in refusals.items():
+        assert name in message or VARIABLES[name].setting.removeprefix("pipeline.") in message
 
 
 REFUSED = r"no regular file|more than|Is a directory"
