@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from toy_stages import Ask, Liar, Make, Refine
 
 from absurd_contimg.config import ExecutionConfig, PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import BrokenProductError, MissingInputError, SettingError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import (
     IsolatedStageExecutor,
@@ -96,6 +98,20 @@ async def test_product_is_committed_and_registered(here: Here) -> None:
     assert [row["folder"] for row in here.registry.rows(Product)] == [str(result.product)]
     assert here.scratch_is_empty()
     assert result.output_log.exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"stage": "image"}, {"stage_version": 99}, {"group_id": "other"}], ids=str
+)
+async def test_product_of_another_name_is_not_adopted(here: Here, change: dict[str, Any]) -> None:
+    """Its key says what it is, whatever somebody has written into the manifest."""
+    result = await here.runner.run(Make(), here.context(), attempt="1")
+    assert result.product is not None
+    manifest = result.product / "manifest.json"
+    manifest.chmod(0o644)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **change}))
+    with pytest.raises((StageFailed, BrokenProductError), match=r"its key says 'make'"):
+        await here.runner.run(Make(), here.context(), attempt="2")
 
 
 async def test_missing_requirement_is_named_before_anything_starts(here: Here) -> None:

@@ -59,7 +59,21 @@ def plan_product(
     if stage.product_folder is None:
         return None
     key, committed = product_location(stage, context, inputs)
-    return PlannedProduct(inputs, key, committed, find_committed(committed, key, files=files))
+    existing = find_committed(committed, key, files=files)
+    if existing is not None:
+        _require_same(existing, stage, context.group_id, committed)
+    return PlannedProduct(inputs, key, committed, existing)
+
+
+def _require_same(existing: Manifest, stage: PipelineStage, group_id: str, committed: Path) -> None:
+    """The key stands for them, so another name means that somebody has changed the manifest."""
+    given = (existing.stage, existing.stage_version, existing.group_id)
+    if given != (stage.name, stage.version, group_id):
+        raise BrokenProductError(
+            f"The manifest of {committed} says that stage {given[0]!r}, version {given[1]}, made "
+            f"it for {given[2]!r}; its key says {stage.name!r}, {stage.version}, {group_id!r}.",
+            "Move it away and have it made again.",
+        )
 
 
 def complete_product(
