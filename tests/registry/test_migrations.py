@@ -137,10 +137,36 @@ def test_rows_survive_a_migration(old_url: str) -> None:
         session.execute(update(MeasurementSetRow).values(product_key="nothing"))
 
 
-def test_two_processes_may_migrate_at_once(old_url: str) -> None:
-    code = "import sys; from absurd_contimg.registry import Registry; Registry(sys.argv[1])"
-    processes = [subprocess.Popen([sys.executable, "-c", code, old_url]) for _ in range(2)]
+TOGETHER = """
+import sys, time
+from pathlib import Path
+from sqlalchemy import Engine, event
+from absurd_contimg.registry import Registry, migrations, tables
+
+marks, name = Path(sys.argv[2]), sys.argv[3]
+
+def statement(_connection, _cursor, text, *_rest):
+    if text.startswith("ALTER TABLE") and not (marks / "altering").exists():
+        (marks / "altering").touch()
+        while len(list(marks.glob("open-*"))) < 2:
+            time.sleep(0.01)
+        time.sleep(0.5)
+
+event.listen(Engine, "before_cursor_execute", statement)
+(marks / f"open-{name}").touch()
+Registry(sys.argv[1])
+"""
+
+
+def test_two_processes_may_migrate_at_once(old_url: str, tmp_path: Path) -> None:
+    """One stops in the middle until the other has begun too."""
+    (marks := tmp_path / "marks").mkdir()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", TOGETHER, old_url, str(marks), str(number)])
+        for number in range(2)
+    ]
     assert [process.wait() for process in processes] == [0, 0]
+    assert (marks / "altering").exists()
     assert differences(old_url) == []
 
 
