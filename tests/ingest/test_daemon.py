@@ -16,12 +16,14 @@ from daemon_crashes import SCRIPT_RULES, crash_points, final_state, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import RegistryAwayError
 from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.registry.models import IngestState
 from absurd_contimg.registry.windows import Window, WindowState
+from absurd_contimg.workflows.mosaic import parse_params
 
 
 async def groups_of_a_night(site: DaemonSite, numbers: Iterable[int]) -> None:
@@ -54,6 +56,9 @@ async def test_closed_windows_have_mosaic_tasks_with_the_groups_that_can_be_used
     assert task.idempotency_key == f"mosaic:{window.window_id}"
     assert isinstance(task.params, dict)
     assert task.params["members"] == [group_id(n) for n in range(10) if n != 3]
+    assert task.params["left_out"] == {group_id(3): "failed: no solutions"}
+    paths = PathsConfig.below(site.root).model_copy(update={"catalog": site.catalog})
+    assert parse_params(task.params, paths).catalog_path == site.catalog
 
 
 async def fail_task(site: DaemonSite, number: int) -> None:

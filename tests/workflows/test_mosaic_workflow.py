@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from image_products import FIRST_MJD, commit_image, commit_tiles
 from synthetic_tiles import make_tile, strip
+from toy_products import toy_product
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -26,6 +27,7 @@ from absurd_contimg.core.worker import WorkerSettings
 from absurd_contimg.errors import OutputError, SettingError
 from absurd_contimg.execution.context import MosaicInputs, PipelineContext
 from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from absurd_contimg.execution.processes import InThread, uninterrupted
 from absurd_contimg.execution.runner import StageResult, StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
@@ -124,6 +126,8 @@ async def test_a_window_becomes_a_registered_product_on_postgres(
     assert history.task.completed_payload["verdict"] == mosaic.details["mosaic"]["verdict"]  # type: ignore[index,call-overload]
     assert site.config.paths.output_dir in Path(mosaic.details["mosaic"]["path"]).parents
     assert mosaic.tier == "quicklook"
+    copies = [path.name for path in site.config.paths.published.glob("mosaics/*/*")]
+    assert {"manifest.json", "tiles.json", "window-1-mosaic.fits"} <= set(copies)
     fluxes = site.registry.rows(PhotometryRow)
     assert {row["source"] for row in fluxes} == {"A", "B"}
     assert fluxes[0]["flux_jy"] == pytest.approx(1.0, rel=0.05)
@@ -148,8 +152,10 @@ class RecordingRunner:
     config: PipelineConfig
     failures: int
     change: Any
+    product: Path
     seen: list[Any] = field(default_factory=list)
     files: FileSystem = LOCAL
+    in_thread: InThread = uninterrupted
 
     async def run(self, stage: PipelineStage, context: PipelineContext, **_: Any) -> StageResult:
         self.seen.append((context.outputs["tiles"], context.outputs["missing"]))
@@ -158,7 +164,7 @@ class RecordingRunner:
             raise OutputError("the disk was away.")
         log = Path("none")
         outputs = {name: {"verdict": "accepted"} for name in stage.provides}
-        return StageResult(stage.name, outputs, False, 0.0, None, log, log)
+        return StageResult(stage.name, outputs, False, 0.0, self.product, log, log)
 
 
 async def test_a_later_attempt_makes_the_mosaic_of_the_same_images(site: Site) -> None:
@@ -170,7 +176,9 @@ async def test_a_later_attempt_makes_the_mosaic_of_the_same_images(site: Site) -
         output_dir, later = site.config.paths.output_dir, "2026-01-02T00:00:00+00:00"
         commit_image(output_dir, site.registry, group, plan, tile, FIRST_MJD, later)
 
-    runner = RecordingRunner(site.config, 1, image_again)
+    checked = {"mosaic": {"verdict": "accepted"}}
+    product = toy_product(site.config.paths.output_dir, group_id="window-1", outputs=checked)
+    runner = RecordingRunner(site.config, 1, image_again, product)
     backend = MemoryBackend(MemoryDatabase())
     await backend.create_queue(QUEUE)
     history = await site.work(backend, runner)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import LIVE_STATES, Json, SpawnOptions, TaskResult
 from absurd_contimg.errors import AwayError, MissingInputError
-from absurd_contimg.execution.context import GroupInputs
+from absurd_contimg.execution.context import GroupInputs, MosaicInputs
 from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.ports import Clock, IngestStore
 from absurd_contimg.ingest.windows import (
@@ -35,12 +35,11 @@ from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.models import FileState, GroupStatus, IngestState
 from absurd_contimg.registry.windows import Window, WindowState
 from absurd_contimg.science.raw_pointing import mjd_of_name
+from absurd_contimg.workflows import mosaic, photometry
 from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
 _log = logging.getLogger(__name__)
 
-MOSAIC_TASK = "mosaic"
-PHOTOMETRY_TASK = "photometry"
 _JUMP_SECONDS = 30.0
 """A difference of the two clocks from one poll to the next that is no drift."""
 _LOOKUPS_MAX = 1000
@@ -200,8 +199,9 @@ class Daemon:
                 continue
             if not is_enough(window):
                 continue
-            options = SpawnOptions(idempotency_key=f"{MOSAIC_TASK}:{window.window_id}")
-            task_id = await self._spawn(MOSAIC_TASK, mosaic_params(window), options)
+            inputs = mosaic_inputs(window, await asyncio.to_thread(self.find_catalog))
+            params, options = inputs.model_dump(mode="json"), mosaic.spawn_options(inputs)
+            task_id = await self._spawn(mosaic.TASK_NAME, params, options)
             await asyncio.to_thread(self.store.note_window_task, window.window_id, task_id)
             _log.info("window %s: task %s", window.window_id, task_id)
 
@@ -209,11 +209,12 @@ class Daemon:
         if not self.with_photometry:
             return
         for group in await asyncio.to_thread(self.store.groups_for_photometry):
-            options = SpawnOptions(
-                idempotency_key=versioned(f"{PHOTOMETRY_TASK}:{group.group_id}", group)
-            )
-            params: dict[str, Json] = {"group_id": group.group_id}
-            task_id = await self._spawn(PHOTOMETRY_TASK, params, options)
+            catalog = await asyncio.to_thread(self.find_catalog)
+            inputs = photometry.PhotometryInputs(group_id=group.group_id, catalog_path=catalog)
+            first = photometry.spawn_options(group.group_id)
+            key = versioned(first.idempotency_key or "", group)
+            params, options = inputs.model_dump(mode="json"), replace(first, idempotency_key=key)
+            task_id = await self._spawn(photometry.TASK_NAME, params, options)
             await asyncio.to_thread(
                 self.store.note_photometry_task, group.group_id, group.files_version, task_id
             )
@@ -236,12 +237,14 @@ def group_options(group: IngestGroup) -> SpawnOptions:
     )
 
 
-def mosaic_params(window: Window) -> dict[str, Json]:
-    """The parameters of a mosaic task: the window and the groups that it uses."""
-    return {
-        "window_id": window.window_id,
-        "members": used_members(window),
-    }
+def mosaic_inputs(window: Window, catalog: Path) -> MosaicInputs:
+    """The parameters of a mosaic task: the groups that the window uses, and the others."""
+    return MosaicInputs(
+        window_id=window.window_id,
+        members=tuple(used_members(window)),
+        left_out={m.group_id: m.reason or "not used" for m in window.members if not m.used},
+        catalog_path=catalog,
+    )
 
 
 _Outcome = tuple[Outcome, str]

@@ -67,7 +67,7 @@ def make_workflows(
             photometry.VERSION: PhotometryWorkflow(PhotometryStage(), runner, registry)
         },
         mosaic.TASK_NAME: {
-            mosaic.VERSION: MosaicWorkflow(mosaic.mosaic_stages(), runner, registry)
+            mosaic.VERSION: MosaicWorkflow(mosaic.mosaic_stages(), runner, registry, publisher)
         },
         publication.TASK_NAME: {publication.VERSION: PublicationWorkflow(publisher)},
     }

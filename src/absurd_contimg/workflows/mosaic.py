@@ -1,4 +1,4 @@
-"""The mosaic of a window as one task: which images, the mosaic, and what is made of it.
+"""The mosaic of a window as one task: which images, the mosaic, its photometry, its publication.
 
 The images are chosen once, in a checkpoint: a later attempt, or one after a group was processed
 again, makes the same mosaic.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, cast
 
 from absurd_contimg.config import PathsConfig
@@ -26,6 +27,7 @@ from absurd_contimg.products.store import earlier_output_dir
 from absurd_contimg.stages.mosaic import MosaicStage
 from absurd_contimg.stages.photometry import PhotometryStage
 from absurd_contimg.workflows.group import tracked_stage
+from absurd_contimg.workflows.publication import Publisher
 from absurd_contimg.workflows.task_paths import require_catalogue
 from absurd_contimg.workflows.versions import version_headers
 
@@ -75,9 +77,13 @@ class MosaicWorkflow:
     """In order of their dependencies."""
     runner: StageRunner
     registry: MemberRegistry
+    publisher: Publisher
 
     async def __call__(self, params: object, ctx: TaskContext) -> dict[str, Json]:
-        """Choose the images and run the stages; the result has the verdict and the outputs."""
+        """Choose the images, run the stages, publish; the result has the verdict and outputs.
+
+        What fails its checks is not published, which is no failure of the task.
+        """
         config = self.runner.config
         inputs = parse_params(params, config.paths)
 
@@ -91,14 +97,18 @@ class MosaicWorkflow:
             self._in_place(members, _first_image(members)),
             {"task_id": ctx.task_id},
         )
+        products: dict[str, Json] = {}
         for stage in self.stages:
             saved = await tracked_stage(self.runner, stage, context, ctx)
-            outputs = cast(Mapping[str, Json], saved["outputs"])
-            context = context.with_outputs(self._in_place(outputs, saved["product"]))
+            saved = self._in_place(saved, saved["product"])
+            products[stage.name] = saved["product"]
+            context = context.with_outputs(cast(Mapping[str, Json], saved["outputs"]))
+        publication = await self.publisher.publish(ctx, Path(str(products[MosaicStage.name])))
         result: dict[str, Json] = {
             "window_id": inputs.window_id,
             "tier": inputs.tier,
             "outputs": {name: context.outputs[name] for name in context.outputs.keys() - members},
+            "publication": publication,
             "config_ref": config.reference(),
         }
         mosaic = context.outputs["mosaic"]
@@ -116,15 +126,15 @@ class MosaicWorkflow:
         left_out = [MissingMember(*item) for item in inputs.left_out.items()]
         return to_json(MosaicMembers(members.tiles, (*members.missing, *left_out)))
 
-    def _in_place(self, outputs: Mapping[str, Json], product: Json) -> Mapping[str, Json]:
-        """The outputs with their paths as they are now, if the output folder has moved."""
+    def _in_place(self, saved: Mapping[str, Json], product: Json) -> Mapping[str, Json]:
+        """What was saved, with its paths as they are now, if the output folder has moved."""
         output_dir = self.runner.config.paths.output_dir
         if not isinstance(product, str):
-            return outputs
+            return saved
         made_in = earlier_output_dir(product, output_dir, self.runner.files)
         if made_in is None:
-            return outputs
-        return cast(Mapping[str, Json], relocated(outputs, made_in, str(output_dir)))
+            return saved
+        return cast(Mapping[str, Json], relocated(saved, made_in, str(output_dir)))
 
 
 def _first_image(members: Mapping[str, Json]) -> Json:
