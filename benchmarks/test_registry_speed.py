@@ -14,11 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import insert, update
 
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.grouping import group_name
-from absurd_contimg.registry.models import ImageRow, ObservationGroup, Product, row_values
+from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.models import (
+    ImageRow,
+    IngestState,
+    ObservationGroup,
+    Product,
+    SubbandFile,
+    row_values,
+)
 from absurd_contimg.registry.photometry import (
     PhotometryRow,
     groups_without_photometry,
@@ -36,6 +44,7 @@ from absurd_contimg.registry.windows import (
 START = 1_769_380_000
 GROUPS, SUBBANDS, SOURCES = 2_500, 16, 20
 STAGES = ("convert", "image", "validate", "photometry")
+SEEN = "2026-01-26T00:00:00.000000+00:00"
 POLL_SECONDS_MAX = 0.05
 
 
@@ -93,6 +102,15 @@ def fill(registry: Registry) -> None:
         session.execute(insert(Product), products)
         session.execute(insert(ImageRow), images)
         session.execute(insert(PhotometryRow), fluxes)
+        session.execute(update(SubbandFile).values(first_seen=SEEN, unchanged_since=SEEN))
+        session.execute(
+            update(ObservationGroup)
+            .where(ObservationGroup.group_id != names[-1])
+            .values(
+                status="done", ingest_state="closed", closed_at=SEEN, task_id="t",
+                photometry_task_id="p", n_subbands=16, mid_mjd=61065.0, declination_deg=16.0,
+            )
+        )  # fmt: skip
         session.execute(insert(WindowRow), [row_values(window) for window in windows])
 
 
@@ -119,7 +137,16 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
 def test_poll(registry: Registry) -> None:
     database, files = registry.database, raw_files()
     last = START + 309 * GROUPS
+    ingestion = IngestionTables(database)
+    after = START + 309.0 * GROUPS
     calls: dict[str, Callable[[], Any]] = {
+        "ingestion: collecting groups": lambda: ingestion.groups([IngestState.COLLECTING]),
+        "ingestion: watched groups": lambda: ingestion.watched_groups(after + 1e7),
+        "ingestion: next file of a group": lambda: ingestion.next_seen("G", START),
+        "ingestion: groups to spawn": ingestion.groups_to_spawn,
+        "ingestion: groups for photometry": ingestion.groups_for_photometry,
+        "ingestion: all observations": ingestion.observations,
+        "ingestion: all windows": ingestion.windows,
         "all known paths": lambda: known_paths(database),
         "files of the last hour": lambda: list_files(
             database, start_seconds=last - 3600, end_seconds=last

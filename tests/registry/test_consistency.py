@@ -79,6 +79,20 @@ def test_files_that_are_gone_are_marked_and_come_back(
     assert states(registry) == before
 
 
+def test_files_of_a_group_without_a_task_are_left_to_the_daemon(
+    registry: Registry, files: list[Path]
+) -> None:
+    """It closes the group by what it sees itself."""
+    with registry.database.writing() as session:
+        session.execute(update(SubbandFile).values(first_seen="2026-01-25T22:27:00+00:00"))
+    for path in files:
+        path.unlink()
+    assert refresh_file_index(registry.database) == FileIndexReport(0, (), (), ())
+    with registry.database.writing() as session:
+        session.execute(update(ObservationGroup).values(task_id="t", ingest_state="closed"))
+    assert len(refresh_file_index(registry.database).gone) == 3
+
+
 def test_folder_that_is_away_marks_no_file(registry: Registry, files: list[Path]) -> None:
     folder = files[0].parent
     folder.rename(folder.with_name("elsewhere"))

@@ -19,7 +19,7 @@ from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest
 from absurd_contimg.products.publication import destination_of, is_publishing
 from absurd_contimg.products.store import load_committed, read_products, verify
 from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.models import FileState, ObservationGroup, SubbandFile
+from absurd_contimg.registry.models import FileState, IngestState, ObservationGroup, SubbandFile
 from absurd_contimg.registry.publications import PublicationRow, PublicationState
 from absurd_contimg.registry.windows import WindowRow
 
@@ -42,11 +42,20 @@ def refresh_file_index(database: Database) -> FileIndexReport:
     """Mark the files as gone that are not in their folders any more, and back if they are.
 
     Names are listed and no file is looked at: a look at each of 40,000 takes minutes on a network
-    disk. Files that still arrive are left to ingestion.
+    disk. Until its group has a task or is rejected, a file is left to the daemon that entered it.
     """
+    query = (
+        select(SubbandFile.path, SubbandFile.state, SubbandFile.reason)
+        .join(ObservationGroup, ObservationGroup.group_id == SubbandFile.group_id)
+        .where(SubbandFile.state != FileState.ARRIVING.value)
+        .where(
+            SubbandFile.first_seen.is_(None)
+            | ObservationGroup.task_id.is_not(None)
+            | (ObservationGroup.ingest_state == IngestState.REJECTED.value)
+        )
+    )
     with database.reading() as session:
-        query = select(SubbandFile.path, SubbandFile.state, SubbandFile.reason)
-        rows = session.execute(query.where(SubbandFile.state != FileState.ARRIVING.value)).all()
+        rows = session.execute(query).all()
     names, absent = _names_in({os.path.dirname(row.path) for row in rows})
     changes: list[dict[str, str | None]] = []
     gone, returned = [], []

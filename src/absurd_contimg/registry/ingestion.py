@@ -32,7 +32,7 @@ from absurd_contimg.registry.models import (
     ObservationGroup,
     SubbandFile,
 )
-from absurd_contimg.registry.subband_files import files_in_groups
+from absurd_contimg.registry.subband_files import files_in_groups, known_paths
 from absurd_contimg.registry.windows import (
     Window,
     list_windows,
@@ -52,8 +52,7 @@ class IngestionTables:
 
     def known_paths(self) -> set[str]:
         """The paths of all files that were ever seen."""
-        with self._database.reading() as session:
-            return set(session.scalars(select(SubbandFile.path)))
+        return known_paths(self._database)
 
     def enter_files(
         self, sightings: Sequence[FileSighting], now: float, tolerance_seconds: int
