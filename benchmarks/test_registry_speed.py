@@ -29,7 +29,6 @@ from absurd_contimg.registry.models import (
 )
 from absurd_contimg.registry.photometry import (
     PhotometryRow,
-    groups_without_photometry,
     list_measurements,
 )
 from absurd_contimg.registry.subband_files import known_paths, list_files
@@ -155,7 +154,6 @@ def test_poll(registry: Registry) -> None:
         "groups of one status": lambda: registry.groups(GroupStatus.FAILED),
         "open windows": lambda: list_windows(database, WindowState.OPEN),
         "windows of a night": lambda: list_windows(database, None, 61070.0, 61070.5),
-        "groups without photometry": lambda: groups_without_photometry(database),
         "products of a group": lambda: registry.rows(Product, group_name(START)),
     }
     seconds = {name: cpu_seconds(call) for name, call in calls.items()}
@@ -167,5 +165,4 @@ def test_poll(registry: Registry) -> None:
     )
     print(f"{'all groups with their files':40} {cpu_seconds(registry.groups) * 1000:6.1f} ms")
     assert len(registry.rows(ObservationGroup)) == GROUPS
-    assert groups_without_photometry(database) == [group_name(START + 309 * (GROUPS - 1))]
     assert {name: value for name, value in seconds.items() if value > POLL_SECONDS_MAX} == {}

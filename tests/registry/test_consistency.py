@@ -25,7 +25,7 @@ from absurd_contimg.registry.consistency import (
 from absurd_contimg.registry.models import FileState, ObservationGroup, SubbandFile
 from absurd_contimg.registry.publications import PublicationRow
 from absurd_contimg.registry.subband_files import list_files
-from absurd_contimg.registry.windows import Window, WindowMember, WindowState, enter_window
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 
 from .test_absence import contimg
 
@@ -188,7 +188,7 @@ def test_windows_of_unknown_groups_are_named(registry: Registry) -> None:
         session.add(ObservationGroup(group_id="G1", status="done"))
     members = (WindowMember("G1", 61065.9), WindowMember("G2", 61065.91))
     window = Window("w", WindowState.CLOSED, 61065.9, 61065.91, 16.0, members, {}, None, "v")
-    assert enter_window(registry.database, window)
+    store_windows(registry.database, [window])
     assert window_problems(registry.database) == [
         "Window w has groups that are not in the registry: G2.",
         "Window w is superseded by v, which is not in the registry.",

@@ -107,15 +107,6 @@ def source_positions(database: Database) -> dict[str, tuple[float, float]]:
         return {source: (ra, dec) for source, ra, dec in session.execute(query)}
 
 
-def groups_without_photometry(database: Database) -> list[str]:
-    """The groups with an image and the windows with a mosaic that have no photometry product."""
-    measured = select(Product.group_id).where(Product.stage == PHOTOMETRY_STAGE)
-    imaged = select(ImageRow.group_id).where(ImageRow.group_id.not_in(measured))
-    mosaicked = select(MosaicRow.window_id).where(MosaicRow.window_id.not_in(measured))
-    with database.reading() as session:
-        return sorted(session.scalars(imaged.union(mosaicked)))
-
-
 @patient
 def image_outputs(database: Database, group_id: str) -> Mapping[str, Json]:
     """The outputs of the newest image of a group, or of the newest mosaic of a window.

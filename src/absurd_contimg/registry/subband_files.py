@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from absurd_contimg.registry.database import Database, chunks
@@ -80,32 +80,3 @@ def list_files(
             )
             for row in session.execute(query)
         ]
-
-
-@dataclass(frozen=True, slots=True)
-class FileObservation:
-    """What a look at a registered file gave."""
-
-    path: Path
-    size: int | None
-    mtime_ns: int | None
-    state: FileState
-    reason: str | None = None
-
-
-def note_observations(database: Database, observations: Sequence[FileObservation]) -> None:
-    """Keep what looks at registered files gave, in one transaction."""
-    if not observations:
-        return
-    rows = [
-        {
-            "path": str(observation.path),
-            "size": observation.size,
-            "mtime_ns": observation.mtime_ns,
-            "state": observation.state.value,
-            "reason": observation.reason,
-        }
-        for observation in observations
-    ]
-    with database.writing() as session:
-        session.execute(update(SubbandFile), rows)

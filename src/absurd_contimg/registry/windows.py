@@ -71,15 +71,6 @@ class Window:
     """Its mosaic task, noted after it was spawned."""
 
 
-def enter_window(database: Database, window: Window) -> bool:
-    """Enter a window; False, and no change, if it is known."""
-    with database.writing() as session:
-        if session.get(WindowRow, window.window_id) is not None:
-            return False
-        session.add(WindowRow(**row_values(window)))
-        return True
-
-
 def list_windows(
     database: Database,
     state: WindowState | None = None,
@@ -107,38 +98,6 @@ def get_window(database: Database, window_id: str) -> Window:
                 f"Window {window_id} is not in the registry.", "Check its name: contimg windows."
             )
         return _window(row)
-
-
-def close_window(
-    database: Database, window_id: str, members: Sequence[WindowMember], reason: str
-) -> bool:
-    """Close an open window with what became of its members; False if it is not open."""
-    with database.writing() as session:
-        query = update(WindowRow).where(
-            WindowRow.window_id == window_id, WindowRow.state == WindowState.OPEN.value
-        )
-        values = {"members": _json(members), "closed_reason": reason}
-        result = session.execute(
-            query.values(state=WindowState.CLOSED.value, **values).returning(WindowRow.window_id)
-        )
-        return result.first() is not None
-
-
-def supersede_window(database: Database, window_id: str, superseded_by: str) -> bool:
-    """Put another window in its place; False if it is not known or has been superseded."""
-    with database.writing() as session:
-        result = session.execute(
-            update(WindowRow)
-            .where(WindowRow.window_id == window_id)
-            .where(WindowRow.state != WindowState.SUPERSEDED.value)
-            .values(state=WindowState.SUPERSEDED.value, superseded_by=superseded_by)
-            .returning(WindowRow.window_id)
-        )
-        return result.first() is not None
-
-
-def _json(members: Sequence[WindowMember]) -> list[dict[str, Any]]:
-    return [row_values(member) for member in members]
 
 
 def _window(row: WindowRow) -> Window:
