@@ -211,7 +211,7 @@ _GREATEST: Mapping[str, float] = {
 }
 """More is a mistake: a thousand groups at once, a lease of more than a day, an exabyte."""
 
-_QUEUE_BYTES_MAX = 57
+QUEUE_BYTES_MAX = 57
 """Absurd makes names of tables from it."""
 
 
@@ -237,10 +237,10 @@ def _check_registry(text: str) -> None:
 
 def _check_queue_name(name: str) -> None:
     length = len(name.encode(errors="surrogateescape"))
-    if not name.strip() or length > _QUEUE_BYTES_MAX or not name.isprintable():
+    if not name.strip() or length > QUEUE_BYTES_MAX or not name.isprintable():
         raise SettingError(
             f"The queue's name {name!r} has {length} bytes, is empty or cannot be printed.",
-            f"Set ABSURD_QUEUE_NAME or --queue to a name of 1 to {_QUEUE_BYTES_MAX} bytes.",
+            f"Set ABSURD_QUEUE_NAME or --queue to a name of 1 to {QUEUE_BYTES_MAX} bytes.",
         )
 
 

@@ -48,6 +48,14 @@ def pauses(request: pytest.FixtureRequest, tmp_path: Path) -> QueuePauses:
     return QueuePauses(Database(request.getfixturevalue("database_url")))
 
 
+def test_worker_serves_the_queues_that_it_is_given(contimg: Callable[..., Any]) -> None:
+    """By default the main one and those of its stages, which db init makes."""
+    unknown = str(contimg("worker", "--queue", "dsa110-pipeline-imagin").exception)
+    assert "There is no queue 'dsa110-pipeline-imagin'; there are: dsa110-pipeline" in unknown
+    assert contimg("worker", "--queue", "dsa110-pipeline-imaging", "--until-idle").exit_code == 0
+    assert contimg("worker", "--until-idle").exit_code == 0
+
+
 def test_operator_pauses_and_resumes_a_queue_and_sees_who_has_paused_it(
     contimg: Callable[..., Any], tmp_path: Path
 ) -> None:

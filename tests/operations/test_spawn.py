@@ -14,6 +14,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
+from absurd_contimg.workflows.stage_tasks import stage_queues
 
 QUEUE = "dsa110-pipeline"
 _LONG_AGO = time.time() - 7200.0
@@ -54,6 +55,30 @@ async def test_group_has_one_task_however_often_it_is_spawned(
     assert (first.task.created, again.task.created) == (True, False)
     assert first.task.task_id == again.task.task_id
     assert first.group.group_id == "2025-01-15T10:00:00"
+
+
+@pytest.mark.parametrize(("strategy", "task_name"), [("stages", "stages"), ("hybrid", "hybrid")])
+async def test_strategy_decides_the_task_of_a_group(
+    settings: Settings, backend: MemoryBackend, strategy: str, task_name: str
+) -> None:
+    """A group that has a task keeps it, whatever strategy is asked for later."""
+    for queue in stage_queues(QUEUE).values():
+        await backend.create_queue(queue)
+    registry = Registry(settings.registry_url)
+    (first,) = await spawn_groups(backend, settings, registry, strategy=strategy)
+    (again,) = await spawn_groups(backend, settings, registry)
+    assert first.task is not None
+    assert again.task is not None
+    assert first.task.task_id == again.task.task_id
+    (task,) = await backend.list_tasks(QUEUE)
+    assert (task.task_name, task.headers) == (task_name, {"workflow_version": 1})
+
+
+async def test_stage_tasks_need_their_queues(settings: Settings, backend: MemoryBackend) -> None:
+    """Or a group would fail at its first stage."""
+    with pytest.raises(MissingInputError, match=r"dsa110-pipeline-io.*contimg db init"):
+        await spawn_groups(backend, settings, Registry(settings.registry_url), strategy="stages")
+    assert await backend.list_tasks(QUEUE) == []
 
 
 async def test_a_file_that_is_still_being_copied_is_waited_for(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -21,9 +22,10 @@ from absurd_contimg.errors import CorruptInputError, DataQualityError
 from absurd_contimg.history.stage_tasks import COORDINATOR, with_stage_tasks
 from absurd_contimg.history.summary import summarize
 from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.operations.services import cancel
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.workflows import group, hybrid, stage_tasks
-from absurd_contimg.workflows.stage_tasks import cancel_stage_tasks, stage_queues
+from absurd_contimg.workflows.stage_tasks import stage_queues
 
 GROUP = "2026-01-01T00:00:00"
 IO, IMAGING = f"{QUEUE}-io", f"{QUEUE}-imaging"
@@ -52,7 +54,7 @@ async def toy(tmp_path: Path) -> AsyncIterator[Site]:
 
 
 async def spawn(site: Site, task_name: str = COORDINATOR, group_id: str = GROUP) -> UUID:
-    options = STRATEGIES[task_name](group_id)
+    options = replace(STRATEGIES[task_name](group_id), idempotency_key=None)
     spawned = await site.backend.spawn_task(QUEUE, task_name, site.params(group_id), options)
     return spawned.task_id
 
@@ -196,16 +198,13 @@ async def test_vanished_stage_task_is_spawned_again(
     assert (await history_of(site, task_id)).task.state == "completed"
 
 
-async def test_cancelled_stage_task_fails_its_group(
-    toy: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With its own rule; a retry of the group spawns it again."""
-    monkeypatch.setattr(stage_tasks, "_FIRST_LOOK_SECONDS", 1)
+async def test_cancelled_stage_task_fails_its_group(toy: Site) -> None:
+    """At once and with its own rule; a retry of the group spawns it again."""
     task_id = await spawn(toy)
     await toy.work([QUEUE])
     child = await stage_task(toy, IO)
-    await toy.backend.cancel_task(IO, child.task.task_id)
-    await toy.work_until_ended(task_id, [QUEUE])
+    await cancel(toy.backend, child)
+    await toy.work([QUEUE])
     history = await history_of(toy, task_id)
     failure = summarize(history).last_failure
     assert failure is not None
@@ -218,9 +217,9 @@ async def test_cancelled_stage_task_fails_its_group(
 async def test_cancelled_coordinator_cancels_its_stage_tasks(toy: Site) -> None:
     task_id = await spawn(toy)
     await toy.work([QUEUE])
-    await toy.backend.cancel_task(QUEUE, task_id)
-    child = await stage_task(toy, IO)
-    assert await cancel_stage_tasks(toy.backend, QUEUE, [child.task.task_id]) == 1
+    text = await cancel(toy.backend, await history_of(toy, task_id))
+    assert text.endswith("1 of its stage tasks were cancelled too.")
+    assert await cancel(toy.backend, await history_of(toy, task_id)) != text
     assert (await stage_task(toy, IO)).task.state == "cancelled"
 
 

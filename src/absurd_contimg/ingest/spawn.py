@@ -6,15 +6,17 @@ import asyncio
 import logging
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import SpawnedTask
+from absurd_contimg.core.records import SpawnedTask, SpawnOptions
 from absurd_contimg.errors import InputError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs
+from absurd_contimg.execution.stage import Resource
+from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
@@ -23,12 +25,21 @@ from absurd_contimg.registry.ingestion_records import Closure
 from absurd_contimg.registry.models import IngestState
 from absurd_contimg.science.hdf5_files import is_finished
 from absurd_contimg.science.raw_pointing import first_pointing
-from absurd_contimg.settings import Settings
-from absurd_contimg.workflows.group import TASK_NAME, spawn_options
+from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
+from absurd_contimg.workflows import group as group_workflow
+from absurd_contimg.workflows import hybrid, stage_tasks
+from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _log = logging.getLogger(__name__)
 
 _ARRIVAL_SECONDS_MAX = 3600.0
+
+STRATEGIES: Mapping[str, tuple[str, Callable[[str], SpawnOptions]]] = {
+    "group": (group_workflow.TASK_NAME, group_workflow.spawn_options),
+    "stages": (COORDINATOR, stage_tasks.spawn_options),
+    "hybrid": (hybrid.TASK_NAME, hybrid.spawn_options),
+}
+"""The task of each way to process a group, and its options."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +60,17 @@ async def spawn_groups(
     calibrator: str = "auto",
     incomplete_now: bool = False,
     respawn: bool = False,
+    strategy: str = "group",
 ) -> list[Spawned]:
     """Form groups from the files in the input folder and spawn a task for each.
 
-    A group keeps its task, unless it failed or was cancelled and `respawn` is set. One with too
+    `strategy` is one of `STRATEGIES`. A group keeps its task, of whatever strategy, unless it
+    failed or was cancelled and `respawn` is set. One with too
     few sub-bands waits until its first file is `GROUP_WAIT_SECONDS` old, or not at all with
     `incomplete_now`. Raises `MissingInputError` for the folder, sub-bands or catalogue.
     """
+    if strategy == "stages":
+        await require_stage_queues(backend, settings.queue_name)
     groups = await asyncio.to_thread(_groups, settings, registry)
     catalog = find_catalog(settings)
     expected = settings.pipeline.conversion.expected_subbands
@@ -82,7 +97,7 @@ async def spawn_groups(
             catalog_path=catalog,
             calibrator=calibrator,
         )
-        task = await _spawn(backend, settings.queue_name, inputs, respawn)
+        task = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
         await asyncio.to_thread(_close, registry, inputs, str(task.task_id))
         results.append(Spawned(group, task))
     return results
@@ -106,15 +121,28 @@ def _close(registry: Registry, inputs: GroupInputs, task_id: str) -> None:
         tables.note_task(inputs.group_id, 1, task_id)
 
 
+async def require_stage_queues(backend: Backend, queue_name: str) -> None:
+    """Raise `MissingInputError` without the queues of stage tasks."""
+    known = await backend.list_queues()
+    missing = [queue for queue in stage_queues(queue_name).values() if queue not in known]
+    if missing:
+        raise MissingInputError(
+            f"There is no queue {missing[0]!r}, which --strategy stages needs.",
+            "Create it: contimg db init (the main queue's name may have "
+            f"{QUEUE_BYTES_MAX - max(map(len, Resource)) - 1} bytes then).",
+        )
+
+
 async def _spawn(
-    backend: Backend, queue_name: str, inputs: GroupInputs, respawn: bool
+    backend: Backend, queue_name: str, inputs: GroupInputs, respawn: bool, strategy: str
 ) -> SpawnedTask:
     """The group's first task that has not failed and was not cancelled, or a new one."""
+    task_name, spawn_options = STRATEGIES[strategy]
     options, number = spawn_options(inputs.group_id), 1
     first_key = options.idempotency_key
     params = inputs.model_dump(mode="json")
     while True:
-        task = await backend.spawn_task(queue_name, TASK_NAME, params, options)
+        task = await backend.spawn_task(queue_name, task_name, params, options)
         result = await backend.get_task_result(queue_name, task.task_id)
         unsuccessful = result is not None and result.state in ("failed", "cancelled")
         if not (respawn and unsuccessful):

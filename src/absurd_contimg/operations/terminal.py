@@ -17,6 +17,7 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import TERMINAL_STATES, History
 from absurd_contimg.history.failures import FailedRun
+from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import StepStart, step_order
 from absurd_contimg.operations.console import cell, message_line, one_line
@@ -191,6 +192,7 @@ async def watch(
         while True:
             try:
                 histories = await inspection.histories(queue_name, task_ids)
+                histories = await with_stage_tasks(inspection, histories)
                 now = await inspection.current_time()
             except BackendUnavailable as error:
                 live.update(Group(display, f"[yellow]{escape(str(error))} Trying again.[/]"))

@@ -53,12 +53,12 @@ StageRun = Callable[[PipelineStage, PipelineContext], Awaitable[Mapping[str, Jso
 
 def spawn_options(group_id: str) -> SpawnOptions:
     """One task for each group; attempts are counted by the worker, not limited by Absurd."""
-    return group_task_options(TASK_NAME, group_id, VERSION)
+    return group_task_options(group_id, VERSION)
 
 
-def group_task_options(task_name: str, group_id: str, version: int) -> SpawnOptions:
-    """The options of a task that is the only one of its name for its group."""
-    return SpawnOptions(headers=version_headers(version), idempotency_key=f"{task_name}:{group_id}")
+def group_task_options(group_id: str, version: int) -> SpawnOptions:
+    """The options of the only task of a group, whatever the strategy that processes it."""
+    return SpawnOptions(headers=version_headers(version), idempotency_key=f"{TASK_NAME}:{group_id}")
 
 
 def parse_params(params: object, paths: PathsConfig, task_name: str = TASK_NAME) -> GroupInputs:

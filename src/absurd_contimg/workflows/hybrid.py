@@ -45,8 +45,8 @@ _STEP = "execute_pipeline"
 
 
 def spawn_options(group_id: str) -> SpawnOptions:
-    """One task for each group."""
-    return group_task_options(TASK_NAME, group_id, VERSION)
+    """One task for each group, of whatever strategy."""
+    return group_task_options(group_id, VERSION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import TaskCancelled
 from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.failures import ChildTaskFailed
-from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions, TaskResult
+from absurd_contimg.core.records import ClaimedTask, Json, SpawnOptions, Task, TaskResult
 from absurd_contimg.errors import SettingError, StageTaskCancelledError, StageTaskLostError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.runner import StageRunner
@@ -57,8 +57,8 @@ def stage_queues(queue_name: str) -> dict[Resource, str]:
 
 
 def spawn_options(group_id: str) -> SpawnOptions:
-    """One coordinator for each group."""
-    return group_task_options(COORDINATOR, group_id, VERSION)
+    """One task for each group, of whatever strategy."""
+    return group_task_options(group_id, VERSION)
 
 
 class Coordinator(BaseModel):
@@ -261,6 +261,12 @@ def ending_of(outcome: TaskResult) -> dict[str, Json] | None:
             return {"state": "cancelled"}
         case _:
             return None
+
+
+async def announce_cancelled(backend: Backend, task: Task) -> None:
+    """Tell the coordinator of a stage task that was cancelled by itself."""
+    coordinator = parse_stage_params(task.params, task.task_name).coordinator
+    await backend.emit_event(coordinator.queue, coordinator.event, {"state": "cancelled"})
 
 
 async def cancel_stage_tasks(backend: Backend, queue_name: str, spawned: Sequence[UUID]) -> int:

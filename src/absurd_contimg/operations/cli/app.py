@@ -18,6 +18,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import group_of
 from absurd_contimg.operations.console import (
@@ -170,12 +171,27 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
 
 
 def newest_histories(settings: Settings, limit: int = 100_000) -> list[History]:
-    """The histories of the newest tasks of the queue, newest first."""
-    return with_backend(
-        settings,
-        lambda backend: read_histories(backend, settings.queue_name, limit=limit),
-        create=False,
-    )
+    """The histories of the newest tasks of the queue, newest first, with their stage tasks."""
+
+    async def read(backend: Backend) -> list[History]:
+        histories = await read_histories(backend, settings.queue_name, limit=limit)
+        return await with_stage_tasks(backend, histories)
+
+    return with_backend(settings, read, create=False)
+
+
+def all_histories(settings: Settings, limit: int = 100_000) -> list[History]:
+    """The histories of the newest tasks of the queue, and of those of its stages beside it."""
+
+    async def read(backend: Backend) -> list[History]:
+        histories = await read_histories(backend, settings.queue_name, limit=limit)
+        prefix = f"{settings.queue_name}-"
+        for queue in await backend.list_queues():
+            if queue.startswith(prefix):
+                histories += await read_histories(backend, queue, limit=limit)
+        return histories
+
+    return with_backend(settings, read, create=False)
 
 
 def print_json(value: object) -> None:

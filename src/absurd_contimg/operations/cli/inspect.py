@@ -16,12 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import QueueStats
+from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.invariants.check import audit as check_histories
+from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, read_histories, summarize
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
@@ -44,6 +45,7 @@ def status(
     async def read(backend: Backend) -> tuple[QueueStats, list[TaskSummary], datetime]:
         stats = await backend.queue_stats(settings.queue_name)
         histories = await read_histories(backend, settings.queue_name, limit=limit)
+        histories = await with_stage_tasks(backend, histories)
         return stats, list(map(summarize, histories)), await backend.current_time()
 
     stats, summaries, now = shared.with_backend(settings, read, create=False)
@@ -99,9 +101,13 @@ def history(task: TaskName, as_json: AsJson = False) -> None:
     from absurd_contimg.operations.terminal import history_table
 
     settings = state.settings()
-    record = shared.with_backend(
-        settings, lambda backend: shared.find_task(backend, settings, task), create=False
-    )
+
+    async def read(backend: Backend) -> History:
+        record = await shared.find_task(backend, settings, task)
+        (joined,) = await with_stage_tasks(backend, [record])
+        return joined
+
+    record = shared.with_backend(settings, read, create=False)
     if as_json:
         shared.print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
     else:
@@ -214,7 +220,7 @@ def audit() -> None:
     from absurd_contimg.operations.services import make_policy
 
     settings = state.settings()
-    histories = shared.newest_histories(settings)
+    histories = shared.all_histories(settings)
     violations = check_histories(histories, make_policy(settings))
     for violation in violations:
         console.print(f"[red]{message_line(violation)}[/]", soft_wrap=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 from contextlib import closing
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History, SpawnedTask
+from absurd_contimg.core.records import LIVE_STATES, History, SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import GroupName, TaskName, app, state
@@ -33,6 +34,23 @@ _Calibrator = Annotated[
 _Now = Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")]
 
 
+class _Strategy(StrEnum):
+    """How a group is processed (docs/strategies.md)."""
+
+    GROUP = "group"
+    STAGES = "stages"
+    HYBRID = "hybrid"
+
+
+_AsStrategy = Annotated[
+    _Strategy,
+    typer.Option(
+        help="group: one task, a step for each stage; stages: a task for each stage, on a queue "
+        "for its resource; hybrid: one step that runs all stages."
+    ),
+]
+
+
 @app.command()
 def spawn(
     context: typer.Context,
@@ -42,6 +60,7 @@ def spawn(
         bool,
         typer.Option(help="New tasks for groups whose task failed, for the files there are now."),
     ] = False,
+    strategy: _AsStrategy = _Strategy.GROUP,
     anew: Annotated[bool, typer.Option("--anew", hidden=True)] = False,
 ) -> None:
     """Spawn a task for each observation group in the input folder."""
@@ -53,7 +72,7 @@ def spawn(
     check_spawn(settings)
     _show_spawned(
         shared.with_backend(
-            settings, lambda backend: _spawn(backend, settings, calibrator, now, respawn)
+            settings, lambda backend: _spawn(backend, settings, calibrator, now, strategy, respawn)
         )
     )
 
@@ -62,7 +81,10 @@ def spawn(
 def run(
     calibrator: _Calibrator = "auto",
     now: _Now = False,
-    concurrency: Annotated[int, typer.Option(min=1, help="Groups at the same time.")] = 2,
+    strategy: _AsStrategy = _Strategy.GROUP,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Tasks at the same time on each queue.")
+    ] = 2,
     report_path: Annotated[
         Path | None,
         typer.Option(
@@ -82,7 +104,7 @@ def run(
     check_worker(settings)
 
     async def work(backend: Backend) -> list[History]:
-        spawned = await _spawn(backend, settings, calibrator, now)
+        spawned = await _spawn(backend, settings, calibrator, now, strategy)
         _show_spawned(spawned)
         ids = [item.task.task_id for item in spawned if item.task is not None]
         open_tasks = await backend.list_tasks(settings.queue_name, states=LIVE_STATES)
@@ -193,16 +215,13 @@ def retry(
 
 @app.command()
 def cancel(task: TaskName) -> None:
-    """Cancel a task; its committed products stay."""
+    """Cancel a task, with its stage tasks if it has any; its committed products stay."""
+    from absurd_contimg.operations.services import cancel as cancel_task
+
     settings = state.settings()
 
     async def stop(backend: Backend) -> str:
-        history = await shared.find_task(backend, settings, task)
-        task_id = history.task.task_id
-        if history.task.state in TERMINAL_STATES:
-            return f"Task {task_id} has already ended: it is {history.task.state}."
-        await backend.cancel_task(settings.queue_name, task_id)
-        return f"Task {task_id} is cancelled."
+        return await cancel_task(backend, await shared.find_task(backend, settings, task))
 
     console.print(shared.with_backend(settings, stop, create=False))
 
@@ -290,7 +309,12 @@ def db_url() -> None:
 
 
 async def _spawn(
-    backend: Backend, settings: Settings, calibrator: str, now: bool, respawn: bool = False
+    backend: Backend,
+    settings: Settings,
+    calibrator: str,
+    now: bool,
+    strategy: _Strategy,
+    respawn: bool = False,
 ) -> list[Spawned]:
     from absurd_contimg.ingest.spawn import spawn_groups
     from absurd_contimg.registry import Registry
@@ -306,6 +330,7 @@ async def _spawn(
             calibrator=calibrator.strip(),
             incomplete_now=now,
             respawn=respawn,
+            strategy=strategy.value,
         )
 
 

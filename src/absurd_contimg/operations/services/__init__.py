@@ -8,6 +8,7 @@ from absurd_contimg.operations.services.batch_service import (
     plan_selection,
     recent_histories,
 )
+from absurd_contimg.operations.services.cancellation import cancel
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
 from absurd_contimg.operations.services.disk_guard import worker_notes
 from absurd_contimg.operations.services.preconditions import check_spawn, check_worker
@@ -29,6 +30,7 @@ from absurd_contimg.operations.services.worker_service import (
 __all__ = [
     "BatchSummary",
     "batch_steps",
+    "cancel",
     "cancel_batch",
     "check_spawn",
     "check_worker",

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.errors import MissingInputError
-from absurd_contimg.settings import Settings
+from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
 from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _DATABASE = "dsa110_absurd"
@@ -63,5 +63,6 @@ async def initialise(url: str, queue_name: str | None) -> str:
         return message
     async with PostgresBackend(url) as backend:
         for queue in (queue_name, *stage_queues(queue_name).values()):
-            await backend.create_queue(queue)
+            if len(queue.encode()) <= QUEUE_BYTES_MAX:
+                await backend.create_queue(queue)
     return f"{message} Queue {queue_name!r} exists."
