@@ -232,9 +232,8 @@ def versioned(key: str, group: IngestGroup) -> str:
 
 def group_options(group: IngestGroup) -> SpawnOptions:
     """One task for each version of a group's files."""
-    return SpawnOptions(
-        idempotency_key=versioned(spawn_options(group.group_id).idempotency_key or "", group)
-    )
+    first = spawn_options(group.group_id)
+    return replace(first, idempotency_key=versioned(first.idempotency_key or "", group))
 
 
 def mosaic_inputs(window: Window, catalog: Path) -> MosaicInputs:
