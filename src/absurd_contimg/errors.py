@@ -115,6 +115,10 @@ class DestinationAwayError(AwayError):
         )
 
 
+class TooFewTilesError(UserError):
+    """Too few members of a mosaic have an image that is good enough."""
+
+
 class PublicationFailedError(UserError):
     """A product is not published: its quality does not allow it, or all attempts failed."""
 

@@ -16,7 +16,7 @@ from image_products import commit_tiles, commit_validation
 from synthetic_tiles import BEAM, TilePlan, random_sources, strip
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
-from absurd_contimg.errors import DataQualityError, OutputError, SettingError
+from absurd_contimg.errors import OutputError, SettingError, TooFewTilesError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.products.mosaic_outputs import MosaicMembers, MosaicOutputs, TileTable
@@ -174,7 +174,7 @@ def test_tiles_that_are_not_good_enough_are_refused_with_the_reason(
 def test_too_few_tiles_are_poor_data_and_every_reason_is_given(site: Site) -> None:
     site.commit(strip(30.0, 16.0, 1, size_px=128, cell_arcsec=30.0), 1)
     site.groups.append("2025-01-15T11:00:00")
-    with pytest.raises(DataQualityError, match=r"1 tiles can be used.*11:00:00: it is not in"):
+    with pytest.raises(TooFewTilesError, match=r"1 tiles can be used.*11:00:00: it is not in"):
         select_tiles(site.members(), site.config, "quicklook")
 
 

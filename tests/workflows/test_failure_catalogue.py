@@ -51,6 +51,7 @@ from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.history.stage_tasks import COORDINATOR
 from absurd_contimg.products.filesystem import LOCAL
+from absurd_contimg.products.mosaic_outputs import MissingMember, MosaicMembers
 from absurd_contimg.products.outputs import FlaggedMeasurementSet, FlagOutputs, to_json
 from absurd_contimg.products.publication import publish_copy
 from absurd_contimg.registry import Registry
@@ -60,6 +61,7 @@ from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
 from absurd_contimg.stages.convert import ConvertStage
+from absurd_contimg.stages.mosaic import select_tiles
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 from absurd_contimg.synthesis import SynthesisResult
 from absurd_contimg.workflows import stage_tasks
@@ -545,6 +547,13 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
     "storage-away": of_folder_that_is_away,
     "destination-away": plain(publish_on_full_disk),
     "publication-busy": plain(publish_beside_another_process),
+    "too-few-tiles": plain(
+        lambda folder: select_tiles(
+            MosaicMembers((), (MissingMember("group", "it has no image yet"),)),
+            PipelineConfig(paths=PathsConfig.below(folder)),
+            "quicklook",
+        )
+    ),
     "publication-failed": plain(publish_what_cannot_be_copied),
     "registry-damaged": lambda g: of_registry(g, Path.unlink),
     "registry-away": lambda g: of_registry(

@@ -22,9 +22,9 @@ from absurd_contimg.config.mosaic import MosaicTier
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import (
     CorruptInputError,
-    DataQualityError,
     MissingInputError,
     OutputError,
+    TooFewTilesError,
 )
 from absurd_contimg.execution.context import MosaicInputs, PipelineContext
 from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
@@ -100,7 +100,7 @@ class MosaicStage(PipelineStage[MosaicOutputs]):
                 if not path.is_file():
                     raise MissingInputError(
                         f"the image {path} of group {member.group_id} does not exist.",
-                        "Restore it, or make the mosaic again: contimg mosaic make",
+                        "Restore it, or: contimg mosaic make WINDOW --again",
                     )
 
     @override
@@ -168,7 +168,7 @@ class Selection:
 
 
 def select_tiles(members: MosaicMembers, config: PipelineConfig, tier: MosaicTier) -> Selection:
-    """Refuse tiles with reasons; raises `DataQualityError` if too few are left."""
+    """Refuse tiles with reasons; raises `TooFewTilesError` if too few are left."""
     settings = config.mosaic
     refused = list(members.missing)
     noise_limit = area_limit = math.inf
@@ -199,9 +199,9 @@ def select_tiles(members: MosaicMembers, config: PipelineConfig, tier: MosaicTie
             used.append(member)
     if len(used) < settings.tiles_min:
         reasons = "; ".join(f"{m.group_id}: {m.reason}" for m in refused[:5]) or "no member"
-        raise DataQualityError(
+        raise TooFewTilesError(
             f"{len(used)} tiles can be used, and a mosaic needs {settings.tiles_min} ({reasons}).",
-            "Process the named groups again, then make the mosaic again: contimg mosaic make",
+            "Process the named groups again, then: contimg mosaic make WINDOW --again",
         )
     beam, differ = common_beam([_beam_of(m) for m in used], settings.beam_tolerance)
     return Selection(tuple(used), tuple(sorted(refused, key=lambda m: m.group_id)), beam, differ)

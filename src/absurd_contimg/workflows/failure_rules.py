@@ -176,6 +176,11 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         kind=FailureKind.RESOURCE,
     ),
     _own_error(
+        "too-few-tiles",
+        errors.TooFewTilesError,
+        "Process the named groups again, then: contimg mosaic make WINDOW --again",
+    ),
+    _own_error(
         "publication-failed",
         errors.PublicationFailedError,
         "Remove the cause that contimg publish list shows, then: contimg publish retry KEY",
