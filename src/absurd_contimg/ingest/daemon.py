@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import UUID
 
+from pydantic import BaseModel
+
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import LIVE_STATES, Json, SpawnOptions, TaskResult
@@ -35,8 +37,10 @@ from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.models import FileState, GroupStatus, IngestState
 from absurd_contimg.registry.windows import Window, WindowState
 from absurd_contimg.science.raw_pointing import mjd_of_name
-from absurd_contimg.workflows import mosaic, photometry
-from absurd_contimg.workflows.group import TASK_NAME, spawn_options
+from absurd_contimg.workflows import group as group_tasks
+from absurd_contimg.workflows import mosaic as mosaic_tasks
+from absurd_contimg.workflows import photometry as photometry_tasks
+from absurd_contimg.workflows.photometry import PhotometryInputs
 
 _log = logging.getLogger(__name__)
 
@@ -80,8 +84,6 @@ class Daemon:
     rules: WindowRules
     find_catalog: Callable[[], Path]
     calibrator: str = "auto"
-    with_photometry: bool = True
-    with_mosaics: bool = True
     further_steps: Sequence[tuple[str, Step]] = ()
     """Run at the end of each poll: feeder and schedules."""
     _clocks: tuple[float, float] | None = field(default=None)
@@ -134,15 +136,15 @@ class Daemon:
                 catalog_path=catalog,
                 calibrator=self.calibrator,
             )
-            task_id = await self._spawn(
-                TASK_NAME, inputs.model_dump(mode="json"), group_options(group)
-            )
+            options = of_version(group_tasks.spawn_options(group.group_id), group)
+            task_id = await self._spawn(group_tasks.TASK_NAME, inputs, options)
             await asyncio.to_thread(
                 self.store.note_task, group.group_id, group.files_version, task_id
             )
             _log.info("group %s: task %s", group.group_id, task_id)
 
-    async def _spawn(self, name: str, params: Json, options: SpawnOptions) -> str:
+    async def _spawn(self, name: str, inputs: BaseModel, options: SpawnOptions) -> str:
+        params: Json = inputs.model_dump(mode="json")
         task = await self.backend.spawn_task(self.queue_name, name, params, options)
         return str(task.task_id)
 
@@ -192,29 +194,23 @@ class Daemon:
         return max(0.0, self.clock.now() - newest)
 
     async def _spawn_mosaics(self) -> None:
-        if not self.with_mosaics:
-            return
         for window in await asyncio.to_thread(self.store.windows):
             if window.state is not WindowState.CLOSED or window.task_id is not None:
                 continue
             if not is_enough(window):
                 continue
             inputs = mosaic_inputs(window, await asyncio.to_thread(self.find_catalog))
-            params, options = inputs.model_dump(mode="json"), mosaic.spawn_options(inputs)
-            task_id = await self._spawn(mosaic.TASK_NAME, params, options)
+            options = mosaic_tasks.spawn_options(inputs)
+            task_id = await self._spawn(mosaic_tasks.TASK_NAME, inputs, options)
             await asyncio.to_thread(self.store.note_window_task, window.window_id, task_id)
             _log.info("window %s: task %s", window.window_id, task_id)
 
     async def _spawn_photometry(self) -> None:
-        if not self.with_photometry:
-            return
         for group in await asyncio.to_thread(self.store.groups_for_photometry):
             catalog = await asyncio.to_thread(self.find_catalog)
-            inputs = photometry.PhotometryInputs(group_id=group.group_id, catalog_path=catalog)
-            first = photometry.spawn_options(group.group_id)
-            key = versioned(first.idempotency_key or "", group)
-            params, options = inputs.model_dump(mode="json"), replace(first, idempotency_key=key)
-            task_id = await self._spawn(photometry.TASK_NAME, params, options)
+            inputs = PhotometryInputs(group_id=group.group_id, catalog_path=catalog)
+            options = of_version(photometry_tasks.spawn_options(group.group_id), group)
+            task_id = await self._spawn(photometry_tasks.TASK_NAME, inputs, options)
             await asyncio.to_thread(
                 self.store.note_photometry_task, group.group_id, group.files_version, task_id
             )
@@ -225,24 +221,20 @@ def accepted_files(group: IngestGroup) -> tuple[Path, ...]:
     return tuple(file.path for file in group.files if file.state in _ACCEPTED)
 
 
-def versioned(key: str, group: IngestGroup) -> str:
-    """The key of a task for this version of a group's files."""
-    return key if group.files_version == 1 else f"{key}#{group.files_version}"
+def of_version(options: SpawnOptions, group: IngestGroup) -> SpawnOptions:
+    """The options of a task for this version of a group's files: its own key."""
+    if group.files_version == 1:
+        return options
+    return replace(options, idempotency_key=f"{options.idempotency_key}#{group.files_version}")
 
 
-def group_options(group: IngestGroup) -> SpawnOptions:
-    """One task for each version of a group's files."""
-    first = spawn_options(group.group_id)
-    return replace(first, idempotency_key=versioned(first.idempotency_key or "", group))
-
-
-def mosaic_inputs(window: Window, catalog: Path) -> MosaicInputs:
-    """The parameters of a mosaic task: the groups that the window uses, and the others."""
+def mosaic_inputs(window: Window, catalog_path: Path) -> MosaicInputs:
+    """The parameters of a mosaic task: the groups of the window, and those it leaves out."""
     return MosaicInputs(
         window_id=window.window_id,
         members=tuple(used_members(window)),
-        left_out={m.group_id: m.reason or "not used" for m in window.members if not m.used},
-        catalog_path=catalog,
+        left_out={m.group_id: m.reason or "" for m in window.members if not m.used},
+        catalog_path=catalog_path,
     )
 
 

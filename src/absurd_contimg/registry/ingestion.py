@@ -269,6 +269,7 @@ class IngestionTables:
             row.ingest_state = IngestState.COLLECTING.value
             row.status, row.reason = GroupStatus.DISCOVERED.value, None
             row.task_id = row.photometry_task_id = row.closed_reason = row.closed_at = None
+            row.n_subbands = None
             row.files_version += 1
             for file in session.scalars(
                 select(SubbandFile).where(SubbandFile.group_id == group_id)

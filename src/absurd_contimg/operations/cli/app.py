@@ -111,7 +111,7 @@ def _before(
     state.assignments = assign or []
     interactive = error_console.is_terminal
     stream, log_console = None, error_console
-    if context.invoked_subcommand in ("worker", "run") and not logging.root.handlers:
+    if context.invoked_subcommand in ("worker", "run", "daemon") and not logging.root.handlers:
         stream = QueuedStream(sys.stderr.fileno())
         log_console = SafeConsole(file=cast(IO[str], stream), highlight=False, emoji=False)
     handler: logging.Handler = logging.StreamHandler(stream)

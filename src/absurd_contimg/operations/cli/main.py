@@ -10,6 +10,7 @@ from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
     batches,
+    daemon,
     files,
     inspect,
     manage,

@@ -91,15 +91,24 @@ def run(
             "--report", help="HTML report to write. Default: report.html in the output folder."
         ),
     ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Daemon and worker in one process, until SIGTERM.")
+    ] = False,
 ) -> None:
     """Spawn tasks, run them in this process until they end, and write a report.
 
     Exit code 1 if a task has not completed.
     """
+    from absurd_contimg.operations import services
     from absurd_contimg.operations.services import check_spawn, check_worker, serve
     from absurd_contimg.operations.terminal import history_table, watch
 
     settings = state.settings(concurrency=concurrency)
+    if follow:
+        if now or report_path is not None:
+            raise SettingError("--follow goes with neither --now nor --report.")
+        asyncio.run(services.follow(settings, calibrator))
+        return
     check_spawn(settings)
     check_worker(settings)
 

@@ -9,6 +9,7 @@ from absurd_contimg.operations.services.batch_service import (
     recent_histories,
 )
 from absurd_contimg.operations.services.cancellation import cancel
+from absurd_contimg.operations.services.daemon_service import follow, poll_once, serve_daemon
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
 from absurd_contimg.operations.services.disk_guard import worker_notes
 from absurd_contimg.operations.services.preconditions import check_spawn, check_worker
@@ -35,6 +36,7 @@ __all__ = [
     "check_spawn",
     "check_worker",
     "database_url",
+    "follow",
     "given_worker_id",
     "initialise",
     "make_policy",
@@ -43,12 +45,14 @@ __all__ = [
     "open_registry",
     "open_tables",
     "plan_selection",
+    "poll_once",
     "read_hindrances",
     "recent_histories",
     "release",
     "retry_all_failed",
     "retry_failed",
     "serve",
+    "serve_daemon",
     "stop_signals",
     "to_be_retried",
     "worker_notes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import safe_name
+from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import check_inputs, find_catalog
 from absurd_contimg.products.publication import check_publish_dir
 from absurd_contimg.registry.database import exists as check_registry_url
@@ -23,6 +24,15 @@ def check_worker(settings: Settings) -> None:
 def check_spawn(settings: Settings) -> None:
     """Raise `SettingError` or `MissingInputError` where no task can be spawned."""
     check_inputs(settings)
+    check_registry_url(settings.registry_url)
+    check_folders(settings.pipeline.paths)
+    check_publish_dir(settings.pipeline.paths)
+
+
+def check_daemon(settings: Settings) -> None:
+    """Raise `SettingError` or `MissingInputError` where a daemon could spawn nothing."""
+    IncomingFolder(settings.pipeline.paths.input_dir).names()
+    find_catalog(settings)
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
     check_publish_dir(settings.pipeline.paths)

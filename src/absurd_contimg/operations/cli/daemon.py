@@ -1,0 +1,190 @@
+"""The daemon of a telescope's night, and what it has made of the incoming files."""
+
+# SQLAlchemy takes a second to import: imported where it is used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.console import cell, console, error_console, message_line
+from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.registry.ingestion import IngestionTables
+    from absurd_contimg.registry.ingestion_records import IngestGroup
+    from absurd_contimg.registry.windows import Window
+
+_Group = Annotated[str | None, typer.Argument(help="One group, with its files.")]
+_Limit = Annotated[int, typer.Option(min=1, help="How many, the newest.")]
+
+
+@app.command()
+def daemon(
+    calibrator: Annotated[
+        str, typer.Option(help="auto, none, or the name of a calibrator in the catalogue.")
+    ] = "auto",
+    once: Annotated[bool, typer.Option("--once", help="Poll once and end.")] = False,
+) -> None:
+    """Watch the incoming folder, and spawn tasks for groups and windows, until SIGTERM.
+
+    Workers do the work: contimg worker, or contimg run --follow for both in one process. With
+    --once the exit code is 1 if something was away.
+    """
+    from absurd_contimg.operations.services import poll_once, serve_daemon
+
+    settings = state.settings()
+    if not calibrator.strip():
+        raise SettingError("--calibrator is empty.", "Give auto, none or a name.")
+    if not once:
+        asyncio.run(serve_daemon(settings, calibrator.strip()))
+        return
+    report = asyncio.run(poll_once(settings, calibrator.strip()))
+    for outage in report.outages:
+        error_console.print(f"[red]contimg:[/] {message_line(outage.problem)}", soft_wrap=True)
+    if report.outages:
+        raise typer.Exit(1)
+
+
+@app.command()
+def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) -> None:
+    """Show the groups: sub-bands, state, what they wait for, late and refused files."""
+    from absurd_contimg.operations.services.daemon_service import closing_rules
+
+    settings = state.settings()
+    with _tables(settings) as tables:
+        known = tables.groups(group_id=group)
+        if group is not None and not known:
+            raise MissingInputError(f"There is no group {group!r}.", "contimg groups lists them.")
+        shown = known[-limit:]
+        rules = closing_rules(settings)
+        notes = {item.group_id: _note(item, tables, rules) for item in shown}
+    if as_json:
+        print_json([_group_json(item, notes[item.group_id]) for item in shown])
+        return
+    expected = rules.expected_subbands
+    table = Table(box=None)
+    for heading in ("group", "state", f"of {expected}", "status", "why"):
+        table.add_column(heading, overflow="fold")
+    for item in shown:
+        table.add_row(
+            cell(item.group_id), cell(item.ingest_state), str(_count(item)), cell(item.status),
+            cell(notes[item.group_id]),
+        )  # fmt: skip
+    console.print(table)
+    if group is not None:
+        files = Table(box=None)
+        for heading in ("file", "state", "bytes", "why"):
+            files.add_column(heading, overflow="fold")
+        for file in shown[0].files:
+            files.add_row(cell(file.path.name), file.state, str(file.size), cell(file.reason))
+        console.print(files)
+    elif len(known) > limit:
+        console.print(f"{len(known) - limit} earlier groups: --limit {len(known)}")
+
+
+@app.command()
+def windows(
+    window: Annotated[str | None, typer.Argument(help="One window, with its groups.")] = None,
+    limit: _Limit = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show the windows of which mosaics are made: members, state, what they wait for."""
+    from absurd_contimg.ingest.windows import used_members, waits_for
+
+    with _tables(state.settings()) as tables:
+        known = [item for item in tables.windows() if window in (None, item.window_id)]
+    if window is not None and not known:
+        raise MissingInputError(f"There is no window {window!r}.", "contimg windows lists them.")
+    shown = known[-limit:]
+    if as_json:
+        print_json(shown)
+        return
+    table = Table(box=None)
+    for heading in ("window", "state", "used", "dec", "why"):
+        table.add_column(heading, overflow="fold")
+    for item in shown:
+        table.add_row(
+            cell(item.window_id), item.state, f"{len(used_members(item))}/{len(item.members)}",
+            f"{item.declination_deg:.2f}", cell(_window_note(item, waits_for(item))),
+        )  # fmt: skip
+    console.print(table)
+    if window is not None:
+        members = Table("group", "used", "why", box=None)
+        for member in shown[0].members:
+            used = "yes" if member.used else "no"
+            members.add_row(cell(member.group_id), used, cell(member.reason or ""))
+        console.print(members)
+    elif len(known) > limit:
+        console.print(f"{len(known) - limit} earlier windows: --limit {len(known)}")
+
+
+@app.command()
+def reopen(
+    group: Annotated[str, typer.Argument(help="A group, as contimg groups shows it.")],
+) -> None:
+    """Process a closed group again with the files there are now, late and changed ones too.
+
+    The daemon collects its files and spawns a new task; earlier products stay.
+    """
+    with _tables(state.settings()) as tables:
+        version = tables.reopen_group(group, time.time())
+    console.print(f"Group {cell(group)} is collected again: version {version} of its files.")
+
+
+@contextmanager
+def _tables(settings: Settings) -> Iterator[IngestionTables]:
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.database import exists
+    from absurd_contimg.registry.ingestion import IngestionTables
+
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with open_tables(settings) as database:
+        yield IngestionTables(database)
+
+
+def _count(group: IngestGroup) -> int:
+    """Accepted sub-bands, or those that are whole while the group is collected."""
+    from absurd_contimg.registry.models import FileState
+
+    whole = {file.subband for file in group.files if file.state is FileState.WHOLE}
+    return len(whole) if group.n_subbands is None else group.n_subbands
+
+
+def _note(group: IngestGroup, tables: IngestionTables, rules: Any) -> str:
+    """Why it is closed, or what it waits for; and its files that are not accepted."""
+    from absurd_contimg.ingest.arrivals import collecting_group, describe_files
+    from absurd_contimg.ingest.closing import decide
+    from absurd_contimg.registry.models import IngestState
+
+    reason = group.closed_reason
+    if group.ingest_state is IngestState.COLLECTING:
+        names = {file.path.name for file in group.files}
+        reason = decide(collecting_group(group, tables, names, rules), rules, time.time()).reason
+    return "; ".join(part for part in (reason, describe_files(group)) if part)
+
+
+def _window_note(window: Window, waits: str) -> str:
+    parts = [window.closed_reason or "", f"waits for {waits}" if waits else ""]
+    if window.superseded_by:
+        parts.append(f"now {window.superseded_by}")
+    left_out = sum(not member.used for member in window.members)
+    if left_out and not waits:
+        parts.append(f"{left_out} left out")
+    return "; ".join(part for part in parts if part)
+
+
+def _group_json(group: IngestGroup, note: str) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(group), "why": note}

@@ -1,0 +1,1 @@
+"""The daemon killed at random moments while files arrive."""
