@@ -233,7 +233,7 @@ def mosaic_inputs(window: Window, catalog_path: Path) -> MosaicInputs:
     return MosaicInputs(
         window_id=window.window_id,
         members=tuple(used_members(window)),
-        left_out={m.group_id: m.reason or "" for m in window.members if not m.used},
+        left_out={m.group_id: m.reason or "not used" for m in window.members if not m.used},
         catalog_path=catalog_path,
     )
 
