@@ -73,7 +73,8 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
         return
     expected = rules.expected_subbands
     table = Table(box=None)
-    for heading in ("group", "state", f"of {expected}", "status", "why"):
+    table.add_column("group", no_wrap=True)
+    for heading in ("state", f"of {expected}", "status", "why"):
         table.add_column(heading, overflow="fold")
     for item in shown:
         table.add_row(
@@ -110,7 +111,8 @@ def windows(
         print_json(shown)
         return
     table = Table(box=None)
-    for heading in ("window", "state", "used", "dec", "why"):
+    table.add_column("window", no_wrap=True)
+    for heading in ("state", "used", "dec", "why"):
         table.add_column(heading, overflow="fold")
     for item in shown:
         table.add_row(
