@@ -1,0 +1,58 @@
+"""A poll of an incoming folder with 40,000 files: ``pytest benchmarks/test_ingestion_speed.py -s``.
+
+The first polls enter and open every file; after them a poll lists names and looks at few.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "shared"))
+
+from arriving_groups import DaemonSite, file_name, write_subband
+
+GROUPS = 2500
+SUBBANDS = range(16)
+POLLS = 7
+
+
+@pytest.mark.timeout(1800)
+def test_a_poll_of_a_folder_with_40_000_files(tmp_path: Path) -> None:
+    """Less than a second a poll after the first files are known; a plain stat of all beside it."""
+    asyncio.run(_measure(tmp_path))
+
+
+async def _measure(folder: Path) -> None:
+    site = DaemonSite(folder)
+    await site.begin()
+    content = write_subband(folder, 0, 0).read_bytes()
+    for number in range(GROUPS):
+        for subband in SUBBANDS:
+            path = site.incoming / file_name(number, subband)
+            path.write_bytes(content)
+            os.utime(path, (site.clock.now() - 86_400, site.clock.now() - 86_400))
+    began, polls = time.perf_counter(), 0
+    while polls == 0 or (await site.poll(20)).more:
+        polls += 1
+    print(f"\nfirst {polls} polls: {time.perf_counter() - began:.0f} s")
+    seconds = []
+    for _ in range(POLLS):
+        begin = time.perf_counter()
+        await site.poll(20)
+        seconds.append(time.perf_counter() - begin)
+    begin = time.perf_counter()
+    for entry in os.scandir(site.incoming):
+        entry.stat()
+    stat_seconds = time.perf_counter() - begin
+    median = sorted(seconds)[POLLS // 2]
+    print(
+        f"a poll with {GROUPS * len(SUBBANDS)} known files: {median:.2f} s "
+        f"(of {', '.join(f'{each:.2f}' for each in seconds)}); a stat of each: {stat_seconds:.2f} s"
+    )
+    assert median < 1.0
