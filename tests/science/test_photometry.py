@@ -288,3 +288,23 @@ def test_too_many_sources_in_one_fit_are_refused(monkeypatch: pytest.MonkeyPatch
     sources = random_sources(np.random.default_rng(1), wcs, shape, 30)
     with pytest.raises(InputError, match="denser than the beam"):
         measure_fluxes(_image(np.zeros(shape), wcs, _white(shape)), sources, JOINT_BEAMS)
+
+
+def test_a_smeared_source_is_measured_with_a_wider_kernel() -> None:
+    """The mean of a source along a radial line, whose peak the response has: within 0.3 %."""
+    shape = (700, 700)
+    wcs = sky_wcs(shape)
+    x, y, relative = 640.0, 600.0, 0.008
+    steps = (np.arange(41) - 20) / 41.0 * relative
+    parts = [
+        SkySource("S", *(float(v) for v in wcs.wcs_pix2world(*place, 0)), 1.0 / len(steps))
+        for place in ((350 + (x - 350) * (1 + f), 350 + (y - 350) * (1 + f)) for f in steps)
+    ]
+    pixels = draw_sources(wcs, shape, parts)
+    response = np.full(shape, pixels.max())
+    source = SkySource("S", *(float(v) for v in wcs.wcs_pix2world(x, y, 0)), 1.0)
+    image = PhotometryImage(pixels, _white(shape), response, wcs, BEAM)
+    plain = measure_fluxes(image, [source], JOINT_BEAMS)[0].flux_jy
+    assert plain > 1.01
+    smeared = replace(image, smearing=relative)
+    assert measure_fluxes(smeared, [source], JOINT_BEAMS)[0].flux_jy == pytest.approx(1.0, abs=3e-3)

@@ -53,6 +53,10 @@ class PhotometryImage:
     beam_follows_north: bool = False
     """The beam's angle counts from north at each source, as in a mosaic; else from that at the
     reference position, because an image is restored with one kernel."""
+    smearing: float = 0.0
+    """The radial width of smearing over the distance from the reference position. The response
+    contains the loss of the peak; this widens the kernel, or fluxes 1 deg out would be 2 % high
+    (measured with a beam of 30 by 22 arcsec and channels of 3.9 MHz)."""
 
     def positions(self, sources: Sequence[SkySource]) -> NDArray[np.float64]:
         """Pixel positions, shape (n, 2); not-a-number beyond the horizon of the projection."""
@@ -64,7 +68,10 @@ class PhotometryImage:
             return _shape_in_pixels(self.beam, self._pixels_per_degree(*_degrees(sources)))
         ra, dec = (np.array([value]) for value in self.wcs.wcs.crval)
         shape = _shape_in_pixels(self.beam, self._pixels_per_degree(ra, dec))
-        return np.broadcast_to(shape, (len(sources), 2, 2))
+        radius = self.positions(sources) - (self.wcs.wcs.crpix - 1.0)
+        # A boxcar of this width has a twelfth of its square as the variance.
+        spread = (self.smearing**2 / 12.0) * radius[:, :, None] * radius[:, None, :]
+        return np.asarray(np.linalg.inv(2.0 * (np.linalg.inv(2.0 * shape) + spread)))
 
     def _pixels_per_degree(
         self, ra_deg: NDArray[np.float64], dec_deg: NDArray[np.float64]

@@ -50,6 +50,17 @@ def peak_response(header: Any, ms: MeasurementSet, config: PipelineConfig) -> ND
     return grid.fill(coarse)
 
 
+def smearing_width(header: Any, ms: MeasurementSet, config: PipelineConfig) -> float:
+    """The relative width over which sources are smeared along the radius; 0 if not corrected.
+
+    It widens a source as much as `peak_response` says that its peak is lower.
+    """
+    if not config.imaging.correct_smearing:
+        return 0.0
+    smearing = _Smearing.of(header, ms, channel_frequencies(ms.path))
+    return math.hypot(smearing.correlated, smearing.averaged)
+
+
 def effective_frequency(ms: Path) -> float:
     """Mean frequency in Hz of unflagged data: the frequency of an image's fluxes."""
     good = 1.0 - count_flags(ms).by_channel

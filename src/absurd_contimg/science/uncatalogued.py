@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,9 @@ _NEIGHBOURHOOD_BEAMS = 5.0
 """Cleaning leaves errors of a bright source within this many major axes."""
 _ARTEFACT_FRACTION = 0.05
 """They are fainter than this part of it (measured: 2 %)."""
+_SIDELOBE_FRACTION = 0.01
+"""Anywhere in the image they are fainter than this part of the brightest source (measured beside a
+calibrator of 10 Jy with 28 antennas: 0.65 %)."""
 
 
 def find_uncatalogued(
@@ -30,7 +34,7 @@ def find_uncatalogued(
     """Peaks of at least so many times the local noise, the most significant first.
 
     The measured catalogue sources are subtracted first. A peak within one major axis of a
-    catalogue source belongs to it, and one near a much brighter source is an artefact of that.
+    catalogue source belongs to it; one that is much fainter than another source is an artefact.
     Fluxes are peaks, corrected for the response, and names are those of the positions.
     """
     residual = subtract_sources(image, sources, fluxes)
@@ -57,9 +61,7 @@ def find_uncatalogued(
     ]
     reach_arcsec = _NEIGHBOURHOOD_BEAMS * image.beam.major_arcsec
     bright = [
-        SkySource(sources[k].name, sources[k].ra_deg, sources[k].dec_deg, flux.flux_jy)
-        for k, flux in fluxes.items()
-        if flux.flux_jy
+        replace(sources[k], flux_jy=flux.flux_jy) for k, flux in fluxes.items() if flux.flux_jy
     ]
     return [s for s in alone if not _is_artefact(s, bright, reach_arcsec)][:count_max]
 
@@ -93,6 +95,7 @@ def _is_artefact(peak: SkySource, bright: Sequence[SkySource], reach_arcsec: flo
     if not bright:
         return False
     distances = np.degrees(separation_rad(source_vectors(bright), source_vectors([peak])[0]))
-    near = distances * 3600.0 < reach_arcsec
     fluxes = np.array([source.flux_jy for source in bright])
-    return bool(np.any(near & (peak.flux_jy < _ARTEFACT_FRACTION * fluxes)))
+    near = distances * 3600.0 < reach_arcsec
+    limits = np.where(near, _ARTEFACT_FRACTION, _SIDELOBE_FRACTION) * fluxes
+    return bool(peak.flux_jy < limits.max())

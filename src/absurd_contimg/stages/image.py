@@ -28,7 +28,7 @@ from absurd_contimg.science.catalogue import read_catalogue, unit_vectors
 from absurd_contimg.science.imagers import check_imager, clean_regions, run_imager
 from absurd_contimg.science.measurement_set import channel_frequencies, check_table, working_copy
 from absurd_contimg.science.noise import robust_rms
-from absurd_contimg.science.response import effective_frequency, peak_response
+from absurd_contimg.science.response import effective_frequency, peak_response, smearing_width
 
 _UNWANTED_KEYS = (
     *("DATE", "HISTORY", "ORIGIN", "MPIPROCS", "CHNCHNKS", "MEMREQ", "MEMAVAIL", "USEWEIGH"),
@@ -88,6 +88,8 @@ class ImageStage(PipelineStage[ImageOutputs]):
             raise OutputError(text, _MAYBE_FLAGGED)
         _describe(header, context, ms)
         header["FREQ-EFF"] = (effective_frequency(ms.path), "mean over unflagged data, Hz")
+        smearing = smearing_width(header, ms, config)
+        header["SMEARING"] = (smearing, "radial width over radius, by channel widths")
         beam = peak_response(header, ms, config)
         corrected = np.where(beam >= config.beam.cutoff, pixels / beam, np.nan)
         paths = {}

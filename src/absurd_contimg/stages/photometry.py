@@ -176,7 +176,9 @@ class Target:
             image = PhotometryImage(pixels, noise, None, wcs, self.beam, beam_follows_north=True)
         else:
             noise = NoiseMap.measure(pixels, box, reach)
-            image = PhotometryImage(pixels, noise, plane, wcs, self.beam)
+            # Images of earlier versions do not have it.
+            smearing = float(header.get("SMEARING", 0.0))
+            image = PhotometryImage(pixels, noise, plane, wcs, self.beam, smearing=smearing)
         return image, frequency_hz
 
 
