@@ -20,7 +20,7 @@ from absurd_contimg.simulation.runtime.loop import SimLoop, pause_call
 
 _T = TypeVar("_T")
 
-_REGISTRY_READS = frozenset({"groups", "calibration_exists", "product_folder"})
+_REGISTRY_READS = frozenset({"groups", "calibration_exists", "product_folder", "mosaic_members"})
 
 
 class EffectPhase(StrEnum):

@@ -12,8 +12,13 @@ from pathlib import Path
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.products.manifest import Manifest
-from absurd_contimg.products.mosaic_outputs import MosaicOutputs
-from absurd_contimg.products.outputs import ImageOutputs, names
+from absurd_contimg.products.mosaic_outputs import (
+    MissingMember,
+    MosaicMember,
+    MosaicMembers,
+    MosaicOutputs,
+)
+from absurd_contimg.products.outputs import ContinuumImage, ImageOutputs, names
 from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.registry.publications import PublicationState
 from absurd_contimg.simulation.model.simulated_publications import SimulatedPublications
@@ -96,6 +101,21 @@ class SimulatedRegistry:
         if group_id not in self._images:
             raise MissingInputError(f"There is no image of {group_id}.")
         return self._images[group_id]
+
+    def mosaic_members(self, group_ids: Sequence[str]) -> MosaicMembers:
+        """The image of each group, and the groups without one."""
+        tiles, missing = [], []
+        for group_id in group_ids:
+            image = self._images.get(group_id, {}).get("image")
+            if isinstance(image, Mapping):
+                path = Path(str(image["path"]))
+                described = ContinuumImage(
+                    path, path, path, path, "simulated", *(0.0,) * 6, 0, *(0.0,) * 4
+                )
+                tiles.append(MosaicMember(group_id, described))
+            else:
+                missing.append(MissingMember(group_id, "it has no image yet"))
+        return MosaicMembers(tuple(tiles), tuple(missing))
 
     def calibration_exists(self, group_id: str) -> bool:
         """Whether a set is solved: it serves every group of the simulated strip."""

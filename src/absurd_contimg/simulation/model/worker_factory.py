@@ -27,9 +27,9 @@ from absurd_contimg.simulation.model.module_globals import ModuleGlobals
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.world import World
-from absurd_contimg.stages.photometry import PhotometryStage
 from absurd_contimg.workflows import assembly
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.workflows.mosaic import mosaic_stages
 
 _T = TypeVar("_T")
 _Ts = TypeVarTuple("_Ts")
@@ -83,8 +83,8 @@ class PipelineWorkers:
         """The worker of a new process."""
         state = world.state
         stages = [stage(state.registry.solves) for stage in pipeline_stages()]
-        photometry = simulated(PhotometryStage())(state.registry.solves)
-        by_name = {stage.name: stage for stage in (*stages, photometry)}
+        later = [simulated(each)(state.registry.solves) for each in mosaic_stages()]
+        by_name = {stage.name: stage for stage in (*stages, *later)}
         files = SimulatedFiles(gateway, state.disk)
         executor = SimulatedExecutor(gateway, files, by_name, self.model, self.host, world.watch)
         registry: Any = RegistryProxy(gateway, state.registry)
