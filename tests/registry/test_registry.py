@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from hypothesis import given, settings
@@ -332,6 +333,7 @@ def test_processes_share_a_registry(tmp_path: Path, registry: Registry) -> None:
 _WORKER = """
 import random, sys
 from pathlib import Path
+from typing import Any, cast
 from absurd_contimg.registry import GroupStatus, Registry
 registry = Registry(sys.argv[1])
 files = [Path(f"/in/2026-01-25T22:{minute}:{second:02}_sb{second:02}.hdf5")
@@ -358,3 +360,18 @@ def test_wrong_url_is_a_setting_error(url: str) -> None:
     """The error shows the URL and what one looks like."""
     with pytest.raises(SettingError, match="egistry"):
         Registry(url)
+
+
+def test_rebuild_leaves_out_what_no_table_can_hold(registry: Registry, tmp_path: Path) -> None:
+    """One product among many; the others are entered, and its group has not moved."""
+    commit_all(tmp_path)
+    outputs = measurement_set("measurement_set", "/huge.ms", 61065.9)
+    outputs["measurement_set"] = {**cast(Any, outputs["measurement_set"]), "n_rows": 10**30}
+    folder, _ = commit(tmp_path, "convert", "2026-01-25T23:00:00", outputs)
+    report = registry.rebuild(tmp_path)
+    assert report.entered == N_PRODUCTS
+    ((path, text),) = report.broken
+    assert path == folder
+    assert "that the registry cannot hold" in text
+    assert [group.group_id for group in registry.groups()] == [*GROUPS]
+    assert [group.status for group in registry.groups()] == [GroupStatus.IMAGED] * 2

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy import delete, inspect, update
+from sqlalchemy import delete, insert, inspect, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
 from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.products.manifest import Manifest
-from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.derived import belongs_to_window, derived_rows, progress_of
+from absurd_contimg.registry.database import Database, chunks
+from absurd_contimg.registry.derived import (
+    DERIVED_TABLES,
+    belongs_to_window,
+    derived_rows,
+    progress_of,
+)
 from absurd_contimg.registry.models import (
+    Base,
     CaltableRow,
     CaltableSetRow,
     GroupStatus,
@@ -22,6 +29,8 @@ from absurd_contimg.registry.models import (
 from absurd_contimg.registry.photometry import PhotometryRow
 
 _PATH_COLUMNS = {"path", "folder", "source_ms", "outputs", "details"}
+_UNFIT = (IntegrityError, DataError, ValueError, OverflowError)
+"""Values that a database does not take."""
 _PROGRESS = (
     GroupStatus.DISCOVERED, GroupStatus.CONVERTED, GroupStatus.CALIBRATED, GroupStatus.IMAGED,
 )  # fmt: skip
@@ -32,7 +41,7 @@ def enter_product(session: Session, database: Database, folder: Path, manifest: 
     try:
         with session.begin_nested():
             _enter_rows(session, database, folder, manifest)
-    except (IntegrityError, DataError, ValueError, OverflowError) as error:
+    except _UNFIT as error:
         cause = error.orig if isinstance(error, IntegrityError | DataError) else error
         raise BrokenProductError(
             f"{folder} has a manifest with values that the registry cannot hold ({cause}).",
@@ -40,29 +49,73 @@ def enter_product(session: Session, database: Database, folder: Path, manifest: 
         ) from error
 
 
+def enter_products(
+    session: Session, database: Database, products: Mapping[Path, Manifest]
+) -> dict[Path, str]:
+    """Enter many products into empty tables; returns those that could not be entered, and why."""
+    # While these are held, the session asks for no group again.
+    groups = session.scalars(select(ObservationGroup)).all()
+    broken: dict[Path, str] = {}
+    for part in chunks(list(products.items())):
+        try:
+            with session.begin_nested():
+                _enter_new(session, database, part)
+        except (*_UNFIT, BrokenProductError):
+            for folder, manifest in part:  # to find out which ones
+                try:
+                    enter_product(session, database, folder, manifest)
+                except BrokenProductError as error:
+                    broken[folder] = str(error)
+    del groups
+    return broken
+
+
+def _enter_new(
+    session: Session, database: Database, products: Sequence[tuple[Path, Manifest]]
+) -> None:
+    """Enter products whose tables hold nothing of them, many rows at a time."""
+    rows = [
+        row for folder, manifest in products for row in _rows(session, database, folder, manifest)
+    ]
+    for table in reversed(DERIVED_TABLES):  # parents before children
+        columns = inspect(table).columns.keys()
+        values = [
+            {name: getattr(row, name) for name in columns} for row in rows if type(row) is table
+        ]
+        if values:
+            session.execute(insert(table), values)
+
+
 def _enter_rows(session: Session, database: Database, folder: Path, manifest: Manifest) -> None:
-    group = None
-    if not belongs_to_window(manifest):
-        group = ensure_group(session, manifest.group_id)
-        if (progress := progress_of(manifest)) is not None:
-            _advance(group, progress)
     earlier = session.get(CaltableSetRow, manifest.key)
     # The keys of the first two are paths, which may have moved; of the third there are many.
     for table in (CaltableRow, MeasurementSetRow, PhotometryRow):
         session.execute(delete(table).where(table.product_key == manifest.key))
-    for row in derived_rows(folder, manifest):
+    for row in _rows(session, database, folder, manifest):
         if isinstance(row, CaltableSetRow) and earlier is not None:  # a retired one stays so
             row.status, row.retired_reason = earlier.status, earlier.retired_reason
-        if isinstance(row, MeasurementSetRow) and group is not None:
-            _describe(group, row)
-        if manifest.output_dir == database.output_dir:
-            for name in _PATH_COLUMNS.intersection(inspect(type(row)).columns.keys()):
-                setattr(row, name, database.stored(getattr(row, name)))
         if isinstance(row, PhotometryRow):
             session.add(row)
             continue
         session.merge(row)
         session.flush()
+
+
+def _rows(session: Session, database: Database, folder: Path, manifest: Manifest) -> list[Base]:
+    """The rows of a product, with paths as they are stored; its group moves forward."""
+    rows = derived_rows(folder, manifest)
+    group = None
+    if not belongs_to_window(manifest):
+        group = ensure_group(session, manifest.group_id)
+        if (progress := progress_of(manifest)) is not None:
+            _advance(group, progress)
+    for row in rows:
+        if isinstance(row, MeasurementSetRow) and group is not None:
+            _describe(group, row)
+        if manifest.output_dir == database.output_dir:
+            for name in _PATH_COLUMNS.intersection(inspect(type(row)).columns.keys()):
+                setattr(row, name, database.stored(getattr(row, name)))
+    return rows
 
 
 def _describe(group: ObservationGroup, row: MeasurementSetRow) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import delete, insert, inspect, select, update
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.errors import BrokenProductError, MissingInputError, UserError
+from absurd_contimg.errors import MissingInputError, UserError
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.mosaic_outputs import MosaicMembers
 from absurd_contimg.products.outputs import Caltable
@@ -45,7 +45,12 @@ from absurd_contimg.registry.models import (
 )
 from absurd_contimg.registry.mosaics import mosaic_members
 from absurd_contimg.registry.photometry import image_outputs
-from absurd_contimg.registry.product_entry import ensure_group, enter_product, retire
+from absurd_contimg.registry.product_entry import (
+    ensure_group,
+    enter_product,
+    enter_products,
+    retire,
+)
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.subband_files import files_in_groups
 
@@ -125,11 +130,7 @@ class Registry:
             }
             for table in DERIVED_TABLES:
                 session.execute(delete(table))
-            for folder, manifest in products.items():
-                try:
-                    enter_product(session, self.database, folder, manifest)
-                except BrokenProductError as error:
-                    broken[folder] = str(error)
+            broken |= enter_products(session, self.database, products)
             for key, reason in retired.items():
                 retire(session, key, reason)
         return RebuildReport(len(products.keys() - broken.keys()), tuple(broken.items()))
