@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from rich.text import Text
+
 from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
@@ -39,8 +41,8 @@ def main() -> None:
     try:
         _run()
     except (UserError, BackendError) as error:
-        error_console.print(f"[red]contimg: {type(error).__name__}:[/] ", end="")
-        error_console.print(str(error), markup=False, emoji=False)
+        line = error_console.render_str(f" {error}", markup=False, emoji=False)
+        error_console.print(Text(f"contimg: {type(error).__name__}:", style="red") + line)
         sys.exit(1)
     except BrokenPipeError:  # nobody reads on
         discard_output()
