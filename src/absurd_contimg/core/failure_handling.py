@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import cast
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.blocking_tasks import cancel_with_reason
@@ -123,9 +124,10 @@ class FailureHandler:
         Calls are repeated under the lease; one whose reply was lost is recognised by what it left.
         """
         lease, evidence = ctx.fence, Evidence.of(error)
-        verdict = error.verdict if isinstance(error, ChildTaskFailed) else self._judge(evidence)
+        child = cast(ChildTaskFailed, error) if issubclass(type(error), ChildTaskFailed) else None
+        verdict = self._judge(evidence) if child is None else child.verdict
         earlier = await lease.retry_until_deadline(lambda: self._earlier_reasons(claimed))
-        if isinstance(error, ChildTaskFailed):  # the child had its budgets
+        if child is not None:  # the child had its budgets
             decision = RetryDecision(verdict, "failed")
         else:
             decision = _with_fallback(self._decide(claimed, ctx, verdict, earlier), claimed, ctx)
@@ -164,7 +166,8 @@ class FailureHandler:
                 await self.on_failure(claimed, decision, reason)
         except BaseException as error:
             run = asyncio.current_task()
-            if isinstance(error, asyncio.CancelledError) and run is not None and run.cancelling():
+            is_cancelled = issubclass(type(error), asyncio.CancelledError)  # its class may raise
+            if is_cancelled and run is not None and run.cancelling():
                 raise
             _log.exception("run %s: its failure could not be noted elsewhere", claimed.run_id)
 

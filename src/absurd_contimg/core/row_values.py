@@ -85,7 +85,7 @@ def json_text(value: _T, encode: Callable[[_T], str]) -> str:
 
 
 def _refuse_value(error: BaseException) -> NoReturn:
-    if isinstance(error, Exception):
+    if issubclass(type(error), Exception):
         raise error
     raise TypeError(f"a value is no JSON: its methods raise {type(error).__name__}") from error
 
