@@ -54,10 +54,11 @@ KEPT = {
     "src/absurd_contimg/core/step_journal.py": "reads stored journals",
     "src/absurd_contimg/products/manifest.py": "reads stored manifests",
     "src/absurd_contimg/products/outputs.py": "reads stored outputs",
-    "src/absurd_contimg/operations/terminal.py": "reads stored outputs",
+    "src/absurd_contimg/products/output_warnings.py": "reads stored outputs",
     "src/absurd_contimg/operations/cli/manage.py": "names the new option to who types the old one",
     "tests/core/test_step_journal.py": "stored journals of earlier versions",
     "tests/products/test_outputs.py": "stored outputs of earlier versions",
+    "tests/products/test_output_warnings.py": "stored outputs of earlier versions",
     "tests/products/test_products.py": "stored manifests of earlier versions",
     "tests/operations/test_cli_inspect.py": "stored outputs, and the old option",
 }

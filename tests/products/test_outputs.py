@@ -46,7 +46,7 @@ def test_what_is_written_is_read_back(record: Any) -> None:
 
 def test_each_output_has_one_stage() -> None:
     """The names in the context do not collide."""
-    assert len(STAGE_OUTPUTS) == 8 == len(names(*STAGE_OUTPUTS))
+    assert len(STAGE_OUTPUTS) == 9 == len(names(*STAGE_OUTPUTS))
 
 
 def test_keys_of_earlier_versions_are_read() -> None:

@@ -79,3 +79,12 @@ def test_channels_without_data_do_not_count_either() -> None:
         bandpass, gains, bandpass.antennas, ALL_CHANNELS
     ).flagged_fraction == pytest.approx(0.25)
     assert measure_quality(bandpass, gains, bandpass.antennas, present).flagged_fraction == 0.0
+
+
+def test_antennas_with_data_that_the_solver_dropped_are_named() -> None:
+    """In production it dropped the same antennas each night, a third of them healthy."""
+    bandpass, gains = random_solutions(0.01)
+    bandpass.flags[:3] = True
+    bandpass.flags[5, 1:] = True
+    quality = measure_quality(bandpass, gains, bandpass.antennas[1:], ALL_CHANNELS)
+    assert quality.unsolved_antennas == ("A1", "A2")

@@ -12,8 +12,10 @@ from absurd_contimg.core.failures import FailureKind
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import NoCalibrationError, StorageAwayError
 from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.fallback import DISTANT_CALIBRATION, with_fallbacks
 from absurd_contimg.execution.stage import Workspace
 from absurd_contimg.products.manifest import InputEntry, Manifest
+from absurd_contimg.products.output_warnings import output_warnings
 from absurd_contimg.products.outputs import (
     FlaggedMeasurementSet,
     FlagOutputs,
@@ -70,6 +72,7 @@ def select(
     root: Path,
     group_id: str = "G",
     calibration: CalibrationConfig = CalibrationConfig(),  # noqa: B008 - it is frozen
+    fallbacks: tuple[str, ...] = (),
 ) -> SelectedCalibration:
     flagged = FlaggedMeasurementSet(
         *(root / "products/flagged.ms", root / "products/beam_centres.json"),
@@ -82,7 +85,26 @@ def select(
         to_json(FlagOutputs(flagged)),
     )
     workspace = Workspace(root, root, root / "casa.log", root)
+    context = with_fallbacks(context, fallbacks)
     return SelectCalibrationStage(registry).execute(context, workspace).calibration
+
+
+def test_set_beyond_the_reach_is_taken_only_where_it_is_allowed(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """And marked, so that the group ends degraded; one of another strip never is."""
+    add_set(registry, tmp_path, "days ago", -70.0)
+    with pytest.raises(NoCalibrationError):
+        select(registry, tmp_path)
+    chosen = select(registry, tmp_path, fallbacks=(DISTANT_CALIBRATION,))
+    assert (chosen.set_name, chosen.beyond_reach) == ("days ago", True)
+    assert chosen.warning == "solutions are 70.0 h away"
+    outputs = {"calibration": to_json(chosen)}
+    assert output_warnings(outputs) == ["solutions are 70.0 h away, beyond the limit"]
+    add_set(registry, tmp_path, "near", -8.0, window_hours=1.0)
+    chosen = select(registry, tmp_path, fallbacks=(DISTANT_CALIBRATION,))
+    assert (chosen.set_name, chosen.beyond_reach) == ("near", False)
+    assert chosen.warning is not None
 
 
 def test_tables_are_given_in_their_order(registry: Registry, tmp_path: Path) -> None:

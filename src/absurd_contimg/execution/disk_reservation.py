@@ -28,8 +28,12 @@ class FullDisk:
 
 
 def full_disks(*folders: Path) -> list[FullDisk]:
-    """The full ones, asked after a failure because CASA aborts there or reports another error."""
-    disks = [FullDisk(folder, LOCAL.free_bytes(folder)) for folder in dict.fromkeys(folders)]
+    """The full ones, asked after a failure because CASA aborts there or reports another error.
+
+    A folder that is not there is on no disk: a stage in the worker's own process has no logs.
+    """
+    there = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+    disks = [FullDisk(folder, LOCAL.free_bytes(folder)) for folder in there]
     return [disk for disk in disks if disk.free_bytes < _FULL_BYTES]
 
 

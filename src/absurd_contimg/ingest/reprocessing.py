@@ -15,15 +15,16 @@ from typing import Any
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import History
-from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.errors import BrokenProductError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.metrics import measure
-from absurd_contimg.ingest.selection import GroupFacts
+from absurd_contimg.ingest.selection import GroupFacts, read_groups
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import CalibrateSolveOutputs, SelectCalibrationOutputs, names
 from absurd_contimg.products.subband_files import is_subband_name
 from absurd_contimg.registry import CaltableSet, Registry
+from absurd_contimg.registry.calibration_use import BetterSet, CalibrationUse, better_sets
 from absurd_contimg.registry.calibrations import rank_sets
 from absurd_contimg.registry.models import CaltableSetRow
 from absurd_contimg.registry.mosaics import MosaicTier, list_mosaics
@@ -84,11 +85,7 @@ def plan_reprocessing(
     histories: Iterable[History],
 ) -> ReprocessingPlan:
     """The plan; `open_names` are the groups of batches that go on, and their batch."""
-    sets = [
-        CaltableSet(**{key: row[key] for key in _SET_COLUMNS}, tables=())
-        for row in registry.rows(CaltableSetRow)
-        if row["status"] == "active"
-    ]
+    sets = _active_sets(registry)
     plans = []
     for group in groups:
         inputs = group_inputs(group, catalog)
@@ -116,6 +113,38 @@ def plan_reprocessing(
         seconds=sum(medians.get(name, 0.0) * count for name, count in stage_runs.items()),
         unknown_stages=tuple(name for name in stage_runs if name not in medians),
     )
+
+
+def _active_sets(registry: Registry) -> list[CaltableSet]:
+    """The sets in use, without their tables."""
+    return [
+        CaltableSet(**{key: row[key] for key in _SET_COLUMNS}, tables=())
+        for row in registry.rows(CaltableSetRow)
+        if row["status"] == "active"
+    ]
+
+
+def planned_improvements(
+    registry: Registry, config: PipelineConfig, set_name: str | None = None
+) -> tuple[list[GroupFacts], list[BetterSet]]:
+    """All groups, and those that a set in use (this one) would serve better than what they have.
+
+    Raises `MissingInputError` for a name that no set in use has.
+    """
+    groups, sets, settings = read_groups(registry), _active_sets(registry), config.calibration
+    key = next((each.product_key for each in sets if each.set_name == set_name), None)
+    if set_name is not None and key is None:
+        raise MissingInputError(
+            f"There is no set of caltables {set_name!r} in use.",
+            f"There are: {', '.join(sorted(each.set_name for each in sets)) or 'none'}.",
+        )
+    uses = [
+        CalibrationUse(group.group_id, group.mid_mjd, group.declination_deg, group.caltables[-1])
+        for group in groups
+        if group.caltables and group.mid_mjd is not None and group.declination_deg is not None
+    ]
+    reach = settings.declination_tolerance_deg, settings.reach_hours
+    return groups, better_sets(uses, sets, *reach, key)
 
 
 def group_inputs(group: GroupFacts, catalog: Path) -> GroupInputs | None:

@@ -21,6 +21,7 @@ from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import StepStart, step_order
 from absurd_contimg.operations.console import cell, message_line, one_line
+from absurd_contimg.products.output_warnings import output_warnings
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
 _REFRESH_SECONDS = 0.5
@@ -93,14 +94,9 @@ def _activity(summary: TaskSummary) -> str:
 
 
 def _remark(summary: TaskSummary) -> str:
-    """A fact about a completed group that its verdict does not show: missing sub-bands."""
+    """What the verdict of a completed group does not show."""
     outputs = summary.result.get("outputs") if isinstance(summary.result, Mapping) else None
-    converted = outputs.get("measurement_set") if isinstance(outputs, Mapping) else None
-    if not isinstance(converted, Mapping):
-        return ""
-    # Versions up to 0.1 write the second key.
-    missing = converted.get("placeholder_subbands", converted.get("stand_ins"))
-    return f"{len(missing)} sub-bands missing" if isinstance(missing, list) and missing else ""
+    return "; ".join(output_warnings(outputs)) if isinstance(outputs, Mapping) else ""
 
 
 def _worker(summary: TaskSummary) -> str | None:

@@ -65,6 +65,7 @@ class FlaggedMeasurementSet(MeasurementSet):
     """Antennas without any unflagged data."""
     gentler: bool = False
     """The usual cut-off flagged too much, so a higher one was used."""
+    flagging_warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +92,8 @@ class SolutionQuality:
     amplitude_scatter: float
     """From channel to channel, relative; median over antennas and polarisations."""
     phase_scatter_deg: float
+    unsolved_antennas: tuple[str, ...] = ()
+    """Antennas with data but without any solution: the solver has dropped them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,8 @@ class SelectedCalibration:
     inside_window: bool
     warning: str | None
     tables: tuple[Caltable, ...]
+    beyond_reach: bool = False
+    """Too far in time for a good image, taken because the settings say so."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ processes may use one registry at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,10 +154,13 @@ class Registry:
             ]
 
     @patient
-    def caltable_sets_valid_at(self, mid_mjd: float, declination_deg: float) -> list[CaltableSet]:
+    def caltable_sets_valid_at(
+        self, mid_mjd: float, declination_deg: float, *, however_far: bool = False
+    ) -> list[CaltableSet]:
         """Active sets for data of that time and declination strip, best first (`rank_sets`).
 
-        Sets of another strip would make fluxes wrong by an order of magnitude.
+        With `however_far`, also those beyond the reach in time. Sets of another strip would make
+        fluxes wrong by an order of magnitude.
         """
         self.reinstate()
         with self.database.reading() as session:
@@ -176,8 +180,9 @@ class Registry:
                 )
                 for row in session.scalars(query)
             ]
+        reach_hours = math.inf if however_far else self._reach_hours
         return rank_sets(
-            sets, mid_mjd, declination_deg, self._declination_tolerance_deg, self._reach_hours
+            sets, mid_mjd, declination_deg, self._declination_tolerance_deg, reach_hours
         )
 
     def image_outputs(self, group_id: str) -> Mapping[str, Json]:

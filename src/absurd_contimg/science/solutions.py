@@ -62,11 +62,15 @@ def measure_quality(
     flags = (bandpass.flags | gains.flags)[chosen][:, channels]
     values = np.where(flags, np.nan, bandpass.gains[chosen][:, channels])
     amplitude, phase = _channel_scatter(values)
+    unsolved = np.all(flags, axis=(1, 2)).tolist()
     return SolutionQuality(
         n_antennas=int((flags.mean(axis=(1, 2)) < 0.5).sum()),
         flagged_fraction=round(float(flags.mean()), 6),
         amplitude_scatter=round(amplitude, 6),
         phase_scatter_deg=round(phase, 6),
+        unsolved_antennas=tuple(
+            bandpass.antennas[i] for i, without in zip(chosen, unsolved, strict=True) if without
+        ),
     )
 
 

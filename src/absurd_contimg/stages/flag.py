@@ -25,6 +25,9 @@ from absurd_contimg.science.measurement_set import check_table, count_flags, wor
 _GENTLER_FACTOR = 2.0
 """On the cut-off in sigma: at 8 sigma, Gaussian noise loses nothing and interference its peaks."""
 
+_NOTHING_FLAGGED = "nothing is flagged, which real data never show: look whether flagging works"
+"""In production, flagging once did not run for months, and nobody saw it."""
+
 
 class FlagStage(PipelineStage[FlagOutputs]):
     """Copies the Measurement Set into its own product and flags the copy."""
@@ -73,7 +76,10 @@ class FlagStage(PipelineStage[FlagOutputs]):
             flagged_fraction=round(counts.total, 6),
         )
         dead = tuple(sorted(name for name, share in counts.by_antenna.items() if share >= 1.0))
-        flagged = FlaggedMeasurementSet(**asdict(changed), dead_antennas=dead, gentler=gentler)
+        warning = None if counts.total > 0 else _NOTHING_FLAGGED
+        flagged = FlaggedMeasurementSet(
+            **asdict(changed), dead_antennas=dead, gentler=gentler, flagging_warning=warning
+        )
         return FlagOutputs(flagged)
 
     @override

@@ -8,8 +8,10 @@ from pathlib import Path
 
 from typing_extensions import override
 
+from absurd_contimg.config import CalibrationConfig
 from absurd_contimg.errors import NoCalibrationError, StorageAwayError
 from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.fallback import DISTANT_CALIBRATION, fallbacks_of
 from absurd_contimg.execution.stage import PipelineStage, Resource, Workspace
 from absurd_contimg.products.outputs import (
     CalibrateSolveOutputs,
@@ -50,7 +52,10 @@ class SelectCalibrationStage(PipelineStage[SelectCalibrationOutputs]):
         """
         ms = context.outputs_of(FlagOutputs).flagged_ms
         settings = context.config.calibration
-        candidates = self._registry.caltable_sets_valid_at(ms.mid_mjd, ms.declination_deg)
+        however_far = DISTANT_CALIBRATION in fallbacks_of(context)
+        candidates = self._registry.caltable_sets_valid_at(
+            ms.mid_mjd, ms.declination_deg, however_far=however_far
+        )
         # A calibrator's own group is served best by its own solutions, and then its result does
         # not depend on the groups that were processed before it.
         candidates.sort(key=lambda candidate: candidate.group_id != context.group_id)
@@ -58,7 +63,7 @@ class SelectCalibrationStage(PipelineStage[SelectCalibrationOutputs]):
         for candidate in candidates:
             missing = _missing_after_second_look(candidate)
             if missing is None:
-                selected = _selected(candidate, ms.mid_mjd, settings.warn_hours)
+                selected = _selected(candidate, ms.mid_mjd, settings)
                 return SelectCalibrationOutputs(selected)
             holder = missing.parent.parent
             if not holder.is_dir():
@@ -90,8 +95,10 @@ def _missing(candidate: CaltableSet) -> Path | None:
     return next((path for path in paths if not (path / "table.dat").is_file()), None)
 
 
-def _selected(chosen: CaltableSet, mid_mjd: float, warn_hours: float) -> SelectedCalibration:
-    hours = chosen.hours_from(mid_mjd)
+def _selected(
+    chosen: CaltableSet, mid_mjd: float, settings: CalibrationConfig
+) -> SelectedCalibration:
+    hours, inside = chosen.hours_from(mid_mjd), chosen.is_valid_at(mid_mjd)
     return SelectedCalibration(
         set_name=chosen.set_name,
         product_key=chosen.product_key,
@@ -99,7 +106,8 @@ def _selected(chosen: CaltableSet, mid_mjd: float, warn_hours: float) -> Selecte
         calibrator=chosen.calibrator,
         refant=chosen.refant,
         hours_away=round(hours, 3),
-        inside_window=chosen.is_valid_at(mid_mjd),
-        warning=f"solutions are {hours:.1f} h away" if hours > warn_hours else None,
+        inside_window=inside,
+        warning=f"solutions are {hours:.1f} h away" if hours > settings.warn_hours else None,
         tables=chosen.tables,
+        beyond_reach=not inside and hours > settings.reach_hours,
     )

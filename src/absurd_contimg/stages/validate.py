@@ -22,6 +22,7 @@ from absurd_contimg.products.outputs import (
     ContinuumImage,
     FlagOutputs,
     ImageOutputs,
+    SelectCalibrationOutputs,
     SourceCheck,
     ValidateOutputs,
     Validation,
@@ -51,7 +52,11 @@ class ValidateStage(PipelineStage[ValidateOutputs]):
     def parameters(self, context: PipelineContext) -> Parameters:
         settings = context.config.validation.model_dump(mode="json")
         gentler = context.outputs_of(FlagOutputs).flagged_ms.gentler
-        return settings | ({"gently_flagged": True} if gentler else {})
+        return (
+            settings
+            | ({"gently_flagged": True} if gentler else {})
+            | ({"distant_calibration": True} if _is_distant(context) else {})
+        )
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
@@ -74,13 +79,22 @@ class ValidateStage(PipelineStage[ValidateOutputs]):
         path = workspace.product / f"{context.group_id}-validation.json"
         gentle = context.outputs_of(FlagOutputs).flagged_ms.gentler
         report = workspace.final_path(path)
-        validation = summarise(checks, image, settings, report, gently_flagged=gentle)
+        validation = summarise(
+            checks, image, settings, report, gently_flagged=gentle, distant=_is_distant(context)
+        )
         figures = to_json(validation)
         del figures["report"]  # that is this file
         rows = [{key: rounded(value, key) for key, value in asdict(c).items()} for c in checks]
         figures["sources"] = rows
         path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         return ValidateOutputs(validation)
+
+
+def _is_distant(context: PipelineContext) -> bool:
+    """Whether the calibration is from beyond the reach; an image alone has none."""
+    if not names(SelectCalibrationOutputs) <= context.outputs.keys():
+        return False
+    return context.outputs_of(SelectCalibrationOutputs).calibration.beyond_reach
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +181,7 @@ def summarise(
     report: Path,
     *,
     gently_flagged: bool,
+    distant: bool = False,
 ) -> Validation:
     """Statistics, the gates that failed, and the verdict."""
     compared = [c for c in checks if c.isolated]
@@ -185,6 +200,7 @@ def summarise(
         "flux": not abs(flux_median - 1.0) > settings.flux_error_max,
         "position": not position_median > settings.position_error_max_arcsec,
         "flagging": not gently_flagged,
+        "calibration": not distant,
     }
     failed = tuple(name for name, passed in gates.items() if not passed)
     return Validation(

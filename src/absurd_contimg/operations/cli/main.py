@@ -12,6 +12,7 @@ from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
     batches,
+    calibration,
     daemon,
     files,
     inspect,

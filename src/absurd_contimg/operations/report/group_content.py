@@ -17,6 +17,7 @@ from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.operations.console import one_line
 from absurd_contimg.operations.report.quicklook import write_quicklook
 from absurd_contimg.operations.report.timeline import Span, Timeline, spans, stage_timeline
+from absurd_contimg.products.output_warnings import output_warnings
 from absurd_contimg.products.outputs import (
     ContinuumImage,
     ImageOutputs,
@@ -49,6 +50,8 @@ class GroupContent:
     image: ContinuumImage | None = None
     validation: Validation | None = None
     sources: Sequence[SourceCheck] = ()
+    warnings: Sequence[str] = ()
+    """What an operator should know of stages that have succeeded."""
     problems: list[str] = field(default_factory=list)
     """Outputs and products that cannot be shown, and why."""
     picture_path: Path | None = None
@@ -86,6 +89,7 @@ def group_content(
         timeline=stage_timeline(history, workers),
         steps=steps,
         software=_software(list(steps.values()), folders),
+        warnings=output_warnings(outputs),
     )
     if images := _read_outputs(ImageOutputs, "image", outputs, group.problems, folders):
         group.image = images.image

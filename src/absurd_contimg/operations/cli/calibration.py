@@ -1,0 +1,61 @@
+"""Commands about the calibration of groups."""
+
+# SQLAlchemy and the stages take a second to import: each command imports what it needs.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.console import cell, console
+
+calibration_app = typer.Typer(no_args_is_help=True, help="Which calibration served which group.")
+app.add_typer(calibration_app, name="calibration")
+
+
+@calibration_app.command()
+def plan(
+    caltables: Annotated[
+        str | None,
+        typer.Option("--set", help="Only groups that this set, by its name, would serve better."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the groups that a set which came later would serve better, and their windows.
+
+    Changes nothing. contimg reprocess start --caltables USED processes them again.
+    """
+    from absurd_contimg.ingest.reprocessing import find_dependents, planned_improvements
+    from absurd_contimg.registry import Registry
+    from absurd_contimg.registry.database import exists
+
+    settings = state.settings()
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with closing(Registry(settings.registry_url)) as registry:
+        groups, improvements = planned_improvements(registry, settings.pipeline, caltables)
+        ids = {each.use.group_id for each in improvements}
+        windows = find_dependents(registry, [g for g in groups if g.group_id in ids]).windows
+    if as_json:
+        print_json({"groups": improvements, "windows": windows})
+        return
+    table = Table("group", "used", "hours", "better", "hours", box=None)
+    for each in improvements:
+        use, used, better = each.use, each.used, each.better
+        table.add_row(
+            cell(use.group_id),
+            cell("retired" if used is None else used.set_name),
+            "" if used is None else f"{used.hours_from(use.mid_mjd):.1f}",
+            cell(better.set_name),
+            f"{better.hours_from(use.mid_mjd):.1f}",
+        )
+    console.print(table)
+    console.print(f"{len(improvements)} groups, {len(windows)} windows.")
+    if improvements:
+        console.print("To process them again: contimg reprocess start --caltables USED")

@@ -1,0 +1,37 @@
+"""What an operator should know of a group whose stages have succeeded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_NAMES_MAX = 8
+
+
+def output_warnings(outputs: Mapping[str, Any]) -> list[str]:
+    """One short text for each warning in the outputs of a group's stages, of whatever version."""
+    return list(_warnings(outputs))
+
+
+def _warnings(outputs: Mapping[str, Any]) -> Iterator[str]:
+    converted = _section(outputs, "measurement_set")
+    # Versions up to 0.1 write the second key.
+    missing = converted.get("placeholder_subbands", converted.get("stand_ins"))
+    if isinstance(missing, list) and missing:
+        yield f"{len(missing)} sub-bands missing"
+    if text := _section(outputs, "flagged_ms").get("flagging_warning"):
+        yield str(text)
+    quality = _section(_section(outputs, "caltables"), "quality")
+    unsolved = quality.get("unsolved_antennas")
+    if isinstance(unsolved, list) and unsolved:
+        more = f" and {len(unsolved) - _NAMES_MAX} more" if len(unsolved) > _NAMES_MAX else ""
+        names = ", ".join(map(str, unsolved[:_NAMES_MAX]))
+        yield f"{len(unsolved)} antennas with data but without solutions: {names}{more}"
+    selected = _section(outputs, "calibration")
+    if text := selected.get("warning"):
+        yield f"{text}, beyond the limit" if selected.get("beyond_reach") else str(text)
+
+
+def _section(outputs: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = outputs.get(name)
+    return value if isinstance(value, Mapping) else {}
