@@ -119,6 +119,10 @@ class TooFewTilesError(UserError):
     """Too few members of a mosaic have an image that is good enough."""
 
 
+class MosaicNotMadeError(UserError):
+    """There is no mosaic of a transit: no transit, too few groups, or its own task failed."""
+
+
 class PublicationFailedError(UserError):
     """A product is not published: its quality does not allow it, or all attempts failed."""
 

@@ -57,6 +57,7 @@ from absurd_contimg.products.publication import publish_copy
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry import database as registry_database
 from absurd_contimg.registry.publications import Publications
+from absurd_contimg.science.catalogue import write_catalogue
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.raw_file import read_raw_header
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
@@ -67,6 +68,7 @@ from absurd_contimg.synthesis import SynthesisResult
 from absurd_contimg.workflows import stage_tasks
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.publication import Publisher
+from absurd_contimg.workflows.transits import TransitFinder, TransitSearch
 from absurd_contimg.workflows.versions import VersionedWorkflow
 
 sys.path.append(str(Path(__file__).parent))
@@ -504,6 +506,15 @@ def publish_on_full_disk(folder: Path) -> None:
         publish_copy(source, disk)
 
 
+def make_mosaic_without_transits(folder: Path) -> None:
+    catalogue = folder / "catalog.csv"
+    write_catalogue(catalogue, [])
+    config = PipelineConfig(paths=PathsConfig.below(folder))
+    with contextlib.closing(Registry(folder / "registry.sqlite3")) as registry:
+        finder = TransitFinder(config, registry)
+        finder.require(TransitSearch(catalog_path=catalogue))
+
+
 def publish_what_cannot_be_copied(folder: Path) -> None:
     outputs = {"checks": {"verdict": "accepted"}}  # its name leaves no room for a temporary one
     source = toy_product(folder / "products", f"mosaics/{'w' * 240}", outputs=outputs)
@@ -554,6 +565,7 @@ PRODUCED: dict[str, Callable[[Ground], Evidence]] = {
             "quicklook",
         )
     ),
+    "mosaic-not-made": plain(make_mosaic_without_transits),
     "publication-failed": plain(publish_what_cannot_be_copied),
     "registry-damaged": lambda g: of_registry(g, Path.unlink),
     "registry-away": lambda g: of_registry(

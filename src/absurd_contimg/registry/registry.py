@@ -54,6 +54,7 @@ from absurd_contimg.registry.product_entry import (
 )
 from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.subband_files import files_in_groups
+from absurd_contimg.registry.transits import GroupObservation, observed_groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +193,10 @@ class Registry:
     def mosaic_members(self, group_ids: Sequence[str]) -> MosaicMembers:
         """The newest image of each group, and the groups without one, with the reason."""
         return mosaic_members(self.database, group_ids)
+
+    def observed_groups(self, start_mjd: float) -> list[GroupObservation]:
+        """The closed groups since a time whose declination is known, in the order of time."""
+        return observed_groups(self.database, start_mjd)
 
     def calibration_exists(self, group_id: str) -> bool:
         """Whether an active set may serve the group; False while it has no Measurement Set."""

@@ -21,7 +21,15 @@ from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.history.stage_tasks import COORDINATOR, STAGE_PREFIX
 from absurd_contimg.registry import Registry
 from absurd_contimg.stages.photometry import PhotometryStage
-from absurd_contimg.workflows import group, hybrid, mosaic, photometry, publication, stage_tasks
+from absurd_contimg.workflows import (
+    group,
+    hybrid,
+    mosaic,
+    photometry,
+    publication,
+    stage_tasks,
+    transit_mosaics,
+)
 from absurd_contimg.workflows.calibration_wait import GroupRegistry
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.mosaic import MemberRegistry, MosaicWorkflow
@@ -32,6 +40,13 @@ from absurd_contimg.workflows.publication import (
     PublicationWorkflow,
     Publisher,
 )
+from absurd_contimg.workflows.transit_mosaics import (
+    BATCH_TASK,
+    CREATE_TASK,
+    BatchMosaicWorkflow,
+    CreateMosaicWorkflow,
+)
+from absurd_contimg.workflows.transits import TransitFinder, TransitRegistry
 from absurd_contimg.workflows.versions import VersionedWorkflow, Workflow
 
 
@@ -40,7 +55,9 @@ def pipeline_stages(registry: Registry) -> tuple[PipelineStage, ...]:
     return resolve_order(standard_imaging_stages(registry), GroupInputs.model_fields)
 
 
-class WorkerRegistry(GroupRegistry, MeasuredImageRegistry, MemberRegistry, Protocol):
+class WorkerRegistry(
+    GroupRegistry, MeasuredImageRegistry, MemberRegistry, TransitRegistry, Protocol
+):
     """The part of the registry that the workflows of a worker use."""
 
     @property
@@ -58,6 +75,7 @@ def make_workflows(
     pipeline = group.PipelineWorkflow(stages, runner, registry)
     coordinator = stage_tasks.StageCoordinator(stages, runner, registry)
     sequence = hybrid.HybridWorkflow(stages, runner, registry)
+    finder = TransitFinder(runner.config, registry)
     publisher = Publisher(runner.config, registry.publications, runner.files, runner.in_thread)
     workflows: dict[str, dict[int, Workflow]] = {
         group.TASK_NAME: {group.VERSION: pipeline},
@@ -69,6 +87,8 @@ def make_workflows(
         mosaic.TASK_NAME: {
             mosaic.VERSION: MosaicWorkflow(mosaic.mosaic_stages(), runner, registry, publisher)
         },
+        CREATE_TASK: {transit_mosaics.VERSION: CreateMosaicWorkflow(finder)},
+        BATCH_TASK: {transit_mosaics.VERSION: BatchMosaicWorkflow(finder)},
         publication.TASK_NAME: {publication.VERSION: PublicationWorkflow(publisher)},
     }
     for stage in stages:

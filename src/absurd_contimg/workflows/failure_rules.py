@@ -181,6 +181,12 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
         "Process the named groups again, then: contimg mosaic make WINDOW --again",
     ),
     _own_error(
+        "mosaic-not-made",
+        errors.MosaicNotMadeError,
+        "Remove the cause that the message names; then spawn the task again, or: contimg retry "
+        "TASK, which goes on where it stopped.",
+    ),
+    _own_error(
         "publication-failed",
         errors.PublicationFailedError,
         "Remove the cause that contimg publish list shows, then: contimg publish retry KEY",

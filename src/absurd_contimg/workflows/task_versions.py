@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.history.stage_tasks import COORDINATOR
-from absurd_contimg.workflows import group, hybrid, mosaic, photometry, publication, stage_tasks
+from absurd_contimg.workflows import (
+    group,
+    hybrid,
+    mosaic,
+    photometry,
+    publication,
+    stage_tasks,
+    transit_mosaics,
+)
 from absurd_contimg.workflows.versions import version_headers
 
 _VERSIONS = {
@@ -14,6 +22,8 @@ _VERSIONS = {
     mosaic.TASK_NAME: mosaic.VERSION,
     photometry.TASK_NAME: photometry.VERSION,
     publication.TASK_NAME: publication.VERSION,
+    transit_mosaics.CREATE_TASK: transit_mosaics.VERSION,
+    transit_mosaics.BATCH_TASK: transit_mosaics.VERSION,
 }
 
 
