@@ -38,9 +38,11 @@ from absurd_contimg.products.outputs import (
     ValidateOutputs,
     from_json,
 )
+from absurd_contimg.products.photometry_table import read_photometry
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.models import CaltableSetRow, MeasurementSetRow
 from absurd_contimg.stages.image import ImageStage
+from absurd_contimg.stages.photometry import PhotometryStage
 from absurd_contimg.stages.validate import ValidateStage
 from absurd_contimg.synthesis import SynthesisResult, compare_gains, compare_sources
 from absurd_contimg.workflows.assembly import pipeline_stages
@@ -208,6 +210,20 @@ def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Pa
     for kind in ("path", "pb_corrected_path", "beam_path"):
         assert first[kind] != second[kind]
         assert Path(first[kind]).read_bytes() == Path(second[kind]).read_bytes()
+
+
+def test_photometry_of_a_real_image_gives_the_injected_fluxes(chain: Chain, tmp_path: Path) -> None:
+    """Beside the peaks of the validation; the header tells how sources are smeared."""
+    workspace = Workspace(tmp_path, tmp_path, tmp_path / "log", tmp_path)
+    PhotometryStage().execute(chain.science, workspace)
+    (table,) = tmp_path.glob("*.ecsv")
+    rows = [row for row in read_photometry(table) if row.catalogue_jy is not None]
+    bright = [row for row in rows if row.flux_jy and row.flux_jy > 30 * (row.error_jy or 0)]
+    assert len(bright) >= 2
+    for row in bright:
+        assert row.flux_jy == pytest.approx(row.catalogue_jy, rel=0.04)
+    header = fits.getheader(output(chain.science, "image")["path"])
+    assert 1e-4 < header["SMEARING"] < 0.05
 
 
 def test_wsclean_gives_the_same_fluxes_or_is_reported_missing(chain: Chain, tmp_path: Path) -> None:
