@@ -20,9 +20,11 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.logs import log_folder, log_paths
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, living_owners
 from absurd_contimg.history.invariants.check import Violation
+from absurd_contimg.history.timeline import SECONDARY_TASKS
 from absurd_contimg.operations.cli import inspect
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import to_be_retried
+from absurd_contimg.workflows import photometry, publication
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 QUEUE = "dsa110-pipeline"
@@ -320,3 +322,20 @@ def test_all_failed_tasks_are_retried_in_one_statement(contimg: Contimg, databas
         return [task.state for task in await backend.list_tasks(QUEUE)]
 
     assert on_queue(database_url, states) == ["pending"] * 5
+
+
+def test_a_group_means_the_task_that_made_it(contimg: Contimg, database_url: str) -> None:
+    """Not the newer one that measures in its image, which its id names."""
+
+    async def spawn(backend: PostgresBackend) -> str:
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G7"})
+        params: Any = {"group_id": "G7", "catalog_path": "/in/catalog.csv"}
+        return str((await backend.spawn_task(QUEUE, photometry.TASK_NAME, params)).task_id)
+
+    newer = on_queue(database_url, spawn)
+    assert json.loads(contimg("history", "G7", "--json").stdout)["task"]["task_name"] == "pipeline"
+    shown = json.loads(contimg("history", newer, "--json").stdout)
+    assert shown["task"]["task_name"] == photometry.TASK_NAME
+    names = {task["task_name"] for task in json.loads(contimg("status", "--json").stdout)["tasks"]}
+    assert names == {"pipeline", photometry.TASK_NAME}
+    assert {photometry.TASK_NAME, publication.TASK_NAME} == SECONDARY_TASKS

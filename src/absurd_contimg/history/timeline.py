@@ -124,6 +124,10 @@ def step_order(histories: Iterable[History]) -> tuple[str, ...]:
     return tuple(order)
 
 
+SECONDARY_TASKS = frozenset({"photometry", "publication"})
+"""Tasks about what the task of a group or window has made: that one is meant by its name."""
+
+
 def group_of(history: History) -> str:
     """The observation group that a task is about, or the window of a mosaic."""
     return group_in(history.task.params) or "?"

@@ -62,6 +62,7 @@ def task_summary(summary: TaskSummary, now: datetime) -> dict[str, object]:
     failure, left = _final_failure(summary), _lease_seconds_left(summary, now)
     return {
         "task_id": str(summary.task_id),
+        "task_name": summary.task_name,
         "group": summary.group or "?",
         "state": summary.state,
         "attempts": summary.attempts,

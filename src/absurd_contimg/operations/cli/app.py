@@ -20,7 +20,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.history.timeline import group_of
+from absurd_contimg.history.timeline import SECONDARY_TASKS, group_of
 from absurd_contimg.operations.console import (
     SafeConsole,
     SafeFormatter,
@@ -151,7 +151,10 @@ def with_backend(
 
 
 async def find_task(backend: Backend, settings: Settings, name: str) -> History:
-    """A task by its id, by the end of its id, or by its group or window (its newest task)."""
+    """A task by its id, by the end of its id, or by its group or window.
+
+    Of these the newest one, those that measure or publish what it has made after the others.
+    """
     queue = settings.queue_name
     try:
         ids = [UUID(name)]
@@ -163,7 +166,7 @@ async def find_task(backend: Backend, settings: Settings, name: str) -> History:
         ids = list(dict.fromkeys(task.task_id for task in (*by_id, *of_group, *of_window)))
     candidates = await backend.histories(queue, ids)
     if len(candidates) == 1 or {group_of(history) for history in candidates} == {name}:
-        return candidates[0]
+        return min(candidates, key=lambda history: history.task.task_name in SECONDARY_TASKS)
     count = f"{len(candidates)} tasks" if candidates else "No task"
     raise MissingInputError(
         f"{count} on queue {queue} called {name!r}.", "contimg status lists them."
@@ -200,10 +203,11 @@ def print_json(value: object) -> None:
 
 
 def write_report_to(settings: Settings, histories: list[History], path: Path | None) -> None:
-    """Write the report, by default into the output folder, and print its path."""
+    """Write the report on groups and mosaics, by default into the output folder."""
     from absurd_contimg.operations.report import write_report  # noqa: PLC0415 - slow
 
     paths = settings.pipeline.paths
     target = path or paths.output_dir / "report.html"
-    for file in write_report(target, histories, folders=paths.readable):
+    primary = [h for h in histories if h.task.task_name not in SECONDARY_TASKS]
+    for file in write_report(target, primary, folders=paths.readable):
         console.out(f"Wrote {file}")
