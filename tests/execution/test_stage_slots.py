@@ -11,8 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from toy_stages import Make
 
+from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.core.records import Json
+from absurd_contimg.execution.context import PipelineContext
+from absurd_contimg.execution.executor import StageReport, StageRequest
 from absurd_contimg.execution.processes import uninterrupted
+from absurd_contimg.execution.runner import StageRunner
+from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage_slots import StageSlots
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.resource_slots import ResourceSlots
@@ -166,3 +173,25 @@ def test_slots_follow_a_model_of_a_line(tmp_path: Path) -> None:
             assert [slot.holder for slot in shown if not slot.taken] == line
 
     check()
+
+
+async def test_runner_holds_a_slot_of_the_stage_s_resource_while_it_runs(tmp_path: Path) -> None:
+    """Of an isolated stage; the holder's name says who works on what."""
+    store = ResourceSlots(Database(tmp_path / "registry.sqlite3"))
+    config = PipelineConfig(paths=PathsConfig.below(tmp_path))
+    seen: list[list[str]] = []
+
+    class Executor:
+        async def execute(self, _request: StageRequest) -> StageReport:
+            seen.append([f"{slot.resource}: {slot.holder}" for slot in store.slots()])
+            raise ValueError("enough")
+
+    slots = StageSlots(store, {"io": 1})
+    (tmp_path / "source").write_text("data")
+    inputs: dict[str, Json] = {"group_id": "G1", "source": str(tmp_path / "source")}
+    with ScratchOwner(config.paths.scratch_dir, "host:1") as scratch:
+        runner = StageRunner(config, Executor(), None, scratch, slots=slots)
+        with pytest.raises(ValueError, match="enough"):
+            await runner.run(Make(), PipelineContext(config, inputs), attempt="t-1")
+    assert seen == [["io: make of G1 on host:1 (t-1)"]]
+    assert store.slots() == []
