@@ -20,6 +20,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.ingest.batches import feed, item_key, reprocessing_queue
 from absurd_contimg.registry.batches import Batch, Batches, BatchState, ItemState
 from absurd_contimg.registry.database import Database
+from absurd_contimg.workflows.task_versions import headers_of
 
 QUEUE = reprocessing_queue("dsa110-pipeline")
 
@@ -75,7 +76,9 @@ async def test_batch_is_spawned_in_chunks_in_order_and_completes(
         await work(backend)
     assert batches.batch("b").state is BatchState.COMPLETED
     assert batches.counts("b")[ItemState.COMPLETED] == 8
-    assert len(await tasks_of(backend)) == 8
+    tasks = await tasks_of(backend)
+    assert len(tasks) == 8
+    assert {str(task.headers) for task in tasks} == {str(headers_of("pipeline"))}
     assert order[:8] == [f"G{number}" for number in range(8)]
     assert batches.unfinished() == []
 

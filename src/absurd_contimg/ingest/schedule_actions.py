@@ -30,6 +30,7 @@ from absurd_contimg.ingest.selection import (
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.batches import Batches, BatchState
 from absurd_contimg.workflows import group, mosaic
+from absurd_contimg.workflows.task_versions import headers_of
 
 _HOURS_PER_DAY = 24.0
 _WITH_IMAGE = {GroupStatus.DONE, GroupStatus.DEGRADED}
@@ -99,7 +100,7 @@ class ActionStarter:
         """See `schedules.Starter`."""
         match parse_action(action):
             case TaskAction(task=task, params=params, queue=queue):
-                options = SpawnOptions(idempotency_key=key)
+                options = SpawnOptions(headers=headers_of(task) or None, idempotency_key=key)
                 return await self._spawn(queue or self.queue_name, [(task, params, options)])
             case MosaicAction() as wanted:
                 return await self._start_mosaics(wanted, slot)
