@@ -270,3 +270,19 @@ def test_feeder_in_any_order_of_events(tmp_path: Path) -> None:
     machine = FeederMachine.TestCase
     machine.settings = settings(max_examples=8, stateful_step_count=15, deadline=None)
     machine().runTest()
+
+
+async def test_live_group_overtakes_a_backlog(backend: Backend, batches: Batches) -> None:
+    """They are in a queue of their own, and the backlog is not in any."""
+    live_queue = "dsa110-pipeline"
+    batches.create(new_batch("backlog", ahead=3, cap=5), groups(300))
+    for poll in range(3):
+        await feed(batches, backend)
+        live = await backend.spawn_task(live_queue, "pipeline", {"group_id": f"live {poll}"})
+        (claimed,) = await backend.claim_task(live_queue, "live worker", 60, 5)
+        assert claimed.task_id == live.task_id
+        await backend.complete_run(live_queue, claimed.run_id, {})
+        await work(backend, 2)
+        stats = await backend.queue_stats(QUEUE)
+        assert stats.tasks_by_state.get("pending", 0) <= 3
+    assert batches.counts("backlog")[ItemState.WAITING] > 290
