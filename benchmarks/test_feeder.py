@@ -33,7 +33,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.mark.timeout(900)
-async def test_backlog_of_ten_thousand_groups(url: str) -> None:
+async def test_backlog_of_ten_thousand_groups(url: str) -> None:  # noqa: PLR0915
     """A claim under 10 ms, the queue never above its bound, and a live group claimed at once.
 
     Beside it what a claim costs with the whole backlog in the queue.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +287,13 @@ async def test_live_group_overtakes_a_backlog(backend: Backend, batches: Batches
         stats = await backend.queue_stats(QUEUE)
         assert stats.tasks_by_state.get("pending", 0) <= 3
     assert batches.counts("backlog")[ItemState.WAITING] > 290
+
+
+async def test_batch_with_unreadable_parameters_hinders_no_other_one(
+    backend: Backend, batches: Batches
+) -> None:
+    batches.create(replace(new_batch("a"), parameters={"ahead": "many"}), groups(1))
+    batches.create(new_batch("b"), groups(1))
+    await feed(batches, backend)
+    assert batches.counts("a")[ItemState.WAITING] == 1
+    assert batches.counts("b")[ItemState.SPAWNED] == 1

@@ -18,7 +18,8 @@ from absurd_contimg.operations.cli.main import app
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.batches import Batches
 from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.windows import Window, WindowMember, WindowState, enter_window
+from absurd_contimg.registry.models import Product
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 
 QUEUE = "dsa110-pipeline-reprocessing"
 GROUPS = [f"2026-03-{day:02d}T00:00:00" for day in range(1, 6)]
@@ -41,7 +42,8 @@ def registry_path(tmp_path: Path) -> Path:
     registry.register_files(files)
     members = tuple(WindowMember(group, 61100.0) for group in GROUPS[:2])
     state = WindowState.CLOSED
-    enter_window(registry.database, Window("w1", state, 61100.0, 61101.0, 16.0, members, {}))
+    window = Window("w1", state, 61100.0, 61101.0, 16.0, members, {})
+    store_windows(registry.database, [window])
     return path
 
 
@@ -166,3 +168,16 @@ def test_nothing_is_made_without_a_registry(tmp_path: Path) -> None:
     )
     assert done.exit_code == 1
     assert not (tmp_path / "none").exists()
+
+
+def test_product_that_is_gone_hinders_no_plan(contimg: Contimg, registry_path: Path) -> None:
+    """Its manifest cannot be read, so nothing is known of it, and its stage runs."""
+    product = Product(key="k", stage="calibrate_apply", stage_version=1, group_id=GROUPS[0])
+    product.folder, product.outputs, product.created_at = "/gone", {}, "2026-03-01"
+    product.attempt, product.host, product.size_bytes = "1", "host", 1
+    with Database(registry_path).writing() as session:
+        session.add(product)
+    made = json.loads(contimg("reprocess", "plan", "--until", "2026-03-02", "--json"))
+    assert "calibrate_apply" in made["groups"][0]["runs"]
+    none = json.loads(contimg("reprocess", "plan", "--caltables", "x", "--json"))
+    assert none["groups"] == []

@@ -15,7 +15,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import ValueRefused
@@ -174,13 +174,17 @@ class _QueueFeeder:
             elif batch.state is BatchState.CANCELLED:
                 states[item.position] = ItemState.CANCELLED
         states = {place: state for place, state in states.items() if state is not ItemState.SPAWNED}
-        if states or batch.state is BatchState.ACTIVE:
+        if states or (batch.state is BatchState.ACTIVE and not items):
             await asyncio.to_thread(self._store.end_items, batch.batch_id, states)
         return states
 
     async def _spawn(self, batch: Batch, begun: Sequence[BatchItem], live: int) -> int:
         """Spawn the items that were begun, and begin more while there is room."""
-        rules = FeedRules.model_validate(batch.parameters)
+        try:
+            rules = FeedRules.model_validate(batch.parameters)
+        except ValidationError as error:
+            _log.error("batch %s cannot be spawned: %s", batch.batch_id, error)
+            return 0
         room = min(rules.ahead - self._pending, rules.cap - live) - len(begun)
         if room > 0:
             more = await asyncio.to_thread(self._store.begin_items, batch.batch_id, room)

@@ -15,7 +15,7 @@ from typing import Any
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import History
-from absurd_contimg.errors import BrokenProductError, MissingInputError
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.metrics import measure
@@ -139,9 +139,11 @@ def planned_improvements(
             f"There are: {', '.join(sorted(each.set_name for each in sets)) or 'none'}.",
         )
     uses = [
-        CalibrationUse(group.group_id, group.mid_mjd, group.declination_deg, group.caltables[-1])
+        CalibrationUse(group.group_id, group.mid_mjd, group.declination_deg, applied[-1])
         for group in groups
-        if group.caltables and group.mid_mjd is not None and group.declination_deg is not None
+        if group.mid_mjd is not None
+        and group.declination_deg is not None
+        and (applied := group.caltables)
     ]
     reach = settings.declination_tolerance_deg, settings.reach_hours
     return groups, better_sets(uses, sets, *reach, key)
@@ -197,9 +199,8 @@ def _adoptable(
     for product in group.products.get(stage.name, ()):
         if product.stage_version != stage.version:
             continue
-        try:
-            manifest = product.manifest()
-        except BrokenProductError:
+        manifest = product.manifest()
+        if manifest is None:
             continue
         sources = {e.digest.partition("/")[0] for e in manifest.inputs if e.kind == "product"}
         raw = {Path(e.path).name for e in manifest.inputs if is_subband_name(Path(e.path).name)}

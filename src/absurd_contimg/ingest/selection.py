@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from absurd_contimg.errors import BrokenProductError
 from absurd_contimg.products.manifest import Manifest, read_manifest
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.models import (
@@ -57,9 +58,12 @@ class GroupProduct:
     key: str
     folder: Path
 
-    def manifest(self) -> Manifest:
-        """Its manifest; raises `BrokenProductError` if it cannot be read."""
-        return read_manifest(self.folder)
+    def manifest(self) -> Manifest | None:
+        """Its manifest, None if the product is gone or damaged: then nothing is known of it."""
+        try:
+            return read_manifest(self.folder)
+        except BrokenProductError:
+            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +78,24 @@ class GroupFacts:
     products: Mapping[str, Sequence[GroupProduct]] = field(default_factory=dict)
     """By stage, newest first."""
     verdict: str | None = None
-    caltables: tuple[str, ...] = ()
-    """Name and key of the set that was applied to its newest calibrated data."""
+    set_names: Mapping[str, str] = field(default_factory=dict)
+    """Of all sets of caltables, by product key."""
+
+    @property
+    def caltables(self) -> tuple[str, ...]:
+        """Name and key of the set that was applied to its newest data, read from the manifest."""
+        for product in self.products.get("calibrate_apply", ())[:1]:
+            manifest = product.manifest()
+            inputs = () if manifest is None else manifest.inputs
+            for key in (entry.digest.partition("/")[0] for entry in inputs):
+                if key in self.set_names:
+                    return self.set_names[key], key
+        return ()
 
 
 def read_groups(registry: Registry) -> list[GroupFacts]:
     """All groups in the order of time, without what only manifests say."""
-    sets = {row["product_key"]: row for row in registry.rows(CaltableSetRow)}
+    set_names = {row["product_key"]: row["set_name"] for row in registry.rows(CaltableSetRow)}
     measured: dict[str, dict[str, Any]] = {}
     for row in registry.rows(MeasurementSetRow):
         measured.setdefault(row["group_id"], row)
@@ -100,7 +115,6 @@ def read_groups(registry: Registry) -> list[GroupFacts]:
     for row in registry.rows(ObservationGroup):
         group_id = row["group_id"]
         ms, own = measured.get(group_id, {}), products[group_id]
-        applied = _applied(own.get("calibrate_apply", ()), sets)
         groups.append(
             GroupFacts(
                 group_id=group_id,
@@ -110,7 +124,7 @@ def read_groups(registry: Registry) -> list[GroupFacts]:
                 files=tuple(files[group_id]),
                 products=own,
                 verdict=next((verdicts.get(p.key) for p in own.get("validate", ())), None),
-                caltables=applied,
+                set_names=set_names,
             )
         )
     return sorted(groups, key=lambda group: (group.mid_mjd or 0.0, group.group_id))
@@ -139,10 +153,7 @@ def _meets(group: GroupFacts, wanted: Selection, stage_versions: Mapping[str, in
         )
         and (
             wanted.pipeline_version is None
-            or any(
-                p.manifest().software.get("absurd-contimg") == wanted.pipeline_version
-                for p in newest
-            )
+            or any(_software(product) == wanted.pipeline_version for product in newest)
         )
     )
 
@@ -158,16 +169,10 @@ def _is_near(value: float | None, wanted: float | None, tolerance: float) -> boo
     return wanted is None or (value is not None and abs(value - wanted) <= tolerance)
 
 
-def _applied(
-    products: Sequence[GroupProduct], sets: Mapping[str, Mapping[str, Any]]
-) -> tuple[str, ...]:
-    """Name and key of the set in the inputs of the newest of these products."""
-    for product in products[:1]:
-        keys = (entry.digest.partition("/")[0] for entry in product.manifest().inputs)
-        for key in keys:
-            if key in sets:
-                return (str(sets[key]["set_name"]), key)
-    return ()
+def _software(product: GroupProduct) -> str | None:
+    """The version of this package that made it."""
+    manifest = product.manifest()
+    return None if manifest is None else manifest.software.get("absurd-contimg")
 
 
 def _verdict(details: Mapping[str, Any]) -> str | None:

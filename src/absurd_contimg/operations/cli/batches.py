@@ -397,7 +397,7 @@ def _group_json(each: GroupPlan) -> dict[str, Any]:
         "status": each.group.status,
         "verdict": each.group.verdict,
         "declination_deg": each.group.declination_deg,
-        "caltables": each.group.caltables[0] if each.group.caltables else None,
+        "caltables": next(iter(each.group.caltables), None),
         "runs": each.runs,
         "adopted": each.adopted,
         "left_out": each.left_out,
