@@ -111,7 +111,13 @@ def test_file_that_ingestion_gave_up_does_not_come_back(
 
 
 @pytest.fixture
-def copies(registry: Registry, tmp_path: Path) -> list[Path]:
+def file_registry(tmp_path: Path) -> Registry:
+    """In SQLite."""
+    return Registry(tmp_path / "registry.sqlite3")
+
+
+@pytest.fixture
+def copies(file_registry: Registry, tmp_path: Path) -> list[Path]:
     """Three published mosaics, in the registry."""
     output_dir, publish_dir = tmp_path / "products", tmp_path / "products" / "published"
     publish_dir.mkdir(parents=True)
@@ -119,56 +125,58 @@ def copies(registry: Registry, tmp_path: Path) -> list[Path]:
     for number in range(1, 4):
         source = toy_product(output_dir, number=number)
         folders.append(publish_copy(source, publish_dir).folder)
-    assert enter_publications(registry.database, publish_dir, output_dir) == 3
+    assert enter_publications(file_registry.database, publish_dir, output_dir) == 3
     return folders
 
 
-def problems(registry: Registry, copies: list[Path]) -> list[str]:
-    return publication_problems(registry.database, copies[0].parents[1])
+def problems(file_registry: Registry, copies: list[Path]) -> list[str]:
+    return publication_problems(file_registry.database, copies[0].parents[1])
 
 
-def test_copies_on_disk_are_entered_once(registry: Registry, copies: list[Path]) -> None:
+def test_copies_on_disk_are_entered_once(file_registry: Registry, copies: list[Path]) -> None:
     """As they were published: the registry may be lost."""
     publish_dir = copies[0].parents[1]
-    assert enter_publications(registry.database, publish_dir, publish_dir.parent) == 0
-    rows = registry.rows(PublicationRow)
+    assert enter_publications(file_registry.database, publish_dir, publish_dir.parent) == 0
+    rows = file_registry.rows(PublicationRow)
     assert {row["destination"] for row in rows} == {str(path) for path in copies}
     assert {Path(row["source"]).parents[1] for row in rows} == {copies[0].parents[2]}
     assert {(row["state"], row["kind"], row["attempts"]) for row in rows} == {
         ("published", "mosaic", 0)
     }
-    assert problems(registry, copies) == []
+    assert problems(file_registry, copies) == []
 
 
 def test_copy_that_is_gone_damaged_or_another_is_named(
-    registry: Registry, copies: list[Path]
+    file_registry: Registry, copies: list[Path]
 ) -> None:
     shutil.rmtree(copies[0])
     (copies[1] / "image.fits").write_bytes(b"")
-    with registry.database.writing() as session:
+    with file_registry.database.writing() as session:
         session.execute(
             update(PublicationRow)
             .where(PublicationRow.destination == str(copies[2]))
             .values(product_key="another")
         )
-    texts = problems(registry, copies)
+    texts = problems(file_registry, copies)
     assert len(texts) == 3
     assert sorted(copies[0].name in text and "missing" in text for text in texts)[-1]
     assert sorted("image.fits has 0 bytes" in text for text in texts)[-1]
     assert sorted("not of another" in text for text in texts)[-1]
 
 
-def test_copy_without_a_row_is_named(registry: Registry, copies: list[Path]) -> None:
+def test_copy_without_a_row_is_named(file_registry: Registry, copies: list[Path]) -> None:
     source = toy_product(copies[0].parents[2], number=9)
     folder = publish_copy(source, copies[0].parents[1]).folder
-    assert problems(registry, copies) == [
+    assert problems(file_registry, copies) == [
         f"{folder} is published and not in the registry: contimg registry rebuild."
     ]
 
 
-def test_copy_that_a_dead_process_began_is_named(registry: Registry, copies: list[Path]) -> None:
+def test_copy_that_a_dead_process_began_is_named(
+    file_registry: Registry, copies: list[Path]
+) -> None:
     """While its process lives it is none of the operator's business."""
-    with registry.database.writing() as session:
+    with file_registry.database.writing() as session:
         session.execute(
             update(PublicationRow)
             .where(PublicationRow.destination == str(copies[0]))
@@ -176,10 +184,10 @@ def test_copy_that_a_dead_process_began_is_named(registry: Registry, copies: lis
         )
     lock = copies[0].with_name(f".publishing-{copies[0].name}.lock")
     held = LOCAL.try_lock(lock)
-    assert problems(registry, copies) == []
+    assert problems(file_registry, copies) == []
     LOCAL.remove(lock)
     LOCAL.unlock(held)
-    (text,) = problems(registry, copies)
+    (text,) = problems(file_registry, copies)
     assert "is not finished: contimg publish retry" in text
 
 

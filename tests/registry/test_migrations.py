@@ -138,12 +138,12 @@ def test_rows_survive_a_migration(old_url: str) -> None:
 
 
 TOGETHER = """
-import sys, time
+import os, sys, time
 from pathlib import Path
 from sqlalchemy import Engine, event
 from absurd_contimg.registry import Registry, migrations, tables
 
-marks, name = Path(sys.argv[2]), sys.argv[3]
+marks = Path(sys.argv[2])
 
 def statement(_connection, _cursor, text, *_rest):
     if text.startswith("ALTER TABLE") and not (marks / "altering").exists():
@@ -153,21 +153,28 @@ def statement(_connection, _cursor, text, *_rest):
         time.sleep(0.5)
 
 event.listen(Engine, "before_cursor_execute", statement)
-(marks / f"open-{name}").touch()
-Registry(sys.argv[1])
+children = []
+for number in range(2):
+    children.append(os.fork())
+    if children[-1] == 0:
+        (marks / f"open-{number}").touch()
+        Registry(sys.argv[1])
+        os._exit(0)
+print([os.waitpid(child, 0)[1] for child in children])
 """
 
 
 def test_two_processes_may_migrate_at_once(old_url: str, tmp_path: Path) -> None:
     """One stops in the middle until the other has begun too."""
     (marks := tmp_path / "marks").mkdir()
-    processes = [
-        subprocess.Popen([sys.executable, "-c", TOGETHER, old_url, str(marks), str(number)])
-        for number in range(2)
-    ]
-    assert [process.wait() for process in processes] == [0, 0]
+    assert run_program(TOGETHER, old_url, str(marks)) == "[0, 0]\n"
     assert (marks / "altering").exists()
     assert differences(old_url) == []
+
+
+def run_program(*arguments: str) -> str:
+    program = [sys.executable, "-c", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
 
 KILLING = """
@@ -200,13 +207,7 @@ print(kills)
 
 def test_kill_in_the_middle_leaves_a_migration_that_can_be_repeated(old_url: str) -> None:
     """A process is killed before one statement after the other, until none is left."""
-    ran = subprocess.run(
-        [sys.executable, "-c", KILLING, old_url, "3", "9"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert int(ran.stdout) > 5
+    assert int(run_program(KILLING, old_url, "3", "9")) > 5
     assert differences(old_url) == []
     assert len(Registry(old_url).rows(Product)) == 3
 
