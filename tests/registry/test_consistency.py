@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
 from toy_products import toy_product
 
 from absurd_contimg.products.filesystem import LOCAL
@@ -17,17 +17,21 @@ from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.consistency import (
     FileIndexReport,
+    derived_problems,
     enter_publications,
     publication_problems,
     refresh_file_index,
     window_problems,
 )
 from absurd_contimg.registry.models import FileState, ObservationGroup, SubbandFile
+from absurd_contimg.registry.mosaics import MosaicRow
+from absurd_contimg.registry.photometry import PhotometryRow
 from absurd_contimg.registry.publications import PublicationRow
 from absurd_contimg.registry.subband_files import list_files
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 
 from .test_absence import contimg
+from .test_registry import WINDOW, commit_all
 
 NAMES = tuple(f"2026-01-25T22:26:05_sb{number:02}.hdf5" for number in range(4))
 
@@ -201,6 +205,22 @@ def test_windows_of_unknown_groups_are_named(registry: Registry) -> None:
         "Window w has groups that are not in the registry: G2.",
         "Window w is superseded by v, which is not in the registry.",
     ]
+
+
+def test_products_without_all_their_rows_are_named(registry: Registry, tmp_path: Path) -> None:
+    """A rebuild enters them again."""
+    commit_all(tmp_path)
+    registry.rebuild(tmp_path)
+    assert derived_problems(registry.database) == []
+    with registry.database.writing() as session:
+        session.execute(delete(MosaicRow))
+        session.execute(delete(PhotometryRow).where(PhotometryRow.source == "S1"))
+    texts = derived_problems(registry.database)
+    assert len(texts) == 4
+    assert texts[0].startswith(f"Product mosaic-{WINDOW}-x has 0 of 1 rows in mosaics: contimg")
+    assert "has 1 of 2 rows in photometry: contimg registry rebuild" in texts[1]
+    registry.rebuild(tmp_path)
+    assert derived_problems(registry.database) == []
 
 
 def test_commands_check_and_rebuild_all_of_it(tmp_path: Path) -> None:

@@ -1,30 +1,57 @@
-"""What else of the registry is compared with the disk: incoming files, publications, windows.
+"""What else of the registry is compared: incoming files, publications, windows, derived rows.
 
-`Registry.check` compares the products.
+`Registry.check` compares the products with the disk.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select, update
 
 from absurd_contimg.errors import BrokenProductError, UserError
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest
+from absurd_contimg.products.mosaic_outputs import MosaicOutputs
+from absurd_contimg.products.outputs import (
+    ImageOutputs,
+    PhotometryOutputs,
+    ValidateOutputs,
+    from_json,
+    names,
+)
 from absurd_contimg.products.publication import destination_of, is_publishing
 from absurd_contimg.products.store import load_committed, read_products, verify
 from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.models import FileState, IngestState, ObservationGroup, SubbandFile
+from absurd_contimg.registry.models import (
+    FileState,
+    ImageRow,
+    IngestState,
+    ObservationGroup,
+    Product,
+    SubbandFile,
+    ValidationRow,
+)
+from absurd_contimg.registry.mosaics import MosaicRow
+from absurd_contimg.registry.photometry import PhotometryRow
 from absurd_contimg.registry.publications import PublicationRow, PublicationState
 from absurd_contimg.registry.windows import WindowRow
 
 _GONE = "gone, was {state}: {reason}"
 _WAS = re.compile(r"gone, was (\w+): (.*)", re.DOTALL)
+
+_TABLES_OF_OUTPUTS: Mapping[
+    type[Any], type[ImageRow | ValidationRow | MosaicRow | PhotometryRow]
+] = {
+    ImageOutputs: ImageRow, ValidateOutputs: ValidationRow, MosaicOutputs: MosaicRow,
+    PhotometryOutputs: PhotometryRow,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,4 +229,31 @@ def window_problems(database: Database) -> list[str]:
                 f"Window {window_id} is superseded by {superseded_by}, which is not in the "
                 "registry."
             )
+    return problems
+
+
+def derived_problems(database: Database) -> list[str]:
+    """A sentence for each image, mosaic and photometry product whose rows are not all there.
+
+    Products are recognised by their outputs, as where rows are derived.
+    """
+    problems = []
+    with database.reading() as session:
+        rows = {
+            table: Counter(session.scalars(select(table.product_key)))
+            for table in _TABLES_OF_OUTPUTS.values()
+        }
+        products = session.execute(select(Product.key, Product.outputs).order_by(Product.key))
+        for key, outputs in products:
+            for kind, table in _TABLES_OF_OUTPUTS.items():
+                if names(kind) != outputs.keys():
+                    continue
+                expected = 1
+                if kind is PhotometryOutputs:
+                    expected = from_json(PhotometryOutputs, outputs).photometry.n_measured
+                if rows[table][key] != expected:
+                    problems.append(
+                        f"Product {key} has {rows[table][key]} of {expected} rows in "
+                        f"{table.__tablename__}: contimg registry rebuild."
+                    )
     return problems

@@ -34,9 +34,10 @@ def check(as_json: AsJson = False) -> None:
 
     Calibrations that were retired because they were missing, and are whole again, are used again;
     groups that wait for one go on. Raw files that are gone are marked so. Exit code 1 if products
-    are missing, damaged or not registered, or if publications or windows are wrong.
+    are missing, damaged or not registered, or if anything else is wrong.
     """
     from absurd_contimg.registry.consistency import (
+        derived_problems,
         publication_problems,
         refresh_file_index,
         window_problems,
@@ -49,15 +50,16 @@ def check(as_json: AsJson = False) -> None:
         files = refresh_file_index(registry.database)
         publications = publication_problems(registry.database, settings.pipeline.paths.published)
         windows = window_problems(registry.database)
+        rows = derived_problems(registry.database)
     if as_json:
         shown = {"report": report, "groups_that_go_on": woken, "files": files}
-        print_json({**shown, "publications": publications, "windows": windows})
+        print_json({**shown, "publications": publications, "windows": windows, "rows": rows})
     else:
         _show("is missing or damaged", [text for _, text in report.broken])
         _show("is not in the registry: contimg registry rebuild", map(str, report.unknown))
         _show("is in use again", report.reinstated)
         _show("has a calibration and goes on", woken)
-        for problem in (*publications, *windows):
+        for problem in (*publications, *windows, *rows):
             console.out(problem)
         _show("cannot be read: nothing is known of its files", map(str, files.absent_folders))
         if files.gone or files.returned:
@@ -67,7 +69,7 @@ def check(as_json: AsJson = False) -> None:
             )
         wrong = f"{len(report.broken)} missing or damaged, {len(report.unknown)} not registered"
         console.out(f"{report.products} products in the registry, {wrong}.")
-    if report.broken or report.unknown or publications or windows:
+    if report.broken or report.unknown or publications or windows or rows:
         raise typer.Exit(1)
 
 
