@@ -20,7 +20,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend, server_process
+from absurd_contimg.backends.postgres import (
+    EmbeddedPostgres,
+    PostgresBackend,
+    server_process,
+    server_programs,
+)
 from absurd_contimg.backends.postgres.schema import install_schema
 from absurd_contimg.backends.postgres.server_programs import EmbeddedPostgresError
 from absurd_contimg.backends.postgres.sessions import Session
@@ -289,7 +294,7 @@ def test_a_full_disk_is_named(small_disk: Path) -> None:
         EmbeddedPostgres(small_disk / "pg", durable=False).start()
 
 
-def as_nobody(action: Callable[[], object]) -> str:
+def as_nobody(action: Callable[[], object], number: int = _NOBODY) -> str:
     """What a process of another user raises; only root can become another user in earnest."""
     reader, writer = os.pipe()
     process = os.fork()
@@ -297,10 +302,10 @@ def as_nobody(action: Callable[[], object]) -> str:
         try:
             if os.geteuid() == 0:
                 os.setgroups([])
-                os.setgid(_NOBODY)
-                os.setuid(_NOBODY)
+                os.setgid(number)
+                os.setuid(number)
             else:
-                os.geteuid = lambda: _NOBODY
+                os.geteuid = lambda: number
             action()
         except BaseException as error:  # noqa: BLE001 - the parent looks at it
             os.write(writer, f"{type(error).__name__}: {error}".encode())
@@ -311,6 +316,23 @@ def as_nobody(action: Callable[[], object]) -> str:
         text = pipe.read()
     os.waitpid(process, 0)
     return text
+
+
+def test_user_without_a_name_is_told_why_there_is_no_server(tmp_path: Path) -> None:
+    """As in a container that runs under any number."""
+    for path in (tmp_path, *tmp_path.parents):
+        path.chmod(path.stat().st_mode | 0o755)
+    tmp_path.chmod(0o777)
+    text = as_nobody(EmbeddedPostgres(tmp_path / "pg", durable=False).start, 54321)
+    assert text.startswith("EmbeddedPostgresError: This process runs as the user number 54321")
+
+
+@pytest.mark.parametrize("named", [65534, 1, 1000])
+def test_root_takes_a_user_that_has_a_name(named: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Postgres looks it up: the number 1000 is not there on every machine."""
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(server_programs, "_has_name", named.__eq__)
+    assert f"--map-user={named}" in server_programs._unprivileged()
 
 
 @pytest.mark.parametrize("action", ["start", "stop", "is_running"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -75,7 +76,14 @@ def _unprivileged() -> Sequence[str]:
     A user namespace in which root has another name keeps root's access to its files and needs no
     system user.
     """
-    if os.geteuid() != 0:
+    number = os.geteuid()
+    if number != 0:
+        if not _has_name(number):
+            raise EmbeddedPostgresError(
+                f"This process runs as the user number {number}, which has no name on this "
+                "machine, and Postgres makes no cluster for such a user. Add it to /etc/passwd, or "
+                "set ABSURD_DATABASE_URL to a server of your own."
+            )
         return ()
     unshare = shutil.which("unshare")
     if unshare is None:
@@ -84,4 +92,18 @@ def _unprivileged() -> Sequence[str]:
             "it another user, is not installed. Run as an ordinary user, or set "
             "ABSURD_DATABASE_URL to a server of your own."
         )
-    return (unshare, "--user", "--map-user=1000", "--map-group=1000")
+    named = next((each for each in _OTHER_USERS if _has_name(each)), _OTHER_USERS[0])
+    return (unshare, "--user", f"--map-user={named}", f"--map-group={named}")
+
+
+_OTHER_USERS = (1000, 1, 65534)
+"""The first ordinary user, daemon, nobody: one of them has a name on every machine."""
+
+
+def _has_name(number: int) -> bool:
+    """Whether Postgres finds the user in the user database of this machine."""
+    try:
+        pwd.getpwuid(number)
+    except KeyError:
+        return False
+    return True
