@@ -8,7 +8,9 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from unreadable_rows import connected
 
+from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import BackendError
@@ -163,6 +165,27 @@ async def test_claimable_leased_and_waiting_tasks_are_no_problem(backend: Backen
     await backend.cancel_task(QUEUE, ended.task_id)
     assert (await task_of(backend, leased.task_id)).state == "running"
     assert await find_problems(backend, QUEUE) == []
+
+
+async def test_infinite_lease_and_two_runs_at_once_are_found(
+    backend: Backend, request: pytest.FixtureRequest
+) -> None:
+    """As another client may store them."""
+    url = "" if isinstance(backend, MemoryBackend) else request.getfixturevalue("database_url")
+    leased, doubled = [await backend.spawn_task(QUEUE, "task", n) for n in range(2)]
+    await backend.claim_task(QUEUE, "worker-1", 60)
+    with connected(backend, url) as connection:
+        connection.execute(
+            f"update absurd.\"r_{QUEUE}\" set claim_expires_at = 'infinity'"
+            f" where task_id = '{leased.task_id}'"
+        )
+        connection.execute(
+            f'insert into absurd."r_{QUEUE}" (run_id, task_id, attempt, state, available_at)'
+            f" values ('{UUID(int=7)}', '{doubled.task_id}', 1, 'pending', absurd.current_time())"
+        )
+    problems = {each.task_id: each.problem for each in await find_problems(backend, QUEUE)}
+    assert "a lease without an end" in problems[leased.task_id]
+    assert "2 runs at once" in problems[doubled.task_id]
 
 
 async def test_lease_without_an_end_and_wait_without_a_deadline_are_found(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import io
 import json
 import os
 import pty
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.table import Table
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.context import TaskContext
@@ -25,6 +27,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import InputError
+from absurd_contimg.operations.console import SafeConsole
 
 QUEUE = "q"
 HOSTILE = (
@@ -149,3 +152,18 @@ def test_every_view_fits_a_terminal_and_acts_on_none(
         if view[0] not in UNWRAPPED and width(line.rstrip()) > columns
     ]
     assert wide == []
+
+
+@pytest.mark.parametrize("columns", ["0", "1", "19"])
+def test_terminal_without_a_width_has_the_usual_one(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some containers and editors set COLUMNS=0."""
+    monkeypatch.setenv("COLUMNS", columns)
+    table = Table("name")
+    table.add_row("of a task")
+    text = io.StringIO()
+    console = SafeConsole(file=text)
+    console.print(table)
+    assert console.width == 80
+    assert "of a task" in text.getvalue()

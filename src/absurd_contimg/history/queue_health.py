@@ -64,8 +64,10 @@ def stuck(task: Task, runs: Sequence[Run]) -> Iterator[str]:
     live = [run for run in runs if run.state in LIVE_STATES]
     if not live:
         yield f"It is {task.state}, and no run of it can be claimed."
+    if len(live) > 1:
+        yield f"It has {len(live)} runs at once: workers may run it side by side."
     for run in live:
-        if run.state == "running" and run.claim_expires_at is None:
+        if run.state == "running" and run.claim_expires_at in (None, INFINITY):
             yield f"Run {run.attempt} has a lease without an end."
         if run.state == "sleeping" and run.available_at == INFINITY and not _has_deadline(task):
             waits = f"for event {run.wake_event!r}" if run.wake_event else "for nothing"

@@ -19,7 +19,7 @@ from pathlib import PurePath
 from typing import Any, TextIO, cast
 
 from pydantic_core import to_jsonable_python
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.errors import MarkupError
 from rich.markup import escape
 from rich.text import Text
@@ -28,6 +28,7 @@ from typing_extensions import override
 from absurd_contimg.errors import UserError
 from absurd_contimg.secrets import mask
 
+_COLUMNS, _COLUMNS_MIN = 80, 20
 _LENGTH_MAX = 300
 _MESSAGE_LENGTH_MAX = 4000
 
@@ -74,7 +75,20 @@ def jsonable(value: Any) -> Any:
 
 
 class SafeConsole(Console):
-    """A console on which text cannot do more than be read."""
+    """A console on which text cannot do more than be read, of a width that can be read.
+
+    ``COLUMNS=0`` would let every table vanish.
+    """
+
+    @property
+    @override
+    def size(self) -> ConsoleDimensions:
+        size = super().size
+        return size if size.width >= _COLUMNS_MIN else size._replace(width=_COLUMNS)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
 
     @override
     def render_str(self, text: str, **options: Any) -> Text:
