@@ -29,6 +29,7 @@ from absurd_contimg.science.photometry import (
     INSEPARABLE,
     Flux,
     PhotometryImage,
+    TileWeights,
     measure_fluxes,
 )
 from absurd_contimg.science.restoring_beams import RestoringBeam
@@ -308,3 +309,8 @@ def test_a_smeared_source_is_measured_with_a_wider_kernel() -> None:
     assert plain > 1.01
     smeared = replace(image, smearing=relative)
     assert measure_fluxes(smeared, [source], JOINT_BEAMS)[0].flux_jy == pytest.approx(1.0, abs=3e-3)
+    # As in a mosaic of that tile and one beside it, which shows the source badly.
+    noise_jy = (1.0, 1000.0)
+    tiles = TileWeights(((180.0, 16.0), (181.0, 16.0)), noise_jy, 4.65, 1.405e9)
+    mosaic = replace(smeared, beam_follows_north=True, tiles=tiles)
+    assert measure_fluxes(mosaic, [source], JOINT_BEAMS)[0].flux_jy == pytest.approx(1.0, abs=3e-3)

@@ -223,6 +223,8 @@ class _Builder:
     catalogue: list[SkySource]
     fluxes: dict[str, Mapping[str, TileFlux]]
     frequencies_hz: list[float]
+    smearing: list[float]
+    """Of each tile; see the image stage. Images of earlier versions do not have it."""
     pixels: NDArray[np.float64]
 
     @classmethod
@@ -237,7 +239,7 @@ class _Builder:
         high = max(declinations) + _CATALOGUE_MARGIN_DEG
         near = [source for source in catalogue if low < source.dec_deg < high]
         total = MosaicSum(canvas, config.beam.cutoff)
-        return cls(selection, config, canvas, total, near, {}, [], total.weights)
+        return cls(selection, config, canvas, total, near, {}, [], [], total.weights)
 
     def add(self, member: MosaicMember) -> MosaicTile:
         """Read a tile, convolve it if need be, measure its noise and sources, and add it."""
@@ -261,6 +263,7 @@ class _Builder:
             tile, self.catalogue, settings.tile_snr_min, radius_px, cutoff
         )
         self.frequencies_hz.append(float(header["FREQ-EFF"]))
+        self.smearing.append(float(header.get("SMEARING", 0.0)))
         return MosaicTile(
             member.group_id,
             image.mid_mjd,
@@ -416,6 +419,7 @@ def _header(builder: _Builder, mosaic: MosaicImage, used: Sequence[MosaicMember]
     header["OBJECT"] = mosaic.window_id
     header["TELESCOP"] = header["INSTRUME"] = "DSA-110"
     header["FREQ-EFF"] = (mosaic.frequency_hz, "mean of the tiles, Hz")
+    header["SMEARING"] = (float(np.average(builder.smearing)), "mean of the tiles")
     header["MJD-OBS"] = (mosaic.start_mjd, "middle of the first tile, UTC")
     header["MJD-MID"] = (mosaic.mid_mjd, "mean of the tiles, UTC")
     header["TIER"] = mosaic.tier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import override
 
+from absurd_contimg.config import PipelineConfig
 from absurd_contimg.config.photometry import PhotometryConfig
 from absurd_contimg.errors import (
     CorruptInputError,
@@ -22,12 +24,13 @@ from absurd_contimg.errors import (
 )
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.stage import Parameters, PipelineStage, Workspace
-from absurd_contimg.products.mosaic_outputs import MosaicImage, MosaicOutputs
+from absurd_contimg.products.mosaic_outputs import MosaicImage, MosaicOutputs, TileTable
 from absurd_contimg.products.outputs import (
     ContinuumImage,
     ImageOutputs,
     Photometry,
     PhotometryOutputs,
+    from_json,
     names,
 )
 from absurd_contimg.products.photometry_table import (
@@ -36,12 +39,14 @@ from absurd_contimg.products.photometry_table import (
     read_photometry,
     write_photometry,
 )
-from absurd_contimg.science.catalogue import SkySource, read_catalogue
+from absurd_contimg.regular_files import read_regular
+from absurd_contimg.science.catalogue import REFERENCE_FREQUENCY_HZ, SkySource, read_catalogue
 from absurd_contimg.science.noise_map import NoiseMap
 from absurd_contimg.science.photometry import (
     BLENDED,
     Flux,
     PhotometryImage,
+    TileWeights,
     measure_fluxes,
 )
 from absurd_contimg.science.restoring_beams import RestoringBeam
@@ -68,12 +73,12 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
 
     @override
     def parameters(self, context: PipelineContext) -> Parameters:
-        return context.config.photometry.model_dump(mode="json")
+        dish = context.config.beam.dish_diameter_m
+        return context.config.photometry.model_dump(mode="json") | {"dish_diameter_m": dish}
 
     @override
     def input_paths(self, context: PipelineContext) -> list[Path]:
-        target = Target.of(context)
-        return [target.pixels, target.plane, _catalogue(context)]
+        return [*Target.of(context).paths, _catalogue(context)]
 
     @override
     def expected_bytes(self, context: PipelineContext) -> int:
@@ -88,7 +93,7 @@ class PhotometryStage(PipelineStage[PhotometryOutputs]):
     @override
     def execute(self, context: PipelineContext, workspace: Workspace) -> PhotometryOutputs:
         settings, target = context.config.photometry, Target.of(context)
-        image, frequency_hz = target.read(settings)
+        image, frequency_hz = target.read(context.config)
         if not np.isfinite(image.noise.local).any():
             raise DataQualityError(
                 f"{target.pixels} has no noise: it is blank or constant.", "Image again."
@@ -137,7 +142,8 @@ class Target:
     pixels: Path
     plane: Path
     """The response of an image; the weights of a mosaic, whose response is 1."""
-    is_mosaic: bool
+    tiles: Path | None
+    """The table of a mosaic's tiles; None: it is no mosaic."""
     beam: RestoringBeam
     mid_mjd: float
 
@@ -145,9 +151,10 @@ class Target:
     def of(cls, context: PipelineContext) -> Target:
         """The mosaic or else the image of the context; `MissingInputError` without either."""
         described: ContinuumImage | MosaicImage
+        tiles: Path | None = None
         if names(MosaicOutputs) <= context.outputs.keys():
             described = context.outputs_of(MosaicOutputs).mosaic
-            plane = described.weight_path
+            plane, tiles = described.weight_path, described.tiles_path
         elif names(ImageOutputs) <= context.outputs.keys():
             described = context.outputs_of(ImageOutputs).image
             plane = described.beam_path
@@ -156,10 +163,14 @@ class Target:
                 f"There is no image of {context.group_id} to measure in.", "Make its image first."
             )
         beam = RestoringBeam(described.bmaj_arcsec, described.bmin_arcsec, described.bpa_deg)
-        is_mosaic = isinstance(described, MosaicImage)
-        return cls(described.path, plane, is_mosaic, beam, described.mid_mjd)
+        return cls(described.path, plane, tiles, beam, described.mid_mjd)
 
-    def read(self, settings: PhotometryConfig) -> tuple[PhotometryImage, float | None]:
+    @property
+    def paths(self) -> list[Path]:
+        """All of its files."""
+        return [self.pixels, self.plane, *([] if self.tiles is None else [self.tiles])]
+
+    def read(self, config: PipelineConfig) -> tuple[PhotometryImage, float | None]:
         """The image, and the frequency of its fluxes in Hz if its header tells."""
         from astropy.wcs import WCS
 
@@ -167,19 +178,41 @@ class Target:
         _, plane = _read_plane(self.plane)
         wcs = WCS(header).celestial
         beam_px = self.beam.major_arcsec / 3600.0 / float(np.min(np.abs(wcs.wcs.cdelt)))
-        box, reach = settings.noise_box_beams * beam_px, _CORRELATION_BEAMS * beam_px
+        box, reach = config.photometry.noise_box_beams * beam_px, _CORRELATION_BEAMS * beam_px
         frequency = header.get("FREQ-EFF")
         frequency_hz = None if frequency is None else float(frequency)
-        if self.is_mosaic:
-            expected = np.where(plane > 0, 1.0 / np.sqrt(np.where(plane > 0, plane, 1.0)), np.nan)
-            noise = NoiseMap.measure(pixels, box, reach, expected)
-            image = PhotometryImage(pixels, noise, None, wcs, self.beam, beam_follows_north=True)
-        else:
+        smearing = float(header.get("SMEARING", 0.0))  # which earlier versions do not have
+        if self.tiles is None:
             noise = NoiseMap.measure(pixels, box, reach)
-            # Images of earlier versions do not have it.
-            smearing = float(header.get("SMEARING", 0.0))
             image = PhotometryImage(pixels, noise, plane, wcs, self.beam, smearing=smearing)
+        else:
+            expected = np.where(plane > 0, 1.0 / np.sqrt(np.where(plane > 0, plane, 1.0)), np.nan)
+            image = PhotometryImage(
+                pixels,
+                NoiseMap.measure(pixels, box, reach, expected),
+                None,
+                wcs,
+                self.beam,
+                beam_follows_north=True,
+                smearing=smearing,
+                tiles=_tile_weights(self.tiles, config.beam.dish_diameter_m, frequency_hz),
+            )
         return image, frequency_hz
+
+
+def _tile_weights(path: Path, dish_diameter_m: float, frequency_hz: float | None) -> TileWeights:
+    try:
+        table = from_json(TileTable, json.loads(read_regular(path)))
+    except ValueError as error:
+        raise CorruptInputError(
+            f"the tile table {path} cannot be read ({error}).", "Make the mosaic again."
+        ) from error
+    return TileWeights(
+        tuple((tile.ra_deg, tile.dec_deg) for tile in table.used),
+        tuple(tile.noise_jy for tile in table.used),
+        dish_diameter_m,
+        frequency_hz or REFERENCE_FREQUENCY_HZ,
+    )
 
 
 def _catalogue(context: PipelineContext) -> Path:
@@ -251,7 +284,7 @@ def summarise(
     ]
     return Photometry(
         table=table,
-        measured_in="mosaic" if target.is_mosaic else "image",
+        measured_in="image" if target.tiles is None else "mosaic",
         mid_mjd=target.mid_mjd,
         n_sources=len(rows),
         n_measured=len(errors),

@@ -115,7 +115,7 @@ def _measure_earlier(
         }
         if not places or not described.path.is_file() or not described.beam_path.is_file():
             continue
-        image, _ = Target.of(context).read(config.photometry)
+        image, _ = Target.of(context).read(config)
         for number, place in places.items():
             flux = _measure(image, place, known, config)
             if flux is not None and flux.flux_jy is not None and flux.error_jy is not None:
