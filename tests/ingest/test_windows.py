@@ -224,7 +224,7 @@ def apply(stored: dict[str, Window], formed: Windows) -> None:
             del stored[window.window_id]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(truth=nights(), seed=st.integers(0, 10_000), shuffled=st.booleans())
 def test_whatever_the_order_of_arrival_the_windows_are_the_same(
     truth: list[Observation], seed: int, shuffled: bool
@@ -259,7 +259,7 @@ def _at(each: Observation, stage: int) -> Observation:
     return replace(each, outcome=Outcome.PENDING) if stage == 1 else each
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(truth=nights())
 def test_every_group_has_its_windows_or_a_reason(truth: list[Observation]) -> None:
     formed = form_windows(truth, RULES, NIGHT_OVER)

@@ -34,8 +34,8 @@ from absurd_contimg.science.raw_pointing import Pointing
 _log = logging.getLogger(__name__)
 
 _LOOKS_MAX = 2000
-"""New files, and files that are opened, in one poll: a first poll of a full folder goes on at once
-in the next."""
+"""New files, and files that turn out to be whole or damaged, in one poll: a first poll of a full
+folder goes on at once in the next."""
 _ABSENT_SECONDS_MAX = 86_400.0
 """After a day without any file of a group its disk is not away: the files were removed."""
 
@@ -60,19 +60,23 @@ class Arrivals:
         """Enter new files, look at those that may change, close groups; whether more is left."""
         looked_before, self._looked_before = self._looked_before, False
         names = self.incoming.names()
-        more = self._enter_new(names, now)
+        if self._enter_new(names, now):
+            return True  # nothing is judged before all is entered
         collecting = self.store.groups([IngestState.COLLECTING])
         self._check_presence(collecting, names, now)
         opened_max = _LOOKS_MAX
         changes: list[FileChange] = []
         for file in (file for group in collecting for file in group.files):
-            change, was_opened = self._look_again(file, names, now, opened_max > 0)
-            opened_max -= was_opened
-            changes += [] if change is None else [change]
+            change, was_opened = self._look_again(file, names, now)
+            if change is not None:
+                changes.append(change)
+                opened_max -= was_opened
+            if opened_max == 0:
+                break
         self.store.note_files(changes)
         self._watch(names, now)
-        more = more or opened_max <= 0
-        if not more:  # else files are not looked at that may be whole
+        more = opened_max == 0
+        if not more:  # else there are files that may be whole
             self._close_groups(names, now, may_end_waits=looked_before)
             self._looked_before = True
         return more
@@ -131,7 +135,7 @@ class Arrivals:
             )
 
     def _look_again(
-        self, file: IngestFile, names: set[str], now: float, may_open: bool
+        self, file: IngestFile, names: set[str], now: float
     ) -> tuple[FileChange | None, bool]:
         """What became of a file of a collecting group, and whether it was opened."""
         look = self.incoming.look(file.path) if file.path.name in names else None
@@ -140,7 +144,7 @@ class Arrivals:
         if (look.size, look.mtime_ns) != (file.size, file.mtime_ns):
             first_seen = file.first_seen if file.was_looked_at else now
             return _changed(file, look, FileState.ARRIVING, "changes", now, first_seen), False
-        if file.state is not FileState.ARRIVING or not may_open:
+        if file.state is not FileState.ARRIVING:
             return None, False
         is_marked = f"{file.path.name}.done" in names
         if not is_quiet(
