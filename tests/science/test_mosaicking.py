@@ -214,13 +214,13 @@ def test_a_canvas_that_is_too_large_is_refused_before_memory_is_taken(
 
 @pytest.mark.parametrize("dec_deg", [-0.2, 16.0, -30.0, 71.6])
 def test_pixels_of_the_canvas_keep_their_size(dec_deg: float) -> None:
-    """To 5e-4, from one end of a window of ten tiles to the other."""
-    footprints = [Footprint.of(tile_wcs(p), (512, 512)) for p in strip(0.0, dec_deg, 10)]
-    canvas = plan_canvas(footprints, PIXELS_MAX)
+    """To 1e-3, from one end of a night of sixty tiles to the other."""
+    footprints = [Footprint.of(tile_wcs(p), (512, 512)) for p in strip(0.0, dec_deg, 60)]
+    canvas = plan_canvas(footprints, 4 * PIXELS_MAX)
     height, width = canvas.shape
     inside = 0
-    for x in np.linspace(50, width - 50, 9):
-        for y in np.linspace(50, height - 50, 5):
+    for x in np.linspace(50, width - 50, 25):
+        for y in np.linspace(50, height - 50, 25):
             corners = canvas.wcs.wcs_pix2world([x, x + 1, x], [y, y, y + 1], 0)
             ra, dec = np.radians(corners)
             if abs(np.degrees(dec[0]) - dec_deg) > 1.0:
@@ -230,6 +230,28 @@ def test_pixels_of_the_canvas_keep_their_size(dec_deg: float) -> None:
             area = np.linalg.norm(np.cross(vectors[1] - vectors[0], vectors[2] - vectors[0]))
             assert area == pytest.approx(np.radians(canvas.cell_deg) ** 2, rel=1e-3)
     assert inside >= 9
+
+
+@pytest.mark.parametrize("dec_deg", [16.0, 71.6])
+def test_interpolated_coordinates_are_those_of_the_projections(dec_deg: float) -> None:
+    """A tile whose pixels are its columns or rows; on the whole canvas, and on ten pixels."""
+    plan = TilePlan(0.0, dec_deg, 128, 60.0)
+    wcs = tile_wcs(plan)
+    rows, columns = np.mgrid[:128, :128].astype(float)
+    whole = plan_canvas(
+        [Footprint.of(tile_wcs(p), (128, 128)) for p in strip(2.0, dec_deg, 4)], 10**7
+    )
+    corner = Canvas(wcs.deepcopy(), (10, 10))
+    corner.wcs.wcs.crpix -= [60.3, 70.6]
+    for canvas in (whole, corner):
+        for index, values in enumerate((columns, rows)):
+            tile = Tile(values, np.ones((128, 128)), wcs, 1.0)
+            mosaic = mosaic_of([tile], canvas).pixels()
+            y, x = np.nonzero(np.isfinite(mosaic))
+            assert len(x) >= 100
+            exact = wcs.wcs_world2pix(*canvas.wcs.wcs_pix2world(x, y, 0), 0)
+            inside = np.all([(axis > 4) & (axis < 123) for axis in exact], axis=0)
+            np.testing.assert_allclose(mosaic[y, x][inside], exact[index][inside], atol=2e-3)
 
 
 def reprojected(tile: Tile, canvas: Canvas) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

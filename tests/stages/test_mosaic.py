@@ -134,10 +134,26 @@ def test_tiles_of_different_restoring_beams_are_convolved_to_a_common_one(
 ) -> None:
     plans = strip(30.0, 16.0, 2, **SIZE)
     plans[1] = replace(plans[1], beam=RestoringBeam(66.0, 47.0, 40.0))
-    site.commit(plans, 8)
+    sources = site.commit(plans, 8)
     mosaic = site.make(workspace)[0].mosaic
     assert mosaic.n_convolved == 2
     assert mosaic.bmaj_arcsec > 63.0
+    # The flux is also the sum of the pixels over the area of the beam that the header names.
+    with fits.open(workspace.product / mosaic.path.name) as hdus:
+        pixels, wcs = hdus[0].data, WCS(hdus[0].header).celestial
+    beam = RestoringBeam(mosaic.bmaj_arcsec, mosaic.bmin_arcsec, mosaic.bpa_deg)
+    area_px = beam.area_arcsec2 / mosaic.cell_arcsec**2
+    sums = []
+    for source in sources:
+        x, y = (round(float(v)) for v in wcs.wcs_world2pix(source.ra_deg, source.dec_deg, 0))
+        box = pixels[max(0, y - 7) : y + 8, max(0, x - 7) : x + 8]
+        if box.shape == (15, 15) and np.isfinite(box).all():
+            sums.append(box.sum() / area_px / source.flux_jy)
+    assert len(sums) >= 4
+    assert np.mean(sums) == pytest.approx(1.0, abs=0.02)
+    table = json.loads((workspace.product / "tiles.json").read_text())
+    for tile, member in zip(table["used"], site.members().tiles, strict=True):
+        assert abs(tile["noise_jy"] / member.image.rms_jy - 1) > 0.005  # measured again
     assert mosaic.flux_ratio_median == pytest.approx(1.0, abs=0.01)
     assert mosaic.flux_ratio_scatter < 0.02
     assert mosaic.noise_ratio == pytest.approx(1.0, abs=0.1)

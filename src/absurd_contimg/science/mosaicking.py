@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from absurd_contimg.science.canvas import Canvas, border_pixels
 
 _CELL_PX = 16
-"""Coordinates are computed on a grid of this step and interpolated with cubics (1e-5 px)."""
-_PADDING_CELLS = 4
-"""Of that grid beyond the box: without it coordinates err by 1.4 px at the edge (measured)."""
+"""Coordinates are computed on a grid of this step and interpolated with cubics (1e-8 px)."""
+_PADDING_CELLS = 1
+"""Of that grid beyond the box, so that the smallest box has the four points of a cubic. A spline of
+the whole grid needs no more; `scipy.ndimage`, which mirrors at the edge, would err by 1.4 px."""
 _EDGE_PX = 1e-6
 """A pixel on the border may have a coordinate outside by rounding."""
 
