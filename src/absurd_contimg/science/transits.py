@@ -6,6 +6,7 @@ belongs to the group whose middle is nearest to it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -19,6 +20,9 @@ from absurd_contimg.science.catalogue import REFERENCE_FREQUENCY_HZ, SkySource
 _SIDEREAL_DEG_PER_DAY = 360.985_647_366_29
 """Rotation of the Earth in a day of UT."""
 _MINUTES_PER_DAY = 1440.0
+_MJD_ZERO = 2_400_000.5
+_TT_MINUS_UTC_DAYS = 69.184 / 86_400.0
+"""Since 2017; a leap second more changes nothing here."""
 
 
 class ObservedGroup(Protocol):
@@ -153,25 +157,26 @@ def groups_around(
 
 
 def sidereal_time_deg(mjd: NDArray[np.float64], longitude_deg: float) -> NDArray[np.float64]:
-    """Local apparent sidereal time, with UT1 taken for UTC: less than 0.9 s wrong."""
-    from astropy import units
-    from astropy.time import Time
+    """Local apparent sidereal time, with UT1 taken for UTC: less than 0.9 s wrong.
 
-    times = Time(mjd, format="mjd", scale="utc")
-    times.delta_ut1_utc = np.zeros(len(mjd))
-    local = times.sidereal_time("apparent", longitude=longitude_deg * units.deg)
-    return np.asarray(local.deg, dtype=np.float64)
+    So it needs no table of the Earth's rotation, which ends a year after it was made.
+    """
+    import erfa
+
+    tt = mjd + _TT_MINUS_UTC_DAYS
+    greenwich = np.degrees(erfa.gst06a(_MJD_ZERO, mjd, _MJD_ZERO, tt))
+    return np.asarray(np.remainder(greenwich + longitude_deg, 360.0))
 
 
 def apparent_position_deg(
     source: SkySource, mjd: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Right ascension and declination of date, computed once for each day: 1 arcsec is enough."""
-    from astropy import units
-    from astropy.coordinates import TETE, SkyCoord
-    from astropy.time import Time
+    import erfa
 
     days, place = np.unique(np.floor(mjd), return_inverse=True)
-    icrs = SkyCoord(source.ra_deg * units.deg, source.dec_deg * units.deg)
-    of_date = icrs.transform_to(TETE(obstime=Time(days + 0.5, format="mjd", scale="utc")))
-    return of_date.ra.deg[place], of_date.dec.deg[place]
+    ra, dec = math.radians(source.ra_deg), math.radians(source.dec_deg)
+    still = (0.0, 0.0, 0.0, 0.0)  # proper motions, parallax, radial velocity
+    of_date, declination, origins = erfa.atci13(ra, dec, *still, _MJD_ZERO, days + 0.5)
+    right_ascension = np.remainder(np.degrees(of_date - origins), 360.0)
+    return right_ascension[place], np.degrees(declination)[place]

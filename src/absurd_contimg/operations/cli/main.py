@@ -19,6 +19,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     manage,
     mosaic,
     photometry,
+    publish,
     queues,
     registry,
     schedules,
@@ -29,7 +30,7 @@ from absurd_contimg.operations.cli.app import app
 from absurd_contimg.operations.console import discard_output, error_console, guard_streams
 
 _EXTRAS = {
-    **dict.fromkeys(("scipy", "astropy", "pyuvdata", "h5py", "casacore"), "casa"),
+    **dict.fromkeys(("scipy", "astropy", "erfa", "pyuvdata", "h5py", "casacore"), "casa"),
     **dict.fromkeys(("casatasks", "casatools", "casadata"), "casa"),
     **dict.fromkeys(("matplotlib", "jinja2"), "plots"),
 }

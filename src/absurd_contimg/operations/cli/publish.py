@@ -1,0 +1,240 @@
+"""``contimg publish`` and ``contimg transits``: what is published, and what could be made."""
+
+# SQLAlchemy and astropy take a second to import: imported where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import SpawnedTask
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.services.publications import RetriedPublication
+    from absurd_contimg.registry import Registry
+    from absurd_contimg.science.transits import Transit
+    from absurd_contimg.workflows.transits import Choice, TransitFinder, TransitSearch
+
+publish_app = typer.Typer(no_args_is_help=True, help="Products in the folder that others read.")
+app.add_typer(publish_app, name="publish")
+
+_CHOICES: Mapping[str, Choice] = {
+    "latest": "latest", "earliest": "earliest", "best": "best"
+}  # fmt: skip
+_MJD_EPOCH = datetime(1858, 11, 17, tzinfo=UTC)
+
+
+@publish_app.command("list")
+def publish_list(
+    of_state: Annotated[
+        str | None, typer.Option("--state", help="staging, publishing, published or failed.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List publications: how far each is, where it is, and why it is not there.
+
+    Exit code 1 if one has failed.
+    """
+    from absurd_contimg.registry.publications import PublicationState
+
+    names = [each.value for each in PublicationState]
+    if of_state is not None and of_state not in names:
+        raise SettingError(f"There is no state {of_state!r}.", f"Use one of {', '.join(names)}.")
+    wanted = None if of_state is None else PublicationState(of_state)
+    with _registry(state.settings()) as registry:
+        publications = registry.publications.all(wanted)
+    if as_json:
+        print_json([asdict(each) for each in publications])
+    else:
+        table = Table("key", "product", "state", "failed", "published (UTC)", box=None)
+        for each in publications:
+            when = (each.published_at or "")[:19]
+            cells = (each.product_key[:10], each.destination.name, each.state.value)
+            table.add_row(*map(cell, cells), str(each.attempts or ""), cell(when))
+        console.print(table)
+        for each in publications:
+            if each.reason is not None:
+                text = f"{each.product_key[:10]} {each.state.value}: {each.reason}"
+                console.print(message_line(text))
+    if any(each.state is PublicationState.FAILED for each in publications):
+        raise typer.Exit(1)
+
+
+@publish_app.command("retry")
+def publish_retry(
+    key: Annotated[
+        str | None,
+        typer.Argument(help="The product's key, its beginning, or the name of its folder."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="All publications that did not succeed.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Publish again what failed or was interrupted, by a task of its own."""
+    from absurd_contimg.operations.services.publications import (
+        retry_publication,
+        select_publications,
+    )
+
+    if (key is None) != every:
+        raise SettingError("publish retry takes a product, or --all.")
+    settings = state.settings()
+    with _registry(settings) as registry:
+        publications = select_publications(registry.publications.all(), key)
+
+    async def retry(backend: Backend) -> list[RetriedPublication]:
+        return [
+            await retry_publication(backend, settings.queue_name, publication)
+            for publication in publications
+        ]
+
+    retried = with_backend(settings, retry, create=False) if publications else []
+    if as_json:
+        print_json([asdict(each) for each in retried])
+        return
+    for each in retried:
+        task = "" if each.task is None else f"task {each.task.task_id} "
+        console.print(message_line(f"{each.product_key[:10]}: {task}{each.note}"))
+    if not retried:
+        console.print("All publications have succeeded.")
+
+
+@app.command()
+def transits(
+    calibrator: Annotated[str, typer.Option(help="A calibrator's name, or all.")] = "all",
+    days_back: Annotated[float, typer.Option(min=0.0, help="Days before now.")] = 60.0,
+    response_min: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Smallest beam response.")
+    ] = 0.3,
+    groups_min: Annotated[
+        int, typer.Option(min=1, help="Groups within 25 minutes of the transit.")
+    ] = 1,
+    create: Annotated[
+        str | None, typer.Option(help="Make a mosaic of one: latest, earliest, best or its group.")
+    ] = None,
+    batch: Annotated[bool, typer.Option("--batch", help="Make a mosaic of each.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait-for-published", help="The task ends when it is published.")
+    ] = False,
+    limit: Annotated[int, typer.Option(min=1, help="Number of transits, the most recent.")] = 30,
+    as_json: AsJson = False,
+) -> None:
+    """List the transits of calibrators that were observed, most recent first.
+
+    With --create or --batch a task makes mosaics of the groups around them.
+    """
+    from absurd_contimg.ingest.spawn import find_catalog
+    from absurd_contimg.workflows.transits import TransitFinder, TransitSearch
+
+    if create is not None and batch:
+        raise SettingError("--create makes one mosaic, --batch one of each.", "Give one of them.")
+    settings = state.settings()
+    search = TransitSearch(
+        catalog_path=find_catalog(settings),
+        calibrator=calibrator,
+        days_back_max=max(days_back, 0.001),
+        response_min=response_min,
+        groups_min=groups_min,
+    )
+    with _registry(settings) as registry:
+        finder = TransitFinder(settings.pipeline, registry)
+        if create is not None or batch:
+            task = _spawn(settings, finder, search, create, wait)
+            if as_json:
+                print_json({"task_id": task.task_id, "created": task.created})
+            else:
+                made = "spawned" if task.created else "existed already"
+                console.out(f"Task {task.task_id} {made}: contimg status")
+            return
+        observed = finder.matching(search)[:limit]
+    now = datetime.now(UTC)
+    if as_json:
+        rows = [
+            {
+                **asdict(each),
+                "transit_time": _time(each),
+                "days_ago": (now - _time(each)).total_seconds() / 86_400.0,
+            }
+            for each in observed
+        ]
+        print_json(rows)
+        return
+    table = Table("transit (UTC)", "calibrator", "group", "beam", "groups", "MS", "days", box=None)
+    for each in observed:
+        days = (now - _time(each)).total_seconds() / 86_400.0
+        table.add_row(
+            f"{_time(each):%Y-%m-%d %H:%M}",
+            cell(each.calibrator),
+            cell(each.group_id),
+            f"{each.beam_response:.2f}",
+            str(each.n_groups),
+            str(each.n_measurement_sets),
+            f"{days:.1f}",
+        )
+    console.print(table)
+    console.out(f"{len(observed)} transits.")
+
+
+def _spawn(
+    settings: Settings,
+    finder: TransitFinder,
+    search: TransitSearch,
+    create: str | None,
+    wait: bool,
+) -> SpawnedTask:
+    """Spawn the task; the transit is selected now, so that the same words later mean another."""
+    from absurd_contimg.workflows.transit_mosaics import (
+        BATCH_TASK,
+        CREATE_TASK,
+        BatchMosaicInputs,
+        TransitMosaicInputs,
+        spawn_options,
+    )
+    from absurd_contimg.workflows.transits import select_transit
+
+    common = search.model_dump()
+    if create is None:
+        finder.require(search)
+        name = BATCH_TASK
+        inputs: TransitSearch = BatchMosaicInputs(**common, wait_for_published=wait)
+    else:
+        candidates = finder.require(search, None if create in _CHOICES else create)
+        chosen = select_transit(candidates, _CHOICES.get(create, "latest"))
+        chosen_by = {"calibrator": chosen.calibrator, "group_id": chosen.group_id}
+        name = CREATE_TASK
+        inputs = TransitMosaicInputs(**{**common, **chosen_by}, wait_for_published=wait)
+    params, options = inputs.model_dump(mode="json"), spawn_options(name, inputs)
+
+    async def spawn(backend: Backend) -> SpawnedTask:
+        return await backend.spawn_task(settings.queue_name, name, params, options)
+
+    return with_backend(settings, spawn)
+
+
+def _time(transit: Transit) -> datetime:
+    return _MJD_EPOCH + timedelta(days=transit.transit_mjd)
+
+
+@contextmanager
+def _registry(settings: Settings) -> Iterator[Registry]:
+    """The registry, or `MissingInputError` if there is none yet."""
+    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.registry.database import exists
+
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with closing(open_registry(settings)) as registry:
+        yield registry

@@ -1,0 +1,174 @@
+"""`contimg publish` and `contimg transits`, as an operator uses them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from toy_products import toy_product
+from typer.testing import CliRunner, Result
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config import SiteConfig
+from absurd_contimg.errors import MissingInputError, MosaicNotMadeError, SettingError
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.products.store import load_committed
+from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.registry.models import ObservationGroup
+from absurd_contimg.registry.publications import Publications
+from absurd_contimg.science.catalogue import SkySource, write_catalogue
+from absurd_contimg.science.transits import apparent_position_deg, sidereal_time_deg
+
+QUEUE = "dsa110-pipeline"
+STEP = 309.12 / 86400.0
+
+
+class Site:
+    """A site with three publications and a night of groups around a transit."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        names = ("input", "output", "scratch", "state")
+        self.folders = [f"--{name}-dir={root / name}" for name in names]
+        for name in names:
+            (root / name).mkdir()
+        registry = Registry(root / "state/registry.sqlite3", output_dir=root / "output")
+        publications, self.keys = Publications(registry.database), []
+        for number in (1, 2, 3):
+            folder = toy_product(root / "output", number=number)
+            manifest = load_committed(folder)
+            registry.register(folder, manifest)
+            publications.begin(manifest.key, "mosaic", folder, root / "published" / folder.name)
+            self.keys.append(manifest.key)
+        publications.start_attempt(self.keys[0])
+        publications.finish(self.keys[0], "2026-01-01T00:00:00+00:00")
+        publications.fail(self.keys[1], "its checks found it degraded \x1b[31m(setting).")
+        self.mid_mjd = time.time() / 86_400.0 + 40_587.0 - 0.5
+        with registry.database.writing() as session:
+            for number in range(-6, 7):
+                session.add(
+                    ObservationGroup(
+                        group_id=f"group{number + 6:02d}",
+                        status=GroupStatus.DISCOVERED.value,
+                        mid_mjd=self.mid_mjd + number * STEP,
+                        declination_deg=16.0,
+                        n_subbands=16,
+                    )
+                )
+        registry.close()
+        write_catalogue(root / "input" / "catalog.csv", [source_on_meridian(self.mid_mjd)])
+
+    def run(self, *arguments: str, **environment: str) -> Result:
+        """The outcome of a command on this site."""
+        runner = CliRunner(env={"COLUMNS": "80", **environment})
+        return runner.invoke(app, [*self.folders, *arguments])
+
+
+def source_on_meridian(mjd: float) -> SkySource:
+    """A calibrator at the declination of 16 deg of date that transits then."""
+    times = np.array([mjd])
+    lst = sidereal_time_deg(times, SiteConfig().longitude_deg)[0]
+    source = SkySource("0834+555", lst, 16.0, 8.0, calibrator=True)
+    for _ in range(3):
+        ra, dec = apparent_position_deg(source, times)
+        source = replace(
+            source,
+            ra_deg=(source.ra_deg + math.remainder(lst - ra[0], 360.0)) % 360.0,
+            dec_deg=source.dec_deg + 16.0 - dec[0],
+        )
+    return source
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(tmp_path_factory.mktemp("site"))
+
+
+def test_publications_are_listed_with_their_reasons(site: Site) -> None:
+    """On 80 columns, harmless on a terminal; exit code 1 because one has failed."""
+    result = site.run("publish", "list")
+    assert result.exit_code == 1
+    lines = result.output.splitlines()
+    assert max(map(len, lines[:4])) <= 80
+    assert "2026-01-01T00:00:00" in result.output
+    assert "degraded" in result.output
+    assert "\x1b" not in result.output
+    rows = json.loads(site.run("publish", "list", "--json").output)
+    assert [row["state"] for row in rows] == ["published", "failed", "staging"]
+    assert site.run("publish", "list", "--state", "published").exit_code == 0
+
+
+def test_unknown_names_are_refused(site: Site) -> None:
+    """A state, a product, neither product nor --all."""
+    cases = [
+        (("publish", "list", "--state", "lost"), SettingError, "lost"),
+        (("publish", "retry", "nothing"), MissingInputError, "nothing"),
+        (("publish", "retry"), SettingError, "--all"),
+        (("transits", "--calibrator", "3C 1"), SettingError, "0834[+]555"),
+        (("transits", "--create", "group99"), MosaicNotMadeError, "group99"),
+        (("transits", "--create", "best", "--batch"), SettingError, "one of them"),
+    ]
+    for arguments, error, words in cases:
+        result = site.run(*arguments)
+        assert result.exit_code == 1, arguments
+        with pytest.raises(error, match=words):
+            raise result.exception or AssertionError(arguments)
+
+
+def test_retry_spawns_a_task_once(site: Site, database_url: str) -> None:
+    """What is published stays; a second request finds the task of the first."""
+    asyncio.run(make_queue(database_url))
+    environment = {"ABSURD_DATABASE_URL": database_url}
+    result = site.run("publish", "retry", "--all", "--json", **environment)
+    assert result.exit_code == 0, result.output
+    first: Any = json.loads(result.output)
+    assert [row["product_key"] for row in first] == site.keys[1:]
+    assert {row["note"] for row in first} == {"spawned"}
+    again = json.loads(
+        site.run("publish", "retry", site.keys[1][:10], "--json", **environment).output
+    )
+    assert again[0]["task"][0] == first[0]["task"][0]
+    assert again[0]["note"] == "is pending"
+    published = site.run("publish", "retry", site.keys[0], **environment)
+    assert "is published" in published.output
+
+
+def test_transits_are_listed(site: Site) -> None:
+    """With the fields of the existing pipeline; on 80 columns."""
+    result = site.run("transits")
+    assert result.exit_code == 0, result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+    assert "group06" in result.output
+    (transit,) = json.loads(site.run("transits", "--json").output)
+    assert transit["group_id"] == "group06"
+    assert transit["transit_mjd"] == pytest.approx(site.mid_mjd, abs=1e-4)
+    assert abs(transit["delta_minutes"]) < 0.1
+    assert (transit["n_groups"], transit["n_subbands"]) == (9, 16)
+    assert transit["days_ago"] == pytest.approx(0.5, abs=0.01)
+    assert site.run("transits", "--days-back", "0.1", "--json").output.strip() == "[]"
+
+
+def test_a_mosaic_of_a_transit_is_spawned_once(site: Site, database_url: str) -> None:
+    """The same words find the same task; the transit is selected now."""
+    asyncio.run(make_queue(database_url))
+    environment = {"ABSURD_DATABASE_URL": database_url}
+    made = [
+        json.loads(site.run("transits", "--create", choice, "--json", **environment).output)
+        for choice in ("latest", "best", "group06")
+    ]
+    assert [each["created"] for each in made] == [True, False, False]
+    assert len({each["task_id"] for each in made}) == 1
+    batch = json.loads(site.run("transits", "--batch", "--json", **environment).output)
+    assert batch["created"]
+
+
+async def make_queue(url: str) -> None:
+    async with PostgresBackend(url) as backend:
+        await backend.create_queue(QUEUE)
