@@ -28,7 +28,7 @@ from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.mosaic_plans import strips
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.mosaics import ImagedGroup
-from absurd_contimg.registry.windows import Window, WindowMember, WindowState, enter_window
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 
 NIGHT = "2025-01-15"
 SMALL = {"size_px": 64, "cell_arcsec": 150.0}
@@ -93,10 +93,8 @@ def test_window_is_planned_and_made_once(new_site: Callable[[], Site]) -> None:
         members = [WindowMember(group, FIRST_MJD) for group in groups]
         members.append(WindowMember(f"{NIGHT}T10:15:00", FIRST_MJD, False, "too few sub-bands"))
         span = FIRST_MJD, FIRST_MJD + 3 * STEP_DAYS
-        enter_window(
-            site.registry.database,
-            Window("window-1", WindowState.CLOSED, *span, 16.0, tuple(members), {}),
-        )
+        window = Window("window-1", WindowState.CLOSED, *span, 16.0, tuple(members), {})
+        store_windows(site.registry.database, [window])
         site.registry.set_group_status(groups[2], GroupStatus.FAILED, "its imager crashed")
         (planned,) = site.plans()
         assert planned == site.plans("window-1")[0]
