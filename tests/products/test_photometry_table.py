@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from astropy import units
 from astropy.table import Table
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from absurd_contimg.errors import CorruptInputError, MissingInputError
@@ -30,6 +30,7 @@ _row = st.builds(
 )
 
 
+@settings(max_examples=40)
 @given(st.lists(_row, max_size=4))
 def test_reading_gives_what_was_written(rows: list[SourceFlux]) -> None:
     """Whatever the names of the sources are."""

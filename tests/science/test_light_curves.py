@@ -42,12 +42,12 @@ def _statistics(curve: list[LightCurvePoint]) -> Variability:
 
 
 def _epoch_points(
-    epoch: int, sources: list[SkySource], scale: np.ndarray, random: np.random.Generator
+    epoch: int, sources: list[SkySource], apparent: np.ndarray, random: np.random.Generator
 ) -> list[FluxPoint]:
-    """An image of a night: noise, a flux scale that differs from place to place, photometry."""
+    """Photometry in an image of sources with noise."""
     wcs = sky_wcs(SHAPE)
     noise = draw_noise(random, SHAPE, RMS * random.uniform(0.8, 1.3), width=1 / np.sqrt(2))
-    pixels = noise + scale * draw_sources(wcs, SHAPE, sources)
+    pixels = noise + apparent
     beam_px = BEAM_ARCSEC[0] / CELL_ARCSEC
     image = PhotometryImage(
         pixels,
@@ -85,15 +85,16 @@ def points() -> list[FluxPoint]:
     variable = SkySource("variable", *(float(v) for v in wcs.wcs_pix2world(300, 420, 0)), 0.1)
     transient = SkySource("transient", *(float(v) for v in wcs.wcs_pix2world(610, 333, 0)), 0.06)
     columns = np.mgrid[: SHAPE[0], : SHAPE[1]][1] / SHAPE[1] - 0.5
+    still = draw_sources(wcs, SHAPE, constant)
     result = []
     for epoch in range(N_EPOCHS):
-        sources = [
-            *constant,
+        others = [
             replace(variable, flux_jy=0.1 * (1 + epoch / (N_EPOCHS - 1))),
             replace(transient, flux_jy=0.06 if epoch >= N_EPOCHS - 3 else 1e-9),
         ]
         scale = 1.0 + random.normal(0, 0.04) + random.normal(0, 0.03) * columns
-        result += _epoch_points(epoch, sources, scale, random)
+        apparent = scale * (still + draw_sources(wcs, SHAPE, others))
+        result += _epoch_points(epoch, [*constant, *others], apparent, random)
     return result
 
 
