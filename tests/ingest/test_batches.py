@@ -269,7 +269,7 @@ class FeederMachine(RuleBasedStateMachine):
 def test_feeder_in_any_order_of_events(tmp_path: Path) -> None:
     FeederMachine.registries[:] = [tmp_path / "registry.sqlite3"]
     machine = FeederMachine.TestCase
-    machine.settings = settings(max_examples=8, stateful_step_count=15, deadline=None)
+    machine.settings = settings(max_examples=5, stateful_step_count=15, deadline=None)
     machine().runTest()
 
 

@@ -204,7 +204,7 @@ async def test_batch_of_a_schedule_goes_on_until_it_is_completed(
     store.add(new_schedule(action={"kind": "reprocess", "hours": 24.0}))
     own = starter(backend, registry, tmp_path)
     with pytest.raises(Killed):
-        await look(Mortal(store, Kill(2)), own, 1)
+        await look(Mortal(store, Kill(0)), own, 1)
     await look(store, own, 1)
     batches = Batches(registry.database)
     (batch,) = batches.batches()

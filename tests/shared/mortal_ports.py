@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+_READS = (
+    *("list_", "get_", "items", "unfinished", "current_time", "queue_stats", "schedules"),
+    *("batches", "counts"),
+)
+
 
 class Killed(BaseException):
     """The death of the feeder's process at a call."""
@@ -13,7 +18,8 @@ class Killed(BaseException):
 class Mortal:
     """A port whose n-th call, counted over all ports of one feeder, kills the process.
 
-    The call takes effect, or does not: both are tried.
+    The call takes effect, or does not: both are tried. Reads are not counted: a death there leaves
+    what a death at the next write leaves.
     """
 
     def __init__(self, port: Any, kill: Kill) -> None:
@@ -21,6 +27,8 @@ class Mortal:
 
     def __getattr__(self, name: str) -> Any:
         method = getattr(self._port, name)
+        if name.startswith(_READS):
+            return method
         if asyncio.iscoroutinefunction(method):
 
             async def call(*arguments: Any, **options: Any) -> Any:
