@@ -247,7 +247,7 @@ async def compare(root: Path) -> None:
             )
 
 
-async def run_casa(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+async def run_casa(root: Path, strategies: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The products and the recorded tasks of the real stages, by strategy."""
     paths = PathsConfig.below(root / "site")
     observations = synthesize(paths.input_dir, SynthesisConfig.tiny())
@@ -259,7 +259,7 @@ async def run_casa(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     )
     products: dict[str, Mapping[str, Any]] = {}
     records: dict[str, Any] = {}
-    for strategy in STRATEGIES:
+    for strategy in strategies:
         started = time.monotonic()
         async with open_backend(settings) as backend:
             with contextlib.closing(Registry(settings.registry_url)) as registry:
@@ -279,9 +279,9 @@ async def run_casa(root: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return products, records
 
 
-def with_casa(root: Path, record: Path | None) -> None:
+def with_casa(root: Path, strategies: Sequence[str], record: Path | None) -> None:
     """The real stages: the same products by each strategy, else exit code 1."""
-    products, records = asyncio.run(run_casa(root))
+    products, records = asyncio.run(run_casa(root, strategies))
     if record is not None:
         text = json.dumps({"root": str(root / "site"), "runs": records}, indent=1, default=str)
         record.write_text(text + "\n")
@@ -292,7 +292,8 @@ def with_casa(root: Path, record: Path | None) -> None:
         for name in files.keys() | first.keys()
         if files.get(name) != first.get(name)
     }
-    print(f"{len(different)} files differ: {sorted(different)[:10]}")
+    print(f"{len(different)} of {len(first)} files and manifests differ")
+    print(*sorted(different), sep="\n")
     if different:
         raise SystemExit(1)
 
@@ -312,13 +313,15 @@ def tiny_assignments(paths: PathsConfig) -> list[str]:
 
 
 def contents(output_dir: Path) -> dict[str, Any]:
-    """Product files and manifests, without what differs between two runs of the same."""
+    """Manifests without what differs between two runs of the same, and digests of all files."""
     files: dict[str, Any] = {}
-    for manifest in output_dir.rglob("manifest.json"):
-        data = json.loads(manifest.read_text())
+    for path in output_dir.rglob("manifest.json"):
+        manifest, folder = json.loads(path.read_text()), path.parent.relative_to(output_dir)
         for name in ("attempt", "host", "created_at"):
-            del data[name]
-        files[str(manifest.relative_to(output_dir))] = data
+            del manifest[name]
+        for entry in manifest.pop("files"):
+            files[f"{folder}/{entry['path']}"] = entry["digest"]
+        files[f"{folder}/{path.name}"] = manifest
     return files
 
 
@@ -327,6 +330,7 @@ def recorded(history: History) -> dict[str, Any]:
     task = history.task
     return {
         "task_name": task.task_name,
+        "task_id": task.task_id,
         "params": task.params,
         "headers": task.headers,
         "result": task.completed_payload,
@@ -339,11 +343,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="an empty folder")
     parser.add_argument("--casa", action="store_true", help="real stages, products compared")
     parser.add_argument("--record", type=Path, help="with --casa: keep the checkpoints here")
+    parser.add_argument("--only", nargs="+", choices=STRATEGIES, default=list(STRATEGIES))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     work = arguments.work.absolute()
     if arguments.casa:
-        with_casa(work, arguments.record)
+        with_casa(work, arguments.only, arguments.record)
     else:
         asyncio.run(compare(work))
 

@@ -31,6 +31,7 @@ class RecordedRunner:
     def __init__(self, site: Site, results: Mapping[str, Any]) -> None:
         self.config = site.config
         self.files = site.runner.files
+        self.in_thread = site.runner.in_thread
         self.results = results
         self.stages: list[str] = []
 
