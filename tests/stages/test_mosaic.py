@@ -24,7 +24,8 @@ from absurd_contimg.products.outputs import SourceTable, from_json, to_json
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
 from absurd_contimg.science.restoring_beams import RestoringBeam
-from absurd_contimg.stages.mosaic import MosaicStage, select_tiles
+from absurd_contimg.science.tile_selection import select_tiles
+from absurd_contimg.stages.mosaic import MosaicStage
 
 SIZE = {"size_px": 416, "cell_arcsec": 15.0}
 

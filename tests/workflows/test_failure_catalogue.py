@@ -60,9 +60,9 @@ from absurd_contimg.registry.publications import Publications
 from absurd_contimg.science.catalogue import write_catalogue
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.science.raw_file import read_raw_header
+from absurd_contimg.science.tile_selection import select_tiles
 from absurd_contimg.stages.catalog_setup import CatalogSetupStage
 from absurd_contimg.stages.convert import ConvertStage
-from absurd_contimg.stages.mosaic import select_tiles
 from absurd_contimg.stages.select_calibration import SelectCalibrationStage
 from absurd_contimg.synthesis import SynthesisResult
 from absurd_contimg.workflows import stage_tasks

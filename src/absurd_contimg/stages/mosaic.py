@@ -7,7 +7,6 @@ gate ends degraded, without error.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,12 +23,10 @@ from absurd_contimg.errors import (
     CorruptInputError,
     MissingInputError,
     OutputError,
-    TooFewTilesError,
 )
 from absurd_contimg.execution.context import MosaicInputs, PipelineContext
 from absurd_contimg.execution.stage import Parameters, PipelineStage, Resource, Workspace
 from absurd_contimg.products.mosaic_outputs import (
-    MissingMember,
     MosaicImage,
     MosaicMember,
     MosaicMembers,
@@ -51,11 +48,11 @@ from absurd_contimg.science.mosaic_checks import (
 )
 from absurd_contimg.science.mosaicking import MosaicSum, Tile, plane
 from absurd_contimg.science.noise import robust_rms
-from absurd_contimg.science.restoring_beams import RestoringBeam, common_beam, convolved
+from absurd_contimg.science.restoring_beams import convolved
+from absurd_contimg.science.tile_selection import Selection, beam_of, select_tiles
 from absurd_contimg.stages.image import read_whole
 from absurd_contimg.stages.validate import rounded
 
-_TIE = 1e-9
 _CATALOGUE_MARGIN_DEG = 3.0
 """Sources further than this from all tiles' declinations are left out."""
 
@@ -155,63 +152,6 @@ def _groups(members: MosaicMembers) -> list[str]:
     return sorted([m.group_id for m in members.tiles] + [m.group_id for m in members.missing])
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """The members that a mosaic is made of, in the order of time, and the others."""
-
-    used: tuple[MosaicMember, ...]
-    refused: tuple[MissingMember, ...]
-    beam: RestoringBeam
-    """Of the mosaic."""
-    beams_differ: bool
-    """Tiles are convolved to it."""
-
-
-def select_tiles(members: MosaicMembers, config: PipelineConfig, tier: MosaicTier) -> Selection:
-    """Refuse tiles with reasons; raises `TooFewTilesError` if too few are left."""
-    settings = config.mosaic
-    refused = list(members.missing)
-    noise_limit = area_limit = math.inf
-    if members.tiles:
-        noises = [member.image.rms_jy for member in members.tiles]
-        noise_limit = settings.limits(tier).tile_noise_max * float(np.median(noises))
-        area_limit = float(np.median([_beam_of(m).area_arcsec2 for m in members.tiles]))
-    used = []
-    for member in sorted(members.tiles, key=lambda m: (m.image.mid_mjd, m.group_id)):
-        ratio = _beam_of(member).area_arcsec2 / area_limit
-        gates = sorted(set(member.failed_gates) & set(settings.refused_gates))
-        reason = ""
-        if gates:
-            reason = f"its validation failed: {', '.join(gates)}"
-        elif not 0 < member.image.rms_jy <= noise_limit * (1 + _TIE):
-            reason = (
-                f"its noise of {1e3 * member.image.rms_jy:.3g} mJy exceeds "
-                f"{1e3 * noise_limit:.3g} mJy, the limit of a {tier} mosaic of these tiles"
-            )
-        elif max(ratio, 1 / ratio) > settings.beam_area_ratio_max:
-            reason = (
-                f"its restoring beam has {ratio:.2f} times the median area; the limit is "
-                f"{settings.beam_area_ratio_max:g}"
-            )
-        if reason:
-            refused.append(MissingMember(member.group_id, reason))
-        else:
-            used.append(member)
-    if len(used) < settings.tiles_min:
-        reasons = "; ".join(f"{m.group_id}: {m.reason}" for m in refused[:5]) or "no member"
-        raise TooFewTilesError(
-            f"{len(used)} tiles can be used, and a mosaic needs {settings.tiles_min} ({reasons}).",
-            "Process the named groups again, then: contimg mosaic make WINDOW --again",
-        )
-    beam, differ = common_beam([_beam_of(m) for m in used], settings.beam_tolerance)
-    return Selection(tuple(used), tuple(sorted(refused, key=lambda m: m.group_id)), beam, differ)
-
-
-def _beam_of(member: MosaicMember) -> RestoringBeam:
-    image = member.image
-    return RestoringBeam(image.bmaj_arcsec, image.bmin_arcsec, image.bpa_deg)
-
-
 @dataclass(slots=True)
 class _Builder:
     """The sums, and what is noted of each tile while its pixels are in memory."""
@@ -245,7 +185,7 @@ class _Builder:
         """Read a tile, convolve it if need be, measure its noise and sources, and add it."""
         image, settings = member.image, self.config.mosaic
         header, tile = _read_tile(member)
-        own = _beam_of(member)
+        own = beam_of(member)
         if self.selection.beams_differ:
             pixels = convolved(tile.pixels, tile.wcs, own, self.selection.beam)
             tile = Tile(pixels, tile.response, tile.wcs, 0.0)

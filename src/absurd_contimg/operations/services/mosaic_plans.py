@@ -235,7 +235,7 @@ def _footprints(tiles: Sequence[MosaicMember]) -> list[Footprint]:
 def _measured(plan: MosaicPlan, tiles: Sequence[MosaicMember], settings: Settings) -> MosaicPlan:
     """The plan with size and expected noise, or with the reason why it cannot be made."""
     from absurd_contimg.science.canvas import plan_canvas
-    from absurd_contimg.stages.mosaic import select_tiles
+    from absurd_contimg.science.tile_selection import select_tiles
 
     try:
         used = select_tiles(MosaicMembers(tuple(tiles)), settings.pipeline, plan.tier).used
