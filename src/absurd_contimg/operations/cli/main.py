@@ -43,8 +43,13 @@ def main() -> None:
     try:
         _run()
     except (UserError, BackendError) as error:
-        line = error_console.render_str(f" {error}", markup=False, emoji=False)
-        error_console.print(Text(f"contimg: {type(error).__name__}:", style="red") + line)
+        name = Text(f"contimg: {type(error).__name__}: ", style="red")
+        text = error_console.render_str(str(error), markup=False, emoji=False)
+        if error_console.is_terminal:
+            error_console.print(name + text)
+        else:  # nothing has to fit: the sentence is broken as if it stood alone
+            error_console.print(name, end="")
+            error_console.print(text)
         sys.exit(1)
     except BrokenPipeError:  # nobody reads on
         discard_output()
