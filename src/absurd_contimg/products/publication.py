@@ -24,7 +24,7 @@ from absurd_contimg.errors import (
     PublicationBusyError,
     SettingError,
 )
-from absurd_contimg.owned_folders import ForeignFolderError, Mark
+from absurd_contimg.owned_folders import Mark
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest
 from absurd_contimg.products.store import find_committed, load_committed, verify
@@ -146,29 +146,6 @@ def publish_copy(source: Path, publish_dir: Path, files: FileSystem = LOCAL) -> 
         copy.commit()
     manifest = load_committed(copy.destination, files)
     return PublishedCopy(copy.destination, manifest, copy.is_adopted)
-
-
-def remove_leftovers(publish_dir: Path, files: FileSystem = LOCAL) -> list[Path]:
-    """Remove what dead processes have left of unfinished copies; which folders.
-
-    A folder without our mark stays, and so does that of a process that still copies.
-    """
-    removed = []
-    for lock_file in files.matching(publish_dir, f"*/{_PREFIX}*.lock"):
-        lock = files.try_lock(lock_file, create=False)
-        if lock is None:
-            continue
-        folder = lock_file.with_suffix("")
-        try:
-            if files.exists(folder):
-                _remove_left_over(folder, _mark(folder), files)
-                removed.append(folder)
-            files.remove(lock_file)
-        except ForeignFolderError:
-            continue
-        finally:
-            files.unlock(lock)
-    return removed
 
 
 def is_publishing(destination: Path, files: FileSystem = LOCAL) -> bool:
