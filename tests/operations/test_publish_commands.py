@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from toy_products import toy_product
+from transit_sources import source_on_meridian
 from typer.testing import CliRunner, Result
 
 from absurd_contimg.backends.postgres import PostgresBackend
-from absurd_contimg.config import SiteConfig
 from absurd_contimg.errors import MissingInputError, MosaicNotMadeError, SettingError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.store import load_committed
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.models import ObservationGroup
 from absurd_contimg.registry.publications import Publications
-from absurd_contimg.science.catalogue import SkySource, write_catalogue
-from absurd_contimg.science.transits import apparent_position_deg, sidereal_time_deg
+from absurd_contimg.science.catalogue import write_catalogue
 
 QUEUE = "dsa110-pipeline"
 STEP = 309.12 / 86400.0
@@ -63,27 +59,14 @@ class Site:
                     )
                 )
         registry.close()
-        write_catalogue(root / "input" / "catalog.csv", [source_on_meridian(self.mid_mjd)])
+        write_catalogue(
+            root / "input" / "catalog.csv", [source_on_meridian(self.mid_mjd, "0834+555")]
+        )
 
     def run(self, *arguments: str, **environment: str) -> Result:
         """The outcome of a command on this site."""
         runner = CliRunner(env={"COLUMNS": "80", **environment})
         return runner.invoke(app, [*self.folders, *arguments])
-
-
-def source_on_meridian(mjd: float) -> SkySource:
-    """A calibrator at the declination of 16 deg of date that transits then."""
-    times = np.array([mjd])
-    lst = sidereal_time_deg(times, SiteConfig().longitude_deg)[0]
-    source = SkySource("0834+555", lst, 16.0, 8.0, calibrator=True)
-    for _ in range(3):
-        ra, dec = apparent_position_deg(source, times)
-        source = replace(
-            source,
-            ra_deg=(source.ra_deg + math.remainder(lst - ra[0], 360.0)) % 360.0,
-            dec_deg=source.dec_deg + 16.0 - dec[0],
-        )
-    return source
 
 
 @pytest.fixture(scope="module")

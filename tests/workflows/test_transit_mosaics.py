@@ -9,12 +9,11 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from transit_sources import source_on_meridian
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.backend import Backend
@@ -24,13 +23,11 @@ from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.registry.transits import GroupObservation
-from absurd_contimg.science.catalogue import SkySource
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.explorer import explore
 from absurd_contimg.simulation.model.effect_gateway import EffectGateway
 from absurd_contimg.simulation.model.faults import FaultKind
 from absurd_contimg.simulation.model.world import World, outside
-from absurd_contimg.synthesis.frames import meridian_icrs_deg
 from absurd_contimg.workflows import group, mosaic
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 from absurd_contimg.workflows.publication import published_event
@@ -52,12 +49,6 @@ MJD = 60_700.25
 STEP = 309.12 / 86400.0
 
 
-@cache
-def source_at(mjd: float, name: str) -> SkySource:
-    ra, dec = meridian_icrs_deg(np.array([mjd + 2400000.5]), 16.0)
-    return SkySource(name, float(ra[0]) % 360.0, float(dec[0]), 3.0, calibrator=True)
-
-
 @dataclass
 class Night:
     """Twenty groups, two calibrators, and what their tasks do."""
@@ -74,8 +65,8 @@ class Night:
             for number in range(20)
         ]
         self.sources = [
-            source_at(self.groups[4].mid_mjd, "early"),
-            replace(source_at(self.groups[14].mid_mjd, "late"), dec_deg=16.5),
+            source_on_meridian(self.groups[4].mid_mjd, "early"),
+            replace(source_on_meridian(self.groups[14].mid_mjd, "late"), dec_deg=16.5),
         ]
         config = PipelineConfig(paths=PathsConfig.below(ROOT))
         self.finder = TransitFinder(config, self, lambda: MJD + 1.0, lambda _path: self.sources)
