@@ -314,3 +314,15 @@ async def test_files_that_come_after_a_spawn_by_hand_are_late(site: DaemonSite) 
     assert site.group(0).closed_reason == "14 sub-bands, by command"
     assert site.file_states(0)[FileState.LATE] == [14, 15]
     assert len(await site.tasks()) == 1
+
+
+async def test_the_first_look_of_a_daemon_ends_no_wait(site: DaemonSite) -> None:
+    """The transfer was down with the daemon: what is missing comes a moment later."""
+    site.write(0, range(14))
+    await site.polls(60, 2)
+    site.daemon = None
+    await site.poll(3600)
+    assert site.group(0).ingest_state is IngestState.COLLECTING
+    site.write(0, [14, 15])
+    await site.polls(20, 2)
+    assert site.group(0).n_subbands == 16
