@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "shared"))
 
 from arriving_groups import CADENCE_SECONDS, DaemonSite, file_name, write_subband
 
+from absurd_contimg.ingest.closing import ArrivalRules
 from absurd_contimg.registry.models import (
     FileState,
     GroupStatus,
@@ -40,7 +41,7 @@ def test_a_poll_of_a_folder_with_40_000_files(tmp_path: Path) -> None:
 
 
 async def _measure(folder: Path) -> None:
-    site = DaemonSite(folder)
+    site = DaemonSite(folder, arrival=ArrivalRules("done"))  # nothing is opened before
     await site.begin()
     content = write_subband(folder, 0, 0).read_bytes()
     for number in range(GROUPS):
