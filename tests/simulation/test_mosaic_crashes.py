@@ -63,7 +63,7 @@ def spec() -> ExplorationSpec:
     return ExplorationSpec(PipelineWorkers(), [job], (QUEUE,), prepare=imaged_groups)
 
 
-FAULTS = (FaultKind.KILL, FaultKind.PAUSE, FaultKind.OUTAGE)
+FAULTS = (FaultKind.KILL, FaultKind.PAUSE)
 """The publication is explored with more of them in `test_publication_crashes.py`."""
 
 
@@ -89,4 +89,4 @@ def test_every_fault_at_every_crash_point() -> None:
     """Every future keeps every invariant and ends as without the fault: one product, one copy."""
     exploration = explore(spec(), faults=FAULTS)
     assert not exploration.findings, str(exploration.findings[0])
-    assert exploration.futures > 100
+    assert exploration.futures > 60
