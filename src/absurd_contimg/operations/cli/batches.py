@@ -13,17 +13,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.cli.plan_output import plan_json, show_plan
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
-    from absurd_contimg.ingest.reprocessing import GroupPlan, ReprocessingPlan
+    from absurd_contimg.ingest.reprocessing import ReprocessingPlan
     from absurd_contimg.ingest.selection import Selection
     from absurd_contimg.operations.services import BatchSummary
     from absurd_contimg.registry import Registry
@@ -99,9 +99,9 @@ def plan(
     with _registry(settings) as registry:
         made = _plan(registry, settings, selection, histories)
     if as_json:
-        print_json(_plan_json(made, workers))
+        print_json(plan_json(made, workers))
     else:
-        _show_plan(made, workers)
+        show_plan(made, workers)
 
 
 @reprocess_app.command()
@@ -378,57 +378,3 @@ def _show(summary: BatchSummary) -> None:
     reason = f" ({batch.reason})" if batch.reason else ""
     console.print(message_line(f"{batch.batch_id}: {batch.state}{reason}"))
     console.print(message_line(f"  {counts or 'no items'}; on {batch.queue}"))
-
-
-def _plan_json(made: ReprocessingPlan, workers: int) -> dict[str, Any]:
-    return {
-        "groups": [_group_json(each) for each in made.groups],
-        "stage_runs": made.stage_runs,
-        "dependents": made.dependents,
-        "work_seconds": made.seconds,
-        "seconds": made.seconds / workers,
-        "stages_without_durations": made.unknown_stages,
-    }
-
-
-def _group_json(each: GroupPlan) -> dict[str, Any]:
-    return {
-        "group": each.group.group_id,
-        "status": each.group.status,
-        "verdict": each.group.verdict,
-        "declination_deg": each.group.declination_deg,
-        "caltables": next(iter(each.group.caltables), None),
-        "runs": each.runs,
-        "adopted": each.adopted,
-        "left_out": each.left_out,
-    }
-
-
-def _show_plan(made: ReprocessingPlan, workers: int) -> None:
-    included = made.included
-    table = Table("group", "verdict", "runs", box=None)
-    for each in included[:_SHOWN_MAX]:
-        first = f"{each.runs[0]} and {len(each.runs) - 1} more" if each.runs[1:] else each.runs[0]
-        table.add_row(cell(each.group.group_id), cell(each.group.verdict or ""), cell(first))
-    if included:
-        console.print(table)
-    if included[_SHOWN_MAX:]:
-        console.print(f"and {len(included) - _SHOWN_MAX} more groups: --json shows all")
-    left_out: dict[str, int] = {}
-    for each in made.groups:
-        if each.left_out is not None:
-            left_out[each.left_out] = left_out.get(each.left_out, 0) + 1
-    for reason, count in left_out.items():
-        console.print(message_line(f"{count} groups are left out: {reason}"))
-    runs = ", ".join(f"{count} {name}" for name, count in made.stage_runs.items())
-    console.print(message_line(f"{len(included)} groups: {runs or 'nothing to run'}"))
-    depends = made.dependents
-    console.print(
-        f"Made from them, and not changed: {len(depends.windows)} windows, "
-        f"{len(depends.mosaics)} mosaics, {len(depends.publications)} publications"
-    )
-    for window in depends.windows[:_SHOWN_MAX]:
-        console.print(message_line(f"  window {window}"))
-    hours = made.seconds / workers / 3600.0
-    unknown = f", without {', '.join(made.unknown_stages)}" if made.unknown_stages else ""
-    console.print(message_line(f"About {hours:.1f} h with {workers} workers{unknown}"))

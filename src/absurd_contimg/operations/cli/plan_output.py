@@ -1,0 +1,70 @@
+"""How the plan of a reprocessing is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from absurd_contimg.operations.console import cell, console, message_line
+
+if TYPE_CHECKING:
+    from absurd_contimg.ingest.reprocessing import GroupPlan, ReprocessingPlan
+
+_SHOWN_MAX = 20
+
+
+def plan_json(made: ReprocessingPlan, workers: int) -> dict[str, Any]:
+    """The plan for programs."""
+    return {
+        "groups": [_group_json(each) for each in made.groups],
+        "stage_runs": made.stage_runs,
+        "dependents": made.dependents,
+        "work_seconds": made.seconds,
+        "seconds": made.seconds / workers,
+        "stages_without_durations": made.unknown_stages,
+    }
+
+
+def _group_json(each: GroupPlan) -> dict[str, Any]:
+    return {
+        "group": each.group.group_id,
+        "status": each.group.status,
+        "verdict": each.group.verdict,
+        "declination_deg": each.group.declination_deg,
+        "caltables": next(iter(each.group.caltables), None),
+        "runs": each.runs,
+        "adopted": each.adopted,
+        "left_out": each.left_out,
+    }
+
+
+def show_plan(made: ReprocessingPlan, workers: int) -> None:
+    """Print the plan: groups, what is left out and why, dependents, time."""
+    included = made.included
+    table = Table("group", "verdict", "runs", box=None)
+    for each in included[:_SHOWN_MAX]:
+        first = f"{each.runs[0]} and {len(each.runs) - 1} more" if each.runs[1:] else each.runs[0]
+        table.add_row(cell(each.group.group_id), cell(each.group.verdict or ""), cell(first))
+    if included:
+        console.print(table)
+    if included[_SHOWN_MAX:]:
+        console.print(f"and {len(included) - _SHOWN_MAX} more groups: --json shows all")
+    left_out: dict[str, int] = {}
+    for each in made.groups:
+        if each.left_out is not None:
+            left_out[each.left_out] = left_out.get(each.left_out, 0) + 1
+    for reason, count in left_out.items():
+        console.print(message_line(f"{count} groups are left out: {reason}"))
+    runs = ", ".join(f"{count} {name}" for name, count in made.stage_runs.items())
+    console.print(message_line(f"{len(included)} groups: {runs or 'nothing to run'}"))
+    depends = made.dependents
+    console.print(
+        f"Made from them, and not changed: {len(depends.windows)} windows, "
+        f"{len(depends.mosaics)} mosaics, {len(depends.publications)} publications"
+    )
+    for window in depends.windows[:_SHOWN_MAX]:
+        console.print(message_line(f"  window {window}"))
+    hours = made.seconds / workers / 3600.0
+    unknown = f", without {', '.join(made.unknown_stages)}" if made.unknown_stages else ""
+    console.print(message_line(f"About {hours:.1f} h with {workers} workers{unknown}"))
