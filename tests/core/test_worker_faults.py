@@ -69,6 +69,38 @@ async def test_restarted_worker_takes_up_its_orphans_at_once(backend: Backend) -
     assert history.task.completed_payload == 1
 
 
+@pytest.mark.parametrize("is_stopped", [False, True])
+async def test_what_a_worker_has_left_goes_before_what_came_later(
+    backend: Backend, is_stopped: bool
+) -> None:
+    """It went to the end of the queue, behind every other group."""
+    begun = asyncio.Event()
+    order: list[Any] = []
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        order.append(params)
+        if params == 0 and len(order) == 1:
+            begun.set()
+            await asyncio.Event().wait()
+        return params
+
+    await backend.spawn_task(QUEUE, "task", 0)
+    await asyncio.sleep(0.01)
+    for number in range(1, 4):
+        await backend.spawn_task(QUEUE, "task", number)
+    if is_stopped:
+        worker = make_worker(backend, handler)
+        running = asyncio.create_task(worker.run())
+        await begun.wait()
+        worker.stop()
+        await running
+    else:
+        await backend.claim_task(QUEUE, "worker-1", claim_timeout=3600)
+        order.append(0)
+    await make_worker(backend, handler).run(until_idle=True)
+    assert order == [0, 0, 1, 2, 3]
+
+
 async def test_other_workers_runs_are_left_alone(backend: Backend) -> None:
     await backend.spawn_task(QUEUE, "task", None)
     (theirs,) = await backend.claim_task(QUEUE, "worker-2", claim_timeout=3600)

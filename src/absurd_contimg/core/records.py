@@ -205,3 +205,10 @@ class QueueStats:
     claimable: int
     oldest_claimable_seconds: float | None
     expired_leases: int
+
+
+def created_at(run_id: UUID, now: datetime) -> datetime:
+    """When a run was made, by its id (UUID version 7); claims are in the order of such times."""
+    if run_id.version != 7:
+        return now
+    return min(now, datetime.fromtimestamp((run_id.int >> 80) / 1000, UTC))

@@ -33,7 +33,7 @@ from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.core.lease import Lease, while_leased
 from absurd_contimg.core.lost_leases import LostLeases
-from absurd_contimg.core.records import ClaimedTask, Json
+from absurd_contimg.core.records import ClaimedTask, Json, created_at
 from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
@@ -392,6 +392,8 @@ class Worker:
         except (BackendError, TimeoutError) as error:
             _log.warning("run %s could not be released: %s", claimed.run_id, error)
 
-    async def _give_back(self, run_id: UUID, seconds: float = 0.0) -> None:
-        wake_at = await self.backend.current_time() + timedelta(seconds=seconds)
+    async def _give_back(self, run_id: UUID, seconds: float | None = None) -> None:
+        """Let others claim a run after so many seconds; None: before all that came after it."""
+        now = await self.backend.current_time()
+        wake_at = created_at(run_id, now) if seconds is None else now + timedelta(seconds=seconds)
         await self.backend.schedule_run(self.settings.queue_name, run_id, wake_at)
