@@ -80,7 +80,7 @@ FIRST = {
     "a cancelled task works on": 6,
     "neither a fence nor a look at the clock": 6,
     "no fence before the rename": 6,
-    "the loser of a race fails": 6,
+    "the loser of a race fails": 5,
     "an unanswered extension counts": 8,
     "lease counts from the reply": 8,
     "no self-fencing without a database": 8,

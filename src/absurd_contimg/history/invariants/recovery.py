@@ -53,3 +53,14 @@ def lost_call_costs_no_run(observed: RecoveryObservation) -> Iterator[str]:
     """One call that the database refuses, or whose reply is lost, fails no run."""
     if observed.only_lost_calls and observed.run_ends != observed.baseline_run_ends:
         yield f"the runs ended as {observed.run_ends}, in the baseline {observed.baseline_run_ends}"
+
+
+def faults_make_no_new_errors(observed: RecoveryObservation) -> Iterator[str]:
+    """No run fails by an error that no run of the baseline has: a fault costs leases only.
+
+    So whoever loses a race for a product adopts that of the winner.
+    """
+    known = {end for ends in observed.baseline_run_ends for end in ends}
+    new = {end for ends in observed.run_ends for end in ends if end.startswith("failed ")} - known
+    if new := new - {"failed $ClaimTimeout"}:
+        yield f"runs ended as {sorted(new)}"
