@@ -18,7 +18,7 @@ from absurd_contimg.execution.stage import PipelineStage, Workspace
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.ingest.spawn import STRATEGIES
 from absurd_contimg.registry import GroupStatus
-from absurd_contimg.workflows.calibration_wait import calibration_event
+from absurd_contimg.workflows.calibration_wait import calibration_event, wake_served_groups
 
 GROUP = "2026-01-01T00:00:00"
 
@@ -102,3 +102,17 @@ async def test_waiting_group_goes_on_when_a_calibration_comes(
     assert (await summary_of(site, task_id)).state == "completed"
     group = site.registry.group(GROUP)
     assert (group.status, group.reason) == (GroupStatus.DONE, None)
+
+
+async def test_groups_of_every_queue_are_woken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Absurd keeps events by queue: a batch waited until its deadline for a live calibration."""
+    site = site_of(tmp_path)
+    task_id = await process(site, "group")
+    monkeypatch.setattr(Select, "is_there", True)
+    monkeypatch.setattr(site.registry, "calibration_exists", lambda _: True)
+    await site.backend.create_queue("another")
+    await wake_served_groups(site.registry, site.backend, ["another", QUEUE])
+    await site.work()
+    assert (await summary_of(site, task_id)).state == "completed"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from absurd_sdk import TimeoutError as EventTimeout
 
+from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.errors import NoCalibrationError
 from absurd_contimg.execution.context import PipelineContext
@@ -84,6 +85,18 @@ async def announce_calibration(
         return
     for group_id in await asyncio.to_thread(served_groups, registry):
         await ctx.emit_event(calibration_event(group_id), {"set_name": caltables.set_name})
+
+
+async def wake_served_groups(
+    registry: GroupRegistry, backend: Backend, queue_names: Collection[str]
+) -> None:
+    """Wake the groups that wait on any of these queues although there is a calibration.
+
+    A task that solves wakes those on its own queue only: Absurd keeps events by queue.
+    """
+    for group_id in await asyncio.to_thread(served_groups, registry):
+        for queue_name in queue_names:
+            await backend.emit_event(queue_name, calibration_event(group_id), {})
 
 
 def served_groups(registry: GroupRegistry) -> list[str]:

@@ -14,7 +14,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.context import MosaicInputs
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.ingest.batches import feed
+from absurd_contimg.ingest.batches import feed, reprocessing_queue
 from absurd_contimg.ingest.reprocessing import (
     ReprocessingPlan,
     group_inputs,
@@ -30,6 +30,7 @@ from absurd_contimg.registry.schedules import Schedules
 from absurd_contimg.registry.windows import list_windows
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.assembly import pipeline_stages
+from absurd_contimg.workflows.calibration_wait import wake_served_groups
 
 _HISTORIES = 300
 """The newest tasks, from which durations are taken."""
@@ -48,7 +49,7 @@ class BatchSummary:
 def batch_steps(
     backend: Backend, settings: Settings, registry: Registry
 ) -> Sequence[tuple[str, Step]]:
-    """What the daemon does for batches and schedules at the end of each poll."""
+    """What the daemon does for batches, schedules and waiting groups at the end of each poll."""
     starter = ActionStarter(
         backend,
         registry,
@@ -66,7 +67,12 @@ def batch_steps(
     async def feed_batches() -> None:
         await feed(Batches(registry.database), backend)
 
-    return ("schedules", run_schedules), ("batches", feed_batches)
+    async def wake_groups() -> None:
+        ours = {settings.queue_name, reprocessing_queue(settings.queue_name)}
+        queues = ours.intersection(await backend.list_queues())
+        await wake_served_groups(registry, backend, sorted(queues))
+
+    return ("schedules", run_schedules), ("batches", feed_batches), ("waits", wake_groups)
 
 
 async def recent_histories(backend: Backend, queues: Sequence[str]) -> list[History]:
