@@ -58,7 +58,7 @@ def lost_call_costs_no_run(observed: RecoveryObservation) -> Iterator[str]:
 def faults_make_no_new_errors(observed: RecoveryObservation) -> Iterator[str]:
     """No run fails by an error that no run of the baseline has: a fault costs leases only.
 
-    So whoever loses a race for a product adopts that of the winner.
+    So the loser of a race for a product adopts that of the winner.
     """
     known = {end for ends in observed.baseline_run_ends for end in ends}
     new = {end for ends in observed.run_ends for end in ends if end.startswith("failed ")} - known

@@ -58,7 +58,7 @@ def daemon(
 @app.command()
 def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) -> None:
     """Show the groups: sub-bands, state, what they wait for, late and refused files."""
-    from absurd_contimg.operations.services.daemon_service import closing_rules
+    from absurd_contimg.operations.services import closing_rules
 
     settings = state.settings()
     with _tables(settings) as tables:

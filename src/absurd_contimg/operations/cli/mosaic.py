@@ -24,7 +24,7 @@ from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
-    from absurd_contimg.operations.services.mosaic_plans import MosaicPlan
+    from absurd_contimg.operations.services import MosaicPlan
     from absurd_contimg.registry import Registry
     from absurd_contimg.registry.mosaics import Mosaic
 
@@ -102,8 +102,7 @@ def make(
 
     A mosaic of the same images and settings is taken as it is. Exit code 1 if one cannot be made.
     """
-    from absurd_contimg.operations.services.mosaic_plans import spawn_mosaic
-    from absurd_contimg.operations.services.preconditions import check_mosaic
+    from absurd_contimg.operations.services import check_mosaic, spawn_mosaic
 
     settings = state.settings()
     check_mosaic(settings)
@@ -229,7 +228,7 @@ def _show(mosaic: Mosaic, figures: Mapping[str, Any], tiles: Mapping[str, Any]) 
 
 
 def _draw(figures: Mapping[str, Any], checks: Mapping[str, Any], picture: Path) -> None:
-    from absurd_contimg.operations.report.quicklook import write_quicklook
+    from absurd_contimg.operations.report import write_quicklook
     from absurd_contimg.products.outputs import SourceTable, from_json
 
     write_quicklook(
@@ -299,7 +298,7 @@ def _plans(
 
 
 def _newest_windows(registry: Registry, settings: Settings, limit: int) -> list[MosaicPlan]:
-    from absurd_contimg.operations.services.mosaic_plans import plan_of
+    from absurd_contimg.operations.services import plan_of
     from absurd_contimg.registry.windows import WindowState, list_windows
 
     windows = [

@@ -91,12 +91,12 @@ def lightcurve(
     (10.684,41.269) or sexagesimal (00:42:44.2,+41:16:09), to 60 arcsec; before a negative one
     write --.
     """
-    from absurd_contimg.operations.report.light_curve import (
+    from absurd_contimg.operations.report import (
         statistics_line,
         utc_of,
         write_light_curve,
     )
-    from absurd_contimg.operations.services.light_curves import find_source, light_curve
+    from absurd_contimg.operations.services import find_source, light_curve
 
     settings = state.settings()
     with _registry(settings) as registry:
@@ -152,7 +152,7 @@ def variability(
     if new:
         _show_new_sources(limit, as_json)
         return
-    from absurd_contimg.operations.services.light_curves import light_curves
+    from absurd_contimg.operations.services import light_curves
     from absurd_contimg.registry.photometry import newest_measurements
 
     settings = state.settings()
@@ -177,7 +177,7 @@ def variability(
 
 
 def _show_new_sources(limit: int, as_json: bool) -> None:
-    from absurd_contimg.operations.services.new_sources import find_new_sources
+    from absurd_contimg.operations.services import find_new_sources
 
     settings = state.settings()
     with _registry(settings) as registry:

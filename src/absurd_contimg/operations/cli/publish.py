@@ -22,7 +22,7 @@ from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
-    from absurd_contimg.operations.services.publications import RetriedPublication
+    from absurd_contimg.operations.services import RetriedPublication
     from absurd_contimg.registry import Registry
     from absurd_contimg.science.transits import Transit
     from absurd_contimg.workflows.transits import Choice, TransitFinder, TransitSearch
@@ -84,7 +84,7 @@ def publish_retry(
     as_json: AsJson = False,
 ) -> None:
     """Publish again what failed or was interrupted, by a task of its own."""
-    from absurd_contimg.operations.services.publications import (
+    from absurd_contimg.operations.services import (
         retry_publication,
         select_publications,
     )

@@ -9,10 +9,23 @@ from absurd_contimg.operations.services.batch_service import (
     recent_histories,
 )
 from absurd_contimg.operations.services.cancellation import cancel
-from absurd_contimg.operations.services.daemon_service import follow, poll_once, serve_daemon
+from absurd_contimg.operations.services.daemon_service import (
+    closing_rules,
+    follow,
+    poll_once,
+    serve_daemon,
+)
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
 from absurd_contimg.operations.services.disk_guard import worker_notes
-from absurd_contimg.operations.services.preconditions import check_spawn, check_worker
+from absurd_contimg.operations.services.light_curves import find_source, light_curve, light_curves
+from absurd_contimg.operations.services.mosaic_plans import MosaicPlan, plan_of, spawn_mosaic
+from absurd_contimg.operations.services.new_sources import find_new_sources
+from absurd_contimg.operations.services.preconditions import check_mosaic, check_spawn, check_worker
+from absurd_contimg.operations.services.publications import (
+    RetriedPublication,
+    retry_publication,
+    select_publications,
+)
 from absurd_contimg.operations.services.quarantine import (
     release,
     retry_all_failed,
@@ -30,20 +43,29 @@ from absurd_contimg.operations.services.worker_service import (
 
 __all__ = [
     "BatchSummary",
+    "MosaicPlan",
+    "RetriedPublication",
     "batch_steps",
     "cancel",
     "cancel_batch",
+    "check_mosaic",
     "check_spawn",
     "check_worker",
+    "closing_rules",
     "database_url",
+    "find_new_sources",
+    "find_source",
     "follow",
     "given_worker_id",
     "initialise",
+    "light_curve",
+    "light_curves",
     "make_policy",
     "named_items",
     "open_backend",
     "open_registry",
     "open_tables",
+    "plan_of",
     "plan_selection",
     "poll_once",
     "read_hindrances",
@@ -51,8 +73,11 @@ __all__ = [
     "release",
     "retry_all_failed",
     "retry_failed",
+    "retry_publication",
+    "select_publications",
     "serve",
     "serve_daemon",
+    "spawn_mosaic",
     "stop_signals",
     "to_be_retried",
     "worker_notes",
