@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.settings import Settings
@@ -43,12 +43,10 @@ def daemon(
     from absurd_contimg.operations.services import poll_once, serve_daemon
 
     settings = state.settings()
-    if not calibrator.strip():
-        raise SettingError("--calibrator is empty.", "Give auto, none or a name.")
     if not once:
-        asyncio.run(serve_daemon(settings, calibrator.strip()))
+        asyncio.run(serve_daemon(settings, calibrator))
         return
-    report = asyncio.run(poll_once(settings, calibrator.strip()))
+    report = asyncio.run(poll_once(settings, calibrator))
     for outage in report.outages:
         error_console.print(f"[red]contimg:[/] {message_line(outage.problem)}", soft_wrap=True)
     if report.outages:

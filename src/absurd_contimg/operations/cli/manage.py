@@ -69,7 +69,7 @@ def spawn(
     if anew:
         context.fail("No such option: --anew (Did you mean --respawn?)")
     settings = state.settings()
-    check_spawn(settings)
+    check_spawn(settings, calibrator)
     _show_spawned(
         shared.with_backend(
             settings, lambda backend: _spawn(backend, settings, calibrator, now, strategy, respawn)
@@ -109,7 +109,7 @@ def run(
             raise SettingError("--follow goes with neither --now nor --report.")
         asyncio.run(services.follow(settings, calibrator))
         return
-    check_spawn(settings)
+    check_spawn(settings, calibrator)
     check_worker(settings)
 
     async def work(backend: Backend) -> list[History]:
@@ -328,15 +328,13 @@ async def _spawn(
     from absurd_contimg.ingest.spawn import spawn_groups
     from absurd_contimg.registry import Registry
 
-    if not calibrator.strip():
-        raise SettingError("--calibrator is empty.", "Give auto, none or a name.")
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     with closing(Registry(settings.registry_url)) as registry:
         return await spawn_groups(
             backend,
             settings,
             registry,
-            calibrator=calibrator.strip(),
+            calibrator=calibrator,
             incomplete_now=now,
             respawn=respawn,
             strategy=strategy.value,

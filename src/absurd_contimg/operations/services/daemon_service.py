@@ -142,7 +142,7 @@ def _daemon_lock(settings: Settings) -> Iterator[None]:
 
 async def run_daemon(settings: Settings, stop: asyncio.Event, calibrator: str = "auto") -> None:
     """Poll until `stop` is set. What is away is logged once and waited for."""
-    check_daemon(settings)
+    check_daemon(settings, calibrator)
     async with open_backend(settings, leave_running=True) as backend:
         prepare_folders(settings.pipeline.paths)
         with _daemon_lock(settings), closing(open_registry(settings)) as registry:
@@ -164,7 +164,7 @@ async def run_daemon(settings: Settings, stop: asyncio.Event, calibrator: str = 
 
 async def poll_once(settings: Settings, calibrator: str = "auto") -> PollReport:
     """Poll until nothing is left that can be done at once."""
-    check_daemon(settings)
+    check_daemon(settings, calibrator)
     async with open_backend(settings, leave_running=True) as backend:
         prepare_folders(settings.pipeline.paths)
         with _daemon_lock(settings), closing(open_registry(settings)) as registry:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
-from absurd_contimg.errors import MissingInputError
+from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
 from absurd_contimg.workflows.stage_tasks import stage_queues
 
@@ -28,10 +29,11 @@ async def open_backend(
 ) -> AsyncIterator[PostgresBackend]:
     """A connected backend; raises `BackendUnavailable` or `SchemaMissing`, which say what to do.
 
-    The embedded server belongs to this installation, so its schema and queue are created if they
-    are missing; with `create` False, raises `MissingInputError` if the server does not exist, and
-    makes no queue. If this call has started the server, it stops it at the end, unless another
-    process uses it or `leave_running` is set. A server that is killed meanwhile is started again.
+    The embedded server belongs to this installation, so its schema and first queue are created if
+    they are missing; a further queue only by `contimg db init`, so that a misspelt name makes none.
+    With `create` False, raises `MissingInputError` if the server does not exist, and makes no
+    queue. If this call has started the server, it stops it at the end, unless another process uses
+    it or `leave_running` is set. A server that is killed meanwhile is started again.
     """
     if settings.database_url is not None:
         async with PostgresBackend(settings.database_url) as backend:
@@ -47,13 +49,29 @@ async def open_backend(
     try:
         await asyncio.to_thread(server.start)
         url = await asyncio.to_thread(server.create_database, _DATABASE)
-        await initialise(url, settings.queue_name if create else None)
+        await initialise(url, None)
+        if create:
+            await _require_queue(url, settings.queue_name)
         async with PostgresBackend(url, recover=server.restart_if_killed) as backend:
             yield backend
     finally:
         if not was_running and not leave_running:
             await asyncio.to_thread(server.stop_if_unused)
         server.release()
+
+
+async def _require_queue(url: str, queue_name: str) -> None:
+    """Make the first queue of a database; `SettingError` if it has others and not this one."""
+    async with PostgresBackend(url) as backend:
+        queues = await backend.list_queues()
+    if queues and queue_name not in queues:
+        near = difflib.get_close_matches(queue_name, queues, 1) or queues
+        raise SettingError(
+            f"There is no queue {queue_name!r}; there is {', '.join(near)}.",
+            "Correct --queue or ABSURD_QUEUE_NAME. To make it: "
+            f"contimg --queue {queue_name} db init",
+        )
+    await initialise(url, queue_name)
 
 
 async def initialise(url: str, queue_name: str | None) -> str:

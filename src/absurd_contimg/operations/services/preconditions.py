@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
+
+from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.runner import check_folders
 from absurd_contimg.execution.scratch import safe_name
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import check_inputs, find_catalog
 from absurd_contimg.products.publication import check_publish_dir
 from absurd_contimg.registry.database import exists as check_registry_url
+from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.settings import Settings
 
@@ -21,18 +25,19 @@ def check_worker(settings: Settings) -> None:
     check_publish_dir(settings.pipeline.paths)
 
 
-def check_spawn(settings: Settings) -> None:
+def check_spawn(settings: Settings, calibrator: str) -> None:
     """Raise `SettingError` or `MissingInputError` where no task can be spawned."""
     check_inputs(settings)
+    check_calibrator(settings, calibrator)
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
     check_publish_dir(settings.pipeline.paths)
 
 
-def check_daemon(settings: Settings) -> None:
+def check_daemon(settings: Settings, calibrator: str) -> None:
     """Raise `SettingError` or `MissingInputError` where a daemon could spawn nothing."""
     IncomingFolder(settings.pipeline.paths.input_dir).names()
-    find_catalog(settings)
+    check_calibrator(settings, calibrator)
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
     check_publish_dir(settings.pipeline.paths)
@@ -43,3 +48,18 @@ def check_mosaic(settings: Settings) -> None:
     find_catalog(settings)
     check_registry_url(settings.registry_url)
     check_folders(settings.pipeline.paths)
+
+
+def check_calibrator(settings: Settings, calibrator: str) -> None:
+    """Raise `SettingError` for the name of a calibrator that the catalogue does not have."""
+    catalog = find_catalog(settings)
+    if calibrator in ("auto", "none"):
+        return
+    names = sorted(source.name for source in read_catalogue(catalog) if source.calibrator)
+    if calibrator not in names:
+        near = difflib.get_close_matches(calibrator, names, 3) or names[:5]
+        raise SettingError(
+            f"The calibrator {calibrator!r} is not in the catalogue {catalog}.",
+            f"Give auto, none, or a name that it has with calibrator=1, such as "
+            f"{', '.join(near) or '(it has none)'}.",
+        )
