@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from absurd_contimg.config import PathsConfig
 from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.database import open_backend
 from absurd_contimg.operations.services.preconditions import check_calibrator
 from absurd_contimg.science.catalogue import SkySource, write_catalogue
@@ -47,3 +50,10 @@ def test_misspelt_queue_makes_no_queue(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r"no queue 'nigth'; there is night.*nigth db init"):
         asyncio.run(queues("nigth"))
     assert "nigth" not in asyncio.run(queues("night"))
+
+
+@pytest.mark.parametrize("arguments", [("--version",), ("-h",), ("spawn", "-h"), ("queue", "-h")])
+def test_version_and_short_help(arguments: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert re.search(r"contimg \d|Usage", result.output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import json
 import logging
 import sys
@@ -38,6 +39,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Durable continuum imaging for the DSA-110, on Absurd.",
 )
 database_app = typer.Typer(no_args_is_help=True, help="The database of the tasks.")
@@ -73,6 +75,12 @@ def _option(variable: str, *names: str, file_okay: bool = True, note: str = "") 
     return typer.Option(*names, help=text, file_okay=file_okay)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        console.print(f"contimg {importlib.metadata.version('absurd-contimg')}", highlight=False)
+        raise typer.Exit
+
+
 @app.callback()
 def _before(
     context: typer.Context,
@@ -94,6 +102,12 @@ def _before(
     ] = None,
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Log debug messages too.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and end."
+        ),
     ] = False,
 ) -> None:
     """Options before the command. contimg settings shows all values."""
