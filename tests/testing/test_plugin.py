@@ -361,3 +361,14 @@ def test_backend_that_is_not_installed_is_refused_at_once(tmp_path: Path) -> Non
     )
     assert "pip install 'absurd-contimg[testing]'" in ran.stderr
     assert ran.returncode == 4
+
+
+def test_plugin_costs_little_at_each_start_of_pytest() -> None:
+    """It took 2 s: everything was imported before a test asked for it."""
+    code = (
+        "import sys, absurd_contimg.testing.plugin, absurd_contimg.testing as t; "
+        "heavy = ('absurd_contimg.simulation', 'absurd_contimg.core', 'numpy'); "
+        "assert not [name for name in heavy if name in sys.modules], sys.modules.keys(); "
+        "assert all(getattr(t, name) for name in t.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
