@@ -10,8 +10,9 @@ from uuid import UUID
 
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.invariants import histories, recovery, world
+from absurd_contimg.history.invariants import histories, recovery, stream, world
 from absurd_contimg.history.invariants.recovery import RecoveryObservation
+from absurd_contimg.history.invariants.stream import StreamObservation
 from absurd_contimg.history.invariants.world import WorldObservation
 
 
@@ -39,6 +40,7 @@ def _invariants(module: ModuleType) -> tuple[Callable[..., Iterator[str]], ...]:
 
 HISTORY_INVARIANTS = _invariants(histories)
 WORLD_INVARIANTS = _invariants(world)
+STREAM_INVARIANTS = _invariants(stream)
 RECOVERY_INVARIANTS = _invariants(recovery)
 """What a fault may cost, in comparison with the baseline run."""
 PRODUCT_INVARIANTS = (world.committed_products_never_change, world.registered_products_exist)
@@ -60,13 +62,17 @@ def audit(histories: Iterable[History], policy: RetryPolicy | None = None) -> li
 
 
 def check_world(observed: WorldObservation, policy: RetryPolicy | None = None) -> list[Violation]:
-    """Every violation in a world that has ended, those of its histories included."""
-    return find_violations(WORLD_INVARIANTS, observed) + audit(observed.histories, policy)
+    """Every violation in a world that has ended, those of its stream and histories included."""
+    return [
+        *find_violations(WORLD_INVARIANTS, observed),
+        *find_violations(STREAM_INVARIANTS, observed.stream),
+        *audit(observed.histories, policy),
+    ]
 
 
 def find_violations(
     invariants: Iterable[Callable[..., Iterator[str]]],
-    observed: WorldObservation | RecoveryObservation,
+    observed: WorldObservation | StreamObservation | RecoveryObservation,
 ) -> list[Violation]:
     """Every violation of these invariants by what was observed."""
     return [Violation(check.__name__, text) for check in invariants for text in check(observed)]

@@ -7,10 +7,11 @@ The simulation checks them after every run. They know no simulation: what they n
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from absurd_contimg.core.records import TERMINAL_STATES, History
+from absurd_contimg.history.invariants.stream import StreamObservation
 from absurd_contimg.history.wait_reason import find_wait_reason
 
 FAILED_RUNS_MAX = 100
@@ -58,6 +59,7 @@ class WorldObservation:
     """Processes that ended on SIGTERM and kept the claim of a run."""
     scratch_folders: Sequence[str] = ()
     """Folders of attempts that are left although every process could remove its own."""
+    stream: StreamObservation = field(default_factory=StreamObservation)
     standstill: str | None = None
     """Why nothing more could happen, or why events never ended."""
 

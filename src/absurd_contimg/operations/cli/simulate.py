@@ -77,16 +77,20 @@ def explore(
         str | None, typer.Option(help="Only this future, with its trace: kill@17,pause@4.")
     ] = None,
     workflow: Annotated[
-        str, typer.Option(help="pipeline, or handler: one with sleeps, an event, a child, a retry.")
+        str,
+        typer.Option(
+            help="pipeline; daemon, night, mosaic, publication, batch: of the stream; stages, "
+            "hybrid: other strategies; handler: sleeps, an event, a child, a retry."
+        ),
     ] = "pipeline",
     after: Annotated[
         int, typer.Option(min=0, help="Continue after this part of an earlier exploration.")
     ] = 0,
 ) -> None:
-    """Inject faults at every crash point of the simulated pipeline, and of its recovery."""
-    from absurd_contimg.simulation.exploration.example_workflows import (  # noqa: PLC0415
-        everything_spec,
-        pipeline_spec,
+    """Inject faults at every crash point of a simulated workflow, and of its recovery."""
+    from absurd_contimg.simulation.exploration import (  # noqa: PLC0415
+        example_workflows,
+        stream_workflows,
     )
     from absurd_contimg.simulation.exploration.explorer import (  # noqa: PLC0415
         Exploration,
@@ -95,7 +99,11 @@ def explore(
     )
     from absurd_contimg.simulation.model.faults import parse_kind, parse_schedule  # noqa: PLC0415
 
-    specs = {"pipeline": pipeline_spec, "handler": everything_spec}
+    specs = {
+        "pipeline": example_workflows.pipeline_spec,
+        "handler": example_workflows.everything_spec,
+        **stream_workflows.SPECS,
+    }
     if workflow not in specs:
         known = ", ".join(specs)
         raise SettingError(f"explore: there is no workflow {workflow}; known are {known}.")

@@ -121,6 +121,8 @@ class CrashRun:
             self.checker.scratch_may_be_left = True
             self._start_successor(killed_by)
         spec.schedule_external_inputs(self.world, start)
+        if spec.ends_after_seconds > start:
+            self.world.expect(spec.ends_after_seconds)
 
     # -- processes ------------------------------------------------------------------------
 
@@ -242,7 +244,8 @@ class CrashRun:
         self.world.call_later(self._linger_seconds, self.world.kernel.stop)
 
     def _all_ended(self) -> bool:
-        return self.world.all_tasks_ended(self.spec.queues)
+        is_over = self.world.kernel.now >= self.spec.ends_after_seconds
+        return is_over and self.world.all_tasks_ended(self.spec.queues)
 
     # -- running --------------------------------------------------------------------------
 
@@ -277,4 +280,6 @@ class CrashRun:
         observed = self.world.observation()
         violations = self.checker.check_end(observed, standstill)
         self.world.close()
-        return outcome_of(observed, self.world.state, violations, self.spec.repeats)
+        return outcome_of(
+            observed, self.world.state, violations, self.spec.repeats, self.spec.looks
+        )

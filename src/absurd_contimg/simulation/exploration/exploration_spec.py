@@ -49,6 +49,8 @@ class ExplorationSpec:
     shuffle_seed: int | None = None
     horizon_seconds: float = 400 * 86_400.0
     """Virtual time by which every task must have ended; while all sleep it costs nothing."""
+    ends_after_seconds: float = 0.0
+    """Before this time the world goes on although no task is left: more will be spawned."""
     linger_seconds: float = 0.0
     """How long the world goes on after the last task has ended."""
     reply_seconds: float = 0.0
@@ -56,6 +58,8 @@ class ExplorationSpec:
     worker_id: str = "worker"
     repeats: Collection[str] = ()
     """The effects outside that may happen again outside of a step."""
+    looks: tuple[str, ...] = ()
+    """How names of checkpoints begin that depend on when a handler looked at another task."""
     prepare: Callable[[], State] | None = None
 
     def initial_state(self) -> State:

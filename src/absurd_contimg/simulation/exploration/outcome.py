@@ -1,7 +1,8 @@
 """What a run leaves, without what may differ between runs that are equally good.
 
-Kept: every task with its state, its result and its checkpoints, every product, every external
-effect. Left out: times, how long a stage took, which worker ran it, how often it was started.
+Kept: every task with its state, its result and its checkpoints, every product, what ingestion and
+batches have recorded, every external effect. Left out: times, how long a stage took, which worker
+ran it, how often it was started.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.invariants.world import WorldObservation
+from absurd_contimg.simulation.model.simulated_ingestion import describe_ingestion
 from absurd_contimg.simulation.model.world import State
 
 VOLATILE = frozenset({"adopted", "seconds", "logs"})
@@ -36,6 +38,8 @@ class Outcome:
 
     tasks: tuple[Json, ...]
     products: tuple[Json, ...]
+    records: tuple[Json, ...]
+    """What the registry holds of files, groups, windows and batches."""
     ledger: tuple[str, ...]
     violations: tuple[Violation, ...]
     run_ends: tuple[tuple[str, ...], ...] = ()
@@ -46,8 +50,8 @@ class Outcome:
     def differences(self, baseline: Outcome) -> list[str]:
         """How it differs from the baseline, one line each."""
         lines: list[str] = []
-        pairs = (self.tasks, baseline.tasks), (self.products, baseline.products)
-        for name, (values, baseline_values) in zip(("tasks", "products"), pairs, strict=True):
+        for name in ("tasks", "products", "records"):
+            values, baseline_values = getattr(self, name), getattr(baseline, name)
             if values != baseline_values:  # hardly ever, and text costs time
                 texts, baseline_texts = (
                     Counter(json.dumps(value, sort_keys=True) for value in each)
@@ -72,8 +76,12 @@ def outcome_of(
     state: State,
     violations: tuple[Violation, ...],
     may_repeat: Collection[str] = (),
+    looks: tuple[str, ...] = (),
 ) -> Outcome:
-    """The essence of what a world has left; effects named in `may_repeat` may be repeated."""
+    """The essence of what a world has left; effects named in `may_repeat` may be repeated.
+
+    Left out are the checkpoints whose name begins with one of `looks`.
+    """
     products: tuple[Json, ...] = tuple(
         (path, _without_provenance(state.disk.manifest(path)), sorted(state.disk.below(path)))
         for path in sorted(state.disk.product_paths())
@@ -84,9 +92,11 @@ def outcome_of(
     unprotected = tuple(
         text for text, each in outside if not each.in_step and each.name not in may_repeat
     )
-    tasks = tuple(_essence(history, values) for history in observed.histories)
+    tasks = tuple(_essence(history, values, looks) for history in observed.histories)
     run_ends = tuple(tuple(map(_end, history.runs)) for history in observed.histories)
-    return Outcome(tasks, products, ledger, violations, run_ends, unprotected)
+    registry = state.registry
+    records = (*describe_ingestion(registry.ingestion), *registry.batches.describe())
+    return Outcome(tasks, products, records, ledger, violations, run_ends, unprotected)
 
 
 def _end(run: Run) -> str:
@@ -98,11 +108,12 @@ def _without_provenance(manifest: Mapping[str, Any] | None) -> Mapping[str, Any]
     return {name: value for name, value in (manifest or {}).items() if name not in _PROVENANCE}
 
 
-def _essence(history: History, values: _SavedValues) -> Json:
+def _essence(history: History, values: _SavedValues, looks: tuple[str, ...]) -> Json:
     task = history.task
     saved = {
         values.steady(checkpoint.checkpoint_name): values.steady(checkpoint.state)
         for checkpoint in _own_checkpoints(history)
+        if not checkpoint.checkpoint_name.startswith(looks)
     }
     return [
         task.task_name,

@@ -20,7 +20,13 @@ from absurd_contimg.simulation.runtime.loop import SimLoop, pause_call
 
 _T = TypeVar("_T")
 
-_REGISTRY_READS = frozenset({"groups", "calibration_exists", "product_folder", "mosaic_members"})
+_REGISTRY_READS = frozenset(
+    {
+        *("groups", "calibration_exists", "product_folder", "mosaic_members", "image_outputs"),
+        *("known_paths", "watched_groups", "next_seen", "groups_to_spawn", "observations"),
+        *("groups_for_photometry", "windows", "unfinished", "items", "observed_groups", "group"),
+    }
+)
 
 
 class EffectPhase(StrEnum):

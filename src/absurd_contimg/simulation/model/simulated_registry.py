@@ -1,4 +1,4 @@
-"""The simulated registry: groups, products and calibrations.
+"""The simulated registry: groups, products, calibrations, and the parts of it.
 
 It survives the death of every process, as the real one does, which is a database of its own.
 Whether a group has a calibrator in its field is the world's decision.
@@ -21,6 +21,8 @@ from absurd_contimg.products.mosaic_outputs import (
 from absurd_contimg.products.outputs import ContinuumImage, ImageOutputs, names
 from absurd_contimg.registry import Group, GroupStatus
 from absurd_contimg.registry.publications import PublicationState
+from absurd_contimg.simulation.model.simulated_batches import SimulatedBatches
+from absurd_contimg.simulation.model.simulated_ingestion import SimulatedIngestion
 from absurd_contimg.simulation.model.simulated_publications import SimulatedPublications
 
 
@@ -37,6 +39,8 @@ class SimulatedRegistry:
         self._images: dict[str, Mapping[str, Json]] = {}
         self._folders: dict[str, Path] = {}
         self.publications = SimulatedPublications(self._folders.__getitem__)
+        self.ingestion = SimulatedIngestion(self.status_of)
+        self.batches = SimulatedBatches()
 
     def fork(self) -> SimulatedRegistry:
         """An independent copy."""
@@ -48,12 +52,15 @@ class SimulatedRegistry:
         twin._images = dict(self._images)
         twin._folders = dict(self._folders)
         twin.publications = self.publications.fork(twin._folders.__getitem__)
+        twin.ingestion = self.ingestion.fork(twin.status_of)
+        twin.batches = self.batches.fork()
         return twin
 
     def contents(self) -> tuple[object, ...]:
         """Everything that it knows."""
         known = (self._groups, self._waiting, self.products, self.calibrations)
-        return (*map(repr, known), self.publications.contents())
+        parts = (self.publications, self.ingestion, self.batches)
+        return (*map(repr, known), *(part.contents() for part in parts))
 
     def registered(self) -> Mapping[str, object]:
         """The products and the published copies that it knows, by path."""
@@ -85,6 +92,11 @@ class SimulatedRegistry:
             self._waiting[group_id] = None
         else:
             self._waiting.pop(group_id, None)
+
+    def status_of(self, group_id: str) -> tuple[GroupStatus, str]:
+        """What workers have noted of a group."""
+        group = self._groups.get(group_id)
+        return (GroupStatus.DISCOVERED, "") if group is None else (group.status, group.reason or "")
 
     def groups(self, status: GroupStatus | None = None) -> Sequence[Group]:
         """The groups of one status, or all, in the order of their names."""

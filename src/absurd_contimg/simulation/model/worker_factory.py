@@ -70,7 +70,7 @@ class HandlerWorkers:
 
 @dataclass(frozen=True, slots=True)
 class PipelineWorkers:
-    """One worker for pipeline tasks, with simulated stages."""
+    """A worker for pipeline tasks on each queue, with simulated stages."""
 
     settings: WorkerSettings = SETTINGS
     model: StageModel = field(default_factory=StageModel)
@@ -78,9 +78,11 @@ class PipelineWorkers:
     """None: stages wait for no core, memory or disk."""
     free_bytes_min: int = 0
     """With less free space than this the worker claims nothing."""
+    queues: Sequence[str] = ()
+    """None: only that of the settings."""
 
     def __call__(self, world: World, gateway: EffectGateway, worker_id: str) -> Sequence[Worker]:
-        """The worker of a new process."""
+        """The workers of a new process."""
         state = world.state
         stages = [stage(state.registry.solves) for stage in pipeline_stages()]
         later = [simulated(each)(state.registry.solves) for each in mosaic_stages()]
@@ -93,16 +95,21 @@ class PipelineWorkers:
         async def enough_space() -> bool:
             return state.disk.free_bytes >= self.free_bytes_min
 
-        worker = assembly.make_pipeline_worker(
-            world.backend(gateway),
-            replace(self.settings, worker_id=worker_id),
-            RetryPolicy(),
-            stages,
-            StageRunner(SIMULATED_CONFIG, executor, registry, scratch, files, call_inline),
-            registry,
-            enough_space if self.free_bytes_min else None,
-        )
-        return [worker]
+        runner = StageRunner(SIMULATED_CONFIG, executor, registry, scratch, files, call_inline)
+        workers = []
+        for queue in self.queues or (self.settings.queue_name,):
+            name = f"{worker_id}@{queue}" if self.queues else worker_id
+            worker = assembly.make_pipeline_worker(
+                world.backend(gateway),
+                replace(self.settings, queue_name=queue, worker_id=name),
+                RetryPolicy(),
+                stages,
+                runner,
+                registry,
+                enough_space if self.free_bytes_min else None,
+            )
+            workers.append(worker)
+        return workers
 
 
 def acquire_scratch(gateway: EffectGateway, disk: Disk, worker_id: str) -> ScratchOwner:

@@ -16,7 +16,7 @@ from datetime import MAXYEAR, UTC, datetime, timedelta
 from functools import partial
 from heapq import heappop, heappush
 from math import ceil, inf
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import absurd_sdk
 
@@ -36,6 +36,7 @@ from absurd_contimg.simulation.model.effect_gateway import (
 )
 from absurd_contimg.simulation.model.executor import StageWatch
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
+from absurd_contimg.simulation.model.stream_observation import observe_stream
 from absurd_contimg.simulation.runtime.kernel import RIGHT_CLOCK, HostClock, Kernel
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly, new_process
 
@@ -93,6 +94,16 @@ def _seconds(moment: datetime) -> float:
     return (moment - EPOCH).total_seconds()
 
 
+class Service(Protocol):
+    """What works in a process beside workers, as the daemon."""
+
+    async def run(self) -> None:
+        """Work until it is stopped."""
+
+    def stop(self) -> None:
+        """Stop after what is under way."""
+
+
 class World:
     """State, clock and processes."""
 
@@ -114,6 +125,7 @@ class World:
         self.processes: list[SimLoop] = []
         self.workers: dict[SimLoop, Sequence[Worker]] = {}
         self._worker_tasks: dict[SimLoop, list[asyncio.Task[None]]] = {}
+        self._services: dict[SimLoop, Service] = {}
         self._may_skip_polls = may_skip_polls
         self._appointments: list[float] = []
         """When something will happen that no worker does; a heap, which may hold past times."""
@@ -156,14 +168,23 @@ class World:
         if self._may_skip_polls is not None:
             for worker in workers:
                 worker.polls_ahead = partial(self._polls_ahead, self._may_skip_polls)
-        self._worker_tasks[process] = [
+        self._worker_tasks.setdefault(process, []).extend(
             process.create_task(worker.run(), name=worker.settings.worker_id) for worker in workers
-        ]
+        )
+
+    def start_service(self, gateway: EffectGateway, service: Service) -> None:
+        """Let a service work in a process, beside its workers; it announces when it will work."""
+        process = gateway.process
+        self._services[process] = service
+        task = process.create_task(service.run(), name="service")
+        self._worker_tasks.setdefault(process, []).append(task)
 
     def request_stop(self, process: SimLoop) -> None:
         """SIGTERM: its workers stop as they do in the service, and then the process ends."""
         for worker in self.workers.get(process, ()):
             worker.stop()
+        if process in self._services:
+            self._services[process].stop()
 
         async def leave() -> None:
             await asyncio.wait(self._worker_tasks[process])
@@ -199,7 +220,8 @@ class World:
         """Whether a process is dead or paused, or its workers wait, each with its own two tasks."""
         if process.dead or process.held is not None:
             return True
-        return len(process.tasks()) == 2 * len(self.workers.get(process, ()))
+        services = len(self.workers.get(process, ())) + (process in self._services)
+        return len(process.tasks()) == 2 * services
 
     def _next_change(self) -> float | None:
         """When a claim may next find something, in seconds; None: never."""
@@ -252,19 +274,22 @@ class World:
             for process in self.processes
             for error in process.errors
         ]
+        histories, registry = self.histories(), self.state.registry
         return WorldObservation(
-            self.histories(),
+            histories,
             self.state.disk,
-            self.state.registry.registered(),
+            registry.registered(),
             must_have_ended,
             overlaps=tuple(self.watch.overlaps),
             errors=tuple(errors),
+            stream=observe_stream(registry, self.state.disk, histories, must_have_ended),
         )
 
     def close(self) -> None:
         """End all processes and break reference cycles, so that memory is free at once."""
         self.kernel.close()
         self.workers.clear()
+        self._services.clear()
         self._worker_tasks.clear()
         self.observer = None
         now = self.clock()
