@@ -16,6 +16,11 @@ from absurd_contimg.ingest.closing import ArrivalRules
 from absurd_contimg.ingest.daemon import Daemon
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.models import FileState, IngestState
+from absurd_contimg.registry.windows import WindowState
+from absurd_contimg.simulation.campaign.campaign import Campaign
+from absurd_contimg.simulation.campaign.scenario import load_scenario
+from absurd_contimg.simulation.campaign.stream import number_of_group
 from absurd_contimg.simulation.exploration.crash_run import CrashRun
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec
 from absurd_contimg.simulation.exploration.stream_workflows import (
@@ -152,3 +157,40 @@ def test_each_invariant_goes_red(mutant: str, monkeypatch: pytest.MonkeyPatch) -
 def test_there_is_a_mutant_for_each_invariant() -> None:
     names = {invariant.__name__ for invariant in STREAM_INVARIANTS}
     assert {invariant for _, _, invariant in STREAM_MUTANTS.values()} == names
+
+
+def test_a_stream_night_keeps_every_invariant() -> None:
+    """Each fault of the scenario has the fate that it must have, with deaths all night."""
+    campaign = Campaign(load_scenario("stream_night"), seed=2)
+    run = campaign.run()
+    assert [str(violation) for violation in run.violations] == []
+    assert sum(run.effective.values()) > 5
+    assert any("daemon ends" in line for line in run.trace)
+    scenario, ingestion = campaign.scenario, campaign.world.state.registry.ingestion
+    assert scenario.stream is not None
+    interval = scenario.telescope.interval_seconds
+    groups = {number_of_group(group.group_id, interval): group for group in ingestion.groups()}
+    assert len(groups) == 39, "two numbers were not observed"
+    first_files = {number: group.files[0] for number, group in groups.items()}
+    assert {
+        number: file.state for number, file in first_files.items() if file.state != "whole"
+    } == {
+        3: FileState.LATE,  # truncated for ever
+        5: FileState.REFUSED,  # damaged
+        12: FileState.GONE,
+        14: FileState.CHANGED,
+    }
+    assert [file.state for file in groups[7].files[:2]] == [FileState.WHOLE, FileState.REFUSED]
+    assert {len({f.timestamp_seconds for f in groups[number].files}) for number in (9, 10)} == {2}
+    assert groups[17].ingest_state is IngestState.REJECTED
+    windows = ingestion.windows()
+    numbers = [
+        [number_of_group(member.group_id, interval) for member in window.members]
+        for window in windows
+    ]
+    assert not any(span[0] < edge <= span[-1] for span in numbers for edge in (22, 28))
+    superseded = [window for window in windows if window.state is WindowState.SUPERSEDED]
+    assert superseded, "the delayed group changes the windows of its night"
+    histories = {history.task.idempotency_key: history.task for history in run.histories}
+    closed = [window for window in windows if window.task_id is not None]
+    assert {f"mosaic:{window.window_id}" for window in closed} <= histories.keys()

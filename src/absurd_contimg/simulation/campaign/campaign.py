@@ -16,10 +16,18 @@ from absurd_contimg.history.invariants.check import Violation, check_world
 from absurd_contimg.simulation.campaign.faults import DAY_SECONDS, check_faults, draw_faults
 from absurd_contimg.simulation.campaign.operator import Operator
 from absurd_contimg.simulation.campaign.scenario import Scenario
+from absurd_contimg.simulation.campaign.stream import (
+    QUIET_SECONDS,
+    draw_night,
+    number_of_group,
+    start_daemon,
+)
 from absurd_contimg.simulation.campaign.telescope import SUB_BANDS_MIN, draw_observations
 from absurd_contimg.simulation.model.disk import ROOT, Disk
+from absurd_contimg.simulation.model.effect_gateway import EffectGateway
 from absurd_contimg.simulation.model.faults import FaultKind, TimedFault
 from absurd_contimg.simulation.model.hosts import DiskChannel, Host, Queue
+from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
 from absurd_contimg.simulation.model.stage_model import (
     DEFAULT_COSTS,
@@ -41,6 +49,8 @@ from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 QUEUE = SETTINGS.queue_name
 _CHECK_SECONDS = 600.0
 _STARTS_PLANNED = 10
+_CHECKS_OF_STREAM = 2
+"""After all tasks have ended the daemon closes windows, and spawns more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +95,8 @@ class Campaign:
         self.trace = Trace() if trace is None else trace
         every = scenario.telescope.calibrator_every
         self.observations = draw_observations(scenario, seed)
-        numbers = {each.group_id: each.number for each in self.observations}
-        registry = SimulatedRegistry(lambda group: numbers[group] % every == 0)
+        interval = scenario.telescope.interval_seconds
+        registry = SimulatedRegistry(lambda group: number_of_group(group, interval) % every == 0)
         database = MemoryDatabase(seed, clock=lambda: EPOCH)
         disk = Disk(scenario.disk.capacity_bytes)
         self.world = World(State(database, disk, registry), observer=trace)
@@ -106,6 +116,10 @@ class Campaign:
         self._processes: dict[int, SimLoop] = {}
         self._stopped_until = 0.0
         instantly(self.world.direct_backend.create_queue(QUEUE))
+        self._script = None
+        if scenario.stream is not None:
+            self._script = draw_night(scenario, seed)
+            disk.make_folder(str(SIMULATED_CONFIG.paths.published))
 
     # -- making the world -----------------------------------------------------------------
 
@@ -127,6 +141,7 @@ class Campaign:
         return StageModel(self.seed, scaled, spread, faults.stage_failures, planned)
 
     def _start_worker(self, number: int) -> None:
+        """Start a worker, or the daemon, whose number is the next one."""
         kernel = self.world.kernel
         if kernel.now < self._stopped_until:
             seconds = self._stopped_until - kernel.now
@@ -135,8 +150,20 @@ class Campaign:
         terms, home = self.scenario.workers, number % len(self._hosts)
         host = self._hosts[home]
         clock = HostClock(home * terms.clock_skew_seconds, 1.0 + home % 2 * terms.clock_drift)
-        gateway = self.world.process(f"worker-{number}", host=host.name, clock=clock)
-        self._note(f"worker-{number} starts on {host.name}")
+        stream = self.scenario.stream
+        is_daemon = number == terms.count
+        name = "daemon" if is_daemon else f"worker-{number}"
+        gateway = self.world.process(name, host=host.name, clock=clock)
+        self._note(f"{name} starts on {host.name}")
+        if is_daemon and stream is not None and self._script is not None:
+            start_daemon(self.world, gateway, QUEUE, stream, self._script)
+        else:
+            self._start_tasks(gateway, name, host)
+        self._processes[number] = gateway.process
+        gateway.process.at_death("supervisor", partial(self._died, number))
+
+    def _start_tasks(self, gateway: EffectGateway, name: str, host: Host) -> None:
+        terms = self.scenario.workers
         settings = replace(
             SETTINGS,
             claim_timeout_seconds=terms.lease_seconds,
@@ -144,15 +171,13 @@ class Campaign:
             grace_seconds=terms.grace_seconds,
         )
         workers = PipelineWorkers(settings, self._model, host, terms.free_bytes_min)
-        self.world.start_workers(gateway, workers(self.world, gateway, f"worker-{number}"))
-        self._processes[number] = gateway.process
-        gateway.process.at_death("supervisor", partial(self._died, number))
+        self.world.start_workers(gateway, workers(self.world, gateway, name))
 
     def _died(self, number: int) -> None:
-        self._note(f"worker-{number} ends")
         process = self._processes.pop(number)
+        self._note(f"{process.name} ends")
         self.world.processes.remove(process)
-        self.world.workers.pop(process)
+        self.world.workers.pop(process, None)
         delay = self.scenario.workers.restart_seconds
         self.world.call_later(delay, partial(self._start_worker, number))
 
@@ -220,7 +245,7 @@ class Campaign:
                 return workers
 
     def _is_busy(self, number: int) -> bool:
-        workers = self.world.workers[self._processes[number]]
+        workers = self.world.workers.get(self._processes[number], ())
         return any(worker._runs for worker in workers)
 
     def _stop(self, number: int) -> None:
@@ -240,19 +265,26 @@ class Campaign:
     def _run(self) -> Run:
         world, scenario = self.world, self.scenario
         outside = world.process("outside", observed=False)
-        outside.process.create_task(self._observe(), name="telescope")
+        streams = self._script is not None
+        if not streams:
+            outside.process.create_task(self._observe(), name="telescope")
         operator = Operator(world, QUEUE, self._stop, lambda text: self._note(f"operator {text}"))
         for duty in operator.duties(scenario):
             outside.process.create_task(duty)
-        for number in range(scenario.workers.count):
+        for number in range(scenario.workers.count + streams):
             self._start_worker(number)
         for fault in self.faults:
             self.world.call_later(fault.at_seconds, partial(self._inject, fault))
         end = scenario.days * DAY_SECONDS
-        world.kernel.run(end)
+        world.kernel.run(end + (QUIET_SECONDS if streams else 0.0))
         last = end + scenario.drain_seconds
-        while world.kernel.now < last and not world.all_tasks_ended([QUEUE]):
-            world.kernel.run(world.kernel.now + _CHECK_SECONDS)
+        checks = 1 + _CHECKS_OF_STREAM * streams
+        while world.kernel.now < last and checks:
+            checks = (
+                checks - 1 if world.all_tasks_ended([QUEUE]) else 1 + _CHECKS_OF_STREAM * streams
+            )
+            if checks:
+                world.kernel.run(world.kernel.now + _CHECK_SECONDS)
         observed = world.observation(must_have_ended=scenario.drain_seconds > 0)
         too_few = [each for each in self.observations if len(each.sub_bands) < SUB_BANDS_MIN]
         return Run(

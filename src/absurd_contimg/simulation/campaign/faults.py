@@ -14,10 +14,13 @@ Duration = Callable[[Random], float]
 
 
 def target_count(scenario: Scenario, kind: FaultKind) -> int:
-    """How many workers, hosts, databases or disks there are that such a fault can hit."""
+    """How many workers, hosts, databases or disks there are that such a fault can hit.
+
+    The daemon of a stream has the number after the last worker's.
+    """
     match kind:
         case FaultKind.KILL | FaultKind.PAUSE | FaultKind.TERM:
-            return scenario.workers.count
+            return scenario.workers.count + (scenario.stream is not None)
         case FaultKind.REBOOT | FaultKind.PARTITION:
             return scenario.workers.hosts
         case _:

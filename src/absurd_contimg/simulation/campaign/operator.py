@@ -82,4 +82,4 @@ class Operator:
 
 
 def _group(task: Task) -> str:
-    return str(task.params["group_id"]) if isinstance(task.params, Mapping) else ""
+    return str(task.params.get("group_id", "")) if isinstance(task.params, Mapping) else ""

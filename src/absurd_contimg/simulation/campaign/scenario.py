@@ -54,6 +54,26 @@ class Telescope(_Part):
     corrupt_probability: float = Field(0.0, ge=0, le=1)
 
 
+class StreamPart(_Part):
+    """A daemon forms groups, windows and mosaics of what arrives. Groups are numbered from 0."""
+
+    poll_seconds: float = Field(60.0, gt=0)
+    window_size: int = Field(10, ge=2)
+    window_stride: int = Field(8, ge=1)
+    truncated_groups: list[int] = Field(default_factory=list)
+    damaged_groups: list[int] = Field(default_factory=list)
+    repeated_groups: list[int] = Field(default_factory=list)
+    split_groups: list[int] = Field(default_factory=list)
+    removed_groups: list[int] = Field(default_factory=list)
+    rewritten_groups: list[int] = Field(default_factory=list)
+    incomplete_groups: list[int] = Field(default_factory=list)
+    delayed_groups: list[int] = Field(default_factory=list)
+    unobserved_groups: list[int] = Field(default_factory=list)
+    slews: list[int] = Field(default_factory=list)
+    folder_outages: list[tuple[float, float]] = Field(default_factory=list)
+    clock_steps: list[tuple[float, float]] = Field(default_factory=list)
+
+
 class DiskPart(_Part):
     """The disk that scratch and products of all hosts share."""
 
@@ -102,6 +122,8 @@ class Scenario(_Part):
     service_scale: float = Field(1.0, gt=0)
     workers: Workers = Workers()
     telescope: Telescope = Telescope()
+    stream: StreamPart | None = None
+    """None: each group's task is spawned by hand, and there are no mosaics."""
     disk: DiskPart = DiskPart()
     operator: OperatorPart = OperatorPart()
     faults: Faults = Faults()
