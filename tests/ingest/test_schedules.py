@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -17,6 +18,7 @@ from mortal_ports import Kill, Killed, Mortal
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.errors import BackendError, ValueRefused
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.ingest.schedule_actions import ActionStarter, parse_action
 from absurd_contimg.ingest.schedule_times import Slot, parse_times
@@ -162,6 +164,31 @@ async def test_action_that_has_nothing_to_do_is_noted_and_the_next_slot_comes(
     assert [schedule.last_slot for schedule in store.schedules()] == [29_540_340] * 2
 
 
+async def test_schedule_that_the_database_refuses_hinders_no_other(
+    registry: Registry, tmp_path: Path
+) -> None:
+    """A value that jsonb does not take is noted; a refusal that may pass is raised at the end."""
+    refusals: dict[str, BackendError] = {
+        "a": ValueRefused("invalid input syntax for type json", "22P02"),
+        "b": BackendError("permission denied", "42501"),
+    }
+
+    class RefusingStarter(FakeStarter):
+        async def start(self, action: Mapping[str, Any], key: str, slot: Slot) -> str:
+            if error := refusals.get(str(action["task"])):
+                raise error
+            return await super().start(action, key, slot)
+
+    store, fake = Schedules(registry.database), RefusingStarter()
+    for name in "abc":
+        store.add(new_schedule(name=name, action={"kind": "task", "task": name}))
+    with pytest.raises(BackendError, match="schedule b: permission denied"):
+        await look(store, fake, 1)
+    assert list(fake.started) == ["schedule:c:2026-03-02T03:00Z"]
+    outcomes = [schedule.outcome for schedule in store.schedules()]
+    assert outcomes == ["nothing started: invalid input syntax for type json", None, "started"]
+
+
 async def test_nightly_mosaics_are_one_for_each_strip(registry: Registry, tmp_path: Path) -> None:
     """Groups without an image, and those of other nights, are no members."""
     rows = [
@@ -223,6 +250,27 @@ def test_unknown_actions_are_refused_by_name() -> None:
         parse_action({"kind": "dance"})
     with pytest.raises(SettingError, match="colour"):
         parse_action({"kind": "mosaic", "colour": "red"})
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [math.nan, math.inf, "\0", {"\\\0": 1}, "\ud800", nested(100_000)],
+    ids=["nan", "infinity", "nul", "nul in a key", "surrogate", "depth"],
+)
+def test_parameters_that_no_database_takes_are_refused(value: Any) -> None:
+    with pytest.raises(SettingError, match=r"params: .*no database takes"):
+        parse_action({"kind": "task", "task": "x", "params": {"a": value}})
+
+
+def test_parameters_with_backslashes_are_taken() -> None:
+    parse_action({"kind": "task", "task": "x", "params": {"a": "\\u0000 \\\\u0000"}})
 
 
 async def test_task_for_a_queue_that_is_not_there_is_refused(

@@ -158,6 +158,15 @@ def test_schedules_are_added_listed_and_removed(contimg: Contimg) -> None:
     assert "task: Field required" in contimg(
         "schedule", "add", "x", "task", "--at", "17:00", refused=True
     )
+    for minutes in ("nan", "inf", "-1e9"):
+        assert "not within a day" in contimg(
+            *("schedule", "add", "x", "mosaic", "--transit", "3C286", "--after-minutes", minutes),
+            refused=True,
+        )
+    for text in ("[" * 100_000, '{"task": "x", "params": {"a": 1e400}}'):
+        assert "JSON" in contimg(
+            "schedule", "add", "x", "task", "--at", "17:00", "--with", text, refused=True
+        )
     contimg("schedule", "remove", "nightly")
     assert "no schedule 'nightly'" in contimg("schedule", "remove", "nightly", refused=True)
 

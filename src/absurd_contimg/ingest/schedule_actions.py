@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.backend import Backend
@@ -33,6 +42,7 @@ from absurd_contimg.workflows import group, mosaic
 from absurd_contimg.workflows.task_versions import headers_of
 
 _HOURS_PER_DAY = 24.0
+_ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _WITH_IMAGE = {GroupStatus.DONE, GroupStatus.DEGRADED}
 
 
@@ -48,6 +58,19 @@ class TaskAction(_Action):
     params: dict[str, Any] = Field(default_factory=dict)
     queue: str | None = None
     """None: the queue of the settings."""
+
+    @field_validator("params")
+    @classmethod
+    def _check_params(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """Refuse what the database would refuse at each slot."""
+        try:
+            text = json.dumps(params, ensure_ascii=False, allow_nan=False)
+            text.encode()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"no database takes this as JSON ({error})") from error
+        if _ESCAPED_NUL.search(text):
+            raise ValueError("no database takes the character NUL")
+        return params
 
 
 class MosaicAction(_Action):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from absurd_contimg.core.errors import BackendError, ValueRefused
 from absurd_contimg.errors import AwayError, UserError
 from absurd_contimg.ingest.schedule_times import Slot, cursor_at, due_slot, parse_times
 from absurd_contimg.registry.schedules import Schedule
@@ -63,13 +64,23 @@ async def run_due_schedules(
 
     While the last run of a schedule goes on, none of its slots is started; what becomes of those
     is for its catch-up policy. Called at each poll of the daemon. Raises what the registry and
-    the database raise; the next call goes on.
+    the database raise; the next call goes on. What the database refuses of one schedule is raised
+    after the others have had their turn.
     """
     runs = []
+    refusals: list[BackendError] = []
     for schedule in await asyncio.to_thread(store.schedules):
-        run = await _run_schedule(store, starter, schedule, now, longitude_deg)
+        try:
+            run = await _run_schedule(store, starter, schedule, now, longitude_deg)
+        except BackendError as error:
+            if error.sqlstate is None:  # it does not answer, and would not for the others
+                raise
+            refusals.append(BackendError(f"schedule {schedule.name}: {error}", error.sqlstate))
+            continue
         if run is not None:
             runs.append(run)
+    if refusals:
+        raise refusals[0]
     return runs
 
 
@@ -99,7 +110,7 @@ async def _run_schedule(
         outcome = "started"
     except AwayError:
         raise
-    except UserError as error:
+    except (UserError, ValueRefused) as error:
         outcome = f"nothing started: {error}"
     _log.info("schedule %s, slot %s: %s", schedule.name, slot.name, outcome)
     await asyncio.to_thread(store.advance, schedule, slot.number, run, outcome)

@@ -26,6 +26,7 @@ schedule_app = typer.Typer(no_args_is_help=True, help="What is started at which 
 app.add_typer(schedule_app, name="schedule")
 
 _NAME_LENGTH_MAX = 60
+_AFTER_MINUTES_MAX = 1440
 _SIDEREAL_PER_CIVIL = 366.2422 / 365.2422
 
 
@@ -179,6 +180,11 @@ def _transit_spec(settings: Settings, source: str, after_minutes: float) -> str:
     if source not in sources:
         raise MissingInputError(f"There is no source {source!r} in {path}.", "Correct its name.")
     place = sources[source]
+    if not abs(after_minutes) <= _AFTER_MINUTES_MAX:  # nor is NaN
+        raise SettingError(
+            f"--after-minutes {after_minutes:g} is not within a day.",
+            f"Give at most {_AFTER_MINUTES_MAX} minutes.",
+        )
     now = datetime.now(UTC)
     seconds = transit_seconds(place.ra_deg, place.dec_deg, now)
     later = timedelta(minutes=after_minutes).total_seconds() * _SIDEREAL_PER_CIVIL
@@ -188,7 +194,7 @@ def _transit_spec(settings: Settings, source: str, after_minutes: float) -> str:
 def _json_object(text: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SettingError(f"--with is no JSON ({error}).", "Write an object: {...}") from error
     if not isinstance(value, dict):
         raise SettingError("--with is no JSON object.", "Write an object: {...}")
