@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -660,6 +661,43 @@ def test_a_chunk_that_is_larger_than_its_bytes_is_refused(tmp_path: Path) -> Non
 
     with pytest.raises(CorruptInputError, match="nsamples claims 96000000 bytes"):
         read_raw_header(changed(tmp_path, swell))
+
+
+@pytest.mark.parametrize("key", ["antenna_names", "latitude", "phase_type"])
+def test_texts_that_share_a_place_in_the_heap_are_refused(tmp_path: Path, key: str) -> None:
+    """500 values of 400 kB, 200 MB in memory, out of a file of less than a megabyte."""
+    places = []
+
+    def share(file: h5py.File) -> None:
+        del file[f"Header/{key}"]
+        dataset = file.create_dataset(f"Header/{key}", (500,), h5py.string_dtype())
+        dataset[:] = ["1" * 400_000, *["2"] * 499]
+        places.append(dataset.id.get_offset())
+
+    path = changed(tmp_path, share)
+    with path.open("r+b") as file:
+        file.seek(places[0])
+        reference = file.read(16)
+        file.seek(places[0])
+        file.write(reference * 500)
+    tracemalloc.start()
+    with pytest.raises(CorruptInputError, match=f"{key} claims more than 1000000 bytes"):
+        read_raw_header(path)
+    _now, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000
+
+
+def test_compound_values_of_variable_length_are_refused(tmp_path: Path) -> None:
+    """They are not read at all."""
+
+    def compound(file: h5py.File) -> None:
+        del file["Header/latitude"]
+        kind = np.dtype([("x", h5py.string_dtype()), ("y", "f8")])
+        file.create_dataset("Header/latitude", (1,), kind)
+
+    with pytest.raises(CorruptInputError, match="latitude holds compound values"):
+        read_raw_header(changed(tmp_path, compound))
 
 
 def test_a_sparse_file_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from absurd_contimg.errors import CorruptInputError
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.science.hdf5_files import TRANSFER_AGAIN, opened
+from absurd_contimg.science.header_values import read_values, shown, text_of
 
 JD_OF_1970 = 2440587.5
 _EXPANSION_MAX = 64
@@ -268,9 +269,12 @@ class HeaderReader:
         dataset = self._dataset(name)
         if dataset.size > _SMALL_BYTES // 8:
             raise self._fail(name, f"claims {dataset.size} values, too many for a header")
-        values = dataset[()]
+        try:
+            values = read_values(dataset)
+        except ValueError as error:
+            raise self._fail(name, f"{error}: {belongs} belong there") from error
         if dataset.dtype.kind not in kinds:
-            raise self._fail(name, f"holds {_shown(values)}: {belongs} belong there")
+            raise self._fail(name, f"holds {shown(values)}: {belongs} belong there")
         return values
 
     def _numbers(self, key: str) -> Floats:
@@ -290,7 +294,7 @@ class HeaderReader:
 
     def _texts(self, key: str) -> tuple[str, ...]:
         values = np.atleast_1d(self._values(key, "SOiu", "names")).ravel()
-        return tuple(_text(value) for value in values)
+        return tuple(text_of(value) for value in values)
 
     def _declinations(self) -> tuple[tuple[str, float], ...]:
         keys = ("extra_keywords/phase_center_dec", "phase_center_app_dec")
@@ -364,7 +368,7 @@ class HeaderReader:
         for code, *_values, text in map(created.get_filter, range(created.get_nfilters())):
             if not h5py.h5z.filter_avail(code):
                 raise CorruptInputError(
-                    f"{self._path}: {name} is compressed by the filter {code} {_text(text)!r}, "
+                    f"{self._path}: {name} is compressed by the filter {code} {text_of(text)!r}, "
                     "which this installation does not have.",
                     "Install hdf5plugin and set HDF5_PLUGIN_PATH to its plugins, or write the "
                     "file without this filter.",
@@ -384,15 +388,3 @@ class HeaderReader:
             for key, count in actual.items()
             if self._has(key)
         )
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bytes | np.bytes_):
-        return value.decode("utf-8", "replace").strip("\0 ")
-    return str(value).strip("\0 ")
-
-
-def _shown(value: object, length_max: int = 40) -> str:
-    values = np.asarray(value).ravel()
-    text = repr(_text(values[0])) if len(values) else "nothing"
-    return text if len(text) <= length_max else f"{text[:length_max]}..."
