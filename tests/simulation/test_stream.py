@@ -40,7 +40,7 @@ from absurd_contimg.simulation.model.world import without_logs_and_gc
 
 from .mutants_stream import STREAM_MUTANTS
 
-SAMPLES = {"daemon": 8, "night": 4, "batch": 12, "stages": 12, "hybrid": 12}
+SAMPLES = {"daemon": 8, "night": 4, "batch": 12, "stages": 12, "transits": 8, "hybrid": 12}
 """So many crash points of each; ``contimg explore --workflow NAME`` tries them all."""
 
 

@@ -70,12 +70,13 @@ def make_workflows(
     stages: Sequence[PipelineStage],
     runner: StageRunner,
     registry: WorkerRegistry,
+    finder: TransitFinder | None = None,
 ) -> dict[str, VersionedWorkflow]:
     """The workflows of a worker by task name, each with the versions that it can finish."""
     pipeline = group.PipelineWorkflow(stages, runner, registry)
     coordinator = stage_tasks.StageCoordinator(stages, runner, registry)
     sequence = hybrid.HybridWorkflow(stages, runner, registry)
-    finder = TransitFinder(runner.config, registry)
+    finder = finder or TransitFinder(runner.config, registry)
     publisher = Publisher(runner.config, registry.publications, runner.files, runner.in_thread)
     workflows: dict[str, dict[int, Workflow]] = {
         group.TASK_NAME: {group.VERSION: pipeline},
@@ -105,9 +106,13 @@ def make_pipeline_worker(
     runner: StageRunner,
     registry: WorkerRegistry,
     ready_to_claim: Callable[[], Awaitable[bool]] | None = None,
+    finder: TransitFinder | None = None,
 ) -> Worker:
-    """A worker with ordered stages; it claims nothing while `ready_to_claim` answers False."""
-    workflows = make_workflows(backend, stages, runner, registry)
+    """A worker with ordered stages; it claims nothing while `ready_to_claim` answers False.
+
+    Without a `finder` transits are those of the catalogue in the registry's groups.
+    """
+    workflows = make_workflows(backend, stages, runner, registry, finder)
     tasks = TaskRegistry()
     for name, workflow in workflows.items():
         tasks.add(name, workflow)

@@ -100,11 +100,13 @@ def no_group_is_processed_twice(observed: StreamObservation) -> Iterator[str]:
 
 
 def every_accepted_group_has_its_task(observed: StreamObservation) -> Iterator[str]:
-    """The task that is noted with a group is there and is the group's; in the end each has one."""
+    """The task that is noted with a group is there and is the group's; in the end there is one."""
+    processed = {_param(history.task.params, "group_id") for history in observed.histories}
     tasks = {str(history.task.task_id): history.task for history in observed.histories}
     for group in observed.groups:
         if group.task_id is None:
-            if group.is_accepted and observed.must_have_ended:
+            is_left = group.is_accepted and group.group_id not in processed
+            if is_left and observed.must_have_ended:
                 yield f"group {group.group_id} is accepted and has no task"
         elif group.task_id not in tasks:
             yield f"task {group.task_id} of group {group.group_id} is not there"

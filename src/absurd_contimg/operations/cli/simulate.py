@@ -80,7 +80,7 @@ def explore(
         str,
         typer.Option(
             help="pipeline; daemon, night, mosaic, publication, batch: of the stream; stages, "
-            "hybrid: other strategies; handler: sleeps, an event, a child, a retry."
+            "transits, hybrid: other strategies; handler: sleeps, an event, a child, a retry."
         ),
     ] = "pipeline",
     after: Annotated[

@@ -1,4 +1,4 @@
-"""What ``contimg explore`` explores of the stream: daemon, whole night, batch, strategies 2 and 4.
+"""What ``contimg explore`` explores of the stream: daemon, whole night, batch, strategies 2 to 4.
 
 The night is short, and has each fault of a stream once: see `night_script`.
 """
@@ -22,6 +22,9 @@ from absurd_contimg.ingest.batches import FeedRules, create_batch
 from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.ingest.windows import WindowRules
 from absurd_contimg.registry import GroupStatus
+from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
+from absurd_contimg.registry.ingestion_records import Closure, FileSighting
+from absurd_contimg.registry.models import IngestState
 from absurd_contimg.science.raw_pointing import Pointing
 from absurd_contimg.simulation.exploration.exploration_spec import ExplorationSpec, Job
 from absurd_contimg.simulation.exploration.mosaic_workflows import (
@@ -30,11 +33,13 @@ from absurd_contimg.simulation.exploration.mosaic_workflows import (
     with_published_folder,
 )
 from absurd_contimg.simulation.model.effect_gateway import EffectGateway, RegistryProxy
+from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.simulated_daemon import (
     DaemonSettings,
     make_simulated_daemon,
 )
 from absurd_contimg.simulation.model.simulated_incoming import ArrivingFile, NightScript
+from absurd_contimg.simulation.model.simulated_ingestion import SimulatedIngestion
 from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.worker_factory import (
     SETTINGS,
@@ -42,8 +47,16 @@ from absurd_contimg.simulation.model.worker_factory import (
     pipeline_params,
 )
 from absurd_contimg.simulation.model.world import EPOCH, State, World
-from absurd_contimg.workflows import group, hybrid, mosaic, photometry, stage_tasks
+from absurd_contimg.workflows import (
+    group,
+    hybrid,
+    mosaic,
+    photometry,
+    stage_tasks,
+    transit_mosaics,
+)
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
+from absurd_contimg.workflows.transit_mosaics import BATCH_TASK, BatchMosaicInputs
 
 QUEUE = SETTINGS.queue_name
 CADENCE_SECONDS = 309.0
@@ -170,6 +183,11 @@ _NIGHT_SECONDS = 7_000.0
 """All files have come, the night's end is seen, and a fault has cost some time."""
 
 
+_STARTS_MAX = 10
+_FAILURES = {(group_name(FAILING_GROUP), "convert"): ("data-quality",) * _STARTS_MAX}
+_WITH_A_BAD_GROUP = PipelineWorkers(model=StageModel(planned=_FAILURES))
+
+
 def daemon_spec(**options: Any) -> ExplorationSpec:
     """The night with tasks that take no time: files, groups, windows, tasks."""
     return ExplorationSpec(
@@ -179,10 +197,8 @@ def daemon_spec(**options: Any) -> ExplorationSpec:
 
 def night_spec(**options: Any) -> ExplorationSpec:
     """The same night with production's worker: pipeline, mosaics, photometry, publication."""
-    planned = {(group_name(FAILING_GROUP), "convert"): ("data-quality",)}
-    workers = PipelineWorkers(model=StageModel(planned=planned))
     return ExplorationSpec(
-        StreamWorkers(workers=workers),
+        StreamWorkers(workers=_WITH_A_BAD_GROUP),
         [],
         (QUEUE,),
         prepare=with_published_folder,
@@ -232,6 +248,35 @@ def hybrid_spec(**options: Any) -> ExplorationSpec:
     return ExplorationSpec(PipelineWorkers(), [job], (QUEUE,), **options)
 
 
+def transits_spec(**options: Any) -> ExplorationSpec:
+    """Strategy 3: a batch of one transit, whose three groups are processed first; one is bad."""
+
+    def prepare() -> State:
+        state = with_published_folder()
+        for number in range(3):
+            _observe(state.registry.ingestion, number)
+        return state
+
+    catalogue = SIMULATED_CONFIG.paths.input_dir / "sky.csv"
+    inputs = BatchMosaicInputs(catalog_path=catalogue, groups_min=2, wait_for_published=True)
+    key_options = transit_mosaics.spawn_options(BATCH_TASK, inputs)
+    job = Job(QUEUE, BATCH_TASK, inputs.model_dump(mode="json"), key_options)
+    return ExplorationSpec(
+        _WITH_A_BAD_GROUP, [job], (QUEUE,), prepare=prepare, looks=("children",), **options
+    )
+
+
+def _observe(ingestion: SimulatedIngestion, number: int) -> None:
+    """A group whose files are all there."""
+    files = [arriving_file(number, subband) for subband in range(_SUBBANDS)]
+    paths = tuple(SIMULATED_CONFIG.paths.input_dir / file.name for file in files)
+    ingestion.enter_files([FileSighting(path, 1, 1) for path in paths], 0.0, TOLERANCE_SECONDS)
+    pointing = files[0].pointing
+    times = pointing.mid_mjd, pointing.declination_deg
+    state, reason = IngestState.CLOSED, "all sub-bands"
+    ingestion.close_group(Closure(group_name(number), state, reason, paths, (), *times, 0.0))
+
+
 SPECS: Mapping[str, Callable[[], ExplorationSpec]] = {
     "daemon": daemon_spec,
     "night": night_spec,
@@ -239,6 +284,7 @@ SPECS: Mapping[str, Callable[[], ExplorationSpec]] = {
     "publication": publication_spec,
     "batch": batch_spec,
     "stages": stages_spec,
+    "transits": transits_spec,
     "hybrid": hybrid_spec,
 }
 """By the name that ``contimg explore --workflow`` takes."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.ingest.daemon import accepted_files
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.mosaic_outputs import (
     MissingMember,
@@ -20,7 +21,9 @@ from absurd_contimg.products.mosaic_outputs import (
 )
 from absurd_contimg.products.outputs import ContinuumImage, ImageOutputs, names
 from absurd_contimg.registry import Group, GroupStatus
+from absurd_contimg.registry.models import IngestState
 from absurd_contimg.registry.publications import PublicationState
+from absurd_contimg.registry.transits import GroupObservation
 from absurd_contimg.simulation.model.simulated_batches import SimulatedBatches
 from absurd_contimg.simulation.model.simulated_ingestion import SimulatedIngestion
 from absurd_contimg.simulation.model.simulated_publications import SimulatedPublications
@@ -107,6 +110,30 @@ class SimulatedRegistry:
             for _, group in sorted(self._groups.items())
             if status is None or group.status is status
         ]
+
+    def observed_groups(self, start_mjd: float) -> Sequence[GroupObservation]:
+        """The closed groups since a time, in the order of time."""
+        return [
+            GroupObservation(
+                group.group_id,
+                group.mid_mjd,
+                group.declination_deg,
+                group.n_subbands or 0,
+                has_measurement_set=False,
+                status=group.status.value,
+            )
+            for group in self.ingestion.observations()
+            if group.ingest_state is IngestState.CLOSED
+            and group.mid_mjd is not None
+            and group.declination_deg is not None
+            and group.mid_mjd >= start_mjd
+        ]
+
+    def group(self, group_id: str) -> Group:
+        """One group with its files."""
+        status, reason = self.status_of(group_id)
+        (group,) = self.ingestion.groups(group_id=group_id)
+        return Group(group_id, status, reason or None, accepted_files(group))
 
     def image_outputs(self, group_id: str) -> Mapping[str, Json]:
         """The outputs of the image of a group, or of the mosaic of a window."""

@@ -25,6 +25,7 @@ from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.hosts import Host
 from absurd_contimg.simulation.model.module_globals import ModuleGlobals
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
+from absurd_contimg.simulation.model.simulated_transits import SimulatedTransitFinder
 from absurd_contimg.simulation.model.stage_model import StageModel
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.workflows import assembly
@@ -107,6 +108,7 @@ class PipelineWorkers:
                 runner,
                 registry,
                 enough_space if self.free_bytes_min else None,
+                SimulatedTransitFinder(SIMULATED_CONFIG, registry),
             )
             workers.append(worker)
         return workers
