@@ -35,9 +35,10 @@ def station_position_m(number: int) -> tuple[float, float, float]:
     raise ValueError(f"station {number} does not exist; stations are 1 to 117")
 
 
-def active_stations(count: int) -> list[int]:
+def active_stations(count: int, outriggers: int | None = None) -> list[int]:
     """`count` of the 96 active stations; small arrays get more outriggers, for a round beam."""
-    outriggers = min(len(_OUTRIGGERS), max(2, (count * 3) // 8))
+    if outriggers is None:
+        outriggers = min(len(_OUTRIGGERS), max(2, (count * 3) // 8))
     arm = count - outriggers
     east_west = min(len(_EAST_WEST), (arm * len(_EAST_WEST) + 41) // 82)
     arms = _spread(_EAST_WEST, east_west) + _spread(_NORTH_SOUTH, arm - east_west)

@@ -56,6 +56,9 @@ class SynthesisConfig(BaseModel):
     """Apparent declination of the strip. 16 is the lowest in use and the hardest: the drift is
     1.24 deg on the sky within a group, and the array is seen 21 deg off the zenith."""
     n_antennas: int = Field(24, ge=4, le=96)
+    outriggers: int | None = Field(None, ge=0, le=14)
+    """How many of the antennas are outriggers: few make the beam wide, and images small. None: three
+    eighths of them, two at least."""
     channels_per_subband: int = Field(4, ge=1, le=48)
     n_integrations: int = Field(24, ge=2)
     integration_s: float = Field(12.884902, gt=0)
@@ -99,6 +102,8 @@ class SynthesisConfig(BaseModel):
             raise ValueError("nothing to observe: no calibrator group and no science group")
         if self.integrations_lost > self.n_integrations - 2:
             raise ValueError("integrations_lost leaves fewer than two integrations")
+        if self.outriggers is not None and not 0 <= self.n_antennas - self.outriggers <= 82:
+            raise ValueError("n_antennas less outriggers is not in the range of 0 to 82")
         for fault in self.faults:
             if fault.group >= self.n_groups:
                 raise ValueError(f"fault {fault.kind} names group {fault.group} of {self.n_groups}")

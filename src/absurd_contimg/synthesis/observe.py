@@ -72,7 +72,7 @@ def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
         )
     output_dir.mkdir(parents=True, exist_ok=True)
     sky = make_sky(config)
-    stations = array.active_stations(config.n_antennas)
+    stations = array.active_stations(config.n_antennas, config.outriggers)
     instrument = Instrument.random(config, stations)
     write_truth(truth, instrument, channel_frequencies(config).ravel())
     write_catalogue(catalog, sky)
