@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test search check setup clean
+.PHONY: demo night test search check setup clean
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,10 @@ $(VENV)/.installed: pyproject.toml
 
 demo: setup
 	$(BIN)/contimg demo --force demo
+
+# A telescope's night, 30 times faster, with kills on the way: docs/night.md
+night: setup
+	$(BIN)/contimg night --force night
 
 check: setup
 	$(BIN)/ruff check .
@@ -35,4 +39,4 @@ search: check
 	HYPOTHESIS_PROFILE=search $(BIN)/pytest -n 2 --dist loadfile
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) demo night build dist

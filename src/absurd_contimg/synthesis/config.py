@@ -57,7 +57,7 @@ class SynthesisConfig(BaseModel):
     1.24 deg on the sky within a group, and the array is seen 21 deg off the zenith."""
     n_antennas: int = Field(24, ge=4, le=96)
     outriggers: int | None = Field(None, ge=0, le=14)
-    """How many of the antennas are outriggers: few make the beam wide, and images small. None: three
+    """How many of the antennas are outriggers: few make a wide beam. None: three
     eighths of them, two at least."""
     channels_per_subband: int = Field(4, ge=1, le=48)
     n_integrations: int = Field(24, ge=2)
