@@ -11,6 +11,7 @@ from unittest import mock
 import pytest
 from typer.testing import CliRunner
 
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.worker_service import enter_products
 from absurd_contimg.products.store import load_committed
@@ -91,6 +92,45 @@ def test_rebuild_ends_a_retirement_for_absence(tmp_path: Path, output_dir: Path)
     registry.retire_set(calibration.product_key, f"{ABSENT}: x")
     registry.rebuild(output_dir)
     assert registry.caltable_sets_valid_at(MJD, DECLINATION) == [calibration]
+
+
+def test_rebuild_refuses_an_output_folder_without_any_product(
+    tmp_path: Path, output_dir: Path
+) -> None:
+    """A mount point without its disk, or the folder of another site."""
+    registry = open_registry(tmp_path, output_dir)
+    enter_all(registry, output_dir)
+    before = [registry.rows(table) for table in TABLES]
+    (mount_point := tmp_path / "not mounted").mkdir()
+    command = ["--output-dir", str(mount_point), "--state-dir", str(tmp_path)]
+    environment = {"PIPELINE_PRODUCTS_DB": str(tmp_path / "registry.sqlite3")}
+    refused = CliRunner().invoke(app, [*command, "registry", "rebuild"], env=environment)
+    assert isinstance(refused.exception, MissingInputError)
+    assert f"the registry knows {N_PRODUCTS}" in str(refused.exception)
+    assert [registry.rows(table) for table in TABLES] == before
+    emptied = CliRunner().invoke(app, [*command, "registry", "rebuild", "--empty"], env=environment)
+    assert "0 products entered" in emptied.output
+    assert registry.rows(Product) == []
+
+
+def test_set_that_was_retired_stays_so_when_its_disk_was_away_at_a_rebuild(
+    tmp_path: Path, output_dir: Path
+) -> None:
+    registry = open_registry(tmp_path, output_dir)
+    enter_all(registry, output_dir)
+    (calibration,) = registry.caltable_sets_valid_at(MJD, DECLINATION)
+    registry.retire_set(calibration.product_key, "wrong model")
+    before = [registry.rows(table) for table in TABLES]
+    folder = next(table.path for table in calibration.tables).parent
+    away = folder.rename(tmp_path / "away")
+    assert registry.rebuild(output_dir).entered == N_PRODUCTS - 1
+    assert registry.check(output_dir).broken == ()
+    away.rename(folder)
+    for _ in range(2):
+        assert registry.caltable_sets_valid_at(MJD, DECLINATION) == []
+        assert [registry.rows(table) for table in TABLES] == before
+        assert registry.check(output_dir).unknown == ()
+        registry.rebuild(output_dir)
 
 
 def test_rebuild_keeps_what_is_published_meanwhile(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from sqlalchemy import delete, insert, inspect, select, update
+from sqlalchemy import delete, func, insert, inspect, select, update
 from sqlalchemy.exc import DataError, IntegrityError
 from sqlalchemy.orm import Session
 
-from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.errors import BrokenProductError, MissingInputError
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.registry.database import Database, chunks
 from absurd_contimg.registry.derived import (
@@ -25,6 +25,7 @@ from absurd_contimg.registry.models import (
     GroupStatus,
     MeasurementSetRow,
     ObservationGroup,
+    Product,
 )
 from absurd_contimg.registry.photometry import PhotometryRow
 
@@ -131,6 +132,28 @@ def _advance(group: ObservationGroup, status: GroupStatus) -> None:
         current = GroupStatus.CONVERTED  # the status before the wait; calibrated data end it
     if current in _PROGRESS and _PROGRESS.index(status) > _PROGRESS.index(current):
         group.status = status.value
+
+
+def require_no_products(session: Session, output_dir: Path) -> None:
+    """Raise `MissingInputError` if products are known; the folder holds none."""
+    known = session.scalar(select(func.count()).select_from(Product))
+    if known:
+        raise MissingInputError(
+            f"The folder {output_dir} holds no product, but the registry knows {known}. Nothing "
+            "was changed.",
+            "Mount its disk, or correct --output-dir. If the products were deleted on purpose: "
+            "contimg registry rebuild --empty",
+        )
+
+
+def delete_derived_rows(session: Session, kept: Collection[str]) -> None:
+    """Remove all that manifests hold, but for the products of these keys."""
+    for table in DERIVED_TABLES:
+        statement = delete(table)
+        if kept:
+            key = inspect(table).columns["key" if table is Product else "product_key"]
+            statement = statement.where(key.not_in(kept))
+        session.execute(statement)
 
 
 def retire(session: Session, key: str, reason: str | None) -> None:

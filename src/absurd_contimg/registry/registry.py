@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import delete, insert, inspect, select, update
+from sqlalchemy import insert, inspect, select, update
 
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import MissingInputError, UserError
@@ -30,7 +30,6 @@ from absurd_contimg.products.store import (
 from absurd_contimg.products.subband_files import parse_subband_name
 from absurd_contimg.registry.calibrations import CaltableSet, rank_sets
 from absurd_contimg.registry.database import Database, patient
-from absurd_contimg.registry.derived import DERIVED_TABLES
 from absurd_contimg.registry.group_assignment import assign_groups
 from absurd_contimg.registry.grouping import TOLERANCE_SECONDS
 from absurd_contimg.registry.groups import Group, with_files
@@ -47,9 +46,11 @@ from absurd_contimg.registry.models import (
 from absurd_contimg.registry.mosaics import mosaic_members
 from absurd_contimg.registry.photometry import image_outputs
 from absurd_contimg.registry.product_entry import (
+    delete_derived_rows,
     ensure_group,
     enter_product,
     enter_products,
+    require_no_products,
     retire,
 )
 from absurd_contimg.registry.publications import Publications
@@ -114,24 +115,27 @@ class Registry:
         with self.database.writing() as session:
             enter_product(session, self.database, folder, manifest)
 
-    def rebuild(self, output_dir: Path) -> RebuildReport:
+    def rebuild(self, output_dir: Path, *, may_be_empty: bool = False) -> RebuildReport:
         """Replace what manifests hold, in one step; groups, status and retirements stay.
 
-        A set that was retired as absent, and is whole, is in use again. Workers may go on: what
-        they have published meanwhile is entered too.
+        A set that was retired as absent, and is whole, is in use again. One that somebody retired
+        keeps its rows where its product is not found: it may come back. Workers may go on: what
+        they have published meanwhile is entered too. Raises `MissingInputError` where products
+        are known, the folder holds none, and it is not said that it may be empty.
         """
         products: dict[Path, Manifest] = {}
         broken: dict[Path, str] = {}
         read_products(output_dir, products, broken)
         with self.database.writing() as session:
             read_products(output_dir, products, broken)  # few: no writer goes on now
+            if not (products or broken or may_be_empty):
+                require_no_products(session, output_dir)
             retired = {
                 row.product_key: row.retired_reason
                 for row in session.scalars(select(CaltableSetRow))
-                if row.status == "retired" and not str(row.retired_reason).startswith(ABSENT)
+                if _is_retired_by_somebody(row)
             }
-            for table in DERIVED_TABLES:
-                session.execute(delete(table))
+            delete_derived_rows(session, retired.keys() - {m.key for m in products.values()})
             broken |= enter_products(session, self.database, products)
             for key, reason in retired.items():
                 retire(session, key, reason)
@@ -245,8 +249,14 @@ class Registry:
         reinstated = self.reinstate()
         broken: list[tuple[Path, str]] = []
         known: set[Path] = set()
+        with self.database.reading() as session:
+            sets = session.scalars(select(CaltableSetRow))
+            retired = {row.product_key for row in sets if _is_retired_by_somebody(row)}
         for row in self.rows(Product):
-            known.add(folder := Path(row["folder"]))
+            folder = Path(row["folder"])
+            if row["key"] in retired and not folder.exists():  # nobody needs it
+                continue
+            known.add(folder)
             try:
                 verify(folder, load_committed(folder))
             except (UserError, OSError) as error:
@@ -311,3 +321,8 @@ class Registry:
             query = query.where(ObservationGroup.status == status.value)
         with self.database.reading() as session:
             return with_files(session, session.scalars(query).all())
+
+
+def _is_retired_by_somebody(row: CaltableSetRow) -> bool:
+    """Not by machine, as absent, which ends by itself."""
+    return row.status == "retired" and not str(row.retired_reason).startswith(ABSENT)

@@ -74,17 +74,23 @@ def check(as_json: AsJson = False) -> None:
 
 
 @registry_app.command()
-def rebuild(as_json: AsJson = False) -> None:
+def rebuild(
+    empty: Annotated[
+        bool, typer.Option("--empty", help="All products were deleted on purpose.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
     """Replace what the registry knows of products by the manifests on disk.
 
     Published copies without a row are entered. Groups, their status and files, windows and batches
-    stay, if there is a registry. Exit code 1 if a product is broken.
+    stay, if there is a registry. An output folder without any product is refused: its disk may not
+    be mounted. Exit code 1 if a product is broken.
     """
     from absurd_contimg.registry.consistency import enter_publications
 
     settings = state.settings()
     with _registry(settings) as (registry, output_dir):
-        report = registry.rebuild(output_dir)
+        report = registry.rebuild(output_dir, may_be_empty=empty)
         published = enter_publications(
             registry.database, settings.pipeline.paths.published, output_dir
         )
