@@ -178,7 +178,7 @@ _OWN_ERRORS: tuple[FailureRule, ...] = (
     _own_error(
         "too-few-tiles",
         errors.TooFewTilesError,
-        "Process the named groups again, then: contimg mosaic make WINDOW --again",
+        "Process the named groups again. contimg mosaic make WINDOW --again then makes it.",
     ),
     _own_error(
         "mosaic-not-made",
