@@ -6,6 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.operations.services.stream_audit import audit_stream
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
+from absurd_contimg.settings import load_settings
 from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS, fit_costs
 
 from .test_cli import contimg
@@ -90,6 +95,23 @@ def test_simulation_uses_the_durations_of_a_history(completed: str, tmp_path: Pa
         medians.append(row["latency_p50"])
     saved = DEFAULT_COSTS["convert"].seconds - costs["convert"].seconds
     assert medians[0] - medians[1] > 0.9 * saved
+
+
+def test_audit_looks_at_the_registry(tmp_path: Path) -> None:
+    """Two windows of the same groups; a site without a registry has no violation."""
+    url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    environment = {"PIPELINE_PRODUCTS_DB": url, "PIPELINE_STATE_DIR": str(tmp_path)}
+    settings = load_settings(environment=environment)
+    assert audit_stream(settings, []) == []
+    with closing(Database(url)) as database:
+        members = (WindowMember("2026-01-01T00:00:00", 61_041.0),)
+        times, rules = (61_041.0, 61_041.0), {"members_min": 1}
+        windows = [
+            Window(window_id, WindowState.OPEN, *times, 16.3, members, rules)
+            for window_id in ("W1", "W2")
+        ]
+        store_windows(database, windows)
+    assert [violation.invariant for violation in audit_stream(settings, [])] == ["no_window_twice"]
 
 
 VIOLATIONS = {

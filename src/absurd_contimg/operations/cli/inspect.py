@@ -212,16 +212,19 @@ def failures(
 
 @app.command()
 def audit() -> None:
-    """Check the histories of all tasks against the invariants of the simulation.
+    """Check the histories of all tasks, and the registry's groups, windows, publications and
+    batches, against the invariants of the simulation.
 
     With the retry budgets of the settings, which must be those of the workers. Exit code 1 if one
     is violated.
     """
     from absurd_contimg.operations.services import make_policy
+    from absurd_contimg.operations.services.stream_audit import audit_stream
 
     settings = state.settings()
     histories = shared.all_histories(settings)
     violations = check_histories(histories, make_policy(settings))
+    violations += audit_stream(settings, histories)
     for violation in violations:
         console.print(f"[red]{message_line(violation)}[/]", soft_wrap=True)
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")

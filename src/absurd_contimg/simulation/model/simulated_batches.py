@@ -36,7 +36,7 @@ class SimulatedBatches:
         for item in self._items.values():
             yield ["item", item.batch_id, item.position, item.state.value, item.task_id is None]
 
-    def all(self) -> list[Batch]:
+    def batches(self) -> list[Batch]:
         """All batches, in the order of their making."""
         return list(self._batches.values())
 

@@ -26,6 +26,7 @@ from absurd_contimg.core.records import TERMINAL_STATES, History, Json
 from absurd_contimg.core.worker import Worker
 from absurd_contimg.history.invariants.world import WorldObservation
 from absurd_contimg.history.summary import read_histories
+from absurd_contimg.ingest.stream_observation import observe_stream
 from absurd_contimg.simulation.model.disk import Disk
 from absurd_contimg.simulation.model.effect_gateway import (
     BackendProxy,
@@ -36,7 +37,6 @@ from absurd_contimg.simulation.model.effect_gateway import (
 )
 from absurd_contimg.simulation.model.executor import StageWatch
 from absurd_contimg.simulation.model.simulated_registry import SimulatedRegistry
-from absurd_contimg.simulation.model.stream_observation import observe_stream
 from absurd_contimg.simulation.runtime.kernel import RIGHT_CLOCK, HostClock, Kernel
 from absurd_contimg.simulation.runtime.loop import SimLoop, instantly, new_process
 
@@ -282,7 +282,14 @@ class World:
             must_have_ended,
             overlaps=tuple(self.watch.overlaps),
             errors=tuple(errors),
-            stream=observe_stream(registry, self.state.disk, histories, must_have_ended),
+            stream=observe_stream(
+                histories,
+                registry.ingestion,
+                registry.publications,
+                registry.batches,
+                lambda place: self.state.disk.commits.get(str(place), 0),
+                must_have_ended=must_have_ended,
+            ),
         )
 
     def close(self) -> None:
