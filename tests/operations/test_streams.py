@@ -105,3 +105,17 @@ def test_interrupt_while_commands_are_imported_is_one_line(
         rest = [line for line in process.stderr if "import time:" not in line]
         assert process.stdout.read() == ""
     assert (process.returncode, rest) == (130, ["contimg: interrupted\n"])
+
+
+@pytest.mark.parametrize("mask", ["0", "0777"])
+def test_what_is_made_is_never_writable_for_everybody_and_always_usable(
+    mask: str, tmp_path: Path
+) -> None:
+    """Whatever the umask: who may rename our folders can put others in their place."""
+    command = "--output-dir out schedule add nightly mosaic --at 03:00"
+    result = shell(f"umask {mask}; {CONTIMG} {command}", tmp_path)
+    assert result.returncode == 0, result.stderr
+    modes = {path: path.stat().st_mode for path in (tmp_path / "out").rglob("*")}
+    assert {path.name for path in modes} >= {"state", "registry.sqlite3"}
+    assert not any(mode & 0o002 for mode in modes.values())
+    assert all(mode & 0o600 == 0o600 for mode in modes.values())

@@ -41,6 +41,7 @@ _EXTRAS = {
 def main() -> None:
     """The entry point of the ``contimg`` program."""
     guard_streams()
+    os.umask((os.umask(0o077) | 0o002) & 0o077)  # not writable for everybody, usable for us
     try:
         _run()
     except (UserError, BackendError) as error:
