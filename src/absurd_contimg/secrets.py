@@ -124,7 +124,7 @@ def mask(text: str) -> str:
 
 def without_password(connection: str) -> str:
     """A URL or ``key=value`` text that can still be used by those who have the password."""
-    text = re.sub(r"^((?:[A-Za-z][\w+.-]*:/+)?[^\s:/@=]*):.*(?=@)", r"\1", connection)
+    text = re.sub(r"^((?>(?:[A-Za-z][\w+.-]*:/+)?)[^\s:/@=]*):.*(?=@)", r"\1", connection)
     return mask(_PARAMETER.sub("", text).rstrip("?& "))
 
 

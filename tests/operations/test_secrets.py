@@ -139,6 +139,20 @@ def test_each_form_is_masked(name: str) -> None:
     assert PASSWORD not in secrets.without_password(URLS[name])
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://postgres@/absurd?host=%2Fsocket&port=5432&passfile=%2Fpgpass",
+        "postgresql://u@127.0.0.1:5432/absurd",
+        "postgresql:///absurd?user=a@b",
+        "host=/socket user=u dbname=absurd",
+    ],
+)
+def test_url_without_a_password_stays_as_it_is(url: str) -> None:
+    """``contimg db url`` prints it for psql."""
+    assert secrets.without_password(url) == url
+
+
 @pytest.mark.parametrize("name", [name for name in URLS if name != "unknown key"])
 def test_each_form_is_masked_by_its_form(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In text from elsewhere, of which no setting has told the password."""
