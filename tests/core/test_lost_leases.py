@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -314,6 +315,23 @@ async def test_heartbeat_moves_the_workers_own_fence(backend: Backend) -> None:
 
     history = await spawn_and_run(backend, handler, claim_timeout_seconds=1)
     assert (history.task.completed_payload, len(history.runs)) == ("result", 1)
+
+
+@pytest.mark.parametrize("seconds", [2**31, math.nan, -1, "3"])
+async def test_heartbeat_that_absurd_cannot_take_fails_by_name(
+    backend: Backend, seconds: Any
+) -> None:
+    """It was repeated for ever, while the worker went on extending the lease."""
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        await ctx.heartbeat(0.5)  # rounded up
+        await ctx.heartbeat(seconds)
+
+    async with asyncio.timeout(10):
+        history = await spawn_and_run(backend, handler, claim_timeout_seconds=3)
+    reason: Any = history.runs[-1].failure_reason
+    assert (history.task.state, reason["rule"]) == ("failed", "wrong-value")
+    assert reason["message"].startswith(f"heartbeat: {seconds!r} is no number of seconds")
 
 
 @pytest.mark.parametrize("length", [1, 5, 30])

@@ -29,7 +29,13 @@ from absurd_contimg.core.row_values import require_readable
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, StepJournal
 from absurd_contimg.core.step_order_check import StepOrderCheck
-from absurd_contimg.core.wake_times import TIME_FORMS, no_time_error, saved_time
+from absurd_contimg.core.wake_times import (
+    SECONDS_MAX,
+    TIME_FORMS,
+    extension_seconds,
+    no_time_error,
+    saved_time,
+)
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -45,8 +51,6 @@ SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX = "$spawn:", "$awaitEvent:", "$awaitTa
 """The checkpoints of child tasks and of waits without a name of their own."""
 _OWN_PREFIXES = (*JOURNAL_PREFIXES, TIMEOUT_PREFIX, SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX)
 
-_TIMEOUT_MAX_SECONDS = 2**31 - 1
-"""Absurd's parameter is an integer of four bytes."""
 _POLL_FIRST_SECONDS = 0.05
 _POLL_LIMIT_SECONDS = 1.0
 
@@ -214,11 +218,11 @@ class TaskContext:
         if timeout is not None and (
             not isinstance(timeout, int)
             or isinstance(timeout, bool)
-            or not 0 <= timeout <= _TIMEOUT_MAX_SECONDS
+            or not 0 <= timeout <= SECONDS_MAX
         ):
             raise ValueError(
                 f"event {event_name!r}: timeout {timeout!r} is no whole number of seconds "
-                f"from 0 to {_TIMEOUT_MAX_SECONDS}. Give one, or None to wait without end."
+                f"from 0 to {SECONDS_MAX}. Give one, or None to wait without end."
             )
         if step_name:
             require_step_name(step_name)
@@ -327,12 +331,12 @@ class TaskContext:
         queue, emit = queue_name or self.queue_name, self._session.backend.emit_event
         await self.fence.retry_until_deadline(partial(emit, queue, event_name, payload))
 
-    async def heartbeat(self, seconds: int | None = None) -> None:
+    async def heartbeat(self, seconds: float | None = None) -> None:
         """Extend the lease to end `seconds` from now or later, as the worker does by itself.
 
         For a handler that is about to block the event loop; this also notices a cancelled task.
         """
-        await self.fence.extend(0 if seconds is None else seconds)
+        await self.fence.extend(0 if seconds is None else extension_seconds(seconds))
 
     async def handler_ended(self) -> None:
         """Once the handler has returned: compare the steps with those of earlier attempts.
