@@ -34,7 +34,13 @@ async def handler(params, ctx):
     print("start", flush=True)
     if params == "exit":
         os._exit(9)
-    signal.setitimer(signal.ITIMER_REAL, 0.01)
+    if params == "cancel":
+        for task in asyncio.all_tasks():
+            task.cancel()
+    if params == "stop":
+        asyncio.get_running_loop().stop()
+    if params == "alarm":
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
     await asyncio.sleep(60)
 async def main():
     tasks = TaskRegistry()
@@ -94,7 +100,10 @@ async def run_to_its_end(backend: Backend, task_id: UUID, handler: Any = noop) -
     return await run_until_ended(backend, make_worker(backend, handler), task_id)
 
 
-@pytest.mark.parametrize("way", ["exit", "alarm"])
+CODES = {"exit": 9, "alarm": -14, "cancel": 1, "stop": 1}
+
+
+@pytest.mark.parametrize("way", CODES)
 async def test_handler_that_kills_its_worker_ends_as_poison(database_url: str, way: str) -> None:
     """Real processes of one worker id; the fourth starts no handler."""
     async with PostgresBackend(database_url) as backend:
@@ -111,7 +120,7 @@ async def test_handler_that_kills_its_worker_ends_as_poison(database_url: str, w
             )
             codes.append(worker.returncode)
             starts += worker.stdout.count("start")
-        assert codes == [9 if way == "exit" else -14] * POISON_LIMIT + [0]
+        assert codes == [CODES[way]] * POISON_LIMIT + [0]
         assert starts == POISON_LIMIT
         history = await read(backend, task.task_id)
     reason: Any = history.runs[-1].failure_reason

@@ -99,6 +99,8 @@ class Worker:
     """Called for the log when the queue refuses a claim: what is wrong with it, printable."""
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
+    _to_release: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+    """Others are cancelled by a handler that stops the loop, say: left to be found dead."""
     left_behind: bool = field(default=False, init=False)
     """A handler did not end when it was cancelled, and goes on after `run`."""
     runs_begun: int = field(default=0, init=False)
@@ -276,6 +278,8 @@ class Worker:
         if self._runs and grace_seconds > 0:
             await asyncio.wait(self._runs, timeout=grace_seconds)
         for run in list(self._runs):
+            if not run.cancelling():
+                self._to_release.add(run)
             run.cancel()
         if self._runs:
             await asyncio.wait(self._runs)
@@ -307,7 +311,10 @@ class Worker:
         except asyncio.CancelledError:
             run = asyncio.current_task()
             if run is not None and run.cancelling():
-                await self._release_run(claimed, ctx)
+                if run in self._to_release:
+                    await self._release_run(claimed, ctx)
+                else:
+                    _log.error("run %s: somebody cancelled all tasks of this loop", claimed.run_id)
                 raise
             error = RuntimeError("the handler cancelled itself")
             await self._handle_failure(claimed, ctx, error)
@@ -359,15 +366,9 @@ class Worker:
             self._lost.add(claimed, ctx, refusal)
             _log.error("run %s: its failure could not be recorded: %s", claimed.run_id, refusal)
         else:
-            _log.warning(
-                "run %s, step %s: %s (%s, %s): %s",
-                claimed.run_id,
-                ctx.current_step,
-                decision.action,
-                decision.verdict.kind.value,
-                decision.verdict.rule_id,
-                text_of(error),
-            )
+            where, verdict = (claimed.run_id, ctx.current_step), decision.verdict
+            outcome = (decision.action, verdict.kind.value, verdict.rule_id, text_of(error))
+            _log.warning("run %s, step %s: %s (%s, %s): %s", *where, *outcome)
 
     async def _release_run(self, claimed: ClaimedTask, ctx: TaskContext) -> None:
         """Give the run back to the queue at once; this costs no attempt."""
