@@ -16,6 +16,7 @@ _INTERRUPTED = 130
 
 def main() -> None:
     """Import the commands, then run the one that is asked for."""
+    _receive_signals()
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # else ignored: nohup
     if is_ours:
         signal.signal(signal.SIGINT, _end)
@@ -30,6 +31,16 @@ def main() -> None:
     finally:
         if is_ours:  # what still runs at exit needs no traceback either
             signal.signal(signal.SIGINT, _end)
+
+
+def _receive_signals() -> None:
+    """Undo what a parent has left to this process and to the stages that it starts.
+
+    With a blocked SIGTERM no worker stops. With SIGCHLD ignored, the kernel throws away how a child
+    has ended: CASA, which copies tables by ``cp``, takes each copy for a failure.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:
