@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -138,4 +139,9 @@ async def test_a_second_daemon_of_a_site_is_refused_by_the_lock(
     with pytest.raises(SettingError, match="runs on this host already"):
         await poll_once(settings)
     LOCAL.unlock(lock)
+    (state / LOCK_NAME).unlink()
+    os.mkfifo(state / LOCK_NAME)
+    with pytest.raises(SettingError, match="no lock file"):
+        await poll_once(settings)
+    (state / LOCK_NAME).unlink()
     assert (await poll_once(settings)).outages == ()

@@ -56,7 +56,10 @@ def check(as_json: AsJson = False) -> None:
         print_json({**shown, "publications": publications, "windows": windows, "rows": rows})
     else:
         _show("is missing or damaged", [text for _, text in report.broken])
-        _show("is not in the registry: contimg registry rebuild", map(str, report.unknown))
+        _show(
+            "is not in the registry: contimg registry rebuild enters it, or says why not",
+            map(str, report.unknown),
+        )
         _show("is in use again", report.reinstated)
         _show("has a calibration and goes on", woken)
         for problem in (*publications, *windows, *rows):

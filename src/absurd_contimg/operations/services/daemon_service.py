@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -130,6 +131,10 @@ def _daemon_lock(settings: Settings) -> Iterator[None]:
     path = settings.pipeline.paths.state_dir / LOCK_NAME
     lock = LOCAL.try_lock(path)
     if lock is None:
+        if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+            raise SettingError(
+                f"{path} is no lock file but a link or a special file.", "Remove it."
+            )
         raise SettingError(
             f"A daemon of this site runs on this host already: it holds {path}.",
             "Stop it first, or give the other site a --state-dir of its own.",
