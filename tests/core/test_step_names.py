@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+import string
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,9 +12,10 @@ import pytest
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.records import SpawnOptions
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 
-from .worker_helpers import spawn_and_run
+from .worker_helpers import QUEUE, spawn_and_run
 
 _OWN = (
     *(prefix + "x" for prefix in JOURNAL_PREFIXES), "$stepsChanged", "$timeout:x", "$spawn:x",
@@ -86,6 +89,25 @@ async def test_other_names_with_signs_are_steps_like_any_other(backend: Backend)
     history = await spawn_and_run(backend, handler)
     assert history.task.state == "completed"
     assert len(history.checkpoints) == 11
+
+
+@pytest.mark.parametrize("kind", ["task", "idempotency key"])
+async def test_what_no_index_holds_is_refused_before_the_child_is_spawned(
+    backend: Backend, kind: str
+) -> None:
+    """Postgres refused it when the child was there, or the key; the emulator took it."""
+    text = "".join(random.Random(1).choices(string.ascii_letters, k=10_000))
+
+    async def handler(params: Any, ctx: TaskContext) -> Any:
+        if kind == "task":
+            return await ctx.spawn(text, None)
+        return await ctx.spawn("child", None, options=SpawnOptions(idempotency_key=text))
+
+    message = await refusal_of(backend, handler)
+    assert message.startswith(f"{kind} name")
+    assert "longer than 2000 bytes" in message
+    (task,) = await backend.list_tasks(QUEUE)
+    assert task.task_name == "task"
 
 
 @pytest.mark.parametrize("duration", [math.nan, math.inf, -math.inf, 1e30, 10**30, "5", None])

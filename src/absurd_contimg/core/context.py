@@ -137,10 +137,13 @@ class TaskContext:
         death before the checkpoint makes no second child. `queue` defaults to this task's own,
         where `await_task_result` refuses to wait.
         """
+        require_name("task", task_name)
+        chosen = options or SpawnOptions()
+        if chosen.idempotency_key is not None:
+            require_name("idempotency key", chosen.idempotency_key)
         handle = await self._begin(f"{SPAWN_PREFIX}{task_name}")
         if handle.done:
             return cast(str, handle.state)
-        chosen = options or SpawnOptions()
         if chosen.idempotency_key is None:
             chosen = replace(chosen, idempotency_key=f"{self.task_id}:{handle.checkpoint_name}")
         backend, where = self._session.backend, queue or self.queue_name

@@ -57,7 +57,7 @@ def _sanitized(value: object, depth: int) -> Json:  # noqa: PLR0911 - one return
 
 
 def require_name(kind: str, name: str) -> None:
-    """Refuse a name of a step or event that the database would refuse, before it is used."""
+    """Refuse a name of a step, event or task that the database would refuse, before its use."""
     if not isinstance(name, str) or not name:
         problem = "is no text, or an empty one"
     elif _REFUSED.search(name):
