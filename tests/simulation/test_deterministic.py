@@ -25,6 +25,7 @@ for name in shipped_scenarios():
         parts = one.model_dump() | {"days": 0.02}
         for planned in ("outages", "processing_stops", "disk_fills"):
             parts["faults"][planned] = [(600, 60) for _ in parts["faults"][planned][:1]]
+        parts["faults"]["plan"] = ["kill-0@1000"] if parts["faults"]["plan"] else []
         print(name, label, Campaign(type(one).model_validate(parts), 7).run().digest)
 for shuffle_seed in (None, 1, 2):
     workers = PipelineWorkers(replace(SETTINGS, concurrency=2))
