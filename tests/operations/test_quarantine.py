@@ -23,11 +23,13 @@ from absurd_contimg.errors import (
     SolutionsRefusedError,
 )
 from absurd_contimg.execution.fallback import GENTLER_FLAGS, OTHER_CALIBRATION, fallbacks_of
-from absurd_contimg.execution.runner import StageResult
+from absurd_contimg.execution.processes import uninterrupted
+from absurd_contimg.execution.runner import InThread, StageResult
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.services.quarantine import release
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.registry import GroupStatus, Registry
 from absurd_contimg.workflows.assembly import make_pipeline_worker
 from absurd_contimg.workflows.group import TASK_NAME
@@ -54,6 +56,8 @@ class FailingRunner:
     config: PipelineConfig
     failures: list[Exception] = field(default_factory=list)
     fallbacks: list[tuple[str, ...]] = field(default_factory=list)
+    files: FileSystem = LOCAL
+    in_thread: InThread = uninterrupted
 
     async def run(self, stage: PipelineStage, context: Any, **_: Any) -> StageResult:
         self.fallbacks.append(fallbacks_of(context))
