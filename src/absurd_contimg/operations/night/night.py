@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
@@ -18,6 +19,7 @@ from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, History
 from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import SECONDARY_TASKS, step_starts
 from absurd_contimg.operations.console import cell
@@ -59,6 +61,7 @@ _KILL_STAGE = "image"
 _RESTART_SECONDS = 2.0
 _LOOK_SECONDS = 1.0
 _LINE_SECONDS = 15.0
+_QUIET_SECONDS = 60.0
 _REFUSAL_SECONDS_MAX = 120.0
 """So long at most both workers have to note that the disk is full: they look before each claim."""
 _FULL_SECONDS = 30.0
@@ -182,7 +185,8 @@ class _Night:
         self, backend: Backend, tables: IngestionTables, disturbing: asyncio.Task[None]
     ) -> None:
         """Look at the progress until all has ended that the telescope's files lead to."""
-        line_at = 0.0
+        line_at = changed_at = 0.0
+        before: tuple[int, ...] = ()
         while True:
             self._processes.check(finite="telescope")
             if disturbing.done():
@@ -204,7 +208,10 @@ class _Night:
                     f"{minutes:3d}:{rest:02d}  groups: {self._closed} closed, {self._done} imaged; "
                     f"{len(windows)} windows; tasks: {len(self._histories)}, {ended} ended"
                 )
-            if disturbing.done() and self._is_over(ended):
+            state = len(self._histories), ended, self._closed, len(windows)
+            if state != before:
+                before, changed_at = state, seconds
+            if disturbing.done() and self._is_over(ended, seconds - changed_at):
                 return
             if seconds > 60.0 * self._options.minutes_max:
                 limit = f"{self._options.minutes_max:.0f} min"
@@ -212,14 +219,22 @@ class _Night:
                 return
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _is_over(self, ended: int) -> bool:
-        """Whether the telescope has stopped and all tasks have ended that its files lead to."""
+    def _is_over(self, ended: int, quiet_seconds: float) -> bool:
+        """Whether the telescope has stopped and all tasks have ended that its files lead to.
+
+        Or nothing happens any more: a group that failed has no photometry.
+        """
         if self._processes.running["telescope"].returncode is None:
+            return False
+        if ended < len(self._histories):
             return False
         truth = self._truth()
         n_windows = len(expected_windows(truth, self._settings.pipeline))
-        expected = 2 * len(truth.groups) + n_windows
-        return ended == len(self._histories) >= expected
+        streaming = self._settings.pipeline.streaming
+        return (
+            len(self._histories) >= 2 * len(truth.groups) + n_windows
+            or quiet_seconds > streaming.night_end_seconds + _QUIET_SECONDS
+        )
 
     def _truth(self) -> TrueNight:
         return TrueNight.read(self._staging / TRUTH_NAME)
@@ -307,6 +322,8 @@ class _Night:
                 Finding(f"contimg {' '.join(command)}", "clean", actual, not code)
             )
             self._say(f"contimg {' '.join(command)}: {last}")
+        swept = await asyncio.to_thread(Janitor(self._paths.scratch_dir).sweep)
+        self._findings.append(compared("abandoned scratch folders", 0, len(swept)))
         curve = self._staging.parent / "light-curve.png"
         source = truth.groups[2].sources[0].name
         code, output = await self._processes.run_command(
@@ -321,6 +338,8 @@ class _Night:
             "What the night must end with, and what it ended with", self._findings
         )
         minutes = (time.monotonic() - self._began) / 60.0
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        cpu_seconds = used.ru_utime + used.ru_stime
         _show(section, self._console)
         primary = [h for h in histories[::-1] if h.task.task_name not in SECONDARY_TASKS]
         target = self._staging.parent / "report.html"
@@ -328,7 +347,7 @@ class _Night:
         self._console.out(f"Wrote {report}")
         wrong = sum(not finding.ok for finding in self._findings)
         verdict = "[green]All is right[/]" if not wrong else f"[red]{wrong} are wrong[/]"
-        self._console.print(f"{verdict}, after {minutes:.1f} minutes.")
+        self._console.print(f"{verdict}, after {minutes:.1f} min with {cpu_seconds:.0f} s of CPU.")
         return not wrong
 
 
