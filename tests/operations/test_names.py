@@ -39,8 +39,8 @@ def test_unknown_calibrator_is_refused_before_anything_starts(tmp_path: Path, na
         check_calibrator(settings, name)
 
 
-def test_misspelt_queue_makes_no_queue(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
+def test_misspelt_queue_makes_no_queue(tmp_path_factory: pytest.TempPathFactory) -> None:
+    settings = settings_of(tmp_path_factory.mktemp("q"))  # a socket's path has to be short
 
     async def queues(queue_name: str) -> list[str]:
         async with open_backend(replace(settings, queue_name=queue_name)) as backend:
