@@ -128,7 +128,10 @@ async def test_stage_is_retried_on_its_own(toy: Site) -> None:
 
 
 async def test_failure_of_a_stage_is_the_failure_of_its_group(site: Site) -> None:
-    """By the same rule; after a retry only that stage runs again, in a new task."""
+    """By the same rule, and never a success (docs/telescope.md, row 46).
+
+    After a retry only that stage runs again, in a new task.
+    """
     site.executor.failures["image"] = [CorruptInputError("table is cut.", "Copy it again.")]
     task_id = await spawn(site)
     await site.work()
