@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -207,15 +207,14 @@ def write_night(incoming: Path, staging: Path, plan: Plan, pace: Pace) -> None:
     """Compute the night, then write its files into the incoming folder as time goes by."""
     staging.mkdir(parents=True, exist_ok=True)
     incoming.mkdir(parents=True, exist_ok=True)
-    written, sky, faulty = observe(staging, plan)
-    write_catalogue(incoming / "catalog.csv", sky)
-    truth = TrueNight(tuple(item.truth for item in written), faulty)
-    partial = staging / "truth.partial"
-    partial.write_text(json.dumps(asdict(truth), indent=1), encoding="utf-8")
-    partial.rename(staging / TRUTH_NAME)
-    replay(_in_order(written), incoming, pace)
-    for number in range(3):
-        shutil.rmtree(staging / f"strip-{number}")
+    with tempfile.TemporaryDirectory(prefix="strips-", dir=staging) as strips_folder:
+        written, sky, faulty = observe(Path(strips_folder), plan)
+        write_catalogue(incoming / "catalog.csv", sky)
+        truth = TrueNight(tuple(item.truth for item in written), faulty)
+        partial = staging / "truth.partial"
+        partial.write_text(json.dumps(asdict(truth), indent=1), encoding="utf-8")
+        partial.rename(staging / TRUTH_NAME)
+        replay(_in_order(written), incoming, pace)
 
 
 def _in_order(written: Sequence[_Written]) -> list[tuple[Path, ...]]:
