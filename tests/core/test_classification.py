@@ -214,6 +214,8 @@ def test_import_that_found_no_memory_is_no_wrong_value() -> None:
         except ImportError:
             raise ModuleNotFoundError("No module named '_msuvbinner'")  # noqa: B904 - as it does
     assert CLASSIFIER.classify(Evidence.of(caught.value)).rule_id == "import-memory"
+    no_text = ImportError("<no text: str() of it raises MemoryError>")  # seen in a full test run
+    assert CLASSIFIER.classify(Evidence.of(no_text)).rule_id == "import-memory"
     missing = CLASSIFIER.classify(Evidence.of(ModuleNotFoundError("No module named 'casatasks'")))
     assert (missing.kind, missing.rule_id) == (FailureKind.UNKNOWN, "import-failed")
 

@@ -145,7 +145,10 @@ GENERIC_RULES: tuple[FailureRule, ...] = (
         _FREE_MEMORY,
         "observed, Python 3.11 and glibc: a library that is loaded when the memory is used up",
         exceptions=frozenset({"builtins.ImportError"}),
-        text=re.compile(r"failed to map segment|[Cc]annot allocate|cannot create shared object"),
+        text=re.compile(
+            r"failed to map segment|[Cc]annot allocate|cannot create shared object|"
+            r"raises MemoryError"  # the error has no memory for its own text
+        ),
         resource_waits_max=_WAITS_FOR_MEMORY_MAX,
     ),
     FailureRule(
