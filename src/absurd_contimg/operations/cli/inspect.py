@@ -218,8 +218,7 @@ def audit() -> None:
     With the retry budgets of the settings, which must be those of the workers. Exit code 1 if one
     is violated.
     """
-    from absurd_contimg.operations.services import make_policy
-    from absurd_contimg.operations.services.stream_audit import audit_stream
+    from absurd_contimg.operations.services import audit_stream, make_policy
 
     settings = state.settings()
     histories = shared.all_histories(settings)

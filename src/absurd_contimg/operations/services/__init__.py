@@ -33,6 +33,7 @@ from absurd_contimg.operations.services.quarantine import (
     to_be_retried,
 )
 from absurd_contimg.operations.services.registry_tables import open_tables, read_hindrances
+from absurd_contimg.operations.services.stream_audit import audit_stream
 from absurd_contimg.operations.services.worker_identity import given_worker_id
 from absurd_contimg.operations.services.worker_service import (
     make_policy,
@@ -45,6 +46,7 @@ __all__ = [
     "BatchSummary",
     "MosaicPlan",
     "RetriedPublication",
+    "audit_stream",
     "batch_steps",
     "cancel",
     "cancel_batch",
