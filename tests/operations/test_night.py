@@ -20,7 +20,9 @@ from absurd_contimg.operations.night.expectations import (
     registry_findings,
     task_findings,
 )
+from absurd_contimg.operations.night.night import keep_full
 from absurd_contimg.owned_folders import ForeignFolderError
+from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry import Registry
 from absurd_contimg.synthesis.night import Plan, TrueGroup, TrueNight, TrueSource
 
@@ -114,3 +116,16 @@ def test_a_short_night_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="9 groups"):
         asyncio.run(run_night(tmp_path, Console(quiet=True), NightOptions(groups=9)))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("free", [[100, 40], [100, 100], [0, 100]])
+def test_the_disk_is_kept_full_though_others_free_space(
+    tmp_path: Path, free: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A test run beside the night removed its folders, and the workers went on at once."""
+    filler = tmp_path / "filler"
+    filler.touch()
+    for number in free:
+        monkeypatch.setattr(type(LOCAL), "free_bytes", lambda *_, number=number: number)
+        keep_full(filler, 30)
+    assert filler.stat().st_size == sum(max(0, number - 30) for number in free)

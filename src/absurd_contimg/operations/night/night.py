@@ -66,6 +66,7 @@ _REFUSAL_SECONDS_MAX = 120.0
 """So long at most both workers have to note that the disk is full: they look before each claim."""
 _FULL_SECONDS = 30.0
 """Then the disk stays full so long: a worker ends a task in this time, and may claim no other."""
+_TOP_UP_SECONDS = 0.5
 
 
 async def run_night(
@@ -278,11 +279,10 @@ class _Night:
     async def _fill_disk(self) -> None:
         """Until both workers claim nothing, with a file that crosses their mark."""
         filler = self._staging / "filler"
-        free = LOCAL.free_bytes(self._staging)
-        size = int(free - self._critical_gb * GB + SPARE_BYTES / 8)
-        with filler.open("wb") as file:
-            if size > 0:
-                os.posix_fallocate(file.fileno(), 0, size)
+        filler.touch()
+        mark = int(self._critical_gb * GB - SPARE_BYTES / 8)
+        keep_full(filler, mark)
+        size = filler.stat().st_size
         self._say(f"the disk is full for the workers: {size / GB:.1f} GB more on it")
         until = time.monotonic() + _REFUSAL_SECONDS_MAX
         refusing: set[str] = set()
@@ -291,7 +291,10 @@ class _Night:
             notes = await asyncio.to_thread(worker_notes, self._paths.state_dir)
             refusing = {str(note["worker"]) for note in notes if note["claims"] is False}
         full_from = datetime.now(UTC)
-        await asyncio.sleep(_FULL_SECONDS)
+        until = time.monotonic() + _FULL_SECONDS
+        while time.monotonic() < until:
+            keep_full(filler, mark)
+            await asyncio.sleep(_TOP_UP_SECONDS)
         self._full = full_from, datetime.now(UTC)
         filler.unlink()
         self._say(f"the disk has room again; claimed nothing: {', '.join(sorted(refusing))}")
@@ -359,3 +362,11 @@ def _show(section: Section, console: Console) -> None:
         colour = "" if row[-1] == "ok" else "[red]"
         table.add_row(*map(cell, row[:-1]), f"{colour}{row[-1]}")
     console.print(table)
+
+
+def keep_full(filler: Path, mark_bytes: int) -> None:
+    """Let a file grow until no more than so much is free: others may free space meanwhile."""
+    missing = LOCAL.free_bytes(filler) - mark_bytes
+    if missing > 0:
+        with filler.open("ab") as file:
+            os.posix_fallocate(file.fileno(), filler.stat().st_size, missing)
