@@ -1,0 +1,64 @@
+"""What people did by command line, API and dashboard: who, when, to what, why, and how it ended."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import insert, select
+from sqlalchemy.orm import Mapped, mapped_column
+
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.models import Base, row_values
+
+
+class OperatorActionRow(Base):
+    """An action."""
+
+    __tablename__ = "operator_actions"
+    action_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[str]
+    by: Mapped[str]
+    source: Mapped[str]
+    action: Mapped[str]
+    target: Mapped[str] = mapped_column(index=True)
+    reason: Mapped[str]
+    outcome: Mapped[str]
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorAction:
+    """One action of a person."""
+
+    at: str
+    """ISO 8601, UTC."""
+    by: str
+    """User and host, or what the token is called."""
+    source: str
+    """``command line``, ``api`` or ``dashboard``."""
+    action: str
+    """As ``cancel``, ``retry``, ``pause``."""
+    target: str
+    """The id of a task or batch, or the name of a queue."""
+    reason: str = ""
+    outcome: str = "done"
+    """``done``, or what was wrong."""
+
+
+def store_action(database: Database, action: OperatorAction) -> None:
+    """Enter an action."""
+    with database.writing() as session:
+        session.execute(insert(OperatorActionRow).values(**row_values(action)))
+
+
+def list_actions(
+    database: Database, *, target: str | None = None, limit: int = 100
+) -> list[OperatorAction]:
+    """The newest actions first, of all targets or of one."""
+    query = select(OperatorActionRow).order_by(OperatorActionRow.action_id.desc()).limit(limit)
+    if target is not None:
+        query = query.where(OperatorActionRow.target == target)
+    with database.reading() as session:
+        return [
+            OperatorAction(**{name: getattr(row, name) for name in OperatorAction.__slots__})
+            for row in session.scalars(query)
+        ]
