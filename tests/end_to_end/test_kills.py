@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from committed_products import committed_products
 
+from absurd_contimg.execution.host_scratch import host_scratch
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.products.store import verify
@@ -62,7 +63,7 @@ def test_worker_killed_at_a_random_time(
         )
     for folder, manifest in committed_products(site.root / "products"):
         verify(folder, manifest, deep=True)
-    Janitor(site.root / "scratch").sweep()
+    Janitor(host_scratch(site.root / "scratch")).sweep()
     assert not [
         p for p in (site.root / "scratch").rglob("*") if p.is_file() and p.parent.name != ".owners"
     ]

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.records import History, Run, Task
 from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.host_scratch import host_scratch
 from absurd_contimg.execution.logs import log_folder, log_paths
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, living_owners
 from absurd_contimg.history.invariants.check import Violation
@@ -92,7 +93,7 @@ def test_status_as_json_has_leases_workers_and_failures(
     (tmp_path / "state" / "workers").mkdir(parents=True)
     note = {"worker": "worker-1", "claims": False, "reason": "disk full", "since": "2026"}
     (tmp_path / "state" / "workers" / "worker-1.json").write_text(json.dumps(note))
-    with ScratchOwner(tmp_path / "scratch", "worker-1"):
+    with ScratchOwner(host_scratch(tmp_path / "scratch"), "worker-1"):
         assert "worker worker-1, since 2026: disk full" in contimg("status").stdout
         shown = json.loads(contimg("status", "--json").stdout)
         assert shown["workers_here"] == ["worker-1"]

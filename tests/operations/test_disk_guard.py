@@ -192,3 +192,13 @@ def test_damaged_note_is_shown_as_unknown(tmp_path: Path, content: str) -> None:
     (note,) = worker_notes(tmp_path)
     assert (note["worker"], note["claims"]) == ("w", None)
     assert str(path) in str(note["reason"])
+
+
+async def test_hosts_with_workers_of_one_name_have_notes_of_their_own(tmp_path: Path) -> None:
+    """The state folder may be shared, and each unit of a host is worker 1 of it."""
+    for host in ("h03-1a2b3c", "h04-4d5e6f"):
+        guard = DiskGuard("worker-1", [tmp_path], tmp_path, Watermarks(1e9, 0.0), host=host)
+        assert await guard.ready_to_claim()
+    assert [note["host"] for note in worker_notes(tmp_path)] == ["h03-1a2b3c", "h04-4d5e6f"]
+    guard.close()
+    assert [note["host"] for note in worker_notes(tmp_path)] == ["h03-1a2b3c"]

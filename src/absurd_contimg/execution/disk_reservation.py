@@ -46,11 +46,21 @@ def files_at_size_limit(folder: Path) -> list[Path]:
     return [file for file in files if file.is_file() and os.path.getsize(file) == limit]
 
 
-def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSystem = LOCAL) -> None:
-    """Reserve space for `folder`, after a sweep if needed, or raise `OSError` with ENOSPC."""
+def reserve(
+    scratch_dir: Path,
+    folder: Path,
+    needed_bytes: int,
+    files: FileSystem = LOCAL,
+    own_scratch: Path | None = None,
+) -> None:
+    """Reserve space for `folder`, after a sweep if needed, or raise `OSError` with ENOSPC.
+
+    What other hosts have promised in the same scratch counts; swept is `own_scratch`, the part of
+    this host, by default all of it.
+    """
     with files.locked(scratch_dir / ".owners" / "space"):
         short = _short_by(scratch_dir, needed_bytes, files)
-        if short > 0 and Janitor(scratch_dir, files).sweep():
+        if short > 0 and Janitor(own_scratch or scratch_dir, files).sweep():
             short = _short_by(scratch_dir, needed_bytes, files)
         if short > 0:
             raise OSError(
@@ -64,7 +74,9 @@ def reserve(scratch_dir: Path, folder: Path, needed_bytes: int, files: FileSyste
 
 def _short_by(scratch_dir: Path, needed_bytes: int, files: FileSystem) -> int:
     promised = 0
-    for path in files.matching(scratch_dir, f"*/*/{_NAME}"):
+    attempts = files.matching(scratch_dir, f"*/*/{_NAME}")
+    attempts += files.matching(scratch_dir, f"*/*/*/{_NAME}")  # in the parts of hosts
+    for path in attempts:
         try:
             promised += max(int(files.read_json(path)) - files.tree_size(path.parent), 0)
         except FileNotFoundError:

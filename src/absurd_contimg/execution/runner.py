@@ -150,7 +150,8 @@ class StageRunner:
 
     def _reserve(self, stage: PipelineStage, request: StageRequest) -> None:
         needed = stage.expected_bytes(request.context)
-        reserve(self.config.paths.scratch_dir, request.scratch, needed, self.files)
+        scratch_dir, own = self.config.paths.scratch_dir, self.scratch.scratch_dir
+        reserve(scratch_dir, request.scratch, needed, self.files, own)
 
     def _commit(
         self, report: StageReport, fence: Fence | None, clock: Callable[[], float]

@@ -1,8 +1,8 @@
 """Scratch: the folders of running attempts, and the removal of those of dead owners.
 
 A worker holds a lock (``flock``) as long as it lives: ``<scratch>/.owners/<owner>.lock`` for the
-folder ``<scratch>/<owner>``. Only folders with the mark of their owner are removed
-(`owned_folders`): a lock file alone says nothing.
+folder ``<scratch>/<owner>``. In production scratch is the part of one host (`host_scratch`). Only
+folders with the mark of their owner are removed (`owned_folders`): a lock file alone says nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class ScratchOwner:
     def __init__(self, scratch_dir: Path, name: str, files: FileSystem = LOCAL) -> None:
         self.name = safe_name(name)
         self.folder = scratch_dir / self.name
-        self._scratch_dir = scratch_dir
+        self.scratch_dir = scratch_dir
         self._files = files
         self._mark = Mark(KIND, self.name)
         self._lock: int | None = None
@@ -51,7 +51,7 @@ class ScratchOwner:
         Raises `ForeignFolderError` if files of somebody else are in the folder.
         """
         give_up = time.monotonic() + patience_seconds
-        files, path = self._files, _lock_path(self._scratch_dir, self.name)
+        files, path = self._files, _lock_path(self.scratch_dir, self.name)
         files.ensure_folder(path.parent)
         lock = files.try_lock(path)
         while lock is None:
@@ -75,7 +75,7 @@ class ScratchOwner:
         """Remove the folder and free the lock."""
         if self._lock is not None:
             self._files.remove_tree(self.folder, self._mark)
-            self._files.remove(_lock_path(self._scratch_dir, self.name))
+            self._files.remove(_lock_path(self.scratch_dir, self.name))
             self._files.unlock(self._lock)
             self._lock = None
 

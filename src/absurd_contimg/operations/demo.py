@@ -22,6 +22,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.host_scratch import host_scratch
 from absurd_contimg.execution.logs import tail
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.invariants.check import audit
@@ -287,7 +288,7 @@ def _durability(histories: Sequence[History], workers: _Workers) -> Section:
     starts = [start for history in histories for start in step_starts(history)]
     died = [start for start in starts if start.outcome == "died"]
     violations = audit(histories)
-    swept = Janitor(workers.paths.scratch_dir).sweep()
+    swept = Janitor(host_scratch(workers.paths.scratch_dir)).sweep()
     completed = sum(history.task.state == "completed" for history in histories)
     rows = [
         ["tasks completed", f"{completed} of {len(histories)}"],

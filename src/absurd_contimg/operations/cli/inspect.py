@@ -19,6 +19,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.invariants.check import audit as check_histories
@@ -50,9 +51,10 @@ def status(
 
     stats, summaries, now = shared.with_backend(settings, read, create=False)
     paths = settings.pipeline.paths
-    alive = living_owners(paths.scratch_dir)
+    host, alive = host_name(), living_owners(host_scratch(paths.scratch_dir))
     notes = [
-        {**note, "alive_here": note["worker"] in alive} for note in worker_notes(paths.state_dir)
+        {**note, "alive_here": note.get("host", host) == host and note["worker"] in alive}
+        for note in worker_notes(paths.state_dir)
     ]
     hindrances = read_hindrances(settings)
     if as_json:
@@ -89,6 +91,8 @@ def status(
     for note in notes:
         if note["reason"]:
             place = "" if note["alive_here"] else ", not alive on this host"
+            if note.get("host", host) != host:
+                place = f" of host {note['host']}"
             heading = f"worker {note['worker']}{place}, since {note['since']}"
             console.print(f"[yellow]{cell(heading)}:[/] ", end="")
             console.print(message_line(note["reason"]), soft_wrap=True)

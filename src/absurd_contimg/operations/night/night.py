@@ -19,6 +19,7 @@ from absurd_contimg.config import PathsConfig
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, History
 from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.host_scratch import host_scratch
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import SECONDARY_TASKS, step_starts
@@ -325,7 +326,7 @@ class _Night:
                 Finding(f"contimg {' '.join(command)}", "clean", actual, not code)
             )
             self._say(f"contimg {' '.join(command)}: {last}")
-        swept = await asyncio.to_thread(Janitor(self._paths.scratch_dir).sweep)
+        swept = await asyncio.to_thread(Janitor(host_scratch(self._paths.scratch_dir)).sweep)
         self._findings.append(compared("abandoned scratch folders", 0, len(swept)))
         curve = self._staging.parent / "light-curve.png"
         source = truth.groups[2].sources[0].name

@@ -56,6 +56,8 @@ class DiskGuard:
     watermarks: Watermarks = field(default_factory=Watermarks)
     make_room: Callable[[], None] | None = None
     """Called below the warning mark, before the decision: dead workers leave files in scratch."""
+    host: str = ""
+    """Where the worker runs: the state folder may be shared."""
     _noted: tuple[bool, str] | None = field(default=None, init=False)
     _is_written: bool = field(default=True, init=False)
 
@@ -124,7 +126,8 @@ class DiskGuard:
 
     @property
     def _path(self) -> Path:
-        return self.state_dir / "workers" / f"{self.worker_id}.json"
+        name = f"{self.worker_id}.{self.host}" if self.host else self.worker_id
+        return self.state_dir / "workers" / f"{name}.json"
 
     def _write(self, ready: bool, reason: str) -> bool:
         """Whether the note is written; a full disk has no room for it."""
@@ -135,6 +138,8 @@ class DiskGuard:
             "reason": reason,
             "since": since,
         }
+        if self.host:
+            note["host"] = self.host
         try:
             LOCAL.ensure_folder(self._path.parent)
             LOCAL.write_json(self._path, note)

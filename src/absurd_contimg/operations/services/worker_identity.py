@@ -2,7 +2,7 @@
 
 A restarted worker releases what its predecessor of the same name has left. A lock in scratch keeps
 two processes from one name, but knows nothing of another host or output folder with the same
-database. So the name in the database has a part of its own for each scratch folder.
+database. So the name in the database has a part of its own for each host's folder in scratch.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _SEPARATOR = "@"
 
 
 def unique_worker_id(worker_id: str, scratch_dir: Path) -> str:
-    """The worker's id with that of its scratch folder, which outlives the worker.
+    """The worker's id with that of its host's scratch folder, which outlives the worker.
 
     A copy of the folder is another place: the id is kept beside the number of its own file.
     """

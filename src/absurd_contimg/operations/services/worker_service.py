@@ -18,6 +18,7 @@ from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.executor import IsolatedStageExecutor
+from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
 from absurd_contimg.execution.stage_slots import StageSlots
@@ -55,7 +56,7 @@ def make_worker(
         backend,
         WorkerSettings(
             queue_name=settings.queue_name,
-            worker_id=unique_worker_id(settings.worker_id, settings.pipeline.paths.scratch_dir),
+            worker_id=unique_worker_id(settings.worker_id, scratch.scratch_dir),
             concurrency=settings.concurrency,
             claim_timeout_seconds=settings.claim_timeout_seconds,
             poll_interval_seconds=settings.poll_interval_seconds,
@@ -82,15 +83,16 @@ def make_guard(settings: Settings) -> DiskGuard:
     name = safe_name(settings.worker_id)
     return DiskGuard(
         name,
-        (paths.output_dir, paths.scratch_dir),
+        (paths.output_dir, paths.scratch_dir, paths.state_dir),
         paths.state_dir,
         marks,
-        partial(sweep_scratch, paths.scratch_dir),
+        partial(sweep_scratch, host_scratch(paths.scratch_dir)),
+        host=host_name(),
     )
 
 
 def sweep_scratch(scratch_dir: Path) -> None:
-    """Remove from scratch the files of processes that no longer run."""
+    """Remove from this host's scratch the files of processes that no longer run."""
     for swept in Janitor(scratch_dir).sweep():
         _log.info("removed files of a dead process from scratch: %s", swept)
 
@@ -115,7 +117,7 @@ async def serve(
     async with open_backend(settings, leave_running=True) as backend:
         served = await _served_queues(backend, settings.queue_name, queues)
         prepare_folders(settings.pipeline.paths)
-        scratch_dir = settings.pipeline.paths.scratch_dir
+        scratch_dir = host_scratch(settings.pipeline.paths.scratch_dir)
         with (
             ScratchOwner(scratch_dir, settings.worker_id) as scratch,
             closing(open_registry(settings)) as registry,
