@@ -1,0 +1,1 @@
+"""Alerts: rules over the overview of a site, and messages that are delivered once."""

@@ -1,0 +1,63 @@
+"""The text format of Prometheus from an overview of the site, and from figures of its stages.
+
+Nothing is counted here. What was not measured has no sample, so that no rule takes it for 0. No
+label holds the id of a task or group, and each has a bounded number of values.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+from typing_extensions import override
+
+from absurd_contimg.history.stage_figures import StageFigures
+from absurd_contimg.operations.metrics.metric import Source
+from absurd_contimg.operations.metrics.site_metrics import METRICS
+from absurd_contimg.operations.overview import SiteOverview
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Of the answer to a scrape."""
+
+
+class _SiteCollector(Collector):
+    """The metrics of one look at the site; `CollectorRegistry` asks it for each text."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    @override
+    def collect(self) -> Iterator[Family]:
+        for metric in METRICS:
+            yield metric.family(self._source)
+
+
+def metrics_text(
+    overview: SiteOverview,
+    figures: StageFigures | None = None,
+    alerts: Mapping[tuple[str, str], int] | None = None,
+) -> str:
+    """All metrics; stages are left out without `figures`.
+
+    `alerts` is the number of raised alerts by rule and severity.
+    """
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_SiteCollector(Source(overview, figures or StageFigures(), alerts or {})))
+    return generate_latest(registry).decode()
+
+
+def write_metrics(text: str, path: Path) -> None:
+    """Write for a textfile collector: the file is there whole or as it was before."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
