@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.context import STEPS_CHANGED, TaskContext
+from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.errors import RunReleased
 from absurd_contimg.core.evidence import Evidence
 from absurd_contimg.core.failures import RetryHook
 from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.step_order_check import STEPS_CHANGED
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 

@@ -23,12 +23,13 @@ from absurd_sdk import TimeoutError as EventTimeout
 
 from absurd_contimg.core.errors import RunReleased
 from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
+from absurd_contimg.core.forks import FORKED, load_steps
 from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
 from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions, TaskResult
 from absurd_contimg.core.row_values import require_readable
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, StepJournal
-from absurd_contimg.core.step_order_check import StepOrderCheck
+from absurd_contimg.core.step_order_check import STEPS_CHANGED, StepOrderCheck
 from absurd_contimg.core.wake_times import (
     SECONDS_MAX,
     TIME_FORMS,
@@ -39,9 +40,6 @@ from absurd_contimg.core.wake_times import (
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
-
-STEPS_CHANGED = "$stepsChanged"
-"""The checkpoint that says how the steps of a task differ from those of earlier attempts."""
 
 TIMEOUT_PREFIX = "$timeout:"
 """The checkpoint of this prefix and a wait's own name says that the wait has timed out. The wait's
@@ -93,7 +91,7 @@ class TaskContext:
 
     async def load(self) -> None:
         """Read the checkpoints, before the handler starts."""
-        self._step_order = StepOrderCheck(await self._session.load())
+        self._step_order = StepOrderCheck(await load_steps(self._session))
 
     async def step(self, name: str, fn: Callable[[], Awaitable[_T]]) -> _T:
         """Run `fn` once in a task; later attempts get its saved result."""
@@ -392,7 +390,7 @@ class TaskContext:
 def require_step_name(name: str) -> None:
     """Refuse a name that would be taken for a checkpoint of the worker's or a wait's own."""
     require_name("step", name)
-    if name == STEPS_CHANGED or name.startswith(_OWN_PREFIXES):
+    if name in (STEPS_CHANGED, FORKED) or name.startswith(_OWN_PREFIXES):
         raise ValueError(
             f"step name {shortened(ascii(name), 200)} is the name of a checkpoint that the worker "
             "keeps for itself. Use a name that does not begin with $."

@@ -14,6 +14,9 @@ from datetime import datetime
 
 from absurd_contimg.core.records import Checkpoint
 
+STEPS_CHANGED = "$stepsChanged"
+"""The checkpoint that says how the steps of a task differ from those of earlier attempts."""
+
 _NAMES_SHOWN_MAX = 5
 
 

@@ -1,5 +1,6 @@
 """What an installation runs: its database, its workers, their disk guard, quarantine."""
 
+from absurd_contimg.operations.services.actions import Actions, operator_name
 from absurd_contimg.operations.services.batch_service import (
     BatchSummary,
     batch_steps,
@@ -43,6 +44,7 @@ from absurd_contimg.operations.services.worker_service import (
 )
 
 __all__ = [
+    "Actions",
     "BatchSummary",
     "MosaicPlan",
     "RetriedPublication",
@@ -67,6 +69,7 @@ __all__ = [
     "open_backend",
     "open_registry",
     "open_tables",
+    "operator_name",
     "plan_of",
     "plan_selection",
     "poll_once",

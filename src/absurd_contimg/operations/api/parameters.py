@@ -1,0 +1,56 @@
+"""Parameters and bodies that several operations have, with their bounds."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Header, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from absurd_contimg.operations.api.problems import PROBLEM_RESPONSES, ProblemError
+from absurd_contimg.operations.services import Actions
+from absurd_contimg.settings import QUEUE_BYTES_MAX
+
+QueueName = Annotated[
+    str, Path(min_length=1, max_length=QUEUE_BYTES_MAX, description="A queue's name.")
+]
+TaskId = Annotated[UUID, Path(description="The id of a task.")]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        description="The same key again finds the task instead of making another one.",
+    ),
+]
+
+
+class Reason(BaseModel):
+    """The body of an action."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field("", max_length=1000, description="Why; it is recorded.")
+
+
+def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented errors of an operation: these, and those that every request can meet."""
+    always = (400, 401, 403, 408, 413, 414, 421, 422, 431, 503)
+    return {status: PROBLEM_RESPONSES[status] for status in sorted({*always, *statuses})}
+
+
+def read_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The same of a read, which has an ETag."""
+    not_modified: dict[str, Any] = {"description": "As the client has it (If-None-Match)."}
+    return {304: not_modified, **responses(*statuses)}
+
+
+def required(actions: Actions | None) -> Actions:
+    """The actions, or a problem where there are none."""
+    if actions is None:
+        raise ProblemError(
+            HTTPStatus.FORBIDDEN, "Nothing can be changed here: it is a record of the past."
+        )
+    return actions

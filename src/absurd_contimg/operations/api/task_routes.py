@@ -1,0 +1,144 @@
+"""Operations on tasks: list, show, spawn, cancel, retry, fork."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.records import History, State
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.operations.api.parameters import (
+    IdempotencyKey,
+    QueueName,
+    Reason,
+    TaskId,
+    read_responses,
+    required,
+    responses,
+)
+from absurd_contimg.operations.api.responses import (
+    Cursor,
+    Limit,
+    decode_cursor,
+    encode_cursor,
+    no_cursor,
+    read_response,
+)
+from absurd_contimg.operations.api.task_records import spawned_entry, task_detail, task_entry
+from absurd_contimg.operations.client import (
+    Message,
+    Page,
+    SpawnedEntry,
+    TaskDetail,
+    TaskEntry,
+)
+from absurd_contimg.operations.services import Actions
+
+_TASK = "/v1/queues/{queue}/tasks/{task_id}"
+
+
+class SpawnRequest(Reason):
+    """A task to be spawned."""
+
+    task_name: str = Field(min_length=1, max_length=200)
+    params: dict[str, Any] = Field(default_factory=dict, description="As the workflow reads them.")
+
+
+class ForkRequest(Reason):
+    """Where the new task begins."""
+
+    step: str = Field(min_length=1, max_length=500, description="One of `fork_points`.")
+
+
+def task_routes(inspection: Inspection, actions: Actions | None) -> APIRouter:
+    """The routes."""
+    router = APIRouter(tags=["tasks"])
+
+    @router.get(
+        "/v1/queues/{queue}/tasks", response_model=Page[TaskEntry], responses=read_responses(404)
+    )
+    async def list_tasks(
+        request: Request,
+        queue: QueueName,
+        state: Annotated[list[State] | None, Query(max_length=6)] = None,
+        task_name: Annotated[str | None, Query(max_length=200)] = None,
+        group: Annotated[str | None, Query(max_length=200)] = None,
+        cursor: Cursor = None,
+        limit: Limit = 100,
+    ) -> Response:
+        """The tasks of a queue, the newest first."""
+        before = _task_id(decode_cursor(cursor))
+        tasks = await inspection.list_tasks(
+            queue,
+            states=state,
+            task_name=task_name,
+            params=None if group is None else {"group_id": group},
+            limit=100_000 if before else limit + 1,
+        )
+        tasks = [task for task in tasks if before is None or task.task_id < before][: limit + 1]
+        more = len(tasks) > limit
+        items = tuple(task_entry(queue, task) for task in tasks[:limit])
+        next_cursor = encode_cursor(str(items[-1].task_id)) if more else None
+        return read_response(request, Page(items, next_cursor))
+
+    @router.get(_TASK, response_model=TaskDetail, responses=read_responses(404))
+    async def get_task(request: Request, queue: QueueName, task_id: TaskId) -> Response:
+        """A task with what it has done."""
+        return read_response(request, task_detail(await _history(inspection, queue, task_id)))
+
+    @router.post(
+        "/v1/queues/{queue}/tasks", response_model=SpawnedEntry, responses=responses(404, 409)
+    )
+    async def spawn_task(
+        queue: QueueName, body: SpawnRequest, idempotency_key: IdempotencyKey = None
+    ) -> SpawnedEntry:
+        """Spawn a task, or find the one that has the idempotency key."""
+        task = await required(actions).spawn(
+            queue,
+            body.task_name,
+            body.params,
+            idempotency_key=idempotency_key,
+            reason=body.reason,
+        )
+        return spawned_entry(queue, task)
+
+    @router.post(f"{_TASK}/cancel", response_model=Message, responses=responses(404, 409))
+    async def cancel_task(queue: QueueName, task_id: TaskId, body: Reason) -> Message:
+        """Cancel a task, with its stage tasks; committed products stay."""
+        return Message(await required(actions).cancel(queue, task_id, body.reason))
+
+    @router.post(f"{_TASK}/retry", response_model=SpawnedEntry, responses=responses(404, 409))
+    async def retry_task(queue: QueueName, task_id: TaskId, body: Reason) -> SpawnedEntry:
+        """Run a failed task again, from its last checkpoint."""
+        return spawned_entry(queue, await required(actions).retry(queue, task_id, body.reason))
+
+    @router.post(f"{_TASK}/fork", response_model=SpawnedEntry, responses=responses(404, 409))
+    async def fork_task(
+        queue: QueueName,
+        task_id: TaskId,
+        body: ForkRequest,
+        idempotency_key: IdempotencyKey = None,
+    ) -> SpawnedEntry:
+        """A new task that begins at a step of one that has ended."""
+        task = await required(actions).fork(queue, task_id, body.step, body.reason, idempotency_key)
+        return spawned_entry(queue, task)
+
+    return router
+
+
+async def _history(inspection: Inspection, queue: str, task_id: UUID) -> History:
+    history = await inspection.history(queue, task_id)
+    if history is None:
+        raise MissingInputError(f"There is no task {task_id} on queue {queue}.")
+    return history
+
+
+def _task_id(text: str | None) -> UUID | None:
+    try:
+        return None if text is None else UUID(text)
+    except ValueError:
+        raise no_cursor() from None

@@ -1,0 +1,113 @@
+"""Tasks through the API, on the emulator and on Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+import pytest
+from api_sites import AUTHORISED, api_of, client_of
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.operator_actions import list_actions
+
+QUEUE = "dsa110-pipeline"
+TASKS = f"/v1/queues/{QUEUE}/tasks"
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Database:
+    return Database(tmp_path / "registry.sqlite3")
+
+
+@pytest.fixture
+async def api(backend: Backend, registry: Database) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(api_of(backend, registry), **AUTHORISED) as client:
+        yield client
+
+
+async def test_spawned_task_is_listed_shown_and_cancelled(
+    api: httpx.AsyncClient, backend: Backend, registry: Database
+) -> None:
+    """And the record says who did it."""
+    body = {"task_name": "pipeline", "params": {"group_id": "G1"}, "reason": "a test"}
+    key = {"Idempotency-Key": "G1"}
+    first = (await api.post(TASKS, json=body, headers=key)).json()
+    again = (await api.post(TASKS, json=body, headers=key)).json()
+    assert (first["created"], again["created"]) == (True, False)
+    assert first["task_id"] == again["task_id"]
+
+    listed = (await api.get(TASKS, params={"group": "G1"})).json()["items"]
+    assert [(each["group"], each["state"]) for each in listed] == [("G1", "pending")]
+
+    task = f"{TASKS}/{first['task_id']}"
+    assert (await api.get(task)).json()["params"] == {"group_id": "G1"}
+    cancelled = await api.post(f"{task}/cancel", json={"reason": "enough"})
+    assert "is cancelled" in cancelled.json()["message"]
+    assert (await api.get(task)).json()["task"]["state"] == "cancelled"
+
+    records = [(a.action, a.by, a.source, a.reason, a.outcome) for a in list_actions(registry)]
+    assert records == [
+        ("cancel", "tester@here", "api", "enough", "done"),
+        ("spawn", "tester@here", "api", "a test", "done"),
+        ("spawn", "tester@here", "api", "a test", "done"),
+    ]
+
+
+async def test_pages_of_tasks_end_where_the_list_ends(api: httpx.AsyncClient) -> None:
+    """Each task is on one page, the newest first."""
+    for number in range(5):
+        await api.post(TASKS, json={"task_name": "pipeline", "params": {"group_id": f"G{number}"}})
+    groups, cursor = [], None
+    for _ in range(3):
+        page = await api.get(TASKS, params={"limit": 2, **({"cursor": cursor} if cursor else {})})
+        groups.append([each["group"] for each in page.json()["items"]])
+        cursor = page.json()["next_cursor"]
+    assert groups == [["G4", "G3"], ["G2", "G1"], ["G0"]]
+    assert cursor is None
+
+
+async def test_read_that_has_not_changed_is_not_sent_again(api: httpx.AsyncClient) -> None:
+    """The ETag changes with the list."""
+    first = await api.get(TASKS)
+    known = {"If-None-Match": first.headers["etag"]}
+    same = await api.get(TASKS, headers=known)
+    assert (same.status_code, same.content) == (304, b"")
+    await api.post(TASKS, json={"task_name": "pipeline"})
+    assert (await api.get(TASKS, headers=known)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "says"),
+    [
+        ("GET", f"{TASKS}/{uuid4()}", 404, "There is no task"),
+        ("GET", "/v1/queues/nothing/tasks", 404, "nothing"),
+        ("GET", "/nothing", 404, "Not Found"),
+        ("DELETE", TASKS, 405, "Method Not Allowed"),
+        ("GET", f"{TASKS}/no-id", 422, "path.task_id"),
+        ("GET", f"{TASKS}?cursor=!", 422, "cursor"),
+        ("GET", f"{TASKS}?limit=1000", 422, "query.limit"),
+    ],
+)
+async def test_every_error_is_a_problem_document(
+    api: httpx.AsyncClient, method: str, path: str, status: int, says: str
+) -> None:
+    """RFC 9457, whatever noticed it."""
+    answer = await api.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert says in answer.json()["detail"]
+
+
+async def test_task_that_has_not_failed_cannot_be_retried(
+    api: httpx.AsyncClient, registry: Database
+) -> None:
+    """A conflict, and the record has the refusal."""
+    task = (await api.post(TASKS, json={"task_name": "pipeline"})).json()
+    answer = await api.post(f"{TASKS}/{task['task_id']}/retry", json={})
+    assert (answer.status_code, answer.json()["title"]) == (409, "Conflict")
+    assert "is pending, not failed" in list_actions(registry)[0].outcome
