@@ -1,4 +1,4 @@
-"""Passwords of databases: text is shown by `mask`, processes start `without_secrets`.
+"""Passwords of databases and receivers: text is shown by `mask`, processes start `without_secrets`.
 
 A password is known from the settings (`remember`) and is masked wherever it appears, also in the
 pieces in which a parser quotes a malformed URL. URLs and ``password=...`` are masked by their form.
@@ -99,9 +99,17 @@ def _passwords(connection: str) -> Iterator[str]:
             yield from (value.strip("'"), plain, unquote(plain))
 
 
+def remember_secret(secret: str) -> None:
+    """Learn a password, a token or a URL that holds one, and the parts of that URL's path."""
+    parts = secret.split("/")[3:] if "://" in secret else []
+    _learn(secret, *(part for part in parts if len(part) >= _LENGTH_OF_NO_WORD))
+
+
 def remember_environment(environment: Mapping[str, str]) -> None:
     """Learn the passwords that libpq takes from the environment."""
     _learn(environment.get("PGPASSWORD", ""))
+    for name in ("ABSURD_SMTP_PASSWORD", "ABSURD_SLACK_WEBHOOK_URL"):
+        remember_secret(environment.get(name, ""))
     if passfile := environment.get("PGPASSFILE"):
         _learn_passfile(passfile)
     remember_database(environment.get("ABSURD_DATABASE_URL", ""))

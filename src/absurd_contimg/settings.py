@@ -13,7 +13,7 @@ import os
 import socket
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,10 @@ from absurd_contimg.secrets import (
     remember_database,
     remember_environment,
     remember_registry,
+    remember_secret,
 )
 
+_SECRET_BYTES_MAX = 4096
 _PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
 
 _NOT_OURS = frozenset(
@@ -36,6 +38,7 @@ _NOT_OURS = frozenset(
         *("ABSURD_ENABLED", "ABSURD_DLQ_ENABLED", "ABSURD_DLQ_QUEUE_NAME", "ABSURD_API_BASE_URL"),
         *("ABSURD_API_HEARTBEAT_INTERVAL", "PIPELINE_SYNTHETIC_DIR", "PIPELINE_WRITER"),
         *("PIPELINE_MAX_WORKERS", "PIPELINE_STAGE_TO_TMPFS", "PIPELINE_TELESCOPE_NAME"),
+        "ABSURD_SLACK_CHANNEL",
     }
 )
 """Variables of the previous system without a meaning here; they may stay in a unit file."""
@@ -48,6 +51,8 @@ class _Variable:
     setting: str
     help: str
     parse: Callable[[str], Any] = str
+    secret: bool = False
+    """Its value is never shown."""
 
 
 def _station(text: str) -> list[str]:
@@ -61,6 +66,26 @@ def _shortage(text: str) -> str:
     if text not in ("wait", "fail"):
         raise SettingError(f"CONTIMG_ON_SHORTAGE is {text!r}.", "It must be wait or fail.")
     return text
+
+
+def _flag(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0", "yes", "no"):
+        raise SettingError(f"A variable that is true or false is {text!r}.", "Write true or false.")
+    return text.lower() in ("true", "1", "yes")
+
+
+def _addresses(text: str) -> list[str]:
+    return [address.strip() for address in text.split(",") if address.strip()]
+
+
+def _secret_in(path: str) -> str:
+    """The secret in a file, as systemd's LoadCredential gives it."""
+    try:
+        return read_regular(path, _SECRET_BYTES_MAX).decode().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(
+            f"The secret in {path} cannot be read: {error}.", "Check its path, owner and mode."
+        ) from error
 
 
 VARIABLES: Mapping[str, _Variable] = {
@@ -111,6 +136,24 @@ VARIABLES: Mapping[str, _Variable] = {
     "PIPELINE_WPROJPLANES": _Variable(
         "pipeline.imaging.w_planes", "planes of the w-projection", int
     ),
+    "ABSURD_ALERT_EMAIL_TO": _Variable(
+        "pipeline.alerts.email_to", "addresses for alerts, with commas between them", _addresses
+    ),
+    "ABSURD_SMTP_HOST": _Variable("pipeline.alerts.smtp_host", "mail server for alerts"),
+    "ABSURD_SMTP_PORT": _Variable("pipeline.alerts.smtp_port", "its port", int),
+    "ABSURD_SMTP_USER": _Variable("pipeline.alerts.smtp_user", "its user"),
+    "ABSURD_SMTP_FROM": _Variable("pipeline.alerts.email_from", "sender of alerts"),
+    "ABSURD_SMTP_USE_TLS": _Variable("pipeline.alerts.smtp_tls", "true: encrypted", _flag),
+    "ABSURD_SMTP_PASSWORD": _Variable("smtp_password", "password of that user", secret=True),
+    "ABSURD_SMTP_PASSWORD_FILE": _Variable(
+        "smtp_password", "or a file that has the password", _secret_in, secret=True
+    ),
+    "ABSURD_SLACK_WEBHOOK_URL": _Variable(
+        "webhook_url", "where alerts are posted as JSON, for Slack or another program", secret=True
+    ),
+    "ABSURD_SLACK_WEBHOOK_URL_FILE": _Variable(
+        "webhook_url", "or a file that has this URL", _secret_in, secret=True
+    ),
 }
 """All environment variables that are read, in the order of ``contimg settings``."""
 
@@ -136,6 +179,9 @@ class Settings:
     disk_critical_gb: float | None = None
     on_shortage: str = "wait"
     """``wait`` or ``fail``: what a stage does when the disk is full or memory is short."""
+    smtp_password: str = field(default="", repr=False)
+    webhook_url: str = field(default="", repr=False)
+    """It holds a token; empty: alerts are not posted."""
 
     @property
     def embedded_folder(self) -> Path:
@@ -173,6 +219,8 @@ def load_settings(
             raise SettingError(f"{assignment!r} is no setting.", "Write it as section.name=value.")
         _assign(pipeline, name.strip().split("."), _parse_value(value.strip()))
     remember_database(flat.get("database_url") or "")
+    for name in ("smtp_password", "webhook_url"):
+        remember_secret(flat.get(name, ""))
     _check_registry(flat.get("registry_url") or "")
     paths = _paths(flat)
     config = _validated(pipeline, paths)

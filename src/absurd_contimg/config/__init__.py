@@ -17,6 +17,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.config.limits import LimitsConfig
 from absurd_contimg.config.mosaic import MosaicConfig
 from absurd_contimg.config.photometry import PhotometryConfig, VariabilityConfig
@@ -322,6 +323,7 @@ class PipelineConfig(Section):
     publication: PublicationConfig = PublicationConfig()
     photometry: PhotometryConfig = PhotometryConfig()
     variability: VariabilityConfig = VariabilityConfig()
+    alerts: AlertsConfig = AlertsConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -348,8 +350,9 @@ class PipelineConfig(Section):
         )
 
     def digest(self) -> str:
-        """Twelve hex digits of all settings but the folders."""
-        text = json.dumps(self.model_dump(mode="json", exclude={"paths"}), sort_keys=True)
+        """Twelve hex digits of all settings that tasks use: not the folders, not the alerts."""
+        used = self.model_dump(mode="json", exclude={"paths", "alerts"})
+        text = json.dumps(used, sort_keys=True)
         return hashlib.blake2b(text.encode(), digest_size=6).hexdigest()
 
     def reference(self) -> dict[str, Json]:

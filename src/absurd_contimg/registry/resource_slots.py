@@ -61,7 +61,7 @@ class ResourceSlots:
         `seconds`; those who wait longer go before it. With a slot, a call moves the slot's end.
         """
         with self._database.writing() as session:
-            now = _now(session)
+            now = database_time(session)
             own = session.get(ResourceSlotRow, (resource, holder))
             if own is None:
                 own = ResourceSlotRow(resource=resource, holder=holder, taken=False, since=now)
@@ -98,7 +98,7 @@ class ResourceSlots:
     def slots(self) -> list[ResourceSlot]:
         """The slots and waits that have not expired, by resource and age."""
         with self._database.reading() as session:
-            now = _now(session)
+            now = database_time(session)
             rows = session.scalars(
                 select(ResourceSlotRow)
                 .where(ResourceSlotRow.expires_at > now)
@@ -110,5 +110,6 @@ class ResourceSlots:
             ]
 
 
-def _now(session: Session) -> float:
+def database_time(session: Session) -> float:
+    """Unix seconds of the database's clock."""
     return float(session.execute(text(_CLOCKS[session.get_bind().dialect.name])).scalar_one())

@@ -184,7 +184,7 @@ def settings() -> None:
     paths = current.pipeline.paths
     for variable, meaning in VARIABLES.items():
         value = getattr(current, meaning.setting, getattr(paths, meaning.setting, None))
-        current_value = "" if value in ("", None) else f" = {value}"
+        current_value = "" if value in ("", None) else f" = {'***' if meaning.secret else value}"
         console.out(one_line(f"{variable}{current_value}: {meaning.help}", 4000))
     console.print()
     values = current.pipeline.model_dump()

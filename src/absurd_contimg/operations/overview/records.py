@@ -41,6 +41,8 @@ class QueueOverview:
     failures_by_rule: Mapping[str, int]
     problems: tuple[str, ...] = ()
     """Tasks that are stuck or block the queue, each with what to do."""
+    last_failed: UUID | None = None
+    """The task that failed last, recently."""
 
     @property
     def depth(self) -> int:
