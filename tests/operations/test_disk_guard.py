@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from small_disk import mounted
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.tasks import TaskRegistry
@@ -202,3 +203,21 @@ async def test_hosts_with_workers_of_one_name_have_notes_of_their_own(tmp_path: 
     assert [note["host"] for note in worker_notes(tmp_path)] == ["h03-1a2b3c", "h04-4d5e6f"]
     guard.close()
     assert [note["host"] for note in worker_notes(tmp_path)] == ["h03-1a2b3c"]
+
+
+async def test_worker_claims_nothing_without_inodes(tmp_path: Path) -> None:
+    """There is space left, but no new file can be made: as a full disk."""
+    with mounted(tmp_path / "disk", inodes=200) as folder:
+        guard = DiskGuard("worker-1", [folder], tmp_path, Watermarks(0.001, 0.0005))
+        assert await guard.ready_to_claim()
+        files = [folder / f"file-{number}" for number in range(197)]
+        for file in files:
+            file.touch()
+        assert not await guard.ready_to_claim()
+        assert "no inodes left" in guard.problem()
+        for file in files[:6]:
+            file.unlink()
+        assert await guard.ready_to_claim()
+        assert guard.problem() == ""
+        (note,) = worker_notes(tmp_path)
+        assert "runs out of inodes" in str(note["reason"])

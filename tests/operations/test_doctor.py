@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_disk import mounted
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.execution.casa_environment import casa_environment
@@ -228,6 +229,16 @@ def test_a_full_disk_is_a_finding(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     finding = doctor._free_space(tmp_path)
     assert not finding.ok
     assert finding.finding.startswith("4 GiB free of 100 GiB")
+
+
+def test_a_file_system_without_inodes_is_a_finding(tmp_path: Path) -> None:
+    with mounted(tmp_path / "disk", inodes=100) as folder:
+        assert doctor._free_inodes(folder).ok
+        for number in range(98):
+            (folder / f"file-{number}").touch()
+        finding = doctor._free_inodes(folder)
+    assert not finding.ok
+    assert "inodes" in finding.remedy
 
 
 @pytest.mark.usefixtures("_no_software")

@@ -14,10 +14,11 @@ from pathlib import Path
 
 
 @contextmanager
-def mounted(folder: Path, megabytes: int = 8) -> Iterator[Path]:
+def mounted(folder: Path, megabytes: int = 8, inodes: int | None = None) -> Iterator[Path]:
     """An empty tmpfs of that size at `folder`; gone afterwards with all that is in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    options = f"size={megabytes}m" + ("" if inodes is None else f",nr_inodes={inodes}")
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     done = subprocess.run(mount, capture_output=True, check=False)
     if done.returncode == 0:
         try:

@@ -1,8 +1,7 @@
 """The worker: claims runs, runs their handlers under a lease, and completes or fails them.
 
-It reaches the database through `Backend` and the clock through the event loop, so the same code
-runs in production, in tests and in virtual time. Signals are for the owner of the process, who
-calls `Worker.stop`.
+It reaches the database through `Backend` and the clock through the event loop: the same code runs
+in production and in virtual time. The owner of the process handles signals, and calls `stop`.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
 from absurd_contimg.core.tasks import TaskRegistry, call, require_task
+from absurd_contimg.core.worker_activity import ActiveRun, WorkerActivity
 from absurd_contimg.core.worker_deaths import note_death, require_survivors
 
 _log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ class Worker:
     """A handler did not end when it was cancelled, and goes on after `run`."""
     runs_begun: int = field(default=0, init=False)
     """How many runs it has claimed so far."""
+    activity: WorkerActivity = field(default_factory=WorkerActivity, init=False)
     _lost: LostLeases = field(init=False)
     _bounded: CallBounds = field(init=False)
     _claim_sent_at: float = field(default=0.0, init=False)
@@ -125,17 +126,15 @@ class Worker:
     async def run(self, until_idle: bool = False) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
 
-        A queue that refuses claims is polled less and less often while the claimed runs go on;
-        with `until_idle` the refusal is raised once they have ended. Returns when every run is
-        completed, failed or released; if cancelled, releases them at once.
+        A queue that refuses claims is polled less and less often while the runs go on; with
+        `until_idle` the refusal is raised then. Returns when every run has ended or is released.
         """
-        loop = asyncio.get_running_loop()
         stop = asyncio.create_task(self._stopping.wait())
         try:
             await self._recover_orphans(stop)
             while not self._stopping.is_set():
-                self._claim_sent_at = loop.time()
-                claimed = await self._claim(until_idle)
+                with self.activity.claiming():
+                    claimed = await self._claim(until_idle)
                 self.runs_begun += len(claimed)
                 for task in claimed:
                     run = asyncio.create_task(
@@ -286,12 +285,12 @@ class Worker:
 
     async def _execute(self, claimed: ClaimedTask, claimed_at: float) -> None:
         """Run one claimed run to its end; raises nothing but cancellation."""
-        handler = self.registry.find(claimed.task_name)
-        if handler is None:
+        if (handler := self.registry.find(claimed.task_name)) is None:
             await self._leave_to_others(claimed)
             return
         session = self._session(claimed, claimed_at)
         ctx, lease = self._context(session), session.lease
+        self.activity.runs[claimed.run_id] = ActiveRun(claimed, ctx)
         try:
             require_task(claimed)
             await ctx.load()
@@ -322,6 +321,7 @@ class Worker:
             await self._handle_failure(claimed, ctx, error)
         finally:
             self.left_behind |= lease.abandoned
+            self.activity.runs.pop(claimed.run_id, None)
 
     def _session(self, claimed: ClaimedTask, claimed_at: float) -> RunSession:
         settings, seconds = self.settings, self.settings.claim_timeout_seconds

@@ -86,6 +86,8 @@ class Daemon:
     calibrator: str = "auto"
     further_steps: Sequence[tuple[str, Step]] = ()
     """Run at the end of each poll: feeder and schedules."""
+    begin_step: Callable[[str], None] | None = None
+    """Called with the name of each step when it begins."""
     _clocks: tuple[float, float] | None = field(default=None)
     _more: bool = field(default=False)
 
@@ -102,6 +104,8 @@ class Daemon:
         self._more = False
         outages = []
         for name, step in steps:
+            if self.begin_step is not None:
+                self.begin_step(name)
             try:
                 await step()
             except (AwayError, BackendError, MissingInputError) as error:

@@ -49,6 +49,9 @@ app.add_typer(quarantine_app, name="quarantine")
 registry_app = typer.Typer(no_args_is_help=True, help="What is known of the products on disk.")
 app.add_typer(registry_app, name="registry")
 
+SERVICES = ("worker", "daemon", "api")
+"""The commands that a service manager starts."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TaskName = Annotated[str, typer.Argument(help="A task: its id, the end of its id, or its group.")]
 GroupName = Annotated[str, typer.Argument(help="The group, as contimg status shows it.")]
@@ -59,6 +62,9 @@ class Options:
 
     overrides: dict[str, Any]
     assignments: list[str]
+    is_service = False
+    """Whether the command is one that a service manager starts: then wrong settings end it with the
+    exit code 78 (EX_CONFIG), after which it is not started again."""
 
     def settings(self, **overrides: Any) -> Settings:
         """The settings; `overrides` come from options of the command and take precedence."""
@@ -123,9 +129,10 @@ def _before(
         "config_file": config_file,
     }
     state.assignments = assign or []
+    state.is_service = context.invoked_subcommand in SERVICES
     interactive = error_console.is_terminal
     stream, log_console = None, error_console
-    if context.invoked_subcommand in ("worker", "run", "daemon") and not logging.root.handlers:
+    if context.invoked_subcommand in (*SERVICES, "run") and not logging.root.handlers:
         stream = QueuedStream(sys.stderr.fileno())
         log_console = SafeConsole(file=cast(IO[str], stream), highlight=False, emoji=False)
     handler: logging.Handler = logging.StreamHandler(stream)

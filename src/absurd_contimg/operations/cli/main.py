@@ -9,7 +9,7 @@ from rich.text import Text
 
 from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.errors import UserError
+from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
     batches,
     calibration,
@@ -27,7 +27,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     simulate,
     synthesize,
 )
-from absurd_contimg.operations.cli.app import app
+from absurd_contimg.operations.cli.app import app, state
 from absurd_contimg.operations.console import discard_output, error_console, guard_streams
 
 _EXTRAS = {
@@ -52,7 +52,8 @@ def main() -> None:
         else:  # nothing has to fit: the sentence is broken as if it stood alone
             error_console.print(name, end="")
             error_console.print(text)
-        sys.exit(1)
+        is_setting = isinstance(error, SettingError)
+        sys.exit(os.EX_CONFIG if is_setting and state.is_service else 1)
     except BrokenPipeError:  # nobody reads on
         discard_output()
         sys.exit(1)

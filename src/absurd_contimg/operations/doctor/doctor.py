@@ -25,6 +25,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
+from absurd_contimg.execution.disk_usage import disk_usage
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.operations.doctor.software import Finding, stage_software
 from absurd_contimg.science.catalogue import read_catalogue
@@ -37,6 +38,9 @@ MEMORY_GIB_MIN = 4.0
 """As the health check of the previous pipeline (docs/telescope.md)."""
 OPEN_FILES_MIN = 4096
 """CASA keeps many tables open; the limit in the unit file of the telescope's scheduler."""
+
+FREE_INODES_SHARE_MIN = 0.05
+"""A Measurement Set has hundreds of files; workers warn below the same share."""
 
 _PYTHONS = ((3, 11), (3, 13))
 _GIB = 1024**3
@@ -134,6 +138,7 @@ def _folders(settings: Settings) -> list[Finding]:
         _writable_folder("state_dir", paths.state_dir),
         location,
         _free_space(output),
+        _free_inodes(output),
     ]
 
 
@@ -182,6 +187,17 @@ def _free_space(folder: Path) -> Finding:
         "(at the telescope: warn below 200, critical below 100).",
         f"Free at least {FREE_GIB_MIN:.0f} GiB. The largest folders: du -xh {folder} | "
         "sort -h | tail",
+    )
+
+
+def _free_inodes(folder: Path) -> Finding:
+    share = disk_usage(folder).free_inodes_share
+    text = "not limited" if share is None else f"{share:.0%} are free"
+    return Finding(
+        share is None or share >= FREE_INODES_SHARE_MIN,
+        "inodes",
+        f"Inodes for new files at {folder}: {text}.",
+        f"Remove small files. Where they are: du --inodes -xS {folder} | sort -n | tail",
     )
 
 

@@ -7,12 +7,13 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import SettingError
+from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.execution.runner import prepare_folders
 from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
@@ -21,17 +22,23 @@ from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.ingest.windows import WindowRules
 from absurd_contimg.operations.services.batch_service import batch_steps
-from absurd_contimg.operations.services.database import open_backend
+from absurd_contimg.operations.services.database import SERVICE_PATIENCE_SECONDS, open_backend
 from absurd_contimg.operations.services.preconditions import check_daemon
+from absurd_contimg.operations.services.service_manager import ServiceManager
+from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
+from absurd_contimg.operations.services.service_state import LoopState
+from absurd_contimg.operations.services.service_watch import reported
 from absurd_contimg.operations.services.worker_service import (
     enter_products,
     open_registry,
     serve,
+    site_folders,
     stop_signals,
 )
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.service_records import ServiceKind
 from absurd_contimg.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -148,23 +155,46 @@ def _daemon_lock(settings: Settings) -> Iterator[None]:
 async def run_daemon(settings: Settings, stop: asyncio.Event, calibrator: str = "auto") -> None:
     """Poll until `stop` is set. What is away is logged once and waited for."""
     check_daemon(settings, calibrator)
-    async with open_backend(settings, leave_running=True) as backend:
+    manager = ServiceManager.from_environment()
+    patience_seconds = SERVICE_PATIENCE_SECONDS if manager.address else 0.0
+    async with open_backend(
+        settings, leave_running=True, patience_seconds=patience_seconds
+    ) as backend:
         prepare_folders(settings.pipeline.paths)
         with _daemon_lock(settings), closing(open_registry(settings)) as registry:
             if registry.is_empty():
                 enter_products(registry, settings.pipeline.paths.output_dir)
+            state = LoopState()
             daemon = make_daemon(backend, settings, registry, calibrator)
-            outages = OutageLog()
+            daemon.begin_step = state.begin
+            reporter = ServiceReporter(
+                ServiceIdentity(ServiceKind.DAEMON, host_name(), [settings.queue_name]),
+                state,
+                registry.database,
+                backend.current_time,
+                site_folders(settings),
+            )
             _log.info("daemon on queue %s", settings.queue_name)
-            while not stop.is_set():
-                report = await daemon.poll()
-                outages.note(report.outages)
-                if not report.more:
-                    with suppress(TimeoutError):
-                        await asyncio.wait_for(
-                            stop.wait(), settings.pipeline.streaming.poll_seconds
-                        )
+            async with reported(reporter, manager):
+                await _poll_until(stop, daemon, state, settings.pipeline.streaming.poll_seconds)
             _log.info("the daemon has stopped")
+
+
+async def _poll_until(
+    stop: asyncio.Event, daemon: Daemon, state: LoopState, poll_seconds: float
+) -> None:
+    outages = OutageLog()
+    ended = asyncio.create_task(stop.wait())
+    ended.add_done_callback(lambda _: state.stop())
+    try:
+        while not stop.is_set():
+            report = await daemon.poll()
+            outages.note(report.outages)
+            state.wait("waits for files", "; ".join(outage.problem for outage in report.outages))
+            if not report.more:
+                await asyncio.wait({ended}, timeout=poll_seconds)
+    finally:
+        ended.cancel()
 
 
 async def poll_once(settings: Settings, calibrator: str = "auto") -> PollReport:

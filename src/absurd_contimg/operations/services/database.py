@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import install_schema
+from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.settings import QUEUE_BYTES_MAX, Settings
 from absurd_contimg.workflows.stage_tasks import stage_queues
 
+_log = logging.getLogger(__name__)
+
 _DATABASE = "dsa110_absurd"
+_PAUSE_SECONDS = 5.0
+SERVICE_PATIENCE_SECONDS = 60.0
+"""How long a service waits for the database when it starts: less than systemd's limit of 90 s, and
+so long that five starts take more than the 300 s after which systemd would give up."""
 
 
 def database_url(settings: Settings) -> str:
@@ -25,7 +33,11 @@ def database_url(settings: Settings) -> str:
 
 @asynccontextmanager
 async def open_backend(
-    settings: Settings, *, create: bool = True, leave_running: bool = False
+    settings: Settings,
+    *,
+    create: bool = True,
+    leave_running: bool = False,
+    patience_seconds: float = 0.0,
 ) -> AsyncIterator[PostgresBackend]:
     """A connected backend; raises `BackendUnavailable` or `SchemaMissing`, which say what to do.
 
@@ -33,11 +45,12 @@ async def open_backend(
     they are missing; a further queue only by `contimg db init`, so that a misspelt name makes none.
     With `create` False, raises `MissingInputError` if the server does not exist, and makes no
     queue. If this call has started the server, it stops it at the end, unless another process uses
-    it or `leave_running` is set. A server that is killed meanwhile is started again.
+    it or `leave_running` is set. A server that is killed meanwhile is started again. A server of
+    others that is away is waited for, at most for `patience_seconds`.
     """
     if settings.database_url is not None:
-        async with PostgresBackend(settings.database_url) as backend:
-            yield backend
+        async with AsyncExitStack() as stack:
+            yield await _enter(stack, settings.database_url, patience_seconds)
         return
     server = EmbeddedPostgres(settings.embedded_folder)
     if not create and not server.exists():
@@ -58,6 +71,19 @@ async def open_backend(
         if not was_running and not leave_running:
             await asyncio.to_thread(server.stop_if_unused)
         server.release()
+
+
+async def _enter(stack: AsyncExitStack, url: str, patience_seconds: float) -> PostgresBackend:
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + patience_seconds
+    while True:
+        try:
+            return await stack.enter_async_context(PostgresBackend(url))
+        except BackendUnavailable as error:
+            if loop.time() + _PAUSE_SECONDS >= give_up:
+                raise
+            _log.warning("waits for the database: %s", error)
+            await asyncio.sleep(_PAUSE_SECONDS)
 
 
 async def _require_queue(url: str, queue_name: str) -> None:

@@ -1,4 +1,6 @@
-"""The disk guard: a worker claims no new work while one of its file systems is nearly full.
+"""The disk guard: a worker claims nothing while one of its file systems is nearly full.
+
+Full is a file system without space, or without inodes for new files.
 
 It is asked before each claim; ``contimg status`` reads its notes in ``<state>/workers``.
 """
@@ -7,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.execution.disk_usage import DiskUsage, disk_usage
 from absurd_contimg.products.filesystem import LOCAL
 
 _log = logging.getLogger(__name__)
@@ -32,6 +34,9 @@ class Watermarks:
 
     warn_gb: float | None = None
     critical_gb: float | None = None
+    warn_inodes_share: float = 0.05
+    """Free inodes, of all that the file system has: as the space of a small disk."""
+    critical_inodes_share: float = 0.02
 
     def warn_bytes(self, total: int) -> float:
         """The warning mark on a file system of `total` bytes."""
@@ -59,11 +64,17 @@ class DiskGuard:
     host: str = ""
     """Where the worker runs: the state folder may be shared."""
     _noted: tuple[bool, str] | None = field(default=None, init=False)
+    _reason: str = field(default="", init=False)
     _is_written: bool = field(default=True, init=False)
+
+    def problem(self) -> str:
+        """Why nothing is claimed, as of the last look; empty if there is enough space."""
+        return "" if self._noted is None or self._noted[0] else self._reason
 
     async def ready_to_claim(self) -> bool:
         """For `Worker.ready_to_claim`; notes and logs each change."""
         ready, reason = await asyncio.to_thread(self.check)
+        self._reason = reason
         # Without the free space, which changes all the time and needs no new note.
         noted = (ready, reason.partition(":")[0])
         if noted != self._noted:
@@ -95,27 +106,45 @@ class DiskGuard:
         return True, warning
 
     def _check_folder(self, folder: Path) -> tuple[bool, str]:
-        usage = shutil.disk_usage(folder)
-        critical = self.watermarks.critical_bytes(usage.total)
-        warn = self.watermarks.warn_bytes(usage.total)
-        if usage.free < warn and self.make_room is not None:
+        usage = disk_usage(folder)
+        if self._is_below_warning(usage) and self.make_room is not None:
             try:
                 self.make_room()
             except OSError as error:
                 _log.warning("worker %s: cannot make room: %s", self.worker_id, error)
-            usage = shutil.disk_usage(folder)
-        if usage.free < critical:
+            usage = disk_usage(folder)
+        marks, free_gb = self.watermarks, usage.free_bytes / _GB
+        critical, warn = (
+            marks.critical_bytes(usage.total_bytes),
+            marks.warn_bytes(usage.total_bytes),
+        )
+        if usage.free_bytes < critical:
             return False, (
                 f"{folder} is nearly full: workers claim nothing below {critical / _GB:.1f} "
-                f"GB, {usage.free / _GB:.1f} GB are free. Remove old products, or lower "
+                f"GB, {free_gb:.1f} GB are free. Remove old products, or lower "
                 "CONTIMG_DISK_CRITICAL_GB."
             )
-        if usage.free < warn:
+        inodes = usage.free_inodes_share
+        if inodes is not None and inodes < marks.critical_inodes_share:
+            return False, (
+                f"{folder} has nearly no inodes left for new files: workers claim nothing below "
+                f"{marks.critical_inodes_share:.0%}, {inodes:.1%} are free. Remove small files "
+                f"(most inodes: du --inodes -xS {folder} | sort -n | tail)."
+            )
+        if usage.free_bytes < warn:
             return True, (
                 f"{folder} is filling up: below the {warn / _GB:.1f} GB of "
-                f"CONTIMG_DISK_WARN_GB, {usage.free / _GB:.1f} GB are free."
+                f"CONTIMG_DISK_WARN_GB, {free_gb:.1f} GB are free."
             )
+        if inodes is not None and inodes < marks.warn_inodes_share:
+            return True, f"{folder} runs out of inodes for new files: {inodes:.1%} are free."
         return True, ""
+
+    def _is_below_warning(self, usage: DiskUsage) -> bool:
+        inodes = usage.free_inodes_share
+        return usage.free_bytes < self.watermarks.warn_bytes(usage.total_bytes) or (
+            inodes is not None and inodes < self.watermarks.warn_inodes_share
+        )
 
     def close(self) -> None:
         """Remove the note: the worker has ended."""

@@ -20,6 +20,10 @@ class QueueGate:
     queue: str
     _noted: str = field(default="", init=False)
 
+    def problem(self) -> str:
+        """Why nothing is claimed; empty if the queue is not paused."""
+        return self._noted
+
     async def ready_to_claim(self) -> bool:
         """For `Worker.ready_to_claim`; logs each change.
 

@@ -11,6 +11,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.retries import RetryPolicy
@@ -22,14 +23,19 @@ from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
 from absurd_contimg.execution.stage_slots import StageSlots
-from absurd_contimg.operations.services.database import open_backend
+from absurd_contimg.operations.services.database import SERVICE_PATIENCE_SECONDS, open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
 from absurd_contimg.operations.services.preconditions import check_worker
 from absurd_contimg.operations.services.queue_gate import QueueGate
+from absurd_contimg.operations.services.service_manager import ServiceManager
+from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
+from absurd_contimg.operations.services.service_state import WorkerState
+from absurd_contimg.operations.services.service_watch import reported
 from absurd_contimg.operations.services.worker_identity import unique_worker_id
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.queue_pauses import QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlots
+from absurd_contimg.registry.service_records import ServiceKind
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_stages
 from absurd_contimg.workflows.stage_tasks import stage_queues
@@ -37,20 +43,32 @@ from absurd_contimg.workflows.stage_tasks import stage_queues
 _log = logging.getLogger(__name__)
 
 
+class ClaimGate(Protocol):
+    """Something that a worker asks before each claim."""
+
+    async def ready_to_claim(self) -> bool:
+        """Whether the worker may claim."""
+
+    def problem(self) -> str:
+        """Why not, as of the last time; empty if it may."""
+
+
 def make_worker(
     backend: Backend,
     settings: Settings,
     registry: Registry,
     scratch: ScratchOwner,
-    guard: DiskGuard,
+    gates: Sequence[ClaimGate],
 ) -> Worker:
-    """A worker with these settings on this machine."""
+    """A worker with these settings on this machine, which claims while all gates are open."""
     executor = IsolatedStageExecutor(casa_environment)
     slots = StageSlots(ResourceSlots(registry.database), settings.pipeline.limits.by_resource)
-    gate = QueueGate(QueuePauses(registry.database), settings.queue_name)
 
     async def ready_to_claim() -> bool:
-        return await gate.ready_to_claim() and await guard.ready_to_claim()
+        for gate in gates:
+            if not await gate.ready_to_claim():
+                return False
+        return True
 
     return make_pipeline_worker(
         backend,
@@ -114,7 +132,11 @@ async def serve(
     its name, by which it finds its runs, and `MissingInputError` for a queue that is not there.
     """
     check_worker(settings)
-    async with open_backend(settings, leave_running=True) as backend:
+    manager = ServiceManager.from_environment()
+    patience_seconds = SERVICE_PATIENCE_SECONDS if manager.address else 0.0
+    async with open_backend(
+        settings, leave_running=True, patience_seconds=patience_seconds
+    ) as backend:
         served = await _served_queues(backend, settings.queue_name, queues)
         prepare_folders(settings.pipeline.paths)
         scratch_dir = host_scratch(settings.pipeline.paths.scratch_dir)
@@ -126,15 +148,33 @@ async def serve(
             sweep_scratch(scratch_dir)
             if registry.is_empty():  # a new site, or a registry that was lost
                 enter_products(registry, settings.pipeline.paths.output_dir)
+            gates = [QueueGate(QueuePauses(registry.database), queue) for queue in served]
             workers = [
-                make_worker(backend, replace(settings, queue_name=queue), registry, scratch, guard)
-                for queue in served
+                make_worker(
+                    backend,
+                    replace(settings, queue_name=gate.queue),
+                    registry,
+                    scratch,
+                    (gate, guard),
+                )
+                for gate in gates
             ]
+            state = WorkerState(workers, [guard.problem, *(gate.problem for gate in gates)])
+            reporter = ServiceReporter(
+                ServiceIdentity(
+                    ServiceKind.WORKER, unique_worker_id(settings.worker_id, scratch_dir), served
+                ),
+                state,
+                registry.database,
+                backend.current_time,
+                site_folders(settings),
+            )
             loop = asyncio.get_running_loop()
             for number in stop_signals():
-                loop.add_signal_handler(number, stop_workers, workers)
+                loop.add_signal_handler(number, state.stop)
             _log.info("worker %s on queue %s", settings.worker_id, ", ".join(served))
-            await run_workers(workers, until_idle)
+            async with reported(reporter, manager):
+                await run_workers(workers, until_idle)
         if any(worker.left_behind for worker in workers):
             # Python would wait for it: a thread in a file system that is gone, say.
             _log.error("a stage's work does not end: this process ends without waiting for it")
@@ -151,6 +191,18 @@ def stop_workers(workers: Sequence[Worker]) -> None:
     """Let all of them stop in their grace period."""
     for worker in workers:
         worker.stop()
+
+
+def site_folders(settings: Settings) -> list[Path]:
+    """The folders whose file systems matter to a site."""
+    paths = settings.pipeline.paths
+    return [
+        paths.input_dir,
+        paths.output_dir,
+        paths.scratch_dir,
+        paths.state_dir,
+        paths.published,
+    ]
 
 
 async def run_workers(workers: Sequence[Worker], until_idle: bool = False) -> None:

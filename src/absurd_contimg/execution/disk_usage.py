@@ -1,0 +1,37 @@
+"""Free space and inodes of a folder's file system, for the disk guard, doctor and samples."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DiskUsage:
+    """What an ordinary user can still use of a file system."""
+
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int | None
+    """None where files need none: Btrfs, ZFS and many network file systems."""
+    total_inodes: int | None
+
+    @property
+    def free_inodes_share(self) -> float | None:
+        """Of all inodes."""
+        if self.free_inodes is None or not self.total_inodes:
+            return None
+        return self.free_inodes / self.total_inodes
+
+
+def disk_usage(folder: Path) -> DiskUsage:
+    """The file system of a folder; raises `OSError`."""
+    answer = os.statvfs(folder)
+    has_inodes = answer.f_files > 0
+    return DiskUsage(
+        free_bytes=answer.f_bavail * answer.f_frsize,
+        total_bytes=answer.f_blocks * answer.f_frsize,
+        free_inodes=answer.f_favail if has_inodes else None,
+        total_inodes=answer.f_files if has_inodes else None,
+    )
