@@ -7,6 +7,7 @@ either taken effect or raised what `core.errors` lists.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from inspect import iscoroutinefunction
@@ -14,6 +15,7 @@ from typing import Protocol
 from uuid import UUID
 
 from absurd_contimg.core.records import (
+    LIVE_STATES,
     AwaitedEvent,
     Checkpoint,
     ClaimedTask,
@@ -29,10 +31,21 @@ from absurd_contimg.core.records import (
     Task,
     TaskResult,
 )
+from absurd_contimg.core.task_queries import (
+    RecentActivity,
+    TaskFilter,
+    activity_of,
+    select_tasks,
+)
+
+_ALL = 10**9
 
 
 class Inspection(Protocol):
-    """The calls that change nothing."""
+    """The calls that change nothing.
+
+    Those with a body answer from the histories of all tasks; a database answers the same in SQL.
+    """
 
     async def current_time(self) -> datetime:
         """The database's clock, which decides about every lease and every wake-up."""
@@ -63,6 +76,40 @@ class Inspection(Protocol):
 
         `id_suffix` is the end of their id as text; `params` are members that theirs have.
         """
+
+    async def find_tasks(
+        self,
+        queue_name: str,
+        wanted: TaskFilter,
+        *,
+        before: UUID | None = None,
+        limit: int = 100,
+    ) -> list[Task]:
+        """The newest `limit` tasks that are meant (by id, newest first), older than `before`."""
+        found = select_tasks(await self._all_histories(queue_name), wanted)
+        older = [each.task for each in found if before is None or each.task.task_id < before]
+        return older[:limit]
+
+    async def count_tasks(self, queue_name: str, wanted: TaskFilter) -> Mapping[State, int]:
+        """How many of the tasks that are meant are in each state."""
+        found = select_tasks(await self._all_histories(queue_name), wanted)
+        return dict(Counter(history.task.state for history in found))
+
+    async def recent_activity(self, queue_name: str, since: datetime) -> RecentActivity:
+        """What has ended since a moment."""
+        return activity_of(await self._all_histories(queue_name), since)
+
+    async def suspect_tasks(self, queue_name: str, limit: int = 100) -> list[UUID]:
+        """Tasks that have not ended, among them all that are stuck or block their queue.
+
+        `history.queue_health` judges them; there may be more of them than `limit`.
+        """
+        tasks = await self.list_tasks(queue_name, states=LIVE_STATES, limit=_ALL)
+        return [task.task_id for task in tasks]
+
+    async def _all_histories(self, queue_name: str) -> list[History]:
+        tasks = await self.list_tasks(queue_name, limit=_ALL)
+        return await self.histories(queue_name, [task.task_id for task in tasks])
 
     async def list_runs(
         self,
@@ -193,7 +240,11 @@ class Backend(Inspection, Protocol):
 
 
 def _calls(protocol: type) -> frozenset[str]:
-    return frozenset(name for name, member in vars(protocol).items() if iscoroutinefunction(member))
+    return frozenset(
+        name
+        for name, member in vars(protocol).items()
+        if iscoroutinefunction(member) and not name.startswith("_")
+    )
 
 
 READS = _calls(Inspection)

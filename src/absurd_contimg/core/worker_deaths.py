@@ -32,9 +32,9 @@ from absurd_contimg.core.step_journal import (
     START_PREFIX,
     StepRecord,
 )
+from absurd_contimg.core.task_queries import LEASE_EXPIRED
 
 _log = logging.getLogger(__name__)
-_LEASE_EXPIRED = "$ClaimTimeout"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def count_ends(history: History, run_id: UUID) -> Ends:
             break
         if run.run_id != run_id:
             reason = run.failure_reason
-            if not isinstance(reason, Mapping) or reason.get("name") != _LEASE_EXPIRED:
+            if not isinstance(reason, Mapping) or reason.get("name") != LEASE_EXPIRED:
                 break
             lost, stalled = _loss_of(history, run)
             losses, stalls = losses + lost, stalls + stalled

@@ -11,9 +11,7 @@ from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import History, Run
 from absurd_contimg.core.row_values import Unreadable
 from absurd_contimg.core.step_journal import LOST_PREFIX
-
-LEASE_EXPIRED = "$ClaimTimeout"
-"""The name of the reason that Absurd gives a run whose worker did not extend its lease."""
+from absurd_contimg.core.task_queries import LEASE_EXPIRED
 
 _TEXTS = ("name", "message", "kind", "rule", "action", "step", "stage", "worker")
 

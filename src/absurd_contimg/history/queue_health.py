@@ -15,8 +15,6 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.blocking_tasks import is_bigint, malformed
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, Run, Task
 
-_LOOKED_AT_MAX = 100_000
-
 
 @dataclass(frozen=True, slots=True)
 class QueueProblem:
@@ -32,24 +30,22 @@ class QueueProblem:
         return f"task {self.task_id}: {self.problem} {self.remedy}"
 
 
-async def find_problems(inspection: Inspection, queue_name: str) -> list[QueueProblem]:
-    """All problems of a queue, those that block it first; with two queries if all is well."""
-    tasks = await inspection.list_tasks(queue_name, states=LIVE_STATES, limit=_LOOKED_AT_MAX)
-    runs = await inspection.list_runs(queue_name, states=LIVE_STATES, limit=_LOOKED_AT_MAX)
-    by_task: dict[UUID, list[Run]] = {}
-    for run in runs:
-        by_task.setdefault(run.task_id, []).append(run)
+async def find_problems(
+    inspection: Inspection, queue_name: str, limit: int = 1000
+) -> list[QueueProblem]:
+    """The problems of a queue, those that block it first; with two queries.
+
+    Of more than `limit` tasks that may have one, the oldest.
+    """
+    suspects = await inspection.suspect_tasks(queue_name, limit)
+    if not suspects:
+        return []
     problems = []
-    suspects = []
-    for task in tasks:
-        if (text := malformed(task)) is not None:
-            remedy = f"Nothing can be claimed until it is gone: contimg cancel {task.task_id}"
-            problems.append(QueueProblem(task.task_id, text, remedy, blocks_the_queue=True))
-        if any(stuck(task, by_task.get(task.task_id, []))):
-            suspects.append(task.task_id)
-    # A task may have moved between the two queries: a third reads all suspects in one snapshot.
-    for history in await inspection.histories(queue_name, suspects) if suspects else ():
+    for history in await inspection.histories(queue_name, suspects):
         task_id = history.task.task_id
+        if (text := malformed(history.task)) is not None:
+            remedy = f"Nothing can be claimed until it is gone: contimg cancel {task_id}"
+            problems.append(QueueProblem(task_id, text, remedy, blocks_the_queue=True))
         remedy = f"contimg history {task_id}, then: contimg cancel {task_id}"
         problems += [
             QueueProblem(task_id, text, remedy) for text in stuck(history.task, history.runs)

@@ -15,6 +15,7 @@ from typing_extensions import override
 from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.connections import Connections
 from absurd_contimg.backends.postgres.schema import require_version
+from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
@@ -33,6 +34,7 @@ from absurd_contimg.core.records import (
     TaskResult,
     Wait,
 )
+from absurd_contimg.core.task_queries import RecentActivity, TaskFilter
 
 _Row = TypeVar("_Row")
 
@@ -48,6 +50,7 @@ class PostgresBackend(Backend):
         self, url: str, *, pool_max_size: int = 10, recover: Callable[[], None] | None = None
     ) -> None:
         self._database = Connections(url, pool_max_size, recover)
+        self._queries = TaskQueries(self._database)
 
     async def open(self) -> Self:
         """Connect; raise `BackendUnavailable`, or `SchemaMissing` if there is no such schema."""
@@ -95,7 +98,7 @@ class PostgresBackend(Backend):
 
     @override
     async def queue_stats(self, queue_name: str) -> QueueStats:
-        tables = {"tasks": _table("t", queue_name), "runs": _table("r", queue_name)}
+        tables = {"tasks": table("t", queue_name), "runs": table("r", queue_name)}
         count = sql.SQL("select state, count(*) from absurd.{tasks} group by 1 order by 1")
         due = sql.SQL(
             "select count(*), extract(epoch from absurd.current_time() - min(r.available_at))"
@@ -135,17 +138,31 @@ class PostgresBackend(Backend):
         params: Mapping[str, Json] | None = None,
         limit: int = 100,
     ) -> list[Task]:
-        query = sql.SQL(
-            "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
-            " and (%s::text is null or task_name = %s)"
-            " and (%s::text is null or right(task_id::text, length(%s)) = %s)"
-            " and (%s::jsonb is null or params @> %s) order by task_id desc limit %s"
-        ).format(_columns(Task), _table("t", queue_name))
-        wanted = None if states is None else list(states)
-        members = None if params is None else Jsonb(dict(params))
-        ids = (id_suffix, id_suffix, id_suffix)
-        arguments = (wanted, wanted, task_name, task_name, *ids, members, members, limit)
-        return await self._database.rows(Task, query, *arguments)
+        wanted = TaskFilter(states, task_name, id_suffix, params)
+        return await self._queries.find(queue_name, wanted, None, limit)
+
+    @override
+    async def find_tasks(
+        self,
+        queue_name: str,
+        wanted: TaskFilter,
+        *,
+        before: UUID | None = None,
+        limit: int = 100,
+    ) -> list[Task]:
+        return await self._queries.find(queue_name, wanted, before, limit)
+
+    @override
+    async def count_tasks(self, queue_name: str, wanted: TaskFilter) -> dict[State, int]:
+        return await self._queries.count(queue_name, wanted)
+
+    @override
+    async def recent_activity(self, queue_name: str, since: datetime) -> RecentActivity:
+        return await self._queries.activity(queue_name, since)
+
+    @override
+    async def suspect_tasks(self, queue_name: str, limit: int = 100) -> list[UUID]:
+        return await self._queries.suspects(queue_name, limit)
 
     @override
     async def list_runs(
@@ -159,7 +176,7 @@ class PostgresBackend(Backend):
         query = sql.SQL(
             "select {} from absurd.{} where (%s::text[] is null or state = any(%s))"
             " and (%s::text is null or claimed_by = %s) order by run_id limit %s"
-        ).format(_columns(Run), _table("r", queue_name))
+        ).format(_columns(Run), table("r", queue_name))
         wanted = None if states is None else list(states)
         arguments = (wanted, wanted, claimed_by, claimed_by, limit)
         return await self._database.rows(Run, query, *arguments)
@@ -173,7 +190,7 @@ class PostgresBackend(Backend):
             ) -> dict[UUID, list[_Row]]:
                 query = sql.SQL(
                     "select task_id, {} from absurd.{} where task_id = any(%s) order by {}"
-                ).format(_columns(record), _table(kind, queue_name), sql.SQL(order))
+                ).format(_columns(record), table(kind, queue_name), sql.SQL(order))
                 by_task: dict[UUID, list[_Row]] = defaultdict(list)
                 cursor = await connection.execute(query, (list(task_ids),))
                 for task_id, *values in await cursor.fetchall():
@@ -264,7 +281,7 @@ class PostgresBackend(Backend):
 
     @override
     async def fail_run_permanently(self, queue_name: str, run_id: UUID, reason: Json) -> None:
-        tables = {"tasks": _table("t", queue_name), "runs": _table("r", queue_name)}
+        tables = {"tasks": table("t", queue_name), "runs": table("r", queue_name)}
         lock_run = sql.SQL("select task_id from absurd.{runs} where run_id = %s for update")
         cap_attempts = sql.SQL(
             "update absurd.{tasks} t set max_attempts = r.attempt from absurd.{runs} r"
@@ -344,12 +361,6 @@ class PostgresBackend(Backend):
 
 def _columns(record: type[object]) -> sql.SQL:
     return sql.SQL(selected(record))
-
-
-def _table(kind: str, queue_name: str) -> sql.Identifier:
-    """One of the queue's tables, tasks (t), runs (r), checkpoints (c) or waits (w), in a query
-    with arguments: there a ``%`` is doubled."""
-    return sql.Identifier(f"{kind}_{queue_name}".replace("%", "%%"))
 
 
 def _first(rows: Sequence[_Row]) -> _Row | None:

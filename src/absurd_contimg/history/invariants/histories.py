@@ -9,7 +9,8 @@ from itertools import pairwise, zip_longest
 from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, History, Run
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.failures import LEASE_EXPIRED, reason_of
+from absurd_contimg.core.task_queries import LEASE_EXPIRED
+from absurd_contimg.history.failures import reason_of
 from absurd_contimg.history.timeline import journal
 
 

@@ -1,0 +1,139 @@
+"""Questions about many tasks: both backends answer what the definition over histories does."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.backend import Backend, Inspection
+from absurd_contimg.core.errors import ValueRefused
+from absurd_contimg.core.records import SpawnOptions
+from absurd_contimg.core.task_queries import TaskFilter
+from absurd_contimg.history.queue_health import find_problems
+
+QUEUE = "dsa110-pipeline"
+REASONS: list[Any] = [
+    {"name": "OSError", "kind": "transient", "rule": "busy", "message": "x"},
+    {"name": "OSError", "kind": 5, "rule": None},
+    {"name": "$ClaimTimeout"},
+    "just text",
+    None,
+    [1, 2],
+]
+
+
+async def mixture(backend: Backend, count: int = 60, seed: int = 1) -> None:
+    """Tasks in every state, some by a foreign client."""
+    choose = random.Random(seed)
+    for number in range(count):
+        rules: Any = {"max_delay": "soon"} if number == count - 1 else {"max_duration": "60"}
+        options = SpawnOptions(
+            max_attempts=choose.choice([None, 1, 2]),
+            cancellation=rules if number % 20 == 19 else None,
+        )
+        await backend.spawn_task(
+            QUEUE, choose.choice(["a", "b"]), {"group_id": f"G{number % 3}"}, options
+        )
+        for claimed in await _claimed(backend):
+            action = choose.randrange(6)
+            if action == 0:
+                await backend.complete_run(QUEUE, claimed.run_id, {"n": number})
+            elif action == 1:
+                await backend.fail_run(QUEUE, claimed.run_id, choose.choice(REASONS))
+            elif action == 2:
+                await backend.fail_run_permanently(QUEUE, claimed.run_id, choose.choice(REASONS))
+            elif action == 3:
+                await backend.await_event(QUEUE, claimed.task_id, claimed.run_id, "s", "e")
+            elif action == 4:
+                await backend.cancel_task(QUEUE, claimed.task_id)
+
+
+async def _claimed(backend: Backend) -> list[Any]:
+    try:
+        return await backend.claim_task(QUEUE, "w", 60)
+    except ValueRefused:  # a rule that is no number refuses every claim
+        return []
+
+
+async def test_filters_and_counts_are_those_of_the_definition(backend: Backend) -> None:
+    """Every condition alone and with another one; pages by key leave nothing out."""
+    await mixture(backend)
+    now = await backend.current_time()
+    everything = await backend.list_tasks(QUEUE, limit=1000)
+    middle = everything[len(everything) // 2]
+    filters = [
+        TaskFilter(),
+        TaskFilter(states=["pending", "sleeping"]),
+        TaskFilter(task_name="a", states=["completed"]),
+        TaskFilter(id_suffix=str(middle.task_id)[-3:]),
+        TaskFilter(params={"group_id": "G1"}),
+        TaskFilter(task_ids=[task.task_id for task in everything[::3]]),
+        TaskFilter(failure="busy"),
+        TaskFilter(failure="$ClaimTimeout", states=["failed"]),
+        TaskFilter(failure="OSError"),
+        TaskFilter(enqueued_from=middle.enqueue_at),
+        TaskFilter(enqueued_before=middle.enqueue_at),
+        TaskFilter(enqueued_from=now + timedelta(hours=1)),
+    ]
+    sizes = set()
+    for wanted in filters:
+        expected = await Inspection.find_tasks(backend, QUEUE, wanted, limit=1000)
+        pages, before = [], None
+        while page := await backend.find_tasks(QUEUE, wanted, before=before, limit=7):
+            pages += page
+            before = page[-1].task_id
+        assert pages == expected, wanted
+        counts = await backend.count_tasks(QUEUE, wanted)
+        assert counts == await Inspection.count_tasks(backend, QUEUE, wanted)
+        assert sum(counts.values()) == len(expected)
+        sizes.add(len(expected))
+    assert len(sizes) > 5, "the filters tell tasks apart"
+
+
+async def test_recent_activity_is_that_of_the_definition(backend: Backend) -> None:
+    await mixture(backend)
+    now = await backend.current_time()
+    for since in (now - timedelta(hours=1), now + timedelta(seconds=1)):
+        activity = await backend.recent_activity(QUEUE, since)
+        expected = await Inspection.recent_activity(backend, QUEUE, since)
+        assert _unordered(activity.failures) == _unordered(expected.failures)
+        assert (activity.completed, activity.failed) == (expected.completed, expected.failed)
+        assert activity.latency_seconds_p50 == pytest.approx(expected.latency_seconds_p50)
+        assert activity.latency_seconds_p95 == pytest.approx(expected.latency_seconds_p95)
+    all_time = await backend.recent_activity(QUEUE, now - timedelta(hours=1))
+    assert all_time.completed
+    assert all_time.failed
+    assert len(all_time.failures) > 3
+
+
+def _unordered(failures: Any) -> list[tuple[str, int]]:
+    return sorted((repr(sorted(dict(f.reason).items()) if isinstance(f.reason, dict) else f.reason),
+                   f.runs) for f in failures)  # fmt: skip
+
+
+async def test_every_task_with_a_problem_is_a_suspect(backend: Backend) -> None:
+    """The few that SQL finds have the problems that all live tasks have."""
+    await mixture(backend)
+    found = await find_problems(backend, QUEUE)
+    suspects = await backend.suspect_tasks(QUEUE, 1000)
+
+    class EveryTask:
+        """All live tasks as suspects."""
+
+        async def suspect_tasks(self, queue: str, limit: int) -> Any:
+            return await Inspection.suspect_tasks(backend, queue, limit)
+
+        async def histories(self, queue: str, ids: Any) -> Any:
+            return await backend.histories(queue, ids)
+
+    everything: Any = EveryTask()
+    assert set(map(str, found)) == set(map(str, await find_problems(everything, QUEUE)))
+    assert {problem.task_id for problem in found} <= set(suspects)
+    assert any(problem.blocks_the_queue for problem in found)
+    assert not all(problem.blocks_the_queue for problem in found)
+    if isinstance(backend, PostgresBackend):
+        assert len(suspects) < len(await Inspection.suspect_tasks(backend, QUEUE))
