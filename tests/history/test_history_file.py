@@ -27,10 +27,10 @@ from absurd_contimg.core.records import (
     Wait,
 )
 from absurd_contimg.core.row_values import Unreadable
+from absurd_contimg.core.task_queries import contains
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.history.history_file import (
     HistoryFile,
-    contains,
     read_histories_file,
     write_histories,
 )

@@ -118,7 +118,7 @@ def _unordered(failures: Any) -> list[tuple[str, int]]:
 async def test_every_task_with_a_problem_is_a_suspect(backend: Backend) -> None:
     """The few that SQL finds have the problems that all live tasks have."""
     await mixture(backend)
-    found = await find_problems(backend, QUEUE)
+    problems = await find_problems(backend, QUEUE)
     suspects = await backend.suspect_tasks(QUEUE, 1000)
 
     class EveryTask:
@@ -131,9 +131,9 @@ async def test_every_task_with_a_problem_is_a_suspect(backend: Backend) -> None:
             return await backend.histories(queue, ids)
 
     everything: Any = EveryTask()
-    assert set(map(str, found)) == set(map(str, await find_problems(everything, QUEUE)))
-    assert {problem.task_id for problem in found} <= set(suspects)
-    assert any(problem.blocks_the_queue for problem in found)
-    assert not all(problem.blocks_the_queue for problem in found)
+    assert set(map(str, problems)) == set(map(str, await find_problems(everything, QUEUE)))
+    assert {problem.task_id for problem in problems} <= set(suspects)
+    assert any(problem.blocks_the_queue for problem in problems)
+    assert not all(problem.blocks_the_queue for problem in problems)
     if isinstance(backend, PostgresBackend):
         assert len(suspects) < len(await Inspection.suspect_tasks(backend, QUEUE))

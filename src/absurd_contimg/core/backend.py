@@ -86,14 +86,14 @@ class Inspection(Protocol):
         limit: int = 100,
     ) -> list[Task]:
         """The newest `limit` tasks that are meant (by id, newest first), older than `before`."""
-        found = select_tasks(await self._all_histories(queue_name), wanted)
-        older = [each.task for each in found if before is None or each.task.task_id < before]
+        matches = select_tasks(await self._all_histories(queue_name), wanted)
+        older = [each.task for each in matches if before is None or each.task.task_id < before]
         return older[:limit]
 
     async def count_tasks(self, queue_name: str, wanted: TaskFilter) -> Mapping[State, int]:
         """How many of the tasks that are meant are in each state."""
-        found = select_tasks(await self._all_histories(queue_name), wanted)
-        return dict(Counter(history.task.state for history in found))
+        matches = select_tasks(await self._all_histories(queue_name), wanted)
+        return dict(Counter(history.task.state for history in matches))
 
     async def recent_activity(self, queue_name: str, since: datetime) -> RecentActivity:
         """What has ended since a moment."""

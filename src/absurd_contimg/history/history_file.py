@@ -39,6 +39,7 @@ from absurd_contimg.core.records import (
     Wait,
 )
 from absurd_contimg.core.row_values import JSON_BYTES_MAX, Unreadable
+from absurd_contimg.core.task_queries import contains
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
@@ -228,15 +229,6 @@ class HistoryFile(Inspection):
         if known is None:
             raise QueueNotFound(f"{self.path} has no task of a queue {queue_name!r}.")
         return known
-
-
-def contains(whole: Json, part: Json) -> bool:
-    """``whole @> part`` of jsonb, for an object as the part."""
-    if isinstance(whole, Mapping) and isinstance(part, Mapping):
-        return all(name in whole and contains(whole[name], part[name]) for name in part)
-    if isinstance(whole, list) and isinstance(part, list):
-        return all(any(contains(item, wanted) for item in whole) for wanted in part)
-    return isinstance(whole, bool) == isinstance(part, bool) and whole == part
 
 
 def _times(history: History) -> Iterator[datetime]:

@@ -193,8 +193,9 @@ class Arrivals:
 
     def _close_groups(self, names: set[str], now: float, *, may_end_waits: bool) -> None:
         for group in self.store.groups([IngestState.COLLECTING]):
+            after = next_seen(group, self.store)
             decision = decide(
-                collecting_group(group, self.store, names, self.closing), self.closing, now
+                collecting_group(group, after, names, self.closing), self.closing, now
             )
             if decision.state is IngestState.COLLECTING:
                 continue
@@ -260,12 +261,17 @@ def _changed(
     )
 
 
+def next_seen(group: IngestGroup, store: IngestStore) -> float | None:
+    """When the first file of the next group was seen."""
+    timestamp = max((file.timestamp_seconds for file in group.files), default=0)
+    return store.next_seen(group.group_id, timestamp)
+
+
 def collecting_group(
-    group: IngestGroup, store: IngestStore, names: set[str], rules: ClosingRules
+    group: IngestGroup, next_seen: float | None, names: set[str], rules: ClosingRules
 ) -> CollectingGroup:
     """A group as the closing rules see it; files that are absent do not count."""
     present = [file for file in group.files if file.path.name in names]
-    timestamp = max((file.timestamp_seconds for file in group.files), default=0)
     whole = frozenset(file.subband for file in present if file.state is FileState.WHOLE)
     arriving = {
         file.subband: rules.waits_until(file.first_seen, file.unchanged_since)
@@ -277,7 +283,7 @@ def collecting_group(
         first_seen=min((file.first_seen for file in group.files), default=0.0),
         whole=whole,
         arriving=arriving,
-        next_seen=store.next_seen(group.group_id, timestamp),
+        next_seen=next_seen,
     )
 
 

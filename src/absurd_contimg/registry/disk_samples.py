@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import delete, select
+from sqlalchemy import BigInteger, cast, delete, func, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
@@ -62,7 +62,36 @@ def list_samples(database: Database, since: float) -> list[DiskSample]:
         .order_by(DiskSampleRow.host, DiskSampleRow.folder, DiskSampleRow.at)
     )
     with database.reading() as session:
-        return [
-            DiskSample(**{name: getattr(row, name) for name in DiskSample.__slots__})
-            for row in session.scalars(query)
-        ]
+        return [_sample(row) for row in session.scalars(query)]
+
+
+def thinned_samples(
+    database: Database, since: float, bucket_seconds: float = 600.0
+) -> list[DiskSample]:
+    """The last sample of each span of `bucket_seconds`, by host, folder and time.
+
+    Enough for a rate, and few rows however often and by however many workers samples are taken.
+    """
+    bucket = cast(DiskSampleRow.at / bucket_seconds, BigInteger)
+    last = (
+        select(DiskSampleRow.host, DiskSampleRow.folder, func.max(DiskSampleRow.at).label("at"))
+        .where(DiskSampleRow.at >= since)
+        .group_by(DiskSampleRow.host, DiskSampleRow.folder, bucket)
+        .subquery()
+    )
+    query = (
+        select(DiskSampleRow)
+        .join(
+            last,
+            (DiskSampleRow.host == last.c.host)
+            & (DiskSampleRow.folder == last.c.folder)
+            & (DiskSampleRow.at == last.c.at),
+        )
+        .order_by(DiskSampleRow.host, DiskSampleRow.folder, DiskSampleRow.at)
+    )
+    with database.reading() as session:
+        return [_sample(row) for row in session.scalars(query)]
+
+
+def _sample(row: DiskSampleRow) -> DiskSample:
+    return DiskSample(**{name: getattr(row, name) for name in DiskSample.__slots__})

@@ -40,7 +40,7 @@ from absurd_contimg.registry.windows import (
     store_windows,
 )
 
-_NEXT_GROUP_SECONDS_MAX = 900
+NEXT_GROUP_SECONDS_MAX = 900
 """A file with a later time than this is no sign that the next group has begun: a wrong clock."""
 
 
@@ -99,7 +99,7 @@ class IngestionTables:
         if group_id is not None:
             query = query.where(ObservationGroup.group_id == group_id)
         with self._database.reading() as session:
-            return _with_files(session, query)
+            return ingest_groups(session, query)
 
     def watched_groups(self, closed_after: float) -> list[IngestGroup]:
         """The accepted groups that were closed after a time."""
@@ -109,7 +109,7 @@ class IngestionTables:
             .where(ObservationGroup.closed_at >= _text(closed_after))
         )
         with self._database.reading() as session:
-            return _with_files(session, query)
+            return ingest_groups(session, query)
 
     def note_files(self, changes: Sequence[FileChange]) -> None:
         """Note what became of files; accepted ones of a closed group can only be `CHANGED`."""
@@ -136,7 +136,7 @@ class IngestionTables:
             seen = session.scalar(
                 select(func.min(SubbandFile.first_seen))
                 .where(later > timestamp_seconds)
-                .where(later <= timestamp_seconds + _NEXT_GROUP_SECONDS_MAX)
+                .where(later <= timestamp_seconds + NEXT_GROUP_SECONDS_MAX)
                 .where(SubbandFile.group_id != group_id)
             )
         return _seconds(seen)
@@ -191,7 +191,7 @@ class IngestionTables:
             .order_by(ObservationGroup.group_id)
         )
         with self._database.reading() as session:
-            return _with_files(session, query)
+            return ingest_groups(session, query)
 
     def groups_for_photometry(self) -> list[IngestGroup]:
         """The groups that ended well, and have no task of photometry."""
@@ -290,7 +290,8 @@ def _closed_groups(session: Session, group_ids: Collection[str]) -> Mapping[str,
     return {group_id: state for group_id, state in states.items() if state != collecting}
 
 
-def _with_files(session: Session, query: Select[Any]) -> list[IngestGroup]:
+def ingest_groups(session: Session, query: Select[Any]) -> list[IngestGroup]:
+    """The groups of a query with their files."""
     rows = list(session.scalars(query))
     files: dict[str, list[IngestFile]] = {row.group_id: [] for row in rows}
     for part in chunks(list(files)):

@@ -22,7 +22,6 @@ from absurd_contimg.settings import Settings
 if TYPE_CHECKING:
     from absurd_contimg.registry.ingestion import IngestionTables
     from absurd_contimg.registry.ingestion_records import IngestGroup
-    from absurd_contimg.registry.windows import Window
 
 _Group = Annotated[str | None, typer.Argument(help="One group, with its files.")]
 _Limit = Annotated[int, typer.Option(min=1, help="How many, the newest.")]
@@ -56,6 +55,8 @@ def daemon(
 @app.command()
 def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) -> None:
     """Show the groups: sub-bands, state, what they wait for, late and refused files."""
+    from absurd_contimg.ingest.arrivals import next_seen
+    from absurd_contimg.ingest.group_notes import group_note, whole_subbands
     from absurd_contimg.operations.services import closing_rules
 
     settings = state.settings()
@@ -65,7 +66,10 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
             raise MissingInputError(f"There is no group {group!r}.", "contimg groups lists them.")
         shown = known[-limit:]
         rules = closing_rules(settings)
-        notes = {item.group_id: _note(item, tables, rules) for item in shown}
+        now = time.time()
+        notes = {
+            item.group_id: group_note(item, next_seen(item, tables), rules, now) for item in shown
+        }
     if as_json:
         print_json([_group_json(item, notes[item.group_id]) for item in shown])
         return
@@ -76,8 +80,8 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
         table.add_column(heading, overflow="fold")
     for item in shown:
         table.add_row(
-            cell(item.group_id), cell(item.ingest_state), str(_count(item)), cell(item.status),
-            cell(notes[item.group_id]),
+            cell(item.group_id), cell(item.ingest_state), str(whole_subbands(item)),
+            cell(item.status), cell(notes[item.group_id]),
         )  # fmt: skip
     console.print(table)
     if group is not None:
@@ -98,7 +102,8 @@ def windows(
     as_json: AsJson = False,
 ) -> None:
     """Show the windows of which mosaics are made: members, state, what they wait for."""
-    from absurd_contimg.ingest.windows import used_members, waits_for
+    from absurd_contimg.ingest.group_notes import window_note
+    from absurd_contimg.ingest.windows import used_members
 
     with _tables(state.settings()) as tables:
         known = [item for item in tables.windows() if window in (None, item.window_id)]
@@ -115,7 +120,7 @@ def windows(
     for item in shown:
         table.add_row(
             cell(item.window_id), item.state, f"{len(used_members(item))}/{len(item.members)}",
-            f"{item.declination_deg:.2f}", cell(_window_note(item, waits_for(item))),
+            f"{item.declination_deg:.2f}", cell(window_note(item)),
         )  # fmt: skip
     console.print(table)
     if window is not None:
@@ -151,37 +156,6 @@ def _tables(settings: Settings) -> Iterator[IngestionTables]:
         raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
     with open_tables(settings) as database:
         yield IngestionTables(database)
-
-
-def _count(group: IngestGroup) -> int:
-    """Accepted sub-bands, or those that are whole while the group is collected."""
-    from absurd_contimg.registry.models import FileState
-
-    whole = {file.subband for file in group.files if file.state is FileState.WHOLE}
-    return len(whole) if group.n_subbands is None else group.n_subbands
-
-
-def _note(group: IngestGroup, tables: IngestionTables, rules: Any) -> str:
-    """Why it is closed, or what it waits for; and its files that are not accepted."""
-    from absurd_contimg.ingest.arrivals import collecting_group, describe_files
-    from absurd_contimg.ingest.closing import decide
-    from absurd_contimg.registry.models import IngestState
-
-    reason = group.closed_reason
-    if group.ingest_state is IngestState.COLLECTING:
-        names = {file.path.name for file in group.files}
-        reason = decide(collecting_group(group, tables, names, rules), rules, time.time()).reason
-    return "; ".join(part for part in (reason, describe_files(group)) if part)
-
-
-def _window_note(window: Window, waits: str) -> str:
-    parts = [window.closed_reason or "", f"waits for {waits}" if waits else ""]
-    if window.superseded_by:
-        parts.append(f"now {window.superseded_by}")
-    left_out = sum(not member.used for member in window.members)
-    if left_out and not waits:
-        parts.append(f"{left_out} left out")
-    return "; ".join(part for part in parts if part)
 
 
 def _group_json(group: IngestGroup, note: str) -> dict[str, Any]:

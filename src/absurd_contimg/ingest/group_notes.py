@@ -1,0 +1,43 @@
+"""How many of its parts a group or window has, and what it waits for, in words.
+
+For commands and whatever else shows them; looks at no disk.
+"""
+
+from __future__ import annotations
+
+from absurd_contimg.ingest.arrivals import collecting_group, describe_files
+from absurd_contimg.ingest.closing import ClosingRules, decide
+from absurd_contimg.ingest.windows import waits_for
+from absurd_contimg.registry.ingestion_records import IngestGroup
+from absurd_contimg.registry.models import FileState, IngestState
+from absurd_contimg.registry.windows import Window
+
+
+def whole_subbands(group: IngestGroup) -> int:
+    """Accepted sub-bands, or those that are whole while the group is collected."""
+    whole = {file.subband for file in group.files if file.state is FileState.WHOLE}
+    return len(whole) if group.n_subbands is None else group.n_subbands
+
+
+def group_note(group: IngestGroup, next_seen: float | None, rules: ClosingRules, now: float) -> str:
+    """Why it is closed, or what it waits for; and its files that are not accepted.
+
+    `next_seen` is when the first file of the next group was seen.
+    """
+    reason = group.closed_reason
+    if group.ingest_state is IngestState.COLLECTING:
+        names = {file.path.name for file in group.files}
+        reason = decide(collecting_group(group, next_seen, names, rules), rules, now).reason
+    return "; ".join(part for part in (reason, describe_files(group)) if part)
+
+
+def window_note(window: Window) -> str:
+    """Why it is closed, what it waits for, which window has taken its place."""
+    waits = waits_for(window)
+    parts = [window.closed_reason or "", f"waits for {waits}" if waits else ""]
+    if window.superseded_by:
+        parts.append(f"now {window.superseded_by}")
+    left_out = sum(not member.used for member in window.members)
+    if left_out and not waits:
+        parts.append(f"{left_out} left out")
+    return "; ".join(part for part in parts if part)
