@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from absurd_contimg.core.failures import FailureKind, action_of
-from absurd_contimg.core.records import History, Run
+from absurd_contimg.core.records import History, Json, Run
 from absurd_contimg.core.row_values import Unreadable
 from absurd_contimg.core.step_journal import LOST_PREFIX
 from absurd_contimg.core.task_queries import LEASE_EXPIRED
@@ -108,3 +108,16 @@ def reason_of(run: Run) -> Mapping[str, Any]:
         if isinstance(error, Mapping) and isinstance(error.get("type_names"), list | tuple)
     ]
     return {**reason, **texts, "evidence": {"exceptions": errors}}
+
+
+def reason_members(reason: Json) -> tuple[str, str | None, str | None]:
+    """Name, kind and rule of a `FailureCount`, as `failed_runs` tells those of a run."""
+    if not isinstance(reason, Mapping):
+        return "unreadable", None, None
+    name, kind, rule = (
+        None if reason.get(member) is None else str(reason[member])
+        for member in ("name", "kind", "rule")
+    )
+    if name == LEASE_EXPIRED:
+        kind = FailureKind.INTERRUPTED.value
+    return name or "", kind, rule

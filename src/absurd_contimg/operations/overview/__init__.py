@@ -1,5 +1,6 @@
 """What is known of a site at one moment, for everything that shows or judges it."""
 
+from absurd_contimg.operations.overview.read import RECENT_SECONDS, read_context, read_site
 from absurd_contimg.operations.overview.records import (
     DataOverview,
     DiskOverview,
@@ -12,8 +13,10 @@ from absurd_contimg.operations.overview.records import (
     SiteOverview,
     WaitingTask,
 )
+from absurd_contimg.operations.overview.site import Site, open_site
 
 __all__ = [
+    "RECENT_SECONDS",
     "DataOverview",
     "DiskOverview",
     "GroupOverview",
@@ -22,6 +25,10 @@ __all__ = [
     "QueueOverview",
     "RunningStep",
     "ServiceOverview",
+    "Site",
     "SiteOverview",
     "WaitingTask",
+    "open_site",
+    "read_context",
+    "read_site",
 ]

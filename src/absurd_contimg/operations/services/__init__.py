@@ -17,7 +17,7 @@ from absurd_contimg.operations.services.daemon_service import (
     serve_daemon,
 )
 from absurd_contimg.operations.services.database import database_url, initialise, open_backend
-from absurd_contimg.operations.services.disk_guard import worker_notes
+from absurd_contimg.operations.services.disk_guard import Watermarks, worker_notes
 from absurd_contimg.operations.services.light_curves import find_source, light_curve, light_curves
 from absurd_contimg.operations.services.mosaic_plans import MosaicPlan, plan_of, spawn_mosaic
 from absurd_contimg.operations.services.new_sources import find_new_sources
@@ -48,6 +48,7 @@ __all__ = [
     "BatchSummary",
     "MosaicPlan",
     "RetriedPublication",
+    "Watermarks",
     "audit_stream",
     "batch_steps",
     "cancel",

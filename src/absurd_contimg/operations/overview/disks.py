@@ -1,0 +1,180 @@
+"""The disks of a site: as its hosts sampled them, and those of this host as they are now."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from itertools import combinations, groupby
+from statistics import median
+
+from absurd_contimg.operations.overview.records import DiskOverview, Health
+from absurd_contimg.operations.services import Watermarks
+from absurd_contimg.registry.disk_samples import DiskSample
+from absurd_contimg.settings import Settings
+
+TREND_SECONDS = 6 * 3600.0
+"""The rate at which a disk fills is that of so long a time."""
+_TREND_SECONDS_MIN = 1200.0
+"""A shorter time says nothing: one stage fills and empties scratch in minutes."""
+_TREND_SAMPLES_MIN = 4
+_FILLING_SHARE_MIN = 0.001
+"""A disk of which less than this share was taken in that time does not fill."""
+_HOURS_WARNING, _HOURS_FAILURE = 12.0, 2.0
+_OLD_SECONDS = 900.0
+"""A sample that is older says little of the disk now."""
+_ANSWER_SECONDS = 2.0
+_GB = 1e9
+
+
+def folders_of(settings: Settings) -> dict[str, str]:
+    """The role of each folder of a site."""
+    paths = settings.pipeline.paths
+    roles = {
+        "state": paths.state_dir,
+        "scratch": paths.scratch_dir,
+        "publish": paths.publish_dir,
+        "input": paths.input_dir,
+        "output": paths.output_dir,
+    }
+    return {str(path): role for role, path in roles.items() if path is not None}
+
+
+def read_disks(
+    samples: Sequence[DiskSample], settings: Settings | None, now: float
+) -> list[DiskOverview]:
+    """The disks of all hosts, each folder once; this host's are measured now. Blocks for 2 s at
+    most for a disk that does not answer.
+
+    `samples` are ordered by host, folder and time.
+    """
+    roles = {} if settings is None else folders_of(settings)
+    marks = Watermarks() if settings is None else Watermarks(
+        settings.disk_warn_gb, settings.disk_critical_gb
+    )  # fmt: skip
+    host = socket.gethostname()
+    histories = {
+        key: list(group)
+        for key, group in groupby(samples, lambda sample: (sample.host, sample.folder))
+    }
+    disks = []
+    measured, failures = measure(list(roles), host, now)
+    for folder in roles:
+        history = histories.pop((host, folder), [])
+        if folder in failures:
+            disks.append(_absent(host, roles[folder], folder, failures[folder]))
+        else:
+            disks.append(_disk([*history, measured[folder]], roles[folder], marks, now))
+    disks += [
+        _disk(history, roles.get(folder, "other"), marks, now)
+        for (_, folder), history in histories.items()
+    ]
+    return sorted(disks, key=lambda disk: (disk.host, disk.role, disk.folder))
+
+
+def measure(
+    folders: Sequence[str], host: str, now: float
+) -> tuple[Mapping[str, DiskSample], Mapping[str, str]]:
+    """The file systems of folders of this host, and why others cannot be looked at."""
+    samples: dict[str, DiskSample] = {}
+    failures: dict[str, str] = {}
+
+    def look(folder: str) -> None:
+        try:
+            usage = shutil.disk_usage(folder)
+            nodes = os.statvfs(folder)
+        except OSError as error:
+            failures[folder] = str(error.strerror)
+            return
+        inodes = (float(nodes.f_favail), float(nodes.f_files)) if nodes.f_files else (None, None)
+        samples[folder] = DiskSample(
+            host, folder, now, float(usage.free), float(usage.total), *inodes
+        )
+
+    # A file system that hangs keeps its thread: not one that the process waits for at its end.
+    threads = [threading.Thread(target=look, args=(folder,), daemon=True) for folder in folders]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_ANSWER_SECONDS)
+    for folder in folders:
+        if folder not in samples:
+            failures.setdefault(folder, f"it does not answer within {_ANSWER_SECONDS:g} s")
+    return samples, failures
+
+
+def _absent(host: str, role: str, folder: str, problem: str) -> DiskOverview:
+    text = f"{folder} on {host} cannot be looked at: {problem}. Mount or create it."
+    return DiskOverview(host, role, folder, "unknown", text, None, None, None, None, None, None)
+
+
+def _disk(history: Sequence[DiskSample], role: str, marks: Watermarks, now: float) -> DiskOverview:
+    last = history[-1]
+    hours = hours_to_full(history)
+    age = max(now - last.at, 0.0)
+    health, problem = _judge(last, hours, marks)
+    if age > _OLD_SECONDS:
+        health = "unknown"
+        problem = (
+            f"{last.folder} on {last.host} was last measured {age / 60:.0f} min ago: "
+            "look whether a worker of that host lives."
+        )
+    total_inodes = last.total_inodes
+    return DiskOverview(
+        host=last.host,
+        role=role,
+        folder=last.folder,
+        health=health,
+        problem=problem,
+        free_bytes=last.free_bytes,
+        total_bytes=last.total_bytes,
+        used_share=1.0 - last.free_bytes / last.total_bytes if last.total_bytes else None,
+        free_inodes_share=last.free_inodes / total_inodes
+        if last.free_inodes is not None and total_inodes
+        else None,
+        hours_to_full=hours,
+        measured_seconds_ago=age,
+    )
+
+
+def _judge(last: DiskSample, hours: float | None, marks: Watermarks) -> tuple[Health, str]:
+    place = f"{last.folder} on {last.host}"
+    free, total = last.free_bytes, int(last.total_bytes)
+    remove = "Remove old products, or make the disk larger."
+    if free < marks.critical_bytes(total):
+        return "failure", f"{place} has {free / _GB:.1f} GB left, workers claim nothing. {remove}"
+    if hours is not None and hours < _HOURS_FAILURE:
+        return "failure", f"{place} is full in {hours:.1f} h at its present rate. {remove}"
+    if last.free_inodes is not None and last.total_inodes:
+        share = last.free_inodes / last.total_inodes
+        if share < 0.02:
+            return "failure", f"{place} has {share:.1%} of its inodes left. Remove small files."
+    if free < marks.warn_bytes(total):
+        return "warning", f"{place} has {free / _GB:.1f} GB left. {remove}"
+    if hours is not None and hours < _HOURS_WARNING:
+        return "warning", f"{place} is full in {hours:.1f} h at its present rate. {remove}"
+    return "ok", ""
+
+
+def hours_to_full(history: Sequence[DiskSample]) -> float | None:
+    """At the median rate between all pairs of samples (Theil and Sen); None if it does not fill.
+
+    A stage that fills scratch and empties it again moves no median.
+    """
+    if len(history) < _TREND_SAMPLES_MIN:
+        return None
+    first, last = history[0], history[-1]
+    span = last.at - first.at
+    if span < _TREND_SECONDS_MIN:
+        return None
+    slopes = [
+        (later.free_bytes - earlier.free_bytes) / (later.at - earlier.at)
+        for earlier, later in combinations(history, 2)
+        if later.at > earlier.at
+    ]
+    rate = median(slopes)
+    if -rate * span < _FILLING_SHARE_MIN * last.total_bytes:
+        return None
+    return last.free_bytes / -rate / 3600.0

@@ -1,0 +1,151 @@
+"""Reads a site: everything that is shown or judged of it, with a bounded number of queries.
+
+What cannot be reached leaves its part empty and a sentence among the problems: the rest is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
+from absurd_contimg.operations.overview.disks import read_disks
+from absurd_contimg.operations.overview.queue_facts import (
+    QueueFacts,
+    queue_overview,
+    read_queue,
+    waiting_tasks,
+)
+from absurd_contimg.operations.overview.records import ServiceOverview, SiteOverview
+from absurd_contimg.operations.overview.registry_facts import (
+    RegistryFacts,
+    data_overview,
+    group_overviews,
+    image_qualities,
+    read_registry,
+    rules_of,
+)
+from absurd_contimg.operations.overview.services import read_services, worker_facts
+from absurd_contimg.operations.overview.site import Site
+from absurd_contimg.operations.services import make_policy
+
+RECENT_SECONDS = 86_400.0
+"""What ended in so long a time counts as recent: a night."""
+WAITING_MAX = 100
+"""Waiting tasks that are named."""
+DATABASE_SECONDS = 15.0
+"""The database may take so long; what shows the site shows the rest then."""
+
+
+async def read_site(
+    site: Site,
+    recent_seconds: float = RECENT_SECONDS,
+    database_seconds: float = DATABASE_SECONDS,
+) -> SiteOverview:
+    """The site now. Never raises for a database, a registry or a disk that is away."""
+    problems: list[str] = []
+    now, queues = await _read_queues(site, recent_seconds, database_seconds, problems)
+    seconds = now.timestamp()
+    registry = await asyncio.to_thread(read_registry, site, seconds)
+    if registry.problem:
+        problems.append(registry.problem)
+    disks = await asyncio.to_thread(read_disks, registry.samples, site.settings, seconds)
+    running = [task for facts in queues for task in facts.running]
+    services = read_services(registry.services, running, now)
+    context = wait_context(site, now, queues, registry, services)
+    waiting = waiting_tasks(queues, context)
+    sentences = {task.task_id: task.why for task in waiting}
+    for task in running:
+        if (explanation := explain_wait(task.history, context)) is not None:
+            sentences[task.run.task_id] = explanation.sentence
+    rules = rules_of(site)
+    problems += _site_problems(queues, services)
+    return SiteOverview(
+        at=now,
+        source=site.source,
+        queues=tuple(
+            queue_overview(facts, (registry.pauses or {}).get(facts.queue_name), recent_seconds)
+            for facts in queues
+        ),
+        services=tuple(services),
+        groups=tuple(group_overviews(registry, rules, sentences, seconds)),
+        waiting=tuple(waiting[:WAITING_MAX]),
+        disks=tuple(disks),
+        data=data_overview(registry, rules, seconds),
+        images=tuple(image_qualities(registry)),
+        problems=tuple(problems),
+    )
+
+
+async def read_context(site: Site) -> WaitContext:
+    """What `explain_wait` needs to know of a site, for the history of a single task."""
+    now, queues = await _read_queues(site, 0.0, DATABASE_SECONDS, [])
+    registry = await asyncio.to_thread(read_registry, site, now.timestamp())
+    running = [task for facts in queues for task in facts.running]
+    services = read_services(registry.services, running, now)
+    return wait_context(site, now, queues, registry, services)
+
+
+async def _read_queues(
+    site: Site, recent_seconds: float, database_seconds: float, problems: list[str]
+) -> tuple[datetime, list[QueueFacts]]:
+    """The database's time and the facts of all queues; a problem instead of them."""
+    try:
+        async with asyncio.timeout(database_seconds):
+            inspection = site.inspection
+            now = await inspection.current_time()
+            names = await site.queues()
+            since = now - timedelta(seconds=recent_seconds)
+            waiting_max = max(WAITING_MAX // 2 // max(len(names), 1), 10)
+            reads = (read_queue(inspection, name, since, waiting_max) for name in names)
+            return now, list(await asyncio.gather(*reads))
+    except (BackendError, TimeoutError) as error:
+        reason = str(error) or f"it does not answer within {database_seconds:g} s"
+        problems.append(
+            f"The tasks cannot be seen: {reason} Look at the server and at ABSURD_DATABASE_URL; "
+            "workers wait until it is back."
+        )
+        return datetime.now(UTC), []
+
+
+def wait_context(
+    site: Site,
+    now: datetime,
+    queues: Sequence[QueueFacts],
+    registry: RegistryFacts,
+    services: Sequence[ServiceOverview],
+) -> WaitContext:
+    """What `explain_wait` needs to know."""
+    # A worker writes its record into the registry: without one, only leases tell of workers.
+    knows_workers = registry.summary is not None
+    return WaitContext(
+        now=now,
+        workers=worker_facts(registry.services, services) if knows_workers else None,
+        pauses={name: str(pause) for name, pause in (registry.pauses or {}).items()},
+        blocked={facts.queue_name: facts.blocked for facts in queues if facts.blocked is not None},
+        registry_problem=registry.problem,
+        slot_waits=registry.slot_waits,
+        policy=RetryPolicy() if site.settings is None else make_policy(site.settings),
+    )
+
+
+def _site_problems(queues: Sequence[QueueFacts], services: Sequence[ServiceOverview]) -> list[str]:
+    """What is wrong with the site as a whole."""
+    problems = []
+    claimable = sum(facts.stats.claimable for facts in queues)
+    workers = [service for service in services if service.kind == "worker"]
+    if claimable and not any(worker.state == "running" for worker in workers):
+        problems.append(
+            f"{claimable} tasks wait and no worker lives. Start one: "
+            "systemctl start dsa110-absurd-worker@1, or contimg worker"
+        )
+    daemons = [service for service in services if service.kind == "daemon"]
+    if daemons and not any(daemon.state == "running" for daemon in daemons):
+        problems.append(
+            "No daemon runs: new files are not processed. Start it: "
+            "systemctl start dsa110-mosaic-daemon"
+        )
+    return problems

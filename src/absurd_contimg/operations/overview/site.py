@@ -1,0 +1,83 @@
+"""A site as what watches it sees it: its tasks, its registry, its settings, wherever they are."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.errors import QueueNotFound
+from absurd_contimg.operations.services import open_backend
+from absurd_contimg.registry.database import Database, exists
+from absurd_contimg.settings import Settings
+from absurd_contimg.workflows.stage_tasks import stage_queues
+
+
+@dataclass(slots=True)
+class Site:
+    """What is looked at: production, an emulator, a finished simulation, a file of histories."""
+
+    source: str
+    """``production``, ``emulator``, ``simulation`` or ``history file``, and which."""
+    inspection: Inspection
+    database: Database | None = None
+    """The tables of the registry, as far as they are open: see `registry`."""
+    settings: Settings | None = None
+    """None: no folder of this host belongs to the site, and all queues do."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def registry(self) -> Database | None:
+        """The tables of the registry, opened when they are first there; None without any.
+
+        Blocks for a moment. Raises `AwayError` while they cannot be opened; ask again later.
+        """
+        with self._lock:
+            if self.database is None and self.settings is not None:
+                url, paths = self.settings.registry_url, self.settings.pipeline.paths
+                if exists(url):
+                    self.database = Database(url, output_dir=paths.output_dir)
+            return self.database
+
+    async def queues(self) -> list[str]:
+        """The main queue and those of its stages beside it, or all; raises `QueueNotFound`."""
+        known = await self.inspection.list_queues()
+        if self.settings is None:
+            return known
+        main = self.settings.queue_name
+        if main not in known:
+            raise QueueNotFound(
+                f"There is no queue {main!r}; there is {', '.join(known) or 'none'}."
+            )
+        return [main, *(name for name in stage_queues(main).values() if name in known)]
+
+
+@asynccontextmanager
+async def open_site(settings: Settings) -> AsyncIterator[Site]:
+    """The production site of these settings, also while its database or registry is away.
+
+    Only the server of an embedded database has to exist: see `operations.services.open_backend`.
+    """
+    source = f"production, queue {settings.queue_name}"
+    if settings.database_url is None:
+        async with open_backend(settings, create=False) as embedded:
+            site = Site(source, embedded, None, settings)
+            try:
+                yield site
+            finally:
+                _close(site)
+        return
+    backend = PostgresBackend(settings.database_url)
+    site = Site(source, backend, None, settings)
+    try:
+        yield site
+    finally:
+        _close(site)
+        await backend.close()
+
+
+def _close(site: Site) -> None:
+    if site.database is not None:
+        site.database.close()

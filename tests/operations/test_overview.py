@@ -1,0 +1,189 @@
+"""A site as a whole: what is read of it, and what is said when a part of it is away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.operations.overview import Site, read_site
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.disk_samples import DiskSample, store_samples
+from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.ingestion_records import FileSighting
+from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
+from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
+from absurd_contimg.settings import Settings, load_settings
+
+QUEUE = "dsa110-pipeline"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    """Folders that exist, and a registry that does not yet."""
+    for name in ("incoming", "products", "scratch", "state"):
+        (tmp_path / name).mkdir()
+    return load_settings(
+        {
+            "input_dir": tmp_path / "incoming",
+            "output_dir": tmp_path / "products",
+            "scratch_dir": tmp_path / "scratch",
+            "state_dir": tmp_path / "state",
+            "catalog": None,
+        },
+        environment={},
+    )
+
+
+@pytest.fixture
+def registry(settings: Settings) -> Iterator[Database]:
+    """The tables of the site's registry."""
+    with closing(Database(settings.registry_url)) as database:
+        yield database
+
+
+def record(name: str, now: datetime, **changes: Any) -> ServiceRecord:
+    """A process that was seen just now."""
+    seconds = now.timestamp()
+    values: dict[str, Any] = {
+        "kind": ServiceKind.WORKER,
+        "name": name,
+        "host": "dsa-1",
+        "pid": 1,
+        "version": "1.0",
+        "queues": QUEUE,
+        "started_at": seconds - 3600,
+        "seen_at": seconds,
+    }
+    return ServiceRecord(**{**values, **changes})
+
+
+async def test_an_empty_site_has_no_problems(backend: Backend, settings: Settings) -> None:
+    overview = await read_site(Site("production", backend, None, settings))
+    assert overview.problems == ()
+    assert [queue.queue_name for queue in overview.queues] == [QUEUE]
+    assert overview.queues[0].depth == 0
+    assert overview.queues[0].success_share is None
+    assert {disk.role for disk in overview.disks} == {"input", "output", "scratch", "state"}
+    assert all(disk.free_bytes for disk in overview.disks)
+    assert overview.data is None
+
+
+async def test_queues_workers_and_waits_of_a_busy_site(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    """A worker that runs a task, one that is silent, one that stopped, and one without record."""
+    now = await backend.current_time()
+    for number in range(4):
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": f"G{number}"})
+    (done,) = await backend.claim_task(QUEUE, "w1@a", 600)
+    await backend.complete_run(QUEUE, done.run_id, {})
+    (failed,) = await backend.claim_task(QUEUE, "w1@a", 600)
+    reason = {"name": "OSError", "kind": "transient", "rule": "busy"}
+    await backend.fail_run_permanently(QUEUE, failed.run_id, reason)
+    (held,) = await backend.claim_task(QUEUE, "w1@a", 600)
+    (foreign,) = await backend.claim_task(QUEUE, "sdk-worker", 600)
+    await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G9"})
+    store_service(registry, record("w1@a", now))
+    store_service(registry, record("w2@b", now, host="dsa-2", seen_at=now.timestamp() - 300))
+    store_service(registry, record("w3@b", now, stopped_at=now.timestamp() - 50))
+    store_service(
+        registry, record("mosaic", now, kind=ServiceKind.DAEMON, clock_offset_seconds=300.0)
+    )
+    overview = await read_site(Site("production", backend, None, settings))
+    (queue,) = overview.queues
+    assert (queue.completed_recently, queue.failed_recently, queue.depth) == (1, 1, 1)
+    assert queue.success_share == 0.5
+    assert queue.failures_by_kind == {"transient": 1}
+    assert queue.failures_by_rule == {"busy": 1}
+    assert queue.latency_seconds_p50 is not None
+    services = {service.name: service for service in overview.services}
+    assert services["w1@a"].running[0].task_id == held.task_id
+    assert (services["w1@a"].state, services["w1@a"].health) == ("running", "ok")
+    assert (services["w2@b"].state, services["w2@b"].health) == ("silent", "warning")
+    assert "dsa-2" in services["w2@b"].problem
+    assert (services["w3@b"].state, services["w3@b"].health) == ("stopped", "ok")
+    assert services["sdk-worker"].host is None
+    assert services["sdk-worker"].running[0].task_id == foreign.task_id
+    assert "clock of host dsa-1 is 300 s ahead" in services["mosaic"].problem
+    assert overview.worker_utilisation == 1.0
+    (waiting,) = overview.waiting
+    assert waiting.group == "G9"
+    assert "waits for a worker: sdk-worker runs 1, w1@a on dsa-1 runs 1" in waiting.why
+    QueuePauses(registry).pause(QueuePause(QUEUE, "new disk", "2026-11-29T03:00:00", "anna"))
+    paused = await read_site(Site("production", backend, None, settings))
+    assert "paused by anna" in paused.waiting[0].why
+    assert paused.queues[0].pause is not None
+
+
+async def test_a_group_that_is_collected_tells_what_it_waits_for(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    now = datetime.now(UTC)
+    name = now.strftime("%Y-%m-%dT%H:%M:%S")
+    paths = [settings.pipeline.paths.input_dir / f"{name}_sb{n:02d}.hdf5" for n in range(14)]
+    sightings = [FileSighting(path, 10, 5) for path in paths]
+    IngestionTables(registry).enter_files(sightings, now.timestamp(), 60)
+    overview = await read_site(Site("production", backend, None, settings))
+    (group,) = overview.groups
+    assert (group.state, group.present, group.expected) == ("collecting", 0, 16)
+    assert "waits until" in group.waits_for
+    assert overview.data is not None
+    assert overview.data.newest_file_seconds_ago == pytest.approx(0, abs=30)
+    assert overview.data.groups_by_state == {"collecting": 1}
+
+
+async def test_a_disk_that_fills_tells_its_hours(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    """Of another host: 1 GB a minute, 120 GB left; a burst of scratch moves nothing."""
+    now = (await backend.current_time()).timestamp()
+    samples = [
+        DiskSample("dsa-2", "/data", now - 60 * age, 120e9 + 1e9 * age - burst, 1e13, 1e6, 2e6)
+        for age in range(180)
+        for burst in ([60e9] if 30 < age < 40 else [0.0])
+    ]
+    store_samples(registry, samples)
+    overview = await read_site(Site("production", backend, None, settings))
+    disk = next(disk for disk in overview.disks if disk.host == "dsa-2")
+    assert disk.hours_to_full == pytest.approx(2.0, rel=0.1)
+    assert disk.health in ("warning", "failure")
+    assert "is full in" in disk.problem or "GB left" in disk.problem
+
+
+def damage(registry_url: str) -> None:
+    """Overwrite the file of the registry."""
+    Path(registry_url.removeprefix("sqlite:///")).write_bytes(b"no database" * 1000)
+
+
+async def test_what_is_away_becomes_a_problem(settings: Settings, registry: Database) -> None:
+    """Database, registry and a disk at once: the rest is shown."""
+    registry.close()
+    damage(settings.registry_url)
+    settings.pipeline.paths.scratch_dir.rmdir()
+    backend = PostgresBackend("postgresql://127.0.0.1:1/none")
+    site = Site("production", backend, None, settings)
+    overview = await read_site(site, database_seconds=1.0)
+    assert overview.queues == ()
+    assert len(overview.problems) == 2
+    assert all("None" not in problem for problem in overview.problems)
+    scratch = next(disk for disk in overview.disks if disk.role == "scratch")
+    assert scratch.health == "unknown"
+    assert "Mount or create it" in scratch.problem
+
+
+async def test_an_emulator_shows_all_its_queues() -> None:
+    memory = MemoryBackend(MemoryDatabase())
+    for name in ("a", "b"):
+        await memory.create_queue(name)
+        await memory.spawn_task(name, "task", {})
+    overview = await read_site(Site("emulator", memory))
+    assert [queue.depth for queue in overview.queues] == [1, 1]
+    assert len(overview.waiting) == 2
