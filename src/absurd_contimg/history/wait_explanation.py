@@ -221,8 +221,8 @@ def _last_failure(history: History) -> str:
         return ""
     if last.name == LEASE_EXPIRED:
         return "the end of its lease"
-    if last.kind is None:
-        return last.name or "a failure without a name"
+    if last.kind in (None, FailureKind.UNKNOWN.value):
+        return f"{last.name or 'a failure'}, which no rule knows"
     return last.kind if last.rule is None else f"{last.kind} ({last.rule})"
 
 
@@ -268,8 +268,7 @@ def _after_wait(history: History, begin: str, context: WaitContext) -> WaitExpla
         text = f"{begin}, but workers claim nothing without the registry"
         return WaitExplanation(text, "registry", None, context.registry_problem)
     if context.workers is None:
-        text = f"{begin} and waits for a worker; which workers live cannot be seen from here"
-        return WaitExplanation(text, "claimable", None)
+        return WaitExplanation(f"{begin} and waits for a worker", "claimable", None)
     serving = [worker for worker in context.workers if worker.serves(queue)]
     return _explain_by_workers(queue, begin, serving, _start_advice(queue, context))
 
