@@ -20,6 +20,7 @@ from pydantic import Field, model_validator
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.config.limits import LimitsConfig
 from absurd_contimg.config.mosaic import MosaicConfig
+from absurd_contimg.config.night_report import NightReportConfig
 from absurd_contimg.config.photometry import PhotometryConfig, VariabilityConfig
 from absurd_contimg.config.publication import PUBLISHED, PublicationConfig
 from absurd_contimg.config.section import Section
@@ -324,6 +325,7 @@ class PipelineConfig(Section):
     photometry: PhotometryConfig = PhotometryConfig()
     variability: VariabilityConfig = VariabilityConfig()
     alerts: AlertsConfig = AlertsConfig()
+    night_report: NightReportConfig = NightReportConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -101,6 +101,24 @@ class IngestionTables:
         with self._database.reading() as session:
             return ingest_groups(session, query)
 
+    def groups_between(self, first: str, last: str) -> list[IngestGroup]:
+        """Groups with their files whose names, which are times, lie between these."""
+        query = select(ObservationGroup).order_by(ObservationGroup.group_id)
+        query = query.where(ObservationGroup.group_id.between(first, last))
+        with self._database.reading() as session:
+            return _with_files(session, query)
+
+    def newest_groups(self, limit: int) -> list[str]:
+        """The names of the latest groups, the latest first."""
+        query = select(ObservationGroup.group_id).order_by(ObservationGroup.group_id.desc())
+        with self._database.reading() as session:
+            return list(session.scalars(query.limit(limit)))
+
+    def newest_sighting(self) -> float | None:
+        """When the newest file was seen first (Unix seconds); None if no file was looked at."""
+        with self._database.reading() as session:
+            return _seconds(session.scalar(select(func.max(SubbandFile.first_seen))))
+
     def watched_groups(self, closed_after: float) -> list[IngestGroup]:
         """The accepted groups that were closed after a time."""
         query = (

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic_core import to_jsonable_python
@@ -29,7 +30,10 @@ from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, GroupName, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, message_line, one_line
-from absurd_contimg.settings import VARIABLES, known_settings
+from absurd_contimg.settings import VARIABLES, Settings, known_settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.night_report import NightReport
 
 
 @app.command()
@@ -146,13 +150,55 @@ def logs(
 def report(
     path: Annotated[
         Path | None,
-        typer.Argument(help="HTML file to write. Default: report.html in the output folder."),
+        typer.Argument(
+            help="HTML file to write. Default: report.html in the output folder, of a night "
+            "reports/NIGHT.html."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Number of tasks, the newest first.")] = 20,
+    night: Annotated[
+        str | None,
+        typer.Option(
+            help="The report of a night instead: its UTC date, as 2025-01-15, or last. A night is "
+            "a UTC day (00 to 24 h), which holds the dark hours at the telescope (02 to 14 h UTC)."
+        ),
+    ] = None,
 ) -> None:
-    """Write a self-contained HTML report on the newest tasks and their images."""
+    """Write a self-contained HTML report on the newest tasks and their images, or on a night.
+
+    Of a night also a JSON file with the same numbers, beside the page. Exit code 1 if the night
+    has failed.
+    """
     settings = state.settings()
+    if night is not None:
+        _report_night(settings, night, path)
+        return
     shared.write_report_to(settings, shared.newest_histories(settings, limit)[::-1], path)
+
+
+def _report_night(settings: Settings, night: str, path: Path | None) -> None:
+    from absurd_contimg.operations.night_report import NightSite, parse_night, write_night_report
+    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.registry.database import exists
+
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with closing(open_registry(settings)) as registry:
+        wanted = parse_night(night, registry.database)
+
+        async def write(backend: Backend) -> tuple[NightReport, Path, Path]:
+            site = NightSite(backend, registry.database, settings.pipeline, settings.queue_name)
+            return await write_night_report(site, wanted, path)
+
+        report, page, numbers = shared.with_backend(settings, write, create=False)
+    colour = {"CLEAN": "green", "DEGRADED": "yellow", "FAILED": "red"}[report.verdict]
+    console.print(f"Night {wanted.day}: [{colour}]{report.verdict}[/]")
+    for reason in report.reasons:
+        console.print(message_line(f"  {reason}"), soft_wrap=True)
+    for file in (page, numbers):
+        console.out(f"Wrote {file}")
+    if report.verdict == "FAILED":
+        raise typer.Exit(1)
 
 
 @app.command()

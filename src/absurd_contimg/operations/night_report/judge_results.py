@@ -1,0 +1,190 @@
+"""The rows about what a night led to: mosaics, variable sources, and how its tasks went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from absurd_contimg.config.night_report import NightReportConfig
+from absurd_contimg.config.photometry import VariabilityConfig
+from absurd_contimg.history.metrics import percentile
+from absurd_contimg.operations.night_report.facts import NightFacts
+from absurd_contimg.operations.night_report.rows import (
+    Chart,
+    Row,
+    Status,
+    above,
+    below,
+    known,
+    middle,
+    not_measured,
+    shown,
+    worst,
+)
+
+_VARIABLES_SHOWN = 8
+
+
+def result_rows(
+    facts: NightFacts, gates: NightReportConfig, variability: VariabilityConfig
+) -> Iterator[Row]:
+    """All rows of this module, in their order."""
+    yield _mosaics(facts, gates)
+    yield _variability(facts, gates, variability)
+    yield _operations(facts, gates)
+
+
+def _mosaics(facts: NightFacts, gates: NightReportConfig) -> Row:
+    key, title, unit = "mosaics", "Mosaics", "%"
+    gate = (
+        f"flux ratio of overlapping tiles: warns beyond {gates.overlap_error_warn:.0%}, fails "
+        f"beyond {gates.overlap_error_fail:.0%}; a closed window without a mosaic warns"
+    )
+    mosaics = facts.mosaics
+    if not mosaics:
+        reason = f"no mosaic of {facts.windows_closed} closed windows"
+        return not_measured(key, title, unit, gate, reason, expected=facts.windows_closed > 0)
+    errors = {
+        mosaic.window_id: abs(mosaic.tile_ratio_worst - 1.0)
+        for mosaic in mosaics
+        if mosaic.tile_ratio_worst is not None
+    }
+    largest = max(known(errors.values()), default=None)
+    made = {mosaic.window_id for mosaic in mosaics}
+    lacking = max(0, facts.windows_closed - len(made))
+    degraded = [mosaic for mosaic in mosaics if mosaic.verdict != "accepted"]
+    status = worst(
+        above(largest, gates.overlap_error_warn, gates.overlap_error_fail)
+        if largest is not None else "no gate",
+        "warn" if lacking or degraded else "pass",
+    )  # fmt: skip
+    gates_failed = sorted({gate_name for mosaic in degraded for gate_name in mosaic.failed_gates})
+    reasons = [
+        f"fluxes of overlapping tiles differ by {shown(100 * largest)} %"
+        if largest is not None and largest > gates.overlap_error_warn else "",
+        f"{len(degraded)} of {len(mosaics)} mosaics are degraded: {', '.join(gates_failed)}"
+        if degraded else "",
+        f"{lacking} closed windows have no mosaic" if lacking else "",
+    ]  # fmt: skip
+    tiles, refused = sum(m.n_tiles for m in mosaics), sum(m.n_refused for m in mosaics)
+    area = sum(known(m.covered_deg2 for m in mosaics))
+    once = middle(m.covered_once for m in mosaics)
+    depths = sorted({mjy for mosaic in mosaics for mjy in mosaic.deg2_by_noise_mjy})
+    by_depth = {mjy: sum(m.deg2_by_noise_mjy.get(mjy, 0.0) for m in mosaics) for mjy in depths}
+    ordered = sorted(mosaics, key=lambda m: -errors.get(m.window_id, 0.0))
+    return Row(
+        key, title, status,
+        f"{len(mosaics)} mosaics, {shown(area)} deg², {shown(None if once is None else 100 * once)}"
+        f" % covered once; overlaps differ by at most "
+        f"{shown(None if largest is None else 100 * largest)} %; {tiles} tiles used, {refused} "
+        "refused",
+        None if largest is None else 100.0 * largest, unit, gate, "; ".join(filter(None, reasons)),
+        numbers={
+            "mosaics": len(mosaics), "area_deg2": area, "covered_once": once, "tiles": tiles,
+            "refused": refused, "noise_mjy": middle(
+                None if m.noise_jy is None else 1e3 * m.noise_jy for m in mosaics
+            ),
+        },
+        tasks=tuple((m.window_id, m.task_id) for m in ordered if m.task_id)[:3],
+        chart=Chart(
+            "bars", "noise at most, mJy/beam", "area, deg²",
+            bars=tuple((f"{mjy:g}", area) for mjy, area in by_depth.items()),
+        ) if by_depth else None,
+    )  # fmt: skip
+
+
+def _variability(facts: NightFacts, gates: NightReportConfig, limits: VariabilityConfig) -> Row:
+    key, title, unit = "variability", "Variable sources", ""
+    gate = (
+        f"|Vs| at least {limits.vs_min:g} and |m| above {limits.m_min:g}; warns if over "
+        f"{gates.variable_share_warn:.0%} of the sources vary: then the scale is wrong"
+    )
+    found = facts.variability
+    if not found.n_with_epochs:
+        reason = (
+            f"{found.n_sources} sources, none measured twice" if found.n_sources
+            else "no source was measured in this night"
+        )  # fmt: skip
+        return not_measured(key, title, unit, gate, reason, expected=False)
+    share = len(found.variables) / found.n_with_epochs
+    # Of a few sources, one that varies is no sign of a wrong scale.
+    status: Status = "pass" if len(found.variables) < 2 else above(share, gates.variable_share_warn)
+    details = tuple(
+        f"{source.name}: V {shown(source.modulation, 2)}, eta {shown(source.eta, 1)}, "
+        f"Vs {shown(source.vs)}, m {shown(source.m, 2)}, {source.n_epochs} epochs"
+        for source in found.variables[:_VARIABLES_SHOWN]
+    )
+    uncatalogued = sum(image.n_uncatalogued or 0 for image in facts.images)
+    count = len(found.variables)
+    return Row(
+        key, title, status,
+        f"{count} of {found.n_with_epochs} sources with two epochs or more; "
+        f"{uncatalogued} detections outside the catalogue",
+        float(count), unit, gate,
+        "" if status == "pass" else f"{shown(100 * share)} % of the sources vary",
+        numbers={
+            "sources": found.n_sources, "with_epochs": found.n_with_epochs,
+            "uncatalogued": uncatalogued,
+        },
+        details=details,
+        chart=Chart(
+            "points", "modulation index V", "eta",
+            tuple((v, eta, "") for v, eta in found.points),
+        ) if found.points else None,
+    )  # fmt: skip
+
+
+def _operations(facts: NightFacts, gates: NightReportConfig) -> Row:
+    key, title, unit = "operations", "Operations", "s"
+    gate = (
+        f"a failed task warns; disk full in less than {gates.hours_to_full_warn:g} h warns, "
+        f"{gates.hours_to_full_fail:g} h fails"
+    )
+    went = facts.operations
+    if not went.tasks_by_state:
+        reason = "no task of this night is in the queue's history"
+        return not_measured(key, title, unit, gate, reason, expected=bool(facts.groups))
+    failed = went.tasks_by_state.get("failed", 0)
+    status = worst(
+        "warn" if failed else "pass",
+        below(went.hours_to_full, gates.hours_to_full_warn, gates.hours_to_full_fail)
+        if went.hours_to_full is not None else "pass",
+    )  # fmt: skip
+    kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(went.failures_by_kind.items()))
+    stages = {
+        stage: (percentile(seconds, 0.5), percentile(seconds, 0.95))
+        for stage, seconds in went.stage_seconds.items()
+        if seconds
+    }
+    disk = (
+        f"disk {went.fullest_disk} full in {shown(went.hours_to_full, 0)} h"
+        if went.hours_to_full is not None
+        else f"no disk of {went.n_disks} fills" if went.n_disks else "no samples of free space"
+    )  # fmt: skip
+    states = ", ".join(f"{n} {state}" for state, n in sorted(went.tasks_by_state.items()))
+    reasons = [
+        f"{failed} tasks failed" if failed else "",
+        disk if went.hours_to_full is not None
+        and went.hours_to_full < gates.hours_to_full_warn else "",
+    ]  # fmt: skip
+    return Row(
+        key, title, status,
+        f"tasks: {states}; failed attempts: {kinds or 'none'}; {shown(went.wasted_seconds, 0)} s "
+        f"wasted in {went.wasted_starts} of {went.starts} starts; {disk}",
+        went.wasted_seconds, unit, gate, "; ".join(filter(None, reasons)),
+        numbers={
+            "failed_tasks": failed, "starts": went.starts, "wasted_starts": went.wasted_starts,
+            "hours_to_full": went.hours_to_full,
+            **{f"{stage}_p50_seconds": p50 for stage, (p50, _) in stages.items()},
+            **{f"{stage}_p95_seconds": p95 for stage, (_, p95) in stages.items()},
+        },
+        details=tuple(
+            f"{stage}: p50 {shown(p50)} s, p95 {shown(p95)} s" for stage, (p50, p95)
+            in stages.items()
+        ),
+        tasks=tuple(
+            (item.name, item.task_id) for item in facts.unprocessed if item.task_id
+        )[:3],
+        chart=Chart(
+            "bars", "stage", "p95, s", bars=tuple((s, p95) for s, (_, p95) in stages.items())
+        ) if stages else None,
+    )  # fmt: skip

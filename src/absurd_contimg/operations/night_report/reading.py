@@ -1,0 +1,293 @@
+"""Reads a night: registry, queue and products become `NightFacts`, and those a `NightReport`."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime
+from pathlib import Path
+
+from absurd_contimg.config import PipelineConfig
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.records import History
+from absurd_contimg.operations.night_report.facts import (
+    DataFigures,
+    EarlierNight,
+    GroupFacts,
+    ImageFigures,
+    NightFacts,
+    Number,
+)
+from absurd_contimg.operations.night_report.group_reading import GroupReader, Measurements
+from absurd_contimg.operations.night_report.judge import judge
+from absurd_contimg.operations.night_report.nights import Night, groups_of, known_nights
+from absurd_contimg.operations.night_report.product_figures import measure_image
+from absurd_contimg.operations.night_report.result_reading import (
+    closed_windows,
+    mosaic_facts,
+    publications_of,
+    unprocessed_items,
+    variability_facts,
+)
+from absurd_contimg.operations.night_report.rows import verdict_of
+from absurd_contimg.operations.night_report.stored import NightReport, StoredNight, read_stored
+from absurd_contimg.operations.night_report.task_reading import (
+    night_histories,
+    operations_facts,
+    primary_tasks,
+    product_key_in,
+)
+from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.disk_samples import list_samples
+from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.ingestion_records import IngestGroup
+from absurd_contimg.registry.newest_products import RegisteredProduct, newest_products
+from absurd_contimg.registry.windows import Window, list_windows
+
+REPORTS = "reports"
+"""The folder of the reports, in the output folder."""
+_NIGHTS_SEARCHED = 60
+"""Earlier nights that are looked at for some of the same declination."""
+_DISK_HOURS = 24.0
+"""Of samples, from which the rate is taken at which a disk fills."""
+
+
+@dataclass(frozen=True, slots=True)
+class NightSite:
+    """Where a night is read from."""
+
+    inspection: Inspection
+    database: Database
+    """With the output folder, so that the paths of products are those of now."""
+    config: PipelineConfig
+    queue_name: str
+
+    @property
+    def reports(self) -> Path:
+        """The folder of the reports."""
+        return self.config.paths.output_dir / REPORTS
+
+    def stored(self, night: date) -> StoredNight | None:
+        """The report of a night that was written before."""
+        return read_stored(self.reports / f"{night}.json")
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the registry has of a night."""
+
+    groups: tuple[IngestGroup, ...]
+    windows: tuple[Window, ...]
+    products: Mapping[tuple[str, str], RegisteredProduct]
+    nights: tuple[date, ...]
+
+    @property
+    def names(self) -> set[str]:
+        """Groups and windows."""
+        return {g.group_id for g in self.groups} | {w.window_id for w in self.windows}
+
+
+async def read_report(
+    site: NightSite,
+    night: Night,
+    measure_data: Callable[[Path], DataFigures] | None = None,
+) -> NightReport:
+    """Read a night and judge it. Blocking work is done in threads.
+
+    Raises what registry and queue raise when they are away; what else cannot be read is a problem
+    in the report. `measure_data` reads the flags of a Measurement Set.
+    """
+    known = await asyncio.to_thread(_read_registry, site.database, night)
+    keys = {product.key for product in known.products.values()}
+    histories = await night_histories(site.inspection, site.queue_name, known.names, keys)
+    now = await site.inspection.current_time()
+    return await asyncio.to_thread(_make_report, site, night, known, histories, now, measure_data)
+
+
+async def read_fingerprint(site: NightSite, night: Night) -> str:
+    """A digest of all states that the report of a night depends on, without pixels and time."""
+    known = await asyncio.to_thread(_read_registry, site.database, night)
+    keys = {product.key for product in known.products.values()}
+    histories = await night_histories(site.inspection, site.queue_name, known.names, keys)
+    return await asyncio.to_thread(_fingerprint, site, known, histories)
+
+
+def _read_registry(database: Database, night: Night) -> _Known:
+    groups = tuple(groups_of(database, night))
+    windows = tuple(
+        window
+        for window in list_windows(
+            database, start_mjd=night.start_mjd, end_mjd=night.start_mjd + 1.0
+        )
+        if night.holds(window.start_mjd)
+    )
+    names = {g.group_id for g in groups} | {w.window_id for w in windows}
+    products = newest_products(database, names)
+    return _Known(groups, windows, products, tuple(known_nights(database)))
+
+
+def _fingerprint(site: NightSite, known: _Known, histories: Sequence[History]) -> str:
+    keys = sorted(product.key for product in known.products.values())
+    published = publications_of(site.database, keys)
+    state = {
+        "groups": [
+            (g.group_id, g.ingest_state, g.status, g.reason, g.files_version, g.n_subbands)
+            for g in known.groups
+        ],
+        "windows": [(w.window_id, w.state, w.superseded_by) for w in known.windows],
+        "products": keys,
+        "publications": [(key, published[key].state) for key in sorted(published)],
+        "tasks": sorted((str(h.task.task_id), h.task.state) for h in histories),
+        "gates": site.config.night_report.model_dump(mode="json"),
+    }
+    text = json.dumps(state, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _make_report(
+    site: NightSite,
+    night: Night,
+    known: _Known,
+    histories: Sequence[History],
+    now: datetime,
+    measure_data: Callable[[Path], DataFigures] | None,
+) -> NightReport:
+    stored = site.stored(night.day)
+    measurements = Measurements(
+        measure_image,
+        measure_data,
+        {} if stored is None else dict(stored.image_figures),
+        {} if stored is None else dict(stored.data_figures),
+    )
+    facts = _read_facts(site, night, known, histories, now, measurements)
+    facts = replace(facts, earlier=_earlier_nights(site, facts, known, now))
+    rows = judge(facts, site.config)
+    verdict, reasons = verdict_of(rows)
+    used = {product.key for product in known.products.values()}
+    return NightReport(
+        facts,
+        rows,
+        verdict,
+        reasons,
+        _fingerprint(site, known, histories),
+        {key: figures for key, figures in measurements.images.items() if key in used},
+        {key: figures for key, figures in measurements.data.items() if key in used},
+    )
+
+
+def _read_facts(
+    site: NightSite,
+    night: Night,
+    known: _Known,
+    histories: Sequence[History],
+    now: datetime,
+    measurements: Measurements,
+) -> NightFacts:
+    tasks = primary_tasks(histories)
+    reader = GroupReader(site.config, known.products, tasks, measurements)
+    groups = tuple(reader.read(group) for group in known.groups)
+    sets = tuple(solved for group in groups if (solved := reader.solved_set(group)) is not None)
+    publications = publications_of(
+        site.database, [product.key for product in known.products.values()]
+    )
+    mosaics = []
+    for product in known.products.values():
+        if "mosaic" not in product.outputs:
+            continue
+        try:
+            mosaics.append(
+                mosaic_facts(product, publications.get(product.key), tasks.get(product.group_id))
+            )
+        except ValueError as error:
+            reader.problems.append(f"Product {product.key} of {product.group_id}: {error}.")
+    windows = [window for window in known.windows if window.state != "superseded"]
+    published = {
+        key: history for history in histories
+        if (key := product_key_in(history.task.params)) is not None
+    }  # fmt: skip
+    samples = list_samples(site.database, now.timestamp() - _DISK_HOURS * 3600.0)
+    return NightFacts(
+        night=night.day,
+        read_at=now,
+        is_newest=not known.nights or night.day >= known.nights[0],
+        data_age_hours=_data_age_hours(site.database, now),
+        declination_deg=main_declination(groups),
+        expected_subbands=site.config.conversion.expected_subbands,
+        longitude_deg=site.config.site.longitude_deg,
+        groups=groups,
+        sets=sets,
+        mosaics=tuple(sorted(mosaics, key=lambda m: (m.mid_mjd or 0.0, m.window_id))),
+        windows_closed=len(closed_windows(windows)),
+        unprocessed=unprocessed_items(
+            groups, windows, [mosaic.window_id for mosaic in mosaics],
+            list(publications.values()), {**published, **tasks},
+        ),
+        variability=variability_facts(site.database, site.config, groups),
+        operations=operations_facts(histories, samples),
+        problems=tuple(dict.fromkeys(reader.problems)),
+    )  # fmt: skip
+
+
+def main_declination(groups: Sequence[GroupFacts]) -> Number:
+    """The declination of the strip with the most groups, to a tenth of a degree."""
+    strips = Counter(
+        round(group.declination_deg, 1) for group in groups if group.declination_deg is not None
+    )
+    return max(strips, key=lambda strip: (strips[strip], strip), default=None)
+
+
+def _data_age_hours(database: Database, now: datetime) -> Number:
+    newest = IngestionTables(database).newest_sighting()
+    return None if newest is None else max(0.0, now.timestamp() - newest) / 3600.0
+
+
+def _earlier_nights(
+    site: NightSite, facts: NightFacts, known: _Known, now: datetime
+) -> tuple[EarlierNight, ...]:
+    """The nights before this one of the same declination, the newest first.
+
+    From their reports; of a night without one from the registry, without pixels and tasks.
+    """
+    if facts.declination_deg is None:
+        return ()
+    gates = site.config.night_report
+    before = [night for night in known.nights if night < facts.night][:_NIGHTS_SEARCHED]
+    earlier: list[EarlierNight] = []
+    for night in before:
+        if len(earlier) == gates.trend_nights:
+            break
+        stored = site.stored(night)
+        if stored is None:
+            declination, point = _from_registry(site, night, now)
+        else:
+            declination, point = stored.declination_deg, stored.as_earlier()
+        if declination is None:
+            continue
+        if abs(declination - facts.declination_deg) <= gates.declination_tolerance_deg:
+            earlier.append(point)
+    return tuple(earlier)
+
+
+def _from_registry(site: NightSite, day: date, now: datetime) -> tuple[Number, EarlierNight]:
+    known = _read_registry(site.database, Night(day))
+    facts = _read_facts(site, Night(day), known, (), now, Measurements(_unread_image))
+    solved = next((each for each in reversed(facts.sets) if each.gains), None)
+    numbers = {
+        row.key: row.number for row in judge(facts, site.config)
+        if row.status != "not measured" and row.key not in _OF_TASKS
+    }  # fmt: skip
+    gains = {} if solved is None else solved.gains
+    refant = "" if solved is None else solved.refant
+    return facts.declination_deg, EarlierNight(day, numbers, gains, refant)
+
+
+_OF_TASKS = frozenset({"latency", "data_age", "operations"})
+"""Rows that say nothing without the tasks of the night."""
+
+
+def _unread_image(_image: object) -> ImageFigures:
+    return ImageFigures(problem="not read")

@@ -1,0 +1,155 @@
+"""The tasks of a night: which they are, what each waits for or died of, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.records import History
+from absurd_contimg.history.metrics import measure
+from absurd_contimg.history.stage_tasks import STAGE_PREFIX, with_stage_tasks
+from absurd_contimg.history.summary import TaskSummary, summarize
+from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in, step_starts
+from absurd_contimg.operations.night_report.facts import OperationsFacts, TaskFacts
+from absurd_contimg.registry.disk_samples import DiskSample
+
+_TASKS_MAX = 100_000
+_SAMPLES_MIN = 2
+_CALIBRATION_STEP = "select_calibration"
+
+
+async def night_histories(
+    inspection: Inspection, queue_name: str, names: Collection[str], keys: Collection[str]
+) -> list[History]:
+    """The tasks about these groups, windows and products, in the queue and those beside it.
+
+    Stage tasks are joined with the task that coordinates them.
+    """
+    histories: list[History] = []
+    for queue in await inspection.list_queues():
+        if queue != queue_name and not queue.startswith(f"{queue_name}-"):
+            continue
+        tasks = await inspection.list_tasks(queue, limit=_TASKS_MAX)
+        ids = [
+            task.task_id for task in tasks
+            if not task.task_name.startswith(STAGE_PREFIX)
+            and (group_in(task.params) in names or product_key_in(task.params) in keys)
+        ]  # fmt: skip
+        if ids:
+            histories += await inspection.histories(queue, ids)
+    return await with_stage_tasks(inspection, histories)
+
+
+def product_key_in(params: object) -> str | None:
+    """The product in the parameters of a publication."""
+    key = params.get("product_key") if isinstance(params, Mapping) else None
+    return None if key is None else str(key)
+
+
+def task_facts(history: History) -> TaskFacts:
+    """A task with what it waits for, or why it failed."""
+    summary = summarize(history)
+    about = summary.group or product_key_in(history.task.params) or ""
+    explanation, advice = _explain(summary)
+    return TaskFacts(
+        str(summary.task_id), summary.task_name, about, summary.state, summary.ended_at,
+        explanation, advice,
+    )  # fmt: skip
+
+
+def _explain(summary: TaskSummary) -> tuple[str, str]:
+    if summary.state == "completed":
+        return "", ""
+    if summary.waiting is not None:
+        return f"waits for {summary.waiting}", summary.waiting.advice or ""
+    failure = summary.last_failure
+    if summary.state == "running":
+        step = next(reversed(list(summary.steps)), None)
+        return f"runs{'' if step is None else f' {step}'} on {summary.worker}", ""
+    if failure is None:
+        return summary.state, ""
+    place = "" if failure.step is None else f" in {failure.step}"
+    text = f"{summary.state}{place}: {failure.message or failure.name}"
+    return text, failure.advice or ""
+
+
+def primary_tasks(histories: Sequence[History]) -> dict[str, History]:
+    """The task of each group or window: the newest that is not about what it has made."""
+    newest: dict[str, History] = {}
+    for history in sorted(histories, key=lambda h: (h.task.enqueue_at, h.task.task_id)):
+        name = group_in(history.task.params)
+        if name is not None and history.task.task_name not in SECONDARY_TASKS:
+            newest[name] = history
+    return newest
+
+
+def selected_calibration(history: History) -> Mapping[str, Any] | None:
+    """The outputs of the stage that selects a set, which make no product."""
+    state = history.checkpoint_states.get(_CALIBRATION_STEP)
+    outputs = state.get("outputs") if isinstance(state, Mapping) else None
+    return outputs if isinstance(outputs, Mapping) and "calibration" in outputs else None
+
+
+def operations_facts(
+    histories: Sequence[History], samples: Sequence[DiskSample]
+) -> OperationsFacts:
+    """Counts and durations over all tasks of the night, and how fast the disks fill."""
+    metrics = measure(histories)
+    starts = wasted = 0
+    seconds = 0.0
+    for history in histories:
+        steps = step_starts(history)
+        starts += len(steps)
+        for number, start in enumerate(steps):
+            if start.outcome in ("done", "running"):
+                continue
+            wasted += 1
+            seconds += _lost_seconds(start, steps[number + 1 :])
+    hours, folder, count = hours_to_full(samples)
+    return OperationsFacts(
+        tasks_by_state=metrics.tasks_by_state,
+        stage_seconds={
+            step: tuple(sorted(values)) for step, values in metrics.step_seconds.items()
+        },
+        failures_by_kind=metrics.failures_by_kind,
+        starts=starts,
+        wasted_seconds=seconds,
+        wasted_starts=wasted,
+        hours_to_full=hours,
+        fullest_disk=folder,
+        n_disks=count,
+    )
+
+
+def _lost_seconds(start: StepStart, later: Sequence[StepStart]) -> float:
+    """Until its end, or where nobody knows that, until the step was started again."""
+    if start.seconds is not None:
+        return max(0.0, start.seconds)
+    again = next((other for other in later if other.step == start.step), None)
+    if again is None:
+        return 0.0
+    return max(0.0, (again.started_at - start.started_at).total_seconds())
+
+
+def hours_to_full(samples: Sequence[DiskSample]) -> tuple[float | None, str, int]:
+    """Hours until the first disk is full, at its rate over the samples; that folder; disks known.
+
+    None where no disk fills.
+    """
+    disks: dict[tuple[str, str], list[DiskSample]] = {}
+    for sample in samples:
+        disks.setdefault((sample.host, sample.folder), []).append(sample)
+    soonest: tuple[float | None, str] = None, ""
+    counted = 0
+    for (host, folder), series in disks.items():
+        if len(series) < _SAMPLES_MIN or series[-1].at <= series[0].at:
+            continue
+        counted += 1
+        used = series[0].free_bytes - series[-1].free_bytes
+        if used <= 0:
+            continue
+        hours = series[-1].free_bytes / used * (series[-1].at - series[0].at) / 3600.0
+        if soonest[0] is None or hours < soonest[0]:
+            soonest = hours, f"{folder} on {host}"
+    return *soonest, counted

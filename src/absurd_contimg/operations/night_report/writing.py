@@ -1,0 +1,63 @@
+"""Writes the report of a night, page and JSON; and again only when something has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.night_report.facts import DataFigures
+from absurd_contimg.operations.night_report.nights import Night
+from absurd_contimg.operations.night_report.page import TITLE, render_page
+from absurd_contimg.operations.night_report.reading import NightSite, read_report
+from absurd_contimg.operations.night_report.stored import NightReport, to_json
+from absurd_contimg.regular_files import open_regular
+
+_PAGE_BYTES_MAX = 200_000_000
+
+
+async def write_night_report(
+    site: NightSite,
+    night: Night,
+    target: Path | None = None,
+    measure_data: Callable[[Path], DataFigures] | None = None,
+) -> tuple[NightReport, Path, Path]:
+    """Read a night and write its page and, beside it, its JSON; the report and both paths.
+
+    By default into the folder of the reports. An earlier report is replaced, any other file is
+    refused: `SettingError`, as without the plots extra. The JSON is written last, so that a death
+    in between leaves a report that is written again.
+    """
+    page = target or site.reports / f"{night.day}.html"
+    numbers = page.with_suffix(".json")
+    if page == numbers:
+        raise SettingError(f"{page} is no name of a page.", "Give a name that ends with .html.")
+    await asyncio.to_thread(_check_target, page, numbers)
+    report = await read_report(site, night, measure_data)
+    await asyncio.to_thread(_write, report, page, numbers)
+    return report, page, numbers
+
+
+def _check_target(page: Path, numbers: Path) -> None:
+    for path, mark in ((page, TITLE), (numbers, '"format"')):
+        if not path.exists():
+            continue
+        try:
+            with open_regular(path, _PAGE_BYTES_MAX) as file:
+                is_ours = mark.encode() in file.read(2000)
+        except OSError:
+            is_ours = False
+        if not is_ours:
+            raise SettingError(f"{path} is there and is no night report.", "Give another name.")
+
+
+def _write(report: NightReport, page: Path, numbers: Path) -> None:
+    html = render_page(report)
+    content = json.dumps(to_json(report), indent=1, allow_nan=False)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    for path, text in ((page, html), (numbers, content + "\n")):
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
+        partial.replace(path)
