@@ -24,7 +24,7 @@ from sky_images import (
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.products.manifest import Manifest, file_entries, write_manifest
+from absurd_contimg.products.manifest import InputEntry, Manifest, file_entries, write_manifest
 from absurd_contimg.products.outputs import (
     ContinuumImage,
     ImageOutputs,
@@ -165,6 +165,7 @@ def commit(
     key: str,
     outputs: Mapping[str, Json],
     number: int = 1,
+    input_paths: Sequence[Path] = (),
 ) -> Published:
     """A folder as a committed product of a stage."""
     folder = {"image": "images"}.get(stage, stage)
@@ -177,7 +178,7 @@ def commit(
         output_dir=str(output_dir),
         group_id=group_id,
         parameters={},
-        inputs=(),
+        inputs=tuple(InputEntry(str(path), "content", "0") for path in input_paths),
         outputs=outputs,
         files=file_entries(scratch),
         software={},

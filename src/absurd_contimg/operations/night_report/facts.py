@@ -166,9 +166,18 @@ class GroupFacts:
         return self.status in ("done", "degraded")
 
     @property
+    def collecting(self) -> bool:
+        """Whether files may still join it, and nothing has been made of it."""
+        return self.ingest_state == "collecting" and not self._begun
+
+    @property
     def accepted(self) -> bool:
-        """Whether it was closed with enough sub-bands."""
-        return self.ingest_state == "closed"
+        """Whether it had enough sub-bands: the daemon has closed it, or somebody spawned it."""
+        return self.ingest_state == "closed" or (self.ingest_state == "collecting" and self._begun)
+
+    @property
+    def _begun(self) -> bool:
+        return self.status != "discovered" or self.task is not None
 
     @property
     def utc_hours(self) -> float:

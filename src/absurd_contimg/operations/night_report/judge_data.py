@@ -142,7 +142,7 @@ def _subbands(facts: NightFacts, gates: NightReportConfig) -> Row:
         f"warns if over {gates.incomplete_warn:.0%} of the groups lack one, fails if over "
         f"{gates.rejected_fail:.0%} have too few"
     )
-    ended = [group for group in facts.groups if group.ingest_state != "collecting"]
+    ended = [group for group in facts.groups if not group.collecting]
     if not ended:
         reason = "no group of this night is closed yet"
         return not_measured(key, title, unit, gate, reason, expected=bool(facts.groups))

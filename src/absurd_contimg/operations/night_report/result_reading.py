@@ -147,7 +147,7 @@ def _of_group(group: GroupFacts) -> UnprocessedItem:
     if group.ingest_state == "rejected":
         advice = "If its files have come meanwhile: contimg reopen " + group.group_id
         return UnprocessedItem("group", group.group_id, "rejected", group.reason, advice)
-    if group.ingest_state == "collecting":
+    if group.collecting:
         why = group.reason or "it is collecting sub-bands"
         return UnprocessedItem("group", group.group_id, "collecting", why, "Wait for the daemon.")
     task = group.task
