@@ -98,38 +98,40 @@ def _variability(facts: NightFacts, gates: NightReportConfig, limits: Variabilit
         f"|Vs| at least {limits.vs_min:g} and |m| above {limits.m_min:g}; warns if over "
         f"{gates.variable_share_warn:.0%} of the sources vary: then the scale is wrong"
     )
-    found = facts.variability
-    if not found.n_with_epochs:
+    curves = facts.variability
+    if not curves.n_with_epochs:
         reason = (
-            f"{found.n_sources} sources, none measured twice" if found.n_sources
+            f"{curves.n_sources} sources, none measured twice" if curves.n_sources
             else "no source was measured in this night"
         )  # fmt: skip
         return not_measured(key, title, unit, gate, reason, expected=False)
-    share = len(found.variables) / found.n_with_epochs
+    share = len(curves.variables) / curves.n_with_epochs
     # Of a few sources, one that varies is no sign of a wrong scale.
-    status: Status = "pass" if len(found.variables) < 2 else above(share, gates.variable_share_warn)
+    status: Status = (
+        "pass" if len(curves.variables) < 2 else above(share, gates.variable_share_warn)
+    )
     details = tuple(
         f"{source.name}: V {shown(source.modulation, 2)}, eta {shown(source.eta, 1)}, "
         f"Vs {shown(source.vs)}, m {shown(source.m, 2)}, {source.n_epochs} epochs"
-        for source in found.variables[:_VARIABLES_SHOWN]
+        for source in curves.variables[:_VARIABLES_SHOWN]
     )
     uncatalogued = sum(image.n_uncatalogued or 0 for image in facts.images)
-    count = len(found.variables)
+    count = len(curves.variables)
     return Row(
         key, title, status,
-        f"{count} of {found.n_with_epochs} sources with two epochs or more; "
+        f"{count} of {curves.n_with_epochs} sources with two epochs or more; "
         f"{uncatalogued} detections outside the catalogue",
         float(count), unit, gate,
         "" if status == "pass" else f"{shown(100 * share)} % of the sources vary",
         numbers={
-            "sources": found.n_sources, "with_epochs": found.n_with_epochs,
+            "sources": curves.n_sources, "with_epochs": curves.n_with_epochs,
             "uncatalogued": uncatalogued,
         },
         details=details,
         chart=Chart(
             "points", "modulation index V", "eta",
-            tuple((v, eta, "") for v, eta in found.points),
-        ) if found.points else None,
+            tuple((v, eta, "") for v, eta in curves.points),
+        ) if curves.points else None,
     )  # fmt: skip
 
 
