@@ -106,7 +106,7 @@ class IngestionTables:
         query = select(ObservationGroup).order_by(ObservationGroup.group_id)
         query = query.where(ObservationGroup.group_id.between(first, last))
         with self._database.reading() as session:
-            return _with_files(session, query)
+            return ingest_groups(session, query)
 
     def newest_groups(self, limit: int) -> list[str]:
         """The names of the latest groups, the latest first."""
