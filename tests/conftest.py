@@ -87,4 +87,5 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> SynthesisResult:
 def pytest_addoption(parser: pytest.Parser) -> None:
     """How often to kill; the campaigns that were reported used more than the test command."""
     parser.addoption("--kills", type=int, default=2, help="random kills of the real pipeline")
+    parser.addoption("--server", help="a server with extensions, for tests of upgrades")
     parser.addoption("--fault-runs", type=int, default=1, help="runs of each injected fault")
