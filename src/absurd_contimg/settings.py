@@ -20,6 +20,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
+from absurd_contimg.config.previous_variables import IGNORED_VARIABLES, REPLACED_VARIABLES
 from absurd_contimg.errors import SettingError
 from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
 from absurd_contimg.secrets import (
@@ -32,16 +33,6 @@ from absurd_contimg.secrets import (
 
 _SECRET_BYTES_MAX = 4096
 _PREFIXES = ("ABSURD_", "PIPELINE_", "CONTIMG_")
-
-_NOT_OURS = frozenset(
-    {
-        *("ABSURD_ENABLED", "ABSURD_DLQ_ENABLED", "ABSURD_DLQ_QUEUE_NAME", "ABSURD_API_BASE_URL"),
-        *("ABSURD_API_HEARTBEAT_INTERVAL", "PIPELINE_SYNTHETIC_DIR", "PIPELINE_WRITER"),
-        *("PIPELINE_MAX_WORKERS", "PIPELINE_STAGE_TO_TMPFS", "PIPELINE_TELESCOPE_NAME"),
-        "ABSURD_SLACK_CHANNEL",
-    }
-)
-"""Variables of the previous system without a meaning here; they may stay in a unit file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -295,12 +286,13 @@ def _check_queue_name(name: str) -> None:
 def _from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
     settings: dict[str, Any] = {}
     for name, text in environment.items():
-        if not name.startswith(_PREFIXES) or name in _NOT_OURS or text == "":
+        if not name.startswith(_PREFIXES) or name in IGNORED_VARIABLES or text == "":
             continue
         variable = VARIABLES.get(name)
         if variable is None:
             near = difflib.get_close_matches(name, VARIABLES, n=1)
             hint = f"Did you mean {near[0]}?" if near else "contimg settings lists all."
+            hint = REPLACED_VARIABLES.get(name, hint)
             raise SettingError(f"The environment variable {name} is unknown.", hint)
         try:
             settings[variable.setting] = variable.parse(text)

@@ -281,7 +281,7 @@ def test_read_only_registry_is_away(tmp_path: Path) -> None:
 
 
 def test_wheel_holds_the_scripts(tmp_path: Path) -> None:
-    """Alembic loads them by path, so nothing imports them."""
+    """Alembic loads them by path, so nothing imports them; nor the units of systemd."""
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=Path(__file__).parents[2],
@@ -303,4 +303,5 @@ def test_wheel_holds_the_scripts(tmp_path: Path) -> None:
         text=True,
     )
     assert ran.stdout.startswith(str(tmp_path))
+    assert list(tmp_path.glob("site/absurd_contimg/operations/deploy/units/*.service"))
     assert differences(f"sqlite:///{path}") == []

@@ -14,6 +14,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     batches,
     calibration,
     daemon,
+    deploy,
     files,
     inspect,
     manage,

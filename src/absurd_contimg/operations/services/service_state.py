@@ -11,6 +11,9 @@ from absurd_contimg.core.worker import Worker
 from absurd_contimg.core.worker_activity import ActiveRun
 from absurd_contimg.history.timeline import group_in
 
+_LEASES_STUCK = 3
+"""More than the calls of one claim take (`core.call_bounds`), and a run whose lease is lost."""
+
 
 class ServiceState(Protocol):
     """A worker, daemon or API. All calls answer at once."""
@@ -65,8 +68,13 @@ class WorkerState:
         return self.stopping
 
     def is_stuck(self, seconds: float) -> bool:
-        """Whether one of them is."""
-        return any(worker.activity.is_stuck(seconds) for worker in self.workers)
+        """Whether one of them is. A claim may wait for the database for up to two leases."""
+        return any(
+            worker.activity.is_stuck(
+                max(seconds, _LEASES_STUCK * worker.settings.claim_timeout_seconds)
+            )
+            for worker in self.workers
+        )
 
 
 def _description(run: ActiveRun) -> str:
