@@ -11,6 +11,8 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import TypeVar
 from uuid import UUID
 
@@ -21,6 +23,7 @@ from absurd_contimg.core.errors import (
     BackendUnavailable,
     LeaseLost,
     RunAlreadyFailed,
+    RunReleased,
     TaskCancelled,
 )
 from absurd_contimg.core.refusals import Refusal, meaning_of
@@ -44,16 +47,33 @@ _END_SECONDS = 30.0
 """How long a handler may take to end once it is cancelled."""
 
 
+@dataclass(frozen=True, slots=True)
+class RunControl:
+    """How soon a run learns that its task was cancelled, or that it has to end."""
+
+    seconds: float = math.inf
+    """Between two extensions of the claim, which tell it; a third of the lease if that is less."""
+    may_run: Callable[[], Awaitable[bool]] | None = None
+    """Asked as often; when it answers False, the run goes back to the queue at once."""
+
+
 class Lease:
     """One run's claim."""
 
     def __init__(
-        self, backend: Backend, queue_name: str, run_id: UUID, seconds: int, claimed_at: float
+        self,
+        backend: Backend,
+        queue_name: str,
+        run_id: UUID,
+        seconds: int,
+        claimed_at: float,
+        control: RunControl | None = None,
     ) -> None:
         self._backend = backend
         self._queue_name = queue_name
         self._run_id = run_id
         self.seconds = seconds
+        self._control = control or RunControl()
         self.attempt_seconds = seconds * _ATTEMPT_SHARE
         self._ends_at = claimed_at + seconds
         self._extensions = 0
@@ -173,17 +193,30 @@ class Lease:
         )
 
     async def heartbeat_loop(self) -> None:
-        """Extend the claim a third of its length after the last extension; ends only by raising.
+        """Extend the claim a third of its length after the last extension, or as `RunControl` says;
+        ends only by raising, `RunReleased` if the run may not go on.
 
         A worker that was stopped in between finds out at once that its lease is over.
         """
         clock = asyncio.get_running_loop().time
         while True:
             due = self._ends_at - self.seconds * (1 - 1 / _EXTENSIONS_PER_LEASE)
-            if (wait := due - clock()) > 0:
-                await asyncio.sleep(wait)  # a checkpoint may extend the claim in the meantime
-            else:
+            wait, control_seconds = due - clock(), self._control.seconds
+            if wait > 0:
+                await asyncio.sleep(min(wait, control_seconds))
+            if wait <= 0 or control_seconds < wait:  # else a checkpoint may have extended the claim
                 await self.extend()
+                await self._require_permission()
+
+    async def _require_permission(self) -> None:
+        """Raise `RunReleased` if the run may not go on; no answer in time is no refusal."""
+        may_run = self._control.may_run
+        if may_run is None:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.attempt_seconds):
+                if not await may_run():
+                    raise RunReleased(f"run {self._run_id} has to end now")
 
 
 async def while_leased(lease: Lease, work: asyncio.Task[_T]) -> _T:

@@ -30,7 +30,7 @@ from absurd_contimg.core.evidence import text_of
 from absurd_contimg.core.failure_handling import FailureHandler, OnFailure
 from absurd_contimg.core.failures import POISON_RULE, Classifier, RetryHook
 from absurd_contimg.core.generic_rules import GENERIC_RULES
-from absurd_contimg.core.lease import Lease, while_leased
+from absurd_contimg.core.lease import Lease, RunControl, while_leased
 from absurd_contimg.core.lost_leases import LostLeases
 from absurd_contimg.core.records import ClaimedTask, Json, created_at
 from absurd_contimg.core.refusals import Refusal, meaning_of
@@ -97,6 +97,7 @@ class Worker:
     on_failure: OnFailure | None = None
     explain_refusal: Callable[[Backend, str], Awaitable[Sequence[object]]] | None = None
     """Called for the log when the queue refuses a claim: what is wrong with it, printable."""
+    control: RunControl | None = None
     _stopping: asyncio.Event = field(default_factory=asyncio.Event, init=False)
     _runs: dict[asyncio.Task[None], UUID] = field(default_factory=dict, init=False)
     _to_release: set[asyncio.Task[None]] = field(default_factory=set, init=False)
@@ -324,16 +325,14 @@ class Worker:
             self.activity.runs.pop(claimed.run_id, None)
 
     def _session(self, claimed: ClaimedTask, claimed_at: float) -> RunSession:
-        settings, seconds = self.settings, self.settings.claim_timeout_seconds
-        lease = Lease(self.backend, settings.queue_name, claimed.run_id, seconds, claimed_at)
-        return RunSession(self.backend, settings.queue_name, claimed, lease)
+        queue, seconds = self.settings.queue_name, self.settings.claim_timeout_seconds
+        lease = Lease(self.backend, queue, claimed.run_id, seconds, claimed_at, self.control)
+        return RunSession(self.backend, queue, claimed, lease)
 
     def _context(self, session: RunSession) -> TaskContext:
-        settings = self.settings
-        journal = StepJournal(session, settings.worker_id, self.policy.poison_limit)
-        return TaskContext(
-            session, journal, self._stopping.is_set, strict_steps=settings.strict_steps
-        )
+        journal = StepJournal(session, self.settings.worker_id, self.policy.poison_limit)
+        strict = self.settings.strict_steps
+        return TaskContext(session, journal, self._stopping.is_set, strict_steps=strict)
 
     async def _complete(self, claimed: ClaimedTask, result: Json) -> None:
         queue = self.settings.queue_name

@@ -13,7 +13,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -54,30 +54,52 @@ _UNREADABLE = ":unreadable"
 _Record = TypeVar("_Record", Task, Run, Checkpoint, Wait)
 
 
-def write_histories(
-    path: Path, histories: Iterable[History], *, read_at: datetime | None = None
-) -> int:
-    """Write histories to a compressed file, whole or not at all; the number of tasks.
+@contextmanager
+def history_writer(
+    path: Path, *, read_at: datetime | None = None
+) -> Iterator[Callable[[History], None]]:
+    """A function that adds a history to a compressed file, which is there whole or not at all.
 
     `read_at` is the time of their database when they were read; by default the last time in them.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     header = {"format": FORMAT, "read_at": None if read_at is None else read_at.isoformat()}
-    count = 0
     try:
         with partial.open("wb") as raw:
             with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
                 file.write(_line(header))
-                for history in histories:
-                    file.write(_line(_history_values(history)))
-                    count += 1
+                yield lambda history: _add(file, history)
             raw.flush()
             os.fsync(raw.fileno())
         os.replace(partial, path)
+        _flush_names(path.absolute().parent)
     finally:
         with suppress(FileNotFoundError):
             partial.unlink()
+
+
+def write_histories(
+    path: Path, histories: Iterable[History], *, read_at: datetime | None = None
+) -> int:
+    """Write histories as `history_writer` does; the number of tasks."""
+    count = 0
+    with history_writer(path, read_at=read_at) as add:
+        for history in histories:
+            add(history)
+            count += 1
     return count
+
+
+def _add(file: gzip.GzipFile, history: History) -> None:
+    file.write(_line(_history_values(history)))
+
+
+def _flush_names(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_histories_file(path: Path) -> list[History]:
@@ -153,6 +175,7 @@ class HistoryFile(Inspection):
         task_name: str | None = None,
         id_suffix: str | None = None,
         params: Mapping[str, Json] | None = None,
+        before: UUID | None = None,
         limit: int = 100,
     ) -> list[Task]:
         tasks = [
@@ -162,6 +185,7 @@ class HistoryFile(Inspection):
             and task_name in (None, history.task.task_name)
             and str(history.task.task_id).endswith(id_suffix or "")
             and (params is None or contains(history.task.params, params))
+            and (before is None or history.task.task_id < before)
         ]
         return sorted(tasks, key=lambda task: task.task_id, reverse=True)[:limit]
 

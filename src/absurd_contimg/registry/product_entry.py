@@ -28,6 +28,7 @@ from absurd_contimg.registry.models import (
     Product,
 )
 from absurd_contimg.registry.photometry import PhotometryRow
+from absurd_contimg.registry.removed_products import forget_removed
 
 _PATH_COLUMNS = {"path", "folder", "source_ms", "outputs", "details"}
 _UNFIT = (IntegrityError, DataError, ValueError, OverflowError)
@@ -75,6 +76,7 @@ def _enter_new(
     session: Session, database: Database, products: Sequence[tuple[Path, Manifest]]
 ) -> None:
     """Enter products whose tables hold nothing of them, many rows at a time."""
+    forget_removed(session, [manifest.key for _, manifest in products])
     rows = [
         row for folder, manifest in products for row in _rows(session, database, folder, manifest)
     ]
@@ -89,6 +91,7 @@ def _enter_new(
 
 def _enter_rows(session: Session, database: Database, folder: Path, manifest: Manifest) -> None:
     earlier = session.get(CaltableSetRow, manifest.key)
+    forget_removed(session, [manifest.key])
     # The keys of the first two are paths, which may have moved; of the third there are many.
     for table in (CaltableRow, MeasurementSetRow, PhotometryRow):
         session.execute(delete(table).where(table.product_key == manifest.key))

@@ -1,10 +1,13 @@
-"""Pauses of queues: nothing is claimed from a paused queue until it is resumed."""
+"""Pauses of queues: nothing is claimed from a paused queue until it is resumed.
+
+A stop is a pause that also ends what is running, on all hosts: it goes back to the queue.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import false, select
 from sqlalchemy.orm import Mapped, mapped_column
 
 from absurd_contimg.registry.database import Database
@@ -19,6 +22,7 @@ class QueuePauseRow(Base):
     reason: Mapped[str]
     since: Mapped[str]
     by: Mapped[str]
+    ends_running: Mapped[bool] = mapped_column(default=False, server_default=false())
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +33,12 @@ class QueuePause:
     reason: str
     since: str
     by: str
+    ends_running: bool = False
+    """What runs goes back to the queue at once."""
 
     def __str__(self) -> str:
-        return f"queue {self.queue} is paused by {self.by} since {self.since}: {self.reason}"
+        how = "stopped" if self.ends_running else "paused"
+        return f"queue {self.queue} is {how} by {self.by} since {self.since}: {self.reason}"
 
 
 class QueuePauses:
@@ -41,10 +48,16 @@ class QueuePauses:
         self._database = database
 
     def pause(self, pause: QueuePause) -> QueuePause:
-        """Pause a queue; the pause that holds afterwards, an earlier one if there is one."""
+        """Pause a queue; the pause that holds afterwards, an earlier one if there is one.
+
+        A stop takes the place of a pause.
+        """
         with self._database.writing() as session:
             row = session.get(QueuePauseRow, pause.queue)
             if row is not None:
+                if pause.ends_running and not row.ends_running:
+                    for name, value in row_values(pause).items():
+                        setattr(row, name, value)
                 return _pause(row)
             session.add(QueuePauseRow(**row_values(pause)))
             return pause
@@ -72,4 +85,4 @@ class QueuePauses:
 
 
 def _pause(row: QueuePauseRow) -> QueuePause:
-    return QueuePause(row.queue, row.reason, row.since, row.by)
+    return QueuePause(row.queue, row.reason, row.since, row.by, row.ends_running)

@@ -15,6 +15,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     calibration,
     daemon,
     deploy,
+    emergency,
     files,
     inspect,
     manage,

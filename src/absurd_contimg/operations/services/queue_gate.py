@@ -1,4 +1,6 @@
-"""The gate before claims: a worker claims nothing from a queue that an operator has paused."""
+"""The gate before claims: a worker claims nothing from a queue that an operator has paused, and
+gives back what it runs when the queue is stopped.
+"""
 
 from __future__ import annotations
 
@@ -41,3 +43,11 @@ class QueueGate:
             else:
                 _log.info("queue %s is claimed from again", self.queue)
         return not reason
+
+    async def may_run(self) -> bool:
+        """For `RunControl.may_run`; a registry that is away stops nothing."""
+        try:
+            pause = await asyncio.to_thread(self.pauses.of_queue, self.queue)
+        except AwayError:
+            return True
+        return pause is None or not pause.ends_running

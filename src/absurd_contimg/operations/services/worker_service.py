@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.lease import RunControl
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.errors import MissingInputError
@@ -41,6 +42,9 @@ from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_sta
 from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _log = logging.getLogger(__name__)
+
+_CONTROL_SECONDS = 2.0
+"""The process of a stage ends within 5 s after its task was cancelled or its queue stopped."""
 
 
 class ClaimGate(Protocol):
@@ -70,7 +74,7 @@ def make_worker(
                 return False
         return True
 
-    return make_pipeline_worker(
+    worker = make_pipeline_worker(
         backend,
         WorkerSettings(
             queue_name=settings.queue_name,
@@ -86,6 +90,8 @@ def make_worker(
         registry,
         ready_to_claim,
     )
+    worker.control = RunControl(_CONTROL_SECONDS, gate.may_run)
+    return worker
 
 
 def make_policy(settings: Settings) -> RetryPolicy:

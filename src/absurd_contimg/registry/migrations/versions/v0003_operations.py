@@ -56,3 +56,17 @@ def upgrade() -> None:
         sa.Column("reason", sa.String(), nullable=False),
         sa.Column("outcome", sa.String(), nullable=False),
     )
+    op.add_column(
+        "queue_pauses",
+        sa.Column("ends_running", sa.Boolean(), nullable=False, server_default=sa.false()),
+    )
+    op.create_table(
+        "removed_products",
+        sa.Column("product_key", sa.String(), primary_key=True),
+        sa.Column("stage", sa.String(), nullable=False, index=True),
+        sa.Column("group_id", sa.String(), nullable=False, index=True),
+        sa.Column("folder", sa.String(), nullable=False),
+        sa.Column("size_bytes", sa.BigInteger(), nullable=False),
+        sa.Column("removed_at", sa.String(), nullable=False),
+        sa.Column("reason", sa.String(), nullable=False),
+    )

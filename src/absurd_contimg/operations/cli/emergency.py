@@ -1,0 +1,226 @@
+"""``contimg emergency``: stop all work, let it run out, empty a queue, begin again, go on."""
+
+# SQLAlchemy takes a second to import: it is imported where it is used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.errors import MissingInputError, SettingError
+from absurd_contimg.operations.cli.app import app, state, with_backend
+from absurd_contimg.operations.cli.queues import operator
+from absurd_contimg.operations.console import console, message_line
+from absurd_contimg.operations.maintenance import (
+    ClearedQueue,
+    clear_queue,
+    pause_queues,
+    resume_queues,
+    site_queues,
+    wait_until_idle,
+)
+from absurd_contimg.settings import Settings
+
+emergency_app = typer.Typer(
+    no_args_is_help=True, help="Stop all work on all hosts, empty a queue, and go on."
+)
+app.add_typer(emergency_app, name="emergency")
+
+_Reason = Annotated[str, typer.Option(help="Why; other operators see it.")]
+_Queues = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Only this queue and those of its stages; repeatable."),
+]
+_Confirm = Annotated[
+    str | None, typer.Option(help="The queue's name: does what is asked without a question.")
+]
+
+
+@emergency_app.command()
+def stop(
+    reason: _Reason = "",
+    only: _Queues = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the end of stages.")] = 30.0,
+) -> None:
+    """End all work now, on all hosts, and let nothing be claimed until contimg emergency resume.
+
+    The process of a running stage ends within 5 s; its run goes back to the queue and costs no
+    attempt. Committed products stay. Exit code 1 if something still runs after the time.
+    """
+    _halt(reason, only, timeout, stop=True)
+
+
+@emergency_app.command()
+def drain(
+    reason: _Reason = "",
+    only: _Queues = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for running work.")] = 3600.0,
+) -> None:
+    """Let nothing more be claimed, wait until what runs has ended, and say so.
+
+    Exit code 1 if something still runs after the time; the queues stay paused.
+    """
+    _halt(reason, only, timeout, stop=False)
+
+
+@emergency_app.command()
+def resume(only: _Queues = None) -> None:
+    """Let workers claim again from all queues that are stopped or paused."""
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.database import exists
+    from absurd_contimg.registry.queue_pauses import QueuePauses
+
+    settings = state.settings()
+    if not exists(settings.registry_url):
+        raise SettingError("No queue is paused: there is no registry.", "contimg queue list")
+    with open_tables(settings) as database:
+        pauses = QueuePauses(database)
+        paused = [pause.queue for pause in pauses.pauses()]
+        chosen = [
+            queue
+            for queue in paused
+            if not only or any(queue == name or queue.startswith(f"{name}-") for name in only)
+        ]
+        ended = resume_queues(pauses, chosen)
+    for pause in ended:
+        console.print(message_line(f"Resumed: {pause}."), soft_wrap=True)
+    if not ended:
+        console.print("No queue is paused.")
+    _note(settings, "resume", chosen, "")
+
+
+@emergency_app.command("clear-queue")
+def clear(
+    queue: Annotated[str, typer.Argument(help="The queue.")],
+    confirm: _Confirm = None,
+    dump: Annotated[
+        Path | None,
+        typer.Option(help="File for the histories. Default: in dumps in the state folder."),
+    ] = None,
+    reason: _Reason = "",
+) -> None:
+    """Cancel every task of a queue that has not ended, after its histories are in a file.
+
+    Committed products stay, and ended tasks too. contimg history TASK --from FILE shows the dump.
+    """
+    settings = state.settings()
+    _require_confirmation(queue, confirm)
+    cleared = with_backend(settings, lambda b: _clear(settings, b, [queue], dump), create=False)
+    _show_cleared(cleared)
+    _note(settings, "clear queue", [queue], reason)
+
+
+@emergency_app.command()
+def reset(
+    confirm: _Confirm = None,
+    reason: _Reason = "",
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the end of stages.")] = 30.0,
+    stay_stopped: Annotated[
+        bool, typer.Option("--stay-stopped", help="Do not resume the queues at the end.")
+    ] = False,
+) -> None:
+    """Begin again with empty queues: stop, dump and clear all queues of the database, resume.
+
+    No product, no raw file and no row of the registry is removed. Type the name of the queue of
+    the settings. Exit code 1 if something still runs; then the queues stay stopped.
+    """
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.queue_pauses import QueuePauses
+
+    settings = state.settings()
+    _require_confirmation(settings.queue_name, confirm)
+    _halt(reason or "reset", None, timeout, stop=True)
+
+    async def clear_all(backend: Backend) -> list[ClearedQueue]:
+        return await _clear(settings, backend, await site_queues(backend), None)
+
+    _show_cleared(with_backend(settings, clear_all, create=False))
+    if not stay_stopped:
+        with open_tables(settings) as database:
+            pauses = QueuePauses(database)
+            resume_queues(pauses, [pause.queue for pause in pauses.pauses()])
+        console.print("All queues are resumed.")
+    _note(settings, "reset", [settings.queue_name], reason)
+
+
+def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool) -> None:
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.queue_pauses import QueuePauses
+
+    if not reason.strip():
+        raise SettingError("Other operators need a reason.", "Say why: --reason TEXT")
+    settings = state.settings()
+    queues = with_backend(settings, lambda b: site_queues(b, only or ()), create=False)
+    if not queues:
+        raise MissingInputError("There is no such queue.", "contimg queue list shows the queues.")
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    with open_tables(settings) as database:
+        pauses = QueuePauses(database)
+        for pause in pause_queues(pauses, queues, reason.strip(), since, operator(), stop=stop):
+            console.print(message_line(f"{pause}."), soft_wrap=True)
+    _note(settings, "stop" if stop else "drain", queues, reason)
+    running = with_backend(settings, lambda b: wait_until_idle(b, queues, timeout), create=False)
+    for queue, count in running.items():
+        console.print(message_line(f"{queue}: {count} still running after {timeout:g} s."))
+    if running:
+        console.print("Look at their workers: contimg status. A dead worker's lease runs out.")
+        raise typer.Exit(1)
+    console.print("Nothing runs. To go on: contimg emergency resume")
+
+
+async def _clear(
+    settings: Settings, backend: Backend, queues: Sequence[str], dump: Path | None
+) -> list[ClearedQueue]:
+    known = await backend.list_queues()
+    for queue in queues:
+        if queue not in known:
+            raise MissingInputError(
+                f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
+                "Correct its name: contimg queue list.",
+            )
+    now = await backend.current_time()
+    folder = settings.pipeline.paths.state_dir / "dumps"
+    return [
+        await clear_queue(
+            backend, queue, dump or folder / f"{queue}-{now:%Y%m%dT%H%M%S%fZ}.jsonl.gz"
+        )
+        for queue in queues
+    ]
+
+
+def _require_confirmation(queue: str, confirm: str | None) -> None:
+    """Raise `SettingError` unless the queue's name was typed."""
+    typed = confirm
+    if typed is None:
+        typed = typer.prompt(f"All tasks are cancelled. Type the queue's name ({queue})")
+    if typed != queue:
+        raise SettingError(
+            f"{typed!r} is not the queue's name: nothing was done.",
+            f"Type the name, or give --confirm {queue}",
+        )
+
+
+def _show_cleared(queues: Sequence[ClearedQueue]) -> None:
+    for each in queues:
+        text = f"{each.queue}: {each.cancelled} tasks cancelled, {each.dumped} in {each.dump}"
+        console.print(message_line(text), soft_wrap=True)
+
+
+def _note(settings: Settings, action: str, queues: Sequence[str], reason: str) -> None:
+    """Enter what was done into the registry, for other operators."""
+    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.registry.operator_actions import OperatorAction, store_action
+
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    with closing(open_registry(settings)) as registry:
+        for queue in queues:
+            entry = OperatorAction(at, operator(), "command line", action, queue, reason)
+            store_action(registry.database, entry)

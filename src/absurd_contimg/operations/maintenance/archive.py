@@ -1,0 +1,148 @@
+"""Histories written to files: those of whole queues, and those of old tasks before they go.
+
+The archive has a file for each day on which tasks ended (UTC). A repeated or interrupted run
+archives the same tasks again, which changes nothing: what a file has stays, a newer history of the
+same task takes the place of the older one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from absurd_contimg.core.backend import Backend, Inspection
+from absurd_contimg.core.records import TERMINAL_STATES, History, State
+from absurd_contimg.history.history_file import (
+    history_writer,
+    read_histories_file,
+    write_histories,
+)
+from absurd_contimg.products.filesystem import LOCAL
+
+_PAGE = 500
+_SAFETY_SECONDS = 900
+"""Tasks are removed only if they are so much older than those that were archived."""
+_REMOVED_AT_ONCE = 1000
+_ENDED: tuple[State, ...] = ("completed", "failed", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class CleanedQueue:
+    """What became of the old tasks and events of a queue."""
+
+    queue: str
+    archived: int
+    removed_tasks: int
+    removed_events: int
+
+
+def terminal_at(history: History) -> datetime | None:
+    """When a task ended, as Absurd's ``cleanup_tasks`` counts it; None: it never removes it."""
+    task = history.task
+    if task.state not in TERMINAL_STATES:
+        return None
+    if task.state == "cancelled":
+        return task.cancelled_at
+    last = next((run for run in history.runs if run.run_id == task.last_attempt_run), None)
+    if last is None:
+        return None
+    return last.completed_at if task.state == "completed" else last.failed_at
+
+
+async def histories_in_pages(
+    inspection: Inspection,
+    queue: str,
+    *,
+    states: Sequence[State] | None = None,
+    before: UUID | None = None,
+) -> AsyncIterator[list[History]]:
+    """All histories of a queue, the newest tasks first, some hundred at a time."""
+    while tasks := await inspection.list_tasks(queue, states=states, before=before, limit=_PAGE):
+        ids = [task.task_id for task in tasks]
+        yield await inspection.histories(queue, ids)
+        before = ids[-1]
+
+
+async def write_dump(inspection: Inspection, queues: Sequence[str], path: Path) -> int:
+    """Write all histories of the queues to a file; the number of tasks."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with history_writer(path, read_at=await inspection.current_time()) as add:
+        for queue in queues:
+            async for page in histories_in_pages(inspection, queue):
+                for history in page:
+                    add(history)
+                count += len(page)
+    return count
+
+
+async def old_histories(
+    inspection: Inspection, queue: str, ended_before: datetime
+) -> list[History]:
+    """The histories of tasks that ended before a time: none of them was made after it."""
+    before = _first_id_after(ended_before)
+    pages = histories_in_pages(inspection, queue, states=_ENDED, before=before)
+    return [
+        history
+        async for page in pages
+        for history in page
+        if (ended := terminal_at(history)) is not None and ended < ended_before
+    ]
+
+
+def archive(folder: Path, histories: Iterable[History]) -> list[Path]:
+    """Add histories of ended tasks to the files of their days; those files."""
+    by_day: dict[str, list[History]] = {}
+    for history in histories:
+        ended = terminal_at(history)
+        if ended is not None:
+            by_day.setdefault(ended.astimezone(UTC).date().isoformat(), []).append(history)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for day, new in sorted(by_day.items()):
+        path = folder / f"histories-{day}.jsonl.gz"
+        with LOCAL.locked(folder / ".lock"):  # two commands at once
+            kept = read_histories_file(path) if path.exists() else []
+            merged = {(each.queue_name, each.task.task_id): each for each in (*kept, *new)}
+            write_histories(path, merged.values())
+        written.append(path)
+    return written
+
+
+async def clean_queue(
+    backend: Backend, queue: str, folder: Path, *, tasks_days: float, events_days: float
+) -> CleanedQueue:
+    """Archive the tasks that ended so many days ago, then remove them and the old events.
+
+    By Absurd's own procedures, which remove by age alone: they are called with an age that is
+    greater than that of everything that was archived, so a task is in the archive before it goes.
+    """
+    ttl = timedelta(days=tasks_days)
+    asked_at = await backend.current_time()
+    old = await old_histories(backend, queue, asked_at - ttl)
+    if old:
+        await asyncio.to_thread(archive, folder, old)
+    removed = events = 0
+    while True:
+        waited = await backend.current_time() - asked_at
+        age = int((ttl + waited).total_seconds()) + _SAFETY_SECONDS
+        count = await backend.cleanup_tasks(queue, age, _REMOVED_AT_ONCE)
+        removed += count
+        if count < _REMOVED_AT_ONCE:
+            break
+    event_age = int(timedelta(days=events_days).total_seconds())
+    while True:
+        count = await backend.cleanup_events(queue, event_age, _REMOVED_AT_ONCE)
+        events += count
+        if count < _REMOVED_AT_ONCE:
+            return CleanedQueue(queue, len(old), removed, events)
+
+
+def _first_id_after(time: datetime) -> UUID:
+    """The least id (UUID version 7) of a task that is made a second after a time."""
+    milliseconds = int((time + timedelta(seconds=1)).timestamp() * 1000)
+    return UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62))

@@ -1,0 +1,103 @@
+"""Emergencies: end all work on all hosts, let it run out, empty a queue, and go on.
+
+What has to reach workers of other hosts goes through the registry (`QueuePauses`) and the database:
+their runs ask every few seconds whether they may go on. No process is signalled from here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import LIVE_STATES
+from absurd_contimg.history.stage_tasks import COORDINATOR
+from absurd_contimg.operations.maintenance.archive import write_dump
+from absurd_contimg.operations.services import cancel
+from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
+
+_LOOK_SECONDS = 0.5
+_CANCELLED_AT_ONCE = 200
+_ROUNDS_MAX = 10_000
+"""Of `_CANCELLED_AT_ONCE` tasks each."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClearedQueue:
+    """What became of the tasks of a queue."""
+
+    queue: str
+    dumped: int
+    """Tasks in the dump, of every state."""
+    dump: Path
+    cancelled: int
+
+
+async def site_queues(backend: Backend, only: Iterable[str] = ()) -> list[str]:
+    """The named queues with those of their stages, or all queues of the database."""
+    known, named = await backend.list_queues(), list(only)
+    if not named:
+        return known
+    return [
+        queue
+        for queue in known
+        if any(queue == name or queue.startswith(f"{name}-") for name in named)
+    ]
+
+
+def pause_queues(
+    pauses: QueuePauses, queues: Sequence[str], reason: str, since: str, by: str, *, stop: bool
+) -> list[QueuePause]:
+    """Let nothing be claimed, with `stop` end what runs too; the pauses that hold now."""
+    return [pauses.pause(QueuePause(queue, reason, since, by, stop)) for queue in queues]
+
+
+async def running_tasks(backend: Backend, queues: Sequence[str]) -> dict[str, int]:
+    """The queues that have running tasks whose lease has not ended, and how many."""
+    running = {}
+    now = await backend.current_time()
+    for queue in queues:
+        runs = await backend.list_runs(queue, states=["running"], limit=100_000)
+        held = sum(run.claim_expires_at is None or run.claim_expires_at > now for run in runs)
+        if held:
+            running[queue] = held
+    return running
+
+
+async def wait_until_idle(
+    backend: Backend, queues: Sequence[str], timeout_seconds: float
+) -> dict[str, int]:
+    """Wait until nothing runs on the queues; what runs still when the time is over."""
+    clock = asyncio.get_running_loop().time
+    give_up = clock() + timeout_seconds
+    while running := await running_tasks(backend, queues):
+        if clock() >= give_up:
+            break
+        await asyncio.sleep(min(_LOOK_SECONDS, max(give_up - clock(), 0.0)))
+    return running
+
+
+async def clear_queue(backend: Backend, queue: str, dump: Path) -> ClearedQueue:
+    """Dump all histories of a queue to a file, then cancel every task that has not ended.
+
+    Coordinators are cancelled first, so that they spawn no more stage tasks. What is spawned
+    meanwhile is cancelled too, as long as it comes. The dump is on the disk before anything ends.
+    """
+    dumped = await write_dump(backend, [queue], dump)
+    cancelled = 0
+    for _ in range(_ROUNDS_MAX):
+        tasks = await backend.list_tasks(queue, states=LIVE_STATES, limit=_CANCELLED_AT_ONCE)
+        if not tasks:
+            break
+        tasks.sort(key=lambda task: task.task_name != COORDINATOR)
+        for history in await backend.histories(queue, [task.task_id for task in tasks]):
+            await cancel(backend, history)
+            cancelled += 1
+    return ClearedQueue(queue, dumped, dump, cancelled)
+
+
+def resume_queues(pauses: QueuePauses, queues: Iterable[str]) -> list[QueuePause]:
+    """End the pauses of the queues; those that have ended."""
+    return [pause for queue in queues if (pause := pauses.resume(queue)) is not None]

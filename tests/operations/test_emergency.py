@@ -1,0 +1,221 @@
+"""Emergencies, each on a busy system: real Postgres, two worker processes, tasks in each state."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from held_stages import HOLD
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.records import Json, SpawnOptions
+from absurd_contimg.history.history_file import HistoryFile, read_histories_file
+from absurd_contimg.operations.cli.main import app
+
+QUEUE = "dsa110-pipeline"
+SHARED = Path(__file__).parents[1] / "shared"
+END_SECONDS = 5.0
+"""Within this a stage's process has to end (issue 17)."""
+
+
+class BusySite:
+    """Folders, a database and worker processes whose stages are held."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        self.incoming, self.url = root / "in", url
+        self.incoming.mkdir()
+        self.hold = self.incoming / HOLD
+        self.hold.touch()
+        self.state = root / "state"
+        self.options = [
+            *("--input-dir", str(self.incoming), "--output-dir", str(root / "out")),
+            *("--state-dir", str(self.state), "--database-url", url),
+        ]
+        self.clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def contimg(self, *arguments: str, given: str | None = None) -> Any:
+        env = {**self.clean, "COLUMNS": "200"}
+        return CliRunner().invoke(app, [*self.options, *arguments], env=env, input=given)
+
+    def start_worker(self, name: str) -> None:
+        script, log = SHARED / "held_stages.py", (self.incoming / f"{name}.log").open("wb")
+        with log:
+            self.workers.append(
+                subprocess.Popen(
+                    [sys.executable, str(script), *self.options, "worker", "--worker-id", name],
+                    stdout=log,
+                    stderr=log,
+                    env={k: v for k, v in os.environ.items() if k not in self.clean},
+                )
+            )
+
+    def spawn(self, group_id: str, params: dict[str, Json] | None = None, **options: Any) -> UUID:
+        source = self.incoming / f"{group_id}_sb00.hdf5"
+        source.write_text(group_id)
+        files: list[Json] = [str(source)]
+        given = params or {
+            "group_id": group_id,
+            "input_files": files,
+            "catalog_path": str(source),
+        }
+
+        async def call() -> UUID:
+            async with PostgresBackend(self.url) as backend:
+                chosen = SpawnOptions(**options)
+                return (await backend.spawn_task(QUEUE, "pipeline", given, chosen)).task_id
+
+        return asyncio.run(call())
+
+    def running(self) -> dict[str, int]:
+        """The groups whose stage processes are alive, and those processes."""
+        alive = {}
+        for file in self.incoming.glob("*.pid"):
+            pid = int(file.read_text() or 0)
+            if pid and os.path.exists(f"/proc/{pid}"):
+                alive[file.name.partition("_")[0]] = pid
+        return alive
+
+    def wait(self, what: str, until: Callable[[], Any], seconds: float = 60.0) -> float:
+        """Wait until something is so; after how many seconds it was."""
+        begun = time.monotonic()
+        while not until():
+            for worker in self.workers:
+                assert worker.poll() is None, "a worker has ended"
+            assert time.monotonic() < begun + seconds, f"after {seconds:g} s: {what}"
+            time.sleep(0.05)
+        return time.monotonic() - begun
+
+    def states(self) -> Counter[str]:
+        async def call() -> Counter[str]:
+            async with PostgresBackend(self.url) as backend:
+                return Counter((await backend.queue_stats(QUEUE)).tasks_by_state)
+
+        return asyncio.run(call())
+
+    def task_of(self, group_id: str) -> Any:
+        async def call() -> Any:
+            async with PostgresBackend(self.url) as backend:
+                (task,) = await backend.list_tasks(QUEUE, params={"group_id": group_id})
+                return task
+
+        return asyncio.run(call())
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+
+
+@pytest.fixture
+def site(tmp_path: Path, database_url: str) -> Iterator[BusySite]:
+    site = BusySite(tmp_path, database_url)
+    assert site.contimg("db", "init").exit_code == 0
+    yield site
+    site.stop()
+
+
+def require(outcome: Any, code: int = 0) -> str:
+    assert outcome.exit_code == code, (outcome.output, outcome.exception)
+    return str(outcome.output)
+
+
+def assert_audit_is_clean(site: BusySite) -> None:
+    assert "0 violations" in require(site.contimg("audit"))
+
+
+def groups(count: int) -> Sequence[str]:
+    return [f"2026-01-01T00:{number:02}:00" for number in range(count)]
+
+
+def test_emergencies_are_rehearsed_on_a_busy_site(site: BusySite) -> None:
+    """Cancel, stop, resume, drain, clear and reset, with the audit clean after each."""
+    site.spawn("failed", {"group_id": "failed"}, max_attempts=1)
+    for name in groups(6):
+        site.spawn(name)
+    for name in ("w-1", "w-2"):
+        site.start_worker(name)
+    site.wait("two stages run", lambda: len(site.running()) == 2)
+
+    # A cancelled task ends the process of its stage, and the next group takes the slot.
+    victim, pid = next(iter(site.running().items()))
+    require(site.contimg("cancel", victim))
+    assert site.wait("it ends", lambda: not os.path.exists(f"/proc/{pid}")) < END_SECONDS
+    site.wait("another stage runs", lambda: len(site.running()) == 2)
+    assert_audit_is_clean(site)
+
+    # Stop ends all processes, on workers that no signal has reached; nothing is lost or claimed.
+    held = site.running()
+    said = require(site.contimg("emergency", "stop", "--reason", "smoke", "--timeout", "0"), 1)
+    assert "is stopped by" in said
+    assert site.wait("all end", lambda: not site.running()) < END_SECONDS
+    assert "Nothing runs" in require(site.contimg("emergency", "stop", "--reason", "smoke"))
+    assert site.states()["running"] == 0
+    time.sleep(1.5)
+    assert not site.running()
+    assert "smoke" in require(site.contimg("queue", "list"))
+    assert_audit_is_clean(site)
+    require(site.contimg("emergency", "resume"))
+    site.wait("they go on", lambda: set(site.running()) == set(held))
+    assert all(site.task_of(name).attempts == 1 for name in held)
+
+    # Drain leaves what runs, claims no more, and says when it is over.
+    said = require(site.contimg("emergency", "drain", "--reason", "disk", "--timeout", "0.5"), 1)
+    assert "2 still running" in said
+    assert set(site.running()) == set(held)
+    site.hold.unlink()
+    assert "Nothing runs" in require(site.contimg("emergency", "drain", "--reason", "disk"))
+    states = site.states()
+    assert states["completed"] == 2
+    assert states["pending"] == 3
+    assert_audit_is_clean(site)
+
+    # Clear: not without the name; dumped first; ended tasks stay as they are.
+    refused = site.contimg("emergency", "clear-queue", QUEUE, given="dsa110\n")
+    assert refused.exit_code == 1
+    assert site.states() == states
+    site.hold.touch()
+    require(site.contimg("emergency", "resume"))
+    site.wait("two stages run", lambda: len(site.running()) == 2)
+    dump = site.state / "dump.gz"
+    said = require(
+        site.contimg("emergency", "clear-queue", QUEUE, "--dump", str(dump), given=f"{QUEUE}\n")
+    )
+    assert "3 tasks cancelled, 7 in" in said
+    assert site.wait("all end", lambda: not site.running()) < END_SECONDS
+    assert len(read_histories_file(dump)) == 7
+    assert asyncio.run(HistoryFile(dump).list_queues()) == [QUEUE]
+    assert site.states() == {"completed": 2, "cancelled": 4, "failed": 1}
+    assert_audit_is_clean(site)
+
+    # Reset: everything is cancelled, and what comes then is worked on.
+    site.spawn("2026-01-01T01:00:00")
+    site.spawn("2026-01-01T01:05:00")
+    site.wait("two stages run", lambda: len(site.running()) == 2)
+    require(site.contimg("emergency", "reset", "--confirm", "other"), 1)
+    assert "All queues are resumed" in require(
+        site.contimg("emergency", "reset", "--confirm", QUEUE)
+    )
+    assert not site.running()
+    assert site.states() == {"completed": 2, "cancelled": 6, "failed": 1}
+    site.hold.unlink()
+    site.spawn("2026-01-01T02:00:00")
+    site.wait("the new one is done", lambda: site.states()["completed"] == 3)
+    assert_audit_is_clean(site)
+
+
+def test_stop_needs_a_reason_and_a_queue(site: BusySite) -> None:
+    require(site.contimg("emergency", "stop"), 1)
+    require(site.contimg("emergency", "stop", "--reason", "x", "--only", "absent"), 1)
+    require(site.contimg("emergency", "clear-queue", "absent", "--confirm", "absent"), 1)
+    assert "No queue is paused" in require(site.contimg("emergency", "resume"))
