@@ -27,7 +27,7 @@ from absurd_contimg.core.records import (
     Wait,
 )
 from absurd_contimg.core.row_values import Unreadable
-from absurd_contimg.core.task_queries import contains
+from absurd_contimg.core.task_queries import TaskFilter, contains
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.history.history_file import (
     HistoryFile,
@@ -121,7 +121,7 @@ async def reads(inspection: Inspection, queues: dict[str, list[UUID]]) -> list[A
             await inspection.list_tasks(queue, id_suffix=str(ids[0])[-9:]),
             await inspection.list_tasks(queue, params={"group_id": "g1"}),
             await inspection.list_tasks(queue, params={"n": [{"a": 1}]}),
-            await inspection.list_tasks(queue, before=ids[len(ids) // 2], limit=2),
+            await inspection.find_tasks(queue, TaskFilter(), before=ids[len(ids) // 2], limit=2),
             await inspection.list_runs(queue),
             await inspection.list_runs(queue, states=["running"], claimed_by="w1", limit=2),
             await inspection.histories(queue, [ids[-1], UUID(int=5), *ids]),

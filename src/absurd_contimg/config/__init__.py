@@ -23,6 +23,7 @@ from absurd_contimg.config.mosaic import MosaicConfig
 from absurd_contimg.config.night_report import NightReportConfig
 from absurd_contimg.config.photometry import PhotometryConfig, VariabilityConfig
 from absurd_contimg.config.publication import PUBLISHED, PublicationConfig
+from absurd_contimg.config.retention import RetentionConfig
 from absurd_contimg.config.section import Section
 from absurd_contimg.core.records import Json
 
@@ -324,6 +325,7 @@ class PipelineConfig(Section):
     publication: PublicationConfig = PublicationConfig()
     photometry: PhotometryConfig = PhotometryConfig()
     variability: VariabilityConfig = VariabilityConfig()
+    retention: RetentionConfig = RetentionConfig()
     alerts: AlertsConfig = AlertsConfig()
     night_report: NightReportConfig = NightReportConfig()
 

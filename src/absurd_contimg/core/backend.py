@@ -70,13 +70,11 @@ class Inspection(Protocol):
         task_name: str | None = None,
         id_suffix: str | None = None,
         params: Mapping[str, Json] | None = None,
-        before: UUID | None = None,
         limit: int = 100,
     ) -> list[Task]:
         """The newest `limit` tasks (by id, newest first) in any of the given states.
 
-        `id_suffix` is the end of their id as text; `params` are members that theirs have; with
-        `before`, the last id of a list, the next ones.
+        `id_suffix` is the end of their id as text; `params` are members that theirs have.
         """
 
     async def find_tasks(

@@ -7,8 +7,6 @@ its runs, checkpoints and waits. What reads an `Inspection` can show it, without
 from __future__ import annotations
 
 import gzip
-import inspect
-import json
 import os
 import zlib
 from collections import Counter
@@ -17,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar, cast, get_args
+from typing import BinaryIO, cast
 from uuid import UUID
 
 from typing_extensions import override
@@ -36,11 +34,17 @@ from absurd_contimg.core.records import (
     State,
     Task,
     TaskResult,
-    Wait,
 )
-from absurd_contimg.core.row_values import JSON_BYTES_MAX, Unreadable
+from absurd_contimg.core.row_values import JSON_BYTES_MAX
 from absurd_contimg.core.task_queries import contains
 from absurd_contimg.errors import CorruptInputError, MissingInputError
+from absurd_contimg.history.history_lines import (
+    history_of,
+    history_values,
+    json_line,
+    parse_line,
+    parse_time,
+)
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
 FORMAT = "contimg histories 1"
@@ -49,9 +53,6 @@ FILE_BYTES_MAX = 4 * 2**30
 """Of a file as it is on the disk."""
 _LINE_BYTES_MAX = 8 * JSON_BYTES_MAX
 _COMPRESSED = b"\x1f\x8b"
-_UNREADABLE = ":unreadable"
-"""Ends the name of a column whose JSON value could not be read; the value says why."""
-_Record = TypeVar("_Record", Task, Run, Checkpoint, Wait)
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def history_writer(
     try:
         with partial.open("wb") as raw:
             with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
-                file.write(_line(header))
+                file.write(json_line(header))
                 yield lambda history: _add(file, history)
             raw.flush()
             os.fsync(raw.fileno())
@@ -91,7 +92,7 @@ def write_histories(
 
 
 def _add(file: gzip.GzipFile, history: History) -> None:
-    file.write(_line(_history_values(history)))
+    file.write(json_line(history_values(history)))
 
 
 def _flush_names(folder: Path) -> None:
@@ -175,7 +176,6 @@ class HistoryFile(Inspection):
         task_name: str | None = None,
         id_suffix: str | None = None,
         params: Mapping[str, Json] | None = None,
-        before: UUID | None = None,
         limit: int = 100,
     ) -> list[Task]:
         tasks = [
@@ -185,7 +185,6 @@ class HistoryFile(Inspection):
             and task_name in (None, history.task.task_name)
             and str(history.task.task_id).endswith(id_suffix or "")
             and (params is None or contains(history.task.params, params))
-            and (before is None or history.task.task_id < before)
         ]
         return sorted(tasks, key=lambda task: task.task_id, reverse=True)[:limit]
 
@@ -265,33 +264,6 @@ def _times(history: History) -> Iterator[datetime]:
     yield from (saved.updated_at for saved in history.checkpoints)
 
 
-def _line(value: object) -> bytes:
-    return json.dumps(value, allow_nan=False, separators=(",", ":")).encode() + b"\n"
-
-
-def _history_values(history: History) -> dict[str, object]:
-    return {
-        "queue_name": history.queue_name,
-        "task": _values(history.task),
-        "runs": list(map(_values, history.runs)),
-        "checkpoints": list(map(_values, history.checkpoints)),
-        "waits": list(map(_values, history.waits)),
-    }
-
-
-def _values(record: Task | Run | Checkpoint | Wait) -> dict[str, object]:
-    values: dict[str, object] = {}
-    for name in inspect.get_annotations(type(record)):
-        value = getattr(record, name)
-        if isinstance(value, Unreadable):
-            values[name + _UNREADABLE] = value.unreadable
-        elif isinstance(value, datetime):
-            values[name] = value.isoformat()
-        else:
-            values[name] = str(value) if isinstance(value, UUID) else value
-    return values
-
-
 def _read(path: Path) -> tuple[datetime | None, list[History]]:
     """When the histories were read, and the histories."""
     number = 0
@@ -301,13 +273,14 @@ def _read(path: Path) -> tuple[datetime | None, list[History]]:
         with open_regular(path, FILE_BYTES_MAX) as raw, _decompressed(raw) as file:
             while line := file.readline(_LINE_BYTES_MAX):
                 number += 1
-                value = json.loads(line, parse_constant=_refuse)
+                value = parse_line(line)
                 if number == 1:
                     if value["format"] != FORMAT:
                         raise ValueError(f"its format is {value['format']!r}, not {FORMAT!r}")
-                    read_at = _nullable(_time)(value["read_at"])
+                    at = value["read_at"]
+                    read_at = None if at is None else parse_time(at)
                 else:
-                    histories.append(_history(value))
+                    histories.append(history_of(value))
         if not number:
             raise ValueError("it is empty")
     except (UnsuitableFileError, gzip.BadGzipFile, zlib.error, EOFError) as error:
@@ -334,68 +307,3 @@ def _decompressed(file: BinaryIO) -> BinaryIO:
     is_compressed = file.read(2) == _COMPRESSED
     file.seek(0)
     return cast(BinaryIO, gzip.GzipFile(fileobj=file, mode="rb")) if is_compressed else file
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
-
-
-def _history(value: Any) -> History:
-    return History(
-        _text(value["queue_name"]),
-        _record(Task, value["task"]),
-        tuple(_record(Run, each) for each in value["runs"]),
-        tuple(_record(Checkpoint, each) for each in value["checkpoints"]),
-        tuple(_record(Wait, each) for each in value["waits"]),
-    )
-
-
-def _record(kind: type[_Record], values: Any) -> _Record:
-    arguments: list[Any] = []
-    for name, annotation in inspect.get_annotations(kind).items():
-        if annotation == "Json" and name + _UNREADABLE in values:
-            arguments.append(Unreadable(_text(values[name + _UNREADABLE])))
-        else:
-            arguments.append(_READERS[annotation](values[name]))
-    return kind(*arguments)
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-def _number(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{value!r} is no whole number")
-    return value
-
-
-def _time(value: Any) -> datetime:
-    time = datetime.fromisoformat(_text(value))
-    if time.tzinfo is None:
-        raise ValueError(f"{value!r} has no time zone")
-    return time
-
-
-def _state(value: Any) -> Any:
-    if value not in get_args(State):
-        raise ValueError(f"{value!r} is no state")
-    return value
-
-
-def _nullable(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else read(value)
-
-
-_READERS: dict[str, Callable[[Any], Any]] = {
-    "UUID": lambda value: UUID(_text(value)),
-    "str": _text,
-    "int": _number,
-    "datetime": _time,
-    "State": _state,
-    "Json": lambda value: value,
-}
-"""How a value of each annotation of the records is read."""
-_READERS |= {f"{name} | None": _nullable(read) for name, read in _READERS.items()}

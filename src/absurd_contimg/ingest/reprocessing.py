@@ -19,7 +19,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.context import GroupInputs, PipelineContext
 from absurd_contimg.execution.stage import PipelineStage
 from absurd_contimg.history.metrics import measure
-from absurd_contimg.ingest.selection import GroupFacts, read_groups
+from absurd_contimg.ingest.selection import RAW_FILES, GroupFacts, read_groups
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import CalibrateSolveOutputs, SelectCalibrationOutputs, names
 from absurd_contimg.products.subband_files import is_subband_name
@@ -43,6 +43,11 @@ class GroupPlan:
     """The stages whose products are there and stay."""
     left_out: str | None = None
     """Why it is not part of the batch."""
+
+    @property
+    def removed(self) -> Mapping[str, str]:
+        """Of the stages that run, those whose products retention has removed: when and why."""
+        return {name: text for name, text in self.group.removed.items() if name in self.runs}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +96,9 @@ def plan_reprocessing(
         inputs = group_inputs(group, catalog)
         reason = _reason_against(group, open_names)
         if inputs is None or reason is not None:
-            plans.append(GroupPlan(group, (), (), reason or "it has no files"))
+            removed = group.removed.get(RAW_FILES)
+            no_files = "it has no files" if removed is None else f"its raw files were {removed}"
+            plans.append(GroupPlan(group, (), (), reason or no_files))
             continue
         best = _best_set(group, sets, config)
         runs, adopted = predict_stages(stages, config, inputs, group, best)

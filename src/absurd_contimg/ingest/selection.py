@@ -23,7 +23,10 @@ from absurd_contimg.registry.models import (
     SubbandFile,
     ValidationRow,
 )
+from absurd_contimg.registry.removed_products import REMOVED_FILE, removed_products
 
+RAW_FILES = "raw files"
+"""In `GroupFacts.removed`."""
 _UNIX_EPOCH_MJD = 40587.0
 _IN_GROUP = {"whole", "changed"}
 """States of files that belong to their group's data."""
@@ -80,6 +83,8 @@ class GroupFacts:
     verdict: str | None = None
     set_names: Mapping[str, str] = field(default_factory=dict)
     """Of all sets of caltables, by product key."""
+    removed: Mapping[str, str] = field(default_factory=dict)
+    """By stage or file, what retention has removed: when and why."""
 
     @property
     def caltables(self) -> tuple[str, ...]:
@@ -99,10 +104,15 @@ def read_groups(registry: Registry) -> list[GroupFacts]:
     measured: dict[str, dict[str, Any]] = {}
     for row in registry.rows(MeasurementSetRow):
         measured.setdefault(row["group_id"], row)
+    removed: dict[str, dict[str, str]] = defaultdict(dict)
+    for each in removed_products(registry.database):
+        removed[each.group_id][each.stage] = str(each)
     files: dict[str, list[Path]] = defaultdict(list)
     for row in sorted(registry.rows(SubbandFile), key=lambda row: (row["subband"], row["path"])):
         if row["state"] in _IN_GROUP:
             files[row["group_id"]].append(Path(row["path"]))
+        elif str(row["reason"]).startswith(REMOVED_FILE):
+            removed[row["group_id"]][RAW_FILES] = row["reason"]
     products: dict[str, dict[str, list[GroupProduct]]] = defaultdict(lambda: defaultdict(list))
     rows = registry.rows(Product)
     for row in sorted(rows, key=lambda row: row["created_at"], reverse=True):
@@ -125,6 +135,7 @@ def read_groups(registry: Registry) -> list[GroupFacts]:
                 products=own,
                 verdict=next((verdicts.get(p.key) for p in own.get("validate", ())), None),
                 set_names=set_names,
+                removed=removed[group_id],
             )
         )
     return sorted(groups, key=lambda group: (group.mid_mjd or 0.0, group.group_id))

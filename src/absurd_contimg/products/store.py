@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from absurd_contimg.config.publication import PUBLISHED
+from absurd_contimg.config.retention import REMOVED
 from absurd_contimg.errors import BrokenProductError, SettingError, UserError
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -160,12 +161,12 @@ def product_folders(
     A product may be a link to a folder; a link with the name of a product counts as one, so that
     it is missed while its target is away. Those of a folder come first. Other links are left out.
     With `like_products`, folders too that have the name of a product and no manifest. Folders that
-    cannot be read are left out, after a call of `on_error`, and so is `PUBLISHED`: what lies there
-    are copies of products.
+    cannot be read are left out, after a call of `on_error`, and so are `PUBLISHED`, which
+    holds copies of products, and `REMOVED`, which holds what is being removed.
     """
     for folder, subfolders, files in os.walk(output_dir, onerror=on_error):
-        if Path(folder) == output_dir and PUBLISHED in subfolders:
-            subfolders.remove(PUBLISHED)
+        if Path(folder) == output_dir:
+            subfolders[:] = [name for name in subfolders if name not in (PUBLISHED, REMOVED)]
         for name in sorted((*subfolders, *files)):
             path = Path(folder, name)
             is_named = _PRODUCT_NAME.fullmatch(name) or os.path.lexists(path / MANIFEST_NAME)

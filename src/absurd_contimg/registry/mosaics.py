@@ -23,6 +23,7 @@ from absurd_contimg.registry.models import (
     Product,
     ValidationRow,
 )
+from absurd_contimg.registry.removed_products import removed_text
 
 
 class MosaicTier(StrEnum):
@@ -94,17 +95,26 @@ class ImagedGroup:
 
 
 def imaged_groups(database: Database, start_mjd: float, end_mjd: float) -> list[ImagedGroup]:
-    """The groups with an image whose middle lies in a span of time, in the order of time."""
-    times = MeasurementSetRow.mid_mjd
-    query = (
-        select(MeasurementSetRow.group_id, times, MeasurementSetRow.declination_deg)
-        .where(times >= start_mjd, times < end_mjd)
-        .where(MeasurementSetRow.group_id.in_(select(ImageRow.group_id)))
-        .order_by(times, MeasurementSetRow.group_id)
-    )
+    """The groups with an image whose middle lies in a span of time, in the order of time.
+
+    Of a group whose Measurement Sets retention has removed, the group's own row says when.
+    """
+    groups: dict[str, ImagedGroup] = {}
     with database.reading() as session:
-        groups = {row.group_id: ImagedGroup(*row) for row in session.execute(query)}
-    return list(groups.values())
+        for table in (ObservationGroup, MeasurementSetRow):
+            query = select(table.group_id, table.mid_mjd, table.declination_deg).where(
+                table.mid_mjd >= start_mjd,
+                table.mid_mjd < end_mjd,
+                table.declination_deg.is_not(None),
+                table.group_id.in_(select(ImageRow.group_id)),
+            )
+            measured = select(MeasurementSetRow.group_id)
+            if table is ObservationGroup:
+                query = query.where(table.group_id.not_in(measured))
+            for row in session.execute(query):
+                group = ImagedGroup(row.group_id, row.mid_mjd, row.declination_deg)
+                groups[group.group_id] = group
+    return sorted(groups.values(), key=lambda group: (group.mid_mjd, group.group_id))
 
 
 @patient
@@ -120,7 +130,8 @@ def mosaic_members(database: Database, group_ids: Sequence[str]) -> MosaicMember
             image = _newest(session, ImageRow, group_id)
             reason = _reason_against(group) or ("" if image else "it has no image yet")
             if reason or image is None:
-                missing.append(MissingMember(group_id, reason))
+                removed = removed_text(session, group_id, "image")
+                missing.append(MissingMember(group_id, removed or reason))
                 continue
             described = from_json(ImageOutputs, database.resolved(image.details)).image
             validation = _newest(session, ValidationRow, group_id)

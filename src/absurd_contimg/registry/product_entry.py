@@ -26,9 +26,14 @@ from absurd_contimg.registry.models import (
     MeasurementSetRow,
     ObservationGroup,
     Product,
+    row_values,
 )
 from absurd_contimg.registry.photometry import PhotometryRow
-from absurd_contimg.registry.removed_products import forget_removed
+from absurd_contimg.registry.removed_products import (
+    RemovedProduct,
+    RemovedProductRow,
+    forget_removed,
+)
 
 _PATH_COLUMNS = {"path", "folder", "source_ms", "outputs", "details"}
 _UNFIT = (IntegrityError, DataError, ValueError, OverflowError)
@@ -147,6 +152,14 @@ def require_no_products(session: Session, output_dir: Path) -> None:
             "Mount its disk, or correct --output-dir. If the products were deleted on purpose: "
             "contimg registry rebuild --empty",
         )
+
+
+def remove_rows(session: Session, removed: RemovedProduct, stored_folder: str) -> None:
+    """Drop what the registry holds of a product, and note since when it is gone."""
+    for table in DERIVED_TABLES:
+        column = "key" if table is Product else "product_key"
+        session.execute(delete(table).where(inspect(table).columns[column] == removed.product_key))
+    session.merge(RemovedProductRow(**row_values(removed) | {"folder": stored_folder}))
 
 
 def delete_derived_rows(session: Session, kept: Collection[str]) -> None:

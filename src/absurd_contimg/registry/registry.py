@@ -50,10 +50,12 @@ from absurd_contimg.registry.product_entry import (
     ensure_group,
     enter_product,
     enter_products,
+    remove_rows,
     require_no_products,
     retire,
 )
 from absurd_contimg.registry.publications import Publications
+from absurd_contimg.registry.removed_products import RemovedProduct
 from absurd_contimg.registry.subband_files import files_in_groups
 from absurd_contimg.registry.transits import GroupObservation, observed_groups
 
@@ -114,6 +116,18 @@ class Registry:
         """Enter a committed product; the same one again changes nothing."""
         with self.database.writing() as session:
             enter_product(session, self.database, folder, manifest)
+
+    @patient
+    def note_removed(self, removed: RemovedProduct) -> bool:
+        """Note that retention has removed a product; what else is known of it goes.
+
+        False, and nothing is changed, if its folder is there: it was made again meanwhile.
+        """
+        with self.database.writing() as session:
+            if removed.folder.exists():
+                return False
+            remove_rows(session, removed, self.database.stored(str(removed.folder)))
+            return True
 
     def rebuild(self, output_dir: Path, *, may_be_empty: bool = False) -> RebuildReport:
         """Replace what manifests hold, in one step; groups, status and retirements stay.

@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sqlalchemy import BigInteger, delete, inspect, select
+from sqlalchemy import BigInteger, delete, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
-from absurd_contimg.registry.database import Database, chunks, patient
-from absurd_contimg.registry.derived import DERIVED_TABLES
-from absurd_contimg.registry.models import Base, Product, row_values
+from absurd_contimg.registry.database import Database, chunks
+from absurd_contimg.registry.models import Base
+
+REMOVED_FILE = "removed by retention on "
+"""How the reason of a raw file begins that retention has removed."""
 
 
 class RemovedProductRow(Base):
@@ -42,26 +44,7 @@ class RemovedProduct:
     """The rule that removed it."""
 
     def __str__(self) -> str:
-        return f"removed by retention on {self.removed_at[:10]} ({self.reason})"
-
-
-@patient
-def note_removed(database: Database, removed: RemovedProduct) -> bool:
-    """Enter a removed product and drop its other rows, in one transaction.
-
-    False, and nothing is changed, if a product is in its folder: it was made again meanwhile.
-    """
-    with database.writing() as session:
-        if removed.folder.exists():
-            return False
-        for table in DERIVED_TABLES:
-            column = "key" if table is Product else "product_key"
-            session.execute(
-                delete(table).where(inspect(table).columns[column] == removed.product_key)
-            )
-        values = row_values(removed) | {"folder": database.stored(str(removed.folder))}
-        session.merge(RemovedProductRow(**values))
-        return True
+        return _text(self.removed_at, self.reason)
 
 
 def forget_removed(session: Session, product_keys: Iterable[str]) -> None:
@@ -89,3 +72,19 @@ def removed_products(database: Database, group_id: str | None = None) -> list[Re
             )
             for row in session.scalars(query)
         ]
+
+
+def removed_text(session: Session, group_id: str, stage: str) -> str | None:
+    """When and why the newest product of a stage of a group was removed, None if none was."""
+    query = (
+        select(RemovedProductRow)
+        .where(RemovedProductRow.group_id == group_id, RemovedProductRow.stage == stage)
+        .order_by(RemovedProductRow.removed_at.desc())
+        .limit(1)
+    )
+    row = session.scalars(query).first()
+    return None if row is None else f"its {stage} was {_text(row.removed_at, row.reason)}"
+
+
+def _text(removed_at: str, reason: str) -> str:
+    return f"{REMOVED_FILE}{removed_at[:10]} ({reason})"

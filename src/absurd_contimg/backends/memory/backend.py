@@ -223,12 +223,10 @@ class MemoryBackend(Backend):
         task_name: str | None = None,
         id_suffix: str | None = None,
         params: Mapping[str, Json] | None = None,
-        before: UUID | None = None,
         limit: int = 100,
     ) -> list[Task]:
         members = None if params is None else dumped(params)
-        end = None if before is None else uuid_int(before)
-        filters = (queue_name, states, task_name, id_suffix, members, end, limit)
+        filters = (queue_name, states, task_name, id_suffix, members, limit)
         rows = await self._read(_task_rows, filters)
         return [Task(*python_values(row)) for row in rows]
 
@@ -273,7 +271,6 @@ def _task_rows(
     name: str | None,
     id_suffix: str | None,
     members: str | None,
-    end: int | None,
     limit: int,
 ) -> list[TaskRow]:
     """The newest tasks in these states, of this name and so on; None stands for any."""
@@ -284,7 +281,6 @@ def _task_rows(
         and name in (None, row.task_name)
         and (id_suffix is None or str(UUID(int=row.task_id)).endswith(id_suffix))
         and (members is None or jsonb.contains(row.params, members))
-        and (end is None or row.task_id < end)
     ]
     return sorted(rows, reverse=True)[:limit]
 

@@ -79,7 +79,8 @@ def resume(only: _Queues = None) -> None:
 
     settings = state.settings()
     if not exists(settings.registry_url):
-        raise SettingError("No queue is paused: there is no registry.", "contimg queue list")
+        console.print("No queue is paused.")
+        return
     with open_tables(settings) as database:
         pauses = QueuePauses(database)
         paused = [pause.queue for pause in pauses.pauses()]

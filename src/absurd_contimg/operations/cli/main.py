@@ -18,6 +18,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     emergency,
     files,
     inspect,
+    maintenance,
     manage,
     mosaic,
     night,

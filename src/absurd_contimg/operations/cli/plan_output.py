@@ -36,6 +36,7 @@ def _group_json(each: GroupPlan) -> dict[str, Any]:
         "runs": each.runs,
         "adopted": each.adopted,
         "left_out": each.left_out,
+        "removed": each.removed,
     }
 
 

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from absurd_contimg.registry import Registry
 
 
+_REMOVED_SHOWN = 20
+"""Of the products that retention has removed, the last ones."""
+
+
 def _time(text: str) -> Any:
     return typer.Argument(formats=["%Y-%m-%dT%H:%M:%S"], help=f"{text}, UTC.", show_default=False)
 
@@ -36,12 +40,14 @@ def check(as_json: AsJson = False) -> None:
     groups that wait for one go on. Raw files that are gone are marked so. Exit code 1 if products
     are missing, damaged or not registered, or if anything else is wrong.
     """
+    from absurd_contimg.products.removal import unfinished_removals
     from absurd_contimg.registry.consistency import (
         derived_problems,
         publication_problems,
         refresh_file_index,
         window_problems,
     )
+    from absurd_contimg.registry.removed_products import removed_products
 
     settings = state.settings()
     with _registry(settings) as (registry, output_dir):
@@ -51,8 +57,14 @@ def check(as_json: AsJson = False) -> None:
         publications = publication_problems(registry.database, settings.pipeline.paths.published)
         windows = window_problems(registry.database)
         rows = derived_problems(registry.database)
+        removed = removed_products(registry.database)
+        interrupted = [each.key for each in unfinished_removals(output_dir)]
+    rows += [
+        f"The removal of {key} was interrupted: contimg maintenance run" for key in interrupted
+    ]
     if as_json:
         shown = {"report": report, "groups_that_go_on": woken, "files": files}
+        shown |= {"removed_by_retention": removed}
         print_json({**shown, "publications": publications, "windows": windows, "rows": rows})
     else:
         _show("is missing or damaged", [text for _, text in report.broken])
@@ -70,6 +82,10 @@ def check(as_json: AsJson = False) -> None:
                 f"Raw files: {len(files.gone)} gone since the last look, "
                 f"{len(files.returned)} there again, of {files.files}."
             )
+        for each in removed[-_REMOVED_SHOWN:]:
+            console.out(f"{each.folder} was {each}")
+        if len(removed) > _REMOVED_SHOWN:
+            console.out(f"{len(removed)} products were removed by retention in all.")
         wrong = f"{len(report.broken)} missing or damaged, {len(report.unknown)} not registered"
         console.out(f"{report.products} products in the registry, {wrong}.")
     if report.broken or report.unknown or publications or windows or rows:

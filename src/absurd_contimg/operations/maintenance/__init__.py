@@ -21,19 +21,53 @@ from absurd_contimg.operations.maintenance.emergency import (
     site_queues,
     wait_until_idle,
 )
+from absurd_contimg.operations.maintenance.files import OldFile
+from absurd_contimg.operations.maintenance.needs import Needs, needs_of, read_needs
+from absurd_contimg.operations.maintenance.retention import (
+    OldProduct,
+    RetentionPlan,
+    RetentionReport,
+    plan_retention,
+    run_retention,
+)
+from absurd_contimg.operations.maintenance.site import (
+    ARCHIVE,
+    SitePlan,
+    SiteReport,
+    clean_queues,
+    plan_site,
+    run_site,
+)
+from absurd_contimg.operations.maintenance.vacuum import vacuum
 
 __all__ = [
+    "ARCHIVE",
     "CleanedQueue",
     "ClearedQueue",
+    "Needs",
+    "OldFile",
+    "OldProduct",
+    "RetentionPlan",
+    "RetentionReport",
+    "SitePlan",
+    "SiteReport",
     "archive",
     "clean_queue",
+    "clean_queues",
     "clear_queue",
     "histories_in_pages",
+    "needs_of",
     "old_histories",
     "pause_queues",
+    "plan_retention",
+    "plan_site",
+    "read_needs",
     "resume_queues",
+    "run_retention",
+    "run_site",
     "running_tasks",
     "site_queues",
+    "vacuum",
     "wait_until_idle",
     "write_dump",
 ]

@@ -16,6 +16,7 @@ from uuid import UUID
 
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import TERMINAL_STATES, History, State
+from absurd_contimg.core.task_queries import TaskFilter
 from absurd_contimg.history.history_file import (
     history_writer,
     read_histories_file,
@@ -61,7 +62,8 @@ async def histories_in_pages(
     before: UUID | None = None,
 ) -> AsyncIterator[list[History]]:
     """All histories of a queue, the newest tasks first, some hundred at a time."""
-    while tasks := await inspection.list_tasks(queue, states=states, before=before, limit=_PAGE):
+    wanted = TaskFilter(states)
+    while tasks := await inspection.find_tasks(queue, wanted, before=before, limit=_PAGE):
         ids = [task.task_id for task in tasks]
         yield await inspection.histories(queue, ids)
         before = ids[-1]

@@ -90,7 +90,8 @@ def make_worker(
         registry,
         ready_to_claim,
     )
-    worker.control = RunControl(_CONTROL_SECONDS, gate.may_run)
+    stop_gate = QueueGate(QueuePauses(registry.database), settings.queue_name)
+    worker.control = RunControl(_CONTROL_SECONDS, stop_gate.may_run)
     return worker
 
 

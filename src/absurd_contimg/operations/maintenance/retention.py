@@ -1,0 +1,231 @@
+"""Retention: which products are old enough to go, which of them stay and why, and their removal.
+
+Mosaics, fluxes, solutions and published copies stay by default. What is removed is noted in the
+registry, so that nothing counts as missing afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from absurd_contimg.config.retention import REMOVED, RetentionConfig
+from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.operations.maintenance.needs import Needs
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.products.mosaic_outputs import MosaicOutputs
+from absurd_contimg.products.outputs import (
+    CalibrateApplyOutputs,
+    CalibrateSolveOutputs,
+    ConvertOutputs,
+    FlagOutputs,
+    ImageOutputs,
+    PhotometryOutputs,
+    ValidateOutputs,
+    names,
+)
+from absurd_contimg.products.removal import TakenOut, interrupted, take_out
+from absurd_contimg.registry import GroupStatus, Registry
+from absurd_contimg.registry.models import CaltableSetRow, ObservationGroup, Product
+from absurd_contimg.registry.removed_products import RemovedProduct
+
+_DAY_SECONDS = 86_400.0
+_GROUPS_AT_ONCE = 20
+_MEASUREMENT_SETS = (ConvertOutputs, FlagOutputs, CalibrateApplyOutputs)
+_IMAGES = (ImageOutputs, ValidateOutputs)
+_FAILED = (GroupStatus.FAILED.value, GroupStatus.QUARANTINED.value)
+
+
+@dataclass(frozen=True, slots=True)
+class OldProduct:
+    """A product that is older than its type is kept."""
+
+    key: str
+    stage: str
+    group_id: str
+    folder: Path
+    size_bytes: int
+    age_days: float
+    rule: str
+    """The type and the limit, as ``science_ms_days 30``."""
+    kept: str | None = None
+    """Why it stays all the same."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionPlan:
+    """What would go, and what is old and stays."""
+
+    old: tuple[OldProduct, ...] = ()
+    younger: int = 0
+    """Products that are not old enough, or whose type is always kept."""
+
+    @property
+    def removed(self) -> list[OldProduct]:
+        """The products that would go."""
+        return [product for product in self.old if product.kept is None]
+
+    @property
+    def kept(self) -> list[OldProduct]:
+        """The products that are old and stay."""
+        return [product for product in self.old if product.kept is not None]
+
+    @property
+    def removed_bytes(self) -> int:
+        """What would be free afterwards."""
+        return sum(product.size_bytes for product in self.removed)
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionReport:
+    """What a run has done."""
+
+    removed: tuple[OldProduct, ...]
+    kept: tuple[OldProduct, ...]
+    finished: int
+    """Removals of an interrupted run that were finished."""
+
+
+def plan_retention(
+    registry: Registry, config: RetentionConfig, needs: Needs, now: datetime
+) -> RetentionPlan:
+    """What retention would remove now; changes nothing."""
+    status = {row["group_id"]: row["status"] for row in registry.rows(ObservationGroup)}
+    calibrators = {row["group_id"] for row in registry.rows(CaltableSetRow)}
+    old: list[OldProduct] = []
+    younger = 0
+    for row in registry.rows(Product):
+        kind = _kind(row["outputs"].keys(), row["group_id"] in calibrators)
+        limits = [] if kind is None else [(f"{kind}_days", getattr(config, f"{kind}_days"))]
+        is_of_failed = status.get(row["group_id"]) in _FAILED
+        if is_of_failed and kind not in ("caltables", "mosaics", "photometry"):
+            limits.append(("failed_days", config.failed_days))
+        days = _age_days(row["created_at"], now)
+        passed = [(limit, name) for name, limit in limits if limit is not None and days > limit]
+        if not passed:
+            younger += 1
+            continue
+        limit, name = min(passed)
+        folder = Path(row["folder"])
+        kept = needs.reason(row["key"], row["group_id"], folder)
+        if kept is None and (folder.is_symlink() or not folder.is_dir()):
+            kept = "it is a link or not there: contimg registry check"
+        old.append(
+            OldProduct(
+                *(row["key"], row["stage"], row["group_id"], folder),
+                *(row["size_bytes"], days, f"{name} {limit:g}", kept),
+            )
+        )
+    # What was made last goes first: what is left at any moment is the beginning of a chain.
+    old.sort(key=lambda product: (product.group_id, product.age_days))
+    return RetentionPlan(tuple(old), younger)
+
+
+def run_retention(
+    registry: Registry,
+    output_dir: Path,
+    plan: RetentionPlan,
+    read_needs_again: Callable[[], Needs],
+    now: datetime,
+    files: FileSystem = LOCAL,
+) -> RetentionReport:
+    """Remove what the plan says, except for what is needed by now.
+
+    Products are taken out of their places first; what is needed then is put back. Two runs at
+    once: the second one does nothing.
+    """
+    if not files.is_folder(output_dir):
+        return RetentionReport((), (), 0)
+    files.ensure_folder(output_dir / REMOVED)
+    lock = files.try_lock(output_dir / REMOVED / ".lock")
+    if lock is None:
+        return RetentionReport((), (), 0)
+    try:
+        left = list(interrupted(output_dir, files, clear=True))
+        finished = sum(_finish(registry, each, files) for each in left)
+        removed: list[OldProduct] = []
+        kept: list[OldProduct] = list(plan.kept)
+        for part in _parts(plan.removed):
+            taken = _take_out(output_dir, part, now, files)
+            needs = read_needs_again()
+            for product, out in taken:
+                if needs.reason(product.key, product.group_id, product.folder) is not None:
+                    out.put_back(files)
+                elif _finish(registry, out, files):
+                    removed.append(product)
+    finally:
+        files.unlock(lock)
+    return RetentionReport(tuple(removed), tuple(kept), finished)
+
+
+def _take_out(
+    output_dir: Path, products: Iterable[OldProduct], now: datetime, files: FileSystem
+) -> list[tuple[OldProduct, TakenOut]]:
+    removed_at = now.astimezone(UTC).isoformat(timespec="seconds")
+    taken = []
+    for product in products:
+        with suppress(BrokenProductError):  # another run was faster, or it was made anew
+            out = take_out(
+                *(output_dir, product.folder, product.key),
+                size_bytes=product.size_bytes,
+                removed_at=removed_at,
+                reason=product.rule,
+                files=files,
+            )
+            taken.append((product, out))
+    return taken
+
+
+def _finish(registry: Registry, out: TakenOut, files: FileSystem) -> bool:
+    """Let the registry forget a product, then remove its files; whether it was out."""
+    was_out = out.is_out(files)
+    if was_out:
+        registry.note_removed(
+            RemovedProduct(
+                product_key=out.key,
+                stage=out.stage,
+                group_id=out.group_id,
+                folder=out.folder,
+                size_bytes=out.size_bytes,
+                removed_at=out.removed_at,
+                reason=out.reason,
+            )
+        )
+    out.remove(files)
+    return was_out
+
+
+def _parts(products: Sequence[OldProduct]) -> list[list[OldProduct]]:
+    """The products of some groups at a time."""
+    by_group: dict[str, list[OldProduct]] = {}
+    for product in products:
+        by_group.setdefault(product.group_id, []).append(product)
+    groups = list(by_group.values())
+    return [
+        [product for group in groups[first : first + _GROUPS_AT_ONCE] for product in group]
+        for first in range(0, len(groups), _GROUPS_AT_ONCE)
+    ]
+
+
+def _kind(outputs: Iterable[str], is_calibrator: bool) -> str | None:
+    """The type of a product, as in the names of the settings, by its outputs."""
+    found = set(outputs)
+    kinds: Mapping[str, tuple[type[object], ...]] = {
+        "calibrator_ms" if is_calibrator else "science_ms": _MEASUREMENT_SETS,
+        "images": _IMAGES,
+        "mosaics": (MosaicOutputs,),
+        "photometry": (PhotometryOutputs,),
+        "caltables": (CalibrateSolveOutputs,),
+    }
+    return next(
+        (kind for kind, types in kinds.items() if any(names(each) == found for each in types)), None
+    )
+
+
+def _age_days(created_at: str, now: datetime) -> float:
+    made = datetime.fromisoformat(created_at)
+    aware = made if made.tzinfo is not None else made.replace(tzinfo=UTC)
+    return (now - aware).total_seconds() / _DAY_SECONDS

@@ -1,0 +1,135 @@
+"""All maintenance of a site: what would be done, and doing it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.execution.host_scratch import host_scratch
+from absurd_contimg.execution.scratch import Janitor, RemovedFolder
+from absurd_contimg.operations.maintenance.archive import (
+    CleanedQueue,
+    clean_queue,
+    old_histories,
+)
+from absurd_contimg.operations.maintenance.files import (
+    OldFile,
+    old_logs,
+    old_raw_files,
+    remove_logs,
+    remove_raw_files,
+)
+from absurd_contimg.operations.maintenance.needs import Needs, read_needs
+from absurd_contimg.operations.maintenance.retention import (
+    RetentionPlan,
+    RetentionReport,
+    plan_retention,
+    run_retention,
+)
+from absurd_contimg.products.removal import unfinished_removals
+from absurd_contimg.registry import Registry
+from absurd_contimg.settings import Settings
+
+ARCHIVE = "archive"
+"""The folder for the histories of removed tasks, in the state folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class SitePlan:
+    """What maintenance would do now."""
+
+    products: RetentionPlan
+    unfinished: int
+    """Removals of products that an interrupted run has left."""
+    raw_files: tuple[OldFile, ...]
+    """None unless they were asked for."""
+    logs: tuple[OldFile, ...]
+    tasks: dict[str, int]
+    """By queue, the tasks that are old enough."""
+
+
+@dataclass(frozen=True, slots=True)
+class SiteReport:
+    """What maintenance has done."""
+
+    products: RetentionReport
+    raw_files: int
+    logs: int
+    queues: tuple[CleanedQueue, ...]
+    scratch: tuple[RemovedFolder, ...]
+
+
+async def plan_site(
+    settings: Settings, backend: Backend, registry: Registry, *, raw_files: bool = False
+) -> SitePlan:
+    """What would be done; changes nothing."""
+    config, paths = settings.pipeline.retention, settings.pipeline.paths
+    now = await backend.current_time()
+    queues = await backend.list_queues()
+    needs = await read_needs(backend, queues, registry, now)
+    ended_before = now - timedelta(days=config.tasks_days)
+    return SitePlan(
+        products=await asyncio.to_thread(plan_retention, registry, config, needs, now),
+        unfinished=len(await asyncio.to_thread(unfinished_removals, paths.output_dir)),
+        raw_files=await asyncio.to_thread(_raw_files, settings, registry, needs, now)
+        if raw_files
+        else (),
+        logs=tuple(
+            await asyncio.to_thread(old_logs, paths.state_dir, config.logs_days, needs, now)
+        ),
+        tasks={queue: len(await old_histories(backend, queue, ended_before)) for queue in queues},
+    )
+
+
+async def run_site(
+    settings: Settings, backend: Backend, registry: Registry, *, raw_files: bool = False
+) -> SiteReport:
+    """Do all of it. Repeated, interrupted or run twice at once, it does no harm."""
+    config, paths = settings.pipeline.retention, settings.pipeline.paths
+    loop = asyncio.get_running_loop()
+    queues = await backend.list_queues()
+    now = await backend.current_time()
+    needs = await read_needs(backend, queues, registry, now)
+
+    def read_again() -> Needs:
+        reading = read_needs(backend, queues, registry, now)
+        return asyncio.run_coroutine_threadsafe(reading, loop).result()
+
+    plan = await asyncio.to_thread(plan_retention, registry, config, needs, now)
+    products = await asyncio.to_thread(
+        run_retention, registry, paths.output_dir, plan, read_again, now
+    )
+    raw = await asyncio.to_thread(_raw_files, settings, registry, needs, now) if raw_files else ()
+    logs = await asyncio.to_thread(old_logs, paths.state_dir, config.logs_days, needs, now)
+    return SiteReport(
+        products=products,
+        raw_files=await asyncio.to_thread(remove_raw_files, registry, raw, now),
+        logs=await asyncio.to_thread(remove_logs, logs),
+        queues=tuple(await clean_queues(settings, backend, queues)),
+        scratch=tuple(await asyncio.to_thread(_sweep, paths.scratch_dir)),
+    )
+
+
+async def clean_queues(
+    settings: Settings, backend: Backend, queues: Sequence[str]
+) -> list[CleanedQueue]:
+    """Archive and remove old tasks and events of these queues."""
+    config = settings.pipeline.retention
+    days = {"tasks_days": config.tasks_days, "events_days": config.events_days}
+    folder = settings.pipeline.paths.state_dir / ARCHIVE
+    return [await clean_queue(backend, queue, folder, **days) for queue in queues]
+
+
+def _raw_files(
+    settings: Settings, registry: Registry, needs: Needs, now: datetime
+) -> tuple[OldFile, ...]:
+    days = settings.pipeline.retention.raw_files_days
+    return tuple(old_raw_files(registry, settings.pipeline.paths.input_dir, days, needs, now))
+
+
+def _sweep(scratch_dir: Path) -> list[RemovedFolder]:
+    return Janitor(host_scratch(scratch_dir)).sweep()

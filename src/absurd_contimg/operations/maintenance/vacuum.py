@@ -1,0 +1,60 @@
+"""VACUUM (ANALYZE) of Absurd's tables and of the registry: space and statistics after removals."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from psycopg import sql
+
+from absurd_contimg.backends.postgres.sessions import AsyncSession
+
+_TABLES = (
+    "select n.nspname, c.relname from pg_catalog.pg_class c"
+    " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+    " where n.nspname = any(%s) and c.relkind = 'r' order by 1, 2"
+)
+_BUSY_SECONDS = 10.0
+
+
+async def vacuum_postgres(url: str, schemas: list[str]) -> int:
+    """Vacuum and analyse every table of these schemas, one at a time; how many.
+
+    It takes no lock that a worker would wait for.
+    """
+    session = await AsyncSession.connect(url, autocommit=True)
+    async with session:
+        cursor = await session.execute(_TABLES, (schemas,))
+        tables = await cursor.fetchall()
+        for schema, table in tables:
+            name = sql.Identifier(schema, table)
+            await session.execute(sql.SQL("vacuum (analyze) {}").format(name))
+    return len(tables)
+
+
+def vacuum_sqlite(path: Path) -> bool:
+    """Give back unused space of an SQLite file; False if it is absent, or used all the time."""
+    if not path.exists():
+        return False
+    with closing(sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)) as database:
+        try:
+            database.execute("pragma optimize")
+            database.execute("vacuum")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                return False
+            raise
+    return True
+
+
+async def vacuum(database_url: str, registry_url: str) -> str:
+    """Vacuum both; a sentence that says what was done."""
+    is_shared = registry_url.startswith("postgres")
+    count = await vacuum_postgres(database_url, ["absurd"])
+    if is_shared:
+        count += await vacuum_postgres(registry_url, ["contimg"])
+        return f"{count} tables vacuumed and analysed."
+    done = await asyncio.to_thread(vacuum_sqlite, Path(registry_url.removeprefix("sqlite:///")))
+    return f"{count} tables vacuumed and analysed, the registry's file {'too' if done else 'not'}."

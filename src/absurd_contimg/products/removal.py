@@ -1,0 +1,140 @@
+"""Taking committed products out of their places, so that a kill at any point can be made good.
+
+A product is renamed into a folder of its own below `REMOVED` in the output folder, beside a note of
+what it is and why it goes. Only then does the registry forget it, and only after that are its files
+removed. What is found below `REMOVED` later was interrupted: its removal is finished, or undone
+where the product was still in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absurd_contimg.config.retention import REMOVED
+from absurd_contimg.errors import BrokenProductError
+from absurd_contimg.owned_folders import Mark
+from absurd_contimg.products.filesystem import LOCAL, FileSystem
+from absurd_contimg.products.store import load_committed
+
+_NOTE = "removal.json"
+_PRODUCT = "product"
+
+
+@dataclass(frozen=True, slots=True)
+class TakenOut:
+    """A product that is out of its place, or about to be."""
+
+    key: str
+    stage: str
+    group_id: str
+    folder: Path
+    """Its place."""
+    size_bytes: int
+    removed_at: str
+    """ISO 8601, UTC."""
+    reason: str
+    holding: Path
+    """The folder that it is in meanwhile."""
+
+    @property
+    def _mark(self) -> Mark:
+        return _mark(self.key)
+
+    def is_out(self, files: FileSystem = LOCAL) -> bool:
+        """Whether it is not in its place any more."""
+        return files.exists(self.holding / _PRODUCT)
+
+    def put_back(self, files: FileSystem = LOCAL) -> None:
+        """Undo it; if another process has made the same product meanwhile, that one stays."""
+        if self.is_out(files) and not files.exists(self.folder):
+            files.rename(self.holding / _PRODUCT, self.folder)
+            files.flush(self.folder.parent)
+        files.remove_tree(self.holding, self._mark)
+
+    def remove(self, files: FileSystem = LOCAL) -> None:
+        """Remove its files; the registry must have forgotten it."""
+        files.remove_tree(self.holding, self._mark)
+
+
+def take_out(
+    output_dir: Path,
+    folder: Path,
+    key: str,
+    *,
+    size_bytes: int,
+    removed_at: str,
+    reason: str,
+    files: FileSystem = LOCAL,
+) -> TakenOut:
+    """Move a product out of its place.
+
+    Raises `BrokenProductError` if the product of that key is not there, or is a link.
+    """
+    manifest = load_committed(folder, files)
+    if manifest.key != key or folder.is_symlink():
+        raise BrokenProductError(
+            f"{folder} is a link or holds the product {manifest.key}, not {key}.",
+            "Nothing was removed. Compare: contimg registry check.",
+        )
+    holding = output_dir / REMOVED / key
+    files.take_folder(holding, _mark(key), lambda _folder: False)
+    note: dict[str, Any] = {
+        "key": key,
+        "stage": manifest.stage,
+        "group_id": manifest.group_id,
+        "location": manifest.location,
+        "size_bytes": size_bytes,
+        "removed_at": removed_at,
+        "reason": reason,
+    }
+    files.write_json(holding / _NOTE, note)
+    files.flush(holding)
+    files.rename(folder, holding / _PRODUCT)
+    files.flush(folder.parent)
+    files.flush(holding)
+    return _taken_out(output_dir, holding, note)
+
+
+def interrupted(
+    output_dir: Path, files: FileSystem = LOCAL, *, clear: bool = False
+) -> Iterator[TakenOut]:
+    """What a process has left that was killed while it removed products.
+
+    A folder without a note is at its beginning, or at its end, when the registry has forgotten the
+    product: with `clear` it is removed.
+    """
+    for holding in files.matching(output_dir / REMOVED, "*"):
+        if not files.is_folder(holding):
+            continue  # the lock
+        try:
+            note = files.read_json(holding / _NOTE)
+            yield _taken_out(output_dir, holding, note)
+        except (OSError, ValueError, TypeError, KeyError):
+            if clear:
+                files.take_folder(holding, _mark(holding.name), lambda _folder: False)
+                files.remove_tree(holding, _mark(holding.name))
+
+
+def unfinished_removals(output_dir: Path, files: FileSystem = LOCAL) -> list[TakenOut]:
+    """Products that a killed run has taken out and not removed: the next run does so."""
+    return [each for each in interrupted(output_dir, files) if each.is_out(files)]
+
+
+def _mark(key: str) -> Mark:
+    return Mark("removed product", key)
+
+
+def _taken_out(output_dir: Path, holding: Path, note: dict[str, Any]) -> TakenOut:
+    return TakenOut(
+        key=holding.name,
+        stage=str(note["stage"]),
+        group_id=str(note["group_id"]),
+        folder=output_dir / str(note["location"]),
+        size_bytes=int(note["size_bytes"]),
+        removed_at=str(note["removed_at"]),
+        reason=str(note["reason"]),
+        holding=holding,
+    )
