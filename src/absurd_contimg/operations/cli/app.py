@@ -15,10 +15,11 @@ from uuid import UUID
 import typer
 from rich.logging import RichHandler
 
-from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.errors import QueueNotFound
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError
+from absurd_contimg.history.history_file import HistoryFile
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import read_histories
 from absurd_contimg.history.timeline import SECONDARY_TASKS, group_of
@@ -53,6 +54,12 @@ SERVICES = ("worker", "daemon", "api")
 """The commands that a service manager starts."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+FromFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--from", help="Histories from this file (contimg archive), not from the database."
+    ),
+]
 TaskName = Annotated[str, typer.Argument(help="A task: its id, the end of its id, or its group.")]
 GroupName = Annotated[str, typer.Argument(help="The group, as contimg status shows it.")]
 
@@ -171,7 +178,20 @@ def with_backend(
     return asyncio.run(call())
 
 
-async def find_task(backend: Backend, settings: Settings, name: str) -> History:
+def with_inspection(
+    settings: Settings, file: Path | None, work: Callable[[Inspection], Awaitable[_T]]
+) -> _T:
+    """Call `work` with the histories of a file, or without one with a connected backend."""
+    if file is None:
+        return with_backend(settings, work, create=False)
+
+    async def call(path: Path) -> _T:
+        return await work(HistoryFile(path))
+
+    return asyncio.run(call(file))
+
+
+async def find_task(backend: Inspection, settings: Settings, name: str) -> History:
     """A task by its id, by the end of its id, or by its group or window.
 
     Of these the newest one, those that measure or publish what it has made after the others.
@@ -204,10 +224,12 @@ def newest_histories(settings: Settings, limit: int = 100_000) -> list[History]:
     return with_backend(settings, read, create=False)
 
 
-def all_histories(settings: Settings, limit: int = 100_000) -> list[History]:
+def all_histories(
+    settings: Settings, limit: int = 100_000, file: Path | None = None
+) -> list[History]:
     """The histories of the newest tasks of the queue, and of those of its stages beside it."""
 
-    async def read(backend: Backend) -> list[History]:
+    async def read(backend: Inspection) -> list[History]:
         histories = await read_histories(backend, settings.queue_name, limit=limit)
         prefix = f"{settings.queue_name}-"
         for queue in await backend.list_queues():
@@ -215,7 +237,7 @@ def all_histories(settings: Settings, limit: int = 100_000) -> list[History]:
                 histories += await read_histories(backend, queue, limit=limit)
         return histories
 
-    return with_backend(settings, read, create=False)
+    return with_inspection(settings, file, read)
 
 
 def print_json(value: object) -> None:

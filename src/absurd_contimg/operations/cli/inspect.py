@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from rich.markup import escape
 from rich.table import Table
 
-from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError
@@ -28,7 +28,7 @@ from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, read_histories, summarize
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
-from absurd_contimg.operations.cli.app import AsJson, GroupName, TaskName, app, state
+from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, message_line, one_line
 from absurd_contimg.settings import VARIABLES, Settings, known_settings
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 def status(
     limit: Annotated[int, typer.Option(min=1, help="Number of tasks, the newest first.")] = 20,
     as_json: AsJson = False,
+    from_file: FromFile = None,
 ) -> None:
     """Show the queue, the workers of this host, and the newest tasks."""
     from absurd_contimg.operations.services import read_hindrances, worker_notes
@@ -47,13 +48,13 @@ def status(
 
     settings = state.settings()
 
-    async def read(backend: Backend) -> tuple[QueueStats, list[TaskSummary], datetime]:
+    async def read(backend: Inspection) -> tuple[QueueStats, list[TaskSummary], datetime]:
         stats = await backend.queue_stats(settings.queue_name)
         histories = await read_histories(backend, settings.queue_name, limit=limit)
         histories = await with_stage_tasks(backend, histories)
         return stats, list(map(summarize, histories)), await backend.current_time()
 
-    stats, summaries, now = shared.with_backend(settings, read, create=False)
+    stats, summaries, now = shared.with_inspection(settings, from_file, read)
     paths = settings.pipeline.paths
     host, alive = host_name(), living_owners(host_scratch(paths.scratch_dir))
     notes = [
@@ -104,18 +105,18 @@ def status(
 
 
 @app.command()
-def history(task: TaskName, as_json: AsJson = False) -> None:
+def history(task: TaskName, as_json: AsJson = False, from_file: FromFile = None) -> None:
     """Show the attempts and stages of one task, where it was interrupted and resumed."""
     from absurd_contimg.operations.terminal import history_table
 
     settings = state.settings()
 
-    async def read(backend: Backend) -> History:
+    async def read(backend: Inspection) -> History:
         record = await shared.find_task(backend, settings, task)
         (joined,) = await with_stage_tasks(backend, [record])
         return joined
 
-    record = shared.with_backend(settings, read, create=False)
+    record = shared.with_inspection(settings, from_file, read)
     if as_json:
         shared.print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
     else:
@@ -261,19 +262,21 @@ def failures(
 
 
 @app.command()
-def audit() -> None:
+def audit(from_file: FromFile = None) -> None:
     """Check the histories of all tasks, and the registry's groups, windows, publications and
     batches, against the invariants of the simulation.
 
-    With the retry budgets of the settings, which must be those of the workers. Exit code 1 if one
+    With the retry budgets of the settings, which must be those of the workers. Of a file, the
+    histories alone. Exit code 1 if one
     is violated.
     """
     from absurd_contimg.operations.services import audit_stream, make_policy
 
     settings = state.settings()
-    histories = shared.all_histories(settings)
+    histories = shared.all_histories(settings, file=from_file)
     violations = check_histories(histories, make_policy(settings))
-    violations += audit_stream(settings, histories)
+    if from_file is None:
+        violations += audit_stream(settings, histories)
     for violation in violations:
         console.print(f"[red]{message_line(violation)}[/]", soft_wrap=True)
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")

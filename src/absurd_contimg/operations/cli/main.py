@@ -11,6 +11,7 @@ from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
+    backup,
     batches,
     calibration,
     daemon,

@@ -6,11 +6,17 @@ anything: that is for the commands.
 
 from absurd_contimg.operations.maintenance.archive import (
     CleanedQueue,
-    archive,
+    archive_histories,
     clean_queue,
     histories_in_pages,
     old_histories,
     write_dump,
+)
+from absurd_contimg.operations.maintenance.backup import (
+    make_backup,
+    read_backup,
+    restore_backup,
+    what_would_go,
 )
 from absurd_contimg.operations.maintenance.emergency import (
     ClearedQueue,
@@ -51,17 +57,20 @@ __all__ = [
     "RetentionReport",
     "SitePlan",
     "SiteReport",
-    "archive",
+    "archive_histories",
     "clean_queue",
     "clean_queues",
     "clear_queue",
     "histories_in_pages",
+    "make_backup",
     "needs_of",
     "old_histories",
     "pause_queues",
     "plan_retention",
     "plan_site",
+    "read_backup",
     "read_needs",
+    "restore_backup",
     "resume_queues",
     "run_retention",
     "run_site",
@@ -69,5 +78,6 @@ __all__ = [
     "site_queues",
     "vacuum",
     "wait_until_idle",
+    "what_would_go",
     "write_dump",
 ]

@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import UUID
 
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import TERMINAL_STATES, History, State
@@ -55,15 +54,11 @@ def terminal_at(history: History) -> datetime | None:
 
 
 async def histories_in_pages(
-    inspection: Inspection,
-    queue: str,
-    *,
-    states: Sequence[State] | None = None,
-    before: UUID | None = None,
+    inspection: Inspection, queue: str, wanted: TaskFilter | None = None
 ) -> AsyncIterator[list[History]]:
-    """All histories of a queue, the newest tasks first, some hundred at a time."""
-    wanted = TaskFilter(states)
-    while tasks := await inspection.find_tasks(queue, wanted, before=before, limit=_PAGE):
+    """All histories of a queue that are meant, the newest tasks first, some hundred at a time."""
+    chosen, before = wanted or TaskFilter(), None
+    while tasks := await inspection.find_tasks(queue, chosen, before=before, limit=_PAGE):
         ids = [task.task_id for task in tasks]
         yield await inspection.histories(queue, ids)
         before = ids[-1]
@@ -85,9 +80,12 @@ async def write_dump(inspection: Inspection, queues: Sequence[str], path: Path) 
 async def old_histories(
     inspection: Inspection, queue: str, ended_before: datetime
 ) -> list[History]:
-    """The histories of tasks that ended before a time: none of them was made after it."""
-    before = _first_id_after(ended_before)
-    pages = histories_in_pages(inspection, queue, states=_ENDED, before=before)
+    """The histories of tasks that ended before a time.
+
+    Of those that were made after it none has, unless the database's clock was set back by a day.
+    """
+    wanted = TaskFilter(_ENDED, enqueued_before=ended_before + timedelta(days=1))
+    pages = histories_in_pages(inspection, queue, wanted)
     return [
         history
         async for page in pages
@@ -96,7 +94,7 @@ async def old_histories(
     ]
 
 
-def archive(folder: Path, histories: Iterable[History]) -> list[Path]:
+def archive_histories(folder: Path, histories: Iterable[History]) -> list[Path]:
     """Add histories of ended tasks to the files of their days; those files."""
     by_day: dict[str, list[History]] = {}
     for history in histories:
@@ -127,7 +125,7 @@ async def clean_queue(
     asked_at = await backend.current_time()
     old = await old_histories(backend, queue, asked_at - ttl)
     if old:
-        await asyncio.to_thread(archive, folder, old)
+        await asyncio.to_thread(archive_histories, folder, old)
     removed = events = 0
     while True:
         waited = await backend.current_time() - asked_at
@@ -142,9 +140,3 @@ async def clean_queue(
         events += count
         if count < _REMOVED_AT_ONCE:
             return CleanedQueue(queue, len(old), removed, events)
-
-
-def _first_id_after(time: datetime) -> UUID:
-    """The least id (UUID version 7) of a task that is made a second after a time."""
-    milliseconds = int((time + timedelta(seconds=1)).timestamp() * 1000)
-    return UUID(int=(milliseconds << 80) | (0x7 << 76) | (0b10 << 62))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import LIVE_STATES, History
+from absurd_contimg.core.task_queries import TaskFilter
 from absurd_contimg.ingest.selection import mjd_of
 from absurd_contimg.operations.maintenance.archive import histories_in_pages
 from absurd_contimg.registry import GroupStatus, Registry
@@ -49,7 +50,7 @@ async def read_needs(
     live = [
         history
         for queue in queues
-        async for page in histories_in_pages(inspection, queue, states=LIVE_STATES)
+        async for page in histories_in_pages(inspection, queue, TaskFilter(LIVE_STATES))
         for history in page
     ]
     return needs_of(live, registry, now)

