@@ -75,7 +75,7 @@ async def busy_queue(url: str) -> dict[str, UUID]:
         await backend.create_queue("partitioned", "partitioned")
         await backend.spawn_task("partitioned", "task", {})
         ids = {}
-        for state in ("completed", "running", "sleeping", "waiting", "cancelled", "pending"):
+        for state in ("completed", "running", "waiting", "sleeping", "cancelled", "pending"):
             task = await backend.spawn_task(QUEUE, "task", {"was": state})
             ids[state] = task.task_id
             if state == "cancelled":
@@ -93,6 +93,11 @@ async def busy_queue(url: str) -> dict[str, UUID]:
             elif state == "waiting":
                 await backend.await_event(QUEUE, run.task_id, run.run_id, "$wait", "event")
         return ids
+
+
+async def spawn(url: str) -> None:
+    async with PostgresBackend(url) as backend:
+        await backend.spawn_task(QUEUE, "task", {})
 
 
 async def test_both_are_destroyed_and_restored_and_the_work_goes_on(
@@ -220,7 +225,7 @@ def test_every_command_of_the_page_works(
         return CliRunner().invoke(app, [*options, *words], env={**clean, "COLUMNS": "120"})
 
     assert run("db init").exit_code == 0
-    asyncio.run(busy_queue(database_url))
+    asyncio.run(spawn(database_url))
     page = (DOCS / "maintenance.md").read_text()
     lines = [
         line
