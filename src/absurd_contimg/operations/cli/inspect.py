@@ -16,7 +16,7 @@ from pydantic_core import to_jsonable_python
 from rich.markup import escape
 from rich.table import Table
 
-from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError

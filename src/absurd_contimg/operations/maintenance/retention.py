@@ -167,7 +167,7 @@ def _take_out(
     removed_at = now.astimezone(UTC).isoformat(timespec="seconds")
     taken = []
     for product in products:
-        with suppress(BrokenProductError):  # another run was faster, or it was made anew
+        with suppress(BrokenProductError):  # another run was faster, or it was made again
             out = take_out(
                 *(output_dir, product.folder, product.key),
                 size_bytes=product.size_bytes,
