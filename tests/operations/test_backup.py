@@ -174,12 +174,12 @@ async def test_a_backup_is_of_one_moment_while_others_write(
         await copying
     registry.close()
     restore_backup(database_url, registry_url, tmp_path / "b", force=True)
-    found = await histories(database_url)
-    assert all(len(each.runs) == 1 for each in found)
+    restored = await histories(database_url)
+    assert all(len(each.runs) == 1 for each in restored)
     tables = rows(registry_url)
     files = tables[SubbandFile.__tablename__]
     assert len({row["group_id"] for row in files}) == len(tables["observation_groups"])
-    assert len(found) <= count
+    assert len(restored) <= count
     assert len(files) <= count
 
 

@@ -170,8 +170,8 @@ def test_emergencies_are_rehearsed_on_a_busy_site(site: BusySite) -> None:
     assert all(site.task_of(name).attempts == 1 for name in held)
 
     # Drain leaves what runs, claims no more, and says when it is over.
-    said = require(site.contimg("emergency", "drain", "--reason", "disk", "--timeout", "0.5"), 1)
-    assert "2 still running" in said
+    output = require(site.contimg("emergency", "drain", "--reason", "disk", "--timeout", "0.5"), 1)
+    assert "2 still running" in output
     assert set(site.running()) == set(held)
     site.hold.unlink()
     assert "Nothing runs" in require(site.contimg("emergency", "drain", "--reason", "disk"))
@@ -188,10 +188,10 @@ def test_emergencies_are_rehearsed_on_a_busy_site(site: BusySite) -> None:
     require(site.contimg("emergency", "resume"))
     site.wait("two stages run", lambda: len(site.running()) == 2)
     dump = site.state / "dump.gz"
-    said = require(
+    output = require(
         site.contimg("emergency", "clear-queue", QUEUE, "--dump", str(dump), given=f"{QUEUE}\n")
     )
-    assert "3 tasks cancelled, 7 in" in said
+    assert "3 tasks cancelled, 7 in" in output
     assert site.wait("all end", lambda: not site.running()) < END_SECONDS
     assert len(read_histories_file(dump)) == 7
     assert asyncio.run(HistoryFile(dump).list_queues()) == [QUEUE]

@@ -220,8 +220,8 @@ def test_a_kill_before_any_effect_is_made_good_by_the_next_run(tmp_path: Path) -
     def act(root: Path) -> None:
         here = Registry(root / "registry.sqlite3", output_dir=root / "products")
         plan = plan_retention(here, CONFIG, NOTHING, after(31))
-        one = RetentionPlan(plan.old[:1])
-        run_retention(here, root / "products", one, Needs, after(31))
+        first = RetentionPlan(plan.old[:1])
+        run_retention(here, root / "products", first, Needs, after(31))
         here.close()
 
     effects = 0

@@ -52,7 +52,9 @@ def restore(
     from absurd_contimg.operations.services import database_url
 
     settings = state.settings()
-    found = restore_backup(
+    restored = restore_backup(
         database_url(settings), settings.registry_url, folder.absolute(), force=force
     )
-    console.print(message_line(f"Restored as of {found.created_at}. Then: contimg registry check"))
+    console.print(
+        message_line(f"Restored as of {restored.created_at}. Then: contimg registry check")
+    )

@@ -88,21 +88,21 @@ def read_backup(folder: Path) -> Backup:
     """
     try:
         values: Any = json.loads(read_regular(folder / _NOTE))
-        found = Backup(int(values["format"]), str(values["created_at"]), dict(values["files"]))
+        noted = Backup(int(values["format"]), str(values["created_at"]), dict(values["files"]))
     except FileNotFoundError as error:
         raise MissingInputError(f"{folder} is no backup: it has no {_NOTE}.") from error
     except (UnsuitableFileError, ValueError, TypeError, KeyError) as error:
         raise CorruptInputError(f"{folder / _NOTE} is damaged: {error}.") from error
-    if found.format != FORMAT:
+    if noted.format != FORMAT:
         raise CorruptInputError(
-            f"{folder} is a backup of format {found.format}, not {FORMAT}.",
+            f"{folder} is a backup of format {noted.format}, not {FORMAT}.",
             "Use the version of the package that made it.",
         )
-    for name, digest in found.files.items():
+    for name, digest in noted.files.items():
         path = folder / Path(name).name
         if not path.is_file() or _digest(path) != digest:
             raise CorruptInputError(f"{path} is missing or damaged.", "Use another backup.")
-    return found
+    return noted
 
 
 def what_would_go(database_url: str, registry_url: str) -> list[str]:
@@ -131,8 +131,8 @@ def restore_backup(
     Raises `SettingError` if there is anything that would go, unless `force`; killed in between, it
     is repeated with `force`.
     """
-    found = read_backup(folder)
-    dumped = _REGISTRY_DUMP in found.files
+    noted = read_backup(folder)
+    dumped = _REGISTRY_DUMP in noted.files
     if dumped == registry_url.startswith(_SQLITE):
         raise SettingError(
             f"The backup's registry is {'in Postgres' if dumped else 'a file'}, that of the "
@@ -147,12 +147,12 @@ def restore_backup(
         )
     if dumped:
         _load(registry_url, folder / _REGISTRY_DUMP)
-    elif _REGISTRY_FILE in found.files:
+    elif _REGISTRY_FILE in noted.files:
         target = Path(registry_url.removeprefix(_SQLITE))
         target.parent.mkdir(parents=True, exist_ok=True)
         _copy_sqlite(folder / _REGISTRY_FILE, target)
     _load(database_url, folder / _QUEUE)
-    return found
+    return noted
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:

@@ -212,7 +212,7 @@ def _parts(products: Sequence[OldProduct]) -> list[list[OldProduct]]:
 
 def _kind(outputs: Iterable[str], is_calibrator: bool) -> str | None:
     """The type of a product, as in the names of the settings, by its outputs."""
-    found = set(outputs)
+    members = set(outputs)
     kinds: Mapping[str, tuple[type[object], ...]] = {
         "calibrator_ms" if is_calibrator else "science_ms": _MEASUREMENT_SETS,
         "images": _IMAGES,
@@ -221,7 +221,8 @@ def _kind(outputs: Iterable[str], is_calibrator: bool) -> str | None:
         "caltables": (CalibrateSolveOutputs,),
     }
     return next(
-        (kind for kind, types in kinds.items() if any(names(each) == found for each in types)), None
+        (kind for kind, types in kinds.items() if any(names(each) == members for each in types)),
+        None,
     )
 
 
