@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -95,14 +94,12 @@ def old_logs(state_dir: Path, days: float | None, needs: Needs, now: datetime) -
 
 
 def remove_logs(logs: Iterable[OldFile]) -> int:
-    """Remove logs, and their folders if they are empty then; how many."""
-    removed = list(logs)
-    for log in removed:
+    """Remove logs; how many. Their folders stay."""
+    count = 0
+    for log in logs:
         log.path.unlink(missing_ok=True)
-    for folder in {log.path.parent for log in removed}:
-        with suppress(OSError):  # other logs are in it
-            folder.rmdir()
-    return len(removed)
+        count += 1
+    return count
 
 
 def _folders(parent: Path) -> Iterator[Path]:

@@ -220,10 +220,10 @@ def _kind(outputs: Iterable[str], is_calibrator: bool) -> str | None:
         "photometry": (PhotometryOutputs,),
         "caltables": (CalibrateSolveOutputs,),
     }
-    return next(
-        (kind for kind, types in kinds.items() if any(names(each) == members for each in types)),
-        None,
-    )
+    for kind, types in kinds.items():
+        if any(names(each) == members for each in types):
+            return kind
+    return None
 
 
 def _age_days(created_at: str, now: datetime) -> float:
