@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.config.previous_variables import IGNORED_VARIABLES, REPLACED_VARIABLES
@@ -384,4 +384,17 @@ def known_settings() -> dict[str, object]:
         f"{section}.{name}": value
         for section, values in defaults.items()
         for name, value in values.items()
+    }
+
+
+def setting_meanings() -> dict[str, str]:
+    """What each pipeline setting means, by dotted name, on one line."""
+    sections = PipelineConfig.model_fields
+    return {
+        f"{section}.{name}": " ".join((field.description or "").split())
+        for section, values in sections.items()
+        if section != "paths"
+        and isinstance(values.annotation, type)
+        and issubclass(values.annotation, BaseModel)
+        for name, field in values.annotation.model_fields.items()
     }

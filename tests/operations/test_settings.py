@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from absurd_contimg.errors import CorruptInputError, SettingError
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue
-from absurd_contimg.settings import VARIABLES, known_settings, load_settings
+from absurd_contimg.settings import VARIABLES, known_settings, load_settings, setting_meanings
 from absurd_contimg.simulation.campaign.scenario import ScenarioError, load_scenario
 
 
@@ -63,7 +65,11 @@ def test_later_sources_win(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("environment", "assignments", "expected"),
     [
-        ({"ABSURD_WORKER_POLL_INTERVAL_SEC": "1"}, [], ["_SEC is unknown", "POLL_INTERVAL?"]),
+        (
+            {"ABSURD_WORKER_POLL_INTERVAL_SEC": "1"},
+            [],
+            ["_SEC is unknown", "Set ABSURD_WORKER_POLL_INTERVAL."],
+        ),
         ({"ABSURD_WORKER_CONCURRENCY": "many"}, [], ["CONCURRENCY", "'many'"]),
         ({}, ["imaging.nitter=5"], ["imaging.nitter is unknown", "imaging.niter?"]),
         ({}, ["imaging.niter=-1"], ["imaging.niter = -1", "greater than or equal to 0"]),
@@ -89,6 +95,25 @@ def test_every_variable_fills_a_setting_that_exists() -> None:
     for variable in VARIABLES.values():
         if variable.setting.startswith("pipeline."):
             assert variable.setting.removeprefix("pipeline.") in names
+
+
+def test_every_setting_says_what_it_means() -> None:
+    meanings = setting_meanings()
+    assert meanings.keys() == known_settings().keys()
+    assert [name for name, meaning in meanings.items() if not meaning] == []
+
+
+def test_settings_are_listed_by_a_part_of_their_name() -> None:
+    shown = CliRunner().invoke(app, ["settings", "niter"]).stdout
+    assert "imaging.niter = " in shown
+    assert "`threshold_sigma` ends cleaning" in " ".join(shown.split())
+    assert "wait" not in shown
+    listed = json.loads(CliRunner().invoke(app, ["settings", "poll_", "--json"]).stdout)
+    assert listed["settings"][0]["setting"] == "streaming.poll_seconds"
+    assert listed["settings"][0]["default"] == 60
+    assert [item["variable"] for item in listed["variables"]] == ["ABSURD_WORKER_POLL_INTERVAL"]
+    with pytest.raises(SettingError, match="No setting has 'nitre'"):
+        CliRunner().invoke(app, ["settings", "nitre"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize(

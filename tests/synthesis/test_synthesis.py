@@ -8,8 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue, separation_rad, source_vectors
 from absurd_contimg.science.raw_checks import HANDS
@@ -234,3 +236,12 @@ def test_inconsistent_settings_are_refused() -> None:
 def test_target_that_is_no_folder_is_refused(target: str) -> None:
     with pytest.raises(SettingError, match="is no folder"):
         synthesize(Path(target), SynthesisConfig.tiny())
+
+
+def test_options_and_faults_are_listed_with_their_meanings() -> None:
+    shown = CliRunner().invoke(app, ["synth", "--list"]).stdout
+    for name, field in SynthesisConfig.model_fields.items():
+        assert f" {name} " in shown
+        assert field.description, name
+    for kind in FaultKind:
+        assert f"{kind}:GROUP:SUBBAND" in shown

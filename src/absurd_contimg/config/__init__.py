@@ -85,12 +85,15 @@ class SiteConfig(Section):
     """The position of the array, with which a file's header is compared."""
 
     latitude_deg: float = Field(37.2314, ge=-90, le=90)
+    """Geodetic, of the centre of the array."""
     longitude_deg: float = Field(-118.2817, ge=-180, le=180)
     """East of Greenwich."""
     altitude_m: float = 1222.0
+    """Above the ellipsoid."""
     tolerance_deg: float = Field(0.1, gt=0)
     """A file with a position further away is refused: 11 km, four times the array."""
     altitude_tolerance_m: float = Field(200.0, gt=0)
+    """A file with an altitude further off is refused."""
 
 
 class BeamConfig(Section):
@@ -115,6 +118,7 @@ class ConversionConfig(Section):
     """From UVH5 sub-bands to one Measurement Set."""
 
     expected_subbands: int = Field(16, ge=1)
+    """Sub-band files of a complete group."""
     subbands_min: int = Field(12, ge=1)
     """With fewer the group is refused; missing ones get flagged placeholders (guide: 12)."""
     averaging_max: int = Field(4, ge=1)
@@ -131,6 +135,7 @@ class FlaggingConfig(Section):
     tfcrop: bool = True
     """Time-frequency outliers (guide: 4 sigma in both axes)."""
     tfcrop_cutoff_sigma: float = Field(4.0, gt=0)
+    """The cut-off of that search, in time and in frequency."""
     amplitude_max_jy: float | None = Field(None, gt=0)
     """Data above this are flagged. The guide's 0.5 is in raw correlator units: off by default."""
     dead_antenna_fraction: float = Field(0.95, gt=0, le=1)
@@ -161,10 +166,13 @@ class CalibrationConfig(Section):
     prebandpass_interval: str = "60s"
     """Phase-only solutions before the bandpass, so that phase drifts do not decorrelate it."""
     bandpass_interval: str = "inf"
+    """Solution interval of the bandpass, as CASA writes it; inf: the whole group."""
     gain_interval: str = "inf"
+    """Solution interval of the gains (guide: inf)."""
     minsnr: float = Field(3.0, gt=0)
     """Guide: 3 to 5. At 5 weak channels are lost at random, which biases the mean (measured)."""
     minblperant: int = Field(4, ge=2)
+    """An antenna with fewer unflagged baselines gets no solution."""
     antennas_min: int = Field(10, ge=4)
     """Smallest number of antennas with solutions (guide: 10)."""
     flagged_fraction_max: float = Field(0.25, gt=0, le=1)
@@ -180,6 +188,7 @@ class CalibrationConfig(Section):
     """A set is valid from this time before its observation. Sources name 0.5 to 24 h; 12 h on each
     side cover the day between two transits of a calibrator."""
     valid_after_hours: float = Field(12.0, ge=0)
+    """And until this time after it."""
     reach_hours: float = Field(12.0, ge=0)
     """Without a valid set, one this near in time is used (guide: 12 h)."""
     warn_hours: float = Field(6.0, ge=0)
@@ -199,6 +208,7 @@ class ApplyConfig(Section):
     """Applying solutions, and averaging once more for imaging."""
 
     averaging_max: int = Field(4, ge=1)
+    """Channels averaged into one for imaging, at most."""
     averaged_width_max_hz: float = Field(4.0e6, gt=0)
     """Channels for imaging are no wider than this. The peak of a source 1 deg out loses 1.3 %
     with a beam of 43 arcsec, which the image stage corrects."""
@@ -214,7 +224,9 @@ class ImagingConfig(Section):
     """
 
     imager: Literal["tclean", "wsclean"] = "tclean"
+    """CASA's tclean, or WSClean where it is installed."""
     size_px: int = Field(1280, ge=64)
+    """Width and height of the image."""
     cell_arcsec: float = Field(8.0, gt=0)
     """A third of the beam or finer. The image should hold all bright sources in the main lobe
     (2.8 deg here): sources outside it double the noise (measured)."""
@@ -238,6 +250,7 @@ class ImagingConfig(Section):
     mask_flux_min_jy: float = Field(0.005, ge=0)
     """Fainter sources get no mask: cleaning ends at 5 mJy in the demo's images, or above."""
     loop_gain: float = Field(0.1, gt=0, lt=1)
+    """Share of a peak that one cleaning step takes (CASA: 0.1)."""
     threshold_sigma: float = Field(4.0, gt=0)
     """Cleaning stops at this multiple of the residual's noise."""
     correct_smearing: bool = True
@@ -255,7 +268,9 @@ class ValidationConfig(Section):
     isolation_beams: float = Field(2.0, ge=0)
     """Sources with a neighbour of comparable flux within this many beams are not compared."""
     beam_response_min: float = Field(0.3, gt=0, lt=1)
+    """Sources with a smaller mean beam are not compared."""
     match_radius_arcsec: float = Field(30.0, gt=0)
+    """A source is found if a component lies within this of its position."""
     gate_snr_min: float = Field(50.0, gt=0)
     """Sources above this signal-to-noise decide the flux and position gates."""
     flux_error_max: float = Field(0.2, gt=0)

@@ -52,8 +52,9 @@ class AlertsConfig(Section):
     """Noise of an image, per beam (the telescope's gate of an epoch; the predecessor's 1 mJy was
     exceeded by every image)."""
     flux_ratio_min: float = Field(0.8, gt=0, lt=1)
-    """Median of measured over catalogue flux (the telescope's gate of an epoch)."""
+    """A median of measured over catalogue flux below this is out of band (the gate of an epoch)."""
     flux_ratio_max: float = Field(1.2, gt=1)
+    """And above this."""
     bad_images: int = Field(3, ge=1)
     """So many images in a row are out of a band."""
     slow_factor: float = Field(3.0, gt=1)
@@ -66,8 +67,11 @@ class AlertsConfig(Section):
     email_from: str = "absurd-alerts@dsa110"
     """The sender (ABSURD_SMTP_FROM)."""
     smtp_host: str = "localhost"
+    """The mail server (ABSURD_SMTP_HOST)."""
     smtp_port: int = Field(587, ge=1, le=65_535)
+    """Its port."""
     smtp_user: str = ""
+    """Who logs in there; empty: nobody (ABSURD_SMTP_USER)."""
     smtp_tls: bool = True
     """Encrypt by STARTTLS, or from the first byte at port 465."""
     send_seconds: float = Field(20.0, gt=0)
@@ -75,6 +79,7 @@ class AlertsConfig(Section):
     retry_seconds: float = Field(30.0, gt=0)
     """After the first attempt that fails, doubling from attempt to attempt."""
     retry_seconds_max: float = Field(900.0, gt=0)
+    """A delivery that fails is tried again after at most this time."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -52,8 +52,11 @@ class MosaicConfig(Section):
     negative_fraction_max: float = Field(0.2, ge=0)
     """Largest number of negative sources over that of positive ones."""
     quicklook: TierLimits = TierLimits(tile_noise_max=3.0, noise_error_max=0.3)
+    """Limits for the mosaic of one window, against the expected noise."""
     nightly: TierLimits = TierLimits(tile_noise_max=2.0, noise_error_max=0.2)
+    """For the groups of one night."""
     deep: TierLimits = TierLimits(tile_noise_max=1.5, noise_error_max=0.2)
+    """For those of many nights."""
 
     def limits(self, tier: MosaicTier) -> TierLimits:
         """The limits of a tier."""

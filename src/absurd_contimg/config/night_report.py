@@ -38,6 +38,7 @@ class NightReportConfig(Section):
     processed_warn: float = Field(1.0, ge=0, le=1)
     """Processed groups over those that had enough sub-bands (ours)."""
     processed_fail: float = Field(0.5, ge=0, le=1)
+    """The row fails from here on."""
     incomplete_warn: float = Field(0.05, ge=0, le=1)
     """Groups that lack a sub-band, over all groups (ours)."""
     rejected_fail: float = Field(0.25, ge=0, le=1)
@@ -50,6 +51,7 @@ class NightReportConfig(Section):
     data_age_hours_warn: float = Field(3.0, gt=0)
     """Age of the newest file (table: 3 h and 24 h)."""
     data_age_hours_fail: float = Field(24.0, gt=0)
+    """The row fails from here on."""
     antenna_flagged_warn: float = Field(0.2, gt=0, le=1)
     """Flagged fraction of one antenna (table: 20 %). Exactly nothing flagged in a group fails."""
     antennas_flagged_fail: float = Field(0.25, gt=0, le=1)
@@ -57,41 +59,52 @@ class NightReportConfig(Section):
     solver_yield_warn: float = Field(0.9, gt=0, le=1)
     """Antennas with solutions over antennas with data (table: 90 %)."""
     solver_yield_fail: float = Field(0.5, gt=0, le=1)
+    """The row fails from here on."""
     phase_scatter_deg_warn: float = Field(30.0, gt=0)
     """Scatter over the antennas of the change of phase against the earlier nights (table: 30)."""
     phase_scatter_deg_fail: float = Field(90.0, gt=0)
+    """The row fails from here on."""
     calibration_age_hours_warn: float = Field(12.0, gt=0)
     """From the calibrator's observation to that of a group (table: 12 h)."""
     calibration_age_hours_fail: float = Field(36.0, gt=0)
+    """The row fails from here on."""
     calibrator_error_warn: float = Field(0.05, gt=0)
     """Of corrected over model flux of the calibrator (table: 1 +- 0.05)."""
     calibrator_error_fail: float = Field(0.2, gt=0)
+    """The row fails from here on."""
     baselines_warn: float = Field(0.5, ge=0, le=1)
     """Baselines with unflagged data over all baselines (ours)."""
     baselines_fail: float = Field(0.2, ge=0, le=1)
+    """The row fails from here on."""
     expected_noise_jy: float = Field(0.010, gt=0)
     """The noise of an image that is normal; the median of earlier nights counts if it is less.
     The telescope's own tiles have 8 to 12 mJy."""
     noise_ratio_warn: float = Field(1.5, gt=0)
     """Noise over the expected noise (table: 1.5 and 3)."""
     noise_ratio_fail: float = Field(3.0, gt=0)
+    """The row fails from here on."""
     dynamic_range_warn: float = Field(100.0, gt=0)
     """Peak over noise (table: 100 and 30)."""
     dynamic_range_fail: float = Field(30.0, gt=0)
+    """The row fails from here on."""
     negative_warn: float = Field(0.1, gt=0)
     """Deepest negative pixel over the peak, beyond five times the noise (ours)."""
     negative_fail: float = Field(0.3, gt=0)
+    """The row fails from here on."""
     anisotropy_warn: float = Field(5000.0, gt=0)
     """Maximum over median angular power of an image at 1 to 1.35 kilolambda (table: 5000)."""
     anisotropy_fail: float = Field(50_000.0, gt=0)
+    """The row fails from here on."""
     flux_error_warn: float = Field(0.2, gt=0)
     """Of the median of measured over catalogue flux (table: 0.8 to 1.2)."""
     flux_error_fail: float = Field(0.5, gt=0)
+    """The row fails from here on."""
     sources_min: int = Field(3, ge=1)
     """With fewer sources neither fluxes nor positions are judged (table: 3)."""
     position_beams_warn: float = Field(0.2, gt=0)
     """Median offset from the catalogue over the minor axis of the beam (table: 0.2 beam)."""
     position_beams_fail: float = Field(0.5, gt=0)
+    """The row fails from here on."""
     completeness_flux_jy: float = Field(0.05, gt=0)
     """Catalogue sources above this must be found (table: 50 mJy)."""
     completeness_sigma: float = Field(5.0, gt=0)
@@ -99,16 +112,19 @@ class NightReportConfig(Section):
     completeness_warn: float = Field(0.6, gt=0, le=1)
     """Found over expected sources (table: 60 %)."""
     completeness_fail: float = Field(0.3, gt=0, le=1)
+    """The row fails from here on."""
     negative_detections_warn: float = Field(0.2, gt=0)
     """Negative over positive detections, as the gate of mosaics (ours)."""
     overlap_error_warn: float = Field(0.03, gt=0)
     """Of the flux ratio of the same sources in two tiles of a mosaic (table: 3 %)."""
     overlap_error_fail: float = Field(0.2, gt=0)
+    """The row fails from here on."""
     variable_share_warn: float = Field(0.1, gt=0, le=1)
     """Variable sources over sources with light curves: so many are an error of the scale (ours)."""
     hours_to_full_warn: float = Field(48.0, gt=0)
     """Until a disk is full, at the rate of the last hours (ours)."""
     hours_to_full_fail: float = Field(6.0, gt=0)
+    """The row fails from here on."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

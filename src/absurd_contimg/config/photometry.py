@@ -38,6 +38,7 @@ class VariabilityConfig(Section):
     neighbours_min: int = Field(5, ge=1)
     """With fewer stable neighbours a flux is not normalised."""
     neighbour_snr_min: float = Field(10.0, gt=0)
+    """Fainter neighbours do not count."""
     relative_error: float = Field(0.02, ge=0)
     """Added to all errors: fluxes in single images scatter by 2 % (measured), for the beam and
     cleaning."""

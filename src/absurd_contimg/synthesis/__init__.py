@@ -5,11 +5,17 @@ stages' formulas: an error in either shows up. Shared with the stages are only t
 shape of the beam and the record of a source. CASA is not used.
 """
 
-from absurd_contimg.synthesis.config import Fault, FaultKind, SynthesisConfig
+from absurd_contimg.synthesis.config import (
+    FAULT_MEANINGS,
+    Fault,
+    FaultKind,
+    SynthesisConfig,
+)
 from absurd_contimg.synthesis.observe import SynthesisResult, SynthesizedGroup, synthesize
 from absurd_contimg.synthesis.truth import compare_gains, compare_sources
 
 __all__ = [
+    "FAULT_MEANINGS",
     "Fault",
     "FaultKind",
     "SynthesisConfig",

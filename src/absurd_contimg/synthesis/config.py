@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Literal, Self
@@ -16,22 +17,26 @@ SUBBAND_WIDTH_HZ = (BAND_HIGH_HZ - BAND_LOW_HZ) / SUBBANDS
 
 
 class FaultKind(StrEnum):
-    """A fault of a sub-band file."""
+    """A fault of a sub-band file; `FAULT_MEANINGS` says what each is."""
 
     MISSING = "missing"
-    """Not written."""
     TRUNCATED = "truncated"
-    """Half of the file is missing, as after a broken transfer."""
     NOT_HDF5 = "not_hdf5"
-    """Other content."""
     NAN = "nan"
-    """Some visibilities are NaN and not flagged."""
     DUPLICATED = "duplicated"
-    """A second file with the same sub-band."""
     SHIFTED = "shifted"
-    """Its times are one integration late: it belongs to another observation."""
     ALL_FLAGGED = "all_flagged"
-    """Every visibility has no samples, which is how the writer marks missing data."""
+
+
+FAULT_MEANINGS: Mapping[FaultKind, str] = {
+    FaultKind.MISSING: "Not written.",
+    FaultKind.TRUNCATED: "Half of the file is missing, as after a broken transfer.",
+    FaultKind.NOT_HDF5: "Other content.",
+    FaultKind.NAN: "Some visibilities are NaN and not flagged.",
+    FaultKind.DUPLICATED: "A second file with the same sub-band.",
+    FaultKind.SHIFTED: "Its times are one integration late: it belongs to another observation.",
+    FaultKind.ALL_FLAGGED: "No visibility has samples, which is how the writer marks missing data.",
+}
 
 
 class Fault(BaseModel):
@@ -47,26 +52,34 @@ class Fault(BaseModel):
 class SynthesisConfig(BaseModel):
     """An observing run; the same values give the same files, bit by bit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     seed: int = Field(1, ge=0)
+    """Of all random numbers."""
     start: datetime = datetime(2025, 1, 15, 10, 0, 0, tzinfo=UTC)
     """Start of the first group; inside the Earth-orientation tables that CASA has."""
     declination_deg: float = Field(16.0, ge=-40, le=89)
     """Apparent declination of the strip. 16 is the lowest in use and the hardest: the drift is
     1.24 deg on the sky within a group, and the array is seen 21 deg off the zenith."""
     n_antennas: int = Field(24, ge=4, le=96)
+    """The first of the array's antennas."""
     outriggers: int | None = Field(None, ge=0, le=14)
     """How many of the antennas are outriggers: few make a wide beam. None: three
     eighths of them, two at least."""
     channels_per_subband: int = Field(4, ge=1, le=48)
+    """The real instrument has 48."""
     n_integrations: int = Field(24, ge=2)
+    """Integrations of a group."""
     integration_s: float = Field(12.884902, gt=0)
+    """Length of one, as the telescope's."""
     science_groups: int = Field(2, ge=0)
+    """Groups without a calibrator."""
     calibrator_group: bool = True
+    """A first group in which a calibrator transits."""
     calibrator_lead_s: float = Field(2400.0, ge=0)
     """From the end of the calibrator's group to the first science group."""
     calibrator_flux_jy: float = Field(10.0, gt=0)
+    """Its flux density."""
     calibrator_in_catalogue: bool = True
     """Off: the source is on the sky, but the catalogue does not mark it as a calibrator."""
     bright_per_group: int = Field(6, ge=0, le=12)
@@ -83,16 +96,20 @@ class SynthesisConfig(BaseModel):
     gain_phase_max_deg: float = Field(180.0, ge=0, le=180)
     """Largest gain phase of an antenna."""
     delay_max_ns: float = Field(5.0, ge=0)
+    """Largest delay of an antenna."""
     bandpass_ripple: float = Field(0.1, ge=0, lt=0.5)
+    """Relative amplitude of the ripple over the band."""
     products: Literal[2, 4] = 2
     """Polarisation products: XX and YY, or XY and YX as well, which hold nothing."""
     integrations_lost: int = Field(0, ge=0)
     """How many integrations the last group lacks at its end, as before a stop; what is left ends
     with an integration that holds NaN and no samples."""
     dish_diameter_m: float = Field(4.65, gt=0)
+    """Sets the primary beam."""
     name_jitter_s: int = Field(2, ge=0, le=60)
     """Sub-bands of one group are named up to this much later than the earliest."""
     faults: tuple[Fault, ...] = ()
+    """Of sub-band files; on the command line: --fault."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from absurd_contimg.core.failures import UNRECOGNISED, FailureRule
+from absurd_contimg.core.failures import UNRECOGNISED, FailureKind, FailureRule
 from absurd_contimg.core.records import Json
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.errors import SettingError
 from absurd_contimg.execution.fallback import FALLBACKS
 from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
@@ -34,6 +36,43 @@ def _row(rule: FailureRule) -> str:
     kind += "" if rule.fallback is None else f", then with {rule.fallback}"
     cells = (f"`{rule.id}`", kind, evidence or "no other rule fits", rule.advice, rule.source)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def find_rules(name: str) -> list[FailureRule]:
+    """The rule of this name, else those with it in their name; `SettingError` if there is none."""
+    exact = [rule for rule in RULES if rule.id == name]
+    rules = exact or [rule for rule in RULES if name in rule.id]
+    if not rules:
+        near = difflib.get_close_matches(name, [rule.id for rule in RULES], 1)
+        hint = f"Did you mean {near[0]}? " if near else ""
+        raise SettingError(f"There is no rule {name!r}.", f"{hint}contimg failures lists them.")
+    return rules
+
+
+def explain_rule(rule: FailureRule, policy: RetryPolicy) -> Iterator[str]:
+    """Sentences about one rule, for a person who has met it."""
+    yield f"{rule.id}: {rule.kind.value}"
+    yield f"  What happens: {_treatment(rule, policy)}"
+    yield f"  What to do: {rule.advice}"
+    yield f"  Evidence: {'; '.join(rule.sorts_of_evidence()) or 'no other rule fits'}"
+    yield f"  Source: {rule.source}"
+
+
+def _treatment(rule: FailureRule, policy: RetryPolicy) -> str:
+    if rule.kind is FailureKind.RESOURCE:
+        waits = rule.resource_waits_max or policy.resource_waits_max
+        text = (
+            f"it waits {policy.resource_wait_seconds:.0f} s at a time, at most {waits} times; that "
+            "costs no attempt"
+        )
+    else:
+        text = {
+            FailureKind.TRANSIENT: f"it is tried {policy.transient_attempts} times in its stage",
+            FailureKind.PERMANENT: "it fails at once, for the same input gives the same failure",
+            FailureKind.INTERRUPTED: "it is run again, and that costs no attempt",
+            FailureKind.UNKNOWN: f"it is tried {policy.unknown_attempts} times",
+        }[rule.kind]
+    return text + ("." if rule.fallback is None else f"; then it is tried with {rule.fallback}.")
 
 
 def rule_summary(rule: FailureRule) -> dict[str, Json]:

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic_core import to_jsonable_python
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.errors import MissingInputError
+from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
@@ -30,7 +32,7 @@ from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, message_line, one_line
-from absurd_contimg.settings import VARIABLES, Settings, known_settings
+from absurd_contimg.settings import VARIABLES, Settings, known_settings, setting_meanings
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.night_report import NightReport
@@ -225,40 +227,92 @@ def doctor() -> None:
 
 
 @app.command()
-def settings() -> None:
-    """List the environment variables, and the pipeline settings with their values."""
-    current = state.settings()
+def settings(
+    name: Annotated[
+        str | None, typer.Argument(help="Only variables and settings with this in their name.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the environment variables, and the pipeline settings: value, default, meaning.
+
+    Units are in the names. "Guide" in a meaning is the telescope's operations guide.
+    """
+    variables, numbers = _variables(state.settings()), _pipeline_settings(state.settings())
+    if name is not None:
+        variables = [item for item in variables if name.lower() in str(item["variable"]).lower()]
+        numbers = [item for item in numbers if name.lower() in str(item["setting"])]
+        if not variables and not numbers:
+            raise SettingError(f"No setting has {name!r} in its name.", "contimg settings")
+    if as_json:
+        shared.print_json({"variables": variables, "settings": numbers})
+        return
+    for item in variables:
+        value = "" if item["value"] in ("", None) else f" = {item['value']}"
+        console.out(one_line(f"{item['variable']}{value}: {item['meaning']}", 4000))
+    if variables and numbers:
+        console.print()
+    for item in numbers:
+        changed = "" if item["value"] == item["default"] else f"  (default {item['default']!r})"
+        console.out(f"{item['setting']} = {item['value']!r}{changed}")
+        console.print(Padding(Text(str(item["meaning"]), style="dim"), (0, 0, 0, 4)))
+
+
+def _variables(current: Settings) -> list[dict[str, object]]:
     paths = current.pipeline.paths
+    listed: list[dict[str, object]] = []
     for variable, meaning in VARIABLES.items():
         value = getattr(current, meaning.setting, getattr(paths, meaning.setting, None))
-        current_value = "" if value in ("", None) else f" = {'***' if meaning.secret else value}"
-        console.out(one_line(f"{variable}{current_value}: {meaning.help}", 4000))
-    console.print()
-    values = current.pipeline.model_dump()
-    for name, default in known_settings().items():
-        section, key = name.split(".")
-        value = values[section][key]
-        changed = "" if value == default else f"  (default {default!r})"
-        console.out(f"{name} = {value!r}{changed}")
+        if meaning.secret and value not in ("", None):
+            value = "***"
+        listed.append({"variable": variable, "value": value, "meaning": meaning.help})
+    return listed
+
+
+def _pipeline_settings(current: Settings) -> list[dict[str, object]]:
+    values, meanings = current.pipeline.model_dump(), setting_meanings()
+    return [
+        {
+            "setting": setting,
+            "value": values[setting.split(".")[0]][setting.split(".")[1]],
+            "default": default,
+            "meaning": meanings[setting],
+        }
+        for setting, default in known_settings().items()
+    ]
 
 
 @app.command()
 def failures(
+    rule: Annotated[
+        str | None, typer.Argument(help="One rule, as contimg status names it; or part of it.")
+    ] = None,
     markdown: Annotated[bool, typer.Option(help="Print docs/failures.md.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the failure table: rules, their kinds, what to do."""
-    from absurd_contimg.operations.cli.failure_table import RULES, failure_table, rule_summary
+    """List the failure table, or explain one rule: its kind, what happens, what to do."""
+    from absurd_contimg.operations.cli.failure_table import (
+        RULES,
+        explain_rule,
+        failure_table,
+        find_rules,
+        rule_summary,
+    )
 
+    rules = RULES if rule is None else find_rules(rule)
     if markdown:
         print(failure_table(RULES, RetryPolicy()), end="")
     elif as_json:
-        shared.print_json([rule_summary(rule) for rule in RULES])
+        shared.print_json([rule_summary(each) for each in rules])
+    elif rule is not None:
+        for each in rules:
+            for line in explain_rule(each, RetryPolicy()):
+                console.print(message_line(line), soft_wrap=True)
     else:
-        table = Table("rule", "kind", "what to do", "source", box=None)
-        for rule in RULES:
-            table.add_row(rule.id, rule.kind.value, rule.advice, rule.source)
+        table = Table("rule", "kind", "what to do", box=None)
+        for each in rules:
+            table.add_row(each.id, each.kind.value, each.advice)
         console.print(table)
+        console.print("One of them with its evidence and source: contimg failures RULE")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.console import Group
 from rich.table import Table
 
 from absurd_contimg.errors import SettingError
@@ -16,16 +17,42 @@ from absurd_contimg.operations.console import console
 _PRESETS = ("tiny", "demo", "full")
 
 
+def _list_options(wanted: bool) -> None:
+    if not wanted:
+        return
+    from absurd_contimg.synthesis import FAULT_MEANINGS, SynthesisConfig  # noqa: PLC0415 - casa extra
+
+    options = Table("option", "default", "meaning", box=None)
+    for name, field in SynthesisConfig.model_fields.items():
+        options.add_row(name, str(field.default), " ".join((field.description or "").split()))
+    faults = Table("fault", "meaning", box=None)
+    for kind, meaning in FAULT_MEANINGS.items():
+        faults.add_row(f"{kind}:GROUP:SUBBAND", meaning)
+    presets = ", ".join(_PRESETS)
+    console.print(Group(options, "", faults, "", f"Presets change some of these: {presets}."))
+    raise typer.Exit
+
+
 @app.command()
 def synth(
     folder: Annotated[Path, typer.Argument(help="Where to write the observations.")],
     preset: Annotated[str, typer.Option(help=f"Size: {', '.join(_PRESETS)}.")] = "demo",
     option: Annotated[
-        list[str] | None, typer.Option("--option", "-o", help="As n_antennas=48; repeatable.")
+        list[str] | None,
+        typer.Option("--option", "-o", help="As n_antennas=48; repeatable. --list names them."),
     ] = None,
     fault: Annotated[
         list[str] | None, typer.Option(help="As missing:0:3 (kind, group, sub-band); repeatable.")
     ] = None,
+    _list: Annotated[
+        bool,
+        typer.Option(
+            "--list",
+            callback=_list_options,
+            is_eager=True,
+            help="List options and faults.",
+        ),
+    ] = False,
     speed: Annotated[
         float | None,
         typer.Option(
