@@ -24,7 +24,7 @@ async def made(root: Path, defects: Defects = GOOD, **options: Any) -> Synthetic
 
 
 async def report_of(night: SyntheticNight) -> NightReport:
-    return await read_report(night.site, DAY, night.measure_data)
+    return await read_report(night.site, DAY, night.read_data)
 
 
 def statuses(report: NightReport) -> dict[str, str]:

@@ -6,7 +6,7 @@ the pixels reaches the report as it would in production.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -335,9 +335,9 @@ class SyntheticNight:
         await saved(QUEUE, claimed.task_id, "select_calibration", state, claimed.run_id)
         await self.backend.complete_run(QUEUE, claimed.run_id, {"verdict": "clean"})
 
-    def measure_data(self, path: Path) -> DataFigures:
-        """What the reader of flags would find in a Measurement Set."""
-        return self.data[path]
+    def read_data(self, paths: Sequence[Path]) -> Mapping[Path, DataFigures]:
+        """What the reader of flags would find in Measurement Sets."""
+        return {path: self.data[path] for path in paths}
 
 
 def _data_figures(dead: tuple[str, ...]) -> DataFigures:

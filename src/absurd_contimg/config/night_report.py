@@ -21,8 +21,9 @@ class NightReportConfig(Section):
     """Whether the daemon writes the report of each night that has ended."""
     deadline_hours: float = Field(6.0, gt=0)
     """So long after its last group was closed the report is written, though tasks go on (ours)."""
-    retry_minutes: float = Field(10.0, gt=0)
-    """After a report that could not be written (ours)."""
+    look_minutes: float = Field(10.0, gt=0)
+    """So often the daemon looks for nights that have ended, and tries again what it could not
+    write (ours)."""
     trend_nights: int = Field(7, ge=1)
     """Earlier nights of the same declination that a figure is compared with (table: 7)."""
     trend_nights_min: int = Field(3, ge=1)

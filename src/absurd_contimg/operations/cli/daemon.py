@@ -39,11 +39,12 @@ def daemon(
     Workers do the work: contimg worker, or contimg run --follow for both in one process. With
     --once the exit code is 1 if something was away.
     """
+    from absurd_contimg.operations.night_report import daemon_reports
     from absurd_contimg.operations.services import poll_once, serve_daemon
 
     settings = state.settings()
     if not once:
-        asyncio.run(serve_daemon(settings, calibrator))
+        asyncio.run(serve_daemon(settings, calibrator, daemon_reports))
         return
     report = asyncio.run(poll_once(settings, calibrator))
     for outage in report.outages:

@@ -180,7 +180,12 @@ def report(
 
 
 def _report_night(settings: Settings, night: str, path: Path | None) -> None:
-    from absurd_contimg.operations.night_report import NightSite, parse_night, write_night_report
+    from absurd_contimg.operations.night_report import (
+        NightSite,
+        data_reader,
+        parse_night,
+        write_night_report,
+    )
     from absurd_contimg.operations.services import open_registry
     from absurd_contimg.registry.database import exists
 
@@ -191,7 +196,9 @@ def _report_night(settings: Settings, night: str, path: Path | None) -> None:
 
         async def write(backend: Backend) -> tuple[NightReport, Path, Path]:
             site = NightSite(backend, registry.database, settings.pipeline, settings.queue_name)
-            return await write_night_report(site, wanted, path)
+            return await write_night_report(
+                site, wanted, path, data_reader(settings.pipeline.paths.scratch_dir)
+            )
 
         report, page, numbers = shared.with_backend(settings, write, create=False)
     colour = {"CLEAN": "green", "DEGRADED": "yellow", "FAILED": "red"}[report.verdict]

@@ -100,6 +100,7 @@ def run(
     Exit code 1 if a task has not completed.
     """
     from absurd_contimg.operations import services
+    from absurd_contimg.operations.night_report import daemon_reports
     from absurd_contimg.operations.services import check_spawn, check_worker, serve
     from absurd_contimg.operations.terminal import history_table, watch
 
@@ -107,7 +108,7 @@ def run(
     if follow:
         if now or report_path is not None:
             raise SettingError("--follow goes with neither --now nor --report.")
-        asyncio.run(services.follow(settings, calibrator))
+        asyncio.run(services.follow(settings, calibrator, daemon_reports))
         return
     check_spawn(settings, calibrator)
     check_worker(settings)

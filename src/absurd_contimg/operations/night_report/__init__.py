@@ -1,7 +1,9 @@
 """The report of a night: its diagnostics, gates, verdict, and what was not processed and why."""
 
+from absurd_contimg.operations.night_report.data_reading import data_reader
 from absurd_contimg.operations.night_report.facts import NightFacts
 from absurd_contimg.operations.night_report.judge import judge
+from absurd_contimg.operations.night_report.nightly import NightlyReports, daemon_reports
 from absurd_contimg.operations.night_report.nights import Night, parse_night
 from absurd_contimg.operations.night_report.page import render_page
 from absurd_contimg.operations.night_report.reading import NightSite, read_report
@@ -14,7 +16,10 @@ __all__ = [
     "NightFacts",
     "NightReport",
     "NightSite",
+    "NightlyReports",
     "Row",
+    "daemon_reports",
+    "data_reader",
     "judge",
     "parse_night",
     "read_report",

@@ -60,7 +60,6 @@ class Measurements:
 
     measure_image: Callable[[ContinuumImage], ImageFigures] | None = None
     """None: nothing is read from images."""
-    measure_data: Callable[[Path], DataFigures] | None = None
     images: dict[str, ImageFigures] = field(default_factory=dict)
     data: dict[str, DataFigures] = field(default_factory=dict)
 
@@ -72,13 +71,17 @@ class Measurements:
             self.images[key] = self.measure_image(image)
         return self.images[key]
 
-    def data_of(self, key: str, path: Path) -> DataFigures | None:
-        """The figures of a Measurement Set, likewise."""
-        if key not in self.data or self.data[key].problem:
-            if self.measure_data is None:
-                return self.data.get(key)
-            self.data[key] = self.measure_data(path)
-        return self.data[key]
+    def read_data(
+        self,
+        sets: Mapping[str, Path],
+        read: Callable[[Sequence[Path]], Mapping[Path, DataFigures]] | None,
+    ) -> None:
+        """Read the flags of those Measurement Sets, by their products' keys, that are not known."""
+        new = {key: path for key, path in sets.items()
+               if key not in self.data or self.data[key].problem}  # fmt: skip
+        if new and read is not None:
+            figures = read(list(new.values()))
+            self.data |= {key: figures[path] for key, path in new.items() if path in figures}
 
 
 @dataclass(slots=True)
@@ -142,8 +145,7 @@ class GroupReader:
             else calibrated[1].calibrated_ms.flagged_fraction,
             dead_antennas=() if flagged is None else flagged[1].flagged_ms.dead_antennas,
             n_antennas=None if known is None else known.n_antennas,
-            data=None if calibrated is None
-            else self.measurements.data_of(calibrated[0], calibrated[1].calibrated_ms.path),
+            data=None if calibrated is None else self.measurements.data.get(calibrated[0]),
             calibration=self._calibration(name, history),
             has_image=image is not None,
             stage_noise_jy=None if image is None else image.rms_jy,

@@ -164,7 +164,7 @@ def _operations(facts: NightFacts, gates: NightReportConfig) -> Row:
     )  # fmt: skip
     states = ", ".join(f"{n} {state}" for state, n in sorted(went.tasks_by_state.items()))
     reasons = [
-        f"{failed} tasks failed" if failed else "",
+        f"{failed} task{'' if failed == 1 else 's'} failed" if failed else "",
         disk if went.hours_to_full is not None
         and went.hours_to_full < gates.hours_to_full_warn else "",
     ]  # fmt: skip

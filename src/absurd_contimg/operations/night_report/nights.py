@@ -67,11 +67,11 @@ def parse_night(text: str, database: Database) -> Night:
         ) from None
 
 
-def known_nights(database: Database) -> list[date]:
-    """The dates of the nights that have groups, the newest first, by the groups' names."""
+def known_nights(database: Database, groups: int = _NEWEST_MAX) -> list[date]:
+    """The dates of the nights of the latest `groups`, the newest first, by the groups' names."""
     nights = {
         night_of(mjd)
-        for name in IngestionTables(database).newest_groups(_NEWEST_MAX)
+        for name in IngestionTables(database).newest_groups(groups)
         if (mjd := _mjd_of_name(name)) is not None
     }
     return sorted(nights, reverse=True)

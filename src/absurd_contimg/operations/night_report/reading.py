@@ -48,6 +48,9 @@ from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.newest_products import RegisteredProduct, newest_products
 from absurd_contimg.registry.windows import Window, list_windows
 
+DataReader = Callable[[Sequence[Path]], Mapping[Path, DataFigures]]
+"""Reads the flags of Measurement Sets."""
+
 REPORTS = "reports"
 """The folder of the reports, in the output folder."""
 _NIGHTS_SEARCHED = 60
@@ -94,18 +97,18 @@ class _Known:
 async def read_report(
     site: NightSite,
     night: Night,
-    measure_data: Callable[[Path], DataFigures] | None = None,
+    read_data: DataReader | None = None,
 ) -> NightReport:
     """Read a night and judge it. Blocking work is done in threads.
 
     Raises what registry and queue raise when they are away; what else cannot be read is a problem
-    in the report. `measure_data` reads the flags of a Measurement Set.
+    in the report. `read_data` reads the flags of Measurement Sets.
     """
     known = await asyncio.to_thread(_read_registry, site.database, night)
     keys = {product.key for product in known.products.values()}
     histories = await night_histories(site.inspection, site.queue_name, known.names, keys)
     now = await site.inspection.current_time()
-    return await asyncio.to_thread(_make_report, site, night, known, histories, now, measure_data)
+    return await asyncio.to_thread(_make_report, site, night, known, histories, now, read_data)
 
 
 async def read_fingerprint(site: NightSite, night: Night) -> str:
@@ -128,6 +131,24 @@ def _read_registry(database: Database, night: Night) -> _Known:
     names = {g.group_id for g in groups} | {w.window_id for w in windows}
     products = newest_products(database, names)
     return _Known(groups, windows, products, tuple(known_nights(database)))
+
+
+async def read_states(site: NightSite, night: Night) -> tuple[list[str], list[str]]:
+    """The states of the night's tasks and of its windows."""
+    known = await asyncio.to_thread(_read_registry, site.database, night)
+    keys = {product.key for product in known.products.values()}
+    histories = await night_histories(site.inspection, site.queue_name, known.names, keys)
+    return [h.task.state for h in histories], [w.state.value for w in known.windows]
+
+
+def _calibrated_sets(known: _Known) -> dict[str, Path]:
+    """The calibrated Measurement Sets, by the keys of their products."""
+    return {
+        product.key: Path(str(outputs["path"]))
+        for product in known.products.values()
+        if isinstance(outputs := product.outputs.get("calibrated_ms"), Mapping)
+        and "path" in outputs
+    }
 
 
 def _fingerprint(site: NightSite, known: _Known, histories: Sequence[History]) -> str:
@@ -154,15 +175,15 @@ def _make_report(
     known: _Known,
     histories: Sequence[History],
     now: datetime,
-    measure_data: Callable[[Path], DataFigures] | None,
+    read_data: DataReader | None,
 ) -> NightReport:
     stored = site.stored(night.day)
     measurements = Measurements(
         measure_image,
-        measure_data,
         {} if stored is None else dict(stored.image_figures),
         {} if stored is None else dict(stored.data_figures),
     )
+    measurements.read_data(_calibrated_sets(known), read_data)
     facts = _read_facts(site, night, known, histories, now, measurements)
     facts = replace(facts, earlier=_earlier_nights(site, facts, known, now))
     rows = judge(facts, site.config)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.night_report.facts import DataFigures
 from absurd_contimg.operations.night_report.nights import Night
 from absurd_contimg.operations.night_report.page import TITLE, render_page
-from absurd_contimg.operations.night_report.reading import NightSite, read_report
+from absurd_contimg.operations.night_report.reading import DataReader, NightSite, read_report
 from absurd_contimg.operations.night_report.stored import NightReport, to_json
 from absurd_contimg.regular_files import open_regular
 
@@ -22,7 +20,7 @@ async def write_night_report(
     site: NightSite,
     night: Night,
     target: Path | None = None,
-    measure_data: Callable[[Path], DataFigures] | None = None,
+    read_data: DataReader | None = None,
 ) -> tuple[NightReport, Path, Path]:
     """Read a night and write its page and, beside it, its JSON; the report and both paths.
 
@@ -35,7 +33,7 @@ async def write_night_report(
     if page == numbers:
         raise SettingError(f"{page} is no name of a page.", "Give a name that ends with .html.")
     await asyncio.to_thread(_check_target, page, numbers)
-    report = await read_report(site, night, measure_data)
+    report = await read_report(site, night, read_data)
     await asyncio.to_thread(_write, report, page, numbers)
     return report, page, numbers
 

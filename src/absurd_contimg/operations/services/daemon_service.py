@@ -6,8 +6,8 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -152,8 +152,22 @@ def _daemon_lock(settings: Settings) -> Iterator[None]:
         LOCAL.unlock(lock)
 
 
-async def run_daemon(settings: Settings, stop: asyncio.Event, calibrator: str = "auto") -> None:
-    """Poll until `stop` is set. What is away is logged once and waited for."""
+Background = Callable[
+    [Backend, Settings, Registry], AbstractAsyncContextManager[Callable[[], Awaitable[None]]]
+]
+"""Work beside the polls: its step is called at the end of each, and it is stopped with them."""
+
+
+async def run_daemon(
+    settings: Settings,
+    stop: asyncio.Event,
+    calibrator: str = "auto",
+    reports: Background | None = None,
+) -> None:
+    """Poll until `stop` is set. What is away is logged once and waited for.
+
+    `reports` writes the reports of nights that have ended.
+    """
     check_daemon(settings, calibrator)
     manager = ServiceManager.from_environment()
     patience_seconds = SERVICE_PATIENCE_SECONDS if manager.address else 0.0
@@ -175,7 +189,11 @@ async def run_daemon(settings: Settings, stop: asyncio.Event, calibrator: str = 
                 site_folders(settings),
             )
             _log.info("daemon on queue %s", settings.queue_name)
-            async with reported(reporter, manager):
+            async with AsyncExitStack() as stack:
+                await stack.enter_async_context(reported(reporter, manager))
+                if reports is not None:
+                    step = await stack.enter_async_context(reports(backend, settings, registry))
+                    daemon.further_steps = (*daemon.further_steps, ("night reports", step))
                 await _poll_until(stop, daemon, state, settings.pipeline.streaming.poll_seconds)
             _log.info("the daemon has stopped")
 
@@ -209,19 +227,23 @@ async def poll_once(settings: Settings, calibrator: str = "auto") -> PollReport:
             return report
 
 
-async def serve_daemon(settings: Settings, calibrator: str = "auto") -> None:
+async def serve_daemon(
+    settings: Settings, calibrator: str = "auto", reports: Background | None = None
+) -> None:
     """Run the daemon until a signal stops it, after the poll that is under way."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in stop_signals():
         loop.add_signal_handler(number, stop.set)
-    await run_daemon(settings, stop, calibrator)
+    await run_daemon(settings, stop, calibrator, reports)
 
 
-async def follow(settings: Settings, calibrator: str = "auto") -> None:
+async def follow(
+    settings: Settings, calibrator: str = "auto", reports: Background | None = None
+) -> None:
     """Run the daemon and a worker in this process until a signal stops the worker."""
     stop = asyncio.Event()
-    daemon = asyncio.create_task(run_daemon(settings, stop, calibrator))
+    daemon = asyncio.create_task(run_daemon(settings, stop, calibrator, reports))
     serving = asyncio.create_task(serve(settings))
     try:
         await asyncio.wait({daemon, serving}, return_when=asyncio.FIRST_COMPLETED)
