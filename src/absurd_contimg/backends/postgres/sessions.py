@@ -59,12 +59,18 @@ SESSION_SETTINGS: tuple[tuple[LiteralString, LiteralString, int], ...] = (
     ("transform_null_equals", "off", 0),
     ("row_security", "on", 0),
     ("search_path", "pg_catalog", 0),
+    ("tcp_keepalives_idle", "10", 0),
+    ("tcp_keepalives_interval", "5", 0),
+    ("tcp_keepalives_count", "3", 0),
+    ("tcp_user_timeout", "20000", 12_00_00),
     ("absurd.fake_now", "", 0),
 )
 """Name, value, and the first version of Postgres that has the setting.
 
 A value is Postgres' default, except for the time zone, the encoding, and the search path: this
-package names the schema of everything that it uses. Not here, because they are the administrator's:
+package names the schema of everything that it uses. ``tcp_*`` are the server's side of
+`WAIT_BOUNDS`: a host that is cut off within a transaction holds its locks for half a minute, not
+for two hours. Not here, because they are the administrator's:
 ``role``, ``lc_messages``, ``synchronous_commit``, memory and planner.
 """
 

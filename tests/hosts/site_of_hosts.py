@@ -1,0 +1,241 @@
+"""A site of two hosts: one database, a registry in it, a shared folder, workers of one id."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from committed_products import committed_products
+from network import Host, Network, wait_until
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.records import History
+from absurd_contimg.execution.lease_watchdog import MARK
+from absurd_contimg.history.invariants.check import audit
+from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.products.store import verify
+from absurd_contimg.workflows.group import TASK_NAME, spawn_options
+
+QUEUE = "dsa110-pipeline"
+LEASE_SECONDS = 3
+PATIENCE_SECONDS = 90.0
+
+
+class Site:
+    """Starts and ends the workers of a site, and checks what they have done."""
+
+    def __init__(
+        self, root: Path, network: Network, urls: tuple[str, str], others: tuple[str, str]
+    ) -> None:
+        """The URLs of the database and of a second one: for this process, and for the hosts."""
+        self.root, self.network = root, network
+        self.here, self.there = urls
+        self.here_locked, self.there_locked = others
+        self.workers: dict[str, subprocess.Popen[bytes]] = {}
+        self.incoming = root / "incoming"
+        self.incoming.mkdir(parents=True)
+
+    def state_dir(self, host: str) -> Path:
+        """Each host has a state folder of its own, on a disk of its own."""
+        return self.root / f"state-{host}"
+
+    def options(self, host: str, url: str) -> list[str]:
+        return [
+            *("--input-dir", str(self.incoming), "--output-dir", str(self.root / "out")),
+            *("--scratch-dir", str(self.root / "out" / "scratch")),
+            *("--state-dir", str(self.state_dir(host)), "--database-url", url),
+        ]
+
+    def start_worker(self, host: Host, *, clock_offset_seconds: int = 0) -> None:
+        """Every host's worker has the same id, as the first unit of each would."""
+        script = Path(__file__).with_name("host_worker.py")
+        environment = {
+            "PYTHONPATH": f"{script.parent}:{Path(__file__).parents[1] / 'shared'}",
+            "PIPELINE_PRODUCTS_DB": self.there,
+            "ABSURD_WORKER_CLAIM_TIMEOUT": str(LEASE_SECONDS),
+            "ABSURD_WORKER_POLL_INTERVAL": "0.1",
+            "ABSURD_WORKER_GRACE": "0.1",
+            "CONTIMG_DISK_CRITICAL_GB": "0.004",
+            "CONTIMG_DISK_WARN_GB": "0.005",
+            **(wrong_clock(clock_offset_seconds) if clock_offset_seconds else {}),
+        }
+        command = [sys.executable, str(script), *self.options(host.name, self.there)]
+        log = self.log_path(host.name)
+        self.workers[host.name] = host.popen(
+            [*command, "worker", "--worker-id", "worker-1"], log, environment
+        )
+
+    def log_path(self, host: str) -> Path:
+        return self.root / f"{host}.log"
+
+    def log_of(self, host: str) -> str:
+        path = self.log_path(host)
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def stop_worker(self, host: Host) -> None:
+        """As a service manager does: SIGTERM to the worker's process, in the host."""
+        host.machine.run("pkill", "-TERM", "-f", "host_worker.py")
+        assert self.workers.pop(host.name).wait(30) == 0, self.log_of(host.name)
+
+    def contimg(self, host: str, *arguments: str) -> Any:
+        """What a command shows as JSON, carried out beside the database."""
+        command = [sys.executable, "-m", "absurd_contimg.operations"]
+        done = subprocess.run(
+            [*command, *self.options(host, self.here), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+            env={**os.environ, "PIPELINE_PRODUCTS_DB": self.here},
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    def call(self, work: Any) -> Any:
+        async def ask() -> Any:
+            async with PostgresBackend(self.here, pool_max_size=1) as backend:
+                return await work(backend)
+
+        return asyncio.run(ask())
+
+    def spawn(self, *groups: str) -> None:
+        """A task for each group, with one file."""
+
+        async def spawn(backend: PostgresBackend) -> None:
+            for group in groups:
+                source = self.incoming / f"{group}_sb00.hdf5"
+                source.write_text(group)
+                params = {
+                    "group_id": group,
+                    "input_files": [str(source)],
+                    "catalog_path": str(source),
+                }
+                await backend.spawn_task(QUEUE, TASK_NAME, params, spawn_options(group))
+
+        self.call(spawn)
+
+    def histories(self) -> dict[str, History]:
+        async def read(backend: PostgresBackend) -> list[History]:
+            tasks = await backend.list_tasks(QUEUE)
+            return await backend.histories(QUEUE, [task.task_id for task in tasks])
+
+        by_group = {}
+        for history in self.call(read):
+            params: Any = history.task.params
+            by_group[params["group_id"]] = history
+        return by_group
+
+    def until(self, holds: object, patience_seconds: float = PATIENCE_SECONDS) -> None:
+        logs = "\n".join(self.log_of(host)[-3000:] for host in self.network.hosts)
+        wait_until(holds, patience_seconds, f"\n{logs}")
+
+    def until_completed(self, *groups: str) -> None:
+        def completed() -> bool:
+            histories = self.histories()
+            return all(histories[group].task.state == "completed" for group in groups)
+
+        self.until(completed)
+
+    def hold(self, stage: str, *hosts: str) -> None:
+        """Keep a stage waiting on hosts until `let_go`."""
+        for host in hosts:
+            (self.incoming / f"hold-{stage}-{host}").touch()
+
+    def let_go(self) -> None:
+        for path in self.incoming.glob("hold-*"):
+            path.unlink()
+
+    def at_work(self, stage: str, *hosts: str) -> str:
+        """Wait until a stage is in the middle of its work on one of the hosts; which."""
+        paths = {host: self.incoming / f"at-{stage}-{host}" for host in hosts}
+        self.until(lambda: any(path.exists() for path in paths.values()))
+        return next(host for host, path in paths.items() if path.exists())
+
+    def forget_work(self) -> None:
+        for path in self.incoming.glob("at-*"):
+            path.unlink()
+
+    def stage_processes(self, host: str) -> list[int]:
+        """The processes of stages that live on a host, by their scratch."""
+        mark, scratch = f"{MARK}={self.root}/".encode(), f"/scratch/{host}-".encode()
+        processes = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
+                state = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            marks = [each for each in variables if each.startswith(mark) and scratch in each]
+            if marks and state != "Z":
+                processes.append(int(name))
+        return processes
+
+    def stage_log(self) -> list[str]:
+        path = self.incoming / "stage_log"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def check(self) -> None:
+        """Nothing lost, nothing twice: histories, journal, products, processes."""
+        histories = self.histories()
+        states = {group: history.task.state for group, history in histories.items()}
+        assert set(states.values()) == {"completed"}, states
+        assert audit(list(histories.values())) == []
+        keys: Counter[tuple[str, str]] = Counter()
+        for folder, manifest in committed_products(self.root / "out"):
+            verify(folder, manifest, deep=True)
+            keys[manifest.stage, manifest.group_id] += 1
+        expected = {(stage, group) for group in states for stage in ("convert", "image")}
+        assert keys == Counter(expected)
+        log = self.stage_log()
+        assert [line for line in log if " overlap " in line] == []
+        for history in histories.values():
+            by_step: dict[str, list[str | None]] = {}
+            for start in step_starts(history):
+                by_step.setdefault(start.step, []).append(start.outcome)
+            for step, outcomes in by_step.items():
+                assert outcomes.count("done") == 1, (step, outcomes)
+                assert outcomes[-1] == "done"
+        problems = self.contimg_registry_problems()
+        assert problems == [], problems
+
+    def contimg_registry_problems(self) -> list[str]:
+        """What `contimg registry check` says; nothing if all is right."""
+        command = [sys.executable, "-m", "absurd_contimg.operations"]
+        done = subprocess.run(
+            [*command, *self.options("alpha", self.here), "registry", "check"],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=240,
+            env={**os.environ, "PIPELINE_PRODUCTS_DB": self.here},
+        )
+        return [] if done.returncode == 0 else [done.stdout + done.stderr]
+
+    def close(self) -> None:
+        for worker in self.workers.values():
+            worker.send_signal(signal.SIGKILL)
+            worker.wait()
+
+
+def wrong_clock(offset_seconds: int) -> Mapping[str, str]:
+    """The environment of a process whose clock of the day is off; its other clocks are right."""
+    package = importlib.util.find_spec("libfaketime")
+    assert package is not None
+    assert package.origin is not None
+    library = Path(package.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    assert library.exists(), f"{library} is not there: pip install --force-reinstall libfaketime"
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME": f"{offset_seconds:+d}s",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }
