@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo night test search check setup clean
+.PHONY: demo dashboard night test search check setup clean
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,11 @@ $(VENV)/.installed: pyproject.toml
 
 demo: setup
 	$(BIN)/contimg demo --force demo
+
+# The dashboard on what make demo has left; Ctrl-C ends it.
+dashboard: setup
+	@test -d demo/state || { echo "There is no demo yet: make demo"; exit 1; }
+	$(BIN)/contimg --input-dir demo/incoming --output-dir demo/products --scratch-dir demo/scratch --state-dir demo/state dashboard
 
 # A telescope's night, 30 times faster, with kills on the way: docs/night.md
 night: setup

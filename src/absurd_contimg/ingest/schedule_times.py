@@ -207,3 +207,10 @@ def due_slot(times: Times, cursor: int | None, now: datetime, catch_up: CatchUp)
     if catch_up == "skip" and (now - latest.at).total_seconds() > LATE_SECONDS:
         return None
     return latest
+
+
+def sidereal_seconds(at: datetime, longitude_deg: float) -> float:
+    """The mean sidereal time at the site, in seconds of 86,400."""
+    days = at.timestamp() / _DAY_SECONDS + _UNIX_EPOCH_JD - _EPOCH_JD
+    degrees = _DEGREES_AT_EPOCH + days * _DEGREES_PER_DAY + longitude_deg
+    return degrees % 360.0 * _DAY_SECONDS / 360.0

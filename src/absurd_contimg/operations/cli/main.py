@@ -15,6 +15,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     batches,
     calibration,
     daemon,
+    dashboard,
     deploy,
     emergency,
     files,

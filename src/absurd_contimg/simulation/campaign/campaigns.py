@@ -19,6 +19,7 @@ from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.faults import check_faults, draw_faults, shrink
 from absurd_contimg.simulation.campaign.report import html_of, json_of, table_of
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError, load_scenario
+from absurd_contimg.simulation.campaign.stored_runs import store_runs
 from absurd_contimg.simulation.campaign.summary import RunSummary, summarize_run
 from absurd_contimg.simulation.model.faults import TimedFault
 from absurd_contimg.simulation.model.stage_model import StageCost, fit_costs
@@ -60,9 +61,10 @@ def run_campaign(
 ) -> CampaignReport:
     """Simulate a scenario (a file, or the name of one shipped) once for each seed.
 
-    Shows progress, the table, and how to replay each violation; `output` gets ``report.json`` and,
-    with the plots extra, ``report.html``. The durations of stages are taken from `fit_from`, if
-    given. A replay names the `variant` of a sweep, and `faults` instead of those of the seed.
+    Shows progress, the table, and how to replay each violation; `output` gets ``report.json``, the
+    histories of the last runs for the dashboard and, with the plots extra, ``report.html``. The
+    durations of stages are taken from `fit_from`, if given. A replay names the `variant` of a
+    sweep, and `faults` instead of those of the seed.
     Raises `ScenarioError`, and `ValueError` where nothing can be fitted.
     """
     scenario = load_scenario(scenario_path)
@@ -108,6 +110,7 @@ def _write_report(
     console: Console, summaries: Sequence[RunSummary], runs: Sequence[Run], output: Path
 ) -> None:
     (output / "report.json").write_text(json_of(summaries), encoding="utf-8")
+    store_runs(output, list(zip(summaries[-len(runs) :], runs, strict=True)))
     if find_spec("matplotlib") is None:
         console.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
         return

@@ -1,0 +1,65 @@
+"""The command of the dashboard."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.app import app, state
+from absurd_contimg.operations.console import console
+
+
+@app.command()
+def dashboard(
+    simulation: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Show a finished simulation, by its output folder."),
+    ] = None,
+    run: Annotated[int, typer.Option(min=1, help="With --simulation: which of its runs.")] = 1,
+    history: Annotated[
+        Path | None, typer.Option(dir_okay=False, help="Show an exported file of histories.")
+    ] = None,
+    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8110,
+) -> None:
+    """Show the pages of the site, or of something recorded, until it is interrupted.
+
+    The API is there too. Without a token in the settings nothing can be changed.
+    """
+    if find_spec("fastapi") is None or find_spec("jinja2") is None:
+        raise SettingError(
+            "The dashboard needs the web extra.",
+            "Install it: pip install 'absurd-contimg[web]'",
+        )
+    from absurd_contimg.operations.api import AccessRules  # noqa: PLC0415 - slow
+    from absurd_contimg.operations.dashboard import (  # noqa: PLC0415 - slow
+        LOGIN_PATHS,
+        history_source,
+        make_app,
+        production_source,
+        serve,
+        simulation_source,
+    )
+
+    if simulation is not None and history is not None:
+        raise SettingError("--simulation and --history exclude each other.", "Give one of them.")
+
+    async def show() -> None:
+        async with AsyncExitStack() as stack:
+            if simulation is not None:
+                source = simulation_source(simulation, run)
+            elif history is not None:
+                source = history_source(history)
+            else:
+                source = await stack.enter_async_context(production_source(state.settings()))
+            rules = AccessRules(open_posts=LOGIN_PATHS)
+            application = make_app(source, rules)
+            await serve(application, host, port, lambda url: console.out(f"Dashboard: {url}"))
+
+    asyncio.run(show())

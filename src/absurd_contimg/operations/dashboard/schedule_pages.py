@@ -1,0 +1,64 @@
+"""The page of the schedules: last and next run of each, and a run now."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse
+
+from absurd_contimg.errors import UserError
+from absurd_contimg.ingest.schedule_times import parse_times
+from absurd_contimg.operations.dashboard.frame import Frame
+from absurd_contimg.registry.schedules import Schedule, Schedules
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleRow:
+    """A schedule with its times."""
+
+    schedule: Schedule
+    last_at: datetime | None
+    next_at: datetime | None
+    next_seconds: float | None
+    links: tuple[tuple[str, str], ...]
+    """Queue and id of the tasks that its last slot started."""
+    problem: str = ""
+
+
+def add_schedule_pages(router: APIRouter, frame: Frame) -> None:
+    """``/schedules``."""
+
+    @router.get("/schedules")
+    async def listing(request: Request) -> HTMLResponse:
+        overview = await frame.snapshots.overview()
+        database, rows = await frame.database(), []
+        if database is not None:
+            schedules = await asyncio.to_thread(Schedules(database).schedules)
+            rows = [schedule_row(each, overview.at, frame.longitude_deg) for each in schedules]
+        return await frame.page(
+            request,
+            "schedules.html.jinja",
+            "schedules",
+            "Schedules",
+            rows=rows,
+            has_registry=database is not None,
+        )
+
+
+def schedule_row(schedule: Schedule, now: datetime, longitude_deg: float | None) -> ScheduleRow:
+    """When a schedule last ran and when it runs next."""
+    kind, *names = (schedule.last_run or "none").split()
+    links = tuple((names[0], name) for name in names[1:]) if kind == "task" and names else ()
+    try:
+        times = parse_times(schedule.kind.value, schedule.spec, longitude_deg or 0.0)
+        latest = times.latest(now)
+        following = None if latest is None else times.following(latest.number)
+        last = None if schedule.last_slot is None else times.time_of(schedule.last_slot)
+    except (UserError, ValueError, OverflowError) as error:
+        return ScheduleRow(schedule, None, None, None, links, str(error))
+    at = None if following is None else following.at
+    seconds = None if at is None else (at - now).total_seconds()
+    return ScheduleRow(schedule, last, at, seconds, links)
