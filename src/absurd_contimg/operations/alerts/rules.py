@@ -14,6 +14,9 @@ from absurd_contimg.operations.alerts.records import Dependency, Rule
 _DATABASE: frozenset[Dependency] = frozenset({"database"})
 _REGISTRY: frozenset[Dependency] = frozenset({"database", "registry"})
 
+REGISTRY_AWAY = "registry-away"
+"""The rule whose alert is told from what a process remembers."""
+
 
 def make_rules(config: AlertsConfig) -> tuple[Rule, ...]:
     """All rules that the settings do not disable; `SettingError` names one that does not exist."""
@@ -47,7 +50,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             measure=partial(measures.away, dependency="database"),
         ),
         Rule(
-            name="registry-away",
+            name=REGISTRY_AWAY,
             meaning="1 if the registry does not answer",
             severity="critical",
             raised=1.0,

@@ -1,0 +1,383 @@
+"""Messages reach their receivers once, and receivers that are ill hinder nobody."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import site_overviews as sites
+from alert_receivers import mail_server, webhook_server
+
+from absurd_contimg import secrets
+from absurd_contimg.config.alerts import AlertsConfig
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.alerts.receivers import (
+    EmailAddress,
+    Mailer,
+    Receiver,
+    Webhook,
+    make_receivers,
+    payload,
+)
+from absurd_contimg.operations.alerts.records import Look, Notice
+from absurd_contimg.operations.alerts.rules import make_rules
+from absurd_contimg.operations.alerts.service import AlertService
+from absurd_contimg.registry.alerts import list_alerts
+from absurd_contimg.registry.database import Database
+from absurd_contimg.settings import load_settings
+
+GOOD = Look(sites.healthy())
+BAD = Look(sites.healthy(disks=(replace(sites.DISK, used_share=0.99),)))
+CONFIG = AlertsConfig(looks=1, hold_minutes=5.0, send_seconds=0.4, smtp_tls=False)
+
+
+@dataclass
+class Site:
+    """A site with a registry, and processes that evaluate; its clock is set by the test."""
+
+    registry: Path
+    time: float = 1e9
+    seen: Look = BAD
+    services: list[AlertService] = field(default_factory=list)
+
+    def service(self, *receivers: Receiver, config: AlertsConfig = CONFIG) -> AlertService:
+        async def look() -> Look:
+            return self.seen
+
+        service = AlertService(
+            look=look,
+            open_registry=lambda: Database(f"sqlite:///{self.registry}"),
+            rules=make_rules(config),
+            receivers=receivers,
+            config=config,
+            now=lambda: self.time,
+            holder=f"process {len(self.services)}",
+        )
+        self.services.append(service)
+        return service
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path / "registry.sqlite3")
+
+
+@dataclass
+class Note:
+    """A receiver that notes what it gets, and dies after it as often as it is to."""
+
+    name: str = "note"
+    got: list[tuple[str, str]] = field(default_factory=list)
+    deaths: int = 0
+
+    async def send(self, message_id: str, notice: Notice) -> None:
+        self.got.append((message_id, f"{notice.event} {notice.rule}"))
+        if self.deaths:
+            self.deaths -= 1
+            raise asyncio.CancelledError
+
+    @property
+    def events(self) -> list[str]:
+        return [event for _, event in self.got]
+
+
+async def look(service: AlertService) -> None:
+    await service.look_once()
+    await service.wait_for_deliveries()
+
+
+async def test_webhook_gets_each_message_once(site: Site) -> None:
+    with webhook_server() as server:
+        service = site.service(Webhook(server.url, 2.0))
+        for minute in range(4):
+            site.time += 60
+            await look(service)
+            assert len(server.received) == 1, minute
+        site.seen = GOOD
+        for _ in range(8):
+            site.time += 60
+            await look(service)
+        await service.close()
+    raised, cleared = server.received
+    assert (raised["event"], raised["rule"], raised["severity"]) == (
+        "raised",
+        "disk-full",
+        "critical",
+    )
+    assert "99.0 % full" in raised["text"]
+    assert "Run: contimg" in raised["text"]
+    assert (cleared["event"], cleared["subject"]) == ("cleared", raised["subject"])
+    assert cleared["id"] != raised["id"]
+    assert list_alerts(Database(f"sqlite:///{site.registry}")) == []
+
+
+async def test_message_is_tried_again_after_errors_and_backoff(site: Site) -> None:
+    """500 and 302 are no success; between the attempts lie 30 s and 60 s."""
+    with webhook_server(500, 302) as server:
+        service = site.service(Webhook(server.url, 2.0))
+        requests = []
+        for _ in range(12):
+            await look(service)
+            requests.append(server.requests)
+            site.time += 10
+        await service.close()
+    assert requests == [1, 1, 1, 2, 2, 2, 2, 2, 2, 3, 3, 3]
+    assert [each["event"] for each in server.received] == ["raised"]
+
+
+async def test_receiver_that_hangs_delays_nothing(site: Site) -> None:
+    """The look ends at once, the mail goes out, and the hanging one is tried again later."""
+    with webhook_server(0) as server:
+        async with mail_server() as mails:
+            config = CONFIG.model_copy(update={"smtp_host": "127.0.0.1", "smtp_port": mails.port})
+            mail = EmailAddress("a@obs", Mailer(config, ""))
+            service = site.service(Webhook(server.url, 0.4), mail)
+            begin = time.monotonic()
+            await service.look_once()
+            await service.look_once()
+            assert time.monotonic() - begin < 0.35
+            await service.wait_for_deliveries()
+            assert [each["Subject"] for each in mails.mails] == [
+                "[contimg] RAISED critical: disk-full (h1:/stage)"
+            ]
+            assert server.received == []
+            site.time += 31
+            await look(service)
+            await service.close()
+    assert len(server.received) == 1
+    assert len(mails.mails) == 1
+
+
+async def test_receiver_that_refuses_is_tried_again_until_it_is_there(site: Site) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        service = site.service(Webhook(f"http://127.0.0.1:{port}/hook", 0.4))
+        await look(service)
+        (message,) = service.site.messages
+        assert message.unsent["webhook"].attempts == 1
+    await service.close()
+    with webhook_server() as server:
+        again = site.service(Webhook(server.url, 2.0))
+        site.time += 31
+        await look(again)
+        await again.close()
+    assert len(server.received) == 1
+
+
+async def test_restart_sends_nothing_twice_and_loses_nothing(site: Site) -> None:
+    """A new process for each look."""
+    note = Note()
+    for step in range(12):
+        site.seen = BAD if step < 4 else GOOD
+        service = site.service(note)
+        await look(service)
+        await service.close()
+        site.time += 60
+    assert note.events == ["raised disk-full", "cleared disk-full"]
+
+
+async def test_death_between_send_and_commit_sends_again_with_the_same_id(site: Site) -> None:
+    """The one case in which a message comes twice."""
+    note = Note(deaths=1)
+    dying = site.service(note)
+    await look(dying)
+    await dying.close()
+    site.time += 31
+    again = site.service(note)
+    await look(again)
+    site.time += 60
+    await look(again)
+    await again.close()
+    assert note.events == ["raised disk-full"] * 2
+    assert len(set(note.got)) == 1
+
+
+async def test_of_two_processes_one_evaluates_and_the_other_takes_over(site: Site) -> None:
+    """At the end of the lease, here at once: a killed process releases nothing."""
+    note = Note()
+    short = CONFIG.model_copy(update={"look_seconds": 0.1})
+    first, second = site.service(note, config=short), site.service(note, config=short)
+    assert await first.look_once() != ()
+    assert await second.look_once() is None
+    await first.wait_for_deliveries()
+    await asyncio.sleep(0.35)
+    site.time += 60
+    assert await second.look_once() == ()
+    assert await first.look_once() is None
+    site.seen = GOOD
+    for _ in range(7):
+        site.time += 60
+        await asyncio.gather(first.look_once(), second.look_once())
+    await asyncio.gather(first.wait_for_deliveries(), second.wait_for_deliveries())
+    assert note.events == ["raised disk-full", "cleared disk-full"]
+    await first.close()
+    await second.close()
+
+
+async def test_outage_of_the_registry_is_told_once_by_the_process_that_evaluates(
+    site: Site,
+) -> None:
+    """It goes on from memory; one on standby says nothing; afterwards all is as before."""
+    note = Note()
+    active, standby = site.service(note), site.service(note)
+    await look(active)
+    assert await standby.look_once() is None
+    os.rename(site.registry, moved := site.registry.with_suffix(".moved"))
+    site.seen = replace(BAD, away={"registry": "gone"})
+    for _ in range(5):
+        site.time += 60
+        await look(active)
+        assert await standby.look_once() is None
+    assert note.events == ["raised disk-full", "raised registry-away"]
+    os.rename(moved, site.registry)
+    site.seen = GOOD
+    for _ in range(8):
+        site.time += 60
+        await look(active)
+    await active.close()
+    await standby.close()
+    assert sorted(note.events[2:]) == ["cleared disk-full", "cleared registry-away"]
+
+
+async def test_receiver_that_is_removed_is_waited_for_no_more(site: Site) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        gone = Webhook(f"http://127.0.0.1:{free.getsockname()[1]}/", 0.4)
+        service = site.service(gone)
+        await look(service)
+        assert service.site.messages
+        await service.close()
+    after = site.service(Note())
+    await look(after)
+    assert after.site.messages == ()
+    await after.close()
+
+
+async def test_refused_address_hinders_no_other(site: Site) -> None:
+    async with mail_server("bad@obs") as mails:
+        config = CONFIG.model_copy(update={"smtp_host": "127.0.0.1", "smtp_port": mails.port})
+        mailer = Mailer(config, "")
+        service = site.service(*(EmailAddress(each, mailer) for each in ("bad@obs", "ok@obs")))
+        await look(service)
+        (message,) = service.site.messages
+        await service.close()
+    assert set(message.unsent) == {"email bad@obs"}
+    (mail,) = mails.mails
+    assert mail["To"] == "ok@obs"
+    assert "Run: contimg monitor" in mail.get_content()
+    assert mail["Message-ID"].endswith("@contimg>")
+
+
+@pytest.fixture
+def slow_mail_server() -> Iterator[int]:
+    """Accepts a connection and greets with a byte at a time, for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(5)
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            with connection:
+                for _ in range(200):
+                    try:
+                        connection.send(b"2")
+                    except OSError:
+                        return
+                    time.sleep(0.05)
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        yield server.getsockname()[1]
+        thread.join()
+
+
+async def test_mail_server_that_answers_byte_by_byte_is_cut(
+    site: Site, slow_mail_server: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = CONFIG.model_copy(update={"smtp_host": "127.0.0.1", "smtp_port": slow_mail_server})
+    service = site.service(EmailAddress("a@obs", Mailer(config, "")))
+    begin = time.monotonic()
+    with caplog.at_level(logging.WARNING):
+        await look(service)
+    assert time.monotonic() - begin < 4
+    assert f"The mail server 127.0.0.1:{slow_mail_server} has not taken" in caplog.text
+    await service.close()
+
+
+async def test_token_of_the_webhook_is_in_no_log_and_no_state(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    with webhook_server(500) as server:
+        settings = load_settings(environment={"ABSURD_SLACK_WEBHOOK_URL": server.url})
+        service = site.service(*make_receivers(settings))
+        with caplog.at_level(logging.DEBUG):
+            await look(service)
+        state = str(list_alerts(Database(f"sqlite:///{site.registry}")))
+        await service.close()
+    assert "500" in caplog.text
+    assert "s3cr3t-t0ken" not in secrets.mask(caplog.text) + state + repr(settings) + repr(service)
+    visible = [r.getMessage() for r in caplog.records if r.name.startswith("absurd_contimg")]
+    assert "s3cr3t-t0ken" not in "".join(visible)
+
+
+def test_receivers_come_from_the_variables_of_the_predecessor(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("pa55word-of-mail\n")
+    settings = load_settings(
+        environment={
+            "ABSURD_ALERT_EMAIL_TO": "a@obs, b@obs",
+            "ABSURD_SMTP_HOST": "mail.obs",
+            "ABSURD_SMTP_PORT": "25",
+            "ABSURD_SMTP_USER": "alerts",
+            "ABSURD_SMTP_PASSWORD_FILE": str(tmp_path / "password"),
+            "ABSURD_SMTP_USE_TLS": "true",
+            "ABSURD_SMTP_FROM": "dsa@obs",
+            "ABSURD_SLACK_CHANNEL": "#dsa",
+            "ABSURD_SLACK_WEBHOOK_URL": "https://hooks/x",
+        }
+    )
+    assert [each.name for each in make_receivers(settings)] == [
+        "webhook",
+        "email a@obs",
+        "email b@obs",
+    ]
+    assert settings.smtp_password == "pa55word-of-mail"
+    assert secrets.mask("login pa55word-of-mail failed") == "login *** failed"
+    assert "pa55word" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"ABSURD_SMTP_USE_TLS": "maybe"}, "true or false"),
+        ({"ABSURD_ALERT_EMAIL_TO": "nobody"}, "email_to"),
+        ({"ABSURD_SMTP_PASSWORD_FILE": "/nowhere/password"}, "/nowhere/password"),
+        ({"ABSURD_SLACK_WEBHOOK_URL": "hooks.slack.com/x"}, "is no URL"),
+        (
+            {
+                "ABSURD_SMTP_HOST": "mail.obs",
+                "ABSURD_SMTP_USE_TLS": "false",
+                "ABSURD_SMTP_PASSWORD": "secret-word",
+            },
+            "unencrypted",
+        ),
+    ],
+)
+def test_receivers_that_cannot_be_used_are_refused(
+    environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(SettingError, match=message):
+        make_receivers(load_settings(environment=environment))
+
+
+def test_text_for_slack_calls_nobody() -> None:
+    when = sites.AT
+    notice = Notice("raised", "r", "<!channel>", "warning", "a & b", "contimg", None, when)
+    assert "&lt;!channel&gt;" in payload("1", notice)["text"]
