@@ -29,7 +29,8 @@ class AlertsConfig(Section):
     disabled: tuple[str, ...] = ()
     """Names of rules that are not looked at; their alerts are cleared."""
     failed_tasks: int = Field(3, ge=1)
-    """Tasks of a queue that failed within the time that the monitor calls recent."""
+    """Tasks of a queue that failed within the window."""
+    failed_window_minutes: float = Field(60.0, gt=0)
     enqueued_minutes: float = Field(60.0, gt=0)
     """A task that could run waits so long for a worker (predecessor: 60 min, critical)."""
     silent_seconds: float = Field(180.0, gt=60)

@@ -65,9 +65,9 @@ def enqueued_seconds(look: Look) -> Iterable[Measured]:
             None if queue.pause is not None else waited,
             f"A task of queue {queue.queue_name} has waited {_duration(waited)} for a worker; "
             f"{queue.claimable} tasks could run, {workers} workers live.",
-            "contimg monitor --once"
+            "contimg status"
             if task is None
-            else f"contimg history {task.task_id}; workers: contimg monitor --once",
+            else f"contimg history {task.task_id}; workers: contimg status",
             None if task is None else task.task_id,
         )
 
@@ -165,7 +165,7 @@ def _disk(disk: DiskOverview, value: float | None, fact: str) -> Measured:
         value if fresh else None,
         f"The disk of {disk.folder} ({disk.role}) on {disk.host} {fact}, "
         f"{(disk.free_bytes or 0.0) / 1e9:.0f} GB are free.",
-        "contimg monitor --once",
+        "contimg doctor",
     )
 
 

@@ -64,7 +64,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
         ),
         Rule(
             name="tasks-failed",
-            meaning="tasks of a queue that failed recently",
+            meaning="tasks of a queue that failed within `alerts.failed_window_minutes`",
             severity="warning",
             raised=config.failed_tasks,
             cleared=min(config.failed_tasks, 1),
@@ -87,7 +87,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             looks=looks,
             hold_seconds=hold,
             source="`alerts.enqueued_minutes` (predecessor: 60 min)",
-            remedy="Are workers running, and for this queue? `contimg monitor`. Start more, or "
+            remedy="Are workers running, and for this queue? `contimg status`. Start more, or "
             "wait: a large batch takes its time.",
             measure=measures.enqueued_seconds,
             needs=_DATABASE,
@@ -115,8 +115,9 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             looks=looks,
             hold_seconds=hold,
             source="`alerts.silent_seconds` (predecessor: 180 s)",
-            remedy="`systemctl status` on its host. Its task is taken up by another worker. A "
-            "worker that is gone for good: `contimg maintenance run` forgets its record.",
+            remedy="`systemctl status` on its host. Its task is taken up by another worker. The "
+            "alert of a worker that is gone for good ends with its record, which maintenance "
+            "forgets.",
             measure=partial(measures.silent_seconds, kind="worker"),
             needs=_REGISTRY,
         ),
@@ -157,7 +158,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             looks=looks,
             hold_seconds=hold,
             source="`alerts.disk_full_hours`: there is a night to act",
-            remedy="`contimg maintenance run --dry-run`; make room.",
+            remedy="Make room: `contimg doctor` shows the disks, maintenance removes what is old.",
             measure=measures.hours_to_full,
             needs=_REGISTRY,
         ),
@@ -185,7 +186,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             looks=looks,
             hold_seconds=hold,
             source="`alerts.inodes_used_share`",
-            remedy="Remove many small files: old scratch and logs, `contimg maintenance run`.",
+            remedy="Remove many small files: old scratch and logs.",
             measure=measures.used_inodes_share,
             needs=_REGISTRY,
         ),
@@ -215,7 +216,7 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             looks=1,
             hold_seconds=hold,
             source="`alerts.bad_images`; the telescope's gate is 0.8 to 1.2",
-            remedy="A wrong calibration: `contimg calibration list`; one of another declination "
+            remedy="A wrong calibration: `contimg calibration plan`; one of another declination "
             "gives 0.06.",
             measure=partial(measures.wrong_fluxes, config=config),
             needs=_REGISTRY,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from absurd_contimg.registry.ingestion import IngestionTables
     from absurd_contimg.registry.ingestion_records import IngestGroup
 
+_log = logging.getLogger(__name__)
+
 _Group = Annotated[str | None, typer.Argument(help="One group, with its files.")]
 _Limit = Annotated[int, typer.Option(min=1, help="How many, the newest.")]
 
@@ -37,20 +40,47 @@ def daemon(
     """Watch the incoming folder, and spawn tasks for groups and windows, until SIGTERM.
 
     Workers do the work: contimg worker, or contimg run --follow for both in one process. With
-    --once the exit code is 1 if something was away.
+    --once the exit code is 1 if something was away. Beside it the alerts of the site are evaluated
+    (alerts.by_daemon): contimg alerts.
     """
-    from absurd_contimg.operations.night_report import daemon_reports
-    from absurd_contimg.operations.services import poll_once, serve_daemon
+    from absurd_contimg.operations.services import poll_once
 
     settings = state.settings()
     if not once:
-        asyncio.run(serve_daemon(settings, calibrator, daemon_reports))
+        asyncio.run(_serve(settings, calibrator))
         return
     report = asyncio.run(poll_once(settings, calibrator))
     for outage in report.outages:
         error_console.print(f"[red]contimg:[/] {message_line(outage.problem)}", soft_wrap=True)
     if report.outages:
         raise typer.Exit(1)
+
+
+async def _serve(settings: Settings, calibrator: str) -> None:
+    """The daemon, and beside it the alerts: a slow look or receiver delays no poll."""
+    from absurd_contimg.operations.alerts import make_receivers, make_rules, watch_site
+    from absurd_contimg.operations.night_report import daemon_reports
+    from absurd_contimg.operations.services import serve_daemon
+
+    make_rules(settings.pipeline.alerts)
+    make_receivers(settings)  # both say now what is wrong with the settings
+    stop = asyncio.Event()
+    watching = None
+    if settings.pipeline.alerts.by_daemon:
+        watching = asyncio.create_task(watch_site(settings, stop))
+        watching.add_done_callback(_report_end)
+    try:
+        await serve_daemon(settings, calibrator, daemon_reports)
+    finally:
+        stop.set()
+        if watching is not None:
+            await asyncio.wait({watching}, timeout=settings.pipeline.alerts.send_seconds)
+
+
+def _report_end(watching: asyncio.Task[None]) -> None:
+    """An error of ours in the alerts is in the log, and ends no daemon."""
+    if not watching.cancelled() and (error := watching.exception()) is not None:
+        _log.error("alerts are no longer evaluated", exc_info=error)
 
 
 @app.command()

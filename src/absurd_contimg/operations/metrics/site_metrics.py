@@ -284,7 +284,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric(
         "contimg_site_problems",
-        "What could not be read, or is wrong with the site as a whole: contimg monitor says what.",
+        "What could not be read, or is wrong with the site as a whole: contimg doctor looks.",
         (),
         lambda s: [((), len(s.overview.problems))],
     ),

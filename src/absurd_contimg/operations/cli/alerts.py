@@ -1,0 +1,200 @@
+"""What is wrong at a site, who is told of it, and its figures for Prometheus."""
+
+# SQLAlchemy and the parts of operations take a second to import: imported where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from uuid import uuid4
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.alerts import RaisedAlert, Receiver
+
+alerts_app = typer.Typer(
+    help="What is wrong at the site, and who is told of it.", invoke_without_command=True
+)
+app.add_typer(alerts_app, name="alerts")
+
+
+@alerts_app.callback()
+def alerts(context: typer.Context, as_json: AsJson = False) -> None:
+    """Show the alerts that are raised; the exit code is 1 if there are any.
+
+    The daemon evaluates them, or contimg alerts run.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    raised = _raised(state.settings())
+    if as_json:
+        print_json(raised)
+    elif not raised:
+        console.print("No alert is raised.")
+    else:
+        table = Table(box=None)
+        for heading in ("severity", "rule", "since", "what and what to do"):
+            table.add_column(heading, overflow="fold")
+        for alert in raised:
+            untold = f" Not told yet: {', '.join(alert.not_told)}." if alert.not_told else ""
+            table.add_row(
+                alert.severity, cell(alert.rule), f"{alert.since:%Y-%m-%d %H:%M}",
+                message_line(f"{alert.fact} Run: {alert.command}{untold}"),
+            )  # fmt: skip
+        console.print(table)
+    if raised:
+        raise typer.Exit(1)
+
+
+@alerts_app.command()
+def rules(
+    markdown: Annotated[bool, typer.Option(help="Print docs/alerts.md.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the rules with their thresholds in this installation."""
+    from absurd_contimg.operations.alerts import all_rules
+    from absurd_contimg.operations.cli.alert_page import alert_page, rule_summary
+
+    if markdown:
+        print(alert_page(), end="")
+        return
+    config = state.settings().pipeline.alerts
+    shown = [rule_summary(rule, config) for rule in all_rules(config)]
+    if as_json:
+        print_json(shown)
+        return
+    table = Table("rule", "severity", "raised", "cleared", "looks", "measures", box=None)
+    for rule in shown:
+        names = ("rule", "severity", "raised_at", "cleared_at", "looks", "measures")
+        table.add_row(*(cell(rule[name]) for name in names))
+    console.print(table)
+
+
+@alerts_app.command()
+def run(once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False) -> None:
+    """Evaluate the rules every alerts.look_seconds until SIGTERM, and tell the receivers.
+
+    The daemon does this too. One process of a site does it at a time: run this on another host, and
+    it takes over when the daemon is silent. With --once, alerts need several runs: each is a look.
+    """
+    from absurd_contimg.operations.alerts import (
+        look_once,
+        make_receivers,
+        make_rules,
+        watch_site,
+    )
+    from absurd_contimg.operations.services import stop_signals
+
+    settings = state.settings()
+    make_rules(settings.pipeline.alerts)
+    make_receivers(settings)
+    if once:
+        notices = asyncio.run(look_once(settings))
+        if notices is None:
+            console.print("Another process evaluates the alerts of this site.")
+        for notice in notices or ():
+            console.print(message_line(notice.text.replace("\n", " ")), soft_wrap=True)
+        return
+
+    async def serve() -> None:
+        stop = asyncio.Event()
+        for number in stop_signals():
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        seconds = settings.pipeline.alerts.look_seconds
+        console.print(f"The rules are evaluated every {seconds:g} s, until SIGTERM.")
+        await watch_site(settings, stop)
+
+    asyncio.run(serve())
+
+
+@alerts_app.command("test")
+def send_test() -> None:
+    """Send a test message to each receiver; the exit code is 1 if one has not taken it."""
+    from absurd_contimg.operations.alerts import make_receivers
+
+    receivers = make_receivers(state.settings())
+    if not receivers:
+        raise SettingError(
+            "There is no receiver of alerts.",
+            "Set ABSURD_SLACK_WEBHOOK_URL or ABSURD_ALERT_EMAIL_TO.",
+        )
+    results = asyncio.run(_send_all(receivers))
+    for name, problem in results.items():
+        console.print(f"{cell(name)}: {message_line(problem or 'delivered')}", soft_wrap=True)
+    if any(results.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def metrics(
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            help="Replace this file, for a textfile collector; else print.", dir_okay=False
+        ),
+    ] = None,
+) -> None:
+    """Write the figures of the site in the text format of Prometheus: docs/alerts.md."""
+    from absurd_contimg.operations.metrics import metrics_text, write_metrics
+
+    settings = state.settings()
+    counts = Counter((alert.rule, str(alert.severity)) for alert in _raised(settings))
+
+    async def read() -> str:
+        from absurd_contimg.history.stage_figures import read_stage_figures
+        from absurd_contimg.operations.overview import open_site, read_site
+
+        async with open_site(settings) as site:
+            window = 60.0 * settings.pipeline.alerts.failed_window_minutes
+            overview = await read_site(site, window)
+            queues = [queue.queue_name for queue in overview.queues]
+            figures = await read_stage_figures(site.inspection, queues)
+            return metrics_text(overview, figures, counts)
+
+    text = asyncio.run(read())
+    if write is None:
+        print(text, end="")
+    else:
+        write_metrics(text, write)
+
+
+def _raised(settings: Settings) -> list[RaisedAlert]:
+    from absurd_contimg.operations.alerts import read_alerts
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.database import exists
+
+    if not exists(settings.registry_url):
+        return []
+    with open_tables(settings) as database:
+        return read_alerts(database)
+
+
+async def _send_all(receivers: tuple[Receiver, ...]) -> dict[str, str]:
+    """What was wrong with each receiver; empty: nothing."""
+    from absurd_contimg.operations.alerts import DeliveryError, Notice
+
+    fact = "This is a test: alerts of this site reach you."
+    notice = Notice(
+        "test", "test", "test", "warning", fact, "contimg alerts", None, datetime.now(UTC)
+    )
+
+    async def send(receiver: Receiver) -> str:
+        try:
+            await receiver.send(uuid4().hex, notice)
+        except DeliveryError as error:
+            return str(error)
+        return ""
+
+    problems = await asyncio.gather(*map(send, receivers))
+    return {receiver.name: text for receiver, text in zip(receivers, problems, strict=True)}

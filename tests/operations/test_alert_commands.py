@@ -1,0 +1,114 @@
+"""The commands about alerts and metrics, on a real database and registry."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from alert_receivers import webhook_server
+from typer.testing import CliRunner
+
+from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.config.alerts import AlertsConfig
+from absurd_contimg.core.records import SpawnOptions
+from absurd_contimg.operations.alerts import all_rules
+from absurd_contimg.operations.cli.alert_page import alert_page
+from absurd_contimg.operations.cli.main import app
+
+QUEUE = "dsa110-pipeline"
+Contimg = Callable[..., Any]
+
+
+@pytest.fixture
+def contimg(tmp_path: Path, database_url: str) -> Contimg:
+    folders = ("--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "products"))
+
+    def run(*arguments: str, environment: Mapping[str, str] | None = None) -> Any:
+        clean = {key: None for key in os.environ if key.startswith(("ABSURD_", "PIPELINE_"))}
+        options = [*folders, "--database-url", database_url, "--set", "alerts.looks=1", *arguments]
+        values = {**clean, **(environment or {}), "COLUMNS": "80"}
+        return CliRunner().invoke(app, options, env=values)
+
+    assert run("db", "init").exit_code == 0
+    return run
+
+
+async def fail_tasks(url: str, count: int) -> list[str]:
+    """Spawn tasks, claim them and let them fail for good; their ids."""
+    async with PostgresBackend(url) as backend:
+        ids = []
+        for _ in range(count):
+            options = SpawnOptions(max_attempts=1)
+            ids.append(str((await backend.spawn_task(QUEUE, "pipeline", {}, options)).task_id))
+        for run in await backend.claim_task(QUEUE, "worker-1", 60, count):
+            await backend.fail_run(QUEUE, run.run_id, {"name": "Broken", "message": "x"})
+        return ids
+
+
+def test_failed_tasks_are_told_once_and_shown(contimg: Contimg, database_url: str) -> None:
+    """From real rows to the webhook, to the list and to the metrics."""
+    asyncio.run(fail_tasks(database_url, 3))
+    with webhook_server() as server:
+        environment = {"ABSURD_SLACK_WEBHOOK_URL": server.url}
+        for _ in range(3):
+            ran = contimg("alerts", "run", "--once", environment=environment)
+            assert ran.exit_code == 0, ran.output
+    assert [(each["rule"], each["event"]) for each in server.received] == [
+        ("tasks-failed", "raised")
+    ]
+    assert "3 tasks of queue dsa110-pipeline failed" in server.received[0]["fact"]
+    shown = contimg("alerts", "--json")
+    assert shown.exit_code == 1
+    (alert,) = json.loads(shown.output)
+    assert (alert["rule"], alert["subject"], alert["not_told"]) == ("tasks-failed", QUEUE, [])
+    assert "tasks-failed" in contimg("alerts").output
+    metrics = contimg("metrics").output
+    assert 'contimg_alerts_raised{rule="tasks-failed",severity="warning"} 1.0' in metrics
+    assert f'contimg_recent_ended_tasks{{queue="{QUEUE}",state="failed"}} 3.0' in metrics
+
+
+def test_site_without_a_registry_has_no_alert(contimg: Contimg) -> None:
+    shown = contimg("alerts")
+    assert (shown.exit_code, shown.output) == (0, "No alert is raised.\n")
+
+
+def test_metrics_are_written_for_a_textfile_collector(contimg: Contimg, tmp_path: Path) -> None:
+    target = tmp_path / "contimg.prom"
+    assert contimg("metrics", "--write", str(target)).exit_code == 0
+    assert "# TYPE contimg_tasks gauge" in target.read_text()
+
+
+def test_test_message_reaches_each_receiver_or_says_why_not(contimg: Contimg) -> None:
+    assert "no receiver" in str(contimg("alerts", "test").exception)
+    with webhook_server(200, 500) as server:
+        environment = {"ABSURD_SLACK_WEBHOOK_URL": server.url}
+        sent = contimg("alerts", "test", environment=environment)
+        refused = contimg("alerts", "test", environment=environment)
+    assert (sent.exit_code, sent.output) == (0, "webhook: delivered\n")
+    assert (refused.exit_code, "status 500" in refused.output) == (1, True)
+    assert [each["event"] for each in server.received] == ["test"]
+
+
+def test_page_lists_the_rules_and_metrics_of_the_code() -> None:
+    written = (Path(__file__).parents[2] / "docs" / "alerts.md").read_text()
+    assert written == alert_page(), "contimg alerts rules --markdown > docs/alerts.md"
+
+
+def test_every_command_that_a_rule_advises_exists() -> None:
+    """In the documentation of the rules."""
+    program: Any = typer.main.get_command(app)
+    for rule in all_rules(AlertsConfig()):
+        for command in re.findall(r"`contimg ([a-z ]+)", rule.remedy):
+            words, group = command.split(), program
+            for word in words:
+                if not hasattr(group, "commands"):
+                    break
+                assert word in group.commands, (rule.name, command)
+                group = group.commands[word]
