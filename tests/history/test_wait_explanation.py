@@ -84,9 +84,7 @@ async def test_a_shortage_tells_the_path(memory: MemoryBackend) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "/data/g.ms")
 
     explanation = await explained(memory, await worked(memory, full))
-    assert "then looks again whether there is enough: disk-full (/data/g.ms)" in (
-        explanation.sentence
-    )
+    assert "then tries again: resource (disk-full), /data/g.ms" in explanation.sentence
     assert "Free space" in str(explanation.advice)
 
 

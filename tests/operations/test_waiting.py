@@ -89,7 +89,7 @@ def test_waiting_task_says_kind_rule_path_advice_and_until(
     history: History, tmp_path: Path
 ) -> None:
     due = history.runs[-1].available_at
-    until = f"{due:%Y-%m-%d %H:%M:%S} UTC"
+    until = f"{due:%H:%M:%S} UTC"
     report = tmp_path / "report.html"
     contimg(tmp_path, "report", str(report))
     outputs = {

@@ -16,6 +16,7 @@ from absurd_contimg.core.failures import FailureKind, action_of
 from absurd_contimg.core.records import INFINITY, LIVE_STATES, TERMINAL_STATES, History, Run
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.task_queries import LEASE_EXPIRED
+from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.failures import failed_runs, reason_of
 from absurd_contimg.history.stage_tasks import stage_task_ids
 from absurd_contimg.history.timeline import group_of, step_starts
@@ -136,7 +137,7 @@ def _explain_running(history: History, run: Run, context: WaitContext) -> WaitEx
     left = (ends - context.now).total_seconds()
     if left <= 0:
         return WaitExplanation(
-            f"{doing}: its worker is silent, the lease ended {_duration(-left)} ago; "
+            f"{doing}: its worker is silent, the lease ended {duration_text(-left)} ago; "
             + _next_poll(history.queue_name, context),
             "silent-worker",
             None,
@@ -144,16 +145,16 @@ def _explain_running(history: History, run: Run, context: WaitContext) -> WaitEx
         )
     if worker is not None and worker.silent_seconds is not None:
         return WaitExplanation(
-            f"{doing}, which was not heard of for {_duration(worker.silent_seconds)}; if it is "
-            f"dead, its lease ends in {_duration(left)} and another worker goes on",
+            f"{doing}, which was not heard of for {duration_text(worker.silent_seconds)}; if it is "
+            f"dead, its lease ends in {duration_text(left)} and another worker goes on",
             "silent-worker",
             ends,
             f"Look at the host of worker {name}: its power, its network, its clock.",
         )
     work = "" if current is None else f"{current.step} of {group_of(history)}"
     if (slots := context.slot_waits.get(work)) is not None:
-        return WaitExplanation(f"{doing}; {slots}; lease {_duration(left)}", "resource", None)
-    return WaitExplanation(f"{doing}, lease {_duration(left)} left", "running", ends)
+        return WaitExplanation(f"{doing}; {slots}; lease {duration_text(left)}", "resource", None)
+    return WaitExplanation(f"{doing}, lease {duration_text(left)} left", "running", ends)
 
 
 def _explain_event(history: History, reason: WaitReason, context: WaitContext) -> WaitExplanation:
@@ -192,10 +193,9 @@ def _explain_delay(
     due, remaining = run.available_at, _remaining(run.available_at, context.now)
     step = f"{reason.step}: " if reason.step else ""
     if reason.cause == "resource":
-        path = "" if reason.path is None else f" ({reason.path})"
+        path = "" if reason.path is None else f", {reason.path}"
         return WaitExplanation(
-            f"{step}waits {remaining}, then looks again whether there is enough: "
-            f"{reason.rule}{path}",
+            f"{step}waits {remaining}, then tries again: {reason.kind} ({reason.rule}){path}",
             "resource",
             due,
             reason.advice,
@@ -247,7 +247,7 @@ def _attempt(history: History, run: Run, policy: RetryPolicy) -> str:
 def _explain_claimable(history: History, run: Run, context: WaitContext) -> WaitExplanation:
     waited = context.now - max(run.available_at, run.created_at)
     failure = _last_failure(history)
-    ready = f"has been ready for {_duration(waited.total_seconds())}"
+    ready = f"has been ready for {duration_text(waited.total_seconds())}"
     if run.started_at is not None:
         ready += " after its wait"
     elif failure:
@@ -326,24 +326,10 @@ def _since(since: datetime | None, now: datetime) -> str:
     if since is None or not _PAST < since < INFINITY:
         return ""
     seconds = (now - since).total_seconds()
-    return f" since {since:%H:%M:%S} UTC ({_duration(seconds)})"
+    return f" since {since:%H:%M:%S} UTC ({duration_text(seconds)})"
 
 
 def _remaining(until: datetime, now: datetime) -> str:
     """``43 s more (until 03:12:10 UTC)``; with the date where it is not of this day."""
     form = "%H:%M:%S" if until.date() == now.date() else "%Y-%m-%d %H:%M:%S"
-    return f"{_duration((until - now).total_seconds())} more (until {until:{form}} UTC)"
-
-
-def _duration(seconds: float) -> str:
-    """``43 s``, ``5 min``, ``3 h 12 min``, ``9 d``."""
-    seconds = max(seconds, 0.0)
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 120:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes} min"
-    return f"{hours // 24} d" if hours < 24 * 1000 else "years"
+    return f"{duration_text((until - now).total_seconds())} more (until {until:{form}} UTC)"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from types import MappingProxyType
 from uuid import UUID
 
 from rich.console import Console, Group, RenderableType
@@ -20,6 +21,7 @@ from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import StepStart, step_order
+from absurd_contimg.history.wait_explanation import WaitContext, WaitExplanation, explain_wait
 from absurd_contimg.operations.console import cell, message_line, one_line
 from absurd_contimg.products.output_warnings import output_warnings
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
@@ -36,8 +38,15 @@ def _coloured_state(summary: TaskSummary) -> str:
     return f"[{_COLOURS.get(summary.state, 'yellow')}]{summary.state}[/]"
 
 
-def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableType:
-    """One line for each task, then what to do; `now` is the database's time."""
+def tasks_table(
+    summaries: Sequence[TaskSummary],
+    now: datetime,
+    explanations: Mapping[UUID, WaitExplanation] = MappingProxyType({}),
+) -> RenderableType:
+    """One line for each task, then what to do; `now` is the database's time.
+
+    `explanations` tell, by task, why those wait that have not ended.
+    """
     table = Table(box=None)
     for heading in ("task", "group", "state", "attempts", "activity", "worker"):
         # A long path is folded, so that it can be copied.
@@ -48,7 +57,7 @@ def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableTy
             cell(summary.group or "?"),
             _coloured_state(summary),
             str(summary.attempts),
-            cell(_activity(summary)),
+            cell(_activity(summary, explanations.get(summary.task_id))),
             cell(_worker_and_lease(summary, now)),
         )
     reasons = (summary.waiting or _final_failure(summary) for summary in summaries)
@@ -57,7 +66,9 @@ def tasks_table(summaries: Sequence[TaskSummary], now: datetime) -> RenderableTy
     return Group(table, *lines)
 
 
-def task_summary(summary: TaskSummary, now: datetime) -> dict[str, object]:
+def task_summary(
+    summary: TaskSummary, now: datetime, explanation: WaitExplanation | None = None
+) -> dict[str, object]:
     """The task as JSON for programs; `now` is the database's time."""
     failure, left = _final_failure(summary), _lease_seconds_left(summary, now)
     return {
@@ -66,7 +77,8 @@ def task_summary(summary: TaskSummary, now: datetime) -> dict[str, object]:
         "group": summary.group or "?",
         "state": summary.state,
         "attempts": summary.attempts,
-        "activity": _activity(summary),
+        "activity": _activity(summary, explanation),
+        "why": None if explanation is None else explanation.sentence,
         "waiting": None if summary.waiting is None else asdict(summary.waiting),
         "worker": _worker(summary),
         "lease_seconds_left": None if left is None else round(left, 1),
@@ -78,8 +90,10 @@ def _final_failure(summary: TaskSummary) -> FailedRun | None:
     return summary.last_failure if summary.state == "failed" else None
 
 
-def _activity(summary: TaskSummary) -> str:
+def _activity(summary: TaskSummary, explanation: WaitExplanation | None) -> str:
     waiting, failure = summary.waiting, _final_failure(summary)
+    if explanation is not None and (waiting is not None or explanation.fact != "running"):
+        return explanation.sentence
     if waiting is not None:
         text = f"waits for {waiting}"
         return text if waiting.step is None else f"{waiting.step}: {text}"
@@ -116,8 +130,11 @@ def _worker_and_lease(summary: TaskSummary, now: datetime) -> str:
     return f"{worker}, lease " + (f"{left:.0f} s" if left > 0 else f"over for {-left:.0f} s")
 
 
-def history_table(history: History) -> Table:
-    """Every start of every stage of one task, its worker, its duration, its outcome."""
+def history_table(history: History, explanation: WaitExplanation | None = None) -> Table:
+    """Every start of every stage of one task, its worker, its duration, its outcome.
+
+    `explanation` tells why it waits.
+    """
     summary = summarize(history)
     result = summary.result
     verdict = str(result.get("verdict", "")) if isinstance(result, Mapping) else ""
@@ -125,7 +142,7 @@ def history_table(history: History) -> Table:
     table = Table(
         title=f"{cell(summary.group or '?')}: {_coloured_state(summary)}{cell(notes)}",
         title_justify="left",
-        caption=_caption(summary),
+        caption=_caption(summary, explanation),
         caption_justify="left",
         box=None,
         pad_edge=False,
@@ -145,9 +162,14 @@ def history_table(history: History) -> Table:
     return table
 
 
-def _caption(summary: TaskSummary) -> str | None:
+def _caption(summary: TaskSummary, explanation: WaitExplanation | None) -> str | None:
     """Why the task waits or has failed, and what to do."""
     waiting, failure = summary.waiting, _final_failure(summary)
+    if explanation is not None:
+        lines = [f"[yellow]It {cell(explanation.sentence)}.[/]"]
+        message = None if waiting is None else waiting.message
+        lines += [message_line(text) for text in (message, explanation.advice) if text]
+        return "\n".join(lines)
     if waiting is not None:
         lines = [f"[yellow]Waits for {cell(waiting)}.[/]"]
         lines += [message_line(text) for text in (waiting.message, waiting.advice) if text]
@@ -213,8 +235,11 @@ def progress_table(histories: Sequence[History], now: datetime) -> RenderableTyp
         table.add_column(heading, no_wrap=heading != "now")
     planned = (stage.name for stage in IMAGING_STAGES)
     order = tuple(dict.fromkeys((*planned, *step_order(histories))))
-    for summary in map(summarize, histories):
-        cells = (_coloured_state(summary), _marks(summary, order), _now(summary, now))
+    for history in histories:
+        summary = summarize(history)
+        explanation = explain_wait(history, WaitContext(now))
+        why = "" if explanation is None else explanation.sentence
+        cells = (_coloured_state(summary), _marks(summary, order), _now(summary, now, why))
         table.add_row(cell(summary.group or "?"), *cells)
     return table
 
@@ -229,14 +254,14 @@ def _marks(summary: TaskSummary, order: Sequence[str]) -> str:
     )
 
 
-def _now(summary: TaskSummary, now: datetime) -> str:
+def _now(summary: TaskSummary, now: datetime, why: str) -> str:
     if summary.state == "failed":
         failure = summary.last_failure
         if failure is None:
             return ""
         return f"[red]{cell(failure.kind or '')}[/] {escape(one_line(failure.message, 90))}"
     if summary.waiting is not None:
-        return f"[yellow]waits for {cell(summary.waiting)}[/]"
+        return f"[yellow]{cell(why)}[/]"
     if summary.state != "running" or not summary.starts:
         return ""
     last = summary.starts[-1]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +26,8 @@ from absurd_contimg.execution.logs import log_folder, newest_logs, tail
 from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.stage_tasks import with_stage_tasks
-from absurd_contimg.history.summary import TaskSummary, read_histories, summarize
+from absurd_contimg.history.summary import read_histories, summarize
+from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
@@ -50,13 +50,19 @@ def status(
 
     settings = state.settings()
 
-    async def read(backend: Inspection) -> tuple[QueueStats, list[TaskSummary], datetime]:
+    async def read(backend: Inspection) -> tuple[QueueStats, list[History], WaitContext]:
         stats = await backend.queue_stats(settings.queue_name)
         histories = await read_histories(backend, settings.queue_name, limit=limit)
-        histories = await with_stage_tasks(backend, histories)
-        return stats, list(map(summarize, histories)), await backend.current_time()
+        context = await _read_context(settings, backend, from_file)
+        return stats, await with_stage_tasks(backend, histories), context
 
-    stats, summaries, now = shared.with_inspection(settings, from_file, read)
+    stats, histories, context = shared.with_inspection(settings, from_file, read)
+    summaries, now = list(map(summarize, histories)), context.now
+    explanations = {
+        history.task.task_id: explanation
+        for history in histories
+        if (explanation := explain_wait(history, context)) is not None
+    }
     paths = settings.pipeline.paths
     host, alive = host_name(), living_owners(host_scratch(paths.scratch_dir))
     notes = [
@@ -65,7 +71,9 @@ def status(
     ]
     hindrances = read_hindrances(settings)
     if as_json:
-        tasks = [task_summary(summary, now) for summary in summaries]
+        tasks = [
+            task_summary(summary, now, explanations.get(summary.task_id)) for summary in summaries
+        ]
         shared.print_json(
             {
                 "queue": stats,
@@ -103,7 +111,19 @@ def status(
             heading = f"worker {note['worker']}{place}, since {note['since']}"
             console.print(f"[yellow]{cell(heading)}:[/] ", end="")
             console.print(message_line(note["reason"]), soft_wrap=True)
-    console.print(tasks_table(summaries, now))
+    console.print(tasks_table(summaries, now, explanations))
+
+
+async def _read_context(
+    settings: Settings, inspection: Inspection, from_file: Path | None
+) -> WaitContext:
+    """What is known beside histories: of the site, and nothing more where they are in a file."""
+    from absurd_contimg.operations.overview import Site, production_site, read_context
+
+    if from_file is not None:
+        return await read_context(Site(f"history file {from_file}", inspection))
+    with production_site(settings, inspection) as site:
+        return await read_context(site)
 
 
 @app.command()
@@ -113,16 +133,19 @@ def history(task: TaskName, as_json: AsJson = False, from_file: FromFile = None)
 
     settings = state.settings()
 
-    async def read(backend: Inspection) -> History:
+    async def read(backend: Inspection) -> tuple[History, WaitContext]:
         record = await shared.find_task(backend, settings, task)
+        context = await _read_context(settings, backend, from_file)
         (joined,) = await with_stage_tasks(backend, [record])
-        return joined
+        return joined, context
 
-    record = shared.with_inspection(settings, from_file, read)
+    record, context = shared.with_inspection(settings, from_file, read)
+    explanation = explain_wait(record, context)
     if as_json:
-        shared.print_json({"waiting": find_wait_reason(record), **to_jsonable_python(record)})
+        waits = {"waiting": find_wait_reason(record), "why": explanation}
+        shared.print_json({**waits, **to_jsonable_python(record)})
     else:
-        console.print(history_table(record))
+        console.print(history_table(record, explanation))
 
 
 @app.command()

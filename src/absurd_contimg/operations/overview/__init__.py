@@ -13,7 +13,7 @@ from absurd_contimg.operations.overview.records import (
     SiteOverview,
     WaitingTask,
 )
-from absurd_contimg.operations.overview.site import Site, open_site
+from absurd_contimg.operations.overview.site import Site, open_site, production_site
 
 __all__ = [
     "RECENT_SECONDS",
@@ -29,6 +29,7 @@ __all__ = [
     "SiteOverview",
     "WaitingTask",
     "open_site",
+    "production_site",
     "read_context",
     "read_site",
 ]

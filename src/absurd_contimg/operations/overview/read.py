@@ -30,6 +30,7 @@ from absurd_contimg.operations.overview.registry_facts import (
 )
 from absurd_contimg.operations.overview.services import read_services, worker_facts
 from absurd_contimg.operations.overview.site import Site
+from absurd_contimg.operations.overview.threads import in_thread
 from absurd_contimg.operations.services import make_policy
 
 RECENT_SECONDS = 86_400.0
@@ -49,10 +50,10 @@ async def read_site(
     problems: list[str] = []
     now, queues = await _read_queues(site, recent_seconds, database_seconds, problems)
     seconds = now.timestamp()
-    registry = await asyncio.to_thread(read_registry, site, seconds)
+    registry = await in_thread(read_registry, site, seconds)
     if registry.problem:
         problems.append(registry.problem)
-    disks = await asyncio.to_thread(read_disks, registry.samples, site.settings, seconds)
+    disks = await in_thread(read_disks, registry.samples, site.settings, seconds)
     running = [task for facts in queues for task in facts.running]
     services = read_services(registry.services, running, now)
     context = wait_context(site, now, queues, registry, services)
@@ -83,7 +84,7 @@ async def read_site(
 async def read_context(site: Site) -> WaitContext:
     """What `explain_wait` needs to know of a site, for the history of a single task."""
     now, queues = await _read_queues(site, 0.0, DATABASE_SECONDS, [])
-    registry = await asyncio.to_thread(read_registry, site, now.timestamp())
+    registry = await in_thread(read_registry, site, now.timestamp())
     running = [task for facts in queues for task in facts.running]
     services = read_services(registry.services, running, now)
     return wait_context(site, now, queues, registry, services)

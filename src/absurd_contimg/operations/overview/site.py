@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 from absurd_contimg.backends.postgres import PostgresBackend
@@ -54,30 +54,31 @@ class Site:
         return [main, *(name for name in stage_queues(main).values() if name in known)]
 
 
+@contextmanager
+def production_site(settings: Settings, inspection: Inspection) -> Iterator[Site]:
+    """The site of these settings with this database; its registry is closed at the end."""
+    site = Site(f"production, queue {settings.queue_name}", inspection, None, settings)
+    try:
+        yield site
+    finally:
+        if site.database is not None:
+            site.database.close()
+
+
 @asynccontextmanager
 async def open_site(settings: Settings) -> AsyncIterator[Site]:
     """The production site of these settings, also while its database or registry is away.
 
     Only the server of an embedded database has to exist: see `operations.services.open_backend`.
     """
-    source = f"production, queue {settings.queue_name}"
     if settings.database_url is None:
         async with open_backend(settings, create=False) as embedded:
-            site = Site(source, embedded, None, settings)
-            try:
+            with production_site(settings, embedded) as site:
                 yield site
-            finally:
-                _close(site)
         return
     backend = PostgresBackend(settings.database_url)
-    site = Site(source, backend, None, settings)
     try:
-        yield site
+        with production_site(settings, backend) as site:
+            yield site
     finally:
-        _close(site)
         await backend.close()
-
-
-def _close(site: Site) -> None:
-    if site.database is not None:
-        site.database.close()

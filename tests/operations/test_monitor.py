@@ -1,0 +1,209 @@
+"""The monitor: one screen of any size, lines without a terminal, and outages while it runs."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from rich.console import Console
+from site_overviews import AT, DATA, DISK, QUEUE, TASK, WORKER, healthy, overviews
+
+from absurd_contimg.operations.console import SafeConsole
+from absurd_contimg.operations.monitor import Screen, has_failures, summary_line
+from absurd_contimg.operations.monitor.monitor import Memory
+from absurd_contimg.operations.overview import GroupOverview, SiteOverview, WaitingTask
+
+LONG = "a-name-that-somebody-has-chosen-who-has-a-screen-of-two-hundred-columns"
+METRICS = (
+    "Task Queue Depth",
+    "Task Success Rate",
+    "Worker Utilization",
+    "Processing Latency",
+    "Disk Usage",
+)
+
+
+def rendered(screen: Screen, width: int, height: int = 24) -> list[str]:
+    """The lines of the screen without colours."""
+    console = SafeConsole(width=width, height=height, highlight=False, emoji=False)
+    with console.capture() as capture:
+        console.print(screen)
+    return capture.get().splitlines()
+
+
+def busy(name: str) -> SiteOverview:
+    """Everything at once, all with this name."""
+    return healthy(
+        queues=(replace(QUEUE, queue_name=name, failures_by_kind={"transient": 4}),),
+        services=(
+            replace(WORKER, name=name),
+            replace(WORKER, name="w9", health="failure", problem="It is silent."),
+        ),
+        groups=tuple(
+            GroupOverview(f"{name}{n}", "group", "collecting", n, 16, "waits for sb03", None)
+            for n in range(9)
+        ),
+        waiting=tuple(
+            WaitingTask(TASK, name, "pipeline", f"{name}{n}", AT, AT, "waits " * 40, "Wait.")
+            for n in range(9)
+        ),
+        disks=(replace(DISK, folder=f"/{name}", health="warning", hours_to_full=5.2),),
+    )
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+@pytest.mark.parametrize("name", ["short", LONG])
+def test_keys_are_never_cut(width: int, name: str) -> None:
+    """They are folded, and what does not fit on the screen is counted."""
+    for height in (24, 30, None):
+        lines = rendered(Screen(busy(name), height=height), width)
+        assert max(map(len, lines)) <= width
+        for metric in METRICS:
+            assert metric in "\n".join(lines)
+        if height is None:
+            assert not any("more)" in line for line in lines)
+        elif width < 120 or name == LONG:
+            assert any("more)" in line for line in lines)
+        if height is not None and name != LONG:  # a line of each section is shown, however long
+            assert len(lines) <= height
+        column = width if width < 120 else (width - 2) // 2  # two columns of a wide screen
+        sides = [lines] if width < 120 else [lines, [line[column + 2 :] for line in lines]]
+        keys = "".join(line[: int(column * 0.4)].strip() for side in sides for line in side)
+        assert name in keys
+        assert f"/{name}" in keys
+
+
+def test_a_small_terminal_shows_every_section_and_the_worst_first() -> None:
+    lines = rendered(Screen(busy("short"), height=24), 80)
+    assert len(lines) <= 24
+    text = "\n".join(lines)
+    for part in ("services", "queues", "groups", "waiting", "disks", "newest", "It is silent."):
+        assert part in text
+    assert "full in 5.2 h" in text
+
+
+def test_zeros_are_dimmed_and_values_have_their_ages() -> None:
+    console = Console(width=120, force_terminal=True, color_system="standard")
+    with console.capture() as capture:
+        console.print(Screen(healthy(), seconds_ago=7.0))
+    text = capture.get()
+    assert "\x1b[2m0\x1b[0m" in text
+    assert "7 s ago" in text
+    assert "newest" in text
+    assert "file 100 s ago" in text
+    assert "20 s ago" in text  # the disk
+
+
+@settings(max_examples=30, deadline=None)
+@given(overviews())
+def test_whatever_is_known_or_not_is_shown(overview: SiteOverview) -> None:
+    for width in (60, 130):
+        lines = rendered(Screen(overview, height=24), width)
+        assert "None" not in "\n".join(lines)
+    assert "\n" not in summary_line(overview)
+
+
+def test_what_cannot_be_read_again_stays_with_its_age() -> None:
+    """First the database goes, then the registry, then both come back."""
+    time_now = [0.0]
+    memory = Memory(clock=lambda: time_now[0])
+    memory.take(healthy())
+    time_now[0] = 30.0
+    away = memory.take(healthy(queues=(), problems=("The tasks cannot be seen.",)))
+    assert away.queues == (QUEUE,)
+    screen = memory.screen(None)
+    assert screen is not None
+    assert screen.notes == {"tasks": 30.0}
+    assert "tasks cannot be read: shown as it was 30 s ago" in "\n".join(rendered(screen, 80))
+    time_now[0] = 40.0
+    both = memory.take(healthy(queues=(), data=None, services=(), problems=("a", "b")))
+    assert both.data == DATA
+    assert WORKER in both.services
+    time_now[0] = 50.0
+    memory.take(healthy())
+    screen = memory.screen(None)
+    assert screen is not None
+    assert screen.notes == {}
+
+
+def test_the_exit_code_tells_failures_and_what_cannot_be_seen() -> None:
+    assert not has_failures(healthy())
+    assert not has_failures(healthy(disks=(replace(DISK, health="warning"),)))
+    assert has_failures(healthy(disks=(replace(DISK, health="unknown"),)))
+    assert has_failures(healthy(services=(replace(WORKER, health="failure"),)))
+    assert has_failures(healthy(problems=("The tasks cannot be seen.",)))
+
+
+@contextmanager
+def monitor_in_terminal(
+    tmp_path: Path, columns: int
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """``contimg monitor`` in a terminal of this width, of a site whose database is away."""
+    leader, follower = pty.openpty()
+    resize(follower, columns)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
+    clean.pop("COLUMNS", None)
+    folders = [
+        *("--input-dir", str(tmp_path), "--output-dir", str(tmp_path / "out")),
+        *("--database-url", "postgresql://127.0.0.1:1/none"),
+    ]
+    code = "from absurd_contimg.operations.program import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *folders, "monitor", "--interval", "0.3"],
+        stdin=follower, stdout=follower, stderr=follower,
+        env={**clean, "TERM": "xterm"}, start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    try:
+        yield process, leader
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
+
+
+def resize(terminal: int, columns: int) -> None:
+    """Set the size of a terminal."""
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+def read_until(leader: int, text: str, seconds: float = 60.0) -> str:
+    """What the terminal shows until a text comes."""
+    os.set_blocking(leader, False)
+    shown, give_up = "", time.monotonic() + seconds
+    while text not in shown and time.monotonic() < give_up:
+        try:
+            shown += os.read(leader, 65536).decode(errors="replace")
+        except BlockingIOError:
+            time.sleep(0.05)
+    assert text in shown, shown[-2000:]
+    return shown
+
+
+def test_it_goes_on_without_a_database_and_ends_at_once(tmp_path: Path) -> None:
+    """Its screen is of the terminal's size, also after that has changed; Ctrl-C ends it."""
+    with monitor_in_terminal(tmp_path, 80) as (process, leader):
+        read_until(leader, "Disk Usage")
+        resize(leader, 60)
+        os.kill(process.pid, signal.SIGWINCH)
+        read_until(leader, "The tasks cannot be seen")
+        read_until(leader, "Disk Usage")
+        assert process.poll() is None
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        read_until(leader, "\x1b[?1049l")  # the terminal is as it was
+        assert process.wait(20) != 0
+        assert time.monotonic() - began < 10.0
