@@ -7,7 +7,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from unreadable_rows import connected
 
+from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.errors import ValueRefused
@@ -137,3 +139,23 @@ async def test_every_task_with_a_problem_is_a_suspect(backend: Backend) -> None:
     assert not all(problem.blocks_the_queue for problem in problems)
     if isinstance(backend, PostgresBackend):
         assert len(suspects) < len(await Inspection.suspect_tasks(backend, QUEUE))
+
+
+async def test_a_run_whose_task_has_ended_counts_as_none(
+    backend: Backend, request: pytest.FixtureRequest
+) -> None:
+    """Another client may leave one; no claim finds it."""
+    is_memory = isinstance(backend, MemoryBackend)
+    url = "" if is_memory else request.getfixturevalue("database_url")
+    assert (await backend.queue_stats(QUEUE)).oldest_claimable_seconds is None
+    ended = await backend.spawn_task(QUEUE, "task", {})
+    await backend.spawn_task(QUEUE, "task", {})
+    assert (await backend.queue_stats(QUEUE)).claimable == 2
+    with connected(backend, url) as connection:
+        connection.execute(
+            f"update absurd.\"t_{QUEUE}\" set state = 'completed' where task_id = '{ended.task_id}'"
+        )
+    stats = await backend.queue_stats(QUEUE)
+    assert stats.claimable == 1
+    assert stats.tasks_by_state == {"completed": 1, "pending": 1}
+    assert stats.oldest_claimable_seconds is not None

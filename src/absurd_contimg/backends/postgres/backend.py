@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, LiteralString, Self, TypeVar
+from typing import LiteralString, Self, TypeVar
 from uuid import UUID
 
 from psycopg import sql
@@ -98,34 +98,7 @@ class PostgresBackend(Backend):
 
     @override
     async def queue_stats(self, queue_name: str) -> QueueStats:
-        tables = {"tasks": table("t", queue_name), "runs": table("r", queue_name)}
-        count = sql.SQL("select state, count(*) from absurd.{tasks} group by 1 order by 1")
-        due = sql.SQL(
-            "select count(*), extract(epoch from absurd.current_time() - min(r.available_at))"
-            " from absurd.{runs} r join absurd.{tasks} t using (task_id)"
-            " where r.state in ('pending', 'sleeping')"
-            " and t.state in ('pending', 'sleeping', 'running')"
-            " and r.available_at <= absurd.current_time()"
-        )
-        expired = sql.SQL(
-            "select count(*) from absurd.{runs}"
-            " where state = 'running' and claim_expires_at <= absurd.current_time()"
-        )
-        async with self._database.snapshot() as connection:
-
-            async def rows(query: sql.SQL) -> list[Any]:
-                return await (await connection.execute(query.format(**tables), ())).fetchall()
-
-            by_state = await rows(count)
-            ((claimable, oldest),) = await rows(due)
-            ((leases,),) = await rows(expired)
-        return QueueStats(
-            queue_name=queue_name,
-            tasks_by_state={state: int(number) for state, number in by_state},
-            claimable=int(claimable),
-            oldest_claimable_seconds=None if oldest is None else float(oldest),
-            expired_leases=int(leases),
-        )
+        return await self._queries.stats(queue_name)
 
     @override
     async def list_tasks(
