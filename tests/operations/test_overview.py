@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg import AsyncConnection
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.execution.disk_usage import disk_usage
+from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.overview import Site, read_site
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.disk_samples import DiskSample, store_samples
@@ -161,6 +164,56 @@ async def test_a_disk_that_fills_tells_its_hours(
 def damage(registry_url: str) -> None:
     """Overwrite the file of the registry."""
     Path(registry_url.removeprefix("sqlite:///")).write_bytes(b"no database" * 1000)
+
+
+async def test_the_samples_of_this_host_are_of_its_own_folders(
+    backend: Backend, settings: Settings, registry: Database
+) -> None:
+    """Each folder is shown once, with the trend of the samples and the space of now."""
+    now = (await backend.current_time()).timestamp()
+    folder = str(settings.pipeline.paths.output_dir)
+    usage = disk_usage(settings.pipeline.paths.output_dir)
+    total, free = usage.total_bytes, usage.free_bytes
+    store_samples(
+        registry,
+        [
+            DiskSample(host_name(), folder, now - 600 * age, free + 0.001 * total * age, total)
+            for age in range(1, 20)
+        ],
+    )
+    overview = await read_site(Site("production", backend, None, settings))
+    assert len(overview.disks) == 4
+    (disk,) = [disk for disk in overview.disks if disk.role == "output"]
+    assert disk.hours_to_full == pytest.approx(free / (0.006 * total), rel=0.1)
+
+
+@pytest.mark.parametrize("count", [3, 300])
+async def test_a_look_takes_as_many_queries_whatever_the_number_of_tasks(
+    database_url: str,
+    settings: Settings,
+    registry: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+) -> None:
+    async with PostgresBackend(database_url) as backend:
+        await backend.create_queue(QUEUE)
+        for number in range(count):
+            await backend.spawn_task(QUEUE, "pipeline", {"group_id": f"G{number}"})
+        for claimed in await backend.claim_task(QUEUE, "w", 600, count // 3):
+            await backend.complete_run(QUEUE, claimed.run_id, {})
+        statements = []
+        execute = AsyncConnection.execute
+
+        async def counted(self: Any, query: Any, *arguments: Any, **options: Any) -> Any:
+            statements.append(query)
+            return await execute(self, query, *arguments, **options)
+
+        monkeypatch.setattr(AsyncConnection, "execute", counted)
+        overview = await read_site(Site("production", backend, None, settings))
+    assert overview.queues[0].tasks_by_state == {"completed": count // 3, "pending": count * 2 // 3}
+    assert len(overview.waiting) <= 100
+    statements = [query for query in statements if query]  # not those that ask for a sign of life
+    assert len(statements) == 20
 
 
 async def test_what_is_away_becomes_a_problem(settings: Settings, registry: Database) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import threading
 from collections.abc import Mapping, Sequence
 from itertools import combinations, groupby
+from pathlib import Path
 from statistics import median
 
+from absurd_contimg.execution.disk_usage import disk_usage
+from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.overview.records import DiskOverview, Health
 from absurd_contimg.operations.services import Watermarks
 from absurd_contimg.registry.disk_samples import DiskSample
@@ -54,7 +54,7 @@ def read_disks(
     marks = Watermarks() if settings is None else Watermarks(
         settings.disk_warn_gb, settings.disk_critical_gb
     )  # fmt: skip
-    host = socket.gethostname()
+    host = host_name()
     histories = {
         key: list(group)
         for key, group in groupby(samples, lambda sample: (sample.host, sample.folder))
@@ -83,14 +83,18 @@ def measure(
 
     def look(folder: str) -> None:
         try:
-            usage = shutil.disk_usage(folder)
-            nodes = os.statvfs(folder)
+            usage = disk_usage(Path(folder))
         except OSError as error:
             failures[folder] = str(error.strerror)
             return
-        inodes = (float(nodes.f_favail), float(nodes.f_files)) if nodes.f_files else (None, None)
         samples[folder] = DiskSample(
-            host, folder, now, float(usage.free), float(usage.total), *inodes
+            host=host,
+            folder=folder,
+            at=now,
+            free_bytes=usage.free_bytes,
+            total_bytes=usage.total_bytes,
+            free_inodes=usage.free_inodes,
+            total_inodes=usage.total_inodes,
         )
 
     # A file system that hangs keeps its thread: not one that the process waits for at its end.
@@ -139,7 +143,9 @@ def _disk(history: Sequence[DiskSample], role: str, marks: Watermarks, now: floa
     )
 
 
-def _judge(last: DiskSample, hours: float | None, marks: Watermarks) -> tuple[Health, str]:
+def _judge(  # noqa: PLR0911 - one return a threshold
+    last: DiskSample, hours: float | None, marks: Watermarks
+) -> tuple[Health, str]:
     place = f"{last.folder} on {last.host}"
     free, total = last.free_bytes, int(last.total_bytes)
     remove = "Remove old products, or make the disk larger."
@@ -147,12 +153,15 @@ def _judge(last: DiskSample, hours: float | None, marks: Watermarks) -> tuple[He
         return "failure", f"{place} has {free / _GB:.1f} GB left, workers claim nothing. {remove}"
     if hours is not None and hours < _HOURS_FAILURE:
         return "failure", f"{place} is full in {hours:.1f} h at its present rate. {remove}"
+    inodes = None
     if last.free_inodes is not None and last.total_inodes:
-        share = last.free_inodes / last.total_inodes
-        if share < 0.02:
-            return "failure", f"{place} has {share:.1%} of its inodes left. Remove small files."
+        inodes = last.free_inodes / last.total_inodes
+    if inodes is not None and inodes < marks.critical_inodes_share:
+        return "failure", f"{place} has {inodes:.1%} of its inodes left. Remove small files."
     if free < marks.warn_bytes(total):
         return "warning", f"{place} has {free / _GB:.1f} GB left. {remove}"
+    if inodes is not None and inodes < marks.warn_inodes_share:
+        return "warning", f"{place} has {inodes:.1%} of its inodes left. Remove small files."
     if hours is not None and hours < _HOURS_WARNING:
         return "warning", f"{place} is full in {hours:.1f} h at its present rate. {remove}"
     return "ok", ""
