@@ -213,6 +213,7 @@ async def test_actions_are_done_and_recorded(
     waiting = (await client.get("/waiting")).text
     assert "is paused by" in waiting
     assert "claim from queue" in await post(f"/queues/{QUEUE}/resume")
+    assert "Started by schedule nightly" in await post("/schedules/nightly/run")
     done = [(a.action, a.source) for a in list_actions(lively.registry.database)]
     assert done.count(("retry", "dashboard")) == 2
     assert ("fork", "dashboard") in done

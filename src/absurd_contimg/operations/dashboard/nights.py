@@ -26,7 +26,7 @@ _TIME = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})")
 """Names of windows begin with a W: their night counts, their time does not."""
 _STILL_OBSERVING_SECONDS = 3 * GROUP_SECONDS
 
-Verdict = Literal["clean", "degraded", "failed", "under way"]
+Verdict = Literal["clean", "degraded", "failed", "under way", "no task"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,8 @@ def step_count(step: str, tasks: Sequence[ListedTask]) -> StepCount:
 def verdict_of(tasks: Sequence[ListedTask]) -> Verdict:
     """From the states of the tasks and the verdicts in their results."""
     states = {task.summary.state for task in tasks}
+    if not states:
+        return "no task"
     if states & {"pending", "running", "sleeping"}:
         return "under way"
     if "failed" in states:

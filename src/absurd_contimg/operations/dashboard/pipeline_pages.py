@@ -30,6 +30,7 @@ _VERDICT_STATES = {
     "degraded": "warning",
     "failed": "failed",
     "under way": "running",
+    "no task": "none",
 }
 
 

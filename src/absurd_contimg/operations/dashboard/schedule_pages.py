@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from fastapi import APIRouter, Request
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, Response
 
-from absurd_contimg.errors import UserError
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.errors import MissingInputError, SettingError, UserError
+from absurd_contimg.ingest.schedule_actions import TaskAction, parse_action
 from absurd_contimg.ingest.schedule_times import parse_times
 from absurd_contimg.operations.dashboard.frame import Frame
+from absurd_contimg.operations.dashboard.task_pages import address_of
 from absurd_contimg.registry.schedules import Schedule, Schedules
 
 
@@ -46,6 +49,24 @@ def add_schedule_pages(router: APIRouter, frame: Frame) -> None:
             rows=rows,
             has_registry=database is not None,
         )
+
+    @router.post("/schedules/{name:path}/run")
+    async def run(request: Request, name: str) -> Response:
+        actions, database = frame.require_actions(request), await frame.database()
+        schedules = [] if database is None else Schedules(database).schedules()
+        schedule = next((each for each in schedules if each.name == name), None)
+        if schedule is None:
+            raise MissingInputError(f"There is no schedule {name}.")
+        try:
+            action = parse_action(schedule.action)
+            if not isinstance(action, TaskAction):
+                raise SettingError("Only schedules that start a task can be run from here.")
+            queue = action.queue or next(iter(await frame.site.queues()), "")
+            reason = f"schedule {name}, by hand"
+            task = await actions.spawn(queue, action.task, action.params, reason=reason)
+        except (UserError, BackendError, ValueError) as error:
+            return frame.done("/schedules", f"Nothing was done: {error}", "failure")
+        return frame.done(address_of(queue, task.task_id), f"Started by schedule {name}.")
 
 
 def schedule_row(schedule: Schedule, now: datetime, longitude_deg: float | None) -> ScheduleRow:
