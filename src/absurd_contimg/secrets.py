@@ -108,7 +108,7 @@ def remember_secret(secret: str) -> None:
 def remember_environment(environment: Mapping[str, str]) -> None:
     """Learn the passwords that libpq takes from the environment."""
     _learn(environment.get("PGPASSWORD", ""))
-    for name in ("ABSURD_SMTP_PASSWORD", "ABSURD_SLACK_WEBHOOK_URL"):
+    for name in ("ABSURD_SMTP_PASSWORD", "ABSURD_SLACK_WEBHOOK_URL", "CONTIMG_API_TOKEN"):
         remember_secret(environment.get(name, ""))
     if passfile := environment.get("PGPASSFILE"):
         _learn_passfile(passfile)

@@ -108,6 +108,12 @@ VARIABLES: Mapping[str, _Variable] = {
     "CONTIMG_ON_SHORTAGE": _Variable(
         "on_shortage", "wait or fail when the disk is full or memory is short", _shortage
     ),
+    "CONTIMG_API_TOKEN": _Variable(
+        "api_token", "token without which the API changes nothing; at least 16 characters"
+    ),
+    "CONTIMG_API_TOKEN_FILE": _Variable(
+        "api_token_file", "file with that token, as systemd's LoadCredential makes it", Path
+    ),
     "PIPELINE_INPUT_DIR": _Variable("input_dir", "where sub-band files arrive"),
     "PIPELINE_OUTPUT_DIR": _Variable("output_dir", "where products go"),
     "PIPELINE_SCRATCH_DIR": _Variable("scratch_dir", "working files, on the output's file system"),
@@ -170,6 +176,8 @@ class Settings:
     disk_critical_gb: float | None = None
     on_shortage: str = "wait"
     """``wait`` or ``fail``: what a stage does when the disk is full or memory is short."""
+    api_token: str | None = field(default=None, repr=False)
+    api_token_file: Path | None = None
     smtp_password: str = field(default="", repr=False)
     webhook_url: str = field(default="", repr=False)
     """It holds a token; empty: alerts are not posted."""
@@ -210,7 +218,7 @@ def load_settings(
             raise SettingError(f"{assignment!r} is no setting.", "Write it as section.name=value.")
         _assign(pipeline, name.strip().split("."), _parse_value(value.strip()))
     remember_database(flat.get("database_url") or "")
-    for name in ("smtp_password", "webhook_url"):
+    for name in ("smtp_password", "webhook_url", "api_token"):
         remember_secret(flat.get(name, ""))
     _check_registry(flat.get("registry_url") or "")
     paths = _paths(flat)

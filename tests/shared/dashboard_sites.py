@@ -29,7 +29,7 @@ from absurd_contimg.operations import dashboard
 from absurd_contimg.operations.api import AccessRules
 from absurd_contimg.operations.dashboard import LOGIN_PATHS, Source, make_app
 from absurd_contimg.operations.overview import Site
-from absurd_contimg.operations.services import Actions
+from absurd_contimg.operations.services import Actions, GivenTables
 from absurd_contimg.products.photometry_table import SourceFlux
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.schedules import CatchUp, Schedule, ScheduleKind, Schedules
@@ -156,7 +156,7 @@ async def lively_site(
     if with_products:
         await asyncio.to_thread(_commit_products, registry, paths)
     site = Site("emulator", backend, registry.database, settings)
-    actions = Actions(backend, registry.database, "tester@here", "api")
+    actions = Actions(backend, GivenTables(registry.database), "tester@here", "api")
     rules = AccessRules(token, open_posts=LOGIN_PATHS)
     app = make_app(Source(site, actions), rules)
     return LivelySite(site, backend, registry, app, tasks)

@@ -11,6 +11,7 @@ from datetime import datetime
 from uuid import UUID
 
 from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.forks import Fork
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State
 from absurd_contimg.history.failures import FailedRun, failed_runs
 from absurd_contimg.history.timeline import StepStart, group_in, step_starts
@@ -38,6 +39,8 @@ class TaskSummary:
     """Who holds the lease."""
     lease_ends_at: datetime | None
     result: Json
+    forked_from: Fork | None = None
+    """Where the task begins in another one; what came before is not among the starts."""
 
     @property
     def steps(self) -> Mapping[str, StepStart]:
@@ -68,6 +71,7 @@ def summarize(history: History) -> TaskSummary:
         worker=None if holder is None else holder.claimed_by,
         lease_ends_at=None if holder is None else holder.claim_expires_at,
         result=task.completed_payload,
+        forked_from=Fork.of(task.headers),
     )
 
 

@@ -48,7 +48,7 @@ class AccessRules:
     """None: nothing can be changed."""
     protects_reads: bool = False
     hosts: tuple[str, ...] = LOOPBACK_HOSTS
-    """What the Host header may name, without the port; ``*`` anything."""
+    """What the Host header may name, without the port, beside addresses."""
     open_posts: frozenset[str] = frozenset()
     """Paths that take a form without a token, from the same origin: a page to sign in."""
 
@@ -73,7 +73,7 @@ class AccessRules:
 
     def refusal(self, method: str, path: str, headers: Mapping[str, str]) -> Problem | None:
         """Why a request is refused; None if it is not. Names of headers are in lower case."""
-        if "*" not in self.hosts and _host(headers.get("host", "")) not in self.hosts:
+        if not self._knows_host(_host(headers.get("host", ""))):
             return problem(
                 HTTPStatus.MISDIRECTED_REQUEST,
                 "The Host header names another site than this one.",
@@ -88,6 +88,16 @@ class AccessRules:
                 HTTPStatus.FORBIDDEN, "The request comes from a page of another site.", "Reload."
             )
         return None if path in self.open_posts else self._without_token(headers)
+
+    def _knows_host(self, name: str) -> bool:
+        """Whether it is ours; a page of another site reaches us by a name only, not an address."""
+        if name in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name.strip("[]"))
+        except ValueError:
+            return False
+        return True
 
     def _without_token(self, headers: Mapping[str, str]) -> Problem | None:
         if self.token is None:

@@ -6,6 +6,7 @@ It answers before any route sees the request. Knows no route.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,9 @@ _TEXT = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
 _BRACKETS = re.compile(rb"[\[\]{}]")
 
 
+_log = logging.getLogger(__name__)
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """What a request may have."""
@@ -46,6 +50,8 @@ class Bounds:
     header_bytes: int = 16_000
     body_seconds: float = 10.0
     """For all of the body to arrive."""
+    answer_seconds: float = 30.0
+    """Until the response begins."""
 
 
 class Guard:
@@ -73,7 +79,37 @@ class Guard:
         if isinstance(body, Problem):
             await self._refuse(body, scope, receive, send)
             return
-        await self._app(scope, _received(body, receive), send)
+        await self._answer(scope, _received(body, receive), receive, send)
+
+    async def _answer(self, scope: Scope, body: Receive, receive: Receive, send: Send) -> None:
+        """Let the application answer; a request that takes too long, or breaks it, is a problem."""
+        started = False
+
+        async def note(message: Message) -> None:
+            nonlocal started
+            started = True
+            deadline.reschedule(None)
+            await send(message)
+
+        try:
+            async with asyncio.timeout(self._bounds.answer_seconds) as deadline:
+                await self._app(scope, body, note)
+        except TimeoutError:
+            if started:
+                raise
+            document = problem(
+                HTTPStatus.SERVICE_UNAVAILABLE,
+                f"There was no answer within {self._bounds.answer_seconds:g} s; what was asked "
+                "for may have been done.",
+            )
+        except Exception:
+            _log.exception("%s %s", scope["method"], scope["path"])
+            if started:
+                raise
+            document = problem(HTTPStatus.INTERNAL_SERVER_ERROR, "The log of the API says more.")
+        else:
+            return
+        await self._refuse(document, scope, receive, send)
 
     def _too_long(self, scope: Scope) -> Problem | None:
         url_bytes = len(scope.get("raw_path", b"")) + len(scope["query_string"])

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import Header, Path
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import Header, Path, Query
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from absurd_contimg.operations.api.problems import PROBLEM_RESPONSES, ProblemError
 from absurd_contimg.operations.services import Actions
+from absurd_contimg.registry.database import Database
 from absurd_contimg.settings import QUEUE_BYTES_MAX
 
 QueueName = Annotated[
     str, Path(min_length=1, max_length=QUEUE_BYTES_MAX, description="A queue's name.")
 ]
 TaskId = Annotated[UUID, Path(description="The id of a task.")]
+Name = Annotated[str, Path(min_length=1, max_length=200)]
+"""Of a group, window or batch."""
+
+Tables = Callable[[], Database | None]
+"""The registry's tables, None where there are none; blocks for a moment."""
+
+Time = Annotated[AwareDatetime | None, Query(description="ISO 8601 with its offset.")]
+
 IdempotencyKey = Annotated[
     str | None,
     Header(

@@ -19,7 +19,14 @@ from absurd_contimg.core.errors import (
     SchemaMissing,
     UnsuitableDatabase,
 )
-from absurd_contimg.errors import AwayError, MissingInputError, SettingError, UserError
+from absurd_contimg.errors import (
+    AwayError,
+    CorruptInputError,
+    InputError,
+    MissingInputError,
+    SettingError,
+    UserError,
+)
 from absurd_contimg.operations.client import Problem
 from absurd_contimg.operations.console import jsonable
 from absurd_contimg.secrets import mask
@@ -66,13 +73,11 @@ def problem_of(error: Exception) -> Problem:
             status = HTTPStatus.SERVICE_UNAVAILABLE
         case MissingInputError() | QueueNotFound():
             status = HTTPStatus.NOT_FOUND
-        case SettingError():
+        case CorruptInputError() | SettingError():
             status = HTTPStatus.CONFLICT
-        case UserError():
+        case UserError() if not isinstance(error, InputError):
             status = HTTPStatus.CONFLICT
-        case BackendError():  # refused by the database: a value, a strategy, its own rules
-            status = HTTPStatus.UNPROCESSABLE_ENTITY
-        case _:
+        case _:  # a value that cannot be used, or that the database refuses
             status = HTTPStatus.UNPROCESSABLE_ENTITY
     if isinstance(error, UserError):
         return problem(status, error.problem, error.remedy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -38,16 +39,18 @@ class EventRequest(Reason):
 
 
 def queue_routes(
-    inspection: Inspection, database: Database | None, actions: Actions | None
+    inspection: Inspection, tables: Callable[[], Database | None], actions: Actions | None
 ) -> APIRouter:
     """The routes."""
     router = APIRouter(tags=["queues"])
 
-    async def pauses() -> dict[str, QueuePause]:
-        if database is None:
-            return {}
-        rows = await asyncio.to_thread(QueuePauses(database).pauses)
+    def read_pauses() -> dict[str, QueuePause]:
+        database = tables()
+        rows = [] if database is None else QueuePauses(database).pauses()
         return {pause.queue: pause for pause in rows}
+
+    async def pauses() -> dict[str, QueuePause]:
+        return await asyncio.to_thread(read_pauses)
 
     @router.get("/v1/queues", response_model=Page[QueueEntry], responses=read_responses())
     async def list_queues(request: Request) -> Response:

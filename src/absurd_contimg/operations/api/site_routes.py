@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendError
@@ -13,6 +14,7 @@ from absurd_contimg.operations.api.parameters import read_responses, responses
 from absurd_contimg.operations.api.problems import ProblemError
 from absurd_contimg.operations.api.responses import read_response
 from absurd_contimg.operations.client import HealthEntry
+from absurd_contimg.operations.metrics import metrics_text
 from absurd_contimg.operations.overview import SiteOverview
 
 
@@ -26,6 +28,19 @@ def site_routes(
     async def get_overview(request: Request) -> Response:
         """Queues, services, groups, waits, disks, data and quality, at one moment."""
         return read_response(request, await read_overview())
+
+    @router.get(
+        "/metrics",
+        response_class=PlainTextResponse,
+        responses={
+            **responses(),
+            200: {"description": "Text format of Prometheus.", "content": {"text/plain": {}}},
+        },
+    )
+    async def get_metrics() -> Response:
+        """All figures of the overview for Prometheus."""
+        text = metrics_text(await read_overview())
+        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/health/live", response_model=HealthEntry, responses=responses())
     async def get_live() -> HealthEntry:

@@ -10,12 +10,14 @@ from pydantic import Field
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History, State
+from absurd_contimg.core.task_queries import TaskFilter
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.api.parameters import (
     IdempotencyKey,
     QueueName,
     Reason,
     TaskId,
+    Time,
     read_responses,
     required,
     responses,
@@ -28,14 +30,23 @@ from absurd_contimg.operations.api.responses import (
     no_cursor,
     read_response,
 )
-from absurd_contimg.operations.api.task_records import spawned_entry, task_detail, task_entry
+from absurd_contimg.operations.api.task_records import (
+    history_entry,
+    spawned_entry,
+    task_detail,
+    task_entry,
+    wait_entry,
+)
 from absurd_contimg.operations.client import (
+    HistoryEntry,
     Message,
     Page,
     SpawnedEntry,
     TaskDetail,
     TaskEntry,
+    WaitEntry,
 )
+from absurd_contimg.operations.overview import Site, read_context
 from absurd_contimg.operations.services import Actions
 
 _TASK = "/v1/queues/{queue}/tasks/{task_id}"
@@ -54,8 +65,9 @@ class ForkRequest(Reason):
     step: str = Field(min_length=1, max_length=500, description="One of `fork_points`.")
 
 
-def task_routes(inspection: Inspection, actions: Actions | None) -> APIRouter:
+def task_routes(site: Site, actions: Actions | None) -> APIRouter:
     """The routes."""
+    inspection = site.inspection
     router = APIRouter(tags=["tasks"])
 
     @router.get(
@@ -67,19 +79,29 @@ def task_routes(inspection: Inspection, actions: Actions | None) -> APIRouter:
         state: Annotated[list[State] | None, Query(max_length=6)] = None,
         task_name: Annotated[str | None, Query(max_length=200)] = None,
         group: Annotated[str | None, Query(max_length=200)] = None,
+        id_suffix: Annotated[
+            str | None, Query(max_length=36, description="The end of the id.")
+        ] = None,
+        failure: Annotated[
+            str | None, Query(max_length=200, description="Kind or rule of a failed run.")
+        ] = None,
+        enqueued_from: Time = None,
+        enqueued_before: Time = None,
         cursor: Cursor = None,
         limit: Limit = 100,
     ) -> Response:
-        """The tasks of a queue, the newest first."""
-        before = _task_id(decode_cursor(cursor))
-        tasks = await inspection.list_tasks(
-            queue,
+        """The tasks of a queue for which everything holds that is given, the newest first."""
+        wanted = TaskFilter(
             states=state,
             task_name=task_name,
+            id_suffix=id_suffix,
             params=None if group is None else {"group_id": group},
-            limit=100_000 if before else limit + 1,
+            failure=failure,
+            enqueued_from=enqueued_from,
+            enqueued_before=enqueued_before,
         )
-        tasks = [task for task in tasks if before is None or task.task_id < before][: limit + 1]
+        before = _task_id(decode_cursor(cursor))
+        tasks = await inspection.find_tasks(queue, wanted, before=before, limit=limit + 1)
         more = len(tasks) > limit
         items = tuple(task_entry(queue, task) for task in tasks[:limit])
         next_cursor = encode_cursor(str(items[-1].task_id)) if more else None
@@ -89,6 +111,17 @@ def task_routes(inspection: Inspection, actions: Actions | None) -> APIRouter:
     async def get_task(request: Request, queue: QueueName, task_id: TaskId) -> Response:
         """A task with what it has done."""
         return read_response(request, task_detail(await _history(inspection, queue, task_id)))
+
+    @router.get(f"{_TASK}/history", response_model=HistoryEntry, responses=read_responses(404))
+    async def get_history(request: Request, queue: QueueName, task_id: TaskId) -> Response:
+        """Everything that the database knows of a task: runs and checkpoints."""
+        return read_response(request, history_entry(await _history(inspection, queue, task_id)))
+
+    @router.get(f"{_TASK}/wait", response_model=WaitEntry, responses=read_responses(404))
+    async def get_wait(request: Request, queue: QueueName, task_id: TaskId) -> Response:
+        """Why a task does nothing now, until when, and what to do."""
+        history = await _history(inspection, queue, task_id)
+        return read_response(request, wait_entry(history, await read_context(site)))
 
     @router.post(
         "/v1/queues/{queue}/tasks", response_model=SpawnedEntry, responses=responses(404, 409)

@@ -8,8 +8,9 @@ import json
 import logging
 import sys
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
-from typing import IO, Annotated, Any, TypeVar, cast
+from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar, cast
 from uuid import UUID
 
 import typer
@@ -33,6 +34,9 @@ from absurd_contimg.operations.console import (
 from absurd_contimg.operations.log_stream import QueuedStream
 from absurd_contimg.secrets import has_password
 from absurd_contimg.settings import VARIABLES, Settings, load_settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.services import Actions
 
 _T = TypeVar("_T")
 
@@ -61,6 +65,7 @@ FromFile = Annotated[
     ),
 ]
 TaskName = Annotated[str, typer.Argument(help="A task: its id, the end of its id, or its group.")]
+Reason = Annotated[str, typer.Option(help="Why; it is recorded (contimg actions).")]
 GroupName = Annotated[str, typer.Argument(help="The group, as contimg status shows it.")]
 
 
@@ -189,6 +194,21 @@ def with_inspection(
         return await work(HistoryFile(path))
 
     return asyncio.run(call(file))
+
+
+def with_actions(settings: Settings, work: Callable[[Actions], Awaitable[_T]]) -> _T:
+    """Call `work` with the actions of who runs this command."""
+    from absurd_contimg.operations.services import (  # noqa: PLC0415 - slow
+        Actions,
+        SiteTables,
+        operator_name,
+    )
+
+    async def call(backend: Backend) -> _T:
+        with closing(SiteTables(settings)) as tables:
+            return await work(Actions(backend, tables, operator_name(), "command line"))
+
+    return with_backend(settings, call, create=False)
 
 
 async def find_task(backend: Inspection, settings: Settings, name: str) -> History:

@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,14 @@ import typer
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    state,
+    with_actions,
+    with_backend,
+)
 from absurd_contimg.operations.cli.plan_output import plan_json, show_plan
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
@@ -25,8 +31,9 @@ from absurd_contimg.settings import Settings
 if TYPE_CHECKING:
     from absurd_contimg.ingest.reprocessing import ReprocessingPlan
     from absurd_contimg.ingest.selection import Selection
-    from absurd_contimg.operations.services import BatchSummary
+    from absurd_contimg.operations.services import Actions, BatchActions, BatchSummary
     from absurd_contimg.registry import Registry
+    from absurd_contimg.registry.batches import BatchState
 
 batch_app = typer.Typer(no_args_is_help=True, help="Many tasks, spawned a few at a time.")
 app.add_typer(batch_app, name="batch")
@@ -140,7 +147,7 @@ def start(
                 "contimg reprocess plan shows why.",
             )
         about = {"selection": selection.model_dump(mode="json", exclude_defaults=True)}
-        created = _create(settings, registry, "reprocess", items, ahead, cap, about)
+        created = _create(settings, "reprocess", items, ahead, cap, about)
     _show_created(created, as_json)
 
 
@@ -158,7 +165,7 @@ def create(
     settings = state.settings()
     with _registry(settings) as registry:
         items = named_items(registry, settings, kind.value, names)
-        created = _create(settings, registry, kind.value, items, ahead, cap, {})
+        created = _create(settings, kind.value, items, ahead, cap, {})
     _show_created(created, as_json)
 
 
@@ -195,7 +202,7 @@ def pause_batch(batch: _BatchId, reason: _Reason = "") -> None:
     """Spawn nothing more of a batch until it is resumed; tasks in the queue go on."""
     from absurd_contimg.registry.batches import BatchState
 
-    _change(batch, BatchState.PAUSED, _required(reason))
+    _show(_change(batch, BatchState.PAUSED, _required(reason)))
 
 
 @batch_app.command("resume")
@@ -203,68 +210,51 @@ def resume_batch(batch: _BatchId) -> None:
     """Go on with a paused batch."""
     from absurd_contimg.registry.batches import BatchState
 
-    _change(batch, BatchState.ACTIVE, None)
+    _show(_change(batch, BatchState.ACTIVE, ""))
 
 
 @batch_app.command("cancel")
 def cancel_batch_command(batch: _BatchId, reason: _Reason = "", as_json: AsJson = False) -> None:
     """Cancel a batch with all its tasks, the running ones too; committed products stay."""
-    from absurd_contimg.operations.services import cancel_batch
-    from absurd_contimg.registry.batches import Batches
+    from absurd_contimg.registry.batches import BatchState
 
-    settings = state.settings()
-    with _registry(settings) as registry:
-        batches = Batches(registry.database)
-        batches.batch(batch)
-
-        async def cancel(backend: Backend) -> BatchSummary:
-            return await cancel_batch(batches, backend, batch, reason or "by an operator")
-
-        summary = with_backend(settings, cancel, create=False)
+    summary = _change(batch, BatchState.CANCELLED, reason)
     if as_json:
         print_json(summary)
     else:
         _show(summary)
 
 
-def _change(batch_id: str, new_state: Any, reason: str | None) -> None:
-    from absurd_contimg.operations.services import BatchSummary
-    from absurd_contimg.registry.batches import Batches
+def _change(batch_id: str, new_state: BatchState, reason: str) -> BatchSummary:
+    settings = state.settings()
+    with _registry(settings):  # says so if there is none, before the database is asked
+        pass
 
-    with _registry(state.settings()) as registry:
-        batches = Batches(registry.database)
-        changed = batches.change(batch_id, new_state, reason)
-        _show(BatchSummary(changed, batches.counts(batch_id)))
+    async def change(actions: Actions) -> BatchSummary:
+        return await _batch_actions(actions, settings).change(batch_id, new_state, reason)
+
+    return with_actions(settings, change)
+
+
+def _batch_actions(actions: Actions, settings: Settings) -> BatchActions:
+    from absurd_contimg.operations.services import BatchActions
+
+    return BatchActions(actions, settings)
 
 
 def _create(
     settings: Settings,
-    registry: Registry,
     kind: str,
     items: Sequence[tuple[str, Mapping[str, Any]]],
     ahead: int,
     cap: int,
     about: Mapping[str, Any],
 ) -> BatchSummary:
-    """Enter the batch, after the database has shown that it answers and has the queue."""
-    from absurd_contimg.ingest.batches import FeedRules, create_batch, reprocessing_queue
-    from absurd_contimg.operations.services import BatchSummary
-    from absurd_contimg.registry.batches import Batches
-    from absurd_contimg.workflows import group, mosaic
+    async def enter(actions: Actions) -> BatchSummary:
+        batches = _batch_actions(actions, settings)
+        return await batches.create(kind, items, ahead=ahead, cap=cap, about=about)
 
-    now = datetime.now(UTC)
-    batch_id = f"{kind}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
-    queue = reprocessing_queue(settings.queue_name)
-    task = mosaic.TASK_NAME if kind == BatchKind.MOSAIC else group.TASK_NAME
-
-    async def create_queue(backend: Backend) -> None:
-        await backend.create_queue(queue)
-
-    with_backend(settings, create_queue, create=False)
-    batches = Batches(registry.database)
-    rules = FeedRules(task=task, ahead=ahead, cap=cap)
-    create_batch(batches, batch_id, kind, queue, rules, items, now, about)
-    return BatchSummary(batches.batch(batch_id), batches.counts(batch_id))
+    return with_actions(settings, enter)
 
 
 def _plan(

@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 from absurd_contimg.errors import MissingInputError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.cli.app import AsJson, Reason, app, print_json, state
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.settings import Settings
 
@@ -167,13 +167,27 @@ def windows(
 @app.command()
 def reopen(
     group: Annotated[str, typer.Argument(help="A group, as contimg groups shows it.")],
+    reason: Reason = "",
 ) -> None:
     """Process a closed group again with the files there are now, late and changed ones too.
 
     The daemon collects its files and spawns a new task; earlier products stay.
     """
-    with _tables(state.settings()) as tables:
-        version = tables.reopen_group(group, time.time())
+    from absurd_contimg.operations.services import (
+        ActionRecords,
+        GivenTables,
+        open_tables,
+        operator_name,
+        reopen_group,
+    )
+    from absurd_contimg.registry.database import exists
+
+    settings = state.settings()
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with open_tables(settings) as database:
+        records = ActionRecords(GivenTables(database), operator_name(), "command line")
+        version = asyncio.run(reopen_group(records, group, reason))
     console.print(f"Group {cell(group)} is collected again: version {version} of its files.")
 
 

@@ -16,7 +16,6 @@ import typer
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import app, state, with_backend
-from absurd_contimg.operations.cli.queues import operator
 from absurd_contimg.operations.console import console, message_line
 from absurd_contimg.operations.maintenance import (
     ClearedQueue,
@@ -152,7 +151,7 @@ def reset(
 
 
 def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool) -> None:
-    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.operations.services import open_tables, operator_name
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
     if not reason.strip():
@@ -163,8 +162,8 @@ def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
         raise MissingInputError("There is no such queue.", "contimg queue list shows the queues.")
     since = datetime.now(UTC).isoformat(timespec="seconds")
     with open_tables(settings) as database:
-        pauses = QueuePauses(database)
-        for pause in pause_queues(pauses, queues, reason.strip(), since, operator(), stop=stop):
+        pauses, by = QueuePauses(database), operator_name()
+        for pause in pause_queues(pauses, queues, reason.strip(), since, by, stop=stop):
             console.print(message_line(f"{pause}."), soft_wrap=True)
     _note(settings, "stop" if stop else "drain", queues, reason)
     running = with_backend(settings, lambda b: wait_until_idle(b, queues, timeout), create=False)
@@ -216,12 +215,12 @@ def _show_cleared(queues: Sequence[ClearedQueue]) -> None:
 
 def _note(settings: Settings, action: str, queues: Sequence[str], reason: str) -> None:
     """Enter what was done into the registry, for other operators."""
-    from absurd_contimg.operations.services import open_registry
+    from absurd_contimg.operations.services import open_registry, operator_name
     from absurd_contimg.registry.operator_actions import OperatorAction, store_action
 
     at = datetime.now(UTC).isoformat(timespec="seconds")
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     with closing(open_registry(settings)) as registry:
         for queue in queues:
-            entry = OperatorAction(at, operator(), "command line", action, queue, reason)
+            entry = OperatorAction(at, operator_name(), "command line", action, queue, reason)
             store_action(registry.database, entry)

@@ -12,6 +12,7 @@ from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.cli import (  # noqa: F401 - register their commands
     alerts,
+    api,
     backup,
     batches,
     calibration,
@@ -41,7 +42,7 @@ _EXTRAS = {
     **dict.fromkeys(("scipy", "astropy", "erfa", "pyuvdata", "h5py", "casacore"), "casa"),
     **dict.fromkeys(("casatasks", "casatools", "casadata"), "casa"),
     **dict.fromkeys(("matplotlib", "jinja2"), "plots"),
-    **dict.fromkeys(("prometheus_client", "httpx"), "web"),
+    **dict.fromkeys(("fastapi", "starlette", "uvicorn", "httpx", "prometheus_client"), "web"),
 }
 """The extra that installs a package which a light installation lacks."""
 

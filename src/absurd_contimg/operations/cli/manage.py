@@ -20,13 +20,14 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import LIVE_STATES, History, SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
-from absurd_contimg.operations.cli.app import GroupName, TaskName, app, state
+from absurd_contimg.operations.cli.app import GroupName, Reason, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.secrets import without_password
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
     from absurd_contimg.ingest.spawn import Spawned
+    from absurd_contimg.operations.services import Actions
 
 _Calibrator = Annotated[
     str, typer.Option(help="auto, none, or the name of a calibrator in the catalogue.")
@@ -192,10 +193,10 @@ def retry(
         str | None,
         typer.Option(help="With --all-failed: only failures by this rule (contimg failures)."),
     ] = None,
+    reason: Reason = "",
 ) -> None:
     """Run a failed task again, from its last checkpoint, with its full number of attempts."""
     from absurd_contimg.operations.cli.failure_table import RULES
-    from absurd_contimg.operations.services import retry_all_failed, retry_failed
 
     settings = state.settings()
     if (task is None) != all_failed or (rule is not None and not all_failed):
@@ -206,13 +207,13 @@ def retry(
         hint = f"Did you mean {similar[0]}?" if similar else "contimg failures lists them."
         raise SettingError(f"There is no rule {rule!r}.", hint)
 
-    async def retry_tasks(backend: Backend) -> tuple[list[SpawnedTask], list[str]]:
+    async def retry_tasks(actions: Actions) -> tuple[list[SpawnedTask], list[str]]:
         if task is None:
-            return await retry_all_failed(backend, settings.queue_name, rule)
-        history = await shared.find_task(backend, settings, task)
-        return [await retry_failed(backend, history)], []
+            return await actions.retry_all_failed(settings.queue_name, rule, reason)
+        history = await shared.find_task(actions.backend, settings, task)
+        return [await actions.retry(history.queue_name, history.task.task_id, reason)], []
 
-    retried, refusals = shared.with_backend(settings, retry_tasks, create=False)
+    retried, refusals = shared.with_actions(settings, retry_tasks)
     for item in retried:
         _show_retried(item)
     for refusal in refusals:
@@ -224,16 +225,36 @@ def retry(
 
 
 @app.command()
-def cancel(task: TaskName) -> None:
+def cancel(task: TaskName, reason: Reason = "") -> None:
     """Cancel a task, with its stage tasks if it has any; its committed products stay."""
-    from absurd_contimg.operations.services import cancel as cancel_task
-
     settings = state.settings()
 
-    async def stop(backend: Backend) -> str:
-        return await cancel_task(backend, await shared.find_task(backend, settings, task))
+    async def stop(actions: Actions) -> str:
+        history = await shared.find_task(actions.backend, settings, task)
+        return await actions.cancel(history.queue_name, history.task.task_id, reason)
 
-    console.print(shared.with_backend(settings, stop, create=False))
+    console.print(shared.with_actions(settings, stop))
+
+
+@app.command()
+def fork(
+    task: TaskName,
+    step: Annotated[str, typer.Argument(help="The step at which the new task begins.")],
+    reason: Reason = "",
+) -> None:
+    """Spawn a task that begins at a step of one that has ended, with the results before it.
+
+    Products are made again only where settings, versions or inputs have changed, or the product was
+    moved away.
+    """
+    settings = state.settings()
+
+    async def fork_task(actions: Actions) -> SpawnedTask:
+        history = await shared.find_task(actions.backend, settings, task)
+        return await actions.fork(history.queue_name, history.task.task_id, step, reason)
+
+    spawned = shared.with_actions(settings, fork_task)
+    console.print(f"Task {spawned.task_id} begins at {cell(step)}.")
 
 
 @app.command()
@@ -275,19 +296,18 @@ def quarantine_list() -> None:
 
 
 @shared.quarantine_app.command("release")
-def quarantine_release(group: GroupName) -> None:
+def quarantine_release(group: GroupName, reason: Reason = "") -> None:
     """Run the task of a quarantined group again, after its cause is removed."""
-    from absurd_contimg.operations.services import release
     from absurd_contimg.registry import Registry
 
     settings = state.settings()
 
-    async def release_group(backend: Backend) -> SpawnedTask:
-        history = await shared.find_task(backend, settings, group)
+    async def release_group(actions: Actions) -> SpawnedTask:
+        history = await shared.find_task(actions.backend, settings, group)
         with closing(Registry(settings.registry_url)) as registry:
-            return await release(backend, registry, group, history)
+            return await actions.release(registry, group, history, reason)
 
-    _show_retried(shared.with_backend(settings, release_group, create=False))
+    _show_retried(shared.with_actions(settings, release_group))
 
 
 @shared.database_app.command("init")
@@ -327,11 +347,14 @@ async def _spawn(
     respawn: bool = False,
 ) -> list[Spawned]:
     from absurd_contimg.ingest.spawn import spawn_groups
+    from absurd_contimg.operations.services import ActionRecords, GivenTables, operator_name
     from absurd_contimg.registry import Registry
 
     settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
     with closing(Registry(settings.registry_url)) as registry:
-        return await spawn_groups(
+        tables = GivenTables(registry.database)
+        records = ActionRecords(tables, operator_name(), "command line")
+        spawned = await spawn_groups(
             backend,
             settings,
             registry,
@@ -340,6 +363,10 @@ async def _spawn(
             respawn=respawn,
             strategy=strategy.value,
         )
+        for item in spawned:
+            if item.task is not None and item.task.created:
+                await records.record("spawn", item.group.group_id, "", "done")
+        return spawned
 
 
 def _show_spawned(spawned: list[Spawned]) -> None:

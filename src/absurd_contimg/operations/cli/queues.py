@@ -5,21 +5,23 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import QueueStats
-from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    state,
+    with_actions,
+    with_backend,
+)
 from absurd_contimg.operations.console import cell, console, message_line
-from absurd_contimg.settings import Settings
 
 queue_app = typer.Typer(no_args_is_help=True, help="Pause and resume queues.")
 app.add_typer(queue_app, name="queue")
@@ -38,37 +40,20 @@ def pause(
 
     It stays paused, also over restarts, until contimg queue resume.
     """
-    from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
-
     if not reason.strip():
         raise SettingError("A pause needs a reason.", "Say why: --reason TEXT")
     settings = state.settings()
-    name = _existing_queue(settings, queue)
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    wanted = QueuePause(name, reason.strip(), since, operator())
-    with open_tables(settings) as database:
-        pause = QueuePauses(database).pause(wanted)
-    if pause != wanted:
-        raise SettingError(f"Nothing to do: {pause}.", f"To go on: contimg queue resume {name}")
+    name = queue or settings.queue_name
+    with_actions(settings, lambda actions: actions.pause_queue(name, reason))
     console.print(f"Queue {cell(name)} is paused: contimg queue resume {cell(name)}")
 
 
 @queue_app.command()
 def resume(queue: _QueueName = None) -> None:
     """Let workers claim from a queue again."""
-    from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.database import exists
-    from absurd_contimg.registry.queue_pauses import QueuePauses
-
     settings = state.settings()
-    name = _existing_queue(settings, queue)
-    ended = None
-    if exists(settings.registry_url):
-        with open_tables(settings) as database:
-            ended = QueuePauses(database).resume(name)
-    if ended is None:
-        raise SettingError(f"Queue {name} is not paused.", "contimg queue list shows the queues.")
+    name = queue or settings.queue_name
+    ended = with_actions(settings, lambda actions: actions.resume_queue(name))
     console.print(message_line(f"Resumed: {ended}."))
 
 
@@ -93,27 +78,6 @@ def list_queues(as_json: AsJson = False) -> None:
         note = "" if pause is None else f"{pause.reason} ({pause.by}, since {pause.since})"
         table.add_row(cell(each.queue_name), *map(str, counts), cell(note))
     console.print(table)
-
-
-def operator() -> str:
-    """Who runs this command, for other operators."""
-    return f"{user_name(os.geteuid())}@{socket.gethostname()}"
-
-
-def _existing_queue(settings: Settings, queue: str | None) -> str:
-    """The queue's name, or `MissingInputError` if there is none of that name."""
-    name = queue or settings.queue_name
-
-    async def read(backend: Backend) -> list[str]:
-        return await backend.list_queues()
-
-    known = with_backend(settings, read, create=False)
-    if name not in known:
-        raise MissingInputError(
-            f"There is no queue {name!r}; there are: {', '.join(known) or 'none'}.",
-            "Correct its name: contimg queue list.",
-        )
-    return name
 
 
 async def _read_stats(backend: Backend) -> list[QueueStats]:

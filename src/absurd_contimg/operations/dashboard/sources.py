@@ -13,7 +13,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.history.history_file import HistoryFile
 from absurd_contimg.operations.dashboard.charts import FaultMark
 from absurd_contimg.operations.overview import Site, open_site
-from absurd_contimg.operations.services import Actions, operator_name
+from absurd_contimg.operations.services import Actions, SiteTables, operator_name
 from absurd_contimg.settings import Settings
 from absurd_contimg.simulation.campaign.stored_runs import StoredRun, list_stored_runs
 from absurd_contimg.simulation.model.faults import TimedFault
@@ -35,10 +35,13 @@ class Source:
 async def production_source(settings: Settings) -> AsyncIterator[Source]:
     """The site of the settings."""
     async with open_site(settings) as site:
-        actions = None
+        actions, tables = None, SiteTables(settings)
         if isinstance(site.inspection, PostgresBackend):
-            actions = Actions(site.inspection, site.registry(), operator_name(), "dashboard")
-        yield Source(site, actions)
+            actions = Actions(site.inspection, tables, operator_name(), "dashboard")
+        try:
+            yield Source(site, actions)
+        finally:
+            tables.close()
 
 
 def simulation_source(folder: Path, number: int = 1) -> Source:

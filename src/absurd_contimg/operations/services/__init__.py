@@ -1,6 +1,13 @@
 """What an installation runs: its database, its workers, their disk guard, quarantine."""
 
-from absurd_contimg.operations.services.actions import Actions, operator_name
+from absurd_contimg.operations.services.action_records import (
+    ActionRecords,
+    Source,
+    operator_name,
+    reopen_group,
+)
+from absurd_contimg.operations.services.actions import Actions
+from absurd_contimg.operations.services.batch_actions import BatchActions
 from absurd_contimg.operations.services.batch_service import (
     BatchSummary,
     batch_steps,
@@ -33,7 +40,13 @@ from absurd_contimg.operations.services.quarantine import (
     retry_failed,
     to_be_retried,
 )
-from absurd_contimg.operations.services.registry_tables import open_tables, read_hindrances
+from absurd_contimg.operations.services.registry_tables import (
+    GivenTables,
+    SiteTables,
+    Tables,
+    open_tables,
+    read_hindrances,
+)
 from absurd_contimg.operations.services.stream_audit import audit_stream
 from absurd_contimg.operations.services.worker_identity import given_worker_id
 from absurd_contimg.operations.services.worker_service import (
@@ -44,10 +57,16 @@ from absurd_contimg.operations.services.worker_service import (
 )
 
 __all__ = [
+    "ActionRecords",
     "Actions",
+    "BatchActions",
     "BatchSummary",
+    "GivenTables",
     "MosaicPlan",
     "RetriedPublication",
+    "SiteTables",
+    "Source",
+    "Tables",
     "Watermarks",
     "audit_stream",
     "batch_steps",
@@ -77,6 +96,7 @@ __all__ = [
     "read_hindrances",
     "recent_histories",
     "release",
+    "reopen_group",
     "retry_all_failed",
     "retry_failed",
     "retry_publication",

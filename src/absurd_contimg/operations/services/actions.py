@@ -7,22 +7,14 @@ the same record. Works on any backend; without a registry the log alone has the 
 from __future__ import annotations
 
 import asyncio
-import logging
-import os
-import socket
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Literal, Self
+from typing import Self
 from uuid import UUID
 
-from absurd_contimg.backends.postgres.embedded import user_name
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.forks import fork_options
-from absurd_contimg.core.jsonb_sanitizer import require_name, sanitized
+from absurd_contimg.core.jsonb_sanitizer import require_name
 from absurd_contimg.core.records import (
     LIVE_STATES,
     History,
@@ -30,28 +22,18 @@ from absurd_contimg.core.records import (
     SpawnedTask,
     SpawnOptions,
 )
-from absurd_contimg.errors import AwayError, MissingInputError, SettingError, UserError
+from absurd_contimg.errors import InputError, MissingInputError, SettingError
+from absurd_contimg.operations.services.action_records import (
+    ActionRecords,
+    Source,
+    reopen_group,
+)
 from absurd_contimg.operations.services.cancellation import cancel
 from absurd_contimg.operations.services.quarantine import release, retry_all_failed, retry_failed
+from absurd_contimg.operations.services.registry_tables import Tables
 from absurd_contimg.registry import Registry
-from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.ingestion import IngestionTables
-from absurd_contimg.registry.operator_actions import OperatorAction, store_action
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
-from absurd_contimg.secrets import mask
 from absurd_contimg.workflows.task_versions import headers_of
-
-_log = logging.getLogger(__name__)
-
-Source = Literal["command line", "api", "dashboard"]
-"""Through what somebody acts."""
-
-_TEXT_CHARACTERS_MAX = 2000
-
-
-def operator_name() -> str:
-    """Who runs this process, for other operators."""
-    return f"{user_name(os.geteuid())}@{socket.gethostname()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +41,12 @@ class Actions:
     """The actions of one operator.
 
     Each raises `MissingInputError` for what is not there, `SettingError` for what cannot be done
-    now, `ValueError` for values that no database holds, and what backend and registry raise.
+    now, `InputError` for names that no database holds, and what backend and registry raise.
     """
 
     backend: Backend
-    database: Database | None
-    """The registry's tables; None where there is no registry."""
+    tables: Tables
+    """Of the registry."""
     by: str
     """User and host, or what the token is called."""
     source: Source
@@ -88,12 +70,12 @@ class Actions:
         A running stage is ended when its worker renews the lease. One that has ended stays as it
         is.
         """
-        async with self._recorded("cancel", str(task_id), reason):
+        async with self.records.recorded("cancel", str(task_id), reason):
             return await cancel(self.backend, await self.history(queue, task_id))
 
     async def retry(self, queue: str, task_id: UUID, reason: str = "") -> SpawnedTask:
         """Run a failed task again from its last checkpoint, with full budgets."""
-        async with self._recorded("retry", str(task_id), reason):
+        async with self.records.recorded("retry", str(task_id), reason):
             return await retry_failed(self.backend, await self.history(queue, task_id))
 
     async def retry_all_failed(
@@ -105,14 +87,14 @@ class Actions:
         """
         retried, refusals = await retry_all_failed(self.backend, queue, rule)
         for task in retried:
-            await self._record("retry", str(task.task_id), reason, "done")
+            await self.records.record("retry", str(task.task_id), reason, "done")
         return retried, refusals
 
     async def release(
         self, registry: Registry, group_id: str, history: History, reason: str = ""
     ) -> SpawnedTask:
         """Run the task of a group in quarantine again."""
-        async with self._recorded("release", group_id, reason):
+        async with self.records.recorded("release", group_id, reason):
             return await release(self.backend, registry, group_id, history)
 
     async def fork(
@@ -128,7 +110,7 @@ class Actions:
         Products are made again only where their key is another one: other settings, versions or
         inputs, or a product that was moved away. Raises `SettingError` while the task is live.
         """
-        async with self._recorded("fork", str(task_id), f"{reason} (at {step})".strip()):
+        async with self.records.recorded("fork", str(task_id), f"{reason} (at {step})".strip()):
             history = await self.history(queue, task_id)
             if history.task.state in LIVE_STATES:
                 raise SettingError(
@@ -149,8 +131,8 @@ class Actions:
         reason: str = "",
     ) -> SpawnedTask:
         """Spawn a task of the newest version of its workflow, or find the one of that key."""
-        async with self._recorded("spawn", task_name, reason):
-            require_name("task", task_name)
+        async with self.records.recorded("spawn", task_name, reason):
+            _require_name("task", task_name)
             await self.require_queue(queue)
             options = SpawnOptions(
                 headers=headers_of(task_name) or None,
@@ -162,18 +144,18 @@ class Actions:
         self, queue: str, event_name: str, payload: Json = None, reason: str = ""
     ) -> None:
         """Emit an event; the first payload of a name stays."""
-        async with self._recorded("emit event", event_name, reason):
-            require_name("event", event_name)
+        async with self.records.recorded("emit event", event_name, reason):
+            _require_name("event", event_name)
             await self.require_queue(queue)
             await self.backend.emit_event(queue, event_name, payload)
 
     async def pause_queue(self, queue: str, reason: str) -> QueuePause:
         """Let workers claim nothing more from a queue; what is running goes on."""
-        async with self._recorded("pause", queue, reason):
+        async with self.records.recorded("pause", queue, reason):
             if not reason.strip():
                 raise SettingError("A pause needs a reason.", "Say why.")
             await self.require_queue(queue)
-            pauses = QueuePauses(self._require_database())
+            pauses = QueuePauses(await asyncio.to_thread(self.tables.made))
             since = datetime.now(UTC).isoformat(timespec="seconds")
             wanted = QueuePause(queue, reason.strip(), since, self.by)
             pause = await asyncio.to_thread(pauses.pause, wanted)
@@ -185,11 +167,12 @@ class Actions:
 
     async def resume_queue(self, queue: str, reason: str = "") -> QueuePause:
         """Let workers claim from a queue again; the pause that has ended."""
-        async with self._recorded("resume", queue, reason):
+        async with self.records.recorded("resume", queue, reason):
             await self.require_queue(queue)
+            database = await asyncio.to_thread(self.tables.existing)
             ended = None
-            if self.database is not None:
-                ended = await asyncio.to_thread(QueuePauses(self.database).resume, queue)
+            if database is not None:
+                ended = await asyncio.to_thread(QueuePauses(database).resume, queue)
             if ended is None:
                 raise SettingError(
                     f"Queue {queue} is not paused.", "contimg queue list shows the queues."
@@ -198,9 +181,7 @@ class Actions:
 
     async def reopen_group(self, group_id: str, reason: str = "") -> int:
         """Collect the files of a closed group again; the new version of its files."""
-        async with self._recorded("reopen", group_id, reason):
-            tables = IngestionTables(self._require_database())
-            return await asyncio.to_thread(tables.reopen_group, group_id, time.time())
+        return await reopen_group(self.records, group_id, reason)
 
     async def require_queue(self, queue: str) -> None:
         """Raise `MissingInputError` if there is no such queue."""
@@ -211,45 +192,20 @@ class Actions:
                 "Correct its name: contimg queue list.",
             )
 
-    def _require_database(self) -> Database:
-        if self.database is None:
-            raise SettingError("This site has no registry.", "Check --output-dir and --state-dir.")
-        return self.database
-
-    @asynccontextmanager
-    async def _recorded(self, action: str, target: str, reason: str) -> AsyncIterator[None]:
-        try:
-            yield
-        except (UserError, BackendError, ValueError) as error:
-            await self._record(action, target, reason, str(error))
-            raise
-        await self._record(action, target, reason, "done")
-
-    async def _record(self, action: str, target: str, reason: str, outcome: str) -> None:
-        """Enter an action; while the registry is away, the log alone has it."""
-        at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        texts = (_recordable(text) for text in (target, reason, outcome))
-        shown_target, shown_reason, shown_outcome = texts
-        entry = OperatorAction(
-            at, self.by, self.source, action, shown_target, shown_reason, shown_outcome
-        )
-        _log.info(
-            "%s by %s (%s): %s: %s", action, self.by, self.source, shown_target, shown_outcome
-        )
-        if self.database is None:
-            return
-        try:
-            await asyncio.to_thread(store_action, self.database, entry)
-        except AwayError as error:
-            _log.error("%s of %s is not in the registry: %s", action, shown_target, error)
-
-
-def _recordable(text: str) -> str:
-    """The text as every registry can store it: without passwords, NUL and half characters."""
-    return str(sanitized(mask(text)))[:_TEXT_CHARACTERS_MAX]
+    @property
+    def records(self) -> ActionRecords:
+        """Where it is entered what this operator does."""
+        return ActionRecords(self.tables, self.by, self.source)
 
 
 def _checked_key(key: str | None) -> str | None:
     if key is not None:
-        require_name("idempotency key", key)
+        _require_name("idempotency key", key)
     return key
+
+
+def _require_name(kind: str, name: str) -> None:
+    try:
+        require_name(kind, name)
+    except ValueError as error:
+        raise InputError(str(error)) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,7 +15,7 @@ from absurd_contimg.core.records import History
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.context import MosaicInputs
 from absurd_contimg.history.summary import read_histories
-from absurd_contimg.ingest.batches import feed, reprocessing_queue
+from absurd_contimg.ingest.batches import FeedRules, create_batch, feed, reprocessing_queue
 from absurd_contimg.ingest.reprocessing import (
     ReprocessingPlan,
     group_inputs,
@@ -29,6 +30,7 @@ from absurd_contimg.registry.batches import Batch, Batches, BatchState, ItemStat
 from absurd_contimg.registry.schedules import Schedules
 from absurd_contimg.registry.windows import list_windows
 from absurd_contimg.settings import Settings
+from absurd_contimg.workflows import group, mosaic
 from absurd_contimg.workflows.assembly import pipeline_stages
 from absurd_contimg.workflows.calibration_wait import wake_served_groups
 
@@ -110,10 +112,10 @@ def named_items(
     catalog = find_catalog(settings)
     parameters: dict[str, Mapping[str, Any]] = {}
     if kind == "pipeline":
-        for group in read_groups(registry):
-            inputs = group_inputs(group, catalog) if group.group_id in names else None
+        for known in read_groups(registry):
+            inputs = group_inputs(known, catalog) if known.group_id in names else None
             if inputs is not None:
-                parameters[group.group_id] = inputs.model_dump(mode="json")
+                parameters[known.group_id] = inputs.model_dump(mode="json")
     else:
         for window in list_windows(registry.database):
             members = tuple(member.group_id for member in window.members if member.used)
@@ -134,6 +136,32 @@ def named_items(
             "Check its name: contimg groups, contimg windows.",
         )
     return [(name, parameters[name]) for name in dict.fromkeys(names)]
+
+
+async def enter_batch(
+    backend: Backend,
+    settings: Settings,
+    batches: Batches,
+    kind: str,
+    items: Sequence[tuple[str, Mapping[str, Any]]],
+    *,
+    ahead: int = 20,
+    cap: int = 200,
+    about: Mapping[str, Any] | None = None,
+    batch_id: str | None = None,
+) -> BatchSummary:
+    """Enter a batch, after the database has shown that it answers and has the queue.
+
+    A known `batch_id` changes nothing: the batch that has it is shown.
+    """
+    now = datetime.now(UTC)
+    batch_id = batch_id or f"{kind}-{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    queue = reprocessing_queue(settings.queue_name)
+    await backend.create_queue(queue)
+    task = mosaic.TASK_NAME if kind == "mosaic" else group.TASK_NAME
+    rules = FeedRules(task=task, ahead=ahead, cap=cap)
+    create_batch(batches, batch_id, kind, queue, rules, items, now, about)
+    return BatchSummary(batches.batch(batch_id), batches.counts(batch_id))
 
 
 async def cancel_batch(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
-from absurd_contimg.errors import AwayError
+from absurd_contimg.errors import AwayError, SettingError
 from absurd_contimg.registry.database import Database, exists
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlot, ResourceSlots
@@ -41,3 +43,62 @@ def read_hindrances(settings: Settings) -> Hindrances:
     except AwayError as error:
         return Hindrances(problem=str(error))
     return Hindrances(tuple(pauses), tuple(slots))
+
+
+class Tables(Protocol):
+    """The registry's tables of something that may run for long; both calls block for a moment."""
+
+    def existing(self) -> Database | None:
+        """The tables, None where there are none yet; raises `AwayError`."""
+
+    def made(self) -> Database:
+        """The tables, made where there are none; raises `AwayError` or `SettingError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class GivenTables:
+    """Tables that are open, or none."""
+
+    database: Database | None = None
+
+    def existing(self) -> Database | None:
+        """The tables."""
+        return self.database
+
+    def made(self) -> Database:
+        """The tables; `SettingError` where there are none."""
+        if self.database is None:
+            raise SettingError("This site has no registry.", "Check --output-dir and --state-dir.")
+        return self.database
+
+
+class SiteTables:
+    """The tables of these settings, opened when they are first needed and can be reached."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._database: Database | None = None
+        self._lock = threading.Lock()
+
+    def existing(self) -> Database | None:
+        """The tables, None where there are none yet."""
+        if self._database is None and not exists(self._settings.registry_url):
+            return None
+        return self.made()
+
+    def made(self) -> Database:
+        """The tables, made where there are none."""
+        with self._lock:
+            if self._database is None:
+                paths = self._settings.pipeline.paths
+                paths.state_dir.mkdir(parents=True, exist_ok=True)
+                url = self._settings.registry_url
+                self._database = Database(url, output_dir=paths.output_dir)
+            return self._database
+
+    def close(self) -> None:
+        """Close the tables if they are open."""
+        with self._lock:
+            if self._database is not None:
+                self._database.close()
+                self._database = None

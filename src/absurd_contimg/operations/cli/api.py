@@ -1,0 +1,67 @@
+"""``contimg api`` serves the HTTP API; ``contimg actions`` shows what people did."""
+
+# FastAPI and SQLAlchemy take a second to import: they are imported where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from absurd_contimg.errors import MissingInputError
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.console import cell, console
+
+
+@app.command("api")
+def serve_api_command(
+    host: Annotated[
+        str, typer.Option(help="Where to listen. Any but the loopback interface needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name of this site in the Host header; repeatable."),
+    ] = None,
+) -> None:
+    """Serve the HTTP API until SIGTERM (docs/api.md).
+
+    CONTIMG_API_TOKEN or CONTIMG_API_TOKEN_FILE holds the token without which nothing can be
+    changed.
+    """
+    from absurd_contimg.operations.api import serve_api
+
+    asyncio.run(serve_api(state.settings(), host, port, tuple(allow_host or ())))
+
+
+@app.command()
+def actions(
+    target: Annotated[
+        str | None, typer.Argument(help="The id of a task or batch, a queue or group.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, the newest.")] = 50,
+    as_json: AsJson = False,
+) -> None:
+    """Show what people did, by command line, API and dashboard: who, when, to what, why."""
+    from absurd_contimg.operations.services import open_tables
+    from absurd_contimg.registry.database import exists
+    from absurd_contimg.registry.operator_actions import list_actions
+
+    settings = state.settings()
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    with open_tables(settings) as database:
+        known = list_actions(database, target=target, limit=limit)
+    if as_json:
+        print_json(known)
+        return
+    table = Table(box=None)
+    for heading in ("when", "who", "by", "action", "target", "why", "outcome"):
+        table.add_column(heading, overflow="fold")
+    for each in known:
+        texts = (each.at, each.by, each.source, each.action, each.target, each.reason)
+        table.add_row(*map(cell, texts), cell(each.outcome))
+    console.print(table)

@@ -1,0 +1,88 @@
+"""The record of what operators do: who, through what, to what, why, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from absurd_contimg.backends.postgres.embedded import user_name
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.core.jsonb_sanitizer import sanitized
+from absurd_contimg.errors import AwayError, UserError
+from absurd_contimg.operations.services.registry_tables import Tables
+from absurd_contimg.registry.ingestion import IngestionTables
+from absurd_contimg.registry.operator_actions import OperatorAction, store_action
+from absurd_contimg.secrets import mask
+
+_log = logging.getLogger(__name__)
+
+Source = Literal["command line", "api", "dashboard"]
+"""Through what somebody acts."""
+
+_TEXT_CHARACTERS_MAX = 2000
+
+
+def operator_name() -> str:
+    """Who runs this process, for other operators."""
+    return f"{user_name(os.geteuid())}@{socket.gethostname()}"
+
+
+@dataclass(frozen=True, slots=True)
+class ActionRecords:
+    """Enters what one operator does."""
+
+    tables: Tables
+    """Of the registry."""
+    by: str
+    """User and host, or what the token is called."""
+    source: Source
+
+    @asynccontextmanager
+    async def recorded(self, action: str, target: str, reason: str) -> AsyncIterator[None]:
+        """Record what is done in this context, and how it ends."""
+        try:
+            yield
+        except (UserError, BackendError) as error:
+            await self.record(action, target, reason, str(error))
+            raise
+        except asyncio.CancelledError:
+            unknown = "interrupted: it may have taken effect"
+            await asyncio.shield(self.record(action, target, reason, unknown))
+            raise
+        await self.record(action, target, reason, "done")
+
+    async def record(self, action: str, target: str, reason: str, outcome: str) -> None:
+        """Enter an action; while the registry is away, the log alone has it."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        target, reason, outcome = map(_recordable, (target, reason, outcome))
+        _log.info("%s by %s (%s): %s: %s", action, self.by, self.source, target, outcome)
+        entry = OperatorAction(at, self.by, self.source, action, target, reason, outcome)
+        try:
+            await asyncio.to_thread(self._store, entry)
+        except AwayError as error:
+            _log.error("%s of %s is not in the registry: %s", action, target, error)
+
+    def _store(self, entry: OperatorAction) -> None:
+        database = self.tables.existing()
+        if database is not None:
+            store_action(database, entry)
+
+
+async def reopen_group(records: ActionRecords, group_id: str, reason: str = "") -> int:
+    """Collect the files of a closed group again; the new version of its files."""
+    async with records.recorded("reopen", group_id, reason):
+        tables = IngestionTables(await asyncio.to_thread(records.tables.made))
+        return await asyncio.to_thread(tables.reopen_group, group_id, time.time())
+
+
+def _recordable(text: str) -> str:
+    """The text as every registry can store it: without passwords, NUL and half characters."""
+    return str(sanitized(mask(text)))[:_TEXT_CHARACTERS_MAX]
