@@ -196,10 +196,9 @@ def run_install(root: Path, *options: str, **environment: str) -> str:
 
 
 def test_installation_keeps_an_edited_environment_file_and_takes_its_settings(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
     """A second run changes nothing; a longer grace period gives the worker a longer stop."""
-    monkeypatch.setattr(os, "environ", {**os.environ})
     run_install(tmp_path, "--dry-run")
     assert not (tmp_path / "etc").exists()
     run_install(tmp_path)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -278,3 +280,29 @@ def test_root_without_user_namespaces_is_a_finding(monkeypatch: pytest.MonkeyPat
     finding = doctor._user_namespace()
     assert not finding.ok
     assert "ordinary user" in finding.remedy
+
+
+def test_private_server_keeps_no_limits_of_its_starter(tmp_path: Path) -> None:
+    """Those of a shell or a nice batch job: raised where possible, and said where not."""
+    start = (
+        "import sys; from pathlib import Path; from absurd_contimg.backends.postgres import "
+        "EmbeddedPostgres; EmbeddedPostgres(Path(sys.argv[1]), durable=False).start()"
+    )
+    limited = 'ulimit -S -t 900; ulimit -S -f 4000000; exec nice -n 5 "$@"'
+    folder = tmp_path / "pg"
+    try:
+        subprocess.run(
+            ["sh", "-c", limited, "sh", sys.executable, "-c", start, str(folder)],
+            check=True,
+            timeout=120,
+        )
+        finding = doctor._server_limits(folder)
+        assert "limit" not in finding.finding.replace("no limits", "")
+        assert finding.ok == (os.geteuid() == 0), "only root may raise a priority"
+        pid = int((folder / "data/postmaster.pid").read_text().split()[0])
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (10**9, resource.RLIM_INFINITY))
+        finding = doctor._server_limits(folder)
+        assert not finding.ok
+        assert "a limit of file size" in finding.finding
+    finally:
+        EmbeddedPostgres(folder).stop()

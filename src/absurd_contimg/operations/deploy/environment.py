@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
 from collections.abc import Mapping
@@ -38,7 +37,7 @@ def read_environment_file(path: Path) -> dict[str, str]:
     return variables
 
 
-def environment_file(settings: Settings, environment: Mapping[str, str] = os.environ) -> str:
+def environment_file(settings: Settings, environment: Mapping[str, str]) -> str:
     """The file with these settings: folders, and what the environment sets.
 
     All other variables are in it as comments.

@@ -7,7 +7,7 @@ import pwd
 import shlex
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -57,10 +57,21 @@ def find_credentials(root: Path = Path("/")) -> list[tuple[str, str, Path]]:
     ]
 
 
-def plan_files(settings: Settings, site: DeployedSite, root: Path = Path("/")) -> list[PlannedFile]:
-    """All files below `root`; raises `SettingError` where one is there that is not ours."""
+def plan_files(
+    settings: Settings,
+    site: DeployedSite,
+    root: Path = Path("/"),
+    environment: Mapping[str, str] | None = None,
+) -> list[PlannedFile]:
+    """All files below `root`; `environment` is what a new environment file sets.
+
+    Raises `SettingError` where a file is there that is not ours.
+    """
     return [
-        _plan_environment(_below(root, site.environment_file), environment_file(settings)),
+        _plan_environment(
+            _below(root, site.environment_file),
+            environment_file(settings, environment or {}),
+        ),
         *(
             _plan_unit(_below(root, _UNIT_FOLDER / name), text)
             for name, text in render_units(site).items()

