@@ -41,7 +41,7 @@ def reporter_of(registry: Database, *folders: Path) -> ServiceReporter:
     return ServiceReporter(
         ServiceIdentity(ServiceKind.WORKER, "worker-1@place", ("q", "q-casa")),
         LoopState(),
-        registry,
+        lambda: registry,
         slow_clock,
         folders,
         renewal_seconds=0.05,

@@ -11,12 +11,24 @@ from contextlib import asynccontextmanager, closing
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import AwayError, SettingError
+from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.api.access import LOOPBACK_HOSTS, AccessRules, is_loopback
 from absurd_contimg.operations.api.app import make_api
 from absurd_contimg.operations.api.server import address, open_socket, run_server
 from absurd_contimg.operations.api.token import read_token
 from absurd_contimg.operations.overview import Site
-from absurd_contimg.operations.services import Actions, SiteTables, open_backend, operator_name
+from absurd_contimg.operations.services import (
+    Actions,
+    LoopState,
+    ServiceIdentity,
+    ServiceManager,
+    ServiceReporter,
+    SiteTables,
+    open_backend,
+    operator_name,
+    reported,
+)
+from absurd_contimg.registry.service_records import ServiceKind
 from absurd_contimg.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -78,7 +90,16 @@ async def serve_api(
             app = make_api(site, actions, rules)
             control = "with a token" if rules.token else "off, no token is configured"
             _log.info("API on %s; control is %s", address(listener), control)
-            await run_server(app, listener)
+            with closing(SiteTables(settings)) as tables:
+                service = LoopState()
+                reporter = ServiceReporter(
+                    ServiceIdentity(ServiceKind.API, f"{host_name()}:{listener.getsockname()[1]}"),
+                    service,
+                    tables.made,
+                    site.inspection.current_time,
+                )
+                async with reported(reporter, ServiceManager.from_environment()):
+                    await run_server(app, listener, lambda: service.wait("serves requests"))
             _log.info("the API has stopped")
     finally:
         listener.close()

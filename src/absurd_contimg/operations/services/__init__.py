@@ -47,6 +47,10 @@ from absurd_contimg.operations.services.registry_tables import (
     open_tables,
     read_hindrances,
 )
+from absurd_contimg.operations.services.service_manager import ServiceManager
+from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
+from absurd_contimg.operations.services.service_state import LoopState
+from absurd_contimg.operations.services.service_watch import reported
 from absurd_contimg.operations.services.stream_audit import audit_stream
 from absurd_contimg.operations.services.worker_identity import given_worker_id
 from absurd_contimg.operations.services.worker_service import (
@@ -62,8 +66,12 @@ __all__ = [
     "BatchActions",
     "BatchSummary",
     "GivenTables",
+    "LoopState",
     "MosaicPlan",
     "RetriedPublication",
+    "ServiceIdentity",
+    "ServiceManager",
+    "ServiceReporter",
     "SiteTables",
     "Source",
     "Tables",
@@ -97,6 +105,7 @@ __all__ = [
     "recent_histories",
     "release",
     "reopen_group",
+    "reported",
     "retry_all_failed",
     "retry_failed",
     "retry_publication",

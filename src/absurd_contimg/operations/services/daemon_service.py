@@ -184,7 +184,7 @@ async def run_daemon(
             reporter = ServiceReporter(
                 ServiceIdentity(ServiceKind.DAEMON, host_name(), [settings.queue_name]),
                 state,
-                registry.database,
+                lambda: registry.database,
                 backend.current_time,
                 site_folders(settings),
             )

@@ -62,7 +62,8 @@ class ServiceReporter:
 
     identity: ServiceIdentity
     state: ServiceState
-    database: Database
+    database: Callable[[], Database]
+    """The registry; called in a thread, so it may connect, and raise `AwayError`."""
     current_time: Callable[[], Awaitable[datetime]]
     """The database's clock."""
     folders: Sequence[Path] = ()
@@ -155,9 +156,10 @@ class ServiceReporter:
         ]
         try:
             memory_bytes = float(resident_bytes(os.getpid()))
-            store_service(self.database, replace(record, memory_bytes=memory_bytes))
+            database = self.database()
+            store_service(database, replace(record, memory_bytes=memory_bytes))
             if samples:
-                store_samples(self.database, samples, record.seen_at - SAMPLES_KEPT_SECONDS)
+                store_samples(database, samples, record.seen_at - SAMPLES_KEPT_SECONDS)
                 self._sampled_at = record.seen_at
         except AwayError as error:
             if not self._is_away:

@@ -172,7 +172,7 @@ async def serve(
                     ServiceKind.WORKER, unique_worker_id(settings.worker_id, scratch_dir), served
                 ),
                 state,
-                registry.database,
+                lambda: registry.database,
                 backend.current_time,
                 site_folders(settings),
             )
