@@ -36,12 +36,15 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# A file's tests run on one core, as they share what is costly; the longest files begin first (tests/conftest.py).
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
+
 test: check
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(PYTEST)
 
 # The same tests with new random examples each time.
 search: check
-	HYPOTHESIS_PROFILE=search $(BIN)/pytest -n 2 --dist loadfile
+	HYPOTHESIS_PROFILE=search $(PYTEST)
 
 clean:
 	rm -rf $(VENV) demo night build dist

@@ -26,6 +26,19 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("search", print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+LONGEST_FILES = (
+    "end_to_end/test_kills.py",
+    "conformance/test_oracle.py",
+    "end_to_end/test_bad_input.py",
+    "end_to_end/test_run_command.py",
+    "stages/test_science_chain.py",
+    "simulation/test_mutation_score.py",
+    "conformance/test_equality.py",
+    "workflows/test_failure_catalogue.py",
+    "science/test_raw_files.py",
+)
+"""They begin first, else one core would work on the last of them while the other is idle."""
+
 _TEMPLATE = "absurd_template"
 QUEUE = "dsa110-pipeline"
 
@@ -89,3 +102,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=2, help="random kills of the real pipeline")
     parser.addoption("--server", help="a server with extensions, for tests of upgrades")
     parser.addoption("--fault-runs", type=int, default=1, help="runs of each injected fault")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of the longest files first; all else stays in its order."""
+    folder = Path(__file__).parent
+    ranks = {folder / name: rank for rank, name in enumerate(LONGEST_FILES)}
+    missing = [str(path) for path in ranks if not path.exists()]
+    if missing:
+        raise pytest.UsageError(f"LONGEST_FILES in tests/conftest.py names {missing}")
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
