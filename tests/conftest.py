@@ -26,6 +26,9 @@ hypothesis.settings.register_profile("repeatable", derandomize=True)
 hypothesis.settings.register_profile("search", print_blob=True)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
+# Else pydantic reads the metadata of every installed package in each process that a test starts.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 LONGEST_FILES = (
     "end_to_end/test_kills.py",
     "conformance/test_oracle.py",

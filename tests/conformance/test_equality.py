@@ -17,7 +17,7 @@ from conformance.databases import Call, EmulatorDatabase, PostgresDatabase
 from conformance.operations import DataChooser
 from conformance.scripted_sequences import SCRIPTS, Script
 
-SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "150"))
+SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "50"))
 STEPS = 50
 SETTINGS = settings(
     max_examples=SEQUENCES,

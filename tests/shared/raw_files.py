@@ -6,6 +6,8 @@ times a phase of zero.
 
 from __future__ import annotations
 
+import tempfile
+from functools import cache
 from pathlib import Path
 
 import h5py
@@ -27,7 +29,22 @@ _LATITUDE, _LONGITUDE, _ALTITUDE_M = 37.2314, -118.2817, 1222.0
 
 def write_file(folder: Path, subband: int = 0, n_times: int = N_TIMES) -> Path:
     """One sub-band file; baselines with the last antenna are written the other way round."""
-    path = folder / f"2025-01-14T23:46:{subband % 3:02d}_sb{subband:02d}.hdf5"
+    name = f"2025-01-14T23:46:{subband % 3:02d}_sb{subband:02d}.hdf5"
+    path = folder / name
+    path.write_bytes(_content(name, subband, n_times))
+    return path
+
+
+@cache
+def _content(name: str, subband: int, n_times: int) -> bytes:
+    """The file's bytes: hundreds of tests change a copy of the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        _make(path, subband, n_times)
+        return path.read_bytes()
+
+
+def _make(path: Path, subband: int, n_times: int) -> None:
     first, second = np.triu_indices(N_ANTENNAS)
     turned = (second == N_ANTENNAS - 1) & (first != second)
     first, second = np.where(turned, second, first), np.where(turned, first, second)
@@ -82,7 +99,6 @@ def write_file(folder: Path, subband: int = 0, n_times: int = N_TIMES) -> Path:
     uvw = expected_uvw(read_raw_header(path)).astype(np.float32)
     with h5py.File(path, "r+") as file:
         file["Header/uvw_array"][...] = uvw
-    return path
 
 
 def write_group(folder: Path, subbands: int = 16) -> list[Path]:
