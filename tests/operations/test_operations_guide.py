@@ -101,7 +101,8 @@ PREPARATIONS: dict[str, Callable[[Operator], None]] = {
 def test_every_command_works(operator: Operator) -> None:
     heading, statements = "", 0
     operator.may_fail = lambda command: command.startswith(
-        ("contimg doctor", "contimg inspect")  # a busy machine; a file without a sky
+        # A busy machine; a file without a sky; their exit codes tell that a task has failed.
+        ("contimg doctor", "contimg inspect", "contimg monitor", "contimg alerts", "contimg report")
     )
     for block in blocks(PAGE):
         if block.heading != heading:
@@ -130,4 +131,6 @@ def test_every_command_works(operator: Operator) -> None:
     outputs = dict(operator.outputs)
     assert FIRST in outputs["contimg groups"]
     assert json.loads(outputs["contimg status --json"])
+    assert "Task Queue Depth" in outputs["contimg monitor --once"]
+    assert "contimg_tasks" in outputs["contimg metrics"]
     assert "worker-1" in next(text for name, text in operator.outputs if "service_records" in name)
