@@ -259,9 +259,24 @@ def test_unusable_databases_are_findings(
         assert not finding.ok, url
         assert remedy in finding.remedy
         assert "secret" not in finding.finding
-    good = find(diagnose(site | {"database_url": new_database()}, []), "database")
+    findings = diagnose(site | {"database_url": new_database()}, [])
+    good = find(findings, "database")
     assert good.ok
     assert "Absurd's schema" in good.finding
+    assert find(findings, "clock").ok
+
+
+@pytest.mark.usefixtures("_no_software")
+def test_a_wrong_clock_is_a_finding(
+    site: dict[str, Any], database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compared with the database's, which all hosts share."""
+    right = doctor.time.time
+    monkeypatch.setattr(doctor.time, "time", lambda: right() + 300)
+    finding = find(diagnose(site | {"database_url": database_url}, []), "clock")
+    assert not finding.ok
+    assert finding.finding.endswith("s ahead of the database's.")
+    assert "timesyncd" in finding.remedy
 
 
 @pytest.mark.usefixtures("_no_software")

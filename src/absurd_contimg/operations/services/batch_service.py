@@ -49,9 +49,12 @@ class BatchSummary:
 
 
 def batch_steps(
-    backend: Backend, settings: Settings, registry: Registry
+    backend: Backend, settings: Settings, registry: Registry, now: Callable[[], datetime]
 ) -> Sequence[tuple[str, Step]]:
-    """What the daemon does for batches, schedules and waiting groups at the end of each poll."""
+    """What the daemon does for batches, schedules and waiting groups at the end of each poll.
+
+    Schedules are due by the clock `now`.
+    """
     starter = ActionStarter(
         backend,
         registry,
@@ -63,8 +66,7 @@ def batch_steps(
     longitude_deg = settings.pipeline.site.longitude_deg
 
     async def run_schedules() -> None:
-        now = datetime.now(UTC)
-        await run_due_schedules(Schedules(registry.database), starter, now, longitude_deg)
+        await run_due_schedules(Schedules(registry.database), starter, now(), longitude_deg)
 
     async def feed_batches() -> None:
         await feed(Batches(registry.database), backend)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, closing, contextmanager
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from absurd_contimg.operations.services.service_manager import ServiceManager
 from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
 from absurd_contimg.operations.services.service_state import LoopState
 from absurd_contimg.operations.services.service_watch import reported
+from absurd_contimg.operations.services.site_clock import SiteClock
 from absurd_contimg.operations.services.worker_service import (
     enter_products,
     open_registry,
@@ -45,18 +45,6 @@ _log = logging.getLogger(__name__)
 
 LOCK_NAME = "daemon.lock"
 """In the state folder; empty, and locked while a daemon of this host runs."""
-
-
-class SystemClock:
-    """The clocks of this host."""
-
-    def now(self) -> float:
-        """Unix seconds."""
-        return time.time()
-
-    def monotonic(self) -> float:
-        """Seconds that go on when the clock is set."""
-        return time.monotonic()
 
 
 def closing_rules(settings: Settings) -> ClosingRules:
@@ -87,9 +75,13 @@ def window_rules(settings: Settings) -> WindowRules:
 
 
 def make_daemon(
-    backend: Backend, settings: Settings, registry: Registry, calibrator: str = "auto"
+    backend: Backend,
+    settings: Settings,
+    registry: Registry,
+    clock: SiteClock,
+    calibrator: str = "auto",
 ) -> Daemon:
-    """A daemon with these settings on this machine."""
+    """A daemon with these settings on this machine; its clock is read before each poll."""
     streaming = settings.pipeline.streaming
     store = IngestionTables(registry.database)
     arrivals = Arrivals(
@@ -103,12 +95,12 @@ def make_daemon(
         backend=backend,
         store=store,
         arrivals=arrivals,
-        clock=SystemClock(),
+        clock=clock,
         queue_name=settings.queue_name,
         rules=window_rules(settings),
         find_catalog=partial(find_catalog, settings),
         calibrator=calibrator,
-        further_steps=batch_steps(backend, settings, registry),
+        further_steps=batch_steps(backend, settings, registry, clock.today),
     )
 
 
@@ -179,7 +171,8 @@ async def run_daemon(
             if registry.is_empty():
                 enter_products(registry, settings.pipeline.paths.output_dir)
             state = LoopState()
-            daemon = make_daemon(backend, settings, registry, calibrator)
+            clock = SiteClock(backend.current_time)
+            daemon = make_daemon(backend, settings, registry, clock, calibrator)
             daemon.begin_step = state.begin
             reporter = ServiceReporter(
                 ServiceIdentity(ServiceKind.DAEMON, host_name(), [settings.queue_name]),
@@ -194,18 +187,20 @@ async def run_daemon(
                 if reports is not None:
                     step = await stack.enter_async_context(reports(backend, settings, registry))
                     daemon.further_steps = (*daemon.further_steps, ("night reports", step))
-                await _poll_until(stop, daemon, state, settings.pipeline.streaming.poll_seconds)
+                poll_seconds = settings.pipeline.streaming.poll_seconds
+                await _poll_until(stop, daemon, clock, state, poll_seconds)
             _log.info("the daemon has stopped")
 
 
 async def _poll_until(
-    stop: asyncio.Event, daemon: Daemon, state: LoopState, poll_seconds: float
+    stop: asyncio.Event, daemon: Daemon, clock: SiteClock, state: LoopState, poll_seconds: float
 ) -> None:
     outages = OutageLog()
     ended = asyncio.create_task(stop.wait())
     ended.add_done_callback(lambda _: state.stop())
     try:
         while not stop.is_set():
+            await clock.read()
             report = await daemon.poll()
             outages.note(report.outages)
             state.wait("waits for files", "; ".join(outage.problem for outage in report.outages))
@@ -221,7 +216,9 @@ async def poll_once(settings: Settings, calibrator: str = "auto") -> PollReport:
     async with open_backend(settings, leave_running=True) as backend:
         prepare_folders(settings.pipeline.paths)
         with _daemon_lock(settings), closing(open_registry(settings)) as registry:
-            daemon = make_daemon(backend, settings, registry, calibrator)
+            clock = SiteClock(backend.current_time)
+            await clock.read()
+            daemon = make_daemon(backend, settings, registry, clock, calibrator)
             while (report := await daemon.poll()).more:
                 pass
             return report
