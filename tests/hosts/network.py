@@ -2,7 +2,7 @@
 
 A hub holds a bridge and the database server; each host has a cable to it that can be pulled.
 Nothing of it reaches the machine's own network, and all of it ends with the processes that hold the
-namespaces.
+namespaces, which end with this one, even when it is killed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,9 @@ from types import TracebackType
 from typing import Self
 
 HUB_ADDRESS = "10.77.0.1"
+PROGRAMS = ("ip", "unshare", "nsenter", "setpriv", "mount")
 ADVICE = "Run these tests as root, with the packages iproute2 and util-linux installed."
+KINDS = ("--net", "--uts", "--mount", "--pid")
 _INIT = 'hostname "$0" && echo ready && trap "" TERM && while :; do sleep 3600 & wait; done'
 """The first process of a host: it takes the orphans of the others."""
 
@@ -43,25 +45,25 @@ class Host:
 
     def start(self) -> None:
         """Start the machine, with a cable to the hub."""
-        self.machine = Namespaces("--net", "--uts", "--mount", "--pid", "--mount-proc", host=self)
+        self.machine = Namespaces(self.name)
         cable, plug = f"hub{self.number}", "eth0"
-        enter = str(self.machine.process)
-        self.hub.run("ip", "link", "add", cable, "type", "veth", "peer", plug, "netns", enter)
-        self.hub.run("ip", "link", "set", cable, "master", "bridge", "up")
+        process = str(self.machine.process)
+        self.hub.ip("link", "add", cable, "type", "veth", "peer", plug, "netns", process)
+        self.hub.ip("link", "set", cable, "master", "bridge", "up")
         for command in (
             ("link", "set", "lo", "up"),
             ("address", "add", f"{self.address}/24", "dev", plug),
             ("link", "set", plug, "up"),
         ):
-            self.machine.run("ip", *command)
+            self.machine.ip(*command)
 
     def cut_off(self) -> None:
         """Pull the cable: packets are lost, and nobody is told."""
-        self.hub.run("ip", "link", "set", f"hub{self.number}", "down")
+        self.hub.ip("link", "set", f"hub{self.number}", "down")
 
     def reconnect(self) -> None:
         """Put the cable back."""
-        self.hub.run("ip", "link", "set", f"hub{self.number}", "up")
+        self.hub.ip("link", "set", f"hub{self.number}", "up")
 
     def power_off(self) -> None:
         """Every process ends at once, and the host's connections with it."""
@@ -84,41 +86,36 @@ class Host:
 class Namespaces:
     """A process that holds namespaces, and the way into them."""
 
-    def __init__(self, *kinds: str, host: Host | None = None) -> None:
+    def __init__(self, name: str) -> None:
         """Raises `AssertionError` with advice if there can be none."""
-        program = ("sh", "-c", _INIT, host.name if host else os.uname().nodename)
-        unshare = ["unshare", *kinds, "--fork", "--kill-child=KILL", *program]
-        if host is None:
-            unshare = ["unshare", *kinds, "sh", "-c", "echo ready && exec sleep infinity"]
+        unshare = ["unshare", *KINDS, "--mount-proc", "--fork", "--kill-child=KILL"]
+        program = ["setpriv", "--pdeathsig", "KILL", *unshare, "sh", "-c", _INIT, name]
         self._holder = subprocess.Popen(
-            unshare, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
+            program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL
         )
         assert self._holder.stdout is not None
         if self._holder.stdout.readline() != b"ready\n":
             assert self._holder.stderr is not None
             problem = self._holder.stderr.read().decode().strip()
             raise AssertionError(f"No namespaces here ({problem}). {ADVICE}")
-        self.process = self._holder.pid
-        self._kinds = ["--net"]
-        if host is not None:
-            children = Path(f"/proc/{self.process}/task/{self.process}/children").read_text()
-            self.process = int(children.split()[0])
-            self._kinds = ["--net", "--uts", "--mount", "--pid"]
+        holder = self._holder.pid
+        children = Path(f"/proc/{holder}/task/{holder}/children").read_text()
+        self.process = int(children.split()[0])
 
     def command(self, *command: str) -> list[str]:
         """A command, to be carried out inside."""
-        return ["nsenter", "--target", str(self.process), *self._kinds, "--", *command]
+        return ["nsenter", "--target", str(self.process), *KINDS, "--", *command]
+
+    def ip(self, *arguments: str) -> None:
+        """Set up the network; other processes are called by their numbers outside."""
+        _run(["nsenter", "--target", str(self.process), "--net", "--", "ip", *arguments])
 
     def run(self, *command: str) -> str:
         """Carry a command out inside; its output."""
-        done = subprocess.run(
-            self.command(*command), capture_output=True, text=True, check=False, timeout=60
-        )
-        assert done.returncode == 0, f"{command}: {done.stderr.strip()}. {ADVICE}"
-        return done.stdout
+        return _run(self.command(*command))
 
     def close(self) -> None:
-        """Kill the process that holds them, and with it every process of a host."""
+        """Kill the first process in them, and with it every other one."""
         if self._holder.returncode is not None:
             return
         os.kill(self.process, signal.SIGKILL)
@@ -126,6 +123,20 @@ class Namespaces:
         for stream in (self._holder.stdout, self._holder.stderr):
             assert stream is not None
             stream.close()
+
+
+def _run(command: Sequence[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, f"{command}: {done.stderr.strip()}. {ADVICE}"
+    return done.stdout
+
+
+def missing_part() -> str:
+    """What these hosts need and this machine does not have, in one line; empty if nothing."""
+    missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() != 0:
+        return f"Only root can make hosts of namespaces. {ADVICE}"
+    return f"There is no program {missing[0]} here. {ADVICE}" if missing else ""
 
 
 class Network:
@@ -136,9 +147,7 @@ class Network:
         self.hosts: dict[str, Host] = {}
 
     def __enter__(self) -> Self:
-        for program in ("ip", "unshare", "nsenter"):
-            assert shutil.which(program), f"There is no program {program} here. {ADVICE}"
-        self.hub = Namespaces("--net")
+        self.hub = Namespaces("hub")
         self._stack.callback(self.hub.close)
         for command in (
             ("link", "set", "lo", "up"),
@@ -146,7 +155,7 @@ class Network:
             ("address", "add", f"{HUB_ADDRESS}/24", "dev", "bridge"),
             ("link", "set", "bridge", "up"),
         ):
-            self.hub.run("ip", *command)
+            self.hub.ip(*command)
         return self
 
     def add_host(self, name: str) -> Host:
@@ -165,10 +174,14 @@ class Network:
         self._stack.close()
 
 
-def wait_until(holds: object, patience_seconds: float, what: str = "") -> None:
-    """Until a function answers true; `AssertionError` with `what` after a while."""
-    assert callable(holds)
+def wait_until(
+    holds: Callable[[], object], patience_seconds: float, what: str = "", *, every: float = 0.03
+) -> None:
+    """Until a function answers true, asked `every` so many seconds; `AssertionError` after a while.
+
+    `what` is said then.
+    """
     give_up = time.monotonic() + patience_seconds
     while not holds():
         assert time.monotonic() < give_up, f"timed out after {patience_seconds:g} s {what}"
-        time.sleep(0.03)
+        time.sleep(every)

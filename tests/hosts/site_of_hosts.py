@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,15 @@ from absurd_contimg.core.records import History
 from absurd_contimg.execution.lease_watchdog import MARK
 from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.operations.overview import ServiceOverview, SiteOverview, open_site, read_site
 from absurd_contimg.products.store import verify
+from absurd_contimg.settings import load_settings
 from absurd_contimg.workflows.group import TASK_NAME, spawn_options
 
 QUEUE = "dsa110-pipeline"
 LEASE_SECONDS = 3
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 200.0
+DISK_MARKS = {"CONTIMG_DISK_CRITICAL_GB": "0.004", "CONTIMG_DISK_WARN_GB": "0.005"}
 
 
 class Site:
@@ -57,6 +60,18 @@ class Site:
 
     def start_worker(self, host: Host, *, clock_offset_seconds: int = 0) -> None:
         """Every host's worker has the same id, as the first unit of each would."""
+        command = ["worker", "--worker-id", "worker-1"]
+        self.workers[host.name] = self._start(host, command, clock_offset_seconds)
+
+    def start_daemon(self, host: Host, *, clock_offset_seconds: int = 0) -> subprocess.Popen[bytes]:
+        """A daemon that closes a group soon; `stop_daemon` ends it."""
+        waits = ("group_wait_seconds=2", "poll_seconds=0.2", "stable_seconds=0")
+        settings = [part for wait in waits for part in ("--set", f"streaming.{wait}")]
+        return self._start(host, [*settings, "daemon"], clock_offset_seconds)
+
+    def _start(
+        self, host: Host, command: Sequence[str], clock_offset_seconds: int
+    ) -> subprocess.Popen[bytes]:
         script = Path(__file__).with_name("host_worker.py")
         environment = {
             "PYTHONPATH": f"{script.parent}:{Path(__file__).parents[1] / 'shared'}",
@@ -64,15 +79,11 @@ class Site:
             "ABSURD_WORKER_CLAIM_TIMEOUT": str(LEASE_SECONDS),
             "ABSURD_WORKER_POLL_INTERVAL": "0.1",
             "ABSURD_WORKER_GRACE": "0.1",
-            "CONTIMG_DISK_CRITICAL_GB": "0.004",
-            "CONTIMG_DISK_WARN_GB": "0.005",
+            **DISK_MARKS,
             **(wrong_clock(clock_offset_seconds) if clock_offset_seconds else {}),
         }
-        command = [sys.executable, str(script), *self.options(host.name, self.there)]
-        log = self.log_path(host.name)
-        self.workers[host.name] = host.popen(
-            [*command, "worker", "--worker-id", "worker-1"], log, environment
-        )
+        program = [sys.executable, str(script), *self.options(host.name, self.there)]
+        return host.popen([*program, *command], self.log_path(host.name), environment)
 
     def log_path(self, host: str) -> Path:
         return self.root / f"{host}.log"
@@ -83,8 +94,15 @@ class Site:
 
     def stop_worker(self, host: Host) -> None:
         """As a service manager does: SIGTERM to the worker's process, in the host."""
-        host.machine.run("pkill", "-TERM", "-f", "host_worker.py")
-        assert self.workers.pop(host.name).wait(30) == 0, self.log_of(host.name)
+        self._stop(host, self.workers.pop(host.name), "--worker-id")
+
+    def stop_daemon(self, host: Host, daemon: subprocess.Popen[bytes]) -> None:
+        """The same for a daemon."""
+        self._stop(host, daemon, "daemon")
+
+    def _stop(self, host: Host, process: subprocess.Popen[bytes], mark: str) -> None:
+        host.machine.run("pkill", "-TERM", "-f", f"host_worker.py .* {mark}")
+        assert process.wait(30) == 0, self.log_of(host.name)
 
     def contimg(self, host: str, *arguments: str) -> Any:
         """What a command shows as JSON, carried out beside the database."""
@@ -99,6 +117,42 @@ class Site:
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
+
+    def overview(self) -> SiteOverview:
+        """What the monitor, the alerts and the pages show of the site."""
+        folders = {"input_dir": self.incoming, "output_dir": self.root / "out"}
+        settings = load_settings(
+            {**folders, "state_dir": self.root / "state-alpha", "database_url": self.here},
+            environment={"PIPELINE_PRODUCTS_DB": self.here, **DISK_MARKS},
+        )
+
+        async def look() -> SiteOverview:
+            async with open_site(settings) as site:
+                return await read_site(site)
+
+        return asyncio.run(look())
+
+    def service(self, kind: str, host: str) -> ServiceOverview:
+        """What the monitor says of a process of a host; it must know of one."""
+        services = self.overview().services
+        return next(
+            each
+            for each in services
+            if each.kind == kind and (each.host or "").startswith(f"{host}-")
+        )
+
+    def until_service(
+        self, kind: str, host: str, holds: Callable[[ServiceOverview], bool]
+    ) -> ServiceOverview:
+        """What the monitor says of a process of a host, as soon as it says something."""
+        services: list[ServiceOverview] = []
+
+        def look() -> bool:
+            services.append(self.service(kind, host))
+            return holds(services[-1])
+
+        self.until(look, every=0.3)
+        return services[-1]
 
     def call(self, work: Any) -> Any:
         async def ask() -> Any:
@@ -134,9 +188,18 @@ class Site:
             by_group[params["group_id"]] = history
         return by_group
 
-    def until(self, holds: object, patience_seconds: float = PATIENCE_SECONDS) -> None:
-        logs = "\n".join(self.log_of(host)[-3000:] for host in self.network.hosts)
-        wait_until(holds, patience_seconds, f"\n{logs}")
+    def until(
+        self,
+        holds: Callable[[], object],
+        patience_seconds: float = PATIENCE_SECONDS,
+        *,
+        every: float = 0.03,
+    ) -> None:
+        try:
+            wait_until(holds, patience_seconds, every=every)
+        except AssertionError as error:
+            logs = "\n".join(self.log_of(host)[-3000:] for host in self.network.hosts)
+            raise AssertionError(f"{error}\n{logs}") from None
 
     def until_completed(self, *groups: str) -> None:
         def completed() -> bool:
@@ -204,10 +267,8 @@ class Site:
             for step, outcomes in by_step.items():
                 assert outcomes.count("done") == 1, (step, outcomes)
                 assert outcomes[-1] == "done"
-        problems = self.contimg_registry_problems()
-        assert problems == [], problems
 
-    def contimg_registry_problems(self) -> list[str]:
+    def registry_problems(self) -> list[str]:
         """What `contimg registry check` says; nothing if all is right."""
         command = [sys.executable, "-m", "absurd_contimg.operations"]
         done = subprocess.run(
