@@ -46,6 +46,21 @@ class IngestGroup:
     task_id: str | None
     files: tuple[IngestFile, ...] = ()
 
+    @property
+    def state(self) -> str:
+        """See `group_state`."""
+        return group_state(self.ingest_state, self.status)
+
+
+def group_state(ingest_state: IngestState, status: GroupStatus) -> str:
+    """The state of a group in one word: ``rejected``, ``collecting``, or else its status.
+
+    A group that a command has spawned is processed though no daemon has closed it.
+    """
+    is_closed = ingest_state is IngestState.CLOSED
+    is_begun = ingest_state is IngestState.COLLECTING and status is not GroupStatus.DISCOVERED
+    return status.value if is_closed or is_begun else ingest_state.value
+
 
 @dataclass(frozen=True, slots=True)
 class FileSighting:

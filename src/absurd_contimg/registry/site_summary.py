@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from absurd_contimg.registry.database import Database, chunks
 from absurd_contimg.registry.ingestion import NEXT_GROUP_SECONDS_MAX, ingest_groups
-from absurd_contimg.registry.ingestion_records import IngestGroup
+from absurd_contimg.registry.ingestion_records import IngestGroup, group_state
 from absurd_contimg.registry.models import (
     GroupStatus,
     IngestState,
@@ -60,7 +60,7 @@ class SiteSummary:
     next_seen: Mapping[str, float]
     """For each of them that is being collected, when the next group's first file was seen."""
     groups_by_state: Mapping[str, int]
-    """Groups that are collected or rejected by that, others by status."""
+    """See `group_state`."""
     newest_file_at: float | None
     newest_group: str | None
     newest_image_at: float | None
@@ -96,13 +96,8 @@ def _unfinished(session: Session, limit: int) -> list[IngestGroup]:
     query = (
         select(ObservationGroup)
         .where(
-            or_(
-                ObservationGroup.ingest_state == IngestState.COLLECTING.value,
-                and_(
-                    ObservationGroup.ingest_state == IngestState.CLOSED.value,
-                    ObservationGroup.status.in_([status.value for status in UNFINISHED]),
-                ),
-            )
+            ObservationGroup.ingest_state != IngestState.REJECTED.value,
+            ObservationGroup.status.in_([status.value for status in UNFINISHED]),
         )
         .order_by(ObservationGroup.group_id)
         .limit(limit)
@@ -144,7 +139,7 @@ def _states(session: Session) -> dict[str, int]:
     )
     counts: dict[str, int] = {}
     for ingest_state, status, number in session.execute(query):
-        name = status if ingest_state == IngestState.CLOSED else ingest_state
+        name = group_state(IngestState(ingest_state), GroupStatus(status))
         counts[name] = counts.get(name, 0) + number
     return counts
 

@@ -218,7 +218,9 @@ def _report_night(settings: Settings, night: str, path: Path | None) -> None:
         wanted = parse_night(night, registry.database)
 
         async def write(backend: Backend) -> tuple[NightReport, Path, Path]:
-            site = NightSite(backend, registry.database, settings.pipeline, settings.queue_name)
+            site = NightSite(
+                backend, registry.database, settings.pipeline, settings.queue_name, settings
+            )
             return await write_night_report(
                 site, wanted, path, data_reader(settings.pipeline.paths.scratch_dir)
             )

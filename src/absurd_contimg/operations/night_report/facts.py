@@ -6,6 +6,7 @@ aware datetimes; fluxes are Jy, angles degrees or arcsec as their names say.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -135,6 +136,8 @@ class GroupFacts:
     status: str
     reason: str
     ingest_state: str
+    state: str
+    """In one word, as the overview of the site counts it."""
     n_subbands: int
     missing_subbands: tuple[int, ...] = ()
     task: TaskFacts | None = None
@@ -257,7 +260,7 @@ class OperationsFacts:
     hours_to_full: Number = None
     fullest_disk: str = ""
     n_disks: int = 0
-    """With samples of their free space."""
+    """That can be looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,6 +300,11 @@ class NightFacts:
     """The newest first."""
     problems: tuple[str, ...] = ()
     """What could not be read, each with what to do."""
+
+    @property
+    def groups_by_state(self) -> dict[str, int]:
+        """Their numbers."""
+        return dict(sorted(Counter(group.state for group in self.groups).items()))
 
     @property
     def images(self) -> tuple[GroupFacts, ...]:

@@ -11,6 +11,7 @@ from typing import TypeVar
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import UserError
+from absurd_contimg.history.wait_explanation import WaitContext
 from absurd_contimg.operations.night_report.facts import (
     CalibrationUse,
     DataFigures,
@@ -91,6 +92,7 @@ class GroupReader:
     config: PipelineConfig
     products: Products
     tasks: Mapping[str, History]
+    context: WaitContext
     measurements: Measurements
     problems: list[str] = field(default_factory=list)
 
@@ -135,10 +137,11 @@ class GroupReader:
             status=group.status.value,
             reason=group.reason or group.closed_reason,
             ingest_state=group.ingest_state.value,
+            state=group.state,
             n_subbands=len(present) if collecting or group.n_subbands is None
             else group.n_subbands,
             missing_subbands=tuple(sorted(missing)),
-            task=None if history is None else task_facts(history),
+            task=None if history is None else task_facts(history, self.context),
             flagged_before=None if raw is None else raw.flagged_fraction,
             flagged_after=None if flagged is None else flagged[1].flagged_ms.flagged_fraction,
             flagged_calibrated=None if calibrated is None

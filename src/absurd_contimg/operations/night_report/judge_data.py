@@ -70,8 +70,8 @@ def _processed(facts: NightFacts, gates: NightReportConfig) -> Row:
         },
         tasks=tasks_of(left),
         chart=Chart(
-            "bars", "status of the group", "groups",
-            bars=tuple(sorted(Counter(group.status for group in facts.groups).items())),
+            "bars", "state of the group", "groups",
+            bars=tuple((state, float(n)) for state, n in facts.groups_by_state.items()),
         ),
     )  # fmt: skip
 

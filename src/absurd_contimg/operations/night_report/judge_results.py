@@ -160,7 +160,7 @@ def _operations(facts: NightFacts, gates: NightReportConfig) -> Row:
     disk = (
         f"disk {went.fullest_disk} full in {shown(went.hours_to_full, 0)} h"
         if went.hours_to_full is not None
-        else f"no disk of {went.n_disks} fills" if went.n_disks else "no samples of free space"
+        else f"no disk of {went.n_disks} fills" if went.n_disks else "no disk can be looked at"
     )  # fmt: skip
     states = ", ".join(f"{n} {state}" for state, n in sorted(went.tasks_by_state.items()))
     reasons = [

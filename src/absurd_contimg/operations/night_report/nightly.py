@@ -122,7 +122,7 @@ async def daemon_reports(
     backend: Backend, settings: Settings, registry: Registry
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
     """The step of the daemon with these; at the end a look that is under way is given up."""
-    site = NightSite(backend, registry.database, settings.pipeline, settings.queue_name)
+    site = NightSite(backend, registry.database, settings.pipeline, settings.queue_name, settings)
     reports = NightlyReports(site)
     try:
         yield reports.step

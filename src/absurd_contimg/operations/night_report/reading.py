@@ -14,6 +14,7 @@ from pathlib import Path
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.records import History
+from absurd_contimg.history.wait_explanation import WaitContext
 from absurd_contimg.operations.night_report.facts import (
     DataFigures,
     EarlierNight,
@@ -41,12 +42,13 @@ from absurd_contimg.operations.night_report.task_reading import (
     primary_tasks,
     product_key_in,
 )
+from absurd_contimg.operations.overview import Site, SiteOverview, read_site_and_context
 from absurd_contimg.registry.database import Database
-from absurd_contimg.registry.disk_samples import list_samples
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.newest_products import RegisteredProduct, newest_products
 from absurd_contimg.registry.windows import Window, list_windows
+from absurd_contimg.settings import Settings
 
 DataReader = Callable[[Sequence[Path]], Mapping[Path, DataFigures]]
 """Reads the flags of Measurement Sets."""
@@ -55,8 +57,6 @@ REPORTS = "reports"
 """The folder of the reports, in the output folder."""
 _NIGHTS_SEARCHED = 60
 """Earlier nights that are looked at for some of the same declination."""
-_DISK_HOURS = 24.0
-"""Of samples, from which the rate is taken at which a disk fills."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,13 @@ class NightSite:
     """With the output folder, so that the paths of products are those of now."""
     config: PipelineConfig
     queue_name: str
+    settings: Settings | None = None
+    """None: none of the site's folders is on this host."""
+
+    @property
+    def watched(self) -> Site:
+        """The same for the overview."""
+        return Site("night report", self.inspection, self.database, self.settings)
 
     @property
     def reports(self) -> Path:
@@ -94,6 +101,20 @@ class _Known:
         return {g.group_id for g in self.groups} | {w.window_id for w in self.windows}
 
 
+@dataclass(frozen=True, slots=True)
+class _Tasks:
+    """The tasks of a night, and what is known of the site at that moment."""
+
+    histories: Sequence[History]
+    context: WaitContext
+    overview: SiteOverview | None = None
+
+    @property
+    def now(self) -> datetime:
+        """The database's clock."""
+        return self.context.now
+
+
 async def read_report(
     site: NightSite,
     night: Night,
@@ -107,8 +128,9 @@ async def read_report(
     known = await asyncio.to_thread(_read_registry, site.database, night)
     keys = {product.key for product in known.products.values()}
     histories = await night_histories(site.inspection, site.queue_name, known.names, keys)
-    now = await site.inspection.current_time()
-    return await asyncio.to_thread(_make_report, site, night, known, histories, now, read_data)
+    overview, context = await read_site_and_context(site.watched)
+    tasks = _Tasks(histories, context, overview)
+    return await asyncio.to_thread(_make_report, site, night, known, tasks, read_data)
 
 
 async def read_fingerprint(site: NightSite, night: Night) -> str:
@@ -173,8 +195,7 @@ def _make_report(
     site: NightSite,
     night: Night,
     known: _Known,
-    histories: Sequence[History],
-    now: datetime,
+    tasks: _Tasks,
     read_data: DataReader | None,
 ) -> NightReport:
     stored = site.stored(night.day)
@@ -184,8 +205,8 @@ def _make_report(
         {} if stored is None else dict(stored.data_figures),
     )
     measurements.read_data(_calibrated_sets(known), read_data)
-    facts = _read_facts(site, night, known, histories, now, measurements)
-    facts = replace(facts, earlier=_earlier_nights(site, facts, known, now))
+    facts = _read_facts(site, night, known, tasks, measurements)
+    facts = replace(facts, earlier=_earlier_nights(site, facts, known, tasks.now))
     rows = judge(facts, site.config)
     verdict, reasons = verdict_of(rows)
     used = {product.key for product in known.products.values()}
@@ -194,7 +215,7 @@ def _make_report(
         rows,
         verdict,
         reasons,
-        _fingerprint(site, known, histories),
+        _fingerprint(site, known, tasks.histories),
         {key: figures for key, figures in measurements.images.items() if key in used},
         {key: figures for key, figures in measurements.data.items() if key in used},
     )
@@ -204,12 +225,11 @@ def _read_facts(
     site: NightSite,
     night: Night,
     known: _Known,
-    histories: Sequence[History],
-    now: datetime,
+    tasks: _Tasks,
     measurements: Measurements,
 ) -> NightFacts:
-    tasks = primary_tasks(histories)
-    reader = GroupReader(site.config, known.products, tasks, measurements)
+    primary = primary_tasks(tasks.histories)
+    reader = GroupReader(site.config, known.products, primary, tasks.context, measurements)
     groups = tuple(reader.read(group) for group in known.groups)
     sets = tuple(solved for group in groups if (solved := reader.solved_set(group)) is not None)
     publications = publications_of(
@@ -221,21 +241,21 @@ def _read_facts(
             continue
         try:
             mosaics.append(
-                mosaic_facts(product, publications.get(product.key), tasks.get(product.group_id))
+                mosaic_facts(product, publications.get(product.key), primary.get(product.group_id))
             )
         except ValueError as error:
             reader.problems.append(f"Product {product.key} of {product.group_id}: {error}.")
     windows = [window for window in known.windows if window.state != "superseded"]
     published = {
-        key: history for history in histories
+        key: history for history in tasks.histories
         if (key := product_key_in(history.task.params)) is not None
     }  # fmt: skip
-    samples = list_samples(site.database, now.timestamp() - _DISK_HOURS * 3600.0)
+    overview = tasks.overview
     return NightFacts(
         night=night.day,
-        read_at=now,
+        read_at=tasks.now,
         is_newest=not known.nights or night.day >= known.nights[0],
-        data_age_hours=_data_age_hours(site.database, now),
+        data_age_hours=_data_age_hours(site.database, overview),
         declination_deg=main_declination(groups),
         expected_subbands=site.config.conversion.expected_subbands,
         longitude_deg=site.config.site.longitude_deg,
@@ -245,10 +265,12 @@ def _read_facts(
         windows_closed=len(closed_windows(windows)),
         unprocessed=unprocessed_items(
             groups, windows, [mosaic.window_id for mosaic in mosaics],
-            list(publications.values()), {**published, **tasks},
+            list(publications.values()), {**published, **primary}, tasks.context,
         ),
         variability=variability_facts(site.database, site.config, groups),
-        operations=operations_facts(histories, samples),
+        operations=operations_facts(
+            tasks.histories, () if overview is None else overview.disks
+        ),
         problems=tuple(dict.fromkeys(reader.problems)),
     )  # fmt: skip
 
@@ -261,9 +283,13 @@ def main_declination(groups: Sequence[GroupFacts]) -> Number:
     return max(strips, key=lambda strip: (strips[strip], strip), default=None)
 
 
-def _data_age_hours(database: Database, now: datetime) -> Number:
-    newest = IngestionTables(database).newest_sighting()
-    return None if newest is None else max(0.0, now.timestamp() - newest) / 3600.0
+def _data_age_hours(database: Database, overview: SiteOverview | None) -> Number:
+    """As the overview has it; None where nobody has seen a file arrive."""
+    if overview is None or overview.data is None:
+        return None
+    seconds = overview.data.newest_file_seconds_ago
+    is_seen = IngestionTables(database).newest_sighting() is not None
+    return seconds / 3600.0 if is_seen and seconds is not None else None
 
 
 def _earlier_nights(
@@ -295,7 +321,8 @@ def _earlier_nights(
 
 def _from_registry(site: NightSite, day: date, now: datetime) -> tuple[Number, EarlierNight]:
     known = _read_registry(site.database, Night(day))
-    facts = _read_facts(site, Night(day), known, (), now, Measurements(_unread_image))
+    tasks = _Tasks((), WaitContext(now))
+    facts = _read_facts(site, Night(day), known, tasks, Measurements(_unread_image))
     solved = next((each for each in reversed(facts.sets) if each.gains), None)
     numbers = {
         row.key: row.number for row in judge(facts, site.config)

@@ -11,6 +11,7 @@ import numpy as np
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import History
 from absurd_contimg.errors import UserError
+from absurd_contimg.history.wait_explanation import WaitContext
 from absurd_contimg.ingest.windows import is_enough, waits_for
 from absurd_contimg.operations.night_report.facts import (
     GroupFacts,
@@ -122,12 +123,13 @@ def unprocessed_items(
     mosaics: Iterable[str],
     publications: Sequence[Publication],
     tasks: Mapping[str, History],
+    context: WaitContext,
 ) -> tuple[UnprocessedItem, ...]:
     """Groups, windows and publications that have not ended well, each with why and what to do."""
     made = set(mosaics)
     items = [_of_group(group) for group in groups if not group.processed]
     items += [
-        _of_window(window, tasks.get(window.window_id))
+        _of_window(window, tasks.get(window.window_id), context)
         for window in windows
         if window.state is not WindowState.SUPERSEDED and window.window_id not in made
     ]
@@ -160,10 +162,10 @@ def _of_group(group: GroupFacts) -> UnprocessedItem:
     return UnprocessedItem("group", group.group_id, group.status, why, advice, task.task_id)
 
 
-def _of_window(window: Window, history: History | None) -> UnprocessedItem:
+def _of_window(window: Window, history: History | None, context: WaitContext) -> UnprocessedItem:
     state = window.state.value
     if history is not None:
-        task = task_facts(history)
+        task = task_facts(history, context)
         why = task.explanation or f"its task is {task.state}"
         advice = task.advice or f"contimg history {task.task_id}"
         return UnprocessedItem("window", window.window_id, state, why, advice, task.task_id)

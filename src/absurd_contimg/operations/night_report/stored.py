@@ -81,6 +81,7 @@ def to_json(report: NightReport) -> dict[str, Any]:
                 "rows": [row_json(row, facts) for row in report.rows],
                 "unprocessed": facts.unprocessed,
                 "problems": facts.problems,
+                "groups_by_state": facts.groups_by_state,
                 "groups": facts.groups,
                 "sets": facts.sets,
                 "mosaics": facts.mosaics,

@@ -11,11 +11,11 @@ from absurd_contimg.history.metrics import measure
 from absurd_contimg.history.stage_tasks import STAGE_PREFIX, with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
 from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in, step_starts
+from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.operations.night_report.facts import OperationsFacts, TaskFacts
-from absurd_contimg.registry.disk_samples import DiskSample
+from absurd_contimg.operations.overview import DiskOverview
 
 _TASKS_MAX = 100_000
-_SAMPLES_MIN = 2
 _CALIBRATION_STEP = "select_calibration"
 
 
@@ -47,26 +47,24 @@ def product_key_in(params: object) -> str | None:
     return None if key is None else str(key)
 
 
-def task_facts(history: History) -> TaskFacts:
-    """A task with what it waits for, or why it failed."""
+def task_facts(history: History, context: WaitContext) -> TaskFacts:
+    """A task with why it waits or what it does, or why it failed."""
     summary = summarize(history)
     about = summary.group or product_key_in(history.task.params) or ""
-    explanation, advice = _explain(summary)
+    explanation, advice = _explain(history, summary, context)
     return TaskFacts(
         str(summary.task_id), summary.task_name, about, summary.state, summary.ended_at,
         explanation, advice,
     )  # fmt: skip
 
 
-def _explain(summary: TaskSummary) -> tuple[str, str]:
+def _explain(history: History, summary: TaskSummary, context: WaitContext) -> tuple[str, str]:
     if summary.state == "completed":
         return "", ""
-    if summary.waiting is not None:
-        return f"waits for {summary.waiting}", summary.waiting.advice or ""
+    wait = explain_wait(history, context)
+    if wait is not None:
+        return wait.sentence, wait.advice or ""
     failure = summary.last_failure
-    if summary.state == "running":
-        step = next(reversed(list(summary.steps)), None)
-        return f"runs{'' if step is None else f' {step}'} on {summary.worker}", ""
     if failure is None:
         return summary.state, ""
     place = "" if failure.step is None else f" in {failure.step}"
@@ -92,7 +90,7 @@ def selected_calibration(history: History) -> Mapping[str, Any] | None:
 
 
 def operations_facts(
-    histories: Sequence[History], samples: Sequence[DiskSample]
+    histories: Sequence[History], disks: Sequence[DiskOverview]
 ) -> OperationsFacts:
     """Counts and durations over all tasks of the night, and how fast the disks fill."""
     metrics = measure(histories)
@@ -106,7 +104,8 @@ def operations_facts(
                 continue
             wasted += 1
             seconds += _lost_seconds(start, steps[number + 1 :])
-    hours, folder, count = hours_to_full(samples)
+    filling = [disk for disk in disks if disk.hours_to_full is not None]
+    fullest = min(filling, key=lambda disk: disk.hours_to_full or 0.0, default=None)
     return OperationsFacts(
         tasks_by_state=metrics.tasks_by_state,
         stage_seconds={
@@ -116,9 +115,9 @@ def operations_facts(
         starts=starts,
         wasted_seconds=seconds,
         wasted_starts=wasted,
-        hours_to_full=hours,
-        fullest_disk=folder,
-        n_disks=count,
+        hours_to_full=None if fullest is None else fullest.hours_to_full,
+        fullest_disk="" if fullest is None else f"{fullest.folder} on {fullest.host}",
+        n_disks=sum(disk.free_bytes is not None for disk in disks),
     )
 
 
@@ -130,26 +129,3 @@ def _lost_seconds(start: StepStart, later: Sequence[StepStart]) -> float:
     if again is None:
         return 0.0
     return max(0.0, (again.started_at - start.started_at).total_seconds())
-
-
-def hours_to_full(samples: Sequence[DiskSample]) -> tuple[float | None, str, int]:
-    """Hours until the first disk is full, at its rate over the samples; that folder; disks known.
-
-    None where no disk fills.
-    """
-    disks: dict[tuple[str, str], list[DiskSample]] = {}
-    for sample in samples:
-        disks.setdefault((sample.host, sample.folder), []).append(sample)
-    soonest: tuple[float | None, str] = None, ""
-    counted = 0
-    for (host, folder), series in disks.items():
-        if len(series) < _SAMPLES_MIN or series[-1].at <= series[0].at:
-            continue
-        counted += 1
-        used = series[0].free_bytes - series[-1].free_bytes
-        if used <= 0:
-            continue
-        hours = series[-1].free_bytes / used * (series[-1].at - series[0].at) / 3600.0
-        if soonest[0] is None or hours < soonest[0]:
-            soonest = hours, f"{folder} on {host}"
-    return *soonest, counted

@@ -1,6 +1,11 @@
 """What is known of a site at one moment, for everything that shows or judges it."""
 
-from absurd_contimg.operations.overview.read import RECENT_SECONDS, read_context, read_site
+from absurd_contimg.operations.overview.read import (
+    RECENT_SECONDS,
+    read_context,
+    read_site,
+    read_site_and_context,
+)
 from absurd_contimg.operations.overview.records import (
     DataOverview,
     DiskOverview,
@@ -32,4 +37,5 @@ __all__ = [
     "production_site",
     "read_context",
     "read_site",
+    "read_site_and_context",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import cast
 from uuid import UUID
@@ -110,17 +110,10 @@ def queue_overview(
 
 
 def waiting_tasks(queues: Sequence[QueueFacts], context: WaitContext) -> list[WaitingTask]:
-    """All tasks that wait, and why, the longest waiting first.
-
-    Those who wait for a stage task tell what that one does.
-    """
-    tasks = [history for facts in queues for history in facts.waiting]
-    running = [task.history for facts in queues for task in facts.running]
-    states = stage_task_states([*tasks, *running], context)
-    full = replace(context, stage_tasks=states)
+    """All tasks that wait, and why, the longest waiting first."""
     waiting = []
-    for history in tasks:
-        explanation = explain_wait(history, full)
+    for history in (history for facts in queues for history in facts.waiting):
+        explanation = explain_wait(history, context)
         if explanation is None:
             continue
         task = history.task
@@ -139,8 +132,11 @@ def waiting_tasks(queues: Sequence[QueueFacts], context: WaitContext) -> list[Wa
     return sorted(waiting, key=lambda task: (task.since or context.now, task.task_id))
 
 
-def stage_task_states(histories: Sequence[History], context: WaitContext) -> Mapping[UUID, str]:
+def stage_task_states(queues: Sequence[QueueFacts], context: WaitContext) -> Mapping[UUID, str]:
     """What the tasks do that others may wait for."""
+    waiting = [history for facts in queues for history in facts.waiting]
+    running = [task.history for facts in queues for task in facts.running]
+    histories = (*waiting, *running)
     return {
         history.task.task_id: explanation.sentence
         for history in histories

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from absurd_contimg.core.errors import BackendError
@@ -17,6 +18,7 @@ from absurd_contimg.operations.overview.queue_facts import (
     QueueFacts,
     queue_overview,
     read_queue,
+    stage_task_states,
     waiting_tasks,
 )
 from absurd_contimg.operations.overview.records import ServiceOverview, SiteOverview
@@ -47,6 +49,15 @@ async def read_site(
     database_seconds: float = DATABASE_SECONDS,
 ) -> SiteOverview:
     """The site now. Never raises for a database, a registry or a disk that is away."""
+    return (await read_site_and_context(site, recent_seconds, database_seconds))[0]
+
+
+async def read_site_and_context(
+    site: Site,
+    recent_seconds: float = RECENT_SECONDS,
+    database_seconds: float = DATABASE_SECONDS,
+) -> tuple[SiteOverview, WaitContext]:
+    """The site now, and what `explain_wait` needs for tasks that it does not name."""
     problems: list[str] = []
     now, queues = await _read_queues(site, recent_seconds, database_seconds, problems)
     seconds = now.timestamp()
@@ -64,7 +75,7 @@ async def read_site(
             sentences[task.run.task_id] = explanation.sentence
     rules = rules_of(site)
     problems += _site_problems(queues, services)
-    return SiteOverview(
+    overview = SiteOverview(
         at=now,
         source=site.source,
         queues=tuple(
@@ -79,6 +90,7 @@ async def read_site(
         images=tuple(image_qualities(registry)),
         problems=tuple(problems),
     )
+    return overview, context
 
 
 async def read_context(site: Site) -> WaitContext:
@@ -119,10 +131,10 @@ def wait_context(
     registry: RegistryFacts,
     services: Sequence[ServiceOverview],
 ) -> WaitContext:
-    """What `explain_wait` needs to know."""
+    """What `explain_wait` needs to know, with what the stage tasks do that others wait for."""
     # A worker writes its record into the registry: without one, only leases tell of workers.
     knows_workers = registry.summary is not None
-    return WaitContext(
+    context = WaitContext(
         now=now,
         workers=worker_facts(registry.services, services) if knows_workers else None,
         pauses={name: str(pause) for name, pause in (registry.pauses or {}).items()},
@@ -131,6 +143,7 @@ def wait_context(
         slot_waits=registry.slot_waits,
         policy=RetryPolicy() if site.settings is None else make_policy(site.settings),
     )
+    return replace(context, stage_tasks=stage_task_states(queues, context))
 
 
 def _site_problems(queues: Sequence[QueueFacts], services: Sequence[ServiceOverview]) -> list[str]:

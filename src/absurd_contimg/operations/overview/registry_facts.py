@@ -100,7 +100,7 @@ def group_overviews(
         GroupOverview(
             name=group.group_id,
             kind="group",
-            state=_state(group),
+            state=group.state,
             present=whole_subbands(group),
             expected=rules.expected_subbands,
             waits_for=_waits_for(group, summary.next_seen.get(group.group_id), rules, tasks, now),
@@ -123,11 +123,6 @@ def group_overviews(
     return [*groups, *windows][:GROUPS_MAX]
 
 
-def _state(group: IngestGroup) -> str:
-    is_closed = group.ingest_state is IngestState.CLOSED
-    return group.status.value if is_closed else group.ingest_state.value
-
-
 def _waits_for(
     group: IngestGroup,
     next_seen: float | None,
@@ -135,7 +130,7 @@ def _waits_for(
     tasks: Mapping[UUID, str],
     now: float,
 ) -> str:
-    if group.ingest_state is IngestState.COLLECTING:
+    if group.state == IngestState.COLLECTING:
         return group_note(group, next_seen, rules, now)
     if group.task_id is None:
         return "waits for the daemon to spawn its task"
