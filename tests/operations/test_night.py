@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -18,6 +20,7 @@ from absurd_contimg.operations.night.expectations import (
     _limited,
     expected_windows,
     registry_findings,
+    report_findings,
     task_findings,
 )
 from absurd_contimg.operations.night.night import keep_full
@@ -92,6 +95,37 @@ def test_a_night_without_any_result_is_wrong_in_every_count(
         "pipeline tasks completed",
         "stages interrupted by the kills",
     } <= wrong
+
+
+def test_a_report_of_another_night_is_wrong(config: PipelineConfig) -> None:
+    """A row that does not turn, one that turns without a fault, a group that is not in it."""
+    night = TrueNight(
+        tuple(replace(g, n_subbands=15 + (g.group_id > "002")) for g in _night(30).groups)
+    )
+    rows: dict[str, dict[str, Any]] = {
+        "processed": {"status": "pass", "numbers": {"processed": 30}},
+        "subbands": {"status": "warn", "numbers": {"partial": 3}},
+        "mosaics": {"status": "pass"},
+        "data_age": {"status": "not measured", "expected": False},
+        "operations": {"status": "pass", "numbers": {"wasted_starts": 1}},
+    }
+    report = {"groups": [{}] * 30, "unprocessed": [], "mosaics": [{}] * 4, "verdict": "DEGRADED"}
+
+    def wrong(**changes: Any) -> list[str]:
+        content = {**report, "rows": [{"key": key, **row} for key, row in rows.items()], **changes}
+        return [f.subject for f in report_findings(night, config, content) if not f.ok]
+
+    assert wrong() == []
+    assert wrong(groups=[{}] * 29, verdict="CLEAN") == [
+        "night report: groups in it",
+        "night report: verdict in it",
+    ]
+    for key, status in (("subbands", "pass"), ("mosaics", "fail")):
+        before, rows[key]["status"] = rows[key]["status"], status
+        assert wrong() == ["night report: rows that do not pass"]
+        rows[key]["status"] = before
+    rows["mosaics"] |= {"status": "not measured", "expected": True}
+    assert wrong() == ["night report: rows that do not pass"]
 
 
 def test_errors_beyond_a_limit_are_wrong() -> None:

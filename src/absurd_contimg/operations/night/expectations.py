@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.records import History
@@ -265,6 +266,48 @@ def _light_curve_findings(
     yield compared("light curves, one of each source", len(own), len(chosen))
     variable = [curve.source for curve in chosen if curve.variability.variable]
     yield compared("constant sources that seem to vary", 0, len(variable))
+
+
+TURNED_ROWS = {"subbands": "warn"}
+"""Rows of the report of the night that its faults turn: sub-bands that are late, missing or
+refused. The kills and the full disk turn none: all is done in the end."""
+
+
+def report_findings(
+    night: TrueNight, config: PipelineConfig, report: Mapping[str, Any]
+) -> list[Finding]:
+    """The report of the night has the faults of the telescope, and no other."""
+    rows = {row["key"]: row for row in report["rows"]}
+    turned = {
+        key: row["status"]
+        for key, row in rows.items()
+        if row["status"] in ("warn", "fail")
+        or (row["status"] == "not measured" and row["expected"])
+    }
+    expected_subbands = config.conversion.expected_subbands
+    incomplete = sum(group.n_subbands < expected_subbands for group in night.groups)
+    lists = {
+        "groups in it": (len(night.groups), len(report["groups"])),
+        "groups processed in it": (len(night.groups), rows["processed"]["numbers"]["processed"]),
+        "not processed in it": (0, len(report["unprocessed"])),
+        "incomplete groups in it": (incomplete, rows["subbands"]["numbers"]["partial"]),
+        "mosaics in it": (len(expected_windows(night, config)), len(report["mosaics"])),
+        "verdict in it": ("DEGRADED", report["verdict"]),
+    }
+    return [
+        *(compared(f"night report: {name}", *pair) for name, pair in lists.items()),
+        compared("night report: rows that do not pass", _texts(TURNED_ROWS), _texts(turned)),
+        Finding(
+            "night report: starts wasted by the kills",
+            "1 or more",
+            str(rows["operations"]["numbers"]["wasted_starts"]),
+            rows["operations"]["numbers"]["wasted_starts"] >= 1,
+        ),
+    ]
+
+
+def _texts(statuses: Mapping[str, str]) -> str:
+    return ", ".join(f"{key} {status}" for key, status in sorted(statuses.items())) or "none"
 
 
 def findings_section(title: str, findings: Sequence[Finding]) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import resource
 import time
@@ -30,6 +31,7 @@ from absurd_contimg.operations.night.expectations import (
     expected_windows,
     findings_section,
     registry_findings,
+    report_findings,
     task_findings,
 )
 from absurd_contimg.operations.night.preparation import (
@@ -41,6 +43,7 @@ from absurd_contimg.operations.night.preparation import (
     take_folders,
 )
 from absurd_contimg.operations.night.processes import Processes
+from absurd_contimg.operations.night_report import REPORTS
 from absurd_contimg.operations.report import Section, write_report
 from absurd_contimg.operations.services import (
     given_worker_id,
@@ -68,6 +71,8 @@ _REFUSAL_SECONDS_MAX = 120.0
 _FULL_SECONDS = 30.0
 """Then the disk stays full so long: a worker ends a task in this time, and may claim no other."""
 _TOP_UP_SECONDS = 0.5
+_REPORT_SECONDS_MAX = 600.0
+"""So long at most the daemon may take for the report of the night, once all tasks have ended."""
 
 
 async def run_night(
@@ -171,6 +176,7 @@ class _Night:
                     for name in _WORKERS:
                         await self._start(name)
                     await self._watch(backend, tables, disturbing)
+                    await self._await_report()
                 finally:
                     disturbing.cancel()
                     with suppress(asyncio.CancelledError):
@@ -220,6 +226,22 @@ class _Night:
                 self._disturbances.append(Finding("the night ends within", limit, "no", ok=False))
                 return
             await asyncio.sleep(_LOOK_SECONDS)
+
+    def _night_report(self) -> Path:
+        """The figures of the report that the daemon writes: of the UTC day of the first group."""
+        day = self._truth().groups[0].group_id.partition("T")[0]
+        return self._paths.output_dir / REPORTS / f"{day}.json"
+
+    async def _await_report(self) -> None:
+        """Wait until the daemon has written the report of the night."""
+        began = time.monotonic()
+        path = self._night_report()
+        while not await asyncio.to_thread(path.is_file):
+            self._processes.check(finite="telescope")
+            if time.monotonic() - began > _REPORT_SECONDS_MAX:
+                return
+            await asyncio.sleep(_LOOK_SECONDS)
+        self._say(f"the daemon wrote {path} after {time.monotonic() - began:.0f} s")
 
     def _is_over(self, ended: int, quiet_seconds: float) -> bool:
         """Whether the telescope has stopped and all tasks have ended that its files lead to.
@@ -311,6 +333,11 @@ class _Night:
             *task_findings(truth, config, self._histories),
             *self._disturbances,
         ]
+        path = self._night_report()
+        if is_written := await asyncio.to_thread(path.is_file):
+            report = json.loads(await asyncio.to_thread(path.read_bytes))
+            self._findings += report_findings(truth, config, report)
+        self._findings.append(compared("report of the night, by the daemon", True, is_written))
         if self._full is not None:
             begin, end = self._full
             starts = [run.started_at for h in self._histories for run in h.runs]

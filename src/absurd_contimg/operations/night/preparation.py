@@ -47,6 +47,7 @@ def night_settings(options: NightOptions) -> dict[str, object]:
         "imaging.cell_arcsec": 20.0,
         "imaging.w_planes": 8,
         "mosaic.negative_fraction_max": 0.5,
+        "night_report.look_minutes": 0.1,
         "streaming.poll_seconds": 1.0,
         "streaming.stable_seconds": 2.0,
         "streaming.group_wait_seconds": 300.0 / options.speed,

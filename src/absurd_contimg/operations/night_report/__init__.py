@@ -6,12 +6,13 @@ from absurd_contimg.operations.night_report.judge import judge
 from absurd_contimg.operations.night_report.nightly import NightlyReports, daemon_reports
 from absurd_contimg.operations.night_report.nights import Night, parse_night
 from absurd_contimg.operations.night_report.page import render_page
-from absurd_contimg.operations.night_report.reading import NightSite, read_report
+from absurd_contimg.operations.night_report.reading import REPORTS, NightSite, read_report
 from absurd_contimg.operations.night_report.rows import Row, verdict_of
 from absurd_contimg.operations.night_report.stored import NightReport
 from absurd_contimg.operations.night_report.writing import write_night_report
 
 __all__ = [
+    "REPORTS",
     "Night",
     "NightFacts",
     "NightReport",

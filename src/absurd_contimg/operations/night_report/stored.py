@@ -110,6 +110,7 @@ def row_json(row: Row, facts: NightFacts) -> dict[str, Any]:
         "value": row.value,
         "gate": row.gate,
         "reason": row.reason,
+        "expected": row.expected,
         "numbers": row.numbers,
         "details": row.details,
         "tasks": [{"name": name, "task_id": task_id} for name, task_id in row.tasks],
