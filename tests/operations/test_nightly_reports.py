@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
+import signal
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,36 @@ async def test_report_that_cannot_be_written_is_logged_and_tried_again(
     night.site.reports.unlink()
     await _step_until(reports, (night.site.reports / f"{NIGHT}.json").is_file)
     await reports.stop()
+
+
+async def test_stop_ends_a_look_within_seconds(tmp_path: Path) -> None:
+    """Though CASA hangs: systemd gives the daemon 60 s to stop."""
+    night = await closed_night(tmp_path, Defects())
+    night.now = datetime(2025, 1, 15, 12, 0, tzinfo=UTC)
+    for path in night.data:
+        path.mkdir(parents=True)
+        (path / "table.dat").write_bytes(b"no table")
+    reports = NightlyReports(night.site)
+    await reports.step()
+    async with asyncio.timeout(60):
+        while not (readers := _flag_readers()):
+            await asyncio.sleep(0.02)
+    os.kill(readers[0], signal.SIGSTOP)
+    async with asyncio.timeout(20):
+        await reports.stop()
+        await asyncio.get_running_loop().shutdown_default_executor()
+    assert _flag_readers() == []
+    assert not night.site.reports.exists()
+
+
+def _flag_readers() -> list[int]:
+    """The child processes that read flags."""
+    children = [
+        int(pid)
+        for path in Path("/proc/self/task").glob("*/children")
+        for pid in path.read_text().split()
+    ]
+    return [pid for pid in children if b"flag_figures" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
 
 async def _step_until(reports: NightlyReports, reached: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from absurd_contimg.operations.night_report.facts import DataFigures
 
 _SECONDS_START = 60.0
 _SECONDS_EACH = 60.0
+_LOOK_SECONDS = 0.5
 _ADAPTER = TypeAdapter(DataFigures)
 
 
@@ -26,13 +28,16 @@ def data_reader(scratch_dir: Path) -> Callable[[Sequence[Path]], Mapping[Path, D
     return partial(read_data, scratch_dir=scratch_dir)
 
 
-def read_data(paths: Sequence[Path], scratch_dir: Path) -> Mapping[Path, DataFigures]:
+def read_data(
+    paths: Sequence[Path], scratch_dir: Path, is_stopped: Callable[[], bool] = lambda: False
+) -> Mapping[Path, DataFigures]:
     """The figures of these Measurement Sets; what hinders is the problem of each.
 
-    The process is killed after a minute for each of them; what it has read until then counts.
+    The process is killed after a minute for each of them, or half a second after `is_stopped`;
+    what it has read until then counts.
     """
     there = [path for path in paths if "\n" not in str(path) and (path / "table.dat").is_file()]
-    read = _read_there(there, scratch_dir) if there else {}
+    read = _read_there(there, scratch_dir, is_stopped) if there else {}
     gone = {
         path: DataFigures(problem=f"the Measurement Set {path} is no longer there")
         for path in paths
@@ -41,28 +46,46 @@ def read_data(paths: Sequence[Path], scratch_dir: Path) -> Mapping[Path, DataFig
     return {**gone, **read}
 
 
-def _read_there(paths: Sequence[Path], scratch_dir: Path) -> Mapping[Path, DataFigures]:
+def _read_there(
+    paths: Sequence[Path], scratch_dir: Path, is_stopped: Callable[[], bool]
+) -> Mapping[Path, DataFigures]:
     scratch_dir.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=scratch_dir, prefix=".night-report-") as folder:
         try:
             environment = casa_environment(Path(folder, "casa"), Path(folder, "casa.log"))
         except UserError as error:
             return {path: DataFigures(problem=str(error)) for path in paths}
-        try:
-            ran = subprocess.run(
-                [sys.executable, "-m", "absurd_contimg.science.flag_figures"],
-                input="".join(f"{path}\n" for path in paths).encode(errors="surrogateescape"),
-                capture_output=True,
-                timeout=_SECONDS_START + _SECONDS_EACH * len(paths),
-                check=False,
-                env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
-            )
-            output, ended = ran.stdout, f"ended with code {ran.returncode}"
-        except subprocess.TimeoutExpired as error:
-            output, ended = error.stdout or b"", f"did not end within {error.timeout:.0f} s"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "absurd_contimg.science.flag_figures"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+        )
+        output, ended = _output_of(process, paths, is_stopped)
     read = dict(zip(paths, _answers(output), strict=False))
     lost = DataFigures(problem=f"the process that reads flags {ended}")
     return {path: read.get(path, lost) for path in paths}
+
+
+def _output_of(
+    process: subprocess.Popen[bytes], paths: Sequence[Path], is_stopped: Callable[[], bool]
+) -> tuple[bytes, str]:
+    """What the process says about the paths, and how it ended."""
+    text: bytes | None = "".join(f"{path}\n" for path in paths).encode(errors="surrogateescape")
+    seconds = _SECONDS_START + _SECONDS_EACH * len(paths)
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            output, _ = process.communicate(text, timeout=_LOOK_SECONDS)
+        except subprocess.TimeoutExpired:
+            text = None  # it is kept by the process object
+        else:
+            return output, f"ended with code {process.returncode}"
+        if is_stopped() or time.monotonic() > until:
+            process.kill()
+            output, _ = process.communicate()
+            return output, "was stopped" if is_stopped() else f"did not end within {seconds:.0f} s"
 
 
 def _answers(output: bytes) -> list[DataFigures]:

@@ -88,7 +88,9 @@ class NightlyReports:
                 fingerprint = await read_fingerprint(self.site, night)
                 if stored.fingerprint == fingerprint:
                     continue
-            report, page, _ = await write_night_report(self.site, night, None, self._read_data)
+            report, page, _ = await write_night_report(
+                self.site, night, None, self._read_data, self._stopped.is_set
+            )
             _log.info("night %s is %s: %s", day, report.verdict, page)
 
     async def _has_ended(self, night: Night) -> bool:
@@ -104,12 +106,14 @@ class NightlyReports:
         return not any(state in LIVE_STATES for state in tasks) and "open" not in windows
 
     def _read_data(self, paths: Sequence[Path]) -> Mapping[Path, DataFigures]:
-        if self._stopped.is_set():
-            return {}
-        return read_data(paths, self.site.config.paths.scratch_dir)
+        return read_data(paths, self.site.config.paths.scratch_dir, self._stopped.is_set)
 
     async def stop(self) -> None:
-        """End a look that is under way, without its report."""
+        """End a look that is under way, without its report.
+
+        Its thread ends within seconds: after the image that it measures, half a second after
+        this while it waits for the process that reads flags.
+        """
         self._stopped.set()
         if self._running is not None:
             self._running.cancel()

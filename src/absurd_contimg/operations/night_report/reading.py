@@ -43,6 +43,7 @@ from absurd_contimg.operations.night_report.task_reading import (
     product_key_in,
 )
 from absurd_contimg.operations.overview import Site, SiteOverview, read_site_and_context
+from absurd_contimg.products.outputs import ContinuumImage
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.ingestion_records import IngestGroup
@@ -57,6 +58,10 @@ REPORTS = "reports"
 """The folder of the reports, in the output folder."""
 _NIGHTS_SEARCHED = 60
 """Earlier nights that are looked at for some of the same declination."""
+
+
+class ReadingStoppedError(Exception):
+    """The daemon stops; its next start writes the report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,18 +124,20 @@ async def read_report(
     site: NightSite,
     night: Night,
     read_data: DataReader | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> NightReport:
     """Read a night and judge it. Blocking work is done in threads.
 
     Raises what registry and queue raise when they are away; what else cannot be read is a problem
-    in the report. `read_data` reads the flags of Measurement Sets.
+    in the report. `read_data` reads the flags of Measurement Sets. Once `is_stopped`, it raises
+    `ReadingStoppedError` after what is being read.
     """
     known = await asyncio.to_thread(_read_registry, site.database, night)
     keys = {product.key for product in known.products.values()}
     histories = await night_histories(site.inspection, site.queue_name, known.names, keys)
     overview, context = await read_site_and_context(site.watched)
     tasks = _Tasks(histories, context, overview)
-    return await asyncio.to_thread(_make_report, site, night, known, tasks, read_data)
+    return await asyncio.to_thread(_make_report, site, night, known, tasks, read_data, is_stopped)
 
 
 async def read_fingerprint(site: NightSite, night: Night) -> str:
@@ -197,14 +204,22 @@ def _make_report(
     known: _Known,
     tasks: _Tasks,
     read_data: DataReader | None,
+    is_stopped: Callable[[], bool],
 ) -> NightReport:
+    def measure(image: ContinuumImage) -> ImageFigures:
+        if is_stopped():
+            raise ReadingStoppedError
+        return measure_image(image)
+
     stored = site.stored(night.day)
     measurements = Measurements(
-        measure_image,
+        measure,
         {} if stored is None else dict(stored.image_figures),
         {} if stored is None else dict(stored.data_figures),
     )
     measurements.read_data(_calibrated_sets(known), read_data)
+    if is_stopped():
+        raise ReadingStoppedError
     facts = _read_facts(site, night, known, tasks, measurements)
     facts = replace(facts, earlier=_earlier_nights(site, facts, known, tasks.now))
     rows = judge(facts, site.config)

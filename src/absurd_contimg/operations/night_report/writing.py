@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from absurd_contimg.errors import SettingError
@@ -21,6 +22,7 @@ async def write_night_report(
     night: Night,
     target: Path | None = None,
     read_data: DataReader | None = None,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[NightReport, Path, Path]:
     """Read a night and write its page and, beside it, its JSON; the report and both paths.
 
@@ -33,7 +35,7 @@ async def write_night_report(
     if page == numbers:
         raise SettingError(f"{page} is no name of a page.", "Give a name that ends with .html.")
     await asyncio.to_thread(_check_target, page, numbers)
-    report = await read_report(site, night, read_data)
+    report = await read_report(site, night, read_data, is_stopped)
     await asyncio.to_thread(_write, report, page, numbers)
     return report, page, numbers
 
