@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.science.noise import robust_rms
+from absurd_contimg.science.noise_map import local_noise
 
 ANNULUS_WAVELENGTHS = (1000.0, 1350.0)
 """The lengths of baselines at which stripes are looked for (the telescope's own diagnostic)."""
 _DIRECTIONS = 36
 """Of 5 deg each: an image is real, so half a turn has all."""
 _SPOT_SIGMA = 5.0
+_BOX_BEAMS = 10.0
+_BOX_PX_MIN = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +30,17 @@ class PixelFigures:
     anisotropy: float | None
     """None: the pixels are too few or too coarse for the annulus."""
     positive_spots: int
-    """Connected spots beyond 5 times the noise; likewise the negative ones."""
+    """Connected spots beyond 5 times the noise around them; likewise the negative ones."""
     negative_spots: int
 
 
-def measure_pixels(pixels: NDArray[np.float64], cell_arcsec: float) -> PixelFigures:
+def measure_pixels(
+    pixels: NDArray[np.float64], cell_arcsec: float, beam_arcsec: float
+) -> PixelFigures:
     """The figures of a plane without correction for the primary beam.
 
-    Raises `ValueError` if no pixel is finite.
+    The noise around a pixel is that of a box of 10 beams (major axes): the sidelobes that are left
+    of a bright source are no detections. Raises `ValueError` if no pixel is finite.
     """
     from scipy.ndimage import label
 
@@ -46,7 +52,11 @@ def measure_pixels(pixels: NDArray[np.float64], cell_arcsec: float) -> PixelFigu
     noise = robust_rms(inner if np.isfinite(inner).any() else pixels)
     plane = np.nan_to_num(pixels)
     touching = np.ones((3, 3))
-    limit = _SPOT_SIGMA * noise if noise > 0 else np.inf
+    box_px = max(_BOX_BEAMS * beam_arcsec / cell_arcsec, _BOX_PX_MIN)
+    limit = np.full(plane.shape, np.inf)
+    if noise > 0:
+        local = local_noise(pixels, box_px)
+        limit = np.where(local > 0, _SPOT_SIGMA * local, np.inf)
     return PixelFigures(
         noise,
         float(finite.min()),

@@ -40,9 +40,18 @@ class ImageFigures:
     anisotropy: Number = None
     """Largest over median angular power at 1 to 1.35 kilolambda."""
     positive_spots: int | None = None
-    """Connected spots beyond 5 sigma; likewise the negative ones."""
+    """Connected spots beyond 5 times the noise around them; likewise the negative ones."""
     negative_spots: int | None = None
     problem: str = ""
+
+    @property
+    def negative_share(self) -> Number:
+        """Negative over positive spots; 1 for negative ones alone."""
+        if self.positive_spots is None or self.negative_spots is None:
+            return None
+        if not self.positive_spots:
+            return float(self.negative_spots > 0)
+        return self.negative_spots / self.positive_spots
 
 
 @dataclass(frozen=True, slots=True)

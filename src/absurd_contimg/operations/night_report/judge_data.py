@@ -20,6 +20,7 @@ from absurd_contimg.operations.night_report.rows import (
     middle,
     not_measured,
     over_time,
+    percent,
     scaled,
     shown,
     tasks_of,
@@ -297,9 +298,9 @@ def _flagged(facts: NightFacts, gates: NightReportConfig) -> Row:
     by_subband = _flags_by_subband(groups)
     return Row(
         key, title, status,
-        f"median {shown(scaled(middle(g.flagged_before for g in groups), 100))} % before, "
-        f"{shown(scaled(after, 100))} % after flagging, "
-        f"{shown(scaled(middle(g.flagged_calibrated for g in groups), 100))} % after calibration",
+        f"median {percent(middle(g.flagged_before for g in groups))} % before, "
+        f"{percent(after)} % after flagging, "
+        f"{percent(middle(g.flagged_calibrated for g in groups))} % after calibration",
         scaled(after, 100.0), unit, gate, "; ".join(filter(None, reasons)),
         numbers={
             "before_percent": scaled(middle(g.flagged_before for g in groups), 100.0),

@@ -349,7 +349,7 @@ def _completeness(facts: NightFacts, gates: NightReportConfig) -> Row:
     gate = (
         f"over {bright:g} mJy at {gates.completeness_sigma:g} sigma: warns below "
         f"{gates.completeness_warn:.0%}, fails below {gates.completeness_fail:.0%}; negative over "
-        f"positive detections: warns above {gates.negative_detections_warn:.0%}"
+        f"positive detections in the median image: warns above {gates.negative_detections_warn:.0%}"
     )
     images = facts.images
     expected = [
@@ -366,7 +366,7 @@ def _completeness(facts: NightFacts, gates: NightReportConfig) -> Row:
     read = [image.figures for image in images if image.figures is not None]
     positive = sum(known(figures.positive_spots for figures in read))
     negative = sum(known(figures.negative_spots for figures in read))
-    spots = negative / positive if positive else math.inf if negative else None
+    spots = middle(figures.negative_share for figures in read)
     status = worst(
         below(share, gates.completeness_warn, gates.completeness_fail),
         above(spots, gates.negative_detections_warn) if spots is not None else "pass",
@@ -374,7 +374,7 @@ def _completeness(facts: NightFacts, gates: NightReportConfig) -> Row:
     reasons = [
         f"{len(seen)} of {len(expected)} sources over {bright:g} mJy are seen"
         if share < gates.completeness_warn else "",
-        f"{negative:.0f} negative and {positive:.0f} positive detections"
+        f"{shown(100 * spots)} % negative over positive detections (median of the images)"
         if spots is not None and spots > gates.negative_detections_warn else "",
     ]  # fmt: skip
 

@@ -23,7 +23,8 @@ def measure_image(image: ContinuumImage) -> ImageFigures:
     """The figures of an image without primary-beam correction; what hinders is its problem."""
     try:
         _, data = read_whole(image.path)
-        figures = measure_pixels(data.astype(float).reshape(data.shape[-2:]), image.cell_arcsec)
+        pixels = data.astype(float).reshape(data.shape[-2:])
+        figures = measure_pixels(pixels, image.cell_arcsec, image.bmaj_arcsec)
     except FileNotFoundError:
         return ImageFigures(problem=f"the image {image.path} is no longer there")
     except ImportError as error:

@@ -139,6 +139,13 @@ def shown(value: Number, decimals: int = 1, unit: str = "") -> str:
     return f"{text} {unit}".rstrip()
 
 
+def percent(share: Number) -> str:
+    """A share in percent: only one that is nothing is shown as 0.0."""
+    value = scaled(share, 100.0)
+    is_small = value is not None and 0.0 < abs(value) < 0.05
+    return shown(value, 4 if is_small else 1)
+
+
 def tasks_of(groups: Iterable[GroupFacts], most: int = 3) -> tuple[tuple[str, str], ...]:
     """The tasks of groups, for a row."""
     behind = [(group.group_id, group.task.task_id) for group in groups if group.task is not None]
