@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from astropy.io import fits
+from scipy.stats import median_abs_deviation
+from typer.testing import CliRunner
 
+from absurd_contimg.execution.casa_environment import casa_environment
+from absurd_contimg.operations.cli.main import app
 from absurd_contimg.synthesis import SynthesisResult
 
 
@@ -76,3 +83,80 @@ def test_the_server_that_it_started_is_stopped(
     _, root, _ = ran
     assert (root / "state" / "postgres" / "data" / "PG_VERSION").exists()
     assert not (root / "state" / "postgres" / "data" / "postmaster.pid").exists()
+
+
+_COUNT_FLAGS = """
+import json, sys
+from casatools import table
+main, antennas = table(), table()
+antennas.open(sys.argv[1] + "/ANTENNA")
+main.open(sys.argv[1])
+flags = main.getcol("FLAG") | main.getcol("FLAG_ROW")[None, None, :]
+first, second = main.getcol("ANTENNA1"), main.getcol("ANTENNA2")
+print(json.dumps({
+    str(name): float(flags[:, :, (first == n) | (second == n)].mean())
+    for n, name in enumerate(antennas.getcol("NAME"))
+    if ((first == n) | (second == n)).any()
+}))
+"""
+
+
+def test_report_of_the_night_agrees_with_products_and_commands(
+    ran: tuple[subprocess.CompletedProcess[str], Path, dict[str, Path]],
+    observation: SynthesisResult,
+    tmp_path: Path,
+) -> None:
+    """Flags, noise and fluxes are those of CASA, the pixels and the validation."""
+    _, root, _ = ran
+    folders = {"output": root / "products", "scratch": root / "scratch", "state": root / "state"}
+    options = [text for name, path in folders.items() for text in (f"--{name}-dir", str(path))]
+    options += ["--input-dir", str(observation.output_dir), "--config", str(root / "contimg.toml")]
+    clean = {name: None for name in os.environ if name.startswith(("ABSURD_", "PIPELINE_"))}
+
+    def contimg(*arguments: str) -> str:
+        result = CliRunner().invoke(app, [*options, *arguments], env={**clean, "COLUMNS": "200"})
+        assert result.exit_code == 0, result.output
+        return str(result.stdout)
+
+    contimg("report", "--night", "last")  # the science group: the calibrator is of the day before
+    products = root / "products"
+    (path,) = (products / "reports").glob("*.json")
+    report = json.loads(path.read_text())
+    rows = {row["key"]: row for row in report["rows"]}
+    (group,) = report["groups"]
+    assert (report["groups_by_state"], report["unprocessed"]) == ({"done": 1}, [])
+    assert report["problems"] == []
+    not_measured = {key for key, row in rows.items() if row["status"] == "not measured"}
+    assert not_measured == {"solver_yield", "solutions", "data_age", "mosaics", "variability"}
+
+    (ms,) = products.glob(f"calibrated/*/*/{group['group_id']}.ms")
+    environment = casa_environment(tmp_path / "casa", tmp_path / "casa.log")
+    counted = subprocess.run(
+        [sys.executable, "-c", _COUNT_FLAGS, str(ms)],
+        capture_output=True,
+        check=True,
+        timeout=240,
+        env={**os.environ, **environment},
+    )
+    shares = json.loads(counted.stdout.splitlines()[-1])
+    assert group["data"]["flagged_by_antenna"] == pytest.approx(shares, abs=1e-9)
+    total = np.mean(list(shares.values()))
+    assert group["flagged_calibrated"] == pytest.approx(total, abs=1e-5)
+
+    (image,) = products.glob(f"images/{group['group_id']}-*/*-image.fits")
+    pixels = fits.getdata(image).squeeze()
+    height, width = (side // 4 for side in pixels.shape)
+    inner = pixels[height:-height, width:-width]
+    noise = median_abs_deviation(inner, axis=None, scale="normal")
+    assert rows["noise"]["number"] == pytest.approx(1e3 * noise, rel=1e-3)
+
+    (table,) = products.glob(f"validation/{group['group_id']}-*/*-validation.json")
+    sources = [source for source in json.loads(table.read_text())["sources"] if source["isolated"]]
+    ratios = [source["flux_ratio"] for source in sources if source["flux_ratio"] is not None]
+    assert rows["flux_scale"]["number"] == pytest.approx(np.median(ratios))
+
+    status = json.loads(contimg("status", "--json"))
+    (task,) = (task for task in status["tasks"] if task["group"] == group["group_id"])
+    assert (task["task_id"], task["state"]) == (group["task"]["task_id"], "completed")
+    assert report["operations"]["tasks_by_state"] == {"completed": 1}
+    assert f"{len(status['tasks'])} tasks audited, 0 violations" in contimg("audit")
