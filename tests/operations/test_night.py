@@ -109,14 +109,15 @@ def test_a_report_of_another_night_is_wrong(config: PipelineConfig) -> None:
         "data_age": {"status": "not measured", "expected": False},
         "operations": {"status": "pass", "numbers": {"wasted_starts": 1}},
     }
-    report = {"groups": [{}] * 30, "unprocessed": [], "mosaics": [{}] * 4, "verdict": "DEGRADED"}
+    group = {"flagged_after": 0.01}
+    report = {"groups": [group] * 30, "unprocessed": [], "mosaics": [{}] * 4, "verdict": "DEGRADED"}
 
     def wrong(**changes: Any) -> list[str]:
         content = {**report, "rows": [{"key": key, **row} for key, row in rows.items()], **changes}
         return [f.subject for f in report_findings(night, config, content) if not f.ok]
 
     assert wrong() == []
-    assert wrong(groups=[{}] * 29, verdict="CLEAN") == [
+    assert wrong(groups=[group] * 29, verdict="CLEAN") == [
         "night report: groups in it",
         "night report: verdict in it",
     ]
@@ -124,6 +125,10 @@ def test_a_report_of_another_night_is_wrong(config: PipelineConfig) -> None:
         before, rows[key]["status"] = rows[key]["status"], status
         assert wrong() == ["night report: rows that do not pass"]
         rows[key]["status"] = before
+    assert wrong(groups=[group] * 29 + [{"flagged_after": 0.0}]) == [
+        "night report: verdict in it",
+        "night report: rows that do not pass",
+    ]
     rows["mosaics"] |= {"status": "not measured", "expected": True}
     assert wrong() == ["night report: rows that do not pass"]
 
