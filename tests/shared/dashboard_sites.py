@@ -26,7 +26,7 @@ from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.execution.logs import log_folder, log_paths
 from absurd_contimg.operations import dashboard
-from absurd_contimg.operations.api import AccessRules
+from absurd_contimg.operations.api import AccessRules, address, open_socket
 from absurd_contimg.operations.dashboard import LOGIN_PATHS, Source, make_app
 from absurd_contimg.operations.overview import Site
 from absurd_contimg.operations.services import Actions, GivenTables
@@ -81,7 +81,7 @@ async def work(backend: MemoryBackend) -> None:
     tasks = TaskRegistry()
     tasks.add("pipeline", handle)
     settings = WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.01)
-    policy = RetryPolicy(backoff_first_seconds=0.0)
+    policy = RetryPolicy(backoff_first_seconds=0.0, resource_wait_seconds=86_400.0)
     await Worker(backend, tasks, settings, policy=policy).run(until_idle=True)
 
 
@@ -219,27 +219,29 @@ class Server:
 
     def call(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Run something where the server runs, so that one thread alone uses the emulator."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(30)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(120)
 
 
 @contextmanager
 def served(app: FastAPI) -> Iterator[Server]:
     """The application on a free port of this machine."""
-    server = dashboard.Server(app, port=0)
+    listener = open_socket("127.0.0.1", 0)
     loops: list[asyncio.AbstractEventLoop] = []
+    ready, end = threading.Event(), asyncio.Event()
 
-    async def serve() -> None:
+    async def run() -> None:
         loops.append(asyncio.get_running_loop())
-        await server.serve()
+        serving = asyncio.create_task(dashboard.serve(app, listener, ready.set, signals=()))
+        await end.wait()
+        serving.cancel()
+        await asyncio.wait({serving})
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="dashboard")
+    thread = threading.Thread(target=lambda: asyncio.run(run()), name="dashboard")
     thread.start()
     try:
-        while not server.started:
-            thread.join(0.02)
-            assert thread.is_alive()
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield Server(f"http://127.0.0.1:{port}", loops[0])
+        assert ready.wait(120)
+        yield Server(address(listener), loops[0])
     finally:
-        server.should_exit = True
-        thread.join(10)
+        loops[0].call_soon_threadsafe(end.set)
+        thread.join(60)
+        listener.close()

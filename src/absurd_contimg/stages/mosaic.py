@@ -35,6 +35,7 @@ from absurd_contimg.products.mosaic_outputs import (
     TileTable,
 )
 from absurd_contimg.products.outputs import SourceCheck, names, to_json
+from absurd_contimg.products.verdicts import ACCEPTED, DEGRADED
 from absurd_contimg.science.canvas import Canvas, Footprint, plan_canvas
 from absurd_contimg.science.catalogue import SkySource, read_catalogue
 from absurd_contimg.science.mosaic_checks import (
@@ -253,7 +254,7 @@ class _Builder:
             checks_path=checks_path,
             window_id=inputs.window_id,
             tier=inputs.tier,
-            verdict="degraded" if failed else "accepted",
+            verdict=DEGRADED if failed else ACCEPTED,
             failed_gates=failed,
             n_tiles=len(table.used),
             n_refused=len(table.refused),

@@ -29,6 +29,7 @@ from absurd_contimg.products.outputs import (
     names,
     to_json,
 )
+from absurd_contimg.products.verdicts import CLEAN, DEGRADED
 from absurd_contimg.science.catalogue import (
     SkySource,
     read_catalogue,
@@ -205,7 +206,7 @@ def summarise(
     failed = tuple(name for name, passed in gates.items() if not passed)
     return Validation(
         report=report,
-        verdict="degraded" if failed else "clean",
+        verdict=DEGRADED if failed else CLEAN,
         failed_gates=failed,
         n_expected=len(compared),
         n_matched=len(matched),

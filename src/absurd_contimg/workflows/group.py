@@ -30,6 +30,7 @@ from absurd_contimg.products.outputs import (
     names,
 )
 from absurd_contimg.products.store import earlier_output_dir
+from absurd_contimg.products.verdicts import DEGRADED, UNCHECKED
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.workflows.calibration_wait import (
     GroupRegistry,
@@ -144,10 +145,10 @@ def _earlier_output_dir(saved: Mapping[str, Json], runner: StageRunner) -> str |
 
 async def end_group(registry: GroupRegistry, context: PipelineContext) -> dict[str, Json]:
     """Set the status of a group whose stages are done; returns the result of its task."""
-    verdict = "unchecked"
+    verdict = UNCHECKED
     if names(ValidateOutputs) <= context.outputs.keys():
         verdict = context.outputs_of(ValidateOutputs).validation.verdict
-    status = GroupStatus.DEGRADED if verdict == "degraded" else GroupStatus.DONE
+    status = GroupStatus.DEGRADED if verdict == DEGRADED else GroupStatus.DONE
     await asyncio.to_thread(registry.set_group_status, context.group_id, status)
     return {
         "group_id": context.group_id,

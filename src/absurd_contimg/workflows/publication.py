@@ -33,6 +33,7 @@ from absurd_contimg.products.filesystem import LOCAL, FileSystem
 from absurd_contimg.products.manifest import Manifest
 from absurd_contimg.products.outputs import is_within
 from absurd_contimg.products.publication import StagedCopy
+from absurd_contimg.products.verdicts import DEGRADED, GOOD
 from absurd_contimg.registry.publications import Publication, PublicationState
 from absurd_contimg.workflows.versions import version_headers
 
@@ -42,9 +43,6 @@ TASK_NAME = "publication"
 VERSION = 1
 """Raise it when the names, the order or the results of the steps change."""
 STEP_NAME = "publication"
-
-_ACCEPTED = frozenset({"accepted", "clean"})
-"""The verdicts of a mosaic's checks and of an image's validation."""
 
 
 def spawn_options(product_key: str) -> SpawnOptions:
@@ -236,9 +234,9 @@ def reason_against(manifest: Manifest, settings: PublicationConfig) -> str | Non
     verdict = quality_verdict(manifest)
     if verdict is None:
         return "its quality was not measured."
-    if verdict in _ACCEPTED or (verdict == "degraded" and settings.degraded):
+    if verdict in GOOD or (verdict == DEGRADED and settings.degraded):
         return None
-    hint = " (publication.degraded is false)" if verdict == "degraded" else ""
+    hint = " (publication.degraded is false)" if verdict == DEGRADED else ""
     return f"its checks found it {verdict}{hint}."
 
 

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -115,14 +115,26 @@ def _raw_problem(status: int, detail: str) -> bytes:
 class _Server(uvicorn.Server):
     """Stops by our own signals, and ends with exit code 0."""
 
-    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_ready: Callable[[], None],
+        end_streams: Callable[[], Awaitable[None]] | None,
+    ) -> None:
         super().__init__(config)
         self._on_ready = on_ready
+        self._end_streams = end_streams
 
     @override
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self._on_ready()
+
+    @override
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._end_streams is not None:
+            await self._end_streams()
+        await super().shutdown(sockets)
 
     @contextmanager
     @override
@@ -148,10 +160,11 @@ async def run_server(
     on_ready: Callable[[], None] = lambda: None,
     protocol: type[BoundedProtocol] = BoundedProtocol,
     signals: Sequence[signal.Signals] | None = None,
+    end_streams: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
     """Serve an application until a signal; what is under way ends within some seconds.
 
-    By default the signals of `stop_signals`.
+    By default the signals of `stop_signals`. `end_streams` ends responses that would go on.
     """
     config = uvicorn.Config(
         app,
@@ -166,7 +179,7 @@ async def run_server(
         timeout_graceful_shutdown=_GRACE_SECONDS,
         h11_max_incomplete_event_size=_HEADER_BYTES_MAX,
     )
-    server = _Server(config, on_ready)
+    server = _Server(config, on_ready, end_streams)
     loop = asyncio.get_running_loop()
     numbers = stop_signals() if signals is None else signals
     for number in numbers:

@@ -25,21 +25,28 @@ def dashboard(
     history: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Show an exported file of histories.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen at.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Where to listen. Any but the loopback interface needs a token.")
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8110,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(help="A further name of this site in the Host header; repeatable."),
+    ] = None,
 ) -> None:
     """Show the pages of the site, or of something recorded, until it is interrupted.
 
-    The API is there too. Without a token in the settings nothing can be changed.
+    The API is at the same address. CONTIMG_API_TOKEN or CONTIMG_API_TOKEN_FILE holds the token
+    without which nothing can be changed (docs/dashboard.md).
     """
     if find_spec("fastapi") is None or find_spec("jinja2") is None:
         raise SettingError(
             "The dashboard needs the web extra.",
             "Install it: pip install 'absurd-contimg[web]'",
         )
-    from absurd_contimg.operations.api import AccessRules  # noqa: PLC0415 - slow
+    from absurd_contimg.operations.api import address, open_socket  # noqa: PLC0415 - slow
     from absurd_contimg.operations.dashboard import (  # noqa: PLC0415 - slow
-        LOGIN_PATHS,
+        dashboard_rules,
         history_source,
         make_app,
         production_source,
@@ -49,6 +56,7 @@ def dashboard(
 
     if simulation is not None and history is not None:
         raise SettingError("--simulation and --history exclude each other.", "Give one of them.")
+    rules = dashboard_rules(state.settings(), host, tuple(allow_host or ()))
 
     async def show() -> None:
         async with AsyncExitStack() as stack:
@@ -58,8 +66,8 @@ def dashboard(
                 source = history_source(history)
             else:
                 source = await stack.enter_async_context(production_source(state.settings()))
-            rules = AccessRules(open_posts=LOGIN_PATHS)
-            application = make_app(source, rules)
-            await serve(application, host, port, lambda url: console.out(f"Dashboard: {url}"))
+            listener = stack.enter_context(open_socket(host, port))
+            url = f"{address(listener)}/"
+            await serve(make_app(source, rules), listener, lambda: console.out(f"Dashboard: {url}"))
 
     asyncio.run(show())

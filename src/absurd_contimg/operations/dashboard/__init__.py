@@ -2,7 +2,7 @@
 
 from absurd_contimg.operations.dashboard.app import LOGIN_PATHS, add_dashboard
 from absurd_contimg.operations.dashboard.charts import FaultMark
-from absurd_contimg.operations.dashboard.serving import Server, make_app, serve
+from absurd_contimg.operations.dashboard.serving import dashboard_rules, make_app, serve
 from absurd_contimg.operations.dashboard.sources import (
     Source,
     history_source,
@@ -13,9 +13,9 @@ from absurd_contimg.operations.dashboard.sources import (
 __all__ = [
     "LOGIN_PATHS",
     "FaultMark",
-    "Server",
     "Source",
     "add_dashboard",
+    "dashboard_rules",
     "history_source",
     "make_app",
     "production_source",

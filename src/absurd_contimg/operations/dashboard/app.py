@@ -31,7 +31,7 @@ from absurd_contimg.operations.overview import Site
 from absurd_contimg.operations.services import Actions
 
 _STATIC = Path(str(files("absurd_contimg.operations.dashboard"))) / "static"
-LOGIN_PATHS = frozenset({LOGIN, "/static/site.css", "/static/icon.svg"})
+LOGIN_PATHS = frozenset({LOGIN, *(f"/static/{file.name}" for file in _STATIC.glob("*.*"))})
 """What a reader without the token gets: `AccessRules.open_posts` has them."""
 
 

@@ -16,6 +16,7 @@ from sqlalchemy import func, select
 
 from absurd_contimg.history.summary import TaskSummary
 from absurd_contimg.history.timeline import SECONDARY_TASKS
+from absurd_contimg.products.verdicts import GOOD, UNCHECKED
 from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import IngestState, ObservationGroup, Product
 
@@ -25,6 +26,9 @@ _DATE = re.compile(r"W?(\d{4}-\d{2}-\d{2})")
 _TIME = re.compile(r"(\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2})")
 """Names of windows begin with a W: their night counts, their time does not."""
 _STILL_OBSERVING_SECONDS = 3 * GROUP_SECONDS
+
+_NOT_DEGRADED = GOOD | {UNCHECKED, ""}
+"""Verdicts in results of tasks; those of some workflows have none."""
 
 Verdict = Literal["clean", "degraded", "failed", "under way", "no task"]
 
@@ -108,7 +112,7 @@ def verdict_of(tasks: Sequence[ListedTask]) -> Verdict:
         return "under way"
     if "failed" in states:
         return "failed"
-    ended_well = all(task.verdict in ("", "ok", "pass", "passed", "clean") for task in tasks)
+    ended_well = all(task.verdict in _NOT_DEGRADED for task in tasks)
     return "clean" if ended_well and states == {"completed"} else "degraded"
 
 

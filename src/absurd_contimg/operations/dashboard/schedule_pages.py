@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import json
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -62,11 +64,35 @@ def add_schedule_pages(router: APIRouter, frame: Frame) -> None:
             if not isinstance(action, TaskAction):
                 raise SettingError("Only schedules that start a task can be run from here.")
             queue = action.queue or next(iter(await frame.site.queues()), "")
-            reason = f"schedule {name}, by hand"
-            task = await actions.spawn(queue, action.task, action.params, reason=reason)
+            overview = await frame.snapshots.overview()
+            key = manual_key(schedule, overview.at, frame.longitude_deg)
+            task = await actions.spawn(
+                *(queue, action.task, action.params),
+                idempotency_key=key,
+                reason=f"schedule {name}, by hand",
+            )
         except (UserError, BackendError, ValueError) as error:
             return frame.done("/schedules", f"Nothing was done: {error}", "failure")
-        return frame.done(address_of(queue, task.task_id), f"Started by schedule {name}.")
+        text = f"Started by schedule {name}."
+        if not task.created:
+            text = (
+                f"Schedule {name} was started by hand before, since it was last due: this is its "
+                "task. Retry or fork it to do its work again."
+            )
+        return frame.done(address_of(queue, task.task_id), text)
+
+
+def manual_key(schedule: Schedule, now: datetime, longitude_deg: float | None) -> str:
+    """The idempotency key of a run by hand: one for each slot and action.
+
+    Two clicks start one task, also of two readers; after a change of the schedule another one.
+    Raises `SettingError` for a schedule whose times cannot be read.
+    """
+    slot = parse_times(schedule.kind.value, schedule.spec, longitude_deg or 0.0).latest(now)
+    text = json.dumps(schedule.action, sort_keys=True, default=str)
+    digest = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    slot_name = "before the first" if slot is None else slot.name
+    return f"by hand:{schedule.name}:{slot_name}:{digest}"
 
 
 def schedule_row(schedule: Schedule, now: datetime, longitude_deg: float | None) -> ScheduleRow:

@@ -20,6 +20,7 @@ from absurd_contimg.operations.night_report.rows import (
     shown,
     worst,
 )
+from absurd_contimg.products.verdicts import GOOD
 
 _VARIABLES_SHOWN = 8
 
@@ -51,7 +52,7 @@ def _mosaics(facts: NightFacts, gates: NightReportConfig) -> Row:
     largest = max(known(errors.values()), default=None)
     made = {mosaic.window_id for mosaic in mosaics}
     lacking = max(0, facts.windows_closed - len(made))
-    degraded = [mosaic for mosaic in mosaics if mosaic.verdict != "accepted"]
+    degraded = [mosaic for mosaic in mosaics if mosaic.verdict not in GOOD]
     status = worst(
         above(largest, gates.overlap_error_warn, gates.overlap_error_fail)
         if largest is not None else "no gate",
