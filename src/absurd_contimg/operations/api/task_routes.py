@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -30,6 +31,7 @@ from absurd_contimg.operations.api.responses import (
     no_cursor,
     read_response,
 )
+from absurd_contimg.operations.api.shared_read import SharedRead
 from absurd_contimg.operations.api.task_records import (
     history_entry,
     spawned_entry,
@@ -48,6 +50,9 @@ from absurd_contimg.operations.client import (
 )
 from absurd_contimg.operations.overview import Site, read_context
 from absurd_contimg.operations.services import Actions
+
+_CONTEXT_SECONDS = 5.0
+"""How old what is known of workers and pauses may be in the answer why a task waits."""
 
 _TASK = "/v1/queues/{queue}/tasks/{task_id}"
 
@@ -68,6 +73,7 @@ class ForkRequest(Reason):
 def task_routes(site: Site, actions: Actions | None) -> APIRouter:
     """The routes."""
     inspection = site.inspection
+    context = SharedRead(partial(read_context, site), _CONTEXT_SECONDS)
     router = APIRouter(tags=["tasks"])
 
     @router.get(
@@ -121,7 +127,7 @@ def task_routes(site: Site, actions: Actions | None) -> APIRouter:
     async def get_wait(request: Request, queue: QueueName, task_id: TaskId) -> Response:
         """Why a task does nothing now, until when, and what to do."""
         history = await _history(inspection, queue, task_id)
-        return read_response(request, wait_entry(history, await read_context(site)))
+        return read_response(request, wait_entry(history, await context()))
 
     @router.post(
         "/v1/queues/{queue}/tasks", response_model=SpawnedEntry, responses=responses(404, 409)
