@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,19 +38,6 @@ def new_site(
         return Site(root, observed, url)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def baseline(new_site: Callable[..., Site]) -> tuple[Site, float]:
-    """A site whose groups one worker has processed without a fault, and the seconds."""
-    site = new_site()
-    site.spawn()
-    began = time.monotonic()
-    worker = site.start_worker("--until-idle")
-    assert worker.wait(240) == 0, (site.root / "worker.log").read_text()
-    states = [history.task.state for history in site.histories()]
-    assert states == ["completed", "completed"], (site.root / "worker.log").read_text()
-    return site, time.monotonic() - began
 
 
 @pytest.fixture(scope="session")

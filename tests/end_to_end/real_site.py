@@ -22,6 +22,7 @@ from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
 
 QUEUE = "dsa110-pipeline"
+Pixels = dict[str, np.ndarray[Any, Any]]
 
 
 class Observation(Protocol):
@@ -121,12 +122,16 @@ class Site:
         self.settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
         asyncio.run(run())
 
-    def pixels(self) -> dict[str, np.ndarray[Any, Any]]:
+    def pixels(self) -> Pixels:
         """Every FITS image among the products, by file name."""
-        return {
-            path.name: fits.getdata(path)
-            for path in sorted((self.root / "products" / "images").glob("*/*.fits"))
-        }
+        return pixels_of(self.root / "products")
+
+
+def pixels_of(output_dir: Path) -> Pixels:
+    """Every FITS image among the products of an output folder, by file name."""
+    return {
+        path.name: fits.getdata(path) for path in sorted((output_dir / "images").glob("*/*.fits"))
+    }
 
 
 def write_toml(path: Path, config: PipelineConfig) -> None:

@@ -20,6 +20,8 @@ from absurd_contimg.stages.convert import ConvertStage
 from absurd_contimg.stages.flag import FlagStage
 from absurd_contimg.synthesis import Fault, FaultKind, SynthesisConfig, synthesize
 
+pytestmark = pytest.mark.timeout(600)
+
 SUBBAND = 5
 FAILING_STAGES = (CatalogSetupStage, ConvertStage, FlagStage)
 PRODUCT_FOLDERS = {stage.name: str(stage.product_folder) for stage in FAILING_STAGES}
@@ -45,9 +47,13 @@ CASES = (
     ),
     Case("all flagged", tuple((FaultKind.ALL_FLAGGED, n) for n in range(16)), "", ("flagged",)),
     Case("file gone", (), "", ("_sb05.hdf5",)),
-    # These two are accepted.
-    Case("NaN", ((FaultKind.NAN, SUBBAND),), "", ()),
-    Case("12 of 16", tuple((FaultKind.MISSING, n) for n in range(4)), "", ()),
+    # This one is accepted.
+    Case(
+        "NaN, 12 of 16",
+        ((FaultKind.NAN, SUBBAND), *((FaultKind.MISSING, n) for n in range(4))),
+        "",
+        (),
+    ),
 )
 
 
@@ -67,7 +73,7 @@ def night(tmp_path_factory: pytest.TempPathFactory, new_site: Callable[[], Any])
     lost = next(p for p in site.observation.groups[gone].files if f"_sb{SUBBAND:02d}" in p.name)
     lost.unlink()
     worker = site.start_worker("--until-idle")
-    assert worker.wait(280) == 0, (site.root / "worker.log").read_text()
+    assert worker.wait(500) == 0, (site.root / "worker.log").read_text()
     by_file = {
         name: history
         for history in site.histories()
@@ -77,7 +83,7 @@ def night(tmp_path_factory: pytest.TempPathFactory, new_site: Callable[[], Any])
     return site, {case.name: by_file[str(group.files[-1])] for case, group in cases}
 
 
-@pytest.mark.parametrize("case", CASES[:-2], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", CASES[:-1], ids=lambda case: case.name)
 def test_bad_group_fails_at_once_with_one_clear_error(case: Case, night: Any) -> None:
     site, histories = night
     history: History = histories[case.name]
@@ -98,29 +104,28 @@ def test_bad_group_fails_at_once_with_one_clear_error(case: Case, night: Any) ->
     assert not list((site.root / "products" / folder).glob(f"{group_id}*"))
 
 
-@pytest.mark.parametrize(("name", "n_placeholders"), [("NaN", 0), ("12 of 16", 4)])
-def test_group_with_missing_data_is_imaged(name: str, n_placeholders: int, night: Any) -> None:
+def test_group_with_missing_data_is_imaged(night: Any) -> None:
     """NaN are flagged, and missing sub-bands become flagged placeholders."""
     _, histories = night
-    history: History = histories[name]
+    history: History = histories[CASES[-1].name]
     assert history.task.state == "completed", history.runs[-1].failure_reason
     outputs = history.task.completed_payload["outputs"]  # type: ignore[index,call-overload]
     ms = from_json(ConvertOutputs, outputs).measurement_set
-    assert len(ms.placeholder_subbands) == n_placeholders
+    assert len(ms.placeholder_subbands) == 4
     assert ms.flagged_fraction > 0
 
 
 def test_calibrator_that_is_not_in_the_field_is_refused(
-    new_site: Callable[[], Any], observation: Any
+    new_site: Callable[..., Any], tmp_path: Path
 ) -> None:
     """A calibrator that is asked for by name is not replaced by another."""
-    site = new_site()
+    site = new_site(synthesize(tmp_path, SynthesisConfig.tiny(science_groups=0)))
     site.command("db", "init")
     site.command("spawn", "--calibrator", "3C286")
     worker = site.start_worker("--until-idle")
     assert worker.wait(120) == 0
-    for history in site.histories():
-        reason = history.runs[-1].failure_reason
-        assert isinstance(reason, Mapping)
-        assert (reason["kind"], reason["step"]) == ("permanent", "calibrate_solve")
-        assert "3C286" in str(reason["message"])
+    (history,) = site.histories()
+    reason = history.runs[-1].failure_reason
+    assert isinstance(reason, Mapping)
+    assert (reason["kind"], reason["step"]) == ("permanent", "calibrate_solve")
+    assert "3C286" in str(reason["message"])

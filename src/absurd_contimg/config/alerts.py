@@ -31,6 +31,7 @@ class AlertsConfig(Section):
     failed_tasks: int = Field(3, ge=1)
     """Tasks of a queue that failed within the window."""
     failed_window_minutes: float = Field(60.0, gt=0)
+    """Failed tasks are counted over this time."""
     enqueued_minutes: float = Field(60.0, gt=0)
     """A task that could run waits so long for a worker (predecessor: 60 min, critical)."""
     silent_seconds: float = Field(180.0, gt=60)

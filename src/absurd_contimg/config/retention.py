@@ -27,7 +27,9 @@ class RetentionConfig(Section):
     images_days: float | None = Field(180.0, gt=0)
     """Images of groups, with their validation (deployment: 180)."""
     mosaics_days: float | None = Field(None, gt=0)
+    """Mosaics with their weights and tiles: kept for ever unless this is set."""
     photometry_days: float | None = Field(None, gt=0)
+    """Tables of fluxes, likewise."""
     caltables_days: float | None = Field(None, gt=0)
     """Solutions that are not valid any more."""
     raw_files_days: float = Field(30.0, gt=0)
@@ -36,5 +38,6 @@ class RetentionConfig(Section):
     tasks_days: float = Field(30.0, gt=0)
     """Tasks in Absurd, from their end; their histories are archived first."""
     events_days: float = Field(30.0, gt=0)
+    """Events that were emitted longer ago are removed."""
     logs_days: float | None = Field(30.0, gt=0)
     """Logs of stages in the state folder, from their last change."""
