@@ -29,6 +29,7 @@ from absurd_contimg.core.records import (
 from absurd_contimg.core.row_values import Unreadable
 from absurd_contimg.core.task_queries import TaskFilter, contains
 from absurd_contimg.errors import CorruptInputError, MissingInputError
+from absurd_contimg.history import history_file
 from absurd_contimg.history.history_file import (
     HistoryFile,
     read_histories_file,
@@ -231,6 +232,23 @@ def test_other_files_are_refused_with_the_number_of_the_line(
     path = tmp_path / "file"
     path.write_bytes(content)
     with pytest.raises(CorruptInputError, match=r"no file of histories: line \d"):
+        read_histories_file(path)
+
+
+async def test_a_small_file_with_endless_text_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A few compressed megabytes may hold so many histories that they fill the memory."""
+    memory = MemoryBackend(MemoryDatabase())
+    await memory.create_queue(QUEUE)
+    task = await memory.spawn_task(QUEUE, "task", {})
+    path = tmp_path / "file"
+    write_histories(path, await memory.histories(QUEUE, [task.task_id]))
+    header, history = gzip.decompress(path.read_bytes()).splitlines(keepends=True)
+    path.write_bytes(gzip.compress(header + history * 100))
+    assert len(read_histories_file(path)) == 100
+    monkeypatch.setattr(history_file, "_TEXT_BYTES_MAX", 50 * len(history))
+    with pytest.raises(CorruptInputError, match=r"line 5[01]: it holds more than"):
         read_histories_file(path)
 
 

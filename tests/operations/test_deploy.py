@@ -9,6 +9,7 @@ import shlex
 import shutil
 import stat
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -222,6 +223,22 @@ def test_units_of_others_are_not_overwritten(tmp_path: Path) -> None:
     unit.parent.mkdir(parents=True)
     unit.write_text("[Service]\nExecStart=/opt/start_worker.py\n")
     with pytest.raises(SettingError, match=re.escape(str(unit))):
+        deploy.plan_files(settings, site_of(settings), tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+@pytest.mark.parametrize(
+    "name", ["systemd/system/dsa110-absurd-worker@.service", "dsa110-contimg/contimg.env"]
+)
+def test_what_is_no_file_in_a_place_of_ours_is_refused_at_once(
+    tmp_path: Path, name: str, make: Callable[[Path], None]
+) -> None:
+    """A pipe would block the command for ever."""
+    settings = settings_of(tmp_path)
+    place = tmp_path / "etc" / name
+    place.parent.mkdir(parents=True)
+    make(place)
+    with pytest.raises(SettingError, match=re.escape(str(place))):
         deploy.plan_files(settings, site_of(settings), tmp_path)
 
 

@@ -52,6 +52,10 @@ FORMAT = "contimg histories 1"
 FILE_BYTES_MAX = 4 * 2**30
 """Of a file as it is on the disk."""
 _LINE_BYTES_MAX = 8 * JSON_BYTES_MAX
+
+_TEXT_BYTES_MAX = 2**30
+"""Of the text of a file. Histories take five times as much memory, and a few compressed megabytes
+may hold any amount of text (measured: 6.6 MB took 2.6 GB)."""
 _COMPRESSED = b"\x1f\x8b"
 
 
@@ -266,13 +270,16 @@ def _times(history: History) -> Iterator[datetime]:
 
 def _read(path: Path) -> tuple[datetime | None, list[History]]:
     """When the histories were read, and the histories."""
-    number = 0
+    number = text_bytes = 0
     histories: list[History] = []
     read_at: datetime | None = None
     try:
         with open_regular(path, FILE_BYTES_MAX) as raw, _decompressed(raw) as file:
             while line := file.readline(_LINE_BYTES_MAX):
                 number += 1
+                text_bytes += len(line)
+                if text_bytes > _TEXT_BYTES_MAX:
+                    raise ValueError(f"it holds more than {_TEXT_BYTES_MAX:,} bytes of text")
                 value = parse_line(line)
                 if number == 1:
                     if value["format"] != FORMAT:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from absurd_contimg.config.previous_variables import IGNORED_VARIABLES, REPLACED_VARIABLES
 from absurd_contimg.errors import SettingError
+from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
 from absurd_contimg.settings import VARIABLES, Settings
 
 _HEAD = """\
@@ -20,12 +21,24 @@ _HEAD = """\
 """
 
 
+def read_installed(path: Path) -> str:
+    """The text of a file that is there already; `SettingError` for what is no file of settings."""
+    try:
+        return read_regular(path, SETTINGS_BYTES_MAX).decode(errors="replace")
+    except PermissionError as error:
+        raise SettingError(f"{path} cannot be read.", "Run as root (sudo).") from error
+    except OSError as error:
+        raise SettingError(
+            f"{path} cannot be read: {error.strerror}.", "Move away what is there."
+        ) from error
+
+
 def read_environment_file(path: Path) -> dict[str, str]:
     """The variables that a file sets, as systemd and a shell both read them; none without it."""
     if not path.exists():
         return {}
     variables = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_installed(path).splitlines():
         name, separator, value = line.strip().partition("=")
         if not separator or name.startswith(("#", ";")):
             continue

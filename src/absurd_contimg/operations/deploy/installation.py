@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.deploy.environment import environment_file
+from absurd_contimg.operations.deploy.environment import environment_file, read_installed
 from absurd_contimg.operations.deploy.units import MARK, DeployedSite, render_units
 from absurd_contimg.settings import VARIABLES, Settings
 
@@ -128,11 +128,8 @@ def _below(root: Path, path: Path) -> Path:
 def _plan_environment(path: Path, text: str) -> PlannedFile:
     if not os.path.lexists(path):
         return PlannedFile(path, text, _SECRET_MODE, "create")
-    try:
-        existing = path.read_text(errors="replace")
-        mode = path.stat().st_mode & 0o777
-    except PermissionError as error:
-        raise SettingError(f"{path} cannot be read.", "Run as root (sudo).") from error
+    existing = read_installed(path)
+    mode = path.stat().st_mode & 0o777
     missing = [name for name in VARIABLES if name not in existing]
     notes = [f"it does not know {', '.join(missing)} yet"] if missing else []
     if mode & 0o077:
@@ -143,7 +140,7 @@ def _plan_environment(path: Path, text: str) -> PlannedFile:
 def _plan_unit(path: Path, text: str) -> PlannedFile:
     if not os.path.lexists(path):
         return PlannedFile(path, text, _UNIT_MODE, "create")
-    existing = path.read_text(errors="replace")
+    existing = read_installed(path)
     if existing == text:
         return PlannedFile(path, text, _UNIT_MODE, "unchanged")
     if not existing.startswith(MARK):
