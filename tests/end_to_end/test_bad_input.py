@@ -113,19 +113,3 @@ def test_group_with_missing_data_is_imaged(night: Any) -> None:
     ms = from_json(ConvertOutputs, outputs).measurement_set
     assert len(ms.placeholder_subbands) == 4
     assert ms.flagged_fraction > 0
-
-
-def test_calibrator_that_is_not_in_the_field_is_refused(
-    new_site: Callable[..., Any], tmp_path: Path
-) -> None:
-    """A calibrator that is asked for by name is not replaced by another."""
-    site = new_site(synthesize(tmp_path, SynthesisConfig.tiny(science_groups=0)))
-    site.command("db", "init")
-    site.command("spawn", "--calibrator", "3C286")
-    worker = site.start_worker("--until-idle")
-    assert worker.wait(120) == 0
-    (history,) = site.histories()
-    reason = history.runs[-1].failure_reason
-    assert isinstance(reason, Mapping)
-    assert (reason["kind"], reason["step"]) == ("permanent", "calibrate_solve")
-    assert "3C286" in str(reason["message"])
