@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.config.previous_variables import IGNORED_VARIABLES, REPLACED_VARIABLES
+from absurd_contimg.config.section import field_meanings
 from absurd_contimg.errors import SettingError
 from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
 from absurd_contimg.secrets import (
@@ -397,12 +398,9 @@ def known_settings() -> dict[str, object]:
 
 def setting_meanings() -> dict[str, str]:
     """What each pipeline setting means, by dotted name, on one line."""
-    sections = PipelineConfig.model_fields
     return {
-        f"{section}.{name}": " ".join((field.description or "").split())
-        for section, values in sections.items()
-        if section != "paths"
-        and isinstance(values.annotation, type)
-        and issubclass(values.annotation, BaseModel)
-        for name, field in values.annotation.model_fields.items()
+        f"{section}.{name}": meaning
+        for section, values in PipelineConfig.model_fields.items()
+        if section != "paths" and isinstance(values.annotation, type)
+        for name, meaning in field_meanings(values.annotation).items()
     }

@@ -52,7 +52,7 @@ class Fault(BaseModel):
 class SynthesisConfig(BaseModel):
     """An observing run; the same values give the same files, bit by bit."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     seed: int = Field(1, ge=0)
     """Of all random numbers."""

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Group
 from rich.table import Table
 
+from absurd_contimg.config.section import field_meanings
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import app
 from absurd_contimg.operations.console import console
@@ -23,8 +24,8 @@ def _list_options(wanted: bool) -> None:
     from absurd_contimg.synthesis import FAULT_MEANINGS, SynthesisConfig  # noqa: PLC0415 - casa extra
 
     options = Table("option", "default", "meaning", box=None)
-    for name, field in SynthesisConfig.model_fields.items():
-        options.add_row(name, str(field.default), " ".join((field.description or "").split()))
+    for name, meaning in field_meanings(SynthesisConfig).items():
+        options.add_row(name, str(SynthesisConfig.model_fields[name].default), meaning)
     faults = Table("fault", "meaning", box=None)
     for kind, meaning in FAULT_MEANINGS.items():
         faults.add_row(f"{kind}:GROUP:SUBBAND", meaning)
