@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PIP_NO_CACHE_DIR := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo dashboard night test search check setup clean
+.PHONY: demo dashboard night test test-site search check setup clean
 
 setup: $(VENV)/.installed
 
@@ -39,12 +39,21 @@ check: setup
 # A file's tests run on one core, as they share what is costly; the longest files begin first (tests/conftest.py).
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 15
 
+# Whole sites, which take minutes: hosts in network namespaces, upgrades from earlier releases of Absurd,
+# services, the commands of the guide, emergencies, the dashboard in a browser.
+SITE_TESTS := tests/hosts tests/upgrades tests/operations/test_operations_guide.py \
+	tests/operations/test_troubleshooting.py tests/operations/test_emergency.py \
+	tests/operations/test_service_manager.py tests/operations/dashboard/test_browser.py
+
 test: check
-	$(PYTEST)
+	$(PYTEST) $(SITE_TESTS:%=--ignore=%)
+
+test-site: check
+	$(PYTEST) $(SITE_TESTS)
 
 # The same tests with new random examples each time.
 search: check
-	HYPOTHESIS_PROFILE=search $(PYTEST)
+	HYPOTHESIS_PROFILE=search $(PYTEST) $(SITE_TESTS:%=--ignore=%)
 
 clean:
 	rm -rf $(VENV) demo night build dist
