@@ -210,6 +210,7 @@ def good_night() -> NightFacts:
             status="done",
             reason="",
             ingest_state="closed",
+            state="done",
             n_subbands=16,
             task=TaskFacts(f"t{n}", "pipeline", f"g{n}", "completed", NOW),
             flagged_before=0.01,
