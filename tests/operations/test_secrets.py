@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -74,6 +75,7 @@ def run(path: tuple[str, ...], environment: Mapping[str, str], site: Path) -> st
         os.dup2(descriptor, 1)
         os.dup2(descriptor, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        logging.root.handlers.clear()  # pytest's: servers say in the log that they serve
         os.chdir(site)
         os.environ.update(environment)
         sys.argv = ["contimg", *arguments]
@@ -126,7 +128,7 @@ def test_no_command_shows_a_password(
             "PIPELINE_OUTPUT_DIR": str(site / "out"),
         }
         text = run(path, environment, site)
-        assert text or path[0] in ("db", "api", "dashboard")  # these wait for the server
+        assert text or path[0] == "db"
         assert leaks(site) == [], text
 
 
