@@ -21,7 +21,6 @@ from pydantic import ValidationError
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.config.previous_variables import IGNORED_VARIABLES, REPLACED_VARIABLES
-from absurd_contimg.config.section import field_meanings
 from absurd_contimg.errors import SettingError
 from absurd_contimg.regular_files import SETTINGS_BYTES_MAX, read_regular
 from absurd_contimg.secrets import (
@@ -393,14 +392,4 @@ def known_settings() -> dict[str, object]:
         f"{section}.{name}": value
         for section, values in defaults.items()
         for name, value in values.items()
-    }
-
-
-def setting_meanings() -> dict[str, str]:
-    """What each pipeline setting means, by dotted name, on one line."""
-    return {
-        f"{section}.{name}": meaning
-        for section, values in PipelineConfig.model_fields.items()
-        if section != "paths" and isinstance(values.annotation, type)
-        for name, meaning in field_meanings(values.annotation).items()
     }

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from absurd_contimg.config.meanings import setting_meanings
 from absurd_contimg.errors import CorruptInputError, SettingError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.science.beam import BeamCentres
 from absurd_contimg.science.catalogue import read_catalogue
-from absurd_contimg.settings import VARIABLES, known_settings, load_settings, setting_meanings
+from absurd_contimg.settings import VARIABLES, known_settings, load_settings
 from absurd_contimg.simulation.campaign.scenario import ScenarioError, load_scenario
 
 

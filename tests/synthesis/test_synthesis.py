@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from absurd_contimg.config.section import field_meanings
+from absurd_contimg.config.meanings import field_meanings
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.science.beam import BeamCentres

@@ -17,6 +17,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from absurd_contimg.config.meanings import setting_meanings
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.records import History, QueueStats
 from absurd_contimg.core.retries import RetryPolicy
@@ -32,7 +33,7 @@ from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, message_line, one_line
-from absurd_contimg.settings import VARIABLES, Settings, known_settings, setting_meanings
+from absurd_contimg.settings import VARIABLES, Settings, known_settings
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.night_report import NightReport

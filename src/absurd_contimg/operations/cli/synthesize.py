@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from rich.console import Group
 from rich.table import Table
 
-from absurd_contimg.config.section import field_meanings
+from absurd_contimg.config.meanings import field_meanings
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import app
 from absurd_contimg.operations.console import console
