@@ -171,7 +171,12 @@ def test_report_writes_nothing_but_its_folder(tmp_path: Path) -> None:
     kept = {name: text for name, text in os.environ.items() if name[:3] not in ("MPL", "XDG")}
     env = {**kept, "HOME": str(home)}
     subprocess.run([sys.executable, "-c", program], check=True, cwd=tmp_path, env=env)
-    assert sorted(path.name for path in output.iterdir()) == ["report.html", "report.json"]
+    assert {path.name for path in output.iterdir()} == {
+        "report.html",
+        "report.json",
+        "run-1.histories.gz",
+        "runs.json",
+    }
     assert not list(home.iterdir())
 
 

@@ -233,7 +233,7 @@ def test_other_interfaces_need_a_token(tmp_path: Path) -> None:
     file.chmod(0o600)
     rules = access_rules(settings, "0.0.0.0")  # type: ignore[arg-type]
     assert (rules.token, rules.protects_reads) == (TOKEN, True)
-    short = _settings(tmp_path, CONTIMG_API_TOKEN="short")
+    short = _settings(tmp_path, CONTIMG_API_TOKEN="9f3a1")
     with pytest.raises(SettingError, match="fewer than 16"):
         access_rules(short, "127.0.0.1")  # type: ignore[arg-type]
 
