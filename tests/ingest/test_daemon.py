@@ -15,14 +15,17 @@ from arriving_groups import QUEUE, DaemonSite, group_id
 from daemon_crashes import SCRIPT_RULES, crash_points, final_state, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sqlalchemy import update
 
 from absurd_contimg.config import PathsConfig
+from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.errors import RegistryAwayError
 from absurd_contimg.ingest.closing import ClosingRules
+from absurd_contimg.ingest.windows import WindowRules
 from absurd_contimg.registry import GroupStatus
 from absurd_contimg.registry.models import IngestState
-from absurd_contimg.registry.windows import Window, WindowState
+from absurd_contimg.registry.windows import Window, WindowRow, WindowState
 from absurd_contimg.workflows.mosaic import parse_params
 
 
@@ -147,6 +150,68 @@ async def test_a_late_group_supersedes_windows_and_their_mosaics_stay(site: Daem
         WindowState.CLOSED: [group_id(number) for number in range(10)],
     }
     assert [name for name, _ in await site.tasks()].count("mosaic") == 2
+
+
+async def closed_window(site: DaemonSite) -> Window:
+    """A window of five groups after the end of the night, and its mosaic's task."""
+    on_time = range(5, 10)
+    await groups_of_a_night(site, on_time)
+    for number in on_time:
+        site.finish(number)
+    await site.polls(400, 6)
+    (window,) = site.tables.windows()
+    assert window.task_id is not None
+    return window
+
+
+async def add_earlier_groups(site: DaemonSite) -> Window:
+    """Groups before those of the window, so that another one takes its place."""
+    for number in range(5):
+        site.write(number, [0])
+    await site.polls(60, 3)
+    (new,) = [w for w in site.tables.windows() if w.state is not WindowState.SUPERSEDED]
+    assert members(new) == [group_id(number) for number in range(10)]
+    return new
+
+
+async def mosaics(site: DaemonSite) -> dict[str, str]:
+    """The key of each mosaic task, and its state."""
+    tasks = await site.backend.list_tasks(QUEUE, task_name="mosaic")
+    return {str(task.idempotency_key): task.state for task in tasks}
+
+
+@pytest.mark.parametrize("is_noted", [True, False], ids=["noted", "not noted"])
+async def test_a_mosaic_that_waits_for_a_superseded_window_is_cancelled(
+    site: DaemonSite, backend: Backend, is_noted: bool
+) -> None:
+    """And made after all when the window is formed again; the note of a task may be missing."""
+    site.backend = backend
+    window = await closed_window(site)
+    if not is_noted:
+        with site.database.writing() as session:
+            session.execute(update(WindowRow).values(task_id=None))
+    key = f"mosaic:{window.window_id}"
+    assert await mosaics(site) == {key: "pending"}
+    await add_earlier_groups(site)
+    assert await mosaics(site) == {key: "cancelled"}
+    site.daemon, site.rules = None, WindowRules(size=5, stride=5)
+    await site.polls(400, 6)
+    assert await mosaics(site) == {key: "cancelled", f"{key}#2": "pending"}
+    (again,) = [w for w in site.tables.windows() if w.window_id == window.window_id]
+    (task,) = await site.backend.list_tasks(QUEUE, task_name="mosaic", states=["pending"])
+    assert (again.state, again.task_id) == (WindowState.CLOSED, str(task.task_id))
+
+
+async def test_a_mosaic_of_a_superseded_window_that_runs_ends_as_it_would(
+    site: DaemonSite, backend: Backend
+) -> None:
+    site.backend = backend
+    window = await closed_window(site)
+    claimed = await backend.claim_task(QUEUE, "worker", qty=100)
+    (mosaic,) = [task for task in claimed if str(task.task_id) == window.task_id]
+    await add_earlier_groups(site)
+    assert await mosaics(site) == {f"mosaic:{window.window_id}": "running"}
+    await backend.complete_run(QUEUE, mosaic.run_id)
 
 
 async def test_a_group_that_is_processed_again_keeps_its_place(site: DaemonSite) -> None:

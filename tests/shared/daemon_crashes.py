@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +26,7 @@ WRITES = frozenset(
     {
         *("enter_files", "note_files", "close_group", "note_task", "store_windows"),
         *("note_window_task", "note_photometry_task", "spawn_task", "shift_times"),
+        *("cancel_task",),
     }
 )
 SCRIPT_RULES = WindowRules(size=3, stride=2, members_min=2, confirm=2)
@@ -100,7 +101,11 @@ def crash_points(effects: list[str]) -> list[Crash]:
 
 
 async def run_script(folder: Path, crash: Crash | None) -> ScriptRun:
-    """A night of four groups, one incomplete, one with a late file; a new daemon after a crash."""
+    """A night of four groups, one incomplete, one with a late file; a new daemon after a crash.
+
+    A fifth group comes when the night seemed to be over, and supersedes the last window. Then the
+    settings are changed and changed back, which forms superseded windows again.
+    """
     os.mkdir(folder)
     site = DaemonSite(folder, closing=_CLOSING, rules=SCRIPT_RULES)
     await site.begin()
@@ -130,6 +135,13 @@ async def run_script(folder: Path, crash: Crash | None) -> ScriptRun:
         site.finish(number)
     await polls(100, 2)
     await polls(1000, 3)
+    site.write(4, [0, 1])
+    await polls(100, 3)
+    site.finish(4)
+    await polls(1000, 3)
+    for size in (2, 3):
+        site.daemon, site.rules = None, replace(SCRIPT_RULES, size=size, stride=size - 1)
+        await polls(100, 3)
     return run
 
 
@@ -137,7 +149,7 @@ async def final_state(site: DaemonSite) -> dict[str, Any]:
     """What must be the same: groups, files, windows and tasks, without times and ids."""
     groups = site.tables.groups()
     tasks = {
-        str(task.task_id): (task.task_name, task.idempotency_key, task.params)
+        str(task.task_id): (task.task_name, task.idempotency_key, task.state, task.params)
         for task in await site.backend.list_tasks(QUEUE, limit=1000)
     }
     paths = str(site.root)

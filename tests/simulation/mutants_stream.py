@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from absurd_contimg.core.records import SpawnOptions
-from absurd_contimg.ingest import arrivals, batches, daemon
+from absurd_contimg.ingest import arrivals, batches, daemon, window_mosaics
 from absurd_contimg.ingest.closing import Decision, decide
 from absurd_contimg.ingest.windows import reconcile
 from absurd_contimg.products.publication import StagedCopy
@@ -30,12 +30,12 @@ def groups_have_no_key(patch: Patch) -> None:
 
 
 def mosaics_have_no_key(patch: Patch) -> None:
-    spawn_options = daemon.mosaic_tasks.spawn_options
+    spawn_options = window_mosaics.mosaic.spawn_options
 
     def keyless(inputs: Any) -> SpawnOptions:
         return replace(spawn_options(inputs), idempotency_key=None)
 
-    patch.setattr(daemon.mosaic_tasks, "spawn_options", keyless)
+    patch.setattr(window_mosaics.mosaic, "spawn_options", keyless)
 
 
 def every_second_is_a_group(patch: Patch) -> None:

@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from shutil import copytree
 from typing import Any
@@ -25,7 +25,7 @@ from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.products import filesystem
-from absurd_contimg.products.publication import destination_of, publish_copy
+from absurd_contimg.products.publication import StagedCopy, destination_of, publish_copy
 from absurd_contimg.products.store import load_committed, verify
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.publications import Publications, PublicationState
@@ -37,6 +37,7 @@ from absurd_contimg.workflows.publication import (
     published_event,
     spawn_options,
 )
+from absurd_contimg.workflows.unfinished_publications import reconcile_publications
 
 QUEUE = "dsa110-pipeline"
 ACCEPTED = {"checks": {"verdict": "accepted"}}
@@ -296,6 +297,61 @@ async def test_a_publication_that_kills_its_workers_is_shown_as_failed(
         assert (await ended(backend, spawned.task_id)).task.state == "failed"
     (row,) = site.publications.all()
     assert (row.state, row.reason) == (PublicationState.FAILED, "it has ended three workers")
+
+
+@pytest.mark.parametrize("is_copied", [True, False], ids=["copied", "not copied"])
+async def test_the_publication_of_a_cancelled_task_ends(
+    backend: Backend, tmp_path: Path, is_copied: bool
+) -> None:
+    """Not before: while the task lives, and while a cancelled process still copies, it stays."""
+    site = Site(tmp_path)
+    task = await spawn(backend, site)
+    site.publications.begin(site.key, "mosaic", site.product, site.destination)
+    site.publications.start_attempt(site.key)
+    if is_copied:
+        publish_copy(site.product, site.paths.published)
+
+    async def reconciled() -> Any:
+        await reconcile_publications(site.publisher, backend, [QUEUE])
+        (row,) = site.publications.all()
+        return row
+
+    assert (await reconciled()).state is PublicationState.PUBLISHING
+    await backend.cancel_task(QUEUE, task.task_id)
+    with closing(StagedCopy(site.product, site.paths.published)) as copying:
+        copying.look()
+        assert (await reconciled()).state is PublicationState.PUBLISHING
+    away = site.paths.published.rename(tmp_path / "away")
+    assert (await reconciled()).state is PublicationState.PUBLISHING
+    away.rename(site.paths.published)
+    row = await reconciled()
+    waiter = await backend.spawn_task(QUEUE, "waiter", {})
+    (claimed,) = await backend.claim_task(QUEUE, "worker")
+    event = await backend.await_event(
+        QUEUE, waiter.task_id, claimed.run_id, "wait", published_event("window"), timeout=60
+    )
+    if is_copied:
+        assert (row.state, row.published_at) == (PublicationState.PUBLISHED, NOW)
+        assert event.payload == {"product_key": site.key, "destination": str(site.destination)}
+    else:
+        assert row.state is PublicationState.FAILED
+        assert "cancelled" in str(row.reason)
+        assert event.should_suspend
+
+
+async def test_a_mosaic_task_that_lives_keeps_its_publication(
+    backend: Backend, tmp_path: Path
+) -> None:
+    """Its parameters name the window, not the product; another window's task does not count."""
+    site = Site(tmp_path)
+    site.publications.begin(site.key, "mosaic", site.product, site.destination)
+    await backend.spawn_task(QUEUE, "mosaic", {"window_id": "other"})
+    task = await backend.spawn_task(QUEUE, "mosaic", {"window_id": "window"})
+    await reconcile_publications(site.publisher, backend, [QUEUE])
+    assert [row.state for row in site.publications.all()] == [PublicationState.STAGING]
+    await backend.cancel_task(QUEUE, task.task_id)
+    await reconcile_publications(site.publisher, backend, [QUEUE])
+    assert [row.state for row in site.publications.all()] == [PublicationState.FAILED]
 
 
 async def test_what_cannot_be_published_fails_by_name(backend: Backend, tmp_path: Path) -> None:

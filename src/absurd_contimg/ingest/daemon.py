@@ -20,9 +20,10 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.core.records import LIVE_STATES, Json, SpawnOptions, TaskResult
 from absurd_contimg.errors import AwayError, MissingInputError
-from absurd_contimg.execution.context import GroupInputs, MosaicInputs
+from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.ingest.arrivals import Arrivals
 from absurd_contimg.ingest.ports import Clock, IngestStore
+from absurd_contimg.ingest.window_mosaics import WindowMosaics
 from absurd_contimg.ingest.windows import (
     Observation,
     Outcome,
@@ -30,15 +31,13 @@ from absurd_contimg.ingest.windows import (
     form_windows,
     is_enough,
     reconcile,
-    used_members,
 )
 from absurd_contimg.products.subband_files import parse_group_id
 from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.models import FileState, GroupStatus, IngestState
-from absurd_contimg.registry.windows import Window, WindowState
+from absurd_contimg.registry.windows import WindowState
 from absurd_contimg.science.raw_pointing import mjd_of_name
 from absurd_contimg.workflows import group as group_tasks
-from absurd_contimg.workflows import mosaic as mosaic_tasks
 from absurd_contimg.workflows import photometry as photometry_tasks
 from absurd_contimg.workflows.photometry import PhotometryInputs
 
@@ -167,7 +166,8 @@ class Daemon:
         }
         outcomes |= await self._ask_tasks([group for group in groups if group.group_id in asked])
         formed = form_windows(_observe_all(groups, outcomes), self.rules, quiet_seconds)
-        changes = reconcile(stored, formed)
+        mosaics = WindowMosaics(self.backend, self.queue_name)
+        changes = [await mosaics.update_task(window) for window in reconcile(stored, formed)]
         await asyncio.to_thread(self.store.store_windows, changes)
         for window in changes:
             if window.members and window.state is not WindowState.OPEN:
@@ -198,14 +198,14 @@ class Daemon:
         return max(0.0, self.clock.now() - newest)
 
     async def _spawn_mosaics(self) -> None:
+        mosaics = WindowMosaics(self.backend, self.queue_name)
         for window in await asyncio.to_thread(self.store.windows):
             if window.state is not WindowState.CLOSED or window.task_id is not None:
                 continue
             if not is_enough(window):
                 continue
-            inputs = mosaic_inputs(window, await asyncio.to_thread(self.find_catalog))
-            options = mosaic_tasks.spawn_options(inputs)
-            task_id = await self._spawn(mosaic_tasks.TASK_NAME, inputs, options)
+            catalog = await asyncio.to_thread(self.find_catalog)
+            task_id = await mosaics.spawn(window, catalog)
             await asyncio.to_thread(self.store.note_window_task, window.window_id, task_id)
             _log.info("window %s: task %s", window.window_id, task_id)
 
@@ -230,16 +230,6 @@ def of_version(options: SpawnOptions, group: IngestGroup) -> SpawnOptions:
     if group.files_version == 1:
         return options
     return replace(options, idempotency_key=f"{options.idempotency_key}#{group.files_version}")
-
-
-def mosaic_inputs(window: Window, catalog_path: Path) -> MosaicInputs:
-    """The parameters of a mosaic task: the groups of the window, and those it leaves out."""
-    return MosaicInputs(
-        window_id=window.window_id,
-        members=tuple(used_members(window)),
-        left_out={m.group_id: m.reason or "not used" for m in window.members if not m.used},
-        catalog_path=catalog_path,
-    )
 
 
 _Outcome = tuple[Outcome, str]

@@ -88,9 +88,9 @@ class StagedCopy:
         key, files = self.manifest.key, self._files
         return find_committed(self.destination, key, deep=True, files=files)
 
-    def prepare(self) -> None:
-        """Lock the destination and make the copy beside it, unless it is there already."""
-        files, manifest = self._files, self.manifest
+    def look(self) -> bool:
+        """Lock the destination, remove what a dead process left; whether the copy is there."""
+        files = self._files
         if not files.is_folder(self._publish_dir):
             raise DestinationAwayError(self._publish_dir, "it is not there")
         with self._naming_destination():
@@ -100,12 +100,17 @@ class StagedCopy:
                 raise PublicationBusyError(self._lock_file)
             # Only the holder of the lock makes, renames or removes the folder of the copy.
             _remove_left_over(self._folder, self._mark, files)
-            if self._find() is not None:
-                self.is_adopted = True
-                return
-            verify(self._source, manifest, files=files)
-            files.take_folder(self._folder, self._mark, _never)
-            _copy(self._source, self._folder / "product", manifest, files)
+            self.is_adopted = self._find() is not None
+        return self.is_adopted
+
+    def prepare(self) -> None:
+        """Lock the destination and make the copy beside it, unless it is there already."""
+        if self.look():
+            return
+        with self._naming_destination():
+            verify(self._source, self.manifest, files=self._files)
+            self._files.take_folder(self._folder, self._mark, _never)
+            _copy(self._source, self._folder / "product", self.manifest, self._files)
 
     def commit(self) -> None:
         """Rename the copy into its place."""

@@ -145,6 +145,13 @@ class Publications:
         with self.database.reading() as session:
             return [_publication(self.database, row) for row in session.scalars(query)]
 
+    def unfinished(self) -> list[Publication]:
+        """Those that are neither published nor failed."""
+        return [
+            *self.all(PublicationState.STAGING),
+            *self.all(PublicationState.PUBLISHING),
+        ]
+
     @patient
     def product_folder(self, product_key: str) -> Path:
         """Where a product lies; `MissingInputError` if it is not registered."""

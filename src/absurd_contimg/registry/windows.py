@@ -110,7 +110,8 @@ def _window(row: WindowRow) -> Window:
 def store_windows(database: Database, changes: Sequence[Window]) -> None:
     """Enter and change windows in one transaction; an open one without members goes away.
 
-    What is recorded of a closed window stays: only its state and its successor change.
+    What is recorded of a closed window stays: only its state and its successor change, and the
+    task of one that was superseded and is formed again.
     """
     if not changes:
         return
@@ -127,6 +128,8 @@ def store_windows(database: Database, changes: Sequence[Window]) -> None:
                 for name, value in row_values(replace(window, task_id=row.task_id)).items():
                     setattr(row, name, value)
             elif window.state is not WindowState.OPEN:
+                if (row.state, window.state) == (WindowState.SUPERSEDED, WindowState.CLOSED):
+                    row.task_id = window.task_id
                 row.state, row.superseded_by = window.state.value, window.superseded_by
 
 

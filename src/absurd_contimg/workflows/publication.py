@@ -76,6 +76,9 @@ class PublicationRegistry(Protocol):
     def fail(self, product_key: str, reason: str) -> Publication:
         """Note why there is no copy, for good, unless it is published."""
 
+    def unfinished(self) -> list[Publication]:
+        """Those that are neither published nor failed."""
+
     def product_folder(self, product_key: str) -> Path:
         """Where a product lies."""
 

@@ -121,11 +121,14 @@ def every_accepted_group_has_its_task(observed: StreamObservation) -> Iterator[s
 
 
 def no_window_twice(observed: StreamObservation) -> Iterator[str]:
-    """A window has one mosaic task, and none that is current has all members of another one."""
+    """A window has one mosaic task, cancelled ones aside; none has all members of another one.
+
+    Windows that are superseded do not count.
+    """
     mosaics = Counter(
         (_param(history.task.params, "window_id"), _param(history.task.params, "tier"))
         for history in observed.histories
-        if history.task.task_name == "mosaic"
+        if history.task.task_name == "mosaic" and history.task.state != "cancelled"
     )
     for (window_id, tier), count in mosaics.items():
         if count > 1:

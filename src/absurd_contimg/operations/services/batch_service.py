@@ -27,12 +27,15 @@ from absurd_contimg.ingest.selection import Selection, read_groups, select_group
 from absurd_contimg.ingest.spawn import find_catalog
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.batches import Batch, Batches, BatchState, ItemState
+from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.schedules import Schedules
 from absurd_contimg.registry.windows import list_windows
 from absurd_contimg.settings import Settings
 from absurd_contimg.workflows import group, mosaic
 from absurd_contimg.workflows.assembly import pipeline_stages
 from absurd_contimg.workflows.calibration_wait import wake_served_groups
+from absurd_contimg.workflows.publication import Publisher
+from absurd_contimg.workflows.unfinished_publications import reconcile_publications
 
 _HISTORIES = 300
 """The newest tasks, from which durations are taken."""
@@ -51,7 +54,8 @@ class BatchSummary:
 def batch_steps(
     backend: Backend, settings: Settings, registry: Registry, now: Callable[[], datetime]
 ) -> Sequence[tuple[str, Step]]:
-    """What the daemon does for batches, schedules and waiting groups at the end of each poll.
+    """What the daemon does at the end of each poll for batches, schedules, groups that wait for a
+    calibration, and publications whose task has ended.
 
     Schedules are due by the clock `now`.
     """
@@ -71,12 +75,24 @@ def batch_steps(
     async def feed_batches() -> None:
         await feed(Batches(registry.database), backend)
 
-    async def wake_groups() -> None:
+    async def our_queues() -> list[str]:
         ours = {settings.queue_name, reprocessing_queue(settings.queue_name)}
-        queues = ours.intersection(await backend.list_queues())
-        await wake_served_groups(registry, backend, sorted(queues))
+        return sorted(ours.intersection(await backend.list_queues()))
 
-    return ("schedules", run_schedules), ("batches", feed_batches), ("waits", wake_groups)
+    async def wake_groups() -> None:
+        await wake_served_groups(registry, backend, await our_queues())
+
+    publisher = Publisher(settings.pipeline, Publications(registry.database))
+
+    async def reconcile() -> None:
+        await reconcile_publications(publisher, backend, await our_queues())
+
+    return (
+        ("schedules", run_schedules),
+        ("batches", feed_batches),
+        ("waits", wake_groups),
+        ("publications", reconcile),
+    )
 
 
 async def recent_histories(backend: Backend, queues: Sequence[str]) -> list[History]:

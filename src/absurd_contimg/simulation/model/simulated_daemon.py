@@ -15,14 +15,18 @@ from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
 from absurd_contimg.ingest.daemon import Daemon, Outage, Step
 from absurd_contimg.ingest.windows import WindowRules
 from absurd_contimg.simulation.model.effect_gateway import EffectGateway, RegistryProxy
+from absurd_contimg.simulation.model.files import SimulatedFiles
 from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
 from absurd_contimg.simulation.model.simulated_incoming import (
     EPOCH_SECONDS,
     NightScript,
     SimulatedIncoming,
 )
+from absurd_contimg.simulation.model.worker_factory import call_inline
 from absurd_contimg.simulation.model.world import World
 from absurd_contimg.simulation.runtime.loop import SimLoop
+from absurd_contimg.workflows.publication import Publisher
+from absurd_contimg.workflows.unfinished_publications import reconcile_publications
 
 _WATCH_SECONDS = 3600.0
 
@@ -88,13 +92,20 @@ def make_simulated_daemon(
 ) -> SimulatedDaemon:
     """The daemon of a new process; its feeder is a step of each poll, as in production."""
     registry, backend = world.state.registry, world.backend(gateway)
+    registry_proxy: Any = RegistryProxy(gateway, registry)
     store: Any = RegistryProxy(gateway, registry.ingestion)
     batches: Any = RegistryProxy(gateway, registry.batches)
 
     async def feed_batches() -> None:
         await feed(batches, backend)
 
-    steps: list[tuple[str, Step]] = [("batches", feed_batches)]
+    files = SimulatedFiles(gateway, world.state.disk)
+    publisher = Publisher(SIMULATED_CONFIG, registry_proxy.publications, files, call_inline)
+
+    async def reconcile() -> None:
+        await reconcile_publications(publisher, backend, [settings.queue_name])
+
+    steps: list[tuple[str, Step]] = [("batches", feed_batches), ("publications", reconcile)]
     daemon = Daemon(
         backend=backend,
         store=store,

@@ -274,8 +274,13 @@ class SimulatedIngestion:
             elif known.state is WindowState.OPEN:
                 self._windows[key] = replace(window, task_id=known.task_id)
             elif window.state is not WindowState.OPEN:
+                was_superseded = known.state is WindowState.SUPERSEDED
+                is_back = was_superseded and window.state is WindowState.CLOSED
                 self._windows[key] = replace(
-                    known, state=window.state, superseded_by=window.superseded_by
+                    known,
+                    state=window.state,
+                    superseded_by=window.superseded_by,
+                    task_id=window.task_id if is_back else known.task_id,
                 )
 
     def note_window_task(self, window_id: str, task_id: str) -> None:

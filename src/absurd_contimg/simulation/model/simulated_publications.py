@@ -31,6 +31,11 @@ class SimulatedPublications:
         """All publications, in the order of their first entry."""
         return list(self._rows.values())
 
+    def unfinished(self) -> list[Publication]:
+        """Those that are neither published nor failed."""
+        ended = (PublicationState.PUBLISHED, PublicationState.FAILED)
+        return [row for row in self._rows.values() if row.state not in ended]
+
     def begin(self, product_key: str, kind: str, source: Path, destination: Path) -> Publication:
         """Enter a publication as staging; a known one keeps its state."""
         row = self._rows.get(product_key)
