@@ -15,7 +15,7 @@ from absurd_contimg.execution.runner import prepare_folders
 from absurd_contimg.operations import demo
 from absurd_contimg.operations.report import write_report
 from absurd_contimg.owned_folders import ForeignFolderError, read_mark
-from absurd_contimg.synthesis import SynthesisConfig, synthesize
+from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
 
 
 class StoppedError(Exception):
@@ -72,6 +72,14 @@ def test_synthesis_overwrites_no_observation(tmp_path: Path) -> None:
         with pytest.raises(SettingError, match="not synthetic"):
             synthesize(folder, SynthesisConfig.tiny())
         assert [path.name for path in folder.iterdir()] == [name]
+
+
+def test_two_skies_are_not_mixed_in_one_folder(tmp_path: Path, tiny: SynthesisResult) -> None:
+    """They would have one catalogue; the demo's folder is removed first."""
+    with pytest.raises(SettingError, match="two skies"):
+        synthesize(tiny.output_dir, SynthesisConfig.tiny(seed=7))
+    with pytest.raises(SettingError, match="cannot be made"):
+        synthesize(Path("/proc/x"), SynthesisConfig.tiny())
 
 
 def test_report_overwrites_only_a_report(tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 
 from absurd_contimg.core.records import Checkpoint, History, Json, Run, State, Task, Wait
 from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.report.group_content import SourceStatistics
 from absurd_contimg.operations.report.report import Section, write_report
 from absurd_contimg.operations.report.timeline import overview, spans, stage_timeline
+from absurd_contimg.products.outputs import SourceTable, from_json
 
 NOON = datetime(2025, 1, 15, 12, 0, tzinfo=UTC)
 GROUP = "2025-01-15T10:45:09"
@@ -283,6 +285,7 @@ def test_group_is_shown_with_picture_sources_and_verdict(tmp_path: Path) -> None
     text = text_of(page)
     assert "completed, degraded" in text
     assert "Failed: completeness." in text
+    assert "The 1 detected ones in the table: flux ratio 1.020" in text
     assert re.search(r"500\.0 510\.0 1\.020 0\.10 -0\.20 0\.22", text)
     assert "not detected" in text
     assert "abc123def456" in text
@@ -318,6 +321,29 @@ def test_death_of_a_worker_and_resumption_are_marked(tmp_path: Path) -> None:
     assert re.search(
         r"image 2 2 w2 2025-01-15 12:00:30 UTC 15\.0 done resumed here product existed", text
     )
+
+
+def test_statistics_above_the_table_are_of_the_table() -> None:
+    """The gates look at strong sources alone: faint ones are in the table and in its figures."""
+    faint = {**SOURCES[0], "snr": 12.0, "flux_ratio": 1.3, "position_error_arcsec": 4.0}
+    neighbour = {**SOURCES[0], "isolated": False, "flux_ratio": 9.0}
+    table = from_json(SourceTable, {"sources": [*SOURCES, faint, neighbour]})
+    statistics = SourceStatistics.of(table.sources)
+    assert statistics is not None
+    assert statistics.n_sources == 2
+    assert statistics.flux_ratio_median == pytest.approx(1.16)
+    assert statistics.flux_error_max == pytest.approx(0.3)
+    assert statistics.position_error_max_arcsec == 4.0
+
+
+def test_a_failed_stage_looks_unlike_a_finished_one(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", [failed(), completed(tmp_path / "p")])
+    page = (tmp_path / "r.html").read_text()
+    bars = re.findall(r'class="bar w\d( died)?( failed)?"', page)
+    assert bars.count(("", " failed")) == 2  # in the overview, and with its group
+    assert bars.count((" died", "")) == 2
+    assert bars.count(("", "")) == 6
+    assert '<b class="bad">failed: bad-input' in page
 
 
 def test_bars_lie_on_a_common_axis_of_time(tmp_path: Path) -> None:

@@ -74,8 +74,13 @@ def test_name_without_a_subband(files: list[Path]) -> None:
 
 
 def test_duplicated_subband(files: list[Path]) -> None:
-    again = Path(shutil.copy(files[4], files[4].with_name("2025-01-14T23:35:07_sb04.hdf5")))
-    refused([*files, again], CorruptInputError, files[4], again, "twice", "Remove one")
+    """All pairs are named at once, and how the group goes on without them."""
+    again = [
+        Path(shutil.copy(files[n], files[n].with_name(f"2025-01-14T23:35:07_sb0{n}.hdf5")))
+        for n in (4, 6)
+    ]
+    pairs = [f"({files[n].name} and {copy.name})" for n, copy in zip((4, 6), again, strict=True)]
+    refused([*files, *again], CorruptInputError, *pairs, "2 sub-bands", "contimg spawn --respawn")
 
 
 def test_subband_with_frequencies_of_another(files: list[Path]) -> None:

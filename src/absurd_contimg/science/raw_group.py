@@ -81,18 +81,23 @@ def read_raw_group(paths: Sequence[Path], config: ConversionConfig, site: SiteCo
 
 def _by_index(headers: Sequence[RawHeader], config: ConversionConfig) -> dict[int, RawHeader]:
     subbands: dict[int, RawHeader] = {}
+    twice: list[str] = []
     for header in headers:
         other = subbands.setdefault(header.index, header)
         if other is not header:
-            raise CorruptInputError(
-                f"sub-band {header.index:02d} is there twice: {other.path} and {header.path}.",
-                "Remove one of them from the group.",
-            )
+            twice.append(f"sb{header.index:02d} ({other.path.name} and {header.path.name})")
         if header.index >= config.expected_subbands:
             raise CorruptInputError(
                 f"{header.path} is sub-band {header.index:02d} of {config.expected_subbands}.",
                 "Rename or remove it.",
             )
+    if twice:
+        raise CorruptInputError(
+            f"{len(twice)} sub-bands in {headers[0].path.parent} are there twice: "
+            f"{', '.join(twice)}.",
+            "Move one file of each pair out of that folder, then: contimg spawn --respawn, or "
+            "contimg reopen GROUP where the daemon has spawned it.",
+        )
     if len(subbands) < config.subbands_min:
         missing = [i for i in range(config.expected_subbands) if i not in subbands]
         listed = ", ".join(f"{i:02d}" for i in missing)

@@ -49,11 +49,39 @@ class SynthesisResult:
     groups: tuple[SynthesizedGroup, ...]
 
 
-def require_folder(path: Path) -> None:
-    """Raise `SettingError` where a file is in the way of a folder."""
+def prepare_folder(path: Path) -> None:
+    """Make a folder for observations; `SettingError` where it cannot be, or holds others.
+
+    Two observations in one folder would have one catalogue and one truth.
+    """
+    catalog, truth = path / "catalog.csv", path / "truth.npz"
+    _make_folder(path)
+    observed = any(path.glob("*_sb[0-9][0-9].hdf5"))
+    if not truth.exists() and (catalog.exists() or observed):
+        raise SettingError(
+            f"{path} holds a catalogue or observations that are not synthetic: there is no "
+            f"{truth.name}.",
+            "Give another folder.",
+        )
+    if observed:
+        raise SettingError(
+            f"{path} holds synthetic observations already: two skies would be mixed.",
+            "Give another folder, or remove this one.",
+        )
+
+
+def _make_folder(path: Path) -> None:
     for part in (path, *path.parents):
         if part.exists() and not part.is_dir():
             raise SettingError(f"{part} is no folder.", "Give another folder.")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise SettingError(
+            f"The folder {path} cannot be made: {error.strerror}.", "Give another folder."
+        ) from error
 
 
 def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
@@ -61,16 +89,9 @@ def synthesize(output_dir: Path, config: SynthesisConfig) -> SynthesisResult:
 
     Raises `SettingError` if a catalogue or observations of anybody else are in the folder.
     """
-    require_folder(output_dir)
+    prepare_folder(output_dir)
     use_bundled_tables()
     catalog, truth = output_dir / "catalog.csv", output_dir / "truth.npz"
-    if not truth.exists() and (catalog.exists() or any(output_dir.glob("*_sb[0-9][0-9].hdf5"))):
-        raise SettingError(
-            f"{output_dir} holds a catalogue or observations that are not synthetic: there is no "
-            f"{truth.name}.",
-            "Give another folder.",
-        )
-    output_dir.mkdir(parents=True, exist_ok=True)
     sky = make_sky(config)
     stations = array.active_stations(config.n_antennas, config.outriggers)
     instrument = Instrument.random(config, stations)

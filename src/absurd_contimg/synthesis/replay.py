@@ -20,7 +20,7 @@ import numpy as np
 from absurd_contimg.errors import InputError
 from absurd_contimg.science.raw_file import RawHeader, read_raw_header
 from absurd_contimg.synthesis.config import SynthesisConfig
-from absurd_contimg.synthesis.observe import SynthesisResult, require_folder, synthesize
+from absurd_contimg.synthesis.observe import SynthesisResult, prepare_folder, synthesize
 
 _GROWING = (
     *(f"Header/{key}" for key in ("ant_1_array", "ant_2_array", "time_array")),
@@ -45,8 +45,7 @@ class Pace:
 
 def synthesize_at_pace(output_dir: Path, config: SynthesisConfig, pace: Pace) -> SynthesisResult:
     """As `synthesize`; the files appear one group after the other, at this pace."""
-    require_folder(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
+    prepare_folder(output_dir)
     with tempfile.TemporaryDirectory(dir=output_dir, prefix=".synthesis-") as folder:
         made = synthesize(Path(folder), config)
         placed = {path: Path(shutil.copy2(path, output_dir)) for path in (made.catalog, made.truth)}

@@ -99,7 +99,13 @@ class SourceComparison:
         )
 
 
-def compare_sources(sources: Sequence[SourceCheck], flux_min_jy: float = 0.5) -> SourceComparison:
+FLUX_MIN_JY = 0.5
+"""Fainter sources say little about an image of the demo."""
+
+
+def compare_sources(
+    sources: Sequence[SourceCheck], flux_min_jy: float = FLUX_MIN_JY
+) -> SourceComparison:
     """Judge the source table of the ``validate`` stage for sources at least this bright."""
     rows = tuple(row for row in sources if row.flux_jy >= flux_min_jy)
     detected = [(row, row.measured_jy) for row in rows if row.measured_jy is not None]

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any, TypeVar
 
 from absurd_contimg.core.records import History
@@ -33,6 +34,36 @@ from absurd_contimg.regular_files import read_regular
 _T = TypeVar("_T")
 
 
+@dataclass(frozen=True, slots=True)
+class SourceStatistics:
+    """Of the isolated sources in the table that were detected, however faint."""
+
+    n_sources: int
+    flux_ratio_median: float
+    flux_error_max: float
+    position_error_median_arcsec: float
+    position_error_max_arcsec: float
+
+    @classmethod
+    def of(cls, sources: Sequence[SourceCheck]) -> SourceStatistics | None:
+        """None where nothing was detected."""
+        compared = [
+            (row.flux_ratio, row.position_error_arcsec)
+            for row in sources
+            if row.isolated and row.flux_ratio is not None and row.position_error_arcsec is not None
+        ]
+        if not compared:
+            return None
+        ratios, errors = zip(*compared, strict=True)
+        return cls(
+            len(compared),
+            median(ratios),
+            max(abs(ratio - 1.0) for ratio in ratios),
+            median(errors),
+            max(errors),
+        )
+
+
 @dataclass(slots=True)
 class GroupContent:
     """Everything that the page shows of one task."""
@@ -50,6 +81,7 @@ class GroupContent:
     image: ContinuumImage | None = None
     validation: Validation | None = None
     sources: Sequence[SourceCheck] = ()
+    statistics: SourceStatistics | None = None
     warnings: Sequence[str] = ()
     """What an operator should know of stages that have succeeded."""
     problems: list[str] = field(default_factory=list)
@@ -119,6 +151,7 @@ def _read_outputs(
 def _read_sources(group: GroupContent, path: Path) -> None:
     try:
         group.sources = from_json(SourceTable, json.loads(read_regular(path))).sources
+        group.statistics = SourceStatistics.of(group.sources)
     except FileNotFoundError:
         group.problems.append(f"The validation table {path} is no longer there.")
     except (OSError, ValueError) as error:

@@ -142,6 +142,6 @@ def _summary(groups: Sequence[GroupContent], workers: Sequence[str]) -> list[tup
         seconds = (max(span.ends_at for span in spans) - begin).total_seconds()
         figures.append((f"{seconds:.0f} s", "first start to last end"))
     if ratios:
-        meaning = f"median flux ratio of {len(ratios)} sources"
+        meaning = f"median flux ratio of all {len(ratios)} isolated sources"
         figures.append((f"{median_high(ratios):.3f}", meaning))
     return figures

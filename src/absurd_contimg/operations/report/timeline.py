@@ -29,6 +29,11 @@ class Span:
     resumes: bool
     """The previous start of the same step did not finish."""
 
+    @property
+    def failed(self) -> bool:
+        """It ended without a result, and its worker could say why."""
+        return not self.died and self.start.outcome not in ("done", "running")
+
 
 @dataclass(frozen=True, slots=True)
 class Bar:
