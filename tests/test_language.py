@@ -55,7 +55,7 @@ KEPT = {
     "src/absurd_contimg/products/manifest.py": "reads stored manifests",
     "src/absurd_contimg/products/outputs.py": "reads stored outputs",
     "src/absurd_contimg/products/output_warnings.py": "reads stored outputs",
-    "src/absurd_contimg/operations/cli/manage.py": "names the new option to who types the old one",
+    "src/absurd_contimg/operations/cli/run.py": "names the new option to who types the old one",
     "tests/core/test_step_journal.py": "stored journals of earlier versions",
     "tests/products/test_outputs.py": "stored outputs of earlier versions",
     "tests/products/test_output_warnings.py": "stored outputs of earlier versions",

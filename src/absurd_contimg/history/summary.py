@@ -14,7 +14,7 @@ from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.forks import Fork
 from absurd_contimg.core.records import TERMINAL_STATES, History, Json, State
 from absurd_contimg.history.failures import FailedRun, failed_runs
-from absurd_contimg.history.timeline import StepStart, group_in, step_starts
+from absurd_contimg.history.timeline import SECONDARY_TASKS, StepStart, group_in, step_starts
 from absurd_contimg.history.wait_reason import WaitReason, find_wait_reason
 
 
@@ -73,6 +73,26 @@ def summarize(history: History) -> TaskSummary:
         result=task.completed_payload,
         forked_from=Fork.of(task.headers),
     )
+
+
+_SUPERSEDED_SEARCHED = 2000
+"""Among so many of the newest tasks a later one of a group is looked for."""
+
+
+async def superseded_failures(inspection: Inspection, queue_name: str) -> frozenset[UUID]:
+    """The failed tasks, among the newest, whose group or window has a later task of its kind."""
+    tasks = await inspection.list_tasks(queue_name, limit=_SUPERSEDED_SEARCHED)
+    later: set[tuple[str, str]] = set()
+    superseded = set()
+    for task in tasks:  # the newest first
+        group = group_in(task.params)
+        if group is None:
+            continue
+        kind = task.task_name if task.task_name in SECONDARY_TASKS else ""
+        if task.state == "failed" and (group, kind) in later:
+            superseded.add(task.task_id)
+        later.add((group, kind))
+    return frozenset(superseded)
 
 
 def ended_at(history: History) -> datetime | None:

@@ -6,7 +6,7 @@ For commands and whatever else shows them; looks at no disk.
 from __future__ import annotations
 
 from absurd_contimg.ingest.arrivals import collecting_group, describe_files
-from absurd_contimg.ingest.closing import ClosingRules, decide
+from absurd_contimg.ingest.closing import ClosingRules, decide, name_subbands
 from absurd_contimg.ingest.windows import waits_for
 from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.models import FileState, IngestState
@@ -27,7 +27,14 @@ def group_note(group: IngestGroup, next_seen: float | None, rules: ClosingRules,
     reason = group.closed_reason
     if group.ingest_state is IngestState.COLLECTING:
         names = {file.path.name for file in group.files}
-        reason = decide(collecting_group(group, next_seen, names, rules), rules, now).reason
+        collecting = collecting_group(group, next_seen, names, rules)
+        reason = decide(collecting, rules, now).reason
+        if not any(file.was_looked_at for file in group.files):  # no daemon knows since when
+            missing = name_subbands(set(range(rules.expected_subbands)) - collecting.whole)
+            reason = f"waits for {missing or 'contimg spawn'}; a command has entered it"
+            if missing:
+                seconds = f"{rules.group_wait_seconds:g} s after its first file came"
+                reason += f", and contimg spawn takes it {seconds}, with --now at once"
     return "; ".join(part for part in (reason, describe_files(group)) if part)
 
 

@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import SpawnedTask, SpawnOptions
+from absurd_contimg.core.records import SpawnedTask, SpawnOptions, State
 from absurd_contimg.errors import InputError, MissingInputError
 from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.execution.stage import Resource
 from absurd_contimg.history.stage_tasks import COORDINATOR
+from absurd_contimg.ingest.closing import name_subbands
 from absurd_contimg.products.subband_files import is_subband_name, parse_subband_name
 from absurd_contimg.registry import Group, Registry
 from absurd_contimg.registry.grouping import GROUP_WAIT_SECONDS
@@ -48,6 +50,11 @@ class Spawned:
 
     group: Group
     task: SpawnedTask | None
+    present: int
+    """How many of its sub-bands are there now."""
+    expected: int
+    state: State | None = None
+    """Of a task that existed."""
     waits_for: str = ""
     """What a group without a task waits for."""
 
@@ -77,30 +84,35 @@ async def spawn_groups(
     results = []
     for group in groups:
         changed = await asyncio.to_thread(_times_of_change, group.files)
-        present = list(changed)
-        if not present:
-            reason = "none of its files can be read: links without a file, or a disk that is away"
-            results.append(Spawned(group, None, reason))
-            continue
-        if len(present) < expected and not incomplete_now and _is_young(changed):
-            reason = f"{expected - len(present)} more sub-bands (--now does not wait)"
-            results.append(Spawned(group, None, reason))
-            continue
-        arriving = await asyncio.to_thread(_arriving, changed)
-        if arriving:
+        present = {parse_subband_name(path).subband for path in changed}
+        waits = _waits_for(changed, expected, incomplete_now)
+        if not waits and (arriving := await asyncio.to_thread(_arriving, changed)):
             names = ", ".join(path.name for path in arriving[:3])
-            results.append(Spawned(group, None, f"{len(arriving)} files still arriving: {names}"))
+            waits = f"{len(arriving)} files still arriving: {names}"
+        if waits:
+            results.append(Spawned(group, None, len(present), expected, waits_for=waits))
             continue
         inputs = GroupInputs(
             group_id=group.group_id,
-            input_files=tuple(present) if respawn else group.files,
+            input_files=tuple(changed),
             catalog_path=catalog,
             calibrator=calibrator,
         )
-        task = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
+        task, state = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
         await asyncio.to_thread(_close, registry, inputs, str(task.task_id))
-        results.append(Spawned(group, task))
+        results.append(Spawned(group, task, len(present), expected, state))
     return results
+
+
+def _waits_for(changed: Mapping[Path, float], expected: int, incomplete_now: bool) -> str:
+    """Which files a group waits for, and until when; empty if its task may begin."""
+    if not changed:
+        return "none of its files can be read: links without a file, or a disk that is away"
+    missing = set(range(expected)) - {parse_subband_name(path).subband for path in changed}
+    if not missing or incomplete_now or not _is_young(changed):
+        return ""
+    ends = datetime.fromtimestamp(min(changed.values()) + GROUP_WAIT_SECONDS, UTC)
+    return f"{name_subbands(missing)} until {ends:%H:%M:%S} UTC (--now does not wait)"
 
 
 def _close(registry: Registry, inputs: GroupInputs, task_id: str) -> None:
@@ -135,20 +147,39 @@ async def require_stage_queues(backend: Backend, queue_name: str) -> None:
 
 async def _spawn(
     backend: Backend, queue_name: str, inputs: GroupInputs, respawn: bool, strategy: str
-) -> SpawnedTask:
-    """The group's first task that has not failed and was not cancelled, or a new one."""
+) -> tuple[SpawnedTask, State | None]:
+    """A new task of the group, or its newest one with its state.
+
+    With `respawn` a new one too where all earlier ones have failed or were cancelled.
+    """
     task_name, spawn_options = STRATEGIES[strategy]
     options, number = spawn_options(inputs.group_id), 1
     first_key = options.idempotency_key
     params = inputs.model_dump(mode="json")
     while True:
         task = await backend.spawn_task(queue_name, task_name, params, options)
+        if task.created:
+            return task, None
         result = await backend.get_task_result(queue_name, task.task_id)
-        unsuccessful = result is not None and result.state in ("failed", "cancelled")
-        if not (respawn and unsuccessful):
-            return task
+        if result is None or result.state not in ("failed", "cancelled"):
+            return task, None if result is None else result.state
+        if not respawn:
+            return await _newest(backend, queue_name, inputs.group_id, task, result.state)
         number += 1
         options = replace(options, idempotency_key=f"{first_key}#{number}")
+
+
+async def _newest(
+    backend: Backend, queue_name: str, group_id: str, first: SpawnedTask, state: State
+) -> tuple[SpawnedTask, State]:
+    """The task that was spawned last for a group of which one has failed."""
+    tasks = await backend.list_tasks(queue_name, params={"group_id": group_id})
+    names = {name for name, _ in STRATEGIES.values()}
+    for task in tasks:  # the newest first
+        if task.task_name in names and task.task_id != first.task_id:
+            run_id = task.last_attempt_run or first.run_id
+            return SpawnedTask(task.task_id, run_id, task.attempts, False), task.state
+    return first, state
 
 
 def find_catalog(settings: Settings) -> Path:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.config import PathsConfig
@@ -52,11 +51,13 @@ from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
 from absurd_contimg.synthesis.truth import (
+    FLUX_MIN_JY,
     GainComparison,
     SourceComparison,
     compare_gains,
     compare_sources,
 )
+from absurd_contimg.terminal_tables import KeyedTable
 
 _KILL_STAGE = "image"
 """The longest stage: its interruption costs most."""
@@ -271,11 +272,12 @@ def _sources_section(group: str, sources: SourceComparison) -> Section:
             recovered = [f"{row.measured_jy:.3f}", error, f'{row.position_error_arcsec:.2f}"']
         rows.append([row.name, f"{row.flux_jy:.3f}", *recovered])
     summary = (
-        f"Worst flux error {sources.flux_error_max:.1%} (at most 6 %), worst position error "
+        f"All {sources.n_sources} sources from {FLUX_MIN_JY:g} Jy on are in this table: "
+        f"worst flux error {sources.flux_error_max:.1%} (at most 6 %), worst position error "
         f'{sources.position_error_max_arcsec:.2f}" (at most 1.5").'
     )
     return Section(
-        f"Sources in {group}: recovered and injected",
+        f"Sources from {FLUX_MIN_JY:g} Jy on in {group}: recovered and injected",
         [summary],
         columns=["source", "injected Jy", "recovered Jy", "error", "position"],
         rows=rows,
@@ -303,7 +305,7 @@ def _durability(histories: Sequence[History], workers: _Workers) -> Section:
 
 def _show(section: Section, console: Console) -> None:
     title = f"{cell(section.title)}  {'[green]ok[/]' if section.ok else '[red]failed[/]'}"
-    table = Table(*section.columns, title=title, title_justify="left", box=None)
+    table = KeyedTable(*section.columns, title=title, title_justify="left")
     for row in section.rows:
         table.add_row(*map(cell, row))
     console.print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from types import MappingProxyType
@@ -12,7 +12,6 @@ from uuid import UUID
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
-from rich.table import Table
 
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable
@@ -24,6 +23,7 @@ from absurd_contimg.history.timeline import StepStart, step_order
 from absurd_contimg.history.wait_explanation import WaitContext, WaitExplanation, explain_wait
 from absurd_contimg.operations.console import cell, message_line, one_line
 from absurd_contimg.products.output_warnings import output_warnings
+from absurd_contimg.terminal_tables import KeyedTable
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
 _REFRESH_SECONDS = 0.5
@@ -42,25 +42,31 @@ def tasks_table(
     summaries: Sequence[TaskSummary],
     now: datetime,
     explanations: Mapping[UUID, WaitExplanation] = MappingProxyType({}),
+    superseded: Collection[UUID] = (),
 ) -> RenderableType:
     """One line for each task, then what to do; `now` is the database's time.
 
-    `explanations` tell, by task, why those wait that have not ended.
+    `explanations` tell, by task, why those wait that have not ended; `superseded` are failed ones
+    whose group has a later task: nothing has to be done about them.
     """
-    table = Table(box=None)
-    for heading in ("task", "group", "state", "attempts", "activity", "worker"):
-        # A long path is folded, so that it can be copied.
-        table.add_column(heading, no_wrap=heading in ("task", "group"), overflow="fold")
+    headings = ("task", "group", "state", "attempts", "activity", "worker")
+    table = KeyedTable(*headings, keys=["task", "group"])
     for summary in summaries:
         table.add_row(
             str(summary.task_id)[-12:],
             cell(summary.group or "?"),
-            _coloured_state(summary),
+            _coloured_state(summary)
+            if summary.task_id not in superseded
+            else "[dim]failed, a later task is there[/]",
             str(summary.attempts),
             cell(_activity(summary, explanations.get(summary.task_id))),
             cell(_worker_and_lease(summary, now)),
         )
-    reasons = (summary.waiting or _final_failure(summary) for summary in summaries)
+    reasons = (
+        summary.waiting or _final_failure(summary)
+        for summary in summaries
+        if summary.task_id not in superseded
+    )
     advice = {reason.rule: reason.advice for reason in reasons if reason and reason.advice}
     lines = [f"[bold]{cell(rule)}[/]: {message_line(text)}" for rule, text in advice.items()]
     return Group(table, *lines)
@@ -130,7 +136,7 @@ def _worker_and_lease(summary: TaskSummary, now: datetime) -> str:
     return f"{worker}, lease " + (f"{left:.0f} s" if left > 0 else f"over for {-left:.0f} s")
 
 
-def history_table(history: History, explanation: WaitExplanation | None = None) -> Table:
+def history_table(history: History, explanation: WaitExplanation | None = None) -> KeyedTable:
     """Every start of every stage of one task, its worker, its duration, its outcome.
 
     `explanation` tells why it waits.
@@ -140,12 +146,11 @@ def history_table(history: History, explanation: WaitExplanation | None = None) 
     verdict = str(result.get("verdict", "")) if isinstance(result, Mapping) else ""
     fork = "" if summary.forked_from is None else str(summary.forked_from)
     notes = "".join(f", {note}" for note in (verdict, fork, _remark(summary)) if note)
-    table = Table(
+    table = KeyedTable(
         title=f"{cell(summary.group or '?')}: {_coloured_state(summary)}{cell(notes)}",
         title_justify="left",
         caption=_caption(summary, explanation),
         caption_justify="left",
-        box=None,
         pad_edge=False,
     )
     for heading in ("stage", "start", "attempt", "worker", "began", "seconds", "outcome"):
@@ -192,7 +197,8 @@ def _outcome(start: StepStart, previous: StepStart | None) -> str:
         note += f" [cyan](with {cell(', '.join(start.fallbacks))})[/]"
     if start.outcome in ("died", "poison"):
         return f"[red]its worker died[/]{note}"
-    colour = "green" if start.outcome == "done" else "yellow"
+    colours = {"done": "green", "failed": "bold red", "cancelled": "bold red"}
+    colour = colours.get(start.outcome, "yellow")
     return f"[{colour}]{cell(start.ending)}[/]{note}"
 
 
@@ -231,9 +237,7 @@ async def watch(
 
 def progress_table(histories: Sequence[History], now: datetime) -> RenderableType:
     """The state of the groups at a time of the database's clock."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("group", "state", "stages", "now"):
-        table.add_column(heading, no_wrap=heading != "now")
+    table = KeyedTable("group", "state", "stages", "now", pad_edge=False, header_style="bold")
     planned = (stage.name for stage in IMAGING_STAGES)
     order = tuple(dict.fromkeys((*planned, *step_order(histories))))
     for history in histories:

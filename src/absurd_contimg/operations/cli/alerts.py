@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 from uuid import uuid4
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.alerts import RaisedAlert, Receiver
@@ -43,9 +43,7 @@ def alerts(context: typer.Context, as_json: AsJson = False) -> None:
     elif not raised:
         console.print("No alert is raised.")
     else:
-        table = Table(box=None)
-        for heading in ("severity", "rule", "since", "what and what to do"):
-            table.add_column(heading, overflow="fold")
+        table = KeyedTable("severity", "rule", "since", "what and what to do", keys=["rule"])
         for alert in raised:
             untold = f" Not told yet: {', '.join(alert.not_told)}." if alert.not_told else ""
             table.add_row(
@@ -74,7 +72,7 @@ def rules(
     if as_json:
         print_json(shown)
         return
-    table = Table("rule", "severity", "raised", "cleared", "looks", "measures", box=None)
+    table = KeyedTable("rule", "severity", "raised", "cleared", "looks", "measures")
     for rule in shown:
         names = ("rule", "severity", "raised_at", "cleared_at", "looks", "measures")
         table.add_row(*(cell(rule[name]) for name in names))

@@ -9,11 +9,11 @@ import asyncio
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import cell, console
+from absurd_contimg.terminal_tables import KeyedTable
 
 
 @app.command("api")
@@ -58,9 +58,8 @@ def actions(
     if as_json:
         print_json(known)
         return
-    table = Table(box=None)
-    for heading in ("when", "who", "by", "action", "target", "why", "outcome"):
-        table.add_column(heading, overflow="fold")
+    headings = ("when", "who", "by", "action", "target", "why", "outcome")
+    table = KeyedTable(*headings, keys=["when", "action", "target"])
     for each in known:
         texts = (each.at, each.by, each.source, each.action, each.target, each.reason)
         table.add_row(*map(cell, texts), cell(each.outcome))

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar, cast
@@ -36,6 +36,8 @@ from absurd_contimg.secrets import has_password
 from absurd_contimg.settings import VARIABLES, Settings, load_settings
 
 if TYPE_CHECKING:
+    from absurd_contimg.history.wait_explanation import WaitContext
+    from absurd_contimg.operations.overview import GroupOverview
     from absurd_contimg.operations.services import Actions
 
 _T = TypeVar("_T")
@@ -234,14 +236,45 @@ async def find_task(backend: Inspection, settings: Settings, name: str) -> Histo
     )
 
 
+async def read_wait_context(
+    settings: Settings, inspection: Inspection, from_file: Path | None
+) -> WaitContext:
+    """What is known beside histories; see `read_waits`."""
+    return (await read_waits(settings, inspection, from_file))[0]
+
+
+async def read_waits(
+    settings: Settings, inspection: Inspection, from_file: Path | None = None
+) -> tuple[WaitContext, list[GroupOverview]]:
+    """What is known of the site beside histories, and its groups that have no task yet.
+
+    Nothing more where the histories are in a file.
+    """
+    from absurd_contimg.operations.overview import (  # noqa: PLC0415 - slow
+        Site,
+        production_site,
+        read_context_and_groups,
+    )
+
+    if from_file is not None:
+        return await read_context_and_groups(Site(f"history file {from_file}", inspection))
+    with production_site(settings, inspection) as site:
+        return await read_context_and_groups(site)
+
+
 def newest_histories(settings: Settings, limit: int = 100_000) -> list[History]:
     """The histories of the newest tasks of the queue, newest first, with their stage tasks."""
 
     async def read(backend: Backend) -> list[History]:
-        histories = await read_histories(backend, settings.queue_name, limit=limit)
-        return await with_stage_tasks(backend, histories)
+        return await read_newest(backend, settings, limit)
 
     return with_backend(settings, read, create=False)
+
+
+async def read_newest(inspection: Inspection, settings: Settings, limit: int) -> list[History]:
+    """See `newest_histories`."""
+    histories = await read_histories(inspection, settings.queue_name, limit=limit)
+    return await with_stage_tasks(inspection, histories)
 
 
 def all_histories(
@@ -265,12 +298,23 @@ def print_json(value: object) -> None:
     print(json.dumps(jsonable(value), indent=1))
 
 
-def write_report_to(settings: Settings, histories: list[History], path: Path | None) -> None:
-    """Write the report on groups and mosaics, by default into the output folder."""
-    from absurd_contimg.operations.report import write_report  # noqa: PLC0415 - slow
+def write_report_to(
+    settings: Settings,
+    histories: list[History],
+    path: Path | None,
+    waiting: Sequence[tuple[str, int, int, str]] = (),
+) -> None:
+    """Write the report on groups and mosaics, by default into the output folder.
+
+    `waiting` are groups without a task: sub-bands there and expected, what they wait for.
+    """
+    from absurd_contimg.operations.report import Section, write_report  # noqa: PLC0415 - slow
 
     paths = settings.pipeline.paths
     target = path or paths.output_dir / "report.html"
     primary = [h for h in histories if h.task.task_name not in SECONDARY_TASKS]
-    for file in write_report(target, primary, folders=paths.readable):
+    rows = [(name, f"{present} of {expected}", why) for name, present, expected, why in waiting]
+    columns = ("group", "sub-bands", "waits for")
+    extra = [Section("Groups without a task", columns=columns, rows=rows)] if rows else []
+    for file in write_report(target, primary, extra, folders=paths.readable):
         console.out(f"Wrote {file}")

@@ -9,11 +9,11 @@ from contextlib import closing
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import cell, console
+from absurd_contimg.terminal_tables import KeyedTable
 
 calibration_app = typer.Typer(no_args_is_help=True, help="Which calibration served which group.")
 app.add_typer(calibration_app, name="calibration")
@@ -45,7 +45,7 @@ def plan(
     if as_json:
         print_json({"groups": improvements, "windows": windows})
         return
-    table = Table("group", "used", "hours", "better", "hours", box=None)
+    table = KeyedTable("group", "used", "hours", "better", "hours")
     for each in improvements:
         use, used, better = each.use, each.used, each.better
         table.add_row(

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, Reason, app, print_json, state
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.registry.ingestion import IngestionTables
@@ -105,10 +105,7 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
         print_json([_group_json(item, notes[item.group_id]) for item in shown])
         return
     expected = rules.expected_subbands
-    table = Table(box=None)
-    table.add_column("group", no_wrap=True)
-    for heading in ("state", f"of {expected}", "status", "why"):
-        table.add_column(heading, overflow="fold")
+    table = KeyedTable("group", "state", f"of {expected}", "status", "why")
     for item in shown:
         table.add_row(
             cell(item.group_id), cell(item.ingest_state), str(whole_subbands(item)),
@@ -116,9 +113,7 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
         )  # fmt: skip
     console.print(table)
     if group is not None:
-        files = Table(box=None)
-        for heading in ("file", "state", "bytes", "why"):
-            files.add_column(heading, overflow="fold")
+        files = KeyedTable("file", "state", "bytes", "why")
         for file in shown[0].files:
             files.add_row(cell(file.path.name), file.state, str(file.size), cell(file.reason))
         console.print(files)
@@ -144,10 +139,7 @@ def windows(
     if as_json:
         print_json(shown)
         return
-    table = Table(box=None)
-    table.add_column("window", no_wrap=True)
-    for heading in ("state", "used", "dec", "why"):
-        table.add_column(heading, overflow="fold")
+    table = KeyedTable("window", "state", "used", "dec", "why")
     for item in shown:
         table.add_row(
             cell(item.window_id), item.state, f"{len(used_members(item))}/{len(item.members)}",
@@ -155,7 +147,7 @@ def windows(
         )  # fmt: skip
     console.print(table)
     if window is not None:
-        members = Table("group", "used", "why", box=None)
+        members = KeyedTable("group", "used", "why")
         for member in shown[0].members:
             used = "yes" if member.used else "no"
             members.add_row(cell(member.group_id), used, cell(member.reason or ""))

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.operations.cli.app import app, state
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import load_settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 deploy_app = typer.Typer(no_args_is_help=True, help="The services of this host.")
 app.add_typer(deploy_app, name="deploy")
@@ -63,7 +63,7 @@ def install(
                 console.out(line)
         return
     write_files(files, site.user)
-    table = Table("file", "", "", box=None)
+    table = KeyedTable("file", "", "")
     for file in files:
         table.add_row(cell(str(file.path)), file.action, cell(file.note))
     console.print(table)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypedDict
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from absurd_contimg.config import PipelineConfig, SiteConfig
@@ -19,6 +18,7 @@ from absurd_contimg.errors import MissingInputError, UnfinishedInputError, UserE
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import console, printable
 from absurd_contimg.products.subband_files import NAMES_HELP, is_subband_name
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.science.raw_file import RawHeader
@@ -76,7 +76,7 @@ def _subband_files(path: Path) -> list[Path]:
 
 def _print_report(report: _Report) -> None:
     console.out(printable(report["file"]), style="bold")
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2))
+    table = KeyedTable(show_header=False, pad_edge=False, padding=(0, 2))
     rows = [*report["traits"].items(), *((report["state"], each) for each in report["refused_for"])]
     for name, value in rows if report["refused_for"] else [*rows, ("accepted", "")]:
         table.add_row(f"  {name}", Text(printable(value), overflow="fold"))

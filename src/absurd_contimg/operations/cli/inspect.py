@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import math
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,117 +13,27 @@ import typer
 from pydantic_core import to_jsonable_python
 from rich.markup import escape
 from rich.padding import Padding
-from rich.table import Table
 from rich.text import Text
 
 from absurd_contimg.config.meanings import setting_meanings
 from absurd_contimg.core.backend import Backend, Inspection
-from absurd_contimg.core.records import History, QueueStats
+from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.logs import log_folder, newest_logs, tail
-from absurd_contimg.execution.scratch import living_owners
 from absurd_contimg.history.invariants.check import audit as check_histories
 from absurd_contimg.history.stage_tasks import with_stage_tasks
-from absurd_contimg.history.summary import read_histories, summarize
 from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
 from absurd_contimg.history.wait_reason import find_wait_reason
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, FromFile, GroupName, TaskName, app, state
-from absurd_contimg.operations.console import cell, console, message_line, one_line
+from absurd_contimg.operations.console import console, message_line, one_line
 from absurd_contimg.settings import VARIABLES, Settings, known_settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.night_report import NightReport
-
-
-@app.command()
-def status(
-    limit: Annotated[int, typer.Option(min=1, help="Number of tasks, the newest first.")] = 20,
-    as_json: AsJson = False,
-    from_file: FromFile = None,
-) -> None:
-    """Show the queue, the workers of this host, and the newest tasks."""
-    from absurd_contimg.operations.services import read_hindrances, worker_notes
-    from absurd_contimg.operations.terminal import task_summary, tasks_table
-
-    settings = state.settings()
-
-    async def read(backend: Inspection) -> tuple[QueueStats, list[History], WaitContext]:
-        stats = await backend.queue_stats(settings.queue_name)
-        histories = await read_histories(backend, settings.queue_name, limit=limit)
-        context = await _read_context(settings, backend, from_file)
-        return stats, await with_stage_tasks(backend, histories), context
-
-    stats, histories, context = shared.with_inspection(settings, from_file, read)
-    summaries, now = list(map(summarize, histories)), context.now
-    explanations = {
-        history.task.task_id: explanation
-        for history in histories
-        if (explanation := explain_wait(history, context)) is not None
-    }
-    paths = settings.pipeline.paths
-    host, alive = host_name(), living_owners(host_scratch(paths.scratch_dir))
-    notes = [
-        {**note, "alive_here": note.get("host", host) == host and note["worker"] in alive}
-        for note in worker_notes(paths.state_dir)
-    ]
-    hindrances = read_hindrances(settings)
-    if as_json:
-        tasks = [
-            task_summary(summary, now, explanations.get(summary.task_id)) for summary in summaries
-        ]
-        shared.print_json(
-            {
-                "queue": stats,
-                "workers_here": alive,
-                "disk_notes": notes,
-                "pauses": hindrances.pauses,
-                "slots": hindrances.slots,
-                "registry_problem": hindrances.problem,
-                "tasks": tasks,
-            }
-        )
-        return
-    counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
-    console.print(f"[bold]{cell(stats.queue_name)}[/]: {counts or 'no tasks'}")
-    if stats.oldest_claimable_seconds is not None:
-        seconds = stats.oldest_claimable_seconds
-        duration = f"for {seconds:.0f} s" if math.isfinite(seconds) else "since ever"
-        console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
-    if stats.expired_leases:
-        console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
-    for pause in hindrances.pauses:
-        console.print(f"[yellow]Nothing is claimed:[/] {message_line(str(pause))}")
-    if hindrances.problem is not None:
-        console.print(f"[yellow]Nothing is claimed:[/] {message_line(hindrances.problem)}")
-    console.print(f"Workers alive on this host: {', '.join(map(cell, alive)) or 'none'}")
-    limits = settings.pipeline.limits.by_resource
-    for slot in hindrances.slots:
-        shown = f"limit {limits[slot.resource]}" if slot.resource in limits else "no limit here"
-        console.print(message_line(f"{slot.resource}, {shown}: {slot}"))
-    for note in notes:
-        if note["reason"]:
-            place = "" if note["alive_here"] else ", not alive on this host"
-            if note.get("host", host) != host:
-                place = f" of host {note['host']}"
-            heading = f"worker {note['worker']}{place}, since {note['since']}"
-            console.print(f"[yellow]{cell(heading)}:[/] ", end="")
-            console.print(message_line(note["reason"]), soft_wrap=True)
-    console.print(tasks_table(summaries, now, explanations))
-
-
-async def _read_context(
-    settings: Settings, inspection: Inspection, from_file: Path | None
-) -> WaitContext:
-    """What is known beside histories: of the site, and nothing more where they are in a file."""
-    from absurd_contimg.operations.overview import Site, production_site, read_context
-
-    if from_file is not None:
-        return await read_context(Site(f"history file {from_file}", inspection))
-    with production_site(settings, inspection) as site:
-        return await read_context(site)
+    from absurd_contimg.operations.overview import GroupOverview
 
 
 @app.command()
@@ -136,7 +45,7 @@ def history(task: TaskName, as_json: AsJson = False, from_file: FromFile = None)
 
     async def read(backend: Inspection) -> tuple[History, WaitContext]:
         record = await shared.find_task(backend, settings, task)
-        context = await _read_context(settings, backend, from_file)
+        context = await shared.read_wait_context(settings, backend, from_file)
         (joined,) = await with_stage_tasks(backend, [record])
         return joined, context
 
@@ -200,7 +109,14 @@ def report(
     if night is not None:
         _report_night(settings, night, path)
         return
-    shared.write_report_to(settings, shared.newest_histories(settings, limit)[::-1], path)
+
+    async def read(backend: Backend) -> tuple[list[History], list[GroupOverview]]:
+        _, groups = await shared.read_waits(settings, backend)
+        return await shared.read_newest(backend, settings, limit), groups
+
+    histories, groups = shared.with_backend(settings, read, create=False)
+    waiting = [(each.name, each.present, each.expected, each.waits_for) for each in groups]
+    shared.write_report_to(settings, histories[::-1], path, waiting)
 
 
 def _report_night(settings: Settings, night: str, path: Path | None) -> None:
@@ -341,7 +257,7 @@ def failures(
             for line in explain_rule(each, RetryPolicy()):
                 console.print(message_line(line), soft_wrap=True)
     else:
-        table = Table("rule", "kind", "what to do", box=None)
+        table = KeyedTable("rule", "kind", "what to do")
         for each in rules:
             table.add_row(each.id, each.kind.value, each.advice)
         console.print(table)

@@ -31,8 +31,10 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     publish,
     queues,
     registry,
+    run,
     schedules,
     simulate,
+    status,
     synthesize,
 )
 from absurd_contimg.operations.cli.app import app, state

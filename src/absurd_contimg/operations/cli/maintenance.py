@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
@@ -28,6 +27,7 @@ from absurd_contimg.operations.maintenance import (
     write_dump,
 )
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 maintenance_app = typer.Typer(
     no_args_is_help=True, help="Remove what is old, archive tasks, vacuum tables."
@@ -140,7 +140,7 @@ async def _run(settings: Settings, backend: Backend, raw_files: bool) -> SiteRep
 def _show_products(products: Sequence[OldProduct], what: str) -> None:
     if not products:
         return
-    table = Table("product", "size", "age", "rule", what, box=None, pad_edge=False)
+    table = KeyedTable("product", "size", "age", "rule", what, pad_edge=False)
     for each in products[:_SHOWN_MAX]:
         age = f"{each.age_days:.0f} d"
         name = f"{each.group_id} {each.stage}"

@@ -8,135 +8,22 @@ from __future__ import annotations
 import asyncio
 import difflib
 from contextlib import closing
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
-from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import LIVE_STATES, History, SpawnedTask
+from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import GroupName, Reason, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.secrets import without_password
-from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
-    from absurd_contimg.ingest.spawn import Spawned
     from absurd_contimg.operations.services import Actions
-
-_Calibrator = Annotated[
-    str, typer.Option(help="auto, none, or the name of a calibrator in the catalogue.")
-]
-_Now = Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")]
-
-
-class _Strategy(StrEnum):
-    """How a group is processed (docs/strategies.md)."""
-
-    GROUP = "group"
-    STAGES = "stages"
-    HYBRID = "hybrid"
-
-
-_AsStrategy = Annotated[
-    _Strategy,
-    typer.Option(
-        help="group: one task, a step for each stage; stages: a task for each stage, on a queue "
-        "for its resource; hybrid: one step that runs all stages."
-    ),
-]
-
-
-@app.command()
-def spawn(
-    context: typer.Context,
-    calibrator: _Calibrator = "auto",
-    now: _Now = False,
-    respawn: Annotated[
-        bool,
-        typer.Option(help="New tasks for groups whose task failed, for the files there are now."),
-    ] = False,
-    strategy: _AsStrategy = _Strategy.GROUP,
-    anew: Annotated[bool, typer.Option("--anew", hidden=True)] = False,
-) -> None:
-    """Spawn a task for each observation group in the input folder."""
-    from absurd_contimg.operations.services import check_spawn
-
-    if anew:
-        context.fail("No such option: --anew (Did you mean --respawn?)")
-    settings = state.settings()
-    check_spawn(settings, calibrator)
-    _show_spawned(
-        shared.with_backend(
-            settings, lambda backend: _spawn(backend, settings, calibrator, now, strategy, respawn)
-        )
-    )
-
-
-@app.command()
-def run(
-    calibrator: _Calibrator = "auto",
-    now: _Now = False,
-    strategy: _AsStrategy = _Strategy.GROUP,
-    concurrency: Annotated[
-        int, typer.Option(min=1, help="Tasks at the same time on each queue.")
-    ] = 2,
-    report_path: Annotated[
-        Path | None,
-        typer.Option(
-            "--report", help="HTML report to write. Default: report.html in the output folder."
-        ),
-    ] = None,
-    follow: Annotated[
-        bool, typer.Option("--follow", help="Daemon and worker in one process, until SIGTERM.")
-    ] = False,
-) -> None:
-    """Spawn tasks, run them in this process until they end, and write a report.
-
-    Exit code 1 if a task has not completed.
-    """
-    from absurd_contimg.operations import services
-    from absurd_contimg.operations.night_report import daemon_reports
-    from absurd_contimg.operations.services import check_spawn, check_worker, serve
-    from absurd_contimg.operations.terminal import history_table, watch
-
-    settings = state.settings(concurrency=concurrency)
-    if follow:
-        if now or report_path is not None:
-            raise SettingError("--follow goes with neither --now nor --report.")
-        asyncio.run(services.follow(settings, calibrator, daemon_reports))
-        return
-    check_spawn(settings, calibrator)
-    check_worker(settings)
-
-    async def work(backend: Backend) -> list[History]:
-        spawned = await _spawn(backend, settings, calibrator, now, strategy)
-        _show_spawned(spawned)
-        ids = [item.task.task_id for item in spawned if item.task is not None]
-        open_tasks = await backend.list_tasks(settings.queue_name, states=LIVE_STATES)
-        tasks = [*ids, *(task.task_id for task in open_tasks if task.task_id not in ids)]
-        serving = asyncio.create_task(serve(settings))
-        watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
-        await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if not watching.done():  # the worker was stopped, or failed
-            watching.cancel()
-            await serving
-            console.print("Stopped. The running tasks are released; contimg run continues them.")
-            raise typer.Exit(130)
-        serving.cancel()
-        await asyncio.wait({serving})
-        return watching.result()
-
-    histories = shared.with_backend(settings, work)
-    console.print(*map(history_table, histories))
-    shared.write_report_to(settings, histories, report_path)
-    if any(history.task.state != "completed" for history in histories):
-        raise typer.Exit(1)
 
 
 @app.command()
@@ -288,7 +175,7 @@ def quarantine_list() -> None:
     url = state.settings().registry_url
     if not exists(url):
         raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
-    table = Table("group", "reason", box=None)
+    table = KeyedTable("group", "reason")
     with closing(Registry(url)) as registry:
         for group in registry.groups(GroupStatus.QUARANTINED):
             table.add_row(cell(group.group_id), cell(group.reason or ""))
@@ -336,47 +223,6 @@ def db_url() -> None:
     from absurd_contimg.operations.services import database_url
 
     print(without_password(database_url(state.settings())))
-
-
-async def _spawn(
-    backend: Backend,
-    settings: Settings,
-    calibrator: str,
-    now: bool,
-    strategy: _Strategy,
-    respawn: bool = False,
-) -> list[Spawned]:
-    from absurd_contimg.ingest.spawn import spawn_groups
-    from absurd_contimg.operations.services import ActionRecords, GivenTables, operator_name
-    from absurd_contimg.registry import Registry
-
-    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
-    with closing(Registry(settings.registry_url)) as registry:
-        tables = GivenTables(registry.database)
-        records = ActionRecords(tables, operator_name(), "command line")
-        spawned = await spawn_groups(
-            backend,
-            settings,
-            registry,
-            calibrator=calibrator,
-            incomplete_now=now,
-            respawn=respawn,
-            strategy=strategy.value,
-        )
-        for item in spawned:
-            if item.task is not None and item.task.created:
-                await records.record("spawn", item.group.group_id, "", "done")
-        return spawned
-
-
-def _show_spawned(spawned: list[Spawned]) -> None:
-    table = Table("group", "sub-bands", "task", "", box=None)
-    for item in spawned:
-        task_id, note = "", f"waits for {item.waits_for}"
-        if item.task is not None:
-            task_id, note = str(item.task.task_id), "spawned" if item.task.created else "existed"
-        table.add_row(cell(item.group.group_id), str(len(item.group.files)), task_id, cell(note))
-    console.print(table)
 
 
 def _show_retried(task: SpawnedTask) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.config.mosaic import MosaicTier
 from absurd_contimg.core.backend import Backend
@@ -22,6 +21,7 @@ from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.services import MosaicPlan
@@ -69,9 +69,7 @@ def plan(
     if as_json:
         print_json(plans)
         return
-    table = Table(box=None)
-    for heading in ("mosaic", "tier", "tiles", "missing", "pixels", "noise mJy"):
-        table.add_column(heading, overflow="fold")
+    table = KeyedTable("mosaic", "tier", "tiles", "missing", "pixels", "noise mJy")
     for item in plans:
         size = f"{item.width_px} x {item.height_px}" if item.width_px else ""
         noise = "" if item.noise_jy is None else f"{1e3 * item.noise_jy:.3g}"
@@ -122,7 +120,7 @@ def make(
         refused = {item.window_id: item.problem for item in plans if item.problem}
         print_json({"spawned": spawned, "refused": refused})
     else:
-        table = Table("mosaic", "tiles", "task", "", box=None)
+        table = KeyedTable("mosaic", "tiles", "task", "", keys=["mosaic", "task"])
         for item, task in zip(possible, tasks, strict=True):
             note = "spawned" if task.created else "existed"
             row = cell(item.window_id), str(len(item.members)), str(task.task_id), note
@@ -180,7 +178,7 @@ def _list(mosaics: Sequence[Mosaic], as_json: bool) -> None:
     if as_json:
         print_json([{"product_key": m.product_key, **m.details["mosaic"]} for m in mosaics])
         return
-    table = Table("mosaic", "tier", "middle UTC", "tiles", "noise mJy", "verdict", box=None)
+    table = KeyedTable("mosaic", "tier", "middle UTC", "tiles", "noise mJy", "verdict")
     for mosaic in mosaics:
         figures = mosaic.details["mosaic"]
         noise = f"{1e3 * figures['noise_jy']:.3g}"
@@ -218,7 +216,7 @@ def _show(mosaic: Mosaic, figures: Mapping[str, Any], tiles: Mapping[str, Any]) 
     }
     for name, text in lines.items():
         console.print(message_line(f"{name:10} {text}"), soft_wrap=True)
-    table = Table("tile", "middle UTC", "noise mJy", "reason", box=None)
+    table = KeyedTable("tile", "middle UTC", "noise mJy", "reason")
     for tile in tiles["used"]:
         noise = f"{1e3 * tile['noise_jy']:.3g}"
         table.add_row(cell(tile["group_id"]), _utc(tile["mid_mjd"]), noise, "used")

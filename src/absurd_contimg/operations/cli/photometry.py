@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import TERMINAL_STATES, SpawnedTask
@@ -21,6 +20,7 @@ from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.products.photometry_table import SourceFlux
@@ -114,7 +114,8 @@ def lightcurve(
     if as_json:
         print_json(asdict(curve))
         return
-    table = Table("time (UTC)", "window" if mosaics else "group", box=None, pad_edge=False)
+    name = "window" if mosaics else "group"
+    table = KeyedTable("time (UTC)", name, keys=["time (UTC)", name], pad_edge=False)
     for heading in ("mJy", "error", "scale", "n"):
         table.add_column(heading, justify="right")
     for point in curve.points:
@@ -185,7 +186,7 @@ def _show_new_sources(limit: int, as_json: bool) -> None:
     if as_json:
         print_json([asdict(detection) for detection in detections])
         return
-    table = Table("source", "first in", box=None, pad_edge=False)
+    table = KeyedTable("source", "first in", pad_edge=False)
     for heading in ("mJy", "error", "expected", "before", "images"):
         table.add_column(heading, justify="right")
     table.add_column("")
@@ -208,8 +209,8 @@ def _show_new_sources(limit: int, as_json: bool) -> None:
     console.out(f"{count} of {len(detections)} sources outside the catalogue are new.")
 
 
-def _flux_table(rows: list[SourceFlux]) -> Table:
-    table = Table("source", box=None, pad_edge=False)
+def _flux_table(rows: list[SourceFlux]) -> KeyedTable:
+    table = KeyedTable("source", pad_edge=False)
     for heading in ("RA deg", "Dec deg", "mJy", "error", "S/N", "ratio"):
         table.add_column(heading, justify="right")
     table.add_column("flags")
@@ -234,8 +235,8 @@ def _signal(row: SourceFlux) -> str:
     return f"{row.flux_jy / row.error_jy:.1f}" if row.flux_jy and row.error_jy else ""
 
 
-def _variability_table(curves: list[LightCurve]) -> Table:
-    table = Table("source", box=None, pad_edge=False)
+def _variability_table(curves: list[LightCurve]) -> KeyedTable:
+    table = KeyedTable("source", pad_edge=False)
     for heading in ("epochs", "mJy", "V", "eta", "Vs", "m"):
         table.add_column(heading, justify="right")
     for curve in curves:

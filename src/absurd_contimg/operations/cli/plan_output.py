@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.ingest.reprocessing import GroupPlan, ReprocessingPlan
@@ -43,7 +42,7 @@ def _group_json(each: GroupPlan) -> dict[str, Any]:
 def show_plan(made: ReprocessingPlan, workers: int) -> None:
     """Print the plan: groups, what is left out and why, dependents, time."""
     included = made.included
-    table = Table("group", "verdict", "runs", box=None)
+    table = KeyedTable("group", "verdict", "runs")
     for each in included[:_SHOWN_MAX]:
         first = f"{each.runs[0]} and {len(each.runs) - 1} more" if each.runs[1:] else each.runs[0]
         table.add_row(cell(each.group.group_id), cell(each.group.verdict or ""), cell(first))

@@ -12,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
@@ -20,6 +19,7 @@ from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.operations.services import RetriedPublication
@@ -58,7 +58,9 @@ def publish_list(
     if as_json:
         print_json([asdict(each) for each in publications])
     else:
-        table = Table("key", "product", "state", "failed", "published (UTC)", box=None)
+        table = KeyedTable(
+            "key", "product", "state", "failed", "published (UTC)", keys=["key", "product"]
+        )
         for each in publications:
             when = (each.published_at or "")[:19]
             cells = (each.product_key[:10], each.destination.name, each.state.value)
@@ -172,7 +174,10 @@ def transits(
         ]
         print_json(rows)
         return
-    table = Table("transit (UTC)", "calibrator", "group", "beam", "groups", "MS", "days", box=None)
+    table = KeyedTable(
+        *("transit (UTC)", "calibrator", "group", "beam", "groups", "MS", "days"),
+        keys=["transit (UTC)", "calibrator", "group"],
+    )
     for each in observed:
         days = (now - _time(each)).total_seconds() / 86_400.0
         table.add_row(

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import QueueStats
@@ -22,6 +21,7 @@ from absurd_contimg.operations.cli.app import (
     with_backend,
 )
 from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.terminal_tables import KeyedTable
 
 queue_app = typer.Typer(no_args_is_help=True, help="Pause and resume queues.")
 app.add_typer(queue_app, name="queue")
@@ -71,7 +71,7 @@ def list_queues(as_json: AsJson = False) -> None:
     if as_json:
         print_json([{"queue": each, "pause": pauses.get(each.queue_name)} for each in stats])
         return
-    table = Table("queue", "pending", "running", "sleeping", "paused", box=None)
+    table = KeyedTable("queue", "pending", "running", "sleeping", "paused")
     for each in stats:
         pause = pauses.get(each.queue_name)
         counts = (each.tasks_by_state.get(name, 0) for name in ("pending", "running", "sleeping"))

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.operations.cli.app import AsJson, print_json, registry_app, state, with_backend
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.registry import Registry
@@ -158,7 +158,7 @@ def files(
     if as_json:
         print_json(listed)
         return
-    table = Table("file", "group", "state", "reason", box=None, pad_edge=False)
+    table = KeyedTable("file", "group", "state", "reason", keys=["file", "group"], pad_edge=False)
     for file in listed:
         table.add_row(*map(cell, (file.path.name, file.group_id, file.state, file.reason or "")))
     console.print(table)

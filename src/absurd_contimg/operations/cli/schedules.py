@@ -12,12 +12,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
 
 if TYPE_CHECKING:
     from absurd_contimg.registry.schedules import Schedule
@@ -144,7 +144,7 @@ def list_schedules(as_json: AsJson = False) -> None:
     if as_json:
         print_json([{**asdict(s), "next_slot": _next_time(s, settings)} for s in schedules])
         return
-    table = Table("schedule", "time", "next (UTC)", "starts", "last slot", box=None)
+    table = KeyedTable("schedule", "time", "next (UTC)", "starts", "last slot")
     for schedule in schedules:
         table.add_row(
             cell(schedule.name),

@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from rich.console import Group
-from rich.table import Table
 
 from absurd_contimg.config.meanings import field_meanings
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.cli.app import app
 from absurd_contimg.operations.console import console
+from absurd_contimg.terminal_tables import KeyedTable
 
 _PRESETS = ("tiny", "demo", "full")
 
@@ -23,10 +23,10 @@ def _list_options(wanted: bool) -> None:
         return
     from absurd_contimg.synthesis import FAULT_MEANINGS, SynthesisConfig  # noqa: PLC0415 - casa extra
 
-    options = Table("option", "default", "meaning", box=None)
+    options = KeyedTable("option", "default", "meaning")
     for name, meaning in field_meanings(SynthesisConfig).items():
         options.add_row(name, str(SynthesisConfig.model_fields[name].default), meaning)
-    faults = Table("fault", "meaning", box=None)
+    faults = KeyedTable("fault", "meaning")
     for kind, meaning in FAULT_MEANINGS.items():
         faults.add_row(f"{kind}:GROUP:SUBBAND", meaning)
     presets = ", ".join(_PRESETS)
@@ -86,7 +86,7 @@ def synth(
         result = synthesize(folder, config)
     else:
         result = synthesize_at_pace(folder, config, Pace(speed))
-    table = Table("group", "files", "calibrator", box=None)
+    table = KeyedTable("group", "files", "calibrator")
     for group in result.groups:
         table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")
     console.print(table)

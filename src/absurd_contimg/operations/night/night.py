@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.config import PathsConfig
@@ -58,6 +57,7 @@ from absurd_contimg.registry.ingestion import IngestionTables
 from absurd_contimg.registry.models import IngestState
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis.night import GROUPS_MIN, TRUTH_NAME, TrueNight
+from absurd_contimg.terminal_tables import KeyedTable
 
 _WORKERS = ("worker-1", "worker-2")
 _KILL_STAGE = "image"
@@ -383,7 +383,7 @@ class _Night:
 
 
 def _show(section: Section, console: Console) -> None:
-    table = Table(box=None, pad_edge=False)
+    table = KeyedTable(pad_edge=False)
     for column in section.columns:
         table.add_column(column, overflow="fold")
     for row in section.rows:

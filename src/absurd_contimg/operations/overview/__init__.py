@@ -3,6 +3,7 @@
 from absurd_contimg.operations.overview.read import (
     RECENT_SECONDS,
     read_context,
+    read_context_and_groups,
     read_site,
     read_site_and_context,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "open_site",
     "production_site",
     "read_context",
+    "read_context_and_groups",
     "read_site",
     "read_site_and_context",
 ]

@@ -21,7 +21,7 @@ from absurd_contimg.operations.overview.queue_facts import (
     stage_task_states,
     waiting_tasks,
 )
-from absurd_contimg.operations.overview.records import ServiceOverview, SiteOverview
+from absurd_contimg.operations.overview.records import GroupOverview, ServiceOverview, SiteOverview
 from absurd_contimg.operations.overview.registry_facts import (
     RegistryFacts,
     data_overview,
@@ -95,11 +95,18 @@ async def read_site_and_context(
 
 async def read_context(site: Site) -> WaitContext:
     """What `explain_wait` needs to know of a site, for the history of a single task."""
+    return (await read_context_and_groups(site))[0]
+
+
+async def read_context_and_groups(site: Site) -> tuple[WaitContext, list[GroupOverview]]:
+    """`read_context`, and the groups that have no task yet: what each waits for."""
     now, queues = await _read_queues(site, 0.0, DATABASE_SECONDS, [])
     registry = await in_thread(read_registry, site, now.timestamp())
     running = [task for facts in queues for task in facts.running]
     services = read_services(registry.services, running, now)
-    return wait_context(site, now, queues, registry, services)
+    groups = group_overviews(registry, rules_of(site), {}, now.timestamp())
+    waiting = [group for group in groups if group.kind == "group" and group.task_id is None]
+    return wait_context(site, now, queues, registry, services), waiting
 
 
 async def _read_queues(

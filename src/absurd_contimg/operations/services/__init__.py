@@ -42,6 +42,7 @@ from absurd_contimg.operations.services.quarantine import (
 )
 from absurd_contimg.operations.services.registry_tables import (
     GivenTables,
+    Hindrances,
     SiteTables,
     Tables,
     open_tables,
@@ -66,6 +67,7 @@ __all__ = [
     "BatchActions",
     "BatchSummary",
     "GivenTables",
+    "Hindrances",
     "LoopState",
     "MosaicPlan",
     "RetriedPublication",

@@ -11,32 +11,31 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from absurd_contimg.history.metrics import measure
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.plotting import plotting_libraries
 from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.campaign.summary import RunSummary, backlog
 from absurd_contimg.simulation.model.world import EPOCH
+from absurd_contimg.terminal_tables import KeyedTable
 
 _GROUPS_DRAWN = 400
 _RUNS_DRAWN = 8
 _COLOURS = {"done": "tab:blue", "died": "tab:red"}
 
 
-def table_of(summaries: Sequence[RunSummary]) -> Table:
+def table_of(summaries: Sequence[RunSummary]) -> KeyedTable:
     """For a terminal: one line a run."""
     caption = (
         "viol: violations of invariants. per h: completed an hour. p50, p95: minutes from spawn "
         "to end. queue: groups there at most, and at the end. lost: stage time without a product. "
         "died: stages that ended with their worker. faults: those that hit work under way, of all."
     )
-    table = Table(title="Simulated campaign", caption=caption, box=None, padding=(0, 1, 0, 0))
+    table = KeyedTable(title="Simulated campaign", caption=caption, padding=(0, 1, 0, 0))
     table.add_column("run", min_width=10)
     names = ("seed", "viol", "done", "fail", "left", "per h", "p50", "p95", "queue")
     for name in (*names, "busy", "lost", "died", "faults"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     for summary in summaries:
         table.add_row(
             summary.label,

@@ -1,0 +1,228 @@
+"""``contimg spawn`` and ``run``: from files in the input folder to tasks, and their work here."""
+
+# SQLAlchemy, NumPy and the stages take a second to import: each command imports what it needs.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import closing
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
+
+import typer
+
+from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.records import LIVE_STATES, History
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli import app as shared
+from absurd_contimg.operations.cli.app import AsJson, app, state
+from absurd_contimg.operations.console import cell, console
+from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
+
+if TYPE_CHECKING:
+    from absurd_contimg.ingest.spawn import Spawned
+
+_Calibrator = Annotated[
+    str, typer.Option(help="auto, none, or the name of a calibrator in the catalogue.")
+]
+_Now = Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")]
+
+
+class _Strategy(StrEnum):
+    """How a group is processed (docs/strategies.md)."""
+
+    GROUP = "group"
+    STAGES = "stages"
+    HYBRID = "hybrid"
+
+
+_AsStrategy = Annotated[
+    _Strategy,
+    typer.Option(
+        help="group: one task, a step for each stage; stages: a task for each stage, on a queue "
+        "for its resource; hybrid: one step that runs all stages."
+    ),
+]
+
+
+@app.command()
+def spawn(
+    context: typer.Context,
+    calibrator: _Calibrator = "auto",
+    now: _Now = False,
+    respawn: Annotated[
+        bool,
+        typer.Option(help="New tasks for groups whose task failed, for the files there are now."),
+    ] = False,
+    strategy: _AsStrategy = _Strategy.GROUP,
+    as_json: AsJson = False,
+    anew: Annotated[bool, typer.Option("--anew", hidden=True)] = False,
+) -> None:
+    """Spawn a task for each observation group in the input folder.
+
+    Groups that wait for files get none yet: it says until when.
+    """
+    from absurd_contimg.operations.services import check_spawn
+
+    if anew:
+        context.fail("No such option: --anew (Did you mean --respawn?)")
+    settings = state.settings()
+    check_spawn(settings, calibrator)
+    spawned = shared.with_backend(
+        settings, lambda backend: _spawn(backend, settings, calibrator, now, strategy, respawn)
+    )
+    if as_json:
+        shared.print_json(list(map(_json_of, spawned)))
+    else:
+        _show_spawned(spawned)
+
+
+@app.command()
+def run(
+    calibrator: _Calibrator = "auto",
+    now: _Now = False,
+    strategy: _AsStrategy = _Strategy.GROUP,
+    concurrency: Annotated[
+        int, typer.Option(min=1, help="Tasks at the same time on each queue.")
+    ] = 2,
+    report_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--report", help="HTML report to write. Default: report.html in the output folder."
+        ),
+    ] = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Daemon and worker in one process, until SIGTERM.")
+    ] = False,
+) -> None:
+    """Spawn tasks, run them in this process until they end, and write a report.
+
+    Exit code 1 if a task has not completed, or a group waits for files.
+    """
+    from absurd_contimg.operations import services
+    from absurd_contimg.operations.night_report import daemon_reports
+    from absurd_contimg.operations.services import check_spawn, check_worker
+    from absurd_contimg.operations.terminal import history_table
+
+    settings = state.settings(concurrency=concurrency)
+    if follow:
+        if now or report_path is not None:
+            raise SettingError("--follow goes with neither --now nor --report.")
+        asyncio.run(services.follow(settings, calibrator, daemon_reports))
+        return
+    check_spawn(settings, calibrator)
+    check_worker(settings)
+
+    async def work(backend: Backend) -> tuple[list[Spawned], list[History]]:
+        spawned = await _spawn(backend, settings, calibrator, now, strategy)
+        _show_spawned(spawned)
+        ids = [item.task.task_id for item in spawned if item.task is not None]
+        open_tasks = await backend.list_tasks(settings.queue_name, states=LIVE_STATES)
+        tasks = [*ids, *(task.task_id for task in open_tasks if task.task_id not in ids)]
+        return spawned, await _run_tasks(backend, settings, tasks) if tasks else []
+
+    spawned, histories = shared.with_backend(settings, work)
+    if histories:
+        console.print(*map(history_table, histories))
+    waiting = [
+        (item.group.group_id, item.present, item.expected, item.waits_for)
+        for item in spawned
+        if item.task is None
+    ]
+    shared.write_report_to(settings, histories, report_path, waiting)
+    if waiting:
+        names = ", ".join(name for name, *_ in waiting[:5])
+        console.print(
+            f"[yellow]{len(waiting)} groups wait and were not processed:[/] {cell(names)}. "
+            "Run it again then, or with --now.",
+        )
+    if waiting or any(history.task.state != "completed" for history in histories):
+        raise typer.Exit(1)
+
+
+async def _run_tasks(backend: Backend, settings: Settings, tasks: list[UUID]) -> list[History]:
+    """Work here until the tasks have ended; their histories."""
+    from absurd_contimg.operations.services import serve
+    from absurd_contimg.operations.terminal import watch
+
+    serving = asyncio.create_task(serve(settings))
+    watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
+    await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
+    if not watching.done():  # the worker was stopped, or failed
+        watching.cancel()
+        await serving
+        console.print("Stopped. The running tasks are released; contimg run continues them.")
+        raise typer.Exit(130)
+    serving.cancel()
+    await asyncio.wait({serving})
+    return watching.result()
+
+
+async def _spawn(
+    backend: Backend,
+    settings: Settings,
+    calibrator: str,
+    now: bool,
+    strategy: _Strategy,
+    respawn: bool = False,
+) -> list[Spawned]:
+    from absurd_contimg.ingest.spawn import spawn_groups
+    from absurd_contimg.operations.services import ActionRecords, GivenTables, operator_name
+    from absurd_contimg.registry import Registry
+
+    settings.pipeline.paths.state_dir.mkdir(parents=True, exist_ok=True)
+    with closing(Registry(settings.registry_url)) as registry:
+        tables = GivenTables(registry.database)
+        records = ActionRecords(tables, operator_name(), "command line")
+        spawned = await spawn_groups(
+            backend,
+            settings,
+            registry,
+            calibrator=calibrator,
+            incomplete_now=now,
+            respawn=respawn,
+            strategy=strategy.value,
+        )
+        for item in spawned:
+            if item.task is not None and item.task.created:
+                await records.record("spawn", item.group.group_id, "", "done")
+        return spawned
+
+
+def _note(item: Spawned) -> str:
+    """What became of a group, or what to do."""
+    if item.task is None:
+        return f"waits for {item.waits_for}"
+    if item.task.created:
+        return "spawned"
+    if item.state in ("failed", "cancelled"):
+        why = f"contimg history {item.group.group_id}"
+        return f"existed, {item.state}: {why}; contimg spawn --respawn makes a new one"
+    if item.state == "completed":
+        return "existed, completed: with other settings contimg reprocess plan"
+    return f"existed, {item.state or 'unknown'}"
+
+
+def _show_spawned(spawned: list[Spawned]) -> None:
+    table = KeyedTable("group", "sub-bands", "task", "", keys=["group", "task"])
+    for item in spawned:
+        task_id = "" if item.task is None else str(item.task.task_id)
+        present = f"{item.present} of {item.expected}"
+        table.add_row(cell(item.group.group_id), present, task_id, cell(_note(item)))
+    console.print(table)
+
+
+def _json_of(item: Spawned) -> dict[str, object]:
+    return {
+        "group": item.group.group_id,
+        "present": item.present,
+        "expected": item.expected,
+        "task_id": None if item.task is None else item.task.task_id,
+        "created": item.task is not None and item.task.created,
+        "state": item.state,
+        "waits_for": item.waits_for or None,
+    }

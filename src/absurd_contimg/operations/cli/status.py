@@ -1,0 +1,158 @@
+"""``contimg status``: the queue, what keeps it from work, groups that wait, the newest tasks."""
+
+# The stages, SQLAlchemy and CASA's helpers take a second to import: imported where they are used.
+# ruff: noqa: PLC0415
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+import typer
+
+from absurd_contimg.core.backend import Inspection
+from absurd_contimg.core.records import History, QueueStats
+from absurd_contimg.execution.host_scratch import host_name, host_scratch
+from absurd_contimg.execution.scratch import living_owners
+from absurd_contimg.history.stage_tasks import with_stage_tasks
+from absurd_contimg.history.summary import read_histories, summarize, superseded_failures
+from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
+from absurd_contimg.operations.cli import app as shared
+from absurd_contimg.operations.cli.app import AsJson, FromFile, app, state
+from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.settings import Settings
+from absurd_contimg.terminal_tables import KeyedTable
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.overview import GroupOverview
+    from absurd_contimg.operations.services import Hindrances
+
+
+@dataclass(frozen=True, slots=True)
+class _Queue:
+    """What is read of the queue and the site."""
+
+    stats: QueueStats
+    histories: Sequence[History]
+    superseded: frozenset[UUID]
+    """Failed tasks whose group has a later one."""
+    context: WaitContext
+    groups: Sequence[GroupOverview]
+    """Those without a task."""
+
+
+@app.command()
+def status(
+    limit: Annotated[int, typer.Option(min=1, help="Number of tasks, the newest first.")] = 20,
+    as_json: AsJson = False,
+    from_file: FromFile = None,
+) -> None:
+    """Show the queue, the workers of this host, groups that wait for files, the newest tasks."""
+    from absurd_contimg.operations.services import read_hindrances, worker_notes
+    from absurd_contimg.operations.terminal import task_summary, tasks_table
+
+    settings = state.settings()
+
+    async def read(backend: Inspection) -> _Queue:
+        stats = await backend.queue_stats(settings.queue_name)
+        histories = await read_histories(backend, settings.queue_name, limit=limit)
+        superseded: frozenset[UUID] = frozenset()
+        if stats.tasks_by_state.get("failed"):
+            superseded = await superseded_failures(backend, settings.queue_name)
+        context, groups = await shared.read_waits(settings, backend, from_file)
+        histories = await with_stage_tasks(backend, histories)
+        return _Queue(stats, histories, superseded, context, groups)
+
+    queue = shared.with_inspection(settings, from_file, read)
+    summaries, now = list(map(summarize, queue.histories)), queue.context.now
+    explanations = {
+        history.task.task_id: explanation
+        for history in queue.histories
+        if (explanation := explain_wait(history, queue.context)) is not None
+    }
+    paths = settings.pipeline.paths
+    host, alive = host_name(), living_owners(host_scratch(paths.scratch_dir))
+    notes = [
+        {**note, "alive_here": note.get("host", host) == host and note["worker"] in alive}
+        for note in worker_notes(paths.state_dir)
+    ]
+    hindrances = read_hindrances(settings)
+    if as_json:
+        tasks = [
+            task_summary(summary, now, explanations.get(summary.task_id)) for summary in summaries
+        ]
+        shared.print_json(
+            {
+                "queue": queue.stats,
+                "failed_superseded": len(queue.superseded),
+                "workers_here": alive,
+                "disk_notes": notes,
+                "pauses": hindrances.pauses,
+                "slots": hindrances.slots,
+                "registry_problem": hindrances.problem,
+                "groups_waiting": queue.groups,
+                "tasks": tasks,
+            }
+        )
+        return
+    _show_queue(queue)
+    _show_hindrances(hindrances)
+    console.print(f"Workers alive on this host: {', '.join(map(cell, alive)) or 'none'}")
+    _show_slots(settings, hindrances)
+    _show_notes(notes, host)
+    if queue.groups:
+        console.print(_groups_table(queue.groups))
+    if summaries:
+        console.print(tasks_table(summaries, now, explanations, queue.superseded))
+
+
+def _show_queue(queue: _Queue) -> None:
+    stats = queue.stats
+    counts = ", ".join(f"{number} {state}" for state, number in stats.tasks_by_state.items())
+    if queue.superseded:
+        counts += f" ({len(queue.superseded)} of the failed ones have a later task of their group)"
+    console.print(f"[bold]{cell(stats.queue_name)}[/]: {counts or 'no tasks'}")
+    if stats.oldest_claimable_seconds is not None:
+        seconds = stats.oldest_claimable_seconds
+        duration = f"for {seconds:.0f} s" if math.isfinite(seconds) else "since ever"
+        console.print(f"{stats.claimable} waiting for a worker, the first {duration}")
+    if stats.expired_leases:
+        console.print(f"[yellow]{stats.expired_leases} runs with expired leases[/]")
+
+
+def _show_hindrances(hindrances: Hindrances) -> None:
+    for pause in hindrances.pauses:
+        console.print(f"[yellow]Nothing is claimed:[/] {message_line(str(pause))}")
+    if hindrances.problem is not None:
+        console.print(f"[yellow]Nothing is claimed:[/] {message_line(hindrances.problem)}")
+
+
+def _show_slots(settings: Settings, hindrances: Hindrances) -> None:
+    limits = settings.pipeline.limits.by_resource
+    for slot in hindrances.slots:
+        shown = f"limit {limits[slot.resource]}" if slot.resource in limits else "no limit here"
+        console.print(message_line(f"{slot.resource}, {shown}: {slot}"))
+
+
+def _show_notes(notes: Sequence[Mapping[str, Any]], host: str) -> None:
+    """What workers have written about their disks."""
+    for note in notes:
+        if not note["reason"]:
+            continue
+        place = "" if note["alive_here"] else ", not alive on this host"
+        if note.get("host", host) != host:
+            place = f" of host {note['host']}"
+        heading = f"worker {note['worker']}{place}, since {note['since']}"
+        console.print(f"[yellow]{cell(heading)}:[/] ", end="")
+        console.print(message_line(note["reason"]), soft_wrap=True)
+
+
+def _groups_table(groups: Sequence[GroupOverview]) -> KeyedTable:
+    table = KeyedTable("group without a task", "sub-bands", "why")
+    for group in groups:
+        present = f"{group.present} of {group.expected}"
+        table.add_row(cell(group.name), present, cell(group.waits_for))
+    return table
