@@ -69,17 +69,17 @@ class KeyedTable(Table):
             line.stylize("bold")
             line.overflow = "fold"
             yield line
-            said = Text(", ").join(
-                [_said(console, column, text) for column, text in rest if text.plain.strip()]
+            values = Text(", ").join(
+                [_value(console, column, text) for column, text in rest if text.plain.strip()]
             )
-            if said.plain:
-                said.overflow = "fold"
-                yield Padding(said, (0, 0, 0, _INDENT))
+            if values.plain:
+                values.overflow = "fold"
+                yield Padding(values, (0, 0, 0, _INDENT))
         if self.caption:
             yield _text(console, self.caption)
 
 
-def _said(console: Console, column: Column, text: Text) -> Text:
+def _value(console: Console, column: Column, text: Text) -> Text:
     """``worker host:1``; of a column without a heading the text alone."""
     heading = _text(console, column.header).plain.replace("\n", " ")
     return Text.assemble((f"{heading} ", "dim") if heading else "", text)
