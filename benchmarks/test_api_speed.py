@@ -32,18 +32,26 @@ with made as (
   insert into absurd."t_{QUEUE}"
     (task_id, task_name, params, headers, enqueue_at, state, attempts, last_attempt_run)
   select absurd.portable_uuidv7(), 'pipeline', jsonb_build_object('group_id', 'G' || n), null,
-    now() - n * interval '1 s',
-    case when n % 20 = 0 then 'pending' when n % 50 = 1 then 'failed' else 'completed' end, 1,
-    absurd.portable_uuidv7()
+    now() - ({TASKS} - n) * interval '300 s',
+    case when n > {TASKS} - 5000 then 'pending' when n % 50 = 1 then 'failed' else 'completed' end,
+    1, absurd.portable_uuidv7()
   from generate_series(1, {TASKS}) n returning task_id, last_attempt_run, state, enqueue_at)
-insert into absurd."r_{QUEUE}" (run_id, task_id, attempt, state, available_at, created_at)
-select last_attempt_run, task_id, 1, state, enqueue_at, enqueue_at from made
+insert into absurd."r_{QUEUE}"
+  (run_id, task_id, attempt, state, available_at, created_at, started_at, completed_at, failed_at,
+   result, failure_reason)
+select last_attempt_run, task_id, 1, state, enqueue_at, enqueue_at, enqueue_at,
+  case when state = 'completed' then enqueue_at + interval '200 s' end,
+  case when state = 'failed' then enqueue_at + interval '100 s' end,
+  case when state = 'completed' then jsonb_build_object('products', repeat('x', 500)) end,
+  case when state = 'failed' then
+    jsonb_build_object('name', 'OSError', 'kind', 'resource', 'message', repeat('x', 500)) end
+from made
 """
 
 
 @pytest.fixture(scope="module")
 def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A queue with many tasks, as a year of nights would leave it."""
+    """A queue with many tasks, as a year of groups would leave it, 5,000 of them waiting."""
     server = EmbeddedPostgres(tmp_path_factory.mktemp("pg"), durable=False)
     server.start()
     url = server.create_database("speed")
@@ -51,7 +59,7 @@ def database_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     asyncio.run(_make_queue(url))
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(_INSERT)
-        connection.execute("analyze")
+        connection.execute("vacuum analyze")
     yield url
     server.stop()
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from unreadable_rows import connected
 
-from absurd_contimg.backends.memory import MemoryBackend
-from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase, task_reads
+from absurd_contimg.backends.memory import backend as memory_backend
 from absurd_contimg.core.backend import Backend, Inspection
 from absurd_contimg.core.errors import ValueRefused
 from absurd_contimg.core.records import SpawnOptions
@@ -137,8 +137,37 @@ async def test_every_task_with_a_problem_is_a_suspect(backend: Backend) -> None:
     assert {problem.task_id for problem in problems} <= set(suspects)
     assert any(problem.blocks_the_queue for problem in problems)
     assert not all(problem.blocks_the_queue for problem in problems)
-    if isinstance(backend, PostgresBackend):
-        assert len(suspects) < len(await Inspection.suspect_tasks(backend, QUEUE))
+    assert len(suspects) < len(await Inspection.suspect_tasks(backend, QUEUE))
+
+
+async def test_the_emulator_makes_records_only_of_what_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A look at a long queue does not copy all that has ended long ago."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    backend = MemoryBackend(MemoryDatabase(clock=lambda: now))
+    await backend.create_queue(QUEUE)
+    for number in range(30):
+        await backend.spawn_task(QUEUE, "task", {"n": number})
+        (claimed,) = await backend.claim_task(QUEUE, "worker")
+        await backend.complete_run(QUEUE, claimed.run_id)
+    now += timedelta(days=2)
+    waiting = await backend.spawn_task(QUEUE, "task", {"n": 30}, SpawnOptions(max_attempts=1))
+    records = []
+
+    def python_values(row: tuple[Any, ...]) -> list[Any]:
+        records.append(row)
+        return original(row)
+
+    original = task_reads.python_values
+    monkeypatch.setattr(task_reads, "python_values", python_values)
+    monkeypatch.setattr(memory_backend, "python_values", python_values)
+    activity = await backend.recent_activity(QUEUE, now - timedelta(days=1))
+    assert (activity.completed, await find_problems(backend, QUEUE)) == (0, [])
+    (newest,) = await backend.find_tasks(QUEUE, TaskFilter(), limit=1)
+    assert newest.task_id == waiting.task_id
+    assert await backend.count_tasks(QUEUE, TaskFilter()) == {"pending": 1, "completed": 30}
+    assert len(records) == 1
 
 
 async def test_a_run_whose_task_has_ended_counts_as_none(

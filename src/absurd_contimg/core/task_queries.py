@@ -86,12 +86,12 @@ def select_tasks(histories: Iterable[History], wanted: TaskFilter) -> list[Histo
 
 
 def _has_failure(history: History, failure: str) -> bool:
-    reasons = (run.failure_reason for run in history.runs)
-    return any(
-        failure in (reason.get(name) for name in _REASON_MEMBERS)
-        for reason in reasons
-        if isinstance(reason, Mapping)
-    )
+    return any(names_failure(run.failure_reason, failure) for run in history.runs)
+
+
+def names_failure(reason: Json, failure: str) -> bool:
+    """Whether a run's reason has this kind, rule or name."""
+    return isinstance(reason, Mapping) and failure in (reason.get(key) for key in _REASON_MEMBERS)
 
 
 def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity:
@@ -108,9 +108,9 @@ def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity
                 completed += 1
                 if _is_finite(task.enqueue_at) and _is_finite(run.completed_at):
                     latencies.append((run.completed_at - task.enqueue_at).total_seconds())
-            if run.failed_at is None or run.failed_at < since:
+            if run.state != "failed" or run.failed_at is None or run.failed_at < since:
                 continue
-            failed += is_last and run.state == "failed"
+            failed += is_last
             if run.failure_reason is not None:
                 reason = _reason_members(run.failure_reason)
                 examples[repr(reason)] = reason

@@ -7,13 +7,12 @@ database holds in an open transaction; the event loop goes on meanwhile.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import TypeVar, TypeVarTuple
+from typing import TypeVar, TypeVarTuple, cast
 from uuid import UUID
 
-from absurd_contimg.backends.memory import catalog, jsonb
+from absurd_contimg.backends.memory import catalog, jsonb, task_reads
 from absurd_contimg.backends.memory.database import MemoryDatabase
 from absurd_contimg.backends.memory.errors import EngineError
 from absurd_contimg.backends.memory.procedures import checks, events, queues, runs, tasks
@@ -24,9 +23,7 @@ from absurd_contimg.backends.memory.records import (
     translated,
     uuid_int,
 )
-from absurd_contimg.backends.memory.schema import RunRow, TaskRow
 from absurd_contimg.backends.memory.session import Session
-from absurd_contimg.backends.memory.tables import CLAIMABLE, LIVE
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values import times
 from absurd_contimg.core.backend import Backend
@@ -45,8 +42,8 @@ from absurd_contimg.core.records import (
     StorageMode,
     Task,
     TaskResult,
-    Wait,
 )
+from absurd_contimg.core.task_queries import RecentActivity, TaskFilter
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -213,7 +210,7 @@ class MemoryBackend(Backend):
         return await self._read(checks.get_schema_version, ())
 
     async def queue_stats(self, queue_name: str) -> QueueStats:
-        return await self._read(_queue_stats, (queue_name,))
+        return await self._read(task_reads.queue_stats, (queue_name,))
 
     async def list_tasks(
         self,
@@ -225,10 +222,32 @@ class MemoryBackend(Backend):
         params: Mapping[str, Json] | None = None,
         limit: int = 100,
     ) -> list[Task]:
-        members = None if params is None else dumped(params)
-        filters = (queue_name, states, task_name, id_suffix, members, limit)
-        rows = await self._read(_task_rows, filters)
+        wanted = TaskFilter(states, task_name, id_suffix, params)
+        return await self.find_tasks(queue_name, wanted, limit=limit)
+
+    async def find_tasks(
+        self,
+        queue_name: str,
+        wanted: TaskFilter,
+        *,
+        before: UUID | None = None,
+        limit: int = 100,
+    ) -> list[Task]:
+        key = None if before is None else uuid_int(before)
+        rows = await self._read(task_reads.task_rows, (queue_name, wanted, key, limit))
         return [Task(*python_values(row)) for row in rows]
+
+    async def count_tasks(self, queue_name: str, wanted: TaskFilter) -> Mapping[State, int]:
+        counts = await self._read(task_reads.count_tasks, (queue_name, wanted))
+        return cast(Mapping[State, int], counts)
+
+    async def recent_activity(self, queue_name: str, since: datetime) -> RecentActivity:
+        return await self._read(task_reads.recent_activity, (queue_name, since))
+
+    async def suspect_tasks(self, queue_name: str, limit: int = 100) -> list[UUID]:
+        return [
+            UUID(int=key) for key in await self._read(task_reads.suspect_tasks, (queue_name, limit))
+        ]
 
     async def list_runs(
         self,
@@ -238,12 +257,12 @@ class MemoryBackend(Backend):
         claimed_by: str | None = None,
         limit: int = 1000,
     ) -> list[Run]:
-        rows = await self._read(_run_rows, (queue_name, states, claimed_by, limit))
+        rows = await self._read(task_reads.run_rows, (queue_name, states, claimed_by, limit))
         return [Run(*python_values(row)) for row in rows]
 
     async def histories(self, queue_name: str, task_ids: Sequence[UUID]) -> list[History]:
         keys = [uuid_int(task_id) for task_id in task_ids]
-        return await self._read(_histories, (queue_name, keys))
+        return await self._read(task_reads.histories, (queue_name, keys))
 
 
 def _retry_tasks(
@@ -262,79 +281,3 @@ def fail_run_permanently(tx: Transaction, queue_name: str, run_id: int, reason: 
         if task is not None:
             table.update(tx, task, max_attempts=run.attempt)
     runs.fail_run(tx, queue_name, run_id, reason)
-
-
-def _task_rows(
-    tx: Transaction,
-    queue: str,
-    states: Collection[str] | None,
-    name: str | None,
-    id_suffix: str | None,
-    members: str | None,
-    limit: int,
-) -> list[TaskRow]:
-    """The newest tasks in these states, of this name and so on; None stands for any."""
-    rows = [
-        row
-        for row in catalog.tasks(tx, queue).scan(tx)
-        if (states is None or row.state in states)
-        and name in (None, row.task_name)
-        and (id_suffix is None or str(UUID(int=row.task_id)).endswith(id_suffix))
-        and (members is None or jsonb.contains(row.params, members))
-    ]
-    return sorted(rows, reverse=True)[:limit]
-
-
-def _run_rows(
-    tx: Transaction, queue: str, states: Collection[str] | None, worker: str | None, limit: int
-) -> list[RunRow]:
-    """The first runs by id in these states and of this worker; None stands for any."""
-    rows = [
-        row
-        for row in catalog.runs(tx, queue).scan(tx)
-        if (states is None or row.state in states) and worker in (None, row.claimed_by)
-    ]
-    return sorted(rows)[:limit]
-
-
-def _queue_stats(tx: Transaction, queue: str) -> QueueStats:
-    """Tasks by state, claimable runs and ended leases."""
-    now = tx.session.current_time()
-    table = catalog.tasks(tx, queue)
-    by_state = Counter(task.state for task in table.scan(tx))
-    due: list[int] = []
-    expired = 0
-    for run in catalog.runs(tx, queue).scan(tx):
-        if run.state in CLAIMABLE and run.available_at <= now:
-            task = table.get(tx, run.task_id)
-            if task is not None and task.state in LIVE:
-                due.append(run.available_at)
-        elif run.state == "running" and run.claim_expires_at is not None:
-            expired += run.claim_expires_at <= now
-    oldest = (now - min(due)) / times.SECOND_US if due else None
-    return QueueStats(queue, dict(by_state), len(due), oldest, expired)
-
-
-def _histories(tx: Transaction, queue: str, task_ids: Sequence[int]) -> list[History]:
-    """The histories of the tasks that exist."""
-    histories: list[History] = []
-    for task_id in task_ids:
-        task = catalog.tasks(tx, queue).get(tx, task_id)
-        if task is None:
-            continue
-        attempts = catalog.runs(tx, queue).where(tx, "task_id", task_id)
-        written = catalog.checkpoints(tx, queue).where(tx, "task_id", task_id)
-        waits = catalog.waits(tx, queue).where(tx, "task_id", task_id)
-        attempts.sort(key=lambda run: (run.attempt, run.run_id))
-        written.sort(key=lambda row: (row.updated_at, row.checkpoint_name))
-        shown = [events.ShownCheckpoint(*row[1:]) for row in written]
-        histories.append(
-            History(
-                queue,
-                Task(*python_values(task)),
-                tuple(Run(*python_values(run)) for run in attempts),
-                tuple(Checkpoint(*python_values(row)) for row in shown),
-                tuple(Wait(*python_values(wait)) for wait in sorted(waits)),
-            )
-        )
-    return histories

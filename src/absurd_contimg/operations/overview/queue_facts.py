@@ -44,12 +44,18 @@ class QueueFacts:
 
 
 async def read_queue(
-    inspection: Inspection, queue_name: str, since: datetime, waiting_max: int
+    inspection: Inspection, queue_name: str, since: datetime | None, waiting_max: int
 ) -> QueueFacts:
-    """The facts; of tasks that wait, `waiting_max` of each kind."""
+    """The facts; of tasks that wait, `waiting_max` of each kind, and what has ended since then."""
+
+    async def activity_since() -> RecentActivity:
+        if since is None:
+            return RecentActivity(0, 0, None, None)
+        return await inspection.recent_activity(queue_name, since)
+
     stats, activity, problems, running, sleeping, pending = await asyncio.gather(
         inspection.queue_stats(queue_name),
-        inspection.recent_activity(queue_name, since),
+        activity_since(),
         find_problems(inspection, queue_name, _PROBLEMS_MAX),
         inspection.list_runs(queue_name, states=["running"], limit=_RUNNING_MAX),
         inspection.list_runs(queue_name, states=["sleeping"], limit=waiting_max),

@@ -100,7 +100,7 @@ async def read_context(site: Site) -> WaitContext:
 
 async def read_context_and_groups(site: Site) -> tuple[WaitContext, list[GroupOverview]]:
     """`read_context`, and the groups that have no task yet: what each waits for."""
-    now, queues = await _read_queues(site, 0.0, DATABASE_SECONDS, [])
+    now, queues = await _read_queues(site, None, DATABASE_SECONDS, [])
     registry = await in_thread(read_registry, site, now.timestamp())
     running = [task for facts in queues for task in facts.running]
     services = read_services(registry.services, running, now)
@@ -110,15 +110,18 @@ async def read_context_and_groups(site: Site) -> tuple[WaitContext, list[GroupOv
 
 
 async def _read_queues(
-    site: Site, recent_seconds: float, database_seconds: float, problems: list[str]
+    site: Site, recent_seconds: float | None, database_seconds: float, problems: list[str]
 ) -> tuple[datetime, list[QueueFacts]]:
-    """The database's time and the facts of all queues; a problem instead of them."""
+    """The database's time and the facts of all queues; a problem instead of them.
+
+    None for `recent_seconds` asks for nothing that has ended.
+    """
     try:
         async with asyncio.timeout(database_seconds):
             inspection = site.inspection
             now = await inspection.current_time()
             names = await site.queues()
-            since = now - timedelta(seconds=recent_seconds)
+            since = None if recent_seconds is None else now - timedelta(seconds=recent_seconds)
             waiting_max = max(WAITING_MAX // 2 // max(len(names), 1), 10)
             reads = (read_queue(inspection, name, since, waiting_max) for name in names)
             return now, list(await asyncio.gather(*reads))
