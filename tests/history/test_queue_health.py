@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from unreadable_rows import connected
+from unreadable_rows import connected, spawn_unchecked
 
 from absurd_contimg.backends.memory import MemoryBackend
 from absurd_contimg.core.backend import Backend
@@ -79,7 +79,7 @@ async def test_worker_outlives_a_queue_that_refuses_claims(
     try:
         await until(backend, held.task_id, "running")
         refusing.refuses = True
-        broken = await backend.spawn_task(QUEUE, "task", None, BROKEN)
+        broken = await spawn_unchecked(backend, QUEUE, BROKEN)
         waiting = await backend.spawn_task(QUEUE, "task", "waits")
         async with asyncio.timeout(20):
             while f"contimg cancel {broken.task_id}" not in caplog.text:
@@ -100,7 +100,7 @@ async def test_worker_outlives_a_queue_that_refuses_claims(
 async def test_worker_until_idle_raises_the_refusal(
     backend: Backend, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await backend.spawn_task(QUEUE, "task", None, BROKEN)
+    await spawn_unchecked(backend, QUEUE, BROKEN)
     refusing: Any = RefusesClaims(backend)
     with caplog.at_level(logging.ERROR), pytest.raises(BackendError, match="trigger"):
         await worker_for(refusing, None).run(until_idle=True)
@@ -132,7 +132,7 @@ async def test_rules_that_absurd_cannot_read_are_known(backend: Backend) -> None
             queue = f"q{number}{name[4:6]}"
             await backend.create_queue(queue)
             options = SpawnOptions(cancellation={name: value})
-            spawned = await backend.spawn_task(queue, "task", None, options)
+            spawned = await spawn_unchecked(backend, queue, options)
             text = malformed(await task_of(backend, spawned.task_id, queue))
             try:
                 await backend.claim_task(queue, "worker-1")
@@ -161,7 +161,7 @@ async def test_claimable_leased_and_waiting_tasks_are_no_problem(backend: Backen
                 QUEUE, claimed.task_id, claimed.run_id, "step", "calibration", 3600
             )
     await backend.spawn_task(QUEUE, "task", "pending")
-    ended = await backend.spawn_task(QUEUE, "task", "ended", BROKEN)
+    ended = await spawn_unchecked(backend, QUEUE, BROKEN)
     await backend.cancel_task(QUEUE, ended.task_id)
     assert (await task_of(backend, leased.task_id)).state == "running"
     assert await find_problems(backend, QUEUE) == []

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from unreadable_rows import connected
+from unreadable_rows import connected, spawn_unchecked
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase, task_reads
 from absurd_contimg.backends.memory import backend as memory_backend
@@ -37,9 +37,8 @@ async def mixture(backend: Backend, count: int = 60, seed: int = 1) -> None:
             max_attempts=choose.choice([None, 1, 2]),
             cancellation=rules if number % 20 == 19 else None,
         )
-        await backend.spawn_task(
-            QUEUE, choose.choice(["a", "b"]), {"group_id": f"G{number % 3}"}, options
-        )
+        name, params = choose.choice(["a", "b"]), {"group_id": f"G{number % 3}"}
+        await spawn_unchecked(backend, QUEUE, options, name, params)
         for claimed in await _claimed(backend):
             action = choose.randrange(6)
             if action == 0:

@@ -85,6 +85,9 @@ def json_text(value: _T, encode: Callable[[_T], str]) -> str:
 
 
 def _refuse_value(error: BaseException) -> NoReturn:
+    problem = _ENCODING_PROBLEMS.get((type(error), str(error).split(" ")[0]))
+    if isinstance(error, RecursionError) or problem:
+        raise ValueRefused(f"this JSON cannot be stored: {problem or _TOO_DEEP}.") from error
     if issubclass(type(error), Exception):
         raise error
     raise TypeError(f"a value is no JSON: its methods raise {type(error).__name__}") from error
@@ -112,6 +115,13 @@ def oversized(size_bytes: int) -> Unreadable:
 
 
 _TOO_DEEP = f"it has more than {JSON_DEPTH_MAX} levels"
+
+
+_ENCODING_PROBLEMS: dict[tuple[type[BaseException], str], str] = {
+    (ValueError, "Circular"): _TOO_DEEP,
+    (ValueError, "Exceeds"): "it holds a number of more than 4300 digits",
+}
+"""By the class and the first word of what Python's encoder raises."""
 
 
 def _is_too_deep(text: str, value: object) -> bool:

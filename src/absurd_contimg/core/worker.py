@@ -15,6 +15,7 @@ from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
+from absurd_contimg.core.arguments import integer_problem, queue_problem, text_problem
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.blocking_tasks import end_blocking_tasks
 from absurd_contimg.core.call_bounds import CallBounds
@@ -75,6 +76,15 @@ class WorkerSettings:
             raise ValueError("claim_timeout_seconds must be at least 1: 0 is a lease without end")
         if self.concurrency < 1:
             raise ValueError("concurrency must be at least 1")
+        checks = {
+            "claim_timeout_seconds": integer_problem(self.claim_timeout_seconds),
+            "concurrency": integer_problem(self.concurrency),
+            "queue_name": queue_problem(self.queue_name),
+            "worker_id": text_problem(self.worker_id),
+        }
+        for name, problem in checks.items():
+            if problem:
+                raise ValueError(f"{name} {problem}")
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from absurd_contimg.backends.memory.records import (
 from absurd_contimg.backends.memory.session import Session
 from absurd_contimg.backends.memory.transaction import Transaction, WouldBlock
 from absurd_contimg.backends.memory.values import times
+from absurd_contimg.core.arguments import with_checked_arguments
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
@@ -49,6 +50,7 @@ T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
+@with_checked_arguments
 class MemoryBackend(Backend):
     """Absurd in memory, for tests and simulation."""
 

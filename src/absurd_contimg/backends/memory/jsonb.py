@@ -109,6 +109,7 @@ _REFUSED_CHARACTER = re.compile(
 
 def _string(value: str) -> str:
     if not value.isascii() or "\0" in value:
+        value = _joined(value)
         match = _REFUSED_CHARACTER.search(value)
         if match is not None and match[0] == "\0":
             detail = "\\u0000 cannot be converted to text."
@@ -120,13 +121,22 @@ def _string(value: str) -> str:
     return encode_basestring(value)
 
 
+_PAIR = re.compile("[\ud800-\udbff][\udc00-\udfff]")
+
+
+def _joined(value: str) -> str:
+    """The text with one character for each two halves of a pair."""
+    return _PAIR.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), value)
+
+
 @lru_cache(maxsize=4096)
 def _named(key: str) -> tuple[int, str, str]:
     """Where a member's name stands in jsonb's order (bytes, then their values), and its text.
 
     The order of code points is that of the bytes of UTF-8.
     """
-    return len(key) if key.isascii() else len(key.encode()), key, _string(key)
+    text = _string(key)
+    return len(key) if key.isascii() else len(_joined(key).encode()), _joined(key), text
 
 
 @lru_cache(maxsize=1024)

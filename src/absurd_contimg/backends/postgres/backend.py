@@ -16,6 +16,7 @@ from absurd_contimg.backends.postgres.columns import selected
 from absurd_contimg.backends.postgres.connections import Connections
 from absurd_contimg.backends.postgres.schema import require_version
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
+from absurd_contimg.core.arguments import with_checked_arguments
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import (
     AwaitedEvent,
@@ -39,6 +40,7 @@ from absurd_contimg.core.task_queries import RecentActivity, TaskFilter
 _Row = TypeVar("_Row")
 
 
+@with_checked_arguments
 class PostgresBackend(Backend):
     """Absurd in a real Postgres. Use as an async context manager, or `open` and `close`.
 
