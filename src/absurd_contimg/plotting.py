@@ -1,4 +1,8 @@
-"""Imports matplotlib so that it writes nothing into the home folder and reads no settings there."""
+"""Imports matplotlib so that it writes nothing into the home folder and reads no settings there.
+
+Names from outside are drawn through `plain_text`: matplotlib takes text between dollar signs for a
+formula, raises for most that are none, and warns of every character that its font lacks.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -47,3 +52,27 @@ def plotting_libraries(folder: Path, *modules: str) -> Iterator[None]:
                     del os.environ[name]
                 else:
                     os.environ[name] = value
+
+
+def plain_text(text: str, length_max: int = 60) -> str:
+    """A name on one line as matplotlib draws it: no formula, escapes for what has no glyph.
+
+    Only inside `plotting_libraries`.
+    """
+    glyphs = _glyphs()
+    beginning = text[: length_max + 1]
+    shown = "".join(
+        char if char.isprintable() and char in glyphs else ascii(char)[1:-1] for char in beginning
+    )
+    if len(shown) > length_max:
+        shown = f"{shown[: length_max - 3]}..."
+    return shown.replace("$", r"\$")
+
+
+@cache
+def _glyphs() -> frozenset[str]:
+    """The characters of matplotlib's own font, in both weights."""
+    from matplotlib.font_manager import findfont, get_font  # noqa: PLC0415 - the plots extra
+
+    fonts = [get_font(findfont(f"DejaVu Sans:{weight}")) for weight in ("normal", "bold")]
+    return frozenset.intersection(*(frozenset(map(chr, font.get_charmap())) for font in fonts))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from absurd_contimg.plotting import plotting_libraries
+from absurd_contimg.plotting import plain_text, plotting_libraries
 from absurd_contimg.science.light_curves import LightCurve
 
 _INK = "#1b6ca8"
@@ -61,7 +61,8 @@ def _draw(curve: LightCurve) -> Any:
     axes.set(ylabel="Flux density, mJy", xlabel="Time, UTC")
     axes.grid(color="#7a7a7a", alpha=0.28, linewidth=0.5)
     axes.legend(loc="lower right", fontsize=8, frameon=False, ncols=3)
-    axes.set_title(f"{curve.source}   {statistics_line(curve)}", fontsize=10, loc="left")
+    title = f"{plain_text(curve.source)}   {statistics_line(curve)}"
+    axes.set_title(title, fontsize=10, loc="left")
     figure.autofmt_xdate(rotation=25)
     return figure
 

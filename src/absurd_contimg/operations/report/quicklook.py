@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.errors import CorruptInputError, MissingInputError
-from absurd_contimg.plotting import plotting_libraries
+from absurd_contimg.plotting import plain_text, plotting_libraries
 from absurd_contimg.products.outputs import SourceCheck
 from absurd_contimg.science.noise import robust_rms
 from absurd_contimg.stages.image import read_whole
@@ -152,7 +152,7 @@ def _draw(sky: _SkyImage, title: str, sources: Sequence[SourceCheck]) -> bytes:
     _colour_bar(figure, image, sky, norm)
     for position, (zoom_title, pixel) in enumerate(_brightest(sky, placed, peak)):
         _zoom(figure, position, sky, norm, zoom_title, pixel)
-    figure.text(0.085, 0.957, title, fontsize=14, weight="bold", ha="left")
+    figure.text(0.085, 0.957, plain_text(title), fontsize=14, weight="bold", ha="left")
     figure.text(0.985, 0.959, _figures(sky, peak), fontsize=9, ha="right", color="#444444")
     figure.text(0.085, 0.012, _legend(sky, placed), fontsize=8, ha="left", color="#444444")
     return _encode(figure)
@@ -189,7 +189,7 @@ def _mark(axes: Any, sky: _SkyImage, placed: Sequence[_Placed]) -> None:
         axes.add_patch(Circle((x, y), radius, fill=False, ec=colour, lw=1.1, ls=dashes))
         right = x < 0.86 * sky.pixels.shape[1]
         axes.annotate(
-            f"{source.name}\n{flux}",
+            f"{plain_text(source.name)}\n{flux}",
             (x + (radius if right else -radius), y),
             xytext=(3 if right else -3, 0),
             textcoords="offset points",
@@ -244,7 +244,7 @@ def _brightest(sky: _SkyImage, placed: Sequence[_Placed], peak: float) -> list[t
     """What the close-ups show: the brightest detected sources, or else the brightest pixel."""
     detected = [
         (
-            f"{source.name}: {_flux(source.measured_jy)}, "
+            f"{plain_text(source.name, 24)}: {_flux(source.measured_jy)}, "
             f"{100 * source.measured_jy / source.flux_jy:.1f} % of catalogue",
             pixel,
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from absurd_contimg.history.metrics import measure
 from absurd_contimg.history.timeline import step_starts
-from absurd_contimg.plotting import plotting_libraries
+from absurd_contimg.plotting import plain_text, plotting_libraries
 from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.campaign.summary import RunSummary, backlog
 from absurd_contimg.simulation.model.world import EPOCH
@@ -97,7 +97,7 @@ def _figure(run: Run) -> str:
             begin = (start.started_at - EPOCH).total_seconds() / 3600
             hours = max((start.seconds or 0.0) / 3600, 0.003)
             colour = _COLOURS.get(start.outcome, "tab:orange")
-            top.barh(start.worker, hours, left=begin, color=colour, height=0.6)
+            top.barh(plain_text(start.worker), hours, left=begin, color=colour, height=0.6)
     for fault in run.faults:
         top.axvline(fault.at_seconds / 3600, color="black", lw=0.5, alpha=0.4)
     top.set(title="stages by worker (blue done, red died, orange failed; lines: faults)")
