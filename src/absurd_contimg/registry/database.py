@@ -39,6 +39,7 @@ from sqlalchemy.orm import Session
 from absurd_contimg.errors import AwayError, RegistryAwayError, RegistryDamagedError, SettingError
 from absurd_contimg.products.filesystem import LOCAL
 from absurd_contimg.products.manifest import relocated
+from absurd_contimg.registry.column_values import column_json
 from absurd_contimg.registry.models import LAST_SCHEMA_VERSION, SchemaVersion
 from absurd_contimg.secrets import is_plain_path, mask
 
@@ -74,6 +75,9 @@ _READ_ONLY = "registry_read_only"
 
 _DAMAGED = re.compile(r"not a database|malformed|no such (table|column)|does not exist")
 _REBUILD = "Move away what is left of it, restart the workers, then: contimg registry rebuild"
+
+_TOO_LONG = ("54000", "54001", "54011", "54023")
+"""A limit of the program, as for a row of an index: no outage, though psycopg's class is one."""
 
 _PAUSE_SECONDS = 1.0
 _PATIENCE_SECONDS = 8.0
@@ -158,6 +162,9 @@ class Database:
         except (IntegrityError, DataError):
             raise
         except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) in _TOO_LONG:
+                text = f"A text is too long for the registry {self._place}: {error.orig}."
+                raise ValueError(text) from error
             raise self._named(error.orig) from error
 
     def _named(self, error: BaseException | None) -> AwayError:
@@ -286,7 +293,7 @@ def _engine(url: str | Path) -> Engine:
         parsed = URL.create(scheme, database=path) if is_file else make_url(full_url)
         if parsed.drivername in {"postgres", "postgresql"}:
             parsed = parsed.set(drivername="postgresql+psycopg")
-        options: dict[str, Any] = {"poolclass": NullPool}
+        options: dict[str, Any] = {"poolclass": NullPool, "json_serializer": column_json}
         if parsed.drivername.startswith("sqlite"):
             if not parsed.database or parsed.database == ":memory:":
                 raise SettingError(

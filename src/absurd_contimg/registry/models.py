@@ -11,8 +11,21 @@ from dataclasses import asdict
 from enum import Enum, StrEnum
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, MetaData
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    MetaData,
+    String,
+    TypeDecorator,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from typing_extensions import override
+
+from absurd_contimg.registry.column_values import column_text
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -62,11 +75,29 @@ class FileState(StrEnum):
     """It is no longer on disk."""
 
 
+class StoredText(TypeDecorator[str]):
+    """Text that both databases hold: NUL and half surrogate pairs become escapes.
+
+    Postgres takes neither, SQLite takes NUL. They come from outside (names, errors of programs,
+    bytes of file names that are no UTF-8), and a record that cannot be written is worse.
+    """
+
+    impl = String
+    cache_ok = True
+
+    @override
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or (value.isascii() and "\0" not in value):
+            return value
+        return column_text(value)
+
+
 class Base(DeclarativeBase):
     """Of all tables."""
 
     metadata = MetaData()
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own idiom
+        str: StoredText,
         float: Double,  # of 2.0 too: from 2.1 on it is the default
         dict[str, Any]: JSON,
         list[dict[str, Any]]: JSON,

@@ -17,6 +17,7 @@ from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
 
 COLUMNS = ("name", "ra_deg", "dec_deg", "flux_jy", "spectral_index", "calibrator")
+NAME_LENGTH_MAX = 200
 _BYTES_MAX = 1_000_000_000
 REFERENCE_FREQUENCY_HZ = 1.405e9
 """Middle of the science band, 1311.25 to 1498.75 MHz; catalogue fluxes belong to it."""
@@ -84,6 +85,12 @@ def _source(path: Path, line: int, row: dict[str, str]) -> SkySource:
             f"line {line} of the sky catalogue {path} cannot be read ({error!r}).",
             "Correct or remove the line; calibrator is 0 or 1, the rest are numbers.",
         ) from error
+    if not (source.name.isprintable() and 0 < len(source.name) <= NAME_LENGTH_MAX):
+        raise CorruptInputError(
+            f"line {line} of the sky catalogue {path} has no usable name "
+            f"({source.name[:50]!a}, {len(source.name)} characters).",
+            f"A name has 1 to {NAME_LENGTH_MAX} characters that can be printed.",
+        )
     if not all(map(math.isfinite, numbers)) or abs(source.dec_deg) > 90 or source.flux_jy <= 0:
         raise CorruptInputError(
             f"line {line} of the sky catalogue {path} is out of range: {source}.",
