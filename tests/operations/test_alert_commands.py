@@ -13,16 +13,21 @@ from typing import Any
 import pytest
 import typer
 from alert_receivers import webhook_server
+from api_sites import client_of
 from typer.testing import CliRunner
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.core.records import SpawnOptions
 from absurd_contimg.operations.alerts import all_rules
+from absurd_contimg.operations.api import AccessRules, make_api
 from absurd_contimg.operations.cli.alert_page import alert_page
 from absurd_contimg.operations.cli.main import app
+from absurd_contimg.operations.overview import open_site
+from absurd_contimg.settings import load_settings
 
 QUEUE = "dsa110-pipeline"
+RULES = AccessRules(hosts=("api.test",))
 Contimg = Callable[..., Any]
 
 
@@ -52,9 +57,30 @@ async def fail_tasks(url: str, count: int) -> list[str]:
         return ids
 
 
-def test_failed_tasks_are_told_once_and_shown(contimg: Contimg, database_url: str) -> None:
-    """From real rows to the webhook, to the list and to the metrics."""
-    asyncio.run(fail_tasks(database_url, 3))
+async def metrics_of_api(folder: Path, database_url: str) -> str:
+    """What the API answers to Prometheus."""
+    environment = {"ABSURD_DATABASE_URL": database_url}
+    settings = load_settings(
+        {"input_dir": folder, "output_dir": folder / "products"}, (), environment
+    )
+    async with open_site(settings) as site, client_of(make_api(site, None, RULES)) as client:
+        return (await client.get("/metrics")).text
+
+
+def without_times(text: str) -> list[str]:
+    """The samples that are the same a second later on any disk."""
+    return [
+        line
+        for line in text.splitlines()
+        if not any(word in line for word in ("age", "timestamp", "contimg_disk"))
+    ]
+
+
+def test_failed_tasks_are_told_once_and_shown(
+    contimg: Contimg, database_url: str, tmp_path: Path
+) -> None:
+    """From real rows to the webhook, to the list and to the metrics, of the API too."""
+    task_ids = asyncio.run(fail_tasks(database_url, 3))
     with webhook_server() as server:
         environment = {"ABSURD_SLACK_WEBHOOK_URL": server.url}
         for _ in range(3):
@@ -72,6 +98,9 @@ def test_failed_tasks_are_told_once_and_shown(contimg: Contimg, database_url: st
     metrics = contimg("metrics").output
     assert 'contimg_alerts_raised{rule="tasks-failed",severity="warning"} 1.0' in metrics
     assert f'contimg_recent_ended_tasks{{queue="{QUEUE}",state="failed"}} 3.0' in metrics
+    assert alert["task"] in task_ids
+    served = asyncio.run(metrics_of_api(tmp_path, database_url))
+    assert without_times(served) == without_times(metrics)
 
 
 def test_site_without_a_registry_has_no_alert(contimg: Contimg) -> None:

@@ -45,7 +45,9 @@ class AlertsConfig(Section):
     """The telescope should observe from the first to the second hour (UTC); outside no file is
     expected. Over midnight the first is the greater one."""
     disk_full_hours: float = Field(12.0, gt=0)
-    """A disk is full so soon: within a night."""
+    """A disk is full so soon: within a night. Monitor, dashboard and night report warn then too."""
+    disk_failure_hours: float = Field(2.0, gt=0)
+    """A disk that is full so soon is shown as a failure."""
     disk_used_share: float = Field(0.95, gt=0, lt=1)
     """Used part of a disk (predecessor: 0.95, critical)."""
     inodes_used_share: float = Field(0.95, gt=0, lt=1)

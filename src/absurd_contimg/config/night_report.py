@@ -122,10 +122,6 @@ class NightReportConfig(Section):
     """The row fails from here on."""
     variable_share_warn: float = Field(0.1, gt=0, le=1)
     """Variable sources over sources with light curves: so many are an error of the scale (ours)."""
-    hours_to_full_warn: float = Field(48.0, gt=0)
-    """Until a disk is full, at the rate of the last hours (ours)."""
-    hours_to_full_fail: float = Field(6.0, gt=0)
-    """The row fails from here on."""
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:
@@ -133,7 +129,6 @@ class NightReportConfig(Section):
         values = self.model_dump()
         smaller_is_worse = {
             "processed", "solver_yield", "baselines", "dynamic_range", "completeness",
-            "hours_to_full",
         }  # fmt: skip
         for name in (key.removesuffix("_warn") for key in values if key.endswith("_warn")):
             warn, fail = values[f"{name}_warn"], values.get(f"{name}_fail")

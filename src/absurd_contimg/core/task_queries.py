@@ -61,6 +61,8 @@ class RecentActivity:
     latency_seconds_p95: float | None
     failures: Sequence[FailureCount] = field(default=())
     """Failed runs, the most frequent first."""
+    last_failed: UUID | None = None
+    """The failed task whose last run failed last."""
 
 
 def select_tasks(histories: Iterable[History], wanted: TaskFilter) -> list[History]:
@@ -98,6 +100,7 @@ def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity
     """What ended since a moment, over all tasks of a queue."""
     latencies, failed = [], 0
     completed = 0
+    last_failed: tuple[datetime, UUID] | None = None
     reasons: Counter[str] = Counter()
     examples: dict[str, Json] = {}
     for history in histories:
@@ -111,6 +114,8 @@ def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity
             if run.state != "failed" or run.failed_at is None or run.failed_at < since:
                 continue
             failed += is_last
+            if is_last and (last_failed is None or last_failed < (run.failed_at, task.task_id)):
+                last_failed = run.failed_at, task.task_id
             if run.failure_reason is not None:
                 reason = _reason_members(run.failure_reason)
                 examples[repr(reason)] = reason
@@ -125,6 +130,7 @@ def activity_of(histories: Iterable[History], since: datetime) -> RecentActivity
             FailureCount(examples[key], runs)
             for key, runs in sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
         )[:KINDS_MAX],
+        None if last_failed is None else last_failed[1],
     )
 
 

@@ -99,7 +99,8 @@ async def spawn_groups(
             calibrator=calibrator,
         )
         task, state = await _spawn(backend, settings.queue_name, inputs, respawn, strategy)
-        await asyncio.to_thread(_close, registry, inputs, str(task.task_id))
+        now = (await backend.current_time()).timestamp()
+        await asyncio.to_thread(_close, registry, inputs, str(task.task_id), now)
         results.append(Spawned(group, task, len(present), expected, state))
     return results
 
@@ -115,7 +116,7 @@ def _waits_for(changed: Mapping[Path, float], expected: int, incomplete_now: boo
     return f"{name_subbands(missing)} until {ends:%H:%M:%S} UTC (--now does not wait)"
 
 
-def _close(registry: Registry, inputs: GroupInputs, task_id: str) -> None:
+def _close(registry: Registry, inputs: GroupInputs, task_id: str, now: float) -> None:
     """Fix the files of a group that has a task now, so that a daemon gives it no others."""
     pointing = first_pointing(inputs.input_files)
     tables = IngestionTables(registry.database)
@@ -127,7 +128,7 @@ def _close(registry: Registry, inputs: GroupInputs, task_id: str) -> None:
         others=(),
         mid_mjd=None if pointing is None else pointing.mid_mjd,
         declination_deg=None if pointing is None else pointing.declination_deg,
-        closed_at=time.time(),
+        closed_at=now,
     )
     if tables.close_group(closure):
         tables.note_task(inputs.group_id, 1, task_id)

@@ -60,6 +60,12 @@ from absurd.{runs}
 where state = 'failed' and failed_at >= %(since)s and failure_reason <> 'null'
 group by 1 order by 2 desc, 1 limit %(limit)s
 """)
+_LAST_FAILED = sql.SQL("""
+select t.task_id from absurd.{runs} r join absurd.{tasks} t on t.task_id = r.task_id
+where r.state = 'failed' and r.failed_at >= %(since)s
+  and t.state = 'failed' and t.last_attempt_run = r.run_id
+order by r.failed_at desc, t.task_id desc limit 1
+""")
 # A live task has one live run; where the numbers agree, each has one, and nothing is compared.
 _SUSPECTS = sql.SQL(f"""
 with numbers as (
@@ -148,6 +154,7 @@ class TaskQueries:
 
             ((completed, failed, latencies),) = await rows(_ENDED)
             failures = await rows(_FAILURES)
+            last_failed = await rows(_LAST_FAILED) if failed else []
         median, late = latencies or (None, None)
         return RecentActivity(
             int(completed),
@@ -155,6 +162,7 @@ class TaskQueries:
             None if median is None else float(median),
             None if late is None else float(late),
             tuple(FailureCount(reason, int(number)) for reason, number in failures),
+            last_failed[0][0] if last_failed else None,
         )
 
     async def suspects(self, queue_name: str, limit: int) -> list[UUID]:

@@ -5,6 +5,7 @@ from absurd_contimg.operations.alerts.records import Notice, Rule
 from absurd_contimg.operations.alerts.rules import all_rules, make_rules
 from absurd_contimg.operations.alerts.watch import (
     RaisedAlert,
+    count_alerts,
     look_once,
     read_alerts,
     watch_site,
@@ -17,6 +18,7 @@ __all__ = [
     "Receiver",
     "Rule",
     "all_rules",
+    "count_alerts",
     "look_once",
     "make_receivers",
     "make_rules",

@@ -46,7 +46,8 @@ def failed_tasks(look: Look) -> Iterable[Measured]:
             f"{queue.failed_recently} tasks of queue {queue.queue_name} failed within "
             f"{minutes:.0f} min, {queue.completed_recently} completed"
             + (f" (failed attempts: {named})." if named else "."),
-            f"contimg --queue {queue.queue_name} status, then: contimg history TASK",
+            f"contimg --queue {queue.queue_name} status, then: contimg history "
+            f"{queue.last_failed or 'TASK'}",
             queue.last_failed,
         )
 

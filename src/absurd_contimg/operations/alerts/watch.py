@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from absurd_contimg.core.errors import BackendError
-from absurd_contimg.errors import UserError
+from absurd_contimg.errors import AwayError, UserError
 from absurd_contimg.operations.alerts.look import make_look
 from absurd_contimg.operations.alerts.receivers import make_receivers
 from absurd_contimg.operations.alerts.records import Notice, Severity
 from absurd_contimg.operations.alerts.rules import make_rules
 from absurd_contimg.operations.alerts.service import AlertService
 from absurd_contimg.operations.alerts.stored_states import SiteAlerts, from_rows
-from absurd_contimg.operations.overview import open_site
+from absurd_contimg.operations.overview import Site, open_site
 from absurd_contimg.registry.alerts import list_alerts
 from absurd_contimg.registry.database import Database
 from absurd_contimg.settings import Settings
@@ -69,6 +70,16 @@ def raised_alerts(site: SiteAlerts) -> list[RaisedAlert]:
 def read_alerts(database: Database) -> list[RaisedAlert]:
     """The raised alerts of a site, from its registry."""
     return raised_alerts(from_rows(list_alerts(database)))
+
+
+def count_alerts(site: Site) -> Mapping[tuple[str, str], int]:
+    """How many alerts are raised, by rule and severity; none while the registry is away. Blocks."""
+    try:
+        database = site.registry()
+        raised = [] if database is None else read_alerts(database)
+    except AwayError:
+        raised = []
+    return Counter((alert.rule, str(alert.severity)) for alert in raised)
 
 
 @asynccontextmanager

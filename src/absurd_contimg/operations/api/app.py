@@ -53,6 +53,6 @@ def make_api(
     app.include_router(queue_routes(site.inspection, site.registry, actions))
     app.include_router(batch_routes(site.registry, site.settings, actions))
     app.include_router(registry_routes(site.registry, actions))
-    app.include_router(site_routes(site.inspection, overview))
+    app.include_router(site_routes(site, overview))
     app.add_middleware(Guard, rules=rules or AccessRules(), bounds=bounds or Bounds())
     return app

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 
-from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendError
+from absurd_contimg.operations.alerts import count_alerts
 from absurd_contimg.operations.api.parameters import read_responses, responses
 from absurd_contimg.operations.api.problems import ProblemError
 from absurd_contimg.operations.api.responses import read_response
+from absurd_contimg.operations.api.shared_read import SharedRead
 from absurd_contimg.operations.client import HealthEntry
-from absurd_contimg.operations.metrics import metrics_text
-from absurd_contimg.operations.overview import SiteOverview
+from absurd_contimg.operations.metrics import read_metrics
+from absurd_contimg.operations.overview import Site, SiteOverview
+
+_METRICS_SECONDS = 2.0
+"""Scrapes of several servers at once are one read."""
 
 
-def site_routes(
-    inspection: Inspection, read_overview: Callable[[], Awaitable[SiteOverview]]
-) -> APIRouter:
+def site_routes(site: Site, read_overview: Callable[[], Awaitable[SiteOverview]]) -> APIRouter:
     """The routes."""
+
+    async def read() -> str:
+        return await read_metrics(site, await asyncio.to_thread(count_alerts, site))
+
+    metrics = SharedRead(read, _METRICS_SECONDS)
     router = APIRouter(tags=["site"])
 
     @router.get("/v1/overview", response_model=SiteOverview, responses=read_responses())
@@ -38,9 +46,8 @@ def site_routes(
         },
     )
     async def get_metrics() -> Response:
-        """All figures of the overview for Prometheus."""
-        text = metrics_text(await read_overview())
-        return Response(text, media_type="text/plain; version=0.0.4; charset=utf-8")
+        """All figures of the site for Prometheus, as contimg metrics writes them."""
+        return Response(await metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @router.get("/health/live", response_model=HealthEntry, responses=responses())
     async def get_live() -> HealthEntry:
@@ -51,7 +58,7 @@ def site_routes(
     async def get_ready() -> HealthEntry:
         """Whether the database answers too; 503 if not."""
         try:
-            await inspection.current_time()
+            await site.inspection.current_time()
         except BackendError as error:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
         return HealthEntry("ready")

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -144,21 +143,15 @@ def metrics(
     ] = None,
 ) -> None:
     """Write the figures of the site in the text format of Prometheus: docs/alerts.md."""
-    from absurd_contimg.operations.metrics import metrics_text, write_metrics
+    from absurd_contimg.operations.alerts import count_alerts
+    from absurd_contimg.operations.metrics import read_metrics, write_metrics
+    from absurd_contimg.operations.overview import open_site
 
     settings = state.settings()
-    counts = Counter((alert.rule, str(alert.severity)) for alert in _raised(settings))
 
     async def read() -> str:
-        from absurd_contimg.history.stage_figures import read_stage_figures
-        from absurd_contimg.operations.overview import open_site, read_site
-
         async with open_site(settings) as site:
-            window = 60.0 * settings.pipeline.alerts.failed_window_minutes
-            overview = await read_site(site, window)
-            queues = [queue.queue_name for queue in overview.queues]
-            figures = await read_stage_figures(site.inspection, queues)
-            return metrics_text(overview, figures, counts)
+            return await read_metrics(site, await asyncio.to_thread(count_alerts, site))
 
     text = asyncio.run(read())
     if write is None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,7 +87,7 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
     """Show the groups: sub-bands, state, what they wait for, late and refused files."""
     from absurd_contimg.ingest.arrivals import next_seen
     from absurd_contimg.ingest.group_notes import group_note, whole_subbands
-    from absurd_contimg.operations.services import closing_rules
+    from absurd_contimg.operations.services import closing_rules, read_site_time
 
     settings = state.settings()
     with _tables(settings) as tables:
@@ -97,7 +96,7 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
             raise MissingInputError(f"There is no group {group!r}.", "contimg groups lists them.")
         shown = known[-limit:]
         rules = closing_rules(settings)
-        now = time.time()
+        now = asyncio.run(read_site_time(settings))
         notes = {
             item.group_id: group_note(item, next_seen(item, tables), rules, now) for item in shown
         }
@@ -170,6 +169,7 @@ def reopen(
         GivenTables,
         open_tables,
         operator_name,
+        read_site_time,
         reopen_group,
     )
     from absurd_contimg.registry.database import exists
@@ -179,7 +179,8 @@ def reopen(
         raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
     with open_tables(settings) as database:
         records = ActionRecords(GivenTables(database), operator_name(), "command line")
-        version = asyncio.run(reopen_group(records, group, reason))
+        now = asyncio.run(read_site_time(settings))
+        version = asyncio.run(reopen_group(records, group, now, reason))
     console.print(f"Group {cell(group)} is collected again: version {version} of its files.")
 
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -99,7 +100,7 @@ def add(
     action_fields = {**_json_object(fields), "kind": action.value}
     parse_action(action_fields)
     times = parse_times(kind.value, spec, settings.pipeline.site.longitude_deg)
-    latest = times.latest(datetime.now(UTC))
+    latest = times.latest(_now(settings))
     schedule = Schedule(
         *(name, kind, spec, action_fields, CatchUp(catch_up.value)),
         last_slot=None if latest is None else latest.number,
@@ -156,13 +157,20 @@ def list_schedules(as_json: AsJson = False) -> None:
     console.print(table)
 
 
+def _now(settings: Settings) -> datetime:
+    """The time of the daemon, which starts what is due."""
+    from absurd_contimg.operations.services import read_site_time
+
+    return datetime.fromtimestamp(asyncio.run(read_site_time(settings)), UTC)
+
+
 def _next_time(schedule: Schedule, settings: Settings) -> str:
     """When the next slot is due; one that is past is started at the daemon's next poll."""
     from absurd_contimg.ingest.schedule_times import parse_times
 
     longitude_deg = settings.pipeline.site.longitude_deg
     times = parse_times(schedule.kind.value, schedule.spec, longitude_deg)
-    latest = times.latest(datetime.now(UTC))
+    latest = times.latest(_now(settings))
     if latest is None:
         return "never"
     following = times.following(latest.number)
@@ -185,7 +193,7 @@ def _transit_spec(settings: Settings, source: str, after_minutes: float) -> str:
             f"--after-minutes {after_minutes:g} is not within a day.",
             f"Give at most {_AFTER_MINUTES_MAX} minutes.",
         )
-    now = datetime.now(UTC)
+    now = _now(settings)
     seconds = transit_seconds(place.ra_deg, place.dec_deg, now)
     later = timedelta(minutes=after_minutes).total_seconds() * _SIDEREAL_PER_CIVIL
     return f"{format_lst((seconds + later) % 86_400)} {source}"

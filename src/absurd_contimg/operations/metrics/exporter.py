@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -15,10 +16,12 @@ from prometheus_client.core import Metric as Family
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
-from absurd_contimg.history.stage_figures import StageFigures
+from absurd_contimg.config.alerts import AlertsConfig
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.history.stage_figures import StageFigures, read_stage_figures
 from absurd_contimg.operations.metrics.metric import Source
 from absurd_contimg.operations.metrics.site_metrics import METRICS
-from absurd_contimg.operations.overview import SiteOverview
+from absurd_contimg.operations.overview import Site, SiteOverview, read_site
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """Of the answer to a scrape."""
@@ -48,6 +51,21 @@ def metrics_text(
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_SiteCollector(Source(overview, figures or StageFigures(), alerts or {})))
     return generate_latest(registry).decode()
+
+
+async def read_metrics(site: Site, alerts: Mapping[tuple[str, str], int]) -> str:
+    """All metrics of a site now, with its stages; never raises for what is away.
+
+    What is counted over a time is counted over that of the alerts, so that both say the same.
+    """
+    config = AlertsConfig() if site.settings is None else site.settings.pipeline.alerts
+    overview = await read_site(site, 60.0 * config.failed_window_minutes)
+    figures = StageFigures()
+    with suppress(BackendError):
+        figures = await read_stage_figures(
+            site.inspection, [queue.queue_name for queue in overview.queues]
+        )
+    return metrics_text(overview, figures, alerts)
 
 
 def write_metrics(text: str, path: Path) -> None:

@@ -268,6 +268,9 @@ class OperationsFacts:
     wasted_starts: int = 0
     hours_to_full: Number = None
     fullest_disk: str = ""
+    disk_health: str = "ok"
+    """The worst of the disks that can be looked at; `disk_problem` says why."""
+    disk_problem: str = ""
     n_disks: int = 0
     """That can be looked at."""
 

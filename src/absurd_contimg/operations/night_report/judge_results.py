@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from absurd_contimg.config.night_report import NightReportConfig
 from absurd_contimg.config.photometry import VariabilityConfig
@@ -13,7 +13,6 @@ from absurd_contimg.operations.night_report.rows import (
     Row,
     Status,
     above,
-    below,
     known,
     middle,
     not_measured,
@@ -136,12 +135,12 @@ def _variability(facts: NightFacts, gates: NightReportConfig, limits: Variabilit
     )  # fmt: skip
 
 
-def _operations(facts: NightFacts, gates: NightReportConfig) -> Row:
+_DISK_STATUS: Mapping[str, Status] = {"ok": "pass", "warning": "warn", "failure": "fail"}
+
+
+def _operations(facts: NightFacts, _gates: NightReportConfig) -> Row:
     key, title, unit = "operations", "Operations", "s"
-    gate = (
-        f"a failed task warns; disk full in less than {gates.hours_to_full_warn:g} h warns, "
-        f"{gates.hours_to_full_fail:g} h fails"
-    )
+    gate = "a failed task warns; a disk warns or fails as in contimg monitor"
     went = facts.operations
     if not went.tasks_by_state:
         reason = "no task of this night is in the queue's history"
@@ -149,8 +148,7 @@ def _operations(facts: NightFacts, gates: NightReportConfig) -> Row:
     failed = went.tasks_by_state.get("failed", 0)
     status = worst(
         "warn" if failed else "pass",
-        below(went.hours_to_full, gates.hours_to_full_warn, gates.hours_to_full_fail)
-        if went.hours_to_full is not None else "pass",
+        _DISK_STATUS[went.disk_health],
     )  # fmt: skip
     kinds = ", ".join(f"{number} {kind}" for kind, number in sorted(went.failures_by_kind.items()))
     stages = {
@@ -166,8 +164,7 @@ def _operations(facts: NightFacts, gates: NightReportConfig) -> Row:
     states = ", ".join(f"{n} {state}" for state, n in sorted(went.tasks_by_state.items()))
     reasons = [
         f"{failed} task{'' if failed == 1 else 's'} failed" if failed else "",
-        disk if went.hours_to_full is not None
-        and went.hours_to_full < gates.hours_to_full_warn else "",
+        went.disk_problem,
     ]  # fmt: skip
     return Row(
         key, title, status,

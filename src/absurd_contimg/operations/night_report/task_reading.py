@@ -106,6 +106,7 @@ def operations_facts(
             seconds += _lost_seconds(start, steps[number + 1 :])
     filling = [disk for disk in disks if disk.hours_to_full is not None]
     fullest = min(filling, key=lambda disk: disk.hours_to_full or 0.0, default=None)
+    judged = [disk for health in ("failure", "warning") for disk in disks if disk.health == health]
     return OperationsFacts(
         tasks_by_state=metrics.tasks_by_state,
         stage_seconds={
@@ -117,6 +118,8 @@ def operations_facts(
         wasted_starts=wasted,
         hours_to_full=None if fullest is None else fullest.hours_to_full,
         fullest_disk="" if fullest is None else f"{fullest.folder} on {fullest.host}",
+        disk_health=judged[0].health if judged else "ok",
+        disk_problem=judged[0].problem if judged else "",
         n_disks=sum(disk.free_bytes is not None for disk in disks),
     )
 

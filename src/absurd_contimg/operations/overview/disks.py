@@ -8,6 +8,7 @@ from itertools import combinations, groupby
 from pathlib import Path
 from statistics import median
 
+from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.execution.disk_usage import disk_usage
 from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.overview.records import DiskOverview, Health
@@ -22,7 +23,6 @@ _TREND_SECONDS_MIN = 1200.0
 _TREND_SAMPLES_MIN = 4
 _FILLING_SHARE_MIN = 0.001
 """A disk of which less than this share was taken in that time does not fill."""
-_HOURS_WARNING, _HOURS_FAILURE = 12.0, 2.0
 _OLD_SECONDS = 900.0
 """A sample that is older says little of the disk now."""
 _ANSWER_SECONDS = 2.0
@@ -54,6 +54,7 @@ def read_disks(
     marks = Watermarks() if settings is None else Watermarks(
         settings.disk_warn_gb, settings.disk_critical_gb
     )  # fmt: skip
+    limits = AlertsConfig() if settings is None else settings.pipeline.alerts
     host = host_name()
     histories = {
         key: list(group)
@@ -66,9 +67,9 @@ def read_disks(
         if folder in failures:
             disks.append(_absent(host, roles[folder], folder, failures[folder]))
         else:
-            disks.append(_disk([*history, measured[folder]], roles[folder], marks, now))
+            disks.append(_disk([*history, measured[folder]], roles[folder], marks, limits, now))
     disks += [
-        _disk(history, roles.get(folder, "other"), marks, now)
+        _disk(history, roles.get(folder, "other"), marks, limits, now)
         for (_, folder), history in histories.items()
     ]
     return sorted(disks, key=lambda disk: (disk.host, disk.role, disk.folder))
@@ -114,11 +115,13 @@ def _absent(host: str, role: str, folder: str, problem: str) -> DiskOverview:
     return DiskOverview(host, role, folder, "unknown", text, None, None, None, None, None, None)
 
 
-def _disk(history: Sequence[DiskSample], role: str, marks: Watermarks, now: float) -> DiskOverview:
+def _disk(
+    history: Sequence[DiskSample], role: str, marks: Watermarks, limits: AlertsConfig, now: float
+) -> DiskOverview:
     last = history[-1]
     hours = hours_to_full(history)
     age = max(now - last.at, 0.0)
-    health, problem = _judge(last, hours, marks)
+    health, problem = _judge(last, hours, marks, limits)
     if age > _OLD_SECONDS:
         health = "unknown"
         problem = (
@@ -144,14 +147,14 @@ def _disk(history: Sequence[DiskSample], role: str, marks: Watermarks, now: floa
 
 
 def _judge(  # noqa: PLR0911 - one return a threshold
-    last: DiskSample, hours: float | None, marks: Watermarks
+    last: DiskSample, hours: float | None, marks: Watermarks, limits: AlertsConfig
 ) -> tuple[Health, str]:
     place = f"{last.folder} on {last.host}"
     free, total = last.free_bytes, int(last.total_bytes)
     remove = "Remove old products, or make the disk larger."
     if free < marks.critical_bytes(total):
         return "failure", f"{place} has {free / _GB:.1f} GB left, workers claim nothing. {remove}"
-    if hours is not None and hours < _HOURS_FAILURE:
+    if hours is not None and hours < limits.disk_failure_hours:
         return "failure", f"{place} is full in {hours:.1f} h at its present rate. {remove}"
     inodes = None
     if last.free_inodes is not None and last.total_inodes:
@@ -162,7 +165,7 @@ def _judge(  # noqa: PLR0911 - one return a threshold
         return "warning", f"{place} has {free / _GB:.1f} GB left. {remove}"
     if inodes is not None and inodes < marks.warn_inodes_share:
         return "warning", f"{place} has {inodes:.1%} of its inodes left. Remove small files."
-    if hours is not None and hours < _HOURS_WARNING:
+    if hours is not None and hours < limits.disk_full_hours:
         return "warning", f"{place} is full in {hours:.1f} h at its present rate. {remove}"
     return "ok", ""
 

@@ -112,6 +112,7 @@ def queue_overview(
         failures_by_kind=kinds,
         failures_by_rule=rules,
         problems=tuple(map(str, facts.problems)),
+        last_failed=activity.last_failed,
     )
 
 

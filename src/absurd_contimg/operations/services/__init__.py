@@ -52,6 +52,7 @@ from absurd_contimg.operations.services.service_manager import ServiceManager
 from absurd_contimg.operations.services.service_reporter import ServiceIdentity, ServiceReporter
 from absurd_contimg.operations.services.service_state import LoopState
 from absurd_contimg.operations.services.service_watch import reported
+from absurd_contimg.operations.services.site_clock import read_site_time
 from absurd_contimg.operations.services.stream_audit import audit_stream
 from absurd_contimg.operations.services.worker_identity import given_worker_id
 from absurd_contimg.operations.services.worker_service import (
@@ -104,6 +105,7 @@ __all__ = [
     "plan_selection",
     "poll_once",
     "read_hindrances",
+    "read_site_time",
     "recent_histories",
     "release",
     "reopen_group",

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -76,11 +75,14 @@ class ActionRecords:
             store_action(database, entry)
 
 
-async def reopen_group(records: ActionRecords, group_id: str, reason: str = "") -> int:
-    """Collect the files of a closed group again; the new version of its files."""
+async def reopen_group(records: ActionRecords, group_id: str, now: float, reason: str = "") -> int:
+    """Collect the files of a closed group again; the new version of its files.
+
+    `now` is the site's time in Unix seconds: the daemon counts from it how long they are unchanged.
+    """
     async with records.recorded("reopen", group_id, reason):
         tables = IngestionTables(await asyncio.to_thread(records.tables.made))
-        return await asyncio.to_thread(tables.reopen_group, group_id, time.time())
+        return await asyncio.to_thread(tables.reopen_group, group_id, now)
 
 
 def _recordable(text: str) -> str:

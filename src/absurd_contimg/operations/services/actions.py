@@ -31,6 +31,7 @@ from absurd_contimg.operations.services.action_records import (
 from absurd_contimg.operations.services.cancellation import cancel
 from absurd_contimg.operations.services.quarantine import release, retry_all_failed, retry_failed
 from absurd_contimg.operations.services.registry_tables import Tables
+from absurd_contimg.operations.services.site_clock import SiteClock
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.workflows.task_versions import headers_of
@@ -181,7 +182,9 @@ class Actions:
 
     async def reopen_group(self, group_id: str, reason: str = "") -> int:
         """Collect the files of a closed group again; the new version of its files."""
-        return await reopen_group(self.records, group_id, reason)
+        clock = SiteClock(self.backend.current_time)
+        await clock.read()
+        return await reopen_group(self.records, group_id, clock.now(), reason)
 
     async def require_queue(self, queue: str) -> None:
         """Raise `MissingInputError` if there is no such queue."""

@@ -1,4 +1,4 @@
-"""The clock by which the daemon decides: the database's, which all hosts share.
+"""The clock by which the daemon and commands decide: the database's, which all hosts share.
 
 A host whose own clock is wrong closes no group too early or too late. Between two readings, and
 while the database is away, time goes on by this host's monotonic clock.
@@ -13,13 +13,31 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.errors import BackendError
 from absurd_contimg.registry.service_records import CLOCK_OFFSET_SECONDS_MAX
+from absurd_contimg.settings import Settings
 
 _log = logging.getLogger(__name__)
 
 _ANSWER_SECONDS = 5.0
 """How long the database may take to tell its time."""
+
+
+async def read_site_time(settings: Settings) -> float:
+    """Unix seconds by the database's clock; by this host's while it does not answer.
+
+    A server that runs for this site on this host has the clock of this host, and is not started.
+    """
+    if settings.database_url is None:
+        return time.time()
+    backend = PostgresBackend(settings.database_url)
+    try:
+        clock = SiteClock(backend.current_time)
+        await clock.read()
+        return clock.now()
+    finally:
+        await backend.close()
 
 
 @dataclass(slots=True)
