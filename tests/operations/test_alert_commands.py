@@ -103,9 +103,11 @@ def test_failed_tasks_are_told_once_and_shown(
     assert without_times(served) == without_times(metrics)
 
 
-def test_site_without_a_registry_has_no_alert(contimg: Contimg) -> None:
+def test_site_without_a_registry_is_no_good_news(contimg: Contimg) -> None:
+    """Nobody has looked, or the folders are wrong."""
     shown = contimg("alerts")
-    assert (shown.exit_code, shown.output) == (0, "No alert is raised.\n")
+    assert (shown.exit_code, shown.stdout) == (1, "")
+    assert "There is no registry yet" in str(shown.exception)
 
 
 def test_metrics_are_written_for_a_textfile_collector(contimg: Contimg, tmp_path: Path) -> None:

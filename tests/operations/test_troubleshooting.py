@@ -196,7 +196,7 @@ def test_failed_task(site: Site) -> None:
 def test_database_is_away(site: Site) -> None:
     away = "postgresql://nobody@127.0.0.1:1/x"
     assert "127.0.0.1" in site("status", code=1, ABSURD_DATABASE_URL=away)
-    finding = doctor._reachable(away)
+    (finding,) = doctor._reachable(away)
     assert not finding.ok
     assert "Check that the server runs" in finding.remedy
     site("status")

@@ -14,7 +14,13 @@ from uuid import uuid4
 import typer
 
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    require_registry,
+    state,
+)
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -30,13 +36,16 @@ app.add_typer(alerts_app, name="alerts")
 
 @alerts_app.callback()
 def alerts(context: typer.Context, as_json: AsJson = False) -> None:
-    """Show the alerts that are raised; the exit code is 1 if there are any.
+    """Show the alerts that are raised. Exit code 1 if there are any.
 
     The daemon evaluates them, or contimg alerts run.
     """
+
     if context.invoked_subcommand is not None:
         return
-    raised = _raised(state.settings())
+    settings = state.settings()
+    require_registry(settings)
+    raised = _raised(settings)
     if as_json:
         print_json(raised)
     elif not raised:
@@ -116,8 +125,8 @@ def run(once: Annotated[bool, typer.Option("--once", help="Look once and end.")]
 
 
 @alerts_app.command("test")
-def send_test() -> None:
-    """Send a test message to each receiver; the exit code is 1 if one has not taken it."""
+def send_test(as_json: AsJson = False) -> None:
+    """Send a test message to each receiver. Exit code 1 if one has not taken it."""
     from absurd_contimg.operations.alerts import make_receivers
 
     receivers = make_receivers(state.settings())
@@ -127,6 +136,9 @@ def send_test() -> None:
             "Set ABSURD_SLACK_WEBHOOK_URL or ABSURD_ALERT_EMAIL_TO.",
         )
     results = asyncio.run(_send_all(receivers))
+    if as_json:
+        print_json([{"receiver": name, "problem": text} for name, text in results.items()])
+        raise typer.Exit(1 if any(results.values()) else 0)
     for name, problem in results.items():
         console.print(f"{cell(name)}: {message_line(problem or 'delivered')}", soft_wrap=True)
     if any(results.values()):

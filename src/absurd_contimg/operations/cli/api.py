@@ -10,8 +10,13 @@ from typing import Annotated
 
 import typer
 
-from absurd_contimg.errors import MissingInputError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    require_registry,
+    state,
+)
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -21,7 +26,9 @@ def serve_api_command(
     host: Annotated[
         str, typer.Option(help="Where to listen. Any but the loopback interface needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8000,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="TCP port; 0 takes a free one.")
+    ] = 8000,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(help="A further name of this site in the Host header; repeatable."),
@@ -47,12 +54,10 @@ def actions(
 ) -> None:
     """Show what people did, by command line, API and dashboard: who, when, to what, why."""
     from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.database import exists
     from absurd_contimg.registry.operator_actions import list_actions
 
     settings = state.settings()
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     with open_tables(settings) as database:
         known = list_actions(database, target=target, limit=limit)
     if as_json:

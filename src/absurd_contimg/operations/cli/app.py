@@ -213,6 +213,14 @@ def with_actions(settings: Settings, work: Callable[[Actions], Awaitable[_T]]) -
     return with_backend(settings, call, create=False)
 
 
+def require_registry(settings: Settings) -> None:
+    """Raise `MissingInputError` without one: an empty list would be good news about nothing."""
+    from absurd_contimg.registry.database import exists  # noqa: PLC0415 - slow
+
+    if not exists(settings.registry_url):
+        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+
+
 async def find_task(backend: Inspection, settings: Settings, name: str) -> History:
     """A task by its id, by the end of its id, or by its group or window.
 

@@ -20,6 +20,7 @@ from absurd_contimg.operations.cli.app import (
     AsJson,
     app,
     print_json,
+    require_registry,
     state,
     with_actions,
     with_backend,
@@ -63,7 +64,9 @@ _Newest = Annotated[
 _Reason = Annotated[str, typer.Option(help="Why; other operators see it.")]
 _Since = Annotated[str | None, typer.Option(help="From this time on: ISO 8601 (UTC) or MJD.")]
 _Until = Annotated[str | None, typer.Option(help="Before this time: ISO 8601 (UTC) or MJD.")]
-_Declination = Annotated[float | None, typer.Option(help="Declination of the strip in degrees.")]
+_Declination = Annotated[
+    float | None, typer.Option(help="Only this strip, declination in degrees.")
+]
 _Tolerance = Annotated[float, typer.Option(help="How far from it, in degrees.")]
 _Caltables = Annotated[
     str | None, typer.Option(help="Name or product key of the set that was applied.")
@@ -91,7 +94,9 @@ def plan(
     status: _Status = None,
     outdated: _Outdated = False,
     pipeline_version: _Version = None,
-    workers: Annotated[int, typer.Option(min=1, help="For the estimate of the time.")] = 1,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Number of workers, for the estimate of the time.")
+    ] = 1,
     as_json: AsJson = False,
 ) -> None:
     """Show what reprocessing would run, what depends on it and how long it takes.
@@ -345,10 +350,8 @@ def _required(reason: str) -> str:
 @contextmanager
 def _registry(settings: Settings) -> Iterator[Registry]:
     from absurd_contimg.operations.services import open_registry
-    from absurd_contimg.registry.database import exists
 
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     with closing(open_registry(settings)) as registry:
         yield registry
 

@@ -10,8 +10,13 @@ from typing import Annotated
 
 import typer
 
-from absurd_contimg.errors import MissingInputError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    require_registry,
+    state,
+)
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -33,11 +38,9 @@ def plan(
     """
     from absurd_contimg.ingest.reprocessing import find_dependents, planned_improvements
     from absurd_contimg.registry import Registry
-    from absurd_contimg.registry.database import exists
 
     settings = state.settings()
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     with closing(Registry(settings.registry_url)) as registry:
         groups, improvements = planned_improvements(registry, settings.pipeline, caltables)
         ids = {each.use.group_id for each in improvements}

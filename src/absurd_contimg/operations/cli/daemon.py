@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from absurd_contimg.errors import MissingInputError
-from absurd_contimg.operations.cli.app import AsJson, Reason, app, print_json, state
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    Reason,
+    app,
+    print_json,
+    require_registry,
+    state,
+)
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -172,11 +179,9 @@ def reopen(
         read_site_time,
         reopen_group,
     )
-    from absurd_contimg.registry.database import exists
 
     settings = state.settings()
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     with open_tables(settings) as database:
         records = ActionRecords(GivenTables(database), operator_name(), "command line")
         now = asyncio.run(read_site_time(settings))
@@ -187,11 +192,9 @@ def reopen(
 @contextmanager
 def _tables(settings: Settings) -> Iterator[IngestionTables]:
     from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.database import exists
     from absurd_contimg.registry.ingestion import IngestionTables
 
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     with open_tables(settings) as database:
         yield IngestionTables(database)
 

@@ -21,14 +21,18 @@ def dashboard(
         Path | None,
         typer.Option(file_okay=False, help="Show a finished simulation, by its output folder."),
     ] = None,
-    run: Annotated[int, typer.Option(min=1, help="With --simulation: which of its runs.")] = 1,
+    run: Annotated[
+        int, typer.Option(min=1, help="With --simulation: the number of the run, from 1.")
+    ] = 1,
     history: Annotated[
         Path | None, typer.Option(dir_okay=False, help="Show an exported file of histories.")
     ] = None,
     host: Annotated[
         str, typer.Option(help="Where to listen. Any but the loopback interface needs a token.")
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8110,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="TCP port; 0: any that is free.")
+    ] = 8110,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(help="A further name of this site in the Host header; repeatable."),

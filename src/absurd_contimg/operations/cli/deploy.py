@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from absurd_contimg.operations.cli.app import app, state
+from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import load_settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -34,6 +34,7 @@ def install(
     workers: Annotated[
         int, typer.Option(min=1, help="How many workers share the memory of this host.")
     ] = 4,
+    as_json: AsJson = False,
 ) -> None:
     """Write the units of systemd and their environment file for this host.
 
@@ -56,6 +57,13 @@ def install(
     secrets = find_credentials(root.absolute())
     site = this_site(settings, ENVIRONMENT_FILE, user, workers, secrets)
     files = plan_files(settings, site, root.absolute(), environment)
+    if as_json:
+        if not dry_run:
+            write_files(files, site.user)
+        names = ("path", "action", "mode", "note", "text")
+        listed = [{name: getattr(file, name) for name in names} for file in files]
+        print_json({"written": not dry_run, "files": listed, "next": next_commands(site)})
+        return
     if dry_run:
         for file in files:
             console.out(f"# {file.action}: {file.path} (mode {file.mode:o})")

@@ -63,6 +63,7 @@ def logs(
     group: GroupName,
     stage: Annotated[str | None, typer.Option(help="Only logs of this stage.")] = None,
     lines: Annotated[int, typer.Option(min=1, help="Number of lines from the end.")] = 30,
+    as_json: AsJson = False,
 ) -> None:
     """Show the ends of a group's newest logs: CASA's log and the stage's output.
 
@@ -75,6 +76,10 @@ def logs(
         raise MissingInputError(
             f"No log{of_stage} in {folder}.", "contimg status lists the groups."
         )
+    if as_json:
+        ends = [{"path": path, "lines": tail(path, lines)} for path in paths]
+        shared.print_json({"folder": folder, "logs": ends})
+        return
     for path in paths:
         console.out(path, style="bold")
         for line in tail(path, lines):
@@ -127,10 +132,8 @@ def _report_night(settings: Settings, night: str, path: Path | None) -> None:
         write_night_report,
     )
     from absurd_contimg.operations.services import open_registry
-    from absurd_contimg.registry.database import exists
 
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    shared.require_registry(settings)
     with closing(open_registry(settings)) as registry:
         wanted = parse_night(night, registry.database)
 
@@ -154,7 +157,7 @@ def _report_night(settings: Settings, night: str, path: Path | None) -> None:
 
 
 @app.command()
-def doctor() -> None:
+def doctor(as_json: AsJson = False) -> None:
     """Check this machine, and name a remedy for each problem.
 
     Exit code 1 if there is a problem.
@@ -162,13 +165,16 @@ def doctor() -> None:
     from absurd_contimg.operations.doctor import diagnose
 
     findings = diagnose(state.overrides, state.assignments)
+    problems = sum(not finding.ok for finding in findings)
+    if as_json:
+        shared.print_json({"problems": problems, "checks": findings})
+        raise typer.Exit(1 if problems else 0)
     for finding in findings:
         mark = "[green]ok[/]" if finding.ok else "[red]no[/]"
         text = f"{mark}  [bold]{escape(finding.check)}[/]: {escape(finding.finding)}"
         console.print(text, soft_wrap=True)
         if not finding.ok:
             console.out(f"    {finding.remedy}")
-    problems = sum(not finding.ok for finding in findings)
     if problems:
         console.print(f"[red]{problems} of {len(findings)} checks found a problem.[/]")
         raise typer.Exit(1)
@@ -265,13 +271,12 @@ def failures(
 
 
 @app.command()
-def audit(from_file: FromFile = None) -> None:
+def audit(from_file: FromFile = None, as_json: AsJson = False) -> None:
     """Check the histories of all tasks, and the registry's groups, windows, publications and
     batches, against the invariants of the simulation.
 
     With the retry budgets of the settings, which must be those of the workers. Of a file, the
-    histories alone. Exit code 1 if one
-    is violated.
+    histories alone. Exit code 1 if one is violated.
     """
     from absurd_contimg.operations.services import audit_stream, make_policy
 
@@ -280,6 +285,9 @@ def audit(from_file: FromFile = None) -> None:
     violations = check_histories(histories, make_policy(settings))
     if from_file is None:
         violations += audit_stream(settings, histories)
+    if as_json:
+        shared.print_json({"tasks": len(histories), "violations": violations})
+        raise typer.Exit(1 if violations else 0)
     for violation in violations:
         console.print(f"[red]{message_line(violation)}[/]", soft_wrap=True)
     console.print(f"{len(histories)} tasks audited, {len(violations)} violations.")

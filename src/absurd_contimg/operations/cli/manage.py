@@ -17,7 +17,7 @@ from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli import app as shared
-from absurd_contimg.operations.cli.app import GroupName, Reason, TaskName, app, state
+from absurd_contimg.operations.cli.app import AsJson, GroupName, Reason, TaskName, app, state
 from absurd_contimg.operations.console import cell, console, error_console, message_line
 from absurd_contimg.secrets import without_password
 from absurd_contimg.terminal_tables import KeyedTable
@@ -81,8 +81,12 @@ def retry(
         typer.Option(help="With --all-failed: only failures by this rule (contimg failures)."),
     ] = None,
     reason: Reason = "",
+    as_json: AsJson = False,
 ) -> None:
-    """Run a failed task again, from its last checkpoint, with its full number of attempts."""
+    """Run a failed task again, from its last checkpoint, with its full number of attempts.
+
+    Exit code 1 if a task cannot be retried; the others are.
+    """
     from absurd_contimg.operations.cli.failure_table import RULES
 
     settings = state.settings()
@@ -101,6 +105,9 @@ def retry(
         return [await actions.retry(history.queue_name, history.task.task_id, reason)], []
 
     retried, refusals = shared.with_actions(settings, retry_tasks)
+    if as_json:
+        shared.print_json({"retried": retried, "refused": refusals})
+        raise typer.Exit(1 if refusals else 0)
     for item in retried:
         _show_retried(item)
     for refusal in refusals:
@@ -128,6 +135,7 @@ def fork(
     task: TaskName,
     step: Annotated[str, typer.Argument(help="The step at which the new task begins.")],
     reason: Reason = "",
+    as_json: AsJson = False,
 ) -> None:
     """Spawn a task that begins at a step of one that has ended, with the results before it.
 
@@ -141,7 +149,10 @@ def fork(
         return await actions.fork(history.queue_name, history.task.task_id, step, reason)
 
     spawned = shared.with_actions(settings, fork_task)
-    console.print(f"Task {spawned.task_id} begins at {cell(step)}.")
+    if as_json:
+        shared.print_json(spawned)
+    else:
+        console.print(f"Task {spawned.task_id} begins at {cell(step)}.")
 
 
 @app.command()
@@ -167,7 +178,7 @@ def demo(
 
 
 @shared.quarantine_app.command("list")
-def quarantine_list() -> None:
+def quarantine_list(as_json: AsJson = False) -> None:
     """List the groups with unusable data, and the reasons."""
     from absurd_contimg.registry import GroupStatus, Registry
     from absurd_contimg.registry.database import exists
@@ -175,10 +186,14 @@ def quarantine_list() -> None:
     url = state.settings().registry_url
     if not exists(url):
         raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
-    table = KeyedTable("group", "reason")
     with closing(Registry(url)) as registry:
-        for group in registry.groups(GroupStatus.QUARANTINED):
-            table.add_row(cell(group.group_id), cell(group.reason or ""))
+        groups = registry.groups(GroupStatus.QUARANTINED)
+    if as_json:
+        shared.print_json([{"group": each.group_id, "reason": each.reason} for each in groups])
+        return
+    table = KeyedTable("group", "reason")
+    for group in groups:
+        table.add_row(cell(group.group_id), cell(group.reason or ""))
     console.print(table)
 
 

@@ -18,7 +18,14 @@ from absurd_contimg.config.mosaic import MosaicTier
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
 from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    require_registry,
+    state,
+    with_backend,
+)
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -311,10 +318,8 @@ def _newest_windows(registry: Registry, settings: Settings, limit: int) -> list[
 def _registry(settings: Settings) -> Iterator[Registry]:
     """The registry; `MissingInputError` if there is none."""
     from absurd_contimg.registry import Registry
-    from absurd_contimg.registry.database import exists
 
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     registry = Registry(settings.registry_url, output_dir=settings.pipeline.paths.output_dir)
     try:
         yield registry

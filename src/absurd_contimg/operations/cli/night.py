@@ -20,7 +20,7 @@ def night(
         float, typer.Option(min=1.0, max=100.0, help="Seconds of observation in one second.")
     ] = 30.0,
     minutes_max: Annotated[
-        float, typer.Option(min=1.0, help="After this time the night is judged as it stands.")
+        float, typer.Option(min=1.0, help="After so many minutes the night is judged as it stands.")
     ] = 60.0,
     force: Annotated[
         bool, typer.Option("--force", help="Remove an earlier night in that folder first.")

@@ -15,8 +15,15 @@ import typer
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import SpawnedTask
-from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
+from absurd_contimg.errors import SettingError
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    require_registry,
+    state,
+    with_backend,
+)
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -119,7 +126,8 @@ def transits(
     calibrator: Annotated[str, typer.Option(help="A calibrator's name, or all.")] = "all",
     days_back: Annotated[float, typer.Option(min=0.0, help="Days before now.")] = 60.0,
     response_min: Annotated[
-        float, typer.Option(min=0.01, max=0.99, help="Smallest beam response.")
+        float,
+        typer.Option(min=0.01, max=0.99, help="Smallest response of the primary beam, 0 to 1."),
     ] = 0.3,
     groups_min: Annotated[
         int, typer.Option(min=1, help="Groups within 25 minutes of the transit.")
@@ -237,9 +245,7 @@ def _time(transit: Transit) -> datetime:
 def _registry(settings: Settings) -> Iterator[Registry]:
     """The registry, or `MissingInputError` if there is none yet."""
     from absurd_contimg.operations.services import open_registry
-    from absurd_contimg.registry.database import exists
 
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     with closing(open_registry(settings)) as registry:
         yield registry

@@ -15,7 +15,14 @@ import typer
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import MissingInputError
-from absurd_contimg.operations.cli.app import AsJson, print_json, registry_app, state, with_backend
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    print_json,
+    registry_app,
+    require_registry,
+    state,
+    with_backend,
+)
 from absurd_contimg.operations.console import cell, console
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -138,7 +145,6 @@ def files(
     as_json: AsJson = False,
 ) -> None:
     """List the raw files whose names have a time in a span (UTC, ends included)."""
-    from absurd_contimg.registry.database import exists
     from absurd_contimg.registry.models import FileState
     from absurd_contimg.registry.subband_files import list_files
 
@@ -146,8 +152,7 @@ def files(
     if in_state is not None and in_state not in states:
         raise typer.BadParameter(f"{in_state!r} is none of {', '.join(states)}.")
     settings = state.settings()
-    if not exists(settings.registry_url):
-        raise MissingInputError("There is no registry yet.", "Check --output-dir and --state-dir.")
+    require_registry(settings)
     with _registry(settings) as (registry, _):
         listed = list_files(
             registry.database,

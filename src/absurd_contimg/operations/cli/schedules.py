@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from absurd_contimg.errors import MissingInputError, SettingError
-from absurd_contimg.operations.cli.app import AsJson, app, print_json, state
+from absurd_contimg.operations.cli.app import (
+    AsJson,
+    app,
+    print_json,
+    require_registry,
+    state,
+)
 from absurd_contimg.operations.console import cell, console, message_line
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
@@ -63,7 +69,9 @@ def add(
     transit: Annotated[
         str | None, typer.Option(help="The transit of a source of the catalogue.")
     ] = None,
-    after_minutes: Annotated[float, typer.Option(help="With --transit: so much later.")] = 0.0,
+    after_minutes: Annotated[
+        float, typer.Option(help="With --transit: so many minutes later.")
+    ] = 0.0,
     fields: Annotated[
         str,
         typer.Option(
@@ -134,14 +142,12 @@ def remove(name: Annotated[str, typer.Argument(help="The schedule.")]) -> None:
 def list_schedules(as_json: AsJson = False) -> None:
     """List the schedules: their next slots, and what became of the last ones."""
     from absurd_contimg.operations.services import open_tables
-    from absurd_contimg.registry.database import exists
     from absurd_contimg.registry.schedules import Schedules
 
     settings = state.settings()
-    schedules: list[Schedule] = []
-    if exists(settings.registry_url):
-        with open_tables(settings) as database:
-            schedules = Schedules(database).schedules()
+    require_registry(settings)
+    with open_tables(settings) as database:
+        schedules = Schedules(database).schedules()
     if as_json:
         print_json([{**asdict(s), "next_slot": _next_time(s, settings)} for s in schedules])
         return

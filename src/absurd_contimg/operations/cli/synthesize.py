@@ -11,7 +11,7 @@ from rich.console import Group
 
 from absurd_contimg.config.meanings import field_meanings
 from absurd_contimg.errors import SettingError
-from absurd_contimg.operations.cli.app import app
+from absurd_contimg.operations.cli.app import AsJson, app, print_json
 from absurd_contimg.operations.console import console
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -62,6 +62,7 @@ def synth(
             min=0.1,
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Write synthetic UVH5 observations of a known sky."""
     from absurd_contimg.synthesis import SynthesisConfig, synthesize  # noqa: PLC0415 - casa extra
@@ -86,6 +87,9 @@ def synth(
         result = synthesize(folder, config)
     else:
         result = synthesize_at_pace(folder, config, Pace(speed))
+    if as_json:
+        print_json(result)
+        return
     table = KeyedTable("group", "files", "calibrator")
     for group in result.groups:
         table.add_row(group.group_id, str(len(group.files)), "yes" if group.calibrator else "")

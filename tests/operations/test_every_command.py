@@ -1,0 +1,172 @@
+"""Every command of the program: its help, its JSON, and its exit code without and with a site."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from absurd_contimg.core.errors import BackendError
+from absurd_contimg.errors import UserError
+from absurd_contimg.operations.cli.main import app
+
+NO_JSON = {
+    **dict.fromkeys(
+        ("api", "dashboard", "daemon", "worker", "alerts run"), "a service: it logs until SIGTERM"
+    ),
+    **dict.fromkeys(("run", "demo", "night"), "shows progress, and its exit code is the result"),
+    **dict.fromkeys(("simulate", "explore"), "shows progress; --output has report.json"),
+    **dict.fromkeys(
+        (
+            *("cancel", "reopen", "quarantine release", "queue pause", "queue resume"),
+            *("batch pause", "batch resume", "schedule add", "schedule remove"),
+            *("emergency stop", "emergency drain", "emergency resume", "emergency clear-queue"),
+            *("emergency reset", "maintenance vacuum", "db init", "db stop", "restore"),
+        ),
+        "changes something and says so in one sentence: contimg actions --json has it",
+    ),
+    **dict.fromkeys(("archive", "backup", "report"), "writes files, the night's report JSON too"),
+    "metrics": "has the text format of Prometheus",
+    "db url": "prints one URL",
+}
+ARGUMENTS = {
+    "inspect": ["/dev/null"],
+    "synth": ["no-such-folder", "--preset", "no-such"],
+    "history": ["no-such-group"],
+    "logs": ["no-such-group"],
+    "fork": ["no-such-group", "image"],
+    "retry": ["no-such-group"],
+    "photometry": ["no-such-group"],
+    "lightcurve": ["no-such-source"],
+    "registry files": ["2025-01-15T00:00:00"],
+    "batch create": ["pipeline", "no-such-group"],
+    "batch cancel": ["no-such-batch"],
+    "publish retry": ["no-such-product"],
+    "deploy install": ["--dry-run"],
+    "reprocess start": ["--since", "2025-01-15"],
+    "mosaic make": ["--night", "2025-01-15"],
+    "mosaic plan": ["--night", "2025-01-15"],
+}
+"""What a command cannot do without."""
+REFUSED = (
+    *("inspect", "history", "logs", "fork", "retry", "photometry", "lightcurve", "batch create"),
+    *("batch cancel", "publish retry", "mosaic plan", "mosaic make"),
+    *("alerts test", "synth"),
+)
+"""What is named is not there, or there is nothing to do."""
+BAD_NEWS = ("monitor",)
+"""Of the site of the test: a task waits and no worker lives."""
+WITHOUT_A_SITE = ("settings", "failures", "doctor", "alerts rules", "synth", "deploy install")
+"""They need no database and no registry."""
+UNITS = re.compile(
+    r"\b(seconds?|minutes?|degrees|days|times|tasks?|number|how many|processes|groups|port|part|"
+    r"0 to 1|seed)\b"
+)
+"""A number in a help has a unit, or says what it counts."""
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """All commands by the words that call them."""
+    command = command or typer.main.get_command(app)
+    below = getattr(command, "commands", None)
+    if below is None or (path and command.invoke_without_command):
+        yield " ".join(path), command
+    for name, each in (below or {}).items():
+        yield from commands(each, (*path, name))
+
+
+COMMANDS = dict(commands())
+SHOWING = [
+    name
+    for name, command in COMMANDS.items()
+    if any("--json" in option.opts for option in command.params)
+]
+
+
+def test_every_command_that_shows_something_has_json() -> None:
+    assert {name for name in COMMANDS if name not in SHOWING} == set(NO_JSON)
+
+
+def test_every_option_says_what_it_means_with_default_and_unit() -> None:
+    """A default that is no constant is in the words; a number says what it counts."""
+    lacking = []
+    for name, command in COMMANDS.items():
+        for option in command.params:
+            text = (option.help or "").lower()
+            if option.hidden or option.name == "help":
+                continue
+            is_number = option.type_descriptor.annotation in (int, float)
+            if not text:
+                lacking.append(f"{name} {option.name}: no help")
+            elif is_number and UNITS.search(text) is None:
+                lacking.append(f"{name} {option.name}: no unit in {text!r}")
+            elif (
+                is_number and option.default is None and not re.search("default|only|instead", text)
+            ):
+                lacking.append(f"{name} {option.name}: no default in {text!r}")
+    assert lacking == []
+
+
+@pytest.fixture
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in list(os.environ):
+        if name.startswith(("ABSURD_", "PIPELINE_", "CONTIMG_")):
+            monkeypatch.delenv(name)
+    for name in ("INPUT", "OUTPUT", "SCRATCH", "STATE"):
+        monkeypatch.setenv(f"PIPELINE_{name}_DIR", str(tmp_path / name.lower()))
+    monkeypatch.setenv("COLUMNS", "60")
+    return tmp_path
+
+
+def invoke(name: str, *arguments: str) -> Any:
+    given = [*name.split(), *ARGUMENTS.get(name, ()), *arguments]
+    return CliRunner().invoke(app, given)
+
+
+def failure(result: Any) -> str:
+    return f"{type(result.exception).__name__}: {result.exception}"
+
+
+def test_without_a_site_each_command_ends_with_one_sentence(environment: Path) -> None:
+    """The exit code tells, what to do is said, and nothing is made by looking."""
+    for name in SHOWING:
+        if name in WITHOUT_A_SITE:
+            continue
+        result = invoke(name, "--json")
+        assert result.exit_code == 1, (name, result.output)
+        assert isinstance(result.exception, UserError | BackendError) or json.loads(
+            result.stdout
+        ), name
+    assert not (environment / "state").exists()
+
+
+def test_on_a_site_each_command_shows_json(
+    environment: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """JSON and nothing else on standard output; 1 for names that nobody knows, with a sentence."""
+    monkeypatch.setenv("ABSURD_DATABASE_URL", database_url)
+    incoming = environment / "input"
+    for folder in ("input", "output", "scratch"):
+        (environment / folder).mkdir()
+    (incoming / "catalog.csv").write_text("name,ra_deg,dec_deg,flux_jy,spectral_index,calibrator\n")
+    for subband in range(16):
+        with h5py.File(incoming / f"2025-01-15T10:00:00_sb{subband:02d}.hdf5", "w"):
+            pass
+    assert CliRunner().invoke(app, ["db", "init"]).exit_code == 0
+    wrong = []
+    for name in ("spawn", *SHOWING):
+        result = invoke(name, "--json")
+        is_refused = name in REFUSED and isinstance(result.exception, UserError)
+        shown = None if is_refused else json.loads(result.stdout or '"nothing"')
+        is_bad = name in (*REFUSED, *BAD_NEWS) or (name == "doctor" and shown["problems"] > 0)
+        if shown == "nothing" or result.exit_code != (1 if is_bad else 0):
+            wrong.append((name, result.exit_code, failure(result), result.stdout[:200]))
+    assert wrong == []
