@@ -48,8 +48,12 @@ async def two_waits(params: Any, ctx: Any) -> Any:
     return [await outcome(ctx, "first", 0), await outcome(ctx, "second", 0)]
 
 
-async def test_two_waits_with_timeouts_in_sequence_end(backend: Backend) -> None:
-    history = await spawn_and_run(backend, two_waits)
+async def test_two_waits_with_timeouts_in_sequence_end(
+    backend: Backend, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        history = await spawn_and_run(backend, two_waits)
+    assert " waits, and frees its worker: until event first" in caplog.text
     assert history.task.completed_payload == [["timeout"], ["timeout"]]
     assert {f"{TIMEOUT_PREFIX}$awaitEvent:{name}" for name in ("first", "second")} == set(
         history.checkpoint_states

@@ -113,6 +113,22 @@ def test_status_as_json_has_leases_workers_and_failures(
     assert history["runs"][0]["failure_reason"]["rule"] == "bad-input"
 
 
+def test_failures_that_have_a_later_task_need_nobody(contimg: Contimg, database_url: str) -> None:
+    """The newest failure of a group counts, and its advice is shown."""
+
+    async def prepare(backend: PostgresBackend) -> None:
+        for group in ("G1", "G2"):
+            await spawn_failed(backend, group, "bad-input")
+        await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+
+    on_queue(database_url, prepare)
+    text = contimg("status").stdout
+    assert "2 failed" in text
+    assert "1 of the failed ones have a later task of their group" in text
+    assert text.count("failed, a later task is there") == 1
+    assert json.loads(contimg("status", "--json").stdout)["failed_superseded"] == 1
+
+
 def test_status_shows_a_failure_by_the_sdk(contimg: Contimg, database_url: str) -> None:
     """It has no kind, no rule and no step."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import History
 from absurd_contimg.operations import terminal
-from absurd_contimg.operations.terminal import watch
+from absurd_contimg.operations.terminal import progress_table, watch
 
 QUEUE = "dsa110-pipeline"
 
@@ -43,3 +44,35 @@ async def test_watching_survives_a_restart_of_the_database(monkeypatch: pytest.M
     (history,) = await watch(backend, QUEUE, [task.task_id], console)
     assert (history.task.state, backend.answers) == ("cancelled", 4)
     assert "G1" in shown.getvalue()
+
+
+async def test_without_a_terminal_there_is_a_line_for_each_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A log grows while stages run for minutes."""
+    monkeypatch.setattr(terminal, "_REFRESH_SECONDS", 0.001)
+    monkeypatch.setattr(terminal, "LINE_SECONDS", 0.0)
+    backend = Away(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    task = await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+    shown = io.StringIO()
+    await watch(backend, QUEUE, [task.task_id], Console(file=shown, width=120))
+    assert "G1 has been ready for" in shown.getvalue().splitlines()[0]
+
+
+async def test_a_dead_workers_lease_looks_unlike_a_running_stage() -> None:
+    backend = MemoryBackend(MemoryDatabase())
+    await backend.create_queue(QUEUE)
+    task = await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+    await backend.claim_task(QUEUE, "w1", 60)
+    histories = await backend.histories(QUEUE, [task.task_id])
+    now = await backend.current_time()
+    texts = []
+    for seconds in (1, 100):
+        shown = io.StringIO()
+        console = Console(file=shown, width=200)
+        console.print(progress_table(histories, now + timedelta(seconds=seconds)))
+        texts.append(shown.getvalue())
+    assert "worker silent" not in texts[0]
+    assert "running, worker silent" in texts[1]
+    assert "the lease ended 40 s ago" in texts[1]

@@ -13,21 +13,32 @@ from absurd_contimg.secrets import mask
 class ControlFlow(BaseException):
     """Ends a handler early without a failure. Let it pass: the worker handles it."""
 
+    meaning = "ended early"
+    """What the log says of its run."""
+
 
 class RunSuspended(ControlFlow):
     """The run sleeps or waits for an event; it will be claimed again when that is over."""
+
+    meaning = "waits, and frees its worker"
 
 
 class TaskCancelled(ControlFlow):
     """The task is cancelled (AB001); what the handler still does is lost."""
 
+    meaning = "is cancelled"
+
 
 class RunAlreadyFailed(ControlFlow):
     """Another worker has failed the run (AB002), usually because its lease had expired."""
 
+    meaning = "was failed by another worker"
+
 
 class LeaseLost(ControlFlow):
     """The claim on the run is lost, or can no longer be confirmed."""
+
+    meaning = "is given up here, for its lease is lost: any worker takes it up"
 
     stalled = False
     """The worker stood still: its event loop was blocked, or its process stopped."""

@@ -312,7 +312,7 @@ class Worker:
             await lease.retry_until_deadline(lambda: self._complete(claimed, result))
         except ControlFlow as reason:
             self._lost.add(claimed, ctx, reason)
-            _log.info("run %s ended early: %s %s", claimed.run_id, type(reason).__name__, reason)
+            _log.info("run %s %s: %s", claimed.run_id, reason.meaning, reason)
             if isinstance(reason, LeaseLost) and reason.refusal is not None:
                 lease.has_work = False
                 await self._handle_failure(claimed, ctx, reason.refusal)

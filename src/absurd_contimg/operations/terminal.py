@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
+from time import monotonic
 from types import MappingProxyType
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from absurd_contimg.core.records import TERMINAL_STATES, History
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
-from absurd_contimg.history.timeline import StepStart, step_order
+from absurd_contimg.history.timeline import StepStart, group_of, step_order
 from absurd_contimg.history.wait_explanation import WaitContext, WaitExplanation, explain_wait
 from absurd_contimg.operations.console import cell, message_line, one_line
 from absurd_contimg.products.output_warnings import output_warnings
@@ -27,14 +28,18 @@ from absurd_contimg.terminal_tables import KeyedTable
 from absurd_contimg.workflows.orchestrator import IMAGING_STAGES
 
 _REFRESH_SECONDS = 0.5
+LINE_SECONDS = 10.0
+"""Between two looks that are printed where there is no terminal."""
 _FAILURE_KEYS = ("kind", "rule", "step", "message", "path", "advice", "logs")
 """What the JSON of a task has of its failure."""
 
 _COLOURS = {"completed": "green", "failed": "red", "running": "cyan", "cancelled": "magenta"}
 
 
-def _coloured_state(summary: TaskSummary) -> str:
-    """The state of a task as markup."""
+def _coloured_state(summary: TaskSummary, *, is_silent: bool = False) -> str:
+    """The state of a task as markup; of a running one whether its worker is silent."""
+    if is_silent:
+        return "[bold red]running, worker silent[/]"
     return f"[{_COLOURS.get(summary.state, 'yellow')}]{summary.state}[/]"
 
 
@@ -55,9 +60,7 @@ def tasks_table(
         table.add_row(
             str(summary.task_id)[-12:],
             cell(summary.group or "?"),
-            _coloured_state(summary)
-            if summary.task_id not in superseded
-            else "[dim]failed, a later task is there[/]",
+            _state(summary, explanations.get(summary.task_id), superseded),
             str(summary.attempts),
             cell(_activity(summary, explanations.get(summary.task_id))),
             cell(_worker_and_lease(summary, now)),
@@ -70,6 +73,15 @@ def tasks_table(
     advice = {reason.rule: reason.advice for reason in reasons if reason and reason.advice}
     lines = [f"[bold]{cell(rule)}[/]: {message_line(text)}" for rule, text in advice.items()]
     return Group(table, *lines)
+
+
+def _state(
+    summary: TaskSummary, explanation: WaitExplanation | None, superseded: Collection[UUID]
+) -> str:
+    if summary.task_id in superseded:
+        return "[dim]failed, a later task is there[/]"
+    is_silent = explanation is not None and explanation.fact == "silent-worker"
+    return _coloured_state(summary, is_silent=is_silent)
 
 
 def task_summary(
@@ -202,6 +214,26 @@ def _outcome(start: StepStart, previous: StepStart | None) -> str:
     return f"[{colour}]{cell(start.ending)}[/]{note}"
 
 
+class _Lines:
+    """What is printed of tasks under way where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._due = monotonic() + LINE_SECONDS
+
+    def show(self, histories: Sequence[History], now: datetime) -> None:
+        """A line for each task that has not ended, if it is time."""
+        if monotonic() < self._due:
+            return
+        self._due = monotonic() + LINE_SECONDS
+        for history in histories:
+            if history.task.state not in TERMINAL_STATES:
+                explanation = explain_wait(history, WaitContext(now))
+                sentence = "" if explanation is None else explanation.sentence
+                text = f"{now:%H:%M:%S} {group_of(history)} {sentence}"
+                self._console.out(one_line(text))
+
+
 async def watch(
     inspection: Inspection,
     queue_name: str,
@@ -211,9 +243,11 @@ async def watch(
 ) -> list[History]:
     """Show the tasks until all have ended, also through failures of the database.
 
-    An exception from `while_waiting`, called after each refresh, ends the display.
+    Without a terminal a line for each task every `LINE_SECONDS`. An exception from `while_waiting`,
+    called after each refresh, ends the display.
     """
     display: RenderableType = ""
+    lines = None if console.is_terminal else _Lines(console)
     with Live(console=console, refresh_per_second=4, transient=False) as live:
         while True:
             try:
@@ -226,6 +260,8 @@ async def watch(
                 continue
             display = progress_table(histories, now)
             live.update(display)
+            if lines is not None:
+                lines.show(histories, now)
             if all(history.task.state in TERMINAL_STATES for history in histories):
                 break
             if while_waiting is not None:
@@ -244,15 +280,19 @@ def progress_table(histories: Sequence[History], now: datetime) -> RenderableTyp
         summary = summarize(history)
         explanation = explain_wait(history, WaitContext(now))
         why = "" if explanation is None else explanation.sentence
-        cells = (_coloured_state(summary), _marks(summary, order), _now(summary, now, why))
+        is_silent = explanation is not None and explanation.fact == "silent-worker"
+        marks = _marks(summary, order, is_silent=is_silent)
+        doing = f"[red]{cell(why)}[/]" if is_silent else _now(summary, now, why)
+        cells = (_coloured_state(summary, is_silent=is_silent), marks, doing)
         table.add_row(cell(summary.group or "?"), *cells)
     return table
 
 
-def _marks(summary: TaskSummary, order: Sequence[str]) -> str:
+def _marks(summary: TaskSummary, order: Sequence[str], *, is_silent: bool = False) -> str:
     """One mark for each step: done, running, waiting, interrupted, not started."""
     last_starts = summary.steps
-    marks = {"done": "[green]■[/]", "running": "[cyan]▶[/]", "waiting": "[yellow]‖[/]"}
+    running = "[red]?[/]" if is_silent else "[cyan]▶[/]"
+    marks = {"done": "[green]■[/]", "running": running, "waiting": "[yellow]‖[/]"}
     return "".join(
         marks.get(last_starts[step].outcome, "[red]✗[/]") if step in last_starts else "[dim]·[/]"
         for step in order

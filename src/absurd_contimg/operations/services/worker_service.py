@@ -178,7 +178,7 @@ async def serve(
             )
             loop = asyncio.get_running_loop()
             for number in stop_signals():
-                loop.add_signal_handler(number, state.stop)
+                loop.add_signal_handler(number, _stop, state)
             _log.info("worker %s on queue %s", settings.worker_id, ", ".join(served))
             async with reported(reporter, manager):
                 await run_workers(workers, until_idle)
@@ -192,6 +192,14 @@ async def serve(
         stats = [await backend.queue_stats(queue) for queue in served]
     waiting = ("pending", "sleeping")
     return sum(each.tasks_by_state.get(state, 0) for each in stats for state in waiting)
+
+
+def _stop(state: WorkerState) -> None:
+    """Stop, and say so at once: what runs may take its grace period to end."""
+    if not state.stopping:
+        state.stop()
+        seconds = max(worker.settings.grace_seconds for worker in state.workers)
+        _log.info("%s; what runs has %g s, then it is released", state.activity(), seconds)
 
 
 def stop_workers(workers: Sequence[Worker]) -> None:
