@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from absurd_contimg.operations.services.database import initialise
 from absurd_contimg.registry import Registry
 from absurd_contimg.settings import Settings, load_settings
 from absurd_contimg.synthesis import SynthesisConfig, SynthesisResult, synthesize
+from absurd_contimg.workflows.assembly import make_stage_server
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator, standard_imaging_stages
 
 PAIRS = 3
@@ -66,8 +68,11 @@ async def plain(settings: Settings, observation: SynthesisResult) -> float:
     prepare_folders(settings.pipeline.paths)
     group = observation.groups[0]
     registry = Registry(settings.registry_url)
-    with ScratchOwner(settings.pipeline.paths.scratch_dir, "plain") as scratch:
-        executor = IsolatedStageExecutor(casa_environment)
+    with (
+        ScratchOwner(settings.pipeline.paths.scratch_dir, "plain") as scratch,
+        make_stage_server(settings.pipeline, registry, scratch) as server,
+    ):
+        executor = IsolatedStageExecutor(casa_environment, server=server)
         runner = StageRunner(settings.pipeline, executor, registry, scratch)
         context = PipelineContext(
             settings.pipeline,
@@ -92,10 +97,12 @@ async def durable(settings: Settings) -> float:
     await initialise(settings.database_url, settings.queue_name)
     registry = Registry(settings.registry_url)
     async with PostgresBackend(settings.database_url) as backend:
-        with ScratchOwner(settings.pipeline.paths.scratch_dir, "durable") as scratch:
-            worker = service.make_worker(
-                backend, settings, registry, scratch, service.make_guard(settings)
-            )
+        with (
+            ScratchOwner(settings.pipeline.paths.scratch_dir, "durable") as scratch,
+            make_stage_server(settings.pipeline, registry, scratch) as server,
+            closing(service.make_guard(settings)) as guard,
+        ):
+            worker = service.make_worker(backend, settings, registry, scratch, [guard], server)
             began = time.perf_counter()
             spawned = await spawn_groups(backend, settings, registry)
             assert spawned[0].task is not None

@@ -12,27 +12,27 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from stage_executors import isolated
 from toy_stages import TOYS_FOLDER, request_for
 
 from absurd_contimg.core.failures import Classifier, FailureKind
 from absurd_contimg.core.generic_rules import GENERIC_RULES
 from absurd_contimg.execution.executor import (
-    IsolatedStageExecutor,
     ResourceLimits,
     StageFailed,
     StageReport,
     StageRequest,
     StageTimeout,
-    no_environment,
 )
 from absurd_contimg.execution.fallback import ONE_THREAD, with_fallbacks
 from absurd_contimg.products.store import load_committed, publish
 from absurd_contimg.workflows.failure_rules import STAGE_RULES
 
+pytestmark = pytest.mark.usefixtures("start")
+
 
 def execute(request: StageRequest, **options: object) -> StageReport:
-    executor = IsolatedStageExecutor(no_environment, **options)  # type: ignore[arg-type]
-    return asyncio.run(executor.execute(request))
+    return asyncio.run(isolated(**options).execute(request))
 
 
 def failure_of(request: StageRequest, **options: object) -> StageFailed:
@@ -165,6 +165,7 @@ def test_process_that_cannot_even_begin_says_why(
     python.write_text("#!/bin/sh\necho 'no module named numpy' >&2\nexit 1\n", encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.setattr("stage_executors.servers", [])  # that is, an interpreter for each stage
     error = failure_of(request_for(tmp_path))
     assert "no module named numpy" in str(error)
     assert error.evidence.exit_code == 1
@@ -176,6 +177,7 @@ def test_abort_after_the_result_is_success(tmp_path: Path, monkeypatch: pytest.M
     python.write_text(f'#!/bin/sh\n{sys.executable} "$@"\nkill -ABRT $$\n', encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.setattr("stage_executors.servers", [])  # that is, an interpreter for each stage
     assert execute(request_for(tmp_path)).product is not None
 
 
@@ -203,7 +205,7 @@ async def test_deadline_kills_whatever_the_stage_does(tmp_path: Path, do: str) -
     for deadline in (2.5, 10.0, 40.0):  # on a busy machine a process takes long to begin
         request = request_for(tmp_path, do, deadline=deadline)
         with pytest.raises(StageTimeout) as caught:
-            await IsolatedStageExecutor(no_environment).execute(request)
+            await isolated().execute(request)
         if request.casa_log.with_suffix(".pids").exists():
             break
     assert not [pid for pid in await pids_of(request.casa_log) if lives(pid)]
@@ -216,7 +218,7 @@ async def test_cancellation_returns_only_when_nothing_lives(tmp_path: Path) -> N
     The helper holds half a gigabyte, so that its death takes longer than that of the stage.
     """
     request = request_for(tmp_path, "hang with heavy helper")
-    task = asyncio.create_task(IsolatedStageExecutor(no_environment).execute(request))
+    task = asyncio.create_task(isolated().execute(request))
     pids = await pids_of(request.casa_log)
     assert all(map(lives, pids))
     task.cancel()
@@ -230,13 +232,14 @@ async def test_cancellation_returns_only_when_nothing_lives(tmp_path: Path) -> N
 async def test_helper_left_behind_by_a_finished_stage_is_killed(tmp_path: Path) -> None:
     """Success does not leave processes either."""
     request = request_for(tmp_path, "leave helper")
-    await IsolatedStageExecutor(no_environment).execute(request)
+    await isolated().execute(request)
     assert not [pid for pid in await pids_of(request.casa_log) if lives(pid)]
 
 
-def test_everything_dies_with_a_killed_worker(tmp_path: Path) -> None:
+def test_everything_dies_with_a_killed_worker(tmp_path: Path, start: str) -> None:
     """SIGKILL to the worker leaves neither the stage nor a program that the stage started."""
-    worker = subprocess.Popen([sys.executable, "-c", _WORKER, str(tmp_path), TOYS_FOLDER])
+    command = [sys.executable, "-c", _WORKER, str(tmp_path), TOYS_FOLDER, start]
+    worker = subprocess.Popen(command)
     pids = asyncio.run(pids_of(tmp_path / "logs" / "0.casa.log"))
     assert all(map(lives, pids))
     worker.kill()
@@ -249,10 +252,10 @@ _WORKER = """
 import asyncio, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from stage_executors import isolated_by
 from toy_stages import request_for
 request = request_for(Path(sys.argv[1]), "hang with helper")
-asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
+asyncio.run(isolated_by(sys.argv[-1], Path(sys.argv[1])).execute(request))
 """
 
 
@@ -295,5 +298,6 @@ def test_lack_of_memory_in_a_library_is_a_shortage(
     python.write_text(f"#!/bin/sh\necho '{printed}' >&2\n{end}\n", encoding="utf-8")
     python.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(python))
+    monkeypatch.setattr("stage_executors.servers", [])  # that is, an interpreter for each stage
     verdict = Classifier(STAGE_RULES).classify(failure_of(request_for(tmp_path)).evidence)
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, rule)

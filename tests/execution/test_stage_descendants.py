@@ -11,21 +11,22 @@ import time
 from pathlib import Path
 
 import pytest
+from stage_executors import isolated
 from toy_stages import TOYS_FOLDER, request_for
 
 from absurd_contimg.execution.executor import (
-    IsolatedStageExecutor,
     StageFailed,
     StageReport,
     StageRequest,
-    no_environment,
 )
 from absurd_contimg.execution.lease_watchdog import LeaseWatchdog
 from absurd_contimg.products.store import load_committed, publish, verify
 
+pytestmark = pytest.mark.usefixtures("start")
+
 
 def execute(request: StageRequest) -> StageReport:
-    return asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
+    return asyncio.run(isolated().execute(request))
 
 
 def daemon_of(request: StageRequest) -> int:
@@ -66,21 +67,21 @@ import asyncio, sys, time
 from dataclasses import replace
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
+from stage_executors import isolated_by
 from toy_stages import request_for
 until = time.monotonic() + float(sys.argv[3])
 request = request_for(Path(sys.argv[1]), "hang with a daemon")
 request = replace(request, may_live_until=lambda: until)
-asyncio.run(IsolatedStageExecutor(no_environment).execute(request))
+asyncio.run(isolated_by(sys.argv[-1], Path(sys.argv[1])).execute(request))
 """
 
 
 @pytest.mark.parametrize(("number", "lease"), [(signal.SIGSTOP, "2"), (signal.SIGKILL, "60")])
 def test_daemon_ends_with_the_lease_or_the_worker(
-    tmp_path: Path, number: signal.Signals, lease: str
+    tmp_path: Path, number: signal.Signals, lease: str, start: str
 ) -> None:
     """The worker is stopped until its lease is over, or killed: the watchdog ends all."""
-    command = [sys.executable, "-c", _WORKER, str(tmp_path), TOYS_FOLDER, lease]
+    command = [sys.executable, "-c", _WORKER, str(tmp_path), TOYS_FOLDER, lease, start]
     worker = subprocess.Popen(command)
     pids = tmp_path / "logs" / "0.casa.pids"
     try:
@@ -134,7 +135,7 @@ def test_flood_of_output_is_bounded_all_the_time(tmp_path: Path) -> None:
 
     async def run() -> None:
         watching = asyncio.create_task(watch())
-        await IsolatedStageExecutor(no_environment, log_bytes_max=bytes_max).execute(request)
+        await isolated(log_bytes_max=bytes_max).execute(request)
         watching.cancel()
 
     asyncio.run(run())

@@ -19,7 +19,6 @@ from network import Host, Network, wait_until
 
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.records import History
-from absurd_contimg.execution.lease_watchdog import MARK
 from absurd_contimg.history.invariants.check import audit
 from absurd_contimg.history.timeline import step_starts
 from absurd_contimg.operations.overview import ServiceOverview, SiteOverview, open_site, read_site
@@ -228,17 +227,18 @@ class Site:
             path.unlink()
 
     def stage_processes(self, host: str) -> list[int]:
-        """The processes of stages that live on a host, by their scratch."""
-        mark, scratch = f"{MARK}={self.root}/".encode(), f"/scratch/{host}-".encode()
+        """The processes of stages that live on a host, by the scratch in which they work."""
+        own, scratch = f"{self.root}/", f"/scratch/{host}-"
         processes = []
         for name in filter(str.isdigit, os.listdir("/proc")):
             try:
-                variables = Path("/proc", name, "environ").read_bytes().split(b"\0")
+                folder = os.readlink(f"/proc/{name}/cwd")
                 state = Path("/proc", name, "stat").read_text().rpartition(")")[2].split()[0]
             except OSError:
                 continue
-            marks = [each for each in variables if each.startswith(mark) and scratch in each]
-            if marks and state != "Z":
+            if ".stage-server" in folder or state == "Z":
+                continue
+            if folder.startswith(own) and scratch in folder:
                 processes.append(int(name))
         return processes
 

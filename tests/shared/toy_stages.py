@@ -29,6 +29,9 @@ from absurd_contimg.owned_folders import Mark, take_folder
 TOYS_FOLDER = str(Path(__file__).parent)
 """For the module path of processes that tests start."""
 
+_IMPORTED_BY = os.getpid()
+_calls: list[str] = []
+
 
 class Make(PipelineStage):
     """Makes a product of two files from one input file."""
@@ -118,7 +121,9 @@ class Liar(Make):
         return {"something": 1}
 
 
-def request_for(tmp_path: Path, do: str = "work", *, deadline: float = 60.0) -> StageRequest:
+def request_for(
+    tmp_path: Path, do: str = "work", *, deadline: float = 60.0, seconds: float = 0.0
+) -> StageRequest:
     """One attempt of `Make` in folders of its own."""
     config = PipelineConfig(paths=PathsConfig.below(tmp_path))
     source = tmp_path / "source"
@@ -127,7 +132,9 @@ def request_for(tmp_path: Path, do: str = "work", *, deadline: float = 60.0) -> 
     scratch = tmp_path / f"scratch{number}" / "attempt"
     take_folder(scratch.parent, Mark(KIND, "test"))
     scratch.mkdir()
-    context = PipelineContext(config, {"group_id": "G", "source": str(source), "do": do})
+    context = PipelineContext(
+        config, {"group_id": "G", "source": str(source), "do": do, "seconds": seconds}
+    )
     return StageRequest(
         stage=f"{Make.__module__}:{Make.__name__}",
         stage_name="make",
@@ -229,6 +236,11 @@ def misbehave(how: str, workspace: Workspace) -> None:  # noqa: PLR0912
         (workspace.product / "link").symlink_to("/etc/hostname")
     elif how == "say threads":
         print(f"threads {os.environ['OMP_NUM_THREADS']}")
+    elif how == "say process":
+        _calls.append(how)
+        descriptors = len(os.listdir("/proc/self/fd")) - 1  # without that of this listing
+        print(f"cwd {Path.cwd()}\ntmp {os.environ['TMPDIR']}\ncalls {len(_calls)}")
+        print(f"descriptors {descriptors}\nimported by {os.getpid() == _IMPORTED_BY}")
     elif how == "eat memory":
         _ = bytearray(1 << 40)
 

@@ -45,7 +45,7 @@ from absurd_contimg.stages.image import ImageStage
 from absurd_contimg.stages.photometry import PhotometryStage
 from absurd_contimg.stages.validate import ValidateStage
 from absurd_contimg.synthesis import SynthesisResult, compare_gains, compare_sources
-from absurd_contimg.workflows.assembly import pipeline_stages
+from absurd_contimg.workflows.assembly import make_stage_server, pipeline_stages
 from absurd_contimg.workflows.orchestrator import PipelineOrchestrator, standard_imaging_stages
 
 pytestmark = pytest.mark.timeout(200)
@@ -95,8 +95,12 @@ async def _process(
     tiny: SynthesisResult, config: PipelineConfig, registry: Registry
 ) -> list[PipelineContext]:
     done = []
-    with ScratchOwner(config.paths.scratch_dir, "test") as owner:
-        runner = StageRunner(config, IsolatedStageExecutor(casa_environment), registry, owner)
+    with (
+        ScratchOwner(config.paths.scratch_dir, "test") as owner,
+        make_stage_server(config, registry, owner) as server,
+    ):
+        executor = IsolatedStageExecutor(casa_environment, server=server)
+        runner = StageRunner(config, executor, registry, owner)
         for group in tiny.groups:
             context = PipelineContext(
                 config,
@@ -194,7 +198,7 @@ def test_wrong_image_fails_its_gate(chain: Chain, tmp_path: Path) -> None:
 
 
 def test_the_same_data_give_the_same_image_to_the_bit(chain: Chain, tmp_path: Path) -> None:
-    """In another place and at another time: runs can be compared by their pixels."""
+    """In another place, at another time and in a process that imports CASA itself."""
     paths = PathsConfig.below(tmp_path).model_copy(update={"input_dir": chain.root})
     config = PipelineConfig.tiny(paths)
     prepare_folders(config.paths)

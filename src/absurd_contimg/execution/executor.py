@@ -29,8 +29,19 @@ from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
 from absurd_contimg.execution.lease_watchdog import MARK, LeaseWatchdog
 from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
 from absurd_contimg.execution.output_log import OutputLog
-from absurd_contimg.execution.processes import completed, end_stage, uninterrupted
+from absurd_contimg.execution.processes import (
+    StageProcess,
+    completed,
+    end_stage,
+    uninterrupted,
+)
 from absurd_contimg.execution.stage_process import REQUEST_NAME, RESULT_NAME
+from absurd_contimg.execution.stage_server import (
+    Environment,
+    StageServer,
+    StageServerError,
+    module_path,
+)
 from absurd_contimg.regular_files import read_regular
 from absurd_contimg.secrets import without_secrets
 
@@ -124,10 +135,6 @@ class ResourceLimits:
     """RLIMIT_NOFILE, as far as the hard limit allows: CASA keeps many tables open."""
 
 
-Environment = Callable[[Path, Path], Mapping[str, str]]
-"""From the attempt's scratch folder and CASA log: what to add to the environment."""
-
-
 def no_environment(_scratch: Path, _casa_log: Path) -> Mapping[str, str]:
     """For stages that need nothing but Python."""
     return {}
@@ -140,6 +147,8 @@ class IsolatedStageExecutor:
     environment: Environment
     """Usually `absurd_contimg.execution.casa_environment.casa_environment`."""
     limits: ResourceLimits = field(default_factory=ResourceLimits)
+    server: StageServer | None = None
+    """Forks the stages' processes, unless it cannot or a stage needs other threads."""
     log_bytes_max: int = 8_000_000
     """Of each log file that is kept; the middle of a longer one is cut out."""
 
@@ -166,8 +175,7 @@ class IsolatedStageExecutor:
             "scratch": str(request.scratch),
             "casa_log": str(request.casa_log),
             "limits": asdict(self.limits),
-            # The stage process finds the stage's module where this process does.
-            "module_path": [str(Path(path).absolute()) for path in sys.path],
+            "module_path": module_path(),
         }
         text = json.dumps(document, indent=1, allow_nan=False)
         (request.scratch / REQUEST_NAME).write_text(text, encoding="utf-8")
@@ -189,17 +197,7 @@ class IsolatedStageExecutor:
         read_end, write_end = os.pipe()
         log = OutputLog(request.output_log, self.log_bytes_max)
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "absurd_contimg.execution.stage_process"),
-                *(str(request.scratch / REQUEST_NAME), str(read_end)),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log.write_end,
-                stderr=log.write_end,
-                cwd=request.scratch,
-                env=environment,
-                start_new_session=True,
-                pass_fds=(read_end,),
-            )
+            process = await self._start(request, environment, read_end, log.write_end)
             try:
                 in_time = await self._wait(process, request, write_end)
             finally:
@@ -213,9 +211,30 @@ class IsolatedStageExecutor:
         assert process.returncode is not None
         return process.returncode, in_time
 
-    async def _wait(
-        self, process: asyncio.subprocess.Process, request: StageRequest, parent_pipe: int
-    ) -> bool:
+    async def _start(
+        self, request: StageRequest, environment: Mapping[str, str], pipe: int, output: int
+    ) -> StageProcess:
+        """A process that waits for the first byte of the pipe."""
+        path = request.scratch / REQUEST_NAME
+        threads = environment["OMP_NUM_THREADS"]
+        if self.server is not None and threads == str(self.server.threads):
+            try:
+                return await self.server.start(request.stage_name, path, environment, pipe, output)
+            except StageServerError as error:
+                _log.warning("stage %s starts without its server: %s", request.stage_name, error)
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "absurd_contimg.execution.stage_process"),
+            *(str(path), str(pipe)),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            cwd=request.scratch,
+            env=environment,
+            start_new_session=True,
+            pass_fds=(pipe,),
+        )
+
+    async def _wait(self, process: StageProcess, request: StageRequest, parent_pipe: int) -> bool:
         """Whether the process ended by itself in time; keeps its output within bounds.
 
         It begins when the watchdog knows until when it may live: not if that time is over.

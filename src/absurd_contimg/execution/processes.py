@@ -26,7 +26,22 @@ class InThread(Protocol):
         """The function's answer; a cancellation waits for the end of the function."""
 
 
-async def end_stage(process: asyncio.subprocess.Process, mark: bytes) -> None:
+class StageProcess(Protocol):
+    """The process that leads a stage."""
+
+    @property
+    def pid(self) -> int:
+        """Also the number of its group and session."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code, or the negative number of the signal; None until `wait` has returned."""
+
+    async def wait(self) -> int:
+        """Wait for its end; the `returncode`."""
+
+
+async def end_stage(process: StageProcess, mark: bytes) -> None:
     """Kill what is left of a stage, in whatever session; returns when none of it is alive."""
     clock = asyncio.get_running_loop().time
     give_up = clock() + _UNKILLABLE_SECONDS

@@ -54,7 +54,7 @@ EXIT_DISK_FULL = 92
 
 def main(arguments: list[str]) -> None:
     """Run the request; `os._exit` at the end, for CASA's destructors write and abort."""
-    _adopt_orphans()
+    adopt_orphans()
     await_begin(int(arguments[1]))
     die_with_parent(int(arguments[1]))
     faulthandler.enable()
@@ -198,7 +198,7 @@ def _input_states(
     return states
 
 
-def _adopt_orphans() -> None:
+def adopt_orphans() -> None:
     """Make this process the parent of what its children leave, in whatever session."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
+from absurd_contimg.config import PipelineConfig
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.failure_handling import RetryDecision
 from absurd_contimg.core.records import ClaimedTask, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.context import GroupInputs
 from absurd_contimg.execution.runner import StageRunner
+from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage
+from absurd_contimg.execution.stage_server import StageServer
 from absurd_contimg.history.queue_health import find_problems
 from absurd_contimg.history.stage_tasks import COORDINATOR, STAGE_PREFIX
 from absurd_contimg.registry import Registry
@@ -53,6 +57,20 @@ from absurd_contimg.workflows.versions import VersionedWorkflow, Workflow
 def pipeline_stages(registry: Registry) -> tuple[PipelineStage, ...]:
     """The stages of a pipeline task in the order of their dependencies."""
     return resolve_order(standard_imaging_stages(registry), GroupInputs.model_fields)
+
+
+_LARGE_MODULES = ("casatasks", "casatools", "pyuvdata", "astropy.wcs")
+"""What stages import when they need it."""
+
+
+def make_stage_server(
+    config: PipelineConfig, registry: Registry, scratch: ScratchOwner
+) -> StageServer:
+    """The server of a worker's stages; its folder goes with the worker's scratch."""
+    stages = (*pipeline_stages(registry), *mosaic.mosaic_stages(), PhotometryStage())
+    own = dict.fromkeys(type(stage).__module__ for stage in stages)
+    modules, threads = (*_LARGE_MODULES, *own), config.execution.threads
+    return StageServer(scratch.folder / ".stage-server", casa_environment, modules, threads)
 
 
 class WorkerRegistry(

@@ -31,5 +31,24 @@ def _record_start(folder: Path, request: Path) -> None:
         starts.write(f"{event} {stage} {os.getpid()} {time.time():.6f}\n")
 
 
-if "absurd_contimg.execution.stage_process" in sys.orig_argv and "OBSERVER_FOLDER" in os.environ:
-    _record_start(Path(os.environ["OBSERVER_FOLDER"]), Path(sys.orig_argv[-2]))
+def _watch_opened_files(folder: Path, started_as: int) -> None:
+    """Record the stage when its process, started or forked by a server, opens its request."""
+    is_server = "absurd_contimg.execution.stage_server_process" in sys.orig_argv
+    recorded = False
+
+    def on_event(event: str, arguments: tuple[object, ...]) -> None:
+        nonlocal recorded
+        if recorded or event != "open" or not str(arguments[0]).endswith("/request.json"):
+            return
+        if not (is_server and os.getpid() == started_as):
+            recorded = True  # before the request is opened here
+            _record_start(folder, Path(str(arguments[0])))
+
+    sys.addaudithook(on_event)
+
+
+_MODULES = {
+    f"absurd_contimg.execution.{name}" for name in ("stage_process", "stage_server_process")
+}
+if "OBSERVER_FOLDER" in os.environ and _MODULES.intersection(sys.orig_argv):
+    _watch_opened_files(Path(os.environ["OBSERVER_FOLDER"]), os.getpid())

@@ -23,6 +23,7 @@ from absurd_contimg.execution.executor import IsolatedStageExecutor
 from absurd_contimg.execution.host_scratch import host_name, host_scratch
 from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import Janitor, ScratchOwner, safe_name
+from absurd_contimg.execution.stage_server import StageServer
 from absurd_contimg.execution.stage_slots import StageSlots
 from absurd_contimg.operations.services.database import SERVICE_PATIENCE_SECONDS, open_backend
 from absurd_contimg.operations.services.disk_guard import DiskGuard, Watermarks
@@ -38,7 +39,11 @@ from absurd_contimg.registry.queue_pauses import QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlots
 from absurd_contimg.registry.service_records import ServiceKind
 from absurd_contimg.settings import Settings
-from absurd_contimg.workflows.assembly import make_pipeline_worker, pipeline_stages
+from absurd_contimg.workflows.assembly import (
+    make_pipeline_worker,
+    make_stage_server,
+    pipeline_stages,
+)
 from absurd_contimg.workflows.stage_tasks import stage_queues
 
 _log = logging.getLogger(__name__)
@@ -63,9 +68,13 @@ def make_worker(
     registry: Registry,
     scratch: ScratchOwner,
     gates: Sequence[ClaimGate],
+    server: StageServer | None = None,
 ) -> Worker:
-    """A worker with these settings on this machine, which claims while all gates are open."""
-    executor = IsolatedStageExecutor(casa_environment)
+    """A worker with these settings on this machine, which claims while all gates are open.
+
+    Its stages are forked by the server, or else are processes that import CASA themselves.
+    """
+    executor = IsolatedStageExecutor(casa_environment, server=server)
     slots = StageSlots(ResourceSlots(registry.database), settings.pipeline.limits.by_resource)
 
     async def ready_to_claim() -> bool:
@@ -151,6 +160,7 @@ async def serve(
             ScratchOwner(scratch_dir, settings.worker_id) as scratch,
             closing(open_registry(settings)) as registry,
             closing(make_guard(settings)) as guard,
+            make_stage_server(settings.pipeline, registry, scratch) as server,
         ):
             sweep_scratch(scratch_dir)
             if registry.is_empty():  # a new site, or a registry that was lost
@@ -163,6 +173,7 @@ async def serve(
                     registry,
                     scratch,
                     (gate, guard),
+                    server,
                 )
                 for gate in gates
             ]

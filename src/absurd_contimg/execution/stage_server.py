@@ -1,0 +1,187 @@
+"""The stage server: a process that has imported what stages need, and forks one child a stage.
+
+Imports of CASA and pyuvdata cost each stage more CPU than many stages' own work. The server runs
+nothing itself (a fork of a process that has used CASA hangs) and ends with its worker. This module
+is the worker's side; `stage_server_process` is the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from absurd_contimg.secrets import without_secrets
+
+_START_SECONDS = 60.0
+"""Imports from a cold or busy disk take tens of seconds."""
+_END_SECONDS = 10.0
+_RENEWAL_SECONDS = 86_400.0
+"""CASA's leap-second table has the date of the server's start."""
+
+Environment = Callable[[Path, Path], Mapping[str, str]]
+"""From a folder and a CASA log: what to add to the environment of a process."""
+
+
+class StageServerError(Exception):
+    """The server cannot be started or does not answer."""
+
+
+class ForkedStage:
+    """A stage process that the server has forked; as `asyncio.subprocess.Process`, in part."""
+
+    def __init__(
+        self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._reader = reader
+        self._writer = writer
+
+    async def wait(self) -> int:
+        """Wait for its end; the exit code, or the negative number of the signal.
+
+        It counts as killed where the server was killed and cannot say.
+        """
+        if self.returncode is None:
+            line = await self._reader.readline()
+            if not line:
+                await asyncio.to_thread(_await_end, self.pid)
+            self.returncode = int(line) if line else -signal.SIGKILL
+            self._writer.close()
+        return self.returncode
+
+
+class StageServer:
+    """The worker's side: starts the process at the first stage, and again if it has died."""
+
+    def __init__(
+        self, folder: Path, environment: Environment, modules: Sequence[str], threads: int
+    ) -> None:
+        """`folder` is made, and is the caller's to remove; `modules` are imported in order."""
+        self._folder = folder
+        self._environment = environment
+        self._modules = tuple(modules)
+        self.threads = threads
+        """OMP_NUM_THREADS of all stages: it is read when the libraries are imported."""
+        self._process: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
+        self._started_at = 0.0
+        self._retired: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    async def start(
+        self, name: str, request: Path, environment: Mapping[str, str], pipe: int, output: int
+    ) -> ForkedStage:
+        """Fork a process for the stage and its request file; raises `StageServerError`.
+
+        `pipe` and `output` are what `stage_process` gets as PIPE and as standard output and error.
+        """
+        try:
+            launch = {"name": name, "request": str(request), "environment": dict(environment)}
+            return await self._start(launch, pipe, output)
+        except (OSError, ValueError, TimeoutError) as error:
+            if self._process is not None:
+                self._process.kill()
+            self.close()
+            raise StageServerError(
+                f"{type(error).__name__}: {error}; see {self._folder / 'output.log'}"
+            ) from error
+
+    async def _start(self, launch: Mapping[str, Any], pipe: int, output: int) -> ForkedStage:
+        old = time.monotonic() - self._started_at > _RENEWAL_SECONDS
+        if self._process is None or old or self._process.poll() is not None:
+            await asyncio.to_thread(self._launch)
+        assert self._control is not None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self._control, [b"s"], [theirs.fileno(), pipe, output])
+        reader, writer = await asyncio.open_connection(sock=ours)
+        try:
+            writer.write(json.dumps(launch).encode() + b"\n")
+            async with asyncio.timeout(_START_SECONDS):
+                pid = int(await reader.readline())
+        except BaseException:
+            writer.close()
+            raise
+        return ForkedStage(pid, reader, writer)
+
+    def _launch(self) -> None:
+        self._retire()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        ours, theirs = socket.socketpair()
+        log = self._folder / "casa.log"
+        threads = str(self.threads)
+        with theirs, (self._folder / "output.log").open("wb") as output:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-P", "-m"),
+                    "absurd_contimg.execution.stage_server_process",
+                    *(str(theirs.fileno()), json.dumps(module_path()), *self._modules),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                cwd=self._folder,
+                env={
+                    **without_secrets(os.environ),
+                    "OMP_NUM_THREADS": threads,
+                    "OPENBLAS_NUM_THREADS": threads,
+                    **self._environment(self._folder, log),
+                },
+                start_new_session=True,
+                pass_fds=(theirs.fileno(),),
+            )
+        self._control, self._started_at = ours, time.monotonic()
+
+    def _retire(self) -> None:
+        """Let the server end when its stages have."""
+        if self._control is not None:
+            self._control.close()
+            self._control = None
+        if self._process is not None:
+            self._retired.append(self._process)
+            self._process = None
+        self._retired = [process for process in self._retired if process.poll() is None]
+
+    def close(self) -> None:
+        """End the server; the stages, if any still run, end with their pipes."""
+        self._retire()
+        for process in self._retired:
+            try:
+                process.wait(_END_SECONDS)
+            except subprocess.TimeoutExpired:  # it is stopped, or imports from a dead disk
+                process.kill()
+                process.wait()
+        self._retired.clear()
+
+
+def module_path() -> list[str]:
+    """Where the processes of stages find the modules that this process finds."""
+    return [str(Path(path).absolute()) for path in sys.path]
+
+
+def _await_end(pid: int) -> None:
+    """Wait for the end of a process that is no child of this one."""
+    while True:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                state = file.read().rpartition(b")")[2].split()[0]
+        except OSError:
+            return
+        if state in b"ZX":
+            return
+        time.sleep(0.02)

@@ -1,0 +1,22 @@
+"""The two ways in which a stage's process starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from stage_executors import server_in, servers
+
+
+@pytest.fixture(params=["process", "server"], scope="module")
+def start(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """Makes `stage_executors.isolated` start them so."""
+    if request.param == "server":
+        with server_in(tmp_path_factory.mktemp("server")) as server:
+            servers.append(server)
+            yield "server"
+            servers.clear()
+    else:
+        yield "process"
