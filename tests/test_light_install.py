@@ -73,3 +73,17 @@ main()
     assert ran.returncode == 1
     assert "pip install 'absurd-contimg[casa]'" in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+def test_program_imports_nothing_large_before_it_knows_the_command() -> None:
+    """Each of them takes as long as all the rest: every command would begin a second later."""
+    program = """
+import sys
+import absurd_contimg.operations.cli.main
+print(*sys.modules)
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    large = {"sqlalchemy", "scipy", "numpy", "matplotlib", "fastapi", "jinja2", "astropy"}
+    assert large.intersection(ran.stdout.split()) == set()

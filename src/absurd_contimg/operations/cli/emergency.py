@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,15 +17,10 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.errors import MissingInputError, SettingError
 from absurd_contimg.operations.cli.app import app, state, with_backend
 from absurd_contimg.operations.console import console, message_line
-from absurd_contimg.operations.maintenance import (
-    ClearedQueue,
-    clear_queue,
-    pause_queues,
-    resume_queues,
-    site_queues,
-    wait_until_idle,
-)
 from absurd_contimg.settings import Settings
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.maintenance import ClearedQueue
 
 emergency_app = typer.Typer(
     no_args_is_help=True, help="Stop all work on all hosts, empty a queue, and go on."
@@ -72,6 +67,7 @@ def drain(
 @emergency_app.command()
 def resume(only: _Queues = None) -> None:
     """Let workers claim again from all queues that are stopped or paused."""
+    from absurd_contimg.operations.maintenance import resume_queues
     from absurd_contimg.operations.services import open_tables
     from absurd_contimg.registry.database import exists
     from absurd_contimg.registry.queue_pauses import QueuePauses
@@ -131,6 +127,7 @@ def reset(
     No product, no raw file and no row of the registry is removed. Type the name of the queue of
     the settings. Exit code 1 if something still runs; then the queues stay stopped.
     """
+    from absurd_contimg.operations.maintenance import resume_queues, site_queues
     from absurd_contimg.operations.services import open_tables
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
@@ -151,6 +148,7 @@ def reset(
 
 
 def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool) -> None:
+    from absurd_contimg.operations.maintenance import pause_queues, site_queues, wait_until_idle
     from absurd_contimg.operations.services import open_tables, operator_name
     from absurd_contimg.registry.queue_pauses import QueuePauses
 
@@ -178,6 +176,8 @@ def _halt(reason: str, only: Sequence[str] | None, timeout: float, *, stop: bool
 async def _clear(
     settings: Settings, backend: Backend, queues: Sequence[str], dump: Path | None
 ) -> list[ClearedQueue]:
+    from absurd_contimg.operations.maintenance import clear_queue
+
     known = await backend.list_queues()
     for queue in queues:
         if queue not in known:

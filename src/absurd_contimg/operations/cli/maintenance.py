@@ -9,25 +9,18 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.operations.cli.app import AsJson, app, print_json, state, with_backend
 from absurd_contimg.operations.console import cell, console, message_line
-from absurd_contimg.operations.maintenance import (
-    OldFile,
-    OldProduct,
-    SitePlan,
-    SiteReport,
-    plan_site,
-    run_site,
-    vacuum,
-    write_dump,
-)
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
+
+if TYPE_CHECKING:
+    from absurd_contimg.operations.maintenance import OldFile, OldProduct, SitePlan, SiteReport
 
 maintenance_app = typer.Typer(
     no_args_is_help=True, help="Remove what is old, archive tasks, vacuum tables."
@@ -100,6 +93,7 @@ def run(raw_files: _RawFiles = False, as_json: AsJson = False) -> None:
 @maintenance_app.command("vacuum")
 def vacuum_command() -> None:
     """Vacuum and analyse the tables of Absurd and of the registry; no worker waits for it."""
+    from absurd_contimg.operations.maintenance import vacuum
     from absurd_contimg.operations.services import database_url
 
     settings = state.settings()
@@ -114,6 +108,8 @@ def archive_command(
     ] = None,
 ) -> None:
     """Write the histories of all tasks to a file. contimg history TASK --from FILE reads it."""
+    from absurd_contimg.operations.maintenance import write_dump
+
     settings = state.settings()
 
     async def write(backend: Backend) -> int:
@@ -124,6 +120,7 @@ def archive_command(
 
 
 async def _plan(settings: Settings, backend: Backend, raw_files: bool) -> SitePlan:
+    from absurd_contimg.operations.maintenance import plan_site
     from absurd_contimg.operations.services import open_registry
 
     with closing(open_registry(settings)) as registry:
@@ -131,6 +128,7 @@ async def _plan(settings: Settings, backend: Backend, raw_files: bool) -> SitePl
 
 
 async def _run(settings: Settings, backend: Backend, raw_files: bool) -> SiteReport:
+    from absurd_contimg.operations.maintenance import run_site
     from absurd_contimg.operations.services import open_registry
 
     with closing(open_registry(settings)) as registry:
