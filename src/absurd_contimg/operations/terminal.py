@@ -17,6 +17,7 @@ from rich.markup import escape
 from absurd_contimg.core.backend import Inspection
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import TERMINAL_STATES, History
+from absurd_contimg.core.step_journal import START_PREFIX
 from absurd_contimg.history.failures import FailedRun
 from absurd_contimg.history.stage_tasks import with_stage_tasks
 from absurd_contimg.history.summary import TaskSummary, summarize
@@ -59,7 +60,7 @@ def tasks_table(
     for summary in summaries:
         table.add_row(
             str(summary.task_id)[-12:],
-            cell(summary.group or "?"),
+            cell(summary.group or summary.task_name),
             _state(summary, explanations.get(summary.task_id), superseded),
             str(summary.attempts),
             cell(_activity(summary, explanations.get(summary.task_id))),
@@ -151,20 +152,25 @@ def _worker_and_lease(summary: TaskSummary, now: datetime) -> str:
 def history_table(history: History, explanation: WaitExplanation | None = None) -> KeyedTable:
     """Every start of every stage of one task, its worker, its duration, its outcome.
 
-    `explanation` tells why it waits.
+    Of a task without tracked steps its attempts, with the steps that each has saved. `explanation`
+    tells why it waits.
     """
     summary = summarize(history)
     result = summary.result
     verdict = str(result.get("verdict", "")) if isinstance(result, Mapping) else ""
     fork = "" if summary.forked_from is None else str(summary.forked_from)
     notes = "".join(f", {note}" for note in (verdict, fork, _remark(summary)) if note)
+    name = summary.group or f"{summary.task_name} {summary.task_id}"
     table = KeyedTable(
-        title=f"{cell(summary.group or '?')}: {_coloured_state(summary)}{cell(notes)}",
+        title=f"{cell(name)}: {_coloured_state(summary)}{cell(notes)}",
         title_justify="left",
         caption=_caption(summary, explanation),
         caption_justify="left",
         pad_edge=False,
     )
+    if not summary.starts:
+        _add_attempts(table, history)
+        return table
     for heading in ("stage", "start", "attempt", "worker", "began", "seconds", "outcome"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
     for previous, start in zip((None, *summary.starts), summary.starts, strict=False):
@@ -178,6 +184,28 @@ def history_table(history: History, explanation: WaitExplanation | None = None) 
             _outcome(start, previous),
         )
     return table
+
+
+def _add_attempts(table: KeyedTable, history: History) -> None:
+    """The runs of a task whose handler has no tracked steps."""
+    for heading in ("attempt", "worker", "began", "ended", "outcome", "steps saved"):
+        table.add_column(heading)
+    for run in history.runs:
+        saved = [
+            checkpoint.checkpoint_name
+            for checkpoint in history.checkpoints
+            if checkpoint.owner_run_id == run.run_id
+            and not checkpoint.checkpoint_name.startswith(START_PREFIX)
+        ]
+        ended = run.completed_at or run.failed_at
+        table.add_row(
+            str(run.attempt),
+            cell(run.claimed_by or ""),
+            "" if run.started_at is None else f"{run.started_at:%H:%M:%S}",
+            "" if ended is None else f"{ended:%H:%M:%S}",
+            f"[{_COLOURS.get(run.state, 'yellow')}]{run.state}[/]",
+            cell(", ".join(saved)),
+        )
 
 
 def _caption(summary: TaskSummary, explanation: WaitExplanation | None) -> str | None:
@@ -284,7 +312,7 @@ def progress_table(histories: Sequence[History], now: datetime) -> RenderableTyp
         marks = _marks(summary, order, is_silent=is_silent)
         doing = f"[red]{cell(why)}[/]" if is_silent else _now(summary, now, why)
         cells = (_coloured_state(summary, is_silent=is_silent), marks, doing)
-        table.add_row(cell(summary.group or "?"), *cells)
+        table.add_row(cell(summary.group or summary.task_name), *cells)
     return table
 
 
