@@ -1,11 +1,13 @@
 """Small stages for workers of several hosts: each says where it is at work, and who overlaps.
 
 Control files are in the folder of the group's input: ``hold-STAGE-HOST`` keeps a stage waiting on a
-host, ``stage_log`` has a line for each beginning and end.
+host, ``fail-STAGE-HOST`` lets it fail once as on a full disk, and ``stage_log`` has a line for each
+beginning and end.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -38,6 +40,10 @@ class HostStage(PipelineStage):
             while (control / f"hold-{self.name}-{host}").exists():
                 time.sleep(0.02)
             (source,) = self.input_paths(context)
+            failure = control / f"fail-{self.name}-{host}"
+            if failure.exists():
+                failure.unlink()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(workspace.product))
             target = workspace.product / self.name
             target.write_bytes(self.name.encode() + b" of " + source.read_bytes())
             note(control, f"{group} {self.name} end {host}")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,8 @@ class Site:
         host.machine.run("pkill", "-TERM", "-f", f"host_worker.py .* {mark}")
         assert process.wait(30) == 0, self.log_of(host.name)
 
-    def contimg(self, host: str, *arguments: str) -> Any:
-        """What a command shows as JSON, carried out beside the database."""
+    def contimg(self, host: str, *arguments: str, code: int = 0) -> Any:
+        """What a command that ends with this code shows as JSON, carried out by the database."""
         command = [sys.executable, "-m", "absurd_contimg.operations"]
         done = subprocess.run(
             [*command, *self.options(host, self.here), *arguments],
@@ -112,9 +113,9 @@ class Site:
             text=True,
             check=False,
             timeout=240,
-            env={**os.environ, "PIPELINE_PRODUCTS_DB": self.here},
+            env={**os.environ, "PIPELINE_PRODUCTS_DB": self.here, **DISK_MARKS},
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
         return json.loads(done.stdout)
 
     def overview(self) -> SiteOverview:
@@ -131,14 +132,18 @@ class Site:
 
         return asyncio.run(look())
 
-    def service(self, kind: str, host: str) -> ServiceOverview:
-        """What the monitor says of a process of a host; it must know of one."""
-        services = self.overview().services
-        return next(
+    def services(self, kind: str, host: str) -> list[ServiceOverview]:
+        """What the monitor says of the processes of a host."""
+        return [
             each
-            for each in services
+            for each in self.overview().services
             if each.kind == kind and (each.host or "").startswith(f"{host}-")
-        )
+        ]
+
+    def service(self, kind: str, host: str) -> ServiceOverview:
+        """The only one of them."""
+        (service,) = self.services(kind, host)
+        return service
 
     def until_service(
         self, kind: str, host: str, holds: Callable[[ServiceOverview], bool]
@@ -147,8 +152,8 @@ class Site:
         services: list[ServiceOverview] = []
 
         def look() -> bool:
-            services.append(self.service(kind, host))
-            return holds(services[-1])
+            services.extend(self.services(kind, host))
+            return bool(services) and holds(services[-1])
 
         self.until(look, every=0.3)
         return services[-1]
@@ -159,6 +164,11 @@ class Site:
                 return await work(backend)
 
         return asyncio.run(ask())
+
+    def now(self) -> datetime:
+        """The database's clock."""
+        moment: datetime = self.call(PostgresBackend.current_time)
+        return moment
 
     def spawn(self, *groups: str) -> None:
         """A task for each group, with one file."""

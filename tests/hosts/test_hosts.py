@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import datetime, timedelta
 from pathlib import Path
 
+import pytest
 from site_of_hosts import LEASE_SECONDS, Site
 
+from absurd_contimg.history.timeline import step_starts
+from absurd_contimg.operations.overview import ServiceOverview
 from absurd_contimg.operations.services import worker_notes
 from absurd_contimg.registry.database import Database
 
@@ -56,6 +60,40 @@ def test_a_host_that_is_cut_off(site: Site) -> None:
     site.check()
 
 
+def check_commands_of_a_full_disk(site: Site, full: ServiceOverview) -> None:
+    """What an operator is shown meanwhile: monitor and status tell it, and no other trouble."""
+    site.hold("convert", "alpha")
+    site.spawn("DISK-5", "DISK-6", "DISK-7")
+    site.at_work("convert", "alpha")
+    monitor = site.contimg("beta", "monitor", "--once", "--json", code=1)
+    status = site.contimg("beta", "status", "--json")
+    folder, alpha = str(site.state_dir("beta")), site.service("worker", "alpha")
+    failing = {
+        (disk["folder"], disk["host"]) for disk in monitor["disks"] if disk["health"] != "ok"
+    }
+    assert (folder, full.host) in failing
+    assert {place for place, _ in failing} == {folder}
+    services = {each["host"]: each for each in monitor["services"]}
+    assert [services[host]["health"] for host in (alpha.host, full.host)] == ["ok", "warning"]
+    assert f"{folder} is nearly full: workers claim nothing" in services[full.host]["problem"]
+    assert services[full.host]["running"] == []
+    (running,) = services[alpha.host]["running"]
+    counts = monitor["queues"][0]["tasks_by_state"]
+    assert (counts["running"], counts["pending"]) == (1, 2)
+    assert counts == status["queue"]["tasks_by_state"]
+    states = {task["task_id"]: task for task in status["tasks"]}
+    assert states[running["task_id"]]["state"] == "running"
+    assert len(monitor["waiting"]) == 2
+    for waiting in monitor["waiting"]:
+        assert f"waits for a worker: {alpha.name} on {alpha.host} runs 1" in waiting["why"]
+        assert states[waiting["task_id"]]["state"] == "pending"
+    (note,) = status["disk_notes"]
+    assert (note["host"], note["claims"]) == (full.host, False)
+    site.let_go()
+    site.until_completed("DISK-5", "DISK-6", "DISK-7")
+    site.forget_work()
+
+
 def test_a_host_that_is_cut_off_with_a_lock(site: Site) -> None:
     """The server finds out within half a minute, and frees the registry for the others."""
     host = site.network.add_host("gamma")
@@ -97,6 +135,7 @@ def test_a_full_disk_of_one_host(site: Site) -> None:
     site.spawn("DISK-1", "DISK-2")
     site.until_completed("DISK-1", "DISK-2")
     assert all(line.endswith("alpha") for line in site.stage_log()[before:])
+    check_commands_of_a_full_disk(site, worker)
     filler.unlink()
     site.until(claims)
     site.until_service("worker", "beta", lambda each: each.health == "ok")
@@ -105,6 +144,50 @@ def test_a_full_disk_of_one_host(site: Site) -> None:
     site.at_work("convert", "beta")
     site.let_go()
     site.until_completed("DISK-3", "DISK-4")
+    site.forget_work()
+    site.check()
+
+
+@pytest.mark.parametrize("offset_seconds", [300, -300])
+def test_a_worker_whose_hosts_clock_is_wrong(site: Site, offset_seconds: int) -> None:
+    """Its lease, its wait after a failure and its records are by the database's clock."""
+    host, groups = site.network.hosts["beta"], (f"CLK{offset_seconds}", f"CLK{offset_seconds}B")
+    site.until_service("worker", "beta", lambda each: each.state == "running")
+    site.stop_worker(host)
+    began = site.now()
+    site.start_worker(host, clock_offset_seconds=offset_seconds)
+    side = "300 s ahead of" if offset_seconds > 0 else "300 s behind"
+    worker = site.until_service("worker", "beta", lambda each: side in each.problem)
+    assert worker.state == "running"
+    assert 0 <= (worker.seen_seconds_ago or 0.0) < 30
+    (site.incoming / "fail-convert-beta").touch()
+    site.hold("convert", "alpha")  # so that the other group is its
+    site.hold("image", "beta")
+    site.spawn(*groups)
+    site.at_work("image", "beta")  # it has waited and begun again
+
+    def lease_end() -> datetime:
+        (run,) = [
+            run
+            for group in groups
+            for run in site.histories()[group].runs
+            if run.state == "running" and str(run.claimed_by).startswith(worker.name)
+        ]
+        assert run.claim_expires_at is not None
+        return run.claim_expires_at
+
+    first = lease_end()
+    assert timedelta() < first - site.now() <= timedelta(seconds=LEASE_SECONDS)
+    site.until(lambda: lease_end() > first + timedelta(seconds=LEASE_SECONDS), every=0.3)
+    site.let_go()
+    site.until_completed(*groups)
+    ended = site.now()
+    for history in (site.histories()[group] for group in groups):
+        for start in step_starts(history):
+            assert began < start.started_at < (start.ended_at or ended) <= ended
+    site.stop_worker(host)
+    site.start_worker(host)
+    site.until_service("worker", "beta", lambda each: each.health == "ok")
     site.forget_work()
     site.check()
 

@@ -6,6 +6,9 @@ import asyncio
 import json
 import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,6 +104,40 @@ def test_failed_tasks_are_told_once_and_shown(
     assert alert["task"] in task_ids
     served = asyncio.run(metrics_of_api(tmp_path, database_url))
     assert without_times(served) == without_times(metrics)
+
+
+def test_a_daemon_tells_of_its_site(contimg: Contimg, database_url: str, tmp_path: Path) -> None:
+    """The real process: rules, registry, receiver, and its end while it does so."""
+    asyncio.run(fail_tasks(database_url, 3))
+    settings = ("alerts.looks=1", "alerts.look_seconds=1", "streaming.poll_seconds=0.2")
+    (tmp_path / "catalog.csv").write_text("name\n")
+    with webhook_server() as server:
+        clean = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith(("ABSURD_", "PIPELINE_"))
+        }
+        daemon = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "absurd_contimg.operations", "--input-dir", str(tmp_path)),
+                *("--output-dir", str(tmp_path / "products"), "--database-url", database_url),
+                *(part for setting in settings for part in ("--set", setting)),
+                *("--catalog", str(tmp_path / "catalog.csv"), "daemon", "--calibrator", "none"),
+            ],
+            env={**clean, "ABSURD_SLACK_WEBHOOK_URL": server.url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            give_up = time.monotonic() + 60
+            while not server.received and daemon.poll() is None and time.monotonic() < give_up:
+                time.sleep(0.02)
+        finally:
+            daemon.terminate()
+            _, log = daemon.communicate(timeout=30)
+    assert daemon.returncode == 0, log
+    assert [each["rule"] for each in server.received] == ["tasks-failed"], log
+    assert json.loads(contimg("alerts", "--json").output)[0]["not_told"] == []
 
 
 def test_site_without_a_registry_is_no_good_news(contimg: Contimg) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import site_overviews as sites
-from alert_receivers import mail_server, webhook_server
+from alert_receivers import CERTIFICATE, mail_server, webhook_server
 
 from absurd_contimg import secrets
 from absurd_contimg.config.alerts import AlertsConfig
@@ -320,6 +320,38 @@ async def test_mail_server_that_answers_byte_by_byte_is_cut(
     assert time.monotonic() - begin < 9
     assert f"The mail server 127.0.0.1:{slow_mail_server} has not taken" in caplog.text
     await service.close()
+
+
+async def test_mail_is_sent_over_tls_by_a_user(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """STARTTLS and login as most servers want them; another password, and a certificate that
+    nobody has signed, are refused without a word about the password."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+    async with mail_server(password="the-pass-phrase") as server:
+        environment = {
+            "ABSURD_ALERT_EMAIL_TO": "a@obs",
+            "ABSURD_SMTP_HOST": "localhost",
+            "ABSURD_SMTP_PORT": str(server.port),
+            "ABSURD_SMTP_USER": "contimg",
+            "ABSURD_SMTP_USE_TLS": "true",
+        }
+
+        async def send(password: str) -> None:
+            settings = load_settings(environment={**environment, "ABSURD_SMTP_PASSWORD": password})
+            (receiver,) = make_receivers(settings)
+            notice = Notice("test", "r", "s", "warning", "f", "contimg", None, sites.AT)
+            await receiver.send("1", notice)
+
+        await send("the-pass-phrase")
+        assert [str(mail["To"]) for mail in server.mails] == ["a@obs"]
+        with pytest.raises(DeliveryError, match="has not taken") as refused:
+            await send("another-pass-phrase")
+        assert "pass-phrase" not in str(refused.value) + caplog.text
+        monkeypatch.setenv("SSL_CERT_FILE", "/dev/null")
+        with pytest.raises(DeliveryError, match="CERTIFICATE_VERIFY_FAILED"):
+            await send("the-pass-phrase")
+        assert len(server.mails) == 1
 
 
 async def test_token_of_the_webhook_is_in_no_log_and_no_state(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -11,9 +12,10 @@ from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
-from aiosmtpd.smtp import SMTP, Envelope, Session
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
 
 @dataclass
@@ -90,12 +92,35 @@ class MailServer:
         return "250 accepted"
 
 
+CERTIFICATE = Path(__file__).with_name("mail_certificate.pem")
+"""Of localhost, with its key: signed by itself, and of no use but here."""
+
+
 @asynccontextmanager
-async def mail_server(*refused: str) -> AsyncIterator[MailServer]:
-    """A mail server until the end of the block."""
+async def mail_server(*refused: str, password: str = "") -> AsyncIterator[MailServer]:
+    """A mail server until the end of the block.
+
+    With a password it takes mail only over TLS, by STARTTLS, from the user ``contimg``.
+    """
     state = MailServer(refused=set(refused))
+    options: dict[str, Any] = {}
+    if password:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+
+        def authenticate(*arguments: Any) -> AuthResult:
+            return AuthResult(success=arguments[-1] == LoginPassword(b"contimg", password.encode()))
+
+        options = {
+            "tls_context": context,
+            "require_starttls": True,
+            "auth_required": True,
+            "authenticator": authenticate,
+        }
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(state, hostname="test"), "127.0.0.1", 0)
+    server = await loop.create_server(
+        lambda: SMTP(state, hostname="test", **options), "127.0.0.1", 0
+    )
     state.port = server.sockets[0].getsockname()[1]
     try:
         yield state

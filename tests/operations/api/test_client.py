@@ -15,6 +15,7 @@ import pytest
 from api_sites import TOKEN, api_of
 from image_products import commit_tiles
 from served_api import QUEUE, served_in_thread
+from sqlalchemy import delete
 from synthetic_tiles import TilePlan
 
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
@@ -22,6 +23,13 @@ from absurd_contimg.operations.api import AccessRules
 from absurd_contimg.operations.client import ApiError, Client, all_items
 from absurd_contimg.registry import Registry
 from absurd_contimg.registry.models import ObservationGroup
+from absurd_contimg.registry.windows import (
+    Window,
+    WindowMember,
+    WindowRow,
+    WindowState,
+    store_windows,
+)
 from absurd_contimg.settings import load_settings
 
 UNKNOWN = UUID("019a0000-0000-7000-8000-000000000000")
@@ -144,6 +152,30 @@ def test_batches(client: Client, registry: Registry) -> None:
     with pytest.raises(ApiError, match="not in the registry"):
         client.cancel_batch("nothing")
     assert client.list_batches().items == ()
+
+
+def test_a_batch_from_its_plan_to_its_end(client: Client, registry: Registry) -> None:
+    """Made once for a key, shown with its items, paused, resumed, and cancelled as a whole."""
+    groups = [group.group_id for group in registry.groups()]
+    members = tuple(WindowMember(group, 61000.0) for group in groups)
+    window = Window("W1", WindowState.CLOSED, 61000.0, 61000.1, 54.6, members, {})
+    store_windows(registry.database, [window])
+    batch = client.create_batch("mosaic", ["W1"], ahead=1, idempotency_key="b1", reason="new gates")
+    assert (batch.batch_id, batch.state, batch.items_by_state["waiting"]) == ("b1", "active", 1)
+    assert client.create_batch("mosaic", ["W1"], idempotency_key="b1") == batch
+    assert client.get_batch("b1") == batch == client.list_batches().items[0]
+    (item,) = client.list_batch_items("b1").items
+    assert (item.name, item.state, item.task_id) == ("W1", "waiting", None)
+    assert client.pause_batch("b1", "maintenance").state == "paused"
+    assert client.resume_batch("b1").state == "active"
+    cancelled = client.cancel_batch("b1", "wrong gates")
+    assert (cancelled.state, cancelled.items_by_state["cancelled"]) == ("cancelled", 1)
+    with pytest.raises(ApiError):
+        client.resume_batch("b1")
+    actions = [each.action for each in client.list_actions(target="b1").items]
+    assert {"pause batch", "resume batch", "cancel batch"} <= set(actions)
+    with registry.database.writing() as session:
+        session.execute(delete(WindowRow))
 
 
 def test_groups_products_and_pictures(client: Client) -> None:

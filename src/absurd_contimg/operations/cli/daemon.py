@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -63,20 +63,30 @@ def daemon(
 
 
 async def _serve(settings: Settings, calibrator: str) -> None:
-    """The daemon, and beside it the alerts: a slow look or receiver delays no poll."""
-    from absurd_contimg.operations.alerts import make_receivers, make_rules, watch_site
     from absurd_contimg.operations.night_report import daemon_reports
     from absurd_contimg.operations.services import serve_daemon
 
+    async with alerts_beside(settings):
+        await serve_daemon(settings, calibrator, daemon_reports)
+
+
+@asynccontextmanager
+async def alerts_beside(settings: Settings) -> AsyncIterator[None]:
+    """Evaluate the alerts beside a daemon: a slow look or receiver delays no poll.
+
+    Raises `SettingError` for wrong rules and receivers before anything starts.
+    """
+    from absurd_contimg.operations.alerts import make_receivers, make_rules, watch_site
+
     make_rules(settings.pipeline.alerts)
-    make_receivers(settings)  # both say now what is wrong with the settings
+    make_receivers(settings)
     stop = asyncio.Event()
     watching = None
     if settings.pipeline.alerts.by_daemon:
         watching = asyncio.create_task(watch_site(settings, stop))
         watching.add_done_callback(_report_end)
     try:
-        await serve_daemon(settings, calibrator, daemon_reports)
+        yield
     finally:
         stop.set()
         if watching is not None:

@@ -81,6 +81,15 @@ def spawn(
         _show_spawned(spawned)
 
 
+async def _follow(settings: Settings, calibrator: str) -> None:
+    from absurd_contimg.operations.cli.daemon import alerts_beside
+    from absurd_contimg.operations.night_report import daemon_reports
+    from absurd_contimg.operations.services import follow
+
+    async with alerts_beside(settings):
+        await follow(settings, calibrator, daemon_reports)
+
+
 @app.command()
 def run(
     calibrator: _Calibrator = "auto",
@@ -103,8 +112,6 @@ def run(
 
     Exit code 1 if a task has not completed, or a group waits for files.
     """
-    from absurd_contimg.operations import services
-    from absurd_contimg.operations.night_report import daemon_reports
     from absurd_contimg.operations.services import check_spawn, check_worker
     from absurd_contimg.operations.terminal import history_table
 
@@ -112,7 +119,7 @@ def run(
     if follow:
         if now or report_path is not None:
             raise SettingError("--follow goes with neither --now nor --report.")
-        asyncio.run(services.follow(settings, calibrator, daemon_reports))
+        asyncio.run(_follow(settings, calibrator))
         return
     check_spawn(settings, calibrator)
     check_worker(settings)
