@@ -5,21 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from arriving_groups import DaemonSite
 
 from absurd_contimg.backends.postgres import PostgresBackend
+from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.context import TaskContext
 from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.history.invariants.check import STREAM_INVARIANTS, Violation, find_violations
+from absurd_contimg.ingest.batches import FeedRules, create_batch, feed
+from absurd_contimg.ingest.closing import ClosingRules
+from absurd_contimg.ingest.stream_observation import observe_stream
+from absurd_contimg.ingest.windows import WindowRules
 from absurd_contimg.operations.services.stream_audit import audit_stream
+from absurd_contimg.registry.batches import Batches
 from absurd_contimg.registry.database import Database
+from absurd_contimg.registry.publications import Publications
 from absurd_contimg.registry.windows import Window, WindowMember, WindowState, store_windows
 from absurd_contimg.settings import load_settings
 from absurd_contimg.simulation.model.stage_model import DEFAULT_COSTS, fit_costs
@@ -74,6 +84,41 @@ async def _histories(url: str) -> list[History]:
     async with PostgresBackend(url) as backend:
         tasks = await backend.list_tasks(QUEUE)
         return await backend.histories(QUEUE, [task.task_id for task in tasks])
+
+
+async def test_audit_is_clean_after_retention(backend: Backend, tmp_path: Path) -> None:
+    """Groups, windows and batches name tasks that are gone: they were old enough."""
+    site = DaemonSite(tmp_path, closing=ClosingRules(1, 1), rules=WindowRules(size=5, stride=4))
+    site.backend = backend
+    for number in range(6):
+        site.write(number, [0])
+    await site.polls(100, 3)
+    batches, rules = Batches(site.database), FeedRules(task="pipeline", ahead=50, cap=50)
+    items = [("extra", {"group_id": "extra"})]
+    create_batch(batches, "b1", "pipeline", QUEUE, rules, items, datetime.now(UTC))
+    await feed(batches, backend)
+    for number in range(6):
+        site.finish(number)
+    await site.poll(60)
+    for claimed in await backend.claim_task(QUEUE, "worker", qty=100):
+        await backend.complete_run(QUEUE, claimed.run_id)
+    for _ in range(2):  # it notes the ends of items, then that of the batch
+        await feed(batches, backend)
+    publications = Publications(site.database)
+    publications.begin("0" * 40, "mosaic", tmp_path / "m", tmp_path / "published" / "m")
+    publications.finish("0" * 40, "2026-01-01T00:00:00+00:00")
+
+    async def violations() -> tuple[int, Sequence[Violation]]:
+        tasks = await backend.list_tasks(QUEUE, limit=1000)
+        histories = await backend.histories(QUEUE, [task.task_id for task in tasks])
+        observed = observe_stream(histories, site.tables, publications, batches)
+        return len(tasks), find_violations(STREAM_INVARIANTS, observed)
+
+    assert batches.batch("b1").state == "completed"
+    assert (await violations())[1] == []
+    while await backend.cleanup_tasks(QUEUE, 0):
+        pass
+    assert await violations() == (0, [])
 
 
 def test_simulation_uses_the_durations_of_a_history(completed: str, tmp_path: Path) -> None:

@@ -85,11 +85,14 @@ def test_the_night_of_a_date_and_the_last_one(site: CommandSite) -> None:
     assert [group["group_id"] for group in earlier["groups"]] == ["2025-01-14T10:00:00"]
 
 
-def test_a_night_without_groups_is_never_clean(site: CommandSite) -> None:
+def test_a_night_without_groups_says_so(site: CommandSite) -> None:
+    """Nothing was judged: it is not clean, and nothing has failed."""
     site.enter_groups(GROUP)
     result = site.run("report", "--night", "2025-01-16")
-    assert "Night 2025-01-16: DEGRADED" in result.output
-    assert "there is no group of this night" in result.output
+    assert (result.exit_code, "Night 2025-01-16: EMPTY" in result.output) == (0, True)
+    assert "There is no group of this night: nothing was observed" in result.output
+    page = (site.root / "products" / "reports" / "2025-01-16.html").read_text()
+    assert "There is no group of this night" in page
 
 
 def test_page_and_figures_go_where_they_are_wanted(site: CommandSite) -> None:

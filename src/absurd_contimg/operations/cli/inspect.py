@@ -146,7 +146,7 @@ def _report_night(settings: Settings, night: str, path: Path | None) -> None:
             )
 
         report, page, numbers = shared.with_backend(settings, write, create=False)
-    colour = {"CLEAN": "green", "DEGRADED": "yellow", "FAILED": "red"}[report.verdict]
+    colour = _VERDICT_COLOURS[report.verdict]
     console.print(f"Night {wanted.day}: [{colour}]{report.verdict}[/]")
     for reason in report.reasons:
         console.print(message_line(f"  {reason}"), soft_wrap=True)
@@ -154,6 +154,9 @@ def _report_night(settings: Settings, night: str, path: Path | None) -> None:
         console.out(f"Wrote {file}")
     if report.verdict == "FAILED":
         raise typer.Exit(1)
+
+
+_VERDICT_COLOURS = {"CLEAN": "green", "DEGRADED": "yellow", "EMPTY": "yellow", "FAILED": "red"}
 
 
 @app.command()

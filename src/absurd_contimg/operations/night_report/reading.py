@@ -34,7 +34,7 @@ from absurd_contimg.operations.night_report.result_reading import (
     unprocessed_items,
     variability_facts,
 )
-from absurd_contimg.operations.night_report.rows import verdict_of
+from absurd_contimg.operations.night_report.rows import EMPTY_NIGHT, verdict_of
 from absurd_contimg.operations.night_report.stored import NightReport, StoredNight, read_stored
 from absurd_contimg.operations.night_report.task_reading import (
     night_histories,
@@ -223,7 +223,7 @@ def _make_report(
     facts = _read_facts(site, night, known, tasks, measurements)
     facts = replace(facts, earlier=_earlier_nights(site, facts, known, tasks.now))
     rows = judge(facts, site.config)
-    verdict, reasons = verdict_of(rows)
+    verdict, reasons = verdict_of(rows) if facts.groups else ("EMPTY", (EMPTY_NIGHT,))
     used = {product.key for product in known.products.values()}
     return NightReport(
         facts,

@@ -12,7 +12,8 @@ from absurd_contimg.operations.night_report.facts import GroupFacts, Number
 
 Status = Literal["pass", "warn", "fail", "not measured", "no gate"]
 """``no gate``: measured, and there is no limit, or nothing yet to compare it with."""
-Verdict = Literal["CLEAN", "DEGRADED", "FAILED"]
+Verdict = Literal["CLEAN", "DEGRADED", "FAILED", "EMPTY"]
+"""``EMPTY``: there is no group of the night, so there is nothing to judge."""
 
 _SEVERITY: Mapping[Status, int] = {
     "no gate": 0, "pass": 1, "not measured": 2, "warn": 3, "fail": 4,
@@ -78,6 +79,12 @@ def verdict_of(rows: Sequence[Row]) -> tuple[Verdict, tuple[str, ...]]:
     if failed or not rows:
         return "FAILED", reasons or ("there are no figures",)
     return ("DEGRADED" if degraded else "CLEAN"), reasons
+
+
+EMPTY_NIGHT = (
+    "There is no group of this night: nothing was observed, or nothing has arrived. "
+    "Check the date, and that the daemon watches the incoming folder: contimg monitor"
+)
 
 
 def not_measured(
