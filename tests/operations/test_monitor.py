@@ -200,6 +200,7 @@ def test_it_goes_on_without_a_database_and_ends_at_once(tmp_path: Path) -> None:
         resize(leader, 60)
         os.kill(process.pid, signal.SIGWINCH)
         read_until(leader, "The tasks cannot be seen")
+        read_until(leader, "cannot be reached")  # that is, why, at once
         read_until(leader, "Disk Usage")
         assert process.poll() is None
         began = time.monotonic()

@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 from typing_extensions import override
 
 from absurd_contimg.backends.postgres.columns import selected
-from absurd_contimg.backends.postgres.connections import Connections
+from absurd_contimg.backends.postgres.connections import CONNECT_SECONDS, Connections
 from absurd_contimg.backends.postgres.schema import require_version
 from absurd_contimg.backends.postgres.task_queries import TaskQueries, table
 from absurd_contimg.core.arguments import with_checked_arguments
@@ -44,14 +44,20 @@ _Row = TypeVar("_Row")
 class PostgresBackend(Backend):
     """Absurd in a real Postgres. Use as an async context manager, or `open` and `close`.
 
-    Up to `pool_max_size` connections, as many as are needed at a time. `recover` is called in a
-    thread when the server cannot be reached. Raises what `absurd_contimg.core.errors` lists.
+    Up to `pool_max_size` connections, as many as are needed at a time; a refused one is tried again
+    for `connect_seconds`. `recover` is called in a thread when the server cannot be reached. Raises
+    what `absurd_contimg.core.errors` lists.
     """
 
     def __init__(
-        self, url: str, *, pool_max_size: int = 10, recover: Callable[[], None] | None = None
+        self,
+        url: str,
+        *,
+        pool_max_size: int = 10,
+        recover: Callable[[], None] | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
     ) -> None:
-        self._database = Connections(url, pool_max_size, recover)
+        self._database = Connections(url, pool_max_size, recover, connect_seconds)
         self._queries = TaskQueries(self._database)
 
     async def open(self) -> Self:

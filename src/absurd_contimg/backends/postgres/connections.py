@@ -38,7 +38,7 @@ _Row = TypeVar("_Row")
 
 _CALL_SECONDS = 60.0
 """Of one call with all its statements; a worker's calls have shorter bounds, by its lease."""
-_CONNECT_SECONDS = 15.0
+CONNECT_SECONDS = 15.0
 """How long a call tries to connect before the database counts as unreachable."""
 _CONNECT_PAUSE_SECONDS = 0.25
 _TRUSTED_SECONDS = 1.0
@@ -90,8 +90,15 @@ async def _cancel(request: PGcancelConn) -> None:
 class Connections:
     """A pool of connections whose errors are those of `core.errors`."""
 
-    def __init__(self, url: str, max_size: int, recover: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        max_size: int,
+        recover: Callable[[], None] | None = None,
+        connect_seconds: float = CONNECT_SECONDS,
+    ) -> None:
         self._url = url
+        self._connect_seconds = connect_seconds
         self._recover = recover
         self._idle: list[_Connection] = []
         """The one that was used last is taken first."""
@@ -143,7 +150,7 @@ class Connections:
                 return connection
             connection.abandon()
             self._close_idle()  # what has cut off one has cut off the others
-        give_up = clock() + _CONNECT_SECONDS
+        give_up = clock() + self._connect_seconds
         while True:
             try:
                 return await self._connect()

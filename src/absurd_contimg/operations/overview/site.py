@@ -76,7 +76,8 @@ async def open_site(settings: Settings) -> AsyncIterator[Site]:
             with production_site(settings, embedded) as site:
                 yield site
         return
-    backend = PostgresBackend(settings.database_url)
+    # What looks at a site says at once that the database is away, and looks again.
+    backend = PostgresBackend(settings.database_url, connect_seconds=0.0)
     try:
         with production_site(settings, backend) as site:
             yield site
