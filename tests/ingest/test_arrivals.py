@@ -10,7 +10,8 @@ import pytest
 from arriving_groups import DaemonSite, file_name, group_id, write_subband
 
 from absurd_contimg.errors import CorruptInputError
-from absurd_contimg.ingest.closing import ArrivalRules
+from absurd_contimg.ingest import arrivals
+from absurd_contimg.ingest.closing import ArrivalRules, ClosingRules
 from absurd_contimg.ingest.incoming_folder import IncomingFolder
 from absurd_contimg.ingest.spawn import spawn_groups
 from absurd_contimg.registry.models import FileState, IngestState
@@ -326,3 +327,27 @@ async def test_the_first_look_of_a_daemon_ends_no_wait(site: DaemonSite) -> None
     site.write(0, [14, 15])
     await site.polls(20, 2)
     assert site.group(0).n_subbands == 16
+
+
+async def test_a_backlog_is_opened_in_parts_the_newest_groups_first(
+    site: DaemonSite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each poll opens so many files and closes the groups that it has seen whole."""
+    monkeypatch.setattr(arrivals, "_LOOKS_MAX", 5)
+    site.closing = ClosingRules(expected_subbands=2, subbands_min=2)
+    for number in range(5):
+        site.write(number, [0, 1])
+    while len(site.tables.known_paths()) < 10:
+        await site.poll()
+    closed, reports = [], []
+    while len(closed) < 5:
+        reports.append((await site.poll(0 if reports else 100)).more)
+        new = {
+            group.group_id
+            for group in site.tables.groups([IngestState.CLOSED])
+            if group.group_id not in closed
+        }
+        closed += sorted(new, reverse=True)
+        assert len(new) <= 3
+    assert closed == [group_id(number) for number in reversed(range(5))]
+    assert reports == [True, False]

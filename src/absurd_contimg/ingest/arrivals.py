@@ -57,7 +57,10 @@ class Arrivals:
     _looked_before: bool = False
 
     def look(self, now: float) -> bool:
-        """Enter new files, look at those that may change, close groups; whether more is left."""
+        """Enter new files, look at those that may change, close groups; whether more is left.
+
+        The newest groups come first, so that a backlog keeps nothing waiting that comes now.
+        """
         looked_before, self._looked_before = self._looked_before, False
         names = self.incoming.names()
         if self._enter_new(names, now):
@@ -66,20 +69,22 @@ class Arrivals:
         self._check_presence(collecting, names, now)
         opened_max = _LOOKS_MAX
         changes: list[FileChange] = []
-        for file in (file for group in collecting for file in group.files):
-            change, was_opened = self._look_again(file, names, now)
-            if change is not None:
-                changes.append(change)
-                opened_max -= was_opened
-            if opened_max == 0:
-                break
+        left: set[str] = set()
+        """Groups with files that were not looked at, which may be whole."""
+        for group in reversed(collecting):
+            for file in group.files:
+                if opened_max == 0:
+                    left.add(group.group_id)
+                    break
+                change, was_opened = self._look_again(file, names, now)
+                if change is not None:
+                    changes.append(change)
+                    opened_max -= was_opened
         self.store.note_files(changes)
         self._watch(names, now)
-        more = opened_max == 0
-        if not more:  # else there are files that may be whole
-            self._close_groups(names, now, may_end_waits=looked_before)
-            self._looked_before = True
-        return more
+        self._close_groups(names, now, left, may_end_waits=looked_before)
+        self._looked_before = not left
+        return bool(left)
 
     def _log_once(self, key: str, text: str) -> None:
         if key not in self._logged:
@@ -191,8 +196,12 @@ class Arrivals:
                 )  # fmt: skip
         self.store.note_files(changes)
 
-    def _close_groups(self, names: set[str], now: float, *, may_end_waits: bool) -> None:
+    def _close_groups(
+        self, names: set[str], now: float, left: set[str], *, may_end_waits: bool
+    ) -> None:
         for group in self.store.groups([IngestState.COLLECTING]):
+            if group.group_id in left:
+                continue
             after = next_seen(group, self.store)
             decision = decide(
                 collecting_group(group, after, names, self.closing), self.closing, now
