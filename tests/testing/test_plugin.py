@@ -310,7 +310,7 @@ def test_printed_command_shows_the_same_future_again(tmp_path: Path) -> None:
     assert command is not None, first
     again = pytest_in(tmp_path, *command[1].split()).stdout
     assert "1 failed" in again
-    wrong = next(line for line in first.splitlines() if "tasks: instead" in line)
+    wrong = next(line for line in first.splitlines() if "same_end_as_baseline" in line)
     assert wrong in again.splitlines()
 
 

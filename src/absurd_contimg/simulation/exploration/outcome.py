@@ -21,6 +21,11 @@ from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.invariants.world import WorldObservation
+from absurd_contimg.simulation.exploration.differences import (
+    short,
+    task_differences,
+    value_differences,
+)
 from absurd_contimg.simulation.model.simulated_ingestion import describe_ingestion
 from absurd_contimg.simulation.model.world import State
 
@@ -50,15 +55,12 @@ class Outcome:
     def differences(self, baseline: Outcome) -> list[str]:
         """How it differs from the baseline, one line each."""
         lines: list[str] = []
-        for name in ("tasks", "products", "records"):
-            values, baseline_values = getattr(self, name), getattr(baseline, name)
-            if values != baseline_values:  # hardly ever, and text costs time
-                texts, baseline_texts = (
-                    Counter(json.dumps(value, sort_keys=True) for value in each)
-                    for each in (values, baseline_values)
-                )
-                lines += _lines(f"{name}: missing ", (baseline_texts - texts).elements())
-                lines += _lines(f"{name}: instead ", (texts - baseline_texts).elements())
+        if self.tasks != baseline.tasks:  # hardly ever, and text costs time
+            lines += sorted(task_differences(self.tasks, baseline.tasks))
+        for name in ("product", "record"):
+            values, others = getattr(self, f"{name}s"), getattr(baseline, f"{name}s")
+            if values != others:
+                lines += sorted(value_differences(name, values, others))
         effects, baseline_effects = set(self.ledger), set(baseline.ledger)
         lines += _lines("external effect is missing: ", baseline_effects - effects)
         lines += _lines("external effect is new: ", effects - baseline_effects)
@@ -68,7 +70,7 @@ class Outcome:
 
 
 def _lines(prefix: str, texts: Iterable[str]) -> list[str]:
-    return [prefix + text[:300] for text in sorted(texts)]
+    return [prefix + short(text) for text in sorted(texts)]
 
 
 def outcome_of(
