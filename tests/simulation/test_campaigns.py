@@ -199,6 +199,15 @@ def test_report_is_written_as_json_and_html(tmp_path: Path) -> None:
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("data:image/png") == 2
     assert "http" not in page
+    assert "<script" not in page
+    assert "Simulated campaign: short" in page
+    (row, _) = re.findall(r"<tr><td>workers.count = \d</td>(.*?)</tr>", page)
+    heads = re.findall(r"<th class='n'>(.*?)</th>", page)
+    cells = re.findall(r"<td class='n'>(.*?)</td>", row)
+    assert len(cells) == len(heads)
+    shown = dict(zip(heads, cells, strict=True))
+    assert shown["groups"] == str(rows[0]["groups"])
+    assert shown["median<br>min"] == f"{rows[0]['latency_p50'] / 60:.1f}"
 
 
 def test_another_seed_gives_another_history() -> None:

@@ -17,7 +17,8 @@ from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.timeline import group_of
 from absurd_contimg.simulation.campaign.campaign import Campaign, Run
 from absurd_contimg.simulation.campaign.faults import check_faults, draw_faults, shrink
-from absurd_contimg.simulation.campaign.report import html_of, json_of, table_of
+from absurd_contimg.simulation.campaign.page import html_of
+from absurd_contimg.simulation.campaign.report import json_of, table_of
 from absurd_contimg.simulation.campaign.scenario import Scenario, ScenarioError, load_scenario
 from absurd_contimg.simulation.campaign.stored_runs import store_runs
 from absurd_contimg.simulation.campaign.summary import RunSummary, summarize_run
@@ -114,7 +115,8 @@ def _write_report(
     if find_spec("matplotlib") is None:
         console.print("No report.html: its figures need pip install 'absurd-contimg[plots]'.")
         return
-    page = html_of(summaries[-len(runs) :], runs, output)
+    n_earlier = len(summaries) - len(runs)
+    page = html_of(summaries[-len(runs) :], runs, output, n_earlier)
     (output / "report.html").write_text(page, encoding="utf-8")
 
 
