@@ -92,10 +92,14 @@ def test_reads_take_less_than_a_tenth_of_a_second(database_url: str, tmp_path: P
         )
         slow = []
         for path in paths:
-            figure = p95_ms([seconds(partial(read, http, path)) for _ in range(READS)])
+            durations = [seconds(partial(read, http, path)) for _ in range(READS)]
+            figure, longest = p95_ms(durations), 1000 * max(durations)
             name = path.replace(task, "ID").partition("?cursor")[0]
-            print(f"{name}: p95 {figure:.0f} ms, {figure / plain:.1f} times a plain count")
-            if figure > max(LIMIT_MS, 4 * plain):
+            print(
+                f"{name}: p95 {figure:.0f} ms, {figure / plain:.1f} times a plain count; "
+                f"the longest {longest:.0f} ms"
+            )
+            if figure > max(LIMIT_MS, 2 * plain):
                 slow.append((name, figure))
     assert not slow
 

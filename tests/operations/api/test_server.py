@@ -53,6 +53,22 @@ async def raw(url: str, data: bytes, seconds: float = 10) -> bytes:
         writer.close()
 
 
+async def test_a_body_does_not_wait_for_the_acknowledgement_of_its_headers() -> None:
+    """Nagle's algorithm held it back for 40 ms on each connection that is used again."""
+    options = []
+
+    class Noting(BoundedProtocol):
+        def connection_made(self, transport: Any) -> None:
+            connection = transport.get_extra_info("socket")
+            options.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            super().connection_made(transport)
+
+    app = api_of(await emulator(), rules=LOOPBACK)
+    async with served(app, Noting) as url, httpx.AsyncClient() as client:
+        assert (await client.get(f"{url}/health/live")).is_success
+    assert options == [1]
+
+
 async def test_client_that_sends_no_whole_request_is_closed() -> None:
     """Neither one that says nothing, nor one that sends half a header, nor a further half."""
     app = api_of(await emulator(), rules=LOOPBACK)

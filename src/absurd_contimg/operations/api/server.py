@@ -146,12 +146,16 @@ def open_socket(host: str, port: int) -> socket.socket:
     """The listening socket; `SettingError` if it cannot be had. Port 0 takes a free one."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), port), family=family, backlog=512)
+        listener = socket.create_server((host.strip("[]"), port), family=family, backlog=512)
     except OSError as error:
         raise SettingError(
             f"Nothing can listen on {host}, port {port}: {error.strerror or error}.",
             "Stop what does, or choose another: --port, --host.",
         ) from error
+    # Its connections inherit it. uvicorn writes headers and body apart, and asyncio sets it only
+    # where the socket names its protocol: each answer would wait 40 ms for the client's ACK.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 async def run_server(
