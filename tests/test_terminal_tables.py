@@ -51,6 +51,23 @@ def test_every_table_is_of_the_kind_that_cuts_nothing() -> None:
     assert len(TABLES) > 30
 
 
+def test_rows_by_themselves_and_no_rows() -> None:
+    """A sentence stands by itself; an empty table says so."""
+    table = KeyedTable("task", "state", "attempts", "why", "worker")
+    output = io.StringIO()
+    console = Console(file=output, width=60)
+    console.print(table)
+    table.add_row("0190f0a1", "failed", "2", "a sentence that is longer than that", "w1")
+    console.print(table)
+    lines = [line.rstrip() for line in output.getvalue().splitlines()]
+    assert lines == [
+        "task: none",
+        "0190f0a1",
+        "    state failed, attempts 2, worker w1",
+        "    a sentence that is longer than that",
+    ]
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_keys_are_whole_and_lines_fit(columns: int) -> None:
     """With long names: each key stands in one line, and all words of a sentence are there."""

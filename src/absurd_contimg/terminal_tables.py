@@ -5,7 +5,7 @@ A table whose columns do not fit is shown row by row: its keys on a line, then w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -36,6 +36,13 @@ class KeyedTable(Table):
             column.overflow = "fold"
         keys = [column for column in self.columns if column.header in self._keys]
         keys = keys or self.columns[:1]
+        if not self.rows:
+            if self.title:
+                yield _text(console, self.title, "table.title")
+            yield Text(f"{_text(console, keys[0].header).plain}: none")
+            if self.caption:
+                yield _text(console, self.caption)
+            return
         if not self._fits(keys, console, options):
             yield from self._rows_by_themselves(keys, console, options)
             return
@@ -69,20 +76,28 @@ class KeyedTable(Table):
             line.stylize("bold")
             line.overflow = "fold"
             yield line
-            values = Text(", ").join(
-                [_value(console, column, text) for column, text in rest if text.plain.strip()]
-            )
-            if values.plain:
+            for values in _paragraphs(console, rest):
                 values.overflow = "fold"
                 yield Padding(values, (0, 0, 0, _INDENT))
         if self.caption:
             yield _text(console, self.caption)
 
 
-def _value(console: Console, column: Column, text: Text) -> Text:
-    """``worker host:1``; of a column without a heading the text alone."""
-    heading = _text(console, column.header).plain.replace("\n", " ")
-    return Text.assemble((f"{heading} ", "dim") if heading else "", text)
+def _paragraphs(console: Console, cells: list[tuple[Column, Text]]) -> Iterator[Text]:
+    """``state failed, attempts 2``; a sentence stands by itself, without its heading."""
+    values = []
+    sentences = []
+    for column, text in cells:
+        if not text.plain.strip():
+            continue
+        heading = _text(console, column.header).plain.replace("\n", " ")
+        if len(text.plain) > _TEXT_WIDTH_MIN:
+            sentences.append(text)
+        else:
+            values.append(Text.assemble((f"{heading} ", "dim") if heading else "", text))
+    if values:
+        yield Text(", ").join(values)
+    yield from sentences
 
 
 def _text(console: Console, cell: RenderableType, style: str = "") -> Text:

@@ -121,10 +121,10 @@ def groups(group: _Group = None, limit: _Limit = 20, as_json: AsJson = False) ->
         print_json([_group_json(item, notes[item.group_id]) for item in shown])
         return
     expected = rules.expected_subbands
-    table = KeyedTable("group", "state", f"of {expected}", "status", "why")
+    table = KeyedTable("group", "state", "sub-bands", "status", "why")
     for item in shown:
         table.add_row(
-            cell(item.group_id), cell(item.ingest_state), str(whole_subbands(item)),
+            cell(item.group_id), cell(item.ingest_state), f"{whole_subbands(item)} of {expected}",
             cell(item.status), cell(notes[item.group_id]),
         )  # fmt: skip
     console.print(table)
