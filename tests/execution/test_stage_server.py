@@ -50,6 +50,33 @@ async def test_stages_have_what_the_server_has_imported(
         assert "descriptors 4\n" in text  # the standard ones and the pipe
 
 
+async def test_stages_that_begin_together_have_one_server(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """CASA's overlay of its data is made once in a folder; a server after it has one of its own."""
+    overlays: list[Path] = []
+
+    def environment(folder: Path, log: Path) -> dict[str, str]:
+        (folder / "measures").mkdir()
+        overlays.append(folder)
+        return dict(no_environment(folder, log))
+
+    with StageServer(tmp_path / "server", environment, ["toy_stages"], THREADS) as server:
+        for name in ("first", "second"):
+            folders = [tmp_path / f"{name} {number}" for number in range(2)]
+            for folder in folders:
+                folder.mkdir()
+            await asyncio.gather(
+                *(executor(server).execute(request_for(folder)) for folder in folders)
+            )
+            os.kill(server_pid(server), signal.SIGKILL)
+            await asyncio.to_thread(
+                os.waitid, os.P_PID, server_pid(server), os.WEXITED | os.WNOWAIT
+            )
+    assert "without its server" not in caplog.text
+    assert len(overlays) == 2
+
+
 async def test_many_stages_at_once(tmp_path: Path, server: StageServer) -> None:
     """Each knows its own end."""
     folders = [tmp_path / str(number) for number in range(10)]

@@ -93,7 +93,7 @@ async def test_sleeps_and_events_tell_their_end(memory: MemoryBackend) -> None:
         await ctx.sleep_for("pause", 3600)
 
     async def awaits(params: Any, ctx: TaskContext) -> None:
-        await ctx.await_event(f"calibration.available:{params['group_id']}", timeout=600)
+        await ctx.await_event(f"calibration.available:{params['group_id']}:16:17", timeout=600)
 
     async def awaits_forever(_params: Any, ctx: TaskContext) -> None:
         await ctx.await_event("weather")
@@ -102,7 +102,7 @@ async def test_sleeps_and_events_tell_their_end(memory: MemoryBackend) -> None:
     assert asleep.sentence.startswith("sleeps 60 min more (until ")
     calibration = await explained(memory, await worked(memory, awaits))
     assert calibration.sentence.startswith(
-        "waits for a calibration of its strip within 12 h (group G), 10 min more (until "
+        "waits for a calibration of its strip within 12 h (group G:16:17), 10 min more (until "
     )
     forever = await explained(memory, await worked(memory, awaits_forever))
     assert forever.sentence == "waits for event 'weather', without a deadline"

@@ -75,6 +75,9 @@ class StageServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._started_at = 0.0
+        self._launched = 0
+        self._launching = asyncio.Lock()
+        """Stages that begin together have one server."""
         self._retired: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -102,9 +105,10 @@ class StageServer:
             ) from error
 
     async def _start(self, launch: Mapping[str, Any], pipe: int, output: int) -> ForkedStage:
-        old = time.monotonic() - self._started_at > _RENEWAL_SECONDS
-        if self._process is None or old or self._process.poll() is not None:
-            await asyncio.to_thread(self._launch)
+        async with self._launching:
+            old = time.monotonic() - self._started_at > _RENEWAL_SECONDS
+            if self._process is None or old or self._process.poll() is not None:
+                await asyncio.to_thread(self._launch)
         assert self._control is not None
         ours, theirs = socket.socketpair()
         with theirs:
@@ -121,11 +125,13 @@ class StageServer:
 
     def _launch(self) -> None:
         self._retire()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._launched += 1
+        # CASA's overlay of its data is made once in a folder, and an earlier server may still run.
+        folder = self._folder / str(self._launched)
+        folder.mkdir(parents=True, exist_ok=True)
         ours, theirs = socket.socketpair()
-        log = self._folder / "casa.log"
         threads = str(self.threads)
-        with theirs, (self._folder / "output.log").open("wb") as output:
+        with theirs, (self._folder / "output.log").open("ab") as output:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-P", "-m"),
@@ -135,12 +141,12 @@ class StageServer:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                cwd=self._folder,
+                cwd=folder,
                 env={
                     **without_secrets(os.environ),
                     "OMP_NUM_THREADS": threads,
                     "OPENBLAS_NUM_THREADS": threads,
-                    **self._environment(self._folder, log),
+                    **self._environment(folder, folder / "casa.log"),
                 },
                 start_new_session=True,
                 pass_fds=(theirs.fileno(),),

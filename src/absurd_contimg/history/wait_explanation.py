@@ -169,11 +169,10 @@ def _explain_event(history: History, reason: WaitReason, context: WaitContext) -
 
 
 def _event(history: History, event: str, context: WaitContext) -> str:
-    name, _, subject = event.partition(":")
-    group = subject.partition(":")[0]
+    name, _, group = event.partition(":")
     if name == "calibration.available":
         return f"a calibration of its strip within 12 h (group {group})"
-    if name.endswith(".ended") and subject:
+    if name.endswith(".ended") and group:
         stage = name.removesuffix(".ended")
         states = [
             context.stage_tasks[task_id]

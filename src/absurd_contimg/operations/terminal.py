@@ -294,7 +294,11 @@ async def watch(
                 break
             if while_waiting is not None:
                 await while_waiting(histories)
-            await asyncio.sleep(_REFRESH_SECONDS)
+            try:
+                await asyncio.sleep(_REFRESH_SECONDS)
+            except asyncio.CancelledError:
+                live.update("")  # it shows as running what is released now
+                raise
     console.print()  # without a terminal, the table has no final newline
     return histories
 
