@@ -173,8 +173,8 @@ MUTANTS = (
     Mutant("rollback to a savepoint leaves it failed", "session", "        del self._savepoints[index + 1 :]\n        self.failed = False", "        del self._savepoints[index + 1 :]"),
     Mutant("nobody waits for a row", "transaction", "            if holder is not self and held in conflicts:", "            if False:"),
     # jsonb
-    Mutant("keys keep the order in which they came", "jsonb", "return len(key) if key.isascii() else len(key.encode()), key", "return 0, ''"),
-    Mutant("keys are ordered by bytes alone", "jsonb", "return len(key) if key.isascii() else len(key.encode()), key", "return 0, key"),
+    Mutant("keys keep the order in which they came", "jsonb", "return len(key) if key.isascii() else len(_joined(key).encode()), _joined(key)", "return 0, ''"),
+    Mutant("keys are ordered by bytes alone", "jsonb", "return len(key) if key.isascii() else len(_joined(key).encode()), _joined(key)", "return 0, key"),
     Mutant("large floats keep their exponent", "jsonb", 'shown = format(Decimal((0, digits, exponent)), "f")', "shown = text.lstrip('-')"),
     Mutant("numbers lose their scale", "jsonb", 'shown = format(Decimal((0, digits, exponent)), "f")', 'shown = format(Decimal((0, digits, exponent)).normalize(), "f")'),
     Mutant("null characters are taken", "jsonb", 'if not value.isascii() or "\\0" in value:', "if not value.isascii():"),

@@ -6,6 +6,7 @@ Each finds a mutant that random sequences miss.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 
 from psycopg.types.json import Jsonb
 
@@ -134,8 +135,25 @@ def a_task_that_failed_before_its_attempts(choose: Chooser, world: World) -> Ite
     yield Call(0, "select attempt from absurd.retry_task('plain', %s)", (task,))
 
 
+def a_run_that_sleeps(choose: Chooser, world: World) -> Iterator[Call]:
+    """It cannot complete, may fail, and is claimed when it is due and not before."""
+    for ending in ("complete_run", "fail_run"):
+        yield from start("plain", {})
+        if (ids := latest(world)) is None:
+            return
+        run, task = ids
+        yield Call(0, AWAIT, ("plain", task, run, "s", "never", None))
+        yield Call(0, f"select absurd.{ending}(%s, %s, %s)", ("plain", run, Jsonb(1)))
+    yield from start("plain", {})
+    if (ids := latest(world)) is None:
+        return
+    later = world.now + timedelta(seconds=60)
+    yield Call(0, "select absurd.schedule_run(%s, %s, %s)", ("plain", ids[0], later))
+    yield Call(0, CLAIM, ("plain", "w", 600, 50))
+
+
 REGRESSIONS: tuple[Script, ...] = (
     a_checkpoint_of_nothing, an_event_emitted_again, a_step_that_waits_again, owners_that_are_gone,
     policies_in_months, a_live_task_that_was_cancelled_once,
-    a_task_that_failed_before_its_attempts,
+    a_task_that_failed_before_its_attempts, a_run_that_sleeps,
 )  # fmt: skip
