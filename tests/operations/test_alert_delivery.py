@@ -400,6 +400,9 @@ def test_receivers_come_from_the_variables_of_the_predecessor(tmp_path: Path) ->
     [
         ({"ABSURD_SMTP_USE_TLS": "maybe"}, "true or false"),
         ({"ABSURD_ALERT_EMAIL_TO": "nobody"}, "email_to"),
+        ({"ABSURD_ALERT_EMAIL_TO": "a@x\r\nBcc: b@y"}, "email_to"),
+        ({"ABSURD_ALERT_EMAIL_TO": "a@x\udcff"}, "email_to"),
+        ({"ABSURD_SMTP_FROM": "(a@b"}, "email_from"),
         ({"ABSURD_SMTP_PASSWORD_FILE": "/nowhere/password"}, "/nowhere/password"),
         ({"ABSURD_SLACK_WEBHOOK_URL": "hooks.slack.com/x"}, "is no URL"),
         (
@@ -417,6 +420,37 @@ def test_receivers_that_cannot_be_used_are_refused(
 ) -> None:
     with pytest.raises(SettingError, match=message):
         make_receivers(load_settings(environment=environment))
+
+
+HOSTILE = ("\ud800", "a\0b", "x\r\nBcc: evil@x\r\n\r\nbody", "\x1b[2J\u202e", "x" * 2_000_000)
+
+
+async def test_hostile_texts_are_delivered_and_hinder_no_other(site: Site) -> None:
+    """They were neither sent nor given up, and all messages behind them waited for ever."""
+    async with mail_server() as mails:
+        with webhook_server() as server:
+            mailer = Mailer(mail_config(mails.port), "")
+            for text in HOSTILE:
+                notice = Notice("raised", text, text, "warning", text, text, text, sites.AT)
+                await Webhook(server.url, 20.0).send("id", notice)
+                await EmailAddress("a@obs", mailer).send("id", notice)
+            assert len(server.received) == len(mails.mails) == len(HOSTILE)
+            assert max(len(each["text"]) for each in server.received) <= 4000
+            assert not any(mail["Bcc"] for mail in mails.mails)
+            assert r"\ud800" in server.received[0]["text"]
+
+
+async def test_any_error_of_a_receiver_is_a_failed_attempt(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    """httpx raises groups and Unicode errors for a URL with a port or a name that cannot be."""
+    for url in ("http://localhost:99999/s3cret", "http://xn--/s3cret", "http://h/\ud800s3cret"):
+        service = site.service(Webhook(url, 1.0))
+        await look(service)
+        await service.close()
+        site.time += 1000
+    assert len([text for text in caplog.messages if "not delivered" in text]) == 3
+    assert "s3cret" not in caplog.text
 
 
 def test_text_for_slack_calls_nobody() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -9,6 +10,8 @@ from pydantic import Field, model_validator
 from absurd_contimg.config.section import Section
 
 _RECEIVERS_MAX = 20
+_ADDRESS = re.compile(r"[!#-'*+/-9=?A-Z^-~.-]{1,64}@[A-Za-z0-9.-]{1,253}")
+"""Without names, comments and quotes: each address is one receiver."""
 
 
 class AlertsConfig(Section):
@@ -89,6 +92,10 @@ class AlertsConfig(Section):
     def _consistent(self) -> Self:
         if any(not 0 <= hour <= 24 for hour in self.observing_hours_utc):
             raise ValueError("alerts.observing_hours_utc are hours from 0 to 24")
-        if any("@" not in each or any(c in each for c in "\r\n,") for each in self.email_to):
-            raise ValueError("alerts.email_to are addresses with an @")
+        for name, addresses in (("email_to", self.email_to), ("email_from", (self.email_from,))):
+            unusable = [each for each in addresses if not _ADDRESS.fullmatch(each)]
+            if unusable:
+                raise ValueError(
+                    f"alerts.{name} are addresses like name@host, which {unusable[0][:80]!a} is not"
+                )
         return self

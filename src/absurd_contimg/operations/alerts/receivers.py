@@ -22,11 +22,13 @@ from typing import Any, Protocol
 from absurd_contimg.config.alerts import AlertsConfig
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.operations.alerts.records import Notice
-from absurd_contimg.operations.console import one_line
+from absurd_contimg.operations.console import one_line, printable_lines
 from absurd_contimg.settings import Settings
 
 _LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _SMTP_TLS_PORT = 465
+_TEXT_LENGTH_MAX = 4000
+"""Of a text in a message: Slack refuses much longer ones, and those behind would wait for ever."""
 
 
 class DeliveryError(UserError):
@@ -96,8 +98,8 @@ class Webhook:
 def payload(message_id: str, notice: Notice) -> dict[str, Any]:
     """The JSON for a webhook."""
     # In Slack's text these three are markup: a name with <!channel> would call everybody.
-    text = notice.text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return {
+    text = _sendable(notice.text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    values = {
         "text": text,
         "id": message_id,
         "event": notice.event,
@@ -109,6 +111,12 @@ def payload(message_id: str, notice: Notice) -> dict[str, Any]:
         "command": notice.command,
         "at": notice.at.isoformat(),
     }
+    return {name: value and _sendable(value) for name, value in values.items()}
+
+
+def _sendable(text: str) -> str:
+    """Text with escapes for what UTF-8 or a terminal does not take, cut where it is long."""
+    return printable_lines(text[:_TEXT_LENGTH_MAX])[:_TEXT_LENGTH_MAX]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +140,7 @@ class EmailAddress:
         # The same for the same message: mail programs show a second copy of it once.
         digest = hashlib.blake2b(f"{message_id} {self.address}".encode(), digest_size=16)
         mail["Message-ID"] = f"<{digest.hexdigest()}@contimg>"
-        mail.set_content(notice.text + "\n")
+        mail.set_content(_sendable(notice.text) + "\n")
         await asyncio.to_thread(self.mailer.send, mail)
 
 

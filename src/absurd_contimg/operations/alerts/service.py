@@ -146,6 +146,10 @@ class AlertService:
             except DeliveryError as error:
                 _log.warning("alert not delivered to %s, attempt %d: %s", name, number, error)
                 return
+            except Exception as error:  # noqa: BLE001 - libraries raise more than they document
+                kind = type(error).__name__  # the text may hold the URL, which is secret
+                _log.error("alert not delivered to %s, attempt %d: %s", name, number, kind)
+                return
             await self._change(_noting(message, name, None))
 
     def _due(self, name: str) -> Message | None:
