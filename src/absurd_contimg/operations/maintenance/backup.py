@@ -13,8 +13,8 @@ import os
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Mapping
-from contextlib import closing
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -35,6 +35,11 @@ _NOTE = "backup.json"
 _QUEUE, _REGISTRY_DUMP, _REGISTRY_FILE = "queue.dump", "registry.dump", "registry.sqlite3"
 _SCHEMAS = {_QUEUE: "absurd", _REGISTRY_DUMP: "contimg"}
 _SQLITE = "sqlite:///"
+_COUNT = (
+    "select count(*) from pg_catalog.pg_class c"
+    " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
+    " where n.nspname = %s and c.relkind in ('r', 'p')"
+)
 _TABLES = (
     "select c.relname from pg_catalog.pg_class c"
     " join pg_catalog.pg_namespace n on n.oid = c.relnamespace"
@@ -91,15 +96,20 @@ def read_backup(folder: Path) -> Backup:
         noted = Backup(int(values["format"]), str(values["created_at"]), dict(values["files"]))
     except FileNotFoundError as error:
         raise MissingInputError(f"{folder} is no backup: it has no {_NOTE}.") from error
-    except (UnsuitableFileError, ValueError, TypeError, KeyError) as error:
+    except (UnsuitableFileError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise CorruptInputError(f"{folder / _NOTE} is damaged: {error}.") from error
     if noted.format != FORMAT:
         raise CorruptInputError(
             f"{folder} is a backup of format {noted.format}, not {FORMAT}.",
             "Use the version of the package that made it.",
         )
+    if _QUEUE not in noted.files or not noted.files.keys() <= {*_SCHEMAS, _REGISTRY_FILE}:
+        raise CorruptInputError(
+            f"{folder / _NOTE} is damaged: it names other files than a backup has.",
+            "Use another backup.",
+        )
     for name, digest in noted.files.items():
-        path = folder / Path(name).name
+        path = folder / name
         if not path.is_file() or _digest(path) != digest:
             raise CorruptInputError(f"{path} is missing or damaged.", "Use another backup.")
     return noted
@@ -128,8 +138,9 @@ def restore_backup(
 ) -> Backup:
     """Put queue and registry back as they were. Stop the workers first.
 
-    Raises `SettingError` if there is anything that would go, unless `force`; killed in between, it
-    is repeated with `force`.
+    Raises `SettingError` if there is anything that would go, unless `force`, and `UserError` if
+    the backup cannot be read: then all is as it was. Killed in between, it is repeated with
+    `force`.
     """
     noted = read_backup(folder)
     dumped = _REGISTRY_DUMP in noted.files
@@ -145,14 +156,28 @@ def restore_backup(
             f"The database is not empty: {'; '.join(going[:10])}.",
             "These would go. To replace them: --force. Back them up before.",
         )
-    if dumped:
-        _load(registry_url, folder / _REGISTRY_DUMP)
-    elif _REGISTRY_FILE in noted.files:
-        target = Path(registry_url.removeprefix(_SQLITE))
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _copy_sqlite(folder / _REGISTRY_FILE, target)
-    _load(database_url, folder / _QUEUE)
+    with ExitStack() as replaced:
+        replaced.enter_context(_loaded(database_url, folder / _QUEUE))
+        if dumped:
+            replaced.enter_context(_loaded(registry_url, folder / _REGISTRY_DUMP))
+        elif _REGISTRY_FILE in noted.files:
+            _require_registry(folder / _REGISTRY_FILE)
+            target = Path(registry_url.removeprefix(_SQLITE))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _copy_sqlite(folder / _REGISTRY_FILE, target)
     return noted
+
+
+def _require_registry(path: Path) -> None:
+    """Raise `CorruptInputError` unless it is a whole registry: its copy replaces the one there."""
+    try:
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            ((problem,),) = database.execute("pragma quick_check(1)")
+            database.execute("select version from registry_schema").fetchall()
+    except sqlite3.Error as error:
+        problem = str(error)
+    if problem != "ok":
+        raise CorruptInputError(f"{path} is no registry: {problem}.", "Use another backup.")
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:
@@ -169,12 +194,35 @@ def _dump(url: str, target: Path) -> None:
     _run("pg_dump", url, "--format=custom", f"--schema={schema}", f"--file={target}")
 
 
-def _load(url: str, source: Path) -> None:
+@contextmanager
+def _loaded(url: str, source: Path) -> Iterator[None]:
+    """Put a dump in the place of its schema; what was there is put back if the block fails."""
     schema = _SCHEMAS[source.name]
+    aside = f"{schema}_before_restoration"
     with Session.connect(url, autocommit=True) as session:
-        session.execute(f"drop schema if exists {schema} cascade".encode())
-    options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
-    _run("pg_restore", url, *options, str(source))
+        if _exists(session, schema):  # else a restoration was killed, and what is aside counts
+            session.execute(f"drop schema if exists {aside} cascade".encode())
+            session.execute(f"alter schema {schema} rename to {aside}".encode())
+        try:
+            options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges")
+            _run("pg_restore", url, *options, str(source))
+            ((tables,),) = session.execute(_COUNT, (schema,)).fetchall()
+            if not tables:
+                raise CorruptInputError(
+                    f"{source} holds no tables of {schema}.", "Use another backup."
+                )
+            yield
+        except BaseException:
+            session.execute(f"drop schema if exists {schema} cascade".encode())
+            if _exists(session, aside):
+                session.execute(f"alter schema {aside} rename to {schema}".encode())
+            raise
+        session.execute(f"drop schema if exists {aside} cascade".encode())
+
+
+def _exists(session: Session, schema: str) -> bool:
+    query = "select 1 from pg_catalog.pg_namespace where nspname = %s"
+    return session.execute(query, (schema,)).fetchone() is not None
 
 
 def _run(program: str, url: str, *arguments: str) -> None:

@@ -1,0 +1,163 @@
+"""A backup that is not one destroys nothing: a refused restoration leaves all as it was."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from absurd_contimg.errors import UserError
+from absurd_contimg.operations.maintenance import backup
+from absurd_contimg.operations.maintenance.backup import make_backup, restore_backup
+from absurd_contimg.registry import GroupStatus, Registry
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def sign(folder: Path) -> None:
+    """Note the digests as they are now: whoever changed a file can change them too."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_file())
+    files = {
+        name: hashlib.blake2b((folder / name).read_bytes(), digest_size=20).hexdigest()
+        for name in names
+        if name != "backup.json"
+    }
+    (folder / "backup.json").write_text(
+        json.dumps({"format": 1, "created_at": "2026-01-01", "files": files})
+    )
+
+
+def name_no_file(folder: Path) -> None:
+    (folder / "backup.json").write_text('{"format": 1, "created_at": "", "files": {}}')
+
+
+def nest_the_note(folder: Path) -> None:
+    (folder / "backup.json").write_text("[" * 100_000)
+
+
+def pipe_for_the_note(folder: Path) -> None:
+    (folder / "backup.json").unlink()
+    os.mkfifo(folder / "backup.json")
+
+
+def digests_that_are_no_text(folder: Path) -> None:
+    (folder / "backup.json").write_text(
+        '{"format": 1, "created_at": "x", "files": {"queue.dump": [1], "a\\u0000b": null}}'
+    )
+
+
+def truncate_the_queue(folder: Path) -> None:
+    path = folder / "queue.dump"
+    os.truncate(path, path.stat().st_size // 2)
+    sign(folder)
+
+
+def garbage_for_the_queue(folder: Path) -> None:
+    (folder / "queue.dump").write_bytes(b"PGDMP" + bytes(range(256)) * 50)
+    sign(folder)
+
+
+def dump_of_another_schema(folder: Path) -> None:
+    """pg_restore takes it, and makes no table of Absurd's."""
+    (folder / "other" / "queue.dump").replace(folder / "queue.dump")
+    sign(folder)
+
+
+def garbage_for_the_registry(folder: Path) -> None:
+    (folder / "registry.sqlite3").write_bytes(b"SQLite format 3\0" + b"x" * 5000)
+    sign(folder)
+
+
+def registry_without_tables(folder: Path) -> None:
+    (folder / "registry.sqlite3").unlink()
+    with closing(sqlite3.connect(folder / "registry.sqlite3")) as connection:
+        connection.execute("create table other (x)")
+    sign(folder)
+
+
+def damage_the_registry(folder: Path) -> None:
+    """In the middle, so that its header is right."""
+    path = folder / "registry.sqlite3"
+    data = bytearray(path.read_bytes())
+    data[4096:8192] = b"\xff" * 4096
+    path.write_bytes(data)
+    sign(folder)
+
+
+ATTACKS = (
+    *(name_no_file, nest_the_note, pipe_for_the_note, digests_that_are_no_text),
+    *(truncate_the_queue, garbage_for_the_queue, dump_of_another_schema),
+    *(garbage_for_the_registry, registry_without_tables, damage_the_registry),
+)
+
+
+def tasks(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute("select count(*) from absurd.t_q").fetchone()
+        return int(row[0]) if row else 0
+
+
+@pytest.fixture
+def spawned_url(database_url: str) -> str:
+    """A database with three tasks."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute("select absurd.create_queue('q')")
+        for _ in range(3):
+            connection.execute("select absurd.spawn_task('q', 'task', '{}')")
+    return database_url
+
+
+def test_what_is_no_backup_destroys_nothing(spawned_url: str, tmp_path: Path) -> None:
+    """With ``--force``; the error is a sentence."""
+    registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    registry = Registry(registry_url)
+    registry.set_group_status("G", GroupStatus.DISCOVERED)
+    for attack in ATTACKS:
+        folder = tmp_path / attack.__name__
+        make_backup(spawned_url, registry_url, folder, NOW)
+        (folder / "other").mkdir()
+        if attack is dump_of_another_schema:
+            backup._run("pg_dump", spawned_url, "--format=custom", "--schema=public",
+                        f"--file={folder / 'other' / 'queue.dump'}")  # fmt: skip
+        attack(folder)
+        with pytest.raises(UserError):
+            restore_backup(spawned_url, registry_url, folder, force=True)
+        assert tasks(spawned_url) == 3, attack.__name__
+        assert [group.group_id for group in registry.groups()] == ["G"], attack.__name__
+    registry.close()
+
+
+def test_a_restoration_that_fails_in_between_changes_nothing(
+    spawned_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The program is missing, or the disk of the server is full, when the second part is loaded."""
+    Registry(spawned_url).close()
+    folder = tmp_path / "b"
+    make_backup(spawned_url, spawned_url, folder, NOW)
+    with psycopg.connect(spawned_url, autocommit=True) as connection:
+        connection.execute("select absurd.spawn_task('q', 'task', '{}')")
+    run: Callable[..., None] = backup._run
+
+    def fail(program: str, url: str, *arguments: str) -> None:
+        if arguments[-1].endswith("queue.dump"):
+            raise KeyboardInterrupt
+        run(program, url, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backup, "_run", fail)
+        with pytest.raises(KeyboardInterrupt):
+            restore_backup(spawned_url, spawned_url, folder, force=True)
+    assert tasks(spawned_url) == 4
+    restore_backup(spawned_url, spawned_url, folder, force=True)
+    assert tasks(spawned_url) == 3
+    with psycopg.connect(spawned_url) as connection:
+        left = connection.execute("select nspname from pg_namespace where nspname like '%before%'")
+        assert left.fetchall() == []
