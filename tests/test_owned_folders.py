@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import resource
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -224,6 +225,18 @@ def test_interrupted_removal_can_be_repeated(
     assert read_mark(folder) == MARK
     remove_tree(folder, MARK)
     assert not folder.exists()
+
+
+def test_a_folder_that_cannot_be_looked_at_is_nobody_elses(tmp_path: Path) -> None:
+    """A worker without a free descriptor said so, and its service was not started again."""
+    take_folder(tmp_path / "a", MARK)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            take_folder(tmp_path / "a", MARK)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_one_module_removes_folders() -> None:

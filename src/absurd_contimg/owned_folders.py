@@ -8,6 +8,7 @@ a name or a lock file says, files of somebody else stay.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -23,6 +24,7 @@ from absurd_contimg.errors import SettingError
 MARK_NAME = ".contimg-owner.json"
 _PRODUCT = "absurd-contimg"
 _MARK_BYTES_MAX = 4096
+_CANNOT_LOOK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
 _REMOVAL_PAUSES_SECONDS = (0.0, 0.02, 0.1, 0.5)
 _MOUNTS = Path("/proc/self/mountinfo")
 
@@ -42,10 +44,15 @@ class Mark:
 
 
 def read_mark(folder: Path) -> Mark | None:
-    """The mark of a folder; None if it has none that this product wrote."""
+    """The mark of a folder; None if it has none that this product wrote.
+
+    Raises `OSError` where the machine cannot look: then the folder is not somebody else's.
+    """
     try:
         descriptor = os.open(folder / MARK_NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
+    except OSError as error:
+        if error.errno in _CANNOT_LOOK:
+            raise
         return None
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

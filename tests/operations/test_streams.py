@@ -7,9 +7,12 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from absurd_contimg.operations.cli import main
 
 CONTIMG = f"{shlex.quote(sys.executable)} -m absurd_contimg.operations"
 ENTRY = "import sys; from absurd_contimg.operations.program import main; sys.exit(main())"
@@ -65,6 +68,51 @@ def test_standard_error_on_a_full_disk_changes_no_exit_code(tmp_path: Path) -> N
 def test_pipe_that_nobody_reads_is_no_message(tmp_path: Path) -> None:
     result = shell(f"{CONTIMG} --output-dir out failures --json | true", tmp_path)
     assert result.stderr == ""
+
+
+def a_long_name(folder: Path) -> None:
+    (folder / ("a" * 300)).mkdir()
+
+
+def a_circle_of_links(folder: Path) -> None:
+    (folder / "circle").symlink_to(folder / "circle")
+    (folder / "circle" / "x").resolve(strict=True)
+
+
+def below_a_file(folder: Path) -> None:
+    (folder / "file").touch()
+    (folder / "file" / "x").mkdir()
+
+
+def a_full_disk(_: Path) -> None:
+    with open("/dev/full", "w") as file:
+        file.write("x")
+
+
+def no_memory(_: Path) -> None:
+    bytearray(2**62)
+
+
+@pytest.mark.parametrize(
+    "refused", [a_long_name, a_circle_of_links, below_a_file, a_full_disk, no_memory]
+)
+def test_what_the_machine_refuses_is_one_sentence(
+    refused: Callable[[Path], None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Whatever command meets it; what may be a defect of ours keeps its traceback."""
+    monkeypatch.setattr(main, "_run", lambda: refused(tmp_path))
+    with pytest.raises(SystemExit) as ended:
+        main.main()
+    assert ended.value.code == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("contimg: ")
+    assert line.endswith(".")
+    monkeypatch.setattr(main, "_run", [].pop)
+    with pytest.raises(IndexError):
+        main.main()
 
 
 @pytest.mark.parametrize("command", ["--state-dir state settings", "demo x"])

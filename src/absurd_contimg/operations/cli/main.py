@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -38,7 +39,7 @@ from absurd_contimg.operations.cli import (  # noqa: F401 - register their comma
     synthesize,
 )
 from absurd_contimg.operations.cli.app import app, state
-from absurd_contimg.operations.console import discard_output, error_console, guard_streams
+from absurd_contimg.operations.console import discard_output, error_console, guard_streams, one_line
 
 _EXTRAS = {
     **dict.fromkeys(("scipy", "astropy", "erfa", "pyuvdata", "h5py", "casacore"), "casa"),
@@ -79,6 +80,11 @@ def main() -> None:
     except PermissionError as error:
         error_console.out(f"contimg: PermissionError: {_explain(error)}")
         sys.exit(1)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (refusal := _refusal_of_the_system(error)) is None:
+            raise
+        error_console.out(f"contimg: {refusal}")
+        sys.exit(1)
     except ModuleNotFoundError as error:
         extra = _EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -104,6 +110,36 @@ def _has_current_folder() -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+_LIMITS: dict[int, str] = {
+    errno.EFBIG: "Raise the limit of the size of a file: ulimit -f.",
+    errno.EMFILE: "Raise the limit of open files: ulimit -n.",
+    errno.ENFILE: "The machine has too many open files.",
+    errno.ENOSPC: "Free space on its disk.",
+    errno.EDQUOT: "Free space: the quota of this user is used up.",
+    errno.EROFS: "Its file system can only be read: mount it for writing.",
+    errno.EIO: "Its disk may be broken: look at dmesg.",
+    errno.ESTALE: "Mount its file system again.",
+    errno.EAGAIN: "Raise the limits of processes and memory: ulimit -u, ulimit -v.",
+    errno.ENOMEM: "Free memory, or raise its limit: ulimit -v.",
+    errno.ELOOP: "Its links lead in a circle.",
+    errno.ENAMETOOLONG: "Use a shorter name.",
+    errno.ENOTDIR: "A part of the path is no folder.",
+}
+"""What to do about errors of the operating system that are nobody's mistake in this package."""
+
+
+def _refusal_of_the_system(error: Exception) -> str | None:
+    """A sentence for what the machine refuses; None for what may be a defect of this package."""
+    if isinstance(error, MemoryError):
+        return f"MemoryError: the memory does not suffice. {_LIMITS[errno.ENOMEM]}"
+    if isinstance(error, RuntimeError) and "start new thread" in str(error):
+        return f"the machine starts no more threads. {_LIMITS[errno.EAGAIN]}"
+    if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
+        return f"{one_line(error)}. {_LIMITS[errno.ELOOP]}"  # of pathlib before Python 3.13
+    advice = _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
+    return None if advice is None else f"{one_line(error)}. {advice}"
 
 
 def _explain(error: PermissionError) -> str:
