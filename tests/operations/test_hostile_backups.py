@@ -23,7 +23,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def sign(folder: Path) -> None:
-    """Note the digests as they are now: whoever changed a file can change them too."""
+    """Note the digests as they are now: an attacker who changes a file can do so."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file())
     files = {
         name: hashlib.blake2b((folder / name).read_bytes(), digest_size=20).hexdigest()
