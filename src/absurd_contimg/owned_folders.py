@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from uuid import uuid4
 
 from absurd_contimg.errors import SettingError
 
@@ -26,6 +27,9 @@ _PRODUCT = "absurd-contimg"
 _MARK_BYTES_MAX = 4096
 _CANNOT_LOOK = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ESTALE)
 _REMOVAL_PAUSES_SECONDS = (0.0, 0.02, 0.1, 0.5)
+_LEVELS_MAX = 100
+"""Deeper folders are moved first: the removal of Python before 3.13 is recursive, and holds a
+descriptor for each level."""
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
@@ -102,12 +106,41 @@ def remove_tree(folder: Path, mark: Mark) -> None:
         if not os.path.lexists(folder):
             return
         try:
+            _raise_deep_folders(folder)
             _remove(folder)
         except OSError:
             if pause_seconds is None:
                 raise
             _make_folders_writable(folder)
             time.sleep(pause_seconds)
+
+
+def _raise_deep_folders(folder: Path) -> None:
+    """Move folders from deep inside to the top: no removal goes through any number of levels."""
+    top = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        while _raise_below(top, top, _LEVELS_MAX):
+            pass
+    finally:
+        os.close(top)
+
+
+def _raise_below(folder: int, top: int, levels: int) -> int:
+    """Move what lies more than so many levels below a folder; how many folders moved."""
+    moved = 0
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for name in names:
+        if levels == 0:
+            os.rename(name, f".deep-{uuid4().hex}", src_dir_fd=folder, dst_dir_fd=top)
+            moved += 1
+            continue
+        below = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
+        try:
+            moved += _raise_below(below, top, levels - 1)
+        finally:
+            os.close(below)
+    return moved
 
 
 def _remove(folder: Path) -> None:

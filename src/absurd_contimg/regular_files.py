@@ -6,10 +6,11 @@ A pipe would block for ever, and a device such as /dev/zero never ends.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 SETTINGS_BYTES_MAX = 1_000_000
 """Of a file that an operator writes."""
@@ -37,6 +38,17 @@ def read_regular(path: str | Path, bytes_max: int = JSON_BYTES_MAX) -> bytes:
     """The content of a file that `open_regular` accepts, no more than its bound."""
     with open_regular(path, bytes_max) as file:
         return file.read(bytes_max)
+
+
+def read_json(path: str | Path, bytes_max: int = JSON_BYTES_MAX) -> Any:
+    """The JSON in a file that `open_regular` accepts; `ValueError` for what is none.
+
+    For more levels than Python reads, too, which would be a `RecursionError`.
+    """
+    try:
+        return json.loads(read_regular(path, bytes_max))
+    except RecursionError as error:
+        raise ValueError(f"{path} has too many levels") from error
 
 
 def _open_at_once(path: str, flags: int) -> int:

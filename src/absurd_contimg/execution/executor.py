@@ -42,7 +42,7 @@ from absurd_contimg.execution.stage_server import (
     StageServerError,
     module_path,
 )
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json
 from absurd_contimg.secrets import without_secrets
 
 _log = logging.getLogger(__name__)
@@ -265,7 +265,7 @@ class IsolatedStageExecutor:
         trim_log(request.casa_log, self.log_bytes_max)
         result: dict[str, Any] | None = None
         with contextlib.suppress(FileNotFoundError):  # the process died before it could report
-            result = json.loads(read_regular(request.scratch / RESULT_NAME))
+            result = read_json(request.scratch / RESULT_NAME)
         if result is None or not result["succeeded"]:
             raise _failure(request, exit_code, in_time, result)
         committed = result["committed"]

@@ -8,7 +8,6 @@ folders with the mark of their owner are removed (`owned_folders`): a lock file 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import os
 import time
@@ -20,7 +19,7 @@ from typing import Self
 from absurd_contimg.errors import SettingError, UserError
 from absurd_contimg.owned_folders import ForeignFolderError, Mark
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json
 
 _log = logging.getLogger(__name__)
 
@@ -195,7 +194,7 @@ def _is_left_over(folder: Path) -> bool:
         if entry.is_symlink() or not entry.is_dir():
             return False
         try:
-            request = json.loads(read_regular(entry / "request.json"))
+            request = read_json(entry / "request.json")
             if Path(request["scratch"]) != entry:
                 return False
         except FileNotFoundError:

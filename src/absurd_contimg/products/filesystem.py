@@ -18,7 +18,7 @@ from absurd_contimg.core.records import Json
 from absurd_contimg.forked_children import close_lock, withhold_lock
 from absurd_contimg.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
 from absurd_contimg.products.files import tracked_files
-from absurd_contimg.regular_files import UnsuitableFileError, read_regular
+from absurd_contimg.regular_files import UnsuitableFileError, read_json
 
 _COPIED_AT_ONCE_BYTES = 1_048_576
 
@@ -127,8 +127,8 @@ class _LocalFileSystem:
 
     def read_json(self, path: Path) -> Any:
         try:
-            return json.loads(read_regular(path))
-        except UnsuitableFileError as error:
+            return read_json(path)
+        except (UnsuitableFileError, RecursionError) as error:
             raise ValueError(str(error)) from error
 
     def write_json(self, path: Path, value: Json) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from absurd_contimg.config.retention import REMOVED
@@ -128,11 +128,14 @@ def _mark(key: str) -> Mark:
 
 
 def _taken_out(output_dir: Path, holding: Path, note: dict[str, Any]) -> TakenOut:
+    place = PurePath(str(note["location"]))
+    if place.is_absolute() or ".." in place.parts:
+        raise ValueError(f"the place {place} is not in the output folder")
     return TakenOut(
         key=holding.name,
         stage=str(note["stage"]),
         group_id=str(note["group_id"]),
-        folder=output_dir / str(note["location"]),
+        folder=output_dir / place,
         size_bytes=int(note["size_bytes"]),
         removed_at=str(note["removed_at"]),
         reason=str(note["reason"]),

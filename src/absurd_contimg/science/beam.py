@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from absurd_contimg.errors import CorruptInputError
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json
 from absurd_contimg.science.catalogue import (
     REFERENCE_FREQUENCY_HZ,
     SkySource,
@@ -72,7 +72,7 @@ class BeamCentres:
     def read(cls, path: Path) -> BeamCentres:
         """Read what `write` wrote; raises `CorruptInputError` if it is anything else."""
         try:
-            data = json.loads(read_regular(path))
+            data = read_json(path)
             columns = [tuple(float(v) for v in data[k]) for k in ("mjd", "ra_deg", "dec_deg")]
             if not columns[0] or len({len(c) for c in columns}) != 1:
                 raise ValueError("columns of unequal length or none at all")

@@ -36,6 +36,7 @@ from absurd_contimg.products.mosaic_outputs import (
 )
 from absurd_contimg.products.outputs import SourceCheck, names, to_json
 from absurd_contimg.products.verdicts import ACCEPTED, DEGRADED
+from absurd_contimg.regular_files import read_json
 from absurd_contimg.science.canvas import Canvas, Footprint, plan_canvas
 from absurd_contimg.science.catalogue import SkySource, read_catalogue
 from absurd_contimg.science.mosaic_checks import (
@@ -142,7 +143,7 @@ class MosaicStage(PipelineStage[MosaicOutputs]):
             )
         if not mosaic.noise_jy > 0 or not mosaic.noise_ratio > 0:
             raise OutputError(f"the mosaic of {mosaic.window_id} is empty: it has no noise.")
-        listed = json.loads((workspace.product / "tiles.json").read_text(encoding="utf-8"))
+        listed = read_json(workspace.product / "tiles.json")
         groups = sorted(tile["group_id"] for tile in (*listed["used"], *listed["refused"]))
         if groups != (expected := _groups(members)):
             raise OutputError(f"the table of tiles lists {groups} instead of {expected}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -39,7 +38,7 @@ from absurd_contimg.products.photometry_table import (
     read_photometry,
     write_photometry,
 )
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json
 from absurd_contimg.science.catalogue import REFERENCE_FREQUENCY_HZ, SkySource, read_catalogue
 from absurd_contimg.science.noise_map import NoiseMap
 from absurd_contimg.science.photometry import (
@@ -202,7 +201,7 @@ class Target:
 
 def _tile_weights(path: Path, dish_diameter_m: float, frequency_hz: float | None) -> TileWeights:
     try:
-        table = from_json(TileTable, json.loads(read_regular(path)))
+        table = from_json(TileTable, read_json(path))
     except ValueError as error:
         raise CorruptInputError(
             f"the tile table {path} cannot be read ({error}).", "Make the mosaic again."

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -246,10 +245,10 @@ def _draw(figures: Mapping[str, Any], checks: Mapping[str, Any], picture: Path) 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    from absurd_contimg.regular_files import read_regular
+    from absurd_contimg.regular_files import read_json
 
     try:
-        content: dict[str, Any] = json.loads(read_regular(path))
+        content: dict[str, Any] = read_json(path)
     except (OSError, ValueError) as error:
         raise MissingInputError(
             f"{path} cannot be read ({error}).", "contimg verify names what is damaged."

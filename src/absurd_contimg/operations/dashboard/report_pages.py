@@ -6,7 +6,6 @@ A report is a page of its own; it is shown with a policy under which it can do n
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from fastapi.responses import HTMLResponse
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.operations.dashboard.frame import Frame
 from absurd_contimg.products.outputs import is_within
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json, read_regular
 from absurd_contimg.settings import Settings
 
 FOLDER = "reports"
@@ -84,7 +83,7 @@ class Reports:
 
 def _verdict(path: Path) -> tuple[str, tuple[str, ...]]:
     try:
-        content = json.loads(read_regular(path))
+        content = read_json(path)
         reasons: Sequence[object] = content.get("reasons", ())
         return str(content.get("verdict", "")), tuple(map(str, reasons))
     except (OSError, ValueError, AttributeError, TypeError):

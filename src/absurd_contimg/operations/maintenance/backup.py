@@ -27,7 +27,7 @@ from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session
 from absurd_contimg.errors import CorruptInputError, MissingInputError, SettingError
 from absurd_contimg.operations.console import one_line
-from absurd_contimg.regular_files import UnsuitableFileError, read_regular
+from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.secrets import mask, without_secrets
 
 FORMAT = 1
@@ -92,7 +92,7 @@ def read_backup(folder: Path) -> Backup:
     Raises `MissingInputError` or `CorruptInputError`.
     """
     try:
-        values: Any = json.loads(read_regular(folder / _NOTE))
+        values: Any = read_json(folder / _NOTE)
         noted = Backup(int(values["format"]), str(values["created_at"]), dict(values["files"]))
     except FileNotFoundError as error:
         raise MissingInputError(f"{folder} is no backup: it has no {_NOTE}.") from error

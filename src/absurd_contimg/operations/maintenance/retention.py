@@ -139,6 +139,10 @@ def run_retention(
     """
     if not files.is_folder(output_dir):
         return RetentionReport((), (), 0)
+    if (output_dir / REMOVED).is_symlink():
+        raise BrokenProductError(
+            f"{output_dir / REMOVED} is a link.", "Remove it: products are held there meanwhile."
+        )
     files.ensure_folder(output_dir / REMOVED)
     lock = files.try_lock(output_dir / REMOVED / ".lock")
     if lock is None:

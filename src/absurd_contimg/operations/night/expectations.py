@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from absurd_contimg.registry.mosaics import Mosaic, list_mosaics
 from absurd_contimg.registry.photometry import list_measurements, newest_measurements
 from absurd_contimg.registry.publications import Publications, PublicationState
 from absurd_contimg.registry.windows import Window, WindowState
+from absurd_contimg.regular_files import read_json
 from absurd_contimg.synthesis.night import TrueNight
 
 FLUX_ERROR_MAX = 0.10
@@ -240,7 +240,7 @@ def _position_findings(
             row.position_error_arcsec
             for path in paths
             if path is not None
-            for row in from_json(SourceTable, json.loads(path.read_text("utf-8"))).sources
+            for row in from_json(SourceTable, read_json(path)).sources
             if row.name in own and row.position_error_arcsec is not None and row.beam_response > 0.6
         ]
         yield from _limited(

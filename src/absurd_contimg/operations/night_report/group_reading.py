@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +44,7 @@ from absurd_contimg.products.photometry_table import SourceFlux, read_photometry
 from absurd_contimg.registry.ingestion_records import IngestGroup
 from absurd_contimg.registry.models import FileState, IngestState
 from absurd_contimg.registry.newest_products import RegisteredProduct
+from absurd_contimg.regular_files import read_json
 
 _T = TypeVar("_T")
 
@@ -197,7 +197,7 @@ class GroupReader:
         if report is None:
             return ()
         try:
-            return from_json(SourceTable, json.loads(report.read_bytes())).sources
+            return from_json(SourceTable, read_json(report)).sources
         except FileNotFoundError:
             self.problems.append(f"The validation table {report} is no longer there.")
         except (OSError, ValueError) as error:

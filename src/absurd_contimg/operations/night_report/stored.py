@@ -5,7 +5,6 @@ Earlier nights' files are the trends of later ones. A file that cannot be read i
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from absurd_contimg.operations.night_report.facts import (
     Number,
 )
 from absurd_contimg.operations.night_report.rows import Row, Verdict
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json
 
 FORMAT = 1
 """Of the JSON; a file of another format is not read."""
@@ -138,7 +137,7 @@ def finite(value: Any) -> Any:
 def read_stored(path: Path) -> StoredNight | None:
     """The report in a file; None if there is none, or one of another format or damaged."""
     try:
-        content = json.loads(read_regular(path))
+        content = read_json(path)
         if content["format"] != FORMAT:
             return None
         return StoredNight(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +28,7 @@ from absurd_contimg.products.outputs import (
     from_json,
     is_within,
 )
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json
 
 _T = TypeVar("_T")
 
@@ -150,7 +149,7 @@ def _read_outputs(
 
 def _read_sources(group: GroupContent, path: Path) -> None:
     try:
-        group.sources = from_json(SourceTable, json.loads(read_regular(path))).sources
+        group.sources = from_json(SourceTable, read_json(path)).sources
         group.statistics = SourceStatistics.of(group.sources)
     except FileNotFoundError:
         group.problems.append(f"The validation table {path} is no longer there.")
@@ -166,7 +165,7 @@ def _software(
             path = Path(state["product"], "manifest.json")
             if folders is not None and not is_within(path, folders):
                 continue
-            manifest = json.loads(read_regular(path))
+            manifest = read_json(path)
             return _mapping(manifest["software"])
         except (OSError, ValueError, KeyError, TypeError):
             continue  # none, missing or damaged; the table of products says so

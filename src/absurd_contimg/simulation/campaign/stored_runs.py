@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from absurd_contimg.errors import CorruptInputError, MissingInputError
 from absurd_contimg.history.history_file import write_histories
-from absurd_contimg.regular_files import read_regular
+from absurd_contimg.regular_files import read_json
 from absurd_contimg.simulation.campaign.campaign import Run
 from absurd_contimg.simulation.campaign.summary import RunSummary
 from absurd_contimg.simulation.model.faults import TimedFault, parse_timed_faults
@@ -70,7 +70,7 @@ def list_stored_runs(folder: Path) -> list[StoredRun]:
     """
     path = folder / _LIST
     try:
-        values: Any = json.loads(read_regular(path))
+        values: Any = read_json(path)
         runs = TypeAdapter(list[StoredRun]).validate_python(values)
         for run in runs:
             if Path(run.histories).name != run.histories:
