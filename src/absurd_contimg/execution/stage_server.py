@@ -66,7 +66,10 @@ class StageServer:
     def __init__(
         self, folder: Path, environment: Environment, modules: Sequence[str], threads: int
     ) -> None:
-        """`folder` is made, and is the caller's to remove; `modules` are imported in order."""
+        """`folder` is made, and is the caller's to remove; `modules` are imported in order.
+
+        One written as ``module:function`` is called as well: it may start no thread.
+        """
         self._folder = folder
         self._environment = environment
         self._modules = tuple(modules)

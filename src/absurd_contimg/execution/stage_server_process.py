@@ -1,9 +1,10 @@
 """The stage server's process: ``python -P -m ....stage_server_process CONTROL PATH MODULES...``.
 
-CONTROL is a socket of the worker, PATH its module path as JSON. For each byte with three
-descriptors (socket of the stage, pipe, output) it reads a line of JSON from the stage's socket,
-forks, answers the process id and, at the end, the exit code, each as a line. It ends when the
-worker has closed CONTROL and all stages have ended; those of a dead worker end with its pipes.
+CONTROL is a socket of the worker, PATH its module path as JSON, each of MODULES a module or
+``module:function``, to import and call first. For each byte with three descriptors (socket of the
+stage, pipe, output) it reads a line of JSON from the stage's socket, forks, answers the process id
+and, at the end, the exit code, each as a line. It ends when the worker has closed CONTROL and all
+stages have ended; those of a dead worker end with its pipes.
 """
 
 from __future__ import annotations
@@ -150,9 +151,12 @@ def main(arguments: list[str]) -> None:
     control, module_path, *modules = arguments
     sys.path.extend(path for path in json.loads(module_path) if path not in sys.path)
     stage_process.adopt_orphans()
-    for name in modules:
+    for entry in modules:
+        name, _, function = entry.partition(":")
         with contextlib.suppress(ImportError):
-            importlib.import_module(name)
+            module = importlib.import_module(name)
+            if function:
+                getattr(module, function)()
     _Server(socket.socket(fileno=int(control))).serve()
     # CASA's destructors write and abort.
     os._exit(0)

@@ -69,7 +69,8 @@ def make_stage_server(
     """The server of a worker's stages; its folder goes with the worker's scratch."""
     stages = (*pipeline_stages(registry), *mosaic.mosaic_stages(), PhotometryStage())
     own = dict.fromkeys(type(stage).__module__ for stage in stages)
-    modules, threads = (*_LARGE_MODULES, *own), config.execution.threads
+    modules = (*_LARGE_MODULES, *own, "absurd_contimg.science.preparation:prepare")
+    threads = config.execution.threads
     return StageServer(scratch.folder / ".stage-server", casa_environment, modules, threads)
 
 
