@@ -68,6 +68,17 @@ def test_rows_by_themselves_and_no_rows() -> None:
     ]
 
 
+def test_columns_that_fit_closer_together_stay_a_table() -> None:
+    table = KeyedTable("stage", "worker", "outcome")
+    table.add_row("x" * 18, "y" * 8, "z" * 10)
+    output = io.StringIO()
+    for columns in (42, 40):
+        Console(file=output, width=columns).print(table)
+    lines = [line.strip() for line in output.getvalue().splitlines()]
+    assert lines[1] == f"{'x' * 18}  {'y' * 8}  {'z' * 10}"
+    assert lines[3] == f"{'x' * 18} {'y' * 8} {'z' * 10}"
+
+
 @pytest.mark.parametrize("columns", [60, 80, 120])
 def test_keys_are_whole_and_lines_fit(columns: int) -> None:
     """With long names: each key stands in one line, and all words of a sentence are there."""

@@ -44,6 +44,8 @@ class KeyedTable(Table):
                 yield _text(console, self.caption)
             return
         if not self._fits(keys, console, options):
+            self.collapse_padding = True
+        if not self._fits(keys, console, options):
             yield from self._rows_by_themselves(keys, console, options)
             return
         for key in keys:
@@ -59,7 +61,8 @@ class KeyedTable(Table):
             is_key = any(column is key for key in keys)
             needed += width if is_key else min(width, _TEXT_WIDTH_MIN)
         _, right, _, left = self.padding
-        needed += (len(self.columns) - 1) * (left + right)
+        between = max(left, right) if self.collapse_padding else left + right
+        needed += (len(self.columns) - 1) * between
         return needed + (left + right if self.pad_edge else 0) <= options.max_width
 
     def _rows_by_themselves(

@@ -15,7 +15,7 @@ from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.records import History
 from absurd_contimg.operations import terminal
-from absurd_contimg.operations.terminal import progress_table, watch
+from absurd_contimg.operations.terminal import progress_table, short_names, watch
 
 QUEUE = "dsa110-pipeline"
 
@@ -58,6 +58,12 @@ async def test_without_a_terminal_there_is_a_line_for_each_task(
     shown = io.StringIO()
     await watch(backend, QUEUE, [task.task_id], Console(file=shown, width=120))
     assert "G1 has been ready for" in shown.getvalue().splitlines()[0]
+
+
+def test_history_has_the_names_that_workers_were_given() -> None:
+    """Unless two of them, on two hosts, would have one name."""
+    assert short_names(["vm:1@2e99", "w2"]) == {"vm:1@2e99": "vm:1", "w2": "w2"}
+    assert short_names(["w@1", "w@2"]) == {"w@1": "w@1", "w@2": "w@2"}
 
 
 async def test_a_dead_workers_lease_looks_unlike_a_running_stage() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from time import monotonic
@@ -173,17 +173,27 @@ def history_table(history: History, explanation: WaitExplanation | None = None) 
         return table
     for heading in ("stage", "start", "attempt", "worker", "began", "seconds", "outcome"):
         table.add_column(heading, justify="right" if heading == "seconds" else "left")
+    workers = short_names(start.worker for start in summary.starts)
     for previous, start in zip((None, *summary.starts), summary.starts, strict=False):
         table.add_row(
             cell(start.step),
             str(start.start),
             str(start.attempt),
-            cell(start.worker),
+            cell(workers[start.worker]),
             f"{start.started_at:%H:%M:%S}",
             "" if start.seconds is None else f"{start.seconds:.1f}",
             _outcome(start, previous),
         )
     return table
+
+
+def short_names(workers: Iterable[str]) -> dict[str, str]:
+    """The names that workers were given, without the id of their host's scratch folder.
+
+    All as they are where two of them would have one name.
+    """
+    names = {worker: worker.rpartition("@")[0] or worker for worker in workers}
+    return names if len(set(names.values())) == len(names) else {name: name for name in names}
 
 
 def _add_attempts(table: KeyedTable, history: History) -> None:
