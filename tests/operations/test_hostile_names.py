@@ -81,7 +81,7 @@ def history_of(name: str) -> History:
 
         tasks = TaskRegistry()
         tasks.add("pipeline", pipeline)
-        worker = WorkerSettings("q", f"worker {name}", poll_interval_seconds=0.001)
+        worker = WorkerSettings("q", f"worker {name}"[:800], poll_interval_seconds=0.001)
         await Worker(backend, tasks, worker, CLASSIFIER).run(until_idle=True)
         history = await backend.history("q", task.task_id)
         assert history is not None
