@@ -19,8 +19,10 @@ from absurd_contimg.ingest.daemon import Outage
 from absurd_contimg.ingest.incoming_folder import IncomingAwayError
 from absurd_contimg.operations.cli import daemon as _commands  # noqa: F401 - registers them
 from absurd_contimg.operations.cli.app import app
+from absurd_contimg.operations.services import open_tables
 from absurd_contimg.operations.services.daemon_service import LOCK_NAME, OutageLog, poll_once
 from absurd_contimg.products.filesystem import LOCAL
+from absurd_contimg.registry.publications import Publications, PublicationState
 from absurd_contimg.registry.windows import WindowState
 from absurd_contimg.settings import Settings, load_settings
 
@@ -145,3 +147,28 @@ async def test_a_second_daemon_of_a_site_is_refused_by_the_lock(
         await poll_once(settings)
     (state / LOCK_NAME).unlink()
     assert (await poll_once(settings)).outages == ()
+
+
+async def test_a_poll_ends_the_publication_of_a_cancelled_task(
+    tmp_path: Path, database_url: str
+) -> None:
+    """Also where the product is gone; a task of any queue may still work at it."""
+    settings = site_settings(tmp_path, database_url)
+    settings.pipeline.paths.input_dir.mkdir(parents=True)
+    (settings.pipeline.paths.input_dir / "catalog.csv").write_text("name\n")
+    key, product = "0" * 40, settings.pipeline.paths.output_dir / "mosaics" / "gone"
+    async with PostgresBackend(database_url) as backend:
+        for queue in (settings.queue_name, "other"):
+            await backend.create_queue(queue)
+        task = await backend.spawn_task("other", "publication", {"product_key": key})
+        await poll_once(settings)  # makes the registry
+        with open_tables(settings) as database:
+            publications = Publications(database)
+            publications.begin(key, "mosaic", product, tmp_path / "published" / "gone")
+            await poll_once(settings)
+            assert publications.all()[0].state is PublicationState.STAGING
+            await backend.cancel_task("other", task.task_id)
+            await poll_once(settings)
+            (row,) = publications.all()
+    assert row.state is PublicationState.FAILED
+    assert str(row.reason).startswith("its task has ended")

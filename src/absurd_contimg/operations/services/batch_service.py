@@ -75,17 +75,16 @@ def batch_steps(
     async def feed_batches() -> None:
         await feed(Batches(registry.database), backend)
 
-    async def our_queues() -> list[str]:
-        ours = {settings.queue_name, reprocessing_queue(settings.queue_name)}
-        return sorted(ours.intersection(await backend.list_queues()))
-
     async def wake_groups() -> None:
-        await wake_served_groups(registry, backend, await our_queues())
+        ours = {settings.queue_name, reprocessing_queue(settings.queue_name)}
+        queues = ours.intersection(await backend.list_queues())
+        await wake_served_groups(registry, backend, sorted(queues))
 
     publisher = Publisher(settings.pipeline, Publications(registry.database))
 
     async def reconcile() -> None:
-        await reconcile_publications(publisher, backend, await our_queues())
+        # A task may have been spawned on any queue: contimg --queue NAME mosaic make.
+        await reconcile_publications(publisher, backend, await backend.list_queues())
 
     return (
         ("schedules", run_schedules),
