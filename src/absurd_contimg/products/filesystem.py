@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from absurd_contimg.core.records import Json
+from absurd_contimg.errors import SettingError
 from absurd_contimg.forked_children import close_lock, withhold_lock
 from absurd_contimg.owned_folders import MARK_NAME, Mark, remove_tree, take_folder
 from absurd_contimg.products.files import tracked_files
@@ -99,7 +100,10 @@ class FileSystem(Protocol):
         """Give back what `try_lock` returned."""
 
     def locked(self, path: Path) -> AbstractContextManager[None]:
-        """Wait for, hold and free an exclusive lock on a file; makes the file if necessary."""
+        """Wait for, hold and free an exclusive lock on a file; makes the file if necessary.
+
+        Raises `SettingError` for what is no file of its own.
+        """
 
 
 class _LocalFileSystem:
@@ -223,9 +227,27 @@ class _LocalFileSystem:
     @contextmanager
     def locked(self, path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+        try:
+            descriptor = os.open(path, flags, 0o644)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+                raise _no_lock(path) from error
+            raise
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise _no_lock(path)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
+        finally:
+            os.close(descriptor)
+
+
+def _no_lock(path: Path) -> SettingError:
+    """A pipe would be waited for, a device never ends, and a link leads to somebody else's file."""
+    return SettingError(
+        f"{path} cannot be locked: it is a link, a folder, a pipe or a device.", "Remove it."
+    )
 
 
 LOCAL: FileSystem = _LocalFileSystem()

@@ -7,6 +7,7 @@ database. So the name in the database has a part of its own for each host's fold
 
 from __future__ import annotations
 
+import re
 import secrets
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from absurd_contimg.execution.scratch import OWNERS
 from absurd_contimg.products.filesystem import LOCAL
 
 _SEPARATOR = "@"
+_BYTES_MAX = 200
+_PLACE = re.compile("[0-9a-f]{8}")
 
 
 def unique_worker_id(worker_id: str, scratch_dir: Path) -> str:
@@ -24,8 +27,10 @@ def unique_worker_id(worker_id: str, scratch_dir: Path) -> str:
     path = scratch_dir / OWNERS / "place"
     with LOCAL.locked(path):
         number = path.stat().st_ino
-        recorded, _, place = path.read_text(errors="replace").strip().partition(" ")
-        if recorded != str(number) or not place:
+        with path.open("rb") as file:
+            text = file.read(_BYTES_MAX).decode(errors="replace")
+        recorded, _, place = text.strip().partition(" ")
+        if recorded != str(number) or not _PLACE.fullmatch(place):
             place = secrets.token_hex(4)
             path.write_text(f"{number} {place}\n")
             LOCAL.flush(path)
