@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
+from absurd_contimg.operations.cli.main import given_path
 
 
 def contimg(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -112,6 +113,29 @@ def test_output_folder_that_cannot_be_made_is_named(tmp_path: Path, database_url
     assert below_a_file in shown.stderr
     assert "Make it writable" in shown.stderr
     assert "Traceback" not in shown.stderr
+
+
+def test_path_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    shown = contimg(tmp_path, "demo", "/proc/x")
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert "FileNotFoundError: /proc/x cannot be used: No such file or directory" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("names", "given"),
+    [
+        (["/nope/.x.24738.partial"], "/nope/x"),
+        (["/.tmp.24418.partial", "/tmp"], "/tmp"),
+        (["/nope/x/below"], "/nope/x"),
+        (["/nope/other"], None),
+        ([], None),
+    ],
+)
+def test_only_paths_that_were_given_are_the_users(names: list[str], given: str | None) -> None:
+    """The traceback of any other error is for us."""
+    error = OSError(2, "No such file or directory", *names[:1], None, *names[1:])
+    assert given_path(error, ["archive", "/nope/x", "--write=/tmp", "/", "."]) == given
 
 
 def test_worker_ends_cleanly_on_sigterm(tmp_path: Path, database_url: str) -> None:

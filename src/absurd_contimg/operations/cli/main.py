@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -69,19 +70,12 @@ def main() -> None:
     except BrokenPipeError:  # nobody reads on
         discard_output()
         sys.exit(1)
-    except FileNotFoundError as error:
-        if os.path.isabs(error.filename or "") or _has_current_folder():
-            raise
-        error_console.out(
-            "contimg: the current folder was removed, and a path is relative to it. Change to "
-            "another folder, or give absolute paths."
-        )
-        sys.exit(1)
     except PermissionError as error:
         error_console.out(f"contimg: PermissionError: {_explain(error)}")
         sys.exit(1)
     except (OSError, MemoryError, RuntimeError) as error:
-        if (refusal := _refusal_of_the_system(error)) is None:
+        refusal = _refusal_of_the_system(error) or _path_problem(error, sys.argv[1:])
+        if refusal is None:
             raise
         error_console.out(f"contimg: {refusal}")
         sys.exit(1)
@@ -140,6 +134,42 @@ def _refusal_of_the_system(error: Exception) -> str | None:
         return f"{one_line(error)}. {_LIMITS[errno.ELOOP]}"  # of pathlib before Python 3.13
     advice = _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
     return None if advice is None else f"{one_line(error)}. {advice}"
+
+
+def _path_problem(error: Exception, arguments: Sequence[str]) -> str | None:
+    """A sentence about a path that was given; None for what may be a defect of this package."""
+    if not isinstance(error, OSError):
+        return None
+    is_missing = isinstance(error, FileNotFoundError)
+    if is_missing and not os.path.isabs(error.filename or "") and not _has_current_folder():
+        return (
+            "the current folder was removed, and a path is relative to it. Change to another "
+            "folder, or give absolute paths."
+        )
+    given = given_path(error, arguments)
+    if given is None:
+        return None
+    reason = (error.strerror or str(error)).rstrip(".")
+    return f"{type(error).__name__}: {given} cannot be used: {reason}. Give another path."
+
+
+def given_path(error: OSError, arguments: Sequence[str]) -> str | None:
+    """The argument that names a path of the error, a file beside it, or a folder above it."""
+    paths = [
+        os.path.abspath(os.fsdecode(name))
+        for name in (error.filename, error.filename2)
+        if isinstance(name, str | bytes)
+    ]
+    for argument in arguments:
+        value = argument.partition("=")[2] if argument.startswith("--") else argument
+        if value.strip("/") in ("", "."):  # above everything
+            continue
+        path = os.path.abspath(value)
+        for each in paths:
+            is_beside = each.startswith(f"{os.path.dirname(path)}/.{os.path.basename(path)}.")
+            if each == path or is_beside or each.startswith(f"{path}/"):
+                return value
+    return None
 
 
 def _explain(error: PermissionError) -> str:
