@@ -322,7 +322,7 @@ def _read_file(path: str | Path | None) -> dict[str, Any]:
             f"The settings file {path} cannot be read: {error.strerror}.",
             "Correct PIPELINE_CONFIG or --config.",
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # long numbers are no TOMLDecodeError
         raise SettingError(
             f"The settings file {path} is no valid TOML: {error}.", "Correct the named line."
         ) from error
@@ -340,7 +340,7 @@ def _parse_value(text: str) -> object:
     """A value as TOML writes it; bare words are strings."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # long numbers are no TOMLDecodeError
         return text
 
 
