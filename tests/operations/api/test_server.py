@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ from served_api import QUEUE, emulator, served
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.api import AccessRules, Bounds, open_socket
-from absurd_contimg.operations.api.server import BoundedProtocol
+from absurd_contimg.operations.api.server import BoundedProtocol, connections_possible
 from absurd_contimg.operations.api.service import access_rules
 from absurd_contimg.operations.client import Client
 from absurd_contimg.settings import load_settings
@@ -260,3 +261,10 @@ def test_port_that_is_taken_is_named() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(SettingError, match=f"port {port}.*choose another"):
             open_socket("127.0.0.1", port)
+
+
+def test_connections_leave_descriptors_for_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With 40 descriptors, 60 clients that sent nothing kept the health from being read."""
+    for descriptors, connections in ((40, 20), (1_000_000, 1000), (resource.RLIM_INFINITY, 1000)):
+        monkeypatch.setattr(resource, "getrlimit", lambda _, soft=descriptors: (soft, soft))
+        assert connections_possible() == connections

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -26,6 +27,12 @@ _GRACE_SECONDS = 5
 """How long requests, streams too, may go on after SIGTERM."""
 
 
+def connections_possible() -> int:
+    """Half of the descriptors are left for the database, the registry and files."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1000 if descriptors == resource.RLIM_INFINITY else min(1000, descriptors // 2)
+
+
 class BoundedProtocol(H11Protocol):
     """uvicorn's protocol, with bounds that it has not.
 
@@ -36,7 +43,7 @@ class BoundedProtocol(H11Protocol):
     """For all headers of the next request to arrive."""
     write_seconds = 30.0
     """How long a client may read nothing of a response."""
-    connections_max = 1000
+    connections_max = connections_possible()
 
     _header_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
