@@ -122,7 +122,7 @@ def test_failures_that_have_a_later_task_need_nobody(contimg: Contimg, database_
         await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
 
     on_queue(database_url, prepare)
-    text = contimg("status").stdout
+    text = " ".join(contimg("status").stdout.split())
     assert "2 failed" in text
     assert "1 of the failed ones have a later task of their group" in text
     assert text.count("failed, a later task is there") == 1

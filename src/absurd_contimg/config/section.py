@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
-
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 _SECONDS = {"_days": 86_400.0, "_hours": 3600.0, "_minutes": 60.0, "_seconds": 1.0}
 _SECONDS_MAX = 20_000 * 86_400.0
@@ -19,13 +17,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    @model_validator(mode="after")
-    def _times_are_bounded(self) -> Self:
-        for name in type(self).model_fields:
-            value = getattr(self, name)
-            unit = _SECONDS.get(name[name.rfind("_") :])
-            if unit and isinstance(value, int | float) and abs(value) > _SECONDS_MAX / unit:
-                raise ValueError(
-                    f"{name} is {value:g}, at most {_SECONDS_MAX / unit:g} is possible"
-                )
-        return self
+    @field_validator("*")
+    @classmethod
+    def _time_is_bounded(cls, value: object, info: ValidationInfo) -> object:
+        unit = _SECONDS.get(f"_{(info.field_name or '').rpartition('_')[2]}")
+        if unit and isinstance(value, int | float) and abs(value) > _SECONDS_MAX / unit:
+            raise ValueError(f"at most {_SECONDS_MAX / unit:g} is possible")
+        return value
