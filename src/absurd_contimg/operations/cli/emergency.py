@@ -107,6 +107,7 @@ def clear(
     Committed products stay, and ended tasks too. contimg history TASK --from FILE shows the dump.
     """
     settings = state.settings()
+    with_backend(settings, lambda b: _require_queues(b, [queue]), create=False)
     _require_confirmation(queue, confirm)
     cleared = with_backend(settings, lambda b: _clear(settings, b, [queue], dump), create=False)
     _show_cleared(cleared)
@@ -178,13 +179,7 @@ async def _clear(
 ) -> list[ClearedQueue]:
     from absurd_contimg.operations.maintenance import clear_queue
 
-    known = await backend.list_queues()
-    for queue in queues:
-        if queue not in known:
-            raise MissingInputError(
-                f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
-                "Correct its name: contimg queue list.",
-            )
+    await _require_queues(backend, queues)
     now = await backend.current_time()
     folder = settings.pipeline.paths.state_dir / "dumps"
     return [
@@ -193,6 +188,16 @@ async def _clear(
         )
         for queue in queues
     ]
+
+
+async def _require_queues(backend: Backend, queues: Sequence[str]) -> None:
+    known = await backend.list_queues()
+    for queue in queues:
+        if queue not in known:
+            raise MissingInputError(
+                f"There is no queue {queue!r}; there are: {', '.join(known) or 'none'}.",
+                "Correct its name: contimg queue list.",
+            )
 
 
 def _require_confirmation(queue: str, confirm: str | None) -> None:
