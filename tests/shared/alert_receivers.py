@@ -109,7 +109,8 @@ async def mail_server(*refused: str, password: str = "") -> AsyncIterator[MailSe
         context.load_cert_chain(CERTIFICATE)
 
         def authenticate(*arguments: Any) -> AuthResult:
-            return AuthResult(success=arguments[-1] == LoginPassword(b"contimg", password.encode()))
+            right = LoginPassword(b"contimg", password.encode())
+            return AuthResult(success=arguments[-1] == right, handled=False)
 
         options = {
             "tls_context": context,
