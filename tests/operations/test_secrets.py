@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -17,14 +19,12 @@ from urllib.parse import quote
 import pytest
 import typer
 
+import absurd_contimg.operations
 import absurd_contimg.operations.cli.main as program
 from absurd_contimg import secrets
 from absurd_contimg.core.errors import BackendUnavailable
 from absurd_contimg.core.evidence import Evidence
-from absurd_contimg.operations import demo, doctor, report, services  # noqa: F401 - before forks
 from absurd_contimg.operations.cli.app import app
-from absurd_contimg.registry import Registry  # noqa: F401 - before forks
-from absurd_contimg.synthesis import synthesize  # noqa: F401 - before forks
 
 PASSWORD = "s3cr3t-Passw0rd"
 SECONDS_MAX = 6.0
@@ -64,6 +64,7 @@ URLS = {
 }
 
 
+PREFIX = "absurd_contimg.operations."
 SERVERS = [("api",), ("dashboard",), ("monitor",), ("night",), ("alerts", "run")]
 
 
@@ -112,6 +113,15 @@ def leaks(site: Path) -> list[str]:
     """The files below a folder that hold the password."""
     files = (path for path in site.rglob("*") if path.is_file())
     return [str(path) for path in files if PASSWORD.encode() in path.read_bytes()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def imported() -> None:
+    """All that the commands import when they run: else each fork would do it again."""
+    for module in pkgutil.walk_packages(absurd_contimg.operations.__path__, PREFIX):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    importlib.import_module("absurd_contimg.synthesis")
 
 
 QUICK = [path for path in COMMANDS if path[0] not in ("demo", "synth", "simulate", "explore")]

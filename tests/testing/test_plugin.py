@@ -291,11 +291,19 @@ def test_counts():
 """
 
 
-def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a project of its own; our plugin comes by its entry point."""
+def pytest_in(
+    folder: Path, *arguments: str, only_ours: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a project of its own; our plugin comes by its entry point.
+
+    Unless it is the only one: the others of this project take ten times as long to import.
+    """
+    if only_ours:
+        arguments = ("-p", "absurd_contimg.testing.plugin", *arguments)
     return subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
         cwd=folder,
+        env={**os.environ, **({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if only_ours else {})},
         capture_output=True,
         text=True,
         check=False,
@@ -338,7 +346,7 @@ def test_safe():
 )
 def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -> None:
     (tmp_path / "test_safe.py").write_text(_SAFE_TEST)
-    shown = pytest_in(tmp_path, ".", "--absurd-faults", plan)
+    shown = pytest_in(tmp_path, ".", "--absurd-faults", plan, only_ours=True)
     assert says in shown.stdout + shown.stderr
 
 
