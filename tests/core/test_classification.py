@@ -230,6 +230,11 @@ def test_full_disk_in_casas_log_counts_before_the_check_that_noticed() -> None:
 
 
 CASA_SAYS = [
+    (
+        "RuntimeError",
+        "Exception: No work directory with at least 12MB free can be found",
+        "casa-text-disk-full",
+    ),
     ("RuntimeError", "Table /d/nope.ms does not exist", "casa-text-bad-table"),
     (
         "AssertionError",

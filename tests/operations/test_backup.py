@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sqlite3
 from collections import Counter
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.records import History
 from absurd_contimg.core.tasks import TaskRegistry
 from absurd_contimg.core.worker import Worker, WorkerSettings
-from absurd_contimg.errors import CorruptInputError, MissingInputError, SettingError
+from absurd_contimg.errors import CorruptInputError, MissingInputError, OutputError, SettingError
 from absurd_contimg.operations.cli.main import app
 from absurd_contimg.operations.maintenance.backup import (
+    _copy_sqlite,
     make_backup,
     read_backup,
     restore_backup,
@@ -237,3 +240,12 @@ def test_every_command_of_the_page_works(
     for command in commands:
         outcome = run(command)
         assert outcome.exit_code == 0, (command, outcome.output, outcome.exception)
+
+
+def test_copy_onto_a_full_disk_is_one_sentence(tmp_path: Path, small_disk: Path) -> None:
+    """The disk on which one saves in a hurry is the full one."""
+    with closing(sqlite3.connect(tmp_path / "registry.sqlite3")) as database:
+        database.execute("create table t as select randomblob(12000000)")
+        database.commit()
+    with pytest.raises(OutputError, match=r"could not be copied to .*disk is full.*Free space"):
+        _copy_sqlite(tmp_path / "registry.sqlite3", small_disk / "registry.sqlite3")

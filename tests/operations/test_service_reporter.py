@@ -122,8 +122,8 @@ async def test_database_that_is_away_is_a_problem_in_the_record(registry: Databa
         reporter.current_time = away
         await seen(registry, "The database does not answer: connection refused")
         reporter.current_time = slow_clock
-        await asyncio.sleep(0.1)
-        assert reporter.problem() == ""
+        while reporter.problem():  # the test's timeout bounds it
+            await asyncio.sleep(0.02)
     (record,) = list_services(registry)
     assert record.clock_offset_seconds == pytest.approx(300, abs=5)
 

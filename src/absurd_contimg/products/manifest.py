@@ -152,7 +152,7 @@ def read_manifest(folder: Path, files: FileSystem = LOCAL) -> Manifest:
             raise
         raise BrokenProductError(
             f"{folder} is no product: {path} is missing or unreadable ({error}).",
-            "Move it away and have it made again.",
+            "Move away what is left of it, and make it again: contimg reprocess plan, then start.",
         ) from error
 
 

@@ -83,7 +83,7 @@ def find_committed(
     if manifest.key != key:
         raise BrokenProductError(
             f"{folder} holds a product with the key {manifest.key}, not {key}.",
-            "Move it away and have it made again.",
+            "Move away what is left of it, and make it again: contimg reprocess plan, then start.",
         )
     is_small = sum(entry.size for entry in manifest.files) <= _QUICKLY_READ_BYTES
     verify(folder, manifest, deep=deep or is_small, files=files)

@@ -52,7 +52,7 @@ def enter_product(session: Session, database: Database, folder: Path, manifest: 
         cause = error.orig if isinstance(error, IntegrityError | DataError) else error
         raise BrokenProductError(
             f"{folder} has a manifest with values that the registry cannot hold ({cause}).",
-            "Move it away and have it made again.",
+            "Move away what is left of it, and make it again: contimg reprocess plan, then start.",
         ) from error
 
 

@@ -83,7 +83,8 @@ class _Cause:
 _DISK_FULL = _Cause(
     FailureKind.RESOURCE,
     r"No space left on device|Failed AlwaysAssert tracePWRITE|write error (for|in) .*file|"
-    r"Error writing record|Disk quota exceeded|errno = 28\b",
+    r"Error writing record|Disk quota exceeded|errno = 28\b|"
+    r"No work directory with at least \S+ free",
     "Free space on the scratch file system; waiting work then goes on.",
 )
 _DESCRIPTORS = _Cause(

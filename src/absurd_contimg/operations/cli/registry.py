@@ -74,7 +74,8 @@ def check(as_json: AsJson = False) -> None:
         shown |= {"removed_by_retention": removed}
         print_json({**shown, "publications": publications, "windows": windows, "rows": rows})
     else:
-        _show("is missing or damaged", [text for _, text in report.broken])
+        for _, text in report.broken:
+            console.out(text)
         _show(
             "is not in the registry: contimg registry rebuild enters it, or says why not",
             map(str, report.unknown),

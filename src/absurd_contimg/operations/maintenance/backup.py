@@ -25,7 +25,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session
-from absurd_contimg.errors import CorruptInputError, MissingInputError, SettingError
+from absurd_contimg.errors import CorruptInputError, MissingInputError, OutputError, SettingError
 from absurd_contimg.operations.console import one_line
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.secrets import mask, without_secrets
@@ -182,11 +182,17 @@ def _require_registry(path: Path) -> None:
 
 def _copy_sqlite(source: Path, target: Path) -> None:
     """All of a database as of one moment, in one transaction; others may use both."""
-    with (
-        closing(sqlite3.connect(source, timeout=10.0)) as reader,
-        closing(sqlite3.connect(target, timeout=10.0)) as writer,
-    ):
-        reader.backup(writer)
+    try:
+        with (
+            closing(sqlite3.connect(source, timeout=10.0)) as reader,
+            closing(sqlite3.connect(target, timeout=10.0)) as writer,
+        ):
+            reader.backup(writer)
+    except sqlite3.Error as error:
+        raise OutputError(
+            f"{source} could not be copied to {target}: {error}.",
+            "Free space on the disk of the copy, or choose another folder.",
+        ) from error
 
 
 def _dump(url: str, target: Path) -> None:
