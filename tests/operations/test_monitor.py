@@ -95,6 +95,13 @@ def test_a_small_terminal_shows_every_section_and_the_worst_first() -> None:
     assert "full in 5.2 h" in text
 
 
+def test_a_failed_task_is_named_with_the_command_that_says_why() -> None:
+    lines = rendered(Screen(healthy(queues=(replace(QUEUE, last_failed=TASK),))), 80)
+    text = " ".join(" ".join(lines).split())
+    command = f"contimg --queue {QUEUE.queue_name} history {TASK}"
+    assert f"last failed task why, and what to do: {command}" in text
+
+
 def test_zeros_are_dimmed_and_values_have_their_ages() -> None:
     console = Console(width=120, force_terminal=True, color_system="standard")
     with console.capture() as capture:

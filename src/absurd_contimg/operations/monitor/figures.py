@@ -220,6 +220,10 @@ def _failures(overview: SiteOverview) -> Iterator[tuple[Text, Text]]:
     ]
     if parts:
         yield Text("failed attempts"), _joined([*parts, Text(f"in {_recent(overview.queues)}")])
+    for queue in overview.queues:
+        if queue.last_failed is not None:
+            command = f"contimg --queue {queue.queue_name} history {queue.last_failed}"
+            yield Text("last failed task", "red"), text(f"why, and what to do: {command}")
 
 
 def _disk(disk: DiskOverview) -> tuple[Text, Text]:
