@@ -368,6 +368,20 @@ async def task_in_the_background(_params: Any, ctx: TaskContext) -> Any:
     return "ok"
 
 
+@mistake("nobody waits")
+async def step_that_is_not_awaited(_params: Any, ctx: TaskContext) -> Any:
+    ctx.step("charge", charge)  # type: ignore[unused-coroutine]
+    return await ctx.step("load", load)
+
+
+@mistake("nobody waits")
+async def effect_that_is_not_awaited(_params: Any, ctx: TaskContext) -> Any:
+    async def forgetful() -> None:
+        charge()  # type: ignore[unused-coroutine]
+
+    return await ctx.step("charge", forgetful)
+
+
 # -- right ------------------------------------------------------------------------------------
 
 

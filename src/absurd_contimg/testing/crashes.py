@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shlex
+import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
@@ -96,7 +99,8 @@ def explore_crashes(
 def _check_baseline(spec: ExplorationSpec, ends: State) -> None:
     """Raise `AssertionError` if the baseline run is nothing to compare with."""
     __tracebackhide__ = True
-    outcome, histories = baseline(spec)
+    with _all_awaited():
+        outcome, histories = baseline(spec)
     state = histories[0].task.state
     if state in ("pending", "sleeping"):
         wait = summarize(histories[0]).waiting
@@ -147,6 +151,25 @@ def _replay(spec: ExplorationSpec, schedule: str) -> NoReturn:
 
 
 def run_handler(handler: AnyHandler, params: Json, **spec: object) -> History:
-    """The history of a handler's task, run to its end in virtual time without faults."""
-    _, histories = baseline(handler_spec(handler, params, **spec))  # type: ignore[arg-type]
+    """The history of a handler's task, run to its end in virtual time without faults.
+
+    Raises `AssertionError` for a call that is not awaited, which does nothing.
+    """
+    __tracebackhide__ = True
+    with _all_awaited():
+        _, histories = baseline(handler_spec(handler, params, **spec))  # type: ignore[arg-type]
     return histories[0]
+
+
+@contextmanager
+def _all_awaited() -> Iterator[None]:
+    """Raise `AssertionError` at the end if a coroutine was made and never awaited."""
+    __tracebackhide__ = True
+    with warnings.catch_warnings(record=True) as recorded:
+        warnings.simplefilter("always", RuntimeWarning)
+        yield
+        gc.collect()  # Python notices at the end of the coroutine's life
+    for each in recorded:
+        if "was never awaited" in str(each.message):
+            raise AssertionError(f"{each.message}, so it does nothing. Write await before its call")
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
