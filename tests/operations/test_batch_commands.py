@@ -125,6 +125,12 @@ def test_batch_is_started_paused_resumed_and_cancelled_with_its_running_task(
     assert counts[QUEUE] == {"cancelled": 2}
 
 
+def test_settings_of_a_batch_are_said_to_be_those_of_its_workers(contimg: Contimg) -> None:
+    """A batch does not hold them: with a worker without them it made nothing, without a word."""
+    shown = " ".join(contimg("--set", "imaging.robust=-0.5", "reprocess", "start").split())
+    assert f"contimg --set imaging.robust=-0.5 worker --queue {QUEUE}" in shown
+
+
 def test_batch_of_named_groups_and_windows(contimg: Contimg, registry_path: Path) -> None:
     groups = json.loads(contimg("batch", "create", "pipeline", *GROUPS[:2], "--json"))
     assert groups["batch"]["parameters"]["task"] == "pipeline"

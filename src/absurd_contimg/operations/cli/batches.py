@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import datetime
@@ -26,7 +27,7 @@ from absurd_contimg.operations.cli.app import (
     with_backend,
 )
 from absurd_contimg.operations.cli.plan_output import plan_json, show_plan
-from absurd_contimg.operations.console import cell, console, message_line
+from absurd_contimg.operations.console import console, message_line
 from absurd_contimg.settings import Settings
 
 if TYPE_CHECKING:
@@ -361,8 +362,16 @@ def _show_created(summary: BatchSummary, as_json: bool) -> None:
         print_json(summary)
         return
     _show(summary)
-    queue = cell(summary.batch.queue)
-    console.print(f"The daemon spawns them. Workers: contimg worker --queue {queue}")
+    options = [f"--set {shlex.quote(each)}" for each in state.assignments]
+    if (file := state.overrides.get("config_file")) is not None:
+        options.insert(0, f"--config {shlex.quote(str(file))}")
+    command = " ".join(["contimg", *options, "worker", "--queue", summary.batch.queue])
+    console.print(
+        message_line(
+            "The daemon spawns them. Settings are those of the workers, so start these with the "
+            f"same: {command}"
+        )
+    )
 
 
 def _show(summary: BatchSummary) -> None:
