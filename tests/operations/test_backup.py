@@ -8,6 +8,7 @@ import re
 import sqlite3
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,14 @@ from absurd_contimg.operations.maintenance.backup import (
     _copy_sqlite,
     make_backup,
     read_backup,
+    require_stopped,
     restore_backup,
     what_would_go,
 )
 from absurd_contimg.registry import Registry
+from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.models import SubbandFile
+from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
 from absurd_contimg.registry.tables import ALL_TABLES
 
 QUEUE = "dsa110-pipeline"
@@ -184,6 +188,25 @@ async def test_a_backup_is_of_one_moment_while_others_write(
     assert len({row["group_id"] for row in files}) == len(tables["observation_groups"])
     assert len(restored) <= count
     assert len(files) <= count
+
+
+def test_nothing_is_restored_beside_a_running_service(tmp_path: Path) -> None:
+    """It would work on what is replaced; one that has stopped or died long ago does not."""
+    registry_url = f"sqlite:///{tmp_path / 'registry.sqlite3'}"
+    require_stopped(registry_url, NOW)  # no registry
+    second = NOW.timestamp()
+    record = ServiceRecord(
+        ServiceKind.WORKER, "w1", "alpha", 7, "0.1", QUEUE, second - 99, second - 5
+    )
+    with closing(Database(registry_url)) as database:
+        store_service(database, record)
+        with pytest.raises(SettingError, match=r"worker w1 on alpha.*Stop them first"):
+            require_stopped(registry_url, NOW)
+        require_stopped(registry_url, NOW + timedelta(seconds=61))
+        store_service(database, replace(record, stopped_at=second))
+        require_stopped(registry_url, NOW)
+    (tmp_path / "registry.sqlite3").write_bytes(b"damaged" * 999)
+    require_stopped(registry_url, NOW)
 
 
 def test_what_is_no_whole_backup_is_refused(database_url: str, tmp_path: Path) -> None:

@@ -48,10 +48,11 @@ def restore(
 
     Tasks in flight go on when workers start. Products that are newer than the backup are adopted.
     """
-    from absurd_contimg.operations.maintenance import restore_backup
+    from absurd_contimg.operations.maintenance import require_stopped, restore_backup
     from absurd_contimg.operations.services import database_url
 
     settings = state.settings()
+    require_stopped(settings.registry_url, datetime.now(UTC))
     restored = restore_backup(
         database_url(settings), settings.registry_url, folder.absolute(), force=force
     )

@@ -15,6 +15,7 @@ from absurd_contimg.operations.maintenance.archive import (
 from absurd_contimg.operations.maintenance.backup import (
     make_backup,
     read_backup,
+    require_stopped,
     restore_backup,
     what_would_go,
 )
@@ -70,6 +71,7 @@ __all__ = [
     "plan_site",
     "read_backup",
     "read_needs",
+    "require_stopped",
     "restore_backup",
     "resume_queues",
     "run_retention",

@@ -25,8 +25,16 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from absurd_contimg.backends.postgres.server_programs import find_program
 from absurd_contimg.backends.postgres.sessions import Session
-from absurd_contimg.errors import CorruptInputError, MissingInputError, OutputError, SettingError
+from absurd_contimg.errors import (
+    CorruptInputError,
+    MissingInputError,
+    OutputError,
+    SettingError,
+    UserError,
+)
 from absurd_contimg.operations.console import one_line
+from absurd_contimg.registry.database import Database, exists
+from absurd_contimg.registry.service_records import SILENT_AFTER_SECONDS, list_services
 from absurd_contimg.regular_files import UnsuitableFileError, read_json
 from absurd_contimg.secrets import mask, without_secrets
 
@@ -131,6 +139,30 @@ def what_would_go(database_url: str, registry_url: str) -> list[str]:
             if count and name not in ("registry_schema", "alembic_version"):
                 lines.append(f"registry: {count} rows of {name}")
     return lines
+
+
+def require_stopped(registry_url: str, now: datetime) -> None:
+    """Raise `SettingError` if a service of this site runs; a damaged registry names none."""
+    if not exists(registry_url):
+        return
+    try:
+        with closing(Database(registry_url)) as database:
+            services = list_services(database)
+    except UserError:
+        return  # it is what has to be restored
+    seconds = now.timestamp()
+    running = [
+        f"{each.kind} {each.name} on {each.host}"
+        for each in services
+        if each.stopped_at is None and not each.is_silent(seconds)
+    ]
+    if running:
+        raise SettingError(
+            f"These services run, or did a moment ago: {', '.join(running)}. They would work on "
+            "what is being replaced.",
+            "Stop them first (docs/maintenance.md). One that was killed counts as running for "
+            f"{SILENT_AFTER_SECONDS:g} s.",
+        )
 
 
 def restore_backup(
