@@ -79,6 +79,7 @@ def unavailable(error: psycopg.Error) -> BackendUnavailable:
         text = re.sub(
             r'"[^\n]*"', '"***"', text
         )  # the setting is malformed: any part may be secret
+    text = re.sub(r"\.?\s*\n\s*", ". ", text)  # libpq's lines, for logs that have a line a message
     return BackendUnavailable(
         f"The database cannot be reached: {text} "
         f"{remedy} ABSURD_DATABASE_URL and that the server runs (contimg doctor).",
