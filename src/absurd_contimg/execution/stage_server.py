@@ -102,7 +102,7 @@ class StageServer:
         except (OSError, ValueError, TimeoutError) as error:
             if self._process is not None:
                 self._process.kill()
-            self.close()
+            self._retire()  # an earlier server, which may still have stages, is not waited for
             raise StageServerError(
                 f"{type(error).__name__}: {error}; see {self._folder / 'output.log'}"
             ) from error

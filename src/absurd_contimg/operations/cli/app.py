@@ -244,13 +244,6 @@ async def find_task(backend: Inspection, settings: Settings, name: str) -> Histo
     )
 
 
-async def read_wait_context(
-    settings: Settings, inspection: Inspection, from_file: Path | None
-) -> WaitContext:
-    """What is known beside histories; see `read_waits`."""
-    return (await read_waits(settings, inspection, from_file))[0]
-
-
 async def read_waits(
     settings: Settings, inspection: Inspection, from_file: Path | None = None
 ) -> tuple[WaitContext, list[GroupOverview]]:

@@ -45,7 +45,7 @@ def history(task: TaskName, as_json: AsJson = False, from_file: FromFile = None)
 
     async def read(backend: Inspection) -> tuple[History, WaitContext]:
         record = await shared.find_task(backend, settings, task)
-        context = await shared.read_wait_context(settings, backend, from_file)
+        context, _ = await shared.read_waits(settings, backend, from_file)
         (joined,) = await with_stage_tasks(backend, [record])
         return joined, context
 
