@@ -93,21 +93,28 @@ def test_slot_of_a_killed_holder_and_place_of_a_killed_waiter_end_with_the_lease
 async def test_no_more_stages_run_than_the_limit_and_they_run_in_order_of_arrival(
     url: str,
 ) -> None:
-    slots, running, order = stage_slots(url, 2), 0, []
+    slots, store = stage_slots(url, 2), ResourceSlots(Database(url))
+    started: list[int] = []
+    ends = [asyncio.Event() for _ in range(5)]
 
     async def work(number: int) -> None:
-        nonlocal running
-        await asyncio.sleep(number / 20)
         async with slots.held("imaging", f"stage {number}", Fence(), uninterrupted):
-            running += 1
-            assert running <= 2
-            order.append(number)
-            await asyncio.sleep(0.15)
-            running -= 1
+            started.append(number)
+            await ends[number].wait()
 
-    await asyncio.gather(*map(work, range(5)))
-    assert order == sorted(order)
-    assert ResourceSlots(Database(url)).slots() == []
+    tasks = []
+    for number in range(5):  # each arrives when the one before it has its place
+        tasks.append(asyncio.create_task(work(number)))
+        while len(store.slots()) <= number:
+            await asyncio.sleep(0.01)
+    for number, end in enumerate(ends):
+        while len(started) < min(number + 2, 5):
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)  # two polls of those that wait
+        assert started == list(range(min(number + 2, 5)))
+        end.set()
+    await asyncio.gather(*tasks)
+    assert store.slots() == []
 
 
 async def test_cancelled_and_failed_stages_release_their_slots(url: str) -> None:
