@@ -54,7 +54,7 @@ def test_a_waiting_group_is_no_success_and_is_seen_everywhere(
     assert shown.exit_code == 1, shown.output
     ends = time.strftime("%H:", time.gmtime(time.time() + 300))
     assert re.search(rf"{GROUP} +14 of 16 +waits for sb14, sb15 until {ends}", shown.stdout)
-    assert f"1 groups wait and were not processed: {GROUP}" in shown.stdout
+    assert f"1 group not processed, waiting for files: {GROUP}" in shown.stdout
     page = (tmp_path / "out" / "report.html").read_text()
     assert "Groups without a task" in page
     assert "14 of 16" in page

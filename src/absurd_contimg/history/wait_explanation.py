@@ -20,7 +20,11 @@ from absurd_contimg.history.durations import duration_text
 from absurd_contimg.history.failures import failed_runs, reason_of
 from absurd_contimg.history.stage_tasks import stage_task_ids
 from absurd_contimg.history.timeline import group_of, step_starts
-from absurd_contimg.history.wait_reason import WaitReason, find_wait_reason
+from absurd_contimg.history.wait_reason import (
+    CALIBRATION_EVENT,
+    WaitReason,
+    find_wait_reason,
+)
 
 _PAST = datetime.min.replace(tzinfo=UTC)
 
@@ -49,6 +53,16 @@ class WorkerFact:
 
 
 @dataclass(frozen=True, slots=True)
+class CalibrationProspect:
+    """What a group that waits for a calibration can hope for."""
+
+    sentence: str
+    """``it may come from GROUP``, or which group has failed to bring it, and why."""
+    advice: str | None = None
+    """What to do where nothing under way can bring it."""
+
+
+@dataclass(frozen=True, slots=True)
 class WaitContext:
     """What is known of a site at a moment beside the histories of its tasks."""
 
@@ -64,6 +78,8 @@ class WaitContext:
     """Why the registry cannot be asked; without it nothing is claimed."""
     slot_waits: Mapping[str, str] = field(default_factory=dict)
     """By ``STEP of GROUP``: for which resource it waits for a slot, and who holds them."""
+    calibrations: Mapping[str, CalibrationProspect] = field(default_factory=dict)
+    """By group, of those that wait for a calibration."""
     stage_tasks: Mapping[UUID, str] = field(default_factory=dict)
     """By task, what it does: for those who wait for it."""
     policy: RetryPolicy = field(default_factory=RetryPolicy)
@@ -165,12 +181,24 @@ def _explain_event(history: History, reason: WaitReason, context: WaitContext) -
     if ends <= context.now:
         return _after_wait(history, f"has waited long enough for {what}", context)
     text = f"waits for {what}, {_remaining(ends, context.now)} at most"
-    return WaitExplanation(text, "event", ends)
+    prospect = context.calibrations.get(awaited_calibration(history) or "")
+    if prospect is None:
+        return WaitExplanation(text, "event", ends)
+    return WaitExplanation(f"{text}: {prospect.sentence}", "event", ends, prospect.advice)
+
+
+def awaited_calibration(history: History) -> str | None:
+    """The group whose calibration the task waits for; None if it does not."""
+    for wait in history.waits:
+        name, _, group = wait.event_name.partition(":")
+        if name == CALIBRATION_EVENT:
+            return group
+    return None
 
 
 def _event(history: History, event: str, context: WaitContext) -> str:
     name, _, group = event.partition(":")
-    if name == "calibration.available":
+    if name == CALIBRATION_EVENT:
         return f"a calibration of its strip within 12 h (group {group})"
     if name.endswith(".ended") and group:
         stage = name.removesuffix(".ended")

@@ -14,6 +14,10 @@ Cause = Literal["resource", "event", "retry", "time", "worker"]
 """``time``: its handler sleeps; ``worker``: it can go on, and no worker has claimed it."""
 
 
+CALIBRATION_EVENT = "calibration.available"
+"""Before a colon and the group that waits for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class WaitReason:
     """What a task waits for. Kind to advice are set where a failure made it wait."""
@@ -36,7 +40,7 @@ class WaitReason:
             return f"{self.kind} {self.rule}{place}{until}"
         if self.cause == "event":
             until = "" if self.until is None else f", until {self.until:%Y-%m-%d %H:%M} UTC"
-            if str(self.event).startswith("calibration.available:"):
+            if str(self.event).startswith(f"{CALIBRATION_EVENT}:"):
                 return f"a calibration of its strip within 12 h{until}"
             return f"event {self.event}{until}"
         if self.cause == "time":

@@ -59,6 +59,11 @@ def message_line(text: object) -> str:
     return escape(one_line(text, _MESSAGE_LENGTH_MAX))
 
 
+def counted(number: int, noun: str) -> str:
+    """``1 group``, ``2 groups``: of a noun whose plural ends in s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def jsonable(value: Any) -> Any:
     """JSON of records, times and ids, without passwords and without lone surrogates."""
     if isinstance(value, float) and not math.isfinite(value):

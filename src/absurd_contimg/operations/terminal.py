@@ -222,7 +222,7 @@ def _caption(summary: TaskSummary, explanation: WaitExplanation | None) -> str |
     """Why the task waits or has failed, and what to do."""
     waiting, failure = summary.waiting, _final_failure(summary)
     if explanation is not None:
-        lines = [f"[yellow]It {cell(explanation.sentence)}.[/]"]
+        lines = [f"[yellow]It {message_line(explanation.sentence)}.[/]"]
         message = None if waiting is None else waiting.message
         lines += [message_line(text) for text in (message, explanation.advice) if text]
         return "\n".join(lines)
@@ -278,11 +278,13 @@ async def watch(
     task_ids: Sequence[UUID],
     console: Console,
     while_waiting: Callable[[list[History]], Awaitable[None]] | None = None,
+    is_over: Callable[[Sequence[History], datetime], bool] | None = None,
 ) -> list[History]:
     """Show the tasks until all have ended, also through failures of the database.
 
-    Without a terminal a line for each task every `LINE_SECONDS`. An exception from `while_waiting`,
-    called after each refresh, ends the display.
+    With `is_over` also until it says so, of what is shown and the database's time. Without a
+    terminal a line for each task every `LINE_SECONDS`. An exception from `while_waiting`, called
+    after each refresh, ends the display.
     """
     display: RenderableType = ""
     lines = None if console.is_terminal else _Lines(console)
@@ -301,6 +303,8 @@ async def watch(
             if lines is not None:
                 lines.show(histories, now)
             if all(history.task.state in TERMINAL_STATES for history in histories):
+                break
+            if is_over is not None and is_over(histories, now):
                 break
             if while_waiting is not None:
                 await while_waiting(histories)

@@ -13,6 +13,7 @@ from absurd_contimg.core.context import TaskContext
 from absurd_contimg.errors import NoCalibrationError
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.fallback import DISTANT_CALIBRATION, fallbacks_of, with_fallbacks
+from absurd_contimg.history.wait_reason import CALIBRATION_EVENT
 from absurd_contimg.products.outputs import CalibrateSolveOutputs, SolvedCaltables
 from absurd_contimg.registry import Group, GroupStatus
 
@@ -107,4 +108,4 @@ def served_groups(registry: GroupRegistry) -> list[str]:
 
 def calibration_event(group_id: str) -> str:
     """The event that a group waits for."""
-    return f"calibration.available:{group_id}"
+    return f"{CALIBRATION_EVENT}:{group_id}"

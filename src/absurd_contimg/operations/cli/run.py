@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import closing
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +17,16 @@ from uuid import UUID
 import typer
 
 from absurd_contimg.core.backend import Backend
-from absurd_contimg.core.records import LIVE_STATES, History
+from absurd_contimg.core.records import LIVE_STATES, TERMINAL_STATES, History
 from absurd_contimg.errors import SettingError
+from absurd_contimg.history.wait_explanation import (
+    WaitContext,
+    awaited_calibration,
+    explain_wait,
+)
 from absurd_contimg.operations.cli import app as shared
 from absurd_contimg.operations.cli.app import AsJson, app, state
-from absurd_contimg.operations.console import cell, console
+from absurd_contimg.operations.console import cell, console, counted
 from absurd_contimg.settings import Settings
 from absurd_contimg.terminal_tables import KeyedTable
 
@@ -29,6 +36,8 @@ if TYPE_CHECKING:
 _Calibrator = Annotated[
     str, typer.Option(help="auto, none, or the name of a calibrator in the catalogue.")
 ]
+_PATIENCE_SECONDS = 60.0
+"""`run` waits so long for the end of the wait for a calibration, after which the group goes on."""
 _Now = Annotated[bool, typer.Option(help="Do not wait for missing sub-bands.")]
 
 
@@ -110,7 +119,8 @@ def run(
 ) -> None:
     """Spawn tasks, run them in this process until they end, and write a report.
 
-    Exit code 1 if a task has not completed, or a group waits for files.
+    Exit code 1 if a task has not completed, or a group waits for files. It ends too when all that
+    is left waits for a calibration that no task under way can bring.
     """
     from absurd_contimg.operations.services import check_spawn, check_worker
     from absurd_contimg.operations.terminal import history_table
@@ -124,17 +134,19 @@ def run(
     check_spawn(settings, calibrator)
     check_worker(settings)
 
-    async def work(backend: Backend) -> tuple[list[Spawned], list[History]]:
+    async def work(backend: Backend) -> tuple[list[Spawned], list[History], WaitContext]:
         spawned = await _spawn(backend, settings, calibrator, now, strategy)
         _show_spawned(spawned)
         ids = [item.task.task_id for item in spawned if item.task is not None]
         open_tasks = await backend.list_tasks(settings.queue_name, states=LIVE_STATES)
         tasks = [*ids, *(task.task_id for task in open_tasks if task.task_id not in ids)]
-        return spawned, await _run_tasks(backend, settings, tasks) if tasks else []
+        histories = await _run_tasks(backend, settings, tasks) if tasks else []
+        context, _ = await shared.read_waits(settings, backend)
+        return spawned, histories, context
 
-    spawned, histories = shared.with_backend(settings, work)
+    spawned, histories, context = shared.with_backend(settings, work)
     if histories:
-        console.print(*map(history_table, histories))
+        console.print(*(history_table(each, explain_wait(each, context)) for each in histories))
     waiting = [
         (item.group.group_id, item.present, item.expected, item.waits_for)
         for item in spawned
@@ -144,8 +156,17 @@ def run(
     if waiting:
         names = ", ".join(name for name, *_ in waiting[:5])
         console.print(
-            f"[yellow]{len(waiting)} groups wait and were not processed:[/] {cell(names)}. "
+            f"[yellow]{counted(len(waiting), 'group')} not processed, waiting for files:[/] "
+            f"{cell(names)}. "
             "Run it again then, or with --now.",
+        )
+    uncalibrated = [name for each in histories if (name := awaited_calibration(each)) is not None]
+    if uncalibrated:
+        console.print(
+            f"[yellow]{counted(len(uncalibrated), 'group')} not finished:[/] "
+            f"{cell(', '.join(uncalibrated[:5]))}. No task here can bring their calibration; "
+            "contimg history GROUP says which group has failed, and what to do. After that: "
+            "contimg run.",
         )
     if waiting or any(history.task.state != "completed" for history in histories):
         raise typer.Exit(1)
@@ -157,7 +178,9 @@ async def _run_tasks(backend: Backend, settings: Settings, tasks: list[UUID]) ->
     from absurd_contimg.operations.terminal import watch
 
     serving = asyncio.create_task(serve(settings))
-    watching = asyncio.create_task(watch(backend, settings.queue_name, tasks, console))
+    watching = asyncio.create_task(
+        watch(backend, settings.queue_name, tasks, console, is_over=waits_in_vain)
+    )
     await asyncio.wait({serving, watching}, return_when=asyncio.FIRST_COMPLETED)
     if not watching.done():  # the worker was stopped, or failed
         watching.cancel()
@@ -167,6 +190,18 @@ async def _run_tasks(backend: Backend, settings: Settings, tasks: list[UUID]) ->
     serving.cancel()
     await asyncio.wait({serving})
     return watching.result()
+
+
+def waits_in_vain(histories: Sequence[History], now: datetime) -> bool:
+    """Whether all that has not ended waits for a calibration, and not for a moment only."""
+    ends = now + timedelta(seconds=_PATIENCE_SECONDS)
+    return all(
+        history.task.state == "sleeping"
+        and awaited_calibration(history) is not None
+        and all(wait.timeout_at is None or wait.timeout_at > ends for wait in history.waits)
+        for history in histories
+        if history.task.state not in TERMINAL_STATES
+    )
 
 
 async def _spawn(

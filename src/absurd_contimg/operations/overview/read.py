@@ -11,8 +11,15 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from absurd_contimg.core.errors import BackendError
+from absurd_contimg.core.records import History
 from absurd_contimg.core.retries import RetryPolicy
-from absurd_contimg.history.wait_explanation import WaitContext, explain_wait
+from absurd_contimg.history.timeline import group_of
+from absurd_contimg.history.wait_explanation import (
+    WaitContext,
+    awaited_calibration,
+    explain_wait,
+)
+from absurd_contimg.operations.overview.calibration_prospects import calibration_prospects
 from absurd_contimg.operations.overview.disks import read_disks
 from absurd_contimg.operations.overview.queue_facts import (
     QueueFacts,
@@ -151,9 +158,19 @@ def wait_context(
         blocked={facts.queue_name: facts.blocked for facts in queues if facts.blocked is not None},
         registry_problem=registry.problem,
         slot_waits=registry.slot_waits,
+        calibrations=calibration_prospects(
+            registry.calibration_sources, set(filter(None, map(group_of, _live(queues))))
+        ),
         policy=RetryPolicy() if site.settings is None else make_policy(site.settings),
     )
     return replace(context, stage_tasks=stage_task_states(queues, context))
+
+
+def _live(queues: Sequence[QueueFacts]) -> list[History]:
+    """The tasks that go on by themselves: not those that wait for somebody else's calibration."""
+    running = [task.history for facts in queues for task in facts.running]
+    waiting = [history for facts in queues for history in facts.waiting]
+    return running + [each for each in waiting if awaited_calibration(each) is None]
 
 
 def _site_problems(queues: Sequence[QueueFacts], services: Sequence[ServiceOverview]) -> list[str]:

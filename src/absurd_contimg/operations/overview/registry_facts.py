@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from absurd_contimg.config import CalibrationConfig
 from absurd_contimg.errors import UserError
 from absurd_contimg.ingest.closing import ClosingRules
 from absurd_contimg.ingest.group_notes import group_note, whole_subbands, window_note
@@ -15,9 +16,11 @@ from absurd_contimg.operations.overview.disks import TREND_SECONDS
 from absurd_contimg.operations.overview.records import DataOverview, GroupOverview, ImageQuality
 from absurd_contimg.operations.overview.site import Site
 from absurd_contimg.operations.services import closing_rules
+from absurd_contimg.registry.calibration_sources import CalibrationSource, calibration_sources
+from absurd_contimg.registry.database import Database
 from absurd_contimg.registry.disk_samples import DiskSample, thinned_samples
 from absurd_contimg.registry.ingestion_records import IngestGroup
-from absurd_contimg.registry.models import IngestState
+from absurd_contimg.registry.models import GroupStatus, IngestState
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.resource_slots import ResourceSlot, ResourceSlots
 from absurd_contimg.registry.service_records import ServiceRecord, list_services
@@ -41,6 +44,8 @@ class RegistryFacts:
     slots: Sequence[ResourceSlot] = ()
     windows: Sequence[Window] = ()
     summary: SiteSummary | None = None
+    calibration_sources: Mapping[str, Sequence[CalibrationSource]] = field(default_factory=dict)
+    """By group that waits for a calibration, the groups that may bring it or have failed to."""
     problem: str = ""
     """Why the registry cannot be asked, with what to do."""
 
@@ -69,16 +74,32 @@ def read_registry(site: Site, now: float) -> RegistryFacts:
         database = site.registry()
         if database is None:
             return RegistryFacts(pauses={})
+        summary = read_summary(database, now - _CLOSED_SECONDS, GROUPS_MAX, IMAGES_MAX)
         return RegistryFacts(
             services=list_services(database),
             samples=thinned_samples(database, now - TREND_SECONDS),
             pauses={pause.queue: pause for pause in QueuePauses(database).pauses()},
             slots=ResourceSlots(database).slots(),
             windows=list_windows(database, WindowState.OPEN),
-            summary=read_summary(database, now - _CLOSED_SECONDS, GROUPS_MAX, IMAGES_MAX),
+            summary=summary,
+            calibration_sources=_calibration_sources(site, database, summary),
         )
     except UserError as error:
         return RegistryFacts(problem=f"{error}")
+
+
+def _calibration_sources(
+    site: Site, database: Database, summary: SiteSummary
+) -> Mapping[str, Sequence[CalibrationSource]]:
+    waiting = [
+        group.group_id
+        for group in summary.groups
+        if group.status is GroupStatus.WAITING_FOR_CALIBRATION
+    ]
+    limits = CalibrationConfig() if site.settings is None else site.settings.pipeline.calibration
+    return calibration_sources(
+        database, waiting, limits.declination_tolerance_deg, limits.reach_hours
+    )
 
 
 def rules_of(site: Site) -> ClosingRules:
