@@ -46,6 +46,7 @@ from absurd_contimg.history.history_lines import (
     parse_time,
 )
 from absurd_contimg.regular_files import UnsuitableFileError, open_regular
+from absurd_contimg.whole_files import failures_of
 
 FORMAT = "contimg histories 1"
 """In the first line; an incompatible format has another number."""
@@ -70,7 +71,7 @@ def history_writer(
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     header = {"format": FORMAT, "read_at": None if read_at is None else read_at.isoformat()}
     try:
-        with partial.open("wb") as raw:
+        with failures_of(path), partial.open("wb") as raw:
             with gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as file:
                 file.write(json_line(header))
                 yield lambda history: _add(file, history)

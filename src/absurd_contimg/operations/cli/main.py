@@ -6,6 +6,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import cast
 
 from rich.text import Text
 
@@ -133,7 +134,11 @@ def _refusal_of_the_system(error: Exception) -> str | None:
     if isinstance(error, RuntimeError) and str(error).startswith("Symlink loop"):
         return f"{one_line(error)}. {_LIMITS[errno.ELOOP]}"  # of pathlib before Python 3.13
     advice = _LIMITS.get(error.errno or 0) if isinstance(error, OSError) else None
-    return None if advice is None else f"{one_line(error)}. {advice}"
+    if advice is None:
+        return None
+    name = cast(OSError, error).filename
+    place = "" if name is None else f" ({one_line(os.fsdecode(name))})"
+    return f"{one_line(cast(OSError, error).strerror or error)}{place}. {advice}"
 
 
 def _path_problem(error: Exception, arguments: Sequence[str]) -> str | None:

@@ -13,6 +13,7 @@ from absurd_contimg.operations.night_report.page import TITLE, render_page
 from absurd_contimg.operations.night_report.reading import DataReader, NightSite, read_report
 from absurd_contimg.operations.night_report.stored import NightReport, to_json
 from absurd_contimg.regular_files import open_regular
+from absurd_contimg.whole_files import write_whole
 
 _PAGE_BYTES_MAX = 200_000_000
 
@@ -58,6 +59,4 @@ def _write(report: NightReport, page: Path, numbers: Path) -> None:
     content = json.dumps(to_json(report), indent=1, allow_nan=False)
     page.parent.mkdir(parents=True, exist_ok=True)
     for path, text in ((page, html), (numbers, content + "\n")):
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
-        partial.replace(path)
+        write_whole(path, text.encode(errors="backslashreplace"))

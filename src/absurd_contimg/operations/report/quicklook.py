@@ -23,6 +23,7 @@ from absurd_contimg.plotting import plain_text, plotting_libraries
 from absurd_contimg.products.outputs import SourceCheck
 from absurd_contimg.science.noise import robust_rms
 from absurd_contimg.stages.image import read_whole
+from absurd_contimg.whole_files import write_whole
 
 BYTES_MAX = 300_000
 """A larger picture is encoded with fewer grey levels: a report holds one for each group."""
@@ -119,9 +120,7 @@ def write_quicklook(
     with plotting_libraries(png_path.parent, "astropy.visualization.wcsaxes"):
         sky = _SkyImage.read(fits_path, beam_path, rms_jy)
         picture = _draw(sky, title, sorted(sources, key=lambda source: -source.flux_jy))
-    partial = png_path.with_name(f".{png_path.name}.partial")
-    partial.write_bytes(picture)
-    partial.replace(png_path)
+    write_whole(png_path, picture)
 
 
 def _draw(sky: _SkyImage, title: str, sources: Sequence[SourceCheck]) -> bytes:

@@ -17,6 +17,7 @@ from absurd_contimg.errors import SettingError
 from absurd_contimg.operations.console import printable_lines
 from absurd_contimg.operations.report.group_content import GroupContent, group_content
 from absurd_contimg.operations.report.timeline import overview, worker_names
+from absurd_contimg.whole_files import write_whole
 
 _NUMBER = re.compile(r"[-+−]?[\d.,]+(e[-+]?\d+)?\s*(%|Jy|mJy|s|deg|arcsec)?")
 _TITLE = "Absurd continuum imaging: report"
@@ -60,9 +61,7 @@ def write_report(
         overview=overview(histories, workers),
         sections=extra,
     )
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(target)
+    write_whole(target, text.encode(errors="backslashreplace"))
     return [target, *(group.picture_path for group in groups if group.picture_path is not None)]
 
 
