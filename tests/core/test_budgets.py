@@ -242,6 +242,30 @@ async def test_waits_outside_a_tracked_step_are_bounded(backend: Backend) -> Non
     assert (tries, history.task.state) == (POLICY.resource_waits_max + 1, "failed")
 
 
+def test_waits_for_a_resource_grow_and_differ_between_tasks() -> None:
+    """Workers that met the same full disk met it again in the same second, for ever."""
+    policy = RetryPolicy()
+    assert [policy.resource_delay_seconds(waits, 0.0) for waits in (0, 1, 2, 3, 289)] == [
+        *(60.0, 120.0, 240.0, 300.0, 300.0),
+    ]
+    day = sum(policy.resource_delay_seconds(n, 0.0) for n in range(policy.resource_waits_max))
+    assert day == pytest.approx(86_400, rel=0.01)
+    assert policy.resource_delay_seconds(0, 1.0) == 75.0
+
+
+async def test_two_tasks_that_lack_the_same_resource_come_back_apart(backend: Backend) -> None:
+    async def handler(params: Any, ctx: TaskContext) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    delays = []
+    for _ in range(2):
+        before = await backend.current_time()
+        history = await story(backend, handler, policy=RetryPolicy())
+        delays.append((history.runs[-1].available_at - before).total_seconds())
+    assert all(60.0 <= delay <= 76.0 for delay in delays)
+    assert abs(delays[0] - delays[1]) > 1e-3
+
+
 async def test_shortage_can_be_set_to_fail(backend: Backend) -> None:
     async def handler(params: Any, ctx: TaskContext) -> None:
         raise OSError(errno.ENOSPC, "full")

@@ -98,13 +98,15 @@ def test_committed_product_is_adopted_without_work(tmp_path: Path) -> None:
 
 
 def test_exception_arrives_with_its_cause_chain(tmp_path: Path) -> None:
-    """The errno under CASA's own words is what tells a full disk."""
+    """The errno under CASA's own words is what tells a full disk; first what was free then."""
     evidence = failure_of(request_for(tmp_path, "raise from errno")).evidence
     assert [e.type_names[0] for e in evidence.exceptions] == [
+        "builtins.OSError",
         "builtins.RuntimeError",
         "builtins.OSError",
     ]
-    assert evidence.exceptions[1].errno == 28
+    assert evidence.exceptions[2].errno == 28
+    assert " free around " in evidence.exceptions[0].message
     assert evidence.traceback is not None
     assert "toy_stages.py" in evidence.traceback
 
@@ -137,10 +139,13 @@ def test_death_by_signal_is_told_as_such(tmp_path: Path, do: str, number: int) -
 )
 def test_end_on_a_full_disk_is_a_shortage(small_disk: Path, do: str, rule: str) -> None:
     """CASA cannot log why it ends; the fault campaign met it in solve and apply."""
-    error = failure_of(request_for(small_disk, do))
+    request = request_for(small_disk, do)
+    (request.scratch / ".reserved").write_text("1000000")
+    error = failure_of(request)
     verdict = Classifier((*STAGE_RULES, *GENERIC_RULES)).classify(error.evidence)
     assert (verdict.kind, verdict.rule_id) == (FailureKind.RESOURCE, rule)
-    assert "No space left on device" in str(error)
+    assert "No space left on device: 0 B free around" in str(error)
+    assert "was expected to write 1.0 MB and has written 8." in str(error)
     assert str(error.request.output_log.parent) in str(error)
 
 

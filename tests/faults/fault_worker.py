@@ -32,7 +32,9 @@ from absurd_contimg.workflows.failure_rules import CLASSIFIER
 QUEUE = "dsa110-pipeline"
 LEASE_SECONDS = 3
 LIMITS = ResourceLimits(memory_bytes=4 << 30, open_files=256)
-POLICY = RetryPolicy(backoff_first_seconds=0.05, resource_wait_seconds=0.3)
+POLICY = RetryPolicy(
+    backoff_first_seconds=0.05, resource_wait_seconds=0.3, resource_wait_limit_seconds=0.3
+)
 
 
 def attempt_of(

@@ -19,7 +19,9 @@ RENEWAL_SECONDS = 0.5
 
 if __name__ == "__main__":
     worker_service.pipeline_stages = lambda _registry: STAGES
-    worker_service.RetryPolicy = partial(RetryPolicy, resource_wait_seconds=0.5)  # type: ignore[misc,assignment]
+    worker_service.RetryPolicy = partial(  # type: ignore[misc,assignment]
+        RetryPolicy, resource_wait_seconds=0.5, resource_wait_limit_seconds=0.5
+    )
     for service in (worker_service, daemon_service):
         service.ServiceReporter = partial(  # type: ignore[misc,assignment,attr-defined]
             ServiceReporter, renewal_seconds=RENEWAL_SECONDS, sample_seconds=RENEWAL_SECONDS

@@ -68,6 +68,7 @@ CASES = [
     ("no-new-files", look(data=OLD_FILES)),
     ("disk-fills", look(disks=disk(hours_to_full=5.0))),
     ("disk-full", look(disks=disk(used_share=0.97))),
+    ("stage-lacks-space", look(shortages=(sites.SHORTAGE,))),
     ("inodes-full", look(disks=disk(free_inodes_share=0.01))),
     ("image-noise", look(images=images(LOUD, LOUD, BLANK, LOUD, QUIET))),
     ("flux-ratio", look(images=images(*[{"flux_ratio": 0.06}] * 3))),

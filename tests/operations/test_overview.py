@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -14,6 +15,9 @@ from psycopg import AsyncConnection
 from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
 from absurd_contimg.backends.postgres import PostgresBackend
 from absurd_contimg.core.backend import Backend
+from absurd_contimg.core.context import TaskContext
+from absurd_contimg.core.tasks import TaskRegistry
+from absurd_contimg.core.worker import Worker, WorkerSettings
 from absurd_contimg.execution.disk_usage import disk_usage
 from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.overview import Site, read_site
@@ -24,6 +28,7 @@ from absurd_contimg.registry.ingestion_records import FileSighting
 from absurd_contimg.registry.queue_pauses import QueuePause, QueuePauses
 from absurd_contimg.registry.service_records import ServiceKind, ServiceRecord, store_service
 from absurd_contimg.settings import Settings, load_settings
+from absurd_contimg.workflows.failure_rules import CLASSIFIER
 
 QUEUE = "dsa110-pipeline"
 
@@ -124,6 +129,30 @@ async def test_queues_workers_and_waits_of_a_busy_site(
     paused = await read_site(Site("production", backend, None, settings))
     assert "paused by anna" in paused.waiting[0].why
     assert paused.queues[0].pause is not None
+
+
+async def test_a_stage_that_lacked_space_is_named_although_the_disks_look_well(
+    backend: Backend, settings: Settings
+) -> None:
+    """What it wrote is removed when it fails, so that no disk shows it."""
+    text = "No space left on device: 0 B free around /s; the stage was expected to write 2.0 GB"
+
+    async def pipeline(_params: Any, ctx: TaskContext) -> None:
+        async def image(_start: int) -> None:
+            raise OSError(errno.ENOSPC, f"{text}. The stage said: x")
+
+        await ctx.tracked_step("image", image)
+
+    tasks = TaskRegistry()
+    tasks.add("pipeline", pipeline)
+    await backend.spawn_task(QUEUE, "pipeline", {"group_id": "G1"})
+    worker = WorkerSettings(QUEUE, "worker-1", poll_interval_seconds=0.01)
+    await Worker(backend, tasks, worker, CLASSIFIER).run(until_idle=True)
+    overview = await read_site(Site("production", backend, None, settings))
+    (shortage,) = overview.shortages
+    assert (shortage.group, shortage.step, shortage.message) == ("G1", "image", f"{text}.")
+    (problem,) = overview.problems
+    assert f"last image of G1 on worker-1 at {shortage.at:%H:%M:%S} UTC: {text}." in problem
 
 
 async def test_a_group_that_is_collected_tells_what_it_waits_for(

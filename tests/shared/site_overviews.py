@@ -16,6 +16,7 @@ from absurd_contimg.operations.overview import (
     QueueOverview,
     RunningStep,
     ServiceOverview,
+    Shortage,
     SiteOverview,
 )
 from absurd_contimg.registry.queue_pauses import QueuePause
@@ -74,6 +75,15 @@ DISK = DiskOverview(
     free_inodes_share=0.9,
     hours_to_full=None,
     measured_seconds_ago=20.0,
+)
+SHORTAGE = Shortage(
+    task_id=TASK,
+    queue_name="dsa110-pipeline",
+    group="2026-03-01T11:50:00",
+    step="image",
+    worker="h1:1",
+    at=AT - timedelta(minutes=3),
+    message="No space left on device: 0 B free around /stage",
 )
 DATA = DataOverview(
     newest_file_seconds_ago=100.0,

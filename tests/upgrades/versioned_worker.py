@@ -79,7 +79,7 @@ async def work(release: str, url: str, folder: Path, versions: Sequence[int]) ->
         poll_interval_seconds=0.05,
         grace_seconds=0.1,
     )
-    policy = RetryPolicy(resource_wait_seconds=0.5)
+    policy = RetryPolicy(resource_wait_seconds=0.5, resource_wait_limit_seconds=0.5)
     async with PostgresBackend(url, pool_max_size=4) as backend:
         worker = Worker(backend, tasks, settings, CLASSIFIER, policy)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, worker.stop)

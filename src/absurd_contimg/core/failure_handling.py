@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import cast
+from zlib import crc32
 
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.blocking_tasks import cancel_with_reason
@@ -193,20 +194,25 @@ class FailureHandler:
             case FailureKind.PERMANENT:
                 return RetryDecision(verdict, "failed")
             case FailureKind.RESOURCE:
-                return self._wait_for_resource(ctx, verdict)
+                return self._wait_for_resource(claimed, ctx, verdict)
             case FailureKind.INTERRUPTED:
                 return RetryDecision(verdict, "released", 0.0)
             case _:
                 return self._within_budget(claimed, ctx, verdict, earlier)
 
-    def _wait_for_resource(self, ctx: TaskContext, verdict: Verdict) -> RetryDecision:
+    def _wait_for_resource(
+        self, claimed: ClaimedTask, ctx: TaskContext, verdict: Verdict
+    ) -> RetryDecision:
         """Wait for the resource; what does not fit after many waits will not fit at all."""
-        if ctx.journal.resource_waits() >= self.policy.resource_waits_max:
+        all_waits = ctx.journal.resource_waits()
+        if all_waits >= self.policy.resource_waits_max:
             return RetryDecision(verdict, "failed")
         waits, waits_max = ctx.journal.resource_waits(verdict.rule_id), verdict.resource_waits_max
         if waits_max is not None and waits >= waits_max:
             return RetryDecision(replace(verdict, kind=FailureKind.PERMANENT), "failed")
-        return RetryDecision(verdict, "waiting", self.policy.resource_wait_seconds)
+        spread = crc32(str(claimed.task_id).encode()) / 2**32
+        delay = self.policy.resource_delay_seconds(all_waits, spread)
+        return RetryDecision(verdict, "waiting", delay)
 
     def _within_budget(
         self, claimed: ClaimedTask, ctx: TaskContext, verdict: Verdict, earlier: _Reasons

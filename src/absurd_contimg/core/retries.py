@@ -14,8 +14,8 @@ class RetryPolicy:
 
     `transient_attempts` and `unknown_attempts` count the first try too. A step that ended
     `poison_limit` workers without a word is not started again.
-    A step waits for a resource `resource_wait_seconds` at a time, `resource_waits_max` times at
-    most.
+    A step waits for a resource `resource_wait_seconds` the first time, then twice as long up to
+    `resource_wait_limit_seconds`, `resource_waits_max` times at most: for a day.
     """
 
     transient_attempts: int = 3
@@ -25,7 +25,8 @@ class RetryPolicy:
     backoff_factor: float = 2.0
     backoff_limit_seconds: float = 300.0
     resource_wait_seconds: float = 60.0
-    resource_waits_max: int = 1440
+    resource_wait_limit_seconds: float = 300.0
+    resource_waits_max: int = 290
 
     def attempts(self, kind: FailureKind) -> int:
         """How many tries a step has that fails with this kind."""
@@ -41,6 +42,16 @@ class RetryPolicy:
         """How long to wait after the `failures`-th failure of the step."""
         delay = self.backoff_first_seconds * self.backoff_factor ** max(failures - 1, 0)
         return min(delay, self.backoff_limit_seconds)
+
+    def resource_delay_seconds(self, waits: int, spread: float) -> float:
+        """How long to wait for a resource after `waits` waits.
+
+        `spread`, from 0 to 1, adds a quarter at most, so that those who met the same full disk do
+        not meet again.
+        """
+        delay = self.resource_wait_seconds * 2.0 ** min(waits, 30)
+        limit = max(self.resource_wait_limit_seconds, self.resource_wait_seconds)
+        return min(delay, limit) * (1.0 + 0.25 * spread)
 
 
 ATTEMPTS_MAX = 2**31 - 1

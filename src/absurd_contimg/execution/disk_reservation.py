@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.execution.scratch import Janitor
 from absurd_contimg.products.filesystem import LOCAL, FileSystem
 
@@ -24,7 +26,7 @@ class FullDisk:
     free_bytes: int
 
     def __str__(self) -> str:
-        return f"No space left on device: {self.free_bytes} bytes free around {self.folder}"
+        return f"No space left on device: {size_text(self.free_bytes)} free around {self.folder}"
 
 
 def full_disks(*folders: Path) -> list[FullDisk]:
@@ -35,6 +37,21 @@ def full_disks(*folders: Path) -> list[FullDisk]:
     there = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
     disks = [FullDisk(folder, LOCAL.free_bytes(folder)) for folder in there]
     return [disk for disk in disks if disk.free_bytes < _FULL_BYTES]
+
+
+def shortage_text(disks: Sequence[FullDisk], attempt: Path) -> str:
+    """The disks that are full, with what an attempt was to write and has written: before its
+    folder is removed, for then all looks well.
+    """
+    full = "; ".join(map(str, disks))
+    try:
+        needed, written = int(LOCAL.read_json(attempt / _NAME)), LOCAL.tree_size(attempt)
+    except (OSError, ValueError, TypeError):  # a stage in the worker's process reserves nothing
+        return full
+    return (
+        f"{full}; the stage was expected to write {size_text(needed)} and has written "
+        f"{size_text(written)}"
+    )
 
 
 def files_at_size_limit(folder: Path) -> list[Path]:
@@ -65,8 +82,9 @@ def reserve(
         if short > 0:
             raise OSError(
                 errno.ENOSPC,
-                f"No space to begin: {needed_bytes / 1e9:.3f} GB are expected to be written, "
-                f"{short / 1e9:.3f} GB of that are not free or promised to other stages",
+                f"No space to begin: {size_text(needed_bytes)} are expected to be written, "
+                f"{size_text(short)} of that are not free or promised to other stages; "
+                f"{size_text(files.free_bytes(scratch_dir))} are free",
                 str(scratch_dir),
             )
         files.write_json(folder / _NAME, needed_bytes)

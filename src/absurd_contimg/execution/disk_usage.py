@@ -1,10 +1,19 @@
-"""Free space and inodes of a folder's file system, for the disk guard, doctor and samples."""
+"""Free space and inodes of a folder's file system, and how numbers of bytes are shown."""
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+
+_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
+
+
+def size_text(count: float) -> str:
+    """Bytes with the decimal unit in which the number is at least 1: ``7.3 MB``, ``812 B``."""
+    power = min(int(math.log10(count) // 3), len(_UNITS) - 1) if count >= 1 else 0
+    return f"{count / 1000**power:.{0 if power == 0 else 1}f} {_UNITS[power]}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,11 @@ from typing import Any, Protocol
 from absurd_contimg.core.evidence import Evidence, ExceptionEvidence
 from absurd_contimg.core.records import Json
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.disk_reservation import files_at_size_limit, full_disks
+from absurd_contimg.execution.disk_reservation import (
+    files_at_size_limit,
+    full_disks,
+    shortage_text,
+)
 from absurd_contimg.execution.fallback import ONE_THREAD, fallbacks_of
 from absurd_contimg.execution.lease_watchdog import MARK, LeaseWatchdog
 from absurd_contimg.execution.logs import death_messages, last_line, severe_messages, trim_log
@@ -295,7 +299,7 @@ def _failure(
     full = full_disks(request.scratch, request.output_log.parent)
     cut_off = [] if full else files_at_size_limit(request.scratch)
     path = next((str(place) for place in (*(disk.folder for disk in full), *cut_off)), None)
-    logged += tuple(map(str, full))
+    logged += (shortage_text(full, request.scratch),) if full else ()
     logged += tuple(f"RLIMIT_FSIZE is reached: {file}" for file in cut_off[:1])
     if not in_time:
         text = f"{subject} was killed at its deadline of {request.deadline_seconds:g} s. {where}"

@@ -33,7 +33,12 @@ from absurd_contimg.core.evidence import Evidence, text_of
 from absurd_contimg.core.records import Json
 from absurd_contimg.errors import OutputError, UnfinishedInputError
 from absurd_contimg.execution.context import PipelineContext
-from absurd_contimg.execution.disk_reservation import files_at_size_limit, full_disks
+from absurd_contimg.execution.disk_reservation import (
+    FullDisk,
+    files_at_size_limit,
+    full_disks,
+    shortage_text,
+)
 from absurd_contimg.execution.lease_watchdog import living_members
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
 from absurd_contimg.execution.stage import PipelineStage, Workspace
@@ -137,20 +142,30 @@ def run_stage(
         stage.validate_outputs(context, workspace, outputs)
     except Exception as error:
         full = full_disks(workspace.product, workspace.casa_log.parent)
+        if not full and _lacks_space(error):  # and has released some since
+            full = [FullDisk(workspace.product, LOCAL.free_bytes(workspace.product))]
+        shortage = shortage_text(full, workspace.product.parent)
         cut_off = files_at_size_limit(workspace.product.parent)
         try:
             stage.cleanup(context, workspace)
         except Exception as second:  # noqa: BLE001 - it must not hide the first error
             error.add_note(f"cleanup failed too: {second!r}")
         if full:
-            disks = "; ".join(map(str, full))
-            text = f"{disks}. The stage said {type(error).__name__}: {error}"
+            text = f"{shortage}. The stage said {type(error).__name__}: {error}"
             raise OSError(errno.ENOSPC, text, str(full[0].folder)) from error
         if cut_off:
             text = f"RLIMIT_FSIZE is reached. The stage said {type(error).__name__}: {error}"
             raise OSError(errno.EFBIG, text, str(cut_off[0])) from error
         raise
     return provided
+
+
+def _lacks_space(error: Exception) -> bool:
+    """Whether a write was refused for lack of space, whatever the stage made of that."""
+    return any(
+        link.errno in (errno.ENOSPC, errno.EDQUOT) and link.implicit_links == 0
+        for link in Evidence.of(error).exceptions
+    )
 
 
 def run_request(request: Mapping[str, Any]) -> dict[str, Json]:

@@ -429,5 +429,10 @@ _UVH5_RULES: tuple[FailureRule, ...] = (
 
 STAGE_RULES = (*_OWN_ERRORS, *_ENDS_OF_PROCESSES, *_CASA_RULES, *_UVH5_RULES)
 
+NO_SPACE_RULES = frozenset(
+    rule.id for rule in (*STAGE_RULES, *GENERIC_RULES) if rule.id.endswith("disk-full")
+)
+"""Those of a full disk, however it shows."""
+
 CLASSIFIER = Classifier((POISON_RULE, *STAGE_RULES, *GENERIC_RULES))
 """The whole failure table of the pipeline, the first matching rule first."""

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Literal
 
 from absurd_contimg.config.alerts import AlertsConfig
+from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.operations.alerts.records import Dependency, Look, Measured
 from absurd_contimg.operations.overview import (
     DiskOverview,
@@ -144,6 +145,22 @@ def hours_to_full(look: Look) -> Iterable[Measured]:
         yield _disk(disk, hours, f"is full in {disk.hours_to_full or 0.0:.1f} h at this rate")
 
 
+def shortages(look: Look) -> Iterable[Measured]:
+    """Stages that a full disk has ended in the last hour, in tasks that have not ended."""
+    lacking = _overview(look).shortages
+    last = lacking[0] if lacking else None
+    yield Measured(
+        "space",
+        float(len(lacking)),
+        "No stage has lacked space."
+        if last is None
+        else f"{last.step} of {last.group or 'a task'} was ended for lack of space on "
+        f"{last.worker}: {last.message}",
+        "contimg doctor" if last is None else f"contimg history {last.task_id}",
+        None if last is None else last.task_id,
+    )
+
+
 def used_share(look: Look) -> Iterable[Measured]:
     """Used part of a disk."""
     for disk in _overview(look).disks:
@@ -165,7 +182,7 @@ def _disk(disk: DiskOverview, value: float | None, fact: str) -> Measured:
         f"{disk.host}:{disk.folder}",
         value if fresh else None,
         f"The disk of {disk.folder} ({disk.role}) on {disk.host} {fact}, "
-        f"{(disk.free_bytes or 0.0) / 1e9:.0f} GB are free.",
+        f"{size_text(disk.free_bytes or 0.0)} are free.",
         "contimg doctor",
     )
 

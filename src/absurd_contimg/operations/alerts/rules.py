@@ -177,6 +177,21 @@ def all_rules(config: AlertsConfig) -> tuple[Rule, ...]:
             needs=_REGISTRY,
         ),
         Rule(
+            name="stage-lacks-space",
+            meaning="stages that a full disk has ended in the last hour, in tasks that have not "
+            "ended: what they wrote is removed, so that the disk looks well again",
+            severity="warning",
+            raised=1.0,
+            cleared=0.5,
+            looks=1,
+            hold_seconds=hold,
+            source="one is enough: all that follow will meet the same disk",
+            remedy="Make room for what the message says: `contimg maintenance plan`. The stage is "
+            "tried again by itself.",
+            measure=measures.shortages,
+            needs=_DATABASE,
+        ),
+        Rule(
             name="inodes-full",
             meaning="used part of the inodes of a disk; not measured where their number is not "
             "fixed",

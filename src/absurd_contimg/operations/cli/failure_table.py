@@ -62,8 +62,9 @@ def _treatment(rule: FailureRule, policy: RetryPolicy) -> str:
     if rule.kind is FailureKind.RESOURCE:
         waits = rule.resource_waits_max or policy.resource_waits_max
         text = (
-            f"it waits {policy.resource_wait_seconds:.0f} s at a time, at most {waits} times; that "
-            "costs no attempt"
+            f"it waits {policy.resource_wait_seconds:.0f} s, then twice as long each time up to "
+            f"{policy.resource_wait_limit_seconds:.0f} s, at most {waits} times; that costs no "
+            "attempt"
         )
     else:
         text = {

@@ -15,11 +15,11 @@ import jinja2
 from markupsafe import Markup
 
 from absurd_contimg.core.records import INFINITY
+from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.operations.console import jsonable, printable_lines
 
 _JSON_CHARACTERS_MAX = 20_000
 _TEXT_CHARACTERS_MAX = 20_000
-_UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
 def make_environment() -> jinja2.Environment:
@@ -93,8 +93,7 @@ def size(count: float | None) -> str:
     """Bytes with a decimal unit."""
     if count is None or not math.isfinite(count):
         return "–"
-    power = min(int(math.log10(count) // 3), len(_UNITS) - 1) if count >= 1 else 0
-    return f"{count / 1000**power:.{0 if power == 0 else 1}f} {_UNITS[power]}"
+    return size_text(count)
 
 
 def token(text: object) -> str:

@@ -283,6 +283,12 @@ METRICS: tuple[Metric, ...] = (
         _image(lambda image: image.flagged_share),
     ),
     Metric(
+        "contimg_stage_shortages",
+        "Stages that a full disk ended in the last hour, in tasks that have not ended.",
+        (),
+        lambda s: [((), len(s.overview.shortages))],
+    ),
+    Metric(
         "contimg_site_problems",
         "What could not be read, or is wrong with the site as a whole: contimg doctor looks.",
         (),

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from rich.text import Text
 
+from absurd_contimg.execution.disk_usage import size_text
 from absurd_contimg.history.durations import duration_text
 from absurd_contimg.operations.console import one_line
 from absurd_contimg.operations.overview import (
@@ -30,7 +31,6 @@ _COLOURS: dict[Health, str] = {
 }
 _MARKS: dict[Health, str] = {"ok": "●", "warning": "▲", "failure": "✗", "unknown": "?"}
 _SEVERITY: Sequence[Health] = ("failure", "unknown", "warning", "ok")
-_GB = 1e9
 _Part = TypeVar("_Part", ServiceOverview, DiskOverview)
 
 
@@ -231,7 +231,7 @@ def _disk(disk: DiskOverview) -> tuple[Text, Text]:
     parts = [text(disk.host)]
     if disk.used_share is not None and disk.free_bytes is not None:
         parts.append(Text(f"{disk.used_share:.0%} used", _COLOURS[disk.health]))
-        parts.append(Text(f"{disk.free_bytes / _GB:,.0f} GB free"))
+        parts.append(Text(f"{size_text(disk.free_bytes)} free"))
     if disk.hours_to_full is not None:
         parts.append(Text(f"full in {disk.hours_to_full:.1f} h", _COLOURS[disk.health]))
     if disk.measured_seconds_ago is not None:

@@ -16,6 +16,7 @@ from absurd_contimg.operations.overview.records import (
     QueueOverview,
     RunningStep,
     ServiceOverview,
+    Shortage,
     SiteOverview,
     WaitingTask,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "QueueOverview",
     "RunningStep",
     "ServiceOverview",
+    "Shortage",
     "Site",
     "SiteOverview",
     "WaitingTask",

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from absurd_contimg.config.alerts import AlertsConfig
-from absurd_contimg.execution.disk_usage import disk_usage
+from absurd_contimg.execution.disk_usage import disk_usage, size_text
 from absurd_contimg.execution.host_scratch import host_name
 from absurd_contimg.operations.overview.records import DiskOverview, Health
 from absurd_contimg.operations.services import Watermarks
@@ -26,7 +26,6 @@ _FILLING_SHARE_MIN = 0.001
 _OLD_SECONDS = 900.0
 """A sample that is older says little of the disk now."""
 _ANSWER_SECONDS = 2.0
-_GB = 1e9
 
 
 def folders_of(settings: Settings) -> dict[str, str]:
@@ -153,7 +152,7 @@ def _judge(  # noqa: PLR0911 - one return a threshold
     free, total = last.free_bytes, int(last.total_bytes)
     remove = "Remove old products, or make the disk larger."
     if free < marks.critical_bytes(total):
-        return "failure", f"{place} has {free / _GB:.1f} GB left, workers claim nothing. {remove}"
+        return "failure", f"{place} has {size_text(free)} left, workers claim nothing. {remove}"
     if hours is not None and hours < limits.disk_failure_hours:
         return "failure", f"{place} is full in {hours:.1f} h at its present rate. {remove}"
     inodes = None
@@ -162,7 +161,7 @@ def _judge(  # noqa: PLR0911 - one return a threshold
     if inodes is not None and inodes < marks.critical_inodes_share:
         return "failure", f"{place} has {inodes:.1%} of its inodes left. Remove small files."
     if free < marks.warn_bytes(total):
-        return "warning", f"{place} has {free / _GB:.1f} GB left. {remove}"
+        return "warning", f"{place} has {size_text(free)} left. {remove}"
     if inodes is not None and inodes < marks.warn_inodes_share:
         return "warning", f"{place} has {inodes:.1%} of its inodes left. Remove small files."
     if hours is not None and hours < limits.disk_full_hours:

@@ -38,6 +38,7 @@ from absurd_contimg.operations.overview.registry_facts import (
     rules_of,
 )
 from absurd_contimg.operations.overview.services import read_services, worker_facts
+from absurd_contimg.operations.overview.shortages import read_shortages, shortage_problem
 from absurd_contimg.operations.overview.site import Site
 from absurd_contimg.operations.overview.threads import in_thread
 from absurd_contimg.operations.services import make_policy
@@ -82,6 +83,8 @@ async def read_site_and_context(
             sentences[task.run.task_id] = explanation.sentence
     rules = rules_of(site)
     problems += _site_problems(queues, services)
+    shortages = read_shortages(queues, now)
+    problems += filter(None, [shortage_problem(shortages)])
     overview = SiteOverview(
         at=now,
         source=site.source,
@@ -96,6 +99,7 @@ async def read_site_and_context(
         data=data_overview(registry, rules, seconds),
         images=tuple(image_qualities(registry)),
         problems=tuple(problems),
+        shortages=tuple(shortages),
     )
     return overview, context
 

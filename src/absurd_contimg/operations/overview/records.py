@@ -121,6 +121,20 @@ class WaitingTask:
 
 
 @dataclass(frozen=True, slots=True)
+class Shortage:
+    """A stage of a task that has not ended was ended by a full disk, which looks well again."""
+
+    task_id: UUID
+    queue_name: str
+    group: str | None
+    step: str
+    worker: str
+    at: datetime
+    message: str
+    """With the free space at that time, what the stage was to write and what it has written."""
+
+
+@dataclass(frozen=True, slots=True)
 class DiskOverview:
     """The file system of one folder, seen from one host."""
 
@@ -185,6 +199,8 @@ class SiteOverview:
     """The newest first; at most 20."""
     problems: tuple[str, ...]
     """What could not be read, and what is wrong with the site as a whole, each with what to do."""
+    shortages: tuple[Shortage, ...] = ()
+    """Of the last hour, the newest first."""
 
     @property
     def worker_utilisation(self) -> float | None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from absurd_contimg.core.records import Json
-from absurd_contimg.execution.disk_usage import DiskUsage, disk_usage
+from absurd_contimg.execution.disk_usage import DiskUsage, disk_usage, size_text
 from absurd_contimg.products.filesystem import LOCAL
 
 _log = logging.getLogger(__name__)
@@ -113,15 +113,15 @@ class DiskGuard:
             except OSError as error:
                 _log.warning("worker %s: cannot make room: %s", self.worker_id, error)
             usage = disk_usage(folder)
-        marks, free_gb = self.watermarks, usage.free_bytes / _GB
+        marks, free = self.watermarks, size_text(usage.free_bytes)
         critical, warn = (
             marks.critical_bytes(usage.total_bytes),
             marks.warn_bytes(usage.total_bytes),
         )
         if usage.free_bytes < critical:
             return False, (
-                f"{folder} is nearly full: workers claim nothing below {critical / _GB:.1f} "
-                f"GB, {free_gb:.1f} GB are free. Remove old products, or lower "
+                f"{folder} is nearly full: workers claim nothing below {size_text(critical)}, "
+                f"{free} are free. Remove old products, or lower "
                 "CONTIMG_DISK_CRITICAL_GB."
             )
         inodes = usage.free_inodes_share
@@ -133,8 +133,8 @@ class DiskGuard:
             )
         if usage.free_bytes < warn:
             return True, (
-                f"{folder} is filling up: below the {warn / _GB:.1f} GB of "
-                f"CONTIMG_DISK_WARN_GB, {free_gb:.1f} GB are free."
+                f"{folder} is filling up: below the {size_text(warn)} of "
+                f"CONTIMG_DISK_WARN_GB, {free} are free."
             )
         if inodes is not None and inodes < marks.warn_inodes_share:
             return True, f"{folder} runs out of inodes for new files: {inodes:.1%} are free."
