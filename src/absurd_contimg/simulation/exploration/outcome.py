@@ -2,7 +2,7 @@
 
 Kept: every task with its state, its result and its checkpoints, every product, what ingestion and
 batches have recorded, every external effect. Left out: times, how long a stage took, which worker
-ran it, how often it was started.
+ran it, how often it was started; a window that another one has replaced before its mosaic began.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
@@ -21,6 +21,7 @@ from absurd_contimg.core.records import Checkpoint, History, Json, Run
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES
 from absurd_contimg.history.invariants.check import Violation
 from absurd_contimg.history.invariants.world import WorldObservation
+from absurd_contimg.registry.windows import Window, WindowState
 from absurd_contimg.simulation.exploration.differences import (
     short,
     task_differences,
@@ -28,6 +29,7 @@ from absurd_contimg.simulation.exploration.differences import (
 )
 from absurd_contimg.simulation.model.simulated_ingestion import describe_ingestion
 from absurd_contimg.simulation.model.world import State
+from absurd_contimg.workflows import mosaic
 
 VOLATILE = frozenset({"adopted", "seconds", "logs"})
 """Fields of a stage's checkpoint that say how it was made, not what."""
@@ -88,17 +90,48 @@ def outcome_of(
         (path, _without_provenance(state.disk.manifest(path)), sorted(state.disk.below(path)))
         for path in sorted(state.disk.product_paths())
     )
-    values = _SavedValues(observed.histories)
+    registry = state.registry
+    replaced = _replaced_windows(registry.ingestion.windows(), observed.histories)
+    histories = [each for each in observed.histories if _window_of(each) not in replaced]
+    values = _SavedValues(histories)
     ledger = tuple(f"{each.name} {json.dumps(values.steady(each.value))}" for each in state.ledger)
     outside = zip(ledger, state.ledger, strict=True)
     unprotected = tuple(
         text for text, each in outside if not each.in_step and each.name not in may_repeat
     )
-    tasks = tuple(_essence(history, values, looks) for history in observed.histories)
-    run_ends = tuple(tuple(map(_end, history.runs)) for history in observed.histories)
-    registry = state.registry
-    records = (*describe_ingestion(registry.ingestion), *registry.batches.describe())
+    tasks = tuple(_essence(history, values, looks) for history in histories)
+    run_ends = tuple(tuple(map(_end, history.runs)) for history in histories)
+    records = (*describe_ingestion(registry.ingestion, replaced), *registry.batches.describe())
     return Outcome(tasks, products, records, ledger, violations, run_ends, unprotected)
+
+
+def _replaced_windows(windows: Sequence[Window], histories: Iterable[History]) -> frozenset[str]:
+    """The windows that a closed one has replaced before their mosaic began.
+
+    Such a window exists only where its groups were processed before a late group came, which
+    depends on how long faults kept the workers. One whose mosaic has begun is no such window.
+    """
+    states = {window.window_id: window.state for window in windows}
+    begun = {_window_of(history) for history in histories if not _is_cancelled_unstarted(history)}
+    return frozenset(
+        window.window_id
+        for window in windows
+        if window.state is WindowState.SUPERSEDED
+        and states.get(window.superseded_by or "") is WindowState.CLOSED
+        and window.window_id not in begun
+    )
+
+
+def _window_of(history: History) -> str | None:
+    """The window of a mosaic task."""
+    params = history.task.params
+    if history.task.task_name != mosaic.TASK_NAME or not isinstance(params, Mapping):
+        return None
+    return str(params.get("window_id"))
+
+
+def _is_cancelled_unstarted(history: History) -> bool:
+    return history.task.state == "cancelled" and not any(run.started_at for run in history.runs)
 
 
 def _end(run: Run) -> str:

@@ -6,7 +6,7 @@ Each call is one transaction. `tests/simulation/test_stream.py` holds it against
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from absurd_contimg.core.records import Json
@@ -307,8 +307,8 @@ def _new_group(group_id: str) -> IngestGroup:
     )
 
 
-def describe_ingestion(store: IngestStore) -> Iterator[Json]:
-    """What is left of a night, without times and the ids of tasks.
+def describe_ingestion(store: IngestStore, left_out: Collection[str] = ()) -> Iterator[Json]:
+    """What is left of a night, without times, the ids of tasks and the windows `left_out`.
 
     Nor which wait was over first: a daemon that was dead for a while saw the files later.
     """
@@ -318,6 +318,8 @@ def describe_ingestion(store: IngestStore) -> Iterator[Json]:
         for file in group.files:
             yield ["file", file.path.name, file.group_id, file.state.value]
     for window in store.windows():
+        if window.window_id in left_out:
+            continue
         members = [[member.group_id, member.used, member.reason] for member in window.members]
         place = [window.window_id, window.state.value, window.superseded_by]
         yield ["window", *place, window.closed_reason, members]

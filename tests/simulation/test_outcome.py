@@ -1,0 +1,79 @@
+"""What an outcome leaves out, and what it must not: a replaced window whose mosaic never began."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from absurd_contimg.backends.memory import MemoryBackend, MemoryDatabase
+from absurd_contimg.execution.context import MosaicInputs
+from absurd_contimg.registry.windows import Window, WindowMember, WindowState
+from absurd_contimg.simulation.exploration.outcome import Outcome, outcome_of
+from absurd_contimg.simulation.model.simulated_config import SIMULATED_CONFIG
+from absurd_contimg.simulation.model.world import EPOCH, State, World
+from absurd_contimg.simulation.runtime.loop import instantly
+from absurd_contimg.workflows import mosaic
+
+QUEUE = "night"
+
+
+def window(window_id: str, groups: str, state: WindowState = WindowState.CLOSED) -> Window:
+    members = tuple(WindowMember(group, float(number)) for number, group in enumerate(groups))
+    return Window(window_id, state, 0.0, 1.0, 16.0, members, {}, "complete")
+
+
+FIRST, WHOLE = window("W-ab", "ab"), window("W-abc", "abc")
+REPLACED = replace(window("W-bc", "bc", WindowState.SUPERSEDED), superseded_by="W-abc")
+
+
+def outcome(*windows: Window, replaced_mosaic: str = "cancelled") -> Outcome:
+    """Of a night with these windows; the mosaics of those that are not superseded are pending."""
+    state = State(MemoryDatabase(0, clock=lambda: EPOCH))
+    backend = MemoryBackend(state.database)
+    instantly(backend.create_queue(QUEUE))
+    for each in windows:
+        state.registry.ingestion.store_windows([each])
+        inputs = MosaicInputs(
+            window_id=each.window_id,
+            members=tuple(member.group_id for member in each.members),
+            catalog_path=SIMULATED_CONFIG.paths.input_dir / "sky.csv",
+        )
+        params, options = inputs.model_dump(mode="json"), mosaic.spawn_options(inputs)
+        spawned = instantly(backend.spawn_task(QUEUE, mosaic.TASK_NAME, params, options))
+        if each.state is not WindowState.SUPERSEDED:
+            continue
+        if "begun" in replaced_mosaic:
+            instantly(backend.claim_task(QUEUE, "worker"))
+        if "cancelled" in replaced_mosaic:
+            instantly(backend.cancel_task(QUEUE, spawned.task_id))
+    world = World(state)
+    observed = world.observation(must_have_ended=False)
+    world.close()
+    return outcome_of(observed, state, ())
+
+
+def test_a_replaced_window_whose_mosaic_never_began_is_no_difference() -> None:
+    base, after_fault = outcome(FIRST, WHOLE), outcome(FIRST, REPLACED, WHOLE)
+    assert after_fault.differences(base) == []
+    assert base.differences(after_fault) == []
+    assert after_fault.run_ends == base.run_ends
+
+
+@pytest.mark.parametrize("replaced_mosaic", ["waiting", "begun", "begun, then cancelled"])
+def test_a_replaced_window_whose_mosaic_may_be_published_is_found(replaced_mosaic: str) -> None:
+    after_fault = outcome(REPLACED, FIRST, WHOLE, replaced_mosaic=replaced_mosaic)
+    task, record = after_fault.differences(outcome(FIRST, WHOLE))
+    assert record.startswith('record ["window", "W-bc"')
+    assert "task 'mosaic' (mosaic:W-bc) is new" in task
+
+
+def test_windows_that_nothing_replaces_are_found() -> None:
+    base = outcome(FIRST, WHOLE)
+    for other in (None, "W-none", "W-bc"):
+        lost = replace(REPLACED, superseded_by=other)
+        assert len(outcome(FIRST, lost, WHOLE).differences(base)) == 2, other
+    task, record = outcome(FIRST, REPLACED).differences(outcome(FIRST))
+    assert ("is new" in record, "is new" in task) == (True, True)
+    missing = outcome(FIRST, REPLACED, replace(WHOLE, window_id="W-other")).differences(base)
+    assert any("W-abc" in text and text.endswith("is missing") for text in missing)
