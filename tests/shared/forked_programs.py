@@ -1,0 +1,151 @@
+"""Programs in forks of the test's process: ``contimg``, pytest, scripts, without a start of Python.
+
+A start and its imports cost one to two seconds of processor time, a fork a tenth. What belongs to
+the interpreter itself (closed streams, a removed folder, Ctrl-C during imports) needs a process of
+its own: `operations/test_streams.py`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import pkgutil
+import runpy
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+import absurd_contimg.operations
+from absurd_contimg.operations.console import console, error_console
+from absurd_contimg.operations.program import main
+
+Ended = subprocess.CompletedProcess[str]
+_LOOKS_SECONDS = 0.01
+
+
+@cache
+def import_commands() -> None:
+    """Import all that the commands import when they run: else each fork would do it again."""
+    package = absurd_contimg.operations
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    for name in ("simulation.exploration.stream_workflows", "synthesis"):
+        importlib.import_module(f"absurd_contimg.{name}")
+
+
+def run_program(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+) -> Ended:
+    """Run ``contimg`` with these arguments."""
+    import_commands()
+
+    def run() -> None:
+        sys.argv = ["contimg", *arguments]
+        main()
+
+    return run_forked(run, environment, folder)
+
+
+def run_pytest(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+) -> Ended:
+    """Run pytest with these arguments, as in a project of its own."""
+
+    def run() -> None:
+        sys.exit(pytest.main([*arguments, "-p", "no:cacheprovider"]))
+
+    return run_forked(run, environment, folder)
+
+
+def run_script(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path | None = None
+) -> Ended:
+    """Run a file with Python, and with the arguments after its name."""
+
+    def run() -> None:
+        sys.argv = [*arguments]
+        sys.path[:0] = [os.getcwd()]
+        runpy.run_path(arguments[0], run_name="__main__")
+
+    return run_forked(run, environment, folder)
+
+
+def run_forked(
+    run: Callable[[], object],
+    environment: Mapping[str, str],
+    folder: Path | None = None,
+    timeout: float = 200.0,
+) -> Ended:
+    """What a fork prints, and its exit code, as `subprocess.run` says it.
+
+    It has this environment and no other. After `timeout` seconds it is killed, and
+    `subprocess.TimeoutExpired` is raised.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        child = os.fork()
+        if child == 0:
+            _run(run, environment, folder, output.fileno(), errors.fileno())
+        status = _wait(child, timeout)
+        output.seek(0)
+        errors.seek(0)
+        texts = output.read(), errors.read()
+    if status is None:
+        raise subprocess.TimeoutExpired("a fork", timeout, *texts)
+    return subprocess.CompletedProcess("a fork", os.waitstatus_to_exitcode(status), *texts)
+
+
+def _wait(child: int, timeout: float) -> int | None:
+    """The wait status of a child; None if it had to be killed."""
+    give_up = time.monotonic() + timeout
+    while (ended := os.waitpid(child, os.WNOHANG)) == (0, 0):
+        if time.monotonic() > give_up:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(_LOOKS_SECONDS)
+    return ended[1]
+
+
+def _run(
+    run: Callable[[], object],
+    environment: Mapping[str, str],
+    folder: Path | None,
+    output: int,
+    errors: int,
+) -> NoReturn:
+    """Run in this process, and end it as the interpreter would."""
+    code = 1
+    try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(output, 1)
+        os.dup2(errors, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
+        logging.root.handlers.clear()  # pytest's
+        os.environ.clear()
+        os.environ.update(environment)
+        if columns := environment.get("COLUMNS"):
+            console.width = error_console.width = int(columns)
+        if folder is not None:
+            os.chdir(folder)
+        run()
+        code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:  # noqa: BLE001 - as the interpreter would
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
