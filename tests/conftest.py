@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,10 @@ _UNTIMED: dict[str, Any] = {
 hypothesis.settings.register_profile("repeatable", derandomize=True, **_UNTIMED)
 hypothesis.settings.register_profile("search", print_blob=True, **_UNTIMED)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+# Where the environment forbids bytecode, each of a thousand processes would compile the package.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # Else pydantic reads the metadata of every installed package in each process that a test starts.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+from search_extent import is_search
 
 from conformance import operations
 from conformance.comparison import Pair, look, opening, regression_sequence
@@ -17,7 +18,7 @@ from conformance.databases import Call, EmulatorDatabase, PostgresDatabase
 from conformance.operations import DataChooser
 from conformance.scripted_sequences import SCRIPTS, Script
 
-SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "50"))
+SEQUENCES = int(os.environ.get("CONFORMANCE_SEQUENCES", "100" if is_search() else "25"))
 STEPS = 50
 SETTINGS = settings(
     max_examples=SEQUENCES,

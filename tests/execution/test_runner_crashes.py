@@ -13,16 +13,16 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from committed_products import committed_products
 from forked_crashes import fork
-from toy_stages import TOYS_FOLDER, Make, Refine
+from toy_stages import Make, Refine
 
 from absurd_contimg.config import PathsConfig, PipelineConfig
 from absurd_contimg.execution.context import PipelineContext
@@ -141,25 +141,12 @@ def test_killed_again_and_again(tmp_path: Path, baseline: tuple[State, int]) -> 
         assert state(root) == expected, f"seed 1, round {number}"
 
 
-_WORKER = """
-import sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:]
-from absurd_contimg.execution.executor import IsolatedStageExecutor, no_environment
-from test_runner_crashes import work
-print("ready", flush=True)
-work(Path(sys.argv[1]), IsolatedStageExecutor(no_environment), seconds=0.1)
-"""
-
-
-def start_worker(root: Path) -> subprocess.Popen[str]:
-    worker = subprocess.Popen(
-        [sys.executable, "-c", _WORKER, str(root), TOYS_FOLDER, str(Path(__file__).parent)],
-        stdout=subprocess.PIPE,
-        text=True,
+def start_worker(root: Path) -> ForkProcess:
+    """A worker process, which has imported what it needs already."""
+    worker = get_context("fork").Process(
+        target=work, args=(root, IsolatedStageExecutor(no_environment), 0.1)
     )
-    assert worker.stdout is not None
-    assert worker.stdout.readline() == "ready\n"
+    worker.start()
     return worker
 
 
@@ -173,9 +160,9 @@ def test_real_workers_killed_at_random_moments(tmp_path: Path, baseline: tuple[S
             worker = start_worker(root)
             time.sleep(chance.uniform(0.0, 0.9))
             worker.kill()
-            worker.communicate()
+            worker.join()
             check_after_crash(root)
         worker = start_worker(root)
-        worker.communicate()
-        assert worker.returncode == 0
+        worker.join()
+        assert worker.exitcode == 0
         assert state(root) == baseline[0], f"seed {seed}"

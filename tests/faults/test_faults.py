@@ -176,14 +176,16 @@ def test_worker_paused_past_its_lease_resumes(
 def test_pauses_are_no_deaths(new_site: Callable, dies: bool) -> None:
     """A worker that is stopped past its lease in the same stage, and one that is killed there."""
     site = new_site()
+    site.plan("solve", "hang")
     site.spawn()
     worker = site.worker()
     for start in range(3):
-        site.plan("solve", "hang")
         site.until(lambda starts=start + 1: site.stage_log.count("solve fault") == starts)
         pid = site.pid_at("solve")
         worker.send_signal(signal.SIGKILL if dies else signal.SIGSTOP)
         site.until(lambda pid=pid: not is_running(pid))
+        if start < 2:  # before anybody can begin the stage again
+            site.plan("solve", "hang")
         if dies:
             worker.wait()
             worker = site.worker()
@@ -194,7 +196,9 @@ def test_pauses_are_no_deaths(new_site: Callable, dies: bool) -> None:
     if dies:
         assert (history.task.state, outcomes) == ("failed", ["poison"] * 3)
     else:
-        assert (history.task.state, outcomes) == ("completed", ["lost"] * 3 + ["done"])
+        assert (history.task.state, outcomes[-1]) == ("completed", "done")
+        assert set(outcomes[:-1]) == {"lost"}
+        assert len(outcomes) >= 4, "a loaded machine may lose one lease more"
 
 
 def test_sigterm(number: int, new_site: Callable, check_recovery: Callable) -> None:

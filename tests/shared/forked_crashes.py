@@ -30,6 +30,8 @@ def fork(root: Path, act: Callable[[], None], kill_at: int | None = None) -> tup
                 return
             if not str(arguments[0]).startswith(str(root)):
                 return
+            if event == "os.mkdir" and os.path.isdir(arguments[0]):  # no effect
+                return
             if count == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
             count += 1
