@@ -14,6 +14,7 @@ from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.records import TERMINAL_STATES, Json
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.core.worker_group import run_workers
 from absurd_contimg.execution.context import PipelineContext
 from absurd_contimg.execution.executor import StageReport, StageRequest
 from absurd_contimg.execution.product_builder import Provenance, complete_product, plan_product
@@ -21,7 +22,6 @@ from absurd_contimg.execution.runner import StageRunner, prepare_folders
 from absurd_contimg.execution.scratch import ScratchOwner
 from absurd_contimg.execution.stage import PipelineStage, Resource, Workspace
 from absurd_contimg.execution.stage_process import run_stage
-from absurd_contimg.operations.services.worker_service import run_workers
 from absurd_contimg.registry import Registry
 from absurd_contimg.workflows.assembly import make_pipeline_worker
 from absurd_contimg.workflows.stage_tasks import stage_queues

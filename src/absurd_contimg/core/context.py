@@ -9,7 +9,6 @@ application object), `TaskContext.tracked_step` and `TaskContext.task_result` ar
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -21,15 +20,16 @@ from uuid import UUID
 from absurd_sdk import StepHandle, TaskResultSnapshot
 from absurd_sdk import TimeoutError as EventTimeout
 
-from absurd_contimg.core.errors import RunReleased
+from absurd_contimg.core.errors import QueueNotFound, RunReleased, UnknownQueue
 from absurd_contimg.core.failures import StepsChanged, SuspensionSwallowed
 from absurd_contimg.core.forks import FORKED, load_steps
 from absurd_contimg.core.jsonb_sanitizer import require_name, shortened
-from absurd_contimg.core.records import TERMINAL_STATES, Json, SpawnOptions, TaskResult
+from absurd_contimg.core.records import Json, SpawnOptions, TaskResult
 from absurd_contimg.core.row_values import require_readable
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import JOURNAL_PREFIXES, StepJournal
 from absurd_contimg.core.step_order_check import STEPS_CHANGED, StepOrderCheck
+from absurd_contimg.core.task_waits import TaskWait
 from absurd_contimg.core.wake_times import (
     SECONDS_MAX,
     TIME_FORMS,
@@ -48,9 +48,6 @@ own name stays free, so that absurd-sdk, which knows no such outcome, takes it f
 SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX = "$spawn:", "$awaitEvent:", "$awaitTaskResult:"
 """The checkpoints of child tasks and of waits without a name of their own."""
 _OWN_PREFIXES = (*JOURNAL_PREFIXES, TIMEOUT_PREFIX, SPAWN_PREFIX, EVENT_PREFIX, RESULT_PREFIX)
-
-_POLL_FIRST_SECONDS = 0.05
-_POLL_LIMIT_SECONDS = 1.0
 
 
 class TaskContext:
@@ -74,6 +71,10 @@ class TaskContext:
         self.headers = cast(Mapping[str, Any], claimed.headers or {})
         self.current_step: str | None = None
         """The step that has begun and is not yet completed."""
+        self.steps_running = 0
+        """How many functions of steps run now."""
+        self.task_waits: list[TaskWait] = []
+        """The tasks whose outcome is awaited now."""
         self.fence = session.lease
         """``await ctx.fence()`` extends the lease, and raises if it is lost. Call it just before
         an effect that must not happen twice, such as the renaming of a finished product into
@@ -98,7 +99,14 @@ class TaskContext:
         handle = await self.begin_step(name)
         if handle.done:
             return cast(_T, handle.state)
-        return await self.complete_step(handle, await fn())
+        return await self.complete_step(handle, await self._counted(fn()))
+
+    async def _counted(self, work: Awaitable[_T]) -> _T:
+        self.steps_running += 1
+        try:
+            return await work
+        finally:
+            self.steps_running -= 1
 
     async def begin_step(self, name: str) -> StepHandle:
         """Take the next checkpoint of this name; `done` tells whether it is saved already."""
@@ -145,8 +153,8 @@ class TaskContext:
         if chosen.idempotency_key is None:
             chosen = replace(chosen, idempotency_key=f"{self.task_id}:{handle.checkpoint_name}")
         backend, where = self._session.backend, queue or self.queue_name
-        spawned = await self.fence.retry_until_deadline(
-            lambda: backend.spawn_task(where, task_name, params, chosen)
+        spawned = await self._in_queue(
+            where, lambda: backend.spawn_task(where, task_name, params, chosen)
         )
         return await self.complete_step(handle, str(spawned.task_id))
 
@@ -163,7 +171,7 @@ class TaskContext:
         if self._stopping():
             raise RunReleased
         start = await self.journal.begin(handle.checkpoint_name)
-        result = await self.complete_step(handle, await fn(start))
+        result = await self.complete_step(handle, await self._counted(fn(start)))
         self.journal.completed()
         return result
 
@@ -286,43 +294,51 @@ class TaskContext:
         handle = await self._begin(step_name or f"{RESULT_PREFIX}{task_id}")
         saved = cast(dict[str, Any], handle.state)
         if not handle.done:
-            saved = await self._poll_result(handle.checkpoint_name, queue, task_id, timeout)
+            saved = await self._task_outcome(handle.checkpoint_name, queue, task_id, timeout)
             await self.complete_step(handle, saved)
         return TaskResultSnapshot(**saved)
 
-    async def _poll_result(
+    async def _task_outcome(
         self, checkpoint_name: str, queue: str, task_id: str, timeout: float | None
     ) -> dict[str, Any]:
         late = EventTimeout(f'Timed out waiting for task "{task_id}"')
         if TIMEOUT_PREFIX + checkpoint_name in self._session.checkpoints:
             raise late
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + max(timeout, 0.0)
-        delay = _POLL_FIRST_SECONDS
-        while True:
-            outcome = await self.task_result(task_id, queue)
-            if outcome is None:
-                raise LookupError(f'Task "{task_id}" not found on queue "{queue}"')
-            if outcome.state in TERMINAL_STATES:
-                snapshot: dict[str, Any] = {"state": outcome.state}
-                owner = f"the outcome of task {task_id}"
-                if outcome.state == "completed":
-                    snapshot["result"] = require_readable(outcome.result, owner)
-                elif outcome.state == "failed":
-                    snapshot["failure"] = require_readable(outcome.failure_reason, owner)
-                return snapshot
-            if deadline is not None:
-                if loop.time() >= deadline:
-                    await self._save_timeout(checkpoint_name, timeout)
-                    raise late
-                delay = min(delay, deadline - loop.time())
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, _POLL_LIMIT_SECONDS)
+        wait = TaskWait(UUID(task_id), queue)
+        self.task_waits.append(wait)
+        try:
+            outcome = await wait.outcome(lambda: self.task_result(task_id, queue), timeout)
+        finally:
+            self.task_waits.remove(wait)
+        if outcome is None:
+            await self._save_timeout(checkpoint_name, timeout)
+            raise late
+        snapshot: dict[str, Any] = {"state": outcome.state}
+        owner = f"the outcome of task {task_id}"
+        if outcome.state == "completed":
+            snapshot["result"] = require_readable(outcome.result, owner)
+        elif outcome.state == "failed":
+            snapshot["failure"] = require_readable(outcome.failure_reason, owner)
+        return snapshot
 
     async def task_result(self, task_id: str, queue_name: str) -> TaskResult | None:
         """The state and outcome of a task now, None if there is none; leaves no checkpoint."""
         ask = partial(self._session.backend.get_task_result, queue_name, UUID(task_id))
-        return await self.fence.retry_until_deadline(ask)
+        return await self._in_queue(queue_name, ask)
+
+    async def _in_queue(self, queue: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """Repeat a call about a queue under the lease, unless there is no such queue."""
+
+        async def attempt() -> _T:
+            try:
+                return await call()
+            except QueueNotFound as error:
+                backend = self._session.backend
+                if queue == self.queue_name or queue in await backend.list_queues():
+                    raise
+                raise UnknownQueue(queue) from error
+
+        return await self.fence.retry_until_deadline(attempt)
 
     async def emit_event(
         self, event_name: str, payload: Json = None, queue_name: str | None = None
@@ -330,7 +346,7 @@ class TaskContext:
         """Emit an event, by default on this task's queue; the first payload of a name stays."""
         require_name("event", event_name)
         queue, emit = queue_name or self.queue_name, self._session.backend.emit_event
-        await self.fence.retry_until_deadline(partial(emit, queue, event_name, payload))
+        await self._in_queue(queue, partial(emit, queue, event_name, payload))
 
     async def heartbeat(self, seconds: float | None = None) -> None:
         """Extend the lease to end `seconds` from now or later, as the worker does by itself.

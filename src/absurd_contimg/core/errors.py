@@ -84,6 +84,20 @@ class QueueNotFound(BackendError, LookupError):
     """The queue has no tables (42P01): create it with ``contimg db init`` or `create_queue`."""
 
 
+class TaskNotCompleted(RuntimeError):
+    """The result was asked for of a task that has none: it goes on, has failed or is cancelled."""
+
+
+class UnknownQueue(LookupError):
+    """A handler names a queue that is not there; unlike other refusals this is never repeated."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(
+            f"there is no queue {queue!r}: create it before, by create_queue of the backend or "
+            f"contimg --queue {queue} db init"
+        )
+
+
 class SchemaMissing(BackendError):
     """The database holds no Absurd schema, or not the version that this package uses."""
 

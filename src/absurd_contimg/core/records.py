@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, NamedTuple
 from uuid import UUID
 
+from absurd_contimg.core.errors import TaskNotCompleted
+
 Json = str | int | float | bool | None | Sequence["Json"] | Mapping[str, "Json"]
 """A value that jsonb can hold."""
 
@@ -102,6 +104,13 @@ class TaskResult:
     result: Json
     failure_reason: Json
 
+    def __repr__(self) -> str:
+        failure = _failure_text(self.failure_reason)
+        return (
+            f"TaskResult({str(self.task_id)!r}, state={self.state!r}, result={self.result!r}"
+            f"{failure and f', failure={failure!r}'})"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class QueuePolicy:
@@ -189,6 +198,33 @@ class History:
     def checkpoint_states(self) -> dict[str, Json]:
         """The state of each checkpoint, by name."""
         return {saved.checkpoint_name: saved.state for saved in self.checkpoints}
+
+    @property
+    def result(self) -> Json:
+        """What the handler has returned; raises `TaskNotCompleted` if the task is not completed."""
+        if self.task.state != "completed":
+            raise TaskNotCompleted(f"{self!r} has no result")
+        return self.task.completed_payload
+
+    def __repr__(self) -> str:
+        reasons = (_failure_text(run.failure_reason) for run in reversed(self.runs))
+        failure = "" if self.task.state == "completed" else next(filter(None, reasons), "")
+        return (
+            f"<History of task {self.task.task_name!r} ({self.task.task_id}) in queue "
+            f"{self.queue_name!r}: {self.task.state}{failure and f' ({failure})'}, "
+            f"{len(self.runs)} runs, {len(self.checkpoints)} checkpoints>"
+        )
+
+
+_SHOWN_MAX = 200
+
+
+def _failure_text(reason: Json) -> str:
+    """``ValueError: no such card``; empty if there is no failure."""
+    if not isinstance(reason, Mapping):
+        return "" if reason is None else str(reason)[:_SHOWN_MAX]
+    parts = (str(reason[name]) for name in ("name", "message") if reason.get(name))
+    return ": ".join(parts)[:_SHOWN_MAX]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from absurd_contimg.core.refusals import Refusal, meaning_of
 from absurd_contimg.core.retries import RetryPolicy
 from absurd_contimg.core.run_session import RunSession
 from absurd_contimg.core.step_journal import StepJournal, StepOutcome
+from absurd_contimg.core.task_waits import require_progress
 from absurd_contimg.core.tasks import TaskRegistry, call, require_task
 from absurd_contimg.core.worker_activity import ActiveRun, WorkerActivity
 from absurd_contimg.core.worker_deaths import note_death, require_survivors
@@ -134,11 +135,13 @@ class Worker:
         self._stopping.set()
         self._bounded.stop()
 
-    async def run(self, until_idle: bool = False) -> None:
+    async def run(self, until_idle: bool = False, beside: Sequence[Worker] = ()) -> None:
         """Work until `stop` is called or, with `until_idle`, until nothing can be claimed.
 
         A queue that refuses claims is polled less and less often while the runs go on; with
         `until_idle` the refusal is raised then. Returns when every run has ended or is released.
+        With `until_idle` raises `Standstill`, and releases its runs, when they and those of the
+        workers `beside` it in this process all wait for tasks that nobody takes up.
         """
         stop = asyncio.create_task(self._stopping.wait())
         try:
@@ -153,9 +156,12 @@ class Worker:
                     )
                     self._runs[run] = task.run_id
                     run.add_done_callback(self._runs.pop)
-                if until_idle and not claimed and not self._runs and not self._bounded.unanswered:
-                    return
-                await self._pause(stop, idle=not claimed)
+                if until_idle and not claimed and not self._bounded.unanswered:
+                    if not self._runs:
+                        return
+                    group = (self, *beside)
+                    await self._bounded(partial(self._require_progress, group), calls=4)
+                await self._pause(stop, idle=not claimed, until_idle=until_idle)
             await self._drain(self.settings.grace_seconds)
         finally:
             stop.cancel()
@@ -265,12 +271,17 @@ class Worker:
     async def _note_losses(self) -> None:
         await self._lost.note(self.backend, self.settings.queue_name)
 
-    async def _pause(self, stop: asyncio.Task[bool], idle: bool) -> None:
+    async def _require_progress(self, group: Sequence[Worker]) -> None:
+        runs = {each.settings.queue_name: list(each.activity.runs.values()) for each in group}
+        await require_progress(self.backend, runs, self.settings.poll_interval_seconds)
+
+    async def _pause(self, stop: asyncio.Task[bool], idle: bool, until_idle: bool) -> None:
         """Wait for a free slot, the next poll, or `stop`."""
         full = len(self._runs) >= self.settings.concurrency
         if not idle and not full:
             return
-        timeout = None if full and not self._lost else self._poll_seconds()
+        polls = not full or bool(self._lost) or until_idle
+        timeout = self._poll_seconds() if polls else None
         if timeout is not None and self.polls_ahead is not None and not self._lost:
             timeout *= self.polls_ahead(timeout)
         await asyncio.wait(

@@ -16,7 +16,9 @@ from typing import Protocol
 from absurd_contimg.core.backend import Backend
 from absurd_contimg.core.lease import RunControl
 from absurd_contimg.core.retries import RetryPolicy
+from absurd_contimg.core.task_waits import Standstill
 from absurd_contimg.core.worker import Worker, WorkerSettings
+from absurd_contimg.core.worker_group import run_workers
 from absurd_contimg.errors import MissingInputError
 from absurd_contimg.execution.casa_environment import casa_environment
 from absurd_contimg.execution.executor import IsolatedStageExecutor
@@ -192,7 +194,10 @@ async def serve(
                 loop.add_signal_handler(number, _stop, state)
             _log.info("worker %s on queue %s", settings.worker_id, ", ".join(served))
             async with reported(reporter, manager):
-                await run_workers(workers, until_idle)
+                try:
+                    await run_workers(workers, until_idle)
+                except Standstill as reason:
+                    _log.error("%s", reason)
         if any(worker.left_behind for worker in workers):
             # Python would wait for it: a thread in a file system that is gone, say.
             _log.error("a stage's work does not end: this process ends without waiting for it")
@@ -213,12 +218,6 @@ def _stop(state: WorkerState) -> None:
         _log.info("%s; what runs has %g s, then it is released", state.activity(), seconds)
 
 
-def stop_workers(workers: Sequence[Worker]) -> None:
-    """Let all of them stop in their grace period."""
-    for worker in workers:
-        worker.stop()
-
-
 def site_folders(settings: Settings) -> list[Path]:
     """The folders whose file systems matter to a site."""
     paths = settings.pipeline.paths
@@ -229,26 +228,6 @@ def site_folders(settings: Settings) -> list[Path]:
         paths.state_dir,
         paths.published,
     ]
-
-
-async def run_workers(workers: Sequence[Worker], until_idle: bool = False) -> None:
-    """Run workers of several queues until all are stopped or, with `until_idle`, all are idle.
-
-    Tasks of one queue wake those of another, so a queue is idle when all are. When one worker
-    fails, the others are stopped, and its error is raised.
-    """
-    begun = -1
-    while begun < (begun := sum(worker.runs_begun for worker in workers)):
-        runs = [asyncio.create_task(worker.run(until_idle)) for worker in workers]
-        try:
-            await asyncio.gather(*runs)
-        except Exception:
-            stop_workers(workers)
-            raise
-        finally:
-            await asyncio.wait(runs)
-        if not until_idle:
-            return
 
 
 async def _served_queues(
